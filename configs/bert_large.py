@@ -1,0 +1,29 @@
+"""BERT-large, 24 layers x 1024, 335M parameters, with the recipe of bert_base.py.
+
+Command
+    python -m lm_research.train --config=configs/bert_large.py --workdir=runs/bert_large
+
+Hardware   16 accelerators with 16 GB or more (the paper: 64 TPU chips, 4 days); parameters and optimizer are sharded
+           over all of them. With fewer add --config.train.accumulation_steps=8.
+Time       not yet measured here.
+Result     not yet measured here.
+
+Sources
+    Devlin et al. 2018, BERT, arXiv:1810.04805, section 3 and appendix A.2: sizes; the same recipe as for BERT-base.
+    What bert_base.py says on where it differs from the paper holds here too.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.bert_base import get_config as bert_base
+
+
+def get_config() -> ConfigDict:
+    """BERT-base's recipe with BERT-large's size."""
+    config = bert_base()
+    config.model.update(num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096)
+    config.model.remat = "dots"
+    config.mesh.preset = "fsdp"
+    return config

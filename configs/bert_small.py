@@ -1,0 +1,29 @@
+"""BERT-small, 4 layers x 512, 28.8M parameters, with the recipe of bert_base.py.
+
+Command
+    python -m lm_research.train --config=configs/bert_small.py --workdir=runs/bert_small
+
+Hardware   one accelerator with 40 GB, or four with 16 GB.
+Time       not yet measured here.
+Result     not yet measured here.
+
+Sources
+    Turc et al. 2019, Well-Read Students Learn Better, arXiv:1908.08962, and the 24 smaller models released with it
+    (google-research/bert): layers and width; width/64 heads; feed-forward 4 x width.
+    They are published as trained with the recipe of BERT; learning rate and batch of each size are not, so those of
+    BERT-base stand here (Devlin et al. 2018), and so does everything bert_base.py says on where it differs.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.bert_base import get_config as bert_base
+
+
+def get_config() -> ConfigDict:
+    """BERT-base's recipe with BERT-small's size."""
+    config = bert_base()
+    config.model.update(num_layers=4, hidden_size=512, num_heads=8, intermediate_size=2048)
+    config.model.dtype = "float32"
+    return config

@@ -1,0 +1,29 @@
+"""BERT-tiny, 2 layers x 128, 4.4M parameters, with the recipe of bert_base.py.
+
+Command
+    python -m lm_research.train --config=configs/bert_tiny.py --workdir=runs/bert_tiny
+
+Hardware   one accelerator; a CPU manages shortened runs (configs/quickstart.py is one).
+Time       not yet measured here.
+Result     not yet measured here.
+
+Sources
+    Turc et al. 2019, Well-Read Students Learn Better, arXiv:1908.08962, and the 24 smaller models released with it
+    (google-research/bert): layers and width; width/64 heads; feed-forward 4 x width.
+    They are published as trained with the recipe of BERT; learning rate and batch of each size are not, so those of
+    BERT-base stand here (Devlin et al. 2018), and so does everything bert_base.py says on where it differs.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.bert_base import get_config as bert_base
+
+
+def get_config() -> ConfigDict:
+    """BERT-base's recipe with BERT-tiny's size."""
+    config = bert_base()
+    config.model.update(num_layers=2, hidden_size=128, num_heads=2, intermediate_size=512)
+    config.model.dtype = "float32"
+    return config

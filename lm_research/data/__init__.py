@@ -1,0 +1,1 @@
+"""What is read: sources, sentences, tokenizer, token store, corpus, randomness and the loader. Never imports jax."""

@@ -1,0 +1,68 @@
+"""Batches ahead of the step that needs them, through Grain."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+_THREADS = 2  # enough to hide a batch behind a step; more contend for the interpreter
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered:
+    """`make_batch` for plain ints, whatever integer type Grain counts with."""
+
+    make_batch: Callable[[int], Batch]
+
+    def __call__(self, step: int) -> Batch:
+        return self.make_batch(int(step))
+
+
+def load(
+    make_batch: Callable[[int], Batch], start: int, stop: int, num_workers: int = 0, prefetch: int = 4
+) -> Iterator[Batch]:
+    """The batches of steps start, ..., stop - 1, in order, made ahead of time.
+
+    Nothing is replayed: starting at step 1,000,000 costs what starting at 0 does. The batches do not depend on
+    num_workers or prefetch. An exception in make_batch is raised when its batch is asked for. Close the iterator, or
+    drop it, to stop early.
+
+    Args:
+      make_batch: from the number of a step to its batch; a pure function, and picklable when num_workers > 0.
+      start: first step.
+      stop: end of the steps, not included.
+      num_workers: worker processes; 0 uses two threads of this process.
+      prefetch: batches made ahead, by each worker process if there are any.
+    """
+    if start >= stop:
+        return
+    import grain  # imports jax, which the rest of data/ does without
+
+    steps = grain.MapDataset.range(start, stop).map(_Numbered(make_batch))
+    threads = grain.ReadOptions(num_threads=1 if num_workers else _THREADS, prefetch_buffer_size=prefetch)
+    dataset = steps.to_iter_dataset(threads)
+    if num_workers:
+        _mark_flags_parsed()
+        options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch)
+        dataset = dataset.mp_prefetch(options)
+    iterator = iter(dataset)
+    atexit.register(iterator.close)  # for an iterator that still lives when the interpreter ends
+    try:
+        for batch in iterator:
+            # Worker processes hand over views of shared memory that is freed with the view.
+            yield {name: np.array(value) for name, value in batch.items()} if num_workers else batch
+    finally:
+        iterator.close()
+        atexit.unregister(iterator.close)
+
+
+def _mark_flags_parsed() -> None:
+    """Grain's worker processes refuse to start while absl's flags are unparsed, as they are outside absl's app.run."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

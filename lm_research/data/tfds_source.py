@@ -1,0 +1,151 @@
+"""Text from TensorFlow Datasets, read without TensorFlow: ArrayRecord files through `as_data_source`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import socket
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+from lm_research.config import DataConfig
+from lm_research.errors import DataError, suggest
+
+_LEGACY = ("text", "translate", "summarization", "question_answering")  # their builders register when imported
+_RECORDS = 1000  # read at once
+_PROBE_SECONDS = 5.0
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+
+def read_documents(name: str, data: DataConfig) -> Iterator[str]:
+    """Texts of one split, in the order in which TFDS stores them; prepares the data set first if need be.
+
+    Args:
+      name: NAME[/CONFIG][:VERSION][@SPLIT]; the split is any TFDS split expression, `train` if left out.
+      data: `text_key` and `tfds_dir` are used.
+
+    Raises:
+      DataError: an unknown data set, split or feature; data that is absent and cannot be fetched, or stored in a
+        format that needs TensorFlow.
+    """
+    name, split = _parse(name)
+    builder = _builder(name, data)
+    key = _text_key(builder, name, data.text_key)
+    if not builder.is_prepared():
+        _prepare(builder, name)
+    try:
+        records = builder.as_data_source(split=split)
+    except NotImplementedError as error:
+        raise DataError(
+            f"tfds:{name} is prepared at {builder.data_path} in a format that only TensorFlow reads "
+            f"({builder.info.file_format.value}). Delete that folder, or set config.data.tfds_dir to another one; it will "
+            "then be prepared as array_record."
+        ) from error
+    except (ValueError, KeyError, AssertionError) as error:
+        raise DataError(
+            f"tfds:{name} has no split {split!r}. {suggest(split, builder.info.splits)} Write tfds:{name}@SPLIT."
+        ) from error
+    return _texts(records, key, name)
+
+
+def fingerprint(name: str, data: DataConfig) -> list[str]:
+    """Full name with version, split, text feature. TFDS's rule is that the data of one version never change.
+
+    Raises:
+      DataError: an unknown data set or feature.
+    """
+    name, split = _parse(name)
+    builder = _builder(name, data)
+    return [builder.info.full_name, split, _text_key(builder, name, data.text_key)]
+
+
+def _parse(name: str) -> tuple[str, str]:
+    name, _, split = name.partition("@")
+    return name, split or "train"
+
+
+def _builder(name: str, data: DataConfig) -> Any:
+    import tensorflow_datasets as tfds
+
+    for module in _LEGACY:
+        importlib.import_module(f"tensorflow_datasets.{module}")
+    try:
+        return tfds.builder(name, data_dir=data.tfds_dir or None)
+    except tfds.core.DatasetNotFoundError as error:
+        known = re.findall(r"^\t- (\S+)$", str(error), flags=re.MULTILINE)
+        hint = suggest(re.split("[/:]", name)[0], known or ["wikipedia"])
+        hint = hint if hint.startswith("Did") else "The names are listed at tensorflow.org/datasets/catalog."
+        raise DataError(f"tfds:{name} is not a TFDS data set. {hint}") from error
+    except Exception as error:  # builders raise what they like: a config, a version, a package that is missing
+        raise DataError(f"TFDS cannot open tfds:{name}: {_first_words(error)}") from error
+
+
+def _first_words(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"its builder needs the Python package {error.name}, which lm_research does without."
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 500 else text[:500] + " ..."
+
+
+def _text_key(builder: Any, name: str, wanted: str) -> str:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    texts = [key for key, feature in dict(features or {}).items() if isinstance(feature, tfds.features.Text)]
+    if not texts:
+        raise DataError(f"tfds:{name} has no text feature; it has {', '.join(features or {}) or 'none at all'}.")
+    if wanted and wanted not in texts:
+        raise DataError(
+            f"config.data.text_key={wanted!r} is not a text feature of tfds:{name}. {suggest(wanted, texts)}"
+        )
+    return wanted or ("text" if "text" in texts else texts[0])
+
+
+def _prepare(builder: Any, name: str) -> None:
+    where = f"tfds:{name} is not prepared in {builder.data_path}"
+    fix = (
+        "Prepare it on a machine with a network (`python -m lm_research.train` with the same config does it), copy the "
+        "folder here and set config.data.tfds_dir to its data_dir; or use another config.data.source."
+    )
+    host = _unreachable_host(builder)
+    if host:
+        raise DataError(f"{where}, and {host}, which serves it, does not answer: there seems to be no network. {fix}")
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:  # the network, a checksum, a full disk, a manual download, a builder's own mistakes
+        raise DataError(f"{where}, and preparing it failed: {_first_words(error)} {fix}") from error
+
+
+def _unreachable_host(builder: Any) -> str:
+    """A host that the data come from and that does not answer; "" if all is well or it cannot be known.
+
+    TFDS itself retries for minutes. Behind a proxy a direct connection says nothing.
+    """
+    if any(os.environ.get(proxy) or os.environ.get(proxy.upper()) for proxy in _PROXIES):
+        return ""
+    for url in getattr(builder, "url_infos", None) or {}:
+        parts = urllib.parse.urlsplit(url)
+        if not parts.hostname:
+            continue
+        try:
+            port = parts.port or (80 if parts.scheme == "http" else 443)
+            socket.create_connection((parts.hostname, port), timeout=_PROBE_SECONDS).close()
+        except OSError:
+            return parts.hostname
+        return ""
+    return ""
+
+
+def _texts(records: Any, key: str, name: str) -> Iterator[str]:
+    for start in range(0, len(records), _RECORDS):
+        stop = min(start + _RECORDS, len(records))
+        for number, record in enumerate(records.__getitems__(list(range(start, stop))), start):
+            text = record[key]
+            try:
+                yield text if isinstance(text, str) else bytes(text).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"tfds:{name}: {key!r} of example {number} is not UTF-8 ({error.reason} at byte {error.start})."
+                ) from error

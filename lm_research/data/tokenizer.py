@@ -1,0 +1,271 @@
+"""Text to token ids and back, through sentencepiece (Kudo and Richardson, EMNLP 2018).
+
+Five tokens have a role whatever the model file calls them: padding, unknown, cls (also begins a text), sep (also ends
+one) and mask. Roles that a model file lacks get new ids after its last piece.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import sentencepiece
+
+from lm_research.config import TokenizerConfig
+from lm_research.errors import TokenizerError
+
+# Role -> the names it goes by in published models, most telling first.
+ROLES = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<cls>", "<s>", "<bos>"),
+    "sep": ("[SEP]", "<sep>", "</s>", "<eos>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+SPACE = "\u2581"  # what sentencepiece writes for a space
+MAX_LINES = 1_000_000  # lines a vocabulary is learned from, and
+MAX_CHARACTERS = 200_000_000  # their length: beyond it training needs more memory than it gains in quality
+_LINE_CHARACTERS = 4000  # longer lines are cut; four bytes each stay under sentencepiece's limit below
+_THREADS = 16  # part of the result (sums of floats run per thread), so never the machine's own number
+
+
+class Tokenizer:
+    """A sentencepiece model and its roles.
+
+    Attributes:
+      pad_id, unk_id, cls_id, sep_id, mask_id: ids of the roles.
+      size: number of ids, added roles included.
+      proto: the model file's bytes; digest: their SHA-256 in hexadecimal.
+    """
+
+    def __init__(self, proto: bytes) -> None:
+        """Wraps a serialised sentencepiece model; raises RuntimeError when it is none."""
+        self.proto = proto
+        self.digest = hashlib.sha256(proto).hexdigest()
+        self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        self._pieces = self._model.get_piece_size()
+        if not self._pieces:
+            raise RuntimeError("a sentencepiece model without pieces")
+        self._added: list[str] = []
+        self.pad_id = self._role("pad", self._model.pad_id())
+        self.unk_id = self._role("unk", self._model.unk_id())
+        self.cls_id = self._role("cls", self._model.bos_id())
+        self.sep_id = self._role("sep", self._model.eos_id())
+        self.mask_id = self._role("mask", -1)
+        self.size = self._pieces + len(self._added)
+
+    def _role(self, role: str, declared: int) -> int:
+        for name in ROLES[role]:
+            found = self._model.piece_to_id(name)
+            if self._model.id_to_piece(found) == name:
+                return found
+        if declared >= 0:
+            return declared
+        self._added.append(ROLES[role][0])
+        return self._pieces + len(self._added) - 1
+
+    @classmethod
+    def load(cls, path: pathlib.Path | str) -> Tokenizer:
+        """Reads a sentencepiece .model file, ours or anyone's.
+
+        Raises:
+          TokenizerError: there is no such file, or it is not a sentencepiece model.
+        """
+        path = pathlib.Path(path)
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise TokenizerError(
+                f"The tokenizer {path} {what}. Give the path of a sentencepiece .model file in config.tokenizer.path, "
+                "or leave that key empty to train a tokenizer on the corpus."
+            )
+        try:
+            return cls(path.read_bytes())
+        except RuntimeError as error:
+            raise TokenizerError(
+                f"The tokenizer {path} ({path.stat().st_size} bytes) is not a sentencepiece model, or it is damaged. "
+                "Copy it again, or leave config.tokenizer.path empty to train a tokenizer on the corpus."
+            ) from error
+
+    @classmethod
+    def train(cls, texts: Iterable[str], config: TokenizerConfig, path: pathlib.Path) -> Tokenizer:
+        """Learns a vocabulary and writes it to `path`; the same text gives the same bytes.
+
+        Pieces 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]; characters outside the vocabulary become UTF-8 byte pieces,
+        so nothing is unknown. With keep_newlines text comes back from its tokens unchanged; otherwise it is normalised
+        (NFKC, runs of white space become one space).
+
+        Args:
+          texts: documents or sentences, read once. Of more than MAX_LINES lines, every n-th is taken.
+          config: kind, vocab_size and keep_newlines are used.
+          path: of the .model file, which appears only when it is whole.
+
+        Raises:
+          TokenizerError: there is no text, or vocab_size does not suit it; the message names a size that does.
+        """
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(_sample(texts)), model_writer=model, **_trainer_options(config)
+            )
+        except RuntimeError as error:
+            raise _training_error(str(error), config) from error
+        tokenizer = cls(model.getvalue())
+        tokenizer.save(path)
+        return tokenizer
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the model file; it appears only when it is whole."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(self.proto)
+        os.replace(temporary, path)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without roles around it."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, on several threads."""
+        if not texts:
+            return []
+        ids = self._model.encode(list(texts))
+        if self.keeps_newlines:  # and so keeps everything, but for the character that stands for a space
+            for row, text in enumerate(texts):
+                if SPACE in text:
+                    ids[row] = self._encode_literally(text)
+        return ids
+
+    def _encode_literally(self, text: str) -> list[int]:
+        literal = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        ids = self._model.encode(text.split(SPACE))
+        return ids[0] + [token for part in ids[1:] for token in literal + part]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that ids stand for; roles, and ids past the vocabulary (rows that pad a table), stand for none."""
+        kept = [int(token) for token in ids if int(token) < self._pieces]
+        return self._model.decode([token for token in kept if not self._is_special[token]])
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """One readable piece for each id, roles by name, a line break as ⏎."""
+        return [self._piece(int(token)) for token in ids]
+
+    def _piece(self, token: int) -> str:
+        if token >= self.size:
+            return f"<{token}>"
+        if token >= self._pieces:
+            return self._added[token - self._pieces]
+        return self._model.id_to_piece(token).replace("\n", "⏎")
+
+    @functools.cached_property
+    def keeps_newlines(self) -> bool:
+        """Whether line breaks come back from the tokens."""
+        probe = "a\nb"
+        return self._model.decode(self._model.encode(probe)) == probe
+
+    @functools.cached_property
+    def _is_special(self) -> np.ndarray:
+        flags = [self._model.is_control(token) or self._model.is_unknown(token) for token in range(self._pieces)]
+        special = np.array(flags + [True] * len(self._added), dtype=bool)
+        special[[self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id]] = True
+        return special
+
+    @functools.cached_property
+    def special_ids(self) -> np.ndarray:
+        """Sorted int64 ids that stand for no text: the roles and the model's other control pieces."""
+        return np.flatnonzero(self._is_special)
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """int32 [size]: UTF-8 bytes of (normalised) text that each token stands for; 0 for special ids."""
+        lengths = np.zeros(self.size, dtype=np.int32)
+        for token in np.flatnonzero(~self._is_special).tolist():
+            piece = self._model.id_to_piece(token)
+            lengths[token] = 1 if self._model.is_byte(token) else len(piece.replace(SPACE, " ").encode())
+        return lengths
+
+    @functools.cached_property
+    def starts_word(self) -> np.ndarray:
+        """bool [size]: the token begins with a space or is a line break, so it begins a word; never for special ids."""
+        starts = np.zeros(self.size, dtype=bool)
+        for token in np.flatnonzero(~self._is_special).tolist():
+            starts[token] = self._model.id_to_piece(token).startswith((SPACE, "\n"))
+        return starts
+
+
+def _trainer_options(config: TokenizerConfig) -> dict[str, object]:
+    options = dict(
+        model_type=config.kind,
+        vocab_size=config.vocab_size,
+        byte_fallback=True,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        control_symbols=[ROLES["mask"][0]],
+        **{f"{ours}_piece": ROLES[role][0] for ours, role in dict(pad="pad", unk="unk", bos="cls", eos="sep").items()},
+        max_sentence_length=4 * _LINE_CHARACTERS + 1,
+        num_threads=_THREADS,
+        minloglevel=3,
+    )
+    if config.keep_newlines:
+        options.update(
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            user_defined_symbols=["\n"],
+        )
+    return options
+
+
+def _training_error(message: str, config: TokenizerConfig) -> TokenizerError:
+    """Sentencepiece's complaint in our words."""
+    size = f"config.tokenizer.vocab_size={config.vocab_size}"
+    if match := re.search(r"value <= (\d+)", message):
+        return TokenizerError(
+            f"The corpus is too small for {size}: its text gives at most {match[1]} pieces. "
+            f"Set --config.tokenizer.vocab_size={match[1]} or less, or train on more text."
+        )
+    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        return TokenizerError(
+            f"{size} is too small: the corpus needs at least {match[1]} pieces, for 256 bytes, 5 special tokens and "
+            f"its own characters. Set --config.tokenizer.vocab_size={match[1]} or more."
+        )
+    if "sentences_.empty()" in message:
+        return TokenizerError(
+            "There is no text to train a tokenizer on: every document is empty. Check config.data.source."
+        )
+    return TokenizerError(f"Sentencepiece cannot train a tokenizer with {size}: {message}")
+
+
+def _sample(texts: Iterable[str]) -> list[str]:
+    """Lines spread evenly over the texts: all, or every n-th once they pass MAX_LINES or MAX_CHARACTERS."""
+    kept: list[str] = []
+    stride, characters = 1, 0
+    for number, line in enumerate(_lines(texts)):
+        if number % stride:
+            continue
+        kept.append(line)
+        characters += len(line)
+        if len(kept) > MAX_LINES or characters > MAX_CHARACTERS:
+            kept = kept[::2]
+            stride *= 2
+            characters = sum(map(len, kept))
+    return kept
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for line in text.split("\n"):
+            while len(line) > _LINE_CHARACTERS:
+                cut = line.rfind(" ", 1, _LINE_CHARACTERS)
+                cut = cut if cut > 0 else _LINE_CHARACTERS
+                yield line[:cut]
+                line = line[cut:]
+            if line:
+                yield line

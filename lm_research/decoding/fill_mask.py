@@ -1,0 +1,82 @@
+"""What a masked language model puts into a gap.
+
+Legend: B examples, L length, T best tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import Tokenizer
+from lm_research.models.definition import ModelDefinition
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """A token sequence with one token hidden."""
+
+    tokens: Sequence[int]
+    position: int
+
+
+def find_gaps(store: TokenStore, tokenizer: Tokenizer, count: int, length: int) -> list[Gap]:
+    """One gap in each of `count` sentences spread over a store: a whole word near the middle that is one token."""
+    gaps = []
+    for start in np.linspace(0, store.num_sentences, count, endpoint=False).astype(int):
+        for sentence in range(start, store.num_sentences):
+            first, end = (int(x) for x in store.sentence_starts[sentence : sentence + 2])
+            tokens = np.asarray(store.tokens[first:end])[: length - 2].astype(int)
+            begins = tokenizer.starts_word[tokens]
+            # A word of one token begins here, and so does what follows; at least three bytes, so that it says something.
+            whole = begins[:-1] & begins[1:] & (tokenizer.token_bytes[tokens[:-1]] > 3)
+            places = np.flatnonzero(whole)
+            if len(tokens) >= 8 and len(places):
+                middle = int(places[np.abs(places - len(tokens) // 2).argmin()])
+                gaps.append(Gap(tokens.tolist(), middle))
+                break
+    return gaps
+
+
+class MaskFiller:
+    """Fills gaps of sentences up to a fixed length; compiled once."""
+
+    def __init__(self, definition: ModelDefinition, tokenizer: Tokenizer, length: int, best: int = 3) -> None:
+        self.tokenizer, self.length = tokenizer, length
+
+        def predict(params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, positions_B: jax.Array) -> tuple:
+            model = definition.bind(params)
+            x_BLD = model.encoder(tokens_BL, segments_BL)
+            logits_B1V = model.predict_tokens(x_BLD, positions_B[:, None]).logits()
+            return jax.lax.top_k(jax.nn.softmax(logits_B1V[:, 0, : tokenizer.size]), best)
+
+        self._predict = jax.jit(predict)
+
+    def __call__(self, params: Any, gaps: Sequence[Gap]) -> list[str]:
+        """A line for each gap: the sentence with its hidden word in brackets, and the best guesses."""
+        if not gaps:
+            return []
+        role = self.tokenizer
+        tokens_BL = np.full((len(gaps), self.length), role.pad_id, np.int32)
+        for row, gap in zip(tokens_BL, gaps, strict=True):
+            sentence = [role.cls_id, *gap.tokens, role.sep_id]
+            row[: len(sentence)] = sentence
+            row[gap.position + 1] = role.mask_id
+        segments_BL = (tokens_BL != role.pad_id).astype(np.int32)
+        positions_B = np.asarray([gap.position + 1 for gap in gaps], np.int32)
+        shares_BT, best_BT = jax.device_get(self._predict(params, tokens_BL, segments_BL, positions_B))
+        lines = []
+        for gap, shares_T, best_T in zip(gaps, shares_BT, best_BT, strict=True):
+            guesses = ", ".join(
+                f"{role.decode([int(token)]) or role.pieces([int(token)])[0]} {share:.0%}"
+                for token, share in zip(best_T, shares_T, strict=True)
+            )
+            before, after = role.decode(gap.tokens[: gap.position]), role.decode(gap.tokens[gap.position + 1 :])
+            hidden = role.decode([gap.tokens[gap.position]]).strip()
+            lines.append(f"{before} [{hidden}] {after}\n    -> {guesses}")
+        return lines

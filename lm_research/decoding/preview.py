@@ -1,0 +1,31 @@
+"""A few readable lines that show what a model in training can do: gaps it fills, or text it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.corpus import Corpus
+from lm_research.decoding.fill_mask import MaskFiller, find_gaps
+from lm_research.decoding.sample import Sampler
+from lm_research.models.definition import ModelDefinition
+
+SAMPLE_LENGTH = 64
+PROMPT_TOKENS = 4
+
+
+def make_preview(config: Config, definition: ModelDefinition, corpus: Corpus) -> Callable[[Any, int], list[str]]:
+    """A function (params, step) -> `eval.num_samples` texts about held-out documents; the same ones each time."""
+    count, length = config.eval.num_samples, config.data.max_length
+    if not definition.arch.causal:
+        fill = MaskFiller(definition, corpus.tokenizer, length)
+        gaps = find_gaps(corpus.validation, corpus.tokenizer, count, length)
+        return lambda params, step: fill(params, gaps)
+    sampler = Sampler(definition, corpus.tokenizer, min(length, SAMPLE_LENGTH))
+    documents = np.linspace(0, corpus.validation.num_documents, count, endpoint=False).astype(int)
+    openings = [corpus.validation.document_tokens(int(i))[:PROMPT_TOKENS].tolist() for i in documents]
+    prompts = [corpus.tokenizer.decode(tokens) for tokens in openings]
+    return lambda params, step: sampler(params, prompts, seed=config.seed + step)

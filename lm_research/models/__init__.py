@@ -1,0 +1,1 @@
+"""What is learned: layers, attention, blocks, encoders and decoders, heads, and the families made of them."""

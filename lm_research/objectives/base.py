@@ -1,0 +1,67 @@
+"""What every objective offers to the training step, the evaluation and the feed."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+import jax
+
+from lm_research.config import Config
+from lm_research.data.order import Examples
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import Tokenizer
+
+Batch = dict[str, jax.Array]
+# Metric name -> sum over the batch. Each is divided by the total named by its weight to give the metric.
+Sums = dict[str, jax.Array]
+
+
+class Objective(abc.ABC):
+    """An objective of one run.
+
+    Attributes:
+      causal: whether it needs a model that sees only the past.
+      total_names: names of the totals.
+      metrics: metric name -> name of the total that divides its sum.
+      loss_terms: the metrics whose means add up to the loss, in nats.
+      token_term: the one among them that is a mean over predicted tokens (perplexity, bits per byte).
+    """
+
+    causal: ClassVar[bool]
+    total_names: tuple[str, ...]
+    metrics: dict[str, str]
+    loss_terms: tuple[str, ...]
+    token_term: str
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+
+    @abc.abstractmethod
+    def examples(self, store: TokenStore, purpose: str) -> Examples:
+        """Examples of a store; `purpose` ("train", "validation") separates their random streams."""
+
+    @abc.abstractmethod
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        """Weights of a batch: "tokens" predicted, "real" non-padding input tokens, and others `metrics` divides by.
+
+        Sums over whatever leading axes the batch has, so that accumulated micro-batches weigh by what they hold.
+        """
+
+    @abc.abstractmethod
+    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        """Forward pass over one micro-batch: the sum of each metric. `key` is None without dropout."""
+
+    @abc.abstractmethod
+    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Ids of the tokens that are predicted and their weights."""
+
+    @property
+    @abc.abstractmethod
+    def predicted_share(self) -> float:
+        """Share of positions the vocabulary projection is computed for (FLOP count)."""
+
+    def loss(self, sums: Sums, totals: dict[str, jax.Array]) -> jax.Array:
+        """The scalar that is minimised: the sum of the loss terms' means."""
+        return sum(sums[term] / totals[self.metrics[term]].clip(1.0) for term in self.loss_terms)

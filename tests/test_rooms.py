@@ -1,0 +1,211 @@
+"""The rooms of lm_research keep their doors: who may import whom, and who may know a family by name."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lm_research"
+
+# Ground floor first. A file imports from its own room and from floors below; rooms of one floor do not know each other.
+FLOORS = (
+    {"errors"},
+    {"config"},
+    {"config_files"},
+    {"parallel"},
+    {"data", "models"},
+    {"interop"},
+    {"objectives"},
+    {"training"},
+    {"decoding"},
+    {"tasks"},
+    {"analysis"},
+    {"pretrained"},
+    {"train", "evaluate", "generate", "predict", "prepare", "convert", "plan", "compare", "report"},
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# Stricter than the floors: the verbs' shared face stays light, and parallel/ would bring jax into data/.
+ONLY = {"cli": {"errors", "config", "config_files"}, "data": {"errors", "config"}}
+FORBIDDEN_OUTSIDE = {"torch", "transformers", "tensorflow"}
+DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
+KNOWS_FAMILIES = {PACKAGE / "models" / "families", PACKAGE / "interop"}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """(line, dotted module) of every import in a file of `package`, those inside functions included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def may_import(room: str, other: str) -> bool:
+    if room == other:
+        return True
+    if room in ONLY:
+        return other in ONLY[room]
+    if other == "cli":  # beside the verbs, who do not know each other
+        return FLOOR[room] == len(FLOORS) - 1
+    return FLOOR[other] < FLOOR[room]
+
+
+def strangers(path: Path, text: str) -> list[str]:
+    """Imports in `text`, a file of lm_research, that its room may not have."""
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+    room, found = room_of(path), []
+    for line, module in imports(ast.parse(text), package):
+        parts = module.split(".")
+        if parts[0] in FORBIDDEN_OUTSIDE or (room == "data" and parts[0] in DEVICE_LIBRARIES):
+            found.append(f"{path.name}:{line} imports {module}")
+        if parts[0] == "lm_research" and len(parts) > 1 and not parts[1].startswith("__"):
+            assert parts[1] in FLOOR.keys() | {"cli"}, f"{path.name}:{line}: {parts[1]} has no floor; see FLOORS"
+            if room != "__init__" and not may_import(room, parts[1]):
+                found.append(f"{path.name}:{line} imports {module}: {room} is not above {parts[1]}")
+            if room == "__init__":
+                found.append(f"{path.name}:{line}: importing lm_research must stay light, it imports {module}")
+    return found
+
+
+def names_families(tree: ast.AST, families: set[str]) -> list[int]:
+    """Lines that test a value against a family's name: ==, in, match, startswith, or the keys of a table."""
+    tested: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            tested += [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("startswith", "endswith"):
+            tested += node.args
+        elif isinstance(node, ast.match_case):
+            tested.append(node.pattern)
+        elif isinstance(node, ast.Dict):
+            tested += [key for key in node.keys if isinstance(key, ast.Constant)]
+    constants = (inner for node in tested for inner in ast.walk(node) if isinstance(inner, ast.Constant))
+    return [inner.lineno for inner in constants if isinstance(inner.value, str) and inner.value.lower() in families]
+
+
+def families() -> set[str]:
+    known = {path.stem for path in (PACKAGE / "models" / "families").glob("*.py")} - {"__init__"}
+    return known | {"bert", "gpt", "gpt2", "roberta", "xlmr", "xlm_roberta", "t5", "bart", "mbart"}
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room_of(path) for path in SOURCES} - {"__init__"}
+    assert rooms <= FLOOR.keys() | {"cli"}, "a new room: give it a floor here and in the README"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_only_from_floors_below(path: Path) -> None:
+    assert strangers(path, path.read_text(encoding="utf-8")) == []
+
+
+def test_tests_need_no_other_framework() -> None:
+    found = [
+        f"{path.name}:{line} {module}"
+        for path in TESTS
+        for line, module in imports(ast.parse(path.read_text(encoding="utf-8")), "tests")
+        if module.split(".")[0] in FORBIDDEN_OUTSIDE
+    ]
+    assert found == []
+
+
+def test_families_are_named_only_in_their_own_files() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in SOURCES
+        if not KNOWS_FAMILIES & set(path.parents)
+        for line in names_families(ast.parse(path.read_text(encoding="utf-8")), families())
+    ]
+    assert found == [], "say it through the family's Architecture instead"
+
+
+@pytest.mark.parametrize(
+    ("room", "statement", "wrong"),
+    [
+        ("data/x.py", "import jax.numpy as jnp", True),
+        ("data/x.py", "def f():\n    from flax import nnx", True),
+        ("data/x.py", "from lm_research.parallel import mesh", True),
+        ("data/x.py", "from lm_research.models import layers", True),
+        ("data/x.py", "from ..models import layers", True),
+        ("data/x.py", "from . import store", False),
+        ("data/x.py", "from lm_research import errors", False),
+        ("models/x.py", "from lm_research import data", True),
+        ("models/families/x.py", "from ...objectives import masked_lm", True),
+        ("models/x.py", "import jax", False),
+        ("parallel/x.py", "from lm_research.models.layers import Dense", True),
+        ("objectives/x.py", "from lm_research.data.store import Store", False),
+        ("training/x.py", "import lm_research.train", True),
+        ("training/x.py", "import transformers", True),
+        ("training/x.py", "import tensorflow_datasets", False),
+        ("config.py", "from lm_research.data import store", True),
+        ("train.py", "from lm_research import cli", False),
+        ("train.py", "from lm_research import compare", True),
+        ("cli.py", "from lm_research import training", True),
+        ("training/x.py", "from lm_research import cli", True),
+    ],
+)
+def test_the_rule_itself(room: str, statement: str, wrong: bool) -> None:
+    assert bool(strangers(PACKAGE / room, statement)) == wrong
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("if family == 'bert': pass", True),
+        ("if family in ('gpt2', 'other'): pass", True),
+        ("if family.startswith('gpt'): pass", True),
+        ("match family:\n    case 'bert': pass", True),
+        ("table = {'t5': 1}", True),
+        ("family: str = 'bert'", False),
+        ("if name == 'masked_lm': pass", False),
+    ],
+)
+def test_the_rule_on_family_names_itself(code: str, wrong: bool) -> None:
+    assert bool(names_families(ast.parse(code), families())) == wrong
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def test_importing_the_package_is_light() -> None:
+    heavy = ["jax", "flax", "numpy", "optax", "orbax", "grain", "tensorflow_datasets", "sentencepiece", "absl"]
+    assert run_python(f"import sys, lm_research; print([m for m in {heavy} if m in sys.modules])") == "[]"
+
+
+def test_the_face_and_compare_do_without_jax() -> None:
+    code = "import sys, lm_research.cli, lm_research.compare; print([m for m in ('jax', 'numpy') if m in sys.modules])"
+    assert run_python(code) == "[]"
+
+
+def test_data_can_be_read_without_jax() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted((PACKAGE / "data").rglob("*.py"))
+    ]
+    # Only our own modules are looked at: what libraries do with jax is their business.
+    code = f"""
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
+ours = {{m.split('.')[1] for m in sys.modules if m.startswith('lm_research.')}}
+print(sorted(ours - {{'data', 'errors', 'config'}}))
+"""
+    assert run_python(code) == "[]"
