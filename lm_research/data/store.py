@@ -71,6 +71,10 @@ class TokenStore:
         first, last = self.sentence_starts[self.document_starts[i : i + 2]]
         return self.tokens[first:last]
 
+    def __reduce__(self) -> tuple:
+        """Pickles as its path: worker processes map the files themselves instead of receiving their content."""
+        return TokenStore.open, (self.path,)
+
     @classmethod
     def open(cls, path: pathlib.Path | str) -> TokenStore:
         """Maps a store into memory; takes milliseconds whatever its size.

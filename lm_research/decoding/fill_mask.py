@@ -25,6 +25,9 @@ class Gap:
     position: int
 
 
+READABLE = 32  # tokens of a sentence that is shown
+
+
 def find_gaps(store: TokenStore, tokenizer: Tokenizer, count: int, length: int) -> list[Gap]:
     """One gap in each of `count` sentences spread over a store: a whole word near the middle that is one token."""
     gaps = []
@@ -36,7 +39,7 @@ def find_gaps(store: TokenStore, tokenizer: Tokenizer, count: int, length: int) 
             # A word of one token begins here, and so does what follows; at least three bytes, so that it says something.
             whole = begins[:-1] & begins[1:] & (tokenizer.token_bytes[tokens[:-1]] > 3)
             places = np.flatnonzero(whole)
-            if len(tokens) >= 8 and len(places):
+            if 8 <= len(tokens) <= READABLE and len(places):
                 middle = int(places[np.abs(places - len(tokens) // 2).argmin()])
                 gaps.append(Gap(tokens.tolist(), middle))
                 break
@@ -72,7 +75,7 @@ class MaskFiller:
         shares_BT, best_BT = jax.device_get(self._predict(params, tokens_BL, segments_BL, positions_B))
         lines = []
         for gap, shares_T, best_T in zip(gaps, shares_BT, best_BT, strict=True):
-            guesses = ", ".join(
+            guesses = "   ".join(
                 f"{role.decode([int(token)]) or role.pieces([int(token)])[0]} {share:.0%}"
                 for token, share in zip(best_T, shares_T, strict=True)
             )

@@ -1,0 +1,125 @@
+"""TFDS without TensorFlow and without a network, on a data set defined beside this file."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import socket
+import sys
+
+import pytest
+
+from lm_research.config import DataConfig
+from lm_research.data import tfds_source
+from lm_research.data.sources import fingerprint, read_documents
+from lm_research.errors import DataError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+tiny = pytest.importorskip("tiny_text_dataset")
+
+NAME = "tfds:tiny_text_for_tests"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("tfds")
+    builder = tfds.builder(NAME[5:], data_dir=str(folder), file_format="array_record")
+    builder.download_and_prepare()
+    return folder
+
+
+def read(source: str, folder: pathlib.Path, **keys: str) -> list[str]:
+    return list(read_documents(source, DataConfig(tfds_dir=str(folder), **keys)))
+
+
+def test_reads_every_text_once_in_one_order(prepared: pathlib.Path) -> None:
+    texts = read(NAME, prepared)
+    assert sorted(texts) == sorted(tiny.TRAIN)
+    assert read(NAME, prepared) == texts
+    assert read(f"{NAME}:1.0.0", prepared) == texts
+    assert "tensorflow" not in sys.modules
+
+
+def test_splits(prepared: pathlib.Path) -> None:
+    assert sorted(read(f"{NAME}@test", prepared)) == sorted(tiny.TEST)
+    assert read(f"{NAME}@train[:25%]", prepared) == read(NAME, prepared)[:5]
+    assert len(read(f"{NAME}@train[15:]+test", prepared)) == 10
+
+
+def test_many_reads_at_once_change_nothing(prepared: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = read(NAME, prepared)
+    monkeypatch.setattr(tfds_source, "_RECORDS", 3)
+    assert read(NAME, prepared) == texts
+
+
+def test_text_key(prepared: pathlib.Path) -> None:
+    """`text` goes before other text features; a key picks any of them, and only them."""
+    assert read(NAME, prepared, text_key="headline")[0].startswith("Headline")
+    with pytest.raises(DataError, match="text_key='headlin'.*Did you mean 'headline'"):
+        read(NAME, prepared, text_key="headlin")
+    with pytest.raises(DataError, match="text_key='label' is not a text feature"):
+        read(NAME, prepared, text_key="label")
+    with pytest.raises(DataError, match="no text feature; it has label"):
+        read("tfds:tiny_numbers_for_tests", prepared)
+
+
+def test_fingerprint_tells_version_split_and_feature(prepared: pathlib.Path) -> None:
+    data = DataConfig(tfds_dir=str(prepared))
+    names = [fingerprint(source, data) for source in (NAME, f"{NAME}@test", f"{NAME}@train")]
+    assert "tiny_text_for_tests/1.0.0" in names[0]
+    assert names[0] == names[2] != names[1]
+    assert fingerprint(NAME, DataConfig(tfds_dir=str(prepared), text_key="headline")) != names[0]
+
+
+def test_prepares_what_needs_no_download(tmp_path: pathlib.Path) -> None:
+    assert sorted(read(NAME, tmp_path)) == sorted(tiny.TRAIN)
+    assert list(tmp_path.rglob("*.array_record-*"))
+
+
+def test_no_network(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: tuple, timeout: float) -> socket.socket:
+        assert address == ("example.org", 443) and timeout <= 5
+        raise TimeoutError
+
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setattr(tiny.TinyTextForTests, "url_infos", {"https://example.org/data.zip": None})
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(DataError, match=r"tiny_text_for_tests.*no network.*config.data.tfds_dir") as caught:
+        read(NAME, tmp_path)
+    assert str(tmp_path) in str(caught.value) and "example.org" in str(caught.value)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")  # behind a proxy the probe says nothing
+    assert len(read(NAME, tmp_path)) == 20
+
+
+def test_failed_preparation(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, **_: object) -> None:
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(tiny.TinyTextForTests, "download_and_prepare", fail)
+    with pytest.raises(DataError, match="preparing it failed: disk is full"):
+        read(NAME, tmp_path)
+
+
+def test_format_that_needs_tensorflow(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tiny_text_for_tests/1.0.0/dataset_info.json"
+    path.write_text(path.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(DataError, match="tfrecord.*Delete that folder"):
+        read(NAME, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("tfds:imdb_review", "Did you mean 'imdb_reviews'"),
+        ("tfds:qqqqqqqqqqq", "not a TFDS data set.*catalog"),
+        (f"{NAME}@trian", "no split 'trian'. Did you mean 'train'"),
+        (f"{NAME}/nope", "cannot open.*nope"),
+        (f"{NAME}:9.9.9", "9.9.9.*only: 1.0.0"),
+        ("tfds:", "cannot open"),
+    ],
+)
+def test_mistakes(source: str, message: str, prepared: pathlib.Path) -> None:
+    with pytest.raises(DataError, match=message):
+        read(source, prepared)
