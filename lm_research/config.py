@@ -39,6 +39,7 @@ class ModelConfig:
     max_length: int = key(512, "Longest sequence the position table covers.", low=8)
     dropout_rate: float = key(0.1, "Dropout on embeddings and on both residual branches.", low=0.0, high=0.99)
     attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
+    init_std: float = key(0.02, "Standard deviation of initial weights.", low=0.0, high=1.0)
     dtype: str = key("float32", "Compute type; parameters are always float32.", choices=("float32", "bfloat16"))
     scan_layers: bool = key(True, "Compile one block and loop over it (fast compile) or unroll all (can run faster).")
     remat: str = key(
@@ -68,7 +69,7 @@ class DataConfig:
         0.05, "Share of documents held out when validation_source is empty.", low=0.0001, high=0.9
     )
     documents: str = key("blank_line", "Text files: what separates documents.", choices=("blank_line", "file", "line"))
-    text_key: str = key("", "tfds: the feature that holds the text; empty picks the only or the first text feature.")
+    text_key: str = key("", "tfds: the feature that holds the text; empty picks `text`, or the first text feature.")
     tfds_dir: str = key("", "tfds: data_dir; empty uses TFDS's default (~/tensorflow_datasets).")
     max_length: int = key(128, "Tokens per example L.", low=8)
     cache_dir: str = key(

@@ -58,6 +58,8 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
     jax.set_mesh(mesh)
     use_compilation_cache()
+    if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default
+        jax.config.update("jax_default_matmul_precision", "float32")
     is_main = jax.process_index() == 0
     log = Log(workdir, is_main)
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -105,19 +107,20 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     saved_at, compiled = time.monotonic(), None
     with StopRequest() as stop_request:
         for step in range(start, stop + 1):
-            with meter.watch.paused():
-                # What a restored step was due, it got before it was saved.
-                fresh, finished = step > start or start == 0, step == stop
-                scores = None
-                if fresh and evaluation.due(step):
-                    raise_if_halted(state, feed, workdir, checkpoints)
+            # What a restored step was due, it got before it was saved.
+            fresh, finished, scores = step > start or start == 0, step == stop, None
+            if fresh and evaluation.due(step):
+                raise_if_halted(state, feed, workdir, checkpoints)  # waits for the steps under way: they are no pause
+                with meter.watch.paused():
                     scores = evaluation.run(step, state)
-                due = every(config.checkpoint.every_steps, step) or finished or bool(stop_request)
-                if fresh and (due or overdue(config.checkpoint.every_minutes, saved_at)):
-                    raise_if_halted(state, feed, workdir, checkpoints)
+            stopping = bool(stop_request)  # asked once, so that nothing leaves without saving
+            due = every(config.checkpoint.every_steps, step) or finished or stopping
+            if fresh and (due or overdue(config.checkpoint.every_minutes, saved_at)):
+                raise_if_halted(state, feed, workdir, checkpoints)
+                with meter.watch.paused():
                     checkpoints.save(state, scores)
-                    saved_at = time.monotonic()
-            if finished or stop_request:
+                saved_at = time.monotonic()
+            if finished or stopping:
                 break
             batch = to_global(mesh, next(batches), leading=1)
             if compiled is None:
@@ -133,10 +136,11 @@ def main(config: Config, workdir: pathlib.Path) -> int:
                 state["window"] = new_window()
                 writer.write(step + 1, values)
                 progress.metrics(step + 1, values)
-    progress.close()
-    batches.close()
-    checkpoints.close()  # waits until all is on disk
-    writer.close()
+        progress.close()
+        trace.close()
+        batches.close()
+        checkpoints.close()  # waits until all is on disk
+        writer.close()
 
     # ---------------------------------------------------------------- summary
     done = int(state["step"]) == stop
@@ -206,7 +210,7 @@ def checkpoint_files(config: Config, corpus: Corpus) -> dict[str, bytes]:
 
 def check_corpus(checkpoints: Checkpoints, corpus: Corpus) -> None:
     """Raises a CheckpointError if the run so far read another text or tokenizer than it would read from here on."""
-    before = json.loads(checkpoints.read_file("corpus.json") or b"{}").get("digest")
+    before = json.loads(checkpoints.read_file("corpus.json"))["digest"]
     if before != corpus.digest:
         raise CheckpointError(
             f"{checkpoints.directory}: the run was trained on a corpus with digest {before}, but the text or tokenizer that "

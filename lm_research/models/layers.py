@@ -5,6 +5,8 @@ Every parameter is an `nnx.Param` whose metadata `axes` names its logical axes (
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -31,6 +33,32 @@ def zeros(shape: Sequence[int], axes: Axes) -> nnx.Param:
     return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
 
 
+def over_rows(vector: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """`jnp.broadcast_to(vector, shape)` whose gradient is a product with a row of ones.
+
+    XLA's CPU compiler sums over leading axes 10 to 30 times slower than it multiplies by ones; elsewhere it is the same.
+    """
+    return _over_rows(tuple(shape), vector)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+def _over_rows(shape: tuple[int, ...], vector: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(vector, shape)
+
+
+def _over_rows_forward(shape: tuple[int, ...], vector: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
+    return jnp.broadcast_to(vector, shape), vector.shape
+
+
+def _over_rows_backward(shape: tuple[int, ...], vector_shape: tuple[int, ...], gradient: jax.Array) -> tuple[jax.Array]:
+    rows = gradient.reshape(-1, math.prod(vector_shape))
+    total = jnp.dot(jnp.ones(len(rows), rows.dtype), rows, preferred_element_type=jnp.float32)
+    return (total.astype(gradient.dtype).reshape(vector_shape),)
+
+
+_over_rows.defvjp(_over_rows_forward, _over_rows_backward)
+
+
 class Dense(nnx.Module):
     """Contracts the last `len(inputs)` axes of its input with a kernel [*inputs, *outputs] and adds a bias."""
 
@@ -49,8 +77,15 @@ class Dense(nnx.Module):
         self.dtype = arch.compute_dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(self.dtype)
-        return jnp.tensordot(x, kernel, self.contracted) + self.bias[...].astype(self.dtype)
+        leading, inner = x.shape[: -self.contracted], self.kernel.shape[: self.contracted]
+        outer = self.kernel.shape[self.contracted :]
+        # As one product of two matrices: its gradients are such products too, without transposed copies (up to 1.7 x
+        # on a CPU). Flattening keeps the batch and the heads outermost, so it moves nothing between devices.
+        x_RI = x.reshape(-1, math.prod(inner))
+        kernel_IO = self.kernel[...].astype(self.dtype).reshape(math.prod(inner), -1)
+        y_RO = x_RI @ kernel_IO
+        y_RO += over_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
+        return y_RO.reshape(*leading, *outer)
 
 
 class LayerNorm(nnx.Module):
@@ -66,7 +101,8 @@ class LayerNorm(nnx.Module):
         mean = x32.mean(-1, keepdims=True)
         centred = x32 - mean
         variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
+        y = centred * jax.lax.rsqrt(variance + self.epsilon)
+        y = y * over_rows(self.scale[...], y.shape) + over_rows(self.bias[...], y.shape)
         return y.astype(x.dtype)
 
 

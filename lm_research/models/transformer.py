@@ -14,7 +14,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention import SelfAttention, attention_bias
-from lm_research.models.layers import Dense, LayerNorm, activation, dropout, split_key, weight
+from lm_research.models.layers import Dense, LayerNorm, activation, dropout, over_rows, split_key, weight
 from lm_research.parallel.rules import constrain
 
 
@@ -40,7 +40,7 @@ class Embeddings(nnx.Module):
         length = tokens_BL.shape[1]
         x_BLD = jnp.take(self.tokens[...], tokens_BL, axis=0)
         if positions_BL is None:
-            x_BLD += self.positions[:length]
+            x_BLD += over_rows(self.positions[:length], x_BLD.shape)
         else:
             x_BLD += jnp.take(self.positions[...], positions_BL, axis=0)
         if self.arch.num_types:

@@ -95,9 +95,7 @@ class MaskedPairs:
         room = self.room
         if draws[self.SHORT] < self.config.objective.short_rate:
             room = 2 + int(draws[self.SHORT_LENGTH] * (self.room - 1))
-            starts = self.store.sentence_starts[start : stop + 1]
-            stop = start + max(1, int(np.searchsorted(starts, starts[0] + room, side="left")))
-            stop = min(stop, int(chunk[2]))
+            stop = self._reach(start, stop, room)
         if not self.pairs:
             return self._tokens(start, stop)[:room], np.zeros(0, np.int32), False
         is_random = stop - start == 1 or draws[self.RANDOM_NEXT] < 0.5
@@ -111,13 +109,20 @@ class MaskedPairs:
         return *self._truncate(first, second, room, key), is_random
 
     def _other(self, document: int, draws: np.ndarray, wanted: int) -> np.ndarray:
-        """Text of at least `wanted` tokens, if there is so much, from a random sentence of another document."""
+        """Whole sentences of at least `wanted` tokens, if there are so many, from a random one of another document.
+
+        Whole, so that a random B is cut to size in the same way as a true one and its end does not give it away.
+        """
         other = int(draws[self.OTHER_DOCUMENT] * (self.store.num_documents - 1))
         other += other >= document
         first, end = (int(x) for x in self.store.document_starts[other : other + 2])
         start = first + int(draws[self.OTHER_SENTENCE] * (end - first))
-        from_token, to_token = int(self.store.sentence_starts[start]), int(self.store.sentence_starts[end])
-        return np.asarray(self.store.tokens[from_token : min(to_token, from_token + wanted)], np.int32)
+        return self._tokens(start, self._reach(start, end, wanted))
+
+    def _reach(self, start: int, end: int, wanted: int) -> int:
+        """The first sentence boundary after `start` with at least `wanted` tokens before it, or `end`."""
+        starts = self.store.sentence_starts[start : end + 1]
+        return min(end, start + max(1, int(np.searchsorted(starts, starts[0] + wanted, side="left"))))
 
     def _tokens(self, start: int, stop: int) -> np.ndarray:
         from_token, to_token = self.store.sentence_starts[start], self.store.sentence_starts[stop]

@@ -6,7 +6,12 @@ import ctypes
 
 # glibc's mallopt options (malloc.h) and what they are set to: one arena, no separate mapping for big blocks, nothing
 # given back, 64 MiB at a time from the system.
-_MALLOPT = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 64 << 20)}
+_MALLOPT = {
+    "M_ARENA_MAX": (-8, 1),
+    "M_MMAP_MAX": (-4, 0),
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TOP_PAD": (-2, 64 << 20),
+}
 
 
 def keep_freed_memory() -> None:

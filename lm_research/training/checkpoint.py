@@ -1,15 +1,19 @@
 """Checkpoints through Orbax: asynchronous, visible only when whole, restorable onto any mesh.
 
 A checkpoint WORKDIR/checkpoints/STEP/ holds `state` (plain nested dicts of arrays, see state.py) and `files`: the
-resolved config, the tokenizer, and a manifest with a digest per array that is checked when it is read.
+resolved config, the tokenizer, and a manifest with the evaluation at that step and a digest of each array and file that
+is checked when it is read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +28,10 @@ from lm_research.training.state import State
 
 # Not saved: a state that halted is never saved as a later step, so it would always be -1.
 TRANSIENT = ("halted",)
+MANIFEST = "manifest.json"
+
+
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 class _FilesHandler(ocp.CheckpointHandler):
@@ -50,6 +58,20 @@ class FilesRestore(ocp.args.CheckpointArgs):
     pass
 
 
+@dataclasses.dataclass
+class _KeepBest(preservation_policy.PreservationPolicy):
+    """Keeps the `count` checkpoints with the lowest evaluation loss, known by step (Orbax forgets it at a restart)."""
+
+    count: int
+    losses: dict[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        known = [step for step in steps if math.isfinite(self.losses.get(step, math.inf))]
+        best = sorted(known, key=lambda step: (self.losses[step], -step))[: self.count]
+        return [step in best for step in steps]
+
+
 class Checkpoints:
     """The checkpoints of one run directory."""
 
@@ -57,18 +79,20 @@ class Checkpoints:
         """`files` (name -> content) go into every checkpoint beside the state."""
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self.files = dict(files)
-        keep = [preservation_policy.LatestN(config.keep)]
-        if config.keep_best:
-            best = preservation_policy.BestN(
-                get_metric_fn=lambda metrics: -metrics["eval_loss_nats"],
-                n=config.keep_best,
-                keep_checkpoints_without_metrics=False,
-            )
-            keep.append(best)
+        self._losses: dict[int, float] = {}
+        keep = [preservation_policy.LatestN(config.keep), _KeepBest(config.keep_best, self._losses)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        for step in self._manager.all_steps():
+            self._learn_loss(step)
+
+    def _learn_loss(self, step: int) -> None:
+        try:
+            self._losses[step] = float(self._manifest(step)["metrics"]["eval_loss_nats"])
+        except (CheckpointError, KeyError, TypeError, ValueError):
+            pass  # saved without an evaluation, or damaged: not the best of any
 
     @property
     def latest_step(self) -> int | None:
@@ -86,13 +110,20 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         kept = {name: tree for name, tree in state.items() if name not in TRANSIENT}
-        manifest = {"step": step, "metrics": metrics, "digests": digest_arrays(kept)}
-        files = self.files | {"manifest.json": json.dumps(manifest, indent=1).encode()}
+        manifest = {
+            "step": step,
+            "metrics": metrics,
+            "digests": digest_arrays(kept),
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
+        }
+        files = self.files | {MANIFEST: json.dumps(manifest, indent=1).encode()}
+        if metrics:
+            self._losses[step] = metrics["eval_loss_nats"]
         if jax.default_backend() == "cpu":
             # Here the writer would read the very buffers that the next step overwrites; elsewhere Orbax copies them first.
-            kept = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(kept)
+            kept = _copy(kept)
         args = ocp.args.Composite(state=ocp.args.StandardSave(kept), files=FilesSave(files))
-        self._manager.save(step, args=args, metrics=metrics)
+        self._manager.save(step, args=args)
 
     def restore(self, shapes: State, shardings: State, step: int | None = None) -> State:
         """Reads a checkpoint (the newest by default) onto the mesh that `shardings` name, and checks its digests.
@@ -101,15 +132,7 @@ class Checkpoints:
           CheckpointError: there is none, or it does not fit the model, or its content is not what was written.
         """
         step = self.latest_step if step is None else step
-        path = self.directory / str(step)
-        if step is None or not path.is_dir():
-            raise CheckpointError(f"No checkpoint found in {self.directory}. Train first, or check the path.")
-        older = [number for number in self._manager.all_steps() if number < step]
-        fix = (
-            f"Remove {path} to go on from step {max(older)}."
-            if older
-            else "There is no older one; start in a new --workdir."
-        )
+        expected = self._manifest(step)["digests"]
         names = [name for name in shapes if name not in TRANSIENT]
         target = {
             name: jax.tree.map(
@@ -118,26 +141,58 @@ class Checkpoints:
             for name in names
         }
         try:
-            manifest = json.loads((path / "files" / "manifest.json").read_bytes())
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             state = self._manager.restore(step, args=args)["state"]
         except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"The checkpoint {path} cannot be read: {reason} {fix}") from error
+            raise self._unreadable(step, error) from error
         found = digest_arrays(state)
-        for name, expected in manifest["digests"].items():
-            if found.get(name) != expected:
+        for name in sorted(found.keys() | expected.keys()):
+            if found.get(name) != expected.get(name):
                 raise CheckpointError(
-                    f"The checkpoint {path} is damaged: array {name} has digest {found.get(name)}, but {expected} was "
-                    f"written. {fix}"
+                    f"The checkpoint {self.directory / str(step)} is damaged: array {name} has digest {found.get(name)}, but "
+                    f"{expected.get(name)} was written. {self._way_out(step)}"
                 )
         return state | {"halted": jax.device_put(jnp.full((), -1, jnp.int32), shardings["halted"])}
 
-    def read_file(self, name: str, step: int | None = None) -> bytes | None:
-        """Content of one of the small files of a checkpoint (the newest by default), or None without one."""
+    def read_file(self, name: str, step: int | None = None) -> bytes:
+        """Content of one of the small files of a checkpoint (the newest by default).
+
+        Raises:
+          CheckpointError: there is no checkpoint, or the file is not what was written.
+        """
         step = self.latest_step if step is None else step
+        expected = self._manifest(step)["files"].get(name)
         path = self.directory / str(step) / "files" / name
-        return path.read_bytes() if step is not None and path.is_file() else None
+        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        if found is None or found != expected:
+            state = "is missing" if found is None else "is not what was written"
+            raise CheckpointError(
+                f"The checkpoint {path.parent.parent} is damaged: files/{name} {state}. {self._way_out(step)}"
+            )
+        return path.read_bytes()
+
+    def _manifest(self, step: int | None) -> dict[str, Any]:
+        path = self.directory / str(step)
+        if step is None or not path.is_dir():
+            raise CheckpointError(f"No checkpoint found in {self.directory}. Train first, or check the path.")
+        try:
+            manifest = json.loads((path / "files" / MANIFEST).read_bytes())
+            return {**manifest, "digests": dict(manifest["digests"]), "files": dict(manifest["files"])}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(". See full TensorStore")[0]
+        reason = reason if len(reason) < 300 else reason[:300] + " ..."
+        return CheckpointError(
+            f"The checkpoint {self.directory / str(step)} cannot be read ({reason}). {self._way_out(step)}"
+        )
+
+    def _way_out(self, step: int) -> str:
+        older = [number for number in self._manager.all_steps() if number < step]
+        if older:
+            return f"Remove {self.directory / str(step)} to go on from step {max(older)}."
+        return "There is no older one; start in a new --workdir."
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk and visible."""

@@ -28,6 +28,9 @@ def _words(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
 
 
+# One small program a shape, which parameters, moments and averages share: a program for a whole tree takes far longer
+# to compile.
+@jax.jit
 def _digest(x: jax.Array) -> jax.Array:
     words = _words(x)
     sums = []
@@ -39,14 +42,9 @@ def _digest(x: jax.Array) -> jax.Array:
     return jnp.stack(sums)
 
 
-@jax.jit
-def _digest_tree(tree: Any) -> Any:
-    return jax.tree.map(_digest, tree)
-
-
 def digest_arrays(tree: Any) -> dict[str, str]:
     """Digest of every array of a nested dict: path "a/b/c" -> 16 hexadecimal digits."""
-    pairs = jax.tree_util.tree_leaves_with_path(jax.device_get(_digest_tree(tree)))
+    pairs = jax.tree_util.tree_leaves_with_path(jax.device_get(jax.tree.map(_digest, tree)))
     return {"/".join(str(key.key) for key in path): f"{int(a):08x}{int(b):08x}" for path, (a, b) in pairs}
 
 

@@ -88,15 +88,23 @@ class Trace:
     """Traces a range of steps with jax.profiler into WORKDIR/profile (open it with TensorBoard or Perfetto)."""
 
     def __init__(self, steps: tuple[int, int] | None, workdir: pathlib.Path) -> None:
-        self._first, self._last = steps or (0, 0)
+        self._first, self._last = steps or (0, -1)
         self._path = str(workdir / "profile")
+        self._running = False
 
     def before(self, step: int) -> None:
-        if step == self._first:
+        if self._first <= step <= self._last and not self._running:  # a run may resume inside the range
             jax.profiler.start_trace(self._path)
+            self._running = True
 
     def after(self, step: int, result: Any) -> None:
         """Ends the trace once `result`, what the last traced step returned, is computed."""
-        if step == self._last:
+        if self._running and step >= self._last:
             jax.block_until_ready(result)
+            self.close()
+
+    def close(self) -> None:
+        """Writes what was traced, if the run ends inside the range."""
+        if self._running:
             jax.profiler.stop_trace()
+            self._running = False

@@ -87,9 +87,11 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
         return
     try:
         old = json.loads(path.read_text())
-    except ValueError as error:
+        if not isinstance(old, dict):
+            raise ValueError(f"a {type(old).__name__} instead of an object")
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not valid JSON ({error}). Restore it, or choose another --workdir."
+            f"{path} cannot be read as a run's config ({error}). Restore it, or choose another --workdir."
         ) from error
     free = FREE_KEYS + (("train.num_steps",) if config.train.num_epochs else ())  # steps follow from epochs later
     changed = changed_keys(old, config_lib.to_dict(config))
@@ -112,8 +114,8 @@ def record_environment(workdir: pathlib.Path) -> None:
     """Adds this start to environment.json (a list, one entry a start)."""
     path = workdir / "environment.json"
     try:
-        starts = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        starts = list(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
         starts = []
     versions = {}
     for package in PACKAGES:

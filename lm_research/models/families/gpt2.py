@@ -31,10 +31,10 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
         activation="gelu_tanh",
         dropout_rate=config.dropout_rate,
         attention_dropout_rate=config.attention_dropout_rate,
-        init_std=0.02,
+        init_std=config.init_std,
         init="normal",
         # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), two a block.
-        residual_init_std=0.02 / (2 * config.num_layers) ** 0.5,
+        residual_init_std=config.init_std / (2 * config.num_layers) ** 0.5,
         dtype=config.dtype,
         scan_layers=config.scan_layers,
         remat=config.remat,
