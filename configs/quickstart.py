@@ -53,4 +53,4 @@ def _gpt(config: ConfigDict) -> None:
     config.model.family = "gpt2"
     config.objective.name = "causal_lm"
     config.data.max_length = 64
-    config.train.update(num_steps=1800, batch_size=32)
+    config.train.update(num_steps=1500, batch_size=32)

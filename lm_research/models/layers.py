@@ -41,19 +41,19 @@ def over_rows(vector: jax.Array, shape: Sequence[int]) -> jax.Array:
     return _over_rows(tuple(shape), vector)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _over_rows(shape: tuple[int, ...], vector: jax.Array) -> jax.Array:
     return jnp.broadcast_to(vector, shape)
 
 
-def _over_rows_forward(shape: tuple[int, ...], vector: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
-    return jnp.broadcast_to(vector, shape), vector.shape
+def _over_rows_forward(shape: tuple[int, ...], vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.broadcast_to(vector, shape), vector
 
 
-def _over_rows_backward(shape: tuple[int, ...], vector_shape: tuple[int, ...], gradient: jax.Array) -> tuple[jax.Array]:
-    rows = gradient.reshape(-1, math.prod(vector_shape))
+def _over_rows_backward(shape: tuple[int, ...], vector: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    rows = gradient.reshape(-1, vector.size)
     total = jnp.dot(jnp.ones(len(rows), rows.dtype), rows, preferred_element_type=jnp.float32)
-    return (total.astype(gradient.dtype).reshape(vector_shape),)
+    return (total.astype(vector.dtype).reshape(vector.shape),)
 
 
 _over_rows.defvjp(_over_rows_forward, _over_rows_backward)
