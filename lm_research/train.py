@@ -79,14 +79,16 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
     shardings = state_shardings(mesh, definition, shapes)
-    new_state = jax.jit(lambda: init_state(definition, optimizer, config, objective), out_shardings=shardings)
+    new_state = jax.jit(
+        lambda seed: init_state(definition, optimizer, config, objective, seed), out_shardings=shardings
+    )
     new_window = jax.jit(lambda: window_zeros(objective), out_shardings=shardings["window"])
     train_step = jit_train_step(make_train_step(objective, definition, optimizer, schedule, config), shardings)
 
     # ---------------------------------------------------------------- restore, or begin
     checkpoints = Checkpoints(workdir, config.checkpoint, checkpoint_files(config, corpus))
     if checkpoints.latest_step is None:
-        state = new_state()
+        state = new_state(np.uint32(config.seed))
     else:
         check_corpus(checkpoints, corpus)
         state = checkpoints.restore(shapes, shardings)

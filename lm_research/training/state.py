@@ -74,12 +74,17 @@ def init_state(
     optimizer: optax.GradientTransformation,
     config: Config,
     objective: Objective,
+    seed: jax.Array | None = None,
 ) -> State:
-    """The state before the first step; pure, so that jit can make every array where it belongs."""
-    params = definition.init(config.seed)
+    """The state before the first step; pure, so that jit can make every array where it belongs.
+
+    `seed` replaces config.seed: as an argument of a jitted function it lets one program serve all seeds.
+    """
+    seed = config.seed if seed is None else seed
+    params = definition.init(seed)
     state = {
         "step": jnp.zeros((), jnp.int32),
-        "seed": jnp.asarray(config.seed, jnp.uint32),
+        "seed": jnp.asarray(seed, jnp.uint32),
         "params": params,
         "optimizer": optimizer_to_dict(optimizer.init(params)),
         "window": window_zeros(objective),

@@ -1,0 +1,139 @@
+"""From turns to numbers and tables. Plain Python, so that it can be tested anywhere.
+
+A turn is one side's steps in one round: {"seconds": [...], "cpu_seconds", "loss", "others"}, where `others` is the share of
+the machine that processes other than this side's used meanwhile, or None where that is not known.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from experiments.benchmarks.train_step.workload import MODES, Row
+
+OURS = "ours"
+# A round counts as quiet when others used less than this share of the machine in each of its turns.
+QUIET_SHARE = 0.1
+
+
+def is_quiet(turns: list[dict[str, Any]]) -> bool:
+    """Whether nobody disturbed a round, given one turn of each side; unknown counts as quiet."""
+    return all(turn["others"] is None or turn["others"] < QUIET_SHARE for turn in turns)
+
+
+def quiet_rounds(sides: dict[str, dict[str, Any]]) -> list[int]:
+    """Numbers of the rounds in which every side's turn was quiet."""
+    rounds = zip(*(side["turns"] for side in sides.values()), strict=True)
+    return [number for number, turns in enumerate(rounds) if is_quiet(list(turns))]
+
+
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of one row.
+
+    Args:
+      result: {"row": fields of a Row, "sides": {name: {"turns": [...], "memory": {...}, ...}}}; one side is "ours".
+
+    Returns:
+      quiet: quiet rounds; rounds: all of them. With no quiet round all are used, with one or more only those.
+      sides: name -> median, fastest and slowest seconds of a step, tokens_per_second (from the median), cpu_seconds a
+        step, and mfu where the side or ours knows peak and FLOPs.
+      torch: name of the fastest PyTorch side, or None; ratio, fastest_ratio, cpu_ratio: its seconds over ours, by medians,
+        by fastest steps, by processor time.
+    """
+    row, sides = Row(**result["row"]), result["sides"]
+    quiet = quiet_rounds(sides)
+    total = len(sides[OURS]["turns"])
+    used = quiet or range(total)
+    numbers = {name: _side_numbers(row, [side["turns"][number] for number in used]) for name, side in sides.items()}
+    about = sides[OURS].get("about", {})
+    if about.get("peak_flops"):
+        for side in numbers.values():
+            side["mfu"] = about["flops_per_token"] * side["tokens_per_second"] / about["peak_flops"]
+    summary = {"quiet": len(quiet), "rounds": total, "sides": numbers, "torch": None}
+    others = [name for name in numbers if name != OURS]
+    if others:
+        best = min(others, key=lambda name: numbers[name]["median"])
+        ratio = {key: numbers[best][key] / numbers[OURS][key] for key in ("median", "fastest", "cpu_seconds")}
+        summary |= {"torch": best, "ratio": ratio["median"], "fastest_ratio": ratio["fastest"]}
+        summary["cpu_ratio"] = ratio["cpu_seconds"]
+    return summary
+
+
+def _side_numbers(row: Row, turns: list[dict[str, Any]]) -> dict[str, float]:
+    seconds = [second for turn in turns for second in turn["seconds"]]
+    steps = sum(turn["steps"] for turn in turns)
+    median = statistics.median(seconds)
+    return {
+        "median": median,
+        "fastest": min(seconds),
+        "slowest": max(seconds),
+        "tokens_per_second": row.tokens / median,
+        "cpu_seconds": sum(turn["cpu_seconds"] for turn in turns) / steps,
+    }
+
+
+def table(results: list[dict[str, Any]], mode: str) -> str:
+    """The Markdown table of one mode, with a heading; empty without rows."""
+    results = [result for result in results if result["row"]["mode"] == mode]
+    if not results:
+        return ""
+    columns = [
+        "model",
+        "length",
+        "batch",
+        "ours tokens/s",
+        "torch tokens/s",
+        "ratio",
+        "goal",
+        "by fastest",
+        "by CPU time",
+    ]
+    columns += ["ours ms", "torch ms", "ours MiB", "torch MiB", "torch is", "quiet"]
+    with_mfu = any("mfu" in result["summary"]["sides"][OURS] for result in results)
+    columns += ["ours MFU", "torch MFU"] if with_mfu else []
+    lines = [f"### {mode}: {MODES[mode]}", "", _line(columns), _line("---" for _ in columns)]
+    lines += [_line(_cells(result, with_mfu)) for result in results]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cells(result: dict[str, Any], with_mfu: bool) -> list[str]:
+    row, summary = Row(**result["row"]), result["summary"]
+    ours, torch = summary["sides"][OURS], summary["sides"].get(summary["torch"])
+    ratio, goal = summary.get("ratio"), row.goal
+    verdict = "" if goal is None else f"{goal:g}" + ("" if ratio is None or ratio >= goal else " (short)")
+    cells = [f"{row.family} {row.layers}x{row.width}", str(row.length), str(row.batch)]
+    cells += [_tokens(ours), _tokens(torch), _ratio(ratio), verdict]
+    cells += [_ratio(summary.get("fastest_ratio")), _ratio(summary.get("cpu_ratio"))]
+    cells += [_milliseconds(ours), _milliseconds(torch)]
+    cells += [_memory(result["sides"][OURS]), _memory(result["sides"].get(summary["torch"]))]
+    cells += [summary["torch"] or "-", f"{summary['quiet']} of {summary['rounds']}"]
+    return cells + ([_percent(ours), _percent(torch)] if with_mfu else [])
+
+
+def _tokens(side: dict[str, float] | None) -> str:
+    return f"{side['tokens_per_second']:,.0f}" if side else "-"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _milliseconds(side: dict[str, float] | None) -> str:
+    if side is None:
+        return "-"
+    return f"{1000 * side['median']:.0f} ({1000 * side['fastest']:.0f} to {1000 * side['slowest']:.0f})"
+
+
+def _memory(side: dict[str, Any] | None) -> str:
+    """Of the accelerator where there is one, of the process otherwise."""
+    memory = side["memory"] if side else {}
+    peak = memory.get("device_peak_bytes") or memory.get("peak_bytes")
+    return f"{peak / 2**20:,.0f}" if peak else "-"
+
+
+def _percent(side: dict[str, float] | None) -> str:
+    return f"{100 * side['mfu']:.1f}%" if side and "mfu" in side else "-"

@@ -1,0 +1,152 @@
+"""`python -m experiments.benchmarks.train_step.run`: our training step and PyTorch's, in turns, on the same work.
+
+Each side runs in a process of its own that keeps its model and steps when told. A row warms both up, then goes round:
+some steps of ours, as long a turn of the fastest PyTorch variant, and again, until enough rounds passed in which nobody else used the
+machine. README.md beside this file says how the numbers are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+from experiments.benchmarks.train_step.machine import busy_seconds, describe, describe_device
+from experiments.benchmarks.train_step.report import OURS, is_quiet, summarise, table
+from experiments.benchmarks.train_step.worker import Worker
+from experiments.benchmarks.train_step.workload import MODES, Row, choose
+
+TURN_SECONDS, MOST_STEPS = 2.5, 20
+# Rounds tried for each quiet one asked for.
+PATIENCE = 3
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.train_step.run", description=__doc__)
+    parser.add_argument("--rows", default="quick", help="quick, all, or names such as bert-2x128-128,gpt2-4x256-512")
+    parser.add_argument("--modes", default=",".join(MODES), help="paper, equal or both (default)")
+    parser.add_argument("--side", default="both", choices=("both", "ours"), help="ours leaves PyTorch out")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="quiet rounds wanted (at most three times as many are tried)"
+    )
+    parser.add_argument("--compile", action="store_true", help="on a CPU, also try torch.compile (a GPU always does)")
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("results.json"), help="written after each row"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    options = parse(argv)
+    device = describe_device()
+    try:
+        rows = choose(options.rows, options.modes, device["platform"])
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    variants = torch_variants(options, device["platform"])
+    environment = describe(device)
+    results: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, 1):
+        print(f"[{number}/{len(rows)}] {row.name} {row.mode} ...", end=" ", flush=True, file=sys.stderr)
+        result = measure(row, variants, options.repeats)
+        results.append(result)
+        summary = result["summary"]
+        ratio = f", ratio {summary['ratio']:.2f}" if summary["torch"] else ""
+        speed = summary["sides"][OURS]["tokens_per_second"]
+        print(f"{speed:,.0f} tokens/s{ratio}, {summary['quiet']} of {summary['rounds']} quiet", file=sys.stderr)
+        options.output.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
+    print("\n".join(table(results, mode) for mode in MODES if mode in options.modes.split(",")))
+    return 0
+
+
+def torch_variants(options: argparse.Namespace, platform_name: str) -> dict[str, dict[str, Any]]:
+    """PyTorch sides to time: name -> options. Empty where PyTorch is not wanted, not installed or has no such device."""
+    installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    if options.side == "ours" or not installed or platform_name not in ("cpu", "gpu"):
+        return {}
+    variants = {"sdpa": {"attention": "sdpa"}}
+    if platform_name == "cpu":
+        variants["eager"] = {"attention": "eager"}
+    if options.compile or platform_name == "gpu":
+        variants |= {f"{name} compiled": {**given, "compile": True} for name, given in list(variants.items())}
+    return variants
+
+
+def measure(row: Row, variants: dict[str, dict[str, Any]], repeats: int) -> dict[str, Any]:
+    """All rounds of one row, ours and the fastest PyTorch variant, and the memory of both."""
+    probes = {name: probe(row, "torch_side", options) for name, options in variants.items()}
+    best = min(probes, key=lambda name: probes[name]["fastest"], default=None)
+    plan = {OURS: ("ours_side", {})} | ({best: ("torch_side", variants[best])} if best else {})
+    workers = {name: Worker(module) for name, (module, _) in plan.items()}
+    sides: dict[str, dict[str, Any]] = {}
+    try:
+        steps, clocks = {}, {}
+        for name, worker in workers.items():
+            about = worker.ask(build=dataclasses.asdict(row), options=plan[name][1])
+            worker.ask(go=2)  # the first steps find caches and memory cold
+            warm = worker.ask(go=1)
+            steps[name] = min(MOST_STEPS, max(1, round(TURN_SECONDS / warm["seconds"][0])))
+            clocks[name] = warm["process_seconds"]
+            sides[name] = {"about": about, "options": plan[name][1], "turns": []}
+        quiet = rounds = 0
+        while quiet < repeats and rounds < PATIENCE * repeats:
+            turns = []
+            for name, worker in workers.items():
+                turn, clocks[name] = take_turn(worker, steps[name], clocks[name])
+                sides[name]["turns"].append(turn)
+                turns.append(turn)
+            rounds += 1
+            quiet += is_quiet(turns)
+        for name, worker in workers.items():
+            sides[name]["while_timed"] = worker.ask(end=True)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    for name, (module, options) in plan.items():
+        sides[name]["memory"] = probe(row, module, options)["memory"]
+    result = {"row": dataclasses.asdict(row), "probes": probes, "sides": sides}
+    return result | {"summary": summarise(result)}
+
+
+def probe(row: Row, module: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A short life of one side under the system's default allocator: its fastest of some steps, and its peak memory."""
+    worker = Worker(module, keep_freed_memory=False)
+    try:
+        worker.ask(build=dataclasses.asdict(row), options=options)
+        worker.ask(go=1)
+        fastest = min(worker.ask(go=3)["seconds"])
+        return {"fastest": fastest, "options": options, "memory": worker.ask(end=True)}
+    finally:
+        worker.close()
+
+
+def take_turn(worker: Worker, steps: int, clock: float) -> tuple[dict[str, Any], float]:
+    """One turn, with the share of the machine that others used meanwhile.
+
+    Args:
+      worker: whose turn it is.
+      steps: how many it takes.
+      clock: its processor seconds before.
+
+    Returns:
+      The turn, and the worker's processor seconds after it.
+    """
+    time.sleep(0.3)  # idle threads of the last side stop spinning
+    before, start = busy_seconds(), time.perf_counter()
+    turn = worker.ask(go=steps) | {"steps": steps, "others": None}
+    after, elapsed = busy_seconds(), time.perf_counter() - start
+    own = turn["process_seconds"] - clock
+    if before is not None and after is not None:
+        turn["others"] = round(max(0.0, (after - before - own) / (elapsed * (os.cpu_count() or 1))), 3)
+    return turn, turn["process_seconds"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""Dropout by statistics, layer norm and dense layers against NumPy in float64, initial weights by their distribution.
+
+Statistical bounds are five standard deviations of the estimate, written beside it; draws are fixed by their keys.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from lm_research.models.layers import Dense, LayerNorm, activation, dropout, over_rows, random_bits, split_key, weight
+
+SHAPE = (256, 1024)
+COUNT = SHAPE[0] * SHAPE[1]
+
+
+def dropped(key: jax.Array, rate: float = 0.1, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.asarray(dropout(jnp.ones(shape), rate, key)) == 0
+
+
+def near(share: float, expected: float, count: int) -> bool:
+    """Whether a share of `count` independent draws is within 5 sigma = 5 sqrt(p (1 - p) / n) of the expected one."""
+    return abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / count)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_scales_the_rest(rate: float) -> None:
+    y = np.asarray(dropout(jnp.full(SHAPE, 3.0), rate, jax.random.key(0)))
+    assert np.unique(y).tolist() == [0.0, np.float32(3.0) * np.float32(1 / (1 - rate))]
+    assert near((y == 0).mean(), rate, COUNT)
+    # One element is 3 / (1 - rate) with probability 1 - rate: standard deviation 3 sqrt(rate / (1 - rate)).
+    assert abs(y.mean() - 3.0) < 5 * 3 * math.sqrt(rate / (1 - rate) / COUNT)
+
+
+def test_dropout_without_key_or_rate_changes_nothing() -> None:
+    x = jnp.arange(6.0)
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, jax.random.key(0)) is x
+    assert split_key(None, 3) == [None] * 3
+
+
+def test_dropout_keeps_the_type() -> None:
+    y = dropout(jnp.ones(SHAPE, jnp.bfloat16), 0.5, jax.random.key(0))
+    assert y.dtype == jnp.bfloat16 and set(np.unique(y.astype(np.float32))) == {0.0, 2.0}
+
+
+def test_dropout_passes_the_gradient_of_what_it_kept() -> None:
+    x, key = jnp.linspace(1, 2, 64), jax.random.key(3)
+    gradient = jax.grad(lambda x: (dropout(x, 0.25, key) ** 2).sum())(x)
+    kept = dropout(x, 0.25, key)
+    np.testing.assert_allclose(gradient, 2 * kept / (1 - 0.25), rtol=1e-6)
+
+
+def test_masks_of_two_keys_are_independent() -> None:
+    first, *others = [dropped(key) for key in split_key(jax.random.key(0), 4)]
+    later = dropped(jax.random.fold_in(jax.random.key(0), 1))  # the key of the next step
+    for other in [*others, later]:
+        assert near((first & other).mean(), 0.01, COUNT)
+        assert near((first ^ other).mean(), 2 * 0.1 * 0.9, COUNT)
+
+
+@pytest.mark.parametrize("shift", [(0, 1), (0, 2), (0, 64), (0, 512), (1, 0), (1, 1), (2, 0), (16, 0), (128, 0)])
+def test_neighbours_in_a_mask_are_independent(shift: tuple[int, int]) -> None:
+    mask = dropped(jax.random.key(5))
+    both = mask & np.roll(mask, shift, (0, 1))
+    assert near(both.mean(), 0.01, COUNT)
+
+
+def test_rows_and_columns_of_a_mask_have_the_variance_of_independent_draws() -> None:
+    mask = dropped(jax.random.key(6))
+    for axis, length in ((0, SHAPE[0]), (1, SHAPE[1])):
+        totals = mask.sum(axis)
+        # Chi-square with len(totals) - 1 degrees of freedom: mean that, standard deviation sqrt(2 that).
+        chi = ((totals - totals.mean()) ** 2).sum() / (length * 0.1 * 0.9)
+        degrees = len(totals) - 1
+        assert abs(chi - degrees) < 5 * math.sqrt(2 * degrees)
+
+
+def test_one_element_over_many_steps_is_dropped_as_often_and_without_pattern() -> None:
+    steps = 20_000
+    one = tiny.jit(lambda steps: jax.vmap(lambda s: random_bits(jax.random.fold_in(jax.random.key(0), s), (3,)))(steps))
+    mask = np.asarray(one(jnp.arange(steps))) < round(0.1 * 2**32)
+    assert all(near(share, 0.1, steps) for share in mask.mean(0))
+    assert near((mask[1:] & mask[:-1]).mean(), 0.01, 3 * (steps - 1))
+    assert near((mask[:, :1] & mask[:, 1:]).mean(), 0.01, 2 * steps)
+
+
+def test_every_bit_is_fair_and_bytes_are_uniform() -> None:
+    bits = np.asarray(random_bits(jax.random.key(7), SHAPE)).reshape(-1)
+    for place in range(32):
+        assert near(((bits >> place) & 1).mean(), 0.5, COUNT)
+    for shift in (0, 8, 16, 24):
+        counts = np.bincount((bits >> shift) & 255, minlength=256)
+        chi = ((counts - COUNT / 256) ** 2).sum() / (COUNT / 256)
+        assert abs(chi - 255) < 5 * math.sqrt(2 * 255)
+    # 262,144 draws from 2**32 values: n (n - 1) / 2 / 2**32 = 8 pairs alike are expected, 5 sigma = 14.
+    assert COUNT - len(np.unique(bits)) < 8 + 14
+
+
+def test_layer_norm_equals_numpy_in_float64() -> None:
+    arch = tiny.model("bert").arch
+    rng = np.random.default_rng(0)
+    x, scale, bias = rng.normal(3, 2, (5, 7, 16)), rng.normal(1, 0.3, 16), rng.normal(0, 0.3, 16)
+    norm = LayerNorm(arch)
+    norm.scale[...], norm.bias[...] = jnp.asarray(scale, jnp.float32), jnp.asarray(bias, jnp.float32)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + arch.norm_epsilon) * scale + bias
+    np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), expected, atol=2e-6)
+    # A large common offset must not drown the variance, and a constant row has none.
+    np.testing.assert_allclose(norm(jnp.asarray(x + 1000, jnp.float32)), expected, atol=2e-3)
+    np.testing.assert_allclose(norm(jnp.full((1, 16), 4.0)), bias[None], atol=1e-6)
+    low = norm(jnp.asarray(x, jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(np.float32), expected, atol=0.03)
+
+
+def test_layer_norm_has_its_familys_epsilon() -> None:
+    x = np.linspace(-1e-3, 1e-3, 16)  # variance 3.8e-7, where 1e-5 and 1e-12 differ
+    for family, epsilon in (("bert", 1e-12), ("gpt2", 1e-5)):
+        y = LayerNorm(tiny.model(family).arch)(jnp.asarray(x, jnp.float32))
+        np.testing.assert_allclose(y, (x - x.mean()) / np.sqrt(x.var() + epsilon), rtol=1e-4)
+
+
+def test_dense_contracts_the_axes_it_names() -> None:
+    arch = tiny.model("bert").arch
+    dense = Dense([(2, "heads"), (3, None)], [(5, "embed")], arch, nnx.Rngs(0))
+    assert dense.kernel.shape == (2, 3, 5) and dense.bias.shape == (5,)
+    dense.bias[...] = jnp.arange(5.0)
+    x = np.random.default_rng(0).normal(size=(4, 2, 3))
+    expected = np.einsum("bhk,hkd->bd", x, np.asarray(dense.kernel[...], np.float64)) + np.arange(5)
+    np.testing.assert_allclose(dense(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4, 5, 2, 3)])
+def test_over_rows_repeats_and_its_gradient_sums(shape: tuple[int, ...]) -> None:
+    vector, slope = jnp.arange(6.0).reshape(2, 3), np.random.default_rng(0).normal(size=shape)
+    value, pull = jax.vjp(lambda vector: over_rows(vector, shape), vector)
+    np.testing.assert_array_equal(value, np.broadcast_to(vector, shape))
+    expected = slope.reshape(-1, 2, 3).sum(0)
+    np.testing.assert_allclose(pull(jnp.asarray(slope, jnp.float32))[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_over_rows_sums_bfloat16_gradients_in_float32() -> None:
+    # Added up in bfloat16 a thousand ones would stop at 256, where the next number is 258.
+    _, pull = jax.vjp(lambda vector: over_rows(vector, (1000, 4)), jnp.zeros(4, jnp.bfloat16))
+    (gradient,) = pull(jnp.ones((1000, 4), jnp.bfloat16))
+    assert gradient.dtype == jnp.bfloat16 and (gradient == 1000).all()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("gelu", [-0.158655, 0.841345]), ("gelu_tanh", [-0.158808, 0.841192])])
+def test_activations(name: str, expected: list[float]) -> None:
+    # x Phi(x) at -1 and 1: Phi(1) = 0.8413447. The approximation 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+    np.testing.assert_allclose(activation(name, jnp.array([-1.0, 1.0])), expected, atol=1e-6)
+
+
+def test_initial_weights_have_their_distribution() -> None:
+    count = 400_000
+    sigma = 0.02 / math.sqrt(2 * count)  # of an estimated standard deviation of a normal distribution
+    gpt2 = np.asarray(weight(nnx.Rngs(0), (count,), (None,), tiny.model("gpt2").arch)[...])
+    assert abs(gpt2.mean()) < 5 * 0.02 / math.sqrt(count) and abs(gpt2.std() - 0.02) < 5 * sigma
+    assert near((np.abs(gpt2) > 0.04).mean(), 0.0455003, count)  # outside two deviations
+    bert = np.asarray(weight(nnx.Rngs(0), (count,), (None,), tiny.model("bert").arch)[...])
+    # Cut at 2: variance 1 - 2 * 2 phi(2) / (2 Phi(2) - 1) = 1 - 4 * 0.0539910 / 0.9544997 = 0.7737413.
+    assert np.abs(bert).max() <= 0.04 and np.abs(bert).max() > 0.0399
+    assert abs(bert.std() - 0.02 * math.sqrt(0.7737413)) < 5 * sigma
+    assert near((np.abs(bert) > 0.02).mean(), (0.3173105 - 0.0455003) / 0.9544997, count)

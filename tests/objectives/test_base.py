@@ -1,0 +1,88 @@
+"""What every objective promises: how losses are weighed, and which models it can train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from lm_research.errors import ConfigError
+from lm_research.objectives import make_objective
+from lm_research.training.step import loss_and_gradient
+
+ROWS = 8
+
+
+def uneven_batch(family: str, folder: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """An objective and eight rows that hold very different numbers of real and predicted tokens; two are empty."""
+    config = tiny.config(family, model=dict(num_layers=1), objective=dict(short_rate=0.5) if family == "bert" else {})
+    objective = make_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
+    store = tiny.store(folder, tiny.documents(seed=2, count=12, sentences=(1, 8)))
+    examples = objective.examples(store, "validation")
+    last = examples.num_examples - 1
+    return objective, examples.batch(np.zeros(ROWS, int), np.array([0, 1, 2, 3, last, 4, -1, -1]))
+
+
+@pytest.mark.parametrize(("family", "counts"), [("bert", [4]), ("gpt2", [2, 4])])
+def test_accumulation_gives_the_loss_and_gradient_of_the_whole_batch(family: str, counts: list, tmp_path: Any) -> None:
+    objective, batch = uneven_batch(family, tmp_path)
+    definition = tiny.model(family, num_layers=1)
+    params = tiny.random_params(definition)
+    weights = batch["weights_BM" if family == "bert" else "weights_BL"]
+    assert weights.reshape(4, -1).sum(1).tolist()[-1] == 0 and len(set(weights.reshape(4, -1).sum(1))) > 2
+
+    @tiny.jit
+    def run(params: Any, batch: dict) -> tuple:
+        return loss_and_gradient(objective, definition, params, batch, jax.random.key(0))
+
+    def split(count: int) -> dict[str, np.ndarray]:
+        return {name: value.reshape(count, -1, *value.shape[1:]) for name, value in batch.items()}
+
+    loss, sums, totals, gradient = run(params, split(1))
+    for count in counts:
+        other = run(params, split(count))
+        np.testing.assert_allclose(other[0], loss, rtol=1e-6)
+        for name in sums:
+            np.testing.assert_allclose(other[1][name], sums[name], rtol=1e-6, err_msg=name)
+        assert jax.tree.map(float, other[2]) == jax.tree.map(float, totals)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), other[3], gradient)
+    by_hand = sum(float(sums[term]) / float(totals[objective.metrics[term]]) for term in objective.loss_terms)
+    assert float(loss) == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_totals_count_what_the_batch_holds(family: str, tmp_path: Any) -> None:
+    objective, batch = uneven_batch(family, tmp_path)
+    totals = jax.tree.map(float, objective.totals(batch))
+    targets, weights = objective.predicted(batch)
+    assert totals["tokens"] == weights.sum() and totals["real"] == (batch["segments_BL"] > 0).sum()
+    assert targets.shape == weights.shape
+    assert totals.get("rows", 6.0) == 6.0
+    assert set(totals) == set(objective.total_names) == set(objective.total_names) | set(objective.metrics.values())
+    assert objective.token_term in objective.loss_terms and set(objective.loss_terms) <= set(objective.metrics)
+    shapes = {name: value.shape[1] for name, value in batch.items() if name.startswith("targets_")}
+    assert list(shapes.values()) == [objective.predicted_share * 16]
+
+
+def test_a_batch_of_nothing_has_a_loss_of_zero(tmp_path: Any) -> None:
+    objective, batch = uneven_batch("bert", tmp_path)
+    empty = {name: np.zeros_like(value) for name, value in batch.items()}
+    sums = {name: np.float32(0) for name in objective.metrics}
+    assert float(objective.loss(sums, objective.totals(empty))) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("objective", "family", "words"),
+    [
+        ("causal_lm", "bert", "sees only the past, but model.family=bert sees both sides"),
+        ("masked_lm", "gpt2", "sees both sides, but model.family=gpt2 sees only the past"),
+    ],
+)
+def test_an_objective_that_does_not_fit_the_model_is_refused(objective: str, family: str, words: str) -> None:
+    config = tiny.config(family, objective=dict(name=objective))
+    with pytest.raises(ConfigError, match=words) as refused:
+        make_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
+    assert f"--config.objective.name={tiny.OBJECTIVE[family]}" in str(refused.value)

@@ -1,0 +1,142 @@
+"""The fused loss against the textbook one in float64, in value and gradient, in one slice and in several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from lm_research.models.heads import Projection
+from lm_research.objectives import cross_entropy
+from lm_research.objectives.cross_entropy import token_loss
+
+B, M, D, V = 3, 7, 6, 11  # 21 rows: in slices of 4 that makes 5 slices of 5, the last filled up by 4 rows
+
+
+def problem(seed: int = 0, m: int = M) -> tuple[np.ndarray, ...]:
+    """hidden, table, bias, targets, weights; two positions weigh nothing, one weighs 2.5."""
+    rng = np.random.default_rng(seed)
+    weights = np.ones((B, m))
+    weights[0, 2] = weights[2, 6] = 0.0
+    weights[1, 1] = 2.5
+    return rng.normal(size=(B, m, D)), rng.normal(size=(V, D)), rng.normal(size=V), rng.integers(0, V, (B, m)), weights
+
+
+def reference(
+    hidden: np.ndarray, table: np.ndarray, bias: np.ndarray, targets: np.ndarray, weights: np.ndarray
+) -> dict:
+    """Loss, correct and gradients from logits in float64; d loss / d logits = weight (softmax - one hot)."""
+    logits = hidden @ table.T + bias
+    logits -= logits.max(-1, keepdims=True)
+    log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    shares = np.exp(log_shares)
+    chosen = np.eye(V)[targets]
+    slope = weights[..., None] * (shares - chosen)
+    return {
+        "loss": -(weights * (log_shares * chosen).sum(-1)).sum(),
+        "correct": (weights * (logits.argmax(-1) == targets)).sum(),
+        "hidden": slope @ table,
+        "table": np.einsum("bmv,bmd->vd", slope, hidden),
+        "bias": slope.sum((0, 1)),
+    }
+
+
+def fused(arrays: tuple[np.ndarray, ...], dtype: type = jnp.float32, scale: float = 1.0) -> dict:
+    """The same from `token_loss`, times `scale`."""
+    hidden, table, bias, targets, weights = arrays
+
+    def loss(hidden: jax.Array, table: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total, correct = token_loss(Projection(hidden, table, bias), jnp.asarray(targets), jnp.asarray(weights))
+        return scale * total, correct
+
+    inputs = jnp.asarray(hidden, dtype), jnp.asarray(table, jnp.float32), jnp.asarray(bias, jnp.float32)
+    function = tiny.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    (total, correct), gradients = function(*inputs)
+    return {"loss": total, "correct": correct, **dict(zip(("hidden", "table", "bias"), gradients, strict=True))}
+
+
+@pytest.fixture(params=[512, 4, 1], ids=["one slice", "five slices", "a slice a row"])
+def sliced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "SLICE_ROWS", request.param)
+
+
+def test_value_and_gradient_equal_the_textbook(sliced: None) -> None:
+    arrays = problem()
+    got, expected = fused(arrays), reference(*arrays)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+def test_value_and_gradient_equal_optax() -> None:
+    hidden, table, _, targets, weights = problem(1)
+
+    def of(loss: Callable) -> tuple:
+        inputs = jnp.asarray(hidden, jnp.float32), jnp.asarray(table, jnp.float32)
+        return tiny.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*inputs)
+
+    def theirs(hidden: jax.Array, table: jax.Array) -> jax.Array:
+        return (weights * optax.softmax_cross_entropy_with_integer_labels(hidden @ table.T, targets)).sum()
+
+    ours = of(lambda hidden, table: token_loss(Projection(hidden, table, None), targets, jnp.asarray(weights)).loss)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, of(theirs))
+
+
+def test_value_without_gradient_is_the_same(sliced: None) -> None:
+    hidden, table, bias, targets, weights = arrays = problem(2)
+    single = (jnp.asarray(x, jnp.float32) for x in (hidden, table, bias))
+    loss, correct = tiny.jit(token_loss)(Projection(*single), jnp.asarray(targets), jnp.asarray(weights, jnp.float32))
+    expected = reference(*arrays)
+    assert float(loss) == pytest.approx(expected["loss"], rel=1e-5)
+    assert float(correct) == expected["correct"]
+
+
+def test_positions_of_weight_zero_have_no_influence() -> None:
+    hidden, table, bias, targets, weights = problem()
+    before = fused((hidden, table, bias, targets, weights))
+    hidden, targets = hidden.copy(), targets.copy()
+    hidden[weights == 0], targets[weights == 0] = 50.0, 0
+    after = fused((hidden, table, bias, targets, weights))
+    for name in ("loss", "correct", "table", "bias"):
+        np.testing.assert_allclose(before[name], after[name], rtol=1e-6, atol=1e-6)
+    assert (after["hidden"][weights == 0] == 0).all()
+
+
+def test_correct_counts_positions_whose_target_is_the_argmax() -> None:
+    hidden, table, bias, _, weights = problem(3)
+    best = (hidden @ table.T + bias).argmax(-1)
+    targets = np.where(np.arange(B * M).reshape(B, M) % 3 == 0, best, (best + 1) % V)
+    expected = (weights * (np.arange(B * M).reshape(B, M) % 3 == 0)).sum()
+    assert float(fused((hidden, table, bias, targets, weights))["correct"]) == pytest.approx(expected)
+
+
+def test_large_logits_stay_finite() -> None:
+    hidden, table, bias, targets, weights = problem()
+    arrays = (1e3 * hidden, table, bias, targets, weights)
+    got, expected = fused(arrays), reference(*arrays)
+    assert float(got["loss"]) == pytest.approx(expected["loss"], rel=1e-4)
+    np.testing.assert_allclose(got["hidden"], expected["hidden"], atol=1e-3)
+
+
+def test_gradient_passes_on_what_the_loss_is_multiplied_with() -> None:
+    arrays = problem()
+    once, scaled = fused(arrays), fused(arrays, scale=0.37)
+    for name in ("loss", "hidden", "table", "bias"):
+        np.testing.assert_allclose(scaled[name], 0.37 * once[name], rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_states_have_rounded_but_unbiased_gradients(sliced: None) -> None:
+    hidden, table, *rest = problem(m=200)
+    arrays = (*(np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64) for x in (hidden, table)), *rest)
+    got, expected = fused(arrays, jnp.bfloat16, scale=0.37), reference(*arrays)
+    assert got["hidden"].dtype == jnp.bfloat16 and got["table"].dtype == got["bias"].dtype == jnp.float32
+    assert float(got["loss"]) == pytest.approx(0.37 * expected["loss"], rel=1e-5)
+    for name in ("hidden", "table", "bias"):
+        right, found = 0.37 * expected[name], np.asarray(got[name], np.float64)
+        assert np.abs(found - right).max() < 2**-7 * np.abs(right).max(), name
+        # Rounding errors of single elements cancel in a projection on the right answer; a wrong factor would not.
+        assert (found * right).sum() / (right * right).sum() == pytest.approx(1, abs=2**-10), name

@@ -1,0 +1,300 @@
+"""Masked pairs against the corpus they come from, and against the rates of the paper (Devlin et al. 2018).
+
+In the stores of these tests every token occurs once: id 5 + j is token j of the corpus, so a row tells where each of
+its tokens was read. Statistical bounds are five standard deviations; draws are fixed by their keys.
+
+Legend: B rows, L length, M masked positions.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tiny
+
+from lm_research.data.store import TokenStore
+from lm_research.objectives.masked_lm import MaskedPairs, group_sentences, num_masked
+
+PAD, UNK, CLS, SEP, MASK = range(5)
+SPECIAL = 5
+L = 32
+
+
+def numbered_store(folder: pathlib.Path, seed: int, count: int, sentences: tuple, words: tuple) -> TokenStore:
+    """Documents of random lengths whose tokens are numbered through."""
+    token = SPECIAL
+    texts = []
+    for document in tiny.documents(seed, count, sentences, words):
+        texts.append([])
+        for sentence in document:
+            texts[-1].append(list(range(token, token + len(sentence))))
+            token += len(sentence)
+    return tiny.store(folder, texts, vocab_size=token)
+
+
+def make(store: TokenStore, seed: int = 0, purpose: str = "train", length: int = L, **objective: Any) -> MaskedPairs:
+    sections = dict(model=dict(max_length=512), data=dict(max_length=length), objective=objective, seed=seed)
+    tokenizer = tiny.WordTokenizer(len(store.token_counts))
+    return MaskedPairs(store, tokenizer, tiny.config("bert", **sections), purpose)
+
+
+def whole_epoch(examples: MaskedPairs, epoch: int = 0) -> dict[str, np.ndarray]:
+    return examples.batch(np.full(examples.num_examples, epoch), np.arange(examples.num_examples))
+
+
+class Row(NamedTuple):
+    """One row with its masks undone: places in the corpus of A and B, and the labels."""
+
+    a: range
+    b: range
+    is_random: bool
+    length: int
+
+
+def read_row(batch: dict[str, np.ndarray], b: int) -> Row:
+    """Undoes the masks, checks [CLS] A [SEP] B [SEP] with its types and segments, and that A and B are corpus text."""
+    tokens, real = batch["tokens_BL"][b].copy(), batch["weights_BM"][b] > 0
+    tokens[batch["mask_positions_BM"][b][real]] = batch["targets_BM"][b][real]
+    length = int(batch["segments_BL"][b].sum())
+    ends = np.flatnonzero(tokens == SEP)
+    assert tokens[0] == CLS and len(ends) == 2 and ends[1] == length - 1
+    assert (tokens[length:] == PAD).all() and (batch["segments_BL"][b] == (np.arange(L) < length)).all()
+    column = np.arange(L)
+    assert (batch["types_BL"][b] == ((column > ends[0]) & (column < length))).all()
+    parts = tokens[1 : ends[0]] - SPECIAL, tokens[ends[0] + 1 : ends[1]] - SPECIAL
+    for part in parts:
+        assert len(part) and (np.diff(part) == 1).all()
+    spans = (range(int(part[0]), int(part[-1]) + 1) for part in parts)
+    return Row(*spans, bool(batch["next_sentence_B"][b]), length)
+
+
+class Corpus(NamedTuple):
+    examples: MaskedPairs
+    batch: dict[str, np.ndarray]
+    rows: list[Row]
+    store: TokenStore
+
+    def document(self, place: int) -> int:
+        starts = np.asarray(self.store.sentence_starts)[np.asarray(self.store.document_starts)]
+        return int(np.searchsorted(starts, place, side="right") - 1)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    store = numbered_store(tmp_path_factory.mktemp("store"), 0, 700, (1, 40), (1, 12))
+    examples = make(store)
+    batch = whole_epoch(examples)
+    return Corpus(examples, batch, [read_row(batch, b) for b in range(examples.num_examples)], store)
+
+
+def near(share: float, expected: float, count: int) -> bool:
+    return abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / count)
+
+
+@pytest.mark.parametrize(("length", "rate", "expected"), [(128, 0.15, 20), (512, 0.15, 77), (8, 0.01, 1)])
+def test_number_of_masked_positions(length: int, rate: float, expected: int) -> None:
+    assert num_masked(length, rate) == expected  # the paper's 20 and 77
+
+
+def test_chunks_cover_every_sentence_and_fill_a_row(corpus: Corpus) -> None:
+    room, starts = L - 3, np.asarray(corpus.store.sentence_starts)
+    chunks = group_sentences(corpus.store, room)
+    covered = np.zeros(corpus.store.num_sentences, int)
+    for number, (document, start, stop) in enumerate(chunks):
+        first, end = corpus.store.document_starts[document : document + 2]
+        assert first <= start < stop <= end
+        covered[start:stop] += 1
+        tokens = starts[stop] - starts[start]
+        if stop < end:  # full, and not with a sentence more than it needs
+            assert tokens >= room and starts[stop - 1] - starts[start] < room
+        elif stop - start == 1:  # a lone sentence only where there is none to add
+            assert start == first or number and chunks[number - 1][2] == start
+    assert covered.min() == 1
+    twice = np.flatnonzero(covered == 2)  # the sentence before a last one
+    assert all(sentence + 2 in np.asarray(corpus.store.document_starts) for sentence in twice)
+    assert len({tuple(chunk) for chunk in chunks}) == len(chunks)
+
+
+def test_masked_tokens_are_replaced_80_10_10(corpus: Corpus) -> None:
+    batch = corpus.batch
+    row, place = np.nonzero(batch["weights_BM"])
+    now = batch["tokens_BL"][row, batch["mask_positions_BM"][row, place]]
+    was = batch["targets_BM"][row, place]
+    count = len(now)
+    assert count > 7000 and (was >= SPECIAL).all()
+    assert near((now == MASK).mean(), 0.8, count)
+    ordinary = len(corpus.store.token_counts) - SPECIAL
+    assert near((now == was).mean(), 0.1 + 0.1 / ordinary, count)
+    strange = now[(now != MASK) & (now != was)]
+    assert near(len(strange) / count, 0.1 * (1 - 1 / ordinary), count) and (strange >= SPECIAL).all()
+    # Uniform over the vocabulary: mean and standard deviation of a uniform number.
+    assert abs((strange - SPECIAL).mean() / ordinary - 0.5) < 5 * math.sqrt(1 / 12 / len(strange))
+    assert abs((strange - SPECIAL).std() / ordinary - math.sqrt(1 / 12)) < 0.03
+
+
+def test_each_row_predicts_15_percent_of_its_tokens_and_no_special_one(corpus: Corpus) -> None:
+    for b, row in enumerate(corpus.rows):
+        real = corpus.batch["weights_BM"][b] > 0
+        places = corpus.batch["mask_positions_BM"][b]
+        wanted = min(max(1, round(row.length * 0.15)), num_masked(L, 0.15), len(row.a) + len(row.b))
+        assert real.sum() == wanted and (np.diff(places[real]) > 0).all()
+        assert not np.isin(places[real], [0, len(row.a) + 1, row.length - 1]).any() and places[real].max() < row.length
+        assert (places[~real] == 0).all() and (corpus.batch["targets_BM"][b][~real] == 0).all()
+
+
+def test_every_ordinary_position_is_masked_as_often(corpus: Corpus) -> None:
+    counts, chances = np.zeros(L), np.zeros(L)
+    for b, row in enumerate(corpus.rows):
+        real = corpus.batch["weights_BM"][b] > 0
+        counts += np.bincount(corpus.batch["mask_positions_BM"][b][real], minlength=L)
+        ordinary = (np.arange(L) > 0) & (np.arange(L) < row.length - 1) & (np.arange(L) != len(row.a) + 1)
+        chances += ordinary * real.sum() / ordinary.sum()
+    inside = chances > 0
+    assert (np.abs(counts - chances)[inside] < 5 * np.sqrt(chances[inside])).all()
+
+
+def test_labels_are_true(corpus: Corpus) -> None:
+    following = 0
+    for row in corpus.rows:
+        if row.is_random:
+            assert corpus.document(row.a[0]) != corpus.document(row.b[0])
+        else:
+            assert corpus.document(row.a[0]) == corpus.document(row.b[-1])
+            assert row.b[0] >= row.a[-1] + 1
+            following += row.b[0] == row.a[-1] + 1
+            if row.b[0] > row.a[-1] + 1:  # only what was cut off lies between
+                assert row.length == L or row.b[0] - row.a[-1] <= 12 * L
+    assert following > 0.3 * len(corpus.rows) / 2
+
+
+def test_half_of_the_pairs_are_random_where_a_chunk_can_be_cut(corpus: Corpus) -> None:
+    chunks = corpus.examples.chunks
+    lone = chunks[:, 2] - chunks[:, 1] == 1
+    labels = corpus.batch["next_sentence_B"]
+    assert labels[lone].all()
+    # A tenth are shortened, some to one sentence, and those have no choice: between 50% and 50% + 10% / 2.
+    share, sigma = labels[~lone].mean(), math.sqrt(0.25 / (~lone).sum())
+    assert 0.5 - 5 * sigma < share < 0.55 + 5 * sigma
+
+
+def test_random_seconds_look_like_true_ones(corpus: Corpus) -> None:
+    """Nothing but the meaning may give the label away: both kinds are filled up, and cut, in the same way."""
+    full = [row for row in corpus.rows if row.length == L]
+    boundaries = np.asarray(corpus.store.sentence_starts)
+    shares = []
+    for is_random in (False, True):
+        ends = [(r.a[0], r.a[-1] + 1, r.b[0], r.b[-1] + 1) for r in full if r.is_random == is_random]
+        shares.append(
+            1 - np.isin(ends, boundaries).mean(0)
+        )  # inside a sentence: A's front and back, B's front and back
+    assert (np.array(shares) > 0.2).all() and np.abs(shares[0] - shares[1]).max() < 0.15, shares
+
+
+def test_cuts_fall_on_every_sentence_boundary_as_often(tmp_path: pathlib.Path) -> None:
+    examples = make(numbered_store(tmp_path, 2, 5, (60, 61), (1, 2)), short_rate=0.0)
+    epochs = 2000  # of the first chunk: 29 sentences of one token, so nothing is cut off and there are 28 places
+    batch = examples.batch(np.arange(epochs), np.zeros(epochs, int))
+    rows = [read_row(batch, b) for b in range(epochs)]
+    counts = np.bincount([len(row.a) for row in rows if not row.is_random], minlength=29)[1:]
+    assert len(counts) == 28
+    chi = ((counts - counts.mean()) ** 2).sum() / counts.mean()
+    assert abs(chi - 27) < 5 * math.sqrt(2 * 27)
+
+
+def paper_loop(a: int, b: int, room: int) -> tuple[int, int]:
+    """Lengths after the released generator's truncation: one token at a time from the longer, B when level."""
+    while a + b > room:
+        a, b = (a - 1, b) if a > b else (a, b - 1)
+    return a, b
+
+
+def test_truncation_ends_where_the_papers_loop_does(corpus: Corpus) -> None:
+    key, room = np.array([1], np.uint64), 9
+    fronts, cuts = 0, 0
+    for a in range(0, 24):
+        for b in range(0, 24):
+            first, second = corpus.examples._truncate(np.arange(a), np.arange(b), room, key * np.uint64(97 * a + b))
+            assert (len(first), len(second)) == paper_loop(a, b, room)
+            for part, length in ((first, a), (second, b)):
+                assert (np.diff(part) == 1).all()
+                if len(part):
+                    fronts, cuts = fronts + part[0], cuts + length - len(part)
+    assert near(fronts / cuts, 0.5, cuts)
+
+
+@pytest.fixture(scope="module")
+def long_documents(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    return numbered_store(tmp_path_factory.mktemp("store"), 1, 60, (400, 401), (1, 6))
+
+
+def test_a_tenth_of_the_rows_is_cut_to_a_uniform_length(long_documents: TokenStore) -> None:
+    examples = make(long_documents, next_sentence=False)
+    starts = np.asarray(long_documents.sentence_starts)
+    room = L - 2
+    full = starts[examples.chunks[:, 2]] - starts[examples.chunks[:, 1]] >= room
+    lengths = whole_epoch(examples)["segments_BL"].sum(1)[full] - 2
+    short = lengths[lengths < room]
+    assert near(len(short) / len(lengths), 0.1 * (1 - 1 / (room - 1)), len(lengths))
+    assert short.min() >= 2 and abs(short.mean() - (2 + room - 1) / 2) < 5 * (room - 2) / math.sqrt(12 * len(short))
+    never = whole_epoch(make(long_documents, next_sentence=False, short_rate=0.0))
+    assert (never["segments_BL"].sum(1)[full] == L).all()
+
+
+def test_single_segments_have_one_separator_and_no_types(long_documents: TokenStore) -> None:
+    batch = whole_epoch(make(long_documents, next_sentence=False))
+    lengths = batch["segments_BL"].sum(1)
+    assert ((batch["tokens_BL"] == SEP).sum(1) == 1).all() and not batch["types_BL"].any()
+    assert (batch["tokens_BL"][np.arange(len(lengths)), lengths - 1] == SEP).all()
+    assert not batch["next_sentence_B"].any()
+
+
+def test_an_example_is_a_function_of_seed_epoch_and_index(corpus: Corpus) -> None:
+    index = np.array([17, 3, 999, 3])
+    alone = [make(corpus.store).batch(np.array([0]), np.array([i])) for i in index]
+    for name, value in corpus.batch.items():
+        np.testing.assert_array_equal(value[index], np.concatenate([batch[name] for batch in alone]))
+    mixed = corpus.examples.batch(np.array([5, 0, 5]), np.array([8, 17, 3]))
+    np.testing.assert_array_equal(mixed["tokens_BL"][1], corpus.batch["tokens_BL"][17])
+    np.testing.assert_array_equal(mixed["tokens_BL"][2], whole_epoch(corpus.examples, 5)["tokens_BL"][3])
+
+
+def test_epochs_seeds_and_purposes_mask_differently(corpus: Corpus) -> None:
+    others = [whole_epoch(corpus.examples, 1), whole_epoch(make(corpus.store, seed=1))]
+    others.append(whole_epoch(make(corpus.store, purpose="validation")))
+    for other in others:
+        assert (other["mask_positions_BM"] != corpus.batch["mask_positions_BM"]).any(1).mean() > 0.95
+        # Labels are drawn anew: half agree by chance, and those of lone sentences always.
+        assert 0.4 < (other["next_sentence_B"] == corpus.batch["next_sentence_B"]).mean() < 0.65
+
+
+def test_empty_rows_weigh_nothing_and_change_no_other(corpus: Corpus) -> None:
+    batch = corpus.examples.batch(np.zeros(3, int), np.array([4, -1, 2]))
+    for name in ("segments_BL", "types_BL", "weights_BM", "row_weights_B", "mask_positions_BM", "tokens_BL"):
+        assert not batch[name][1].any()
+    for name, value in corpus.batch.items():
+        np.testing.assert_array_equal(batch[name][[0, 2]], value[[4, 2]])
+
+
+def test_batches_have_the_types_the_step_expects(corpus: Corpus) -> None:
+    floats = {"weights_BM", "row_weights_B"}
+    for name, value in corpus.batch.items():
+        assert value.dtype == (np.float32 if name in floats else np.int32), name
+    assert corpus.batch["mask_positions_BM"].shape == (corpus.examples.num_examples, num_masked(L, 0.15))
+
+
+def test_one_document_has_no_other_to_draw_from(tmp_path: pathlib.Path) -> None:
+    store = numbered_store(tmp_path, 3, 1, (200, 201), (1, 6))
+    batch = whole_epoch(make(store))
+    assert not batch["next_sentence_B"].any()
+    assert all(read_row(batch, b).b[0] > read_row(batch, b).a[-1] for b in range(len(batch["tokens_BL"])))
+
+
+def test_sentences_longer_than_a_row_make_level_pairs(tmp_path: pathlib.Path) -> None:
+    store = numbered_store(tmp_path, 4, 20, (3, 4), (200, 201))
+    batch = whole_epoch(make(store, short_rate=0.0))
+    rows = [read_row(batch, b) for b in range(len(batch["tokens_BL"]))]
+    assert all(row.length == L and {len(row.a), len(row.b)} == {14, 15} for row in rows)

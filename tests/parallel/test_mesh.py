@@ -1,0 +1,74 @@
+"""Shapes of meshes, and what is refused with the arithmetic."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from lm_research.config import MeshConfig
+from lm_research.errors import MeshError
+from lm_research.parallel.mesh import AXES, make_mesh, mesh_shape
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "expected"),
+    [
+        ({}, 1, (1, 1, 1)),
+        ({}, 8, (8, 1, 1)),
+        ({"preset": "fsdp"}, 8, (1, 8, 1)),
+        ({"tensor": 2}, 8, (4, 1, 2)),
+        ({"preset": "fsdp", "tensor": 2}, 8, (1, 4, 2)),
+        ({"preset": "fsdp", "data": 2}, 8, (2, 4, 1)),
+        ({"preset": "fsdp", "data": 2, "tensor": 2}, 8, (2, 2, 2)),
+        ({"fsdp": 4}, 8, (2, 4, 1)),
+        ({"fsdp": 4, "tensor": 2}, 8, (1, 4, 2)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, 8, (2, 2, 2)),
+        ({"data": 1, "fsdp": 1, "tensor": 1}, 1, (1, 1, 1)),
+        ({"data": 3}, 3, (3, 1, 1)),
+        ({"preset": "fsdp", "fsdp": 4}, 4, (1, 4, 1)),
+        ({"tensor": 8}, 256, (32, 1, 8)),
+    ],
+)
+def test_the_presets_axis_takes_what_is_left(given: dict, devices: int, expected: tuple) -> None:
+    assert mesh_shape(MeshConfig(**given), devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "devices", "words"),
+    [
+        (
+            {"tensor": 3},
+            8,
+            "mesh: 8 devices cannot be divided by the 3 that data=1 x fsdp=1 x tensor=3 ask for (0 counts as 1 here). "
+            "Choose sizes whose product divides 8.",
+        ),
+        (
+            {"preset": "fsdp", "data": 4, "tensor": 4},
+            8,
+            "mesh: 8 devices cannot be divided by the 16 that data=4 x fsdp=1 x tensor=4 ask for (0 counts as 1 here). "
+            "Choose sizes whose product divides 8.",
+        ),
+        (
+            {"data": 4},
+            8,
+            "mesh: data=4 x fsdp=1 x tensor=1 = 4 devices, but this machine has 8. Leave mesh.data=0 to take what is left "
+            "over, or choose sizes whose product is 8.",
+        ),
+        (
+            {"preset": "fsdp", "data": 2, "fsdp": 2, "tensor": 4},
+            8,
+            "mesh: data=2 x fsdp=2 x tensor=4 = 16 devices, but this machine has 8. Leave mesh.fsdp=0 to take what is left "
+            "over, or choose sizes whose product is 8.",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(given: dict, devices: int, words: str) -> None:
+    with pytest.raises(MeshError) as refused:
+        mesh_shape(MeshConfig(**given), devices)
+    assert str(refused.value) == words
+
+
+def test_one_device_is_a_mesh_too() -> None:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    assert mesh.axis_names == AXES and dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)

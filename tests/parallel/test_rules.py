@@ -1,0 +1,78 @@
+"""Logical axes on mesh axes. Abstract meshes stand for machines that are not here."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from lm_research.errors import MeshError
+from lm_research.parallel.mesh import AXES
+from lm_research.parallel.rules import batch_sharding, constrain, param_sharding, partition_spec, tree_shardings
+
+
+def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
+    return AbstractMesh((data, fsdp, tensor), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("axes", "expected"),
+    [
+        (("embed", "mlp"), PartitionSpec("fsdp", "tensor")),
+        (("layers", "embed", "heads", None), PartitionSpec(None, "fsdp", "tensor", None)),
+        (("vocab", "embed"), PartitionSpec("tensor", "fsdp")),
+        (("batch", None, "act_mlp"), PartitionSpec(("data", "fsdp"), None, "tensor")),
+        ((None,), PartitionSpec(None)),
+    ],
+)
+def test_names_become_mesh_axes(axes: tuple, expected: PartitionSpec) -> None:
+    assert partition_spec(axes) == expected
+
+
+def test_what_cannot_be_divided_is_refused_with_the_arithmetic() -> None:
+    with pytest.raises(MeshError) as refused:
+        param_sharding(mesh(tensor=4), "decoder/layers/query/kernel", (2, 16, 9, 8), ("layers", "embed", "heads", None))
+    assert str(refused.value) == (
+        "mesh: parameter decoder/layers/query/kernel has 9 'heads' entries, which 4 devices of axis 'tensor' cannot share "
+        "equally (9 = 2 x 4 + 1). Change mesh.tensor or the model's size; a vocabulary can be padded with "
+        "--config.model.vocab_size."
+    )
+
+
+def test_a_dimension_that_is_not_divided_may_have_any_size() -> None:
+    sharding = param_sharding(mesh(data=8, tensor=4), "w", (9, 12), ("embed", "heads"))
+    assert sharding.shard_shape((9, 12)) == (9, 3)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_shards_of_a_model_add_up(family: str) -> None:
+    definition = tiny.model(family)
+    shardings = tree_shardings(mesh(data=2, fsdp=4, tensor=2), definition.shapes, definition.axes)
+    places = jax.tree.map(lambda leaf, sharding: sharding.shard_shape(leaf.shape), definition.shapes, shardings)
+    stack = places["encoder" if family == "bert" else "decoder"]
+    # V 64 over tensor 2, D 16 over fsdp 4, H 2 and F 32 over tensor 2; K 8 and the norms stay whole.
+    assert stack["embeddings"]["tokens"] == (32, 4) and stack["embeddings"]["positions"] == (16, 4)
+    layers = stack["layers"]
+    assert layers["attention"]["query"] == {"kernel": (2, 4, 1, 8), "bias": (2, 1, 8)}
+    assert layers["attention"]["output"] == {"kernel": (2, 1, 8, 4), "bias": (2, 4)}
+    assert layers["feed_forward"]["up"] == {"kernel": (2, 4, 16), "bias": (2, 16)}
+    assert layers["feed_forward"]["down"] == {"kernel": (2, 16, 4), "bias": (2, 4)}
+    assert layers["attention_norm"] == {"scale": (2, 16), "bias": (2, 16)}
+
+
+def test_a_models_misfit_names_its_parameter() -> None:
+    definition = tiny.model("bert", hidden_size=27, num_heads=9)
+    with pytest.raises(MeshError, match=r"parameter encoder/layers/attention/key/bias has 9 'heads' .*9 = 2 x 4 \+ 1"):
+        tree_shardings(mesh(tensor=4), definition.shapes, definition.axes)
+
+
+def test_batches_lie_on_data_and_fsdp() -> None:
+    assert batch_sharding(mesh(2, 2, 2)).shard_shape((16, 5)) == (4, 5)
+    assert batch_sharding(mesh(2, 2, 2), leading=1).shard_shape((3, 16, 5)) == (3, 4, 5)
+
+
+def test_constrain_does_nothing_without_a_mesh() -> None:
+    x = jnp.ones((2, 3))
+    assert constrain(x, "batch", None) is x

@@ -1,0 +1,146 @@
+"""Stopped or killed at any moment, a run started again with the same command ends as the undisturbed one: bit for bit."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+import signal
+import time
+
+import pytest
+from train_helpers import (
+    LOG,
+    SLOW_CHECKPOINTS,
+    SLOW_CORPUS,
+    SLOW_FEED,
+    STEPS,
+    Lab,
+    checkpoints,
+    finish,
+    kill_when,
+    last_step,
+    metrics,
+    same,
+    start,
+    summary,
+    unfinished,
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_saves_and_ends_with_its_own_code(
+    lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = lab.start(tmp_path, before=SLOW_FEED)
+    kill_when(process, lambda: last_step(tmp_path) >= LOG, number)
+    code, output = finish(process)
+    assert code == 75, output
+    stopped = summary(tmp_path)
+    assert stopped["status"] == "stopped" and LOG <= stopped["step"] < STEPS
+    assert checkpoints(tmp_path)[-1] == stopped["step"] and not unfinished(tmp_path / "checkpoints")
+    assert f"stopped by a signal after step {stopped['step']}" in output and "Traceback" not in output
+    assert lab.train(tmp_path) == 0
+    assert f"resuming after step {stopped['step']}" in capsys.readouterr().out
+    assert same(bert_run, tmp_path)
+
+
+def test_killed_while_it_writes_a_checkpoint(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The checkpoint of step 12 is half written: its folder is ignored, the one of step 6 is intact."""
+    folder = tmp_path / "checkpoints"
+    process = lab.start(tmp_path, before=SLOW_FEED + SLOW_CHECKPOINTS)
+    kill_when(process, lambda: checkpoints(tmp_path) == [6] and unfinished(folder), signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    assert checkpoints(tmp_path) == [6] and unfinished(folder)
+    second = lab.start(tmp_path, before=SLOW_FEED)  # and while it runs again, nobody else may
+    kill_when(second, lambda: "resuming after step 6" in (tmp_path / "log.txt").read_text(), signal.SIGCONT)
+    assert lab.train(tmp_path) == 2
+    assert finish(second)[0] == 0
+    assert same(bert_run, tmp_path)
+    assert checkpoints(tmp_path) == checkpoints(bert_run) and not unfinished(folder)
+
+
+def test_killed_while_it_builds_the_corpus(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    cache = tmp_path / "cache"
+    flag = f"--config.data.cache_dir={cache}"
+    process = lab.start(tmp_path / "run", flag, before=SLOW_CORPUS)
+    kill_when(process, lambda: any(path.is_dir() for path in unfinished(cache)), signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    assert all("tmp" in path.name for path in cache.iterdir())
+    assert lab.train(tmp_path / "run", flag) == 0
+    assert same(bert_run, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["bert", "gpt"])
+def test_five_random_kills(lab: Lab, tmp_path: pathlib.Path, variant: str) -> None:
+    """The real command, killed five times at moments drawn from the whole of an undisturbed run."""
+    flags = ("--config.train.num_steps=400", "--config.checkpoint.every_steps=15", "--config.eval.every_steps=100")
+    lab.train(tmp_path / "warm", *flags, variant=variant)  # compiled programs and corpus are in the caches now
+    begin = time.monotonic()
+    code, output = finish(lab.start(tmp_path / "whole", *flags, variant=variant))
+    duration = time.monotonic() - begin
+    assert code == 0, output
+    draw, workdir, killed = random.Random(5), tmp_path / "killed", []
+    while len(killed) < 5:
+        process = lab.start(workdir, *flags, variant=variant)
+        moment = time.monotonic() + draw.uniform(0.1, 1.0) * duration
+        while time.monotonic() < moment and process.poll() is None:
+            time.sleep(0.001)
+        if process.poll() is not None:  # it was quicker this time: the next one starts from nothing
+            finish(process)
+            assert same(tmp_path / "whole", workdir)
+            workdir = tmp_path / f"killed{len(killed)}"
+            continue
+        process.kill()
+        finish(process)
+        killed.append(last_step(workdir))
+    code, output = finish(lab.start(workdir, *flags, variant=variant))
+    assert code == 0, output
+    print(f"killed after the lines of steps {killed}; a run takes {duration:.1f} s")
+    assert same(tmp_path / "whole", workdir)
+
+
+@pytest.mark.slow
+def test_killed_at_every_kind_of_moment_while_saving(lab: Lab, tmp_path: pathlib.Path) -> None:
+    """Saving at every step, killed as soon as a temporary folder, a new checkpoint, or a vanishing old one is seen."""
+    flags = ("--config.checkpoint.every_steps=1", "--config.checkpoint.keep=2", "--config.train.num_steps=60")
+    assert lab.train(tmp_path / "whole", *flags) == 0
+    workdir = tmp_path / "killed"
+    folder, draw = workdir / "checkpoints", random.Random(1)
+    moments = [
+        lambda: unfinished(folder),
+        lambda: len(checkpoints(workdir)) >= 3,
+        lambda: checkpoints(workdir)[:1] > [3],
+        lambda: any(not (folder / str(step) / "state").exists() for step in checkpoints(workdir)),
+    ]
+    for number in range(6):
+        process = lab.start(workdir, *flags, before=SLOW_FEED.replace("0.1", "0.02"))
+        first, deadline = last_step(workdir), time.monotonic() + 60
+        wanted, after = moments[number % len(moments)], draw.uniform(0, 0.3)
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                if checkpoints(workdir)[-1:] > [first + 2] and wanted():
+                    break
+            except FileNotFoundError:  # a folder that vanished between two looks
+                break
+        time.sleep(after if number >= len(moments) else 0)
+        process.kill()
+        finish(process)
+    assert lab.train(workdir, *flags) == 0
+    assert same(tmp_path / "whole", workdir)
+    assert not unfinished(folder)
+
+
+@pytest.mark.slow
+def test_worker_processes_change_no_number_and_end_with_the_run(
+    lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    flags = [*lab.flags(), f"--workdir={tmp_path}", "--config.data.num_workers=2"]
+    process = start(flags)
+    kill_when(process, lambda: last_step(tmp_path) >= LOG, signal.SIGTERM)
+    code, output = finish(process)
+    assert code in (0, 75), output
+    code, output = finish(start(flags))
+    assert code == 0, output
+    assert same(bert_run, tmp_path)
+    assert len(metrics(tmp_path)) == len(metrics(bert_run))

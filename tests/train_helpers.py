@@ -1,0 +1,188 @@
+"""Tiny training runs through the real command, in this process or in one of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+
+from lm_research import cli, compare, train
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS, LOG, SAVE, EVALUATE = 20, 7, 6, 10  # no two of them meet before the end, so every kind of resume occurs
+_WORDS = """the a king son house city day people land man lord went came said gave took saw made great good old many few
+all his her their of in to and with from over under river stone bread water light night sheep field father mother
+brother servant voice hand heart word law gold fire mountain sea""".split()
+
+# What a child process does before the command, where a test needs it slow enough to be caught in the act.
+SLOW_FEED = """
+import time
+from lm_research.data.order import Feed
+make = Feed.__call__
+Feed.__call__ = lambda self, number: (time.sleep(0.1 * (self.seed is not None)), make(self, number))[1]
+"""
+SLOW_CHECKPOINTS = """
+import time
+from lm_research.training import checkpoint
+write = checkpoint._FilesHandler.save
+checkpoint._FilesHandler.save = lambda *args: (write(*args), time.sleep(0.5))[0]
+"""
+SLOW_CORPUS = """
+import time
+from lm_research.data import store
+publish = store.publish
+store.publish = lambda *args: (time.sleep(0.5), publish(*args))[1]
+"""
+
+
+def text(documents: int = 60, seed: int = 0) -> str:
+    """Documents of a few sentences of random words, divided by blank lines."""
+    draw = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(draw.choice(_WORDS) for _ in range(draw.randint(4, 10))).capitalize() + "."
+
+    return "\n\n".join("\n".join(sentence() for _ in range(draw.randint(4, 9))) for _ in range(documents)) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """A corpus and a cache that tests share.
+
+    Attributes:
+      folder: where both lie.
+    """
+
+    folder: pathlib.Path
+
+    @classmethod
+    def make(cls, folder: pathlib.Path) -> Lab:
+        (folder / "corpus.txt").write_text(text())
+        return cls(folder)
+
+    def flags(self, variant: str = "bert") -> list[str]:
+        """The tiny run `variant`: bert as the paper has it, or gpt with accumulation, averaging and nonfinite=skip."""
+        keys = {
+            "model.num_layers": 2, "model.hidden_size": 32, "model.intermediate_size": 64, "model.max_length": 32,
+            "model.dropout_rate": 0.1, "model.attention_dropout_rate": 0.1, "data.max_length": 32,
+            "data.source": self.folder / "corpus.txt", "data.cache_dir": self.folder / "cache",
+            "tokenizer.vocab_size": 320, "train.num_steps": STEPS, "train.batch_size": 8, "logging.every_steps": LOG,
+            "logging.trackers": "none", "eval.every_steps": EVALUATE, "eval.num_batches": 3, "eval.num_samples": 1,
+            "checkpoint.every_steps": SAVE, "checkpoint.every_minutes": 0, "checkpoint.keep": 4,
+        }  # fmt: skip
+        if variant == "gpt":
+            keys |= {"train.accumulation_steps": 2, "train.ema_decay": 0.9, "train.nonfinite": "skip"}
+        flags = [f"--config.{key}={value}" for key, value in keys.items()]
+        return [f"--config={ROOT}/configs/quickstart.py:{variant}", *flags]
+
+    def train(self, workdir: pathlib.Path, *flags: str, variant: str = "bert") -> int:
+        """Runs the verb in this process; returns its exit code."""
+        return call([*self.flags(variant), f"--workdir={workdir}", *flags])
+
+    def start(
+        self, workdir: pathlib.Path, *flags: str, variant: str = "bert", before: str = "", **environment: str
+    ) -> subprocess.Popen[str]:
+        """Starts the verb in a process of its own, after the Python statements of `before` if there are any."""
+        return start([*self.flags(variant), f"--workdir={workdir}", *flags], before, **environment)
+
+
+def call(argv: list[str]) -> int:
+    """`python -m lm_research.train ARGV` in this process, which keeps JAX's settings; returns the exit code.
+
+    The measured peak of the CPU is left out: it takes a second and tells nothing here.
+    """
+    mesh, precision = jax.sharding.get_mesh(), jax.config.jax_default_matmul_precision
+    with mock.patch.object(train, "peak_flops", lambda: (1e12, "made up")):
+        try:
+            return cli.call(train.main, argv, verb="train", summary="")
+        finally:
+            jax.set_mesh(mesh)
+            jax.config.update("jax_default_matmul_precision", precision)
+
+
+def start(argv: list[str], before: str = "", **environment: str) -> subprocess.Popen[str]:
+    """`python -m lm_research.train ARGV` in a process of its own; its output is piped, errors included."""
+    command = [sys.executable, "-m", "lm_research.train"]
+    if before:
+        command = [
+            sys.executable,
+            "-c",
+            f"{before}\nfrom lm_research import cli, train\ncli.run(train.main, verb='train', summary='')",
+        ]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    return subprocess.Popen(
+        [*command, *argv], env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str]:
+    """Waits; returns exit code and output."""
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+def kill_when(process: subprocess.Popen[str], ready: Callable[[], Any], number: int, timeout: float = 200) -> None:
+    """Sends a signal as soon as `ready()` is true; fails if the process ends before."""
+    deadline = time.monotonic() + timeout
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            code, output = finish(process)
+            raise AssertionError(f"never ready; exit code {code}\n{output}")
+        time.sleep(0.002)
+    process.send_signal(number)
+
+
+def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl; none before the run writes one, and no line that is not yet whole."""
+    path = workdir / "metrics.jsonl"
+    content = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+
+
+def last_step(workdir: pathlib.Path) -> int:
+    return max([line["step"] for line in metrics(workdir)], default=0)
+
+
+def checkpoints(workdir: pathlib.Path) -> list[int]:
+    """Steps of the finished checkpoints."""
+    folder = workdir / "checkpoints"
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
+def unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Temporary folders in a folder: of checkpoints, or of corpora, that are being written or whose writer died."""
+    return [path for path in folder.iterdir() if "tmp" in path.name] if folder.is_dir() else []
+
+
+def summary(workdir: pathlib.Path) -> dict[str, Any]:
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def same(a: pathlib.Path, b: pathlib.Path) -> bool:
+    """Whether `python -m lm_research.compare A B --assert-equal` exits with 0."""
+    with quiet():
+        code = compare.main([str(a), str(b), "--assert-equal"])
+    assert code in (0, 1)
+    return code == 0
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

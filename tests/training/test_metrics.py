@@ -1,0 +1,96 @@
+"""metrics.jsonl: every number in full, nothing filtered, and after a restart only what still holds."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import struct
+
+from tensorboardX.proto import event_pb2
+
+from lm_research.training.metrics import MetricsWriter, read_metrics
+
+
+def write(workdir: pathlib.Path, steps: range, resume: int = 0, trackers: str = "none") -> None:
+    writer = MetricsWriter(workdir, trackers, resume)
+    for step in steps:
+        writer.write(step, {"loss_nats": 1 / (step + 1)})
+    writer.close()
+
+
+def test_numbers_come_back_to_the_last_bit(tmp_path: pathlib.Path) -> None:
+    values = {"a": 1 / 3, "b": 5e-324, "c": math.inf, "d": math.nan, "e": 2**53 + 1, "f": 0.1 + 0.2}
+    writer = MetricsWriter(tmp_path, "none", 0)
+    writer.write(7, values)
+    writer.close()
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert math.isnan(line.pop("d")) and math.isnan(values.pop("d"))
+    assert line == {"step": 7, **values}
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path: pathlib.Path) -> None:
+    writer = MetricsWriter(tmp_path, "none", 0)
+    writer.write(1, {"x": 2})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "x": 2}]
+    writer.close()
+
+
+def test_a_restart_drops_the_lines_of_steps_that_are_taken_again(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, range(1, 8))
+    write(tmp_path, range(6, 10), resume=5)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [*range(1, 10)]
+    assert [line["loss_nats"] for line in lines] == [1 / (step + 1) for step in range(1, 10)]
+
+
+def test_a_line_torn_by_a_crash_is_dropped(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for torn in ('{"step": 3, "loss', '{"step": 3, "loss_nats": 0.25', "\0\0\0", "{"):
+        write(tmp_path, range(1, 3))
+        with open(path, "a") as file:
+            file.write(torn)
+        assert [line["step"] for line in read_metrics(path)] == [1, 2]
+        write(tmp_path, range(3, 5), resume=2)
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+        path.unlink()
+
+
+def test_no_file_has_no_lines(tmp_path: pathlib.Path) -> None:
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_only_the_main_process_writes(tmp_path: pathlib.Path) -> None:
+    writer = MetricsWriter(tmp_path, "tensorboard", 0, main_process=False)
+    writer.write(1, {"x": 1.0})
+    writer.write_text(1, "samples", "text")
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def events(folder: pathlib.Path) -> list[tuple[str, int, float | None]]:
+    """(tag, step, number or None for text) of all values in a folder's event files.
+
+    Records are a length (8 bytes), its checksum (4), the event, its checksum (4).
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event, data = event_pb2.Event.FromString(data[12 : 12 + length]), data[16 + length :]
+            for value in event.summary.value:
+                scalar = value.simple_value if value.HasField("simple_value") else None
+                found.append((value.tag, event.step, scalar))
+    return found
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path: pathlib.Path) -> None:
+    writer = MetricsWriter(tmp_path, "tensorboard", 0)
+    writer.write(3, {"loss_nats": 0.5, "eval_loss_nats": 0.25, "note": "not a number"})
+    writer.write_text(3, "samples", "In the beginning\nwas")
+    writer.close()
+    found = events(tmp_path / "tensorboard")
+    assert ("train/loss_nats", 3, 0.5) in found and ("eval/loss_nats", 3, 0.25) in found
+    assert any(tag.startswith("samples") and step == 3 for tag, step, _ in found)
+    assert not any("note" in tag for tag, _, _ in found)
