@@ -100,18 +100,22 @@ def test_the_seed_decides(decoder: tuple) -> None:
     assert first[0] != first[1]  # rows draw apart
 
 
-def test_choices_follow_temperature_and_candidates() -> None:
+def test_choices_follow_temperature_and_candidates_and_are_independent() -> None:
     logits = np.full(tiny.VOCAB, -20.0, np.float32)
     logits[[20, 21, 22, 23]] = np.log([8.0, 4.0, 2.0, 1.0])
-    table = np.zeros((tiny.VOCAB, tiny.VOCAB), np.float32)
-    table[:, 10] = logits
+    table = np.repeat(logits[:, None], tiny.VOCAB, axis=1)  # whatever came before
     rows = 4000
-    texts = Sampler(TABLE_MODEL, tiny.WordTokenizer(), 3, temperature=0.5, top_k=3)(table, ["w10"] * rows, seed=0)
-    counts = {word: sum(text == f"w10 {word}" for text in texts) for word in ("w20", "w21", "w22")}
-    assert sum(counts.values()) == rows  # w23 is not among three candidates
-    for word, weight in (("w20", 64), ("w21", 16), ("w22", 4)):  # at temperature 1/2 shares are squared
-        share = weight / 84
-        assert abs(counts[word] / rows - share) < 5 * math.sqrt(share * (1 - share) / rows)
+    texts = Sampler(TABLE_MODEL, tiny.WordTokenizer(), 4, temperature=0.5, top_k=3)(table, ["w10"] * rows, seed=0)
+    pairs = [tuple(text.split()[1:]) for text in texts]
+    # Shares at temperature 1/2 are squared: 64, 16 and 4 of 84; w23 is not among three candidates.
+    shares = {"w20": 64 / 84, "w21": 16 / 84, "w22": 4 / 84}
+    assert {word for pair in pairs for word in pair} == set(shares)
+    for word, share in shares.items():
+        for place in (0, 1):
+            found = sum(pair[place] == word for pair in pairs) / rows
+            assert abs(found - share) < 5 * math.sqrt(share * (1 - share) / rows)
+    alike = sum(share**2 for share in shares.values())
+    assert abs(sum(a == b for a, b in pairs) / rows - alike) < 5 * math.sqrt(alike * (1 - alike) / rows)
 
 
 def test_rows_past_the_tokenizer_are_never_chosen() -> None:

@@ -65,6 +65,12 @@ def test_masks_of_two_keys_are_independent() -> None:
         assert near((first ^ other).mean(), 2 * 0.1 * 0.9, COUNT)
 
 
+def test_both_words_of_a_key_decide() -> None:
+    keys = [jax.random.wrap_key_data(jnp.array(words, jnp.uint32)) for words in ((1, 2), (1, 3), (2, 2))]
+    first, *others = map(dropped, keys)
+    assert all(0.05 < (first ^ other).mean() for other in others)
+
+
 @pytest.mark.parametrize("shift", [(0, 1), (0, 2), (0, 64), (0, 512), (1, 0), (1, 1), (2, 0), (16, 0), (128, 0)])
 def test_neighbours_in_a_mask_are_independent(shift: tuple[int, int]) -> None:
     mask = dropped(jax.random.key(5))
