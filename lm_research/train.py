@@ -29,7 +29,7 @@ from lm_research.decoding.preview import make_preview
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
 from lm_research.models.definition import ModelDefinition, train_flops_per_token
 from lm_research.models.families import define_model
-from lm_research.objectives import make_objective
+from lm_research.objectives import check_objective, make_objective
 from lm_research.objectives.base import Objective
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.hardware import peak_flops
@@ -56,6 +56,7 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     run_directory.check_config(workdir, config)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
+    check_objective(config, define_model(config.model, VOCAB_MULTIPLE).arch)  # before a corpus is built for nothing
     jax.set_mesh(mesh)
     use_compilation_cache()
     if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default

@@ -75,8 +75,8 @@ def count_matmul_params(definition: ModelDefinition) -> int:
 def train_flops_per_token(definition: ModelDefinition, length: int, predicted_share: float = 1.0) -> float:
     """Floating-point operations of forward and backward pass per token: 6 N + 12 layers D L, N as computed.
 
-    N counts the kernels of the stack, and the vocabulary projection (with its head) times the share of positions it
-    is computed for. Attention counts full rows, causal or not (the convention of Chowdhery et al. 2022, appendix B).
+    N counts the kernels of the stack, and the vocabulary projection times the share of positions it is computed for
+    (the heads' own small layers are left out). Attention counts full rows, causal or not (the convention of Chowdhery et al. 2022, appendix B).
     """
     arch = definition.arch
     head = arch.vocab_size * arch.hidden_size * predicted_share

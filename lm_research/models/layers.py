@@ -52,7 +52,8 @@ def _over_rows_forward(shape: tuple[int, ...], vector: jax.Array) -> tuple[jax.A
 
 def _over_rows_backward(shape: tuple[int, ...], vector: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     rows = gradient.reshape(-1, vector.size)
-    total = jnp.dot(jnp.ones(len(rows), rows.dtype), rows, preferred_element_type=jnp.float32)
+    ones = jnp.ones(len(rows), rows.dtype)
+    total = jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
     return (total.astype(vector.dtype).reshape(vector.shape),)
 
 

@@ -38,11 +38,12 @@ class Embeddings(nnx.Module):
         dropout_key: jax.Array | None,
     ) -> jax.Array:
         length = tokens_BL.shape[1]
-        x_BLD = jnp.take(self.tokens[...], tokens_BL, axis=0)
+        # Rows whole on each device before they are looked up: otherwise XLA moves the result around instead.
+        x_BLD = jnp.take(constrain(self.tokens[...], "vocab", None), tokens_BL, axis=0)
         if positions_BL is None:
             x_BLD += over_rows(self.positions[:length], x_BLD.shape)
         else:
-            x_BLD += jnp.take(self.positions[...], positions_BL, axis=0)
+            x_BLD += jnp.take(constrain(self.positions[...], None, None), positions_BL, axis=0)
         if self.arch.num_types:
             # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
             one_hot = jax.nn.one_hot(0 if types_BL is None else types_BL, self.arch.num_types, dtype=jnp.float32)

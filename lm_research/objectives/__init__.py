@@ -14,21 +14,21 @@ OBJECTIVES: dict[str, type[Objective]] = {"masked_lm": MaskedLanguageModel, "cau
 
 
 def make_objective(config: Config, tokenizer: Tokenizer, arch: Architecture) -> Objective:
-    """The objective a run asks for.
+    """The objective a run asks for; raises like `check_objective`."""
+    check_objective(config, arch)
+    return OBJECTIVES[config.objective.name](config, tokenizer)
 
-    Raises:
-      ConfigError: no such objective, or one that cannot train this architecture.
-    """
+
+def check_objective(config: Config, arch: Architecture) -> None:
+    """Raises a ConfigError if there is no such objective, or if it cannot train this architecture."""
     name = config.objective.name
     if name not in OBJECTIVES:
         raise ConfigError(f"config.objective.name is {name!r}. {suggest(name, OBJECTIVES)}")
-    objective = OBJECTIVES[name]
-    if objective.causal != arch.causal:
+    needed = OBJECTIVES[name].causal
+    if needed != arch.causal:
         fitting = [other for other, kind in OBJECTIVES.items() if kind.causal == arch.causal]
         sight = {True: "only the past", False: "both sides"}
         raise ConfigError(
-            f"config.objective.name={name} needs a model that sees {sight[objective.causal]}, but "
-            f"model.family={config.model.family} sees {sight[arch.causal]}. Use --config.objective.name={fitting[0]} or "
-            "another --config.model.family."
+            f"config.objective.name={name} needs a model that sees {sight[needed]}, but model.family={config.model.family} "
+            f"sees {sight[arch.causal]}. Use --config.objective.name={fitting[0]} or another --config.model.family."
         )
-    return objective(config, tokenizer)

@@ -98,8 +98,7 @@ class MaskedPairs:
             stop = self._reach(start, stop, room)
         if not self.pairs:
             return self._tokens(start, stop)[:room], np.zeros(0, np.int32), False
-        is_random = stop - start == 1 or draws[self.RANDOM_NEXT] < 0.5
-        is_random = bool(is_random and self.store.num_documents > 1)
+        is_random = bool(stop - start == 1 or draws[self.RANDOM_NEXT] < 0.5)
         cut = start + 1 + int(draws[self.CUT] * (stop - start - 1)) if stop - start > 1 else stop
         first = self._tokens(start, cut)
         if is_random:
@@ -114,7 +113,7 @@ class MaskedPairs:
         Whole, so that a random B is cut to size in the same way as a true one and its end does not give it away.
         """
         other = int(draws[self.OTHER_DOCUMENT] * (self.store.num_documents - 1))
-        other += other >= document
+        other += other >= document and self.store.num_documents > 1  # a lone document has to stand for the others
         first, end = (int(x) for x in self.store.document_starts[other : other + 2])
         start = first + int(draws[self.OTHER_SENTENCE] * (end - first))
         return self._tokens(start, self._reach(start, end, wanted))

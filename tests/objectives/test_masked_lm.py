@@ -286,11 +286,15 @@ def test_batches_have_the_types_the_step_expects(corpus: Corpus) -> None:
     assert corpus.batch["mask_positions_BM"].shape == (corpus.examples.num_examples, num_masked(L, 0.15))
 
 
-def test_one_document_has_no_other_to_draw_from(tmp_path: pathlib.Path) -> None:
+def test_a_lone_document_stands_for_the_others(tmp_path: pathlib.Path) -> None:
+    """Random seconds come from the document itself, so that both labels occur and no second is empty."""
     store = numbered_store(tmp_path, 3, 1, (200, 201), (1, 6))
     batch = whole_epoch(make(store))
-    assert not batch["next_sentence_B"].any()
-    assert all(read_row(batch, b).b[0] > read_row(batch, b).a[-1] for b in range(len(batch["tokens_BL"])))
+    rows = [read_row(batch, b) for b in range(len(batch["tokens_BL"]))]
+    assert set(batch["next_sentence_B"].tolist()) == {0, 1}
+    assert all(len(row.a) and len(row.b) for row in rows)
+    following = [row for row, random in zip(rows, batch["next_sentence_B"], strict=True) if not random]
+    assert all(row.b[0] > row.a[-1] for row in following)
 
 
 def test_sentences_longer_than_a_row_make_level_pairs(tmp_path: pathlib.Path) -> None:
