@@ -69,7 +69,8 @@ def _forward(
         exp_low, scaled = exp.astype(hidden.dtype), (scale[:, None] * hidden).astype(hidden.dtype)
         hidden_gradient = scale[:, None] * jnp.dot(exp_low, table, preferred_element_type=jnp.float32)
         hidden_gradient -= weights[:, None] * jnp.take(table, targets, axis=0)
-        added = (jnp.dot(exp_low.T, scaled, preferred_element_type=jnp.float32),)
+        # As [D, V], to be transposed once at the end: on a CPU the product for [V, D] runs at half the speed.
+        added = (jnp.dot(scaled.T, exp_low, preferred_element_type=jnp.float32),)
         if bias_V is not None:
             # Not (scale * exp).sum(0): XLA's CPU compiler makes that 10 to 30 times slower.
             added += (jnp.dot(scale, exp, precision=jax.lax.Precision.HIGHEST),)
@@ -80,12 +81,14 @@ def _forward(
     if len(slices[0]) == 1:  # no loop, and no zeros to add to
         shared, kept = work((), jax.tree.map(lambda x: x[0], slices))
     else:
-        parts = (table_VD,) if bias_V is None else (table_VD, bias_V)
-        shared, kept = jax.lax.scan(work, tuple(jnp.zeros(x.shape, jnp.float32) for x in parts), slices)
+        shapes = (table_VD.shape[::-1],) if bias_V is None else (table_VD.shape[::-1], bias_V.shape)
+        shared, kept = jax.lax.scan(work, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
     loss, correct, hidden_gradient = kept
     hidden_gradient = hidden_gradient.reshape(-1, hidden_RD.shape[1])[: len(hidden_RD)]
     chosen_RD = weights_R[:, None] * hidden_RD.astype(jnp.float32)
-    table_gradient = shared[0].at[targets_R].add(-chosen_RD).astype(table_VD.dtype)
+    # Behind the barrier, because XLA would fold the transposition back into the product.
+    table_gradient = jax.lax.optimization_barrier(shared[0]).T
+    table_gradient = table_gradient.at[targets_R].add(-chosen_RD).astype(table_VD.dtype)
     bias_gradient = None if bias_V is None else shared[1].at[targets_R].add(-weights_R)
     return (loss.sum(), correct.sum()), (hidden_gradient, table_gradient, bias_gradient)
 
