@@ -33,7 +33,7 @@ from lm_research.objectives import check_objective, make_objective
 from lm_research.objectives.base import Objective
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.hardware import peak_flops
-from lm_research.parallel.host import keep_freed_memory
+from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
 from lm_research.training import run_directory
 from lm_research.training.checkpoint import Checkpoints
@@ -52,6 +52,7 @@ VOCAB_MULTIPLE = 128  # what matrix units like; it also lets every usual mesh di
 def main(config: Config, workdir: pathlib.Path) -> int:
     # ---------------------------------------------------------------- directory and devices
     keep_freed_memory()
+    give_simulated_devices_threads()
     lock = run_directory.lock(workdir)
     run_directory.check_config(workdir, config)
     mesh = make_mesh(config.mesh)

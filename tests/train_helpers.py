@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -37,7 +38,7 @@ SLOW_CHECKPOINTS = """
 import time
 from lm_research.training import checkpoint
 write = checkpoint._FilesHandler.save
-checkpoint._FilesHandler.save = lambda *args: (write(*args), time.sleep(0.5))[0]
+checkpoint._FilesHandler.save = lambda *args, **named: (write(*args, **named), time.sleep(0.5))[0]
 """
 SLOW_CORPUS = """
 import time
@@ -108,6 +109,7 @@ def call(argv: list[str]) -> int:
         try:
             return cli.call(train.main, argv, verb="train", summary="")
         finally:
+            gc.collect()  # an error may hold on to its frames, and they to the lock of the workdir
             jax.set_mesh(mesh)
             jax.config.update("jax_default_matmul_precision", precision)
 

@@ -50,14 +50,17 @@ class MetricsWriter:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    """All whole lines of a metrics.jsonl; what a crash cut short, and everything after it, is left out."""
     lines = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
-                lines.append(json.loads(line))
+                values = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(values, dict) or "step" not in values:
+                break
+            lines.append(values)
     return lines
 
 

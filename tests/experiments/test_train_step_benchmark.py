@@ -29,7 +29,12 @@ def turn(*seconds: float, others: float | None = 0.0, cpu_seconds: float = 1.0) 
 
 
 def side(*turns: dict[str, Any], **about: Any) -> dict[str, Any]:
-    return {"turns": list(turns), "about": about, "memory": {"peak_bytes": 300 * 2**20, "device_peak_bytes": None}}
+    return {
+        "variant": "plain",
+        "turns": list(turns),
+        "about": about,
+        "memory": {"peak_bytes": 300 * 2**20, "device_peak_bytes": None},
+    }
 
 
 def result(row: Row = ROW, **sides: dict[str, Any]) -> dict[str, Any]:
@@ -105,8 +110,8 @@ def test_our_side_gets_every_array_its_objective_makes_itself(tmp_path: pathlib.
 def test_summary_divides_medians_of_quiet_rounds_only() -> None:
     ours = side(turn(1.0, 1.2), turn(9.0, 9.0, others=0.5), turn(1.1, 1.4))
     torch = side(turn(3.0, cpu_seconds=4.0), turn(3.0), turn(2.0, cpu_seconds=4.0))
-    summary = result(ours=ours, sdpa=torch)["summary"]
-    assert (summary["quiet"], summary["rounds"], summary["torch"]) == (2, 3, "sdpa")
+    summary = result(ours=ours, torch=torch)["summary"]
+    assert (summary["quiet"], summary["rounds"]) == (2, 3)
     # Quiet steps: ours 1.0 1.2 1.1 1.4, median 1.15; torch 3.0 2.0, median 2.5.
     assert summary["ratio"] == pytest.approx(2.5 / 1.15)
     assert summary["fastest_ratio"] == pytest.approx(2.0 / 1.0)
@@ -117,19 +122,14 @@ def test_summary_divides_medians_of_quiet_rounds_only() -> None:
 
 def test_a_round_is_disturbed_if_either_turn_was() -> None:
     ours, torch = side(turn(1.0), turn(2.0)), side(turn(3.0, others=0.2), turn(4.0))
-    summary = result(ours=ours, sdpa=torch)["summary"]
+    summary = result(ours=ours, torch=torch)["summary"]
     assert (summary["quiet"], summary["ratio"]) == (1, 2.0)
 
 
 def test_without_a_quiet_round_all_count_and_the_table_says_so() -> None:
-    made = result(ours=side(turn(1.0, others=0.9), turn(3.0, others=0.9)), sdpa=side(turn(2.0), turn(2.0)))
+    made = result(ours=side(turn(1.0, others=0.9), turn(3.0, others=0.9)), torch=side(turn(2.0), turn(2.0)))
     assert (made["summary"]["quiet"], made["summary"]["ratio"]) == (0, 1.0)
     assert "0 of 2" in report.table([made], "paper")
-
-
-def test_the_fastest_torch_variant_is_compared() -> None:
-    summary = result(ours=side(turn(1.0)), sdpa=side(turn(3.0)), eager=side(turn(2.0)))["summary"]
-    assert (summary["torch"], summary["ratio"]) == ("eager", 2.0)
 
 
 def test_ours_alone_makes_a_table_without_a_ratio() -> None:
@@ -140,8 +140,8 @@ def test_ours_alone_makes_a_table_without_a_ratio() -> None:
 
 
 def test_the_table_marks_a_missed_goal() -> None:
-    missed = report.table([result(ours=side(turn(1.0)), sdpa=side(turn(2.9)))], "paper")
-    reached = report.table([result(ours=side(turn(1.0)), sdpa=side(turn(3.1)))], "paper")
+    missed = report.table([result(ours=side(turn(1.0)), torch=side(turn(2.9)))], "paper")
+    reached = report.table([result(ours=side(turn(1.0)), torch=side(turn(3.1)))], "paper")
     assert "| 2.90 | 3 (short) |" in missed and "| 3.10 | 3 |" in reached
     assert all(len(line.split("|")) == len(missed.splitlines()[2].split("|")) for line in missed.splitlines()[2:])
 
@@ -187,18 +187,20 @@ def test_a_bad_row_name_ends_with_the_valid_ones(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_run_measures_and_writes_results_after_each_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """The rounds, with workers that answer from here: ours takes 1 s a step, PyTorch 2 s (3 s with eager attention)."""
+    """The rounds, with workers that answer from here and take the seconds that stand in `pace`."""
+
+    pace = {"sdpa": 2.0, "eager": 3.0, True: 1.5, False: 1.0}  # attention; scan_layers
 
     class FakeWorker:
         def __init__(self, module: str, keep_freed_memory: bool = True) -> None:
-            self.module, self.clock, self.options = module, 0.0, {}
+            self.clock, self.options = 0.0, {}
 
         def ask(self, **request: Any) -> dict[str, Any]:
             if "build" in request:
                 self.options = request["options"]
                 return {"seconds": 1.0, "parameters": 7}
             if "go" in request:
-                seconds = 1.0 if self.module == "ours_side" else {"sdpa": 2.0, "eager": 3.0}[self.options["attention"]]
+                seconds = pace[next(iter(self.options.values()), True)]
                 self.clock += request["go"] * seconds
                 times = [seconds] * request["go"]
                 return {"seconds": times, "cpu_seconds": sum(times), "loss": 1.0, "process_seconds": self.clock}
@@ -216,7 +218,8 @@ def test_a_run_measures_and_writes_results_after_each_row(monkeypatch: pytest.Mo
     assert run.main(["--rows=bert-2x128-128", "--modes=paper", "--repeats=2", f"--output={output}"]) == 0
     written = json.loads(output.read_text())
     (row,) = written["results"]
-    assert (row["summary"]["torch"], row["summary"]["ratio"], row["summary"]["rounds"]) == ("sdpa", 2.0, 2)
-    assert set(row["probes"]) == {"sdpa", "eager"}
+    assert (row["summary"]["ratio"], row["summary"]["rounds"]) == (2.0, 2)
+    assert [side["variant"] for side in row["sides"].values()] == ["unrolled", "sdpa"]  # the faster of each side
+    assert {name for side in row["sides"].values() for name in side["probes"]} == {"scan", "unrolled", "sdpa", "eager"}
     assert [len(turn["seconds"]) for turn in row["sides"]["ours"]["turns"]] == [2, 2]  # round(2.5 s / 1 s)
     assert written["environment"]["cores"] and written["environment"]["versions"]["jax"]

@@ -21,7 +21,7 @@ STACK = {"bert": "encoder", "gpt2": "decoder"}
 
 
 def run(plan: dict[str, list], folder: pathlib.Path) -> dict[str, Any]:
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "272"}
     plan = {family: [ONE, *meshes] for family, meshes in plan.items()}
     command = [sys.executable, str(HERE / "eight_devices.py"), str(folder), json.dumps(plan)]
     environment = os.environ | flags | {"PYTHONPATH": os.pathsep.join(map(str, HERE.parents[:2]))}

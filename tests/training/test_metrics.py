@@ -46,9 +46,9 @@ def test_a_restart_drops_the_lines_of_steps_that_are_taken_again(tmp_path: pathl
 
 def test_a_line_torn_by_a_crash_is_dropped(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    for torn in ('{"step": 3, "loss', '{"step": 3, "loss_nats": 0.25', "\0\0\0", "{"):
+    for torn in (b'{"step": 3, "loss', b'{"step": 3, "loss_nats": 0.25', b"\0\0\0", b"{", b"\xff\xfe", b"3", b"{}\n"):
         write(tmp_path, range(1, 3))
-        with open(path, "a") as file:
+        with open(path, "ab") as file:
             file.write(torn)
         assert [line["step"] for line in read_metrics(path)] == [1, 2]
         write(tmp_path, range(3, 5), resume=2)

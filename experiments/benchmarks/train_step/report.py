@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.benchmarks.train_step.workload import MODES, Row
 
-OURS = "ours"
+OURS, TORCH = "ours", "torch"
 # A round counts as quiet when others used less than this share of the machine in each of its turns.
 QUIET_SHARE = 0.1
 
@@ -31,14 +31,13 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
     """Numbers of one row.
 
     Args:
-      result: {"row": fields of a Row, "sides": {name: {"turns": [...], "memory": {...}, ...}}}; one side is "ours".
+      result: {"row": fields of a Row, "sides": {"ours": {"turns": [...], ...}, "torch": the same or missing}}.
 
     Returns:
-      quiet: quiet rounds; rounds: all of them. With no quiet round all are used, with one or more only those.
+      quiet: quiet rounds; rounds: all of them. Only the quiet ones are used, unless there is none.
       sides: name -> median, fastest and slowest seconds of a step, tokens_per_second (from the median), cpu_seconds a
-        step, and mfu where the side or ours knows peak and FLOPs.
-      torch: name of the fastest PyTorch side, or None; ratio, fastest_ratio, cpu_ratio: its seconds over ours, by medians,
-        by fastest steps, by processor time.
+        step, and mfu where ours knows FLOPs and peak.
+      ratio, fastest_ratio, cpu_ratio: PyTorch's seconds over ours, by medians, by fastest steps, by processor time.
     """
     row, sides = Row(**result["row"]), result["sides"]
     quiet = quiet_rounds(sides)
@@ -49,13 +48,10 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
     if about.get("peak_flops"):
         for side in numbers.values():
             side["mfu"] = about["flops_per_token"] * side["tokens_per_second"] / about["peak_flops"]
-    summary = {"quiet": len(quiet), "rounds": total, "sides": numbers, "torch": None}
-    others = [name for name in numbers if name != OURS]
-    if others:
-        best = min(others, key=lambda name: numbers[name]["median"])
-        ratio = {key: numbers[best][key] / numbers[OURS][key] for key in ("median", "fastest", "cpu_seconds")}
-        summary |= {"torch": best, "ratio": ratio["median"], "fastest_ratio": ratio["fastest"]}
-        summary["cpu_ratio"] = ratio["cpu_seconds"]
+    summary = {"quiet": len(quiet), "rounds": total, "sides": numbers}
+    if TORCH in numbers:
+        for name, key in (("ratio", "median"), ("fastest_ratio", "fastest"), ("cpu_ratio", "cpu_seconds")):
+            summary[name] = numbers[TORCH][key] / numbers[OURS][key]
     return summary
 
 
@@ -77,18 +73,8 @@ def table(results: list[dict[str, Any]], mode: str) -> str:
     results = [result for result in results if result["row"]["mode"] == mode]
     if not results:
         return ""
-    columns = [
-        "model",
-        "length",
-        "batch",
-        "ours tokens/s",
-        "torch tokens/s",
-        "ratio",
-        "goal",
-        "by fastest",
-        "by CPU time",
-    ]
-    columns += ["ours ms", "torch ms", "ours MiB", "torch MiB", "torch is", "quiet"]
+    columns = ["model", "length", "batch", "ours tokens/s", "torch tokens/s", "ratio", "goal"]
+    columns += ["by fastest", "by CPU time", "ours ms", "torch ms", "ours MiB", "torch MiB", "variants", "quiet"]
     with_mfu = any("mfu" in result["summary"]["sides"][OURS] for result in results)
     columns += ["ours MFU", "torch MFU"] if with_mfu else []
     lines = [f"### {mode}: {MODES[mode]}", "", _line(columns), _line("---" for _ in columns)]
@@ -102,15 +88,16 @@ def _line(cells: Any) -> str:
 
 def _cells(result: dict[str, Any], with_mfu: bool) -> list[str]:
     row, summary = Row(**result["row"]), result["summary"]
-    ours, torch = summary["sides"][OURS], summary["sides"].get(summary["torch"])
+    ours, torch = summary["sides"][OURS], summary["sides"].get(TORCH)
     ratio, goal = summary.get("ratio"), row.goal
     verdict = "" if goal is None else f"{goal:g}" + ("" if ratio is None or ratio >= goal else " (short)")
     cells = [f"{row.family} {row.layers}x{row.width}", str(row.length), str(row.batch)]
     cells += [_tokens(ours), _tokens(torch), _ratio(ratio), verdict]
     cells += [_ratio(summary.get("fastest_ratio")), _ratio(summary.get("cpu_ratio"))]
     cells += [_milliseconds(ours), _milliseconds(torch)]
-    cells += [_memory(result["sides"][OURS]), _memory(result["sides"].get(summary["torch"]))]
-    cells += [summary["torch"] or "-", f"{summary['quiet']} of {summary['rounds']}"]
+    cells += [_memory(result["sides"][OURS]), _memory(result["sides"].get(TORCH))]
+    variants = " / ".join(side["variant"] for side in result["sides"].values())
+    cells += [variants, f"{summary['quiet']} of {summary['rounds']}"]
     return cells + ([_percent(ours), _percent(torch)] if with_mfu else [])
 
 

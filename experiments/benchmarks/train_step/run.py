@@ -1,7 +1,7 @@
 """`python -m experiments.benchmarks.train_step.run`: our training step and PyTorch's, in turns, on the same work.
 
 Each side runs in a process of its own that keeps its model and steps when told. A row warms both up, then goes round:
-some steps of ours, as long a turn of the fastest PyTorch variant, and again, until enough rounds passed in which nobody else used the
+some steps of ours, as long a turn of PyTorch's, and again, until enough rounds passed in which nobody else used the
 machine. README.md beside this file says how the numbers are made.
 """
 
@@ -18,13 +18,16 @@ import time
 from typing import Any
 
 from experiments.benchmarks.train_step.machine import busy_seconds, describe, describe_device
-from experiments.benchmarks.train_step.report import OURS, is_quiet, summarise, table
+from experiments.benchmarks.train_step.report import OURS, TORCH, is_quiet, summarise, table
 from experiments.benchmarks.train_step.worker import Worker
 from experiments.benchmarks.train_step.workload import MODES, Row, choose
 
 TURN_SECONDS, MOST_STEPS = 2.5, 20
 # Rounds tried for each quiet one asked for.
 PATIENCE = 3
+MODULES = {OURS: "ours_side", TORCH: "torch_side"}
+
+Variants = dict[str, dict[str, dict[str, Any]]]
 # Few layers on a CPU or a GPU run fastest unrolled (model.scan_layers=False); looping over them is for fast compiles.
 OURS_OPTIONS: dict[str, Any] = {"scan_layers": False}
 
@@ -52,15 +55,15 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    variants = torch_variants(options, device["platform"])
+    choices = variants(options, device["platform"])
     environment = describe(device)
     results: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):
         print(f"[{number}/{len(rows)}] {row.name} {row.mode} ...", end=" ", flush=True, file=sys.stderr)
-        result = measure(row, variants, options.repeats)
+        result = measure(row, choices, options.repeats)
         results.append(result)
         summary = result["summary"]
-        ratio = f", ratio {summary['ratio']:.2f}" if summary["torch"] else ""
+        ratio = f", ratio {summary['ratio']:.2f}" if "ratio" in summary else ""
         speed = summary["sides"][OURS]["tokens_per_second"]
         print(f"{speed:,.0f} tokens/s{ratio}, {summary['quiet']} of {summary['rounds']} quiet", file=sys.stderr)
         options.output.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
@@ -68,35 +71,34 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def torch_variants(options: argparse.Namespace, platform_name: str) -> dict[str, dict[str, Any]]:
-    """PyTorch sides to time: name -> options. Empty where PyTorch is not wanted, not installed or has no such device."""
+def variants(options: argparse.Namespace, platform_name: str) -> Variants:
+    """Ways to run each side, of which the fastest is timed: side -> name of the way -> options of the worker.
+
+    PyTorch is left out where it is not wanted, not installed or has no such device.
+    """
+    ours = {"scan": {}} | ({"unrolled": {"scan_layers": False}} if platform_name == "cpu" else {})
     installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if options.side == "ours" or not installed or platform_name not in ("cpu", "gpu"):
-        return {}
-    variants = {"sdpa": {"attention": "sdpa"}}
-    if platform_name == "cpu":
-        variants["eager"] = {"attention": "eager"}
+        return {OURS: ours}
+    torch = {"sdpa": {"attention": "sdpa"}} | ({"eager": {"attention": "eager"}} if platform_name == "cpu" else {})
     if options.compile or platform_name == "gpu":
-        variants |= {f"{name} compiled": {**given, "compile": True} for name, given in list(variants.items())}
-    return variants
+        torch |= {f"{name} compiled": {**given, "compile": True} for name, given in list(torch.items())}
+    return {OURS: ours, TORCH: torch}
 
 
-def measure(row: Row, variants: dict[str, dict[str, Any]], repeats: int) -> dict[str, Any]:
-    """All rounds of one row, ours and the fastest PyTorch variant, and the memory of both."""
-    probes = {name: probe(row, "torch_side", options) for name, options in variants.items()}
-    best = min(probes, key=lambda name: probes[name]["fastest"], default=None)
-    plan = {OURS: ("ours_side", OURS_OPTIONS)} | ({best: ("torch_side", variants[best])} if best else {})
-    workers = {name: Worker(module) for name, (module, _) in plan.items()}
-    sides: dict[str, dict[str, Any]] = {}
+def measure(row: Row, choices: Variants, repeats: int) -> dict[str, Any]:
+    """All rounds of one row, with the fastest variant of each side, and the memory of both."""
+    sides = {name: choose_variant(row, name, ways) for name, ways in choices.items()}
+    workers = {name: Worker(MODULES[name]) for name in sides}
     try:
         steps, clocks = {}, {}
         for name, worker in workers.items():
-            about = worker.ask(build=dataclasses.asdict(row), options=plan[name][1])
+            about = worker.ask(build=dataclasses.asdict(row), options=sides[name]["options"])
             worker.ask(go=2)  # the first steps find caches and memory cold
             warm = worker.ask(go=1)
             steps[name] = min(MOST_STEPS, max(1, round(TURN_SECONDS / warm["seconds"][0])))
             clocks[name] = warm["process_seconds"]
-            sides[name] = {"about": about, "options": plan[name][1], "turns": []}
+            sides[name] |= {"about": about, "turns": []}
         quiet = rounds = 0
         while quiet < repeats and rounds < PATIENCE * repeats:
             turns = []
@@ -106,15 +108,19 @@ def measure(row: Row, variants: dict[str, dict[str, Any]], repeats: int) -> dict
                 turns.append(turn)
             rounds += 1
             quiet += is_quiet(turns)
-        for name, worker in workers.items():
-            sides[name]["while_timed"] = worker.ask(end=True)
     finally:
         for worker in workers.values():
             worker.close()
-    for name, (module, options) in plan.items():
-        sides[name]["memory"] = probe(row, module, options)["memory"]
-    result = {"row": dataclasses.asdict(row), "probes": probes, "sides": sides}
+    result = {"row": dataclasses.asdict(row), "sides": sides}
     return result | {"summary": summarise(result)}
+
+
+def choose_variant(row: Row, side: str, ways: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The way of one side with the fastest step, its options and memory, and what all of them took."""
+    probes = {name: probe(row, MODULES[side], options) for name, options in ways.items()}
+    best = min(probes, key=lambda name: probes[name]["fastest"])
+    memory = probes[best]["memory"]
+    return {"variant": best, "options": ways[best], "memory": memory, "probes": probes}
 
 
 def probe(row: Row, module: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def probe(row: Row, module: str, options: dict[str, Any]) -> dict[str, Any]:
         worker.ask(build=dataclasses.asdict(row), options=options)
         worker.ask(go=1)
         fastest = min(worker.ask(go=3)["seconds"])
-        return {"fastest": fastest, "options": options, "memory": worker.ask(end=True)}
+        return {"fastest": fastest, "memory": worker.ask(end=True)}
     finally:
         worker.close()
 
