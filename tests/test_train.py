@@ -7,7 +7,6 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -222,7 +221,7 @@ def test_a_changed_corpus_is_refused_and_a_restored_one_is_not(
 
 
 @pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, dict[str, np.ndarray]]]:
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray]]:
     """Makes the training batch of step 8 (number 7) bad; gives the batches that were fed, by number."""
     fed: dict[int, dict[str, np.ndarray]] = {}
 
@@ -236,9 +235,8 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, dict[str, np
                     batch[weights] = np.full_like(batch[weights], np.nan)
             return batch
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "Feed", Poisoned)
-        yield fed
+    monkeypatch.setattr(train, "Feed", Poisoned)
+    return fed
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
@@ -260,9 +258,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
             assert set(saved) == set(poisoned[7])
             assert all(np.array_equal(saved[name], poisoned[7][name], equal_nan=name[0] == "w") for name in saved)
     # With the batch mended the run goes on from the state before it, to the undisturbed end.
-    monkeypatch.setattr(train, "Feed", Feed)
+    monkeypatch.undo()
     assert lab.train(tmp_path) == 0
     assert same(bert_run, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_goes_on_by_skipping(lab: Lab, tmp_path: pathlib.Path, poisoned: dict) -> None:
+    """train.nonfinite may change between restarts; the result is that of a run that skipped from the start."""
+    skip = "--config.train.nonfinite=skip"
+    assert lab.train(tmp_path / "stopped") == 3
+    assert lab.train(tmp_path / "stopped", skip) == 0
+    assert lab.train(tmp_path / "skipped", skip) == 0
+    for a, b in zip(metrics(tmp_path / "stopped"), metrics(tmp_path / "skipped"), strict=True):
+        for name in a:
+            if name.endswith("nats"):
+                assert a[name] == pytest.approx(b[name], rel=1e-5)
+        assert a.get("skipped_steps") == b.get("skipped_steps")
 
 
 def test_a_loss_that_is_not_finite_can_be_skipped(

@@ -39,7 +39,8 @@ def test_eight_devices(lab: Lab, variant: str, tmp_path: pathlib.Path, request: 
         (tmp_path / "summary.json").unlink()
         for step in checkpoints(tmp_path)[1:]:
             shutil.rmtree(tmp_path / "checkpoints" / str(step))
-        assert lab.train(tmp_path, variant=variant) == 0
+        code, output = finish(lab.start(tmp_path, variant=variant))
+        assert code == 0, output
         assert_close(tmp_path, alone)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 
@@ -18,6 +19,7 @@ _MALLOPT = {
 }
 
 
+@functools.cache  # once a process: later, other threads are using the allocator
 def keep_freed_memory() -> None:
     """Tells glibc to keep the big buffers that a step frees for the next step, instead of returning them to the kernel.
 

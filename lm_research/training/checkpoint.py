@@ -121,7 +121,7 @@ class Checkpoints:
             self._losses[step] = metrics["eval_loss_nats"]
         if jax.default_backend() == "cpu":
             # Here the writer would read the very buffers that the next step overwrites; elsewhere Orbax copies them first.
-            kept = _copy(kept)
+            kept = jax.block_until_ready(_copy(kept))
         args = ocp.args.Composite(state=ocp.args.StandardSave(kept), files=FilesSave(files))
         self._manager.save(step, args=args)
 
@@ -145,6 +145,8 @@ class Checkpoints:
             state = self._manager.restore(step, args=args)["state"]
         except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
             raise self._unreadable(step, error) from error
+        # What was read may lie in memory that its reader owns and takes back; the step is to overwrite memory of its own.
+        state = jax.block_until_ready(_copy(state))
         found = digest_arrays(state)
         for name in sorted(found.keys() | expected.keys()):
             if found.get(name) != expected.get(name):

@@ -11,6 +11,7 @@ halted      int32, the step whose loss was not finite, or -1; nothing is updated
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -56,15 +57,18 @@ def window_zeros(objective: Objective) -> dict[str, jax.Array]:
 
 
 def window_means(objective: Objective, window: dict[str, Any]) -> dict[str, float]:
-    """Metrics of a window: each sum divided by its total, `loss_nats`, mean `grad_norm`, and `skipped_steps` if any."""
+    """Metrics of a window: each sum divided by its total, `loss_nats`, mean `grad_norm`, and `skipped_steps` if any.
+
+    A window whose every step was skipped has no means: they are NaN.
+    """
     window = {name: float(value) for name, value in window.items()}
-    totals = {name: max(1.0, window[f"total_{name}"]) for name in objective.total_names}
-    means = {name: window[name] / totals[total] for name, total in objective.metrics.items()}
     taken = window["steps"] - window["skipped"]
+    totals = {name: max(1.0, window[f"total_{name}"]) if taken else math.nan for name in objective.total_names}
+    means = {name: window[name] / totals[total] for name, total in objective.metrics.items()}
     means = {
         "loss_nats": sum(means[term] for term in objective.loss_terms),
         **means,
-        "grad_norm": window["grad_norm"] / taken if taken else float("nan"),
+        "grad_norm": window["grad_norm"] / taken if taken else math.nan,
     }
     return means | ({"skipped_steps": int(window["skipped"])} if window["skipped"] else {})
 

@@ -186,7 +186,9 @@ def test_a_bad_row_name_ends_with_the_valid_ones(monkeypatch: pytest.MonkeyPatch
     assert "bert-2x128-128" in capsys.readouterr().err
 
 
-def test_a_run_measures_and_writes_results_after_each_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_run_measures_and_writes_results_after_each_row(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: Any
+) -> None:
     """The rounds, with workers that answer from here and take the seconds that stand in `pace`."""
 
     pace = {"sdpa": 2.0, "eager": 3.0, True: 1.5, False: 1.0}  # attention; scan_layers
@@ -223,3 +225,6 @@ def test_a_run_measures_and_writes_results_after_each_row(monkeypatch: pytest.Mo
     assert {name for side in row["sides"].values() for name in side["probes"]} == {"scan", "unrolled", "sdpa", "eager"}
     assert [len(turn["seconds"]) for turn in row["sides"]["ours"]["turns"]] == [2, 2]  # round(2.5 s / 1 s)
     assert written["environment"]["cores"] and written["environment"]["versions"]["jax"]
+    printed = capsys.readouterr().out
+    assert run.main([f"--tables={output}"]) == 0
+    assert capsys.readouterr().out == printed and "| 2.00 | 3 (short) |" in printed

@@ -44,11 +44,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=pathlib.Path, default=pathlib.Path("results.json"), help="written after each row"
     )
+    parser.add_argument("--tables", type=pathlib.Path, help="only print the tables of an earlier output file")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
     options = parse(argv)
+    if options.tables:
+        print_tables(json.loads(options.tables.read_text())["results"])
+        return 0
     device = describe_device()
     try:
         rows = choose(options.rows, options.modes, device["platform"])
@@ -67,8 +71,12 @@ def main(argv: list[str]) -> int:
         speed = summary["sides"][OURS]["tokens_per_second"]
         print(f"{speed:,.0f} tokens/s{ratio}, {summary['quiet']} of {summary['rounds']} quiet", file=sys.stderr)
         options.output.write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
-    print("\n".join(table(results, mode) for mode in MODES if mode in options.modes.split(",")))
+    print_tables(results)
     return 0
+
+
+def print_tables(results: list[dict[str, Any]]) -> None:
+    print("\n".join(filter(None, (table(results, mode) for mode in MODES))))
 
 
 def variants(options: argparse.Namespace, platform_name: str) -> Variants:
