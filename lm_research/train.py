@@ -50,10 +50,15 @@ VOCAB_MULTIPLE = 128  # what matrix units like; it also lets every usual mesh di
 
 
 def main(config: Config, workdir: pathlib.Path) -> int:
-    # ---------------------------------------------------------------- directory and devices
+    """The verb; returns the exit code."""
     keep_freed_memory()
     give_simulated_devices_threads()
-    lock = run_directory.lock(workdir)
+    with run_directory.lock(workdir):  # until it ends, however it ends
+        return run(config, workdir)
+
+
+def run(config: Config, workdir: pathlib.Path) -> int:
+    # ---------------------------------------------------------------- directory and devices
     run_directory.check_config(workdir, config)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
@@ -150,7 +155,6 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     done = int(state["step"]) == stop
     summary = summarise(state, workdir, "finished" if done else "stopped", evaluation.unigram_nats)
     log(closing_words(config, workdir, summary))
-    lock.close()
     return DONE if done else STOPPED_BY_SIGNAL
 
 

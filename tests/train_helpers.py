@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import io
 import json
 import os
@@ -109,7 +108,6 @@ def call(argv: list[str]) -> int:
         try:
             return cli.call(train.main, argv, verb="train", summary="")
         finally:
-            gc.collect()  # an error may hold on to its frames, and they to the lock of the workdir
             jax.set_mesh(mesh)
             jax.config.update("jax_default_matmul_precision", precision)
 
