@@ -41,6 +41,10 @@ class CheckpointError(UserError):
     """A checkpoint or run directory that is missing, damaged or belongs to another run."""
 
 
+class PretrainedError(UserError):
+    """A directory of pretrained weights that is missing, damaged, unsafe to read or made for another model."""
+
+
 class NonFiniteLoss(Exception):
     """The loss or its gradient became NaN or infinite; the state before that update is kept."""
 

@@ -1,0 +1,117 @@
+"""What the readers of weight files share: a tensor that waits on disk, mapped files, and the words for damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import reprlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from lm_research.errors import PretrainedError
+
+MAX_RANK = 32
+MAX_BYTES = 2**63 - 1
+MAX_JSON_BYTES = 100_000_000  # the limit of the safetensors library for its headers
+MAX_WORDS = 300  # characters of a message that come from a file
+LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a file, checked but not read.
+
+    Attributes:
+      path: the file.
+      shape: of the array that `load` gives.
+      dtype: of that array, in this machine's byte order.
+      load: gives the array, a read-only view of the mapped file where the format allows it.
+    """
+
+    path: pathlib.Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    load: Callable[[], np.ndarray]
+
+
+def damaged(path: pathlib.Path, what: str, tensor: str | None = None) -> PretrainedError:
+    """The paragraph about a file that is not what its format asks for."""
+    where = "" if tensor is None else f"tensor {printable(repr(tensor))}: "
+    return PretrainedError(
+        f"The weight file {path} cannot be used: {where}{printable(what)}. Download or convert it again."
+    )
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what a damaged or hostile file could do to a terminal, and not too long."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[:1000].split()))
+    return text if len(text) <= MAX_WORDS else text[:MAX_WORDS] + " ..."
+
+
+def map_file(path: pathlib.Path) -> np.ndarray:
+    """The bytes of a file as uint8 [size], mapped into memory and read-only.
+
+    Raises:
+      PretrainedError: it cannot be read, is empty, or only stands for a file that Git LFS has not fetched.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise damaged(path, "it is empty")
+        data = np.memmap(path, dtype=np.uint8, mode="r")
+    except OSError as error:
+        raise damaged(path, f"{error.strerror or error}") from error
+    if data[: len(LFS_POINTER)].tobytes() == LFS_POINTER:
+        raise PretrainedError(
+            f"{path} is a Git LFS pointer, not the weights themselves. Run `git lfs pull` in {path.parent}."
+        )
+    return data
+
+
+def is_count(value: Any) -> bool:
+    """Whether `value` is an integer from 0 to 2**63 - 1; True and False are not."""
+    return type(value) is int and 0 <= value <= MAX_BYTES
+
+
+def check_shape(path: pathlib.Path, tensor: str, shape: Any, dtype: np.dtype) -> tuple[int, ...]:
+    """`shape` as a tuple, if NumPy can describe such an array.
+
+    Raises:
+      PretrainedError: it is no sequence of sizes, or has too many or too large ones.
+    """
+    if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK or not all(is_count(size) for size in shape):
+        raise damaged(path, f"{reprlib.repr(shape)} is not a shape", tensor)
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize > MAX_BYTES:
+        raise damaged(path, f"an array of shape {tuple(shape)} is too large for any machine", tensor)
+    return tuple(shape)
+
+
+def parse_json(path: pathlib.Path, text: bytes, what: str) -> dict[str, Any]:
+    """A JSON object in which no key occurs twice.
+
+    Raises:
+      PretrainedError: `text`, called `what` in the message, is something else.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"{what} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise damaged(path, f"{what} is not a JSON object")
+    return value
+
+
+class _TwiceError(ValueError):
+    pass
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(f"the name {key!r} occurs twice")
+        found[key] = value
+    return found

@@ -1,0 +1,147 @@
+"""The weights of a Hugging Face model directory, whichever of their formats it has, read lazily and checked first."""
+
+from __future__ import annotations
+
+import abc
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_research.errors import PretrainedError
+from lm_research.interop import flax_file
+from lm_research.interop.flax_file import read_flax
+from lm_research.interop.safetensors_file import read_safetensors
+from lm_research.interop.stored import MAX_JSON_BYTES, StoredTensor, damaged, parse_json
+from lm_research.interop.tensor_writer import write_tensors
+from lm_research.interop.torch_file import read_torch
+
+__all__ = ["TensorSource", "open_tensors", "write_tensors"]
+
+# TensorFlow's names for the parts of a layer norm, in checkpoints made before 2019.
+OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+MAX_LISTED = 20
+
+
+class TensorSource(abc.ABC):
+    """The weights in a directory; nothing of a tensor is read before `read`.
+
+    Attributes:
+      names: of the tensors, as PyTorch's models call them.
+      format: "safetensors", "pytorch" or "flax".
+    """
+
+    names: list[str]
+    format: str
+
+    @abc.abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    @abc.abstractmethod
+    def dtype(self, name: str) -> np.dtype:
+        """The dtype in the file: NumPy's, or ml_dtypes' for bfloat16 and float8."""
+
+    @abc.abstractmethod
+    def file(self, name: str) -> pathlib.Path:
+        """The file that holds the tensor, for messages."""
+
+    @abc.abstractmethod
+    def read(self, name: str) -> np.ndarray:
+        """One tensor; where the format allows it a read-only view of the mapped file, not a copy."""
+
+
+class _Files(TensorSource):
+    def __init__(self, format: str, tensors: dict[str, StoredTensor]) -> None:
+        self.format, self.names, self._tensors = format, list(tensors), tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._tensors[name].dtype
+
+    def file(self, name: str) -> pathlib.Path:
+        return self._tensors[name].path
+
+    def read(self, name: str) -> np.ndarray:
+        return self._tensors[name].load()
+
+
+class _Format(NamedTuple):
+    name: str
+    file: str
+    read: Callable[[pathlib.Path], dict[str, StoredTensor]]
+    rename: Callable[[str], str]
+
+
+FORMATS = (
+    _Format("safetensors", "model.safetensors", read_safetensors, str),
+    _Format("pytorch", "pytorch_model.bin", read_torch, str),
+    _Format("flax", "flax_model.msgpack", read_flax, flax_file.torch_name),
+)
+
+
+def open_tensors(directory: pathlib.Path) -> TensorSource:
+    """Finds the weights of a model directory and checks what their files say of them.
+
+    Of several formats the first of FORMATS is taken, and a whole file before one that is cut into shards.
+
+    Raises:
+      PretrainedError: there are none, or they are damaged: the message names the file and the tensor.
+    """
+    directory = pathlib.Path(directory)
+    for format in FORMATS:
+        path, index = directory / format.file, directory / f"{format.file}.index.json"
+        if path.is_file():
+            return _Files(format.name, _renamed(format, format.read(path)))
+        if index.is_file():
+            return _Files(format.name, _renamed(format, _read_shards(format, index)))
+    raise PretrainedError(_nothing_in(directory))
+
+
+def _read_shards(format: _Format, index: pathlib.Path) -> dict[str, StoredTensor]:
+    """The tensors that an index {"weight_map": {tensor: file}} names, in its order."""
+    if index.stat().st_size > MAX_JSON_BYTES:
+        raise damaged(index, f"an index of {index.stat().st_size} bytes is too large")
+    weight_map = parse_json(index, index.read_bytes(), "it").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise damaged(index, "it has no weight_map")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
+            raise damaged(index, f"{shard!r} is not the name of a file beside it", name)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing:
+        raise damaged(index, f"of its {len(shards)} files, {len(missing)} are missing: {_some(missing)}")
+    found = {shard: format.read(index.parent / shard) for shard in shards}
+    for name, shard in weight_map.items():
+        if name not in found[shard]:
+            raise damaged(index.parent / shard, f"it is not in there, although {index.name} says so", name)
+    return {name: found[shard][name] for name, shard in weight_map.items()}
+
+
+def _renamed(format: _Format, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    found: dict[str, StoredTensor] = {}
+    for stored_name, tensor in tensors.items():
+        name = format.rename(stored_name)
+        for old, new in OLD_ENDINGS.items():
+            if name == old or name.endswith("." + old):
+                name = name.removesuffix(old) + new
+        if name in found:
+            raise damaged(tensor.path, f"it would be called {name!r}, which another tensor is", stored_name)
+        found[name] = tensor
+    return found
+
+
+def _nothing_in(directory: pathlib.Path) -> str:
+    looked_for = ", ".join(f"{format.file} (or {format.file}.index.json)" for format in FORMATS)
+    if not directory.is_dir():
+        return f"{directory} is not a directory. It should be one that holds {looked_for}."
+    content = sorted(path.name for path in directory.iterdir())
+    return f"No weights found in {directory}: looked for {looked_for}; it holds {_some(content) or 'nothing'}."
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

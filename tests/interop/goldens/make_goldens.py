@@ -1,0 +1,514 @@
+"""Makes *.npz beside this file: what another implementation, Hugging Face transformers on PyTorch, computes.
+
+Run in an environment of its own with torch 2.13, transformers 5.24 and safetensors; no test needs the first two:
+
+    python tests/interop/goldens/make_goldens.py [START-OF-A-NAME ...]
+
+Small models of odd sizes, float32, eager attention, no dropout. Each file holds
+
+    kind, family, what    class, model_type, and "outputs" or "losses"
+    config                text of config.json
+    weights               JSON: name of every tensor of model.safetensors -> shape; golden_models.golden_tensor fills them
+    optimizer, versions   JSON: settings of AdamW, {} if there is none; what made the file
+    inputs/NAME           keyword arguments of the model
+    outputs/NAME          what it returns; hidden states and attentions [layers, ...] for some; see below for "losses"
+
+A file of losses holds STEPS steps of AdamW on three batches in turn, inputs/NAME [3, ...]; outputs/losses [STEPS] are
+those before each step.
+
+Where no key is open to a query, as in causal models at padding on the left, outputs mean nothing: compare the places
+where attention_mask is 1. Biases of keys cancel in a softmax unless positions rotate between; their values can't be seen
+in outputs. Every model goes through a checkpoint, written by golden_models.write_checkpoint and read by
+from_pretrained, which must miss nothing and find nothing too much; save_pretrained must then write the same names.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pathlib
+import platform
+import sys
+import tempfile
+import zlib
+
+import numpy as np
+import safetensors
+import torch
+import transformers
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from golden_models import Golden, golden_tensors, load_golden, write_checkpoint  # noqa: E402
+
+IGNORED = -100  # the label that transformers leaves out of its losses
+STEPS = 10
+VERSIONS = {
+    "maker": "tests/interop/goldens/make_goldens.py",
+    "transformers": transformers.__version__,
+    "torch": torch.__version__,
+    "numpy": np.__version__,
+    "safetensors": safetensors.__version__,
+    "python": platform.python_version(),
+}
+
+
+@dataclasses.dataclass
+class Case:
+    """A model and what goes in; `labels` names the task, see `draw`."""
+
+    name: str
+    kind: str
+    config: dict
+    labels: str = ""
+    length: int = 9
+    target: int = 7  # length of the decoder's side
+    masks: str = "right left"  # rows 1 and 2 are padded there; "" gives no attention_mask at all
+    types: bool = True  # token_type_ids, where the family has them
+    decoder: str = ""  # "given": decoder_input_ids, "masked": with decoder_attention_mask too
+    deep: bool = False  # hidden states and attentions
+    text: dict | None = None  # config.json word for word, where it is not what save_pretrained writes
+    extra: tuple[str, ...] = ()  # tensors beside those that save_pretrained writes: NAME=LIKE takes LIKE's shape
+    steps: float = 0.0  # learning rate of a file of losses
+
+
+def merged(base: dict, **changes) -> dict:
+    return base | changes
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def draw(case: Case, config, rng: np.random.RandomState) -> dict[str, np.ndarray]:
+    """One batch of three rows: full, padded on one side, padded on the other."""
+    family = config.model_type
+    rows, length, vocab = 3, case.length, config.vocab_size
+    pad, end, begin = (getattr(config, f"{which}_token_id", None) for which in ("pad", "eos", "bos"))
+    usual = [token for token in range(4, vocab) if token not in (pad, end, begin)]
+    pad = 0 if pad is None else pad
+    mask = np.ones((rows, length), np.int64)
+    for row, side in enumerate(case.masks.split(), start=1):
+        cut = rng.randint(1, length // 2 + 1)
+        mask[row, length - cut :] = side != "right"
+        mask[row, :cut] &= side != "left"
+    tokens = np.where(mask == 1, rng.choice(usual, (rows, length)), pad)
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    if not case.masks:
+        del inputs["attention_mask"]
+    if case.types and family in ("bert", "electra", "albert"):
+        inputs["token_type_ids"] = rng.randint(0, config.type_vocab_size, (rows, length)) * mask
+    if case.labels == "choice":
+        stacked = [draw(dataclasses.replace(case, labels=""), config, rng) for _ in range(4)]
+        inputs = {key: np.stack([one[key] for one in stacked], 1) for key in stacked[0]}
+        return inputs | {"labels": rng.randint(0, 4, rows)}
+    return inputs | draw_labels(case, config, rng, tokens, mask, usual)
+
+
+def draw_labels(case: Case, config, rng, tokens, mask, usual) -> dict[str, np.ndarray]:
+    rows, length = tokens.shape
+    targets = [token for token in usual if token < getattr(config, "decoder_vocab_size", config.vocab_size)]
+    out: dict[str, np.ndarray] = {}
+
+    def sparse(values: np.ndarray, share: float) -> np.ndarray:
+        """Some places ignored, all padding, never a whole row."""
+        kept = (rng.random_sample(values.shape) < share) & (mask == 1)
+        kept[:, length // 2] |= mask[:, length // 2] == 1
+        return np.where(kept, values, IGNORED)
+
+    def either() -> np.ndarray:
+        """Both answers occur."""
+        return rng.permutation(np.arange(rows) % 2)
+
+    if "tokens" in case.labels:
+        out["labels"] = sparse(rng.choice(usual, tokens.shape), 0.4)
+    if "next" in case.labels:
+        out["next_sentence_label"] = either()
+    if "order" in case.labels:
+        out["sentence_order_label"] = either()
+    if case.labels == "pair":
+        out["labels"] = either()
+    if case.labels == "causal":
+        after_padding = np.pad(mask, ((0, 0), (1, 0)))[:, :-1] == 0  # would be predicted where no key is open
+        out["labels"] = np.where(after_padding, IGNORED, sparse(tokens, 0.8))
+    if case.labels == "replaced":
+        out["labels"] = rng.randint(0, 2, tokens.shape)
+    if case.labels == "classes":
+        out["labels"] = sparse(rng.randint(0, config.num_labels, tokens.shape), 0.8)
+    if case.labels == "sequence":
+        out["labels"] = rng.randint(0, config.num_labels, rows)
+    if case.labels == "regression":
+        out["labels"] = rng.uniform(-1, 1, rows).astype(np.float32)
+    if case.labels == "several":
+        out["labels"] = rng.randint(0, 2, (rows, config.num_labels)).astype(np.float32)
+    if case.labels == "span":  # the last row's end lies outside: left out of the loss
+        out["start_positions"] = rng.randint(0, length, rows)
+        out["end_positions"] = np.array([*rng.randint(0, length, rows - 1), length + 3])
+    if case.labels == "target":  # -100 at the ends of rows only, as padded targets are
+        lengths = np.array([case.target, *rng.randint(3, case.target, rows - 1)])
+        values = rng.choice(targets, (rows, case.target))
+        out["labels"] = np.where(np.arange(case.target) < lengths[:, None], values, IGNORED)
+    if case.decoder:
+        out["decoder_input_ids"] = rng.choice(targets, (rows, case.target))
+        out["decoder_input_ids"][:, 0] = config.decoder_start_token_id or 0
+    if case.decoder == "masked":
+        lengths = np.array([case.target, *rng.randint(3, case.target, rows - 1)])
+        out["decoder_attention_mask"] = (np.arange(case.target) < lengths[:, None]).astype(np.int64)
+    return out
+
+
+def end_rows(inputs: dict, config) -> dict:
+    """Classifiers of encoder-decoder families read the last end token: one a row, at the last open place."""
+    for row, mask in enumerate(inputs["attention_mask"]):
+        inputs["input_ids"][row, np.flatnonzero(mask)[-1]] = config.eos_token_id
+    return inputs
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def shapes_in(folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    with safetensors.safe_open(folder / "model.safetensors", framework="np") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
+
+
+def describe(case: Case, folder: pathlib.Path) -> Golden:
+    """Config and names as save_pretrained writes them."""
+    model_class = getattr(transformers, case.kind)
+    model_class(model_class.config_class(**case.config)).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text()) if case.text is None else case.text
+    weights = shapes_in(folder)
+    for item in case.extra:
+        name, like = item.split("=")
+        weights[name] = weights[like]
+    what = "losses" if case.steps else "outputs"
+    text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+    return Golden(case.name, case.kind, config["model_type"], what, text, weights, {}, {}, {}, VERSIONS)
+
+
+def load(golden: Golden, folder: pathlib.Path):
+    """The model that from_pretrained makes of the checkpoint, checked."""
+    write_checkpoint(folder / "in", golden)
+    model, info = getattr(transformers, golden.kind).from_pretrained(
+        folder / "in", output_loading_info=True, attn_implementation="eager", dtype=torch.float32
+    )
+    assert not any(info.values()), (golden.name, info)
+    state, tensors = model.state_dict(), golden_tensors(golden)
+    for name, value in tensors.items():
+        assert np.array_equal(state[name].numpy(), value), (golden.name, name)
+    known = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in tensors}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        sinus = golden.family == "marian" and name.endswith("embed_positions.weight")
+        assert id(parameter) in known or sinus, (golden.name, name)
+    copy.deepcopy(model).save_pretrained(folder / "out")  # a copy: saving changes the config
+    assert shapes_in(folder / "out") == dict(sorted(golden.weights.items())), golden.name
+    return model.eval()
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def tensors_of(inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in inputs.items()}
+
+
+def forward(model, inputs: dict[str, np.ndarray], deep: bool) -> dict[str, np.ndarray]:
+    more = {"output_hidden_states": True, "output_attentions": True} if deep else {}
+    with torch.no_grad():
+        said = model(**tensors_of(inputs), **more)
+    outputs = {}
+    for key, value in said.items():
+        if isinstance(value, torch.Tensor):
+            outputs[key] = value.numpy()
+        elif isinstance(value, tuple) and value and isinstance(value[0], torch.Tensor):
+            outputs[key] = np.stack([one.numpy() for one in value])
+    assert outputs and all(v.dtype == np.float32 and np.isfinite(v).all() for v in outputs.values())
+    return outputs
+
+
+def train(model, batches: list[dict[str, np.ndarray]], optimizer: dict[str, float]) -> np.ndarray:
+    """Losses before each step; decay on every parameter, no clipping."""
+    betas = (optimizer["beta1"], optimizer["beta2"])
+    adamw = torch.optim.AdamW(
+        model.parameters(), lr=optimizer["learning_rate"], betas=betas, eps=optimizer["epsilon"],
+        weight_decay=optimizer["weight_decay"],
+    )  # fmt: skip
+    losses = []
+    for step in range(STEPS):
+        loss = model(**tensors_of(batches[step % len(batches)])).loss
+        losses.append(loss.item())
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+    return np.array(losses, np.float32)
+
+
+def make(case: Case) -> Golden:
+    rng = np.random.RandomState(zlib.crc32(case.name.encode()))
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        golden = describe(case, folder / "made")
+        model = load(golden, folder)
+    inputs = draw(case, model.config, rng)
+    if case.kind.endswith("ForSequenceClassification") and golden.family in ("t5", "mt5", "bart", "mbart"):
+        inputs = end_rows(inputs, model.config)
+    if not case.steps:
+        return dataclasses.replace(golden, inputs=inputs, outputs=forward(model, inputs, case.deep))
+    batches = [inputs] + [draw(case, model.config, rng) for _ in range(2)]
+    optimizer = {"learning_rate": case.steps, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01}
+    losses = train(model, batches, optimizer)
+    stacked = {key: np.stack([batch[key] for batch in batches]) for key in inputs}
+    return dataclasses.replace(golden, inputs=stacked, outputs={"losses": losses}, optimizer=optimizer)
+
+
+def save(golden: Golden) -> int:
+    arrays = {key: np.array(getattr(golden, key)) for key in ("kind", "family", "what", "config")}
+    for key in ("weights", "optimizer", "versions"):
+        arrays[key] = np.array(json.dumps(getattr(golden, key)))
+    arrays |= {f"inputs/{key}": v.astype(np.int32) if v.dtype == np.int64 else v for key, v in golden.inputs.items()}
+    arrays |= {f"outputs/{key}": value for key, value in golden.outputs.items()}
+    path = HERE / f"{golden.name}.npz"
+    np.savez_compressed(path, **arrays)
+    back = load_golden(path)
+    assert (back.weights, back.config, back.kind) == (golden.weights, golden.config, golden.kind)
+    return path.stat().st_size
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+BERT = {
+    "vocab_size": 61, "hidden_size": 21, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 37,
+    "max_position_embeddings": 13, "type_vocab_size": 3, "hidden_act": "gelu",
+}  # fmt: skip
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+ROBERTA = merged(BERT, type_vocab_size=1, vocab_size=67, max_position_embeddings=17, layer_norm_eps=1e-5)
+DISTILBERT = {
+    "vocab_size": 61, "dim": 20, "n_layers": 3, "n_heads": 5, "hidden_dim": 33, "max_position_embeddings": 14,
+}  # fmt: skip
+ELECTRA = merged(BERT, embedding_size=10, vocab_size=53, hidden_size=20, num_attention_heads=5, type_vocab_size=2)
+ALBERT = {
+    "vocab_size": 71, "embedding_size": 11, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3,
+    "intermediate_size": 35, "max_position_embeddings": 15, "type_vocab_size": 3,
+}  # fmt: skip
+GPT2 = {
+    "vocab_size": 61, "n_embd": 21, "n_layer": 3, "n_head": 3, "n_inner": 38, "n_positions": 15, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+LLAMA = {
+    "vocab_size": 61, "hidden_size": 30, "intermediate_size": 43, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 23, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+QWEN2 = {key: value for key, value in LLAMA.items() if key != "head_dim"} | {"hidden_size": 36}
+THETA = {"rope_type": "default", "rope_theta": 500.0}
+LINEAR = {"rope_type": "linear", "factor": 2.5, "rope_theta": 700.0}
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 2.0,
+    "original_max_position_embeddings": 16, "rope_theta": 100.0,
+}  # fmt: skip
+T5 = {
+    "vocab_size": 61, "d_model": 22, "d_kv": 6, "d_ff": 35, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3,
+    "relative_attention_num_buckets": 12, "relative_attention_max_distance": 10, "decoder_start_token_id": 0,
+    "feed_forward_proj": "relu",
+}  # fmt: skip
+BART = {
+    "vocab_size": 61, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 3,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 35, "decoder_ffn_dim": 29, "max_position_embeddings": 13,
+    "activation_function": "gelu",
+}  # fmt: skip
+MARIAN = merged(
+    BART, pad_token_id=60, eos_token_id=0, decoder_start_token_id=60, forced_eos_token_id=0, scale_embedding=True,
+    activation_function="swish", max_position_embeddings=14,
+)  # fmt: skip
+
+# config.json as checkpoints from before transformers 5 have it
+OLD_LINEAR = merged(
+    LLAMA, architectures=["LlamaForCausalLM"], model_type="llama", torch_dtype="float32", rope_theta=700.0,
+    rope_scaling={"type": "linear", "factor": 2.5}, tie_word_embeddings=False, hidden_act="silu",
+)  # fmt: skip
+OLD_LLAMA3 = merged(OLD_LINEAR, rope_theta=100.0, rope_scaling={k: v for k, v in LLAMA3.items() if k != "rope_theta"})
+OLD_T5 = merged(
+    T5, architectures=["T5ForConditionalGeneration"], model_type="t5", feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False, is_encoder_decoder=True, pad_token_id=0, eos_token_id=1, layer_norm_epsilon=1e-6,
+)  # fmt: skip
+OLD_MT5 = merged(OLD_T5, architectures=["MT5ForConditionalGeneration"], model_type="mt5")
+HEAD = ("lm_head.weight=shared.weight",)
+
+ENCODERS = [
+    Case("bert_pretraining", "BertForPreTraining", BERT, "tokens next", deep=True),
+    Case("bert_masked", "BertForMaskedLM", merged(BERT, hidden_act="relu"), "tokens"),
+    Case(
+        "bert_masked_untied", "BertForMaskedLM",
+        merged(BERT, hidden_act="gelu_new", tie_word_embeddings=False, type_vocab_size=1), "tokens",
+    ),
+    Case("bert_model", "BertModel", merged(BERT, hidden_act="silu", layer_norm_eps=1e-3), deep=True),
+    Case("bert_model_plain", "BertModel", merged(BERT, num_attention_heads=7), masks="", types=False, length=13),
+    Case("bert_sequence", "BertForSequenceClassification", merged(BERT, num_labels=3), "sequence"),
+    Case("bert_sequence_regression", "BertForSequenceClassification", merged(BERT, num_labels=1), "regression"),
+    Case(
+        "bert_sequence_several", "BertForSequenceClassification",
+        merged(BERT, num_labels=4, problem_type="multi_label_classification"), "several",
+    ),
+    Case("bert_token", "BertForTokenClassification", merged(BERT, num_labels=5, hidden_act="relu"), "classes"),
+    Case("bert_question", "BertForQuestionAnswering", merged(BERT, hidden_act="gelu_new"), "span"),
+    Case("bert_choice", "BertForMultipleChoice", merged(BERT, hidden_act="silu"), "choice"),
+    Case("bert_next", "BertForNextSentencePrediction", BERT, "pair"),
+    Case(  # padding on the right alone: PyTorch gives the pad token's row no gradient, so no loss may come from it
+        "bert_losses", "BertForPreTraining", merged(BERT, **NO_DROPOUT), "tokens next", masks="right right", steps=4e-3,
+    ),
+
+    Case("roberta_masked", "RobertaForMaskedLM", ROBERTA, "tokens", deep=True),
+    Case("roberta_masked_untied", "RobertaForMaskedLM", merged(ROBERTA, tie_word_embeddings=False), "tokens"),
+    Case("roberta_model", "RobertaModel", merged(ROBERTA, hidden_act="relu", layer_norm_eps=1e-12)),
+    Case("roberta_sequence", "RobertaForSequenceClassification", merged(ROBERTA, num_labels=3), "sequence"),
+    Case("roberta_token", "RobertaForTokenClassification", merged(ROBERTA, num_labels=4), "classes"),
+    Case("roberta_question", "RobertaForQuestionAnswering", ROBERTA, "span"),
+    Case("roberta_choice", "RobertaForMultipleChoice", ROBERTA, "choice"),
+    Case("xlm_roberta_masked", "XLMRobertaForMaskedLM", merged(ROBERTA, pad_token_id=3), "tokens"),
+    Case("xlm_roberta_sequence", "XLMRobertaForSequenceClassification", merged(ROBERTA, num_labels=3), "sequence"),
+
+    Case("distilbert_masked", "DistilBertForMaskedLM", DISTILBERT, "tokens", deep=True),
+    Case(
+        "distilbert_masked_sinusoidal", "DistilBertForMaskedLM",
+        merged(DISTILBERT, sinusoidal_pos_embds=True, activation="relu"), "tokens",
+    ),
+    Case("distilbert_model", "DistilBertModel", DISTILBERT),
+    Case("distilbert_sequence", "DistilBertForSequenceClassification", merged(DISTILBERT, num_labels=3), "sequence"),
+    Case("distilbert_token", "DistilBertForTokenClassification", merged(DISTILBERT, num_labels=4), "classes"),
+    Case("distilbert_question", "DistilBertForQuestionAnswering", DISTILBERT, "span"),
+
+    Case("electra_generator", "ElectraForMaskedLM", ELECTRA, "tokens", deep=True),
+    Case("electra_discriminator", "ElectraForPreTraining", ELECTRA, "replaced"),
+    Case("electra_model", "ElectraModel", merged(ELECTRA, embedding_size=20, hidden_act="relu")),
+    Case("electra_sequence", "ElectraForSequenceClassification", merged(ELECTRA, num_labels=3), "sequence"),
+    Case("electra_token", "ElectraForTokenClassification", merged(ELECTRA, num_labels=4), "classes"),
+    Case("electra_question", "ElectraForQuestionAnswering", ELECTRA, "span"),
+
+    Case("albert_pretraining", "AlbertForPreTraining", ALBERT, "tokens order", deep=True),
+    Case("albert_masked", "AlbertForMaskedLM", merged(ALBERT, hidden_act="relu"), "tokens"),
+    Case("albert_model", "AlbertModel", merged(ALBERT, hidden_act="gelu", layer_norm_eps=1e-5)),
+    Case("albert_sequence", "AlbertForSequenceClassification", merged(ALBERT, num_labels=3), "sequence"),
+    Case("albert_token", "AlbertForTokenClassification", merged(ALBERT, num_labels=4), "classes"),
+    Case("albert_question", "AlbertForQuestionAnswering", ALBERT, "span"),
+]  # fmt: skip
+
+DECODERS = [
+    Case("gpt2_causal", "GPT2LMHeadModel", GPT2, "causal", deep=True),
+    Case("gpt2_causal_relu", "GPT2LMHeadModel", merged(GPT2, activation_function="relu", n_inner=None), "causal"),
+    Case("gpt2_causal_untied", "GPT2LMHeadModel", merged(GPT2, tie_word_embeddings=False), "causal"),
+    Case("gpt2_causal_layer_scaled", "GPT2LMHeadModel", merged(GPT2, scale_attn_by_inverse_layer_idx=True), "causal"),
+    Case("gpt2_model", "GPT2Model", merged(GPT2, layer_norm_epsilon=1e-3), masks=""),
+    Case("gpt2_sequence", "GPT2ForSequenceClassification", merged(GPT2, num_labels=3, pad_token_id=3), "sequence"),
+    Case("gpt2_token", "GPT2ForTokenClassification", merged(GPT2, num_labels=4), "classes"),
+    Case("gpt2_question", "GPT2ForQuestionAnswering", GPT2, "span", masks="right right"),
+    Case(
+        "gpt2_losses", "GPT2LMHeadModel", merged(GPT2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0), "causal",
+        masks="right right", steps=4e-3,
+    ),
+
+    Case("llama_causal", "LlamaForCausalLM", merged(LLAMA, rope_parameters=THETA), "causal", deep=True),
+    Case(
+        "llama_causal_biases", "LlamaForCausalLM",
+        merged(LLAMA, attention_bias=True, mlp_bias=True, num_key_value_heads=3, head_dim=10), "causal",
+    ),
+    Case(
+        "llama_causal_tied", "LlamaForCausalLM",
+        merged(LLAMA, tie_word_embeddings=True, head_dim=None, hidden_size=24, num_key_value_heads=6), "causal",
+    ),
+    Case("llama_causal_linear", "LlamaForCausalLM", merged(LLAMA, rope_parameters=LINEAR), "causal", length=12),
+    Case("llama_causal_linear_old", "LlamaForCausalLM", merged(LLAMA, rope_parameters=LINEAR), text=OLD_LINEAR),
+    Case(
+        "llama_causal_llama3", "LlamaForCausalLM", merged(LLAMA, rope_parameters=LLAMA3, head_dim=12), "causal",
+        length=20,
+    ),
+    Case(
+        "llama_causal_llama3_old", "LlamaForCausalLM", merged(LLAMA, rope_parameters=LLAMA3), text=OLD_LLAMA3, length=20,
+    ),
+    Case("llama_model", "LlamaModel", merged(LLAMA, hidden_act="gelu", num_key_value_heads=1)),
+    Case("llama_sequence", "LlamaForSequenceClassification", merged(LLAMA, num_labels=3, pad_token_id=0), "sequence"),
+    Case("llama_token", "LlamaForTokenClassification", merged(LLAMA, num_labels=4), "classes"),
+    Case("llama_question", "LlamaForQuestionAnswering", LLAMA, "span", masks="right right"),
+    Case("mistral_causal", "MistralForCausalLM", merged(LLAMA, sliding_window=4), "causal", length=12, deep=True),
+    Case("mistral_causal_full", "MistralForCausalLM", merged(LLAMA, sliding_window=None), "causal"),
+    Case("qwen2_causal", "Qwen2ForCausalLM", QWEN2, "causal", deep=True),
+    Case(
+        "qwen2_causal_sliding", "Qwen2ForCausalLM",
+        merged(QWEN2, use_sliding_window=True, sliding_window=4, max_window_layers=1, tie_word_embeddings=True),
+        "causal", length=12,
+    ),
+]  # fmt: skip
+
+SEQ2SEQ = [
+    Case("t5_generation", "T5ForConditionalGeneration", T5, "target", deep=True),
+    Case("t5_generation_masked", "T5ForConditionalGeneration", T5, decoder="masked"),
+    Case(
+        "t5_generation_gated_gelu", "T5ForConditionalGeneration",
+        merged(T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False), "target", text=OLD_T5, extra=HEAD,
+    ),
+    Case(
+        "t5_generation_gated_silu", "T5ForConditionalGeneration",
+        merged(T5, feed_forward_proj="gated-silu", tie_word_embeddings=False), "target", extra=HEAD,
+    ),
+    Case(
+        "t5_generation_gated_tied", "T5ForConditionalGeneration", merged(T5, feed_forward_proj="gated-gelu"), "target",
+    ),
+    Case(
+        "t5_generation_long", "T5ForConditionalGeneration",
+        merged(T5, relative_attention_num_buckets=8, relative_attention_max_distance=20, num_decoder_layers=1),
+        "target", length=24, target=22,
+    ),
+    Case("t5_encoder", "T5EncoderModel", merged(T5, layer_norm_epsilon=1e-3), length=12, deep=True),
+    Case("t5_model", "T5Model", merged(T5, num_decoder_layers=None), decoder="given"),
+    Case("t5_sequence", "T5ForSequenceClassification", merged(T5, num_labels=3), "sequence"),
+    Case("t5_token", "T5ForTokenClassification", merged(T5, num_labels=4), "classes"),
+    Case("t5_question", "T5ForQuestionAnswering", T5, "span"),
+    Case("t5_losses", "T5ForConditionalGeneration", merged(T5, dropout_rate=0.0), "target", steps=1e-2),
+    Case("mt5_generation", "MT5ForConditionalGeneration", merged(T5, feed_forward_proj="gated-gelu"), "target"),
+    Case(
+        "mt5_generation_untied", "MT5ForConditionalGeneration", merged(T5, feed_forward_proj="gated-gelu"), "target",
+        text=OLD_MT5, extra=HEAD,
+    ),
+
+    Case("bart_generation", "BartForConditionalGeneration", BART, "target", deep=True),
+    Case(
+        "bart_generation_scaled", "BartForConditionalGeneration",
+        merged(BART, scale_embedding=True, activation_function="relu", pad_token_id=3), decoder="masked",
+    ),
+    Case(
+        "bart_generation_untied", "BartForConditionalGeneration", merged(BART, tie_word_embeddings=False), "target",
+    ),
+    Case("bart_model", "BartModel", merged(BART, activation_function="gelu_new")),
+    Case("bart_sequence", "BartForSequenceClassification", merged(BART, num_labels=4), "sequence"),
+    Case("bart_question", "BartForQuestionAnswering", BART, "span"),
+    Case("bart_losses", "BartForConditionalGeneration", merged(BART, dropout=0.0), "target", steps=4e-3),
+    Case("mbart_generation", "MBartForConditionalGeneration", merged(BART, scale_embedding=True), "target", deep=True),
+    Case("mbart_model", "MBartModel", merged(BART, activation_function="relu"), decoder="given"),
+    Case("marian_translation", "MarianMTModel", MARIAN, "target", deep=True),
+    Case(
+        "marian_translation_two_vocabularies", "MarianMTModel",
+        merged(
+            MARIAN, share_encoder_decoder_embeddings=False, decoder_vocab_size=53, vocab_size=67, pad_token_id=50,
+            decoder_start_token_id=50, d_model=21, decoder_attention_heads=7, scale_embedding=False,
+        ), decoder="masked",
+    ),
+]  # fmt: skip
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    total = 0
+    for case in ENCODERS + DECODERS + SEQ2SEQ:
+        if len(sys.argv) > 1 and not case.name.startswith(tuple(sys.argv[1:])):
+            continue
+        golden = make(case)
+        total += (size := save(golden))
+        shapes = " ".join(f"{key}{list(value.shape)}" for key, value in golden.outputs.items())
+        print(f"{case.name}.npz  {size}  {case.kind}  {shapes}", *golden.outputs.get("losses", ()))
+    print(total, "bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,348 @@
+"""PyTorch's files: both forms, strides, shared storages, damage, and pickles that ask for more than weights."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import pathlib
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lm_research.errors import PretrainedError
+from lm_research.interop.tensor_files import TensorSource, open_tensors
+
+# Files of torch.save in PyTorch 2.13, compressed by zlib; the second with _use_new_zipfile_serialization=False:
+# {"matrix": arange(6) as float32 [2, 3], "transposed": its .t(), "half": bfloat16 [1.5, -2], "steps": tensor(7)}
+GOLDEN_ZIP = (
+    "c-p0vNpI6Y6vroa;-m)Bg(Yo)QkFw1l{C&?3Z$}-IT(pFEQ)%G+{BG7+&E)T$|50ELM`g89JnIB0w=Eh3UB}poamu&f+I&}?9{bgC86yolZle~"
+    "|KBe&?>(19ItV}{0uGEJFaji_rl_m(OkF}!qV+@*_$XNPj5X>d1n~-k1uGIV)MqeILpqivs%@ldCR;V+rM9Zot4MB|x=~$Cv5<<#D`BiK@lL5B"
+    "L)w<Gf~HI8f&C>5gOvc@lZ2rPjn`VM4H=O^FuWiFkrL?*7!hePumJ})Yc*Zd<Qh`-rpewn>aro%@2EAzLUyVQPat@*3{O>9?1BubX|{AzuEVH;"
+    "F%((}Dj~%(9wf%JNNvC&F+lu>Hx;5ELGW}Lo~ht-0*a(9!?U)s1I=61T+ZP>XK`~dhHWVXM=joUI3@<x;ka#i9>EJ`c(D?)4nc02aKhtxPj5CH"
+    "ze|>13Ql6b0D_mX-_(@ta|OYxWq7TfD2d_7haZz$ukltgOI@!u1~SgICYE&r-&%E5HcWhW0-yBVZvVlN$RB@ye?=I{>>ha><o6?YuD&X1YNNR#"
+    "H<7@n4;>tjT!sJ?pTb`h4ng$<7zRZLVCgxMb&@FpKX;V4dqYzZ(qzK0ersoplmXL|AqsALs%j=F@HdVDV7smr@!LFp;kkzA`*}hX+uD6IihmgG"
+    "Lp1Fr;siea-$dI*uuWox7Z!I&fdu=+n)k*^3H;6D9RFgt<4hP@Uv_m8G}4n{5X?CYPU7c}3Xx_><WKJ!kNW4|1W4@{fc5uH*-&u>ypTxis;YH?"
+    "PaF~?S;)+03WY)@Kby-YGlhIQn@na>xojbuPtS7rGnX%L*)*YiyZc9qV~)5*86dC@r@MI!9U%8V2mESx1BiK)Ujv|9yYZX2i+J2)vOs|zox|_r"
+    "F2rGv&u5p9(*XQ(chy8a^2apr)vjObt^%+2r(etYweIZoY99uD+LT}G&c8vA_M1!F<=owAG2s!HL!eK>mPCe`-b-)#x}zNMt#>JV{TtdVSH`N`"
+    "Vu!(ga)cOLGhpqv_x=Owfa`G"
+)
+GOLDEN_LEGACY = (
+    "c-n1|%Wl&^6o&1wlYpV6rR7qtrGS)dqQ)|TtXd(|&2TjvZ;)l|Y3<5*d}fX-K&q5YBg!+dV98_jb$A3M797W+T$IsV?BnDAJO7+9`|RXDzwG>2"
+    "-~aY<tv_bZzFV{(g3%3@48tguL>bFGJP=A}vH+73f(81LXNb87MUiAt0qj%YP!K<qBGlPOp}{%?yBoA9s8gvBTAT$Iy=4VLo7;h1Ysg{`I^3?R"
+    "-^?~e-$kgh_h7~-Rh;(23bR~0p%QPaEKfodg_bHja2;UXZqTU-lo{;_u$o_-om@uvx(Pa92aA+5@`j@a19#-P-sWfst!XiFSy3_V=Lnrw+~AB`"
+    "6F9>yZcgCraZJ8*5hK~w&I^?YC6Xsuj1D+GAI>41_hF&2t)fDgQi}u@Qz|O8(z(zJX#-oTVHRf-SmtKUym*|}nkxvaK3tmKO&aC9aJf;N*?K(n"
+    "H5i^cyYdIJ>A4RFuIqYml^~2DYg0!@aE+TsaJ>QCK)C6{t)?v~N)5OFAv~pqoT{(?ul{K0!5vaJNqvLVd%Z^WF2X$@?$=FxQ#Wx=QRX}?Ht&us"
+    "(Pu_8PPU8_bN1Ysoo(aqG2WtWn<lL>t*_g^0OmNhSO"
+)
+
+
+def text(value: str) -> bytes:
+    """The instructions of a pickle that make a text; likewise the next ones."""
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def integer(value: int) -> bytes:
+    return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+
+
+def several(*items: bytes) -> bytes:
+    return b"(" + b"".join(items) + b"t"
+
+
+def named(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def storage(kind: str = "FloatStorage", key: str = "0", size: int = 6, view: bytes | None = None) -> bytes:
+    parts = [text("storage"), named("torch", kind), text(key), text("cpu"), integer(size)]
+    return several(*parts, *([view] if view else [])) + b"Q"
+
+
+def tensor(stored: bytes, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
+    sizes, steps = (several(*map(integer, numbers)) for numbers in (shape, strides))
+    hooks = named("collections", "OrderedDict") + b")R"
+    return (
+        named("torch._utils", "_rebuild_tensor_v2")
+        + several(stored, integer(first), sizes, steps, b"\x89", hooks)
+        + b"R"
+    )
+
+
+def mapping(**entries: bytes) -> bytes:
+    return b"}(" + b"".join(text(name) + value for name, value in entries.items()) + b"u"
+
+
+def a_pickle(value: bytes) -> bytes:
+    return b"\x80\x02" + value + b"."
+
+
+def zipped(state: bytes, storages: dict[str, bytes], byte_order: bytes | None = b"little", **options: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **options) as archive:
+        archive.writestr("weights/data.pkl", a_pickle(state))
+        if byte_order:
+            archive.writestr("weights/byteorder", byte_order)
+        for key, content in storages.items():
+            archive.writestr(f"weights/data/{key}", content)
+    return buffer.getvalue()
+
+
+def legacy(state: bytes, storages: dict[str, tuple[int, bytes]]) -> bytes:
+    system = mapping(little_endian=b"\x88")
+    start = [
+        b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19",
+        integer(1001),
+        system,
+        state,
+        b"](" + b"".join(map(text, storages)) + b"e",
+    ]
+    data = [struct.pack("<q", size) + content for size, content in storages.values()]
+    return b"".join([*map(a_pickle, start), *data])
+
+
+def opened(directory: pathlib.Path, content: bytes) -> TensorSource:
+    (directory / "pytorch_model.bin").write_bytes(content)
+    return open_tensors(directory)
+
+
+SIX = np.arange(6, dtype="<f4")
+MATRIX = tensor(storage(), 0, (2, 3), (3, 1))
+
+
+@pytest.mark.parametrize("golden", [GOLDEN_ZIP, GOLDEN_LEGACY], ids=["zip", "legacy"])
+def test_reads_what_torch_wrote(golden: str, tmp_path: pathlib.Path) -> None:
+    source = opened(tmp_path, zlib.decompress(base64.b85decode(golden)))
+    assert (source.format, source.names) == ("pytorch", ["matrix", "transposed", "half", "steps"])
+    assert source.file("half") == tmp_path / "pytorch_model.bin"
+    expected = {
+        "matrix": SIX.reshape(2, 3),
+        "transposed": SIX.reshape(2, 3).T,
+        "half": np.array([1.5, -2], ml_dtypes.bfloat16),
+        "steps": np.array(7),
+    }
+    for name, array in expected.items():
+        found = source.read(name)
+        assert (source.shape(name), source.dtype(name)) == (found.shape, found.dtype) == (array.shape, array.dtype)
+        assert np.array_equal(found, array)
+    assert not source.read("matrix").flags.writeable and not source.read("matrix").flags.owndata
+
+
+KINDS = {
+    "BoolStorage": np.bool_,
+    "ByteStorage": np.uint8,
+    "CharStorage": np.int8,
+    "ShortStorage": np.int16,
+    "IntStorage": np.int32,
+    "LongStorage": np.int64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "DoubleStorage": np.float64,
+    "ComplexFloatStorage": np.complex64,
+}
+
+
+@pytest.mark.parametrize("order", [b"little", b"big", None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type_in_both_byte_orders(kind: str, order: bytes | None, tmp_path: pathlib.Path) -> None:
+    array = np.array([0, 1, 1, 0, 3, 5]).astype(KINDS[kind])
+    if order == b"big":
+        parts = array.view(np.float32) if array.dtype.kind == "c" else array.view(f"u{array.itemsize}")
+        content = parts.byteswap().tobytes()
+    else:
+        content = array.tobytes()
+    source = opened(tmp_path, zipped(mapping(x=tensor(storage(kind), 1, (2, 2), (1, 2))), {"0": content}, order))
+    assert source.dtype("x") == source.read("x").dtype == array.dtype
+    assert np.array_equal(source.read("x"), array[[[1, 3], [2, 4]]])
+
+
+def test_strides_offsets_and_shared_storages(tmp_path: pathlib.Path) -> None:
+    state = mapping(
+        tied=MATRIX,
+        also=MATRIX,
+        column=tensor(storage(), 1, (2,), (3,)),
+        same=tensor(storage(), 5, (2, 2), (0, 0)),
+        scalar=tensor(storage(), 4, (), ()),
+        none=tensor(storage("LongStorage", "1", 0), 0, (0, 3), (3, 1)),
+    )
+    source = opened(tmp_path, zipped(state, {"0": SIX.tobytes(), "1": b""}))
+    assert np.array_equal(source.read("tied"), SIX.reshape(2, 3)) and np.shares_memory(
+        *map(source.read, ["tied", "also"])
+    )
+    assert source.read("column").tolist() == [1, 4] and source.read("same").tolist() == [[5, 5], [5, 5]]
+    assert source.read("scalar").tolist() == 4 and source.read("scalar").shape == ()
+    assert (source.read("none").shape, source.read("none").dtype) == ((0, 3), np.int64)
+
+
+def test_float8_on_an_untyped_storage(tmp_path: pathlib.Path) -> None:
+    array = np.array([1, -2, 0.5], ml_dtypes.float8_e4m3fn)
+    parts = [storage("UntypedStorage", size=3), integer(1), several(integer(2)), several(integer(1)), b"\x89", b"N"]
+    state = named("torch._utils", "_rebuild_tensor_v3") + several(*parts, named("torch", "float8_e4m3fn")) + b"R"
+    source = opened(tmp_path, zipped(mapping(x=state), {"0": array.tobytes()}))
+    assert source.read("x").tolist() == [-2, 0.5] and source.dtype("x") == ml_dtypes.float8_e4m3fn
+
+
+def test_views_of_legacy_storages(tmp_path: pathlib.Path) -> None:
+    view = several(text("view"), integer(2), integer(3))
+    state = mapping(x=tensor(storage(view=view), 1, (2,), (1,)), whole=MATRIX)
+    source = opened(tmp_path, legacy(state, {"0": (6, SIX.tobytes())}))
+    assert source.read("x").tolist() == [3, 4] and np.array_equal(source.read("whole"), SIX.reshape(2, 3))
+    beyond = mapping(x=tensor(storage(view=view), 2, (2,), (1,)))
+    with pytest.raises(PretrainedError, match=r"tensor 'x': it reaches beyond the 3 elements of its storage '0'"):
+        opened(tmp_path, legacy(beyond, {"0": (6, SIX.tobytes())}))
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_wrapped_state_dicts_and_entries_that_are_no_tensors(wrapper: str, tmp_path: pathlib.Path) -> None:
+    inner = mapping(w=MATRIX, steps=integer(3), note=text("hello"), nothing=b"N")
+    parameter = named("torch._utils", "_rebuild_parameter") + several(
+        MATRIX, b"\x88", named("collections", "OrderedDict") + b")R"
+    )
+    state = mapping(epoch=integer(2), other=parameter + b"R", **{wrapper: inner})
+    assert opened(tmp_path, zipped(state, {"0": SIX.tobytes()})).names == ["w"]
+    flat = mapping(epoch=integer(2), other=parameter + b"R")
+    assert opened(tmp_path, zipped(flat, {"0": SIX.tobytes()})).names == ["other"]
+
+
+def test_attributes_of_a_state_dict_are_dropped(tmp_path: pathlib.Path) -> None:
+    state = named("collections", "OrderedDict") + b")R(" + text("w") + MATRIX + b"u" + mapping(_metadata=b"}") + b"b"
+    assert opened(tmp_path, zipped(state, {"0": SIX.tobytes()})).names == ["w"]
+
+
+GOOD_ZIP = zipped(mapping(w=MATRIX), {"0": SIX.tobytes()})
+GOOD_LEGACY = legacy(mapping(w=MATRIX), {"0": (6, SIX.tobytes())})
+
+
+def zip_with(
+    stored: bytes, first: int = 0, shape: tuple = (2, 3), strides: tuple = (3, 1), content: bytes = SIX.tobytes()
+):
+    return zipped(mapping(w=tensor(stored, first, shape, strides)), {"0": content})
+
+
+DAMAGE: dict[str, tuple[bytes, str]] = {
+    "truncated zip": (GOOD_ZIP[:-30], "it is no PyTorch file"),
+    "truncated pickle": (GOOD_LEGACY[:60], "it is no PyTorch file"),
+    "truncated legacy": (GOOD_LEGACY[:-1], "it is truncated: storage '0' ends at byte"),
+    "no number of elements": (GOOD_LEGACY[:-26], "it is truncated"),
+    "empty": (b"", "it is empty"),
+    "noise": (b"nothing of the kind", "it is no PyTorch file"),
+    "other magic number": (a_pickle(integer(5)), "it has another magic number"),
+    "tar": (b"\0" * 257 + b"ustar", "the tar format of PyTorch 0.1"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    "zip of something else": (zipped(b"}", {}).replace(b"data.pkl", b"none.pkl"), "without data.pkl"),
+    "compressed": (zipped(mapping(w=MATRIX), {"0": bytes(24)}, compression=8), "compressed"),
+    "byte order": (zipped(mapping(w=MATRIX), {"0": SIX.tobytes()}, b"middle"), "its byte order is b'middle'"),
+    "checksum": (GOOD_ZIP.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"), "Bad CRC-32"),
+    "local header": (
+        b"XX\x03\x04".join(GOOD_ZIP.rsplit(b"PK\x03\x04", 1)),
+        "its entry 'weights/data/0' does not begin where",
+    ),
+    "no storage": (zipped(mapping(w=MATRIX), {"1": SIX.tobytes()}), "tensor 'w': its storage '0' is missing"),
+    "short storage": (zip_with(storage(), content=bytes(20)), "tensor 'w': its storage '0' has 20 bytes instead of 24"),
+    "huge storage": (zip_with(storage(size=2**62)), "tensor 'w': its storage '0' has 24 bytes instead of"),
+    "beyond by offset": (zip_with(storage(), first=1), "tensor 'w': it reaches beyond the 6 elements"),
+    "beyond by stride": (zip_with(storage(), strides=(3, 2)), "tensor 'w': it reaches beyond the 6 elements"),
+    "beyond by shape": (zip_with(storage(), shape=(3, 3)), "tensor 'w': it reaches beyond the 6 elements"),
+    "beyond by 2**62": (zip_with(storage(), first=2**62), "tensor 'w': it reaches beyond the 6 elements"),
+    "negative stride": (zip_with(storage(), first=5, strides=(-3, 1)), "tensor 'w': .* is not a shape"),
+    "negative offset": (zip_with(storage(), first=-1), "tensor 'w': its strides and offsets do not fit"),
+    "negative size": (zip_with(storage(), shape=(-2, -3)), "tensor 'w': .* is not a shape"),
+    "fewer strides": (zip_with(storage(), strides=(1,)), "tensor 'w': its strides and offsets do not fit"),
+    "enormous": (zip_with(storage(), shape=(2**40, 2**40), strides=(0, 0)), "tensor 'w': .* too large"),
+    "no tensors": (zipped(mapping(a=integer(1)), {}), "it holds no tensors"),
+    "no state dict": (zipped(MATRIX, {"0": SIX.tobytes()}), "it holds no state dict"),
+    "number as name": (zipped(b"}" + integer(3) + MATRIX + b"s", {"0": SIX.tobytes()}), "the name 3, which is no text"),
+    "memo of gigabytes": (zipped(b"}r\xff\xff\xff\xff", {}), "memo entry 4294967295"),
+    "not a tensor's storage": (zip_with(integer(3)), "it is no PyTorch file"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_named(what: str, tmp_path: pathlib.Path) -> None:
+    content, message = DAMAGE[what]
+    with pytest.raises(PretrainedError, match=message) as caught:
+        opened(tmp_path, content)
+    assert str(tmp_path / "pytorch_model.bin") in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Call:
+    """Pickles as a call of `function`, as an attacker would do it."""
+
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self.reduced = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.reduced
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare"])
+@pytest.mark.parametrize(("function", "name"), [(os.system, "posix.system"), (eval, "builtins.eval|__builtin__.eval")])
+def test_code_in_a_pickle_is_refused_and_not_run(
+    function: Callable, name: str, form: str, protocol: int, tmp_path: pathlib.Path
+) -> None:
+    proof = tmp_path / "it ran"
+    order = f"touch '{proof}'" if function is os.system else f"open({str(proof)!r}, 'w')"
+    evil = pickle.dumps({"w": Call(function, order)}, protocol)
+    pickle.loads(evil)
+    assert proof.exists(), "the pickle would do it"
+    proof.unlink()
+    content = {"legacy": a_pickle(b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19") + evil, "bare": evil}.get(form)
+    if content is None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("archive/data.pkl", evil)
+        content = buffer.getvalue()
+    with pytest.raises(PretrainedError, match=rf"is refused: its pickle asks for ({name}), which weights do not need"):
+        opened(tmp_path, content)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch", "load"),
+        ("torch", "FloatStorage.__class__"),
+        ("torch._utils", "_rebuild_tensor_v2.__globals__"),
+        ("collections", "OrderedDict.__init__"),
+        ("numpy", "dtype"),
+        ("torch.nn.modules.linear", "Linear"),
+        ("lm_research.interop.restricted_pickle", "load"),
+    ],
+)
+def test_only_the_listed_names_are_known(module: str, name: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(PretrainedError, match=f"asks for {module}.{name}"):
+        opened(tmp_path, zipped(mapping(w=MATRIX, x=named(module, name)), {"0": SIX.tobytes()}))
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        ("torch", "FloatStorage"),
+        ("torch", "float32"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("collections", "OrderedDict"),
+    ],
+)
+@pytest.mark.parametrize("state", [mapping(make=b"N", dtype=b"N"), several(b"N", mapping(make=b"N", dtype=b"N"))])
+def test_a_pickle_cannot_change_what_it_is_given(known: tuple[str, str], state: bytes, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(PretrainedError, match="it is no PyTorch file"):
+        opened(tmp_path, zipped(mapping(x=named(*known) + state + b"b"), {}))
+    assert opened(tmp_path, GOOD_ZIP).read("w").dtype == np.float32
+
+
+def test_messages_show_nothing_that_a_terminal_would_obey(tmp_path: pathlib.Path) -> None:
+    long = "\x1b[2J" + "x" * 10_000
+    for content in (
+        zipped(named("torch", long), {}),
+        zipped(mapping(**{long: tensor(storage(), 9, (), ())}), {"0": bytes(24)}),
+    ):
+        with pytest.raises(PretrainedError) as caught:
+            opened(tmp_path, content)
+        assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 1000
