@@ -29,10 +29,15 @@ def key(default: Any, meaning: str, *, choices: tuple = (), low: float | None = 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     family: str = key("bert", "Model family; lm_research/models/families has one file each.")
+    variant: str = key("", "Variant of families that have several (t5: v1.0, v1.1; llama: llama, mistral, qwen2).")
     hidden_size: int = key(768, "Width D of the residual stream.", low=1)
     num_layers: int = key(12, "Number of Transformer blocks N.", low=1)
-    num_heads: int = key(12, "Attention heads H; must divide hidden_size.", low=1)
+    num_heads: int = key(12, "Attention heads H; must divide hidden_size, unless head_size is set.", low=1)
     intermediate_size: int = key(3072, "Width F of the feed-forward layer.", low=1)
+    num_encoder_layers: int = key(0, "Encoder-decoders: blocks of the encoder; 0 is num_layers.", low=0)
+    num_kv_heads: int = key(0, "Heads of keys and values, shared by groups of query heads; 0 is num_heads.", low=0)
+    head_size: int = key(0, "Width K of a head; 0 is hidden_size / num_heads.", low=0)
+    embedding_size: int = key(0, "Width E of the embeddings (albert, electra); 0 is hidden_size.", low=0)
     vocab_size: int = key(
         0, "Rows of the embedding table; 0 takes the tokenizer's size, rounded up to a multiple of 128.", low=0
     )
@@ -81,7 +86,9 @@ class DataConfig:
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     kind: str = key("unigram", "sentencepiece model type to train.", choices=("unigram", "bpe"))
-    path: str = key("", "A sentencepiece .model to use instead of training one.")
+    path: str = key(
+        "", "Tokenizer to use instead of training one: a Hugging Face folder, tokenizer.json or sentencepiece .model."
+    )
     vocab_size: int = key(8192, "Pieces of the tokenizer to train.", low=64)
     keep_newlines: bool = key(False, "Keep line breaks as a token of their own (causal models that write lines).")
 
@@ -297,10 +304,15 @@ def resolve(values: Mapping[str, Any]) -> Config:
 
 def _check_combinations(config: Config) -> None:
     model, train = config.model, config.train
-    if model.hidden_size % model.num_heads:
+    if model.hidden_size % model.num_heads and not model.head_size:
         raise ConfigError(
             f"model.hidden_size={model.hidden_size} is not a multiple of model.num_heads={model.num_heads} "
             f"(remainder {model.hidden_size % model.num_heads}). Each head needs the same width; change one of them."
+        )
+    if model.num_heads % (model.num_kv_heads or 1):
+        raise ConfigError(
+            f"model.num_heads={model.num_heads} is not a multiple of model.num_kv_heads={model.num_kv_heads}: each head of "
+            "keys and values serves a group of query heads, all of one size. Change one of them."
         )
     if config.data.max_length > model.max_length:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """What a model is, in numbers: everything the modules need to build themselves.
 
-Families (models/families/) translate a run's `ModelConfig` into one of these; the modules know no family's name.
+Families (models/families/) translate a run's `ModelConfig`, or a Hugging Face config.json, into one of these; the
+modules know no family's name.
 """
 
 from __future__ import annotations
@@ -13,26 +14,68 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """Shape and choices of one Transformer.
+    """Shape and choices of one Transformer stack.
 
     Attributes:
       vocab_size: V, rows of the token table.
       hidden_size: D, width of the residual stream.
       num_layers: N blocks.
-      num_heads: H heads of width K = D / H.
+      num_heads: H query heads.
       intermediate_size: F.
-      max_length: rows of the learned position table.
-      num_types: rows of the token-type table; 0 has none.
+      max_length: positions it can number; 0 where nothing limits them.
+
       causal: whether a position sees only itself and earlier ones.
-      norm: "post" normalises after each residual sum (Vaswani et al. 2017), "pre" before each branch (Radford et al. 2019).
+      encoder: the stack whose output this one also attends to, which makes it the decoder of an encoder-decoder.
+      shared_tokens: whether the two share the encoder's token table.
+      share_layers: one block's parameters serve all N layers (Lan et al. 2019, ALBERT).
+
+      positions: "learned" table, "sinusoidal" (Vaswani et al. 2017), "relative" bias on scores by distance bucket
+        (Raffel et al. 2019), "rotary" (Su et al. 2021), or "none".
+      position_offset: rows of the learned table before position 0 (RoBERTa, BART: 2).
+      count_padding: whether padding tokens take a position number too; RoBERTa counts only the others.
+      num_types: rows of the token-type table; 0 has none.
+      embedding_size: E, width of the embeddings where it differs from D; 0 is D.
+      embedding_projection: whether E is mapped to D by a dense layer although they may be equal.
+      embedding_scale: factor on token embeddings.
+      embedding_norm: layer norm over the sum of embeddings.
+      tied: predictions use the token table; otherwise they have a table of their own.
+
+      norm: "post" normalises after each residual sum (Vaswani et al. 2017), "pre" before each branch and once at
+        the end (Radford et al. 2019).
+      norm_kind: "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019: no mean, no bias).
       norm_epsilon: added to the variance.
-      activation: "gelu" exact, "gelu_tanh" its tanh approximation (Hendrycks & Gimpel 2016).
+
+      num_kv_heads: G key and value heads, each shared by H / G query heads (Ainslie et al. 2023); 0 is H.
+      head_size: K, width of a head; 0 is D / H.
+      attention_scale: factor on scores; 0 is 1 / sqrt(K).
+      scale_by_layer: scores of layer n (from 1) are also divided by n.
+      window: how many latest positions a causal one sees, itself included (Beltagy et al. 2020); 0 is all.
+      window_from: the first block, from 0, with that window; those before it see all.
+      rotary_theta: base of the rotary wavelengths.
+      rotary_scaling: how they are stretched: pairs (name, value), "type" being "linear" or "llama3"; empty is not.
+      relative_buckets, relative_max_distance: of "relative" positions.
+      qkv_bias, output_bias: biases of the attention's projections.
+
+      activation: of the feed-forward layer, see layers.ACTIVATIONS.
+      gated: a second projection, multiplied with the activated one (Shazeer 2020).
+      mlp_bias: biases of the feed-forward layer.
+
+      pooling: the position a whole row is summarised by: "first", "last" (not padding), "eos" (the last one).
+      pooler_activation: of the summary's dense layer; empty: the state itself.
+      eos_id: what "eos" looks for.
+      pad_id: the padding token, for "last" and `count_padding`; -1 where there is none.
+      head_activation: of the masked-token head; empty is `activation`.
+      head_bias: whether token predictions of a decoder have a (constant) bias.
+      logit_scale: factor on hidden states before the vocabulary projection.
+
       dropout_rate: on embeddings and residual branches.
       attention_dropout_rate: on attention probabilities.
+      activation_dropout_rate: inside the feed-forward layer.
+      final_dropout: whether dropout also falls on the output of the stack (T5).
       init_std: standard deviation of initial weights.
       init: "truncated_normal" (cut at two deviations, as BERT) or "normal" (as GPT-2).
-      residual_init_std: the same for the matrices that write to the residual stream.
-      dtype: compute type of matrix products and activations; parameters are float32.
+      residual_init_std: the same for the matrices that write to the residual stream; 0 is init_std.
+      dtype: compute type of matrix products and activations.
       scan_layers: loop over stacked blocks, or unroll them, in the compiled program.
       remat: what the backward pass recomputes ("none", "dots", "full").
     """
@@ -43,24 +86,97 @@ class Architecture:
     num_heads: int
     intermediate_size: int
     max_length: int
-    num_types: int
-    causal: bool
-    norm: Literal["pre", "post"]
-    norm_epsilon: float
-    activation: Literal["gelu", "gelu_tanh"]
-    dropout_rate: float
-    attention_dropout_rate: float
-    init_std: float
-    init: Literal["truncated_normal", "normal"]
-    residual_init_std: float
-    dtype: str
-    scan_layers: bool
-    remat: Literal["none", "dots", "full"]
+
+    causal: bool = False
+    encoder: Architecture | None = None
+    shared_tokens: bool = True
+    share_layers: bool = False
+
+    positions: Literal["learned", "sinusoidal", "relative", "rotary", "none"] = "learned"
+    position_offset: int = 0
+    count_padding: bool = True
+    num_types: int = 0
+    embedding_size: int = 0
+    embedding_projection: bool = False
+    embedding_scale: float = 1.0
+    embedding_norm: bool = False
+    tied: bool = True
+
+    norm: Literal["pre", "post"] = "post"
+    norm_kind: Literal["layer", "rms"] = "layer"
+    norm_epsilon: float = 1e-5
+
+    num_kv_heads: int = 0
+    head_size: int = 0
+    attention_scale: float = 0.0
+    scale_by_layer: bool = False
+    window: int = 0
+    window_from: int = 0
+    rotary_theta: float = 10000.0
+    rotary_scaling: tuple[tuple[str, float | str], ...] = ()
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    qkv_bias: bool = True
+    output_bias: bool = True
+
+    activation: str = "gelu"
+    gated: bool = False
+    mlp_bias: bool = True
+
+    pooling: Literal["first", "last", "eos"] = "first"
+    pooler_activation: str = "tanh"
+    eos_id: int = -1
+    pad_id: int = -1
+    head_activation: str = ""
+    head_bias: bool = False
+    logit_scale: float = 1.0
+
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    activation_dropout_rate: float = 0.0
+    final_dropout: bool = False
+    init_std: float = 0.02
+    init: Literal["truncated_normal", "normal"] = "normal"
+    residual_init_std: float = 0.0
+    dtype: str = "float32"
+    scan_layers: bool = True
+    remat: Literal["none", "dots", "full"] = "none"
 
     @property
     def head_width(self) -> int:
-        return self.hidden_size // self.num_heads
+        """K."""
+        return self.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """G."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """E."""
+        return self.embedding_size or self.hidden_size
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the stack has a token table of its own."""
+        return self.encoder is None or not self.shared_tokens
 
     @property
     def compute_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def kind(self) -> str:
+        """ "encoder", "decoder" or "encoder-decoder"."""
+        if self.encoder is not None:
+            return "encoder-decoder"
+        return "decoder" if self.causal else "encoder"
+
+    def replace(self, **changes: object) -> Architecture:
+        """A copy with some fields changed; those of computation and dropout change in its encoder too."""
+        shared = {"dtype", "scan_layers", "remat", "dropout_rate", "attention_dropout_rate", "activation_dropout_rate"}
+        if self.encoder is not None and "encoder" not in changes:
+            inner = {name: value for name, value in changes.items() if name in shared}
+            changes = {**changes, "encoder": self.encoder.replace(**inner)}
+        return dataclasses.replace(self, **changes)

@@ -1,6 +1,6 @@
 """Scaled dot-product attention (Vaswani et al. 2017) over padded or packed rows.
 
-Legend: B batch, L query length, S key length, H heads, K head width, D model width.
+Legend: B batch, L query length, S key length, H query heads, G key/value heads, K head width, D model width.
 """
 
 from __future__ import annotations
@@ -11,67 +11,132 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.layers import Dense, dropout
+from lm_research.models.positions import rotary_frequencies, rotate
 from lm_research.parallel.rules import constrain
 
 # Added to scores that must not be seen. Finite, so that a row that sees nothing (padding) stays finite.
 MASKED = -1e9
 
 
-def attention_bias(segments_BL: jax.Array, causal: bool) -> jax.Array:
-    """Additive mask [B, 1, L, L]: 0 where query and key share a segment (and the key is not later), MASKED elsewhere.
+def attention_bias(
+    query_segments_BL: jax.Array, key_segments_BS: jax.Array, causal: bool = False, window: int = 0
+) -> jax.Array:
+    """Additive mask [B, 1, L, S]: 0 where query and key share a segment (and the key is not later), MASKED elsewhere.
 
-    Segment 0 is padding. It sees only itself, and no other segment sees it.
+    Args:
+      query_segments_BL, key_segments_BS: 0 = padding, 1.. = packed document. Padding sees only itself, and no other
+        segment sees it.
+      causal: a query sees keys up to its own place.
+      window: and of those only the latest `window`; 0 is all.
     """
-    allowed = segments_BL[:, None, :, None] == segments_BL[:, None, None, :]
+    allowed = query_segments_BL[:, None, :, None] == key_segments_BS[:, None, None, :]
     if causal:
-        length = segments_BL.shape[1]
-        allowed &= jnp.tril(jnp.ones((length, length), bool))
+        distance_LS = jnp.arange(query_segments_BL.shape[1])[:, None] - jnp.arange(key_segments_BS.shape[1])[None, :]
+        allowed &= distance_LS >= 0
+        if window:
+            allowed &= distance_LS < window
     return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
+
+
+def probabilities(
+    query_BLHK: jax.Array, key_BSHK: jax.Array, bias_BHLS: jax.Array, scale: float | jax.Array
+) -> jax.Array:
+    """softmax(scale q k^T + bias) in float32, [B, H, L, S]. The bias may have 1 for B and for H."""
+    # Heads next to the batch first: the products then run over contiguous [L, K] matrices, 10 to 25% faster on a CPU.
+    query_BHLK, key_BHSK = query_BLHK.swapaxes(1, 2), key_BSHK.swapaxes(1, 2)
+    query_BHLK = query_BHLK * scale
+    scores_BHLS = jnp.einsum("BHLK,BHSK->BHLS", query_BHLK, key_BHSK, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(scores_BHLS + bias_BHLS, axis=-1)
 
 
 def attend(
     query_BLHK: jax.Array,
     key_BSHK: jax.Array,
     value_BSHK: jax.Array,
-    bias_B1LS: jax.Array,
+    bias_BHLS: jax.Array,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
+    scale: float | jax.Array | None = None,
 ) -> jax.Array:
     """The reference implementation: softmax(q k^T / sqrt(K) + bias) v, softmax in float32.
 
     Args:
       query_BLHK, key_BSHK, value_BSHK: projections, any floating type.
-      bias_B1LS: additive mask, float32.
+      bias_BHLS: what is added to the scores (mask, relative positions), float32; may have 1 for B and for H.
       dropout_rate, dropout_key: dropout on the probabilities; a None key applies none.
+      scale: factor on the scores, instead of 1 / sqrt(K).
 
     Returns:
       [B, L, H, K] in the type of the values.
     """
-    # Heads next to the batch first: the products then run over contiguous [L, K] matrices, 10 to 25% faster on a CPU.
-    query_BHLK, key_BHSK, value_BHSK = (x.swapaxes(1, 2) for x in (query_BLHK, key_BSHK, value_BSHK))
-    query_BHLK = query_BHLK * query_BHLK.shape[-1] ** -0.5
-    scores_BHLS = jnp.einsum("BHLK,BHSK->BHLS", query_BHLK, key_BHSK, preferred_element_type=jnp.float32)
-    probabilities_BHLS = jax.nn.softmax(scores_BHLS + bias_B1LS, axis=-1).astype(value_BHSK.dtype)
-    probabilities_BHLS = dropout(probabilities_BHLS, dropout_rate, dropout_key)
-    return jnp.einsum("BHLS,BHSK->BHLK", probabilities_BHLS, value_BHSK).swapaxes(1, 2)
+    scale = query_BLHK.shape[-1] ** -0.5 if scale is None else scale
+    shares_BHLS = probabilities(query_BLHK, key_BSHK, bias_BHLS, scale).astype(value_BSHK.dtype)
+    return mix(dropout(shares_BHLS, dropout_rate, dropout_key), value_BSHK)
 
 
-class SelfAttention(nnx.Module):
-    """Multi-head self-attention with biased projections."""
+def mix(shares_BHLS: jax.Array, value_BSHK: jax.Array) -> jax.Array:
+    """Means of the values by each query's shares, [B, L, H, K]."""
+    return jnp.einsum("BHLS,BHSK->BHLK", shares_BHLS, value_BSHK.swapaxes(1, 2)).swapaxes(1, 2)
 
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
+
+class Attention(nnx.Module):
+    """Multi-head attention of a stack to itself, or to the stack that `arch.encoder` describes (`cross`)."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs, cross: bool = False) -> None:
         width = [(arch.hidden_size, "embed")]
+        memory = [(arch.encoder.hidden_size, "embed")] if cross else width
         heads = [(arch.num_heads, "heads"), (arch.head_width, None)]
-        self.query = Dense(width, heads, arch, rngs)
-        self.key = Dense(width, heads, arch, rngs)
-        self.value = Dense(width, heads, arch, rngs)
-        self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std)
-        self.dropout_rate = arch.attention_dropout_rate
+        kv_heads = [(arch.kv_heads, "heads"), (arch.head_width, None)]
+        self.query = Dense(width, heads, arch, rngs, bias=arch.qkv_bias)
+        self.key = Dense(memory, kv_heads, arch, rngs, bias=arch.qkv_bias)
+        self.value = Dense(memory, kv_heads, arch, rngs, bias=arch.qkv_bias)
+        self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=arch.output_bias)
+        self.arch = arch
+        self.rotary = arch.positions == "rotary" and not cross
 
-    def __call__(self, x_BLD: jax.Array, bias_B1LL: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        query, key, value = (
-            constrain(project(x_BLD), "batch", None, "act_heads", None)
-            for project in (self.query, self.key, self.value)
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        bias_BHLS: jax.Array,
+        dropout_key: jax.Array | None = None,
+        memory_BSD: jax.Array | None = None,
+        positions_BL: jax.Array | None = None,
+        layer: jax.Array | int = 0,
+        shares: list[jax.Array] | None = None,
+    ) -> jax.Array:
+        """[B, L, D].
+
+        Args:
+          x_BLD: where the queries come from.
+          bias_BHLS: added to the scores; may have 1 for B and for H.
+          dropout_key: None applies no dropout.
+          memory_BSD: where keys and values come from; None is x.
+          positions_BL: rotary positions; None counts along the row.
+          layer: number of the block from 0, for architectures that scale by it.
+          shares: a list that the probabilities [B, H, L, S] are appended to (then nothing is dropped from them).
+        """
+        arch = self.arch
+        source = x_BLD if memory_BSD is None else memory_BSD
+        query_BLHK, key_BSGK, value_BSGK = (
+            constrain(project(x), "batch", None, "act_heads", None)
+            for project, x in ((self.query, x_BLD), (self.key, source), (self.value, source))
         )
-        context_BLHK = attend(query, key, value, bias_B1LL, self.dropout_rate, dropout_key)
-        return self.output(context_BLHK)
+        if self.rotary:
+            if positions_BL is None:
+                positions_BL = jnp.arange(x_BLD.shape[1])[None]
+            frequency = rotary_frequencies(arch.head_width, arch.rotary_theta, dict(arch.rotary_scaling))
+            query_BLHK, key_BSGK = (rotate(x, positions_BL, frequency) for x in (query_BLHK, key_BSGK))
+        if arch.kv_heads != arch.num_heads:
+            copies = arch.num_heads // arch.kv_heads
+            key_BSGK, value_BSGK = (jnp.repeat(x, copies, axis=2) for x in (key_BSGK, value_BSGK))
+        scale = arch.attention_scale or arch.head_width**-0.5
+        if arch.scale_by_layer:
+            scale = scale / (layer + 1)
+        if shares is None:
+            context = attend(
+                query_BLHK, key_BSGK, value_BSGK, bias_BHLS, arch.attention_dropout_rate, dropout_key, scale
+            )
+        else:
+            shares.append(probabilities(query_BLHK, key_BSGK, bias_BHLS, scale))
+            context = mix(shares[-1].astype(value_BSGK.dtype), value_BSGK)
+        return self.output(context)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.heads import Head, Model
 
 Params = dict[str, Any]
 
@@ -25,22 +26,24 @@ class ModelDefinition:
 
     Attributes:
       arch: its architecture.
+      head: what it predicts.
       shapes: nested dict of jax.ShapeDtypeStruct, one per parameter; stacked layers have a leading axis N.
       axes: the same structure with tuples of logical axis names ("layers" first where stacked).
     """
 
     arch: Architecture
+    head: Head
     shapes: Params
     axes: Params
-    _build: Callable[[nnx.Rngs], nnx.Module]
     _graph: Any
     _state: nnx.State
 
     def init(self, seed: int | jax.Array) -> Params:
         """Fresh parameters (float32). The same for any mesh, because jax.random is."""
-        return nnx.to_pure_dict(nnx.split(self._build(nnx.Rngs(jax.random.key(seed))))[1])
+        model = Model(self.arch, self.head, nnx.Rngs(jax.random.key(seed)))
+        return nnx.to_pure_dict(nnx.split(model)[1])
 
-    def bind(self, params: Params) -> Any:
+    def bind(self, params: Params) -> Model:
         """The module holding these parameters. Cheap under jit, where it happens once, at tracing."""
         state = jax.tree.map(lambda leaf: leaf, self._state)  # a copy of the structure
         nnx.replace_by_pure_dict(state, params)
@@ -51,10 +54,27 @@ class ModelDefinition:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
 
 
-def define(build: Callable[[nnx.Rngs], nnx.Module], arch: Architecture) -> ModelDefinition:
-    """Describes the module that `build` makes, without allocating it."""
-    module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    graph, state = nnx.split(module)
+def flatten(tree: Any) -> dict[str, Any]:
+    """Nested dicts as one: "a/b/c" -> leaf."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in pairs}
+
+
+def unflatten(leaves: Mapping[str, Any]) -> Params:
+    """The inverse of `flatten`."""
+    tree: Params = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return tree
+
+
+def define(arch: Architecture, head: Head) -> ModelDefinition:
+    """Describes a model without allocating it."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: Model(arch, head, nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(state)
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
     axes = nnx.to_pure_dict(jax.tree.map(lambda leaf: leaf.axes, state, is_leaf=is_variable))
@@ -62,14 +82,18 @@ def define(build: Callable[[nnx.Rngs], nnx.Module], arch: Architecture) -> Model
     def with_layers(shape: jax.ShapeDtypeStruct, names: tuple) -> tuple:
         return ("layers",) * (len(shape.shape) - len(names)) + names
 
-    return ModelDefinition(arch, shapes, jax.tree.map(with_layers, shapes, axes), build, graph, state)
+    return ModelDefinition(arch, head, shapes, jax.tree.map(with_layers, shapes, axes), graph, state)
 
 
 def count_matmul_params(definition: ModelDefinition) -> int:
-    """Parameters that multiply activations once per token: all kernels of the stack, not tables, biases, norms, heads."""
-    stack = next(tree["layers"] for tree in definition.shapes.values() if isinstance(tree, dict) and "layers" in tree)
-    paths = jax.tree_util.tree_leaves_with_path(stack)
-    return sum(math.prod(leaf.shape) for path, leaf in paths if path[-1].key == "kernel")
+    """Parameters that multiply activations once per token: all kernels of the stacks, not tables, biases, norms, heads.
+
+    A block that serves several layers counts once for each.
+    """
+    stacks = [tree["layers"] for tree in definition.shapes.values() if isinstance(tree, dict) and "layers" in tree]
+    paths = jax.tree_util.tree_leaves_with_path(stacks)
+    count = sum(math.prod(leaf.shape) for path, leaf in paths if path[-1].key == "kernel")
+    return count * (definition.arch.num_layers if definition.arch.share_layers else 1)
 
 
 def train_flops_per_token(definition: ModelDefinition, length: int, predicted_share: float = 1.0) -> float:
@@ -79,5 +103,5 @@ def train_flops_per_token(definition: ModelDefinition, length: int, predicted_sh
     (the heads' own small layers are left out). Attention counts full rows, causal or not (the convention of Chowdhery et al. 2022, appendix B).
     """
     arch = definition.arch
-    head = arch.vocab_size * arch.hidden_size * predicted_share
+    head = arch.vocab_size * arch.embedding_width * predicted_share
     return 6.0 * (count_matmul_params(definition) + head) + 12.0 * arch.num_layers * arch.hidden_size * length

@@ -1,12 +1,15 @@
-"""Whole models: a stack and the heads that predict from it.
+"""Whole models: a stack, or an encoder and a decoder, and a head that predicts from it.
 
 A model that predicts tokens does not return logits. It returns `Projection`s, the hidden states and the table whose
 product the logits are, so that the loss can take the product piece by piece (objectives/cross_entropy.py);
 `Projection.logits` gives them whole to whoever wants them.
+
+Legend: B batch, L length, M predicted positions, D model width, E embedding width, V vocabulary, C classes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -14,64 +17,195 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.layers import Dense, LayerNorm, activation, zeros
-from lm_research.models.transformer import Decoder, Encoder, Pooler
+from lm_research.models.layers import Dense, activation, dropout, norm, weight, zeros
+from lm_research.models.transformer import Decoder, Encoder, Memory
+
+# Name of a head -> what it predicts. Each is built of some of the parts below.
+HEADS = {
+    "none": "final states, and their summary where the family has a pooler",
+    "masked_lm": "the token at each position",
+    "pretraining": "masked tokens, and whether two segments belong together",
+    "next_sentence": "whether two segments belong together",
+    "replaced_token": "whether each token was replaced",
+    "causal_lm": "the next token",
+    "seq2seq_lm": "the next token of the target",
+    "classification": "classes of a row, or values",
+    "token_classification": "a class of each token",
+    "span": "where an answer starts and ends",
+    "multiple_choice": "which of several rows",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What a model predicts.
+
+    Attributes:
+      name: a key of HEADS.
+      num_labels: C, of classifications.
+      pooled: whether "none" has a pooler.
+    """
+
+    name: str
+    num_labels: int = 2
+    pooled: bool = True
 
 
 class Projection(NamedTuple):
-    """Hidden states [B, M, D], token table [V, D] and bias [V] or None: logits = hidden table^T + bias."""
+    """Hidden states [B, M, E], token table [V, E] and bias [V] or None: logits = hidden table^T + bias."""
 
-    hidden_BMD: jax.Array
-    table_VD: jax.Array
+    hidden_BME: jax.Array
+    table_VE: jax.Array
     bias_V: jax.Array | None
 
     def logits(self) -> jax.Array:
         """[B, M, V] in float32."""
-        table = self.table_VD.astype(self.hidden_BMD.dtype)
-        logits = jnp.einsum("BMD,VD->BMV", self.hidden_BMD, table, preferred_element_type=jnp.float32)
+        table = self.table_VE.astype(self.hidden_BME.dtype)
+        logits = jnp.einsum("BME,VE->BMV", self.hidden_BME, table, preferred_element_type=jnp.float32)
         return logits if self.bias_V is None else logits + self.bias_V
 
 
 class MaskedLMHead(nnx.Module):
-    """BERT's token head: dense, activation, layer norm, then the tied token table with a bias of its own."""
+    """BERT's token head: dense, activation, norm, then the token table (tied, or its own) with a bias."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
+        width = arch.embedding_width
+        self.dense = Dense([(arch.hidden_size, "embed")], [(width, None)], arch, rngs)
+        self.norm = norm(arch, width)
+        self.bias = zeros((arch.vocab_size,), ("vocab",))
+        if not arch.tied:
+            self.table = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
+        self.activation = arch.head_activation or arch.activation
+
+    def __call__(self, hidden_BMD: jax.Array, table_VE: jax.Array | None) -> Projection:
+        """`table_VE` is the embedding table; it is not used by a head with its own."""
+        hidden_BME = self.norm(activation(self.activation, self.dense(hidden_BMD)))
+        table = getattr(self, "table", None)
+        return Projection(hidden_BME, table_VE if table is None else table[...], self.bias[...])
+
+
+class NextTokenHead(nnx.Module):
+    """What a decoder predicts tokens with beside its token table: nothing, a table of its own, a constant bias."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
+        if not arch.tied:
+            self.table = weight(rngs, (arch.vocab_size, arch.hidden_size), ("vocab", "embed"), arch)
+        if arch.head_bias:
+            self.bias = zeros((arch.vocab_size,), ("vocab",))
+        self.scale = arch.logit_scale
+
+    def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:
+        table, bias = getattr(self, "table", None), getattr(self, "bias", None)
+        hidden_BMD = hidden_BMD if self.scale == 1.0 else hidden_BMD * self.scale
+        # The bias is a constant of the checkpoint (BART's final_logits_bias): it is not trained there either.
+        bias_V = None if bias is None else jax.lax.stop_gradient(bias[...])
+        return Projection(hidden_BMD, table_VD if table is None else table[...], bias_V)
+
+
+class Pooler(nnx.Module):
+    """The summary of a row: the state of one position, through a dense layer and an activation if there is one."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
+        if arch.pooler_activation:
+            self.dense = Dense([(arch.hidden_size, "embed")], [(arch.hidden_size, None)], arch, rngs)
+        self.arch = arch
+
+    def __call__(
+        self, x_BLD: jax.Array, tokens_BL: jax.Array | None = None, segments_BL: jax.Array | None = None
+    ) -> jax.Array:
+        """[B, D]. Tokens and segments are looked at where the position depends on them."""
+        if self.arch.pooling == "first":
+            x_BD = x_BLD[:, 0]
+        else:
+            if self.arch.pooling == "eos":
+                wanted_BL = tokens_BL == self.arch.eos_id
+            else:
+                wanted_BL = tokens_BL != self.arch.pad_id
+                wanted_BL &= True if segments_BL is None else segments_BL > 0
+            last_B = (wanted_BL * jnp.arange(tokens_BL.shape[1])).argmax(1)
+            x_BD = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)[:, 0]
+        if not self.arch.pooler_activation:
+            return x_BD
+        return activation(self.arch.pooler_activation, self.dense(x_BD))
+
+
+class ReplacedTokenHead(nnx.Module):
+    """ELECTRA's discriminator (Clark et al. 2020): dense, activation, one logit a position."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         self.dense = Dense([(arch.hidden_size, "embed")], [(arch.hidden_size, None)], arch, rngs)
-        self.norm = LayerNorm(arch)
-        self.bias = zeros((arch.vocab_size,), ("vocab",))
+        self.output = Dense([(arch.hidden_size, "embed")], [(1, None)], arch, rngs)
         self.activation = arch.activation
 
-    def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:
-        hidden_BMD = self.norm(activation(self.activation, self.dense(hidden_BMD)))
-        return Projection(hidden_BMD, table_VD, self.bias[...])
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        return self.output(activation(self.activation, self.dense(x_BLD)))[..., 0].astype(jnp.float32)
 
 
-class PretrainingEncoder(nnx.Module):
-    """An encoder with the heads BERT is pre-trained with: masked tokens, and next sentence over a pooler."""
+class Model(nnx.Module):
+    """A stack (`encoder`, `decoder`, or both) with the parts that its head needs."""
 
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        self.encoder = Encoder(arch, rngs)
-        self.masked_lm = MaskedLMHead(arch, rngs)
-        self.pooler = Pooler(arch, rngs)
-        self.next_sentence = Dense([(arch.hidden_size, "embed")], [(2, None)], arch, rngs)
+    def __init__(self, arch: Architecture, head: Head, rngs: nnx.Rngs) -> None:
+        assert head.name in HEADS, head.name
+        if arch.encoder is not None:
+            self.encoder = Encoder(arch.encoder, rngs)
+        if arch.causal:
+            self.decoder = Decoder(arch, rngs)
+        else:
+            self.encoder = Encoder(arch, rngs)
+        width, name = [(arch.hidden_size, "embed")], head.name
+        if name in ("masked_lm", "pretraining"):
+            self.masked_lm = MaskedLMHead(arch, rngs)
+        if name in ("causal_lm", "seq2seq_lm"):
+            self.next_token = NextTokenHead(arch, rngs)
+        if name in ("pretraining", "next_sentence", "classification", "multiple_choice") or (
+            name == "none" and head.pooled
+        ):
+            self.pooler = Pooler(arch, rngs)
+        if name in ("pretraining", "next_sentence"):
+            self.next_sentence = Dense(width, [(head.num_labels, None)], arch, rngs)
+        if name == "replaced_token":
+            self.replaced_token = ReplacedTokenHead(arch, rngs)
+        labels = {"multiple_choice": 1, "span": 2}.get(name, head.num_labels)
+        if name in ("classification", "token_classification", "span", "multiple_choice"):
+            biased = not arch.causal or arch.encoder is not None or name != "classification"
+            self.classifier = Dense(width, [(labels, None)], arch, rngs, bias=biased)
+        self.arch = arch
 
-    def predict_tokens(self, x_BLD: jax.Array, positions_BM: jax.Array) -> Projection:
-        """Projection of the states at the given positions only; the rest would be computed for nothing."""
-        # A product with one-hot rows instead of a gather: same values, and a gradient without a scatter.
-        picked = jax.nn.one_hot(positions_BM, x_BLD.shape[1], dtype=x_BLD.dtype)
-        hidden_BMD = jnp.einsum("BML,BLD->BMD", picked, x_BLD)
-        return self.masked_lm(hidden_BMD, self.encoder.embeddings.tokens[...])
+    @property
+    def table_VE(self) -> jax.Array:
+        """The token table that predictions are tied to."""
+        stack = self.decoder if self.arch.causal and self.arch.has_tokens else self.encoder
+        return stack.embeddings.tokens[...]
+
+    def encode(
+        self, tokens_BS: jax.Array, segments_BS: jax.Array | None = None, **options: object
+    ) -> tuple[jax.Array, Memory]:
+        """States of the encoder [B, S, D], and what a decoder reads of them. Options as Transformer's."""
+        x_BSD = self.encoder(tokens_BS, segments_BS, **options)
+        segments_BS = jnp.ones_like(tokens_BS) if segments_BS is None else segments_BS
+        return x_BSD, Memory(x_BSD, segments_BS, self.encoder.embeddings.tokens[...])
+
+    def predict_tokens(self, x_BLD: jax.Array, positions_BM: jax.Array | None = None) -> Projection:
+        """Projection of the states at the given positions only; the rest would be computed for nothing. None: all."""
+        if positions_BM is not None:
+            # A product with one-hot rows instead of a gather: same values, and a gradient without a scatter.
+            picked = jax.nn.one_hot(positions_BM, x_BLD.shape[1], dtype=x_BLD.dtype)
+            x_BLD = jnp.einsum("BML,BLD->BMD", picked, x_BLD)
+        head = self.next_token if self.arch.causal else self.masked_lm
+        return head(x_BLD, self.table_VE)
 
     def predict_next_sentence(self, x_BLD: jax.Array) -> jax.Array:
         """Logits [B, 2] in float32: 0 = the second segment follows the first, 1 = it was drawn at random."""
         return self.next_sentence(self.pooler(x_BLD)).astype(jnp.float32)
 
-
-class CausalLM(nnx.Module):
-    """A decoder that predicts the next token through its tied token table."""
-
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        self.decoder = Decoder(arch, rngs)
-
-    def predict_tokens(self, x_BLD: jax.Array) -> Projection:
-        return Projection(x_BLD, self.decoder.embeddings.tokens[...], None)
+    def classify(
+        self,
+        x_BLD: jax.Array,
+        tokens_BL: jax.Array | None = None,
+        segments_BL: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits in float32: [B, C] of rows through a pooler, or [B, L, C] of tokens without one."""
+        if hasattr(self, "pooler"):
+            x_BLD = self.pooler(x_BLD, tokens_BL, segments_BL)
+        return self.classifier(dropout(x_BLD, self.arch.dropout_rate, dropout_key)).astype(jnp.float32)

@@ -61,7 +61,7 @@ _over_rows.defvjp(_over_rows_forward, _over_rows_backward)
 
 
 class Dense(nnx.Module):
-    """Contracts the last `len(inputs)` axes of its input with a kernel [*inputs, *outputs] and adds a bias."""
+    """Contracts the last `len(inputs)` axes of its input with a kernel [*inputs, *outputs] and adds a bias, if any."""
 
     def __init__(
         self,
@@ -70,10 +70,11 @@ class Dense(nnx.Module):
         arch: Architecture,
         rngs: nnx.Rngs,
         std: float | None = None,
+        bias: bool = True,
     ) -> None:
         sizes, axes = zip(*inputs, *outputs, strict=True)
         self.kernel = weight(rngs, sizes, axes, arch, std)
-        self.bias = zeros(sizes[len(inputs) :], axes[len(inputs) :])
+        self.bias = zeros(sizes[len(inputs) :], axes[len(inputs) :]) if bias else None
         self.contracted = len(inputs)
         self.dtype = arch.compute_dtype
 
@@ -85,16 +86,18 @@ class Dense(nnx.Module):
         x_RI = x.reshape(-1, math.prod(inner))
         kernel_IO = self.kernel[...].astype(self.dtype).reshape(math.prod(inner), -1)
         y_RO = x_RI @ kernel_IO
-        y_RO += over_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
+        if self.bias is not None:
+            y_RO += over_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
         return y_RO.reshape(*leading, *outer)
 
 
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32."""
 
-    def __init__(self, arch: Architecture) -> None:
-        self.scale = nnx.Param(jnp.ones((arch.hidden_size,), jnp.float32), axes=(None,))
-        self.bias = zeros((arch.hidden_size,), (None,))
+    def __init__(self, arch: Architecture, width: int = 0) -> None:
+        width = width or arch.hidden_size
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32), axes=(None,))
+        self.bias = zeros((width,), (None,))
         self.epsilon = arch.norm_epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -107,9 +110,39 @@ class LayerNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019), statistics in float32."""
+
+    def __init__(self, arch: Architecture, width: int = 0) -> None:
+        self.scale = nnx.Param(jnp.ones((width or arch.hidden_size,), jnp.float32), axes=(None,))
+        self.epsilon = arch.norm_epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.epsilon)
+        return (y * over_rows(self.scale[...], y.shape)).astype(x.dtype)
+
+
+def norm(arch: Architecture, width: int = 0) -> LayerNorm | RMSNorm:
+    """The architecture's kind of normalisation, over `width` or D elements."""
+    return {"layer": LayerNorm, "rms": RMSNorm}[arch.norm_kind](arch, width)
+
+
+# Name in an Architecture -> function. "gelu" is exact, "gelu_tanh" its tanh approximation (Hendrycks and Gimpel 2016),
+# "quick_gelu" their sigmoid approximation; "silu" is also called swish.
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
 def activation(name: str, x: jax.Array) -> jax.Array:
-    """The feed-forward non-linearity called `name` in an Architecture."""
-    return jax.nn.gelu(x, approximate={"gelu": False, "gelu_tanh": True}[name])
+    """The non-linearity called `name` in an Architecture."""
+    return ACTIVATIONS[name](x)
 
 
 def random_bits(key: jax.Array, shape: Sequence[int]) -> jax.Array:

@@ -1,33 +1,60 @@
-"""Embeddings, Block, and the stacks of blocks: Encoder (sees both ways) and Decoder (sees the past).
+"""Embeddings, Block, and the stacks of blocks: Encoder (sees both ways) and Decoder (sees the past, and an encoder).
 
-Legend: B batch, L length, D model width, F feed-forward width, V vocabulary, N layers.
+Legend: B batch, L length, S length of the encoder's rows, D model width, E embedding width, F feed-forward width,
+V vocabulary, N layers, H heads.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.attention import SelfAttention, attention_bias
-from lm_research.models.layers import Dense, LayerNorm, activation, dropout, over_rows, split_key, weight
+from lm_research.models.attention import Attention, attention_bias
+from lm_research.models.layers import Dense, activation, dropout, norm, over_rows, split_key, weight
+from lm_research.models.positions import relative_bias, sinusoidal
 from lm_research.parallel.rules import constrain
 
 
+class Memory(NamedTuple):
+    """What a decoder reads of its encoder: final states [B, S, D], their segments [B, S], its token table [V, E]."""
+
+    x_BSD: jax.Array
+    segments_BS: jax.Array
+    table_VE: jax.Array
+
+
+class Captured(NamedTuple):
+    """What a stack went through: the input of each block and the final states, and each block's attention.
+
+    hidden_states: N + 1 arrays [B, L, D]; attentions and cross_attentions: N arrays [B, H, L, S].
+    """
+
+    hidden_states: tuple[jax.Array, ...]
+    attentions: tuple[jax.Array, ...]
+    cross_attentions: tuple[jax.Array, ...]
+
+
 class Embeddings(nnx.Module):
-    """Token + learned position (+ type) embeddings, normalised first where the blocks normalise last."""
+    """Token + position (+ type) embeddings, normalised and projected to D where the architecture says so."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        self.tokens = weight(rngs, (arch.vocab_size, arch.hidden_size), ("vocab", "embed"), arch)
-        self.positions = weight(rngs, (arch.max_length, arch.hidden_size), (None, "embed"), arch)
+        width = arch.embedding_width
+        if arch.has_tokens:  # otherwise the encoder's table serves both
+            self.tokens = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
+        if arch.positions == "learned":
+            rows = arch.max_length + arch.position_offset
+            self.positions = weight(rngs, (rows, width), (None, "embed"), arch)
         if arch.num_types:
-            self.types = weight(rngs, (arch.num_types, arch.hidden_size), (None, "embed"), arch)
-        if arch.norm == "post":
-            self.norm = LayerNorm(arch)
+            self.types = weight(rngs, (arch.num_types, width), (None, "embed"), arch)
+        if arch.embedding_norm:
+            self.norm = norm(arch, width)
+        if arch.embedding_projection:
+            self.projection = Dense([(width, None)], [(arch.hidden_size, "embed")], arch, rngs)
         self.arch = arch
 
     def __call__(
@@ -36,61 +63,125 @@ class Embeddings(nnx.Module):
         positions_BL: jax.Array | None,
         types_BL: jax.Array | None,
         dropout_key: jax.Array | None,
+        table_VE: jax.Array | None = None,
     ) -> jax.Array:
-        length = tokens_BL.shape[1]
+        arch = self.arch
+        table_VE = self.tokens[...] if arch.has_tokens else table_VE
         # Rows whole on each device before they are looked up: otherwise XLA moves the result around instead.
-        x_BLD = jnp.take(constrain(self.tokens[...], "vocab", None), tokens_BL, axis=0)
-        if positions_BL is None:
-            x_BLD += over_rows(self.positions[:length], x_BLD.shape)
-        else:
-            x_BLD += jnp.take(constrain(self.positions[...], None, None), positions_BL, axis=0)
-        if self.arch.num_types:
+        x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
+        if arch.embedding_scale != 1.0:
+            x_BLE = x_BLE * arch.embedding_scale
+        x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
+        if arch.num_types:
             # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
-            one_hot = jax.nn.one_hot(0 if types_BL is None else types_BL, self.arch.num_types, dtype=jnp.float32)
-            x_BLD += one_hot @ self.types[...]
-        if self.arch.norm == "post":
-            x_BLD = self.norm(x_BLD)
-        x_BLD = constrain(x_BLD.astype(self.arch.compute_dtype), "batch", None, None)
-        return dropout(x_BLD, self.arch.dropout_rate, dropout_key)
+            one_hot = jax.nn.one_hot(0 if types_BL is None else types_BL, arch.num_types, dtype=jnp.float32)
+            x_BLE += one_hot @ self.types[...]
+        if arch.embedding_norm:
+            x_BLE = self.norm(x_BLE)
+        x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", None, None)
+        x_BLE = dropout(x_BLE, arch.dropout_rate, dropout_key)
+        return self.projection(x_BLE) if arch.embedding_projection else x_BLE
+
+    def _add_positions(self, x_BLE: jax.Array, tokens_BL: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
+        arch, length = self.arch, tokens_BL.shape[1]
+        if positions_BL is None and not arch.count_padding:
+            real_BL = (tokens_BL != arch.pad_id).astype(jnp.int32)
+            positions_BL = jnp.cumsum(real_BL, axis=1) * real_BL - 1
+        if arch.positions == "sinusoidal":
+            positions_BL = jnp.arange(length)[None] if positions_BL is None else positions_BL
+            return x_BLE + sinusoidal(positions_BL, x_BLE.shape[-1])
+        if arch.positions != "learned":
+            return x_BLE
+        if positions_BL is None:
+            return x_BLE + over_rows(self.positions[arch.position_offset :][:length], x_BLE.shape)
+        table = constrain(self.positions[...], None, None)
+        return x_BLE + jnp.take(table, positions_BL + arch.position_offset, axis=0)
 
 
 class FeedForward(nnx.Module):
-    """Two dense layers with an activation between them, D -> F -> D."""
+    """Two dense layers with an activation between them, D -> F -> D; the inner one multiplied by a third if gated."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         width, inner = [(arch.hidden_size, "embed")], [(arch.intermediate_size, "mlp")]
-        self.up = Dense(width, inner, arch, rngs)
-        self.down = Dense(inner, width, arch, rngs, std=arch.residual_init_std)
-        self.activation = arch.activation
+        self.up = Dense(width, inner, arch, rngs, bias=arch.mlp_bias)
+        if arch.gated:
+            self.gate = Dense(width, inner, arch, rngs, bias=arch.mlp_bias)
+        self.down = Dense(inner, width, arch, rngs, std=arch.residual_init_std or None, bias=arch.mlp_bias)
+        self.arch = arch
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        inner_BLF = constrain(activation(self.activation, self.up(x_BLD)), "batch", None, "act_mlp")
-        return self.down(inner_BLF)
+    def __call__(self, x_BLD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+        arch, inner_BLF = self.arch, self.up(x_BLD)
+        if arch.gated:
+            inner_BLF = activation(arch.activation, self.gate(x_BLD)) * inner_BLF
+        else:
+            inner_BLF = activation(arch.activation, inner_BLF)
+        inner_BLF = constrain(inner_BLF, "batch", None, "act_mlp")
+        return self.down(dropout(inner_BLF, arch.activation_dropout_rate, dropout_key))
+
+
+class Context(NamedTuple):
+    """What all blocks of a stack share: masks and biases on scores, rotary positions, the encoder's states."""
+
+    bias_BHLL: jax.Array
+    unlimited_BHLL: jax.Array | None  # the bias of the blocks without a window, where others have one
+    positions_BL: jax.Array | None
+    memory_BSD: jax.Array | None
+    memory_bias_B1LS: jax.Array | None
 
 
 class Block(nnx.Module):
-    """Self-attention and feed-forward, each with dropout, a residual sum and a layer norm before or after it."""
+    """Self-attention, attention to an encoder if there is one, and feed-forward.
+
+    Each with dropout, a residual sum, and a norm before or after it.
+    """
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        self.attention = SelfAttention(arch, rngs)
-        self.attention_norm = LayerNorm(arch)
+        self.attention = Attention(arch, rngs)
+        self.attention_norm = norm(arch)
+        if arch.encoder is not None:
+            self.cross_attention = Attention(arch, rngs, cross=True)
+            self.cross_attention_norm = norm(arch)
         self.feed_forward = FeedForward(arch, rngs)
-        self.feed_forward_norm = LayerNorm(arch)
+        self.feed_forward_norm = norm(arch)
         self.arch = arch
 
-    def __call__(self, x_BLD: jax.Array, bias_B1LL: jax.Array, key: jax.Array | None) -> jax.Array:
-        probabilities_key, attention_key, feed_forward_key = split_key(key, 3)
-        attention = functools.partial(self.attention, bias_B1LL=bias_B1LL, dropout_key=probabilities_key)
-        x_BLD = self._residual(x_BLD, attention, self.attention_norm, attention_key)
-        return self._residual(x_BLD, self.feed_forward, self.feed_forward_norm, feed_forward_key)
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        context: Context,
+        key: jax.Array | None,
+        layer: jax.Array | int = 0,
+        shares: list[jax.Array] | None = None,
+    ) -> jax.Array:
+        """[B, L, D]; `shares` collects the probabilities of its attentions, in order."""
+        crosses = self.arch.encoder is not None
+        inner = self.arch.activation_dropout_rate > 0
+        keys = iter(split_key(key, 3 + 2 * crosses + inner))
+
+        bias_BHLL = context.bias_BHLL
+        if context.unlimited_BHLL is not None:
+            bias_BHLL = jnp.where(layer < self.arch.window_from, context.unlimited_BHLL, bias_BHLL)
+
+        def attend(x_BLD: jax.Array) -> jax.Array:
+            return self.attention(x_BLD, bias_BHLL, next(keys), None, context.positions_BL, layer, shares)
+
+        def attend_to_encoder(x_BLD: jax.Array) -> jax.Array:
+            bias, memory = context.memory_bias_B1LS, context.memory_BSD
+            return self.cross_attention(x_BLD, bias, next(keys), memory, layer=layer, shares=shares)
+
+        x_BLD = self._residual(x_BLD, attend, self.attention_norm, keys)
+        if crosses:
+            x_BLD = self._residual(x_BLD, attend_to_encoder, self.cross_attention_norm, keys)
+        feed = lambda x_BLD: self.feed_forward(x_BLD, next(keys) if inner else None)  # noqa: E731
+        return self._residual(x_BLD, feed, self.feed_forward_norm, keys)
 
     def _residual(
-        self, x_BLD: jax.Array, branch: Callable[[jax.Array], jax.Array], norm: LayerNorm, key: jax.Array | None
+        self, x_BLD: jax.Array, branch: Callable[[jax.Array], jax.Array], norm: nnx.Module, keys: object
     ) -> jax.Array:
         if self.arch.norm == "post":
-            x_BLD = norm(x_BLD + dropout(branch(x_BLD), self.arch.dropout_rate, key))
+            x_BLD = norm(x_BLD + dropout(branch(x_BLD), self.arch.dropout_rate, next(keys)))
         else:
-            x_BLD = x_BLD + dropout(branch(norm(x_BLD)), self.arch.dropout_rate, key)
+            x_BLD = x_BLD + dropout(branch(norm(x_BLD)), self.arch.dropout_rate, next(keys))
         return constrain(x_BLD, "batch", None, None)
 
 
@@ -105,9 +196,12 @@ class Transformer(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         self.embeddings = Embeddings(arch, rngs)
-        self.layers = nnx.vmap(lambda block_rngs: Block(arch, block_rngs))(rngs.split(arch.num_layers))
+        blocks = 1 if arch.share_layers else arch.num_layers
+        self.layers = nnx.vmap(lambda block_rngs: Block(arch, block_rngs))(rngs.split(blocks))
         if arch.norm == "pre":
-            self.final_norm = LayerNorm(arch)
+            self.final_norm = norm(arch)
+        if arch.positions == "relative":
+            self.relative_bias = weight(rngs, (arch.relative_buckets, arch.num_heads), (None, "heads"), arch)
         self.arch = arch
 
     def __call__(
@@ -117,36 +211,69 @@ class Transformer(nnx.Module):
         positions_BL: jax.Array | None = None,
         types_BL: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        memory: Memory | None = None,
+        query_segments_BL: jax.Array | None = None,
+        captured: list[Captured] | None = None,
     ) -> jax.Array:
         """Final hidden states [B, L, D].
 
         Args:
           tokens_BL: token ids.
           segments_BL: 0 = padding, 1.. = packed document; attention stays inside a segment. None: one full row.
-          positions_BL: position ids; None counts from 0 along the row.
+          positions_BL: position ids; None counts from 0 along the row (or its real tokens, if the architecture does).
           types_BL: token types (BERT's sentence A / B); None is all 0.
           dropout_key: a jax.random key; None applies no dropout (evaluation).
+          memory: of the encoder, for a stack that has one.
+          query_segments_BL: the segment each position looks for, where it is not its own; all 1 lets padding look at
+            what the real positions look at, as an attention mask does.
+          captured: a list that what the blocks saw is appended to.
         """
-        embeddings_key, layers_key = split_key(dropout_key, 2)
-        x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key)
-        if segments_BL is None:
-            segments_BL = jnp.ones_like(tokens_BL)
-        x_BLD = self._run_layers(x_BLD, attention_bias(segments_BL, self.arch.causal), layers_key)
-        return self.final_norm(x_BLD) if self.arch.norm == "pre" else x_BLD
-
-    def _run_layers(self, x_BLD: jax.Array, bias_B1LL: jax.Array, key: jax.Array | None) -> jax.Array:
-        graphdef, stacked = nnx.split(self.layers)
-        keys = None if key is None else jax.random.split(key, self.arch.num_layers)
-
-        def body(x_BLD: jax.Array, layer: tuple) -> tuple[jax.Array, None]:
-            params, layer_key = layer
-            return nnx.merge(graphdef, params)(x_BLD, bias_B1LL, layer_key), None
-
-        if self.arch.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.arch.remat], prevent_cse=not self.arch.scan_layers)
-        unroll = 1 if self.arch.scan_layers else self.arch.num_layers
-        x_BLD, _ = jax.lax.scan(body, x_BLD, (stacked, keys), unroll=unroll)
+        arch = self.arch
+        embeddings_key, layers_key, *final_key = split_key(dropout_key, 3 if arch.final_dropout else 2)
+        table_VE = None if memory is None else memory.table_VE
+        x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE)
+        segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
+        queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
+        bias = attention_bias(queries_BL, segments_BL, arch.causal, arch.window)
+        if arch.positions == "relative":
+            length = tokens_BL.shape[1]
+            bias += relative_bias(
+                self.relative_bias[...], length, length, arch.relative_max_distance, both_ways=not arch.causal
+            )
+        unlimited = attention_bias(queries_BL, segments_BL, arch.causal) if arch.window_from else None
+        memory_bias = None if memory is None else attention_bias(queries_BL, memory.segments_BS)
+        context = Context(bias, unlimited, positions_BL, None if memory is None else memory.x_BSD, memory_bias)
+        x_BLD, seen = self._run_layers(x_BLD, context, layers_key, captured is not None)
+        if arch.norm == "pre":
+            x_BLD = self.final_norm(x_BLD)
+        if arch.final_dropout:
+            x_BLD = dropout(x_BLD, arch.dropout_rate, *final_key)
+        if captured is not None:
+            inputs, *shares = (tuple(stacked) for stacked in seen)
+            captured.append(Captured((*inputs, x_BLD), shares[0], shares[1] if len(shares) > 1 else ()))
         return x_BLD
+
+    def _run_layers(
+        self, x_BLD: jax.Array, context: Context, key: jax.Array | None, capture: bool
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The last block's output, and stacked over blocks, if `capture`, its input and attentions."""
+        arch = self.arch
+        graphdef, stacked = nnx.split(self.layers)
+        keys = None if key is None else jax.random.split(key, arch.num_layers)
+        shared = jax.tree.map(lambda leaf: leaf[0], stacked) if arch.share_layers else None
+
+        def body(x_BLD: jax.Array, layer: tuple) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+            params, layer_key, number = layer
+            block = nnx.merge(graphdef, shared if arch.share_layers else params)
+            shares = [] if capture else None
+            y_BLD = block(x_BLD, context, layer_key, number, shares)
+            return y_BLD, (x_BLD, *shares) if capture else ()
+
+        if arch.remat != "none":
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[arch.remat], prevent_cse=not arch.scan_layers)
+        unroll = 1 if arch.scan_layers else arch.num_layers
+        layers = (None if arch.share_layers else stacked, keys, jnp.arange(arch.num_layers))
+        return jax.lax.scan(body, x_BLD, layers, unroll=unroll)
 
 
 class Encoder(Transformer):
@@ -158,18 +285,8 @@ class Encoder(Transformer):
 
 
 class Decoder(Transformer):
-    """Causal: every position sees itself and earlier ones of its segment."""
+    """Causal: every position sees itself and earlier ones of its segment (and the encoder's states of that segment)."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         assert arch.causal
         super().__init__(arch, rngs)
-
-
-class Pooler(nnx.Module):
-    """tanh of a dense layer over the first position: BERT's summary of a row."""
-
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        self.dense = Dense([(arch.hidden_size, "embed")], [(arch.hidden_size, None)], arch, rngs)
-
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        return jnp.tanh(self.dense(x_BLD[:, 0]))

@@ -40,7 +40,7 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
       targets_BM: token ids.
       weights_BM: float weights; 0 leaves a position out.
     """
-    hidden_BMD, table_VD, bias_V = projection
+    hidden_BMD, table_VD, bias_V = projection  # D is the table's width here
     table_VD = constrain(table_VD, "vocab", None)
     hidden_RD = hidden_BMD.reshape(-1, hidden_BMD.shape[-1])
     return TokenLoss(*_token_loss(hidden_RD, table_VD, bias_V, targets_BM.reshape(-1), weights_BM.reshape(-1)))

@@ -26,7 +26,7 @@ SEGMENTS = np.array([[1, 1, 1, 2, 2, 0], [1, 2, 3, 3, 3, 3]])
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_bias_lets_a_position_see_its_segment_and_no_later_one_if_causal(causal: bool) -> None:
-    bias = np.asarray(attention_bias(jnp.asarray(SEGMENTS), causal))
+    bias = np.asarray(attention_bias(jnp.asarray(SEGMENTS), jnp.asarray(SEGMENTS), causal))
     assert bias.shape == (2, 1, 6, 6) and bias.dtype == np.float32
     for b, query, key in np.ndindex(2, 6, 6):
         seen = SEGMENTS[b, query] == SEGMENTS[b, key] and (key <= query or not causal)
@@ -38,14 +38,14 @@ def test_bias_lets_a_position_see_its_segment_and_no_later_one_if_causal(causal:
 def test_attention_equals_the_formula(causal: bool) -> None:
     rng = np.random.default_rng(0)
     query, key, value = (rng.normal(0, 2, (2, 6, 3, 4)) for _ in range(3))
-    bias = attention_bias(jnp.asarray(SEGMENTS), causal)
+    bias = attention_bias(jnp.asarray(SEGMENTS), jnp.asarray(SEGMENTS), causal)
     got = attend(*(jnp.asarray(x, jnp.float32) for x in (query, key, value)), bias)
     np.testing.assert_allclose(got, reference(query, key, value, np.asarray(bias)[:, 0] == 0), atol=2e-6)
 
 
 def test_large_scores_and_rows_of_padding_stay_finite() -> None:
     x = jnp.full((1, 4, 1, 2), 200.0)
-    out, gradient = jax.value_and_grad(lambda x: attend(x, x, x, attention_bias(jnp.zeros((1, 4), int), True)).sum())(x)
+    out, gradient = jax.value_and_grad(lambda x: attend(x, x, x, attention_bias(jnp.zeros((1, 4), int), jnp.zeros((1, 4), int), True)).sum())(x)
     assert float(out) == pytest.approx(4 * 2 * 200) and np.isfinite(gradient).all()
 
 

@@ -1,11 +1,27 @@
-"""BERT (Devlin et al. 2018, arXiv:1810.04805): a post-norm encoder with token types, trained on masked tokens."""
+"""BERT (Devlin et al. 2018, arXiv:1810.04805): a post-norm encoder with token types, trained on masked tokens.
+
+Multilingual BERT is the base size with a vocabulary of 119,547 (cased) or 105,879 (uncased).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
+from typing import Any
+
 from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
-from lm_research.models.definition import ModelDefinition, define
-from lm_research.models.heads import PretrainingEncoder
+from lm_research.models.families.common import (
+    Key,
+    Weight,
+    attention,
+    from_config,
+    matrix,
+    read_keys,
+    refuse,
+    scales,
+    table,
+    write_keys,
+)
 
 # Devlin et al. 2018, section 3 (base, large); Turc et al. 2019, arXiv:1908.08962, table 1 (the others).
 SIZES = {
@@ -16,32 +32,89 @@ SIZES = {
     "base": dict(num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072),
     "large": dict(num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096),
 }
+TRAITS = dict(norm="post", embedding_norm=True, init="truncated_normal")
+
+HEAD = "pretraining"  # what it is pre-trained with
+MODEL_TYPES = {"bert": "Bert"}
+CLASSES = {
+    "ForPreTraining": "pretraining",
+    "ForMaskedLM": "masked_lm",
+    "ForNextSentencePrediction": "next_sentence",
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "span",
+    "ForMultipleChoice": "multiple_choice",
+    "Model": "none",
+}
+KEYS = (
+    Key("vocab_size", "vocab_size", 30522),
+    Key("hidden_size", "hidden_size", 768),
+    Key("num_layers", "num_hidden_layers", 12),
+    Key("num_heads", "num_attention_heads", 12),
+    Key("intermediate_size", "intermediate_size", 3072),
+    Key("activation", "hidden_act", "gelu"),
+    Key("dropout_rate", "hidden_dropout_prob", 0.1),
+    Key("attention_dropout_rate", "attention_probs_dropout_prob", 0.1),
+    Key("max_length", "max_position_embeddings", 512),
+    Key("num_types", "type_vocab_size", 2),
+    Key("init_std", "initializer_range", 0.02),
+    Key("norm_epsilon", "layer_norm_eps", 1e-12),
+    Key("tied", "tie_word_embeddings", True),
+    Key("pad_id", "pad_token_id", 0),
+)
+UNSUPPORTED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+# Tensors of older files that say nothing new: copies of tied ones, and counters.
+COPIES = (r"position_ids$", r"cls\.predictions\.decoder\.(weight|bias)$")
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
-    return Architecture(
-        vocab_size=vocab_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        intermediate_size=config.intermediate_size,
-        max_length=config.max_length,
-        num_types=2,
-        causal=False,
-        norm="post",
-        norm_epsilon=1e-12,
-        activation="gelu",
-        dropout_rate=config.dropout_rate,
-        attention_dropout_rate=config.attention_dropout_rate,
-        init_std=config.init_std,
-        init="truncated_normal",
-        residual_init_std=config.init_std,
-        dtype=config.dtype,
-        scan_layers=config.scan_layers,
-        remat=config.remat,
+    return from_config(config, vocab_size, num_types=2, norm_epsilon=1e-12, activation="gelu", **TRAITS)
+
+
+def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+    refuse(hf, UNSUPPORTED)
+    return Architecture(**read_keys(hf, KEYS), **TRAITS)
+
+
+def to_hf(arch: Architecture) -> dict[str, Any]:
+    return write_keys(arch, KEYS)
+
+
+def prefix(arch: Architecture, head: str) -> str:
+    return "" if head == "none" else "bert."
+
+
+def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
+    classifier = "qa_outputs" if head == "span" else "classifier"
+    return (
+        *stack("@encoder.layer.{}", "@embeddings"),
+        *matrix("pooler/dense", "@pooler.dense"),
+        *matrix("masked_lm/dense", "cls.predictions.transform.dense"),
+        *scales("masked_lm/norm", "cls.predictions.transform.LayerNorm"),
+        *output_table("cls.predictions", "cls.predictions.decoder", arch),
+        *matrix("next_sentence", "cls.seq_relationship"),
+        *matrix("classifier", classifier),
     )
 
 
-def define_model(config: ModelConfig, vocab_size: int) -> ModelDefinition:
-    arch = architecture(config, vocab_size)
-    return define(lambda rngs: PretrainingEncoder(arch, rngs), arch)
+def stack(layer: str, embeddings: str) -> tuple[Weight, ...]:
+    """Embeddings and blocks of BERT and of all that kept its names."""
+    ours = "encoder/layers"
+    return (
+        *table("encoder/embeddings/tokens", f"{embeddings}.word_embeddings.weight"),
+        *table("encoder/embeddings/positions", f"{embeddings}.position_embeddings.weight"),
+        *table("encoder/embeddings/types", f"{embeddings}.token_type_embeddings.weight"),
+        *scales("encoder/embeddings/norm", f"{embeddings}.LayerNorm"),
+        *attention(f"{ours}/attention", f"{layer}.attention", "self.query", "self.key", "self.value", "output.dense"),
+        *scales(f"{ours}/attention_norm", f"{layer}.attention.output.LayerNorm"),
+        *matrix(f"{ours}/feed_forward/up", f"{layer}.intermediate.dense"),
+        *matrix(f"{ours}/feed_forward/down", f"{layer}.output.dense"),
+        *scales(f"{ours}/feed_forward_norm", f"{layer}.output.LayerNorm"),
+    )
+
+
+def output_table(bias: str, decoder: str, arch: Architecture) -> tuple[Weight, ...]:
+    """Bias and table of the masked-token head. Untied, the decoder's bias is the one used, and both are stored."""
+    names = (f"{bias}.bias", f"{decoder}.bias")
+    biases = table("masked_lm/bias", *names) if arch.tied else table("masked_lm/bias", *names[::-1], copies=names[:1])
+    return (*biases, *table("masked_lm/table", f"{decoder}.weight"))

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
+from typing import Any
+
 from lm_research.config import ModelConfig
+from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
-from lm_research.models.definition import ModelDefinition, define
-from lm_research.models.heads import CausalLM
+from lm_research.models.families.common import (
+    Key,
+    Weight,
+    from_config,
+    matrix,
+    read_keys,
+    refuse,
+    scales,
+    table,
+    write_keys,
+)
 
 # Radford et al. 2019, table 2 (widths and depths); 64-wide heads as in the released models.
 SIZES = {
@@ -14,33 +27,84 @@ SIZES = {
     "large": dict(num_layers=36, hidden_size=1280, num_heads=20, intermediate_size=5120),
     "xl": dict(num_layers=48, hidden_size=1600, num_heads=25, intermediate_size=6400),
 }
+TRAITS = dict(causal=True, norm="pre", pooling="last", pooler_activation="")
+
+MODEL_TYPES = {"gpt2": "GPT2"}
+CLASSES = {
+    "LMHeadModel": "causal_lm",
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "span",
+    "Model": "none",
+}
+KEYS = (
+    Key("vocab_size", "vocab_size", 50257),
+    Key("hidden_size", "n_embd", 768),
+    Key("num_layers", "n_layer", 12),
+    Key("num_heads", "n_head", 12),
+    Key("max_length", "n_positions", 1024),
+    Key("activation", "activation_function", "gelu_new"),
+    Key("dropout_rate", "resid_pdrop", 0.1),
+    Key("attention_dropout_rate", "attn_pdrop", 0.1),
+    Key("norm_epsilon", "layer_norm_epsilon", 1e-5),
+    Key("init_std", "initializer_range", 0.02),
+    Key("scale_by_layer", "scale_attn_by_inverse_layer_idx", False),
+    Key("tied", "tie_word_embeddings", True),
+    Key("pad_id", "pad_token_id", -1),
+)
+UNSUPPORTED = {"add_cross_attention": False}
+COPIES = (r"attn\.(bias|masked_bias)$", r"^lm_head\.weight$")
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
+    # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), two a block.
+    residual = config.init_std / (2 * config.num_layers) ** 0.5
+    return from_config(config, vocab_size, activation="gelu_tanh", residual_init_std=residual, **TRAITS)
+
+
+def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+    refuse(hf, UNSUPPORTED)
+    fields = read_keys(hf, KEYS)
+    inner = hf.get("n_inner") or 4 * fields["hidden_size"]
+    scale = 1.0 if hf.get("scale_attn_weights") is False else 0.0
+    residual = fields["init_std"] / (2 * fields["num_layers"]) ** 0.5
     return Architecture(
-        vocab_size=vocab_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        intermediate_size=config.intermediate_size,
-        max_length=config.max_length,
-        num_types=0,
-        causal=True,
-        norm="pre",
-        norm_epsilon=1e-5,
-        activation="gelu_tanh",
-        dropout_rate=config.dropout_rate,
-        attention_dropout_rate=config.attention_dropout_rate,
-        init_std=config.init_std,
-        init="normal",
-        # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), two a block.
-        residual_init_std=config.init_std / (2 * config.num_layers) ** 0.5,
-        dtype=config.dtype,
-        scan_layers=config.scan_layers,
-        remat=config.remat,
+        **fields, intermediate_size=inner, attention_scale=scale, residual_init_std=residual, **TRAITS
+    )  # fmt: skip
+
+
+def to_hf(arch: Architecture) -> dict[str, Any]:
+    if arch.head_width * arch.num_heads != arch.hidden_size:
+        raise PretrainedError(
+            f"The format of GPT-2 has heads of width hidden_size / num_heads only; this model has {arch.num_heads} of "
+            f"{arch.head_width} at hidden_size={arch.hidden_size}. Save it as native."
+        )
+    extra = {"n_inner": arch.intermediate_size, "embd_pdrop": arch.dropout_rate}
+    hf = write_keys(arch, KEYS) | extra | {"scale_attn_weights": arch.attention_scale != 1.0}
+    return hf if arch.pad_id >= 0 else {name: value for name, value in hf.items() if name != "pad_token_id"}
+
+
+def prefix(arch: Architecture, head: str) -> str:
+    return "" if head == "none" else "transformer."
+
+
+def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
+    ours, theirs = "decoder/layers", "@h.{}"
+    qkv = [
+        matrix(f"{ours}/attention/{name}", f"{theirs}.attn.c_attn", transpose=False, part=part, parts=3)
+        for part, name in enumerate(("query", "key", "value"))
+    ]
+    classifier = {"classification": "score", "span": "qa_outputs"}.get(head, "classifier")
+    return (
+        *table("decoder/embeddings/tokens", "@wte.weight"),
+        *table("decoder/embeddings/positions", "@wpe.weight"),
+        *(weight for pair in qkv for weight in pair),
+        *matrix(f"{ours}/attention/output", f"{theirs}.attn.c_proj", transpose=False, inputs=2),
+        *scales(f"{ours}/attention_norm", f"{theirs}.ln_1"),
+        *matrix(f"{ours}/feed_forward/up", f"{theirs}.mlp.c_fc", transpose=False),
+        *matrix(f"{ours}/feed_forward/down", f"{theirs}.mlp.c_proj", transpose=False),
+        *scales(f"{ours}/feed_forward_norm", f"{theirs}.ln_2"),
+        *scales("decoder/final_norm", "@ln_f"),
+        *table("next_token/table", "lm_head.weight"),
+        *matrix("classifier", classifier),
     )
-
-
-def define_model(config: ModelConfig, vocab_size: int) -> ModelDefinition:
-    arch = architecture(config, vocab_size)
-    return define(lambda rngs: CausalLM(arch, rngs), arch)

@@ -1,0 +1,472 @@
+"""Directories of Hugging Face models: config.json and weights, to and from a ModelDefinition and its parameters.
+
+Format: https://huggingface.co/docs/transformers, what `save_pretrained` writes. Tokenizers are data/hf_tokenizer.py's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lm_research.errors import PretrainedError, suggest
+from lm_research.interop.tensor_files import TensorSource, open_tensors
+from lm_research.interop.tensor_writer import write_tensors
+from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
+from lm_research.models.families import DEFAULT_HEADS, FAMILIES, model_types
+from lm_research.models.families.common import Weight
+from lm_research.models.heads import HEADS, Head
+from lm_research.parallel.rules import tree_shardings
+
+STACKS = ("encoder", "decoder")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A directory that has been looked at: everything but the parameters.
+
+    Attributes:
+      definition: the model it holds, with the head that was asked for.
+      family: a key of FAMILIES.
+      config: config.json.
+      source: its weight files.
+    """
+
+    definition: ModelDefinition
+    family: str
+    config: dict[str, Any]
+    source: TensorSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What did not fit between a file and a model.
+
+    new: our parameters that the file does not have (freshly initialised). reshaped: those that it has in another
+    shape (initialised too). unused: the file's tensors that the model does not have. kept: tensors that no
+    computation reads, but that the format has beside one that is read; they are written back as they were.
+    """
+
+    new: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    kept: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Sentences to log; empty if all fitted."""
+        parts = (
+            ("initialised, because the files do not have them", self.new),
+            ("initialised, because the files have them in another shape", self.reshaped),
+            ("not used by this model", self.unused),
+        )
+        return [f"{what}: {', '.join(names)}" for what, names in parts if names]
+
+
+def read_config(directory: pathlib.Path) -> dict[str, Any]:
+    """config.json of a model directory.
+
+    Raises:
+      PretrainedError: there is none, or it is not one of a model.
+    """
+    path = directory / "config.json"
+    if not directory.is_dir():
+        what = "is a file" if directory.exists() else "does not exist"
+        raise PretrainedError(
+            f"The model directory {directory} {what}. Give the path of a directory with a config.json."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:10]) or "nothing"
+        raise PretrainedError(
+            f"{directory} holds no config.json, so it is no model directory. It holds: {found}."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise PretrainedError(f"{path} cannot be read as JSON: {error}. Download it again.") from error
+    if not isinstance(config, dict):
+        raise PretrainedError(f"{path} holds a {type(config).__name__} instead of an object. Download it again.")
+    return config
+
+
+def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | None = None) -> Pretrained:
+    """Reads config.json and the headers of the weight files.
+
+    Args:
+      directory: of the model.
+      head: a name of heads.HEADS; None takes the one that `architectures` in config.json names.
+      num_labels: classes of a classification; None takes those of config.json.
+
+    Raises:
+      PretrainedError: no model, one of an unknown type, or with settings that are not supported.
+    """
+    config = read_config(directory)
+    types = model_types()
+    kind = config.get("model_type")
+    if kind not in types:
+        known = ", ".join(sorted(types))
+        raise PretrainedError(
+            f"{directory / 'config.json'}: model_type is {kind!r}, which is not supported. Supported: {known}."
+        )
+    family = FAMILIES[types[kind]]
+    source = open_tensors(directory)
+    try:
+        arch = family.from_hf(config, set(source.names))
+    except PretrainedError as error:
+        raise PretrainedError(f"{directory}: {error}") from error
+    encoder_only, name = False, head
+    if head is None:
+        encoder_only, name = _named_head(config, kind, family, arch.kind)
+    elif head not in HEADS:
+        raise PretrainedError(f"There is no head {head!r}. {suggest(head, HEADS)}")
+    elif head in ("token_classification", "masked_lm") and arch.encoder is not None:
+        encoder_only = True
+    _check_head(name, kind, arch.kind, encoder_only)
+    arch = arch.encoder if encoder_only else arch
+    labels = num_labels or len(config.get("id2label") or {}) or config.get("num_labels") or 2
+    spec = Head(name, labels)
+    reader = _Reader(source, family, define(arch, spec))
+    if name in ("pretraining", "next_sentence"):
+        stored = reader.shape_of("next_sentence/bias")
+        spec = Head(name, stored[0] if stored else 2)
+    elif name == "none":
+        spec = Head(name, pooled=bool(arch.pooler_activation) and reader.shape_of("pooler/dense/kernel") is not None)
+    return Pretrained(define(arch, spec), types[kind], config, source)
+
+
+def _named_head(config: Mapping[str, Any], kind: str, family: ModuleType, stacks: str) -> tuple[bool, str]:
+    """Whether the model is only the encoder, and the head's name, by `architectures`."""
+    prefix = family.MODEL_TYPES[kind]
+    for name in config.get("architectures") or ():
+        # Files of the removed Flax and TensorFlow classes name those.
+        suffix = re.sub("^(Flax|TF)", "", str(name)).removeprefix(prefix)
+        if suffix in family.CLASSES:
+            return suffix in getattr(family, "ENCODER_ONLY", ()), family.CLASSES[suffix]
+    if config.get("architectures"):
+        known = ", ".join(prefix + suffix for suffix in family.CLASSES)
+        raise PretrainedError(
+            f"config.json: architectures is {config['architectures']!r}; of {kind} these are supported: {known}. Name the "
+            f"head you want with head=..., one of {', '.join(HEADS)}."
+        )
+    return False, getattr(family, "HEAD", DEFAULT_HEADS[stacks])
+
+
+def _check_head(head: str, kind: str, stacks: str, encoder_only: bool) -> None:
+    """Raises a PretrainedError if such a stack cannot carry the head."""
+    stacks = "encoder" if encoder_only else stacks
+    only = {"causal_lm": "decoder", "seq2seq_lm": "encoder-decoder"}
+    encoders = ("masked_lm", "pretraining", "next_sentence", "replaced_token", "multiple_choice")
+    needed = only.get(head, "encoder" if head in encoders else stacks)
+    if needed != stacks:
+        raise PretrainedError(f"head {head!r} needs an {needed}, but {kind} is an {stacks}.".replace("an d", "a d"))
+
+
+class _Reader:
+    """Our arrays out of their tensors."""
+
+    def __init__(self, source: TensorSource, family: ModuleType, definition: ModelDefinition) -> None:
+        self.source, self.definition = source, definition
+        arch, head = definition.arch, definition.head.name
+        heads = ("classification", "span", "none", head)
+        self.prefixes = tuple(dict.fromkeys((family.prefix(arch, head), "", *(family.prefix(arch, h) for h in heads))))
+        if len(self.prefixes) > 1 and family.prefix(arch, "masked_lm") not in self.prefixes:
+            self.prefixes += (family.prefix(arch, "masked_lm"),)
+        self.shapes = flatten(definition.shapes)
+        self.weights = weights_of(family, definition)
+        self._names = set(source.names)
+
+    def candidates(self, weight: Weight, layer: int) -> Iterator[str]:
+        for name in weight.names:
+            name = name.replace("{}", str(layer))
+            yield from (p + name[1:] for p in self.prefixes) if name.startswith("@") else (name,)
+
+    def stored_name(self, path: str, layer: int = 0) -> str | None:
+        return next((name for name in self.candidates(self.weights[path], layer) if name in self._names), None)
+
+    def shape_of(self, path: str) -> tuple[int, ...] | None:
+        """The stored shape of a parameter, or None if the files do not have it."""
+        name = self.stored_name(path) if path in self.weights else None
+        return None if name is None else self.source.shape(name)
+
+    def layers(self, path: str) -> int:
+        return self.shapes[path].shape[0] if _is_stacked(path) else 0
+
+    def check(self, path: str, strict: bool) -> str:
+        """ "found", "new" or "reshaped".
+
+        Raises:
+          PretrainedError: a part of a stack, or with `strict` anything, is missing or has another shape or no numbers.
+        """
+        weight, shape = self.weights[path], self.shapes[path].shape
+        shape = shape[1:] if _is_stacked(path) else shape
+        for layer in range(self.layers(path) or 1):
+            name = self.stored_name(path, layer)
+            if name is None:
+                if strict:
+                    missing = next(self.candidates(weight, layer))
+                    where = self.source.file(next(iter(self._names))).parent if self._names else "the directory"
+                    raise PretrainedError(
+                        f"{where}: the weight files have no tensor {missing!r}, which config.json asks for. They belong to "
+                        "another model, or are not complete. Download them again."
+                    )
+                return "new"
+            wanted, got = stored_shape(weight, shape), self.source.shape(name)
+            if got != wanted:
+                if strict:
+                    raise PretrainedError(
+                        f"{self.source.file(name)}: tensor {name!r} has shape {got}, but config.json makes it {wanted}. "
+                        "They belong to different models."
+                    )
+                return "reshaped"
+            if not jnp.issubdtype(self.source.dtype(name), jnp.floating):
+                raise PretrainedError(
+                    f"{self.source.file(name)}: tensor {name!r} is of type {self.source.dtype(name)}, but weights are floating-"
+                    "point numbers. Quantised files are not supported."
+                )
+        return "found"
+
+    def read(self, path: str, dtype: np.dtype) -> np.ndarray:
+        """A parameter, all layers of it, in memory of its own."""
+        shape, weight = self.shapes[path].shape, self.weights[path]
+        array = np.empty(shape, dtype)
+        for layer in range(self.layers(path) or 1):
+            name = self.stored_name(path, layer)
+            part = array[layer] if _is_stacked(path) else array
+            part[...] = from_stored(weight, self.source.read(name), part.shape)
+        return array
+
+    def dead_copies(self) -> dict[str, np.ndarray]:
+        """Tensors of the files by the names that weights are written under a second time."""
+        dead = [name for weight in self.weights.values() for name in weight.copies]
+        found = {name: [p + name.removeprefix("@") for p in self.prefixes] for name in dead}
+        return {
+            name: np.array(self.source.read(stored))
+            for name, candidates in found.items()
+            for stored in [c for c in candidates if c in self._names][:1]
+        }
+
+    def dtype(self, path: str) -> np.dtype:
+        return self.source.dtype(self.stored_name(path))
+
+
+def load_params(
+    pretrained: Pretrained, mesh: Mesh | None = None, dtype: str | None = None, seed: int = 0, fresh_head: bool = False
+) -> tuple[Params, Report]:
+    """Reads the parameters, one at a time, onto the devices of a mesh.
+
+    Everything is checked against the headers before anything is read, so host memory holds the model (where the host
+    is the device) and one stacked parameter beside it.
+
+    Args:
+      pretrained: from `inspect`.
+      mesh: where they go, by the rules of parallel/rules.py; None is the default device.
+      dtype: type of the parameters; None keeps each as it is stored.
+      seed: of parameters that the files do not have.
+      fresh_head: whether parts of the head may have another shape than in the files; they are initialised then.
+
+    Raises:
+      PretrainedError: a tensor of the stacks is missing, or any has another shape than config.json asks for, or is
+        damaged.
+    """
+    definition = pretrained.definition
+    reader = _Reader(pretrained.source, FAMILIES[pretrained.family], definition)
+    states = {}
+    for path in reader.shapes:
+        stack = path.split("/")[0] in STACKS
+        found = reader.check(path, strict=stack)
+        if found == "reshaped" and not fresh_head:
+            reader.check(path, strict=True)
+        states[path] = found
+    new = [path for path, state in states.items() if state != "found"]
+    shardings = {path: None for path in reader.shapes}
+    if mesh is not None:
+        shardings = flatten(tree_shardings(mesh, definition.shapes, definition.axes))
+    arrays = _initialise(definition, new, shardings, seed)
+    default = np.dtype(dtype) if dtype else None
+    for path in reader.shapes:
+        if states[path] == "found":
+            value = reader.read(path, default or reader.dtype(path))
+            arrays[path] = _place(value, shardings[path])
+        elif default:
+            arrays[path] = arrays[path].astype(default)
+    used = {reader.stored_name(path, layer) for path in reader.shapes for layer in range(reader.layers(path) or 1)}
+    copies = [re.compile(pattern) for pattern in FAMILIES[pretrained.family].COPIES]
+    copies += [re.compile(re.escape(name.removeprefix("@"))) for w in reader.weights.values() for name in w.copies]
+    rest = [name for name in pretrained.source.names if name not in used]
+    report = Report(
+        new=tuple(path for path in new if states[path] == "new"),
+        reshaped=tuple(path for path in new if states[path] == "reshaped"),
+        unused=tuple(name for name in rest if not any(pattern.search(name) for pattern in copies)),
+        kept=reader.dead_copies(),
+    )
+    return unflatten(arrays), report
+
+
+def _place(value: np.ndarray, sharding: Any) -> jax.Array:
+    if sharding is None:
+        return jnp.array(value)  # a copy: buffers that NumPy owns must not be donated
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _initialise(
+    definition: ModelDefinition, paths: list[str], shardings: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    """Fresh parameters of these paths alone (the compiler drops what makes the others)."""
+    if not paths:
+        return {}
+    pick = lambda seed: {path: leaf for path, leaf in flatten(definition.init(seed)).items() if path in paths}  # noqa: E731
+    given = {path: shardings[path] for path in paths}
+    return dict(jax.jit(pick, out_shardings=given if all(given.values()) else None)(np.uint32(seed)))
+
+
+def save(
+    directory: pathlib.Path,
+    definition: ModelDefinition,
+    family: str,
+    params: Params,
+    config: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+    kept: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Writes config.json and model.safetensors (in shards above a size) as transformers would.
+
+    Args:
+      directory: made if it does not exist.
+      definition, params: the model.
+      family: a key of FAMILIES.
+      config: the config.json it was read with, whose other keys are kept.
+      max_shard_bytes: size above which weights are divided over several files.
+      kept: of the report of reading them.
+
+    Raises:
+      PretrainedError: the format has no class for this family and head.
+    """
+    module = FAMILIES[family]
+    head = definition.head
+    written = hf_config(definition, family, config)
+    weights = weights_of(module, definition)
+    shapes, leaves = flatten(definition.shapes), flatten(params)
+    prefix = module.prefix(definition.arch, head.name)
+    entries: dict[str, list[tuple[str, int]]] = {}
+    for path, shape in shapes.items():
+        weight = weights[path]
+        for layer in range(shape.shape[0] if _is_stacked(path) else 1):
+            for name in (weight.names[0], *weight.copies):
+                if path.endswith("up/kernel") and not definition.arch.gated and len(weight.names) > 1:
+                    name = weight.names[-1]
+                name = name.replace("{}", str(layer))
+                name = prefix + name[1:] if name.startswith("@") else name
+                entries.setdefault(name, []).append((path, layer))
+    dead = {prefix + name[1:] if name.startswith("@") else name: value for name, value in (kept or {}).items()}
+    host = functools.lru_cache(maxsize=4)(lambda path: np.asarray(jax.device_get(leaves[path])))
+
+    def tensor(parts: list[tuple[str, int]]) -> np.ndarray:
+        made = []
+        for path, layer in sorted(parts, key=lambda part: weights[part[0]].part):
+            value = host(path)
+            made.append(to_stored(weights[path], value[layer] if _is_stacked(path) else value))
+        return np.ascontiguousarray(np.concatenate(made, axis=-1) if len(made) > 1 else made[0])
+
+    def listed() -> Iterator[tuple[str, tuple[int, ...], np.dtype, Any]]:
+        for name, parts in entries.items():
+            path, _ = parts[0]
+            if name in dead and dead[name].dtype == leaves[path].dtype:
+                yield name, dead[name].shape, dead[name].dtype, functools.partial(dead.__getitem__, name)
+                continue
+            shape = shapes[path].shape[1:] if _is_stacked(path) else shapes[path].shape
+            yield (
+                name,
+                stored_shape(weights[path], shape),
+                np.dtype(leaves[path].dtype),
+                functools.partial(tensor, parts),
+            )
+
+    directory.mkdir(parents=True, exist_ok=True)
+    write_tensors(directory, listed(), max_shard_bytes)
+    (directory / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """config.json of a model: of the one it was read with, where there is one, what still holds.
+
+    Raises:
+      PretrainedError: the format has no class for this family and head.
+    """
+    module, arch, head = FAMILIES[family], definition.arch, definition.head
+    if not module.MODEL_TYPES:  # a family that borrows another's files
+        module = next(m for m in FAMILIES.values() if m.MODEL_TYPES and m.weights is module.weights)
+    written = dict(config) if config else module.to_hf(arch)
+    kind = written.setdefault("model_type", next(iter(module.MODEL_TYPES)))
+    encoder_only = getattr(module, "ENCODER_ONLY", ())
+    fitting = [
+        suffix
+        for suffix, name in module.CLASSES.items()
+        if name == head.name and (suffix in encoder_only) == (bool(encoder_only) and arch.encoder is None)
+    ]
+    if not fitting:
+        raise PretrainedError(
+            f"The Hugging Face format has no {kind} model with head {head.name!r} "
+            f"(it has: {', '.join(dict.fromkeys(module.CLASSES.values()))}). Load it with one of those heads, or save it as native."
+        )
+    written["architectures"] = [module.MODEL_TYPES[kind] + fitting[0]]
+    if (
+        head.name in ("classification", "token_classification")
+        and len(written.get("id2label") or {}) != head.num_labels
+    ):
+        written["id2label"] = {str(i): f"LABEL_{i}" for i in range(head.num_labels)}
+        written["label2id"] = {label: int(i) for i, label in written["id2label"].items()}
+    return written
+
+
+def weights_of(family: ModuleType, definition: ModelDefinition) -> dict[str, Weight]:
+    """Weights by our path, those of this definition only."""
+    known = {weight.path: weight for weight in family.weights(definition.arch, definition.head.name)}
+    missing = [path for path in flatten(definition.shapes) if path not in known]
+    if missing:
+        raise PretrainedError(
+            f"The Hugging Face format has no place for {', '.join(missing)} of this family with head {definition.head.name!r}. "
+            "Choose another head, or save it as native."
+        )
+    return {path: known[path] for path in flatten(definition.shapes)}
+
+
+def stored_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the stored tensor of a parameter (one layer) of this shape."""
+    if weight.path.endswith("/kernel"):
+        inner, outer = math.prod(shape[: weight.inputs]), math.prod(shape[weight.inputs :]) * weight.parts
+        return (outer, inner) if weight.transpose else (inner, outer)
+    if weight.path.endswith(("/bias", "/scale")):
+        shape = (math.prod(shape) * weight.parts,)
+    return (1, *shape) if weight.leading else shape
+
+
+def from_stored(weight: Weight, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Our parameter (one layer) out of the stored tensor."""
+    tensor = tensor.T if weight.transpose else tensor
+    if weight.parts > 1:
+        tensor = np.split(tensor, weight.parts, axis=-1)[weight.part]
+    return tensor.reshape(shape)
+
+
+def to_stored(weight: Weight, value: np.ndarray) -> np.ndarray:
+    """The inverse of `from_stored`; of a tensor in parts, this one."""
+    if weight.path.endswith("/kernel"):
+        value = value.reshape(math.prod(value.shape[: weight.inputs]), -1)
+    elif weight.path.endswith(("/bias", "/scale")):
+        value = value.reshape(-1)
+    value = value.T if weight.transpose else value
+    return value[None] if weight.leading else value
+
+
+def _is_stacked(path: str) -> bool:
+    return "/layers/" in path

@@ -1,0 +1,161 @@
+"""What the family files share: from two kinds of config to an Architecture, and the names of weights in checkpoints.
+
+A family's names follow the format that Hugging Face's `transformers` writes. "@" at the start of a name stands for the
+model's prefix ("bert." in BertForMaskedLM, nothing in BertModel), "{}" for the number of a block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lm_research.config import ModelConfig
+from lm_research.errors import PretrainedError
+from lm_research.models.architecture import Architecture
+
+# Names of activations in Hugging Face's files -> ours. The last three are other spellings of the tanh approximation.
+ACTIVATION_NAMES = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One of our arrays and where it lies in a checkpoint.
+
+    Attributes:
+      path: ours, "encoder/layers/attention/query/kernel"; below "layers" the first axis counts blocks.
+      names: theirs; the first is written, any is read.
+      transpose: stored [out, in], as torch's Linear, where we have [in, out].
+      inputs: how many of our axes are contracted ones (2 for the attention's output: heads and their width).
+      part, parts: it is the part-th of so many equal parts along the last (transposed) axis of the stored one.
+      leading: stored with an additional axis of 1 in front.
+      copies: names under which it is written once more.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    transpose: bool = False
+    inputs: int = 1
+    part: int = 0
+    parts: int = 1
+    leading: bool = False
+    copies: tuple[str, ...] = ()
+
+
+def matrix(path: str, name: str, **options: Any) -> tuple[Weight, Weight]:
+    """A dense layer: kernel and bias. With transpose=False for layers that store [in, out]."""
+    bias = {key: options[key] for key in ("part", "parts") if key in options}
+    return (
+        Weight(f"{path}/kernel", (f"{name}.weight",), **{"transpose": True, **options}),
+        Weight(f"{path}/bias", (f"{name}.bias",), **bias),
+    )
+
+
+def scales(path: str, name: str) -> tuple[Weight, Weight]:
+    """A norm: scale and bias."""
+    return Weight(f"{path}/scale", (f"{name}.weight",)), Weight(f"{path}/bias", (f"{name}.bias",))
+
+
+def table(path: str, *names: str, **options: Any) -> tuple[Weight]:
+    """An array that is stored as we have it, under the first of these names."""
+    return (Weight(path, names, **options),)
+
+
+def attention(path: str, name: str, query: str, key: str, value: str, output: str) -> tuple[Weight, ...]:
+    """The four projections of an attention layer, by their names below `name`."""
+    return (
+        *matrix(f"{path}/query", f"{name}.{query}"),
+        *matrix(f"{path}/key", f"{name}.{key}"),
+        *matrix(f"{path}/value", f"{name}.{value}"),
+        *matrix(f"{path}/output", f"{name}.{output}", inputs=2),
+    )
+
+
+def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architecture:
+    """The architecture of a run: its model section, and what is peculiar to the family."""
+    given = {
+        name: getattr(config, name)
+        for name in (
+            "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_size", "embedding_size", "intermediate_size",
+            "max_length", "dropout_rate", "attention_dropout_rate", "init_std", "dtype", "scan_layers", "remat",
+        )
+    }  # fmt: skip
+    return Architecture(**{"vocab_size": vocab_size, **given, **traits})
+
+
+def encoder_decoder(config: ModelConfig, vocab_size: int, **traits: Any) -> Architecture:
+    """The same for a decoder with an encoder of the same shape, except for `num_encoder_layers`."""
+    decoder_only = {"head_bias", "pooling", "eos_id", "logit_scale", "tied"}
+    inner = {name: value for name, value in traits.items() if name not in decoder_only}
+    encoder = from_config(config, vocab_size, **inner)
+    if config.num_encoder_layers:
+        encoder = encoder.replace(num_layers=config.num_encoder_layers)
+    return from_config(config, vocab_size, causal=True, encoder=encoder, **traits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A key of config.json, the field of Architecture it sets, and its value where a file leaves it out."""
+
+    field: str
+    name: str
+    default: Any
+
+
+def read_keys(hf: Mapping[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
+    """Fields of an Architecture from a config.json.
+
+    Raises:
+      PretrainedError: a value of the wrong type, or an activation that is not known.
+    """
+    fields = {}
+    for key in keys:
+        value = hf.get(key.name, key.default)
+        value = key.default if value is None else value
+        if isinstance(key.default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if key.field.endswith("activation"):
+            if value not in ACTIVATION_NAMES:
+                raise PretrainedError(
+                    f"config.json: {key.name} is {value!r}, an activation that is not supported. "
+                    f"Supported: {', '.join(ACTIVATION_NAMES)}."
+                )
+            value = ACTIVATION_NAMES[value]
+        elif type(value) is not type(key.default):
+            raise PretrainedError(
+                f"config.json: {key.name} is {value!r}, but a value of type {type(key.default).__name__} is expected."
+            )
+        fields[key.field] = value
+    return fields
+
+
+def write_keys(arch: Architecture, keys: Iterable[Key]) -> dict[str, Any]:
+    """The inverse of `read_keys`."""
+    theirs = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}
+    values = {key.name: getattr(arch, key.field) for key in keys}
+    return {
+        key.name: theirs[values[key.name]] if key.field.endswith("activation") else values[key.name] for key in keys
+    }
+
+
+def refuse(hf: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
+    """Raises a PretrainedError if a key has another value than the only one (or ones, in a tuple) supported."""
+    for name, allowed in supported.items():
+        allowed = allowed if isinstance(allowed, tuple) else (allowed,)
+        if name in hf and hf[name] is not None and hf[name] not in allowed:
+            raise PretrainedError(
+                f"config.json: {name} is {hf[name]!r}, which this family's code does not have "
+                f"(supported: {', '.join(map(repr, allowed))})."
+            )

@@ -1,0 +1,40 @@
+"""GPT-3 (Brown et al. 2020, arXiv:2005.14165): GPT-2 at eight sizes, with 2,048 positions.
+
+The paper alternates dense and locally banded sparse attention; here every layer is dense. Files are GPT-2's.
+"""
+
+from lm_research.models.families.gpt2 import (  # noqa: F401  (the family is GPT-2 but for its sizes)
+    CLASSES,
+    COPIES,
+    KEYS,
+    architecture,
+    from_hf,
+    prefix,
+    to_hf,
+    weights,
+)
+
+# Brown et al. 2020, table 2.1: layers, width, heads, width of a head; the feed-forward layer is four times as wide.
+# The table gives XL 24 heads of 128, but only 16 of them make its 1.3 billion parameters (and its width of 2,048).
+_TABLE = {
+    "small": (12, 768, 12, 64),
+    "medium": (24, 1024, 16, 64),
+    "large": (24, 1536, 16, 96),
+    "xl": (24, 2048, 16, 128),
+    "2.7b": (32, 2560, 32, 80),
+    "6.7b": (32, 4096, 32, 128),
+    "13b": (40, 5140, 40, 128),
+    "175b": (96, 12288, 96, 128),
+}
+SIZES = {
+    name: dict(
+        num_layers=n,
+        hidden_size=d,
+        num_heads=h,
+        head_size=0 if h * k == d else k,
+        intermediate_size=4 * d,
+        max_length=2048,
+    )
+    for name, (n, d, h, k) in _TABLE.items()
+}
+MODEL_TYPES = {}

@@ -1,0 +1,168 @@
+"""Llama and its relatives (Touvron et al. 2023, arXiv:2302.13971): rotary positions, RMSNorm, gated SiLU, shared keys.
+
+Variants by `model.variant`: "llama", "mistral" (Jiang et al. 2023: a window), "qwen2" (Yang et al. 2024: biases on
+queries, keys and values).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from lm_research.config import ModelConfig
+from lm_research.errors import ConfigError, PretrainedError, suggest
+from lm_research.models.architecture import Architecture
+from lm_research.models.families.common import (
+    Key,
+    Weight,
+    attention,
+    from_config,
+    matrix,
+    read_keys,
+    table,
+    write_keys,
+)
+
+# Touvron et al. 2023, table 2 and the released weights; Grattafiori et al. 2024, table 3; Jiang et al. 2023, table 1;
+# Yang et al. 2024, table 1.
+_QWEN = dict(variant="qwen2", head_size=0)
+SIZES = {
+    "llama_7b": dict(num_layers=32, hidden_size=4096, num_heads=32, intermediate_size=11008),
+    "llama_13b": dict(num_layers=40, hidden_size=5120, num_heads=40, intermediate_size=13824),
+    "llama3_8b": dict(num_layers=32, hidden_size=4096, num_heads=32, num_kv_heads=8, intermediate_size=14336),
+    "mistral_7b": dict(
+        variant="mistral", num_layers=32, hidden_size=4096, num_heads=32, num_kv_heads=8, intermediate_size=14336
+    ),
+    "qwen2_0.5b": dict(_QWEN, num_layers=24, hidden_size=896, num_heads=14, num_kv_heads=2, intermediate_size=4864),
+    "qwen2_7b": dict(_QWEN, num_layers=28, hidden_size=3584, num_heads=28, num_kv_heads=4, intermediate_size=18944),
+}
+TRAITS = dict(
+    causal=True, norm="pre", norm_kind="rms", positions="rotary", gated=True, pooling="last", pooler_activation=""
+)
+VARIANTS = {
+    "llama": dict(qkv_bias=False, output_bias=False, mlp_bias=False, tied=False),
+    "mistral": dict(qkv_bias=False, output_bias=False, mlp_bias=False, tied=False, window=4096),
+    "qwen2": dict(qkv_bias=True, output_bias=False, mlp_bias=False, tied=False, rotary_theta=1e6),
+}
+
+MODEL_TYPES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
+CLASSES = {
+    "ForCausalLM": "causal_lm",
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "span",
+    "Model": "none",
+}
+KEYS = (
+    Key("vocab_size", "vocab_size", 32000),
+    Key("hidden_size", "hidden_size", 4096),
+    Key("num_layers", "num_hidden_layers", 32),
+    Key("num_heads", "num_attention_heads", 32),
+    Key("intermediate_size", "intermediate_size", 11008),
+    Key("activation", "hidden_act", "silu"),
+    Key("attention_dropout_rate", "attention_dropout", 0.0),
+    Key("max_length", "max_position_embeddings", 2048),
+    Key("norm_epsilon", "rms_norm_eps", 1e-6),
+    Key("init_std", "initializer_range", 0.02),
+    Key("tied", "tie_word_embeddings", False),
+    Key("pad_id", "pad_token_id", -1),
+)
+ROPE_TYPES = ("default", "linear", "llama3")
+COPIES = (r"rotary_emb\.inv_freq$", r"^lm_head\.weight$")
+
+
+def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
+    variant = config.variant or "llama"
+    if variant not in VARIANTS:
+        raise ConfigError(f"config.model.variant is {variant!r}. {suggest(variant, VARIANTS)}")
+    return from_config(config, vocab_size, activation="silu", norm_epsilon=1e-6, **TRAITS, **VARIANTS[variant])
+
+
+def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+    kind = hf["model_type"]
+    fields = read_keys(hf, KEYS)
+    fields["num_kv_heads"] = hf.get("num_key_value_heads") or (8 if kind == "mistral" else fields["num_heads"])
+    fields["head_size"] = hf.get("head_dim") or 0
+    fields["qkv_bias"] = hf.get("attention_bias", False) if kind == "llama" else kind == "qwen2"
+    fields["output_bias"] = hf.get("attention_bias", False) if kind == "llama" else False
+    fields["mlp_bias"] = hf.get("mlp_bias", False)
+    windowed = kind == "mistral" or (kind == "qwen2" and hf.get("use_sliding_window", False))
+    window = (hf.get("sliding_window", 4096) or 0) if windowed else 0
+    first = _first_windowed(hf, fields["num_layers"]) if window and kind == "qwen2" else 0
+    return Architecture(**fields, **_rope(hf), window=window, window_from=first, **TRAITS)
+
+
+def _rope(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 5 files say `rope_parameters`; older ones `rope_theta` and `rope_scaling`, with `type` or `rope_type`."""
+    given = dict(hf.get("rope_parameters") or {}) or dict(hf.get("rope_scaling") or {})
+    theta = float(given.pop("rope_theta", hf.get("rope_theta") or 10000.0))
+    kind = given.pop("rope_type", given.pop("type", "default"))
+    given.pop("type", None)
+    if kind not in ROPE_TYPES or given.get("partial_rotary_factor", 1.0) != 1.0:
+        raise PretrainedError(
+            f"config.json: rotary positions of type {kind!r} {given or ''} are not supported "
+            f"(supported: {', '.join(ROPE_TYPES)})."
+        )
+    given.pop("partial_rotary_factor", None)
+    scaling = () if kind == "default" else (("type", kind), *sorted((k, float(v)) for k, v in given.items()))
+    return dict(rotary_theta=theta, rotary_scaling=scaling)
+
+
+def _first_windowed(hf: Mapping[str, Any], num_layers: int) -> int:
+    """Qwen2's blocks see everything up to this one, and a window from it on."""
+    kinds = hf.get("layer_types")
+    if not kinds:
+        return min(hf.get("max_window_layers", 28), num_layers)
+    first = kinds.index("sliding_attention") if "sliding_attention" in kinds else num_layers
+    if "full_attention" in kinds[first:]:
+        raise PretrainedError(
+            "config.json: layer_types returns to full_attention after sliding_attention; not supported."
+        )
+    return first
+
+
+def variant_of(arch: Architecture) -> str:
+    """The model type whose files can hold it."""
+    if arch.qkv_bias and not arch.output_bias:
+        return "qwen2"
+    return "mistral" if arch.window else "llama"
+
+
+def to_hf(arch: Architecture) -> dict[str, Any]:
+    scaling = dict(arch.rotary_scaling)
+    rope = {"rope_type": scaling.pop("type", "default"), "rope_theta": arch.rotary_theta, **scaling}
+    kind = variant_of(arch)
+    hf = write_keys(arch, KEYS) | {
+        "model_type": kind, "num_key_value_heads": arch.kv_heads, "head_dim": arch.head_width, "rope_parameters": rope,
+    }  # fmt: skip
+    if arch.pad_id < 0:
+        del hf["pad_token_id"]
+    if arch.window:
+        hf["sliding_window"] = arch.window
+    if kind == "qwen2" and arch.window:
+        hf |= {"use_sliding_window": True, "max_window_layers": arch.window_from}
+    if kind == "llama":
+        hf |= {"attention_bias": arch.qkv_bias, "mlp_bias": arch.mlp_bias}
+    return hf
+
+
+def prefix(arch: Architecture, head: str) -> str:
+    if head == "none":
+        return ""
+    return "transformer." if head == "span" and variant_of(arch) == "llama" else "model."
+
+
+def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
+    ours, theirs = "decoder/layers", "@layers.{}"
+    return (
+        *table("decoder/embeddings/tokens", "@embed_tokens.weight"),
+        *attention(f"{ours}/attention", f"{theirs}.self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
+        *table(f"{ours}/attention_norm/scale", f"{theirs}.input_layernorm.weight"),
+        *matrix(f"{ours}/feed_forward/gate", f"{theirs}.mlp.gate_proj"),
+        *matrix(f"{ours}/feed_forward/up", f"{theirs}.mlp.up_proj"),
+        *matrix(f"{ours}/feed_forward/down", f"{theirs}.mlp.down_proj"),
+        *table(f"{ours}/feed_forward_norm/scale", f"{theirs}.post_attention_layernorm.weight"),
+        *table("decoder/final_norm/scale", "@norm.weight"),
+        *table("next_token/table", "lm_head.weight"),
+        *matrix("classifier", "qa_outputs" if head == "span" else "score"),
+    )

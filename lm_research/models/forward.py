@@ -1,0 +1,205 @@
+"""A whole model as a function from a dict of arrays to a dict of arrays, with the names users know them by.
+
+The names are those of the Hugging Face classes: `input_ids`, `attention_mask`, `logits`, `last_hidden_state`, ... An
+attention mask hides padding from every position; it does not restart positions, so rows may be padded on either side
+wherever the family's positions allow it.
+
+Legend: B batch, L length, S source length, D width, V vocabulary, C classes, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lm_research.models.heads import Model
+from lm_research.models.transformer import Captured
+
+IGNORED = -100  # a label that is no label
+INPUTS = (
+    "input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids", "decoder_attention_mask",
+    "labels", "next_sentence_label", "sentence_order_label", "start_positions", "end_positions",
+)  # fmt: skip
+
+Arrays = dict[str, Any]
+
+
+def forward(model: Model, head: str, inputs: Mapping[str, jax.Array], capture: bool = False, key: Any = None) -> Arrays:
+    """Runs a model.
+
+    Args:
+      model: bound to its parameters.
+      head: its head's name.
+      inputs: arrays [B, L] by the names of INPUTS (multiple choice: [B, choices, L]).
+      capture: also return `hidden_states` and `attentions` (and those of the decoder and across).
+      key: a jax.random key for dropout; None applies none.
+
+    Returns:
+      `last_hidden_state` [B, L, D] of models without a head (with `pooler_output` [B, D] where they have one);
+      `logits` (or `prediction_logits` and `seq_relationship_logits` of the pre-training pair, `start_logits` and
+      `end_logits` of spans) in float32; `loss`, if there are labels; `encoder_last_hidden_state` of encoder-decoders.
+    """
+    if head == "multiple_choice":
+        return _multiple_choice(model, inputs, capture, key)
+    tokens_BL = inputs["input_ids"]
+    mask_BL = inputs.get("attention_mask")
+    mask_BL = jnp.ones_like(tokens_BL) if mask_BL is None else mask_BL
+    captured: list[Captured] | None = [] if capture else None
+    options = dict(query_segments_BL=jnp.ones_like(tokens_BL), captured=captured)
+    given = dict(positions_BL=inputs.get("position_ids"), types_BL=inputs.get("token_type_ids"))
+    keys = (None, None, None) if key is None else jax.random.split(key, 3)
+    outputs: Arrays = {}
+    if model.arch.kind == "encoder-decoder":
+        source_BSD, memory = model.encode(tokens_BL, mask_BL, dropout_key=keys[0], **options)
+        targets_BL = inputs["decoder_input_ids"]
+        target_mask_BL = inputs.get("decoder_attention_mask")
+        target_mask_BL = jnp.ones_like(targets_BL) if target_mask_BL is None else target_mask_BL
+        options["query_segments_BL"] = jnp.ones_like(targets_BL)
+        x_BLD = model.decoder(targets_BL, target_mask_BL, dropout_key=keys[1], memory=memory, **options)
+        outputs["encoder_last_hidden_state"] = source_BSD
+    else:
+        stack = model.decoder if model.arch.causal else model.encoder
+        x_BLD = stack(tokens_BL, mask_BL, dropout_key=keys[0], **given, **options)
+    outputs = HEADS[head](model, x_BLD, inputs, mask_BL, keys[2]) | outputs
+    return outputs | (_captured(model, captured) if capture else {})
+
+
+def _captured(model: Model, captured: list[Captured]) -> Arrays:
+    if len(captured) == 1:
+        return {"hidden_states": captured[0].hidden_states, "attentions": captured[0].attentions}
+    encoder, decoder = captured
+    return {
+        "encoder_hidden_states": encoder.hidden_states,
+        "encoder_attentions": encoder.attentions,
+        "decoder_hidden_states": decoder.hidden_states,
+        "decoder_attentions": decoder.attentions,
+        "cross_attentions": decoder.cross_attentions,
+    }
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean negative log-likelihood [nats] of the labels [...] under logits [..., C], those of IGNORED left out."""
+    counts = labels != IGNORED
+    log_shares = jax.nn.log_softmax(logits.astype(jnp.float32))
+    chosen = jnp.take_along_axis(log_shares, jnp.where(counts, labels, 0)[..., None], axis=-1)[..., 0]
+    return -(chosen * counts).sum() / counts.sum()
+
+
+def _states(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    outputs = {"last_hidden_state": x_BLD}
+    if hasattr(model, "pooler"):
+        outputs["pooler_output"] = model.pooler(x_BLD, inputs["input_ids"], mask_BL)
+    return outputs
+
+
+def _tokens(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    logits_BLV, labels_BL = model.predict_tokens(x_BLD).logits(), inputs.get("labels")
+    if labels_BL is None:
+        return {"logits": logits_BLV}
+    return {"logits": logits_BLV, "loss": cross_entropy(logits_BLV, labels_BL)}
+
+
+def _next_token(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    logits_BLV, labels_BL = model.predict_tokens(x_BLD).logits(), inputs.get("labels")
+    if labels_BL is None:
+        return {"logits": logits_BLV}
+    return {"logits": logits_BLV, "loss": cross_entropy(logits_BLV[:, :-1], labels_BL[:, 1:])}
+
+
+def _pretraining(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    pair = inputs.get("next_sentence_label", inputs.get("sentence_order_label"))
+    outputs = {
+        "prediction_logits": model.predict_tokens(x_BLD).logits(),
+        "seq_relationship_logits": model.predict_next_sentence(x_BLD),
+    }
+    if inputs.get("labels") is not None and pair is not None:
+        outputs["loss"] = cross_entropy(outputs["prediction_logits"], inputs["labels"])
+        outputs["loss"] += cross_entropy(outputs["seq_relationship_logits"], pair.reshape(-1))
+    return outputs
+
+
+def _next_sentence(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    logits_B2, labels = model.predict_next_sentence(x_BLD), inputs.get("labels", inputs.get("next_sentence_label"))
+    return {"logits": logits_B2} | ({} if labels is None else {"loss": cross_entropy(logits_B2, labels.reshape(-1))})
+
+
+def _replaced(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    logits_BL, labels_BL = model.replaced_token(x_BLD), inputs.get("labels")
+    if labels_BL is None:
+        return {"logits": logits_BL}
+    losses_BL = jax.nn.softplus(logits_BL) - logits_BL * labels_BL
+    return {"logits": logits_BL, "loss": (losses_BL * mask_BL).sum() / mask_BL.sum()}
+
+
+def _classes(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    logits_BC = model.classify(x_BLD, inputs["input_ids"], mask_BL, key)
+    labels = inputs.get("labels")
+    if labels is None:
+        return {"logits": logits_BC}
+    if logits_BC.shape[-1] == 1:  # a value
+        loss = jnp.square(logits_BC[:, 0] - labels.reshape(-1)).mean()
+    elif labels.ndim == 2 and labels.shape == logits_BC.shape:  # several classes at once, or several values
+        loss = (jax.nn.softplus(logits_BC) - logits_BC * labels).mean()
+    else:
+        loss = cross_entropy(logits_BC, labels.reshape(-1))
+    return {"logits": logits_BC, "loss": loss}
+
+
+def _token_classes(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    logits_BLC, labels_BL = model.classify(x_BLD, dropout_key=key), inputs.get("labels")
+    return {"logits": logits_BLC} | ({} if labels_BL is None else {"loss": cross_entropy(logits_BLC, labels_BL)})
+
+
+def _span(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+    logits_BL2 = model.classify(x_BLD, dropout_key=key)
+    ends = {"start": logits_BL2[..., 0], "end": logits_BL2[..., 1]}
+    outputs = {f"{name}_logits": logits_BL for name, logits_BL in ends.items()}
+    if inputs.get("start_positions") is not None and inputs.get("end_positions") is not None:
+        # A position outside of the row is an answer that was cut off: it has no loss.
+        length = x_BLD.shape[1]
+        labels = {name: inputs[f"{name}_positions"].reshape(-1) for name in ends}
+        labels = {name: jnp.where((at >= 0) & (at < length), at, IGNORED) for name, at in labels.items()}
+        outputs["loss"] = sum(cross_entropy(logits_BL, labels[name]) for name, logits_BL in ends.items()) / 2
+    return outputs
+
+
+def _multiple_choice(model: Model, inputs: Mapping, capture: bool, key: Any) -> Arrays:
+    batch, choices = inputs["input_ids"].shape[:2]
+    rows = {name: x.reshape(batch * choices, -1) for name, x in inputs.items() if name != "labels"}
+    outputs = forward(model, "classification", rows, capture, key)
+    outputs["logits"] = outputs["logits"].reshape(batch, choices)
+    if inputs.get("labels") is not None:
+        outputs["loss"] = cross_entropy(outputs["logits"], inputs["labels"].reshape(-1))
+    return outputs
+
+
+# Name of a head -> what it makes of the final states.
+HEADS = {
+    "none": _states,
+    "masked_lm": _tokens,
+    "seq2seq_lm": _tokens,
+    "causal_lm": _next_token,
+    "pretraining": _pretraining,
+    "next_sentence": _next_sentence,
+    "replaced_token": _replaced,
+    "classification": _classes,
+    "token_classification": _token_classes,
+    "span": _span,
+}
+
+
+def shift_right(labels_BL: jax.Array, start_id: int, pad_id: int) -> jax.Array:
+    """Decoder inputs for labels: all moved one to the right, `start_id` in front, IGNORED as padding."""
+    shifted = jnp.concatenate([jnp.full_like(labels_BL[:, :1], start_id), labels_BL[:, :-1]], axis=1)
+    return jnp.where(shifted == IGNORED, pad_id, shifted)
+
+
+def shift_around(labels_BL: jax.Array, pad_id: int) -> jax.Array:
+    """The same with each row's last real token in front: mBART's language code."""
+    real_BL = jnp.where(labels_BL == IGNORED, pad_id, labels_BL)
+    last_B1 = (real_BL != pad_id).sum(1, keepdims=True) - 1
+    start_B1 = jnp.take_along_axis(real_BL, last_B1, axis=1)
+    return jnp.concatenate([start_B1, real_BL[:, :-1]], axis=1)

@@ -1,0 +1,89 @@
+"""Where a token stands: sinusoidal tables, rotations of queries and keys, and biases by distance.
+
+Legend: B batch, L query length, S key length, H heads, K head width, D model width, R buckets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def sinusoidal(positions_BL: jax.Array, width: int) -> jax.Array:
+    """Sines, then cosines, of each position at `width` / 2 wavelengths from 2 pi to 10000 x 2 pi, [B, L, D].
+
+    Vaswani et al. 2017, section 3.5, with the two halves side by side instead of interleaved, as its authors' code
+    has them; the odd element of an odd width is a sine.
+    """
+    frequency_D = 1.0 / 10000.0 ** (2 * (np.arange(width) // 2) / width)
+    angle_BLD = positions_BL[..., None].astype(jnp.float32) * frequency_D.astype(np.float32)
+    return jnp.concatenate([jnp.sin(angle_BLD[..., 0::2]), jnp.cos(angle_BLD[..., 1::2])], axis=-1)
+
+
+def rotary_frequencies(width: int, theta: float, scaling: Mapping[str, float | str]) -> np.ndarray:
+    """Radians a position turns each of `width` / 2 pairs by: theta^(-2 i / width) (Su et al. 2021), stretched.
+
+    Args:
+      width: K, even.
+      theta: base.
+      scaling: empty; or "type" "linear" with "factor" (Chen et al. 2023); or "llama3" with "factor",
+        "low_freq_factor", "high_freq_factor" and "original_max_position_embeddings" (Llama 3.1: long wavelengths are
+        stretched by the factor, short ones left, those between blended).
+    """
+    frequency = 1.0 / theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
+    kind = scaling.get("type", "none")
+    if kind == "linear":
+        frequency = frequency / scaling["factor"]
+    elif kind == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
+        blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        frequency = frequency * (blend + (1 - blend) / scaling["factor"])
+    else:
+        assert kind == "none", kind
+    return frequency.astype(np.float32)
+
+
+def rotate(x_BLHK: jax.Array, positions_BL: jax.Array, frequency_K2: np.ndarray) -> jax.Array:
+    """Turns element i of each head together with element i + K / 2 by position x frequency i, in float32."""
+    angle_BL1K2 = positions_BL[:, :, None, None].astype(jnp.float32) * frequency_K2
+    cos, sin = jnp.cos(angle_BL1K2), jnp.sin(angle_BL1K2)
+    first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BLHK.dtype)
+
+
+def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, both_ways: bool) -> np.ndarray:
+    """Bucket of each distance (key position minus query position), int32 of the same shape.
+
+    Raffel et al. 2019, section 2.1: half of the buckets hold one distance each, the others ranges that grow with the
+    logarithm up to `max_distance`, and all beyond shares the last. Bidirectional stacks give half of all to keys on
+    the right; causal ones put those into bucket 0.
+    """
+    base = np.zeros_like(distance)
+    if both_ways:
+        buckets //= 2
+        base = np.where(distance > 0, buckets, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(-distance, 0)
+    exact = buckets // 2
+    # In float32, as the models were trained: in float64 some distances would change their bucket.
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact), dtype=np.float32)
+    far = exact + (ratio / np.float32(math.log(max_distance / exact)) * np.float32(buckets - exact)).astype(np.int64)
+    return (base + np.where(distance < exact, distance, np.minimum(far, buckets - 1))).astype(np.int32)
+
+
+def relative_bias(
+    table_RH: jax.Array, query_length: int, key_length: int, max_distance: int, both_ways: bool
+) -> jax.Array:
+    """What each head adds to its scores for the distance between query and key, [1, H, L, S] in float32."""
+    distance_LS = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
+    bucket_LS = distance_buckets(distance_LS, len(table_RH), max_distance, both_ways)
+    # A product with one-hot rows: its gradient is a matrix product instead of a scatter.
+    one_hot_LSR = jax.nn.one_hot(bucket_LS, len(table_RH), dtype=jnp.float32)
+    return jnp.einsum("LSR,RH->HLS", one_hot_LSR, table_RH.astype(jnp.float32))[None]

@@ -1,0 +1,289 @@
+"""The Python face: `from_pretrained` reads a model directory, a `LanguageModel` runs it and writes it back.
+
+    lm = lm_research.from_pretrained("bert-base-uncased")
+    lm(**lm.tokenizer("Paris is the [MASK] of France."))["logits"]
+
+A directory is one of Hugging Face's format (interop/huggingface.py), a native one (training/native.py), or the
+directory of a training run.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+
+from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.errors import PretrainedError, TokenizerError, UserError
+from lm_research.interop import huggingface
+from lm_research.models import forward as forward_lib
+from lm_research.models.definition import ModelDefinition, Params, define
+from lm_research.models.families import FAMILIES
+from lm_research.models.forward import INPUTS, shift_around, shift_right
+from lm_research.training import native
+
+LOG = logging.getLogger("lm_research")
+PathLike = str | os.PathLike
+
+
+class LanguageModel:
+    """A model, its parameters and its tokenizer.
+
+    Attributes:
+      config: config.json in the Hugging Face format, with attribute access (`lm.config.hidden_size`).
+      definition: architecture and head.
+      params: nested dict of arrays; stacked layers have a leading axis.
+      tokenizer: data/hf_tokenizer.py's or data/tokenizer.py's, or None where the directory holds none.
+      family: its family's name.
+      report: what was initialised or left unused when it was read.
+    """
+
+    def __init__(
+        self,
+        definition: ModelDefinition,
+        params: Params,
+        family: str,
+        config: Mapping[str, Any],
+        tokenizer: Any = None,
+        report: huggingface.Report | None = None,
+    ) -> None:
+        self.definition, self.params, self.family, self.tokenizer = definition, params, family, tokenizer
+        self._config = dict(config)
+        self.report = report or huggingface.Report()
+
+    @property
+    def config(self) -> FrozenConfigDict:
+        return FrozenConfigDict(self._config)
+
+    @property
+    def head(self) -> str:
+        """What it predicts, a key of models.heads.HEADS."""
+        return self.definition.head.name
+
+    @property
+    def num_params(self) -> int:
+        return self.definition.num_params
+
+    def __call__(
+        self, *, output_hidden_states: bool = False, output_attentions: bool = False, **inputs: Any
+    ) -> dict[str, Any]:
+        """Runs the model on a batch, compiled once for each shape.
+
+        Args:
+          input_ids: [B, L] token ids, NumPy or JAX; multiple choice [B, choices, L].
+          attention_mask: [B, L], 1 for real tokens; missing is all 1. Rows may be padded on either side.
+          token_type_ids, position_ids: [B, L].
+          decoder_input_ids, decoder_attention_mask: [B, T] of encoder-decoders. Missing, they are made from `labels`, or
+            from `input_ids` for classification and spans, moved one to the right.
+          labels (next_sentence_label, sentence_order_label, start_positions, end_positions): add `loss`, as
+            transformers defines it for this head; -100 is no label.
+          output_hidden_states, output_attentions: also return these, a tuple with an array for each layer.
+
+        Returns:
+          A dict of arrays: `logits`, or `last_hidden_state` and `pooler_output` without a head, `prediction_logits` and
+          `seq_relationship_logits` of the pre-training pair, `start_logits` and `end_logits` of spans; `loss`;
+          `encoder_last_hidden_state` of encoder-decoders.
+
+        Raises:
+          UserError: an input that is unknown, missing, of another shape, longer than the model's positions, or with
+            ids outside of its vocabulary.
+        """
+        arrays = self._checked(inputs)
+        capture = output_hidden_states or output_attentions
+        outputs = self._forward(self.params, arrays, capture)
+        hidden = ("" if output_hidden_states else "hidden_states", "" if output_attentions else "attentions")
+        names = getattr(FAMILIES[self.family], "OUTPUTS", {})
+        kept = {name: x for name, x in outputs.items() if not name.endswith(tuple(filter(None, hidden)))}
+        return {names.get(name, name): x for name, x in kept.items()}
+
+    @functools.cached_property
+    def _forward(self) -> Any:
+        definition = self.definition
+
+        def run(params: Params, inputs: Mapping[str, jax.Array], capture: bool) -> dict[str, Any]:
+            return forward_lib.forward(definition.bind(params), definition.head.name, inputs, capture)
+
+        return jax.jit(run, static_argnums=2)
+
+    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        given = {name: value for name, value in inputs.items() if value is not None}
+        unknown = sorted(set(given) - set(INPUTS))
+        if unknown:
+            raise UserError(f"The model has no input {', '.join(unknown)}. Its inputs are {', '.join(INPUTS)}.")
+        if "input_ids" not in given:
+            raise UserError("The model needs input_ids, an array [B, L] of token ids.")
+        arrays = {name: _array(name, value) for name, value in given.items()}
+        arch = self.definition.arch
+        rank = 3 if self.head == "multiple_choice" else 2
+        for name in ("input_ids", "decoder_input_ids"):
+            if name in arrays and arrays[name].ndim != rank:
+                raise UserError(
+                    f"{name} has shape {arrays[name].shape}; this model takes {rank} dimensions (batch first)."
+                )
+        if arch.kind == "encoder-decoder" and "decoder_input_ids" not in arrays:
+            arrays["decoder_input_ids"] = self._decoder_inputs(arrays)
+        elif arch.kind != "encoder-decoder" and ("decoder_input_ids" in arrays or "decoder_attention_mask" in arrays):
+            raise UserError(
+                f"This model is a plain {arch.kind}: it has no decoder_input_ids and decoder_attention_mask."
+            )
+        pairs = [("input_ids", arch.encoder or arch), ("decoder_input_ids", arch)]
+        for name, stack in pairs:
+            if name in arrays:
+                self._check_ids(name, arrays[name], stack, arrays)
+        same = {
+            "attention_mask": "input_ids",
+            "token_type_ids": "input_ids",
+            "decoder_attention_mask": "decoder_input_ids",
+        }
+        for name, other in same.items():
+            if name in arrays and arrays[name].shape != arrays[other].shape:
+                raise UserError(f"{name} has shape {arrays[name].shape}, but {other} has {arrays[other].shape}.")
+        if arch.num_types and "token_type_ids" in arrays:
+            _check_range("token_type_ids", arrays["token_type_ids"], arch.num_types)
+        return arrays
+
+    def _check_ids(self, name: str, ids: Any, stack: Any, arrays: Mapping[str, Any]) -> None:
+        _check_range(name, ids, stack.vocab_size)
+        if stack.positions == "learned" and "position_ids" not in arrays and ids.shape[-1] > stack.max_length:
+            raise UserError(
+                f"{name} has rows of {ids.shape[-1]} tokens, but the model has positions for {stack.max_length}. Shorten them, "
+                "for example with tokenizer(..., truncation=True)."
+            )
+
+    def _decoder_inputs(self, arrays: Mapping[str, Any]) -> Any:
+        pad, start = self.definition.arch.pad_id, self._config.get("decoder_start_token_id")
+        source = arrays.get("labels") if self.head == "seq2seq_lm" else arrays["input_ids"]
+        if source is None:
+            raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")
+        pad = max(pad, 0)
+        if (
+            start is None
+            and FAMILIES[self.family].MODEL_TYPES
+            and getattr(FAMILIES[self.family], "SHIFTS_AROUND", False)
+        ):
+            return shift_around(source, pad)
+        return shift_right(source, pad if start is None else start, pad)
+
+    def save_pretrained(self, directory: PathLike, max_shard_bytes: int = 5 * 10**9) -> None:
+        """Writes config.json, model.safetensors (in shards above a size) and the tokenizer's files for transformers.
+
+        Raises:
+          PretrainedError: the format has no class for this family and head.
+        """
+        directory = pathlib.Path(directory)
+        huggingface.save(
+            directory, self.definition, self.family, self.params, self._config, max_shard_bytes, self.report.kept
+        )  # fmt: skip
+        if self.tokenizer is not None:
+            self.tokenizer.save_files(directory)
+
+    def save_native(self, directory: PathLike) -> None:
+        """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
+        native.save(pathlib.Path(directory), self.definition, self.family, self.params, self._config, self.tokenizer)
+
+
+def _array(name: str, value: Any) -> Any:
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if array.dtype == object or array.dtype.kind in "US":
+        raise UserError(
+            f"{name} is no array of numbers: rows of different lengths need padding (tokenizer(..., padding=True))."
+        )
+    if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
+        return array.astype(np.int32)
+    if name not in ("labels",):
+        raise UserError(f"{name} is of type {array.dtype}; it takes integers.")
+    return array.astype(np.float32)
+
+
+def _check_range(name: str, ids: Any, size: int) -> None:
+    if ids.size and not isinstance(ids, jax.core.Tracer):
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= size:
+            raise UserError(
+                f"{name} holds {low if low < 0 else high}, outside of 0 to {size - 1}. Is it another model's tokenizer?"
+            )
+
+
+def from_pretrained(
+    path: PathLike,
+    head: str | None = None,
+    dtype: str | None = None,
+    mesh: Mesh | None = None,
+    *,
+    num_labels: int | None = None,
+    seed: int = 0,
+) -> LanguageModel:
+    """Reads a model directory.
+
+    Args:
+      path: a directory in the Hugging Face format, a native one, or that of a training run (its newest checkpoint; the
+        averaged parameters if it has them).
+      head: what it shall predict, a name of models.heads.HEADS; None is what the directory says. Parts that a new
+        head needs are initialised, and named in a warning of the logger "lm_research".
+      dtype: "float32", "bfloat16" or "float16", of parameters and computation; None is what the files are in.
+      mesh: devices to divide it over; None is the default device.
+      num_labels: classes of a classification head; None is what the directory says.
+      seed: of initialised parts.
+
+    Raises:
+      PretrainedError: no such directory, an unsupported model, or damaged files.
+    """
+    directory = pathlib.Path(path)
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise PretrainedError(
+            f"dtype is {dtype!r}; it is one of float32, bfloat16, float16, or None for that of the files."
+        )
+    if native.is_native(directory) or native.is_run(directory):
+        lm = _from_native(directory, head, dtype, mesh, num_labels, seed)
+    else:
+        lm = _from_huggingface(directory, head, dtype, mesh, num_labels, seed)
+    for line in lm.report.lines():
+        LOG.warning("%s: %s", directory, line)
+    return lm
+
+
+def _from_huggingface(
+    directory: pathlib.Path, head: str | None, dtype: str | None, mesh: Mesh | None, num_labels: int | None, seed: int
+) -> LanguageModel:
+    found = huggingface.inspect(directory, head, num_labels)
+    fresh = head is not None or num_labels is not None
+    params, report = huggingface.load_params(found, mesh, dtype, seed, fresh)
+    definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
+    config = huggingface.hf_config(definition, found.family, found.config) if fresh else found.config
+    return LanguageModel(definition, params, found.family, config, find_tokenizer(directory), report)
+
+
+def _from_native(
+    directory: pathlib.Path, head: str | None, dtype: str | None, mesh: Mesh | None, num_labels: int | None, seed: int
+) -> LanguageModel:
+    found = native.inspect(directory, head, num_labels)
+    params, new, unused = native.load_params(found, mesh, dtype, seed)
+    definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
+    report = huggingface.Report(new=new, unused=unused)
+    return LanguageModel(definition, params, found.family, found.config, find_tokenizer(found.files), report)
+
+
+def find_tokenizer(directory: pathlib.Path) -> Any:
+    """The tokenizer in a directory, or None if it has no file of one."""
+    names = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+    if not any((directory / name).exists() for name in names):
+        return None
+    try:
+        return load_tokenizer(directory)
+    except TokenizerError as error:
+        raise PretrainedError(f"The tokenizer in {directory} cannot be read: {error}") from error
+
+
+def with_dtype(definition: ModelDefinition, dtype: str) -> ModelDefinition:
+    """The same model computing in another type."""
+    if definition.arch.dtype == dtype:
+        return definition
+    return define(definition.arch.replace(dtype=dtype), definition.head)

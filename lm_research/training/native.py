@@ -1,0 +1,217 @@
+"""Our own model directories, and run directories read as such.
+
+A native directory holds `model.json` (family, architecture, head, digests of arrays, and what config.json of the
+Hugging Face format says about it), `params/` (an Orbax checkpoint of plain nested dicts), and the tokenizer's files. A
+run directory (training/run_directory.py) holds the same things in other places, and is read as one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from lm_research import config as config_lib
+from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
+from lm_research.interop.huggingface import hf_config
+from lm_research.models.architecture import Architecture
+from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
+from lm_research.models.families import FAMILIES, define_model
+from lm_research.models.heads import HEADS, Head
+from lm_research.parallel.rules import tree_shardings
+from lm_research.training.digest import digest_arrays
+
+MODEL, PARAMS = "model.json", "params"
+
+
+@dataclasses.dataclass(frozen=True)
+class Native:
+    """A directory that has been looked at: everything but the parameters.
+
+    Attributes:
+      definition: the model, with the head that was asked for; `stored`: the one in the directory.
+      family: a key of FAMILIES.
+      config: config.json of the Hugging Face format, as far as it has a place for this model.
+      arrays: the Orbax directory; `subtree`: the name the parameters have in it, or "".
+      digests: of the arrays, by path.
+      files: the folder with the tokenizer.
+    """
+
+    definition: ModelDefinition
+    stored: ModelDefinition
+    family: str
+    config: dict[str, Any]
+    arrays: pathlib.Path
+    subtree: str
+    digests: dict[str, str]
+    files: pathlib.Path
+
+
+def is_native(directory: pathlib.Path) -> bool:
+    return (directory / MODEL).is_file()
+
+
+def is_run(directory: pathlib.Path) -> bool:
+    """Whether it is the directory of a training run."""
+    return (directory / "checkpoints").is_dir() and (directory / "config.json").is_file()
+
+
+def save(
+    directory: pathlib.Path,
+    definition: ModelDefinition,
+    family: str,
+    params: Params,
+    config: Mapping[str, Any],
+    tokenizer: Any = None,
+) -> None:
+    """Writes a native directory; model.json comes last, so a directory without it is not complete."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MODEL).unlink(missing_ok=True)
+    shutil.rmtree(directory / PARAMS, ignore_errors=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((directory / PARAMS).absolute(), params)
+    if tokenizer is not None:
+        tokenizer.save_files(directory)
+    content = {
+        "family": family,
+        "architecture": dataclasses.asdict(definition.arch),
+        "head": dataclasses.asdict(definition.head),
+        "config": dict(config),
+        "digests": digest_arrays(params),
+    }
+    (directory / MODEL).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | None = None) -> Native:
+    """Reads what a native or a run directory says about its model.
+
+    Raises:
+      PretrainedError: it is damaged, or there is no such head.
+    """
+    read = _inspect_native if is_native(directory) else _inspect_run
+    try:
+        found = read(directory)
+    except (OSError, ValueError, TypeError, KeyError, ConfigError, CheckpointError) as error:
+        raise PretrainedError(f"The model directory {directory} cannot be read: {error}") from error
+    if head is None and num_labels is None:
+        return found
+    if head is not None and head not in HEADS:
+        raise PretrainedError(f"There is no head {head!r}. {suggest(head, HEADS)}")
+    spec = found.stored.head
+    spec = dataclasses.replace(spec, name=head or spec.name, num_labels=num_labels or spec.num_labels)
+    if spec.name == "none":
+        spec = dataclasses.replace(spec, pooled="pooler" in found.stored.shapes)
+    definition = define(found.stored.arch, spec)
+    return dataclasses.replace(found, definition=definition, config=_config(definition, found.family, found.config))
+
+
+def _inspect_native(directory: pathlib.Path) -> Native:
+    content = json.loads((directory / MODEL).read_text())
+    definition = define(_architecture(content["architecture"]), Head(**content["head"]))
+    family, arrays = content["family"], directory / PARAMS
+    if family not in FAMILIES:
+        raise ValueError(f"its family is {family!r}. {suggest(family, FAMILIES)}")
+    return Native(definition, definition, family, content["config"], arrays, "", content["digests"], directory)
+
+
+def _inspect_run(directory: pathlib.Path) -> Native:
+    steps = sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+    if not steps:
+        raise ValueError("the run has not saved a checkpoint yet")
+    step = directory / "checkpoints" / str(steps[-1])
+    config = config_lib.resolve(json.loads((step / "files" / "config.json").read_text()))
+    manifest = json.loads((step / "files" / "manifest.json").read_text())
+    subtree = "ema" if any(path.startswith("ema/") for path in manifest["digests"]) else "params"
+    prefix = f"{subtree}/"
+    digests = {path.removeprefix(prefix): d for path, d in manifest["digests"].items() if path.startswith(prefix)}
+    stored = json.loads((step / "files" / MODEL).read_text()) if (step / "files" / MODEL).is_file() else None
+    if stored:
+        definition, family = define(_architecture(stored["architecture"]), Head(**stored["head"])), stored["family"]
+        hf = stored["config"]
+    else:
+        metadata = ocp.StandardCheckpointer().metadata((step / "state").absolute()).item_metadata
+        tokens = next(tree["embeddings"]["tokens"] for tree in metadata[subtree].values() if "embeddings" in tree)
+        head = "pretraining" if "next_sentence" in metadata[subtree] else ""
+        definition, family = define_model(config.model, tokens.shape[0], head), config.model.family
+        hf = _config(definition, family, {})
+    return Native(definition, definition, family, hf, step / "state", subtree, digests, step / "files")
+
+
+def _architecture(fields: Mapping[str, Any]) -> Architecture:
+    fields = dict(fields)
+    if fields["encoder"] is not None:
+        fields["encoder"] = _architecture(fields["encoder"])
+    fields["rotary_scaling"] = tuple(tuple(pair) for pair in fields["rotary_scaling"])
+    return Architecture(**fields)
+
+
+def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json of the other format, or what is known of it where it has no place for the model."""
+    try:
+        return hf_config(definition, family, config)
+    except PretrainedError:
+        return {**FAMILIES[family].to_hf(definition.arch), **config}
+
+
+def load_params(
+    native: Native, mesh: Mesh | None = None, dtype: str | None = None, seed: int = 0
+) -> tuple[Params, tuple[str, ...], tuple[str, ...]]:
+    """Reads the parameters onto the devices of a mesh.
+
+    Returns:
+      The parameters; paths of those that had to be initialised; paths of those in the directory that are not used.
+
+    Raises:
+      PretrainedError: they cannot be read, or are not what was written.
+    """
+    wanted, stored = flatten(native.definition.shapes), flatten(native.stored.shapes)
+    common = [path for path, leaf in wanted.items() if path in stored and stored[path].shape == leaf.shape]
+    shardings = dict.fromkeys(wanted, SingleDeviceSharding(jax.devices()[0]))
+    if mesh is not None:
+        shardings = flatten(tree_shardings(mesh, native.definition.shapes, native.definition.axes))
+    try:
+        arrays = _restore(native, common, shardings)
+    except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise PretrainedError(f"The parameters in {native.arrays} cannot be read ({reason}).") from error
+    found = digest_arrays(unflatten(arrays))
+    for path in common:
+        if found[path] != native.digests.get(path):
+            raise PretrainedError(
+                f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was written."
+            )
+    new = [path for path in wanted if path not in arrays]
+    if new:
+        fresh = jax.jit(lambda seed: {p: x for p, x in flatten(native.definition.init(seed)).items() if p in new})
+        arrays |= {path: jax.device_put(x, shardings[path]) for path, x in fresh(np.uint32(seed)).items()}
+    if dtype:
+        arrays = {path: x.astype(dtype) for path, x in arrays.items()}
+    unused = tuple(path for path in stored if path not in common)
+    return unflatten({path: arrays[path] for path in wanted}), tuple(new), unused
+
+
+def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
+    """These arrays of the Orbax directory and no others."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(native.arrays.absolute()).item_metadata
+        tree = metadata[native.subtree] if native.subtree else metadata
+        kept = {path: leaf for path, leaf in flatten(tree).items() if path in paths}
+        target = {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path]) for path, leaf in kept.items()
+        }
+        item = {native.subtree: unflatten(target)} if native.subtree else unflatten(target)
+        restored = checkpointer.restore(
+            native.arrays.absolute(),
+            args=ocp.args.PyTreeRestore(
+                item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True
+            ),
+        )
+    return flatten(restored[native.subtree] if native.subtree else restored)
