@@ -118,6 +118,11 @@ class TrainConfig:
     num_epochs: float = key(0.0, "Passes over the training examples; above 0 it sets num_steps.", low=0.0)
     batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1)
     accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1)
+    init_from: str = key(
+        "",
+        "Model directory (Hugging Face's format, native, or a run's) to start from. Its shape replaces the model "
+        "section's, its tokenizer is used unless tokenizer.path names another.",
+    )
     ema_decay: float = key(
         0.0,
         "Decay of an exponential average of the parameters, used for evaluation; 0 keeps none.",

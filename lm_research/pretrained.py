@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
+from lm_research.config import ModelConfig
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface
@@ -269,6 +270,35 @@ def _from_native(
     definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
     report = huggingface.Report(new=new, unused=unused)
     return LanguageModel(definition, params, found.family, found.config, find_tokenizer(found.files), report)
+
+
+class StartingPoint:
+    """A model directory that a training run starts from.
+
+    Attributes:
+      definition: its architecture, with dropout, compute type, loop and remat of the run, and the run's head.
+      family: a key of FAMILIES.
+      config: its config.json in the Hugging Face format.
+    """
+
+    def __init__(self, path: PathLike, model: ModelConfig, head: str) -> None:
+        """Looks at the directory; raises a PretrainedError like `from_pretrained`."""
+        self.directory = pathlib.Path(path)
+        self._native = native.is_native(self.directory) or native.is_run(self.directory)
+        self._found = (native if self._native else huggingface).inspect(self.directory, head)
+        names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat")
+        arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
+        self.definition = define(arch, self._found.definition.head)
+        self.family, self.config = self._found.family, self._found.config
+
+    def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
+        """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used."""
+        if self._native:
+            params, new, unused = native.load_params(self._found, mesh, "float32", seed)
+            report = huggingface.Report(new=new, unused=unused)
+        else:
+            params, report = huggingface.load_params(self._found, mesh, "float32", seed, fresh_head=True)
+        return params, report.lines()
 
 
 def find_tokenizer(directory: pathlib.Path) -> Any:

@@ -80,14 +80,23 @@ def save(
         checkpointer.save((directory / PARAMS).absolute(), params)
     if tokenizer is not None:
         tokenizer.save_files(directory)
-    content = {
+    content = describe(definition, family, config) | {"digests": digest_arrays(params)}
+    (directory / MODEL).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def describe(definition: ModelDefinition, family: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What model.json says about a model.
+
+    Args:
+      definition, family: the model.
+      config: its config.json in the Hugging Face format; None makes one, as far as that format has a place for it.
+    """
+    return {
         "family": family,
         "architecture": dataclasses.asdict(definition.arch),
         "head": dataclasses.asdict(definition.head),
-        "config": dict(config),
-        "digests": digest_arrays(params),
+        "config": dict(config) if config is not None else _config(definition, family, {}),
     }
-    (directory / MODEL).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | None = None) -> Native:

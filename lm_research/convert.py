@@ -1,0 +1,61 @@
+"""`python -m lm_research.convert --source DIR --output DIR --to {hf,native}`: a model from one format to another.
+
+The source is a directory in the Hugging Face format, a native one, or that of a training run (its newest checkpoint; the
+averaged parameters, if it has them). Arrays are copied bit for bit unless --dtype asks for another type.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from lm_research import cli
+from lm_research.errors import PretrainedError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lm_research.convert", description="Converts a model directory from one format to another."
+    )
+    parser.add_argument("--source", required=True, help="a Hugging Face directory, a native one, or a run directory")
+    parser.add_argument("--output", required=True, help="directory to write; must not hold anything yet")
+    parser.add_argument("--to", required=True, choices=("hf", "native"), help="format to write")
+    parser.add_argument("--head", help="what the model predicts, if not what the source says (masked_lm, none, ...)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the written arrays")
+    parser.add_argument("--max-shard-gb", type=float, default=5.0, help="hf: size above which weights are divided (5)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    args = parser.parse_args(argv)
+    return cli.guarded(lambda: convert(args), debug=args.debug)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Does what the arguments say.
+
+    Raises:
+      PretrainedError: the source cannot be read, the output exists, or the format has no place for the model.
+    """
+    from lm_research.pretrained import from_pretrained  # after the arguments are checked: it loads JAX
+
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    output = pathlib.Path(args.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise PretrainedError(f"--output={output} exists and is not an empty directory. Choose a new one.")
+    if not args.max_shard_gb > 0:
+        raise PretrainedError(f"--max-shard-gb={args.max_shard_gb} must be above 0.")
+    lm = from_pretrained(args.source, head=args.head, dtype=args.dtype)
+    if args.to == "hf":
+        lm.save_pretrained(output, max_shard_bytes=int(args.max_shard_gb * 1e9))
+    else:
+        lm.save_native(output)
+    head = "" if lm.head == "none" else f" with head {lm.head}"
+    print(f"{args.source} -> {output} ({args.to}): {lm.family}{head}, {lm.num_params:,} parameters")
+    if lm.tokenizer is None:
+        print("The source has no tokenizer, so the output has none either.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

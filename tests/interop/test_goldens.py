@@ -1,0 +1,107 @@
+"""Every family against transformers: outputs, losses, training curves, and files there and back.
+
+Expected numbers are goldens/*.npz, made by goldens/make_goldens.py. What a model makes of padding means nothing and is
+not compared; it may differ where a row of attention sees nothing at all.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import golden_models
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+from golden_models import Golden, load_golden
+
+import lm_research
+from lm_research.interop.tensor_files import open_tensors
+from lm_research.models.forward import forward
+from lm_research.pretrained import LanguageModel
+
+OUTPUTS = list(golden_models.golden_paths("outputs"))
+LOSSES = list(golden_models.golden_paths("losses"))
+TOLERANCE = 1e-4
+
+
+def read(golden: Golden, directory: pathlib.Path) -> LanguageModel:
+    golden_models.write_checkpoint(directory, golden)
+    return lm_research.from_pretrained(directory)
+
+
+def run(lm: LanguageModel, inputs: dict[str, np.ndarray], capture: bool) -> dict[str, Any]:
+    """`lm(**inputs)` through a program that compiles faster."""
+    lm._forward = tiny.jit(
+        lambda params, given: forward(lm.definition.bind(params), lm.head, given, capture)
+    )  # fmt: skip
+    wrapped, lm._forward = lm._forward, lambda params, given, _: wrapped(params, given)
+    return lm(**inputs, output_hidden_states=capture, output_attentions=capture)
+
+
+def real_positions(golden: Golden, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """1 where an output of this shape belongs to a real token, else 0; broadcasts against it."""
+    of_encoder = name.startswith("encoder_") or not any(key.startswith("decoder_") for key in golden.outputs)
+    mask = golden.inputs.get("attention_mask" if of_encoder else "decoder_attention_mask")
+    per_layer = name.endswith(("hidden_states", "attentions"))
+    axes = shape[1:] if per_layer else shape
+    if mask is None or mask.ndim != 2 or name in ("logits",) and mask.shape != axes[:2]:
+        return np.ones(1)
+    if name.endswith("attentions"):
+        return mask[None, :, None, :, None] if mask.shape[1] == shape[3] else np.ones(1)
+    if mask.shape != axes[:2]:
+        return np.ones(1)
+    mask = mask.reshape(mask.shape + (1,) * (len(axes) - 2))
+    return mask[None] if per_layer else mask
+
+
+@pytest.mark.parametrize("path", OUTPUTS, ids=lambda path: path.stem)
+def test_outputs_losses_and_files_equal_those_of_transformers(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    golden = load_golden(path)
+    lm = read(golden, tmp_path / "theirs")
+    assert lm.report.lines() == []  # every tensor was used, none is missing
+    capture = any(name.endswith(("hidden_states", "attentions")) for name in golden.outputs)
+    got = run(lm, golden.inputs, capture)
+    for name, expected in golden.outputs.items():
+        value = np.stack(got[name]) if isinstance(got[name], tuple) else np.asarray(got[name])
+        assert value.shape == expected.shape, name
+        if name == "loss":
+            np.testing.assert_allclose(value, expected, rtol=1e-5)
+        elif value.size:
+            assert (np.abs(value - expected) * real_positions(golden, name, value.shape)).max() < TOLERANCE, name
+
+    lm.save_pretrained(tmp_path / "ours")
+    theirs, ours = open_tensors(tmp_path / "theirs"), open_tensors(tmp_path / "ours")
+    assert sorted(ours.names) == sorted(theirs.names)
+    for name in theirs.names:
+        assert ours.read(name).tobytes() == theirs.read(name).tobytes() and ours.shape(name) == theirs.shape(name), name
+    assert lm_research.from_pretrained(tmp_path / "ours").config == lm.config
+
+
+@pytest.mark.parametrize("path", LOSSES, ids=lambda path: path.stem)
+def test_ten_steps_of_adamw_follow_transformers_losses(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    golden = load_golden(path)
+    lm = read(golden, tmp_path)
+    settings = golden.optimizer
+    rate, decay = settings["learning_rate"], settings["weight_decay"]
+    optimizer = optax.adamw(rate, settings["beta1"], settings["beta2"], settings["epsilon"], weight_decay=decay)
+
+    def loss_of(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        return forward(lm.definition.bind(params), lm.head, batch)["loss"]
+
+    @tiny.jit
+    def step(params: Any, state: Any, batch: dict[str, jax.Array]) -> tuple:
+        loss, gradient = jax.value_and_grad(loss_of)(params, batch)
+        updates, state = optimizer.update(gradient, state, params)
+        return loss, optax.apply_updates(params, updates), state
+
+    params, state = lm.params, optimizer.init(lm.params)
+    losses = []
+    for number in range(len(golden.outputs["losses"])):
+        batch = {name: value[number % len(value)] for name, value in golden.inputs.items()}
+        loss, params, state = step(params, state, lm._checked(batch))
+        losses.append(float(loss))
+    np.testing.assert_allclose(losses, golden.outputs["losses"], atol=1e-4)
+    assert losses[-1] < losses[0] - 0.3
