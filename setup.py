@@ -32,6 +32,7 @@ setup(
         "sentencepiece>=0.2.1",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.10",
+        "tokenizers>=0.20",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -13,10 +13,11 @@ import functools
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
@@ -173,6 +174,46 @@ class LanguageModel:
             return shift_around(source, pad)
         return shift_right(source, pad if start is None else start, pad)
 
+    def embed(
+        self, texts: Sequence[str], pooling: str = "mean", normalize: bool = True, batch_size: int = 32
+    ) -> np.ndarray:
+        """Embeddings of texts, float32 [len(texts), D]; similar texts have a large product.
+
+        Args:
+          texts: cut at the model's length.
+          pooling: "mean" of the final states of real tokens (Reimers and Gurevych 2019), or "first" position.
+          normalize: to length 1.
+          batch_size: texts run together.
+
+        Raises:
+          UserError: no tokenizer, or no such pooling.
+        """
+        if pooling not in ("mean", "first"):
+            raise UserError(f"pooling is {pooling!r}; it is mean or first.")
+        if self.tokenizer is None:
+            raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
+        limit = (self.definition.arch.encoder or self.definition.arch).max_length or None
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least
+        rows: dict[int, np.ndarray] = {}
+        for start in range(0, len(texts), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = self.tokenizer([texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit)
+            pooled = np.asarray(self._embed(self.params, self._checked(_to_buckets(batch)), pooling, normalize))
+            rows |= dict(zip(chosen, pooled, strict=False))
+        return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, self.definition.arch.hidden_size))
+
+    @functools.cached_property
+    def _embed(self) -> Any:
+        definition = self.definition
+
+        def run(params: Params, inputs: Mapping[str, jax.Array], pooling: str, normalize: bool) -> jax.Array:
+            x_BLD = forward_lib.final_states(definition.bind(params), inputs)
+            mask_BL = inputs["attention_mask"]
+            x_BD = forward_lib.mean_of_real(x_BLD, mask_BL) if pooling == "mean" else x_BLD[:, 0].astype(jnp.float32)
+            return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True).clip(1e-12) if normalize else x_BD
+
+        return jax.jit(run, static_argnums=(2, 3))
+
     def save_pretrained(self, directory: PathLike, max_shard_bytes: int = 5 * 10**9) -> None:
         """Writes config.json, model.safetensors (in shards above a size) and the tokenizer's files for transformers.
 
@@ -189,6 +230,12 @@ class LanguageModel:
     def save_native(self, directory: PathLike) -> None:
         """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
         native.save(pathlib.Path(directory), self.definition, self.family, self.params, self._config, self.tokenizer)
+
+
+def _to_buckets(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows padded to a multiple of 32 tokens, so that few shapes are compiled; what is added is masked."""
+    more = -batch["input_ids"].shape[1] % 32
+    return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
 
 
 def _array(name: str, value: Any) -> Any:

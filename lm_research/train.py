@@ -211,7 +211,7 @@ def checkpoint_files(config: Config, corpus: Corpus) -> dict[str, bytes]:
     """What lies beside the arrays in every checkpoint."""
     return {
         "config.json": config_lib.dumps(config).encode(),
-        "tokenizer.model": corpus.tokenizer.proto,
+        **corpus.tokenizer.files,
         "corpus.json": json.dumps({"digest": corpus.digest}).encode(),
     }
 

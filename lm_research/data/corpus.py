@@ -1,8 +1,8 @@
 """From text to two token stores, built once and found again by what they are made of.
 
-The folder of a corpus, named by a digest of its ingredients, holds `tokenizer.model`, `train/` and `validation/`
-(see store.py). Documents are numbered as their source gives them, held out by a hash of that number, and never
-shuffled: order is decided when examples are drawn.
+The folder of a corpus, named by a digest of its ingredients, holds the tokenizer's files (`tokenizer.model` of those that
+are trained here), `train/` and `validation/` (see store.py). Documents are numbered as their source gives them, held out by
+a hash of that number, and never shuffled: order is decided when examples are drawn.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.data import random, sources, store
+from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sentences import split_sentences
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import Tokenizer
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer
 from lm_research.errors import DataError, TokenizerError
 
 Log = Callable[[str], None]
@@ -37,7 +38,7 @@ _TRAIN, _VALIDATION, _DROPPED = 0, 1, 2
 class Corpus:
     """A tokenised corpus. `digest` tells its content: tokenizer and tokens of both parts, wherever they came from."""
 
-    tokenizer: Tokenizer
+    tokenizer: TextTokenizer
     train: TokenStore
     validation: TokenStore
     digest: str
@@ -65,12 +66,12 @@ def open_corpus(config: Config, workdir: pathlib.Path, log: Log) -> Corpus:
         what = "built"
     else:
         what = "found"
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    tokenizer = load_tokenizer(folder)
     train, validation = TokenStore.open(folder / "train"), TokenStore.open(folder / "validation")
     for part in (train, validation):
         if part.manifest.get("tokenizer_digest") != tokenizer.digest:
             raise DataError(
-                f"{part.path} was not made with {folder / 'tokenizer.model'}: their digests differ. Delete the folder "
+                f"{part.path} was not made with the tokenizer in {folder}: their digests differ. Delete the folder "
                 f"{folder}; the next run rebuilds it."
             )
     content = f"{tokenizer.digest} {train.digest} {validation.digest}"
@@ -86,7 +87,7 @@ def _key(config: Config) -> str:
     data, tokenizer = config.data, config.tokenizer
     held_out = sources.fingerprint(data.validation_source, data) if data.validation_source else data.validation_fraction
     if tokenizer.path:
-        vocabulary = [Tokenizer.load(tokenizer.path).digest]
+        vocabulary = [load_tokenizer(tokenizer.path).digest]
     else:
         vocabulary = [tokenizer.kind, tokenizer.vocab_size]
     facts = [
@@ -112,7 +113,7 @@ def _build(config: Config, folder: pathlib.Path, log: Log) -> None:
         ) from error
     try:
         split = _choose_split(config, log)
-        tokenizer = _make_tokenizer(config, split.train(), temporary / "tokenizer.model", log)
+        tokenizer = _make_tokenizer(config, split.train(), temporary, log)
         held_source = config.data.validation_source or config.data.source
         for name, source, documents in (
             ("train", config.data.source, split.train()),
@@ -243,20 +244,21 @@ def _select(source: str, config: Config, parts: np.ndarray, part: int) -> Iterat
             yield document
 
 
-def _make_tokenizer(config: Config, documents: Iterator[str], path: pathlib.Path, log: Log) -> Tokenizer:
+def _make_tokenizer(config: Config, documents: Iterator[str], folder: pathlib.Path, log: Log) -> TextTokenizer:
+    """Loads or trains the tokenizer, and puts its files into the folder."""
     with _timed(log) as say:
         if config.tokenizer.path:
-            tokenizer = Tokenizer.load(config.tokenizer.path)
+            tokenizer = load_tokenizer(config.tokenizer.path)
             if config.tokenizer.keep_newlines and not tokenizer.keeps_newlines:
                 raise TokenizerError(
                     f"config.tokenizer.keep_newlines=True, but the tokenizer {config.tokenizer.path} turns line breaks "
                     "into spaces. Set --config.tokenizer.keep_newlines=False, or leave config.tokenizer.path empty to "
                     "train one."
                 )
-            tokenizer.save(path)
+            tokenizer.save_files(folder)
             say(f"Loaded tokenizer {config.tokenizer.path}: {tokenizer.size:,} tokens")
         else:
-            tokenizer = Tokenizer.train(documents, config.tokenizer, path)
+            tokenizer = Tokenizer.train(documents, config.tokenizer, folder / "tokenizer.model")
             say(f"Trained tokenizer ({config.tokenizer.kind}): {tokenizer.size:,} tokens")
     return tokenizer
 
@@ -274,14 +276,17 @@ class _Text:
             yield document
 
 
-def _encode(documents: Iterable[str], tokenizer: Tokenizer, keep_newlines: bool) -> Iterator[list[list[int]]]:
+def _encode(documents: Iterable[str], tokenizer: TextTokenizer, keep_newlines: bool) -> Iterator[list[list[int]]]:
     """Documents as sentences as ids, tokenised many documents at a time."""
+    # Sentencepiece and WordPiece put the space between sentences back themselves; byte-level tokenizers do not.
+    joined = tokenizer.decode([*tokenizer.encode("a"), *tokenizer.encode("b")])
+    gap = "" if keep_newlines or joined != "ab" else " "
     sentences: list[str] = []
     lengths: list[int] = []
     for document in itertools.chain(documents, [None]):
         if document is not None:
             split = split_sentences(document, keep_newlines)
-            sentences += split
+            sentences += split[:1] + [gap + sentence for sentence in split[1:]]
             lengths.append(len(split))
         if document is None or len(sentences) >= _BATCH_SENTENCES:
             encoded = iter(tokenizer.encode_batch(sentences))

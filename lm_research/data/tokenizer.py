@@ -12,7 +12,8 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
@@ -35,18 +36,69 @@ _LINE_CHARACTERS = 4000  # longer lines are cut; four bytes each stay under sent
 _THREADS = 16  # part of the result (sums of floats run per thread), so never the machine's own number
 
 
+class TextTokenizer(Protocol):
+    """What the rest of the library asks of a tokenizer: this file's Tokenizer, or an HFTokenizer (hf_tokenizer.py).
+
+    Attributes:
+      name: where it comes from, for messages.
+      roles: role ("pad", "unk", "cls", "sep", "mask", "bos", "eos") -> id, of those that it has.
+      size: number of ids; digest: SHA-256 of its content, in hexadecimal.
+      files: name -> content of the files that must travel with a model; load_tokenizer opens a folder that holds them.
+    """
+
+    name: str
+    roles: dict[str, int]
+    size: int
+    digest: str
+    files: dict[str, bytes]
+
+    # Each raises a TokenizerError where a tokenizer has no such role.
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int: ...
+    @property
+    def cls_id(self) -> int: ...
+    @property
+    def sep_id(self) -> int: ...
+    @property
+    def mask_id(self) -> int: ...
+    @property
+    def bos_id(self) -> int: ...
+    @property
+    def eos_id(self) -> int: ...
+    @property
+    def keeps_newlines(self) -> bool: ...
+    @property
+    def special_ids(self) -> np.ndarray: ...
+    @property
+    def token_bytes(self) -> np.ndarray: ...
+    @property
+    def starts_word(self) -> np.ndarray: ...
+    def token_id(self, token: str) -> int | None: ...
+    def encode(self, text: str) -> list[int]: ...
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+    def pieces(self, ids: Iterable[int]) -> list[str]: ...
+    def save(self, path: pathlib.Path) -> None: ...
+    def save_files(self, directory: pathlib.Path | str) -> None: ...
+
+
 class Tokenizer:
     """A sentencepiece model and its roles.
 
     Attributes:
-      pad_id, unk_id, cls_id, sep_id, mask_id: ids of the roles.
+      pad_id, unk_id, cls_id, sep_id, mask_id: ids of the roles; bos_id and eos_id are cls_id and sep_id.
+      roles: role -> id, of these seven.
       size: number of ids, added roles included.
-      proto: the model file's bytes; digest: their SHA-256 in hexadecimal.
+      proto: the model file's bytes; digest: their SHA-256 in hexadecimal; files: {"tokenizer.model": proto}.
+      name: where it comes from, for messages.
     """
 
-    def __init__(self, proto: bytes) -> None:
+    def __init__(self, proto: bytes, name: str = "tokenizer.model") -> None:
         """Wraps a serialised sentencepiece model; raises RuntimeError when it is none."""
-        self.proto = proto
+        self.proto, self.name = proto, name
+        self.files = {"tokenizer.model": proto}
         self.digest = hashlib.sha256(proto).hexdigest()
         self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         self._pieces = self._model.get_piece_size()
@@ -58,6 +110,8 @@ class Tokenizer:
         self.cls_id = self._role("cls", self._model.bos_id())
         self.sep_id = self._role("sep", self._model.eos_id())
         self.mask_id = self._role("mask", -1)
+        self.bos_id, self.eos_id = self.cls_id, self.sep_id
+        self.roles = {role: getattr(self, f"{role}_id") for role in (*ROLES, "bos", "eos")}
         self.size = self._pieces + len(self._added)
 
     def _role(self, role: str, declared: int) -> int:
@@ -84,11 +138,16 @@ class Tokenizer:
                 f"The tokenizer {path} {what}. Give the path of a sentencepiece .model file in config.tokenizer.path, "
                 "or leave that key empty to train a tokenizer on the corpus."
             )
+        return cls.parse(path.read_bytes(), str(path))
+
+    @classmethod
+    def parse(cls, proto: bytes, name: str) -> Tokenizer:
+        """Wraps a serialised sentencepiece model; raises a TokenizerError that names it when it is none."""
         try:
-            return cls(path.read_bytes())
+            return cls(proto, name)
         except RuntimeError as error:
             raise TokenizerError(
-                f"The tokenizer {path} ({path.stat().st_size} bytes) is not a sentencepiece model, or it is damaged. "
+                f"The tokenizer {name} ({len(proto)} bytes) is not a sentencepiece model, or it is damaged. "
                 "Copy it again, or leave config.tokenizer.path empty to train a tokenizer on the corpus."
             ) from error
 
@@ -121,9 +180,18 @@ class Tokenizer:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the model file; it appears only when it is whole."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(self.proto)
-        os.replace(temporary, path)
+        write_files({path.name: self.proto}, path.parent)
+
+    def save_files(self, directory: pathlib.Path | str) -> None:
+        """Writes `files` into a folder, which is made if need be."""
+        write_files(self.files, pathlib.Path(directory))
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its exact name, None when it is not in the vocabulary."""
+        if token in self._added:
+            return self._pieces + self._added.index(token)
+        found = self._model.piece_to_id(token)
+        return found if self._model.id_to_piece(found) == token else None
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without roles around it."""
@@ -195,6 +263,15 @@ class Tokenizer:
         for token in np.flatnonzero(~self._is_special).tolist():
             starts[token] = self._model.id_to_piece(token).startswith((SPACE, "\n"))
         return starts
+
+
+def write_files(files: Mapping[str, bytes], directory: pathlib.Path) -> None:
+    """Writes files into a folder, which is made if need be; each appears only when it is whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        temporary = directory / f".{name}.{os.getpid()}.tmp"
+        temporary.write_bytes(content)
+        os.replace(temporary, directory / name)
 
 
 def _trainer_options(config: TokenizerConfig) -> dict[str, object]:

@@ -67,6 +67,21 @@ def forward(model: Model, head: str, inputs: Mapping[str, jax.Array], capture: b
     return outputs | (_captured(model, captured) if capture else {})
 
 
+def final_states(model: Model, inputs: Mapping[str, jax.Array]) -> jax.Array:
+    """States of the stack that reads `input_ids` (of an encoder-decoder the encoder), [B, L, D]."""
+    stack = model.decoder if model.arch.kind == "decoder" else model.encoder
+    tokens_BL, mask_BL = inputs["input_ids"], inputs["attention_mask"]
+    return stack(
+        tokens_BL, mask_BL, types_BL=inputs.get("token_type_ids"), query_segments_BL=jnp.ones_like(tokens_BL)
+    )  # fmt: skip
+
+
+def mean_of_real(x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+    """Mean over the positions whose mask is 1, [B, D] in float32."""
+    weights_BL1 = mask_BL[..., None].astype(jnp.float32)
+    return (x_BLD.astype(jnp.float32) * weights_BL1).sum(1) / weights_BL1.sum(1).clip(1.0)
+
+
 def _captured(model: Model, captured: list[Captured]) -> Arrays:
     if len(captured) == 1:
         return {"hidden_states": captured[0].hidden_states, "attentions": captured[0].attentions}

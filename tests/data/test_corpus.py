@@ -9,12 +9,14 @@ import sys
 from typing import Any
 
 import pytest
+from hf_folders import write_folder
 
 from lm_research import config as config_module
 from lm_research.config import Config, resolve
 from lm_research.data import corpus as corpus_module
 from lm_research.data import sources
 from lm_research.data.corpus import Corpus, open_corpus
+from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.errors import DataError, TokenizerError
 
@@ -191,6 +193,26 @@ def test_tokenizer_path(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     model.unlink()
     with pytest.raises(TokenizerError, match="does not exist"):
         open_corpus(make_config(folder, dict(path=str(model))), tmp_path / "run3", print)
+
+
+@pytest.mark.parametrize("family", ["bert cased", "gpt2", "t5"])
+def test_tokenizer_of_a_published_model(family: str, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Its files lie in the corpus's folder, which needs the model's no more; sentences keep their spaces."""
+    model = write_folder(tmp_path / "model", family)
+    config = make_config(folder, dict(path=str(model)))
+    corpus = open_corpus(config, tmp_path / "run", print)
+    inside = {path.name for path in corpus.train.path.parent.iterdir()}
+    assert inside == {*corpus.tokenizer.files, "train", "validation"} and "tokenizer.json" in inside
+    assert load_tokenizer(corpus.train.path.parent).digest == load_tokenizer(model).digest == corpus.tokenizer.digest
+    assert open_corpus(config, tmp_path / "run", print).digest == corpus.digest
+    assert all(". The cat" in text for text in texts_of(corpus, "train"))
+    if family == "gpt2":  # which loses nothing
+        assert sorted(texts_of(corpus, "train") + texts_of(corpus, "validation")) == sorted(folded(TEXTS))
+        kept = open_corpus(make_config(folder, dict(path=str(model), keep_newlines=True)), tmp_path / "run", print)
+        assert sorted(texts_of(kept, "train") + texts_of(kept, "validation")) == sorted(TEXTS)
+    else:
+        with pytest.raises(TokenizerError, match="keep_newlines=True, but"):
+            open_corpus(make_config(folder, dict(path=str(model), keep_newlines=True)), tmp_path / "run", print)
 
 
 def test_tokenizer_that_folds_newlines_cannot_keep_them(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -13,7 +13,9 @@ import pytest
 import sentencepiece
 
 from lm_research.config import DataConfig, TokenizerConfig
+from lm_research.data import sentencepiece_model
 from lm_research.data import tokenizer as tokenizer_module
+from lm_research.data.hf_tokenizer import load_tokenizer, tokenizer_from_files
 from lm_research.data.sentences import split_sentences
 from lm_research.data.sources import read_documents
 from lm_research.data.tokenizer import Tokenizer
@@ -163,6 +165,42 @@ def test_foreign_model_gets_the_roles_it_lacks(texts: list[str], tmp_path: pathl
     ids = tokenizer.encode("In the beginning")
     assert tokenizer.decode([400, *ids, 401, 1, 5000]) == "In the beginning"
     assert tokenizer.pieces([400, 401, 5000]) == ["[CLS]", "[MASK]", "<5000>"]
+
+
+def test_files_open_as_the_same_tokenizer(folded: Tokenizer, tmp_path: pathlib.Path) -> None:
+    assert folded.files == {"tokenizer.model": folded.proto}
+    folded.save_files(tmp_path / "deep" / "folder")
+    again = load_tokenizer(tmp_path / "deep" / "folder")
+    assert isinstance(again, Tokenizer) and again.digest == folded.digest
+    again = load_tokenizer(tmp_path / "deep" / "folder" / "tokenizer.model")
+    assert (again.bos_id, again.eos_id) == (again.cls_id, again.sep_id) == (2, 3)
+    assert again.roles == dict(pad=0, unk=1, cls=2, sep=3, mask=4, bos=2, eos=3)
+    assert again.token_id("[MASK]") == 4 and again.token_id("▁no such piece") is None
+
+
+def test_our_models_open_as_ours_whatever_the_model(folded: Tokenizer, kind: str) -> None:
+    """A folder saved for a model of any type, with the tokenizer that this library trained."""
+    for model_type in (b"bert", b"llama", b"never_heard_of"):
+        files = {**folded.files, "config.json": b'{"model_type": "%s"}' % model_type}
+        assert isinstance(tokenizer_from_files(files, "here"), Tokenizer)
+
+
+def test_model_files_are_read_without_a_protobuf_library(folded: Tokenizer, lossless: Tokenizer, kind: str) -> None:
+    for tokenizer in (folded, lossless):
+        model = sentencepiece_model.read_model(tokenizer.proto)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto)
+        assert [text for text, _, _ in model.pieces] == [processor.id_to_piece(i) for i in range(tokenizer.size)]
+        np.testing.assert_array_equal(
+            np.float32([score for _, score, _ in model.pieces]),
+            np.float32([processor.get_score(i) for i in range(tokenizer.size)]),
+        )
+        sorts = [sort for _, _, sort in model.pieces]
+        assert sorts[:6] == [sentencepiece_model.CONTROL, sentencepiece_model.UNKNOWN] + [
+            sentencepiece_model.CONTROL
+        ] * 3 + [sentencepiece_model.USER_DEFINED if tokenizer is lossless else sentencepiece_model.BYTE]
+        assert sorts.count(sentencepiece_model.BYTE) == 256 and model.byte_fallback and model.unk_id == 1
+        assert model.kind == {"unigram": sentencepiece_model.UNIGRAM, "bpe": sentencepiece_model.BPE}[kind]
+        assert model.adds_prefix == bool(model.charsmap) == (tokenizer is folded)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", bytes(100)])

@@ -25,7 +25,6 @@ from lm_research.models.families.common import (
 
 # Touvron et al. 2023, table 2 and the released weights; Grattafiori et al. 2024, table 3; Jiang et al. 2023, table 1;
 # Yang et al. 2024, table 1.
-_QWEN = dict(variant="qwen2", head_size=0)
 SIZES = {
     "llama_7b": dict(num_layers=32, hidden_size=4096, num_heads=32, intermediate_size=11008),
     "llama_13b": dict(num_layers=40, hidden_size=5120, num_heads=40, intermediate_size=13824),
@@ -33,8 +32,9 @@ SIZES = {
     "mistral_7b": dict(
         variant="mistral", num_layers=32, hidden_size=4096, num_heads=32, num_kv_heads=8, intermediate_size=14336
     ),
-    "qwen2_0.5b": dict(_QWEN, num_layers=24, hidden_size=896, num_heads=14, num_kv_heads=2, intermediate_size=4864),
-    "qwen2_7b": dict(_QWEN, num_layers=28, hidden_size=3584, num_heads=28, num_kv_heads=4, intermediate_size=18944),
+    "qwen2_7b": dict(
+        variant="qwen2", num_layers=28, hidden_size=3584, num_heads=28, num_kv_heads=4, intermediate_size=18944
+    ),
 }
 TRAITS = dict(
     causal=True, norm="pre", norm_kind="rms", positions="rotary", gated=True, pooling="last", pooler_activation=""

@@ -1,0 +1,188 @@
+"""What the JSON files beside a Hugging Face vocabulary say: class of tokenizer, roles, added tokens, options."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import AddedToken
+
+from lm_research.errors import TokenizerError
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+_GENERIC = {"pretrainedtokenizerfast", "pretrainedtokenizer", "tokenizersbackend"}  # classes that say nothing
+_UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a longest text
+
+_BERT = dict(unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]")
+_ROBERTA = dict(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>", cls="<s>", mask="<mask>")
+_END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a tokenizer class of the transformers library stands for.
+
+    Attributes:
+      name: of the class.
+      vocabulary: "wordpiece" (vocab.txt), "bytes" (vocab.json and merges.txt) or "pieces" (sentencepiece).
+      roles: role -> its token, unless the files say otherwise.
+      wrap: how special tokens surround a text, see hf_vocabularies.py.
+      types: whether models that use it tell a pair's texts apart by types.
+      strips_mask: whether the mask takes the space before it with it, as in the models' training.
+    """
+
+    name: str
+    vocabulary: str
+    roles: Mapping[str, str]
+    wrap: str
+    types: bool = False
+    strips_mask: bool = False
+    padding_side: str = "right"
+
+
+KINDS = (
+    Kind("BertTokenizer", "wordpiece", _BERT, wrap="cls sep", types=True),
+    Kind("DistilBertTokenizer", "wordpiece", _BERT, wrap="cls sep"),
+    Kind("GPT2Tokenizer", "bytes", dict.fromkeys(("bos", "eos", "unk"), _END_OF_TEXT), wrap="bos eos"),
+    Kind("RobertaTokenizer", "bytes", _ROBERTA, wrap="cls sep sep", strips_mask=True),
+    Kind("T5Tokenizer", "pieces", dict(eos="</s>", unk="<unk>", pad="<pad>"), wrap="eos"),
+    Kind(
+        "AlbertTokenizer", "pieces", {**_BERT, "bos": "[CLS]", "eos": "[SEP]", "unk": "<unk>", "pad": "<pad>"},
+        wrap="cls sep", types=True, strips_mask=True,
+    ),
+    Kind("XLMRobertaTokenizer", "pieces", _ROBERTA, wrap="cls sep sep", strips_mask=True),
+    Kind("MBartTokenizer", "pieces", _ROBERTA, wrap="language last", strips_mask=True),
+    Kind("MBart50Tokenizer", "pieces", _ROBERTA, wrap="language first", strips_mask=True),
+    Kind(
+        "LlamaTokenizer", "pieces", dict(bos="<s>", eos="</s>", unk="<unk>"), wrap="bos eos", padding_side="left"
+    ),
+)  # fmt: skip
+# Classes and model types (with "Tokenizer" after them) that share another's tokenizer.
+_SHARED = {
+    "BertTokenizer": "Electra MobileBert SqueezeBert ConvBert MegatronBert Ernie Nezha LayoutLM RetriBert VisualBert NomicBert",
+    "RobertaTokenizer": "Bart Longformer LED Mvp RobertaPreLayerNorm Data2VecText",
+    "GPT2Tokenizer": "GPTNeo GPTJ CodeGen",
+    "T5Tokenizer": "MT5 SwitchTransformers",
+    "XLMRobertaTokenizer": "Xmod XLMRobertaXL",
+}
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower()).removesuffix("fast")
+
+
+_BY_NAME = {_plain(kind.name): kind for kind in KINDS}
+_BY_NAME |= {
+    _plain(f"{name}Tokenizer"): _BY_NAME[_plain(owner)] for owner, names in _SHARED.items() for name in names.split()
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of one tokenizer.
+
+    Attributes:
+      where: the folder or file, for messages.
+      asked: the class or model type that the files name, None when they name none.
+      kind: what that stands for here, None when unknown or not named.
+      config: content of tokenizer_config.json.
+      roles: role -> its token, or None where the files deny the role; those of its kind where they do not speak of it.
+      stated: the roles that the files themselves speak of.
+      added: id -> token, for tokens that have an id of their own in the files.
+      extra: special tokens without an id in the files.
+    """
+
+    where: str
+    asked: str | None
+    kind: Kind | None
+    config: dict[str, Any]
+    roles: dict[str, AddedToken | None]
+    stated: frozenset[str]
+    added: dict[int, AddedToken]
+    extra: list[AddedToken]
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of the longest text that the model takes, special ones included."""
+        length = self.config.get("model_max_length")
+        return int(length) if isinstance(length, (int, float)) and length < _UNLIMITED else None
+
+    def side(self, key: str) -> str:
+        """ "left" or "right", of padding_side or truncation_side."""
+        default = self.kind.padding_side if self.kind and key == "padding_side" else "right"
+        return self.config.get(key) or default
+
+
+def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = None) -> Settings:
+    """Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json where they are given.
+
+    Args:
+      files: name -> content; others do not matter.
+      where: their folder, for messages.
+      guess: the kind when the files name none.
+
+    Raises:
+      TokenizerError: one of them is not a JSON object.
+    """
+    config, special, added, model = (_load(files, name, where) for name in SETTINGS)
+    asked = config.get("tokenizer_class") or model.get("tokenizer_class")
+    if asked and _plain(asked) in _GENERIC:
+        asked, kind = None, guess
+    else:
+        model_type = model.get("model_type")
+        asked = asked or model_type and f"{model_type}Tokenizer"
+        kind = _BY_NAME.get(_plain(asked)) if asked else guess
+    strips_mask = bool(kind and kind.strips_mask)
+    roles: dict[str, AddedToken | None] = {}
+    for role in ROLES:
+        for source in (config, special):
+            if f"{role}_token" in source and roles.get(role) is None:
+                roles[role] = _token(source[f"{role}_token"], lstrip=strips_mask and role == "mask")
+    stated = frozenset(roles)
+    for role, name in (kind.roles if kind else {}).items():
+        if role not in roles:
+            roles[role] = _token(name, lstrip=strips_mask and role == "mask")
+    by_id = {int(token): name for name, token in added.items()} | {
+        int(number): token for number, token in (config.get("added_tokens_decoder") or {}).items()
+    }
+    names = [*(config.get("additional_special_tokens") or []), *(special.get("additional_special_tokens") or [])]
+    more = config.get("extra_special_tokens") or []  # by name in some files
+    names += more.values() if isinstance(more, dict) else more
+    known = {str(token) for token in roles.values()}
+    return Settings(
+        where=where,
+        asked=asked,
+        kind=kind,
+        config=config,
+        roles=roles,
+        stated=stated,
+        # added_tokens.json does not tell which tokens are special; those with a role are.
+        added={n: _token(t, special=isinstance(t, str) and t in known) for n, t in sorted(by_id.items())},
+        extra=[_token(name) for name in names],
+    )
+
+
+def _load(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
+    if name not in files:
+        return {}
+    try:
+        content = json.loads(files[name])
+    except ValueError as error:
+        raise TokenizerError(f"{where}: {name} is not JSON ({error}). Copy it again.") from error
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{where}: {name} holds no JSON object. Copy it again.")
+    return content
+
+
+def _token(value: str | dict[str, Any] | None, special: bool = True, lstrip: bool = False) -> AddedToken | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return AddedToken(value, special=special, lstrip=lstrip, normalized=not special)
+    flags = {key: bool(value.get(key, False)) for key in ("lstrip", "rstrip", "single_word")}
+    special = bool(value.get("special", special))
+    return AddedToken(value["content"], special=special, normalized=bool(value.get("normalized", not special)), **flags)

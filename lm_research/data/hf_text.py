@@ -1,0 +1,107 @@
+"""What text the tokens of a tokenizer.json stand for.
+
+Three ways of writing tokens are told apart: byte-level (a character for each byte, GPT-2), WordPiece (## goes on with a
+word, BERT) and sentencepiece's (a space is ▁, bytes outside the vocabulary are <0x41>).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+SPACE = "\u2581"
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def uses(spec: Any, kind: str) -> bool:
+    """Whether a part of a tokenizer.json is of a type, or has a part that is."""
+    if isinstance(spec, dict):
+        return spec.get("type") == kind or any(uses(part, kind) for part in spec.values())
+    return isinstance(spec, list) and any(uses(part, kind) for part in spec)
+
+
+def _style(spec: Mapping[str, Any]) -> str:
+    model = spec["model"]
+    if model.get("type") == "WordPiece" or "max_input_chars_per_word" in model:  # old files tell no type
+        return "wordpiece"
+    return "bytes" if uses([spec.get("pre_tokenizer"), spec.get("decoder")], "ByteLevel") else "pieces"
+
+
+def _is_byte(spec: Mapping[str, Any], token: str) -> bool:
+    return bool(spec["model"].get("byte_fallback")) and _BYTE.fullmatch(token) is not None
+
+
+@functools.cache
+def _byte_of() -> dict[str, int]:
+    """GPT-2's characters for bytes: printable Latin-1 stands for itself, the other bytes for what follows U+00FF."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def _alone(text: str) -> bool:
+    """Whether BERT's rules take a token out of its surroundings: punctuation, symbols and Chinese characters."""
+    return len(text) == 1 and (unicodedata.category(text)[0] in "PS" or unicodedata.name(text, "").startswith("CJK"))
+
+
+def byte_lengths(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -> np.ndarray:
+    """int64 [size]: UTF-8 bytes that each token stands for."""
+    style, added = _style(spec), {token["content"] for token in spec.get("added_tokens") or ()}
+    prefix = spec["model"].get("continuing_subword_prefix") or ""
+    lengths = np.zeros(size, np.int64)
+    for token, number in vocab.items():
+        if token in added:
+            lengths[number] = len(token.encode())
+        elif style == "bytes":
+            lengths[number] = len(token)
+        elif style == "pieces":
+            lengths[number] = 1 if _is_byte(spec, token) else len(token.replace(SPACE, " ").encode())
+        elif prefix and token.startswith(prefix):
+            lengths[number] = len(token.removeprefix(prefix).encode())
+        else:
+            lengths[number] = len(token.encode()) + (not _alone(token))
+    return lengths
+
+
+def word_starts(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -> np.ndarray:
+    """bool [size]: tokens that begin with a space or a line break; of WordPiece those that do not go on with a word."""
+    style, prefix = _style(spec), spec["model"].get("continuing_subword_prefix") or ""
+    starts = np.zeros(size, bool)
+    for token, number in vocab.items():
+        if style == "wordpiece":
+            starts[number] = not (prefix and token.startswith(prefix))
+        else:
+            starts[number] = token.startswith(("Ġ", "Ċ") if style == "bytes" else (SPACE, "\n", "<0x0A>"))
+    return starts
+
+
+def readable(token: str, spec: Mapping[str, Any]) -> str:
+    """A token's text with ▁ for a space and ⏎ for a line break; bytes that are no whole character as they are written."""
+    if _style(spec) == "bytes" and all(character in _byte_of() for character in token):
+        try:
+            token = bytes(_byte_of()[character] for character in token).decode("utf-8").replace(" ", SPACE)
+        except UnicodeDecodeError:
+            pass
+    return token.replace("\n", "⏎")
+
+
+def literal_form(spec: Mapping[str, Any], special_ids: Iterable[int]) -> str:
+    """A tokenizer.json whose vocabulary no text can name a special token of.
+
+    A unigram model looks its special tokens up in a text like any other piece, so there they get names that no text has.
+    """
+    model = spec["model"]
+    if isinstance(model.get("vocab"), list):
+        vocab = list(model["vocab"])
+        for number in special_ids:
+            if number < len(vocab):
+                vocab[number] = [f"\U0010ffff{number}", vocab[number][1]]
+        kept = [token for token in spec.get("added_tokens") or () if not token["special"]]
+        spec = {**spec, "model": {**model, "vocab": vocab}, "added_tokens": kept, "post_processor": None}
+    return json.dumps(spec)

@@ -1,0 +1,360 @@
+"""Tokenizers of Hugging Face directories, through the `tokenizers` library.
+
+    tokenizer = load_tokenizer("path/of/a/model")
+    batch = tokenizer(["a text", "another"], padding=True, truncation=True, max_length=128)
+
+`load_tokenizer` opens whatever a path holds: a directory of a published model, a tokenizer.json, or a sentencepiece model
+of ours. `HFTokenizer` and `lm_research.data.tokenizer.Tokenizer` offer the same (see TextTokenizer there).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pathlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from lm_research.data import hf_vocabularies
+from lm_research.data.hf_inputs import pair_up, stack_rows
+from lm_research.data.hf_roles import add_tokens, uses_types
+from lm_research.data.hf_settings import ROLES, SETTINGS, Kind, Settings, read_settings
+from lm_research.data.hf_text import byte_lengths, literal_form, readable, word_starts
+from lm_research.data.tokenizer import ROLES as OUR_ROLES
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer, write_files
+from lm_research.errors import TokenizerError
+
+WHOLE = "tokenizer.json"
+_LOOKED_FOR = (WHOLE, "vocab.txt", "vocab.json with merges.txt", *hf_vocabularies.PIECES)
+_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", *hf_vocabularies.PIECES)
+# Whose place each role takes when a tokenizer has none of its own, first come.
+_STAND_INS = {"cls": ("bos",), "bos": ("cls",), "sep": ("eos",), "eos": ("sep",), "pad": ("eos", "sep")}
+
+
+def load_tokenizer(path: pathlib.Path | str) -> TextTokenizer:
+    """The tokenizer at a path.
+
+    Args:
+      path: a sentencepiece .model file, a tokenizer.json, or a folder. Of a folder the first of these counts:
+        tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); spiece.model,
+        sentencepiece.bpe.model or tokenizer.model. tokenizer_config.json, special_tokens_map.json, added_tokens.json and
+        config.json beside it tell its class, special tokens and options.
+
+    Raises:
+      TokenizerError: there is nothing like that, it is damaged, or its class is not known here.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        files = {
+            name: (path / name).read_bytes() for name in (WHOLE, *_VOCABULARIES, *SETTINGS) if (path / name).is_file()
+        }
+        return tokenizer_from_files(files, str(path))
+    if path.suffix == ".json" and path.is_file():
+        beside = {name: path.with_name(name) for name in SETTINGS if path.name == WHOLE}
+        files = {name: file.read_bytes() for name, file in beside.items() if file.is_file()}
+        return tokenizer_from_files(files | {WHOLE: path.read_bytes()}, str(path))
+    return Tokenizer.load(path)
+
+
+def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> TextTokenizer:
+    """The tokenizer that a folder with these files holds.
+
+    Args:
+      files: name -> content; others than load_tokenizer looks at do not matter.
+      where: their folder, for messages.
+
+    Raises:
+      TokenizerError: as load_tokenizer.
+    """
+    settings = read_settings(files, where)
+    if WHOLE in files:
+        return HFTokenizer(files, settings)
+    if _is_plain(files, settings):
+        return Tokenizer.parse(files["tokenizer.model"], f"{where}/tokenizer.model")
+    if not hf_vocabularies.find_vocabulary(files, settings):
+        raise TokenizerError(
+            f"{where} is a folder without a tokenizer: looked for {', '.join(_LOOKED_FOR)}. Give the folder of a Hugging Face "
+            "model, a tokenizer.json or a sentencepiece .model file in config.tokenizer.path, or leave that key empty to "
+            "train a tokenizer on the corpus."
+        )
+    return HFTokenizer(files, settings)
+
+
+def _is_plain(files: Mapping[str, bytes], settings: Settings) -> bool:
+    """Whether a folder's only vocabulary is a sentencepiece model that one of our own models was trained with.
+
+    Of the published classes known here only Llama's calls its model tokenizer.model; ours begins with our names of roles.
+    """
+    if "tokenizer.model" not in files or any(name in files for name in _VOCABULARIES if name != "tokenizer.model"):
+        return False
+    if not settings.asked or settings.kind and settings.kind.name != "LlamaTokenizer":
+        return True
+    try:
+        pieces = hf_vocabularies.spm.read_model(files["tokenizer.model"]).pieces
+    except ValueError:
+        return False
+    return [text for text, *_ in pieces[: len(OUR_ROLES)]] == [names[0] for names in OUR_ROLES.values()]
+
+
+class HFTokenizer:
+    """A tokenizer of a Hugging Face directory.
+
+    Attributes:
+      roles: role ("bos", "eos", "unk", "sep", "pad", "cls", "mask") -> id, of the roles that it has. Where it lacks one,
+        cls and bos, and sep and eos, stand in for each other, and eos for pad; the mask has no stand-in.
+      size: number of ids, added tokens included (the highest id + 1).
+      digest: SHA-256, in hexadecimal, of its content: vocabulary, rules and roles.
+      files: name -> content of what must travel with a model: tokenizer.json, tokenizer_config.json,
+        special_tokens_map.json, and vocabulary files of older formats that it was made from or that lay beside it.
+      max_length: tokens of the longest text that its model takes, None when unlimited.
+      uses_types: whether its models tell a pair's two texts apart by types.
+      padding_side, truncation_side: "right" or "left".
+      backend: the `tokenizers.Tokenizer`; what changes it is up to the caller.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], settings: Settings) -> None:
+        """Use load_tokenizer; raises a TokenizerError when the files hold no tokenizer, or a damaged one."""
+        self.name = settings.where
+        names = () if WHOLE in files else hf_vocabularies.find_vocabulary(files, settings)
+        if names:
+            self.backend, kind = hf_vocabularies.build(files, names, settings)
+            settings = settings if settings.kind else read_settings(files, settings.where, kind)
+            own = add_tokens(self.backend, kind, settings, whole=False)
+            hf_vocabularies.wrap(self.backend, kind, settings, own)
+            text = None
+        else:
+            text = files[WHOLE].decode("utf-8", errors="replace")
+            self.backend, kind = _parse(text, settings.where), settings.kind
+            before = self.backend.to_str()
+            own = add_tokens(self.backend, kind, settings, whole=True)
+            hf_vocabularies.follow_options(self.backend, settings, own)
+            if self.backend.to_str() != before:
+                text = None
+        self._text = text or self.backend.to_str(pretty=True)
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        self._spec = json.loads(self._text)
+        content = {key: value for key, value in self._spec.items() if key not in ("padding", "truncation")}
+        content = json.dumps([content, own], sort_keys=True).encode()
+        self.digest = hashlib.sha256(content).hexdigest()
+        self._vocab = self.backend.get_vocab()
+        self.size = max(self._vocab.values()) + 1
+        self.roles = {role: self._vocab[token] for role, token in own.items()}
+        for role, others in _STAND_INS.items():
+            if role not in own and (found := [other for other in others if other in own]):
+                self.roles[role] = self._vocab[own[found[0]]]
+        self.max_length = settings.max_length
+        self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
+        self.uses_types = uses_types(settings, kind, self._spec.get("post_processor"))
+        self.files = {name: bytes(files[name]) for name in _VOCABULARIES if name in files} | self._describe(
+            settings, kind, own
+        )
+        self._lock = threading.Lock()  # truncation is a state of the backend
+
+    def __reduce__(self) -> tuple:
+        return _reopen, (self.files, self.name)
+
+    def _describe(self, settings: Settings, kind: Kind | None, own: dict[str, str]) -> dict[str, bytes]:
+        """The JSON files, so that this library and transformers read the same tokenizer from them."""
+        config = {key: value for key, value in settings.config.items() if key != "added_tokens_decoder"}
+        for role in ROLES:
+            config.pop(f"{role}_token", None)
+        config.setdefault("tokenizer_class", kind.name if kind else settings.asked or "PreTrainedTokenizerFast")
+        config |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
+        config |= {"model_max_length": self.max_length} if self.max_length else {}
+        names = {f"{role}_token": token for role, token in own.items()}
+        added = self.backend.get_added_tokens_decoder()
+        config["added_tokens_decoder"] = {str(number): _as_json(token) for number, token in sorted(added.items())}
+        contents = {"tokenizer_config.json": config | names, "special_tokens_map.json": names}
+        files = {
+            name: (json.dumps(content, indent=2, sort_keys=True) + "\n").encode() for name, content in contents.items()
+        }
+        return {WHOLE: self._text.encode()} | files
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the tokenizer.json, which appears only when it is whole; save_files writes what belongs to it too."""
+        write_files({path.name: self.files[WHOLE]}, path.parent)
+
+    def save_files(self, directory: pathlib.Path | str) -> None:
+        """Writes `files` into a folder, which is made if need be; load_tokenizer opens it."""
+        write_files(self.files, pathlib.Path(directory))
+
+    # ------------------------------------------------------------------------------------------ roles
+
+    def _role(self, role: str) -> int:
+        if role not in self.roles:
+            raise TokenizerError(
+                f"The tokenizer {self.name} has no {role} token, which this use of it needs. Choose an objective or task that "
+                f"does without, or name its token: {role}_token in tokenizer_config.json."
+            )
+        return self.roles[role]
+
+    pad_id = property(lambda self: self._role("pad"), doc="Id of padding; raises a TokenizerError when there is none.")
+    unk_id = property(lambda self: self._role("unk"), doc="Id of the unknown; raises a TokenizerError as pad_id.")
+    cls_id = property(lambda self: self._role("cls"), doc="Id that begins a text; raises a TokenizerError as pad_id.")
+    sep_id = property(lambda self: self._role("sep"), doc="Id that ends a text; raises a TokenizerError as pad_id.")
+    mask_id = property(lambda self: self._role("mask"), doc="Id of the mask; raises a TokenizerError as pad_id.")
+    bos_id = property(lambda self: self._role("bos"), doc="Id that begins a text; raises a TokenizerError as pad_id.")
+    eos_id = property(lambda self: self._role("eos"), doc="Id that ends a text; raises a TokenizerError as pad_id.")
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its exact name, None when it is not in the vocabulary."""
+        return self._vocab.get(token)
+
+    # ------------------------------------------------------------------------------------------ text to ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens around it and with none found in it: "[MASK]" is six characters."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, as `encode`, on several threads. Calling the tokenizer finds special tokens in texts."""
+        return [encoding.ids for encoding in self._literal.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    @functools.cached_property
+    def _literal(self) -> tokenizers.Tokenizer:
+        """The backend without the special tokens that a text could name."""
+        backend = tokenizers.Tokenizer.from_str(literal_form(self._spec, self.special_ids))
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = True
+        return backend
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        text_pair: str | Sequence[str] | None = None,
+        *,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        padding_side: str | None = None,
+        add_special_tokens: bool = True,
+        return_offsets: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Model inputs for a text, a list of texts, or as many pairs, as transformers' tokenizers give them.
+
+        Special tokens that a text names ("[MASK]", "<extra_id_0>") are taken as such.
+
+        Args:
+          text, text_pair: the texts, and the second ones of pairs.
+          padding: False; True or "longest" to the longest row; "max_length" to max_length.
+          truncation: whether to cut rows to max_length, from the longer text of a pair first.
+          max_length: in tokens, special ones included; None takes the model's own.
+          padding_side: "right" or "left"; None takes the tokenizer's own.
+          add_special_tokens: put the family's special tokens around texts.
+          return_offsets: give offset_mapping too.
+
+        Returns:
+          NumPy int32 arrays [B, L] (B = 1 for one text): input_ids, attention_mask, token_type_ids if uses_types, and
+          offset_mapping [B, L, 2], the characters [from, to) of its text that each token covers.
+
+        Raises:
+          TokenizerError: rows differ in length and are not padded, or max_length is needed and not known or too short.
+        """
+        if padding not in (False, True, "longest", "max_length"):
+            raise TokenizerError(f'padding={padding!r} is not known; valid: False, True, "longest", "max_length".')
+        side = padding_side or self.padding_side
+        if side not in ("left", "right"):
+            raise TokenizerError(f'padding_side={side!r} is not known; valid: "left", "right".')
+        limit = self.max_length if max_length is None else max_length
+        if padding == "max_length" and limit is None:
+            raise TokenizerError(f'{self.name} names no longest length: give max_length with padding="max_length".')
+        rows = self._rows(pair_up(text, text_pair), limit if truncation else None, add_special_tokens)
+        length = limit if padding == "max_length" else 0 if padding else None
+        pad_id = self.pad_id if padding else 0
+        return stack_rows(rows, length, pad_id, side == "left", self.uses_types, return_offsets)
+
+    def _rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[tokenizers.Encoding]:
+        if limit is None:
+            with self._lock:
+                return self.backend.encode_batch(texts, add_special_tokens=add_special_tokens)
+        pairs = bool(texts) and isinstance(texts[0], tuple)
+        room = limit - (self.backend.num_special_tokens_to_add(pairs) if add_special_tokens else 0)
+        if room < 1 + pairs:
+            raise TokenizerError(
+                f"max_length={limit} leaves no room for {'two texts' if pairs else 'a text'} beside special tokens: give at "
+                f"least {limit - room + 1 + pairs}."
+            )
+        with self._lock:
+            self.backend.enable_truncation(limit, strategy="longest_first", direction=self.truncation_side)
+            try:
+                return self.backend.encode_batch(texts, add_special_tokens=add_special_tokens)
+            finally:
+                self.backend.no_truncation()
+
+    # ------------------------------------------------------------------------------------------ ids to text
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that ids stand for; special tokens, and ids past the vocabulary, stand for none."""
+        kept = [int(token) for token in ids]
+        kept = [token for token in kept if token < self.size and not self._is_special[token]]
+        return self.backend.decode(kept, skip_special_tokens=False)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """One readable piece for each id: its text with ▁ for a space and ⏎ for a line break, <id> for none."""
+        return [self._piece(int(token)) for token in ids]
+
+    def _piece(self, token: int) -> str:
+        name = self.backend.id_to_token(token)
+        if name is None:
+            return f"<{token}>"
+        return name if self._is_special[token] else readable(name, self._spec)
+
+    @functools.cached_property
+    def keeps_newlines(self) -> bool:
+        """Whether line breaks come back from the tokens."""
+        probe = "a\nb"
+        return self.decode(self.encode(probe)) == probe
+
+    # ------------------------------------------------------------------------------------------ about the ids
+
+    @functools.cached_property
+    def _is_special(self) -> np.ndarray:
+        special = np.ones(self.size, dtype=bool)  # ids without a token stand for no text either
+        special[list(self._vocab.values())] = False
+        special[[number for number, token in self.backend.get_added_tokens_decoder().items() if token.special]] = True
+        special[list(self.roles.values())] = True
+        return special
+
+    @functools.cached_property
+    def special_ids(self) -> np.ndarray:
+        """Sorted int64 ids that stand for no text: roles, other special tokens, and ids that no token has."""
+        return np.flatnonzero(self._is_special)
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """int32 [size]: UTF-8 bytes of text that each token stands for, its space included; 0 for special ids.
+
+        WordPiece tokens do not tell whether a space came before them: here every one that begins a word counts one, but
+        for punctuation and for the scripts that it takes apart by characters.
+        """
+        return np.where(self._is_special, 0, byte_lengths(self._vocab, self.size, self._spec)).astype(np.int32)
+
+    @functools.cached_property
+    def starts_word(self) -> np.ndarray:
+        """bool [size]: the token begins with a space or is a line break, or, of WordPiece, does not go on with a word."""
+        return word_starts(self._vocab, self.size, self._spec) & ~self._is_special
+
+
+def _reopen(files: dict[str, bytes], where: str) -> TextTokenizer:
+    return tokenizer_from_files(files, where)
+
+
+def _parse(text: str, where: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing narrower
+        raise TokenizerError(
+            f"{where}: {WHOLE} is damaged, or of a newer version than the tokenizers library {tokenizers.__version__} reads "
+            f"({error}). Copy it again, or upgrade that library."
+        ) from error
+
+
+def _as_json(token: tokenizers.AddedToken) -> dict[str, Any]:
+    return {key: getattr(token, key) for key in ("content", "lstrip", "normalized", "rstrip", "single_word", "special")}

@@ -1,0 +1,300 @@
+"""Tokenizers of the `tokenizers` library from the vocabulary files that came before tokenizer.json.
+
+Each follows the published model's own training code, as the tokenizer.json files published with the models do. Where
+transformers 5.24 departs from that when it reads these older files, this does not: a mask of RoBERTa takes the space before
+it along; mBART normalises as its sentencepiece model says and mBART-50 writes no lone space at the end; ALBERT's commas are
+no part of a number; mT5 falls back to bytes; Llama begins a text with a token.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping
+
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, Unigram, WordPiece
+
+from lm_research.data import sentencepiece_model as spm
+from lm_research.data.hf_settings import KINDS, Kind, Settings
+from lm_research.errors import TokenizerError
+
+SPACE = "\u2581"
+# The files of each sort of vocabulary; of sentencepiece's names a class uses one, and the first that is there counts.
+PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+FILES = {"wordpiece": ("vocab.txt",), "bytes": ("vocab.json", "merges.txt")}
+_KIND = {kind.name: kind for kind in KINDS}
+# Languages of mBART (Liu et al. 2020) and those that mBART-50 (Tang et al. 2020) adds, in the order of their ids.
+_LANGUAGES = (
+    "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX "
+    "ro_RO ru_RU si_LK tr_TR vi_VN zh_CN"
+).split()
+_MORE_LANGUAGES = (
+    "af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN "
+    "te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
+).split()
+
+
+def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str, ...]:
+    """Names of the files that hold the vocabulary, () when there are none.
+
+    Raises:
+      TokenizerError: the settings name a class whose files are missing, or one that is not known here.
+    """
+    found = [
+        names for names in (*FILES.values(), *((name,) for name in PIECES)) if all(name in files for name in names)
+    ]
+    if not found:
+        return ()
+    if settings.asked and not settings.kind:
+        raise TokenizerError(
+            f"{settings.where} holds {found[0][0]} but its files ask for {settings.asked}, which cannot be built from it here "
+            f"(known: {', '.join(_KIND)} and classes like them). Save it as a tokenizer.json with the library that made it "
+            "(AutoTokenizer.from_pretrained(...).save_pretrained(...) in transformers), or, if it is one of the known "
+            "ones, name that as tokenizer_class in tokenizer_config.json."
+        )
+    if settings.kind is None:
+        return found[0]
+    if settings.kind.vocabulary == "pieces":
+        fitting = [names for names in found if names[0] in PIECES]
+    else:
+        fitting = [names for names in found if names == FILES[settings.kind.vocabulary]]
+    if not fitting:
+        needed = FILES.get(settings.kind.vocabulary, (" or ".join(PIECES),))
+        raise TokenizerError(
+            f"{settings.where} asks for a {settings.kind.name}, which needs {' and '.join(needed)}, but holds only "
+            f"{', '.join(found[0])}. Copy the missing file, or a tokenizer.json."
+        )
+    return fitting[0]
+
+
+def build(files: Mapping[str, bytes], names: tuple[str, ...], settings: Settings) -> tuple[Tokenizer, Kind]:
+    """A tokenizer without special tokens around texts, and the kind it is.
+
+    Args:
+      files: name -> content.
+      names: of the vocabulary's files, from find_vocabulary.
+      settings: of the same folder; a kind that they do not tell is guessed from the vocabulary.
+
+    Raises:
+      TokenizerError: a file is damaged, or of another sort than its name says.
+    """
+    builders: dict[str, Callable[..., tuple[Tokenizer, Kind]]] = {"vocab.txt": _wordpiece, "vocab.json": _bytes}
+    try:
+        return builders.get(names[0], _pieces)(*(files[name] for name in names), settings)
+    except TokenizerError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise TokenizerError(
+            f"{settings.where}: {' and '.join(names)} cannot be read ({error}). Copy it again."
+        ) from error
+
+
+def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
+    kind, config = settings.kind or _KIND["BertTokenizer"], settings.config
+    lines = vocabulary.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    vocab = {line: number for number, line in enumerate(lines)}
+    unknown = str(settings.roles.get("unk") or kind.roles["unk"])
+    if unknown not in vocab:
+        raise TokenizerError(
+            f"{settings.where}: vocab.txt lacks the unknown token {unknown}: it is not a WordPiece vocabulary."
+        )
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer, kind
+
+
+def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
+    vocab = json.loads(vocabulary)
+    kind = settings.kind or _KIND["RobertaTokenizer" if {"<s>", "</s>"} <= vocab.keys() else "GPT2Tokenizer"]
+    lines = merges.decode("utf-8").split("\n")
+    pairs = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+    tokenizer = Tokenizer(BPE(vocab, pairs, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
+    prefix = bool(settings.config.get("add_prefix_space", False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, kind
+
+
+def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
+    model = spm.read_model(proto)
+    kind = settings.kind or _guess_kind(model)
+    wanted = spm.BPE if kind.wrap == "bos eos" else spm.UNIGRAM
+    if model.kind != wanted:
+        names = {spm.BPE: "BPE", spm.UNIGRAM: "unigram"}
+        raise TokenizerError(
+            f"{settings.where}: a {kind.name} is a sentencepiece model of kind {names[wanted]}, but this one is of kind "
+            f"{names.get(model.kind, model.kind)}."
+        )
+    tokenizer = _merging(model, settings) if model.kind == spm.BPE else _unigram(model, kind, settings)
+    # What no text may be: control pieces. What a text may say, but always as one token: user defined ones.
+    tokenizer.add_tokens(
+        [
+            AddedToken(text, special=sort == spm.CONTROL, normalized=False)
+            for text, _, sort in model.pieces
+            if sort in (spm.CONTROL, spm.USER_DEFINED)
+        ]
+    )
+    if "language" in kind.wrap:
+        tokenizer.add_special_tokens([AddedToken(code, normalized=False) for code in _languages(kind)])
+    if kind.wrap == "eos":
+        sentinels = (f"<extra_id_{number}>" for number in itertools.count())
+        for name in itertools.takewhile(lambda name: tokenizer.token_to_id(name) is not None, sentinels):
+            tokenizer.add_special_tokens([AddedToken(name, normalized=False)])
+    return tokenizer, kind
+
+
+def _guess_kind(model: spm.SentencePieceModel) -> Kind:
+    names = [text for text, _, _ in model.pieces]
+    if model.kind == spm.BPE:
+        return _KIND["LlamaTokenizer"]
+    if "[CLS]" in names:
+        return _KIND["AlbertTokenizer"]
+    return _KIND["T5Tokenizer" if names[:2] == ["<pad>", "</s>"] else "XLMRobertaTokenizer"]
+
+
+def _languages(kind: Kind) -> list[str]:
+    return _LANGUAGES + (_MORE_LANGUAGES if kind.wrap == "language first" else [])
+
+
+def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
+    config = settings.config
+    vocab, unknown = [(text, score) for text, score, _ in model.pieces], model.unk_id
+    steps = []
+    if kind.wrap == "eos":  # T5: sentinels, the highest id first
+        has_them = any(text == f"{SPACE}<extra_id_0>" for text, _ in vocab)  # as mT5's model
+        count = int(config.get("extra_ids", 0 if has_them else 100))
+        vocab += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(count))]
+    elif kind.wrap == "cls sep":  # ALBERT, whose commas are no part of a number
+        vocab = [(text, score - 100 * bool(re.search(r"\d,$", text))) for text, score in vocab]
+        steps += [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+        if not config.get("keep_accents", False):
+            steps += [normalizers.NFKD(), normalizers.StripAccents()]
+        if config.get("do_lower_case", True):
+            steps.append(normalizers.Lowercase())
+    else:  # fairseq numbers <s> <pad> </s> <unk> where sentencepiece has <unk> <s> </s>
+        vocab = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")] + vocab[3:]
+        vocab += [(code, 0.0) for code in (_languages(kind) if "language" in kind.wrap else [])]
+        vocab.append(("<mask>", 0.0))
+        unknown = 3
+    tokenizer = Tokenizer(Unigram(vocab, unknown, model.byte_fallback))
+    if model.charsmap:
+        steps.append(normalizers.Precompiled(model.charsmap))
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if config.get("add_prefix_space", model.adds_prefix) else "never"
+    words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    if model.byte_fallback:
+        tokenizer.decoder = _fallback_decoder(strip=scheme == "always")
+    else:
+        tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    return tokenizer
+
+
+def _merging(model: spm.SentencePieceModel, settings: Settings) -> Tokenizer:
+    """Llama: merges in the order of their pieces' scores, bytes for what is not in the vocabulary."""
+    vocab = {text: number for number, (text, _, _) in enumerate(model.pieces)}
+    normal = {text: score for text, score, sort in model.pieces if sort == spm.NORMAL}
+    merges = []
+    for text, score in normal.items():
+        cuts = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+        merges += [(-score, vocab[text], left, right) for left, right in cuts if left in normal and right in normal]
+    tokenizer = Tokenizer(
+        BPE(
+            vocab,
+            [(left, right) for *_, left, right in sorted(merges)],
+            unk_token=model.pieces[model.unk_id][0],
+            fuse_unk=True,
+            byte_fallback=model.byte_fallback,
+        )
+    )
+    prefix = settings.config.get("add_prefix_space")
+    prefix = model.adds_prefix if prefix is None else bool(prefix)
+    steps = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    if settings.config.get("legacy", True):  # as sentencepiece itself: a space before every stretch of text
+        steps += [normalizers.Prepend(SPACE)] * prefix + [normalizers.Replace(" ", SPACE)]
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+            replacement=SPACE, prepend_scheme="first" if prefix else "never", split=False
+        )
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = _fallback_decoder(strip=prefix)
+    return tokenizer
+
+
+def _fallback_decoder(strip: bool) -> decoders.Decoder:
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence(steps + [decoders.Strip(content=" ", left=1)] * strip)
+
+
+def wrap(tokenizer: Tokenizer, kind: Kind, settings: Settings, roles: Mapping[str, str]) -> None:
+    """Sets the special tokens that go around a text or a pair, as the kind's models were trained.
+
+    Args:
+      tokenizer: changed in place; has all its tokens.
+      kind, settings: of it.
+      roles: role -> token.
+    """
+
+    def template(single: str, pair: str, **names: str) -> processors.PostProcessor:
+        used = {name: token for name, token in names.items() if name in single.split() or name in pair.split()}
+        ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(used.values())]
+
+        def fill(text: str) -> list[str]:
+            parts = [part.partition(":") for part in text.split()]
+            return [f"{used.get(name, name)}:{number or 0}" for name, _, number in parts]
+
+        return processors.TemplateProcessing(single=fill(single), pair=fill(pair), special_tokens=ids)
+
+    config, vocabulary = settings.config, kind.vocabulary
+    bos, eos, cls, sep = (roles.get(role, "") for role in ("bos", "eos", "cls", "sep"))
+    if kind.wrap == "cls sep sep" and kind.vocabulary == "bytes":
+        ends = ((token, tokenizer.token_to_id(token)) for token in (sep, cls))
+        trims = bool(config.get("trim_offsets", True))
+        tokenizer.post_processor = processors.RobertaProcessing(
+            *ends, trims, bool(config.get("add_prefix_space", False))
+        )
+        return
+    language = config.get("src_lang") or "en_XX"
+    if "language" in kind.wrap and tokenizer.token_to_id(language) is None:
+        raise TokenizerError(
+            f"{settings.where}: src_lang in tokenizer_config.json is {language!r}, which is none of {' '.join(_languages(kind))}."
+        )
+    start = "BOS " if bos and config.get("add_bos_token", vocabulary == "pieces") else ""
+    end = " EOS" if eos and config.get("add_eos_token", False) else ""
+    forms = {
+        "cls sep": ("CLS $A SEP", "CLS $A SEP $B:1 SEP:1"),
+        "cls sep sep": ("CLS $A SEP", "CLS $A SEP SEP $B SEP"),
+        "eos": ("$A EOS", "$A EOS $B EOS"),
+        "language last": ("$A EOS LANG", "$A $B EOS LANG"),
+        "language first": ("LANG $A EOS", "LANG $A $B EOS"),
+        "bos eos": (f"{start}$A{end}", f"{start}$A{end} {start}$B{end}"),
+    }
+    tokenizer.post_processor = template(*forms[kind.wrap], BOS=bos, EOS=eos, CLS=cls, SEP=sep, LANG=language)
+
+
+def follow_options(tokenizer: Tokenizer, settings: Settings, roles: Mapping[str, str]) -> None:
+    """Makes a tokenizer from a tokenizer.json, in place, do as the tokenizer_config.json beside it says."""
+    config, normalizer, splitter = settings.config, tokenizer.normalizer, tokenizer.pre_tokenizer
+    if isinstance(normalizer, normalizers.BertNormalizer):
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            clean_text=normalizer.clean_text,
+            handle_chinese_chars=config.get("tokenize_chinese_chars", normalizer.handle_chinese_chars),
+            strip_accents=config.get("strip_accents", normalizer.strip_accents),
+            lowercase=config.get("do_lower_case", normalizer.lowercase),
+        )
+    if isinstance(splitter, pre_tokenizers.ByteLevel) and config.get("add_prefix_space") is not None:
+        splitter.add_prefix_space = bool(config["add_prefix_space"])
+        tokenizer.pre_tokenizer = splitter
+    if settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys():
+        wrap(tokenizer, settings.kind, settings, roles)

@@ -1,0 +1,228 @@
+"""Files of records, one of whose fields is the text: JSON lines, tables, Parquet and ArrayRecord."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from lm_research.data.sources.files import SourceFile
+from lm_research.data.sources.problems import Problems
+from lm_research.data.sources.text import read_lines
+from lm_research.errors import DataError, suggest
+
+_RECORDS = 1000  # read at once
+_LONGEST_FIELD = 2**31 - 1  # csv's own limit is 128 KiB
+
+
+def read_json_lines(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+    """The text of each line, which is a JSON object (its field `key`, or "text") or a JSON string."""
+    for number, line in read_lines(file, problems):
+        if not line.strip():
+            continue
+        where = f"{file.path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problems.found(
+                f"{where} is not JSON ({error})", f"Write one JSON object a line (`jq -c '.[]' {file.path}` does, of a list)"
+            )
+            continue
+        text = record if isinstance(record, str) else _field(record, key or "text", where, problems)
+        if text is not None:
+            yield text
+
+
+def _field(record: Any, key: str, where: str, problems: Problems) -> str | None:
+    """record[key] if it is a text; otherwise a problem."""
+    if not isinstance(record, dict):
+        problems.found(f"{where} holds a JSON {type(record).__name__}, not an object", "Write one JSON object a line")
+    elif key not in record:
+        fields = ", ".join(map(str, record)) or "none"
+        problems.found(f"{where} has no field {key!r}; its fields: {fields}", "Name the one that holds the text in data.text_key")
+    elif not isinstance(record[key], str):
+        kind = type(record[key]).__name__
+        problems.found(f"{where}: field {key!r} is of type {kind}, not a text", "Name the one that holds the text in data.text_key")
+    else:
+        return record[key]
+    return None
+
+
+def read_table(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+    """One column of a CSV file (quoted as in RFC 4180) or a TSV file (never quoted), whose first row names the columns."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    numbers = [0]  # of the line that csv read last
+
+    def lines() -> Iterator[str]:
+        for numbers[0], line in read_lines(file, problems):
+            yield line
+
+    options = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if file.kind == "tsv" else dict(strict=True)
+    rows = csv.reader(lines(), **options)
+    header, column = None, 0
+    while True:
+        first = numbers[0] + 1
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            problems.found(f"{file.path}, line {first} is not a row of a table ({error})", "Mend its quotes")
+            continue
+        if row is None:
+            return
+        if header is None:
+            header, column = row, _choose(row, key, str(file.path), "column")
+        elif row and len(row) != len(header):
+            problems.found(f"{file.path}, line {first} has {len(row)} columns, and the first row names {len(header)}")
+        elif row:
+            yield row[column]
+
+
+def _choose(names: list[str], key: str, where: str, what: str) -> int:
+    """Place of `key`, by default of "text" or of the only name.
+
+    Raises:
+      DataError: it is not there.
+    """
+    wanted = key or ("text" if "text" in names or len(names) != 1 else names[0])
+    if wanted in names:
+        return names.index(wanted)
+    hint = suggest(wanted, names) if names else "It has none."
+    raise DataError(f"{where} has no {what} {wanted!r}: set config.data.text_key. {hint}")
+
+
+def read_parquet(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+    """One column of texts of a Parquet file, by default "text" or the only one of that type."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with file.open() as stream:
+            table = parquet.ParquetFile(stream)
+            schema = table.schema_arrow
+            texts = [
+                field.name
+                for field in schema
+                if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type)
+            ]
+            column = texts[_choose(texts, key, str(file.path), "column of texts")]
+            number = 0
+            for batch in table.iter_batches(batch_size=_RECORDS, columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    if text is None:
+                        problems.found(f"{file.path}, row {number}: {column!r} is null")
+                    else:
+                        yield text
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        problems.found(f"{file.path} is not a Parquet file, or damaged ({_words(error)})", "Copy it again")
+
+
+def read_array_record(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+    """Records of an ArrayRecord file: UTF-8 texts; with `key`, JSON objects or tf.train.Examples with that field."""
+    from array_record.python import array_record_module
+
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(_local(file))
+        try:
+            reader = array_record_module.ArrayRecordReader(str(path))
+            stack.callback(reader.close)
+            total = reader.num_records()
+        except (ValueError, RuntimeError, OSError) as error:
+            problems.found(f"{file.path} is not an ArrayRecord file, or damaged ({_words(error)})", "Copy it again")
+            return
+        for start in range(0, total, _RECORDS):
+            for number, record in enumerate(reader.read(list(range(start, min(start + _RECORDS, total)))), start):
+                text = _text_of_record(record, key, f"{file.path}, record {number}", problems)
+                if text is not None:
+                    yield text
+
+
+def _text_of_record(record: bytes, key: str, where: str, problems: Problems) -> str | None:
+    try:
+        if not key:
+            return record.decode("utf-8")
+        if record.lstrip().startswith(b"{"):
+            return _field(json.loads(record), key, where, problems)
+        features = _example_features(record)
+        if key not in features:
+            problems.found(f"{where} has no feature {key!r}; its features: {', '.join(features) or 'none'}")
+            return None
+        return features[key].decode("utf-8")
+    except UnicodeDecodeError as error:
+        problems.found(f"{where} is not UTF-8 ({error.reason} at byte {error.start})", "data.text_key names a field of it")
+    except (ValueError, IndexError) as error:
+        problems.found(f"{where} is neither JSON nor a tf.train.Example ({error})")
+    return None
+
+
+def _example_features(record: bytes) -> dict[str, bytes]:
+    """The first value of each bytes feature of a serialised tf.train.Example.
+
+    Its messages: Example {Features features = 1}, Features {map<string, Feature> feature = 1}, with entries {string key = 1,
+    Feature value = 2}, and Feature {BytesList bytes_list = 1}, BytesList {repeated bytes value = 1}.
+    """
+    found: dict[str, bytes] = {}
+    for features in _submessages(record).get(1, []):
+        for entry in _submessages(features).get(1, []):
+            fields = _submessages(entry)
+            name, value = fields.get(1, [b""])[0].decode("utf-8"), fields.get(2, [b""])[0]
+            for values in _submessages(value).get(1, []):
+                found[name] = _submessages(values).get(1, [b""])[0]
+    return found
+
+
+def _submessages(message: bytes) -> dict[int, list[bytes]]:
+    """Field number -> values, of the length-delimited fields of a Protocol Buffers message; others are passed over."""
+    fields: dict[int, list[bytes]] = {}
+    place = 0
+    while place < len(message):
+        tag, place = _varint(message, place)
+        kind = tag & 7
+        if kind == 2:
+            size, place = _varint(message, place)
+            if place + size > len(message):
+                raise ValueError("it ends inside a field")
+            fields.setdefault(tag >> 3, []).append(message[place : place + size])
+            place += size
+        elif kind == 0:
+            _, place = _varint(message, place)
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"it has a field of type {kind}")
+    return fields
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[place]
+        value |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128:
+            return value, place
+        if shift > 63:
+            raise ValueError("it has a number of more than 64 bits")
+
+
+@contextlib.contextmanager
+def _local(file: SourceFile) -> Iterator[pathlib.Path]:
+    """A path that libraries for local files can open: the file's own, or that of an unpacked or fetched copy."""
+    if isinstance(file.path, pathlib.Path) and file.path.suffix not in (".gz", ".bz2", ".xz"):
+        yield file.path
+        return
+    with tempfile.NamedTemporaryFile(suffix=".array_record") as copy:
+        with file.open() as stream:
+            shutil.copyfileobj(stream, copy)
+        copy.flush()
+        yield pathlib.Path(copy.name)
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + " ..."

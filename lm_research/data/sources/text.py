@@ -1,0 +1,97 @@
+"""Plain text files: lines, and the documents that they make up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import IO
+
+from lm_research.data.sources.files import DAMAGE, SourceFile
+from lm_research.data.sources.problems import Problems
+
+_HEAD_BYTES = 8192
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MAGIC = {
+    b"\x1f\x8b": "It is a gzip archive: let its name end in .gz.",
+    b"PK\x03\x04": "It is a zip archive or an office document: unpack it, or save it as plain text.",
+    b"%PDF": "It is a PDF: extract its text first.",
+    b"\xff\xfe": "It looks like UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`.",
+    b"\xfe\xff": "It looks like UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`.",
+}
+
+
+def read_text(file: SourceFile, documents: str, problems: Problems) -> Iterator[str]:
+    """Documents of one file; `documents` as in the config: "blank_line", "file" or "line"."""
+    yield from _split((line for _, line in read_lines(file, problems)), documents)
+
+
+def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]]:
+    """(number, line) of a UTF-8 file, from 1; any kind of line break becomes a line feed, a byte order mark is skipped.
+
+    Raises:
+      DataError: it is no text file at all, cannot be read, or has a line that is not UTF-8 (see `problems`).
+    """
+    number = 0
+    try:
+        with file.open() as stream:
+            _check_head(stream, file, problems)
+            offset = 0
+            for number, raw in enumerate(stream, 1):
+                line = _decode(raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw, file, number, offset, problems)
+                offset += len(raw)
+                if line is None:
+                    continue
+                if "\r" in line:
+                    line = line.replace("\r\n", "\n").replace("\r", "\n")
+                    yield from ((number, part) for part in line.splitlines(keepends=True))
+                else:
+                    yield number, line
+    except _NotText:
+        return
+    except DAMAGE as error:
+        problems.found(f"{file.path} is damaged after line {number} ({error})", "Copy it again")
+    except OSError as error:
+        problems.found(f"{file.path} cannot be read: {error.strerror or error}")
+
+
+class _NotText(Exception):
+    """The file is of another kind, and that has been reported."""
+
+
+def _check_head(stream: IO[bytes], file: SourceFile, problems: Problems) -> None:
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    for magic, advice in _MAGIC.items():
+        if head.startswith(magic):
+            problems.found(f"{file.path} is not UTF-8 text", advice.removesuffix("."))
+            raise _NotText
+
+
+def _decode(raw: bytes, file: SourceFile, number: int, offset: int, problems: Problems) -> str | None:
+    try:
+        line = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        kind = "a binary file" if b"\0" in raw else "not UTF-8 text"
+        problems.found(
+            f"{file.path} is {kind}: line {number}, byte offset {offset + error.start}, has the byte "
+            f"0x{raw[error.start]:02x} ({error.reason})",
+            "Convert it, for example with `iconv -f LATIN1 -t UTF-8`",
+        )
+        return None
+    if "\0" in line:
+        problems.found(f"{file.path} is a binary file: line {number} holds a zero byte", "A corpus is plain UTF-8 text")
+        return None
+    return line
+
+
+def _split(lines: Iterator[str], documents: str) -> Iterator[str]:
+    if documents == "file":
+        yield "".join(lines)
+    elif documents == "line":
+        yield from (line.rstrip("\n") for line in lines if line.strip())
+    else:
+        for blank, block in itertools.groupby(lines, key=lambda line: not line.strip()):
+            if not blank:
+                yield "".join(block).rstrip("\n")
+
+

@@ -1,0 +1,137 @@
+"""Exact parameter counts of every named size, against transformers' classes and against what was published."""
+
+from __future__ import annotations
+
+import pytest
+
+from lm_research.config import ModelConfig
+from lm_research.models.families import FAMILIES, define_model
+
+# Exact: `sum(p.numel() for p in model.parameters())` of transformers 5.24's class with the head named, at these sizes
+# (BART's and mBART's with the buffer final_logits_bias; T5 v1.1's with its output table, which that class ties).
+# Millions: what the source prints, which counts more coarsely, often without heads; see `published`.
+COUNTS = {
+    # Liu et al. 2019, section 5 (355M), and the released model's README (125M)
+    "roberta": (50265, "masked_lm", {"base": (124_697_433, 125), "large": (355_412_057, 355)}),
+    # Conneau et al. 2019, section 4 (270M, 550M), without the head's dense layer and bias
+    "xlm_roberta": (250002, "masked_lm", {"base": (278_295_186, 270), "large": (560_142_482, 550)}),
+    # Sanh et al. 2019, table 3
+    "distilbert": (30522, "masked_lm", {"base": (66_985_530, 66)}),
+    # Clark et al. 2020, section 3.3 and table 2: 14M, 110M, 335M
+    "electra": (
+        30522, "replaced_token", {"small": (13_549_057, 14), "base": (109_483_009, 110), "large": (335_142_913, 335)},
+    ),
+    # Lan et al. 2019, table 1
+    "albert": (
+        30000, "pretraining",
+        {"base": (11_813_810, 12), "large": (17_847_474, 18), "xlarge": (59_021_490, 60), "xxlarge": (223_158_450, 235)},
+    ),
+    # Radford et al. 2019, table 2 prints 117M and 345M for the first two; the released ones are 124M and 355M
+    "gpt2": (
+        50257, "causal_lm",
+        {"small": (124_439_808, 124), "medium": (354_823_168, 355), "large": (774_030_080, 774), "xl": (1_557_611_200, 1558)},
+    ),
+    # Brown et al. 2020, table 2.1
+    "gpt3": (
+        50257, "causal_lm",
+        {
+            "small": (125_226_240, 125), "medium": (355_871_744, 350), "large": (760_300_032, 760),
+            "xl": (1_315_723_264, 1300), "2.7b": (2_651_553_280, 2700), "6.7b": (6_658_404_352, 6700),
+            "175b": (174_604_259_328, 175_000),
+        },
+    ),
+    # Touvron et al. 2023, table 2; Jiang et al. 2023
+    "llama": (
+        32000, "causal_lm",
+        {"llama_7b": (6_738_415_616, 6700), "llama_13b": (13_015_864_320, 13_000), "mistral_7b": (7_241_732_096, 7240)},
+    ),
+    # Raffel et al. 2019, section 3.7: 60M, 220M, 770M, 3B, 11B
+    "t5": (
+        32128, "seq2seq_lm",
+        {
+            "small": (60_506_624, 60), "base": (222_903_552, 220), "large": (737_668_096, 770), "3b": (2_851_598_336, 2800),
+            "11b": (11_307_321_344, 11_000), "v1.1_small": (76_961_152, 77), "v1.1_base": (247_577_856, 250),
+            "v1.1_large": (783_150_080, 800), "v1.1_xl": (2_849_757_184, 3000), "v1.1_xxl": (11_135_332_352, 11_000),
+        },
+    ),
+    # Xue et al. 2020, section 3.2: 300M, 580M, 1.2B, 3.7B, 13B
+    "mt5": (
+        250112, "seq2seq_lm",
+        {
+            "small": (300_176_768, 300), "base": (582_401_280, 580), "large": (1_229_581_312, 1200),
+            "xl": (3_742_619_648, 3700), "xxl": (12_921_057_280, 13_000),
+        },
+    ),
+    # Released checkpoints' README: 140M, 400M
+    "bart": (50265, "seq2seq_lm", {"base": (139_470_681, 140), "large": (406_341_721, 400)}),
+    # Liu et al. 2020, section 2.2: about 680M with a vocabulary of 250,000; the arithmetic gives 611M
+    "mbart": (250027, "seq2seq_lm", {"large": (611_101_867, 680)}),
+}  # fmt: skip
+CASES = [(family, size) for family, (_, _, sizes) in COUNTS.items() for size in sizes]
+
+
+def count(family: str, size: str, vocabulary: int, head: str) -> int:
+    shape = dict(FAMILIES[family].SIZES[size])
+    shape.setdefault("max_length", 1024 if family == "gpt2" else 512)
+    return define_model(ModelConfig(family=family, **shape), vocabulary, head).num_params
+
+
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_named_sizes_have_the_published_numbers_of_parameters(family: str, size: str) -> None:
+    vocabulary, head, sizes = COUNTS[family]
+    exact, millions = sizes[size]
+    got = count(family, size, vocabulary, head)
+    assert got == exact
+    # mBART's paper is 10% above what its own layers, widths and vocabulary make; nothing else is off by more than 6%.
+    assert got / 1e6 == pytest.approx(millions, rel=0.11 if family == "mbart" else 0.06)
+
+
+def test_llama_3_has_its_number_with_its_vocabulary() -> None:
+    # Meta-Llama-3-8B's index file: total_size 16,060,522,496 bytes in bfloat16.
+    assert count("llama", "llama3_8b", 128256, "causal_lm") == 16_060_522_496 // 2
+
+
+@pytest.mark.parametrize(("size", "d", "f"), [("base", 512, 2048), ("big", 1024, 4096)])
+def test_the_transformer_counted_by_hand(size: str, d: int, f: int) -> None:
+    # Vaswani et al. 2017: 4 d^2 an attention, 2 d f + f + d a feed-forward layer, 2 d a norm; two and three branches a
+    # block; one table of 37,000. Its table 3 prints 65 and 213 million.
+    attention, feed_forward, norm = 4 * d * d, 2 * d * f + f + d, 2 * d
+    blocks = 6 * (attention + feed_forward + 2 * norm) + 6 * (2 * attention + feed_forward + 3 * norm)
+    assert count("transformer", size, 37000, "seq2seq_lm") == blocks + 37000 * d
+    assert (blocks + 37000 * d) / 1e6 == pytest.approx({"base": 65, "big": 213}[size], rel=0.04)
+
+
+def test_gpt3_13b_by_hand() -> None:
+    # Brown et al. 2020, table 2.1: 40 layers, width 5,140 with 40 heads of 128 (5,120 together), 13.0 billion.
+    d, inner = 5140, 40 * 128
+    attention = 3 * (d * inner + inner) + inner * d + d
+    block = attention + (d * 4 * d + 4 * d) + (4 * d * d + d) + 2 * 2 * d
+    expected = 40 * block + (50257 + 2048) * d + 2 * d
+    assert count("gpt3", "13b", 50257, "causal_lm") == expected
+    assert expected / 1e9 == pytest.approx(13.0, rel=0.01)
+
+
+def test_every_named_size_is_counted() -> None:
+    elsewhere = {"bert": set(FAMILIES["bert"].SIZES), "transformer": {"base", "big"}, "gpt3": {"13b"}}
+    elsewhere["llama"] = {"llama3_8b", "qwen2_7b"}
+    elsewhere["electra"] = {name for name in FAMILIES["electra"].SIZES if name.endswith("generator")}
+    for family, module in FAMILIES.items():
+        counted = set(COUNTS[family][2]) if family in COUNTS else set()
+        assert set(module.SIZES) == counted | elsewhere.get(family, set()), family
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "vocabulary", "head", "exact"),
+    [
+        ("electra", "small_generator", 30522, "masked_lm", 13_546_682),
+        ("electra", "base_generator", 30522, "masked_lm", 33_740_602),
+        ("electra", "large_generator", 30522, "masked_lm", 51_295_290),
+        # The released model's index file: total_size 15,231,233,024 bytes in bfloat16.
+        ("llama", "qwen2_7b", 152064, "causal_lm", 15_231_233_024 // 2),
+        # mBERT: base with its vocabularies, bert-base-multilingual-cased and -uncased.
+        ("bert", "base", 119547, "masked_lm", 177_974_523),
+        ("bert", "base", 105879, "masked_lm", 167_463_831),
+    ],
+)
+def test_other_published_counts(family: str, size: str, vocabulary: int, head: str, exact: int) -> None:
+    assert count(family, size, vocabulary, head) == exact
