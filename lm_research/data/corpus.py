@@ -1,37 +1,47 @@
 """From text to two token stores, built once and found again by what they are made of.
 
 The folder of a corpus, named by a digest of its ingredients, holds the tokenizer's files (`tokenizer.model` of those that
-are trained here), `train/` and `validation/` (see store.py). Documents are numbered as their source gives them, held out by
-a hash of that number, and never shuffled: order is decided when examples are drawn.
+sentencepiece trains), `train/` and `validation/` (see store.py). It is built in four steps, the first and third by any
+number of processes: spool.py reads and cleans, split.py divides, then the tokenizer is trained, tokenise.py makes ids. What
+a step has finished lies in a work folder beside it, so that a build that is killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
-import itertools
+import importlib.metadata
 import json
+import os
 import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data import random, sources, store
+from lm_research.data import mixture, sources, store
+from lm_research.data.cleaning import Cleaner
 from lm_research.data.hf_tokenizer import load_tokenizer
-from lm_research.data.sentences import split_sentences
+from lm_research.data.split import PARTS, TRAIN, Choice, choose
+from lm_research.data.spool import Spool, spool
 from lm_research.data.store import TokenStore
+from lm_research.data.tokenise import tokenise
 from lm_research.data.tokenizer import TextTokenizer, Tokenizer
-from lm_research.errors import DataError, TokenizerError
+from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.data.workers import Processes, Runner, WorkerDied
+from lm_research.errors import DataError, TokenizerError, UserError
 
 Log = Callable[[str], None]
-FORMAT = 1  # of the folder and of everything that decides its content; raise it to build all corpora anew
-_BATCH_SENTENCES = 20_000  # tokenised in one call
-_TRAIN, _VALIDATION, _DROPPED = 0, 1, 2
+# From a title and what it counts to, if known, to a context that gives a function to be told of progress.
+Bars = Callable[[str, int | None], contextlib.AbstractContextManager[Callable[[int], object]]]
+_HERE = Processes(1)
+FORMAT = 2  # of the folder and of everything that decides its content; raise it to build all corpora anew
+_VERSIONS = ("lm_research", "numpy", "sentencepiece", "tokenizers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,30 +54,51 @@ class Corpus:
     digest: str
 
 
-def open_corpus(config: Config, workdir: pathlib.Path, log: Log) -> Corpus:
-    """The corpus of a run; builds it on the first call, which is killed or finishes whole, and maps it afterwards.
+@contextlib.contextmanager
+def _no_bar(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    yield lambda amount: None
+
+
+def open_corpus(
+    config: Config, workdir: pathlib.Path, log: Log, runner: Runner = _HERE, bars: Bars = _no_bar
+) -> Corpus:
+    """The corpus of a run; the first call builds it, or goes on with a build that was killed, later ones map it.
 
     Args:
-      config: the sections data and tokenizer are used.
+      config: the sections data, clean and tokenizer are used.
       workdir: the run's folder; the corpus lives in data/ below it unless config.data.cache_dir names a folder.
       log: told one line a step.
+      runner: where the parallel steps of a build run; the corpus does not depend on it.
+      bars: shows progress.
 
     Raises:
+      ConfigError: keys of these sections that cannot be understood.
       DataError: the text is missing, unreadable or too little, or a store is damaged.
       TokenizerError: the tokenizer cannot be trained or loaded.
     """
     started = time.perf_counter()
-    cache = (
-        pathlib.Path(config.data.cache_dir).expanduser() if config.data.cache_dir else pathlib.Path(workdir) / "data"
-    )
-    folder = cache / _key(config)
+    folder = corpus_folder(config, workdir)
     if not folder.is_dir():
-        _build(config, folder, log)
+        _build(config, folder, log, runner, bars)
         what = "built"
     else:
         what = "found"
+    corpus = read_corpus(folder)
+    log(
+        f"Corpus {what} at {folder}: {corpus.train.num_tokens:,} training and {corpus.validation.num_tokens:,} validation "
+        f"tokens, vocabulary {corpus.tokenizer.size:,} ({time.perf_counter() - started:.2f} s)."
+    )
+    return corpus
+
+
+def read_corpus(folder: pathlib.Path) -> Corpus:
+    """A corpus by its folder.
+
+    Raises:
+      DataError, TokenizerError: it is none, or damaged.
+    """
     tokenizer = load_tokenizer(folder)
-    train, validation = TokenStore.open(folder / "train"), TokenStore.open(folder / "validation")
+    train, validation = (TokenStore.open(folder / part) for part in PARTS)
     for part in (train, validation):
         if part.manifest.get("tokenizer_digest") != tokenizer.digest:
             raise DataError(
@@ -75,222 +106,162 @@ def open_corpus(config: Config, workdir: pathlib.Path, log: Log) -> Corpus:
                 f"{folder}; the next run rebuilds it."
             )
     content = f"{tokenizer.digest} {train.digest} {validation.digest}"
-    log(
-        f"Corpus {what} at {folder}: {train.num_tokens:,} training and {validation.num_tokens:,} validation tokens, "
-        f"vocabulary {tokenizer.size:,} ({time.perf_counter() - started:.2f} s)."
-    )
     return Corpus(tokenizer, train, validation, hashlib.sha256(content.encode()).hexdigest())
+
+
+def corpus_folder(config: Config, workdir: pathlib.Path) -> pathlib.Path:
+    """Where the corpus of a run lies, or will lie."""
+    cache = config.data.cache_dir
+    return (pathlib.Path(cache).expanduser() if cache else pathlib.Path(workdir) / "data") / _key(config)
 
 
 def _key(config: Config) -> str:
     """Name of the corpus's folder: a digest of all that decides what is in it."""
     data, tokenizer = config.data, config.tokenizer
+    Cleaner(config.clean)  # complains of what it cannot understand, before anything is read
     held_out = sources.fingerprint(data.validation_source, data) if data.validation_source else data.validation_fraction
     if tokenizer.path:
         vocabulary = [load_tokenizer(tokenizer.path).digest]
     else:
-        vocabulary = [tokenizer.kind, tokenizer.vocab_size]
+        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.sentinels]
     facts = [
         FORMAT,
-        sources.fingerprint(data.source, data),
+        [[name, sources.fingerprint(source, data)] for name, source in mixture.sources_of(data)],
         held_out,
         data.documents,
+        data.on_error,
+        dataclasses.asdict(config.clean),
         vocabulary,
         tokenizer.keep_newlines,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 
-def _build(config: Config, folder: pathlib.Path, log: Log) -> None:
-    """Builds beside the folder and renames; another process may do the same and be first."""
+def _build(config: Config, folder: pathlib.Path, log: Log, runner: Runner, bars: Bars) -> None:
+    """Builds in a work folder beside `folder` and renames; another process may do the same and be first."""
+    work = folder.with_name(f".{folder.name}.work")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        with _alone(work, log):
+            if folder.is_dir():
+                return
+            _build_in(work, config, folder, log, runner, bars)
+    except WorkerDied:
+        raise  # and what is finished stays
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     except OSError as error:
+        if folder.is_dir():  # another machine, which our lock does not reach, was first and cleared the work away
+            return
         raise DataError(
-            f"The corpus cannot be stored in {folder.parent}: {error.strerror}. Set config.data.cache_dir to a folder that "
-            "can be written."
+            f"The corpus cannot be stored in {folder.parent}: {error.strerror or error}. Set config.data.cache_dir to a folder "
+            "that can be written and has room for the text twice."
         ) from error
-    try:
-        split = _choose_split(config, log)
-        tokenizer = _make_tokenizer(config, split.train(), temporary, log)
-        held_source = config.data.validation_source or config.data.source
-        for name, source, documents in (
-            ("train", config.data.source, split.train()),
-            ("validation", held_source, split.validation()),
-        ):
-            with _timed(log) as say:
-                text = _Text(documents)
-                encoded = _encode(text, tokenizer, config.tokenizer.keep_newlines)
-                extra = dict(text_bytes=lambda text=text: text.bytes, source=source, part=name)
-                part = store.write_store(temporary / name, encoded, tokenizer.digest, tokenizer.size, **extra)
-                say(
-                    f"Tokenised {name}: {part.num_documents:,} documents, {part.num_sentences:,} sentences, "
-                    f"{part.num_tokens:,} tokens of {text.bytes / max(part.num_tokens, 1):.2f} bytes"
-                )
-        store.publish(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _timed(log: Log) -> Iterator[Log]:
-    """Gives a function that logs a line with the seconds since the start."""
+def _alone(work: pathlib.Path, log: Log) -> Iterator[None]:
+    """Holds the lock in a work folder, which a killed process loses; waits for another process that builds the same."""
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        with open(work / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log(f"Another process builds this corpus in {work}; waiting for it.")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                same = os.stat(work / "lock").st_ino == os.fstat(file.fileno()).st_ino
+            except FileNotFoundError:
+                same = False
+            if same:  # and not one that a finished build took away with its folder
+                yield
+                return
+
+
+def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log, runner: Runner, bars: Bars) -> None:
+    choices = _read_and_split(work, config, log, runner, bars)
+    tokenizer = _make_tokenizer(config, choices, work / "tokenizer", log)
     started = time.perf_counter()
-    yield lambda line: log(f"{line} ({time.perf_counter() - started:.1f} s).")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    """Makers of the two parts' documents: sources are read again for each pass, so memory never holds a corpus."""
-
-    train: Callable[[], Iterator[str]]
-    validation: Callable[[], Iterator[str]]
-
-
-def _choose_split(config: Config, log: Log) -> _Split:
-    data = config.data
-    seen: set[bytes] = set()  # 16 bytes a document
-    if data.validation_source:  # read first, so that what it shares with the training text leaves the training text
-        validation_parts = _survey(data.validation_source, config, seen, log)
-        _need(validation_parts, data.validation_source)
-        validation_parts[validation_parts == _TRAIN] = _VALIDATION
-        parts = _survey(data.source, config, seen, log)
-        if not (parts == _TRAIN).any():
-            raise DataError(
-                f"No document of {data.source} is left to train on: each is empty or stands in "
-                f"config.data.validation_source={data.validation_source} too. Give another validation corpus, or leave that "
-                "key empty to hold out a share."
-            )
-    else:
-        parts = _survey(data.source, config, seen, log)
-        _need(parts, data.source)
-        if np.count_nonzero(parts == _TRAIN) == 1:
-            return _cut_document(config, parts, log)
-        _hold_out(parts, data.validation_fraction)
-        validation_parts = parts
-    held_source = data.validation_source or data.source
-    log(
-        f"Split: {np.count_nonzero(parts == _TRAIN):,} documents to train on, "
-        f"{np.count_nonzero(validation_parts == _VALIDATION):,} held out."
+    keep_newlines = config.tokenizer.keep_newlines
+    with bars("Tokenising", sum(len(choice.spool.shards) for choice in choices)) as advance:
+        pieces = tokenise(choices, work / "tokenizer", work / "tokens", keep_newlines, runner, advance)
+    finished = work / "corpus"
+    shutil.rmtree(finished, ignore_errors=True)  # half of one, from a build that was killed here
+    shutil.copytree(work / "tokenizer", finished)
+    names = mixture.sources_of(config.data)
+    origin = dict(
+        origin=[choice.report for choice in choices],
+        tokenizer=dict(kind=config.tokenizer.path or config.tokenizer.kind, size=tokenizer.size, roles=tokenizer.roles),
+        built_with={name: importlib.metadata.version(name) for name in _VERSIONS},
     )
-    return _Split(
-        train=lambda: _select(data.source, config, parts, _TRAIN),
-        validation=lambda: _select(held_source, config, validation_parts, _VALIDATION),
-    )
-
-
-def _survey(source: str, config: Config, seen: set[bytes], log: Log) -> np.ndarray:
-    """Reads a source once: uint8 [documents], _DROPPED for the empty and for repeats of `seen`, which it extends."""
-    with _timed(log) as say:
-        parts, empty, repeated, characters = bytearray(), 0, 0, 0
-        for document in sources.read_documents(source, config.data):
-            digest = hashlib.blake2b(document.encode(errors="replace"), digest_size=16).digest()
-            keep = bool(document.strip()) and digest not in seen
-            empty += not document.strip()
-            repeated += bool(document.strip()) and not keep
-            parts.append(_TRAIN if keep else _DROPPED)
-            if keep:
-                seen.add(digest)
-                characters += len(document)
-        say(f"Read {source}: {len(parts):,} documents, {characters:,} characters")
-    if empty or repeated:
-        log(f"Warning: {source}: left out {repeated:,} documents that occurred before and {empty:,} empty ones.")
-    return np.frombuffer(parts, dtype=np.uint8).copy()
-
-
-def _need(parts: np.ndarray, source: str) -> None:
-    if not (parts == _TRAIN).any():
-        raise DataError(f"The corpus {source} is empty: none of its {len(parts)} documents holds text.")
-
-
-def _hold_out(parts: np.ndarray, fraction: float) -> None:
-    """Marks documents for validation, in place: those whose number draws below `fraction`, and at least one."""
-    kept = np.flatnonzero(parts == _TRAIN)
-    draws = random.uniform(random.example_keys(0, "validation", 0, kept), 1)[:, 0]
-    held = draws < fraction
-    held[draws.argmin()] = True
-    held[draws.argmax()] = False
-    parts[kept[held]] = _VALIDATION
-
-
-def _cut_document(config: Config, parts: np.ndarray, log: Log) -> _Split:
-    """For a corpus of one document: its last sentences are held out."""
-    data, keep_newlines = config.data, config.tokenizer.keep_newlines
-    (document,) = _select(data.source, config, parts, _TRAIN)
-    sentences = split_sentences(document, keep_newlines)
-    if len(sentences) < 2:
-        raise DataError(
-            f"The corpus {data.source} is too small: one document of one sentence leaves nothing to hold out. Give more "
-            f"text (config.data.documents={data.documents!r} says how text files are divided) or a "
-            "config.data.validation_source."
+    if config.data.mixture:
+        origin["sources"] = [dict(name=name, source=source) for name, source in names]
+    for part in PARTS:
+        extra = dict(part=part, text_bytes=pieces.text_bytes(part), **origin)
+        stored = (piece if config.data.mixture else piece._replace(source=0) for piece in pieces.of(part))
+        built = store.assemble_store(finished / part, stored, tokenizer.digest, tokenizer.size, **extra)
+        log(
+            f"Tokenised {part}: {built.num_documents:,} documents, {built.num_sentences:,} sentences, "
+            f"{built.num_tokens:,} tokens of {extra['text_bytes'] / max(built.num_tokens, 1):.2f} bytes "
+            f"({time.perf_counter() - started:.1f} s)."
         )
-    count = min(max(1, round(data.validation_fraction * len(sentences))), len(sentences) - 1)
-    glue = "" if keep_newlines else " "
-    train, validation = glue.join(sentences[:-count]), glue.join(sentences[-count:])
-    log(
-        f"Split: one document; its first {len(sentences) - count:,} sentences to train on, its last {count:,} held out."
-    )
-    return _Split(train=lambda: iter([train]), validation=lambda: iter([validation]))
+    store.publish(finished, folder)
+    shutil.rmtree(work, ignore_errors=True)
 
 
-def _select(source: str, config: Config, parts: np.ndarray, part: int) -> Iterator[str]:
-    """Documents of one part, in order."""
-    documents = sources.read_documents(source, config.data)
-    for document, its_part in itertools.zip_longest(documents, parts):
-        if document is None or its_part is None:
-            raise DataError(f"The corpus {source} changed while it was read. Run again when nothing writes to it.")
-        if its_part == part:
-            yield document
+def _read_and_split(work: pathlib.Path, config: Config, log: Log, runner: Runner, bars: Bars) -> list[Choice]:
+    def read(source: str, name: str) -> Spool:
+        started = time.perf_counter()
+        with bars(f"Reading {source}", None) as advance:
+            found = spool(source, work / "spool" / name, config, runner, advance)
+        facts = found.facts()
+        seconds = time.perf_counter() - started
+        documents, characters = len(facts.reasons_D), int(facts.characters_D.sum())
+        log(f"Read {source}: {documents:,} documents, {characters:,} characters ({seconds:.1f} s).")
+        if found.skipped:
+            log(found.skipped)
+        return found
+
+    data = config.data
+    held_out = read(data.validation_source, "held_out") if data.validation_source else None
+    spools = [read(source, str(number)) for number, (_, source) in enumerate(mixture.sources_of(data))]
+    return choose(spools, held_out, config, log)
 
 
-def _make_tokenizer(config: Config, documents: Iterator[str], folder: pathlib.Path, log: Log) -> TextTokenizer:
-    """Loads or trains the tokenizer, and puts its files into the folder."""
-    with _timed(log) as say:
-        if config.tokenizer.path:
-            tokenizer = load_tokenizer(config.tokenizer.path)
-            if config.tokenizer.keep_newlines and not tokenizer.keeps_newlines:
-                raise TokenizerError(
-                    f"config.tokenizer.keep_newlines=True, but the tokenizer {config.tokenizer.path} turns line breaks "
-                    "into spaces. Set --config.tokenizer.keep_newlines=False, or leave config.tokenizer.path empty to "
-                    "train one."
-                )
-            tokenizer.save_files(folder)
-            say(f"Loaded tokenizer {config.tokenizer.path}: {tokenizer.size:,} tokens")
-        else:
-            tokenizer = Tokenizer.train(documents, config.tokenizer, folder / "tokenizer.model")
-            say(f"Trained tokenizer ({config.tokenizer.kind}): {tokenizer.size:,} tokens")
-    return tokenizer
+def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path, log: Log) -> TextTokenizer:
+    """Loads or trains the tokenizer, and puts its files into the folder, unless they are there already."""
+    if folder.is_dir():
+        return load_tokenizer(folder)
+    started, settings = time.perf_counter(), config.tokenizer
+    if settings.path:
+        tokenizer = load_tokenizer(settings.path)
+        if settings.keep_newlines and not tokenizer.keeps_newlines:
+            raise TokenizerError(
+                f"config.tokenizer.keep_newlines=True, but the tokenizer {settings.path} turns line breaks "
+                "into spaces. Set --config.tokenizer.keep_newlines=False, or leave config.tokenizer.path empty to "
+                "train one."
+            )
+        what = f"Loaded tokenizer {settings.path}"
+    else:
+        texts = _training_texts(choices)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            if settings.kind in LIBRARY_KINDS:
+                tokenizer = train_tokenizer(texts, settings)
+            else:
+                tokenizer = Tokenizer.train(texts, settings, pathlib.Path(temporary) / "tokenizer.model")
+        what = f"Trained tokenizer ({settings.kind})"
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    tokenizer.save_files(temporary)
+    os.rename(temporary, folder)
+    log(f"{what}: {tokenizer.size:,} tokens ({time.perf_counter() - started:.1f} s).")
+    return load_tokenizer(folder)
 
 
-class _Text:
-    """Passes documents on and counts their bytes."""
-
-    def __init__(self, documents: Iterable[str]) -> None:
-        self._documents = documents
-        self.bytes = 0
-
-    def __iter__(self) -> Iterator[str]:
-        for document in self._documents:
-            self.bytes += len(document.encode(errors="replace"))
-            yield document
-
-
-def _encode(documents: Iterable[str], tokenizer: TextTokenizer, keep_newlines: bool) -> Iterator[list[list[int]]]:
-    """Documents as sentences as ids, tokenised many documents at a time."""
-    # Sentencepiece and WordPiece put the space between sentences back themselves; byte-level tokenizers do not.
-    joined = tokenizer.decode([*tokenizer.encode("a"), *tokenizer.encode("b")])
-    gap = "" if keep_newlines or joined != "ab" else " "
-    sentences: list[str] = []
-    lengths: list[int] = []
-    for document in itertools.chain(documents, [None]):
-        if document is not None:
-            split = split_sentences(document, keep_newlines)
-            sentences += split[:1] + [gap + sentence for sentence in split[1:]]
-            lengths.append(len(split))
-        if document is None or len(sentences) >= _BATCH_SENTENCES:
-            encoded = iter(tokenizer.encode_batch(sentences))
-            for length in lengths:
-                if kept := [ids for ids in itertools.islice(encoded, length) if ids]:
-                    yield kept
-            sentences, lengths = [], []
+def _training_texts(choices: list[Choice]) -> Iterator[str]:
+    for choice in choices:
+        for shard in range(len(choice.spool.shards)):
+            train = np.flatnonzero(choice.of_shard(shard) == TRAIN)
+            if len(train):
+                documents = choice.spool.documents(shard)
+                yield from (documents[place] for place in train)

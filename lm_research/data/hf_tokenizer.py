@@ -43,13 +43,16 @@ def load_tokenizer(path: pathlib.Path | str) -> TextTokenizer:
       path: a sentencepiece .model file, a tokenizer.json, or a folder. Of a folder the first of these counts:
         tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); spiece.model,
         sentencepiece.bpe.model or tokenizer.model. tokenizer_config.json, special_tokens_map.json, added_tokens.json and
-        config.json beside it tell its class, special tokens and options.
+        config.json beside it tell its class, special tokens and options. The folder of a training run stands for that
+        of its newest checkpoint's files.
 
     Raises:
       TokenizerError: there is nothing like that, it is damaged, or its class is not known here.
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
+        steps = {int(folder.name): folder for folder in path.glob("checkpoints/*") if folder.name.isdigit()}
+        path = steps[max(steps)] / "files" if steps else path
         files = {
             name: (path / name).read_bytes() for name in (WHOLE, *_VOCABULARIES, *SETTINGS) if (path / name).is_file()
         }

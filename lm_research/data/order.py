@@ -14,7 +14,7 @@ from lm_research.data.random import permute
 
 
 class Examples(Protocol):
-    """Examples addressed by number; an objective's host side."""
+    """Examples addressed by number; an objective's host side, or several of them mixed (mixture.py)."""
 
     num_examples: int
 
@@ -59,14 +59,19 @@ class Feed:
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         """The batch of step `number` (with a seed) or evaluation batch `number` (without)."""
-        size = self.examples.num_examples
         if self.seed is None:
-            epoch_B, index_B = eval_examples(number, self.batch_size, size)
+            epoch_B, index_B = eval_examples(number, self.batch_size, self.examples.num_examples)
         else:
-            epoch_B, index_B = train_examples(number, self.batch_size, size, self.seed)
+            epoch_B, index_B = self._train_examples(number, self.seed)
         micro = (max(1, self.accumulation_steps), -1)
         epoch_AB, index_AB = (x.reshape(micro)[:, self.rows] for x in (epoch_B, index_B))
         batch = self.examples.batch(epoch_AB.reshape(-1), index_AB.reshape(-1))
         if not self.accumulation_steps:
             return batch
         return {name: rows.reshape(*index_AB.shape, *rows.shape[1:]) for name, rows in batch.items()}
+
+    def _train_examples(self, step: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        locate = getattr(self.examples, "locate", None)  # a mixture deals its rows out itself
+        if locate is None:
+            return train_examples(step, self.batch_size, self.examples.num_examples, seed)
+        return locate(np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64), seed)

@@ -6,6 +6,9 @@
     counts.npy      int64 [V]: how often each id occurs, for unigram baselines
     manifest.json   counts, sizes of the files, digests and versions; written last
 
+The store of a mixture holds its sources one after another. Its manifest says which documents are whose ("sources"), and
+source_counts.npy, int64 [sources, V], has the counts of each: see `TokenStore.source`.
+
 Sizes: T tokens, S sentences, D documents, V vocabulary.
 """
 
@@ -19,8 +22,8 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +31,7 @@ from lm_research.errors import DataError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_PIECE_TOKENS = 1_000_000  # from which on small pieces are written together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,25 @@ class TokenStore:
         """SHA-256, hexadecimal, of the tokens and both tables of offsets."""
         return self.manifest["digest"]
 
+    @property
+    def source_names(self) -> list[str]:
+        """Names of the sources of a mixture, in the order in which they are stored; empty for a plain corpus."""
+        return [entry["name"] for entry in self.manifest.get("sources", [])]
+
+    def source(self, name: str) -> TokenStore:
+        """One source of a mixture as a store of its own: the same files, and offsets of its own in memory."""
+        names = self.source_names
+        place = names.index(name)
+        entries = self.manifest["sources"]
+        first = sum(entry["num_documents"] for entry in entries[:place])
+        last = first + entries[place]["num_documents"]
+        sentences = np.asarray(self.document_starts[first : last + 1])
+        tokens = np.asarray(self.sentence_starts[sentences[0] : sentences[-1] + 1])
+        manifest = {**self.manifest, **entries[place], "num_sentences": len(tokens) - 1, "sources": []}
+        counts = np.load(self.path / "source_counts.npy", mmap_mode="r")[place]
+        inside = self.tokens[tokens[0] : tokens[-1]]
+        return _Source(self.path, manifest, inside, tokens - tokens[0], sentences - sentences[0], counts)
+
     def document_tokens(self, i: int) -> np.ndarray:
         """All ids of document i, in the store's integer type."""
         first, last = self.sentence_starts[self.document_starts[i : i + 2]]
@@ -102,6 +125,17 @@ class TokenStore:
         return store
 
 
+class _Source(TokenStore):
+    """A part of a store; it travels to worker processes as the path of the whole and its name."""
+
+    def __reduce__(self) -> tuple:
+        return _open_source, (self.path, self.manifest["name"])
+
+
+def _open_source(path: pathlib.Path, name: str) -> TokenStore:
+    return TokenStore.open(path).source(name)
+
+
 def _damaged(path: pathlib.Path, what: str) -> DataError:
     return DataError(
         f"The token store {path} is damaged: {what}. Delete the folder {path.parent}; the next run rebuilds it."
@@ -127,8 +161,42 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
+class Piece(NamedTuple):
+    """Some documents in a row, as they are stored.
+
+    Attributes:
+      tokens: integers [T].
+      sentence_lengths: tokens of each sentence, integers [S], none 0.
+      document_lengths: sentences of each document, integers [D], none 0.
+      source: place of the source that they are from in the `sources` of `assemble_store`; never falls.
+    """
+
+    tokens: np.ndarray
+    sentence_lengths: np.ndarray
+    document_lengths: np.ndarray
+    source: int = 0
+
+
 def write_store(
     path: pathlib.Path, documents: Iterable[list[list[int]]], tokenizer_digest: str, vocab_size: int, **extra: Any
+) -> TokenStore:
+    """`assemble_store` for documents as lists of sentences as non-empty lists of ids; read once, kept nowhere."""
+    return assemble_store(path, map(_piece, documents), tokenizer_digest, vocab_size, **extra)
+
+
+def _piece(sentences: list[list[int]]) -> Piece:
+    assert sentences and all(sentences), "documents and sentences have tokens"
+    tokens = np.fromiter((token for sentence in sentences for token in sentence), dtype=np.int64)
+    return Piece(tokens, np.array([len(sentence) for sentence in sentences]), np.array([len(sentences)]))
+
+
+def assemble_store(
+    path: pathlib.Path,
+    pieces: Iterable[Piece],
+    tokenizer_digest: str,
+    vocab_size: int,
+    sources: list[dict[str, Any]] | None = None,
+    **extra: Any,
 ) -> TokenStore:
     """Writes a store next to `path` and renames it into place when it is whole.
 
@@ -137,9 +205,10 @@ def write_store(
 
     Args:
       path: folder of the store; its parent is made.
-      documents: documents as lists of sentences as non-empty lists of ids; read once, kept nowhere.
+      pieces: of the documents, in order; read once, kept nowhere.
       tokenizer_digest: of the tokenizer that made the ids.
       vocab_size: V; every id is below it.
+      sources: of a mixture: what the manifest says of each, its "name" at least; numbers are added.
       extra: further keys of the manifest; a function is called without arguments after the last document.
 
     Raises:
@@ -149,7 +218,7 @@ def write_store(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
-        digest = _write_files(temporary, documents, tokenizer_digest, vocab_size, extra)
+        digest = _write_files(temporary, pieces, tokenizer_digest, vocab_size, sources, extra)
         publish(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -176,34 +245,42 @@ def publish(temporary: pathlib.Path, path: pathlib.Path) -> bool:
 
 def _write_files(
     path: pathlib.Path,
-    documents: Iterable[list[list[int]]],
+    pieces: Iterable[Piece],
     tokenizer_digest: str,
     vocab_size: int,
+    sources: list[dict[str, Any]] | None,
     extra: dict[str, Any],
 ) -> str:
     """Writes the files of a store and returns its digest."""
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-    counts = np.zeros(vocab_size, dtype=np.int64)
+    counts = np.zeros((max(1, len(sources or [])), vocab_size), dtype=np.int64)
+    documents_of = np.zeros(len(counts), dtype=np.int64)
     sentence_starts, document_starts = array.array("q", [0]), array.array("q", [0])
     digest = hashlib.sha256(dtype.str.encode())
     with open(path / "tokens.bin", "wb") as file:
-        for sentences in documents:
-            assert sentences and all(sentences), "documents and sentences have tokens"
-            for sentence in sentences:
-                sentence_starts.append(sentence_starts[-1] + len(sentence))
-            document_starts.append(len(sentence_starts) - 1)
-            tokens = np.fromiter((token for sentence in sentences for token in sentence), dtype=np.int64)
-            assert tokens.min() >= 0 and tokens.max() < vocab_size, (tokens.min(), tokens.max(), vocab_size)
-            np.add.at(counts, tokens, 1)
-            data = tokens.astype(dtype).tobytes()
+        for piece in _joined(pieces):
+            assert piece.tokens.min() >= 0 and piece.tokens.max() < vocab_size, (piece.tokens.max(), vocab_size)
+            _extend(sentence_starts, piece.sentence_lengths)
+            _extend(document_starts, piece.document_lengths)
+            counts[piece.source] += np.bincount(piece.tokens, minlength=vocab_size)
+            documents_of[piece.source] += len(piece.document_lengths)
+            data = piece.tokens.astype(dtype).tobytes()
             digest.update(data)
             file.write(data)
         _sync(file)
     if len(document_starts) == 1:
         raise DataError(f"There is no document to store in {path.parent}: the corpus is empty.")
-    tables = dict(sentences=np.array(sentence_starts), documents=np.array(document_starts), counts=counts)
-    for name, table in tables.items():
+    tables = dict(sentences=np.array(sentence_starts), documents=np.array(document_starts), counts=counts.sum(0))
+    for table in tables.values():
         digest.update(table.astype("<i8").tobytes())
+    if sources:
+        tables["source_counts"] = counts
+        numbers = zip(documents_of.tolist(), counts.sum(1).tolist(), strict=True)
+        extra["sources"] = [
+            {**source, "num_documents": documents, "num_tokens": tokens}
+            for source, (documents, tokens) in zip(sources, numbers, strict=True)
+        ]
+    for name, table in tables.items():
         with open(path / f"{name}.npy", "wb") as file:
             np.save(file, table.astype("<i8"))
             _sync(file)
@@ -218,12 +295,40 @@ def _write_files(
         digest=digest.hexdigest(),
         files={name: (path / name).stat().st_size for name in ("tokens.bin", *(f"{name}.npy" for name in tables))},
         versions=dict(numpy=np.__version__),
-        **{key: value() if callable(value) else value for key, value in extra.items()},
     )
+    manifest |= {key: value() if callable(value) else value for key, value in extra.items()}
     with open(path / MANIFEST, "w", encoding="utf-8") as file:
         file.write(json.dumps(manifest, indent=2) + "\n")
         _sync(file)
     return manifest["digest"]
+
+
+def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same documents in fewer, larger pieces, so that work on each piece does not count."""
+    held: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if not len(piece.tokens):
+            continue
+        if held and (held[-1].source != piece.source or size > _PIECE_TOKENS):
+            yield _concatenated(held)
+            held, size = [], 0
+        held.append(piece)
+        size += len(piece.tokens)
+    if held:
+        yield _concatenated(held)
+
+
+def _concatenated(pieces: list[Piece]) -> Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    return Piece(*(np.concatenate(arrays) for arrays in list(zip(*pieces, strict=True))[:3]), pieces[0].source)
+
+
+def _extend(starts: array.array, lengths: np.ndarray) -> None:
+    """Appends where things of these lengths end, after what ends at starts[-1]."""
+    assert lengths.min() > 0, "documents and sentences have tokens"
+    starts.frombytes((starts[-1] + np.cumsum(lengths, dtype=np.int64)).tobytes())
 
 
 def _sync(file: Any) -> None:

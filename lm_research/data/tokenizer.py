@@ -170,7 +170,7 @@ class Tokenizer:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(_sample(texts)), model_writer=model, **_trainer_options(config)
+                sentence_iterator=iter(sample_lines(texts)), model_writer=model, **_trainer_options(config)
             )
         except RuntimeError as error:
             raise _training_error(str(error), config) from error
@@ -274,6 +274,11 @@ def write_files(files: Mapping[str, bytes], directory: pathlib.Path) -> None:
         os.replace(temporary, directory / name)
 
 
+def sentinels(config: TokenizerConfig) -> list[str]:
+    """Names of the sentinel tokens that a trained tokenizer gets after those with roles."""
+    return [f"<extra_id_{number}>" for number in range(config.sentinels)]
+
+
 def _trainer_options(config: TokenizerConfig) -> dict[str, object]:
     options = dict(
         model_type=config.kind,
@@ -283,7 +288,7 @@ def _trainer_options(config: TokenizerConfig) -> dict[str, object]:
         unk_id=1,
         bos_id=2,
         eos_id=3,
-        control_symbols=[ROLES["mask"][0]],
+        control_symbols=[ROLES["mask"][0], *sentinels(config)],
         **{f"{ours}_piece": ROLES[role][0] for ours, role in dict(pad="pad", unk="unk", bos="cls", eos="sep").items()},
         max_sentence_length=4 * _LINE_CHARACTERS + 1,
         num_threads=_THREADS,
@@ -320,7 +325,7 @@ def _training_error(message: str, config: TokenizerConfig) -> TokenizerError:
     return TokenizerError(f"Sentencepiece cannot train a tokenizer with {size}: {message}")
 
 
-def _sample(texts: Iterable[str]) -> list[str]:
+def sample_lines(texts: Iterable[str]) -> list[str]:
     """Lines spread evenly over the texts: all, or every n-th once they pass MAX_LINES or MAX_CHARACTERS."""
     kept: list[str] = []
     stride, characters = 1, 0

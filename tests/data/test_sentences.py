@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
 import pytest
 
-from lm_research.data.sentences import split_sentences
+from lm_research.data import sentences as sentences_module
+from lm_research.data.sentences import split_documents, split_sentences
 
 
 @pytest.mark.parametrize(
@@ -38,19 +40,95 @@ def test_newlines_end_sentences_when_kept() -> None:
     assert split_sentences(text, keep_newlines=True) == ["To be,\n", "or not.", " To  be. \n", "\n", "  That"]
 
 
-def test_kept_text_is_lossless() -> None:
+# Rules and what upsets them; each text of the following tests is a random row of these.
+ATOMS = [
+    "Mr", ".", "..", "!", "?", "…", " ", " ", "  ", "\n", "a", "A", "I", "No", "5", "12", "(", '"', "'", "”", ")", "]", "«", "。", "！",
+    "｡", "」", "e.g", "U.S", "J", "word", "Word", "longerwords", "\t", "\u2028", "\r", "é", "É", "st", " . ", "(3", "\\", "\x85", "中",
+]  # fmt: skip
+
+
+def random_texts(count: int) -> list[str]:
     draw = random.Random(0)
-    letters = ["a", "B", ".", "!", "?", "。", " ", "  ", "\n", '"', "”", ")", "Mr", "3", "\r", "\t", "\u2028", "é"]
-    for _ in range(3000):
-        text = "".join(draw.choices(letters, k=draw.randrange(30)))
-        sentences = split_sentences(text, keep_newlines=True)
+    return ["".join(draw.choices(ATOMS, k=draw.randrange(40))) for _ in range(count)]
+
+
+def by_document(texts: list[str], keep_newlines: bool) -> list[list[str]]:
+    sentences, counts = split_documents(texts, keep_newlines)
+    rest = iter(sentences)
+    documents = [list(itertools.islice(rest, count)) for count in counts]
+    assert next(rest, None) is None
+    return documents
+
+
+def test_kept_text_is_lossless() -> None:
+    texts = random_texts(3000)
+    for text, sentences in zip(texts, by_document(texts, True), strict=True):
         assert "".join(sentences) == text
         assert all(sentences) and all("\n" not in sentence[:-1] for sentence in sentences)
 
 
 def test_folded_text_keeps_every_word() -> None:
-    draw = random.Random(1)
-    for _ in range(1000):
-        text = "".join(draw.choices(["Ab", "c", ". ", "! ", "? ", " ", "\n", "3"], k=draw.randrange(30)))
-        words = itertools.chain.from_iterable(sentence.split() for sentence in split_sentences(text))
-        assert list(words) == text.split()
+    texts = random_texts(3000)
+    for text, sentences in zip(texts, by_document(texts, False), strict=True):
+        if not any(mark in text for mark in "。！｡"):  # after these a sentence may begin inside a word
+            assert [word for sentence in sentences for word in sentence.split()] == text.split()
+        assert "".join("".join(sentences).split()) == "".join(text.split())
+        assert all(sentence == " ".join(sentence.split()) != "" for sentence in sentences)
+
+
+class OneByOne:
+    """The rules as a regular expression and a few questions, one candidate at a time."""
+
+    closing = "\"'”’)\\]»」』）】》〉"
+    end = re.compile(rf"[.!?…]+[{closing}]*(?=\s)|[。！？｡]+[{closing}]*")
+    opening = re.compile(r"\s+[\"'“‘(\[«]*")
+
+    def split(self, text: str, keep_newlines: bool) -> list[str]:
+        if keep_newlines:
+            lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+            return [sentence for line in lines for sentence in self.line(line)]
+        return [sentence.strip() for sentence in self.line(" ".join(text.split()))]
+
+    def line(self, line: str) -> list[str]:
+        sentences, start = [], 0
+        for match in self.end.finditer(line):
+            if self.is_end(line, start, match):
+                sentences.append(line[start : match.end()])
+                start = match.end()
+        rest = line[start:]
+        if sentences and not rest.strip():
+            sentences[-1] += rest
+        elif rest:
+            sentences.append(rest)
+        return sentences
+
+    def is_end(self, line: str, start: int, match: re.Match[str]) -> bool:
+        if match[0][0] in "。！？｡":
+            return True
+        opening = self.opening.match(line, match.end())
+        following = line[opening.end() : opening.end() + 1] if opening else ""
+        if following.islower():
+            return False
+        if match[0][0] != "." or match[0].startswith(".."):
+            return True
+        before = line[max(start, match.start() - 24) : match.start()].split()
+        word = before[-1].lstrip("\"'“‘([«") if before else ""
+        numbered = word.lower() in sentences_module._BEFORE_NUMBER and following.isdigit()
+        if word.lower() in sentences_module._ABBREVIATIONS or numbered:
+            return False
+        if re.fullmatch(r"(?:[^\W\d_]\.)*[^\W\d_]", word) and word != "I":
+            return False
+        return not (re.fullmatch(r"\(?\d{1,3}", word) and line[start : match.start()].strip() == word)
+
+
+@pytest.mark.parametrize("keep_newlines", [False, True])
+def test_arrays_decide_as_the_rules_do(keep_newlines: bool) -> None:
+    texts = random_texts(8000)
+    expected = [OneByOne().split(text, keep_newlines) for text in texts]
+    assert by_document(texts, keep_newlines) == expected
+    assert sum(map(len, expected)) > 20_000
+
+
+def test_no_documents() -> None:
+    for keep_newlines in (False, True):
+        assert by_document([], keep_newlines) == [] and by_document(["", ""], keep_newlines) == [[], []]

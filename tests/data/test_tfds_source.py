@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from lm_research.config import DataConfig
-from lm_research.data import tfds_source
-from lm_research.data.sources import fingerprint, read_documents
+from lm_research.data.sources import fingerprint, read_documents, tfds_source
 from lm_research.errors import DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -137,7 +137,7 @@ def test_very_long_lines_are_used(tmp_path: pathlib.Path) -> None:
 
 def test_large_corpora_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer_module, "MAX_LINES", 10)
-    kept = [int(line) for line in tokenizer_module._sample(str(number) for number in range(100))]
+    kept = [int(line) for line in tokenizer_module.sample_lines(str(number) for number in range(100))]
     assert 5 <= len(kept) <= 10
     assert set(np.diff(kept)) == {16} and kept[0] == 0  # a stride that doubled 4 times: 100 / 16 lines are 7
 

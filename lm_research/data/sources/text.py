@@ -37,7 +37,9 @@ def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]
             _check_head(stream, file, problems)
             offset = 0
             for number, raw in enumerate(stream, 1):
-                line = _decode(raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw, file, number, offset, problems)
+                line = _decode(
+                    raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw, file, number, offset, problems
+                )
                 offset += len(raw)
                 if line is None:
                     continue
@@ -93,5 +95,3 @@ def _split(lines: Iterator[str], documents: str) -> Iterator[str]:
         for blank, block in itertools.groupby(lines, key=lambda line: not line.strip()):
             if not blank:
                 yield "".join(block).rstrip("\n")
-
-

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm_research.config import DataConfig
+from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError, suggest
 
 _LEGACY = ("text", "translate", "summarization", "question_answering")  # their builders register when imported
@@ -19,12 +20,13 @@ _PROBE_SECONDS = 5.0
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
-def read_documents(name: str, data: DataConfig) -> Iterator[str]:
+def read_documents(name: str, data: DataConfig, problems: Problems) -> Iterator[str]:
     """Texts of one split, in the order in which TFDS stores them; prepares the data set first if need be.
 
     Args:
       name: NAME[/CONFIG][:VERSION][@SPLIT]; the split is any TFDS split expression, `train` if left out.
       data: `text_key` and `tfds_dir` are used.
+      problems: told of texts that are not UTF-8.
 
     Raises:
       DataError: an unknown data set, split or feature; data that is absent and cannot be fetched, or stored in a
@@ -47,7 +49,7 @@ def read_documents(name: str, data: DataConfig) -> Iterator[str]:
         raise DataError(
             f"tfds:{name} has no split {split!r}. {suggest(split, builder.info.splits)} Write tfds:{name}@SPLIT."
         ) from error
-    return _texts(records, key, name)
+    return _texts(records, key, name, problems)
 
 
 def fingerprint(name: str, data: DataConfig) -> list[str]:
@@ -138,7 +140,7 @@ def _unreachable_host(builder: Any) -> str:
     return ""
 
 
-def _texts(records: Any, key: str, name: str) -> Iterator[str]:
+def _texts(records: Any, key: str, name: str, problems: Problems) -> Iterator[str]:
     for start in range(0, len(records), _RECORDS):
         stop = min(start + _RECORDS, len(records))
         for number, record in enumerate(records.__getitems__(list(range(start, stop))), start):
@@ -146,6 +148,6 @@ def _texts(records: Any, key: str, name: str) -> Iterator[str]:
             try:
                 yield text if isinstance(text, str) else bytes(text).decode("utf-8")
             except UnicodeDecodeError as error:
-                raise DataError(
-                    f"tfds:{name}: {key!r} of example {number} is not UTF-8 ({error.reason} at byte {error.start})."
-                ) from error
+                problems.found(
+                    f"tfds:{name}: {key!r} of example {number} is not UTF-8 ({error.reason} at byte {error.start})"
+                )

@@ -1,0 +1,76 @@
+"""What is done to a document before it is tokenised, by the section `clean` of the config.
+
+In this order: Unicode normalisation; personal data replaced by placeholders (scrub.py); too short, too long, or in other
+scripts (scripts.py): left out. Repeats, exact and near (near_duplicates.py), are found among what remains, over all
+documents of a corpus and its held-out part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import unicodedata
+
+from lm_research.config import CleanConfig
+from lm_research.data.cleaning import scripts, scrub
+from lm_research.errors import ConfigError
+
+# Why a document is left out. A document's reason is its place here; 0 keeps it.
+REASONS = ("kept", "empty", "short", "long", "script", "exact_duplicate", "near_duplicate")
+
+_LINE_BREAKS = re.compile("\r\n?|[\x85\u2028\u2029]")
+_SPACES = re.compile("[\x0b\x0c]")
+# Control characters, soft hyphens and spaces of no width; joiners stay, because scripts and emoji need them.
+_INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060\ufeff]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaned:
+    """A document after cleaning: its text, its place in REASONS, and how often each of scrub.KINDS was replaced."""
+
+    text: str
+    reason: int
+    scrubbed: tuple[int, ...]
+
+
+class Cleaner:
+    """The cleaning of single documents that a config asks for."""
+
+    def __init__(self, clean: CleanConfig) -> None:
+        """Raises a ConfigError when `scripts` or `scrub` names what is not known."""
+        self._clean = clean
+        self._scripts = scripts.parse(clean.scripts)
+        self._scrub = scrub.parse(clean.scrub)
+        if clean.max_characters and clean.max_characters < clean.min_characters:
+            raise ConfigError(
+                f"clean.max_characters={clean.max_characters} is under clean.min_characters={clean.min_characters}: no "
+                "document would be left. Raise it, or set it to 0."
+            )
+
+    def __call__(self, text: str) -> Cleaned:
+        """Characters that UTF-8 cannot hold (halves of surrogate pairs) become question marks whatever the config says."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        if self._clean.unicode != "none":
+            text = normalise(text, self._clean.unicode)
+        scrubbed = (0,) * len(scrub.KINDS)
+        if self._scrub:
+            text, scrubbed = scrub.scrub(text, self._scrub)
+        return Cleaned(text, REASONS.index(self._reason(text)), scrubbed)
+
+    def _reason(self, text: str) -> str:
+        clean = self._clean
+        if not text.strip():
+            return "empty"
+        if len(text) < clean.min_characters:
+            return "short"
+        if clean.max_characters and len(text) > clean.max_characters:
+            return "long"
+        if self._scripts and scripts.ratio(text, self._scripts) < clean.min_script_ratio:
+            return "script"
+        return "kept"
+
+
+def normalise(text: str, form: str) -> str:
+    """A text in a Unicode normal form, with line feeds as its only line breaks and without invisible characters."""
+    text = _SPACES.sub(" ", _LINE_BREAKS.sub("\n", text))
+    return unicodedata.normalize(form, _INVISIBLE.sub("", text))

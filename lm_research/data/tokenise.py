@@ -1,0 +1,100 @@
+"""The second stage of preparing a corpus: from spools of text to pieces of token stores, a shard at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lm_research.data.encode import encode_documents
+from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.data.split import PARTS, Choice
+from lm_research.data.spool import Advance, Spool, write_atomically
+from lm_research.data.store import Piece
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.workers import Runner
+
+_ARRAYS = ("tokens", "sentence_lengths", "document_lengths")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    spool: Spool
+    shard: int
+    parts: np.ndarray  # of its documents
+    source: int
+    tokenizer: pathlib.Path
+    keep_newlines: bool
+    path: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Tokenised shards on disk, as (file, place of its source) in order."""
+
+    shards: list[tuple[pathlib.Path, int]]
+
+    def of(self, part: str) -> Iterator[Piece]:
+        """The pieces of one part ("train", "validation")."""
+        for path, source in self.shards:
+            with np.load(path) as file:
+                yield Piece(*(file[f"{part}_{name}"] for name in _ARRAYS), source)
+
+    def text_bytes(self, part: str) -> int:
+        """UTF-8 bytes of the text of one part."""
+        total = 0
+        for path, _ in self.shards:
+            with np.load(path) as file:
+                total += int(file[f"{part}_bytes"])
+        return total
+
+
+def tokenise(
+    choices: list[Choice],
+    tokenizer: pathlib.Path,
+    folder: pathlib.Path,
+    keep_newlines: bool,
+    runner: Runner,
+    advance: Advance,
+) -> Pieces:
+    """Tokenises what `choices` trains on or holds out, or goes on with what an earlier call began in `folder`.
+
+    Raises:
+      WorkerDied: a worker process was killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[tuple[pathlib.Path, int]] = []
+
+    def tasks() -> Iterator[_Task]:
+        for source, choice in enumerate(choices):
+            for shard in range(len(choice.spool.shards)):
+                path = folder / f"{source:03}-{shard:06}.npz"
+                shards.append((path, source))
+                if path.is_file():
+                    advance(1)
+                else:
+                    parts = choice.of_shard(shard)
+                    yield _Task(choice.spool, shard, parts, source, tokenizer, keep_newlines, path)
+
+    runner.run(_tokenise_shard, tasks(), lambda _: advance(1))
+    return Pieces(shards)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(folder: pathlib.Path) -> TextTokenizer:
+    return load_tokenizer(folder)
+
+
+def _tokenise_shard(task: _Task) -> None:
+    tokenizer, documents = _tokenizer(task.tokenizer), task.spool.documents(task.shard)
+    arrays: dict[str, Any] = {}
+    for number, part in enumerate(PARTS):
+        texts = [documents[place] for place in np.flatnonzero(task.parts == number)]
+        piece = encode_documents(texts, tokenizer, task.keep_newlines)
+        arrays |= {f"{part}_{name}": getattr(piece, name) for name in _ARRAYS}
+        arrays[f"{part}_bytes"] = np.int64(sum(len(text.encode()) for text in texts))
+    write_atomically(task.path, lambda file: np.savez(file, **arrays))

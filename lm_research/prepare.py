@@ -1,0 +1,250 @@
+"""`python -m lm_research.prepare --config=configs/quickstart.py --workdir=runs/quickstart --workers=8`
+
+Makes the corpus of a run ahead of it: reads, cleans, trains the tokenizer and tokenises, on several processes. `train` with
+the same config then finds it. The same command goes on with what a killed one has finished, and the result does not depend
+on the number of workers.
+
+`python -m lm_research.prepare --inspect=FOLDER` shows what such a folder holds and what a model will see of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tqdm
+
+from lm_research import cli
+from lm_research import config as config_lib
+from lm_research.config import Config
+from lm_research.data.beam import Beam
+from lm_research.data.corpus import Corpus, open_corpus, read_corpus
+from lm_research.data.ngram import baselines
+from lm_research.data.show import show_row
+from lm_research.data.split import PARTS
+from lm_research.data.store import MANIFEST, TokenStore
+from lm_research.data.workers import Processes, Runner, available
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError, UserError
+
+if TYPE_CHECKING:
+    from lm_research.objectives import Objective
+
+_USAGE = """\
+Makes the corpus of a run ahead of it, or shows what is in one.
+
+  python -m lm_research.prepare --config=configs/quickstart.py --workdir=runs/quickstart --workers=8
+  python -m lm_research.prepare --inspect=FOLDER
+
+  --config=FILE.py[:ARG]     the run, as for train; its sections data, clean and tokenizer count
+  --config.SECTION.KEY=VALUE change one key, for example --config.data.source=FOLDER
+  --workdir=DIR              the run's directory: the corpus goes into DIR/data, unless config.data.cache_dir names a folder
+  --workers=N                processes; by default as many as there are CPUs. The corpus is the same for any number
+  --runner=RUNNER            an Apache Beam runner instead of --workers: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner;
+                             its machines must see the corpus's files and the folder of --workdir or data.cache_dir
+  --runner_options="..."     the runner's own flags, for example "--project=P --region=R --temp_location=gs://B/tmp"
+  --inspect=FOLDER           prints sources, counts, n-gram baselines and examples of every objective of a corpus that
+                             stands in FOLDER (its path is printed when it is made); with --config, by its section objective
+  --help_config              every key with type, default and meaning
+  --debug                    show the traceback of a mistake
+"""
+_OWN = ("workers", "inspect", "runner", "runner_options")
+_LINE_SECONDS = 15.0  # between lines of progress where standard error is no terminal
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if {"--help", "-help", "-h"} & set(argv):
+        print(_USAGE)
+        return DONE
+    if {"--help_config", "-help_config"} & set(argv):
+        return cli.call(lambda config, workdir: DONE, argv, verb="prepare", summary="")
+    return cli.guarded(lambda: _run(argv), debug="--debug" in argv)
+
+
+def _run(argv: list[str]) -> int:
+    rest, own = _take_own(argv)
+    if "inspect" in own:
+        named = any(flag == "--config" or flag.startswith("--config=") for flag in rest)
+        config = cli.parse([*rest, "--workdir=."])[0] if named else None
+        for line in inspect(Path(own["inspect"]).expanduser(), config):
+            print(line, flush=True)
+        return DONE
+    has_workdir = any(flag == "--workdir" or flag.startswith("--workdir=") for flag in rest)
+    config, workdir = cli.parse(rest if has_workdir else [*rest, "--workdir=."])
+    if not has_workdir and not config.data.cache_dir:
+        raise ConfigError(
+            "--workdir is missing: the corpus goes into its data/. Give the --workdir that train will have, or a folder for the "
+            "corpora of many runs as --config.data.cache_dir."
+        )
+    return prepare(config, workdir, _runner(own))
+
+
+def prepare(config: Config, workdir: Path, runner: Runner) -> int:
+    """Makes the corpus, or finds it; returns the exit code."""
+    from lm_research.objectives import OBJECTIVES  # brings jax, which the workers do without
+    from lm_research.objectives.base import Objective
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        objective = OBJECTIVES.get(config.objective.name, Objective)
+        if objective.open_corpus.__func__ is Objective.open_corpus.__func__:
+            corpus = open_corpus(config, workdir, _log, runner, bars)
+        else:  # a corpus of its own kind
+            corpus = objective.open_corpus(config, workdir, _log)
+    except KeyboardInterrupt:
+        _log("stopped; the same command goes on with what is finished.")
+        return STOPPED_BY_SIGNAL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    folder = corpus.train.path.parent
+    _log(f"digest {corpus.digest}\nlook at it: python -m lm_research.prepare --inspect={folder}")
+    return DONE
+
+
+def _take_own(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The flags of this verb alone, and the others."""
+    rest: list[str] = []
+    own: dict[str, str] = {}
+    flags = iter(argv)
+    for flag in flags:
+        name, equals, value = flag.removeprefix("--").partition("=")
+        if not flag.startswith("--") or name not in _OWN:
+            rest.append(flag)
+            continue
+        own[name] = value if equals else next(flags, "")
+        if not own[name]:
+            raise ConfigError(f"--{name} needs a value: write --{name}=VALUE; --help shows the usage.")
+    return rest, own
+
+
+def _runner(own: dict[str, str]) -> Runner:
+    if "runner" not in own:
+        if "runner_options" in own:
+            raise ConfigError(
+                "--runner_options are for --runner, which is missing. Add for example --runner=DirectRunner."
+            )
+        return Processes(_workers(own.get("workers", "")))
+    if "workers" in own:
+        raise ConfigError("--workers are processes of this machine, and --runner has its own. Leave one of them out.")
+    return Beam(own["runner"], shlex.split(own.get("runner_options", "")))
+
+
+def _workers(text: str) -> int:
+    if not text:
+        return available()
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--workers={text}: give the number of processes, 1 or more.")
+    return int(text)
+
+
+def _log(text: str) -> None:
+    tqdm.tqdm.write(text)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def bars(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A bar on a terminal, a line now and then elsewhere; told how much more is done (shards, or characters)."""
+    live = sys.stderr.isatty()
+    unit = "char" if total is None else "shard"
+    done, said = 0, time.monotonic()
+
+    def advance(amount: int) -> None:
+        nonlocal done, said
+        done += amount
+        bar.update(amount)
+        if not live and time.monotonic() - said > _LINE_SECONDS:
+            said = time.monotonic()
+            _log(f"{title}: {done:,}{'' if total is None else f' of {total:,}'} {unit}s")
+
+    with tqdm.tqdm(
+        desc=title, total=total, unit=unit, unit_scale=total is None, dynamic_ncols=True, disable=not live, leave=False
+    ) as bar:
+        yield advance
+
+
+def inspect(folder: Path, config: Config | None = None) -> Iterator[str]:
+    """Lines about a prepared corpus: what it was made from, how much it holds, and what each objective makes of it.
+
+    Args:
+      folder: of a corpus, or of a part of one.
+      config: whose sections objective and data (max_length, packing) shape the examples; by default rows of 64 tokens.
+
+    Raises:
+      DataError, TokenizerError: there is no corpus in the folder, or it is damaged.
+    """
+    from lm_research.objectives import OBJECTIVES
+
+    corpus = read_corpus(folder.parent if folder.name in PARTS and (folder / MANIFEST).is_file() else folder)
+    manifest = corpus.train.manifest
+    tokenizer, roles = manifest.get("tokenizer", {}), corpus.tokenizer.roles
+    yield f"corpus      {corpus.train.path.parent}, digest {corpus.digest[:16]}"
+    yield (
+        f"tokenizer   {tokenizer.get('kind', '?')}, {corpus.tokenizer.size:,} ids, digest {corpus.tokenizer.digest[:16]}; "
+        + ", ".join(f"{role} {number} {corpus.tokenizer.pieces([number])[0]}" for role, number in roles.items())
+    )
+    yield "built with  " + ", ".join(f"{name} {version}" for name, version in manifest.get("built_with", {}).items())
+    for entry in manifest.get("origin", []):
+        yield from _describe_source(entry)
+    for name, part in (("training", corpus.train), ("held out", corpus.validation)):
+        yield from _describe_part(name, part)
+    scores = baselines(corpus.train, corpus.validation)
+    bits = corpus.validation.manifest.get("text_bytes")
+    for name, score in scores.items():
+        per_byte = f", {score.nats * score.tokens / math.log(2) / bits:.3f} bits a byte" if bits else ""
+        yield f"{name}     perplexity {score.perplexity:,.2f} ({score.nats:.4f} nats a token{per_byte}) of the held-out text"
+    config = config or config_lib.resolve({"data": {"max_length": 64}})
+    for name, objective in OBJECTIVES.items():
+        yield ""
+        yield from _show_objective(name, objective, config_lib.replace(config, objective={"name": name}), corpus)
+
+
+def _describe_source(entry: dict[str, Any]) -> Iterator[str]:
+    dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in entry["dropped"].items() if count)
+    scrubbed = ", ".join(f"{count:,} {kind}" for kind, count in entry["scrubbed"].items() if count)
+    yield f"source      {entry['source']}: {entry['documents']:,} documents, {entry['characters']:,} characters"
+    yield (
+        f"            left out: {dropped or 'none'} ({entry['dropped_characters']:,} characters); unreadable: "
+        f"{entry['unreadable']:,}; replaced: {scrubbed or 'nothing'}"
+    )
+
+
+def _describe_part(name: str, part: TokenStore) -> Iterator[str]:
+    documents = np.diff(np.asarray(part.sentence_starts)[np.asarray(part.document_starts)])
+    half, most = np.quantile(documents, [0.5, 0.95])
+    rate = f" of {part.manifest['text_bytes'] / part.num_tokens:.2f} bytes" if "text_bytes" in part.manifest else ""
+    yield (
+        f"{name:<11} {part.num_documents:,} documents, {part.num_sentences:,} sentences, {part.num_tokens:,} tokens{rate}; tokens "
+        f"a document: median {half:,.0f}, 95% under {most:,.0f}, longest {documents.max():,}"
+    )
+    for source in part.source_names:
+        entry = part.source(source)
+        yield f"            {source}: {entry.num_documents:,} documents, {entry.num_tokens:,} tokens"
+
+
+def _show_objective(name: str, kind: type[Objective], config: Config, corpus: Corpus) -> Iterator[str]:
+    """Two examples, one early and one from the middle; or why there are none."""
+    try:
+        examples = kind(config, corpus.tokenizer).examples(corpus.train, "train")
+        index_B = np.unique([0, examples.num_examples // 2])
+        batch = examples.batch(np.zeros_like(index_B), index_B)
+    except UserError as error:
+        yield f"{name}: not with this corpus and tokenizer. {error}"
+        return
+    yield f"{name}: {examples.num_examples:,} examples of up to {config.data.max_length} tokens"
+    for row, index in enumerate(index_B.tolist()):
+        yield f"  example {index}"
+        yield from (f"    {line}" for line in show_row(batch, row, corpus.tokenizer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

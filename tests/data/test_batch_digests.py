@@ -1,0 +1,110 @@
+"""Batches of every objective are a function of (seed, step): equal for 1, 2 and 8 processes, threads, workers, restarts."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from lm_research.config import Config, resolve
+from lm_research.data.corpus import open_corpus
+from lm_research.data.loader import load
+from lm_research.data.mixture import mix
+from lm_research.data.order import Examples, Feed
+from lm_research.errors import UserError
+from lm_research.objectives import OBJECTIVES
+
+STEPS = [*range(51), 10**6]
+SOME = [0, 1, 29, 30, 50, 51]  # places in STEPS
+BATCH = 16
+HERE = pathlib.Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Two small sources and their stores."""
+    folder = tmp_path_factory.mktemp("corpora")
+    for name, words in (
+        ("en", "The cat number {0} ran home. Then it slept {1} hours."),
+        ("de", "Die Katze {0} lief. Sie fand {1}."),
+    ):
+        (folder / f"{name}.txt").write_text(
+            "\n\n".join(words.format(n, n % 7) + "\n" + words.format(n % 5, n) for n in range(70))
+        )
+    make_feed(folder, "causal_lm", "")
+    return folder
+
+
+def make_config(folder: pathlib.Path, objective: str) -> Config:
+    data = {
+        "mixture": f"en={folder}/en.txt:0.7,de={folder}/de.txt:0.3",
+        "mixture_stages": "30: en=0.2 de=0.8",
+        "max_length": 32,
+    }
+    tokenizer = {"kind": "byte_bpe", "vocab_size": 320, "sentinels": 20}
+    return resolve(
+        {"data": {**data, "cache_dir": str(folder)}, "tokenizer": tokenizer, "objective": {"name": objective}}
+    )
+
+
+@functools.cache
+def make_examples(folder: pathlib.Path, objective: str) -> Examples:
+    config = make_config(folder, objective)
+    corpus = open_corpus(config, folder, lambda line: None)
+    kind = OBJECTIVES[objective](config, corpus.tokenizer)
+    return mix(config.data, corpus.train, BATCH, lambda store: kind.examples(store, "train"))
+
+
+def make_feed(folder: pathlib.Path, objective: str, rows: str) -> Feed:
+    first, _, last = rows.partition("-")
+    return Feed(make_examples(folder, objective), BATCH, 1, slice(int(first or 0), int(last or BATCH)), 0)
+
+
+def digest(batches: list[dict[str, np.ndarray]]) -> str:
+    """Of several processes' parts of one batch, put together."""
+    whole = hashlib.sha256()
+    for name in sorted(batches[0]):
+        array = np.concatenate([batch[name] for batch in batches], axis=1)
+        whole.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return whole.hexdigest()
+
+
+def digests(folder: pathlib.Path, objective: str, processes: int, steps: list[int]) -> list[str]:
+    share = BATCH // processes
+    feeds = [make_feed(folder, objective, f"{p * share}-{(p + 1) * share}") for p in range(processes)]
+    return [digest([feed(step) for feed in feeds]) for step in steps]
+
+
+def objectives() -> Iterator[str]:
+    return (name for name in OBJECTIVES if name != "seq2seq")  # which reads pairs
+
+
+@pytest.mark.parametrize("objective", objectives())
+def test_processes_threads_and_restarts_read_the_same(objective: str, corpora: pathlib.Path) -> None:
+    try:
+        alone = digests(corpora, objective, 1, STEPS)
+    except UserError as error:
+        pytest.fail(f"{objective} cannot use this corpus: {error}")
+    assert len(set(alone)) == len(STEPS)
+    for processes in (2, 8):
+        assert digests(corpora, objective, processes, [STEPS[i] for i in SOME]) == [alone[i] for i in SOME]
+    feed = make_feed(corpora, objective, "")
+    assert [digest([batch]) for batch in load(feed, 0, 51)] == alone[:-1]
+    assert [digest([batch]) for batch in load(feed, 20, 51)] == alone[20:-1]
+    assert [digest([batch]) for batch in load(feed, 10**6, 10**6 + 1)] == alone[-1:]
+
+
+def test_worker_processes_and_other_interpreters_read_the_same(corpora: pathlib.Path) -> None:
+    feed = make_feed(corpora, "masked_lm", "")
+    expected = digests(corpora, "masked_lm", 1, STEPS)
+    assert [digest([batch]) for batch in load(feed, 0, 51, num_workers=4)] == expected[:-1]
+    code = f"import sys, pathlib; sys.path.insert(0, {str(HERE)!r})\nimport test_batch_digests as t\n"
+    code += f"print(t.digests(pathlib.Path({str(corpora)!r}), 'masked_lm', 1, t.STEPS))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == str(expected)
