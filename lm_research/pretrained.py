@@ -239,10 +239,14 @@ def _to_buckets(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, value: Any) -> Any:
-    array = value if isinstance(value, jax.Array) else np.asarray(value)
-    if array.dtype == object or array.dtype.kind in "US":
+    try:
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
+        numbers = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)
+    except ValueError:  # rows of different lengths
+        numbers = False
+    if not numbers:
         raise UserError(
-            f"{name} is no array of numbers: rows of different lengths need padding (tokenizer(..., padding=True))."
+            f"{name} is no array of numbers with rows of one length. Pad them, for example with tokenizer(..., padding=True)."
         )
     if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
         return array.astype(np.int32)

@@ -17,25 +17,28 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_research import cli
 from lm_research import config as config_lib
 from lm_research.config import Config
-from lm_research.data.corpus import Corpus, open_corpus
+from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
+from lm_research.data.mixture import Mixture, mix
 from lm_research.data.order import Examples, Feed
+from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
 from lm_research.models.definition import ModelDefinition, train_flops_per_token
-from lm_research.models.families import define_model
-from lm_research.objectives import check_objective, make_objective
+from lm_research.objectives import check_objective, define, make_objective, objective_class
 from lm_research.objectives.base import Objective
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.hardware import peak_flops
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
-from lm_research.training import run_directory
+from lm_research.pretrained import StartingPoint
+from lm_research.training import native, run_directory
 from lm_research.training.checkpoint import Checkpoints
 from lm_research.training.digest import digest_of
 from lm_research.training.evaluation import evaluate, unigram_loss
@@ -59,10 +62,13 @@ def main(config: Config, workdir: pathlib.Path) -> int:
 
 def run(config: Config, workdir: pathlib.Path) -> int:
     # ---------------------------------------------------------------- directory and devices
+    origin = find_origin(config)
+    config = follow(origin, config)
     run_directory.check_config(workdir, config)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
-    check_objective(config, define_model(config.model, VOCAB_MULTIPLE).arch)  # before a corpus is built for nothing
+    kind = objective_class(config)  # and whether it fits the model, before a corpus is built for nothing
+    check_objective(config, origin.definition.arch if origin else define(config, VOCAB_MULTIPLE).arch)
     jax.set_mesh(mesh)
     use_compilation_cache()
     if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default
@@ -73,10 +79,12 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind} ({shape})")
 
     # ---------------------------------------------------------------- corpus, model, objective
-    corpus = open_corpus(config, workdir, log)
-    definition = define_model(config.model, pick_vocab_size(config, corpus))
+    corpus = kind.open_corpus(config, workdir, log)
+    vocab_size = pick_vocab_size(config, corpus)
+    definition = origin.definition if origin else define(config, vocab_size)
     objective = make_objective(config, corpus.tokenizer, definition.arch)
-    examples = objective.examples(corpus.train, "train")
+    make_examples = lambda store: objective.examples(store, "train")  # noqa: E731
+    examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = settle_steps(config, examples.num_examples)
     run_directory.store_config(workdir, config)
     run_directory.record_environment(workdir)
@@ -93,9 +101,11 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     train_step = jit_train_step(make_train_step(objective, definition, optimizer, schedule, config), shardings)
 
     # ---------------------------------------------------------------- restore, or begin
-    checkpoints = Checkpoints(workdir, config.checkpoint, checkpoint_files(config, corpus))
+    checkpoints = Checkpoints(workdir, config.checkpoint, checkpoint_files(config, corpus, definition, origin))
     if checkpoints.latest_step is None:
         state = new_state(np.uint32(config.seed))
+        if origin:
+            state = start_from(origin, state, shardings, mesh, log)
     else:
         check_corpus(checkpoints, corpus)
         state = checkpoints.restore(shapes, shardings)
@@ -109,7 +119,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     feed = Feed(examples, config.train.batch_size, accumulation, rows, config.seed)
     batches = load(feed, start, stop, config.data.num_workers)
     evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log)
-    meter = Meter(config, objective, definition, examples.num_examples, start, log)
+    meter = Meter(config, objective, definition, examples, start, log)
     progress, trace = Progress(start, stop, log, is_main), Trace(config_lib.profile_range(config), workdir)
 
     # ---------------------------------------------------------------- the loop
@@ -207,11 +217,47 @@ def describe(config: Config, definition: ModelDefinition, examples: Examples) ->
     )
 
 
-def checkpoint_files(config: Config, corpus: Corpus) -> dict[str, bytes]:
+def find_origin(config: Config) -> StartingPoint | None:
+    """The model directory that the run starts from, if it does; raises a PretrainedError if there is none such."""
+    if not config.train.init_from:
+        return None
+    return StartingPoint(config.train.init_from, config.model, objective_class(config).head(config))
+
+
+def follow(origin: StartingPoint | None, config: Config) -> Config:
+    """The config with what the origin decides: the model's family and shape and, unless another is named, the tokenizer."""
+    if origin is None:
+        return config
+    arch, width = origin.definition.arch, config.data.max_length
+    shape = {
+        "family": origin.family, "hidden_size": arch.hidden_size, "num_layers": arch.num_layers, "num_heads": arch.num_heads,
+        "num_kv_heads": arch.num_kv_heads, "head_size": arch.head_size, "embedding_size": arch.embedding_size,
+        "intermediate_size": arch.intermediate_size, "max_length": arch.max_length or max(config.model.max_length, width),
+        "vocab_size": arch.vocab_size,
+    }  # fmt: skip
+    path = config.tokenizer.path or str(origin.directory)
+    return config_lib.replace(config, model=shape, tokenizer={"path": path})
+
+
+def start_from(origin: StartingPoint, state: State, shardings: State, mesh: jax.sharding.Mesh, log: Log) -> State:
+    """The first state with the origin's parameters, in its average too."""
+    del state["params"]
+    params, notes = origin.load(mesh, int(state["seed"]))
+    log("\n".join([f"parameters of {origin.directory}", *notes]))
+    # Copies: a step overwrites its state, which must not lie in memory that somebody else owns.
+    copies = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings["params"])
+    return state | {name: copies(params) for name in ("params", "ema") if name in shardings}
+
+
+def checkpoint_files(
+    config: Config, corpus: Corpus, definition: ModelDefinition, origin: StartingPoint | None
+) -> dict[str, bytes]:
     """What lies beside the arrays in every checkpoint."""
+    model = native.describe(definition, config.model.family, origin.config if origin else None)
     return {
-        "config.json": config_lib.dumps(config).encode(),
         **corpus.tokenizer.files,
+        native.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
+        "config.json": config_lib.dumps(config).encode(),
         "corpus.json": json.dumps({"digest": corpus.digest}).encode(),
     }
 
@@ -270,15 +316,19 @@ class Evaluation:
         log: Log,
     ) -> None:
         self.config, self.objective, self.mesh, self.writer, self.log = config, objective, mesh, writer, log
-        examples = objective.examples(corpus.validation, "validation")
-        size = config.train.batch_size
-        self.feed = Feed(examples, size, 0, local_rows(mesh, size), None)
-        self.num_batches = -(-examples.num_examples // size)
-        if config.eval.num_batches:
-            self.num_batches = min(self.num_batches, config.eval.num_batches)
+        self.feed, self.num_batches = self._feed(corpus.validation)
         self.step = make_eval_step(objective, definition, corpus.tokenizer.token_bytes, mesh)
         self.preview = make_preview(config, definition, corpus)
         self.unigram_nats = unigram_loss(corpus.train, map(self.feed, range(self.num_batches)))
+        self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
+
+    def _feed(self, store: TokenStore) -> tuple[Feed, int]:
+        """Batches of a held-out store, and how many an evaluation reads."""
+        examples, size = self.objective.examples(store, "validation"), self.config.train.batch_size
+        num_batches = -(-examples.num_examples // size)
+        if self.config.eval.num_batches:
+            num_batches = min(num_batches, self.config.eval.num_batches)
+        return Feed(examples, size, 0, local_rows(self.mesh, size), None), num_batches
 
     def due(self, step: int) -> bool:
         return every(self.config.eval.every_steps, step) or step == self.config.train.num_steps
@@ -289,6 +339,11 @@ class Evaluation:
         params = state.get("ema", state["params"])
         batches = load(self.feed, 0, self.num_batches)
         scores = evaluate(self.step, params, batches, self.objective, self.mesh)
+        for name, (feed, num_batches) in self.sources.items():  # of a mixture, each by itself
+            part = evaluate(self.step, params, load(feed, 0, num_batches), self.objective, self.mesh)
+            scores |= {
+                f"eval_{name}_{key}": part[f"eval_{key}"] for key in ("loss_nats", "perplexity", "bits_per_byte")
+            }
         texts = self.preview(params, step)
         self.writer.write(step, {**scores, "eval_seconds": round(time.perf_counter() - begin, 3)})
         self.writer.write_text(step, "samples", "\n\n".join(texts))
@@ -303,9 +358,15 @@ class Meter:
     """Lines of training metrics: means over the window, and rates over the seconds spent in steps."""
 
     def __init__(
-        self, config: Config, objective: Objective, definition: ModelDefinition, num_examples: int, start: int, log: Log
+        self,
+        config: Config,
+        objective: Objective,
+        definition: ModelDefinition,
+        examples: Examples,
+        start: int,
+        log: Log,
     ) -> None:
-        self.config, self.objective, self.num_examples, self.last_step = config, objective, num_examples, start
+        self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
         self.flops = train_flops_per_token(definition, config.data.max_length, objective.predicted_share)
         self.peak, source = peak_flops()
         if self.peak:
@@ -323,10 +384,12 @@ class Meter:
         tokens_per_second = float(window["total_real"]) / float(window["steps"]) / seconds
         values = window_means(self.objective, window) | {
             "learning_rate": float(schedule(step - 1)),
-            "epoch": step * self.config.train.batch_size / self.num_examples,
+            "epoch": step * self.config.train.batch_size / self.examples.num_examples,
             "tokens_per_second": round(tokens_per_second, 1),
             "step_seconds": round(seconds, 5),
         }
+        if isinstance(self.examples, Mixture):
+            values |= {f"epoch_{name}": epoch for name, epoch in self.examples.epochs(step).items()}
         if self.peak:
             values["mfu"] = round(self.flops * tokens_per_second / self.peak, 5)
         return values

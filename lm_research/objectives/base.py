@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import abc
+import pathlib
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 
 from lm_research.config import Config
+from lm_research.data.corpus import Corpus, open_corpus
 from lm_research.data.order import Examples
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import Tokenizer
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.models.architecture import Architecture
+from lm_research.models.definition import ModelDefinition
+from lm_research.models.families import define_model
 
 Batch = dict[str, jax.Array]
 # Metric name -> sum over the batch. Each is divided by the total named by its weight to give the metric.
@@ -21,22 +27,42 @@ class Objective(abc.ABC):
     """An objective of one run.
 
     Attributes:
-      causal: whether it needs a model that sees only the past.
+      kinds: the kinds of architecture it trains (Architecture.kind).
       total_names: names of the totals.
       metrics: metric name -> name of the total that divides its sum.
       loss_terms: the metrics whose means add up to the loss, in nats.
       token_term: the one among them that is a mean over predicted tokens (perplexity, bits per byte).
     """
 
-    causal: ClassVar[bool]
+    kinds: ClassVar[tuple[str, ...]]
     total_names: tuple[str, ...]
     metrics: dict[str, str]
     loss_terms: tuple[str, ...]
     token_term: str
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
         self.config = config
         self.tokenizer = tokenizer
+
+    @classmethod
+    @abc.abstractmethod
+    def head(cls, config: Config) -> str:
+        """The head (a key of heads.HEADS) that its model needs."""
+
+    @classmethod
+    def define(cls, config: Config, vocab_size: int) -> ModelDefinition:
+        """The model it trains; `check` has passed."""
+        return define_model(config.model, vocab_size, cls.head(config))
+
+    @classmethod
+    def check(cls, config: Config, arch: Architecture) -> None:
+        """Raises a ConfigError if keys of the run do not go together with this objective."""
+        return
+
+    @classmethod
+    def open_corpus(cls, config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
+        """What a run reads; builds it if need be, see data.corpus.open_corpus."""
+        return open_corpus(config, workdir, log)
 
     @abc.abstractmethod
     def examples(self, store: TokenStore, purpose: str) -> Examples:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.objectives.base import Batch, Objective, Sums
@@ -69,11 +70,15 @@ class PackedRows:
 class CausalLanguageModel(Objective):
     """Mean negative log-likelihood of the next token."""
 
-    causal = True
+    kinds = ("decoder",)
     total_names = ("tokens", "real")
     metrics = {"lm_loss_nats": "tokens", "lm_accuracy": "tokens"}
     loss_terms = ("lm_loss_nats",)
     token_term = "lm_loss_nats"
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "causal_lm"
 
     def examples(self, store: TokenStore, purpose: str) -> PackedRows:
         return PackedRows(store, self.config.data.max_length, self.tokenizer.sep_id, self.config.seed, purpose)

@@ -1,198 +1,138 @@
-"""BERT's pre-training (Devlin et al. 2018, section 3.1): masked tokens, and whether B follows A.
+"""Masked language modelling, alone or with a label for pairs of segments.
 
-Examples follow the paper's released data generator where an index allows it. A document's sentences are grouped once
-into chunks that fill a row. An example is a chunk, cut anew each epoch into A and B at a random sentence boundary;
-half of the time B is replaced by text from another document. (The released generator then puts the unused half
-back into the stream, which only a sequential reader can do; here it comes with another epoch's cut.) A tenth of
-the examples are cut to a random shorter length.
+BERT's pre-training (Devlin et al. 2018, section 3.1) by default: tokens masked 80/10/10, and whether B follows A. With
+pairs="sentence_order" ALBERT's (Lan et al. 2019); with "none" RoBERTa's (Liu et al. 2019), where `data.packing` fills
+rows with several texts. How rows are cut is in pairs.py, how they are masked in masking.py.
 
-Legend: B batch, L length, M masked positions.
+Legend: B batch, L length, M masked positions, P texts.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.config import Config
-from lm_research.data.random import example_keys, uniform
+from lm_research.config import Config, ObjectiveConfig
+from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import Tokenizer
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.errors import ConfigError
+from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch, Objective, Sums
 from lm_research.objectives.cross_entropy import token_loss
+from lm_research.objectives.masking import Masking, check_masking, num_masked
+from lm_research.objectives.packing import alone, describe_rows, pack, rows_of, split_documents
+from lm_research.objectives.pairs import TRUNCATE, PairReader, Segments
+from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 
 
-def group_sentences(store: TokenStore, room: int) -> np.ndarray:
-    """Chunks [n, 3] of (document, first sentence, sentence after the last), each holding `room` tokens if it can.
-
-    Sentences are added until their tokens reach `room` (the last may exceed it and is truncated later). A document's
-    last chunk takes one sentence back from the chunk before it if it would have only one, so that it can be a pair.
-    """
-    sentence_starts, documents = np.asarray(store.sentence_starts), np.asarray(store.document_starts)
-    chunks = []
-    for document, (first, end) in enumerate(zip(documents[:-1], documents[1:], strict=True)):
-        start = first
-        while start < end:
-            stop = int(np.searchsorted(sentence_starts, sentence_starts[start] + room, side="left"))
-            stop = min(max(stop, start + 1), end)
-            overlap = stop - start == 1 and stop == end and start > first
-            chunks.append((document, start - overlap, stop))
-            start = stop
-    return np.asarray(chunks, np.int64).reshape(-1, 3)
+def pair_kind(config: ObjectiveConfig) -> str:
+    """ "next_sentence", "sentence_order" or "none"."""
+    return config.pairs if config.pairs != "auto" else "next_sentence" if config.next_sentence else "none"
 
 
 class MaskedPairs:
-    """Rows [CLS] A [SEP] B [SEP] (or [CLS] A [SEP]) with masked tokens, by number."""
+    """Rows [CLS] A [SEP] B [SEP], or [CLS] A [SEP] (several of them if packed), with masked tokens, by number."""
 
-    # Numbers of the draws of an example's random stream; mask draws come after.
-    SHORT, SHORT_LENGTH, CUT, RANDOM_NEXT, OTHER_DOCUMENT, OTHER_SENTENCE, TRUNCATE = 0, 1, 2, 3, 4, 5, 6
-
-    def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config, purpose: str) -> None:
+    def __init__(
+        self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str, pairs: str | None = None
+    ) -> None:
         self.store, self.config, self.purpose = store, config, purpose
         self.length = config.data.max_length
-        self.pairs = config.objective.next_sentence
-        self.cls, self.sep, self.mask, self.pad = (
-            tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id
-        )  # fmt: skip
-        self.room = self.length - (3 if self.pairs else 2)
-        self.num_masked = num_masked(self.length, config.objective.mask_rate)
-        self.ordinary_ids = np.setdiff1d(np.arange(tokenizer.size), tokenizer.special_ids).astype(np.int32)
-        self.chunks = group_sentences(store, self.room)
-        self.num_examples = len(self.chunks)
+        self.pairs = pairs or pair_kind(config.objective)
+        self.cls, self.sep, self.pad = tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id
+        self.masking = Masking(config.objective, tokenizer, self.length)
+        self.added = 2 if self.pairs == "none" else 3
+        self.pieces = self.reader = None
+        if config.data.packing:
+            self.pieces = split_documents(store, self.length - self.added)
+            sizes = self.pieces.lengths + self.added
+            self.packs = pack(sizes, self.length)
+            self.notes = f"{describe_rows(sizes, self.length, self.packs)}, no token dropped"
+        else:
+            self.reader = PairReader(store, self.length - self.added, self.pairs, config.objective.short_rate)
+            self.packs = alone(len(self.reader.chunks))
+            held = self.reader.held()
+            sizes = np.minimum(held, self.reader.room) + self.added
+            dropped = (held - self.reader.room).clip(0).sum() / held.sum()
+            self.notes = f"{describe_rows(sizes, self.length, self.packs)} (short examples aside), {dropped:.1%} of tokens cut off"
+        self.num_examples = len(self.packs)
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
         """tokens, types, segments [B, L] int32; mask_positions, targets [B, M] int32; weights [B, M] float32;
-        next_sentence [B] int32 (1 = random) and row_weights [B] float32."""
+        next_sentence [B] int32 (1 = B does not follow A) and row_weights [B] float32; packed rows: positions [B, L]."""
+        if self.config.objective.static:
+            epoch_B = epoch_B % self.config.objective.static
         keys_B = example_keys(self.config.seed, f"{self.purpose}/masked_lm", epoch_B, np.maximum(index_B, 0))
-        rows = len(index_B)
-        tokens_BL = np.full((rows, self.length), self.pad, np.int32)
-        types_BL, segments_BL = np.zeros_like(tokens_BL), np.zeros_like(tokens_BL)
+        tokens_BL = np.full((len(index_B), self.length), self.pad, np.int32)
+        types_BL, segments_BL, positions_BL = (np.zeros_like(tokens_BL) for _ in range(3))
         maskable_BL = np.zeros(tokens_BL.shape, bool)
-        next_B = np.zeros(rows, np.int32)
-        draws = uniform(keys_B, self.TRUNCATE)
-        for row in np.flatnonzero(index_B >= 0):
-            first, second, is_random = self._segments(self.chunks[index_B[row]], draws[row], keys_B[row : row + 1])
-            end_a = 2 + len(first)
-            end = end_a + (len(second) + 1 if self.pairs else 0)
-            tokens_BL[row, 0] = self.cls
-            tokens_BL[row, 1 : end_a - 1], tokens_BL[row, end_a - 1] = first, self.sep
-            maskable_BL[row, 1 : end_a - 1] = True
-            if self.pairs:
-                tokens_BL[row, end_a : end - 1], tokens_BL[row, end - 1] = second, self.sep
-                types_BL[row, end_a:end], maskable_BL[row, end_a : end - 1] = 1, True
-            segments_BL[row, :end], next_B[row] = 1, is_random
+        next_B, weights_B = np.zeros(len(index_B), np.int32), (index_B >= 0).astype(np.float32)
+
+        row_P, item_P = rows_of(self.packs, index_B)
+        start_a, a, start_b, b, switched = self._segments(item_P, keys_B[row_P])
+        size_P = a + b + self.added
+        column_P = before(size_P, row_P)
+        copy_pieces(tokens_BL, row_P, column_P + 1, self.store.tokens, start_a, a)
+        mark_pieces(maskable_BL, row_P, column_P + 1, a, True)
+        tokens_BL[row_P, column_P] = self.cls
+        tokens_BL[row_P, column_P + 1 + a] = self.sep
+        if self.pairs != "none":
+            copy_pieces(tokens_BL, row_P, column_P + 2 + a, self.store.tokens, start_b, b)
+            mark_pieces(maskable_BL, row_P, column_P + 2 + a, b, True)
+            mark_pieces(types_BL, row_P, column_P + 2 + a, b + 1, 1)
+            tokens_BL[row_P, column_P + 2 + a + b] = self.sep
+            next_B[row_P] = switched
+            weights_B[row_P] *= (a > 0) & (b > 0)  # a lone token has no order
+        mark_pieces(segments_BL, row_P, column_P, size_P, 1 + before(np.ones_like(row_P), row_P))
         batch = {"types_BL": types_BL, "segments_BL": segments_BL}
-        batch |= self._masked(tokens_BL, maskable_BL, segments_BL.sum(1), keys_B)
-        return batch | {"next_sentence_B": next_B, "row_weights_B": (index_B >= 0).astype(np.float32)}
+        if self.pieces:
+            mark_pieces(positions_BL, row_P, column_P, size_P, None)
+            batch["positions_BL"] = positions_BL
+        lengths_B = (segments_BL > 0).sum(1)
+        batch |= self.masking(tokens_BL, maskable_BL, lengths_B, keys_B, TRUNCATE + 2 * self.length)
+        return batch | {"next_sentence_B": next_B, "row_weights_B": weights_B}
 
-    def _segments(self, chunk: np.ndarray, draws: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Tokens of A and B, and whether B was drawn at random."""
-        document, start, stop = (int(x) for x in chunk)
-        room = self.room
-        if draws[self.SHORT] < self.config.objective.short_rate:
-            room = 2 + int(draws[self.SHORT_LENGTH] * (self.room - 1))
-            stop = self._reach(start, stop, room)
-        if not self.pairs:
-            return self._tokens(start, stop)[:room], np.zeros(0, np.int32), False
-        is_random = bool(stop - start == 1 or draws[self.RANDOM_NEXT] < 0.5)
-        cut = start + 1 + int(draws[self.CUT] * (stop - start - 1)) if stop - start > 1 else stop
-        first = self._tokens(start, cut)
-        if is_random:
-            second = self._other(document, draws, max(1, room - len(first)))
-        else:
-            second = self._tokens(cut, stop)
-        return *self._truncate(first, second, room, key), is_random
-
-    def _other(self, document: int, draws: np.ndarray, wanted: int) -> np.ndarray:
-        """Whole sentences of at least `wanted` tokens, if there are so many, from a random one of another document.
-
-        Whole, so that a random B is cut to size in the same way as a true one and its end does not give it away.
-        """
-        other = int(draws[self.OTHER_DOCUMENT] * (self.store.num_documents - 1))
-        other += other >= document and self.store.num_documents > 1  # a lone document has to stand for the others
-        first, end = (int(x) for x in self.store.document_starts[other : other + 2])
-        start = first + int(draws[self.OTHER_SENTENCE] * (end - first))
-        return self._tokens(start, self._reach(start, end, wanted))
-
-    def _reach(self, start: int, end: int, wanted: int) -> int:
-        """The first sentence boundary after `start` with at least `wanted` tokens before it, or `end`."""
-        starts = self.store.sentence_starts[start : end + 1]
-        return min(end, start + max(1, int(np.searchsorted(starts, starts[0] + wanted, side="left"))))
-
-    def _tokens(self, start: int, stop: int) -> np.ndarray:
-        from_token, to_token = self.store.sentence_starts[start], self.store.sentence_starts[stop]
-        return np.asarray(self.store.tokens[from_token:to_token], np.int32)
-
-    def _truncate(self, first: np.ndarray, second: np.ndarray, room: int, key: np.ndarray) -> list[np.ndarray]:
-        """Shortens the longer segment token by token until both fit, from its front or back at random."""
-        excess = len(first) + len(second) - room
-        if excess <= 0:
-            return [first, second]
-        # What the paper's loop ends with: the longer one gives until both are level, then they take turns, B first.
-        from_first = min(excess, max(0, len(first) - len(second)))
-        from_second = min(excess, max(0, len(second) - len(first)))
-        level = excess - from_first - from_second
-        from_first, from_second = from_first + level // 2, from_second + (level + 1) // 2
-        from_front = uniform(key, excess, self.TRUNCATE)[0] < 0.5
-        fronts = int(from_front[:from_first].sum()), int(from_front[from_first:].sum())
-        return [
-            segment[front : len(segment) - (dropped - front)]
-            for segment, dropped, front in zip((first, second), (from_first, from_second), fronts, strict=True)
-        ]
-
-    def _masked(
-        self, tokens_BL: np.ndarray, maskable_BL: np.ndarray, lengths_B: np.ndarray, keys_B: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Chooses positions and corrupts them: 80% [MASK], 10% a random token, 10% unchanged."""
-        num_masked, start = self.num_masked, self.TRUNCATE + 2 * self.length
-        order_BL = np.where(maskable_BL, uniform(keys_B, self.length, start), 2.0)
-        wanted_B = np.clip(np.round(lengths_B * self.config.objective.mask_rate), 1, num_masked).astype(np.int64)
-        wanted_B = np.minimum(wanted_B, maskable_BL.sum(1))
-        chosen_BM = np.argpartition(order_BL, num_masked - 1, axis=1)[:, :num_masked]
-        by_order = np.argsort(np.take_along_axis(order_BL, chosen_BM, 1), axis=1, kind="stable")
-        chosen_BM = np.take_along_axis(chosen_BM, by_order, 1)
-        real_BM = np.arange(num_masked) < wanted_B[:, None]
-        # Real positions first, in the order of the text; the rest points at [CLS] with weight 0.
-        chosen_BM = np.sort(np.where(real_BM, chosen_BM, self.length), axis=1)
-        chosen_BM = np.where(real_BM, chosen_BM, 0)
-        targets_BM = np.where(real_BM, np.take_along_axis(tokens_BL, chosen_BM, 1), 0)
-        kind_BM = uniform(keys_B, num_masked, start + self.length)
-        pick_BM = uniform(keys_B, num_masked, start + self.length + num_masked)
-        random_BM = self.ordinary_ids[(pick_BM * len(self.ordinary_ids)).astype(np.int64)]
-        replaced_BM = np.where(kind_BM < 0.8, self.mask, np.where(kind_BM < 0.9, random_BM, targets_BM))
-        row_BM, column_BM = np.nonzero(real_BM)
-        tokens_BL[row_BM, chosen_BM[row_BM, column_BM]] = replaced_BM[row_BM, column_BM]
-        return {
-            "tokens_BL": tokens_BL,
-            "mask_positions_BM": chosen_BM.astype(np.int32),
-            "targets_BM": targets_BM.astype(np.int32),
-            "weights_BM": real_BM.astype(np.float32),
-        }
-
-
-def num_masked(length: int, rate: float) -> int:
-    """M, the fixed number of masked positions a row has room for: 20 of 128 and 77 of 512 at 15%, as in the paper."""
-    return max(1, math.ceil(length * rate))
+    def _segments(self, item_P: np.ndarray, keys_P: np.ndarray) -> Segments:
+        if self.reader:
+            return self.reader.read(item_P, keys_P)
+        none = np.zeros_like(item_P)
+        return Segments(self.pieces.starts[item_P], self.pieces.lengths[item_P], none, none, none > 0)
 
 
 class MaskedLanguageModel(Objective):
-    """Mean negative log-likelihood of masked tokens, plus that of the next-sentence label."""
+    """Mean negative log-likelihood of masked tokens, plus that of the pairs' label if there is one."""
 
-    causal = False
+    kinds = ("encoder",)
     total_names = ("tokens", "real", "rows")
     token_term = "mlm_loss_nats"
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
         super().__init__(config, tokenizer)
         self.metrics = {"mlm_loss_nats": "tokens", "mlm_accuracy": "tokens"}
         self.loss_terms = ("mlm_loss_nats",)
-        if config.objective.next_sentence:
-            self.metrics |= {"nsp_loss_nats": "rows", "nsp_accuracy": "rows"}
-            self.loss_terms += ("nsp_loss_nats",)
+        self.pair_name = {"next_sentence": "nsp", "sentence_order": "sop", "none": ""}[pair_kind(config.objective)]
+        if self.pair_name:
+            self.metrics |= {f"{self.pair_name}_loss_nats": "rows", f"{self.pair_name}_accuracy": "rows"}
+            self.loss_terms += (f"{self.pair_name}_loss_nats",)
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "masked_lm" if pair_kind(config.objective) == "none" else "pretraining"
+
+    @classmethod
+    def check(cls, config: Config, arch: Architecture) -> None:
+        check_masking(config.objective)
+        kind = pair_kind(config.objective)
+        if config.data.packing and kind != "none":
+            by = "pairs" if config.objective.pairs != "auto" else "next_sentence"
+            raise ConfigError(
+                f"data.packing=True puts several texts into a row, but objective.{by}={getattr(config.objective, by)} tells "
+                f"something of one pair in each. Set --config.objective.pairs=none, or --config.data.packing=False."
+            )
 
     def examples(self, store: TokenStore, purpose: str) -> MaskedPairs:
         return MaskedPairs(store, self.tokenizer, self.config, purpose)
@@ -202,19 +142,17 @@ class MaskedLanguageModel(Objective):
         return {"tokens": batch["weights_BM"].sum(), "real": real, "rows": batch["row_weights_B"].sum()}
 
     def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        x_BLD = model.encoder(
-            batch["tokens_BL"], batch["segments_BL"], types_BL=batch["types_BL"], dropout_key=key
-        )  # fmt: skip
+        x_BLD = encode(model, batch, batch["tokens_BL"], key)
         projection = model.predict_tokens(x_BLD, batch["mask_positions_BM"])
         loss, correct = token_loss(projection, batch["targets_BM"], batch["weights_BM"])
         sums = {"mlm_loss_nats": loss, "mlm_accuracy": correct}
-        if self.config.objective.next_sentence:
+        if self.pair_name:
             logits_B2 = model.predict_next_sentence(x_BLD)
             log_probabilities_B2 = jax.nn.log_softmax(logits_B2)
             labels_B, weights_B = batch["next_sentence_B"], batch["row_weights_B"]
             chosen_B = jnp.take_along_axis(log_probabilities_B2, labels_B[:, None], axis=1)[:, 0]
-            sums["nsp_loss_nats"] = -(weights_B * chosen_B).sum()
-            sums["nsp_accuracy"] = (weights_B * (logits_B2.argmax(-1) == labels_B)).sum()
+            sums[f"{self.pair_name}_loss_nats"] = -(weights_B * chosen_B).sum()
+            sums[f"{self.pair_name}_accuracy"] = (weights_B * (logits_B2.argmax(-1) == labels_B)).sum()
         return sums
 
     def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -224,3 +162,11 @@ class MaskedLanguageModel(Objective):
     def predicted_share(self) -> float:
         length = self.config.data.max_length
         return num_masked(length, self.config.objective.mask_rate) / length
+
+
+def encode(model: Any, batch: Batch, tokens_BL: jax.Array, key: jax.Array | None) -> jax.Array:
+    """States [B, L, D] of an encoder over the rows of `MaskedPairs` with these tokens in them."""
+    types_BL = batch["types_BL"] if model.arch.num_types > 1 else None  # RoBERTa has one type, whatever the segment
+    return model.encoder(
+        tokens_BL, batch["segments_BL"], positions_BL=batch.get("positions_BL"), types_BL=types_BL, dropout_key=key
+    )  # fmt: skip

@@ -1,0 +1,145 @@
+"""BART's pre-training (Lewis et al. 2019, section 2.2): a text is corrupted in several ways and the target is all of it.
+
+In this order: sentences are permuted; tokens are deleted; spans with lengths from a Poisson distribution are each replaced
+by one mask, and spans of no token insert one; the text is rotated to begin at a random token. By default as the paper's
+large model (section 5.1): infilling of 30% with a mean of 3, and permutation.
+
+A text is a document's next tokens, as many as fill a row. Source and target are <s> text </s>, and the decoder starts from
+</s>, as in the authors' code.
+
+Legend: B batch, P texts of a batch, N tokens of a text, K spans of a text.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.random import uniform
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
+from lm_research.objectives.packing import split_documents
+from lm_research.objectives.rows import copy_pieces, ragged, ragged_uniform, smallest
+
+
+def poisson_ends(mean: float) -> np.ndarray:
+    """Upper ends of the draws that give lengths 0, 1, ...: the Poisson distribution function, up to a rest of 1e-12."""
+    lengths = np.arange(int(mean + 12 * math.sqrt(mean) + 12))
+    logs = lengths * math.log(mean) - mean - np.cumsum(np.log(np.maximum(lengths, 1)))
+    return np.cumsum(np.exp(logs))
+
+
+class DenoisedTexts(SourceTargetExamples):
+    """Corrupted texts and the texts, by number."""
+
+    # Draws of a text's stream, in units of its longest length N; the first two are single ones.
+    PERMUTE, ROTATE, ROTATION, DELETE, SPANS, PLACES, SENTENCES = 0, 1, 2, 3, 4, 5, 6
+
+    def __init__(self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str) -> None:
+        self.bos, self.mask = tokenizer.bos_id, tokenizer.mask_id
+        self.room = config.data.max_length - 2
+        self.pieces = split_documents(store, self.room)
+        self.span_ends = poisson_ends(config.objective.mean_span)
+        sizes = np.stack([self.pieces.lengths + 2] * 2, axis=1)
+        super().__init__(store, tokenizer, config, purpose, (config.data.max_length,) * 2, sizes)
+
+    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
+        start_P, length_P = self.pieces.starts[item_P], self.pieces.lengths[item_P]
+        piece_T, offset_T = ragged(length_P)
+        tokens = np.asarray(self.store.tokens[start_P[piece_T] + offset_T], np.int32)
+        rows = len(length_P)
+        text_PN = np.zeros((rows, int(length_P.max(initial=1))), np.int32)
+        text_PN[piece_T, offset_T] = tokens[self._permuted(start_P, length_P, keys_P)]
+        left_P = length_P
+        if self.config.objective.delete_rate:
+            text_PN, left_P = self._deleted(text_PN, left_P, keys_P)
+        if self.config.objective.infill_rate:
+            text_PN, left_P = self._infilled(text_PN, left_P, length_P, keys_P)
+        piece_T, offset_T = ragged(left_P)
+        if self.config.objective.rotate_rate:
+            offset_T = (offset_T + self._rotation(left_P, keys_P)[piece_T]) % left_P[piece_T]
+        return self._framed(text_PN[piece_T, offset_T], left_P), self._framed(tokens, length_P)
+
+    def _framed(self, tokens: np.ndarray, lengths_P: np.ndarray) -> Texts:
+        """<s> text </s>."""
+        ends_P = np.cumsum(lengths_P + 2)
+        out = np.full(ends_P[-1] if len(ends_P) else 0, self.eos, np.int32)
+        first_P = ends_P - lengths_P - 2
+        out[first_P] = self.bos
+        copy_pieces(out[None], np.zeros_like(first_P), first_P + 1, tokens, np.cumsum(lengths_P) - lengths_P, lengths_P)
+        return Texts(out, lengths_P + 2)
+
+    def _permuted(self, start_P: np.ndarray, length_P: np.ndarray, keys_P: np.ndarray) -> np.ndarray:
+        """Where each token of the permuted texts comes from, [T]; sentences cut by a text's end count as sentences."""
+        boundaries = np.asarray(self.store.sentence_starts)
+        first_P = np.searchsorted(boundaries, start_P, side="right") - 1
+        last_P = np.searchsorted(boundaries, start_P + length_P, side="left")
+        text, number = ragged(last_P - first_P)
+        begin = np.maximum(boundaries[first_P[text] + number], start_P[text])
+        end = np.minimum(boundaries[first_P[text] + number + 1], (start_P + length_P)[text])
+        moved = uniform(keys_P, 1, self.PERMUTE)[:, 0] < self.config.objective.permute_rate
+        draws = ragged_uniform(keys_P, last_P - first_P, self.SENTENCES * self.room)
+        order = np.lexsort((np.where(moved[text], draws, number), text))
+        # In a batch's tokens text p begins where its predecessors end; in the store at start_P.
+        shift = (np.cumsum(length_P) - length_P - start_P)[text]
+        sentence, offset = ragged((end - begin)[order])
+        return (begin + shift)[order][sentence] + offset
+
+    def _deleted(self, text_PN: np.ndarray, left_P: np.ndarray, keys_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The texts without a share of their tokens, at least one of which stays."""
+        real_PN = np.arange(text_PN.shape[1]) < left_P[:, None]
+        draws_PN = uniform(keys_P, text_PN.shape[1], self.DELETE * self.room)
+        count_P = np.minimum(np.round(left_P * self.config.objective.delete_rate), left_P - 1).astype(np.int64)
+        stays_PN = real_PN & ~smallest(np.where(real_PN, draws_PN, 2.0), count_P)
+        out_PN = np.zeros_like(text_PN)
+        out_PN[np.arange(text_PN.shape[1]) < (left_P - count_P)[:, None]] = text_PN[stays_PN]
+        return out_PN, left_P - count_P
+
+    def _infilled(
+        self, text_PN: np.ndarray, left_P: np.ndarray, room_P: np.ndarray, keys_P: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The texts with one mask in place of each span; never longer than `room`.
+
+        Lengths are drawn until they reach the share of tokens; the last is cut. The spans, those of no token
+        included, and the tokens that stay are then put in an order, all of which are equally likely.
+        """
+        count = text_PN.shape[1]
+        wanted_P = np.round(left_P * self.config.objective.infill_rate).astype(np.int64)
+        span_PK = np.searchsorted(self.span_ends, uniform(keys_P, count, self.SPANS * self.room), side="right")
+        before_PK = np.cumsum(span_PK, axis=1) - span_PK
+        used_PK = before_PK < wanted_P[:, None]
+        span_PK = np.where(used_PK, np.minimum(span_PK, wanted_P[:, None] - before_PK), 0)
+        stay_P = left_P - span_PK.sum(1)
+        empty_PK = used_PK & (span_PK == 0)
+        spare_P = room_P - stay_P - (span_PK > 0).sum(1)
+        used_PK &= ~empty_PK | (np.cumsum(empty_PK, axis=1) <= spare_P[:, None])
+        # Used spans to the front; item j of a text's random order is its j-th span, as long as there are any.
+        front_PK = np.argsort(~used_PK, axis=1, kind="stable")
+        span_PK, spans_P = np.take_along_axis(span_PK, front_PK, 1), used_PK.sum(1)
+        items_P = stay_P + spans_P
+        item_N = np.arange(int(items_P.max(initial=1)))
+        real_PN = item_N < items_P[:, None]
+        draws_PN = uniform(keys_P, len(item_N), self.PLACES * self.room)
+        order_PN = np.argsort(np.where(real_PN, draws_PN, 2.0), axis=1, kind="stable")
+        most = int(spans_P.max(initial=0))
+        is_span_PN, size_PN = np.zeros(real_PN.shape, bool), np.ones(real_PN.shape, np.int64)
+        row, k = np.nonzero(np.arange(most) < spans_P[:, None])
+        is_span_PN[row, order_PN[row, k]] = True
+        size_PN[row, order_PN[row, k]] = span_PK[row, k]
+        token_PN = np.minimum(np.cumsum(size_PN, axis=1) - size_PN, count - 1)
+        return np.where(is_span_PN, self.mask, np.take_along_axis(text_PN, token_PN, 1)), items_P
+
+    def _rotation(self, left_P: np.ndarray, keys_P: np.ndarray) -> np.ndarray:
+        """How many tokens move from the front of each text to its end."""
+        rotates, place = uniform(keys_P, 2, self.ROTATE).T
+        return np.where(rotates < self.config.objective.rotate_rate, (place * left_P).astype(np.int64), 0)
+
+
+class Denoising(SourceToTarget):
+    """Restores the whole text from its corrupted form."""
+
+    def examples(self, store: TokenStore, purpose: str) -> DenoisedTexts:
+        return DenoisedTexts(store, self.tokenizer, self.config, purpose)

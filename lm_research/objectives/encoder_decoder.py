@@ -1,0 +1,145 @@
+"""What all objectives of encoder-decoders share: rows of sources and targets, and the loss of the targets.
+
+Legend: B batch, S source length, L target length, P examples of a batch, T tokens of all of them.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.random import example_keys
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.objectives.cross_entropy import token_loss
+from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
+from lm_research.objectives.rows import before, copy_pieces, mark_pieces
+
+
+class Texts(NamedTuple):
+    """Texts one after another: their tokens [T] and how many each has [P]."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def starts(self) -> np.ndarray:
+        return np.cumsum(self.lengths) - self.lengths
+
+
+def start_role(config: Config) -> str:
+    """The role of the token that a decoder begins a target with."""
+    role = config.objective.decoder_start
+    return role if role != "auto" else "eos" if config.objective.name == "denoising" else "pad"
+
+
+class SourceTargetExamples(abc.ABC):
+    """Rows of a source and a target (several pairs if packed), by number.
+
+    Args:
+      tokenizer, config, purpose: as Objective's.
+      rooms: S and L.
+      sizes: int [n, 2], at least the tokens that source and target of each example will have.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        tokenizer: TextTokenizer,
+        config: Config,
+        purpose: str,
+        rooms: tuple[int, int],
+        sizes: Any,
+    ) -> None:
+        self.store, self.config, self.purpose, self.rooms = store, config, purpose, rooms
+        self.pad, self.eos = tokenizer.pad_id, tokenizer.eos_id
+        self.start = getattr(tokenizer, f"{start_role(config)}_id")
+        self.packed = config.data.packing
+        if self.packed:
+            # One number for both sides: of the larger share, so that neither overflows.
+            scaled = np.ceil(np.maximum(sizes[:, 0] / rooms[0], sizes[:, 1] / rooms[1]) * max(rooms)).astype(np.int64)
+            self.packs = pack(np.minimum(scaled, max(rooms)), max(rooms))
+        else:
+            self.packs = alone(len(sizes))
+        self.num_examples = len(self.packs)
+        sides = zip(("sources", "targets"), sizes.T, rooms, strict=True)
+        self.notes = "; ".join(f"{side}: {describe_rows(size, room, self.packs)}" for side, size, room in sides)
+
+    @abc.abstractmethod
+    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
+        """Sources and targets of some examples; `keys` of their random streams. The end token is part of both."""
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
+        """source_tokens, source_segments [B, S]; tokens, targets, segments [B, L] int32; weights [B, L] float32; of packed
+        rows source_positions [B, S] and positions [B, L] too.
+
+        `tokens` are what the decoder reads: the targets one place later, after the start token.
+        """
+        row_P, item_P = rows_of(self.packs, index_B)
+        epoch_P = epoch_B[row_P]
+        keys_P = example_keys(self.config.seed, f"{self.purpose}/{self.config.objective.name}", epoch_P, item_P)
+        sources, targets = self.make(epoch_P, item_P, keys_P)
+        number_P = 1 + before(np.ones_like(row_P), row_P)
+        rows, batch = len(index_B), {}
+        for prefix, texts, room in (("source_", sources, self.rooms[0]), ("", targets, self.rooms[1])):
+            column_P = before(texts.lengths, row_P)
+            segments, positions = np.zeros((rows, room), np.int32), np.zeros((rows, room), np.int32)
+            mark_pieces(segments, row_P, column_P, texts.lengths, number_P)
+            batch[f"{prefix}segments_B{'S' if prefix else 'L'}"] = segments
+            if self.packed:
+                mark_pieces(positions, row_P, column_P, texts.lengths, None)
+                batch[f"{prefix}positions_B{'S' if prefix else 'L'}"] = positions
+            tokens = np.full((rows, room), self.pad, np.int32)
+            copy_pieces(tokens, row_P, column_P, texts.tokens, texts.starts, texts.lengths)
+            batch["source_tokens_BS" if prefix else "targets_BL"] = tokens
+        targets_BL, real_BL = batch["targets_BL"], batch["segments_BL"] > 0
+        tokens_BL = np.full_like(targets_BL, self.pad)
+        tokens_BL[:, 1:] = np.where(real_BL[:, 1:], targets_BL[:, :-1], self.pad)
+        tokens_BL[row_P, column_P] = self.start
+        batch["targets_BL"] = np.where(real_BL, targets_BL, 0)
+        return batch | {"tokens_BL": tokens_BL, "weights_BL": real_BL.astype(np.float32)}
+
+
+class SourceToTarget(Objective):
+    """Mean negative log-likelihood of the next token of the target, given the source."""
+
+    kinds = ("encoder-decoder",)
+    total_names = ("tokens", "real")
+    metrics = {"lm_loss_nats": "tokens", "lm_accuracy": "tokens"}
+    loss_terms = ("lm_loss_nats",)
+    token_term = "lm_loss_nats"
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "seq2seq_lm"
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        real = (batch["segments_BL"] > 0).sum() + (batch["source_segments_BS"] > 0).sum()
+        return {"tokens": batch["weights_BL"].sum(), "real": real.astype(jnp.float32)}
+
+    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        source_key, target_key = (None, None) if key is None else jax.random.split(key)
+        _, memory = model.encode(
+            batch["source_tokens_BS"],
+            batch["source_segments_BS"],
+            positions_BL=batch.get("source_positions_BS"),
+            dropout_key=source_key,
+        )
+        x_BLD = model.decoder(
+            batch["tokens_BL"], batch["segments_BL"], batch.get("positions_BL"), dropout_key=target_key, memory=memory
+        )
+        loss, correct = token_loss(model.predict_tokens(x_BLD), batch["targets_BL"], batch["weights_BL"])
+        return {"lm_loss_nats": loss, "lm_accuracy": correct}
+
+    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return batch["targets_BL"], batch["weights_BL"]
+
+    @property
+    def predicted_share(self) -> float:
+        return 1.0

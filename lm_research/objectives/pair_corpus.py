@@ -1,0 +1,154 @@
+"""Corpora of pairs: a source text and a target text, for sequence-to-sequence models.
+
+They come from one set of records (JSON lines, CSV, TSV, Parquet, ArrayRecord or TFDS) with two fields, and lie in token stores
+whose documents have two sentences each, the source and the target. Built once and found again by what they are made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from lm_research.config import Config, DataConfig
+from lm_research.data import random, store
+from lm_research.data.corpus import Corpus, read_corpus
+from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.data.sources import fingerprint, read_documents
+from lm_research.data.sources.files import find_files
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer
+from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.errors import ConfigError, DataError
+
+Pair = tuple[str, str]
+FORMAT = 1  # of the folder and of everything that decides its content
+_BATCH_PAIRS = 5_000  # tokenised in one call
+
+
+def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
+    """The pairs of a run, as open_corpus does it for texts; those of which a side is empty are left out and counted.
+
+    Args:
+      config: `data.source` and `data.validation_source` name the records, `objective.source_key` and `target_key` the
+        fields; the sections data and tokenizer are used, but for mixtures and cleaning.
+      workdir: the run's folder; the corpus lives in data/ below it unless config.data.cache_dir names a folder.
+      log: told one line a step.
+
+    Raises:
+      ConfigError: a mixture, which cannot be one of pairs.
+      DataError: the records are missing, unreadable, or too few.
+      TokenizerError: the tokenizer cannot be trained or loaded.
+    """
+    if config.data.mixture:
+        raise ConfigError(
+            "config.data.mixture mixes texts, but objective.name=seq2seq reads pairs. Put all pairs into one folder and "
+            "name it in config.data.source."
+        )
+    cache = pathlib.Path(config.data.cache_dir or pathlib.Path(workdir) / "data").expanduser()
+    folder = cache / _key(config)
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            _build(config, temporary, log)
+            store.publish(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    corpus = read_corpus(folder)
+    log(
+        f"Pairs at {folder}: {corpus.train.num_documents:,} to train on, {corpus.validation.num_documents:,} held out, "
+        f"{corpus.train.num_tokens:,} training tokens, vocabulary {corpus.tokenizer.size:,}."
+    )
+    return corpus
+
+
+def _key(config: Config) -> str:
+    data, tokenizer, objective = config.data, config.tokenizer, config.objective
+    held_out = fingerprint(data.validation_source, data) if data.validation_source else data.validation_fraction
+    if tokenizer.path:
+        vocabulary = [load_tokenizer(tokenizer.path).digest]
+    else:
+        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
+    facts = [FORMAT, "pairs", fingerprint(data.source, data), held_out, vocabulary]
+    facts += [objective.source_key, objective.target_key]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+
+
+def read_pairs(source: str, config: Config) -> Iterator[Pair]:
+    """The two fields of each record; raises a DataError where a record cannot be read, or holds only one text."""
+    if source.startswith("package:") or (
+        not source.startswith("tfds:") and any(file.kind == "text" for file in find_files(source))
+    ):
+        raise DataError(
+            f"objective.name=seq2seq reads pairs, but {source} holds plain text. Give records with two fields: .jsonl, .csv, "
+            ".tsv, .parquet or .array_record files, or tfds:NAME, and name the fields in config.objective.source_key and "
+            "target_key."
+        )
+    # Each side is read for itself. They stay in step because a record that cannot be read ends both.
+    both: list[DataConfig] = [
+        dataclasses.replace(config.data, text_key=key, on_error="error")
+        for key in (config.objective.source_key, config.objective.target_key)
+    ]
+    return zip(*(read_documents(source, data) for data in both), strict=True)
+
+
+def _build(config: Config, folder: pathlib.Path, log: Callable[[str], None]) -> None:
+    whole = list(_whole(config.data.source, config))
+    keep = np.array(whole, bool)
+    log(f"Read {config.data.source}: {len(keep):,} pairs, of which {np.count_nonzero(~keep):,} lack a side.")
+    held = np.zeros(len(keep), bool)
+    if not config.data.validation_source:
+        numbers = np.flatnonzero(keep)
+        if len(numbers) < 2:
+            raise DataError(
+                f"The pairs of {config.data.source} are too few: {len(numbers)} with text on both sides leave nothing to hold "
+                "out. Give more, or a config.data.validation_source."
+            )
+        draws = random.uniform(random.example_keys(0, "validation", 0, numbers), 1)[:, 0]
+        chosen = draws < config.data.validation_fraction
+        chosen[draws.argmin()], chosen[draws.argmax()] = True, False
+        held[numbers[chosen]] = True
+    train = lambda: _select(config.data.source, config, keep & ~held)  # noqa: E731
+    tokenizer = _make_tokenizer(config, train(), folder)
+    if config.data.validation_source:
+        shown = np.array(list(_whole(config.data.validation_source, config)), bool)
+        validation = _select(config.data.validation_source, config, shown)
+    else:
+        validation = _select(config.data.source, config, held)
+    for part, pairs in (("train", train()), ("validation", validation)):
+        store.write_store(folder / part, _encode(pairs, tokenizer), tokenizer.digest, tokenizer.size, part=part)
+
+
+def _whole(source: str, config: Config) -> Iterator[bool]:
+    return (bool(a.strip()) and bool(b.strip()) for a, b in read_pairs(source, config))
+
+
+def _select(source: str, config: Config, wanted: np.ndarray) -> Iterator[Pair]:
+    return (pair for pair, want in zip(read_pairs(source, config), wanted, strict=True) if want)
+
+
+def _make_tokenizer(config: Config, pairs: Iterator[Pair], folder: pathlib.Path) -> TextTokenizer:
+    if config.tokenizer.path:
+        tokenizer = load_tokenizer(config.tokenizer.path)
+    else:
+        texts = (text for pair in pairs for text in pair)
+        if config.tokenizer.kind in LIBRARY_KINDS:
+            tokenizer = train_tokenizer(texts, config.tokenizer)
+        else:
+            tokenizer = Tokenizer.train(texts, config.tokenizer, folder / "tokenizer.model")
+    tokenizer.save_files(folder)
+    return load_tokenizer(folder)
+
+
+def _encode(pairs: Iterator[Pair], tokenizer: TextTokenizer) -> Iterator[list[list[int]]]:
+    """Pairs as documents of two sentences of ids; one that the tokenizer makes nothing of is its unknown token."""
+    while batch := [pair for pair, _ in zip(pairs, range(_BATCH_PAIRS), strict=False)]:
+        sides = [tokenizer.encode_batch([pair[side] for pair in batch]) for side in (0, 1)]
+        for source, target in zip(*sides, strict=True):
+            yield [source or [tokenizer.unk_id], target or [tokenizer.unk_id]]

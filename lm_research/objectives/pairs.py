@@ -1,0 +1,135 @@
+"""Rows of one text, or of two that follow one another or do not, cut from the documents of a store.
+
+A document's sentences are grouped once into chunks that fill a row. An example is a chunk, cut anew each epoch into
+A and B at a random sentence boundary. For next-sentence prediction (Devlin et al. 2018, section 3.1) B is replaced half of
+the time by text from another document; for sentence order (Lan et al. 2019, section 3.1) A and B change places. Some
+examples are cut to a random shorter length.
+
+Examples follow the first paper's released data generator where an index allows it; it puts the unused half of a chunk
+whose B was replaced back into the stream, which only a sequential reader can do; here it comes with another epoch's cut.
+
+Legend: B rows, n some of them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_research.data.random import uniform
+from lm_research.data.store import TokenStore
+from lm_research.objectives.rows import ragged, ragged_uniform
+
+# Numbers of the draws of an example's random stream; those of truncation follow, and then those of the masks.
+SHORT, SHORT_LENGTH, CUT, SWITCH, OTHER_DOCUMENT, OTHER_SENTENCE, TRUNCATE = range(7)
+
+
+def group_sentences(store: TokenStore, room: int) -> np.ndarray:
+    """Chunks [n, 3] of (document, first sentence, sentence after the last), each holding `room` tokens if it can.
+
+    Sentences are added until their tokens reach `room` (the last may exceed it and is truncated later). A document's
+    last chunk takes one sentence back from the chunk before it if it would have only one, so that it can be a pair.
+    """
+    sentence_starts, documents = np.asarray(store.sentence_starts), np.asarray(store.document_starts)
+    document, start, end = np.arange(len(documents) - 1), documents[:-1], documents[1:]
+    first, chunks = start, []
+    while len(document):  # the next chunk of every document that has one
+        stop = np.searchsorted(sentence_starts, sentence_starts[start] + room, side="left")
+        stop = np.minimum(np.maximum(stop, start + 1), end)
+        overlap = (stop - start == 1) & (stop == end) & (start > first)
+        chunks.append(np.stack([document, start - overlap, stop], axis=1))
+        more = stop < end
+        document, start, end, first = document[more], stop[more], end[more], first[more]
+    chunks = np.concatenate(chunks)
+    return chunks[np.lexsort((chunks[:, 2], chunks[:, 0]))]
+
+
+class Segments(NamedTuple):
+    """Pieces of a store's tokens for n rows: where A and B begin and their lengths, and whether B is not what follows A."""
+
+    start_a: np.ndarray
+    length_a: np.ndarray
+    start_b: np.ndarray
+    length_b: np.ndarray
+    switched: np.ndarray
+
+
+class PairReader:
+    """Cuts chunks into segments.
+
+    Args:
+      store: what is read.
+      room: tokens of A and B together.
+      pairs: "next_sentence", "sentence_order", or "none": A alone.
+      short_rate: share of rows with less room, drawn uniformly from 2 up.
+    """
+
+    def __init__(self, store: TokenStore, room: int, pairs: str, short_rate: float) -> None:
+        self.store, self.room, self.pairs, self.short_rate = store, room, pairs, short_rate
+        self.chunks = group_sentences(store, room)
+
+    def held(self) -> np.ndarray:
+        """Tokens of each chunk, [chunks]; those past `room` are cut off."""
+        starts = np.asarray(self.store.sentence_starts)
+        return starts[self.chunks[:, 2]] - starts[self.chunks[:, 1]]
+
+    def read(self, chunk: np.ndarray, keys: np.ndarray) -> Segments:
+        """Segments of chunks [n], drawn from streams that begin at `keys` [n]."""
+        document, start, stop = self.chunks[chunk].T
+        draws = uniform(keys, TRUNCATE).T
+        short = draws[SHORT] < self.short_rate
+        room = np.where(short, 2 + (draws[SHORT_LENGTH] * (self.room - 1)).astype(np.int64), self.room)
+        stop = np.where(short, self._reach(start, stop, room), stop)
+        from_token, to_token = self.store.sentence_starts[start], self.store.sentence_starts[stop]
+        if self.pairs == "none":
+            nothing = np.zeros_like(start)
+            return Segments(from_token, np.minimum(to_token - from_token, room), nothing, nothing, nothing > 0)
+        cut = self.store.sentence_starts[start + 1 + (draws[CUT] * (stop - start - 1)).astype(np.int64)]
+        switched = draws[SWITCH] < 0.5
+        if self.pairs == "sentence_order":
+            # A lone sentence is cut inside; one of a single token cannot be, and B stays empty.
+            lone = stop - start == 1
+            inside = from_token + 1 + (draws[CUT] * (to_token - from_token - 1)).astype(np.int64)
+            cut = np.where(lone, inside, cut)
+            segments = self._truncate(Segments(from_token, cut - from_token, cut, to_token - cut, switched), room, keys)
+            a, b = (segments.start_a, segments.length_a), (segments.start_b, segments.length_b)
+            flipped = [np.where(switched, second, first) for first, second in zip((*a, *b), (*b, *a), strict=True)]
+            return Segments(*flipped, switched)
+        switched = switched | (stop - start == 1)
+        other_start, other_length = self._other(document, draws, np.maximum(1, room - (cut - from_token)))
+        start_b, length_b = np.where(switched, other_start, cut), np.where(switched, other_length, to_token - cut)
+        return self._truncate(Segments(from_token, cut - from_token, start_b, length_b, switched), room, keys)
+
+    def _other(self, document: np.ndarray, draws: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Start and length of whole sentences of at least `wanted` tokens, if there are so many, from another document.
+
+        Whole, so that a random B is cut to size in the same way as a true one and its end does not give it away.
+        """
+        count = self.store.num_documents
+        other = (draws[OTHER_DOCUMENT] * (count - 1)).astype(np.int64)
+        other += (other >= document) & (count > 1)  # a lone document has to stand for the others
+        first, end = self.store.document_starts[other], self.store.document_starts[other + 1]
+        start = first + (draws[OTHER_SENTENCE] * (end - first)).astype(np.int64)
+        from_token = self.store.sentence_starts[start]
+        return from_token, self.store.sentence_starts[self._reach(start, end, wanted)] - from_token
+
+    def _reach(self, start: np.ndarray, end: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """The first sentence boundary after `start` with at least `wanted` tokens before it, or `end`."""
+        starts = self.store.sentence_starts
+        return np.minimum(end, np.maximum(start + 1, np.searchsorted(starts, starts[start] + wanted, side="left")))
+
+    def _truncate(self, segments: Segments, room: np.ndarray, keys: np.ndarray) -> Segments:
+        """Shortens the longer segment token by token until both fit, from its front or back at random."""
+        start_a, a, start_b, b, switched = segments
+        excess = np.maximum(0, a + b - room)
+        # What the paper's loop ends with: the longer one gives until both are level, then they take turns, B first.
+        from_a = np.minimum(excess, np.maximum(0, a - b))
+        from_b = np.minimum(excess, np.maximum(0, b - a))
+        level = excess - from_a - from_b
+        from_a, from_b = from_a + level // 2, from_b + (level + 1) // 2
+        from_front = ragged_uniform(keys, excess, TRUNCATE) < 0.5
+        row, offset = ragged(excess)
+        is_b = offset >= from_a[row]
+        counts = np.bincount(2 * row + is_b, weights=from_front, minlength=2 * len(excess)).astype(np.int64)
+        return Segments(start_a + counts[::2], a - from_a, start_b + counts[1::2], b - from_b, switched)

@@ -1,0 +1,64 @@
+"""Prefix language modelling (Liu et al. 2018; Raffel et al. 2019, section 3.2): a decoder that reads a beginning both ways.
+
+Rows are those of causal_lm.py. Each document in them is split at a random place: the tokens before it are the prefix, whose
+positions see all of it; those after it are predicted, each from the prefix and what lies between.
+
+Legend: B batch, L length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.random import example_keys, uniform
+from lm_research.data.store import TokenStore
+from lm_research.objectives.base import Batch, Sums
+from lm_research.objectives.causal_lm import CausalLanguageModel, PackedRows
+from lm_research.objectives.cross_entropy import token_loss
+
+
+class PrefixRows(PackedRows):
+    """Rows of L tokens, their successors, and which of them are read both ways."""
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
+        """As PackedRows; prefix [B, L] int32, and weights that leave out what the prefix shows.
+
+        A document's prefix is uniformly from 1 to all but one of its tokens in the row.
+        """
+        batch = super().batch(epoch_B, index_B)
+        segments_BL = batch["segments_BL"]
+        keys_B = example_keys(self.seed, f"{self.purpose}/prefix", epoch_B, np.maximum(index_B, 0))
+        highest = int(segments_BL.max(initial=0))
+        flat_BL = segments_BL + (np.arange(len(segments_BL)) * (highest + 1))[:, None]
+        lengths_BG = np.bincount(flat_BL.ravel(), minlength=len(segments_BL) * (highest + 1)).reshape(-1, highest + 1)
+        prefix_BG = 1 + (uniform(keys_B, highest + 1) * np.maximum(lengths_BG - 1, 1)).astype(np.int64)
+        # A row may begin inside a document, but positions start at 0 in each document's part of it.
+        inside_BL = batch["positions_BL"] - np.take_along_axis(prefix_BG, segments_BL.astype(np.int64), 1)
+        prefix_BL = (inside_BL < 0) & (segments_BL > 0)
+        # The prefix's last position predicts the first token after it; the earlier ones' successors can be seen.
+        return batch | {
+            "prefix_BL": prefix_BL.astype(np.int32),
+            "weights_BL": batch["weights_BL"] * (inside_BL >= -1),
+        }
+
+
+class PrefixLanguageModel(CausalLanguageModel):
+    """Mean negative log-likelihood of the next token after the prefix."""
+
+    def examples(self, store: TokenStore, purpose: str) -> PrefixRows:
+        return PrefixRows(store, self.config.data.max_length, self.tokenizer.sep_id, self.config.seed, purpose)
+
+    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        x_BLD = model.decoder(
+            batch["tokens_BL"],
+            batch["segments_BL"],
+            batch["positions_BL"],
+            dropout_key=key,
+            prefix_BL=batch["prefix_BL"],
+        )
+        loss, correct = token_loss(model.predict_tokens(x_BLD), batch["targets_BL"], batch["weights_BL"])
+        return {"lm_loss_nats": loss, "lm_accuracy": correct}

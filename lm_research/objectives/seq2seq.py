@@ -1,0 +1,81 @@
+"""Sequence-to-sequence learning (Sutskever et al. 2014): the target text given the source text.
+
+Pairs come from pair_corpus.py. A text longer than its row is cut at the end; both sides end with the end token.
+
+Legend: P pairs of a batch.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.corpus import Corpus
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.errors import ConfigError, DataError
+from lm_research.models.architecture import Architecture
+from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
+from lm_research.objectives.pair_corpus import open_pairs
+from lm_research.objectives.rows import copy_pieces
+
+
+def rooms(config: Config) -> tuple[int, int]:
+    """Tokens of a row of sources, and of targets."""
+    return config.data.max_length, config.objective.target_length or config.data.max_length
+
+
+class TextPairs(SourceTargetExamples):
+    """Pairs of a store whose documents have two sentences, by number."""
+
+    def __init__(self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str) -> None:
+        sentences = np.asarray(store.document_starts)
+        wrong = np.flatnonzero(np.diff(sentences) != 2)
+        if len(wrong):
+            count = int(sentences[wrong[0] + 1] - sentences[wrong[0]])
+            raise DataError(
+                f"{store.path} is no store of pairs: its document {wrong[0]} has {count} sentences instead of a source and a "
+                "target. Give config.data.source records with two fields; the store of a text cannot be used for seq2seq."
+            )
+        starts = np.asarray(store.sentence_starts)
+        self.starts = starts[:-1].reshape(-1, 2)
+        whole = np.diff(starts).reshape(-1, 2)
+        self.lengths = np.minimum(whole, np.array(rooms(config)) - 1)
+        super().__init__(store, tokenizer, config, purpose, rooms(config), self.lengths + 1)
+        self.notes += f"; {(whole - self.lengths).sum() / whole.sum():.1%} of tokens cut off"
+
+    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
+        sides = []
+        for side in (0, 1):
+            lengths_P = self.lengths[item_P, side]
+            ends_P = np.cumsum(lengths_P + 1)
+            tokens = np.full(int(ends_P[-1]) if len(ends_P) else 0, self.eos, np.int32)
+            at_P = ends_P - lengths_P - 1
+            copy_pieces(
+                tokens[None], np.zeros_like(at_P), at_P, self.store.tokens, self.starts[item_P, side], lengths_P
+            )
+            sides.append(Texts(tokens, lengths_P + 1))
+        return sides[0], sides[1]
+
+
+class SequenceToSequence(SourceToTarget):
+    """Writes the target of each source."""
+
+    @classmethod
+    def check(cls, config: Config, arch: Architecture) -> None:
+        length = config.objective.target_length
+        if arch.max_length and length > arch.max_length:
+            raise ConfigError(
+                f"objective.target_length={length} is longer than model.max_length={arch.max_length}, the positions the model "
+                f"has. Shorten the targets or set --config.model.max_length={length}."
+            )
+
+    @classmethod
+    def open_corpus(cls, config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
+        return open_pairs(config, workdir, log)
+
+    def examples(self, store: TokenStore, purpose: str) -> TextPairs:
+        return TextPairs(store, self.tokenizer, self.config, purpose)

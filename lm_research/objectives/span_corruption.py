@@ -1,0 +1,178 @@
+"""T5's pre-training (Raffel et al. 2019, section 3.1.4): spans are replaced by sentinels, and the target spells them out.
+
+    text    Thank you for inviting me to your party last week .
+    source  Thank you <extra_id_0> me to your party <extra_id_1> week .
+    target  <extra_id_0> for inviting <extra_id_1> last <extra_id_2>
+
+as in the paper's figure 2; like the authors' code, the target ends with the end token instead of a last sentinel. The text
+is cut into windows as long as sources can take: with 15% in spans of 3, 568 tokens become 512 of source and 114 of target,
+both exactly full. Windows run on over the ends of documents, as the authors' do; `data.packing` keeps documents apart.
+
+Legend: B batch, S source length, P texts of a batch, K spans of a text.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.random import example_keys, uniform
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.errors import ConfigError, TokenizerError
+from lm_research.models.architecture import Architecture
+from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
+from lm_research.objectives.packing import Pieces, split_documents
+from lm_research.objectives.rows import copy_pieces, positions_of, smallest
+
+
+def count_spans(length: np.ndarray, rate: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens in spans, and spans, of texts of some lengths. At least one token of each is kept, and one between spans."""
+    length = np.asarray(length, np.int64)
+    noise = np.minimum(np.maximum(np.round(length * rate).astype(np.int64), 1), length - 1)
+    spans = np.minimum(np.round(noise / mean_span).astype(np.int64), np.minimum(noise, length - noise))
+    return noise, np.maximum(spans, 1)
+
+
+def source_target_sizes(length: np.ndarray, rate: float, mean_span: float) -> np.ndarray:
+    """Tokens of source and target [n, 2] for texts [n]: each span costs one sentinel on both sides, and both end."""
+    noise, spans = count_spans(length, rate, mean_span)
+    return np.stack([length - noise + spans + 1, noise + spans + 1], axis=-1)
+
+
+def window_length(source_length: int, rate: float, mean_span: float) -> int:
+    """Tokens of the longest text whose source has `source_length` tokens at most."""
+    lengths = np.arange(2, int(source_length / (1 - rate)) + 16)
+    sources = source_target_sizes(lengths, rate, mean_span)[:, 0]
+    return int(lengths[sources <= source_length].max(initial=2))
+
+
+def find_sentinels(tokenizer: TextTokenizer, count: int) -> np.ndarray:
+    """Ids of <extra_id_0>, <extra_id_1>, ...: in T5's vocabularies the highest, counting down.
+
+    Raises:
+      TokenizerError: the tokenizer has fewer.
+    """
+    names = [f"<extra_id_{number}>" for number in range(count)]
+    ids = [tokenizer.token_id(name) for name in names]
+    ids = [tokenizer.token_id(f"\u2581{name}") if i is None else i for name, i in zip(names, ids, strict=True)]
+    if None in ids:
+        found = ids.index(None)
+        raise TokenizerError(
+            f"objective.name=span_corruption needs {count} sentinel tokens, <extra_id_0> to <extra_id_{count - 1}>, for spans of "
+            f"these examples, but the tokenizer has {found or 'none'} of them. Use a tokenizer of T5's kind "
+            "(--config.tokenizer.path=FOLDER), or one trained with these as special tokens"
+            + (", or shorten the rows (--config.data.max_length)." if found else ".")
+        )
+    return np.asarray(ids, np.int32)
+
+
+def compose(total_P: np.ndarray, parts_P: np.ndarray, draws_PR: np.ndarray) -> np.ndarray:
+    """Random positive integers [P, K] that add up to `total`, `parts` of them per row; all such are equally likely.
+
+    Where only one part is asked for, its total may be 0. Needs total - 1 draws of each row.
+    """
+    places = np.arange(draws_PR.shape[1])
+    allowed = places < (total_P - 1)[:, None]
+    cuts = smallest(np.where(allowed, draws_PR, 2.0), parts_P - 1) & allowed
+    parts = int(parts_P.max(initial=1))
+    ends, real = positions_of(cuts, parts - 1)
+    ends = np.where(real, ends + 1, total_P[:, None])
+    ends = np.concatenate([np.zeros_like(total_P)[:, None], ends, total_P[:, None]], axis=1)
+    return np.diff(ends, axis=1)
+
+
+class CorruptedSpans(SourceTargetExamples):
+    """Sources with sentinels in place of spans, and targets that give the spans, by number."""
+
+    def __init__(self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str) -> None:
+        self.rates = config.objective.mask_rate, config.objective.mean_span
+        self.window = window_length(config.data.max_length, *self.rates)
+        if config.data.packing:
+            self.pieces, lengths = split_documents(store, self.window), None
+            lengths = self.pieces.lengths
+        else:
+            self.pieces = None
+            count = -(-store.num_tokens // self.window)
+            lengths = np.full(count, self.window)
+            if purpose != "train":  # training reads the text as a ring, validation once
+                lengths[-1] = store.num_tokens - (count - 1) * self.window
+        rooms = source_target_sizes(np.array([self.window]), *self.rates)[0].tolist()
+        sizes = source_target_sizes(lengths, *self.rates)
+        self.lengths = lengths
+        self.sentinels = find_sentinels(tokenizer, int(count_spans(np.array([self.window]), *self.rates)[1][0]))
+        super().__init__(store, tokenizer, config, purpose, (config.data.max_length, rooms[1]), sizes)
+
+    def _read(self, epoch_P: np.ndarray, item_P: np.ndarray) -> tuple[np.ndarray, Pieces]:
+        """Tokens of the texts one after another, and where each lies in them."""
+        lengths = self.lengths[item_P]
+        starts = np.cumsum(lengths) - lengths
+        if self.pieces:
+            first = self.pieces.starts[item_P]
+        else:
+            first = item_P * self.window
+            if self.purpose == "train":  # each epoch cuts at another place
+                keys = example_keys(self.config.seed, f"{self.purpose}/shift", epoch_P, np.zeros_like(item_P))
+                first = first + (uniform(keys, 1)[:, 0] * self.window).astype(np.int64)
+        place = np.repeat(first - starts, lengths) + np.arange(lengths.sum())
+        return self.store.tokens[place % self.store.num_tokens].astype(np.int32), Pieces(starts, lengths)
+
+    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
+        tokens, (start_P, length_P) = self._read(epoch_P, item_P)
+        noise_P, spans_P = count_spans(length_P, *self.rates)
+        draws = uniform(keys_P, 2 * self.window)
+        kept_PK = compose(length_P - noise_P, spans_P, draws[:, : self.window])
+        noise_PK = compose(noise_P, spans_P, draws[:, self.window : self.window + int(noise_P.max(initial=1))])
+        return corrupt(tokens, start_P, kept_PK, noise_PK, spans_P, self.sentinels, self.eos)
+
+
+def corrupt(
+    tokens: np.ndarray,
+    start_P: np.ndarray,
+    kept_PK: np.ndarray,
+    noise_PK: np.ndarray,
+    spans_P: np.ndarray,
+    sentinels: np.ndarray,
+    eos: int,
+) -> tuple[Texts, Texts]:
+    """Sources and targets of texts in which kept and corrupted tokens take turns, kept ones first.
+
+    Args:
+      tokens: of all texts; start_P: where each begins.
+      kept_PK, noise_PK: tokens of each stretch; of `spans` stretches of each text, 0 past them.
+      sentinels: at least as many as there are spans; eos: what ends both.
+    """
+    column_K = np.arange(kept_PK.shape[1])
+    real_PK = column_K < spans_P[:, None]
+    both_PK = kept_PK + noise_PK
+    begin_PK = start_P[:, None] + np.cumsum(both_PK, axis=1) - both_PK
+    sentinel_PK = np.broadcast_to(sentinels[: len(column_K)], real_PK.shape)
+    result = []
+    for taken_PK, from_PK, is_source in ((kept_PK, begin_PK, True), (noise_PK, begin_PK + kept_PK, False)):
+        lengths_P = taken_PK.sum(1) + spans_P + 1
+        out = np.full(lengths_P.sum(), eos, np.int32)
+        unit_PK = taken_PK + 1  # with its sentinel, which follows in the source and leads in the target
+        at_PK = (np.cumsum(lengths_P) - lengths_P)[:, None] + np.cumsum(unit_PK, axis=1) - unit_PK
+        at, taken, first = at_PK[real_PK], taken_PK[real_PK], from_PK[real_PK]
+        out[at + taken if is_source else at] = sentinel_PK[real_PK]
+        copy_pieces(out[None], np.zeros_like(at), at + (not is_source), tokens, first, taken)
+        result.append(Texts(out, lengths_P))
+    return result[0], result[1]
+
+
+class SpanCorruption(SourceToTarget):
+    """Spells out the spans that sentinels stand for."""
+
+    @classmethod
+    def check(cls, config: Config, arch: Architecture) -> None:
+        rate, mean = config.objective.mask_rate, config.objective.mean_span
+        source = config.data.max_length
+        target = int(source_target_sizes(np.array([window_length(source, rate, mean)]), rate, mean)[0, 1])
+        if arch.max_length and target > arch.max_length:
+            raise ConfigError(
+                f"objective.mask_rate={rate} with sources of data.max_length={source} gives targets of {target} tokens, more "
+                f"than the model's {arch.max_length} positions. Lower mask_rate or data.max_length, or raise model.max_length."
+            )
+
+    def examples(self, store: TokenStore, purpose: str) -> CorruptedSpans:
+        return CorruptedSpans(store, self.tokenizer, self.config, purpose)

@@ -1,0 +1,72 @@
+"""Runs that start from a model directory instead of random parameters."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lm_research
+from lm_research.models.definition import flatten
+
+STEPS = ("--config.train.num_steps=2", "--config.eval.every_steps=0", "--config.optimizer.learning_rate=0.0")
+
+
+def params(path: pathlib.Path) -> dict[str, Any]:
+    return {name: np.asarray(leaf) for name, leaf in flatten(lm_research.from_pretrained(path).params).items()}
+
+
+@pytest.fixture(scope="module")
+def hf(bert_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The undisturbed BERT run as a Hugging Face directory."""
+    directory = tmp_path_factory.mktemp("hf") / "model"
+    lm_research.from_pretrained(bert_run).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["run", "hf"])
+def test_training_starts_from_the_parameters_shape_and_tokenizer_of_a_directory(
+    kind: str, lab: Any, bert_run: pathlib.Path, hf: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    origin = {"run": bert_run, "hf": hf}[kind]
+    workdir = tmp_path / "again"
+    # Another width is asked for, but the directory decides. At a learning rate of 0 nothing moves.
+    assert lab.train(workdir, f"--config.train.init_from={origin}", "--config.model.hidden_size=64", *STEPS) == 0
+    before, after = params(origin), params(workdir)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["model"]["hidden_size"] == json.loads((bert_run / "config.json").read_text())["model"]["hidden_size"]
+    assert config["tokenizer"]["path"] == str(origin)
+    ours, theirs = (lm_research.from_pretrained(path).tokenizer.digest for path in (workdir, origin))
+    assert ours == theirs
+    # The same command finds it done; the stored config starts the same run.
+    assert lab.train(workdir, f"--config.train.init_from={origin}", "--config.model.hidden_size=64", *STEPS) == 0
+
+
+def test_what_does_not_fit_is_logged(lab: Any, hf: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    workdir = tmp_path / "plain"
+    assert lab.train(workdir, f"--config.train.init_from={hf}", "--config.objective.next_sentence=False", *STEPS) == 0
+    log = (workdir / "log.txt").read_text()
+    assert "not used by this model" in log and "cls.seq_relationship.weight" in log
+
+
+def test_a_decoder_cannot_start_from_an_encoder(
+    lab: Any, hf: pathlib.Path, tmp_path: pathlib.Path, capsys: Any
+) -> None:
+    assert lab.train(tmp_path / "gpt", f"--config.train.init_from={hf}", *STEPS, variant="gpt") == 2
+    assert "head 'causal_lm' needs a decoder, but bert is an encoder" in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert lab.train(tmp_path / "x", f"--config.train.init_from={empty}", *STEPS) == 2
+    assert "holds no config.json" in capsys.readouterr().err
+    without = tmp_path / "without"
+    shutil.copytree(hf, without)
+    (without / "tokenizer.model").unlink()
+    assert lab.train(tmp_path / "y", f"--config.train.init_from={without}", *STEPS) == 2
+    assert "tokenizer" in capsys.readouterr().err
