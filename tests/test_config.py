@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from lm_research import config_files
@@ -23,6 +25,7 @@ from lm_research.config import (
     walk,
 )
 from lm_research.errors import ConfigError
+from lm_research.objectives import define
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
@@ -87,8 +90,60 @@ def test_published_sizes(name: str) -> None:
     assert count(model) == parameters
 
 
+# Parameters of the whole models with their heads: of the released checkpoints (T5ForConditionalGeneration,
+# BartForConditionalGeneration with its constant bias of 50,265, RobertaForMaskedLM, XLMRobertaForMaskedLM,
+# ElectraForPreTraining, AlbertForPreTraining), and counted for the last three, of which no checkpoint has this shape.
+WHOLE = {
+    "t5_small.py": 76_961_152,
+    "t5_base.py": 247_577_856,
+    "bart_base.py": 139_420_416 + 50_265,
+    "roberta_base.py": 124_697_433,
+    "xlm_roberta_base.py": 278_295_186,
+    "electra_small.py": 13_549_057,
+    "albert_base.py": 11_813_810,
+    # GPT-2 small with 1,024 more positions.
+    "gpt3_small.py": 124_439_808 + 1024 * 768,
+    # Two tables, 12 blocks of attention, gated feed-forward and two norms, and a last norm.
+    "llama.py": 2 * 32_000 * 768 + 12 * (4 * 768 * 768 + 3 * 768 * 2048 + 2 * 768) + 768,
+    # One table; 18 attentions without biases, 12 feed-forward layers with them, and a norm after each of the 30 branches.
+    "transformer_base.py": 37_000 * 512 + 18 * 4 * 512 * 512 + 12 * (2 * 512 * 2048 + 2048 + 512) + 30 * 2 * 512,
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_published_sizes_of_whole_models(name: str) -> None:
+    config = shipped(name)
+    definition = define(config, config.model.vocab_size)  # which also checks that objective and model go together
+    shapes = {part: tree for part, tree in definition.shapes.items() if part != "generator"}
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == WHOLE[name]
+
+
 def test_every_real_size_is_tested() -> None:
-    assert set(PUBLISHED) == set(SHIPPED) - {"quickstart.py"}
+    assert set(PUBLISHED) | set(WHOLE) == set(SHIPPED) - {"quickstart.py"}
+
+
+def test_encoder_decoder_recipes_are_those_of_the_papers() -> None:
+    t5, bart = shipped("t5_small.py"), shipped("bart_base.py")
+    assert (t5.objective.name, t5.objective.mask_rate, t5.objective.mean_span) == ("span_corruption", 0.15, 3.0)
+    assert (t5.train.batch_size, t5.data.max_length, t5.train.num_steps) == (128, 512, 2**19)  # Raffel et al., 3.1
+    assert t5.tokenizer.sentinels == 100
+    assert (bart.objective.name, bart.objective.infill_rate, bart.objective.permute_rate) == ("denoising", 0.3, 1.0)
+
+
+def test_encoder_recipes_are_those_of_the_papers() -> None:
+    roberta, electra, albert = (shipped(f"{name}.py") for name in ("roberta_base", "electra_small", "albert_base"))
+    assert (roberta.optimizer.beta2, roberta.optimizer.epsilon) == (0.98, 1e-6)  # Liu et al. 2019, table 9
+    assert (roberta.optimizer.learning_rate, roberta.schedule.warmup_steps) == (6e-4, 24_000)
+    assert roberta.objective.pairs == "none" and roberta.objective.static == 0 and roberta.data.packing
+    assert (electra.objective.generator_size, electra.objective.discriminator_weight) == (0.25, 50.0)  # table 6
+    assert (electra.train.batch_size, electra.data.max_length, electra.optimizer.learning_rate) == (128, 128, 5e-4)
+    assert (albert.objective.pairs, albert.objective.masking, albert.objective.max_span) == (
+        "sentence_order",
+        "ngram",
+        3,
+    )
+    assert albert.train.batch_size * albert.train.num_steps == 4096 * 125_000  # Lan et al. 2019, section 4.1
+    assert shipped("xlm_roberta_base.py").data.mixture_alpha == 0.3  # Conneau et al. 2019, section 3
 
 
 @pytest.mark.parametrize("size", ["tiny", "mini", "small", "base", "large"])

@@ -18,8 +18,13 @@ PROMPT_TOKENS = 4
 
 
 def make_preview(config: Config, definition: ModelDefinition, corpus: Corpus) -> Callable[[Any, int], list[str]]:
-    """A function (params, step) -> `eval.num_samples` texts about held-out documents; the same ones each time."""
+    """A function (params, step) -> `eval.num_samples` texts about held-out documents; the same ones each time.
+
+    Models that neither fill masks nor continue a text (encoder-decoders, discriminators) show none.
+    """
     count, length = config.eval.num_samples, config.data.max_length
+    if definition.head.name not in ("masked_lm", "pretraining", "causal_lm"):
+        return lambda params, step: []
     if not definition.arch.causal:
         fill = MaskFiller(definition, corpus.tokenizer, length)
         gaps = find_gaps(corpus.validation, corpus.tokenizer, count, length)

@@ -19,7 +19,11 @@ MASKED = -1e9
 
 
 def attention_bias(
-    query_segments_BL: jax.Array, key_segments_BS: jax.Array, causal: bool = False, window: int = 0
+    query_segments_BL: jax.Array,
+    key_segments_BS: jax.Array,
+    causal: bool = False,
+    window: int = 0,
+    prefix_BS: jax.Array | None = None,
 ) -> jax.Array:
     """Additive mask [B, 1, L, S]: 0 where query and key share a segment (and the key is not later), MASKED elsewhere.
 
@@ -28,13 +32,17 @@ def attention_bias(
         segment sees it.
       causal: a query sees keys up to its own place.
       window: and of those only the latest `window`; 0 is all.
+      prefix_BS: keys that all of their segment see, later or not (prefix language models); above 0 is one.
     """
     allowed = query_segments_BL[:, None, :, None] == key_segments_BS[:, None, None, :]
     if causal:
         distance_LS = jnp.arange(query_segments_BL.shape[1])[:, None] - jnp.arange(key_segments_BS.shape[1])[None, :]
-        allowed &= distance_LS >= 0
+        seen = distance_LS >= 0
         if window:
-            allowed &= distance_LS < window
+            seen &= distance_LS < window
+        if prefix_BS is not None:
+            seen = seen | (prefix_BS[:, None, None, :] > 0)
+        allowed &= seen
     return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
 
 

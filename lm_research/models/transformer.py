@@ -214,6 +214,7 @@ class Transformer(nnx.Module):
         memory: Memory | None = None,
         query_segments_BL: jax.Array | None = None,
         captured: list[Captured] | None = None,
+        prefix_BL: jax.Array | None = None,
     ) -> jax.Array:
         """Final hidden states [B, L, D].
 
@@ -227,6 +228,7 @@ class Transformer(nnx.Module):
           query_segments_BL: the segment each position looks for, where it is not its own; all 1 lets padding look at
             what the real positions look at, as an attention mask does.
           captured: a list that what the blocks saw is appended to.
+          prefix_BL: above 0 for positions of a decoder that their whole segment sees, as an encoder's.
         """
         arch = self.arch
         embeddings_key, layers_key, *final_key = split_key(dropout_key, 3 if arch.final_dropout else 2)
@@ -234,13 +236,13 @@ class Transformer(nnx.Module):
         x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE)
         segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
-        bias = attention_bias(queries_BL, segments_BL, arch.causal, arch.window)
+        bias = attention_bias(queries_BL, segments_BL, arch.causal, arch.window, prefix_BL)
         if arch.positions == "relative":
             length = tokens_BL.shape[1]
             bias += relative_bias(
                 self.relative_bias[...], length, length, arch.relative_max_distance, both_ways=not arch.causal
             )
-        unlimited = attention_bias(queries_BL, segments_BL, arch.causal) if arch.window_from else None
+        unlimited = attention_bias(queries_BL, segments_BL, arch.causal, 0, prefix_BL) if arch.window_from else None
         memory_bias = None if memory is None else attention_bias(queries_BL, memory.segments_BS)
         context = Context(bias, unlimited, positions_BL, None if memory is None else memory.x_BSD, memory_bias)
         x_BLD, seen = self._run_layers(x_BLD, context, layers_key, captured is not None)

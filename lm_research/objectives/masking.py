@@ -226,27 +226,28 @@ def choose_spans(
     rows, count = order_BW.shape
     longest = int(span_BW.max(initial=1))
 
-    def cover(begins_BW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rank of the earliest span over each word, and the word it begins with."""
-        best_BW, owner_BW = np.full((rows, count), np.inf), np.broadcast_to(np.arange(count), (rows, count)).copy()
-        for shift in range(min(longest, count)):
-            reaches = begins_BW & (span_BW > shift)
-            rank_BW = np.where(reaches, order_BW, np.inf)[:, : count - shift]
-            rank_BW = np.where(words.run_BW[:, shift:] == words.run_BW[:, : count - shift], rank_BW, np.inf)
-            earlier = rank_BW < best_BW[:, shift:]
-            best_BW[:, shift:] = np.where(earlier, rank_BW, best_BW[:, shift:])
-            owner_BW[:, shift:] = np.where(earlier, np.arange(count - shift), owner_BW[:, shift:])
-        return best_BW, owner_BW
+    same_run = [words.run_BW[:, k:] == words.run_BW[:, : count - k] for k in range(min(longest, count))]
+
+    def reach(begins_BW: np.ndarray, shift: int) -> np.ndarray:
+        """Rank of the span that covers a word and begins `shift` words before it."""
+        reaches_BW = begins_BW[:, : count - shift] & same_run[shift] & (span_BW[:, : count - shift] > shift)
+        return np.where(reaches_BW, order_BW[:, : count - shift], np.inf)
 
     # Which words begin a span depends on the spans before them: after n rounds it is settled for the first n in order,
     # and as a span rarely hangs on a long chain of others, for all after a few.
     begins_BW = words.length_BW > 0
     while True:
-        rank_BW, owner_BW = cover(begins_BW)
+        rank_BW = np.full((rows, count), np.inf)
+        for shift in range(len(same_run)):
+            np.minimum(rank_BW[:, shift:], reach(begins_BW, shift), out=rank_BW[:, shift:])
         settled_BW = (words.length_BW > 0) & (rank_BW >= order_BW)
         if (settled_BW == begins_BW).all():
             break
         begins_BW = settled_BW
+    owner_BW = np.broadcast_to(np.arange(count), (rows, count)).copy()
+    for shift in range(1, len(same_run)):
+        covers_BW = begins_BW[:, : count - shift] & (reach(begins_BW, shift) == rank_BW[:, shift:])
+        owner_BW[:, shift:][covers_BW] = np.nonzero(covers_BW)[1]
     number_BL = np.maximum(words.number_BL, 0)
     if not count:
         return words.number_BL >= 0, number_BL

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.objectives.base import Batch, Sums

@@ -160,6 +160,11 @@ class ReplacedTokenDetection(Objective):
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         check_masking(config.objective)
+        if config.train.init_from:
+            raise ConfigError(
+                "config.train.init_from starts from one model, but objective.name=replaced_token trains two, a generator beside "
+                "it. Leave init_from empty, or train further with --config.objective.name=masked_lm."
+            )
         generator_architecture(arch, config.objective.generator_size)
 
     def examples(self, store: TokenStore, purpose: str) -> MaskedRows:

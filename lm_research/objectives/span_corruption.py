@@ -61,7 +61,7 @@ def find_sentinels(tokenizer: TextTokenizer, count: int) -> np.ndarray:
         raise TokenizerError(
             f"objective.name=span_corruption needs {count} sentinel tokens, <extra_id_0> to <extra_id_{count - 1}>, for spans of "
             f"these examples, but the tokenizer has {found or 'none'} of them. Use a tokenizer of T5's kind "
-            "(--config.tokenizer.path=FOLDER), or one trained with these as special tokens"
+            f"(--config.tokenizer.path=FOLDER), or train one with them (--config.tokenizer.sentinels={count})"
             + (", or shorten the rows (--config.data.max_length)." if found else ".")
         )
     return np.asarray(ids, np.int32)

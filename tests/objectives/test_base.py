@@ -77,8 +77,8 @@ def test_a_batch_of_nothing_has_a_loss_of_zero(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("objective", "family", "words"),
     [
-        ("causal_lm", "bert", "sees only the past, but model.family=bert sees both sides"),
-        ("masked_lm", "gpt2", "sees both sides, but model.family=gpt2 sees only the past"),
+        ("causal_lm", "bert", "kind decoder, but model.family=bert is of kind encoder"),
+        ("masked_lm", "gpt2", "kind encoder, but model.family=gpt2 is of kind decoder"),
     ],
 )
 def test_an_objective_that_does_not_fit_the_model_is_refused(objective: str, family: str, words: str) -> None:

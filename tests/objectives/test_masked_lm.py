@@ -17,7 +17,9 @@ import pytest
 import tiny
 
 from lm_research.data.store import TokenStore
-from lm_research.objectives.masked_lm import MaskedPairs, group_sentences, num_masked
+from lm_research.objectives.masked_lm import MaskedPairs
+from lm_research.objectives.masking import num_masked
+from lm_research.objectives.pairs import Segments, group_sentences
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL = 5
@@ -172,7 +174,7 @@ def test_labels_are_true(corpus: Corpus) -> None:
 
 
 def test_half_of_the_pairs_are_random_where_a_chunk_can_be_cut(corpus: Corpus) -> None:
-    chunks = corpus.examples.chunks
+    chunks = corpus.examples.reader.chunks
     lone = chunks[:, 2] - chunks[:, 1] == 1
     labels = corpus.batch["next_sentence_B"]
     assert labels[lone].all()
@@ -213,17 +215,18 @@ def paper_loop(a: int, b: int, room: int) -> tuple[int, int]:
 
 
 def test_truncation_ends_where_the_papers_loop_does(corpus: Corpus) -> None:
-    key, room = np.array([1], np.uint64), 9
-    fronts, cuts = 0, 0
-    for a in range(0, 24):
-        for b in range(0, 24):
-            first, second = corpus.examples._truncate(np.arange(a), np.arange(b), room, key * np.uint64(97 * a + b))
-            assert (len(first), len(second)) == paper_loop(a, b, room)
-            for part, length in ((first, a), (second, b)):
-                assert (np.diff(part) == 1).all()
-                if len(part):
-                    fronts, cuts = fronts + part[0], cuts + length - len(part)
-    assert near(fronts / cuts, 0.5, cuts)
+    room, none = 9, np.zeros(24 * 24, np.int64)
+    a, b = (grid.ravel() for grid in np.meshgrid(np.arange(24), np.arange(24)))
+    keys = (97 * a + b).astype(np.uint64)
+    cut = corpus.examples.reader._truncate(Segments(none, a, none, b, none > 0), np.full_like(a, room), keys)
+    assert [*zip(cut.length_a.tolist(), cut.length_b.tolist(), strict=True)] == [
+        paper_loop(*pair, room) for pair in zip(a.tolist(), b.tolist(), strict=True)
+    ]
+    fronts, lost = 0, 0
+    for start, length, whole in ((cut.start_a, cut.length_a, a), (cut.start_b, cut.length_b, b)):
+        assert (start >= 0).all() and (start + length <= whole).all()
+        fronts, lost = fronts + start[length > 0].sum(), lost + (whole - length)[length > 0].sum()
+    assert near(fronts / lost, 0.5, lost)
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +237,8 @@ def long_documents(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 def test_a_tenth_of_the_rows_is_cut_to_a_uniform_length(long_documents: TokenStore) -> None:
     examples = make(long_documents, next_sentence=False)
     starts = np.asarray(long_documents.sentence_starts)
-    room = L - 2
-    full = starts[examples.chunks[:, 2]] - starts[examples.chunks[:, 1]] >= room
+    room, chunks = L - 2, examples.reader.chunks
+    full = starts[chunks[:, 2]] - starts[chunks[:, 1]] >= room
     lengths = whole_epoch(examples)["segments_BL"].sum(1)[full] - 2
     short = lengths[lengths < room]
     assert near(len(short) / len(lengths), 0.1 * (1 - 1 / (room - 1)), len(lengths))

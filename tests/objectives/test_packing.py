@@ -1,0 +1,166 @@
+"""Packed rows hold every text once, and a text's loss does not depend on what stands beside it.
+
+Legend: B rows, L length.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import few
+import numpy as np
+import pytest
+import tiny
+
+from lm_research.data.store import TokenStore
+from lm_research.objectives import OBJECTIVES, define
+from lm_research.objectives.packing import alone, pack, rows_of, split_documents
+
+
+def pieces_of(packs: Any) -> list[list[int]]:
+    return [packs.items[a:b].tolist() for a, b in zip(packs.starts[:-1], packs.starts[1:], strict=True)]
+
+
+def best_fit_decreasing(sizes: list[int], room: int) -> int:
+    """Rows that the plain algorithm opens, one text at a time."""
+    left: list[int] = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [row for row, free in enumerate(left) if free >= size]
+        if fitting:
+            left[min(fitting, key=lambda row: left[row])] -= size
+        else:
+            left.append(room - size)
+    return len(left)
+
+
+@pytest.mark.parametrize(("count", "room", "low"), [(400, 64, 1), (300, 50, 10), (200, 20, 11), (50, 7, 7), (0, 8, 1)])
+def test_packing_keeps_every_text_once_and_as_tightly_as_the_plain_algorithm(count: int, room: int, low: int) -> None:
+    sizes = np.random.default_rng(count).integers(low, room + 1, count)
+    packs = pack(sizes, room)
+    rows = pieces_of(packs)
+    assert sorted(item for row in rows for item in row) == list(range(count))
+    assert all(sum(sizes[row]) <= room and row == sorted(row) for row in rows)
+    assert len(packs) == best_fit_decreasing(sizes.tolist(), room)
+
+
+def test_many_short_texts_share_rows() -> None:
+    packs = pack(np.full(10, 3), 10)  # three in each row
+    assert [len(row) for row in pieces_of(packs)] == [3, 3, 3, 1]
+
+
+def test_rows_of_a_batch_in_any_order() -> None:
+    packs = pack(np.array([5, 5, 5, 3, 2, 9]), 10)
+    rows = pieces_of(packs)
+    row, item = rows_of(packs, np.array([len(rows) - 1, -1, 0]))
+    assert row.tolist() == [0] * len(rows[-1]) + [2] * len(rows[0]) and item.tolist() == rows[-1] + rows[0]
+    assert rows_of(alone(4), np.array([3, -1, 1]))[1].tolist() == [3, 1]
+
+
+def test_documents_are_split_without_losing_a_token(tmp_path: pathlib.Path) -> None:
+    store = tiny.store(tmp_path, tiny.documents(seed=3, count=30, sentences=(1, 12)))
+    pieces = split_documents(store, 14)
+    read = [np.asarray(store.tokens[a : a + n]) for a, n in zip(*pieces, strict=True)]
+    np.testing.assert_array_equal(np.concatenate(read), store.tokens)
+    ends = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
+    assert pieces.lengths.max() == 14 and np.isin(ends[:-1], pieces.starts).all()
+    cut = pieces.starts + pieces.lengths
+    assert (pieces.lengths[~np.isin(cut, ends)] == 14).all()
+
+
+def unmasked(batch: dict[str, np.ndarray]) -> np.ndarray:
+    tokens_BL, (row, place) = batch["tokens_BL"].copy(), np.nonzero(batch["weights_BM"])
+    tokens_BL[row, batch["mask_positions_BM"][row, place]] = batch["targets_BM"][row, place]
+    return tokens_BL
+
+
+def test_packed_rows_hold_every_token_once_between_their_own_ends(tmp_path: pathlib.Path) -> None:
+    store = tiny.store(tmp_path, tiny.documents(seed=4, count=60, sentences=(1, 5)))
+    config = few.setting("masked_lm", objective=dict(pairs="none"), data=dict(packing=True, max_length=32))
+    rows = few.examples(config, store, few.Words())
+    assert f"{rows.notes}".endswith("no token dropped")
+    batch = few.epoch(rows)
+    tokens_BL, segments_BL, positions_BL = unmasked(batch), batch["segments_BL"], batch["positions_BL"]
+    words = tokens_BL[tokens_BL >= 5]
+    np.testing.assert_array_equal(np.bincount(words, minlength=few.VOCAB), store.token_counts)
+    for b in range(len(tokens_BL)):
+        for number in range(1, segments_BL[b].max() + 1):
+            inside = np.flatnonzero(segments_BL[b] == number)
+            text = tokens_BL[b, inside]
+            assert (np.diff(inside) == 1).all() and positions_BL[b, inside].tolist() == list(range(len(inside)))
+            assert text[0] == few.BOS and text[-1] == few.EOS and (text[1:-1] >= 5).all()
+    assert segments_BL.max() > 2 and (segments_BL > 0).mean() > 0.9
+    assert (tokens_BL[segments_BL == 0] == few.PAD).all()
+
+
+def by_segment(name: str, batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """A packed batch of one row as `rows` rows that hold one text each, at their beginning."""
+    split = {key: np.zeros((rows, *value.shape[1:]), value.dtype) for key, value in batch.items()}
+    for side, width in (("", "L"), ("source_", "S")):
+        key = f"{side}segments_B{width}"
+        if key not in batch:
+            continue
+        for number in range(1, rows + 1):
+            at = np.flatnonzero(batch[key][0] == number)
+            fields = [field for field in (f"{side}tokens_B{width}", f"{side}positions_B{width}", key) if field in batch]
+            if not side and name == "seq2seq":
+                fields += ["targets_BL", "weights_BL"]
+            for field in fields:
+                split[field][number - 1, : len(at)] = batch[field][0, at]
+            split[key][number - 1] = split[key][number - 1] > 0
+            if name == "masked_lm":
+                predicted = np.flatnonzero(np.isin(batch["mask_positions_BM"][0], at) & (batch["weights_BM"][0] > 0))
+                split["mask_positions_BM"][number - 1, : len(predicted)] = (
+                    batch["mask_positions_BM"][0, predicted] - at[0]
+                )
+                for field in ("targets_BM", "weights_BM"):
+                    split[field][number - 1, : len(predicted)] = batch[field][0, predicted]
+    return split
+
+
+def pair_store(folder: pathlib.Path) -> TokenStore:
+    rng = np.random.default_rng(5)
+    texts = [[rng.integers(5, few.VOCAB, n).tolist() for n in rng.integers(1, 12, 2)] for _ in range(40)]
+    return tiny.store(folder, texts)
+
+
+@pytest.mark.parametrize(("name", "family"), [("masked_lm", "roberta"), ("seq2seq", "transformer"), ("seq2seq", "t5")])
+def test_the_loss_of_a_packed_row_is_that_of_its_texts_alone(name: str, family: str, tmp_path: pathlib.Path) -> None:
+    objective = dict(pairs="none") if name == "masked_lm" else {}
+    config = few.setting(name, family, objective=objective, data=dict(packing=True, max_length=48))
+    store = pair_store(tmp_path)
+    definition, kind = define(config, few.VOCAB), OBJECTIVES[name](config, few.Words())
+    rows = kind.examples(store, "validation")
+    batch = rows.batch(np.zeros(1, int), np.array([len(rows.packs) // 2]))
+    texts = int(batch["segments_BL"].max())
+    assert texts >= 3
+    params = tiny.random_params(definition)
+    loss = tiny.jit(lambda params, batch: kind.sums(definition.bind(params), batch, None)[kind.token_term])
+    apart = by_segment(name, batch, texts)
+    for key in ("weights_BL", "weights_BM"):
+        assert key not in batch or batch[key].sum() == apart[key].sum() > 0
+    together = float(loss(params, batch))
+    assert together == pytest.approx(float(loss(params, apart)), rel=2e-6)
+    # It can fail: texts that see one another have another loss.
+    mixed = {key: np.minimum(value, 1) if "segments" in key else value for key, value in batch.items()}
+    assert abs(float(loss(params, mixed)) / together - 1) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["seq2seq", "span_corruption", "denoising"])
+def test_pairs_of_a_packed_row_stay_pairs(name: str, tmp_path: pathlib.Path) -> None:
+    """Sources and targets carry the same numbers, in every row, and no text is lost."""
+    config = few.setting(name, data=dict(packing=True, max_length=40))
+    store = pair_store(tmp_path)
+    rows = few.examples(config, store, few.Words(sentinels=8))
+    batch = few.epoch(rows)
+    count = sum(len(row) for row in pieces_of(rows.packs))
+    assert batch["segments_BL"].max() >= 2
+    ends_BL = batch["targets_BL"] == few.EOS
+    assert ends_BL.sum() == count == (batch["source_tokens_BS"] == few.EOS).sum()
+    np.testing.assert_array_equal(batch["segments_BL"].max(1), batch["source_segments_BS"].max(1))
+    # The decoder begins each text anew, at position 0, and reads its targets one place later.
+    first_BL = (batch["positions_BL"] == 0) & (batch["segments_BL"] > 0)
+    start = few.EOS if name == "denoising" else few.PAD
+    assert first_BL.sum() == count and (batch["tokens_BL"][first_BL] == start).all()
+    row, column = np.nonzero((batch["segments_BL"] > 0) & ~first_BL)
+    np.testing.assert_array_equal(batch["tokens_BL"][row, column], batch["targets_BL"][row, column - 1])

@@ -1,0 +1,81 @@
+"""Pairs of segments in order or turned round (Lan et al. 2019, section 3.1), against the text they are cut from.
+
+Every token of these stores occurs once: id 5 + j is token j of the text.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import few
+import numpy as np
+import pytest
+import tiny
+
+from lm_research.data.random import example_keys
+from lm_research.data.store import TokenStore
+from lm_research.objectives.pairs import PairReader
+
+ROOM = 29
+
+
+def numbered(folder: pathlib.Path, texts: list) -> TokenStore:
+    token, renamed = 5, []
+    for document in texts:
+        renamed.append([])
+        for sentence in document:
+            renamed[-1].append(list(range(token, token + len(sentence))))
+            token += len(sentence)
+    return tiny.store(folder, renamed, vocab_size=token)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    return numbered(tmp_path_factory.mktemp("store"), tiny.documents(0, 400, (1, 30), (1, 12)))
+
+
+def test_half_of_the_pairs_change_places_and_nothing_else(store: TokenStore) -> None:
+    reader = PairReader(store, ROOM, "sentence_order", short_rate=0.1)
+    chunk = np.arange(len(reader.chunks))
+    pairs = reader.read(chunk, example_keys(0, "test", 0, chunk))
+    count = len(chunk)
+    assert abs(pairs.switched.mean() - 0.5) < 5 * math.sqrt(0.25 / count) and count > 500
+    first = np.where(pairs.switched, pairs.start_b, pairs.start_a)
+    second = np.where(pairs.switched, pairs.start_a, pairs.start_b)
+    first_length = np.where(pairs.switched, pairs.length_b, pairs.length_a)
+    whole = (pairs.length_a > 0) & (pairs.length_b > 0)
+    assert (pairs.length_a + pairs.length_b <= ROOM).all() and whole.mean() > 0.95
+    # The label is true: the segment that is first in the text is A exactly where it is 0; both are of one chunk.
+    assert (first + first_length <= second)[whole].all()
+    starts = np.asarray(store.sentence_starts)
+    begin, end = starts[reader.chunks[:, 1]], starts[reader.chunks[:, 2]]
+    second_length = np.where(pairs.switched, pairs.length_a, pairs.length_b)
+    assert (first >= begin).all() and (second + second_length <= end).all()
+    # The other epoch's are others.
+    again = reader.read(chunk, example_keys(0, "test", 1, chunk))
+    assert 0.4 < (again.switched == pairs.switched).mean() < 0.6
+
+
+def test_a_lone_sentence_is_cut_inside_and_a_lone_token_weighs_nothing(tmp_path: pathlib.Path) -> None:
+    store = numbered(tmp_path, [[[1] * 9], [[1]], [[1] * 4, [1] * 3]])
+    config = few.setting("masked_lm", "albert", objective=dict(pairs="sentence_order", short_rate=0.0))
+    rows = few.examples(config, store, few.Words(len(store.token_counts)))
+    for number in range(20):
+        batch = few.epoch(rows, number)
+        assert batch["row_weights_B"].tolist() == [1.0, 0.0, 1.0]
+        assert batch["segments_BL"].sum(1).tolist() == [12, 4, 10]  # tokens and three special ones
+        types = batch["types_BL"].sum(1)
+        assert 2 <= types[0] <= 9  # B and its end: 1 to 8 of the 9 tokens
+        assert types[2] in (4, 5)  # the boundary between the sentences, either way round
+
+
+def test_rows_show_the_pair_as_the_label_says(store: TokenStore) -> None:
+    config = few.setting("masked_lm", "albert", objective=dict(pairs="sentence_order", short_rate=0.0))
+    batch = few.epoch(few.examples(config, store, few.Words(len(store.token_counts))))
+    for b in np.flatnonzero(batch["row_weights_B"]):
+        tokens, real = batch["tokens_BL"][b].copy(), batch["weights_BM"][b] > 0
+        tokens[batch["mask_positions_BM"][b][real]] = batch["targets_BM"][b][real]
+        first = tokens[1]
+        second = tokens[np.flatnonzero(batch["types_BL"][b])[0]]
+        assert batch["next_sentence_B"][b] == (second < first)
