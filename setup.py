@@ -43,6 +43,7 @@ setup(
         "test": ["pytest>=8"],
         "dev": ["pytest>=8", "ruff>=0.9"],
         "tensorboard": ["tensorboard>=2.18"],
+        "plan": ["libtpu>=0.0.42"],  # the compiler for TPUs, which needs no TPU: plan --compile
         "beam": ["apache-beam>=2.60"],
         "gcs": ["gcsfs"],
         "s3": ["s3fs"],

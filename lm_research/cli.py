@@ -28,7 +28,13 @@ from lm_research.errors import BUG, DONE, NON_FINITE_LOSS, USER_MISTAKE, ConfigE
 
 Main = Callable[[Config, Path], int | None]
 
-_FLAGS = ("--config", "--workdir", "--help", "--help_config", "--debug")
+# Flags that say where this process stands among those of a run; parallel/processes.py reads the variables.
+_PLACE = {
+    "coordinator": "JAX_COORDINATOR_ADDRESS",
+    "num_processes": "JAX_NUM_PROCESSES",
+    "process_id": "JAX_PROCESS_ID",
+}
+_FLAGS = ("--config", "--workdir", "--help", "--help_config", "--debug", *(f"--{name}" for name in _PLACE))
 _BOOLEANS = ("true", "false", "t", "f", "1", "0")  # what absl reads as one
 
 _USAGE = """\
@@ -40,6 +46,9 @@ _USAGE = """\
   --config=RUN               or the directory of an earlier run, or the config.json in it
   --config.SECTION.KEY=VALUE change one key, for example --config.train.num_steps=200
   --workdir=DIR              where everything this run writes goes; the same command resumes it
+  --coordinator=HOST:PORT    many processes, where they are not found by themselves (TPU pods, GKE, Slurm): the address
+  --num_processes=N          of process 0, how many there are, and which this one is (from 0); start this command once
+  --process_id=I             for each
   --help_config              every key with type, default and meaning
   --debug                    show the traceback of a mistake
 """
@@ -92,6 +101,8 @@ def print_error(message: str) -> None:
 def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     """The resolved config and the working directory that a command line (without the program's name) asks for.
 
+    The flags of many processes become the environment variables that mean the same.
+
     Raises:
       ConfigError: a missing, unknown or malformed flag, or a config that cannot be used.
     """
@@ -103,6 +114,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
             raise ConfigError(f"--{name} is missing. Add for example --{name}={example}; --help shows the usage.")
         if len(given) > 1:
             raise ConfigError(f"--{name} is given {len(given)} times ({', '.join(given)}). Keep one of them.")
+    os.environ.update({variable: dict(pairs)[flag] for flag, variable in _PLACE.items() if flag in dict(pairs)})
     workdir = _workdir(dict(pairs)["workdir"])
     loaded = config_files.load(dict(pairs)["config"])
     overrides = [(flag, value) for flag, value in pairs if flag.startswith("config.")]
@@ -156,7 +168,7 @@ def _stray(argument: str) -> str:
 
 def _check_flag(name: str) -> None:
     """Raises a ConfigError with a suggestion unless `name` is a flag that takes a value."""
-    if name in ("config", "workdir"):
+    if name in ("config", "workdir", *_PLACE):
         return
     if name.startswith("config."):
         check_key(name.removeprefix("config."))

@@ -9,6 +9,7 @@ batch that comes after it and the lines of metrics before it always belong toget
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFini
 from lm_research.models.definition import ModelDefinition, train_flops_per_token
 from lm_research.objectives import check_objective, define, make_objective, objective_class
 from lm_research.objectives.base import Objective
+from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.hardware import peak_flops
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
@@ -56,8 +58,9 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     """The verb; returns the exit code."""
     keep_freed_memory()
     give_simulated_devices_threads()
-    with run_directory.lock(workdir):  # until it ends, however it ends
-        return run(config, workdir)
+    with processes.joined(workdir) as is_main:
+        with run_directory.lock(workdir) if is_main else contextlib.nullcontext():  # until it ends, however it ends
+            return run(config, workdir)
 
 
 def run(config: Config, workdir: pathlib.Path) -> int:
@@ -74,20 +77,22 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default
         jax.config.update("jax_default_matmul_precision", "float32")
     is_main = jax.process_index() == 0
-    log = Log(workdir, is_main)
+    log = Log(workdir, is_main, processes.log_name(jax.process_index()))
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind} ({shape})")
 
     # ---------------------------------------------------------------- corpus, model, objective
-    corpus = kind.open_corpus(config, workdir, log)
+    with processes.process_0_first("corpus"):
+        corpus = kind.open_corpus(config, workdir, log)
     vocab_size = pick_vocab_size(config, corpus)
     definition = origin.definition if origin else define(config, vocab_size)
     objective = make_objective(config, corpus.tokenizer, definition.arch)
     make_examples = lambda store: objective.examples(store, "train")  # noqa: E731
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = settle_steps(config, examples.num_examples)
-    run_directory.store_config(workdir, config)
-    run_directory.record_environment(workdir)
+    if is_main:
+        run_directory.store_config(workdir, config)
+        run_directory.record_environment(workdir)
     log(describe(config, definition, examples))
 
     # ---------------------------------------------------------------- state and step
@@ -132,9 +137,10 @@ def run(config: Config, workdir: pathlib.Path) -> int:
                 raise_if_halted(state, feed, workdir, checkpoints)  # waits for the steps under way: they are no pause
                 with meter.watch.paused():
                     scores = evaluation.run(step, state)
-            stopping = bool(stop_request)  # asked once, so that nothing leaves without saving
+            processes.watch_step()
+            stopping = stop_request.at(step)  # asked once, so that nothing leaves without saving
             due = every(config.checkpoint.every_steps, step) or finished or stopping
-            if fresh and (due or overdue(config.checkpoint.every_minutes, saved_at)):
+            if fresh and (due or overdue(config, step, saved_at)):
                 raise_if_halted(state, feed, workdir, checkpoints)
                 with meter.watch.paused():
                     checkpoints.save(state, scores)
@@ -145,6 +151,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
             if compiled is None:
                 with meter.watch.paused():
                     compiled = compile_step(train_step, state, batch, log)
+                    processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
             trace.before(step + 1)
             state = compiled(state, batch)
             trace.after(step + 1, state)
@@ -164,7 +171,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     # ---------------------------------------------------------------- summary
     done = int(state["step"]) == stop
     summary = summarise(state, workdir, "finished" if done else "stopped", evaluation.unigram_nats)
-    log(closing_words(config, workdir, summary))
+    log(closing_words(config, workdir, summary) if is_main else summary["status"])
     return DONE if done else STOPPED_BY_SIGNAL
 
 
@@ -172,8 +179,12 @@ def every(steps: int, step: int) -> bool:
     return bool(steps) and step > 0 and step % steps == 0
 
 
-def overdue(minutes: float, since: float) -> bool:
-    return bool(minutes) and time.monotonic() - since > 60 * minutes
+def overdue(config: Config, step: int, since: float) -> bool:
+    """Whether a save is due by the clock; by process 0's, asked where all of them wait for each other anyway."""
+    minutes = config.checkpoint.every_minutes
+    if not minutes or (jax.process_count() > 1 and not every(config.logging.every_steps, step)):
+        return False
+    return processes.of_process_0(time.monotonic() - since > 60 * minutes)
 
 
 def use_compilation_cache() -> None:
@@ -214,6 +225,7 @@ def describe(config: Config, definition: ModelDefinition, examples: Examples) ->
         f"{definition.num_params:,} parameters, {config.objective.name}\n"
         f"train: {train.num_steps:,} steps of {train.batch_size} x {config.data.max_length} tokens; "
         f"{examples.num_examples:,} examples, read {passes:.1f} times"
+        + (f"\nrows: {examples.notes}" if getattr(examples, "notes", "") else "")
     )
 
 
@@ -289,7 +301,8 @@ def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints
     step = int(state["halted"])
     if step < 0:
         return
-    path = workdir / "nonfinite" / f"step_{step + 1}.npz"
+    own = f"_process_{jax.process_index()}" if jax.process_index() else ""  # each holds its own rows
+    path = workdir / "nonfinite" / f"step_{step + 1}{own}.npz"
     path.parent.mkdir(exist_ok=True)
     np.savez(path, **feed(step))
     checkpoints.save(state)
@@ -408,7 +421,8 @@ def summarise(state: State, workdir: pathlib.Path, status: str, unigram_nats: fl
         "unigram_loss_nats": unigram_nats,
         "digests": {{"params": "parameters"}.get(name, name): digest_of(state[name]) for name in names},
     }
-    run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
+    if jax.process_index() == 0:
+        run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 

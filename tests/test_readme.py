@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 KEYS = {name for name, _, _ in walk()}
 FILES = [
     path.relative_to(ROOT).as_posix()
-    for place in ("lm_research", "configs", "experiments", "tests", "setup.py", "pyproject.toml")
+    for place in ("lm_research", "configs", "experiments", "launch", "tests", "setup.py", "pyproject.toml")
     for path in [ROOT / place, *(ROOT / place).rglob("*")]
 ]
 
@@ -79,6 +79,19 @@ def test_flags() -> None:
         "inspect",
         "runner",
         "runner_options",
+        "processes",  # launch/local_pod.py, and the training command on several machines
+        "devices_per_process",
+        "coordinator",
+        "num_processes",
+        "process_id",
+        "topology",  # plan
+        "hardware",
+        "slices",
+        "price",
+        "search",
+        "json",
+        "compile",
+        "effort",
     }
     assert set(found(r"--(?!config\.)([a-z][\w-]*)")) <= others
 

@@ -26,7 +26,7 @@ FLOORS = (
     {"decoding"},
     {"tasks"},
     {"analysis"},
-    {"pretrained"},
+    {"pretrained", "planning"},
     {"train", "evaluate", "generate", "predict", "prepare", "convert", "plan", "compare", "report"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,25 +1,57 @@
-"""What the devices can do at best, for MFU (model FLOPs utilisation, Chowdhery et al. 2022, appendix B)."""
+"""What devices can do at best: for MFU (model FLOPs utilisation, Chowdhery et al. 2022, appendix B) and for plans."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 peak of one chip in FLOP/s, from the makers' data sheets, by a part of jax's device_kind.
-# Longer names first: "TPU v5" is what a v5p calls itself.
-PEAK_FLOPS = {
-    "TPU v6 lite": 918e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v4": 275e12,
-    "TPU7x": 2307e12,
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip can do at best, by its data sheet. All rates are per second and in one direction.
+
+    Attributes:
+      kind: a part of jax's device_kind that tells it from the others.
+      flops: dense bfloat16 FLOP/s.
+      hbm_bytes, hbm_bandwidth: memory, and bytes/s between it and the chip.
+      link_bandwidth: bytes/s of one link to a neighbour (TPU torus), or of a GPU to the others of its machine.
+      torus: dimensions of the torus that links form; 0 where every chip reaches every other alike (NVLink).
+      wraps_at: a torus dimension of a multiple of so many chips is a ring; others are lines. 0 where there is no torus.
+      network_bandwidth: bytes/s of a chip's share of the data-centre network, which joins slices or machines.
+    """
+
+    kind: str
+    flops: float
+    hbm_bytes: float
+    hbm_bandwidth: float
+    link_bandwidth: float
+    torus: int
+    wraps_at: int
+    network_bandwidth: float
+
+
+# TPUs: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, "System architecture". Their "bidirectional ICI bandwidth per
+# chip" counts both directions of all links: v4 600, v5e 400, v5p 1200, v6e 800, tpu7x 1200 GB/s over 6, 4, 6, 4 and 6
+# links. 3D slices are built of cubes of 4 x 4 x 4 whose sides close to rings; 2D ones close at 16 chips, the pod's side.
+# Network: v5e 6.4 and v6e 25.6 Tb/s per pod of 256; v4 and v5p hosts of 4 chips with 200 Gb/s; tpu7x 100 Gb/s per chip.
+# GPUs (SXM boards): NVIDIA's data sheets "A100 80GB", "H100", "H200" and "DGX B200" (an eighth of the system); NVLink of 600,
+# 900, 900 and 1800 GB/s counts both directions; network of the DGX: 200 Gb/s per A100, 400 Gb/s per later GPU.
+# Longer kinds come before their beginnings: "TPU v5" is what a v5p calls itself.
+CHIPS = {
+    "v6e": Chip("TPU v6 lite", 918e12, 32e9, 1638e9, 100e9, 2, 16, 12.5e9),
+    "v5e": Chip("TPU v5 lite", 197e12, 16e9, 819e9, 50e9, 2, 16, 3.125e9),
+    "v5p": Chip("TPU v5", 459e12, 95e9, 2765e9, 100e9, 3, 4, 6.25e9),
+    "v4": Chip("TPU v4", 275e12, 32e9, 1228e9, 50e9, 3, 4, 6.25e9),
+    "tpu7x": Chip("TPU7x", 2307e12, 192e9, 7380e9, 100e9, 3, 4, 12.5e9),
+    "b200": Chip("B200", 2250e12, 180e9, 8000e9, 900e9, 0, 0, 50e9),
+    "h200": Chip("H200", 989e12, 141e9, 4800e9, 450e9, 0, 0, 50e9),
+    "h100": Chip("H100", 989e12, 80e9, 3350e9, 450e9, 0, 0, 50e9),
+    "a100": Chip("A100", 312e12, 80e9, 2039e9, 300e9, 0, 0, 25e9),
 }
+PEAK_FLOPS = {chip.kind: chip.flops for chip in CHIPS.values()}
 
 
 def peak_flops() -> tuple[float | None, str]:

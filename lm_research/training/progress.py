@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere, all of it in log.txt."""
+"""What a person sees while a run trains: a bar on a terminal, plain lines elsewhere, all of it in a file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import tqdm
 
 
 class Log:
-    """Prints lines (above the bar, if there is one) and keeps them in log.txt with the time."""
+    """Prints lines (above the bar, if there is one) and keeps them in a file with the time."""
 
-    def __init__(self, workdir: pathlib.Path, main_process: bool = True) -> None:
-        self._file = open(workdir / "log.txt", "a", buffering=1)
+    def __init__(self, workdir: pathlib.Path, main_process: bool = True, name: str = "log.txt") -> None:
+        """`name`: of the file in the run's folder; processes have one each, and only the main process prints."""
+        path = workdir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a", buffering=1)
         self._main = main_process
 
     def __call__(self, text: str = "") -> None:

@@ -1,0 +1,1 @@
+"""How a run gets onto machines: a simulated pod here, TPU VMs, GKE, Slurm."""

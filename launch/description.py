@@ -1,0 +1,139 @@
+"""A run to be launched: what all launchers need to know, once, as flags or as the values of a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+class LaunchError(Exception):
+    """Something that stops a launch, said in one paragraph: what, where, the fix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A run and the machines it is to run on.
+
+    Attributes:
+      name: of the run and of all that is made for it.
+      train: arguments of `python -m lm_research.train`, --config and --workdir among them. The working directory must be
+        on storage that every machine sees.
+      accelerator: of one slice, v5litepod-16 for example; on Slurm the GPUs of a node.
+      slices: slices (TPU) or nodes (Slurm).
+      project, zone, version: of Google Cloud, and the runtime version of a TPU VM.
+      spot: machines that cost less and can be taken away.
+      secrets: names of environment variables whose values the run needs; the values are in no file, argument or log here.
+      image: of the container, on GKE.
+      topology, hosts, chips: of a slice on GKE: 4x4, its machines, and the chips of each.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    accelerator: str = "v5litepod-16"
+    slices: int = 1
+    project: str = ""
+    zone: str = ""
+    version: str = "v2-alpha-tpuv5-lite"
+    spot: bool = False
+    secrets: tuple[str, ...] = ()
+    image: str = ""
+    topology: str = "4x4"
+    hosts: int = 4
+    chips: int = 4
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", self.name):
+            raise LaunchError(f"--name={self.name}: use 1 to 40 lower-case letters, digits and dashes, a letter first.")
+        if self.slices < 1:
+            raise LaunchError(f"--slices={self.slices} must be at least 1.")
+        for name in self.secrets:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise LaunchError(
+                    "--secret takes the name of an environment variable and never its value; one that was given is no name. "
+                    "Write for example --secret=WANDB_API_KEY, with the variable set here."
+                )
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of the TPU VMs, one a slice."""
+        return [self.name] if self.slices == 1 else [f"{self.name}-{number}" for number in range(self.slices)]
+
+    def command(self, python: str = "python3") -> str:
+        """The training command as a shell reads it."""
+        return shlex.join([python, "-m", "lm_research.train", *self.train])
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of a description; --run=FILE.json gives any of them by their names, and flags win over it."""
+    parser.add_argument("--run", metavar="FILE.json", help="a description in a file")
+    for field in dataclasses.fields(Description):
+        if field.name == "train":
+            continue
+        if field.name == "secrets":
+            parser.add_argument("--secret", dest="secrets", action="append", metavar="NAME")
+        elif field.name == "spot":
+            parser.add_argument("--spot", action="store_true", default=None)
+        else:
+            kind = int if isinstance(field.default, int) else str
+            parser.add_argument(f"--{field.name}", type=kind)
+
+
+def from_flags(flags: argparse.Namespace, train: Sequence[str]) -> Description:
+    """The description that flags and file give; `train` is what stood after --.
+
+    Raises:
+      LaunchError: the file or a value cannot be used.
+    """
+    names = {field.name for field in dataclasses.fields(Description)}
+    values = {}
+    if flags.run:
+        try:
+            values = dict(json.loads(pathlib.Path(flags.run).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise LaunchError(f"--run={flags.run} cannot be read as a JSON object: {error}.") from error
+        if values.keys() - names:
+            unknown = ", ".join(sorted(values.keys() - names))
+            raise LaunchError(f"--run={flags.run}: unknown {unknown}. Valid: {', '.join(sorted(names))}.")
+    values |= {name: getattr(flags, name) for name in names - {"train"} if getattr(flags, name) is not None}
+    if train:
+        values["train"] = train
+    if not values.get("name"):
+        raise LaunchError("--name is missing. Name the run, for example --name=bert-base.")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Description(**{"train": (), **values})
+
+
+def split_train(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after --."""
+    argv = list(argv)
+    return (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+
+
+def build_wheel(folder: pathlib.Path) -> tuple[pathlib.Path, str]:
+    """Builds the package from this checkout in an empty folder; returns the wheel and its SHA-256.
+
+    Raises:
+      LaunchError: with the end of pip's output.
+    """
+    source = folder / "source"  # a copy: in the checkout setuptools would find again what it built there earlier
+    shutil.copytree(ROOT / "lm_research", source / "lm_research", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(folder), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = sorted(folder.glob("lm_research-*.whl"), key=os.path.getmtime)
+    if done.returncode or not wheels:
+        raise LaunchError(f"The wheel cannot be built: {done.stderr.strip()[-500:]}")
+    return wheels[-1], hashlib.sha256(wheels[-1].read_bytes()).hexdigest()

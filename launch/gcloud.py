@@ -1,0 +1,71 @@
+"""The gcloud command line: printed, tried again with back-off, and never given a secret."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from launch.description import LaunchError
+
+# Parts of gcloud's messages after which another try can succeed.
+PASSING = (
+    "RESOURCE_EXHAUSTED", "no more capacity", "not enough capacity", "UNAVAILABLE", "Connection refused", "Connection reset",
+    "Connection timed out", "DEADLINE_EXCEEDED", "Internal error", "exited with return code [255]", "rateLimitExceeded",
+)  # fmt: skip
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclasses.dataclass
+class Gcloud:
+    """Runs gcloud.
+
+    Attributes:
+      dry_run: print the commands and run none; each counts as done and says nothing.
+      tries: how often a command is tried that fails with one of PASSING.
+      wait: seconds before the second try; each further wait is twice as long, up to five minutes.
+    """
+
+    dry_run: bool = False
+    tries: int = 6
+    wait: float = 5.0
+
+    def __call__(self, *arguments: str, quiet: bool = False) -> str:
+        """Standard output of one command; `quiet` leaves out the line that shows it (for polling).
+
+        Raises:
+          LaunchError: it failed for good, with the end of its message.
+        """
+        command = ["gcloud", *arguments]
+        if self.dry_run or not quiet:
+            print(shlex.join(command), flush=True)
+        if self.dry_run:
+            return ""
+        for number in range(1, self.tries + 1):
+            try:
+                done = subprocess.run(command, capture_output=True, text=True)
+            except FileNotFoundError as error:
+                raise LaunchError("gcloud is not installed. See https://cloud.google.com/sdk/docs/install.") from error
+            if done.returncode == 0:
+                return done.stdout
+            message = " ".join(done.stderr.split())[-400:]
+            if not any(part in done.stderr for part in PASSING):
+                raise LaunchError(f"gcloud failed ({done.returncode}): {message}")
+            if number == self.tries:
+                raise LaunchError(f"gcloud failed {number} times, and for the last time with: {message}")
+            pause = min(self.wait * 2 ** (number - 1), 300.0)
+            say(f"try {number} of {self.tries} failed ({message}); the next in {pause:g} s")
+            time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def run_through(self, arguments: Sequence[str]) -> int:
+        """Runs one command on this terminal (ssh, logs); returns its exit code."""
+        command = ["gcloud", *arguments]
+        print(shlex.join(command), flush=True)
+        return 0 if self.dry_run else subprocess.call(command)

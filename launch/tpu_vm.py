@@ -1,0 +1,310 @@
+"""`python -m launch.tpu_vm {create,run,logs,stop,delete,ssh} --name=... --project=... --zone=... [-- TRAIN ARGS]`
+
+Cloud TPU VMs through queued resources and the gcloud command line. `run` does everything: it creates the slices if there
+are none, sends the code as a wheel, starts training on every worker, watches, makes a spot slice that was taken away
+anew, and goes on with the run, whose working directory must lie on storage that all workers see. --dry_run prints the
+commands. Whatever happens, the last lines say which machines still exist and cost money.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from launch.description import Description, LaunchError, add_flags, build_wheel, from_flags, split_train
+from launch.gcloud import Gcloud, say
+
+HOME = "lm_research_run"  # folder of a worker: wheel, environment, log, pid, exit code
+PYTHON = "3.12"
+FINAL = (0, 2, 3)  # training's exit codes that another start would only repeat: done, a mistake, a non-finite loss
+STOPPED = 75  # training's exit code: saved, the same command goes on
+GONE = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING", "ABSENT")
+
+
+class Slices:
+    """The machines of one run."""
+
+    def __init__(self, run: Description, gcloud: Gcloud, poll: float = 30.0, patience: float = 86400.0) -> None:
+        """`poll`: seconds between two looks; `patience`: seconds to wait for capacity."""
+        if not run.project or not run.zone:
+            raise LaunchError("--project and --zone are needed, for example --project=mine --zone=us-west4-a.")
+        self.run, self.gcloud, self.poll, self.patience = run, gcloud, poll, patience
+        self.where = (f"--project={run.project}", f"--zone={run.zone}")
+
+    def _queued(self, verb: str, *flags: str, quiet: bool = False) -> str:
+        return self.gcloud("compute", "tpus", "queued-resources", verb, *flags, *self.where, quiet=quiet)
+
+    def existing(self) -> list[str]:
+        """Queued resources and TPU VMs of this name that exist: "KIND NAME STATE"."""
+        found = []
+        for kind, state in (("queued-resources", "state.state"), ("tpu-vm", "state")):
+            flags = (f"--format=value(name.basename(),{state})", *self.where)
+            lines = self.gcloud("compute", "tpus", kind, "list", *flags, quiet=True).splitlines()
+            for words in filter(None, map(str.split, lines)):
+                if words[0] in {self.run.name, *self.run.nodes}:
+                    found.append(" ".join([kind, *words]))
+        return found
+
+    def state(self) -> str:
+        """State of the queued resource; of its worst TPU VM once that is active; ABSENT if there is none."""
+        found = [line.split() for line in self.existing()]
+        queued = [(words[2:] or ["UNKNOWN"])[0] for words in found if words[0] == "queued-resources"]
+        if not queued or queued[0] != "ACTIVE":
+            return queued[0] if queued else "ABSENT"
+        ready = [words[1] for words in found if words[0] == "tpu-vm" and words[2:] == ["READY"]]
+        return "ACTIVE" if set(ready) == set(self.run.nodes) else "SUSPENDED"
+
+    def create(self) -> None:
+        """Asks for the slices and waits until they are there; what failed or was taken away is removed before."""
+        run = self.run
+        failures, deadline = 0, time.monotonic() + self.patience
+        if self.gcloud.dry_run:
+            self._ask()
+            return
+        while (state := self.state()) != "ACTIVE":
+            if state == "FAILED":
+                failures += 1
+                if failures == self.gcloud.tries:
+                    raise LaunchError(
+                        f"{run.name}: no machines were allocated, {failures} times. Try another zone, or later."
+                    )
+            if time.monotonic() > deadline:
+                raise LaunchError(f"{run.name} is {state} after {self.patience:g} s. Try another zone, or wait longer.")
+            say(f"{run.name}: {state}")
+            if state in GONE:
+                if state != "ABSENT":
+                    self.delete()
+                    time.sleep(self.gcloud.wait * 2 ** max(failures - 1, 0))
+                self._ask()
+            else:
+                time.sleep(self.poll)
+
+    def _ask(self) -> None:
+        run, nodes = self.run, [f"--node-id={self.run.name}"]
+        if run.slices > 1:
+            nodes = [f"--node-count={run.slices}", f"--node-prefix={run.name}"]
+        flags = [f"--accelerator-type={run.accelerator}", f"--runtime-version={run.version}"]
+        try:
+            self._queued("create", run.name, *nodes, *flags, *(["--spot"] if run.spot else []))
+        except LaunchError as error:
+            if "ALREADY_EXISTS" not in str(error):  # an earlier try arrived though its answer did not
+                raise
+
+    def delete(self) -> None:
+        """Deletes the queued resource with its machines."""
+        self._queued("delete", self.run.name, "--force", "--quiet")
+
+    def everywhere(self, command: str, quiet: bool = False) -> str:
+        """Runs a shell command on every worker of every slice; their output."""
+        parts = [self._ssh(node, "all", command, quiet) for node in self.run.nodes]
+        return "".join(parts)
+
+    def _ssh(self, node: str, worker: str, command: str, quiet: bool = False) -> str:
+        flags = (f"--worker={worker}", f"--command={command}", *self.where)
+        return self.gcloud("compute", "tpus", "tpu-vm", "ssh", node, *flags, quiet=quiet)
+
+    def _send(self, path: pathlib.Path, name: str) -> None:
+        for node in self.run.nodes:
+            target = f"{node}:{HOME}/{name}"
+            self.gcloud("compute", "tpus", "tpu-vm", "scp", str(path), target, "--worker=all", *self.where)
+
+    def set_up(self, wheel: pathlib.Path, digest: str) -> None:
+        """Installs the wheel, checked against its digest, on every worker; and the values of the secrets."""
+        self.everywhere(f"mkdir -p -m 700 {HOME}")
+        self._send(wheel, wheel.name)
+        config = wheel.with_name("config.json")
+        config.write_text(resolve(self.run.train)[0])
+        self._send(config, config.name)
+        check = f"echo '{digest}  {wheel.name}' | sha256sum --check --quiet"
+        # The Python of a TPU VM is older than the package allows: uv brings one.
+        install = (
+            f"python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --allow-existing --python {PYTHON} env && "
+            f"python3 -m uv pip install --quiet --python env/bin/python './{wheel.name}[tpu]'"
+        )
+        self.everywhere(f"cd {HOME} && {check} && {install}")
+        if not self.run.secrets:
+            return
+        with tempfile.TemporaryDirectory() as folder:  # which only this user can read
+            path = pathlib.Path(folder) / "secrets.sh"
+            lines = [f"export {name}={shlex.quote(os.environ.get(name, ''))}\n" for name in self.run.secrets]
+            path.touch(0o600)
+            path.write_text("".join(lines))
+            self._send(path, path.name)
+        self.everywhere(f"chmod 600 {HOME}/secrets.sh")
+
+    def start(self) -> None:
+        """Starts training on every worker, in the background, unless it runs there already."""
+        running = "test -e pid && kill -0 $(cat pid) 2>/dev/null"
+        train = ("--config=config.json", *resolve(self.run.train)[1])
+        command = shlex.join(["env/bin/python", "-m", "lm_research.train", *train])
+        body = f"if [ -e secrets.sh ]; then . ./secrets.sh; fi; {command}; echo $? > code"
+        begin = f"rm -f code; setsid nohup bash -c {shlex.quote(body)} >> log.txt 2>&1 < /dev/null & echo $! > pid"
+        self.everywhere(f"cd {HOME} && {{ {running} || {{ {begin}; }}; }}")
+
+    def exit_code(self) -> int | None:
+        """The highest exit code of the workers of the first slice once all have one; None while any runs.
+
+        A worker that has neither a running process nor a code was rebooted: that counts as stopped.
+        """
+        look = f"cd {HOME} && cat code 2>/dev/null || {{ kill -0 $(cat pid) 2>/dev/null && echo running; }} || echo {STOPPED}"
+        words = self._ssh(self.run.nodes[0], "all", look, quiet=True).split()
+        if not words or "running" in words:
+            return None
+        codes = [int(word) for word in words if word.isdigit()]
+        return STOPPED if STOPPED in codes else max(codes, default=STOPPED)
+
+    def stop(self) -> None:
+        """Asks every worker to save and end."""
+        self.everywhere(f"cd {HOME} && test -e pid && pkill -TERM --session $(cat pid) python || true")
+
+    def report(self) -> None:
+        """Says which machines still exist, and how to be rid of them."""
+        if self.gcloud.dry_run:
+            return
+        try:
+            found = self.existing()
+        except LaunchError as error:
+            say(
+                f"ATTENTION: whether machines of {self.run.name} still exist cannot be found out ({error}). Look at the console."
+            )
+            return
+        if not found:
+            say(f"nothing of {self.run.name} exists any more")
+            return
+        say("still existing, and paid for: " + "; ".join(found))
+        say(
+            f"delete with: python -m launch.tpu_vm delete --name={self.run.name} --slices={self.run.slices} {' '.join(self.where)}"
+        )
+
+
+def resolve(train: Sequence[str]) -> tuple[str, list[str]]:
+    """The run's config as JSON, checked here and now, and the rest of the training flags: the working directory.
+
+    Raises:
+      LaunchError: training would refuse these arguments.
+    """
+    from lm_research import cli, config
+    from lm_research.errors import UserError
+
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--workdir")
+    place, rest = parser.parse_known_args(list(train))
+    if not place.workdir:
+        raise LaunchError("--workdir is missing after --. Give a directory that all workers see.")
+    try:
+        resolved, _ = cli.parse([*rest, "--workdir=."])
+    except UserError as error:
+        raise LaunchError(str(error)) from error
+    return config.dumps(resolved), [f"--workdir={place.workdir}"]
+
+
+def run_to_the_end(slices: Slices, restarts: int) -> int:
+    """Creates, sets up, starts and watches; begins anew what is taken away or stops with 75. Returns the exit code.
+
+    Raises:
+      LaunchError: more restarts than allowed, or something that another try does not mend.
+    """
+    missing = [name for name in slices.run.secrets if name not in os.environ]
+    if missing:
+        raise LaunchError(f"--secret names variables that are not set here: {', '.join(missing)}. Export them first.")
+    resolve(slices.run.train)  # complains before anything is paid for
+    with tempfile.TemporaryDirectory() as folder:
+        wheel, digest = build_wheel(pathlib.Path(folder))
+        say(f"code: {wheel.name}, sha256 {digest}")
+        for number in range(restarts + 1):
+            slices.create()
+            try:
+                slices.set_up(wheel, digest)
+                slices.start()
+                code = 0 if slices.gcloud.dry_run else _watch(slices)
+            except LaunchError:
+                if slices.state() == "ACTIVE":
+                    raise  # the machines are there: it was something else
+                code = None
+            if code not in (None, STOPPED):
+                return code
+            why = "was taken away" if code is None else "stopped after saving"
+            say(f"{slices.run.name} {why}; restart {number + 1} of {restarts}")
+    raise LaunchError(f"{slices.run.name} was restarted {restarts} times (--restarts), and has not finished.")
+
+
+def _watch(slices: Slices) -> int | None:
+    """The exit code of training, or None once a slice was taken away."""
+    while slices.state() == "ACTIVE":
+        code = slices.exit_code()
+        if code in (*FINAL, STOPPED):
+            return code
+        time.sleep(slices.poll)
+        if code is not None and slices.state() == "ACTIVE":
+            return code  # a failure, and not of machines that are being taken away
+    return None
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    own, train = split_train(argv)
+    parser = argparse.ArgumentParser(
+        prog="launch.tpu_vm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("verb", choices=("create", "run", "logs", "stop", "delete", "ssh"))
+    add_flags(parser)
+    parser.add_argument("--dry_run", action="store_true", help="print the exact commands and run none")
+    parser.add_argument("--tries", type=int, default=6, help="of a command that fails for a passing reason")
+    parser.add_argument("--wait", type=float, default=5.0, help="seconds before the second try; doubles")
+    parser.add_argument("--poll", type=float, default=30.0, help="seconds between two looks at the machines")
+    parser.add_argument("--patience", type=float, default=86400.0, help="seconds to wait for capacity")
+    parser.add_argument("--restarts", type=int, default=100, help="of a run that was stopped or taken away")
+    parser.add_argument(
+        "--delete_after", action="store_true", help="delete the machines when `run` ends, however it ends"
+    )
+    parser.add_argument("--worker", default="0", help="of ssh and logs")
+    return parser.parse_args(own), train
+
+
+def act(flags: argparse.Namespace, slices: Slices) -> int:
+    """Does what the verb says; returns the exit code."""
+    run, gcloud = slices.run, slices.gcloud
+    if flags.verb == "create":
+        slices.create()
+    elif flags.verb == "stop":
+        slices.stop()
+    elif flags.verb == "delete":
+        slices.delete()
+    elif flags.verb in ("ssh", "logs"):
+        follow = [f"--command=tail -n 100 -F {HOME}/log.txt"] if flags.verb == "logs" else []
+        place = [run.nodes[0], f"--worker={flags.worker}", *follow, *slices.where]
+        return gcloud.run_through(["compute", "tpus", "tpu-vm", "ssh", *place])
+    else:
+        if not run.train:
+            raise LaunchError("Nothing to run: write the arguments of training after --.")
+        try:
+            return run_to_the_end(slices, flags.restarts)
+        finally:
+            if flags.delete_after:
+                slices.delete()
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    flags, train = parse(argv)
+    slices = None
+    try:
+        slices = Slices(
+            from_flags(flags, train), Gcloud(flags.dry_run, flags.tries, flags.wait), flags.poll, flags.patience
+        )
+        return act(flags, slices)
+    except LaunchError as error:
+        say(f"error: {error}")
+        return 2
+    finally:
+        if slices and flags.verb not in ("ssh", "logs"):
+            slices.report()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,235 @@
+"""Many processes, one run: finding each other, agreeing, and ending together.
+
+Every process of a run executes the same program on its own rows of each batch. Where they are is found in this order: the
+flags --coordinator, --num_processes and --process_id (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
+which the flags set), then what jax.distributed knows of: Slurm, GKE and TPU pods. Without any there is one process, and
+everything here is free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import glob
+import os
+import pathlib
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import jax
+from jax.experimental import multihost_utils
+
+from lm_research.errors import BUG, NON_FINITE_LOSS, USER_MISTAKE, NonFiniteLoss, UserError
+from lm_research.parallel.roll_call import PodError, roll_call
+
+# Limits in seconds, each with the variable that changes it.
+START = ("LM_RESEARCH_START_SECONDS", 300.0)  # for all processes to come
+HEARTBEAT = ("LM_RESEARCH_HEARTBEAT_SECONDS", 60.0)  # a process that is silent for so long counts as dead
+STEP = ("LM_RESEARCH_STEP_SECONDS", 1800.0)  # between two steps, with an evaluation or a compilation between them
+BUILD = ("LM_RESEARCH_BUILD_SECONDS", 86400.0)  # for process 0 to do what the others wait for: a corpus
+_NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One process among those of a run: HOST:PORT of process 0, how many there are, and which this one is."""
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+
+
+def seconds_of(limit: tuple[str, float]) -> float:
+    """A limit: the value of its variable, or its default; raises a PodError if that is no positive number."""
+    name, default = limit
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise PodError(f"{name}={text} is not a positive number of seconds. Write for example {name}={default:g}.")
+    return value
+
+
+def find_place() -> Place | None:
+    """Where this process stands, or None if it is alone.
+
+    Raises:
+      PodError: it is told only a part of it, or something impossible.
+    """
+    given = [os.environ.get(name, "") for name in _NAMES]
+    if any(given[1:]):
+        return _told(given)
+    if not (_many_tasks() or _on_tpu()):
+        return None
+    # Public jax finds these only while it connects, and then it is too late to say who is missing.
+    from jax._src.clusters import ClusterEnv
+
+    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(seconds_of(START)))
+    coordinator, num_processes, process_id, _ = found
+    if coordinator is None or not num_processes or num_processes == 1:
+        return None
+    return Place(coordinator, num_processes, process_id)
+
+
+def _told(given: list[str]) -> Place:
+    flags = ("--coordinator", "--num_processes", "--process_id")
+    missing = [flag for flag, value in zip(flags, given, strict=True) if not value]
+    if missing:
+        raise PodError(f"{' and '.join(missing)} must be given too: the three flags {', '.join(flags)} go together.")
+    coordinator, num_processes, process_id = given
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise PodError(f"--coordinator={coordinator} is not HOST:PORT, for example 10.0.0.1:8476.")
+    if not (num_processes.isdigit() and process_id.isdigit() and int(process_id) < int(num_processes)):
+        raise PodError(
+            f"--num_processes={num_processes} and --process_id={process_id} do not fit: processes are numbered from 0 to "
+            "--num_processes minus 1."
+        )
+    return Place(coordinator, int(num_processes), int(process_id))
+
+
+def _many_tasks() -> bool:
+    """Whether Slurm's srun started several of us (a shell inside an allocation is not one of them)."""
+    return os.environ.get("SLURM_NTASKS", "1") != "1" and {"SLURM_STEP_NODELIST", "SLURM_PROCID"} <= os.environ.keys()
+
+
+def _on_tpu() -> bool:
+    """Whether this machine holds TPU chips that jax will use."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*") or os.environ.get("TPU_WORKER_HOSTNAMES")
+    return (not platforms or "tpu" in platforms) and bool(chips) and find_spec("libtpu") is not None
+
+
+@contextlib.contextmanager
+def joined(workdir: pathlib.Path) -> Iterator[bool]:
+    """Connects this process with the others of its run for as long as the context lasts; the value: is it process 0?
+
+    Inside, an exception of one process ends it at once instead of leaving it in a barrier that nobody else reaches; the
+    others notice within the heartbeat's limit and end too. Must come before JAX's first use of a device.
+
+    Args:
+      workdir: process N > 0 writes what ended it to logs/process_N.txt there, process 0 to log.txt.
+
+    Raises:
+      PodError: not all processes came in time, or they disagree.
+    """
+    place = find_place()
+    if place is None:
+        yield True
+        return
+    roll_call(place.coordinator, place.num_processes, place.process_id, seconds_of(START))
+    jax.distributed.initialize(
+        place.coordinator,
+        place.num_processes,
+        place.process_id,
+        cluster_detection_method="deactivate",
+        initialization_timeout=int(seconds_of(START)),
+        heartbeat_timeout_seconds=max(1, int(seconds_of(HEARTBEAT))),
+    )
+    try:
+        yield place.process_id == 0
+        end_watch()
+        jax.distributed.shutdown()
+    except BaseException as error:
+        _leave(error, place, workdir)
+
+
+def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
+    """Says why, on standard error and in this process's log, and ends the process without waiting for anybody."""
+    expected = isinstance(error, UserError | NonFiniteLoss)
+    cause = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        cause += "\nProbably another process of this run ended first: its output has the cause."
+    text = f"process {place.process_id} of {place.num_processes} ends: {cause}\n"
+    with contextlib.suppress(OSError):
+        path = workdir / log_name(place.process_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+    sys.stderr.write(text)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if place.process_id == 0:
+        time.sleep(1)  # jax.distributed ends the others with process 0: those that met the same error say so first
+    os._exit(NON_FINITE_LOSS if isinstance(error, NonFiniteLoss) else USER_MISTAKE if expected else BUG)
+
+
+def log_name(process_id: int) -> str:
+    """The file in the run's folder where a process logs."""
+    return f"logs/process_{process_id}.txt" if process_id else "log.txt"
+
+
+@contextlib.contextmanager
+def process_0_first(what: str) -> Iterator[None]:
+    """The body runs in process 0, then in all others, which find what it left; `what` names the wait, once a run.
+
+    Raises:
+      PodError: process 0 took longer than the limit allows.
+    """
+    if jax.process_index() != 0:
+        wait_for_all(what)
+    yield
+    if jax.process_index() == 0:
+        wait_for_all(what)
+
+
+def wait_for_all(what: str) -> None:
+    """Returns once all processes have called it with this name, which serves once a run.
+
+    Raises:
+      PodError: some did not within the limit, or one has ended.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax._src.distributed import global_state  # public barriers have a limit of their own, of five minutes
+
+    try:
+        global_state.client.wait_at_barrier(f"lm_research/{what}", int(1000 * seconds_of(BUILD)))
+    except jax.errors.JaxRuntimeError as error:
+        raise PodError(
+            f"{what}: not all processes came here within {seconds_of(BUILD):g} s ({BUILD[0]} changes that), or one has ended: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def of_process_0(value: bool) -> bool:
+    """Process 0's `value`, in all of them; a tiny collective, so every process must ask at the same place."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(value))
+
+
+def asked_to_stop(step: int, here: bool) -> bool:
+    """Whether the run is to stop before `step`: the same answer in every process, whichever got the signal.
+
+    With several processes jax.distributed owns SIGTERM and spreads it; all stop at the same step, the first one that none
+    of them has begun. Must be asked before every step.
+    """
+    if jax.process_count() == 1:
+        return here
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def forward_to_preemption() -> None:
+    """Hands a signal that this process got to jax.distributed, as if it had been SIGTERM."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+def watch_step() -> None:
+    """Starts the clock of a step anew; with several processes, one that takes longer than its limit ends.
+
+    It prints the stack of every thread first, so that it can be seen where it hung, and the others end with it.
+    """
+    if jax.process_count() > 1:
+        faulthandler.dump_traceback_later(seconds_of(STEP), exit=True)
+
+
+def end_watch() -> None:
+    faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,126 @@
+"""Who is there: all processes of a run meet on the coordinator's port before jax.distributed takes it over.
+
+jax.distributed ends a process whose peers do not come, and does not say which. Here process 0 counts, and every process
+that came learns which did not, or that two were given the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import time
+
+from lm_research.errors import UserError
+
+_GO = "go"
+
+
+class PodError(UserError):
+    """Processes that cannot find each other, or were told different things."""
+
+
+def roll_call(coordinator: str, num_processes: int, process_id: int, seconds: float) -> None:
+    """Returns in every process once all of them have called it.
+
+    Args:
+      coordinator: HOST:PORT of process 0.
+      num_processes: how many to wait for.
+      process_id: this one's number, 0 ... num_processes - 1.
+      seconds: how long to wait.
+
+    Raises:
+      PodError: names who is missing after that time, or what does not agree.
+    """
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + seconds
+    if process_id == 0:
+        answer = _count(coordinator, int(port), num_processes, deadline, seconds)
+    else:
+        answer = _report(host.strip("[]"), int(port), num_processes, process_id, deadline, seconds)
+    if answer != _GO:
+        raise PodError(answer)
+
+
+def _listen(coordinator: str, port: int) -> socket.socket:
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+        return socket.create_server(("", port), backlog=1024)
+    except OSError as error:
+        raise PodError(
+            f"Process 0 cannot listen on port {port} of --coordinator={coordinator}: {error.strerror}. Choose a free port, or "
+            "end what is left of an earlier run."
+        ) from error
+
+
+def _count(coordinator: str, port: int, num_processes: int, deadline: float, seconds: float) -> str:
+    """Process 0: takes reports until all are there, then tells all of them the same; returns what it told."""
+    present: dict[int, socket.socket] = {}
+    answer = _GO
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(_listen(coordinator, port))
+        selector = stack.enter_context(selectors.DefaultSelector())
+        selector.register(server, selectors.EVENT_READ)
+        while len(present) < num_processes - 1 and answer == _GO:
+            left = deadline - time.monotonic()
+            if left <= 0 or not selector.select(left):
+                missing = sorted(set(range(1, num_processes)) - present.keys())
+                answer = _missing(missing, num_processes, seconds)
+                break
+            connection = stack.enter_context(server.accept()[0])
+            connection.settimeout(5)
+            report = _read_line(connection).split()
+            if len(report) != 2 or not all(word.isdigit() for word in report):
+                continue  # somebody else, looking for open ports
+            number, total = map(int, report)
+            if total != num_processes:
+                answer = (
+                    f"Process {number} was told --num_processes={total}, process 0 {num_processes}. Give both the same."
+                )
+            elif number in present or not 0 < number < num_processes:
+                answer = f"Two processes have --process_id={number}. Give each its own, 0 to {num_processes - 1}."
+            present[len(present) + num_processes if number in present else number] = connection
+        for connection in present.values():
+            with contextlib.suppress(OSError):
+                connection.sendall(f"{answer}\n".encode())
+    return answer
+
+
+def _missing(missing: list[int], num_processes: int, seconds: float) -> str:
+    shown = ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else "")
+    return (
+        f"After {seconds:g} s {len(missing)} of {num_processes} processes have not come: {shown}. Look at their output, check that "
+        "they were given the same coordinator and can reach its port, and start all of them again."
+    )
+
+
+def _report(host: str, port: int, num_processes: int, process_id: int, deadline: float, seconds: float) -> str:
+    """The others: finds process 0, which may start later, and waits for its answer."""
+    reason = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection((host, port), timeout=5) as connection:
+                connection.sendall(f"{process_id} {num_processes}\n".encode())
+                connection.settimeout(max(deadline - time.monotonic(), 0) + 5)  # process 0 began to wait later, perhaps
+                answer = _read_line(connection)
+                if answer:
+                    return answer
+        except OSError as error:
+            reason = error.strerror or str(error)
+        time.sleep(0.2)
+    return (
+        f"Process {process_id} could not reach process 0 at {host}:{port} within {seconds:g} s ({reason}). Check that process 0 "
+        "runs and that the address of --coordinator is its own and open to the others."
+    )
+
+
+def _read_line(connection: socket.socket) -> str:
+    content = b""
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while not content.endswith(b"\n") and len(content) < 4096:
+            piece = connection.recv(4096)
+            if not piece:
+                break
+            content += piece
+    return content.decode(errors="replace").strip()

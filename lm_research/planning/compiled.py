@@ -1,0 +1,161 @@
+"""A plan by the compiler: the real training step, compiled ahead of time for TPUs that need not be there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils, topologies
+from jax.sharding import AxisType, Mesh
+
+from lm_research.config import Config
+from lm_research.errors import MeshError
+from lm_research.parallel.mesh import AXES
+from lm_research.parallel.rules import batch_sharding
+from lm_research.planning.estimate import abstract_mesh
+from lm_research.planning.hlo import Transfers, transfers
+from lm_research.planning.topology import Topology, network_axis
+from lm_research.planning.workload import make_workload
+from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.state import init_state, state_shardings
+from lm_research.training.step import jit_train_step, make_train_step
+
+# libtpu looks for a TPU's metadata when it starts; these keep it from doing so, and from claiming a chip.
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledPlan:
+    """What the compiler says of a step, per chip.
+
+    Attributes:
+      compile_seconds: how long it took here.
+      peak_bytes: memory at the worst moment: arguments, results that do not take their place, and temporaries.
+      argument_bytes: the state and the batch.
+      temporary_bytes: all else, at its peak.
+      donated: arrays of the state that the step was given to reuse; reused: those that it does.
+      transfers: the collectives of a step, by kind.
+    """
+
+    compile_seconds: float
+    peak_bytes: int
+    argument_bytes: int
+    temporary_bytes: int
+    donated: int
+    reused: int
+    transfers: tuple[Transfers, ...]
+
+
+def compile_step(config: Config, topology: Topology, effort: str = "full") -> CompiledPlan:
+    """Compiles the step of a run for a topology of TPUs.
+
+    Args:
+      effort: "low" takes a tenth of the time and moves the peak by up to 15%.
+
+    Raises:
+      MeshError: libtpu is missing or does not know the topology, the chips are no TPUs, or the step does not fit.
+    """
+    abstract_mesh(config, topology)
+    mesh = topology_mesh(config, topology)
+    work = make_workload(config)
+    optimizer = make_optimizer(config.optimizer)
+    shapes = jax.eval_shape(lambda: init_state(work.definition, optimizer, config, work.objective))
+    shardings = state_shardings(mesh, work.definition, shapes)
+    step = make_train_step(work.objective, work.definition, optimizer, make_schedule(config), config)
+    micro = config.train.accumulation_steps
+    batch = work.batch(config.train.batch_size // micro, micro)
+    rows = batch_sharding(mesh, 1)
+    placed = (jax.tree.map(_placed, shapes, shardings), jax.tree.map(lambda x: _placed(x, rows), batch))
+    begin = time.perf_counter()
+    with jax.set_mesh(mesh), _precision(config):
+        lowered = jit_train_step(step, shardings).lower(*placed)
+        try:
+            compiled = lowered.compile(compiler_options=_options(effort))
+        except jax.errors.JaxRuntimeError as error:
+            raise _refused(error, topology) from error
+    seconds = time.perf_counter() - begin
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return CompiledPlan(
+        seconds, kept + memory.temp_size_in_bytes, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
+        len(jax.tree.leaves(shapes)), reused_arguments(text), transfers(text),
+    )  # fmt: skip
+
+
+def topology_mesh(config: Config, topology: Topology) -> Mesh:
+    """The run's mesh over the described chips; raises a MeshError where libtpu cannot describe them."""
+    if not topology.chip.torus:
+        raise MeshError(f"--compile compiles for TPUs, and {topology.name} are GPUs. Leave --compile out.")
+    if importlib.util.find_spec("libtpu") is None:
+        raise MeshError(
+            "--compile needs the TPU compiler, which the extra `plan` installs: pip install 'lm_research[plan]' (or pip install "
+            "libtpu). No TPU is needed."
+        )
+    for name, value in _NO_TPU.items():
+        os.environ.setdefault(name, value)
+    more = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **more).devices
+    except Exception as error:  # of many types, by version
+        raise MeshError(f"libtpu does not know the topology {topology.name}: {error}") from error
+    shape = tuple(abstract_mesh(config, topology).shape.values())
+    crossing = network_axis(topology, dict(zip(AXES, shape, strict=True)))
+    return Mesh(_arrange(shape, devices, topology.slices, crossing), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(shape: tuple[int, ...], devices: Any, slices: int, crossing: str | None) -> np.ndarray:
+    if crossing is None:
+        return mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
+    across = tuple(slices if axis == crossing else 1 for axis in AXES)
+    inside = tuple(size // count for size, count in zip(shape, across, strict=True))
+    return mesh_utils.create_hybrid_device_mesh(inside, across, devices=devices, allow_split_physical_axes=True)
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+@contextlib.contextmanager
+def _precision(config: Config) -> Iterator[None]:
+    """As in training: float32 models get float32 products."""
+    with jax.default_matmul_precision("float32" if config.model.dtype == "float32" else "default"):
+        yield
+
+
+def _options(effort: str) -> dict[str, Any] | None:
+    if effort == "full":
+        return None
+    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
+    return {"exec_time_optimization_effort": -1.0} if version < (0, 12) else {"optimization_level": 9}
+
+
+def _refused(error: Exception, topology: Topology) -> MeshError:
+    text = " ".join(str(error).split())
+    if "RESOURCE_EXHAUSTED" in text:
+        need = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", text)
+        amount = f"it needs {need[1]} of {need[2]} bytes" if need else "its memory is too small"
+        return MeshError(
+            f"The step does not fit a chip of {topology.name}: {amount}. Raise train.accumulation_steps or mesh.fsdp, or set "
+            "--config.model.remat=full; --search lists what fits."
+        )
+    return MeshError(f"The compiler refuses this step for {topology.name}: {text[:600]}")
+
+
+def reused_arguments(text: str) -> int:
+    """How many arguments the module's header says a result takes the place of."""
+    header = text.partition("\n")[0]
+    _, _, alias = header.partition("input_output_alias={")
+    return len(re.findall(r"\{[\d, ]*\}: \(\d+,", alias.partition("entry_computation_layout")[0]))

@@ -1,0 +1,232 @@
+"""A plan by arithmetic: memory by kind, traffic by mesh axis, and the step time they allow.
+
+Memory and traffic are those of one chip. Symbols: P parameters, c bytes of the compute type, b rows per chip and micro-batch,
+A micro-batches, n devices of an axis, t of the tensor axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from lm_research.config import Config, replace
+from lm_research.parallel.batches import check_batch
+from lm_research.parallel.mesh import AXES, mesh_shape
+from lm_research.planning.topology import Topology, links, network_axis
+from lm_research.planning.traffic import Collective, collectives
+from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.state import init_state, state_shardings
+
+FLOAT32 = 4
+# Products in float32 are six bfloat16 ones on a TPU (jax's precision "float32", which training asks for); NVIDIA's
+# data sheets give float32 without tensor cores a fifteenth to a sixteenth of the bfloat16 rate.
+FLOAT32_PASSES = {True: 6.0, False: 16.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will need and do. Bytes are per chip; seconds are per step; `memory` maps a kind to bytes.
+
+    `seconds` holds the roofline's parts (compute, hbm, ici, dcn), each as if it were alone; `step_seconds` combines
+    them as `predict` says.
+    """
+
+    topology: str
+    chips: int
+    mesh: dict[str, int]
+    remat: str
+    micro_batches: int
+    rows_per_chip: int
+    parameters: int
+    flops_per_token: float
+    flops_per_step: float
+    tokens_per_step: int
+    memory: dict[str, float]
+    memory_bytes: float
+    chip_bytes: float
+    fits: bool
+    collectives: tuple[Collective, ...]
+    seconds: dict[str, float]
+    step_seconds: float
+    mfu: float
+    tokens_per_second: float
+    num_steps: int | None
+    chip_hours: float | None
+    cost: float | None
+
+
+def plan_run(config: Config, topology: Topology, price: float | None = None, work: Workload | None = None) -> Plan:
+    """The plan of a run's config on a topology.
+
+    Args:
+      price: of one chip for an hour.
+      work: `make_workload(config)`, if at hand.
+
+    Raises:
+      MeshError: the mesh does not fit the topology, or cannot divide the batch or a parameter.
+      ConfigError: see `make_workload`.
+    """
+    mesh = abstract_mesh(config, topology)
+    work = work or make_workload(config)
+    shape, train = dict(mesh.shape), config.train
+    crossing = network_axis(topology, shape)
+    rows = train.batch_size // train.accumulation_steps // (shape["data"] * shape["fsdp"])
+    memory = memory_by_kind(config, work, mesh, rows)
+    moved = collectives(config, work, mesh, rows, topology.slices, crossing)
+    flops = flops_per_row(work).total * train.batch_size
+    seconds = roofline(config, work, topology, mesh, rows, memory, moved)
+    step = predict(seconds)
+    total, tokens = sum(memory.values()), train.batch_size * work.tokens_per_row
+    hours = None if train.num_epochs else topology.num_chips * step * train.num_steps / 3600
+    return Plan(
+        topology=str(topology), chips=topology.num_chips, mesh=shape, remat=config.model.remat,
+        micro_batches=train.accumulation_steps, rows_per_chip=rows, parameters=work.definition.num_params,
+        flops_per_token=flops / tokens, flops_per_step=flops, tokens_per_step=tokens,
+        memory=memory, memory_bytes=total, chip_bytes=topology.chip.hbm_bytes, fits=total <= topology.chip.hbm_bytes,
+        collectives=moved, seconds=seconds, step_seconds=step,
+        mfu=flops / (step * topology.num_chips * topology.chip.flops), tokens_per_second=tokens / step,
+        num_steps=None if train.num_epochs else train.num_steps, chip_hours=hours,
+        cost=None if hours is None or price is None else hours * price,
+    )  # fmt: skip
+
+
+def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
+    """The run's mesh over that many chips, without chips; raises a MeshError like `make_mesh` and `check_batch`."""
+    shape = mesh_shape(config.mesh, topology.num_chips)
+    mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
+    return mesh
+
+
+def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int) -> dict[str, float]:
+    """Bytes per chip at the end of the forward pass, where a step needs most.
+
+    parameters, optimizer, average: each array of the state as its sharding divides it, in float32. AdamW has two moments, so
+      parameters and optimizer are 12 bytes a parameter (Rajbhandari et al. 2019, section 3.1, whose 16-bit copies the step makes
+      only as it goes), over fsdp x tensor chips.
+    gradients: 4 bytes a parameter, divided alike; twice with micro-batches, a sum and what is added to it.
+    activations: b rows of `activation_bytes`.
+    logits: predicted positions x vocabulary / t, as float32 logits, their exponentials and a copy in the compute type, plus
+      the table whole (compute type) and its gradient (float32), twice while it is transposed; see objectives/cross_entropy.py,
+      which takes 512 positions at a time on one device and all at once on several.
+    working: what is alive of one block: with remat what its backward pass recomputes, and with fsdp its kernels
+      gathered in the compute type, those of the next one being fetched meanwhile.
+    """
+    state = _state_bytes(config, work, mesh)
+    local = state["parameters"]
+    arch, shape = work.definition.arch, dict(mesh.shape)
+    item, tensor = arch.compute_dtype.itemsize, shape["tensor"]
+    predicted = rows * work.predicted_per_row
+    at_once = predicted if mesh.size > 1 else min(predicted, 512)
+    vocabulary = arch.vocab_size / tensor
+    logits = at_once * vocabulary * (2 * FLOAT32 + item)
+    logits += vocabulary * arch.embedding_width * (item + 2 * FLOAT32)
+    layers = arch.num_layers + (arch.encoder.num_layers if arch.encoder else 0)
+    working = 0.0
+    if arch.remat != "none":
+        working += rows * kept_per_row(config, "none", tensor) / layers
+    if shape["fsdp"] > 1:
+        working += 2 * item * work.definition.num_params / tensor / layers
+    return state | {
+        "gradients": local * (2 if config.train.accumulation_steps > 1 else 1),
+        "activations": rows * kept_per_row(config, arch.remat, tensor),
+        "logits": logits,
+        "working": working,
+    }
+
+
+def kept_per_row(config: Config, remat: str, tensor: int) -> float:
+    """`activation_bytes` under a policy; traced once for all plans of a model."""
+    plain = dict(batch_size=1, accumulation_steps=1)
+    return activation_bytes(replace(config, model={"remat": remat}, train=plain, mesh=_PLAIN_MESH), tensor)
+
+
+_PLAIN_MESH = dict(preset="dp", data=0, fsdp=0, tensor=1)
+
+
+def _state_bytes(config: Config, work: Workload, mesh: AbstractMesh) -> dict[str, float]:
+    shapes = _state_shapes(work)
+    placed = state_shardings(mesh, work.definition, shapes)
+
+    def bytes_of(name: str) -> float:
+        def one(leaf: Any, sharding: Any) -> float:
+            return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+        return float(sum(jax.tree.leaves(jax.tree.map(one, shapes[name], placed[name]))))
+
+    names = {"parameters": "params", "optimizer": "optimizer"} | ({"average": "ema"} if "ema" in shapes else {})
+    return {kind: bytes_of(name) for kind, name in names.items()}
+
+
+_SHAPES: dict[int, tuple[Workload, Any]] = {}
+
+
+def _state_shapes(work: Workload) -> Any:
+    """Shapes of the state; the last workload's are kept, since a search asks again and again."""
+    if id(work) not in _SHAPES:
+        _SHAPES.clear()
+        make = functools.partial(
+            init_state, work.definition, make_optimizer(work.config.optimizer), work.config, work.objective
+        )
+        _SHAPES[id(work)] = (work, jax.eval_shape(make))
+    return _SHAPES[id(work)][1]
+
+
+def roofline(
+    config: Config,
+    work: Workload,
+    topology: Topology,
+    mesh: AbstractMesh,
+    rows: int,
+    memory: dict[str, float],
+    moved: tuple[Collective, ...],
+) -> dict[str, float]:
+    """Seconds a step would take if one resource alone bounded it (Williams et al. 2009).
+
+    compute: the model's operations and those of recomputation (whole blocks: a third of the layers' and attention's; all but
+      products: a third of attention's), over the chip's peak; float32 by FLOAT32_PASSES.
+    hbm: the optimizer reads parameter, moments and gradient and writes all but the last (28 bytes a local parameter); each
+      micro-batch reads the weights forward, backward and in recomputation, and writes and reads what a block's arrays are (with
+      or without remat they pass through memory once), and the logits three times.
+    ici, ici_tensor, dcn: each collective's bytes over the links of its axis; those of the tensor axis by themselves.
+    """
+    train, chip, arch = config.train, topology.chip, work.definition.arch
+    tensor = mesh.shape["tensor"]
+    flops = flops_per_row(work)
+    again = {"none": 0.0, "dots": flops.attention / 3, "full": (flops.layers + flops.attention) / 3}[arch.remat]
+    slower = FLOAT32_PASSES[bool(chip.torus)] if arch.dtype == "float32" else 1.0
+    compute = train.batch_size * (flops.total + again) * slower / (topology.num_chips * chip.flops)
+
+    weights = work.definition.num_params / tensor * arch.compute_dtype.itemsize
+    passes = 3 if arch.remat == "full" else 2
+    arrays = 2 * rows * kept_per_row(config, "none", tensor)
+    logits = 3 * FLOAT32 * rows * work.predicted_per_row * arch.vocab_size / tensor
+    hbm = memory["parameters"] / FLOAT32 * 28 + train.accumulation_steps * (passes * weights + arrays + logits)
+
+    speed = links(topology, mesh.shape)
+    ici = {c.axis: 0.0 for c in moved} | {"tensor": 0.0}
+    for collective in moved:
+        ici[collective.axis] += collective.link_bytes / speed[collective.axis]
+    return {
+        "compute": compute,
+        "hbm": hbm / chip.hbm_bandwidth,
+        "ici": sum(value for axis, value in ici.items() if axis != "tensor"),
+        "ici_tensor": ici["tensor"],
+        "dcn": sum(c.network_bytes for c in moved) / chip.network_bandwidth,
+    }
+
+
+def predict(seconds: dict[str, float]) -> float:
+    """Step time: the slowest of what can overlap, plus what cannot.
+
+    Gathering weights and reducing gradients overlaps with the computation of other layers; the tensor axis' sums lie between a
+    layer and the next. It is a bound from below for well-scheduled programs: matrix units rarely see more than
+    80% of their peak.
+    """
+    return max(seconds["compute"], seconds["hbm"], seconds["ici"], seconds["dcn"]) + seconds["ici_tensor"]

@@ -1,0 +1,104 @@
+"""Plans as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lm_research.planning.compiled import CompiledPlan
+from lm_research.planning.estimate import Plan
+from lm_research.planning.search import describe
+
+
+def table(plan: Plan) -> str:
+    """Everything a plan says, in aligned lines."""
+    rows = [
+        ("topology", f"{plan.topology}, {plan.chips:,} chips"),
+        ("mesh", " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())),
+        ("batch", f"{plan.micro_batches} x {plan.rows_per_chip} rows per chip, {plan.tokens_per_step:,} tokens a step"),
+        (
+            "model",
+            f"{plan.parameters:,} parameters, {plan.flops_per_token / 1e9:.3g} GFLOP a token, remat {plan.remat}",
+        ),
+    ]
+    lines = [*aligned(rows), "", "memory per chip"]
+    lines += aligned([(f"  {kind}", gigabytes(size)) for kind, size in plan.memory.items()])
+    verdict = "fits" if plan.fits else "does NOT fit"
+    lines += [f"  = {gigabytes(plan.memory_bytes)} of {gigabytes(plan.chip_bytes)}: {verdict}", ""]
+    lines += ["collectives per step and chip" if plan.collectives else "no collectives: one device"]
+    cells = [("  axis", "what", "times", "of", "links", "network")] if plan.collectives else []
+    cells += [
+        (f"  {c.axis}", f"{c.kind} of {c.purpose}", f"{c.count:,}", *map(gigabytes, (c.array_bytes, c.link_bytes, c.network_bytes)))
+        for c in plan.collectives
+    ]  # fmt: skip
+    lines += [*aligned(cells), "", "seconds per step, each as if alone"]
+    lines += aligned([(f"  {name}", f"{value:.4g}") for name, value in plan.seconds.items()])
+    lines += ["", *aligned(_outcome(plan))]
+    return "\n".join(lines)
+
+
+def _outcome(plan: Plan) -> Iterator[tuple[str, str]]:
+    yield "step", f"{plan.step_seconds:.4g} s at best"
+    yield "MFU", f"{plan.mfu:.1%}"
+    yield "tokens/s", f"{plan.tokens_per_second:,.0f}"
+    if plan.chip_hours is None:
+        yield "run", "train.num_epochs is set: how many steps that is depends on the corpus"
+    else:
+        days = plan.chip_hours / plan.chips / 24
+        yield "run", f"{plan.num_steps:,} steps, {days:.3g} days, {plan.chip_hours:,.0f} chip-hours"
+    if plan.cost is not None:
+        yield "cost", f"{plan.cost:,.0f}"
+
+
+def ranking(plans: Sequence[Plan], limit: int = 10) -> str:
+    """The first plans of a search, one a line."""
+    rows = [("", "plan", "step s", "MFU", "memory", "chip-hours")]
+    for number, plan in enumerate(plans[:limit], start=1):
+        hours = "" if plan.chip_hours is None else f"{plan.chip_hours:,.0f}"
+        rows.append(
+            (str(number), describe(plan), f"{plan.step_seconds:.4g}", f"{plan.mfu:.1%}", gigabytes(plan.memory_bytes), hours)
+        )  # fmt: skip
+    return "\n".join([f"{len(plans)} plans fit; the fastest of them:", *aligned(rows)])
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in GB, or in MB where that would be next to nothing."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e7 or not size else f"{size / 1e6:,.2f} MB"
+
+
+def aligned(rows: Sequence[tuple[str, ...]] | Iterator[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines with straight columns."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def compiled_table(result: CompiledPlan, expected: float, chip_bytes: float, tolerance: float) -> str:
+    """What the compiler says, and whether it is far from the arithmetic's `expected` bytes."""
+    apart = result.peak_bytes / expected - 1
+    fits = "fits" if result.peak_bytes <= chip_bytes else "does NOT fit"
+    reuse = f"{result.reused} of {result.donated} arrays of the state are updated in place"
+    lines = [
+        f"compiled in {result.compile_seconds:.0f} s",
+        f"  peak {gigabytes(result.peak_bytes)} of {gigabytes(chip_bytes)}: {fits} (state and batch {gigabytes(result.argument_bytes)}, "
+        f"temporaries {gigabytes(result.temporary_bytes)})",
+        f"  {reuse}",
+    ]
+    cells = [("  kind", "in program", "per step", "overlapped", "arrays")]
+    cells += [
+        (
+            f"  {t.kind}",
+            f"{t.channels:,}",
+            f"{t.count:,}",
+            f"{t.overlapped:,} of {t.channels:,}",
+            gigabytes(t.array_bytes),
+        )
+        for t in result.transfers
+    ]
+    lines += aligned(cells) if result.transfers else ["  no collectives"]
+    if abs(apart) > tolerance:
+        lines.append(
+            f"  DISAGREEMENT: the compiler's peak differs by {apart:+.0%} from the arithmetic's {gigabytes(expected)}; trust the compiler."
+        )
+    else:
+        lines.append(f"  the compiler's peak differs by {apart:+.0%} from the arithmetic's {gigabytes(expected)}")
+    return "\n".join(lines)

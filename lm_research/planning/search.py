@@ -1,0 +1,82 @@
+"""Which mesh, micro-batch and remat policy fit, and which of those is fastest, by arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lm_research.config import Config, replace
+from lm_research.errors import MeshError
+from lm_research.planning.estimate import Plan, plan_run
+from lm_research.planning.topology import Topology
+from lm_research.planning.workload import Workload, make_workload
+
+TENSOR = (1, 2, 4, 8, 16)
+REMAT = ("none", "dots", "full")
+
+
+def search(config: Config, topology: Topology, price: float | None = None) -> list[Plan]:
+    """All plans that fit, the fastest first; among equals the one that needs least memory.
+
+    Tried are tensor axes of 1 to 16, the model divided (fsdp) over 1, 2, 4, ... of the chips that leaves and copied (data) over
+    the rest, each remat policy, and every number of micro-batches that leaves whole rows on each chip, from one on until it
+    fits (more would only be slower).
+
+    Raises:
+      MeshError: nothing fits; says how far the nearest plan is.
+    """
+    fitting: list[Plan] = []
+    nearest: Plan | None = None
+    works = {remat: make_workload(replace(config, model={"remat": remat})) for remat in REMAT}
+    for candidate in _candidates(config, topology.num_chips):
+        for plan in _micro_batches(candidate, topology, price, works[candidate.model.remat]):
+            if nearest is None or plan.memory_bytes < nearest.memory_bytes:
+                nearest = plan
+            if plan.fits:
+                fitting.append(plan)
+                break
+    if not fitting:
+        raise MeshError(_nothing(config, topology, nearest))
+    return sorted(fitting, key=lambda plan: (plan.step_seconds, plan.memory_bytes))
+
+
+def _candidates(config: Config, chips: int) -> Iterator[Config]:
+    """The config with other meshes and remat policies: fsdp over 1, 2, 4, ... chips and whatever is left, data over the rest."""
+    sizes = (config.model.num_heads, config.model.num_kv_heads, config.model.intermediate_size)
+    for tensor in TENSOR:
+        if chips % tensor or any(size % tensor for size in sizes):
+            continue
+        left = chips // tensor
+        for fsdp in (
+            size for size in range(1, left + 1) if left % size == 0 and (size & (size - 1) == 0 or size == left)
+        ):
+            for remat in REMAT:
+                mesh = dict(preset="fsdp", data=left // fsdp, fsdp=fsdp, tensor=tensor)
+                yield replace(config, mesh=mesh, model={"remat": remat})
+
+
+def _micro_batches(config: Config, topology: Topology, price: float | None, work: Workload) -> Iterator[Plan]:
+    """Plans with one micro-batch, two, ..., as far as the batch can be divided; none if the mesh is impossible."""
+    size = config.train.batch_size
+    for count in (n for n in range(1, size + 1) if size % n == 0):
+        try:
+            yield plan_run(replace(config, train={"accumulation_steps": count}), topology, price, work)
+        except MeshError:
+            return
+
+
+def _nothing(config: Config, topology: Topology, nearest: Plan | None) -> str:
+    if nearest is None:
+        return (
+            f"No mesh over the {topology.num_chips} chips of {topology} can divide a batch of "
+            f"{config.train.batch_size} rows and this model. Choose a train.batch_size that is a multiple of the chips, or fewer chips."
+        )
+    return (
+        f"Nothing fits {topology}: the nearest plan ({describe(nearest)}) needs {nearest.memory_bytes / 1e9:.1f} GB of the "
+        f"{nearest.chip_bytes / 1e9:.0f} GB of a chip. Use more chips or chips with more memory, or a smaller model."
+    )
+
+
+def describe(plan: Plan) -> str:
+    """A plan's choices in one phrase."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    return f"{mesh}, {plan.micro_batches} micro-batches, remat {plan.remat}"

@@ -1,0 +1,102 @@
+"""The collectives of a training step: what each mesh axis makes the chips send.
+
+A ring over n devices sends (n - 1) / n of an array for an all-gather or reduce-scatter, twice that for an all-reduce, which is
+one after the other (Patarasuk and Yuan 2009).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+
+from lm_research.config import Config
+from lm_research.parallel.rules import tree_shardings
+from lm_research.planning.workload import Workload
+
+PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Bytes one chip sends per step for one purpose: over the links within a slice, and over the network.
+
+    `count` is how often a step does it for the whole model; the compiled program does it per array or per layer.
+    """
+
+    kind: str
+    axis: str
+    purpose: str
+    count: int
+    array_bytes: float
+    link_bytes: float
+    network_bytes: float
+
+
+def collectives(
+    config: Config, work: Workload, mesh: AbstractMesh, rows: int, slices: int, crossing: str | None
+) -> tuple[Collective, ...]:
+    """Those of one step.
+
+    fsdp: each micro-batch gathers the weights in the compute type twice, forward and backward (a recomputing block uses the
+      backward's), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P where data
+      parallelism has 2 P).
+    data: each micro-batch all-reduces the gradients of what a chip holds.
+    tensor: each sub-layer sums its output over the axis forward and its input's gradient backward (Shoeybi et al. 2019,
+      section 3): [b, L, D] each; recomputed blocks sum forward once more. So do the token table and the vocabulary projection.
+
+    Args:
+      rows: b; slices: how many the axis `crossing` (None: no axis) goes over.
+    """
+    micro, item = config.train.accumulation_steps, work.definition.arch.compute_dtype.itemsize
+    divided, whole = _parameters_per_chip(work, mesh)
+    ways = {axis: slices if axis == crossing else 1 for axis in mesh.shape}
+    found = []
+
+    def add(kind: str, axis: str, purpose: str, count: int, array_bytes: float) -> None:
+        if mesh.shape[axis] > 1 and array_bytes:
+            inside = mesh.shape[axis] // ways[axis]
+            sent = PASSES[kind] * count * array_bytes
+            network = sent * (ways[axis] - 1) / ways[axis] / inside
+            found.append(Collective(kind, axis, purpose, count, array_bytes, sent * (inside - 1) / inside, network))
+
+    fsdp = mesh.shape["fsdp"]
+    add("all-gather", "fsdp", "weights", 2 * micro, divided * fsdp * item)
+    add("reduce-scatter", "fsdp", "gradients", micro, divided * fsdp * item)
+    add("all-reduce", "fsdp", "gradients of whole parameters", micro, whole * item)
+    add("all-reduce", "data", "gradients", micro, (divided + whole) * item)
+    add("all-reduce", "tensor", "activations", *_activation_sums(work, rows, micro, item))
+    return tuple(found)
+
+
+def _parameters_per_chip(work: Workload, mesh: AbstractMesh) -> tuple[int, int]:
+    """Elements on one chip of parameters that fsdp divides, and of those it does not."""
+    placed = jax.tree.leaves(tree_shardings(mesh, work.definition.shapes, work.definition.axes))
+    sums = [0, 0]
+    for leaf, sharding in zip(jax.tree.leaves(work.definition.shapes), placed, strict=True):
+        elements = 1
+        for size in sharding.shard_shape(leaf.shape):
+            elements *= size
+        sums["fsdp" not in _names(sharding.spec)] += elements
+    return sums[0], sums[1]
+
+
+def _names(spec: Any) -> set[str]:
+    names: set[str] = set()
+    for entry in spec:
+        names |= {entry} if isinstance(entry, str) else set(entry or ())
+    return names
+
+
+def _activation_sums(work: Workload, rows: int, micro: int, item: int) -> tuple[int, float]:
+    """How many sums over the tensor axis a step makes, and the mean size of what is summed."""
+    arch = work.definition.arch
+    rounds = 3 if arch.remat == "full" else 2
+    stacks = (
+        [(arch.encoder, 2, work.source_length), (arch, 3, work.length)] if arch.encoder else [(arch, 2, work.length)]
+    )
+    count = sum(rounds * parts * stack.num_layers + 2 for stack, parts, _ in stacks)
+    total = sum((rounds * parts * stack.num_layers + 2) * length * stack.hidden_size for stack, parts, length in stacks)
+    return micro * count, rows * item * total / count

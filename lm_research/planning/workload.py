@@ -1,0 +1,202 @@
+"""What one example costs: its arrays, its floating-point operations, and what the backward pass keeps of it.
+
+Legend: B rows, L target (or only) length, S source length, M predicted positions, N layers, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.config import Config, replace
+from lm_research.data.store import write_store
+from lm_research.errors import ConfigError
+from lm_research.models.architecture import Architecture
+from lm_research.models.definition import ModelDefinition
+from lm_research.objectives import define, make_objective
+from lm_research.objectives.base import Objective
+
+VOCAB_MULTIPLE = 128  # what training rounds a tokenizer's size up to
+
+
+class Vocabulary:
+    """A tokenizer's roles and size without its words, enough to know the shapes of batches."""
+
+    pad_id, unk_id, cls_id, sep_id, mask_id, bos_id, eos_id = range(7)
+    special_ids = np.arange(7)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.starts_word = np.ones(size, bool)
+
+    def token_id(self, token: str) -> int:
+        """Any token, a sentinel say, is taken to exist."""
+        return self.unk_id
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A run's model and objective, and the arrays of one example (name -> shape without B, and dtype)."""
+
+    config: Config
+    definition: ModelDefinition
+    objective: Objective
+    row: dict[str, jax.ShapeDtypeStruct]
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.row["tokens_BL"].shape[0]
+
+    @property
+    def source_length(self) -> int:
+        """S; 0 without a source."""
+        return self.row["source_tokens_BS"].shape[0] if "source_tokens_BS" in self.row else 0
+
+    @property
+    def tokens_per_row(self) -> int:
+        """Positions of an example, padding included: S + L."""
+        return self.source_length + self.length
+
+    @property
+    def predicted_per_row(self) -> int:
+        """M: positions the vocabulary projection is made for."""
+        targets = next(leaf for name, leaf in self.row.items() if name.startswith("targets_"))
+        return targets.shape[0]
+
+    def batch(self, rows: int, micro_batches: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a batch [B, ...], or [A, B, ...] with micro-batches."""
+        leading = (micro_batches, rows) if micro_batches else (rows,)
+        return {name: jax.ShapeDtypeStruct(leading + x.shape, x.dtype) for name, x in self.row.items()}
+
+
+def vocab_size(config: Config) -> int:
+    """Rows of the token table, as training will choose them (a trained tokenizer gets the size it is asked for).
+
+    Raises:
+      ConfigError: only the tokenizer's file would tell.
+    """
+    if not config.model.vocab_size and config.tokenizer.path:
+        raise ConfigError(
+            f"plan does not open tokenizer.path={config.tokenizer.path}, so it does not know how many rows the token table "
+            "has. Give them: --config.model.vocab_size=N."
+        )
+    return config.model.vocab_size or -(-config.tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def make_workload(config: Config) -> Workload:
+    """Describes a run without allocating it. The shapes come from the objective itself, on a few made-up tokens.
+
+    Raises:
+      ConfigError: what training would refuse too, or a run that starts from a model directory.
+    """
+    if config.train.init_from:
+        raise ConfigError(
+            f"plan does not open train.init_from={config.train.init_from}. Give the model's shape in the model section, and "
+            "--config.train.init_from= (empty)."
+        )
+    size = vocab_size(config)
+    definition = define(config, size)
+    objective = make_objective(config, Vocabulary(size), definition.arch)
+    documents = [[[7] * config.data.max_length] * 2] * 4  # two sentences each: seq2seq takes them for pairs
+    with tempfile.TemporaryDirectory() as folder:
+        store = write_store(pathlib.Path(folder) / "store", iter(documents), "plan", size)
+        batch = objective.examples(store, "train").batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    row = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in batch.items()}
+    return Workload(config, definition, objective, row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of forward and backward pass over one example, by part."""
+
+    layers: float
+    attention: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        return self.layers + self.attention + self.head
+
+
+def flops_per_row(work: Workload) -> Flops:
+    """6 per parameter and position, and 12 H K per layer, query and key (Chowdhery et al. 2022, appendix B).
+
+    A product of a position with a weight is a multiplication and an addition, and the backward pass makes two such
+    products. Scores and mixing are 2 H K each per query and key, three times; causal rows count in full. The vocabulary projection
+    counts for the predicted positions only. Keys and values of a cross-attention are made for each source position.
+    """
+    layers = attention = 0.0
+    for name, stack in _stacks(work.definition.shapes):
+        arch = _architecture(work.definition, name)
+        length = work.source_length if name == "encoder" and work.source_length else work.length
+        for path, leaf in jax.tree_util.tree_leaves_with_path(stack):
+            keys = [key.key for key in path]
+            if keys[-1] == "kernel":
+                from_source = "cross_attention" in keys and keys[-2] in ("key", "value")
+                repeats = arch.num_layers if arch.share_layers else 1
+                layers += 6.0 * math.prod(leaf.shape) * repeats * (work.source_length if from_source else length)
+        keys_seen = length + (work.source_length if "cross_attention" in stack else 0)
+        attention += 12.0 * arch.num_layers * arch.num_heads * arch.head_width * length * keys_seen
+    arch = work.definition.arch
+    head = 6.0 * arch.vocab_size * arch.embedding_width * work.predicted_per_row
+    return Flops(layers, attention, head)
+
+
+def _stacks(shapes: Any) -> list[tuple[str, Any]]:
+    """The stacks of blocks among a model's parameters, wherever they are: (name, parameters of the blocks)."""
+    found = []
+    for name, tree in shapes.items():
+        if isinstance(tree, dict):
+            found += [(name, tree["layers"])] if "layers" in tree else [(f"{name}/{n}", t) for n, t in _stacks(tree)]
+    return found
+
+
+def _architecture(definition: ModelDefinition, name: str) -> Architecture:
+    if "/" in name:  # a model inside the model
+        return getattr(definition, name.partition("/")[0]).arch
+    return definition.arch.encoder if name == "encoder" and definition.arch.encoder else definition.arch
+
+
+def local_config(config: Config, tensor: int) -> Config:
+    """The model that one chip computes under tensor parallelism: 1/tensor of heads, feed-forward and vocabulary."""
+    model = config.model
+    head_size = model.head_size or model.hidden_size // model.num_heads
+    size = -(-vocab_size(config) // tensor)
+    changes = dict(
+        num_heads=model.num_heads // tensor, intermediate_size=model.intermediate_size // tensor, head_size=head_size,
+        num_kv_heads=model.num_kv_heads // tensor, vocab_size=size,
+    )  # fmt: skip
+    return replace(config, model=changes, tokenizer={"path": "whole"})  # which has more tokens than a part's rows
+
+
+@functools.lru_cache(maxsize=64)
+def activation_bytes(config: Config, tensor: int = 1) -> float:
+    """Bytes that the backward pass needs of one example's forward pass, on one chip of a tensor axis.
+
+    Not a formula per family but the arrays themselves: jax.vjp of the loss is traced on shapes for one row and for
+    two, and the difference of what the two keep is what a row adds, under the model's remat policy. For GPT-like blocks in
+    16 bits it comes near the S B D (34 + 5 H S / D) bytes a layer of Korthikanti et al. 2022 (equation 1), plus what
+    softmax in float32 adds.
+    """
+    work = make_workload(local_config(config, tensor) if tensor > 1 else config)
+
+    def kept(rows: int) -> int:
+        def pull_back(params: Any, batch: Any) -> Any:
+            def loss(params: Any) -> jax.Array:
+                sums = work.objective.sums(work.definition.bind(params), batch, jax.random.key(0))
+                return sum(sums[term] for term in work.objective.loss_terms)
+
+            return jax.vjp(loss, params)[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(pull_back, work.definition.shapes, work.batch(rows)))
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+    return float(kept(2) - kept(1))

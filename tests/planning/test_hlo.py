@@ -1,0 +1,54 @@
+"""Collectives counted in a module's text."""
+
+from __future__ import annotations
+
+from lm_research.planning.compiled import reused_arguments
+from lm_research.planning.hlo import transfers
+
+MODULE = """\
+HloModule jit_step, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, may-alias) }, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %add = f32[] add(f32[] %a, f32[] %b)
+}
+
+%async_collective_fusion.1 (p: bf16[4,8]) -> bf16[16,8] {
+  ROOT %gather.1 = bf16[16,8]{1,0} all-gather(bf16[4,8]{1,0} %p), channel_id=7, dimensions={0}
+}
+
+%body (state: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %f1 = bf16[16,8]{1,0} fusion(bf16[4,8]{1,0} %x), kind=kCustom, calls=%async_collective_fusion.1
+  %f2 = bf16[16,8]{1,0} fusion(bf16[4,8]{1,0} %x), kind=kCustom, calls=%async_collective_fusion.1
+  %gather.2 = bf16[16,8]{1,0} all-gather(bf16[4,8]{1,0} %x), channel_id=7, dimensions={0}
+}
+
+%condition (state: (s32[], bf16[4,8])) -> pred[] {
+  ROOT %less = pred[] compare(s32[] %i, s32[] %n), direction=LT
+}
+
+ENTRY %main (p0: f32[8]) -> f32[8] {
+  %loop = (s32[], bf16[4,8]) while((s32[], bf16[4,8]) %init), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"24"}}
+  ROOT %reduce = f32[8]{0} all-reduce(f32[8]{0} %p0), channel_id=9, replica_groups={}, to_apply=%sum
+}
+"""
+
+
+def test_a_transfer_counts_once_per_channel_and_turn() -> None:
+    gather, reduce = transfers(MODULE)
+    assert (gather.kind, gather.channels, gather.count) == ("all-gather", 1, 24)
+    assert gather.array_bytes == 24 * 16 * 8 * 2 and gather.overlapped == 1
+    assert (reduce.kind, reduce.channels, reduce.count, reduce.array_bytes) == ("all-reduce", 1, 1, 8 * 4)
+    assert reduce.overlapped == 0
+
+
+def test_arguments_whose_place_results_take() -> None:
+    assert reused_arguments(MODULE) == 2
+    assert reused_arguments("HloModule jit_step, entry_computation_layout={()->f32[]}") == 0
+
+
+def test_turns_that_only_the_condition_tells() -> None:
+    """The TPU compiler leaves the trip count out: the counter's limit stands in the loop's condition."""
+    limit = "  %n = s32[]{:T(128)} constant(24)\n  ROOT %less"
+    text = MODULE.replace("  ROOT %less", limit).replace(', backend_config={"known_trip_count":{"n":"24"}}', "")
+    assert transfers(text) == transfers(MODULE)
+    assert transfers(text.replace("constant(24)", "constant(5)"))[0].count == 5

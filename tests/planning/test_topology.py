@@ -1,0 +1,55 @@
+"""Topologies as people write them, and the links that mesh axes get."""
+
+from __future__ import annotations
+
+import pytest
+
+from lm_research.errors import MeshError
+from lm_research.planning.topology import links, network_axis, parse_topology
+
+
+def mesh(data: int, fsdp: int, tensor: int) -> dict[str, int]:
+    return {"data": data, "fsdp": fsdp, "tensor": tensor}
+
+
+def test_a_slice_and_a_machine() -> None:
+    pod = parse_topology("v5p:8x8x16", slices=2)
+    assert (pod.num_chips, pod.chips_per_slice, str(pod)) == (2048, 1024, "2 x v5p:8x8x16")
+    assert parse_topology("H200:8").num_chips == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("v5:4x4", "no chip 'v5'"),
+        ("v5ee:4x4", "Did you mean 'v5e'"),
+        ("v5e", "not a number of chips"),
+        ("v5e:4x0", "not a number of chips"),
+        ("v5e:4x4x4", "torus of 2 dimensions"),
+        ("h100:2x4", "counted, not arranged"),
+    ],
+)
+def test_mistakes(text: str, message: str) -> None:
+    with pytest.raises(MeshError, match=message):
+        parse_topology(text)
+    with pytest.raises(MeshError, match="--slices=0"):
+        parse_topology("v5e:4x4", slices=0)
+
+
+def test_a_full_ring_has_two_links_and_a_line_one() -> None:
+    pod, part = parse_topology("v5e:16x16"), parse_topology("v5e:4x4")
+    assert links(pod, mesh(1, 256, 1))["fsdp"] == 4 * 50e9  # both dimensions, both ways
+    assert links(part, mesh(1, 16, 1))["fsdp"] == 2 * 50e9
+    assert links(pod, mesh(1, 16, 16)) == {"tensor": 100e9, "fsdp": 100e9, "data": 50e9}
+    assert links(pod, mesh(1, 64, 4))["tensor"] == 50e9  # a quarter of a ring
+    assert links(parse_topology("v5p:4x4x4"), mesh(1, 64, 1))["fsdp"] == 6 * 100e9
+    assert links(parse_topology("h100:8"), mesh(1, 4, 2))["tensor"] == 450e9
+
+
+def test_slices_lie_on_the_outermost_axis() -> None:
+    pod = parse_topology("v5e:4x4", slices=4)
+    assert network_axis(pod, mesh(4, 16, 1)) == "data"
+    assert network_axis(pod, mesh(1, 64, 1)) == "fsdp"
+    assert network_axis(parse_topology("v5e:4x4"), mesh(4, 4, 1)) is None
+    with pytest.raises(MeshError, match="--config.mesh.data=4"):
+        network_axis(pod, mesh(2, 32, 1))
