@@ -107,7 +107,12 @@ def test_flags_with_values_are_accepted(flag: str) -> None:
 def test_keys_named_without_a_flag() -> None:
     sections = {key.split(".")[0] for key in KEYS if "." in key}
     named = {name for name in found(r"`([a-z_]+\.[a-z_]+)(?:=[^`]*)?`") if name.split(".")[0] in sections}
-    elsewhere = {"tokenizer.json", "model.safetensors", "model.params", "model.save_pretrained"}  # files; removed classes
+    elsewhere = {
+        "tokenizer.json",
+        "model.safetensors",
+        "model.params",
+        "model.save_pretrained",
+    }  # files; removed classes
     assert named - {f"{section}.py" for section in sections} - elsewhere <= KEYS
 
 
