@@ -5,7 +5,9 @@ Statistical bounds are five standard deviations of the estimate, written beside 
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -162,6 +164,64 @@ def test_over_rows_sums_bfloat16_gradients_in_float32() -> None:
 def test_activations(name: str, expected: list[float]) -> None:
     # x Phi(x) at -1 and 1: Phi(1) = 0.8413447. The approximation 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
     np.testing.assert_allclose(activation(name, jnp.array([-1.0, 1.0])), expected, atol=1e-6)
+
+
+def exact(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value and derivative in float64 with the standard library's erfc and tanh."""
+    if name == "gelu":
+        cdf = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
+        return x * cdf, cdf + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    tanh = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+    return 0.5 * x * (1 + tanh), 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * inner
+
+
+def value_and_slope(name: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    value, pull = jax.vjp(lambda x: activation(name, x), x)
+    return value, pull(jnp.ones_like(value))[0]
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_gelu_equals_its_definition_in_float64(name: str) -> None:
+    tiny_ones = np.logspace(-30, -2, 200)
+    x = np.concatenate([np.linspace(-20, 20, 20_001), tiny_ones, -tiny_ones]).astype(np.float32)
+    value, slope = jax.jit(functools.partial(value_and_slope, name))(x)
+    expected, expected_slope = exact(name, x.astype(np.float64))
+    error = np.abs(value - expected)
+    # An error of 2e-7 in Phi, times x. The slope of the tanh form multiplies the error of 1 + tanh by up to x^3 / 10.
+    assert (error / np.maximum(1, np.abs(x))).max() < 2.5e-7
+    small = np.abs(x) < 1e-2
+    assert (error[small] <= 2.5e-7 * np.abs(expected[small]) + 1e-37).all()
+    assert np.abs(slope - expected_slope).max() < (4e-7 if name == "gelu" else 1.2e-5)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_gelu_equals_jax_in_value_and_in_derivatives_of_both_orders_and_modes(name: str) -> None:
+    ours = functools.partial(activation, name)
+    theirs = functools.partial(jax.nn.gelu, approximate=name == "gelu_tanh")
+
+    def all_ways(f: Callable) -> tuple[jax.Array, ...]:
+        x = jnp.linspace(-5, 5, 64).reshape(4, 16)
+        total = lambda x: f(x).sum()  # noqa: E731
+        forward = jax.jvp(f, (x,), (jnp.cos(x),))
+        looped = jax.grad(lambda x: jax.lax.scan(lambda c, row: (c + total(row), None), 0.0, x)[0])(x)
+        again = jax.vmap(jax.grad(jax.checkpoint(total)))(x)
+        second = jax.vmap(jax.vmap(jax.grad(jax.grad(f))))(x)
+        return *forward, looped, again, second
+
+    for a, b in zip(tiny.jit(lambda: all_ways(ours))(), tiny.jit(lambda: all_ways(theirs))(), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-6)
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
+def test_gelu_in_bfloat16_is_the_rounded_value(name: str) -> None:
+    # Phi itself rounded to bfloat16 would be 4% off at -2, where it is 0.02 = 1 - 0.98.
+    x = jnp.linspace(-8, 8, 2001).astype(jnp.bfloat16)
+    value, slope = value_and_slope(name, x)
+    assert value.dtype == slope.dtype == jnp.bfloat16
+    expected, expected_slope = exact(name, np.asarray(x, np.float64))
+    np.testing.assert_allclose(np.asarray(value, np.float64), expected, rtol=2**-8, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(slope, np.float64), expected_slope, rtol=2**-8, atol=1e-5)
 
 
 def test_initial_weights_have_their_distribution() -> None:
