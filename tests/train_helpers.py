@@ -167,7 +167,8 @@ def checkpoints(workdir: pathlib.Path) -> list[int]:
 
 def unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
     """Temporary folders in a folder: of checkpoints, or of corpora, that are being written or whose writer died."""
-    return [path for path in folder.iterdir() if "tmp" in path.name] if folder.is_dir() else []
+    marks = ("tmp", ".work")  # of checkpoints; of corpora, whose finished shards are kept for the next start
+    return [path for path in folder.iterdir() if any(m in path.name for m in marks)] if folder.is_dir() else []
 
 
 def summary(workdir: pathlib.Path) -> dict[str, Any]:
