@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -119,6 +119,24 @@ def split_train(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """What stands before and after --."""
     argv = list(argv)
     return (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+
+
+def print_made(
+    argv: Sequence[str], parser: argparse.ArgumentParser, make: Callable[[Description, argparse.Namespace], str]
+) -> int:
+    """Prints what `make` makes of the run that a command line describes, and returns the exit code.
+
+    `parser` has the launcher's own flags already; those of every launcher are added to them.
+    """
+    own, train = split_train(argv)
+    add_flags(parser)
+    flags = parser.parse_args(own)
+    try:
+        print(make(from_flags(flags, train), flags), end="")
+    except LaunchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def build_wheel(folder: pathlib.Path) -> tuple[pathlib.Path, str]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from launch.description import Description, LaunchError, add_flags, from_flags, split_train
+from launch.description import Description, LaunchError, print_made
 
 FINAL_CODES = (2, 3)  # errors that a restart only repeats
 GRACE = 120  # seconds from SIGTERM until a pod is killed: for saving
@@ -77,19 +77,11 @@ def manifest(run: Description, restarts: int = 100) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-    own, train = split_train(argv)
     parser = argparse.ArgumentParser(
         prog="launch.gke", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    add_flags(parser)
     parser.add_argument("--restarts", type=int, default=100)
-    flags = parser.parse_args(own)
-    try:
-        print(json.dumps(manifest(from_flags(flags, train), flags.restarts), indent=2))
-    except LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return print_made(argv, parser, lambda run, flags: json.dumps(manifest(run, flags.restarts), indent=2) + "\n")
 
 
 if __name__ == "__main__":

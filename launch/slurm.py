@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from launch.description import Description, LaunchError, add_flags, from_flags, split_train
+from launch.description import Description, LaunchError, print_made
 
 
 def script(run: Description, time_limit: str) -> str:
@@ -48,19 +48,11 @@ exit "$code"
 
 
 def main(argv: Sequence[str]) -> int:
-    own, train = split_train(argv)
     parser = argparse.ArgumentParser(
         prog="launch.slurm", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    add_flags(parser)
     parser.add_argument("--time", default="24:00:00", help="Slurm's time limit")
-    flags = parser.parse_args(own)
-    try:
-        print(script(from_flags(flags, train), flags.time), end="")
-    except LaunchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return print_made(argv, parser, lambda run, flags: script(run, flags.time))
 
 
 if __name__ == "__main__":

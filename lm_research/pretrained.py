@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from lm_research.config import ModelConfig
-from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface
 from lm_research.models import forward as forward_lib
@@ -166,11 +166,7 @@ class LanguageModel:
         if source is None:
             raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")
         pad = max(pad, 0)
-        if (
-            start is None
-            and FAMILIES[self.family].MODEL_TYPES
-            and getattr(FAMILIES[self.family], "SHIFTS_AROUND", False)
-        ):
+        if start is None and getattr(FAMILIES[self.family], "SHIFTS_AROUND", False):
             return shift_around(source, pad)
         return shift_right(source, pad if start is None else start, pad)
 
@@ -197,10 +193,14 @@ class LanguageModel:
         rows: dict[int, np.ndarray] = {}
         for start in range(0, len(texts), batch_size):
             chosen = order[start : start + batch_size]
-            batch = self.tokenizer([texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit)
+            batch = self.tokenizer(
+                [texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit
+            )
             pooled = np.asarray(self._embed(self.params, self._checked(_to_buckets(batch)), pooling, normalize))
             rows |= dict(zip(chosen, pooled, strict=False))
-        return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, self.definition.arch.hidden_size))
+        return (
+            np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, self.definition.arch.hidden_size))
+        )
 
     @functools.cached_property
     def _embed(self) -> Any:
@@ -293,34 +293,30 @@ def from_pretrained(
         raise PretrainedError(
             f"dtype is {dtype!r}; it is one of float32, bfloat16, float16, or None for that of the files."
         )
-    if native.is_native(directory) or native.is_run(directory):
-        lm = _from_native(directory, head, dtype, mesh, num_labels, seed)
-    else:
-        lm = _from_huggingface(directory, head, dtype, mesh, num_labels, seed)
-    for line in lm.report.lines():
+    found = inspect(directory, head, num_labels)
+    params, report = load_params(found, mesh, dtype, seed, fresh_head=head is not None or num_labels is not None)
+    definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
+    for line in report.lines():
         LOG.warning("%s: %s", directory, line)
-    return lm
-
-
-def _from_huggingface(
-    directory: pathlib.Path, head: str | None, dtype: str | None, mesh: Mesh | None, num_labels: int | None, seed: int
-) -> LanguageModel:
-    found = huggingface.inspect(directory, head, num_labels)
-    fresh = head is not None or num_labels is not None
-    params, report = huggingface.load_params(found, mesh, dtype, seed, fresh)
-    definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
-    config = huggingface.hf_config(definition, found.family, found.config) if fresh else found.config
-    return LanguageModel(definition, params, found.family, config, find_tokenizer(directory), report)
-
-
-def _from_native(
-    directory: pathlib.Path, head: str | None, dtype: str | None, mesh: Mesh | None, num_labels: int | None, seed: int
-) -> LanguageModel:
-    found = native.inspect(directory, head, num_labels)
-    params, new, unused = native.load_params(found, mesh, dtype, seed)
-    definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
-    report = huggingface.Report(new=new, unused=unused)
     return LanguageModel(definition, params, found.family, found.config, find_tokenizer(found.files), report)
+
+
+Found = huggingface.Pretrained | native.Native
+
+
+def inspect(directory: pathlib.Path, head: str | None, num_labels: int | None = None) -> Found:
+    """What a directory of any of the three kinds says about its model; raises a PretrainedError like `from_pretrained`."""
+    ours = native.is_native(directory) or native.is_run(directory)
+    return (native if ours else huggingface).inspect(directory, head, num_labels)
+
+
+def load_params(
+    found: Found, mesh: Mesh | None, dtype: str | None, seed: int, fresh_head: bool
+) -> tuple[Params, huggingface.Report]:
+    """Its parameters, see interop/huggingface.py (`fresh_head` is for its files alone: ours tell what fits)."""
+    if isinstance(found, native.Native):
+        return native.load_params(found, mesh, dtype, seed)
+    return huggingface.load_params(found, mesh, dtype, seed, fresh_head)
 
 
 class StartingPoint:
@@ -335,8 +331,7 @@ class StartingPoint:
     def __init__(self, path: PathLike, model: ModelConfig, head: str) -> None:
         """Looks at the directory; raises a PretrainedError like `from_pretrained`."""
         self.directory = pathlib.Path(path)
-        self._native = native.is_native(self.directory) or native.is_run(self.directory)
-        self._found = (native if self._native else huggingface).inspect(self.directory, head)
+        self._found = inspect(self.directory, head)
         names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat")
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)
@@ -344,18 +339,13 @@ class StartingPoint:
 
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
         """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used."""
-        if self._native:
-            params, new, unused = native.load_params(self._found, mesh, "float32", seed)
-            report = huggingface.Report(new=new, unused=unused)
-        else:
-            params, report = huggingface.load_params(self._found, mesh, "float32", seed, fresh_head=True)
+        params, report = load_params(self._found, mesh, "float32", seed, fresh_head=True)
         return params, report.lines()
 
 
 def find_tokenizer(directory: pathlib.Path) -> Any:
     """The tokenizer in a directory, or None if it has no file of one."""
-    names = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-    if not any((directory / name).exists() for name in names):
+    if not any((directory / name).exists() for name in STARTS):
         return None
     try:
         return load_tokenizer(directory)

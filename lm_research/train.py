@@ -32,6 +32,7 @@ from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
 from lm_research.models.definition import ModelDefinition, train_flops_per_token
+from lm_research.models.families import VOCAB_MULTIPLE, table_rows
 from lm_research.objectives import check_objective, define, make_objective, objective_class
 from lm_research.objectives.base import Objective
 from lm_research.parallel import processes
@@ -50,8 +51,6 @@ from lm_research.training.progress import Log, Progress, Stopwatch, Trace
 from lm_research.training.signals import StopRequest
 from lm_research.training.state import State, init_state, state_shardings, window_means, window_zeros
 from lm_research.training.step import jit_train_step, make_eval_step, make_train_step
-
-VOCAB_MULTIPLE = 128  # what matrix units like; it also lets every usual mesh divide the table
 
 
 def main(config: Config, workdir: pathlib.Path) -> int:
@@ -206,7 +205,7 @@ def pick_vocab_size(config: Config, corpus: Corpus) -> int:
             f"The tokenizer has {size} tokens, but config.model.vocab_size={asked} gives the model fewer rows. Set "
             f"--config.model.vocab_size=0 to follow the tokenizer, or use a tokenizer of at most {asked} tokens."
         )
-    return asked or -(-size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return table_rows(config.model, size)
 
 
 def settle_steps(config: Config, num_examples: int) -> Config:

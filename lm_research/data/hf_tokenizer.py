@@ -30,6 +30,7 @@ from lm_research.data.tokenizer import TextTokenizer, Tokenizer, write_files
 from lm_research.errors import TokenizerError
 
 WHOLE = "tokenizer.json"
+STARTS = (WHOLE, "vocab.txt", "vocab.json", *hf_vocabularies.PIECES)  # a folder with any of these holds a tokenizer
 _LOOKED_FOR = (WHOLE, "vocab.txt", "vocab.json with merges.txt", *hf_vocabularies.PIECES)
 _VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", *hf_vocabularies.PIECES)
 # Whose place each role takes when a tokenizer has none of its own, first come.

@@ -39,14 +39,16 @@ class Pretrained:
     Attributes:
       definition: the model it holds, with the head that was asked for.
       family: a key of FAMILIES.
-      config: config.json.
+      config: config.json, with the head that was asked for.
       source: its weight files.
+      files: the folder with the tokenizer.
     """
 
     definition: ModelDefinition
     family: str
     config: dict[str, Any]
     source: TensorSource
+    files: pathlib.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +137,17 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
     arch = arch.encoder if encoder_only else arch
     labels = num_labels or len(config.get("id2label") or {}) or config.get("num_labels") or 2
     spec = Head(name, labels)
-    reader = _Reader(source, family, define(arch, spec))
+    definition = define(arch, spec)
+    reader = _Reader(source, family, definition)
     if name in ("pretraining", "next_sentence"):
         stored = reader.shape_of("next_sentence/bias")
         spec = Head(name, stored[0] if stored else 2)
     elif name == "none":
-        spec = Head(name, pooled=bool(arch.pooler_activation) and reader.shape_of("pooler/dense/kernel") is not None)
-    return Pretrained(define(arch, spec), types[kind], config, source)
+        spec = dataclasses.replace(spec, pooled=reader.shape_of("pooler/dense/kernel") is not None)
+    definition = definition if spec == definition.head else define(arch, spec)
+    if head is not None or num_labels is not None:
+        config = hf_config(definition, types[kind], config)
+    return Pretrained(definition, types[kind], config, source, directory)
 
 
 def _named_head(config: Mapping[str, Any], kind: str, family: ModuleType, stacks: str) -> tuple[bool, str]:
@@ -168,7 +174,8 @@ def _check_head(head: str, kind: str, stacks: str, encoder_only: bool) -> None:
     encoders = ("masked_lm", "pretraining", "next_sentence", "replaced_token", "multiple_choice")
     needed = only.get(head, "encoder" if head in encoders else stacks)
     if needed != stacks:
-        raise PretrainedError(f"head {head!r} needs an {needed}, but {kind} is an {stacks}.".replace("an d", "a d"))
+        some = {"encoder": "an encoder", "decoder": "a decoder", "encoder-decoder": "an encoder-decoder"}
+        raise PretrainedError(f"head {head!r} needs {some[needed]}, but {kind} is {some[stacks]}.")
 
 
 class _Reader:
@@ -176,11 +183,8 @@ class _Reader:
 
     def __init__(self, source: TensorSource, family: ModuleType, definition: ModelDefinition) -> None:
         self.source, self.definition = source, definition
-        arch, head = definition.arch, definition.head.name
-        heads = ("classification", "span", "none", head)
-        self.prefixes = tuple(dict.fromkeys((family.prefix(arch, head), "", *(family.prefix(arch, h) for h in heads))))
-        if len(self.prefixes) > 1 and family.prefix(arch, "masked_lm") not in self.prefixes:
-            self.prefixes += (family.prefix(arch, "masked_lm"),)
+        of = lambda head: family.prefix(definition.arch, head)  # noqa: E731
+        self.prefixes = tuple(dict.fromkeys((of(definition.head.name), "", *map(of, HEADS))))
         self.shapes = flatten(definition.shapes)
         self.weights = weights_of(family, definition)
         self._names = set(source.names)
@@ -198,21 +202,22 @@ class _Reader:
         name = self.stored_name(path) if path in self.weights else None
         return None if name is None else self.source.shape(name)
 
-    def layers(self, path: str) -> int:
-        return self.shapes[path].shape[0] if _is_stacked(path) else 0
+    def stored_names(self, path: str) -> set[str | None]:
+        """The names of all layers of a parameter, None for those that the files do not have."""
+        return {self.stored_name(path, layer) for layer in range(_layers(path, self.shapes[path].shape)[0])}
 
-    def check(self, path: str, strict: bool) -> str:
+    def check(self, path: str, may_miss: bool, may_differ: bool) -> str:
         """ "found", "new" or "reshaped".
 
         Raises:
-          PretrainedError: a part of a stack, or with `strict` anything, is missing or has another shape or no numbers.
+          PretrainedError: a tensor is missing though it may not, has another shape though it may not, or no numbers.
         """
-        weight, shape = self.weights[path], self.shapes[path].shape
-        shape = shape[1:] if _is_stacked(path) else shape
-        for layer in range(self.layers(path) or 1):
+        weight = self.weights[path]
+        layers, shape = _layers(path, self.shapes[path].shape)
+        for layer in range(layers):
             name = self.stored_name(path, layer)
             if name is None:
-                if strict:
+                if not may_miss:
                     missing = next(self.candidates(weight, layer))
                     where = self.source.file(next(iter(self._names))).parent if self._names else "the directory"
                     raise PretrainedError(
@@ -222,7 +227,7 @@ class _Reader:
                 return "new"
             wanted, got = stored_shape(weight, shape), self.source.shape(name)
             if got != wanted:
-                if strict:
+                if not may_differ:
                     raise PretrainedError(
                         f"{self.source.file(name)}: tensor {name!r} has shape {got}, but config.json makes it {wanted}. "
                         "They belong to different models."
@@ -237,13 +242,12 @@ class _Reader:
 
     def read(self, path: str, dtype: np.dtype) -> np.ndarray:
         """A parameter, all layers of it, in memory of its own."""
-        shape, weight = self.shapes[path].shape, self.weights[path]
-        array = np.empty(shape, dtype)
-        for layer in range(self.layers(path) or 1):
-            name = self.stored_name(path, layer)
-            part = array[layer] if _is_stacked(path) else array
-            part[...] = from_stored(weight, self.source.read(name), part.shape)
-        return array
+        shape = self.shapes[path].shape
+        layers, part = _layers(path, shape)
+        array = np.empty((layers, *part), dtype)
+        for layer in range(layers):
+            array[layer] = from_stored(self.weights[path], self.source.read(self.stored_name(path, layer)), part)
+        return array.reshape(shape)
 
     def dead_copies(self) -> dict[str, np.ndarray]:
         """Tensors of the files by the names that weights are written under a second time."""
@@ -282,16 +286,13 @@ def load_params(
     reader = _Reader(pretrained.source, FAMILIES[pretrained.family], definition)
     states = {}
     for path in reader.shapes:
-        stack = path.split("/")[0] in STACKS
-        found = reader.check(path, strict=stack)
-        if found == "reshaped" and not fresh_head:
-            reader.check(path, strict=True)
-        states[path] = found
+        of_head = path.split("/")[0] not in STACKS
+        states[path] = reader.check(path, may_miss=of_head, may_differ=of_head and fresh_head)
     new = [path for path, state in states.items() if state != "found"]
     shardings = {path: None for path in reader.shapes}
     if mesh is not None:
         shardings = flatten(tree_shardings(mesh, definition.shapes, definition.axes))
-    arrays = _initialise(definition, new, shardings, seed)
+    arrays = definition.init_only(new, seed, shardings)
     default = np.dtype(dtype) if dtype else None
     for path in reader.shapes:
         if states[path] == "found":
@@ -299,7 +300,7 @@ def load_params(
             arrays[path] = _place(value, shardings[path])
         elif default:
             arrays[path] = arrays[path].astype(default)
-    used = {reader.stored_name(path, layer) for path in reader.shapes for layer in range(reader.layers(path) or 1)}
+    used = set().union(*map(reader.stored_names, reader.shapes))
     copies = [re.compile(pattern) for pattern in FAMILIES[pretrained.family].COPIES]
     copies += [re.compile(re.escape(name.removeprefix("@"))) for w in reader.weights.values() for name in w.copies]
     rest = [name for name in pretrained.source.names if name not in used]
@@ -316,17 +317,6 @@ def _place(value: np.ndarray, sharding: Any) -> jax.Array:
     if sharding is None:
         return jnp.array(value)  # a copy: buffers that NumPy owns must not be donated
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-
-
-def _initialise(
-    definition: ModelDefinition, paths: list[str], shardings: Mapping[str, Any], seed: int
-) -> dict[str, Any]:
-    """Fresh parameters of these paths alone (the compiler drops what makes the others)."""
-    if not paths:
-        return {}
-    pick = lambda seed: {path: leaf for path, leaf in flatten(definition.init(seed)).items() if path in paths}  # noqa: E731
-    given = {path: shardings[path] for path in paths}
-    return dict(jax.jit(pick, out_shardings=given if all(given.values()) else None)(np.uint32(seed)))
 
 
 def save(
@@ -360,10 +350,8 @@ def save(
     entries: dict[str, list[tuple[str, int]]] = {}
     for path, shape in shapes.items():
         weight = weights[path]
-        for layer in range(shape.shape[0] if _is_stacked(path) else 1):
+        for layer in range(_layers(path, shape.shape)[0]):
             for name in (weight.names[0], *weight.copies):
-                if path.endswith("up/kernel") and not definition.arch.gated and len(weight.names) > 1:
-                    name = weight.names[-1]
                 name = name.replace("{}", str(layer))
                 name = prefix + name[1:] if name.startswith("@") else name
                 entries.setdefault(name, []).append((path, layer))
@@ -373,8 +361,8 @@ def save(
     def tensor(parts: list[tuple[str, int]]) -> np.ndarray:
         made = []
         for path, layer in sorted(parts, key=lambda part: weights[part[0]].part):
-            value = host(path)
-            made.append(to_stored(weights[path], value[layer] if _is_stacked(path) else value))
+            layers, part = _layers(path, shapes[path].shape)
+            made.append(to_stored(weights[path], host(path).reshape(layers, *part)[layer]))
         return np.ascontiguousarray(np.concatenate(made, axis=-1) if len(made) > 1 else made[0])
 
     def listed() -> Iterator[tuple[str, tuple[int, ...], np.dtype, Any]]:
@@ -383,13 +371,8 @@ def save(
             if name in dead and dead[name].dtype == leaves[path].dtype:
                 yield name, dead[name].shape, dead[name].dtype, functools.partial(dead.__getitem__, name)
                 continue
-            shape = shapes[path].shape[1:] if _is_stacked(path) else shapes[path].shape
-            yield (
-                name,
-                stored_shape(weights[path], shape),
-                np.dtype(leaves[path].dtype),
-                functools.partial(tensor, parts),
-            )
+            shape = stored_shape(weights[path], _layers(path, shapes[path].shape)[1])
+            yield name, shape, np.dtype(leaves[path].dtype), functools.partial(tensor, parts)
 
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory, listed(), max_shard_bytes)
@@ -402,9 +385,8 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
     Raises:
       PretrainedError: the format has no class for this family and head.
     """
-    module, arch, head = FAMILIES[family], definition.arch, definition.head
-    if not module.MODEL_TYPES:  # a family that borrows another's files
-        module = next(m for m in FAMILIES.values() if m.MODEL_TYPES and m.weights is module.weights)
+    arch, head = definition.arch, definition.head
+    module = getattr(FAMILIES[family], "FILES", FAMILIES[family])  # some families have another's files
     written = dict(config) if config else module.to_hf(arch)
     kind = written.setdefault("model_type", next(iter(module.MODEL_TYPES)))
     encoder_only = getattr(module, "ENCODER_ONLY", ())
@@ -468,5 +450,6 @@ def to_stored(weight: Weight, value: np.ndarray) -> np.ndarray:
     return value[None] if weight.leading else value
 
 
-def _is_stacked(path: str) -> bool:
-    return "/layers/" in path
+def _layers(path: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """How many layers are stacked in a parameter (1 where none are), and the shape of one."""
+    return (shape[0], shape[1:]) if "/layers/" in path else (1, shape)

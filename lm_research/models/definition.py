@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
@@ -42,6 +43,17 @@ class ModelDefinition:
         """Fresh parameters (float32). The same for any mesh, because jax.random is."""
         model = Model(self.arch, self.head, nnx.Rngs(jax.random.key(seed)))
         return nnx.to_pure_dict(nnx.split(model)[1])
+
+    def init_only(self, paths: Collection[str], seed: int, shardings: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Fresh parameters of these paths ("a/b/c") alone, where `shardings` says; the compiler drops what makes the others.
+
+        A sharding of None is the default device.
+        """
+        if not paths:
+            return {}
+        placed = {path: shardings[path] for path in paths}
+        pick = lambda seed: {path: leaf for path, leaf in flatten(self.init(seed)).items() if path in placed}  # noqa: E731
+        return dict(jax.jit(pick, out_shardings=placed if all(placed.values()) else None)(np.uint32(seed)))
 
     def bind(self, params: Params) -> Model:
         """The module holding these parameters. Cheap under jit, where it happens once, at tracing."""

@@ -91,3 +91,16 @@ class Objective(abc.ABC):
     def loss(self, sums: Sums, totals: dict[str, jax.Array]) -> jax.Array:
         """The scalar that is minimised: the sum of the loss terms' means."""
         return sum(sums[term] / totals[self.metrics[term]].clip(1.0) for term in self.loss_terms)
+
+
+class NextTokenObjective(Objective):
+    """One that predicts the next token at every position with a weight: [B, L] targets and weights."""
+
+    total_names = ("tokens", "real")
+    metrics = {"lm_loss_nats": "tokens", "lm_accuracy": "tokens"}
+    loss_terms = ("lm_loss_nats",)
+    token_term = "lm_loss_nats"
+    predicted_share = 1.0
+
+    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return batch["targets_BL"], batch["weights_BL"]

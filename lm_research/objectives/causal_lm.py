@@ -18,7 +18,7 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
-from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.objectives.base import Batch, NextTokenObjective, Sums
 from lm_research.objectives.cross_entropy import token_loss
 
 
@@ -67,14 +67,10 @@ class PackedRows:
         }
 
 
-class CausalLanguageModel(Objective):
+class CausalLanguageModel(NextTokenObjective):
     """Mean negative log-likelihood of the next token."""
 
     kinds = ("decoder",)
-    total_names = ("tokens", "real")
-    metrics = {"lm_loss_nats": "tokens", "lm_accuracy": "tokens"}
-    loss_terms = ("lm_loss_nats",)
-    token_term = "lm_loss_nats"
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -90,10 +86,3 @@ class CausalLanguageModel(Objective):
         x_BLD = model.decoder(batch["tokens_BL"], batch["segments_BL"], batch["positions_BL"], dropout_key=key)
         loss, correct = token_loss(model.predict_tokens(x_BLD), batch["targets_BL"], batch["weights_BL"])
         return {"lm_loss_nats": loss, "lm_accuracy": correct}
-
-    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return batch["targets_BL"], batch["weights_BL"]
-
-    @property
-    def predicted_share(self) -> float:
-        return 1.0

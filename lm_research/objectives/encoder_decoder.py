@@ -16,7 +16,7 @@ from lm_research.config import Config
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
-from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.objectives.base import Batch, NextTokenObjective, Sums
 from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
@@ -106,14 +106,10 @@ class SourceTargetExamples(abc.ABC):
         return batch | {"tokens_BL": tokens_BL, "weights_BL": real_BL.astype(np.float32)}
 
 
-class SourceToTarget(Objective):
+class SourceToTarget(NextTokenObjective):
     """Mean negative log-likelihood of the next token of the target, given the source."""
 
     kinds = ("encoder-decoder",)
-    total_names = ("tokens", "real")
-    metrics = {"lm_loss_nats": "tokens", "lm_accuracy": "tokens"}
-    loss_terms = ("lm_loss_nats",)
-    token_term = "lm_loss_nats"
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -136,10 +132,3 @@ class SourceToTarget(Objective):
         )
         loss, correct = token_loss(model.predict_tokens(x_BLD), batch["targets_BL"], batch["weights_BL"])
         return {"lm_loss_nats": loss, "lm_accuracy": correct}
-
-    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return batch["targets_BL"], batch["weights_BL"]
-
-    @property
-    def predicted_share(self) -> float:
-        return 1.0

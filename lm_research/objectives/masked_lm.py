@@ -103,12 +103,25 @@ class MaskedPairs:
         return Segments(self.pieces.starts[item_P], self.pieces.lengths[item_P], none, none, none > 0)
 
 
-class MaskedLanguageModel(Objective):
-    """Mean negative log-likelihood of masked tokens, plus that of the pairs' label if there is one."""
+class MaskedTokenObjective(Objective):
+    """One that predicts masked tokens of an encoder's rows, [B, M] targets and weights."""
 
     kinds = ("encoder",)
-    total_names = ("tokens", "real", "rows")
     token_term = "mlm_loss_nats"
+
+    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return batch["targets_BM"], batch["weights_BM"]
+
+    @property
+    def predicted_share(self) -> float:
+        length = self.config.data.max_length
+        return num_masked(length, self.config.objective.mask_rate) / length
+
+
+class MaskedLanguageModel(MaskedTokenObjective):
+    """Mean negative log-likelihood of masked tokens, plus that of the pairs' label if there is one."""
+
+    total_names = ("tokens", "real", "rows")
 
     def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
         super().__init__(config, tokenizer)
@@ -154,14 +167,6 @@ class MaskedLanguageModel(Objective):
             sums[f"{self.pair_name}_loss_nats"] = -(weights_B * chosen_B).sum()
             sums[f"{self.pair_name}_accuracy"] = (weights_B * (logits_B2.argmax(-1) == labels_B)).sum()
         return sums
-
-    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return batch["targets_BM"], batch["weights_BM"]
-
-    @property
-    def predicted_share(self) -> float:
-        length = self.config.data.max_length
-        return num_masked(length, self.config.objective.mask_rate) / length
 
 
 def encode(model: Any, batch: Batch, tokens_BL: jax.Array, key: jax.Array | None) -> jax.Array:

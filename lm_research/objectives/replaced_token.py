@@ -27,10 +27,10 @@ from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.heads import Head, Model, Projection
-from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.objectives.base import Batch, Sums
 from lm_research.objectives.cross_entropy import SLICE_ROWS, token_loss
-from lm_research.objectives.masked_lm import MaskedPairs, encode
-from lm_research.objectives.masking import check_masking, num_masked
+from lm_research.objectives.masked_lm import MaskedPairs, MaskedTokenObjective, encode
+from lm_research.objectives.masking import check_masking
 
 OWN = ("projection",)  # parts of the embeddings that depend on a stack's width and are not shared
 
@@ -131,10 +131,9 @@ def sample_tokens(projection: Projection, noise_B: jax.Array, size: int) -> jax.
     return jax.lax.map(sample, (hidden_BME, noise_B), batch_size=max(1, SLICE_ROWS // hidden_BME.shape[1]))
 
 
-class ReplacedTokenDetection(Objective):
+class ReplacedTokenDetection(MaskedTokenObjective):
     """Loss of the generator's masked tokens plus `discriminator_weight` times that of telling replaced tokens."""
 
-    kinds = ("encoder",)
     total_names = ("tokens", "real")
     metrics = {
         "mlm_loss_nats": "tokens",
@@ -145,7 +144,6 @@ class ReplacedTokenDetection(Objective):
         "replaced_share": "real",
     }
     loss_terms = ("mlm_loss_nats", "weighted_rtd_loss_nats")
-    token_term = "mlm_loss_nats"
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -199,11 +197,3 @@ class ReplacedTokenDetection(Objective):
             "rtd_accuracy": (real_BL * ((logits_BL > 0) == (labels_BL > 0))).sum(),
             "replaced_share": labels_BL.sum(),
         }
-
-    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return batch["targets_BM"], batch["weights_BM"]
-
-    @property
-    def predicted_share(self) -> float:
-        length = self.config.data.max_length
-        return num_masked(length, self.config.objective.mask_rate) / length

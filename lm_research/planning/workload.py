@@ -20,10 +20,9 @@ from lm_research.data.store import write_store
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
+from lm_research.models.families import table_rows
 from lm_research.objectives import define, make_objective
 from lm_research.objectives.base import Objective
-
-VOCAB_MULTIPLE = 128  # what training rounds a tokenizer's size up to
 
 
 class Vocabulary:
@@ -88,7 +87,7 @@ def vocab_size(config: Config) -> int:
             f"plan does not open tokenizer.path={config.tokenizer.path}, so it does not know how many rows the token table "
             "has. Give them: --config.model.vocab_size=N."
         )
-    return config.model.vocab_size or -(-config.tokenizer.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return table_rows(config.model, config.tokenizer.vocab_size)
 
 
 def make_workload(config: Config) -> Workload:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm_research.models.definition import flatten
 from lm_research.models.layers import random_bits
 
 _KEYS = ((0x9E3779B9, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))
@@ -44,8 +45,8 @@ def _digest(x: jax.Array) -> jax.Array:
 
 def digest_arrays(tree: Any) -> dict[str, str]:
     """Digest of every array of a nested dict: path "a/b/c" -> 16 hexadecimal digits."""
-    pairs = jax.tree_util.tree_leaves_with_path(jax.device_get(jax.tree.map(_digest, tree)))
-    return {"/".join(str(key.key) for key in path): f"{int(a):08x}{int(b):08x}" for path, (a, b) in pairs}
+    words = flatten(jax.device_get(jax.tree.map(_digest, tree)))
+    return {path: f"{int(a):08x}{int(b):08x}" for path, (a, b) in words.items()}
 
 
 def digest_of(tree: Any) -> str:

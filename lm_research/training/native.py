@@ -15,13 +15,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from lm_research import config as config_lib
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
-from lm_research.interop.huggingface import hf_config
+from lm_research.interop.huggingface import Report, hf_config
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
 from lm_research.models.families import FAMILIES, define_model
@@ -172,11 +171,8 @@ def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any])
 
 def load_params(
     native: Native, mesh: Mesh | None = None, dtype: str | None = None, seed: int = 0
-) -> tuple[Params, tuple[str, ...], tuple[str, ...]]:
-    """Reads the parameters onto the devices of a mesh.
-
-    Returns:
-      The parameters; paths of those that had to be initialised; paths of those in the directory that are not used.
+) -> tuple[Params, Report]:
+    """Reads the parameters onto the devices of a mesh; those that the directory does not have are initialised.
 
     Raises:
       PretrainedError: they cannot be read, or are not what was written.
@@ -198,13 +194,11 @@ def load_params(
                 f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was written."
             )
     new = [path for path in wanted if path not in arrays]
-    if new:
-        fresh = jax.jit(lambda seed: {p: x for p, x in flatten(native.definition.init(seed)).items() if p in new})
-        arrays |= {path: jax.device_put(x, shardings[path]) for path, x in fresh(np.uint32(seed)).items()}
+    arrays |= native.definition.init_only(new, seed, shardings)
     if dtype:
         arrays = {path: x.astype(dtype) for path, x in arrays.items()}
-    unused = tuple(path for path in stored if path not in common)
-    return unflatten({path: arrays[path] for path in wanted}), tuple(new), unused
+    report = Report(new=tuple(new), unused=tuple(path for path in stored if path not in common))
+    return unflatten({path: arrays[path] for path in wanted}), report
 
 
 def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,14 @@ FAMILIES: dict[str, ModuleType] = {
 DEFAULT_HEADS = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
 
 
+VOCAB_MULTIPLE = 128  # what matrix units like; it also lets every usual mesh divide the table
+
+
+def table_rows(config: ModelConfig, tokens: int) -> int:
+    """Rows of a run's token table: as its model section asks, or the tokenizer's tokens rounded up."""
+    return config.vocab_size or -(-tokens // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
 def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelDefinition:
     """The model a run asks for.
 

@@ -18,6 +18,8 @@ from lm_research.models.families.common import (
     refuse,
     scales,
     table,
+    with_defaults,
+    without,
     write_keys,
 )
 
@@ -32,13 +34,12 @@ TRAITS = {**bert.TRAITS, "share_layers": True, "embedding_projection": True}
 
 HEAD = "pretraining"  # what it is pre-trained with
 MODEL_TYPES = {"albert": "Albert"}
-CLASSES = {name: head for name, head in bert.CLASSES.items() if name != "ForNextSentencePrediction"}
+CLASSES = without(bert.CLASSES, "ForNextSentencePrediction")
 DEFAULTS = {
     "vocab_size": 30000, "hidden_size": 4096, "num_attention_heads": 64, "intermediate_size": 16384,
     "hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
 }  # fmt: skip
-KEYS = (Key("embedding_size", "embedding_size", 128), *bert.KEYS)
-KEYS = tuple(Key(key.field, key.name, DEFAULTS.get(key.name, key.default)) for key in KEYS)
+KEYS = (Key("embedding_size", "embedding_size", 128), *with_defaults(bert.KEYS, DEFAULTS))
 OUTPUTS = {"seq_relationship_logits": "sop_logits"}  # what transformers calls it here
 UNSUPPORTED = {"position_embedding_type": "absolute", "num_hidden_groups": 1, "inner_group_num": 1}
 COPIES = (r"position_ids$", r"^predictions\.decoder\.(weight|bias)$")

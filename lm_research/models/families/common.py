@@ -114,6 +114,16 @@ class Key:
     default: Any
 
 
+def with_defaults(keys: Iterable[Key], defaults: Mapping[str, Any]) -> tuple[Key, ...]:
+    """The keys with other values where a file leaves them out, by their names in config.json."""
+    return tuple(dataclasses.replace(key, default=defaults.get(key.name, key.default)) for key in keys)
+
+
+def without(classes: Mapping[str, str], *names: str) -> dict[str, str]:
+    """A family's classes but for these."""
+    return {name: head for name, head in classes.items() if name not in names}
+
+
 def read_keys(hf: Mapping[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
     """Fields of an Architecture from a config.json.
 

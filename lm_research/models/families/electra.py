@@ -17,6 +17,8 @@ from lm_research.models.families.common import (
     refuse,
     scales,
     table,
+    with_defaults,
+    without,
     write_keys,
 )
 
@@ -34,13 +36,10 @@ TRAITS = {**bert.TRAITS, "head_activation": "gelu", "pooler_activation": "gelu"}
 MODEL_TYPES = {"electra": "Electra"}
 CLASSES = {
     "ForPreTraining": "replaced_token",
-    **{
-        name: head for name, head in bert.CLASSES.items() if name not in ("ForPreTraining", "ForNextSentencePrediction")
-    },
+    **without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction"),
 }
-KEYS = (Key("embedding_size", "embedding_size", 128), *bert.KEYS)
 DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
-KEYS = tuple(Key(key.field, key.name, DEFAULTS.get(key.name, key.default)) for key in KEYS)
+KEYS = (Key("embedding_size", "embedding_size", 128), *with_defaults(bert.KEYS, DEFAULTS))
 UNSUPPORTED = {**bert.UNSUPPORTED, "summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
 COPIES = (r"position_ids$", r"generator_lm_head\.weight$")
 

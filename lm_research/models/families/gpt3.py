@@ -3,6 +3,7 @@
 The paper alternates dense and locally banded sparse attention; here every layer is dense. Files are GPT-2's.
 """
 
+from lm_research.models.families import gpt2
 from lm_research.models.families.gpt2 import (  # noqa: F401  (the family is GPT-2 but for its sizes)
     CLASSES,
     COPIES,
@@ -38,3 +39,4 @@ SIZES = {
     for name, (n, d, h, k) in _TABLE.items()
 }
 MODEL_TYPES = {}
+FILES = gpt2

@@ -8,18 +8,25 @@ from typing import Any
 from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import bert
-from lm_research.models.families.common import Key, Weight, from_config, matrix, read_keys, refuse, scales, write_keys
+from lm_research.models.families.common import (
+    Weight,
+    from_config,
+    matrix,
+    read_keys,
+    refuse,
+    scales,
+    with_defaults,
+    without,
+    write_keys,
+)
 
 # Liu et al. 2019, section 3.1 and 5: the shapes of BERT; vocabulary of 50,265 byte-level pieces.
 SIZES = {name: bert.SIZES[name] for name in ("base", "large")}
 TRAITS = {**bert.TRAITS, "head_activation": "gelu", "count_padding": False}
 
 MODEL_TYPES = {"roberta": "Roberta"}
-CLASSES = {
-    name: head for name, head in bert.CLASSES.items() if name not in ("ForPreTraining", "ForNextSentencePrediction")
-}
-DEFAULTS = {"vocab_size": 50265, "pad_token_id": 1}
-KEYS = tuple(Key(key.field, key.name, DEFAULTS.get(key.name, key.default)) for key in bert.KEYS)
+CLASSES = without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction")
+KEYS = with_defaults(bert.KEYS, {"vocab_size": 50265, "pad_token_id": 1})
 UNSUPPORTED = bert.UNSUPPORTED
 COPIES = (r"position_ids$", r"lm_head\.decoder\.(weight|bias)$")
 

@@ -137,15 +137,15 @@ def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
     outer = {"classification": "classification_head.out_proj", "span": "qa_outputs"}.get(head, "classifier")
     return (
         *table("encoder/embeddings/tokens", "@shared.weight", "@encoder.embed_tokens.weight"),
-        *_stack("encoder"),
-        *_stack("decoder"),
+        *_stack("encoder", arch.gated),
+        *_stack("decoder", arch.gated),
         *table("next_token/table", "lm_head.weight"),
         *matrix("pooler/dense", "classification_head.dense"),
         *matrix("classifier", outer),
     )
 
 
-def _stack(name: str) -> tuple[Weight, ...]:
+def _stack(name: str, gated: bool) -> tuple[Weight, ...]:
     ours, theirs = f"{name}/layers", f"@{name}.block.{{}}.layer"
     feed_forward = f"{theirs}.{1 if name == 'encoder' else 2}"
     dense = f"{feed_forward}.DenseReluDense"
@@ -158,7 +158,7 @@ def _stack(name: str) -> tuple[Weight, ...]:
         *table(f"{ours}/cross_attention_norm/scale", f"{theirs}.1.layer_norm.weight"),
         # A plain layer has `wi`; a gated one `wi_0`, which is activated, and `wi_1`.
         *matrix(f"{ours}/feed_forward/gate", f"{dense}.wi_0"),
-        Weight(f"{ours}/feed_forward/up/kernel", (f"{dense}.wi_1.weight", f"{dense}.wi.weight"), transpose=True),
+        *matrix(f"{ours}/feed_forward/up", f"{dense}.{'wi_1' if gated else 'wi'}"),
         *matrix(f"{ours}/feed_forward/down", f"{dense}.wo"),
         *table(f"{ours}/feed_forward_norm/scale", f"{feed_forward}.layer_norm.weight"),
         *table(f"{name}/final_norm/scale", f"@{name}.final_layer_norm.weight"),
