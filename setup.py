@@ -40,8 +40,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "test": ["pytest>=8", "safetensors>=0.5"],
-        "dev": ["pytest>=8", "safetensors>=0.5", "ruff>=0.9"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "ruff>=0.9"],
         "tensorboard": ["tensorboard>=2.18"],
         "plan": ["libtpu>=0.0.42"],  # the compiler for TPUs, which needs no TPU: plan --compile
         "beam": ["apache-beam>=2.60"],
