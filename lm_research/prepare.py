@@ -25,6 +25,7 @@ import tqdm
 from lm_research import cli
 from lm_research import config as config_lib
 from lm_research.config import Config
+from lm_research.data import bucket
 from lm_research.data.beam import Beam
 from lm_research.data.corpus import Corpus, open_corpus, read_corpus
 from lm_research.data.ngram import baselines
@@ -75,7 +76,7 @@ def _run(argv: list[str]) -> int:
     if "inspect" in own:
         named = any(flag == "--config" or flag.startswith("--config=") for flag in rest)
         config = cli.parse([*rest, "--workdir=."])[0] if named else None
-        for line in inspect(Path(own["inspect"]).expanduser(), config):
+        for line in inspect(bucket.local_folder(own["inspect"]), config):
             print(line, flush=True)
         return DONE
     has_workdir = any(flag == "--workdir" or flag.startswith("--workdir=") for flag in rest)

@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,8 @@ from ml_collections import FrozenConfigDict
 
 from lm_research.config import ModelConfig
 from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
+from lm_research.decoding import generate as generate_lib
+from lm_research.decoding import options as decoding_options
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface
 from lm_research.models import forward as forward_lib
@@ -46,6 +48,7 @@ class LanguageModel:
       tokenizer: data/hf_tokenizer.py's or data/tokenizer.py's, or None where the directory holds none.
       family: its family's name.
       report: what was initialised or left unused when it was read.
+      generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class LanguageModel:
         self.definition, self.params, self.family, self.tokenizer = definition, params, family, tokenizer
         self._config = dict(config)
         self.report = report or huggingface.Report()
+        self.generation_config: dict[str, Any] = {}
 
     @property
     def config(self) -> FrozenConfigDict:
@@ -226,10 +230,27 @@ class LanguageModel:
         )  # fmt: skip
         if self.tokenizer is not None:
             self.tokenizer.save_files(directory)
+        decoding_options.save_defaults(directory, self.generation_config)
 
     def save_native(self, directory: PathLike) -> None:
         """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
         native.save(pathlib.Path(directory), self.definition, self.family, self.params, self._config, self.tokenizer)
+
+    def generate(self, input_ids: Any = None, prompts: Any = None, attention_mask: Any = None, **arguments: Any) -> Any:
+        """Continues prompts, or answers texts (encoder-decoders): token ids for `input_ids`, texts for `prompts`.
+
+        Arguments have transformers' names and meanings: max_new_tokens, do_sample, temperature, top_k, num_beams, ...; see
+        decoding/generate.py for what goes in and comes out and decoding/options.py for all of them.
+        """
+        return generate_lib.generate(self, input_ids, prompts, attention_mask, **arguments)
+
+    def stream(self, prompts: str | None = None, input_ids: Any = None, **arguments: Any) -> Iterator[str]:
+        """Pieces of the text that `generate` would give for one prompt, as they come."""
+        return generate_lib.stream(self, prompts, input_ids, **arguments)
+
+    def score(self, prompts: Any = None, continuations: Any = (), **inputs: Any) -> list[np.ndarray]:
+        """Log-probability [nats] of each token of given continuations (texts, or lists of token ids)."""
+        return generate_lib.score(self, prompts, continuations, **inputs)
 
 
 def _to_buckets(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -298,7 +319,9 @@ def from_pretrained(
     definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
     for line in report.lines():
         LOG.warning("%s: %s", directory, line)
-    return LanguageModel(definition, params, found.family, found.config, find_tokenizer(found.files), report)
+    lm = LanguageModel(definition, params, found.family, found.config, find_tokenizer(found.files), report)
+    lm.generation_config = decoding_options.load_defaults(found.files)
+    return lm
 
 
 Found = huggingface.Pretrained | native.Native

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lm_research.config import Config, DataConfig
-from lm_research.data import random, store
+from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sources import fingerprint, read_documents
@@ -50,9 +50,8 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
             "config.data.mixture mixes texts, but objective.name=seq2seq reads pairs. Put all pairs into one folder and "
             "name it in config.data.source."
         )
-    cache = pathlib.Path(config.data.cache_dir or pathlib.Path(workdir) / "data").expanduser()
-    folder = cache / _key(config)
-    if not folder.is_dir():
+
+    def build(folder: pathlib.Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
@@ -60,6 +59,8 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
             store.publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
     corpus = read_corpus(folder)
     log(
         f"Pairs at {folder}: {corpus.train.num_documents:,} to train on, {corpus.validation.num_documents:,} held out, "

@@ -1,0 +1,116 @@
+"""Contrastive search (Su et al. 2022): among the likeliest tokens, the one whose state is least like the earlier ones.
+
+All candidates of a step run at once, as tokens at one place that see the past and themselves; the chosen one's keys and
+values then move to the place's own slot.
+
+Legend: B rows, S slots, C candidates, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lm_research.decoding import processors
+from lm_research.decoding.engine import Records, Settings, State, read, row_keys, source_tokens
+from lm_research.decoding.prompts import Prompts
+from lm_research.models import cache as cache_lib
+from lm_research.models.cache import Bound, Cache, Place
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastivePlan:
+    """What is compiled for: S, and C (top_k)."""
+
+    slots: int
+    candidates: int
+
+
+class _Search(NamedTuple):
+    state: State
+    states_BSD: jax.Array  # of length 1
+    logits_BV: jax.Array  # after the latest token
+
+
+def search(bound: Bound, plan: ContrastivePlan, prompts: Prompts, settings: Settings) -> State:
+    """Texts of at most settings["max_new"] new tokens."""
+    spare = plan.candidates  # slots behind the last for candidates
+    x_BPD, cache = read(bound, prompts, plan.slots + spare)
+    rows, width = prompts.tokens_BP.shape
+    tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
+    state = State(
+        tokens_BS, prompts.start_B, jnp.int32(width), jnp.int32(width), ~prompts.count,
+        row_keys(prompts, settings["seed_B"], 1), source_tokens(prompts), cache, Records(),
+    )  # fmt: skip
+    states_BSD = jnp.zeros((rows, plan.slots, x_BPD.shape[-1]), jnp.float32).at[:, :width].set(unit(x_BPD))
+    logits_BV = cache_lib.predict(bound, x_BPD[:, -1:])[:, 0]
+
+    def unfinished(search: _Search) -> jax.Array:
+        state = search.state
+        return (state.length - state.width < settings["max_new"]) & ~state.finished_R.all()
+
+    body = lambda search: _step(bound, plan, search, settings)  # noqa: E731
+    return jax.lax.while_loop(unfinished, body, _Search(state, states_BSD, logits_BV)).state
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors of the last axis at length 1, in float32."""
+    x = x.astype(jnp.float32)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def degeneration(states_BCD: jax.Array, past_BSD: jax.Array, seen_BS: jax.Array) -> jax.Array:
+    """The highest cosine of each candidate with a past state [B, C]; vectors of length 1."""
+    cosine_BCS = jnp.einsum("BCD,BSD->BCS", states_BCD, past_BSD)
+    return jnp.where(seen_BS[:, None], cosine_BCS, -jnp.inf).max(2)
+
+
+def _step(bound: Bound, plan: ContrastivePlan, search: _Search, settings: Settings) -> _Search:
+    state, slot, count = search.state, search.state.length, plan.candidates
+    scores_BV = processors.apply(search.logits_BV, state.history(), settings["rules"])
+    share_BC, token_BC = jax.lax.top_k(jax.nn.softmax(scores_BV, axis=1), count)
+    x_BCD, cache = cache_lib.extend(bound, token_BC, state.cache, _place(plan, state))
+    logits_BCV = cache_lib.predict(bound, x_BCD)
+    seen_BS = state.history().slots()
+    likeness_BC = degeneration(unit(x_BCD), search.states_BSD, seen_BS)
+    alpha = settings["penalty_alpha"]
+    score_BC = jnp.where(share_BC > 0, (1 - alpha) * share_BC - alpha * likeness_BC, -jnp.inf)
+    chosen_B = score_BC.argmax(1)
+    pick = lambda x: jnp.take_along_axis(x, chosen_B.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]  # noqa: E731
+    token_B = jnp.where(state.finished_R, settings["pad"], pick(token_BC))
+    ended_B = (token_B[:, None] == settings["ends_E"]).any(1)
+    put = lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new[:, None], slot, axis=1)  # noqa: E731
+    state = state._replace(
+        tokens_RS=put(state.tokens_RS, token_B),
+        length=slot + 1,
+        finished_R=state.finished_R | ended_B,
+        cache=settle(cache, slot, count, chosen_B, bound.blocks is None),
+    )
+    return _Search(state, put(search.states_BSD, unit(pick(x_BCD))), pick(logits_BCV))
+
+
+def _place(plan: ContrastivePlan, state: State) -> Place:
+    """C tokens at the next place, in slots from there on: each sees the past and itself."""
+    slot_S, candidate_C = jnp.arange(plan.slots + plan.candidates), jnp.arange(plan.candidates)
+    past_BS = (slot_S >= state.start_R[:, None]) & (slot_S < state.length)
+    visible_BCS = past_BS[:, None] | (slot_S == state.length + candidate_C[:, None])
+    distance = jnp.maximum(state.length - slot_S, 0)
+    positions_BC = jnp.repeat((state.length - state.start_R)[:, None], plan.candidates, axis=1)
+    return Place(state.length, positions_BC, visible_BCS, jnp.broadcast_to(distance, (1, *visible_BCS.shape[1:])))
+
+
+def settle(cache: Cache, slot: jax.Array, count: int, chosen_B: jax.Array, stacked: bool) -> Cache:
+    """Moves the chosen one of `count` entries from `slot` on into `slot`."""
+
+    def move(x_BGSK: jax.Array) -> jax.Array:
+        axis = x_BGSK.ndim - 2
+        tried = jax.lax.dynamic_slice_in_dim(x_BGSK, slot, count, axis)
+        chosen = jnp.repeat(chosen_B, len(x_BGSK) // len(chosen_B))  # rows and heads may be one axis
+        kept = jnp.take_along_axis(tried, chosen.reshape(-1, *(1,) * axis, 1), axis=axis)
+        return jax.lax.dynamic_update_slice_in_dim(x_BGSK, kept, slot, axis)
+
+    layers = jax.tree.map(jax.vmap(move) if stacked else move, (cache.keys, cache.values))
+    return cache._replace(keys=layers[0], values=layers[1])

@@ -1,0 +1,270 @@
+"""Prompts in, tokens out: one compiled program reads the prompts, another says one token after the other on the device.
+
+The second runs until a slot that it is told, so the same program serves a whole text at once, pieces of it for streaming,
+and stop strings that are looked for now and then. Its state is donated: the cache is written in place.
+
+Legend: B prompts, R rows (B x copies), P slots of prompts, S slots, V vocabulary, E end tokens, T best tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from lm_research.decoding import processors, sampling
+from lm_research.decoding.processors import History
+from lm_research.decoding.prompts import Prompts
+from lm_research.models import cache as cache_lib
+from lm_research.models.cache import Bound, Cache, Place
+from lm_research.models.definition import ModelDefinition, Params
+from lm_research.parallel.rules import RULES
+
+# What numbers a program is told: {"rules": ..., "filters": ..., "ends_E", "pad", "seed_B"}, see options.py.
+Settings = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a program is compiled for.
+
+    Attributes:
+      slots: S, prompt and new tokens.
+      copies: rows that continue each prompt.
+      sample: draw tokens, or take the best.
+      candidates: see sampling.draw.
+      logprobs: record the log-probability of each new token.
+      best: T, and of so many best tokens.
+    """
+
+    slots: int
+    copies: int = 1
+    sample: bool = False
+    candidates: int = 0
+    logprobs: bool = False
+    best: int = 0
+
+
+class Records(NamedTuple):
+    """Log-probabilities [nats] before any rule, in the slots of their tokens; None where they are not wanted."""
+
+    logprob_RS: jax.Array | None = None
+    best_RST: jax.Array | None = None
+    best_logprob_RST: jax.Array | None = None
+
+
+class State(NamedTuple):
+    """Texts on their way. `length` slots are filled, the first `width` with prompts; the last one is not in the cache yet."""
+
+    tokens_RS: jax.Array
+    start_R: jax.Array
+    width: jax.Array
+    length: jax.Array
+    finished_R: jax.Array
+    keys_R: jax.Array
+    source_RM: jax.Array | None
+    cache: Cache
+    records: Records
+
+    def history(self) -> History:
+        spread = functools.partial(jnp.broadcast_to, shape=self.start_R.shape)
+        return History(
+            self.tokens_RS, self.start_R, spread(self.length), spread(self.length - self.width), self.source_RM
+        )
+
+
+class Engine:
+    """The programs of one model with one set of parameters.
+
+    Attributes:
+      definition: the model.
+      params: its parameters, with the decoder's layers apart where that is faster.
+      rows_multiple: batches must be multiples of it.
+    """
+
+    def __init__(self, definition: ModelDefinition, params: Params, apart: bool | None = None) -> None:
+        """`apart` copies the decoder's layers into separate matrices (models.cache.unroll); None does so on one CPU device."""
+        self.definition = definition
+        leaf = jax.tree.leaves(params)[0]
+        sharding = getattr(leaf, "sharding", None)
+        self.mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        sizes = [self.mesh.shape[axis] for axis in RULES["batch"]] if self.mesh is not None else []
+        self.rows_multiple = math.prod(sizes)
+        if apart is None:
+            apart = jax.default_backend() == "cpu" and (self.mesh is None or self.mesh.size == 1)
+        self.params = params
+        if apart:
+            with self.on_mesh():
+                self.params = jax.jit(functools.partial(cache_lib.unroll, definition))(params)
+        self._programs: dict[Any, Any] = {}
+
+    def on_mesh(self) -> contextlib.AbstractContextManager:
+        return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
+
+    def program(self, function: Any, plan: Any, donate: int | None = None) -> Any:
+        """`function(bound, plan, *arrays)` compiled as a function of (params, *arrays); kept for the next time."""
+        key = (function, plan, donate)
+        if key not in self._programs:
+
+            def run(params: Params, *arrays: Any) -> Any:
+                return function(cache_lib.bind(self.definition, params), plan, *arrays)
+
+            jitted = jax.jit(run, donate_argnums=() if donate is None else donate + 1)
+            self._programs[key] = jitted
+        compiled = self._programs[key]
+
+        def call(*arrays: Any) -> Any:
+            with self.on_mesh():
+                return compiled(self.params, *arrays)
+
+        return call
+
+    def start(self, plan: Plan, prompts: Prompts, settings: Settings) -> State:
+        """Reads prompts and chooses the first new token of each row."""
+        return self.program(start, plan)(as_arrays(prompts), settings)
+
+    def advance(self, plan: Plan, state: State, settings: Settings, until: int) -> State:
+        """Goes on until `until` slots are filled or all rows are finished. The given state is used up."""
+        return self.program(advance, plan, donate=0)(state, settings, np.int32(until))
+
+
+def as_arrays(prompts: Prompts) -> Prompts:
+    """Without `count`, which is no array; `rows_B` in its place says which rows are real."""
+    return prompts._replace(count=np.arange(len(prompts.start_B)) < prompts.count)
+
+
+# --- reading prompts --------------------------------------------------------------------------------------------------
+
+
+def sequential(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> Place:
+    """The place of `length` tokens from `slot` on (a number, or [R]), each seeing its row's slots up to its own."""
+    slot_S = jnp.arange(span)
+    own_RL = jnp.reshape(slot, (-1, 1)) + jnp.arange(length)
+    visible_RLS = (slot_S <= own_RL[..., None]) & (slot_S >= start_R[:, None, None])
+    positions_RL = jnp.maximum(own_RL - start_R[:, None], 0)
+    return Place(slot, positions_RL, visible_RLS, own_RL[..., None] - slot_S)
+
+
+def read(bound: Bound, prompts: Prompts, slots: int) -> tuple[jax.Array, Cache]:
+    """States of all prompt tokens [B, P, D], and a cache of `slots` slots with them."""
+    memory = None
+    if prompts.source_BM is not None:
+        ones = jnp.ones_like(prompts.source_BM)
+        _, memory = bound.model.encode(prompts.source_BM, prompts.source_mask_BM, query_segments_BL=ones)
+    rows, width = prompts.tokens_BP.shape
+    cache = cache_lib.empty(bound, rows, slots, memory)
+    return cache_lib.extend(bound, prompts.tokens_BP, cache, sequential(prompts.start_B, jnp.int32(0), width, width))
+
+
+def predict(bound: Bound, x_RLD: jax.Array) -> jax.Array:
+    """Next-token logits [R, V] after the last of some states."""
+    return cache_lib.predict(bound, x_RLD[:, -1:])[:, 0]
+
+
+def row_keys(prompts: Prompts, seed_B: jax.Array, copies: int) -> jax.Array:
+    """A key for each row [R]. The copies of a prompt draw as so many equal prompts in one batch do."""
+    number_BC = prompts.name_B2[:, 1:] * copies + jnp.arange(copies, dtype=jnp.uint32)
+
+    def one(seed: jax.Array, digest: jax.Array, number: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), digest), number)
+
+    keys_BC = jax.vmap(jax.vmap(one, (None, None, 0)))(seed_B, prompts.name_B2[:, 0], number_BC)
+    return keys_BC.reshape(-1)
+
+
+def repeat_cache(cache: Cache, rows: int, copies: int, stacked: bool) -> Cache:
+    """Each of the rows `copies` times."""
+    if copies == 1:
+        return cache
+
+    def repeat(x: jax.Array) -> jax.Array:
+        if stacked:
+            return jnp.repeat(x, copies, axis=1)
+        return jnp.repeat(x.reshape(rows, -1, *x.shape[-2:]), copies, axis=0).reshape(-1, *x.shape[1:])
+
+    layers = jax.tree.map(repeat, tuple(cache[:4]))
+    mask = cache.memory_mask_BM
+    return Cache(*layers, None if mask is None else jnp.repeat(mask, copies, axis=0))
+
+
+def source_tokens(prompts: Prompts) -> jax.Array | None:
+    """The encoder's tokens, NO_TOKEN for padding."""
+    if prompts.source_BM is None:
+        return None
+    return jnp.where(prompts.source_mask_BM > 0, prompts.source_BM, processors.NO_TOKEN)
+
+
+def start(bound: Bound, plan: Plan, prompts: Prompts, settings: Settings) -> State:
+    x_BPD, cache = read(bound, prompts, plan.slots)
+    copies, width = plan.copies, prompts.tokens_BP.shape[1]
+    repeat = lambda x: None if x is None else jnp.repeat(x, copies, axis=0)  # noqa: E731
+    logits_RV = repeat(predict(bound, x_BPD))
+    tokens_RS = jnp.full((len(logits_RV), plan.slots), settings["pad"], jnp.int32)
+    record = lambda *shape: jnp.zeros((*tokens_RS.shape, *shape), jnp.float32)  # noqa: E731
+    best = (record(plan.best).astype(jnp.int32), record(plan.best)) if plan.best else (None, None)
+    state = State(
+        tokens_RS=tokens_RS.at[:, :width].set(repeat(prompts.tokens_BP)),
+        start_R=repeat(prompts.start_B),
+        width=jnp.int32(width),
+        length=jnp.int32(width),
+        finished_R=~repeat(prompts.count),
+        keys_R=row_keys(prompts, settings["seed_B"], copies),
+        source_RM=repeat(source_tokens(prompts)),
+        cache=repeat_cache(cache, len(prompts.start_B), copies, bound.blocks is None),
+        records=Records(record() if plan.logprobs else None, *best),
+    )
+    return say(plan, state, logits_RV, settings)
+
+
+# --- one token after the other ----------------------------------------------------------------------------------------
+
+
+def advance(bound: Bound, plan: Plan, state: State, settings: Settings, until: jax.Array) -> State:
+    def body(state: State) -> State:
+        slot = state.length - 1
+        token_R1 = jax.lax.dynamic_slice_in_dim(state.tokens_RS, slot, 1, axis=1)
+        place = sequential(state.start_R, slot, 1, plan.slots)
+        x_R1D, cache = cache_lib.extend(bound, token_R1, state.cache, place)
+        return say(plan, state._replace(cache=cache), predict(bound, x_R1D), settings)
+
+    unfinished = lambda state: (state.length < until) & ~state.finished_R.all()  # noqa: E731
+    return jax.lax.while_loop(unfinished, body, state)
+
+
+def say(plan: Plan, state: State, logits_RV: jax.Array, settings: Settings) -> State:
+    """Chooses the next token of each row; finished rows get padding."""
+    history, slot = state.history(), state.length
+    scores_RV = processors.apply(logits_RV, history, settings["rules"])
+    if plan.sample:
+        keys_R = jax.vmap(jax.random.fold_in, (0, None))(state.keys_R, slot - state.width)
+        token_R = sampling.draw(scores_RV, settings["filters"], keys_R, plan.candidates)
+    else:
+        token_R = sampling.best(scores_RV)
+    token_R = jnp.where(state.finished_R, settings["pad"], token_R)
+    ended_R = (token_R[:, None] == settings["ends_E"]).any(1)
+    put = lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new[:, None], slot, axis=1)  # noqa: E731
+    return state._replace(
+        tokens_RS=put(state.tokens_RS, token_R),
+        length=slot + 1,
+        finished_R=state.finished_R | ended_R,
+        records=_record(plan, state.records, logits_RV, token_R, put),
+    )
+
+
+def _record(plan: Plan, records: Records, logits_RV: jax.Array, token_R: jax.Array, put: Any) -> Records:
+    if not plan.logprobs:
+        return records
+    log_RV = jax.nn.log_softmax(logits_RV, axis=1)
+    said = put(records.logprob_RS, jnp.take_along_axis(log_RV, token_R[:, None], axis=1)[:, 0])
+    if not plan.best:
+        return Records(said)
+    top_RT, ids_RT = jax.lax.top_k(log_RV, plan.best)
+    return Records(said, put(records.best_RST, ids_RT), put(records.best_logprob_RST, top_RT))

@@ -1,0 +1,297 @@
+"""`generate` and `stream`: from texts or token ids to texts or token ids, in every way of decoding there is.
+
+They take a model as pretrained.LanguageModel is one: `definition`, `params`, `tokenizer`, `config`, `generation_config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.decoding import beam, constrained, contrastive, scoring, speculative
+from lm_research.decoding.engine import State, as_arrays
+from lm_research.decoding.prompts import bucket, longest
+from lm_research.decoding.request import Request, engine_of
+from lm_research.decoding.streaming import pieces, stop_at
+from lm_research.errors import UserError
+
+LOOK = 16  # new tokens between two looks for stop strings
+
+
+@dataclasses.dataclass
+class GenerateOutput:
+    """What `generate` made. Rows are those of the prompts in order, `num_return_sequences` of each.
+
+    Attributes:
+      sequences: int32 [R, L]: prompts as given (of encoder-decoders the decoder's), new tokens, padding.
+      new_tokens: the new tokens of each row up to its end, which is among them.
+      texts: what they say, None without a tokenizer.
+      sequences_scores: [R] of beams: log-probability / length ^ length_penalty.
+      logprobs: of each row's new tokens, in nats, before any rule.
+      top_ids, top_logprobs: [tokens, T] of each row: the best tokens at each place.
+      rounds: of speculative decoding: calls of the model.
+    """
+
+    sequences: np.ndarray
+    new_tokens: list[list[int]]
+    texts: list[str] | None = None
+    sequences_scores: np.ndarray | None = None
+    logprobs: list[np.ndarray] | None = None
+    top_ids: list[np.ndarray] | None = None
+    top_logprobs: list[np.ndarray] | None = None
+    rounds: int | None = None
+
+
+def generate(
+    lm: Any,
+    input_ids: Any = None,
+    prompts: str | Sequence[str] | None = None,
+    attention_mask: Any = None,
+    decoder_input_ids: Any = None,
+    decoder_attention_mask: Any = None,
+    assistant_model: Any = None,
+    **arguments: Any,
+) -> Any:
+    """Continues prompts, or answers texts (encoder-decoders).
+
+    Args:
+      lm: the model.
+      input_ids: token ids [B, L], or lists of them; for encoder-decoders what the encoder reads.
+      prompts: texts instead.
+      attention_mask: [B, L], 1 for real tokens; rows may be padded on either side.
+      decoder_input_ids, decoder_attention_mask: how an encoder-decoder's text begins.
+      assistant_model: a smaller model with the same tokens that drafts (speculative decoding).
+      arguments: see options.Options; defaults come from generation_config.json, or config.json.
+
+    Returns:
+      `sequences` [R, L] for input_ids, `texts` for prompts, see GenerateOutput, which `return_dict_in_generate` gives whole.
+
+    Raises:
+      UserError: unknown arguments, such as do not go together, or inputs that the model cannot take.
+    """
+    inputs = dict(
+        input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
+        decoder_attention_mask=decoder_attention_mask,
+    )  # fmt: skip
+    request = Request(lm, arguments, inputs, prompts)
+    if assistant_model is not None:
+        output = _speculative(request, lm, assistant_model)
+    else:
+        output = {"tokens": _tokens, "beams": _beams, "contrastive": _contrastive}[request.options.way](request)
+    if request.options.return_dict_in_generate:
+        return output
+    return output.texts if prompts is not None else output.sequences
+
+
+def _output(request: Request, new: list[list[int]], fill: int, **more: Any) -> GenerateOutput:
+    """The output of new tokens of each row, `fill` behind the shorter ones."""
+    prompts = np.repeat(request.shown, len(new) // len(request.shown), axis=0)
+    added = np.full((len(new), longest(new)), fill, np.int32)
+    for row, tokens in zip(added, new, strict=True):
+        row[: len(tokens)] = tokens
+    texts = None if request.tokenizer is None else [request.tokenizer.decode(tokens) for tokens in new]
+    return GenerateOutput(np.concatenate([prompts, added], axis=1), new, texts, **more)
+
+
+def _tokens(request: Request) -> GenerateOutput:
+    options, plan, settings = request.options, request.plan(), request.settings
+    state = request.engine.start(plan, request.prompts, settings)
+    last = request.slots + request.lengths.most
+    stops = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
+    if not stops:
+        state = request.engine.advance(plan, state, settings, last)
+        return _finish(request, state, request.cut(_new(request, state)))
+    if request.tokenizer is None:
+        raise UserError("stop_strings need a tokenizer, which the model's directory lacks. Use eos_token_id=[...].")
+    until = request.slots
+    while until < last:
+        until = min(last, until + LOOK)
+        state = request.engine.advance(plan, state, settings, until)
+        new = _stopped(request, request.cut(_new(request, state)), stops)
+        finished = np.ones(len(state.finished_R), bool)
+        finished[: len(new)] = [stopped for _, stopped in new]
+        if finished.all():
+            break
+        state = state._replace(finished_R=jax.device_put(finished, state.finished_R.sharding))
+    return _finish(request, state, [tokens for tokens, _ in new])
+
+
+def _stopped(request: Request, rows: list[list[int]], stops: Sequence[str]) -> list[tuple[list[int], bool]]:
+    """Rows cut behind the token that completes a stop string, and whether they are finished."""
+    found = []
+    for row in rows:
+        stop = stop_at(request.tokenizer, row, stops)
+        row = row if stop is None else row[:stop]
+        found.append((row, stop is not None or row[-1] in request.options.ends))
+    return found
+
+
+def _new(request: Request, state: State) -> np.ndarray:
+    """New tokens of the real rows."""
+    rows = request.prompts.count * request.options.num_return_sequences
+    return np.asarray(state.tokens_RS)[:rows, request.slots : int(state.length)]
+
+
+def _finish(request: Request, state: State, new: list[list[int]]) -> GenerateOutput:
+    records, first = state.records, request.slots
+    of_new = lambda x: None if x is None else [row[first : first + len(n)] for row, n in zip(np.asarray(x), new)]  # noqa: B905, E731
+    return _output(
+        request, new, request.options.pad, logprobs=of_new(records.logprob_RS), top_ids=of_new(records.best_RST),
+        top_logprobs=of_new(records.best_logprob_RST),
+    )  # fmt: skip
+
+
+def _beams(request: Request) -> GenerateOutput:
+    options = request.options
+    early = {True: beam.ENOUGH, False: beam.USUAL}.get(options.early_stopping, beam.THOROUGH)
+    plan = beam.BeamPlan(
+        steps=bucket(request.lengths.most), beams=options.num_beams, groups=options.num_beam_groups,
+        ends=len(options.ends), sample=options.do_sample,
+        constrained=options.force_words_ids is not None,
+    )  # fmt: skip
+    # As transformers fills beams: a padding token of 0 counts as none.
+    fill = (options.pad_token_id or options.ends[0]) if options.ends else options.pad
+    settings = {
+        **request.settings,
+        "fill": np.int32(fill),
+        "max_new": np.int32(request.lengths.most),
+        "length_penalty": np.float32(options.length_penalty),
+        "early_stopping": np.int32(early),
+        "diversity_penalty": np.float32(options.diversity_penalty),
+    }
+    if plan.constrained:
+        settings["words"] = constrained.table(options.force_words_ids)
+        needed = beam.needs(options.force_words_ids)
+        if needed > request.lengths.most:
+            raise UserError(
+                f"force_words_ids has {needed} tokens, but only {request.lengths.most} new ones may come. Raise max_new_tokens."
+            )
+    program = request.engine.program(beam.search, plan)
+    tokens_BKS, scores_BK, length_BK = jax.device_get(program(as_arrays(request.prompts), settings))
+    count, kept = request.prompts.count, options.num_return_sequences
+    new = []
+    for row in range(count):
+        for number in range(kept):
+            new.append(tokens_BKS[row, number, request.slots :][: length_BK[row, number]].tolist())
+    scores = scores_BK[:count, :kept].reshape(-1)
+    logprobs = None
+    if options.output_logprobs or options.top_logprobs:
+        if options.top_logprobs:
+            raise UserError(
+                "top_logprobs does not go with beams. output_logprobs=True gives those of the chosen tokens."
+            )
+        repeat = lambda rows: None if rows is None else [row for row in rows for _ in range(kept)]  # noqa: E731
+        logprobs = scoring.score_rows(request.engine, repeat(request.rows), new, repeat(request.sources))
+    return _output(request, new, fill, sequences_scores=scores, logprobs=logprobs)
+
+
+def _contrastive(request: Request) -> GenerateOutput:
+    options, vocab = request.options, request.engine.definition.arch.vocab_size
+    plan = contrastive.ContrastivePlan(bucket(request.slots + request.lengths.most), min(options.top_k, vocab))
+    settings = {
+        **request.settings,
+        "max_new": np.int32(request.lengths.most),
+        "penalty_alpha": np.float32(options.penalty_alpha),
+    }
+    state = request.engine.program(contrastive.search, plan)(as_arrays(request.prompts), settings)
+    return _finish(request, state, request.cut(_new(request, state)))
+
+
+def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
+    options, draft = request.options, engine_of(assistant)
+    if options.way != "tokens" or options.stop_strings:
+        raise UserError(
+            "assistant_model drafts for greedy decoding and sampling: leave out num_beams, penalty_alpha, stop_strings."
+        )
+    ours, theirs = lm.definition.arch, assistant.definition.arch
+    if ours.vocab_size != theirs.vocab_size or ours.kind != theirs.kind:
+        raise UserError(
+            f"assistant_model is a {theirs.kind} with {theirs.vocab_size} tokens, the model a {ours.kind} with "
+            f"{ours.vocab_size}: a draft needs the same tokens and kind."
+        )
+    slots = bucket(request.slots + request.lengths.most + options.num_assistant_tokens + 1)
+    if theirs.positions == "learned" and longest(request.rows) + request.lengths.most > theirs.max_length:
+        raise UserError(f"assistant_model has positions for {theirs.max_length} tokens. Lower max_new_tokens.")
+    plan = speculative.SpeculativePlan(
+        slots, options.num_assistant_tokens, options.num_return_sequences, options.do_sample, assistant.definition,
+        id(assistant.definition),
+    )  # fmt: skip
+    settings = {**request.settings, "max_new": np.int32(request.lengths.most)}
+    program = request.engine.program(speculative.search, plan)
+    progress = program(as_arrays(request.prompts), settings, draft.params)
+    rows = request.prompts.count * options.num_return_sequences
+    tokens = np.asarray(progress.tokens_BS)[:rows, request.slots :]
+    length = np.minimum(np.asarray(progress.length_B)[:rows] - request.slots, request.lengths.most)
+    new = [row[:count].tolist() for row, count in zip(tokens, length, strict=True)]
+    return _output(request, new, options.pad, rounds=int(progress.rounds))
+
+
+def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **arguments: Any) -> Iterator[str]:
+    """Pieces of the text that `generate` would give for one prompt, as they come; they join to exactly that text.
+
+    Args:
+      lm: the model.
+      prompts: the prompt.
+      input_ids: its token ids [1, L] instead.
+      arguments: as of `generate`.
+
+    Raises:
+      UserError: as `generate`; more than one row; beams, which are not known before the end; no tokenizer.
+    """
+    names = ("attention_mask", "decoder_input_ids", "decoder_attention_mask")
+    inputs = {"input_ids": input_ids} | {name: arguments.pop(name, None) for name in names}
+    request = Request(lm, arguments, inputs, prompts)
+    options = request.options
+    if request.prompts.count * options.num_return_sequences != 1 or options.way != "tokens":
+        raise UserError(
+            "stream gives one text, token by token: give one prompt, without num_return_sequences and num_beams."
+        )
+    if request.tokenizer is None:
+        raise UserError("stream needs a tokenizer, which the model's directory lacks. Use generate with input_ids.")
+    return pieces(request.tokenizer, _stream_tokens(request))
+
+
+def _stream_tokens(request: Request) -> Iterator[int]:
+    options, plan, said = request.options, request.plan(), []
+    stops = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
+    state = request.engine.start(plan, request.prompts, request.settings)
+    for slot in range(request.slots, request.slots + request.lengths.most):
+        if slot > request.slots:
+            state = request.engine.advance(plan, state, request.settings, slot + 1)
+        said.append(int(state.tokens_RS[0, slot]))
+        yield said[-1]
+        if said[-1] in options.ends or stop_at(request.tokenizer, said, stops) is not None:
+            return
+
+
+def score(
+    lm: Any,
+    prompts: str | Sequence[str] | None = None,
+    continuations: str | Sequence[Any] = (),
+    input_ids: Any = None,
+    attention_mask: Any = None,
+) -> list[np.ndarray]:
+    """Log-probability [nats] of each token of given continuations, one for each prompt.
+
+    Args:
+      lm: the model.
+      prompts: texts, or `input_ids` with `attention_mask`: what is continued; for encoder-decoders what the encoder reads.
+      continuations: texts or lists of token ids. Texts are taken as they are: mind the space between a prompt and a word.
+
+    Raises:
+      UserError: numbers of rows that differ, an empty row, or no tokenizer for texts.
+    """
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    request = Request(lm, {"max_new_tokens": 1}, inputs, prompts)
+    texts = [continuations] if isinstance(continuations, str) else list(continuations)
+    if any(isinstance(text, str) for text in texts):
+        if lm.tokenizer is None:
+            raise UserError("The model's directory has no tokenizer: give continuations as lists of token ids.")
+        texts = lm.tokenizer.encode_batch(texts)
+    if len(texts) != len(request.rows):
+        raise UserError(f"There are {len(texts)} continuations for {len(request.rows)} prompts: give one for each.")
+    return scoring.score_rows(request.engine, request.rows, texts, request.sources)

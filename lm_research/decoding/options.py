@@ -1,0 +1,338 @@
+"""What `generate` can be told: transformers' names and meanings, defaults from a model's files, and what cannot go together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm_research.decoding.processors import words
+from lm_research.errors import UserError, suggest
+
+LOG = logging.getLogger("lm_research")
+FILE = "generation_config.json"
+NEW_TOKENS = 20  # where nothing says how many
+
+Tokens = int | Sequence[int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to continue texts.
+
+    Attributes:
+      max_new_tokens, max_length: most tokens to add, or that a row has with its prompt (padding included); 20 new ones if
+        neither is given. The first goes before the second.
+      min_new_tokens, min_length: no end token before so many.
+      do_sample: draw tokens instead of taking the best.
+      num_beams: texts kept in parallel by beam search; 1 is none.
+      num_return_sequences: texts for each prompt.
+      seed: of sampling; None draws one. A list has one for each prompt.
+
+      temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff: filters of sampling, see sampling.py.
+      repetition_penalty, encoder_repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size,
+        encoder_no_repeat_ngram_size, bad_words_ids, sequence_bias, suppress_tokens, begin_suppress_tokens,
+        forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty: see processors.py.
+
+      length_penalty: finished beams are ranked by log-probability / length ^ this.
+      early_stopping: True, False or "never", see beam.py.
+      num_beam_groups, diversity_penalty: diverse beam search.
+      force_words_ids: token sequences that the new text must contain (beams only).
+      penalty_alpha: above 0, contrastive search over the top_k best tokens.
+      num_assistant_tokens: tokens that a draft model is ahead in speculative decoding.
+
+      eos_token_id: one or several tokens that end a text. pad_token_id: fills rows up after it.
+      bos_token_id: a prompt where none is given. decoder_start_token_id: the decoder's, of encoder-decoders.
+      stop_strings: texts that end a row when they come up in it.
+      return_dict_in_generate: return a GenerateOutput instead of its `sequences` (or texts).
+      output_logprobs, top_logprobs: also return log-probabilities of new tokens, and of so many best ones.
+    """
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    min_new_tokens: int | None = None
+    min_length: int | None = None
+    do_sample: bool = False
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    seed: int | Sequence[int] | None = None
+
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float | None = None
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    repetition_penalty: float = 1.0
+    encoder_repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence | None = None
+    suppress_tokens: Sequence[int] | None = None
+    begin_suppress_tokens: Sequence[int] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: Tokens = None
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    force_words_ids: Sequence[Sequence[int]] | None = None
+    penalty_alpha: float | None = None
+    num_assistant_tokens: int = 5
+
+    eos_token_id: Tokens = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    stop_strings: str | Sequence[str] | None = None
+    return_dict_in_generate: bool = False
+    output_logprobs: bool = False
+    top_logprobs: int = 0
+
+    @property
+    def ends(self) -> list[int]:
+        return as_list(self.eos_token_id)
+
+    @property
+    def pad(self) -> int:
+        """What fills rows up: as transformers, an end token where there is no padding."""
+        return self.pad_token_id if self.pad_token_id is not None else (self.ends or [0])[0]
+
+    @property
+    def way(self) -> str:
+        """ "tokens" (greedy or sampling), "beams" or "contrastive"."""
+        if self.penalty_alpha and self.top_k > 1 and not self.do_sample and self.num_beams == 1:
+            return "contrastive"
+        return "beams" if self.num_beams > 1 else "tokens"
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Options))
+
+
+def as_list(tokens: Tokens) -> list[int]:
+    if tokens is None:
+        return []
+    return [int(tokens)] if np.ndim(tokens) == 0 else [int(token) for token in tokens]
+
+
+def load_defaults(directory: pathlib.Path) -> dict[str, Any]:
+    """What generation_config.json in a model's directory says, {} if there is none.
+
+    Raises:
+      UserError: it holds no JSON object.
+    """
+    path = pathlib.Path(directory) / FILE
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}). Copy it again, or remove it to do without.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object. Copy it again, or remove it to do without.")
+    return values
+
+
+def save_defaults(directory: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes generation_config.json, if there is anything to write."""
+    if values:
+        text = json.dumps(dict(values), indent=2, sort_keys=True) + "\n"
+        (pathlib.Path(directory) / FILE).write_text(text, encoding="utf-8")
+
+
+def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapping[str, Any]) -> Options:
+    """Options from arguments, over those of generation_config.json, over those of config.json.
+
+    Args:
+      given: arguments by the names of Options; None counts as not given.
+      file: generation_config.json; where there is one, config.json only adds tokens that it does not name.
+      config: config.json.
+
+    Raises:
+      UserError: an unknown argument, a value that is out of range, or arguments that do not go together.
+    """
+    for name in given:
+        if name not in NAMES:
+            raise UserError(f"generate has no argument {name!r}. {suggest(name, NAMES)}")
+    known = {name: value for name, value in config.items() if name in NAMES and value is not None}
+    if file:
+        known = {name: value for name, value in known.items() if name.endswith("_token_id")}
+    known |= {name: value for name, value in file.items() if name in NAMES and value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "max_length" in given and "max_new_tokens" not in given:
+        known.pop("max_new_tokens", None)
+    if "min_length" in given:
+        known.pop("min_new_tokens", None)
+    try:
+        options = Options(**(known | given))
+        _check(options)
+    except TypeError as error:
+        raise UserError(f"An argument of generate has a value of the wrong type: {error}.") from error
+    ignored = {"temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff"} & set(given)
+    if ignored and not options.do_sample:
+        LOG.warning("%s only matter when drawing: add do_sample=True.", ", ".join(sorted(ignored)))
+    return options
+
+
+def _check(options: Options) -> None:
+    def need(condition: bool, message: str) -> None:
+        if not condition:
+            raise UserError(message)
+
+    for name in ("num_beams", "num_return_sequences", "num_beam_groups", "num_assistant_tokens"):
+        need(getattr(options, name) >= 1, f"{name}={getattr(options, name)}: it is at least 1.")
+    for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_k", "top_logprobs"):
+        need(getattr(options, name) >= 0, f"{name}={getattr(options, name)}: it is at least 0, which is none.")
+    for name in ("max_new_tokens", "max_length"):
+        value = getattr(options, name)
+        need(value is None or value >= 1, f"{name}={value}: it is at least 1.")
+    need(
+        options.temperature > 0,
+        f"temperature={options.temperature}: it is above 0. For the best token each time leave out do_sample.",
+    )
+    for name in ("top_p", "typical_p", "min_p", "epsilon_cutoff"):
+        value = getattr(options, name)
+        need(value is None or 0 <= value <= 1, f"{name}={value}: it is a share from 0 to 1.")
+    need(options.top_p > 0 and options.typical_p > 0, "top_p and typical_p are above 0; 1 keeps all tokens.")
+    for name in ("repetition_penalty", "encoder_repetition_penalty"):
+        need(getattr(options, name) > 0, f"{name}={getattr(options, name)}: it is above 0; 1 is none.")
+    need(options.early_stopping in (True, False, "never"), 'early_stopping is True, False or "never".')
+    for name in ("bad_words_ids", "force_words_ids"):
+        lists = getattr(options, name)
+        good = lists is None or (len(lists) and all(np.ndim(word) == 1 and len(word) for word in lists))
+        need(good, f"{name} is a list of lists of token ids, one for each word; got {lists!r}.")
+    _check_together(options, need)
+
+
+def _check_together(options: Options, need: Any) -> None:
+    beams, copies = options.num_beams, options.num_return_sequences
+    if options.way == "beams":
+        need(
+            copies <= beams,
+            f"num_return_sequences={copies} is more than num_beams={beams}: raise num_beams to {copies}.",
+        )
+        need(not options.stop_strings, "stop_strings do not go with beams: use eos_token_id=[...], or num_beams=1.")
+    else:
+        need(
+            copies == 1 or options.do_sample,
+            f"num_return_sequences={copies}, but the best token each time gives one text. Add do_sample=True, or "
+            f"num_beams={copies}.",
+        )
+        need(options.force_words_ids is None, "force_words_ids needs beams: add num_beams=4 or more.")
+    groups = options.num_beam_groups
+    need(beams % groups == 0, f"num_beams={beams} is no multiple of num_beam_groups={groups}: choose one that is.")
+    need(
+        groups == 1 or not options.do_sample,
+        "num_beam_groups does not go with do_sample=True: groups are for beams without drawing. Drop one.",
+    )
+    need(
+        groups > 1 or not options.diversity_penalty,
+        "diversity_penalty works between groups of beams: add num_beam_groups.",
+    )
+    need(
+        options.force_words_ids is None or (groups == 1 and not options.do_sample),
+        "force_words_ids goes with plain beams only: leave out do_sample and num_beam_groups.",
+    )
+    need(
+        not (options.penalty_alpha and (options.do_sample or beams > 1)),
+        "penalty_alpha is contrastive search, which neither draws nor has beams: leave out do_sample and num_beams.",
+    )
+    need(not options.penalty_alpha or options.top_k > 1, "penalty_alpha needs top_k above 1, such as 4.")
+
+
+class Lengths:
+    """Counts of new tokens that options mean for rows of a width."""
+
+    def __init__(self, options: Options, width: int, longest: int, limit: int) -> None:
+        """
+        Args:
+          options: what is asked for.
+          width: length of the prompts with padding, of encoder-decoders the decoder's.
+          longest: the longest prompt without padding.
+          limit: positions that the model has; 0 is no limit.
+
+        Raises:
+          UserError: nothing can be added, or it would not fit into the model's positions.
+        """
+        self.most = options.max_new_tokens
+        if self.most is None and options.max_length is not None:
+            self.most = options.max_length - width
+            if self.most < 1:
+                raise UserError(
+                    f"max_length={options.max_length} counts the prompt, which has {width} tokens already. Raise it, or give "
+                    "max_new_tokens."
+                )
+        if self.most is None:
+            self.most = min(NEW_TOKENS, limit - longest + 1) if limit else NEW_TOKENS
+        if limit and longest + self.most - 1 > limit or self.most < 1:
+            raise UserError(
+                f"The prompt has {longest} tokens and {max(self.most, 1)} are to come, but the model has positions for {limit}. "
+                "Shorten the prompt or lower max_new_tokens."
+            )
+        self.least = options.min_new_tokens
+        if self.least is None:
+            self.least = max(0, (options.min_length or 0) - width)
+
+
+def make_rules(options: Options, lengths: Lengths, width: int, vocabulary: int) -> dict[str, Any]:
+    """Settings of processors.RULES. `vocabulary` is how many ids there are tokens for; 0 is all."""
+    rules: dict[str, Any] = {"vocabulary": np.int32(vocabulary)} if vocabulary else {}
+    for name in ("repetition_penalty", "encoder_repetition_penalty"):
+        if getattr(options, name) != 1.0:
+            rules[name] = np.float32(getattr(options, name))
+    for name in ("presence_penalty", "frequency_penalty"):
+        if getattr(options, name):
+            rules[name] = np.float32(getattr(options, name))
+    for name, key in (
+        ("no_repeat_ngram", "no_repeat_ngram_size"),
+        ("encoder_no_repeat_ngram", "encoder_no_repeat_ngram_size"),
+    ):
+        if getattr(options, key):
+            rules[name] = np.int32(getattr(options, key))
+    ends_E = np.asarray(options.ends, np.int32)
+    bad = [list(word) for word in options.bad_words_ids or () if list(word) not in [[end] for end in options.ends]]
+    if bad:
+        rules["bad_words"] = words(bad)
+    if options.sequence_bias:
+        pairs = options.sequence_bias.items() if isinstance(options.sequence_bias, Mapping) else options.sequence_bias
+        sequences, biases = zip(*pairs, strict=True)
+        rules["sequence_bias"] = {"words_WT": words(sequences), "bias_W": np.asarray(biases, np.float32)}
+    if lengths.least and len(ends_E):
+        rules["min_new_tokens"] = {"count": np.int32(lengths.least), "ends_E": ends_E}
+    if options.forced_bos_token_id is not None and width == 1:
+        rules["forced_bos"] = _forced(options.forced_bos_token_id, 0)
+    if options.forced_eos_token_id is not None:
+        rules["forced_eos"] = _forced(options.forced_eos_token_id, lengths.most - 1)
+    if options.exponential_decay_length_penalty and len(ends_E):
+        start, factor = options.exponential_decay_length_penalty
+        rules["length_decay"] = {"start": np.int32(start), "factor": np.float32(factor), "ends_E": ends_E}
+    if options.suppress_tokens:
+        rules["suppress_tokens"] = np.asarray(options.suppress_tokens, np.int32)
+    if options.begin_suppress_tokens:
+        at = int(width == 1 and options.forced_bos_token_id is not None)
+        tokens_T = np.asarray(options.begin_suppress_tokens, np.int32)
+        rules["begin_suppress_tokens"] = {"tokens_T": tokens_T, "at": np.int32(at)}
+    return rules
+
+
+def _forced(tokens: Tokens, at: int) -> dict[str, Any]:
+    return {"tokens_T": np.asarray(as_list(tokens), np.int32), "at": np.int32(at)}
+
+
+def make_filters(options: Options) -> dict[str, Any]:
+    """Settings of sampling.FILTERS."""
+    if not options.do_sample:
+        return {}
+    neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0}
+    chosen = {name: getattr(options, name) for name in neutral if getattr(options, name) != neutral[name]}
+    return {name: np.int32(value) if name == "top_k" else np.float32(value) for name, value in chosen.items()}

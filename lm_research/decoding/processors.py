@@ -1,0 +1,214 @@
+"""Rules that change next-token scores before one is chosen: each a pure function (scores, history, setting) -> scores.
+
+A setting is an array or a dict of arrays, so that another number needs no other program; which rules a program has is the
+set of names it is given. `apply` runs them in the order of RULES, which is that of transformers.
+
+Legend: R rows, S slots, V vocabulary, W word sequences, E end tokens, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NEVER = -jnp.inf
+NO_TOKEN = -1  # fills up lists of tokens
+
+
+class History(NamedTuple):
+    """What was said so far: rows of slots, padded on the left.
+
+    tokens_RS: token ids; start_R: the first slot of each row; length_R: slots until now, the next token's among them not;
+    new_R: how many of these were chosen by the model; source_RM: the encoder's tokens, NO_TOKEN for padding.
+    """
+
+    tokens_RS: jax.Array
+    start_R: jax.Array
+    length_R: jax.Array
+    new_R: jax.Array
+    source_RM: jax.Array | None = None
+
+    def slots(self, first_R: jax.Array | None = None) -> jax.Array:
+        """Which slots hold tokens [R, S], from `first_R` on if given."""
+        slot_S = jnp.arange(self.tokens_RS.shape[1])
+        first_R = self.start_R if first_R is None else first_R
+        return (slot_S >= first_R[:, None]) & (slot_S < self.length_R[:, None])
+
+    def back(self, distance: jax.Array | int) -> jax.Array:
+        """The token `distance` places back [R], 1 being the latest; NO_TOKEN before the start."""
+        slot_R = self.length_R - distance
+        token_R = jnp.take_along_axis(self.tokens_RS, jnp.maximum(slot_R, 0)[:, None], axis=1)[:, 0]
+        return jnp.where(slot_R >= self.start_R, token_R, NO_TOKEN)
+
+
+Setting = Any
+Rule = Callable[[jax.Array, History, Setting], jax.Array]
+
+
+def apply(scores_RV: jax.Array, history: History, settings: Mapping[str, Setting]) -> jax.Array:
+    """All rules that have a setting."""
+    for name, rule in RULES.items():
+        if name in settings:
+            scores_RV = rule(scores_RV, history, settings[name])
+    return scores_RV
+
+
+def words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    """Token sequences as one array [W, T], filled up with NO_TOKEN on the left."""
+    table_WT = np.full((len(sequences), max(map(len, sequences))), NO_TOKEN, np.int32)
+    for row, sequence in zip(table_WT, sequences, strict=True):
+        row[len(row) - len(sequence) :] = sequence
+    return table_WT
+
+
+# --- biases and bans of words -----------------------------------------------------------------------------------------
+
+
+def sequence_bias(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
+    """Adds bias_W to the last token of each word of words_WT where the tokens before it were just said."""
+    words_WT = setting["words_WT"]
+    fits_RW = jnp.ones((len(scores_RV), len(words_WT)), bool)
+    for distance in range(1, words_WT.shape[1]):
+        wanted_W = words_WT[:, -1 - distance]
+        fits_RW &= (wanted_W == NO_TOKEN) | (history.back(distance)[:, None] == wanted_W)
+    rows = jnp.arange(len(scores_RV))[:, None]
+    return scores_RV.at[rows, words_WT[:, -1]].add(jnp.where(fits_RW, setting["bias_W"], 0.0))
+
+
+def bad_words(scores_RV: jax.Array, history: History, words_WT: jax.Array) -> jax.Array:
+    """The last token of a word never comes after the others of it."""
+    return sequence_bias(scores_RV, history, {"words_WT": words_WT, "bias_W": jnp.full(len(words_WT), NEVER)})
+
+
+def suppress_tokens(scores_RV: jax.Array, history: History, tokens_T: jax.Array) -> jax.Array:
+    """These tokens never come."""
+    return jnp.where(_mask(tokens_T, scores_RV.shape[1]), NEVER, scores_RV)
+
+
+def begin_suppress_tokens(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
+    """tokens_T do not come as new token number `at`."""
+    return _when(history.new_R == setting["at"], suppress_tokens(scores_RV, history, setting["tokens_T"]), scores_RV)
+
+
+def vocabulary(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.Array:
+    """Ids from `size` on have no token."""
+    return jnp.where(jnp.arange(scores_RV.shape[1]) < size, scores_RV, NEVER)
+
+
+# --- penalties for what was said --------------------------------------------------------------------------------------
+
+
+def repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
+    """Divides positive scores of tokens in prompt and text by the penalty, multiplies negative ones (Keskar et al. 2019)."""
+    return _penalise(scores_RV, history.tokens_RS, history.slots(), penalty)
+
+
+def encoder_repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
+    """The reverse for tokens of the encoder's text: a penalty above 1 prefers them."""
+    return _penalise(scores_RV, history.source_RM, history.source_RM != NO_TOKEN, 1.0 / penalty)
+
+
+def _penalise(scores_RV: jax.Array, tokens_RT: jax.Array, counts_RT: jax.Array, penalty: jax.Array) -> jax.Array:
+    said_RV = _counts(tokens_RT, counts_RT, scores_RV.shape[1]) > 0
+    return jnp.where(said_RV, jnp.where(scores_RV < 0, scores_RV * penalty, scores_RV / penalty), scores_RV)
+
+
+def presence_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
+    """Takes the penalty off scores of tokens that the model has said, not those of the prompt."""
+    return scores_RV - penalty * (_said(history, scores_RV.shape[1]) > 0)
+
+
+def frequency_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
+    """Takes it off once for each time that the model has said the token."""
+    return scores_RV - penalty * _said(history, scores_RV.shape[1])
+
+
+def _said(history: History, vocab: int) -> jax.Array:
+    return _counts(history.tokens_RS, history.slots(history.length_R - history.new_R), vocab)
+
+
+def _counts(tokens_RT: jax.Array, counts_RT: jax.Array, vocab: int) -> jax.Array:
+    """How often each token is among those that count [R, V]."""
+    rows = jnp.arange(len(tokens_RT))[:, None]
+    outside = jnp.where(counts_RT, tokens_RT, vocab)
+    return jnp.zeros((len(tokens_RT), vocab), jnp.float32).at[rows, outside].add(1.0, mode="drop")
+
+
+def no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.Array:
+    """No sequence of `size` tokens comes twice in prompt and text (Paulus et al. 2017)."""
+    return _ban_ngrams(scores_RV, history, size, history.tokens_RS, history.slots())
+
+
+def encoder_no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.Array:
+    """No sequence of `size` tokens of the encoder's text comes."""
+    return _ban_ngrams(scores_RV, history, size, history.source_RM, history.source_RM != NO_TOKEN)
+
+
+def _ban_ngrams(
+    scores_RV: jax.Array, history: History, size: jax.Array, hay_RT: jax.Array, counts_RT: jax.Array
+) -> Any:
+    """Bans tokens of `hay` that follow there on what was just said."""
+    rows, vocab = jnp.arange(len(scores_RV))[:, None], scores_RV.shape[1]
+
+    def narrow(distance: jax.Array, fits_RT: jax.Array) -> jax.Array:
+        before_RT = jnp.roll(jnp.where(counts_RT, hay_RT, NO_TOKEN), distance, axis=1)
+        before_RT = jnp.where(jnp.arange(hay_RT.shape[1]) < distance, NO_TOKEN, before_RT)
+        said_R1 = history.back(distance)[:, None]
+        return fits_RT & (before_RT == said_R1) & (said_R1 != NO_TOKEN)
+
+    fits_RT = jax.lax.fori_loop(1, size, narrow, counts_RT)
+    return scores_RV.at[rows, jnp.where(fits_RT, hay_RT, vocab)].set(NEVER, mode="drop")
+
+
+# --- where texts begin and end ----------------------------------------------------------------------------------------
+
+
+def min_new_tokens(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
+    """No end token (ends_E) before `count` new tokens."""
+    return _when(history.new_R < setting["count"], suppress_tokens(scores_RV, history, setting["ends_E"]), scores_RV)
+
+
+def forced_token(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
+    """New token number `at` is one of tokens_T, all of which then score 0."""
+    only_V = jnp.where(_mask(setting["tokens_T"], scores_RV.shape[1]), 0.0, NEVER)
+    return _when(history.new_R == setting["at"], jnp.broadcast_to(only_V, scores_RV.shape), scores_RV)
+
+
+def length_decay(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
+    """After `start` new tokens, raises end tokens by |score| (factor^(tokens beyond) - 1)."""
+    beyond_R1 = (history.new_R - setting["start"])[:, None]
+    raised = scores_RV + jnp.abs(scores_RV) * (setting["factor"] ** beyond_R1 - 1.0)
+    ends = _mask(setting["ends_E"], scores_RV.shape[1]) & (beyond_R1 > 0) & jnp.isfinite(scores_RV)
+    return jnp.where(ends, raised, scores_RV)
+
+
+def _mask(tokens_T: jax.Array, vocab: int) -> jax.Array:
+    return (jnp.arange(vocab)[:, None] == jnp.asarray(tokens_T)).any(1)
+
+
+def _when(condition_R: jax.Array, changed_RV: jax.Array, scores_RV: jax.Array) -> jax.Array:
+    return jnp.where(condition_R[:, None], changed_RV, scores_RV)
+
+
+# In the order in which they are applied.
+RULES: dict[str, Rule] = {
+    "vocabulary": vocabulary,
+    "sequence_bias": sequence_bias,
+    "encoder_repetition_penalty": encoder_repetition_penalty,
+    "repetition_penalty": repetition_penalty,
+    "presence_penalty": presence_penalty,
+    "frequency_penalty": frequency_penalty,
+    "no_repeat_ngram": no_repeat_ngram,
+    "encoder_no_repeat_ngram": encoder_no_repeat_ngram,
+    "bad_words": bad_words,
+    "min_new_tokens": min_new_tokens,
+    "forced_bos": forced_token,
+    "forced_eos": forced_token,
+    "length_decay": length_decay,
+    "suppress_tokens": suppress_tokens,
+    "begin_suppress_tokens": begin_suppress_tokens,
+}

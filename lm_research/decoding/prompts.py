@@ -1,0 +1,128 @@
+"""Prompts of different lengths as one batch: padded on the left to one of few lengths, so that few shapes are compiled.
+
+Legend: B rows, P slots of prompts, M places of the encoder's rows.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lm_research.errors import UserError
+
+
+class Prompts(NamedTuple):
+    """What a batch starts from; rows after the first `count` fill it up.
+
+    tokens_BP: padded on the left; start_B: the first slot of each row's prompt. Of an encoder-decoder these are the
+    decoder's, and source_BM, source_mask_BM the encoder's tokens, padded on the right. name_B2: two numbers that tell a row
+    from others for the draws of sampling: a digest of what it says, and how many rows before it say the same.
+    """
+
+    tokens_BP: np.ndarray
+    start_B: np.ndarray
+    name_B2: np.ndarray
+    source_BM: np.ndarray | None
+    source_mask_BM: np.ndarray | None
+    count: int
+
+
+def bucket(length: int, least: int = 1) -> int:
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is neither below `length` nor `least`."""
+    power = 1
+    while True:
+        for size in (power, power * 3 // 2):
+            if size >= max(length, least):
+                return size
+        power *= 2
+
+
+def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
+    """Token lists of an array [B, L] or of lists, without what a mask hides.
+
+    Raises:
+      UserError: not numbers, not two-dimensional, or a mask of another shape, or one that hides a whole row.
+    """
+    if mask is None and isinstance(ids, list | tuple) and ids and isinstance(ids[0], list | tuple):
+        rows = [[int(token) for token in row] for row in ids]
+    else:
+        try:
+            array = np.asarray(ids)
+            bad = array.ndim != 2 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0)
+        except ValueError:
+            bad = True
+        if bad:
+            raise UserError(
+                f"{name} is no array [B, L] of token ids, nor a list of lists of them. Got {str(ids)[:80]}."
+            )
+        keep = np.ones(array.shape, bool) if mask is None else np.asarray(mask) > 0
+        if keep.shape != array.shape:
+            raise UserError(
+                f"{name} has shape {array.shape}, but its attention mask {keep.shape}: give one number for each token."
+            )
+        rows = [row[kept].tolist() for row, kept in zip(array, keep, strict=True)]
+    if not rows or not all(rows):
+        raise UserError(f"{name} holds {'an empty row' if rows else 'no rows'}. Each row needs at least one token.")
+    return rows
+
+
+def make_prompts(
+    rows: Sequence[Sequence[int]],
+    pad_id: int,
+    sources: Sequence[Sequence[int]] | None = None,
+    multiple: int = 1,
+    least: int = 16,
+    most: int = 0,
+    buckets: bool = True,
+) -> Prompts:
+    """A batch of token lists.
+
+    Args:
+      rows: the prompts (of the decoder).
+      pad_id: fills up.
+      sources: of the encoder.
+      multiple: the number of rows is filled up to a multiple of it, the devices that share them.
+      least: the shortest length that prompts are filled up to (an encoder-decoder's are short: 1).
+      most: positions that the encoder has, where it has a table of them.
+      buckets: False keeps lengths as they are.
+    """
+    count = len(rows)
+    batch = -(-(bucket(count) if buckets else count) // multiple) * multiple
+    size = lambda rows, least: bucket(longest(rows), least) if buckets else longest(rows)  # noqa: E731
+    width = size(rows, least if sources is None else 1)
+    tokens_BP = np.full((batch, width), pad_id, np.int32)
+    start_B = np.full(batch, width - 1, np.int32)  # a row that only fills up still sees one token
+    for number, row in enumerate(rows):
+        start_B[number] = width - len(row)
+        tokens_BP[number, start_B[number] :] = row
+    source_BM = mask_BM = None
+    if sources is not None:
+        length = size(sources, least)
+        source_BM = np.full((batch, min(length, most) if most else length), pad_id, np.int32)
+        mask_BM = np.zeros_like(source_BM)
+        mask_BM[:, 0] = 1
+        for number, row in enumerate(sources):
+            source_BM[number, : len(row)] = row
+            mask_BM[number, : len(row)] = 1
+    said = [(*row, -1, *(sources[number] if sources is not None else ())) for number, row in enumerate(rows)]
+    name_B2 = np.zeros((batch, 2), np.uint32)
+    name_B2[:count] = names(said)
+    return Prompts(tokens_BP, start_B, name_B2, source_BM, mask_BM, count)
+
+
+def names(said: Sequence[Sequence[int]]) -> np.ndarray:
+    """A digest of each row and the number of equal rows before it, [B, 2]."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    found = np.zeros((len(said), 2), np.uint32)
+    for number, row in enumerate(map(tuple, said)):
+        found[number] = zlib.crc32(np.asarray(row, "<i4").tobytes()), seen[row]
+        seen[row] += 1
+    return found
+
+
+def longest(rows: Sequence[Sequence[int]]) -> int:
+    return max(map(len, rows))

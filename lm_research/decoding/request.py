@@ -1,0 +1,191 @@
+"""A call of `generate`: what it is given, checked, and as the arrays that programs take."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm_research.decoding.engine import Engine, Plan, Settings
+from lm_research.decoding.options import Lengths, Options, make_filters, make_options, make_rules
+from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts
+from lm_research.errors import UserError
+
+HEADS = ("causal_lm", "seq2seq_lm")
+
+
+def engine_of(lm: Any) -> Engine:
+    """The engine of a model, made at its first use and again when its parameters are other ones."""
+    kept = lm.__dict__.get("_engine")
+    if kept is None or kept[0] is not lm.params:
+        if lm.definition.head.name not in HEADS:
+            raise UserError(
+                f"This model predicts {lm.definition.head.name!r}, not text. Read it with head='causal_lm' (a decoder) or "
+                "'seq2seq_lm' (an encoder-decoder)."
+            )
+        kept = lm.__dict__["_engine"] = (lm.params, Engine(lm.definition, lm.params))
+    return kept[1]
+
+
+class Request:
+    """A call: its options, its prompts as a batch, and what programs are told."""
+
+    def __init__(
+        self, lm: Any, arguments: Mapping[str, Any], inputs: Mapping[str, Any], texts: str | Sequence[str] | None
+    ) -> None:
+        self.engine, self.tokenizer, arch = engine_of(lm), lm.tokenizer, lm.definition.arch
+        self.options = options = _with_ends(
+            make_options(arguments, getattr(lm, "generation_config", {}), dict(lm.config)), lm.tokenizer
+        )
+        given = _given(lm, inputs, texts, options)
+        self.sources = sources = given if arch.encoder is not None else None
+        if sources is not None:
+            decoder_mask = inputs.get("decoder_attention_mask")
+            self.rows = _decoder_rows(options, len(sources), inputs.get("decoder_input_ids"), decoder_mask)
+            self.shown = self.rows
+            _check_source(sources, arch.encoder)
+        else:
+            if inputs.get("decoder_input_ids") is not None:
+                raise UserError(
+                    "This model is a plain decoder: it has no decoder_input_ids. Give input_ids or prompts."
+                )
+            self.rows, self.shown = given, given if inputs.get("input_ids") is None else inputs["input_ids"]
+        for rows, size in ((given, (arch.encoder or arch).vocab_size), (self.rows, arch.vocab_size)):
+            _check_ids(rows, size)
+        self.shown = rectangle(self.shown, options.pad)
+        width = self.shown.shape[1]
+        limit = arch.max_length if arch.positions == "learned" else 0
+        self.lengths = Lengths(options, width, longest(self.rows), limit)
+        most = arch.encoder.max_length if sources is not None and arch.encoder.positions == "learned" else 0
+        self.prompts = make_prompts(self.rows, options.pad, sources, self.engine.rows_multiple, most=most)
+        self.slots = self.prompts.tokens_BP.shape[1]
+        known = getattr(self.tokenizer, "size", arch.vocab_size)
+        vocabulary = known if known < arch.vocab_size else 0
+        self.settings: Settings = {
+            "rules": make_rules(options, self.lengths, width, vocabulary),
+            "filters": make_filters(options),
+            "ends_E": np.asarray(options.ends or [-1], np.int32),
+            "pad": np.int32(options.pad),
+            "seed_B": self._seeds(),
+        }
+        if (
+            "encoder_repetition_penalty" in self.settings["rules"]
+            or "encoder_no_repeat_ngram" in self.settings["rules"]
+        ):
+            if sources is None:
+                raise UserError("encoder_repetition_penalty and encoder_no_repeat_ngram_size need an encoder-decoder.")
+
+    def _seeds(self) -> np.ndarray:
+        seed, count = self.options.seed, self.prompts.count
+        if seed is None:
+            seed = int.from_bytes(os.urandom(4), "little")
+        if np.ndim(seed) and len(seed) != count:
+            raise UserError(f"seed has {len(seed)} numbers for {count} prompts: give one number, or one for each.")
+        filled = np.zeros(len(self.prompts.start_B), np.uint32)
+        filled[:count] = np.asarray(seed, np.int64) % 2**32
+        return filled
+
+    def plan(self) -> Plan:
+        options, vocab = self.options, self.engine.definition.arch.vocab_size
+        return Plan(
+            slots=bucket(self.slots + self.lengths.most),
+            copies=options.num_return_sequences,
+            sample=options.do_sample,
+            candidates=options.top_k if options.do_sample and options.top_k < vocab else 0,
+            logprobs=options.output_logprobs or options.top_logprobs > 0,
+            best=options.top_logprobs,
+        )
+
+    def cut(self, rows: np.ndarray) -> list[list[int]]:
+        """New tokens of each row up to its first end."""
+        ends, cut = set(self.options.ends), []
+        for row in rows.tolist():
+            stop = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))
+            cut.append(row[:stop])
+        return cut
+
+
+# --- what is given ----------------------------------------------------------------------------------------------------
+
+
+def _with_ends(options: Options, tokenizer: Any) -> Options:
+    """Where the model's files name no end token, the tokenizer's."""
+    if options.eos_token_id is not None or tokenizer is None:
+        return options
+    end = next((tokenizer.roles[role] for role in ("eos", "sep") if role in tokenizer.roles), None)
+    return dataclasses.replace(options, eos_token_id=end)
+
+
+def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> list[list[int]]:
+    """Token lists of prompts, or of what an encoder reads."""
+    ids = inputs.get("input_ids")
+    if texts is not None and ids is not None:
+        raise UserError("generate takes prompts (texts) or input_ids (token ids), not both.")
+    if ids is not None:
+        return as_rows("input_ids", ids, inputs.get("attention_mask"))
+    begin = next((token for token in (options.bos_token_id, *options.ends[:1]) if token is not None), None)
+    if texts is None:
+        if options.bos_token_id is None or lm.definition.arch.encoder is not None:
+            raise UserError("generate needs prompts (texts) or input_ids (token ids) to continue.")
+        return [[options.bos_token_id]]
+    if lm.tokenizer is None:
+        raise UserError("The model's directory has no tokenizer, so prompts can't be read. Give input_ids.")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise UserError("prompts is an empty list. Give at least one text.")
+    rows = encode(lm.tokenizer, texts)
+    if begin is None and not all(rows):
+        raise UserError("A prompt is empty and the model names no bos_token_id to begin with. Give that, or a text.")
+    return [row or [begin] for row in rows]
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Texts with the special tokens that the tokenizer puts around them; plain ones begin with the separator of documents."""
+    if callable(tokenizer):
+        return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
+    return [[tokenizer.sep_id, *ids] for ids in tokenizer.encode_batch(list(texts))]
+
+
+def _decoder_rows(options: Options, count: int, ids: Any, mask: Any) -> list[list[int]]:
+    start = options.decoder_start_token_id if options.decoder_start_token_id is not None else options.bos_token_id
+    if ids is None:
+        if start is None:
+            raise UserError(
+                "The model's files name no decoder_start_token_id. Give it, or decoder_input_ids: the token that the decoder "
+                "begins with, for multilingual models the language to write in."
+            )
+        return [[start]] * count
+    rows = as_rows("decoder_input_ids", ids, mask)
+    if len(rows) != count:
+        raise UserError(f"decoder_input_ids has {len(rows)} rows, input_ids {count}: give one for each.")
+    if start is not None and all(row[0] != start for row in rows):
+        rows = [[start, *row] for row in rows]
+    return rows
+
+
+def _check_ids(rows: Sequence[Sequence[int]], size: int) -> None:
+    for row in rows:
+        if min(row) < 0 or max(row) >= size:
+            raise UserError(
+                f"A prompt holds the token {min(row) if min(row) < 0 else max(row)}, outside of 0 to {size - 1}. Is it another "
+                "model's tokenizer?"
+            )
+
+
+def _check_source(sources: Sequence[Sequence[int]], encoder: Any) -> None:
+    if encoder.positions == "learned" and longest(sources) > encoder.max_length:
+        raise UserError(
+            f"A text has {longest(sources)} tokens, but the encoder has positions for {encoder.max_length}. Shorten it, for "
+            "example with tokenizer(..., truncation=True)."
+        )
+
+
+def rectangle(rows: Any, pad: int) -> np.ndarray:
+    """Rows as an array, lists padded on the left."""
+    if isinstance(rows, list | tuple) and not all(len(row) == len(rows[0]) for row in rows):
+        width = longest(rows)
+        rows = [[pad] * (width - len(row)) + list(row) for row in rows]
+    return np.asarray(rows, np.int32)

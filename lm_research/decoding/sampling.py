@@ -1,0 +1,137 @@
+"""Choosing the next token: the best, or one drawn from a distribution whose unlikely part is cut off.
+
+Each filter is a pure function (scores, setting, keep) -> scores that sets what it removes to -inf and leaves the `keep`
+best. They work on any set of candidates C, the whole vocabulary or its best part.
+
+A draw depends on the seed, on what the row says (its prompt, and how many rows before it had the same) and on the number of the
+new token, so other rows of the batch don't change it.
+
+Legend: R rows, C candidates, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+NEVER = -jnp.inf
+
+
+def temperature(scores_RC: jax.Array, value: Any, keep: int = 1) -> jax.Array:
+    """Scores divided by the temperature."""
+    return scores_RC / value
+
+
+def top_k(scores_RC: jax.Array, count: Any, keep: int = 1) -> jax.Array:
+    """The `count` best (Fan et al. 2018), and what scores as high as the last of them."""
+    count = jnp.clip(jnp.maximum(count, keep), 1, scores_RC.shape[1])
+    last_R1 = jax.lax.dynamic_index_in_dim(_descending(scores_RC), count - 1, axis=1)
+    return jnp.where(scores_RC < last_R1, NEVER, scores_RC)
+
+
+def top_p(scores_RC: jax.Array, mass: Any, keep: int = 1) -> jax.Array:
+    """The smallest set of best tokens with that share (Holtzman et al. 2019)."""
+    order_RC = jnp.argsort(-scores_RC, axis=1)
+    sorted_RC = jnp.take_along_axis(jax.nn.softmax(scores_RC, axis=1), order_RC, axis=1)
+    better_RC = jnp.cumsum(sorted_RC, axis=1) - sorted_RC
+    kept_RC = (better_RC < mass) | (jnp.arange(scores_RC.shape[1]) < keep)
+    return jnp.where(_unsort(kept_RC, order_RC), scores_RC, NEVER)
+
+
+def min_p(scores_RC: jax.Array, share: Any, keep: int = 1) -> jax.Array:
+    """Tokens with at least that share of the best one's probability (Nguyen et al. 2024)."""
+    probabilities_RC = jax.nn.softmax(scores_RC, axis=1)
+    kept_RC = probabilities_RC >= share * probabilities_RC.max(1, keepdims=True)
+    return jnp.where(kept_RC | _best(scores_RC, keep), scores_RC, NEVER)
+
+
+def typical_p(scores_RC: jax.Array, mass: Any, keep: int = 1) -> jax.Array:
+    """The smallest set with that share of tokens whose surprise is nearest to the mean (Meister et al. 2022)."""
+    log_RC = jax.nn.log_softmax(scores_RC, axis=1)
+    share_RC = jnp.exp(log_RC)
+    entropy_R1 = -jnp.where(share_RC > 0, log_RC * share_RC, 0.0).sum(1, keepdims=True)
+    oddness_RC = jnp.abs(-log_RC - entropy_R1)
+    order_RC = jnp.argsort(oddness_RC, axis=1)
+    sorted_RC = jnp.take_along_axis(share_RC, order_RC, axis=1)
+    last_R1 = (jnp.cumsum(sorted_RC, axis=1) < mass).sum(1, keepdims=True).clip(max=scores_RC.shape[1] - 1)
+    odd_RC = jnp.take_along_axis(oddness_RC, order_RC, axis=1)
+    kept_RC = odd_RC <= jnp.take_along_axis(odd_RC, last_R1, axis=1)
+    kept_RC |= jnp.arange(scores_RC.shape[1]) < keep
+    return jnp.where(_unsort(kept_RC, order_RC), scores_RC, NEVER)
+
+
+def epsilon_cutoff(scores_RC: jax.Array, share: Any, keep: int = 1) -> jax.Array:
+    """Tokens with at least that probability (Hewitt et al. 2022)."""
+    kept_RC = jax.nn.softmax(scores_RC, axis=1) >= share
+    return jnp.where(kept_RC | _best(scores_RC, keep), scores_RC, NEVER)
+
+
+Filter = Callable[..., jax.Array]
+# In the order in which they are applied.
+FILTERS: dict[str, Filter] = {
+    "temperature": temperature,
+    "top_k": top_k,
+    "top_p": top_p,
+    "min_p": min_p,
+    "typical_p": typical_p,
+    "epsilon_cutoff": epsilon_cutoff,
+}
+
+
+def apply(scores_RC: jax.Array, settings: Mapping[str, Any], keep: int = 1) -> jax.Array:
+    """All filters that have a setting."""
+    for name, function in FILTERS.items():
+        if name in settings:
+            scores_RC = function(scores_RC, settings[name], keep)
+    return scores_RC
+
+
+def best(scores_RV: jax.Array) -> jax.Array:
+    """The highest-scoring token [R], the first of equals.
+
+    In two passes that run over vectors, which is several times as fast on a CPU as carrying the index along.
+    """
+    places_V = jnp.arange(scores_RV.shape[1], dtype=jnp.int32)
+    highest_R1 = scores_RV.max(1, keepdims=True)
+    first_R = jnp.where(scores_RV == highest_R1, places_V, scores_RV.shape[1]).min(1)
+    return jnp.minimum(first_R, scores_RV.shape[1] - 1)  # NaN equals nothing
+
+
+def draw(scores_RV: jax.Array, settings: Mapping[str, Any], keys_R: jax.Array, candidates: int = 0) -> jax.Array:
+    """A token [R] for each row from softmax of the filtered scores.
+
+    Args:
+      scores_RV: scores, -inf for what must not come.
+      settings: of filters.
+      keys_R: a jax.random key for each row.
+      candidates: only so many best tokens are looked at: top_k's number where that is known when compiling, which spares
+        sorting the vocabulary; 0 are all.
+    """
+    if not candidates or candidates >= scores_RV.shape[1]:
+        return _categorical(keys_R, apply(scores_RV, settings))
+    scores_RC, tokens_RC = jax.lax.top_k(scores_RV, candidates)
+    settings = {name: value for name, value in settings.items() if name != "top_k"}
+    choice_R = _categorical(keys_R, apply(scores_RC, settings))
+    return jnp.take_along_axis(tokens_RC, choice_R[:, None], axis=1)[:, 0]
+
+
+def _categorical(keys_R: jax.Array, scores_RC: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.categorical)(keys_R, scores_RC).astype(jnp.int32)
+
+
+def _descending(scores_RC: jax.Array) -> jax.Array:
+    return -jnp.sort(-scores_RC, axis=1)
+
+
+def _best(scores_RC: jax.Array, count: int) -> jax.Array:
+    """Whether a place is among the `count` best of its row."""
+    order_RC = jnp.argsort(-scores_RC, axis=1)
+    return _unsort(jnp.broadcast_to(jnp.arange(scores_RC.shape[1]) < count, scores_RC.shape), order_RC)
+
+
+def _unsort(sorted_RC: jax.Array, order_RC: jax.Array) -> jax.Array:
+    """Values that stand in `order` back in their places."""
+    return jnp.take_along_axis(sorted_RC, jnp.argsort(order_RC, axis=1), axis=1)

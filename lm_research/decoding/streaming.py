@@ -1,0 +1,85 @@
+"""Text as it comes: pieces of what tokens say that later tokens will not change, and stop strings in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+UNFINISHED = "\ufffd"  # what bytes that are no character yet are decoded to
+PROBE = "Yes , it is n ' t so . Is it ?"
+PATIENCE = 4  # tokens after which a tokenizer that tidies up its text is taken to be done with it
+
+
+class TextStream:
+    """Pieces that join to the text of all tokens; a character whose bytes are not all there yet waits for the others.
+
+    Some tokenizers change what they said before when more tokens come (a space before a full stop goes). Their text waits
+    for PATIENCE more tokens.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.tokens: list[int] = []
+        self.said = 0  # characters
+        self._patience = 0 if only_appends(tokenizer) else PATIENCE
+
+    def push(self, token: int) -> str:
+        """The piece that a token adds, often empty."""
+        self.tokens.append(int(token))
+        settled = self.tokens[: len(self.tokens) - self._patience]
+        text = self.tokenizer.decode(settled).rstrip(UNFINISHED)
+        if self._patience:
+            text = common(text, self.tokenizer.decode(self.tokens))
+        return self._say(text)
+
+    def end(self) -> str:
+        """What is left."""
+        return self._say(self.tokenizer.decode(self.tokens))
+
+    def _say(self, text: str) -> str:
+        piece = text[self.said :]
+        self.said += len(piece)
+        return piece
+
+
+def only_appends(tokenizer: Any) -> bool:
+    """Whether more tokens leave the text of earlier ones as it is, tried out on a sentence."""
+    ids = tokenizer.encode(PROBE)
+    whole = tokenizer.decode(ids)
+    return all(whole.startswith(tokenizer.decode(ids[:count]).rstrip(UNFINISHED)) for count in range(len(ids)))
+
+
+def common(first: str, second: str) -> str:
+    """The longest beginning of both."""
+    count = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        count += 1
+    return first[:count]
+
+
+def stop_at(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> int | None:
+    """How many tokens there are when a stop string first stands in their text; None if there is none."""
+
+    def stopped(count: int) -> bool:
+        text = tokenizer.decode(tokens[:count])
+        return any(stop in text for stop in stops)
+
+    if not stops or not stopped(len(tokens)):
+        return None
+    low, high = 1, len(tokens)  # a text that contains a string does so with more tokens too
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if stopped(middle) else (middle + 1, high)
+    return low
+
+
+def pieces(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
+    """Non-empty pieces of the text of some tokens."""
+    stream = TextStream(tokenizer)
+    for token in tokens:
+        if piece := stream.push(token):
+            yield piece
+    if piece := stream.end():
+        yield piece

@@ -1,0 +1,202 @@
+"""`python -m lm_research.generate --model PATH --prompt TEXT`: texts from a model, on any way of decoding.
+
+    ... --prompt "Once upon a time" --do_sample --temperature 0.8 --seed 1     one text, as it comes
+    ... --input FILE [--output FILE.jsonl]     one prompt a line (or {"prompt": TEXT} of .jsonl), in batches
+    ... --prompt TEXT --num_beams 4 --num_return_sequences 4
+    ...     without either: a conversation on a terminal, or prompts on standard input
+
+The model is a directory in the Hugging Face format, a native one, or that of a training run. Every argument of
+`LanguageModel.generate` is a flag with its name (decoding/options.py), lists written as JSON: --stop_strings '["\\n\\n"]'.
+Encoder-decoders read the prompt and answer it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+from lm_research import cli
+from lm_research.errors import DataError, UserError, suggest
+
+NEW_TOKENS = 64  # where nothing says how many
+HELP = "Empty line: forget what was said. Ctrl-D: end."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lm_research.generate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, help="a Hugging Face directory, a native one, or a run directory")
+    parser.add_argument("--prompt", action="append", help="text to continue or answer; may be given several times")
+    parser.add_argument("--input", help="file with one prompt a line, or .jsonl with objects that have a prompt")
+    parser.add_argument("--output", help="file to write, a JSON object a text: prompt, text, tokens")
+    parser.add_argument("--batch_size", type=int, default=8, help="prompts of --input that run together (8)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    args, rest = parser.parse_known_args(argv)
+    return cli.guarded(lambda: run(args, rest), debug=args.debug)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Does what the arguments say; `rest` are flags of decoding.
+
+    Raises:
+      UserError: see the message.
+    """
+    from lm_research.pretrained import from_pretrained  # after the arguments are checked: it loads JAX
+
+    if args.prompt and args.input:
+        raise UserError("--prompt and --input are both given. Keep one of them.")
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size={args.batch_size} must be at least 1.")
+    arguments = flags(rest)
+    lm = from_pretrained(args.model, dtype=args.dtype)
+    if lm.tokenizer is None:
+        raise UserError(f"{args.model} holds no tokenizer, so it can't read prompts. Put its files beside the model's.")
+    if not {"max_new_tokens", "max_length"} & (set(arguments) | set(lm.generation_config)):
+        arguments["max_new_tokens"] = NEW_TOKENS
+    if args.input or len(args.prompt or ()) > 1 or args.output or (args.prompt and not streams(arguments)):
+        prompts = read_prompts(args.input) if args.input else args.prompt
+        if not prompts:
+            raise UserError("--output needs prompts: give --prompt or --input.")
+        with open(args.output, "w", encoding="utf-8") if args.output else _Standard() as file:
+            write_texts(lm, prompts, arguments, args.batch_size, file, as_json=bool(args.output))
+    elif args.prompt:
+        say(lm, args.prompt[0], arguments)
+    elif sys.stdin.isatty():
+        talk(lm, arguments, sys.stdin)
+    else:
+        lines = (line.rstrip("\n") for line in sys.stdin)
+        write_texts(lm, lines, arguments, args.batch_size, sys.stdout, as_json=False)
+
+
+class _Standard:
+    """Standard output as a context that does not close it."""
+
+    def __enter__(self) -> TextIO:
+        return sys.stdout
+
+    def __exit__(self, *error: object) -> None:
+        sys.stdout.flush()
+
+
+def flags(rest: Sequence[str]) -> dict[str, Any]:
+    """Arguments of `generate` from flags: `--name value`, `--name=value`, `--name` for True; dashes count as underscores."""
+    from lm_research.decoding.options import NAMES
+
+    arguments: dict[str, Any] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"Unexpected argument {word!r}. A text with spaces needs quotes; --help shows the usage.")
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in NAMES:
+            raise UserError(f"--{name} is no flag. {suggest(name, NAMES)}")
+        if not equals and words and not words[0].startswith("--"):
+            equals, value = "=", words.pop(0)
+        arguments[name] = _value(value) if equals else True
+    return arguments
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def streams(arguments: dict[str, Any]) -> bool:
+    """Whether there is one text, known token by token."""
+    alone = arguments.get("num_return_sequences", 1) == 1 and arguments.get("num_beams", 1) == 1
+    return alone and not arguments.get("penalty_alpha")
+
+
+def say(lm: Any, prompt: str, arguments: dict[str, Any]) -> str:
+    """Prints a text as it comes, and returns it."""
+    text = ""
+    for piece in lm.stream(prompt, **arguments):
+        print(piece, end="", flush=True)
+        text += piece
+    print()
+    return text
+
+
+def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str]) -> None:
+    """Answers lines. A decoder goes on with all that was said; an encoder-decoder answers each line alone."""
+    print(HELP, file=sys.stderr)
+    said = ""
+    while True:
+        print("> ", end="", file=sys.stderr, flush=True)
+        line = next(iter(lines), None)
+        if line is None:
+            return
+        line = line.rstrip("\n")
+        if not line:
+            said = ""
+            continue
+        prompt = line if lm.definition.arch.kind == "encoder-decoder" else said + line
+        try:
+            said = prompt + say(lm, prompt, arguments) + "\n"
+        except UserError as error:  # such as a conversation that has grown too long
+            cli.print_error(str(error))
+            said = ""
+
+
+def read_prompts(path: str) -> list[str]:
+    """Prompts of a file.
+
+    Raises:
+      DataError: it cannot be read, or a line of .jsonl has no prompt.
+    """
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--input={path} cannot be read: {error}.") from error
+    if not path.endswith(".jsonl"):
+        return [line for line in lines if line.strip()]
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            prompts.append(json.loads(line)["prompt"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f'{path}, line {number}: no JSON object with a "prompt". Mend or remove it.') from error
+    return prompts
+
+
+def write_texts(
+    lm: Any, prompts: Iterable[str], arguments: dict[str, Any], batch_size: int, file: TextIO, as_json: bool
+) -> None:
+    """Writes the texts of prompts, batch after batch."""
+    for batch in batches(prompts, batch_size):
+        output = lm.generate(prompts=batch, **{**arguments, "return_dict_in_generate": True})
+        copies = len(output.texts) // len(batch)
+        for number, (text, tokens) in enumerate(zip(output.texts, output.new_tokens, strict=True)):
+            record = {"prompt": batch[number // copies], "text": text, "tokens": len(tokens)}
+            print(json.dumps(record, ensure_ascii=False) if as_json else text, file=file, flush=True)
+
+
+def batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Reads goldens/*.json, what transformers generates with models whose weights follow a rule, and makes those models."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).parent / "goldens"
+sys.path.insert(0, str(FOLDER.parents[1] / "interop"))
+
+from golden_models import Golden, write_checkpoint  # noqa: E402
+
+from lm_research.pretrained import LanguageModel, from_pretrained  # noqa: E402
+
+NAMES = tuple(path.stem for path in sorted(FOLDER.glob("*.json")))
+
+
+def load(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def make_model(name: str, folder: pathlib.Path) -> LanguageModel:
+    content = load(name)
+    weights = {key: tuple(shape) for key, shape in content["weights"].items()}
+    golden = Golden(name, content["kind"], content["family"], "", content["config"], weights, {}, {}, {}, {})
+    write_checkpoint(folder, golden)
+    return from_pretrained(folder)

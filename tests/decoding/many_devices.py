@@ -1,0 +1,44 @@
+"""Run by test_many_devices.py in a process with eight simulated devices: texts of a divided model, as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import toys
+
+from lm_research.config import MeshConfig
+from lm_research.decoding.generate import engine_of, generate
+from lm_research.decoding.request import Request
+from lm_research.parallel.mesh import make_mesh
+from lm_research.parallel.rules import tree_shardings
+from lm_research.pretrained import LanguageModel
+
+PROMPTS = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "seed": 3, "top_k": 5},
+    "beams": {"num_beams": 3, "eos_token_id": 2},
+}
+
+
+def texts(lm: LanguageModel) -> dict[str, list]:
+    return {name: generate(lm, PROMPTS, max_new_tokens=6, **options).tolist() for name, options in WAYS.items()}
+
+
+def main() -> None:
+    lm = toys.language_model()
+    single = lm.params
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    lm.params = jax.device_put(single, tree_shardings(mesh, lm.definition.shapes, lm.definition.axes))
+    found = texts(lm)
+    request = Request(lm, {"max_new_tokens": 6}, {"input_ids": PROMPTS}, None)
+    state = engine_of(lm).start(request.plan(), request.prompts, request.settings)
+    keys = jax.tree.leaves(state.cache.keys)[0]
+    shard = keys.addressable_shards[0].data.shape
+    print(json.dumps({"texts": found, "keys": keys.shape[-4:], "shard": shard[-4:], "devices": jax.device_count()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Contrastive search against its definition, run over whole texts without a cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import toys
+from toys import Exact
+
+from lm_research.decoding.generate import generate
+
+
+def reference(exact: Exact, prompt: list[int], steps: int, count: int, alpha: float) -> list[int]:
+    """Su et al. 2022, equation 5."""
+    text = list(prompt)
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+    for _ in range(steps):
+        share = np.exp(exact.next(text))
+        past = unit(exact(text)[1])
+        value = {}
+        for token in np.argsort(-share)[:count]:
+            state = unit(exact([*text, token])[1][-1])
+            value[int(token)] = (1 - alpha) * share[token] - alpha * (past @ state).max()
+        text.append(max(value, key=value.get))
+    return text[len(prompt) :]
+
+
+def test_tokens_follow_the_definition() -> None:
+    lm = toys.language_model(vocab=20)
+    exact, prompts = Exact(lm), [[3, 1, 4, 1], [15], [9, 2, 6, 5, 3, 5]]
+    output = generate(
+        lm, prompts, max_new_tokens=8, penalty_alpha=0.6, top_k=5, return_dict_in_generate=True, eos_token_id=None
+    )
+    expected = [reference(exact, prompt, 8, 5, 0.6) for prompt in prompts]
+    assert output.new_tokens == expected
+    greedy = generate(lm, prompts, max_new_tokens=8)
+    assert output.sequences.tolist() != greedy.tolist()
+    ended = generate(
+        lm, prompts, max_new_tokens=8, penalty_alpha=0.6, top_k=5, return_dict_in_generate=True,
+        eos_token_id=expected[0][3],
+    )  # fmt: skip
+    assert ended.new_tokens[0] == expected[0][: expected[0].index(expected[0][3]) + 1]

@@ -1,0 +1,210 @@
+"""What goes into `generate` and comes out: shapes, padding, seeds, ends, log-probabilities, streams, and mistakes.
+
+Legend: R rows, L length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import toys
+from toys import ByteTokenizer, Exact
+
+from lm_research.decoding.generate import engine_of, generate, score, stream
+from lm_research.errors import UserError
+from lm_research.pretrained import LanguageModel
+
+PROMPTS = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return toys.language_model(vocab=40)
+
+
+@pytest.fixture(scope="module")
+def exact(lm: LanguageModel) -> Exact:
+    return Exact(lm)
+
+
+@pytest.fixture(scope="module")
+def speaker() -> LanguageModel:
+    """Says bytes, many of which make no character."""
+    return toys.language_model(vocab=257, scale=0.3, tokenizer=ByteTokenizer())
+
+
+def greedy(exact: Exact, prompt: list[int], steps: int) -> list[int]:
+    text = list(prompt)
+    for _ in range(steps):
+        text.append(int(exact.next(text).argmax()))
+    return text[len(prompt) :]
+
+
+def test_greedy_takes_the_best_token_each_time(lm: LanguageModel, exact: Exact) -> None:
+    output = generate(lm, PROMPTS, max_new_tokens=6, return_dict_in_generate=True)
+    assert output.new_tokens == [greedy(exact, prompt, 6) for prompt in PROMPTS]
+    assert output.sequences.shape == (3, 5 + 6) and output.sequences.dtype == np.int32
+    assert output.sequences[1].tolist() == [0, 0, 0, 0, 1, *output.new_tokens[1]]
+
+
+def test_either_side_may_be_padded(lm: LanguageModel) -> None:
+    left, right = np.full((3, 7), 9), np.full((3, 7), 9)
+    for row, prompt in enumerate(PROMPTS):
+        left[row, 7 - len(prompt) :] = right[row, : len(prompt)] = prompt
+    masks = [np.array([[place in span for place in range(7)] for span in spans]) for spans in (
+        [range(7 - len(prompt), 7) for prompt in PROMPTS], [range(len(prompt)) for prompt in PROMPTS],
+    )]  # fmt: skip
+    plain = generate(lm, PROMPTS, max_new_tokens=6)
+    for ids, mask in zip((left, right), masks, strict=True):
+        found = generate(lm, ids, attention_mask=mask, max_new_tokens=6)
+        assert found[:, :7].tolist() == ids.tolist()  # as they were given
+        assert found[:, 7:].tolist() == plain[:, 5:].tolist()
+
+
+def test_texts_end_at_their_end_token(lm: LanguageModel, exact: Exact) -> None:
+    free = [greedy(exact, prompt, 6) for prompt in PROMPTS]
+    end = free[0][2]
+    output = generate(
+        lm, PROMPTS, max_new_tokens=6, eos_token_id=[end, 39], pad_token_id=7, return_dict_in_generate=True
+    )
+    cut = [text[: text.index(end) + 1] if end in text else text for text in free]
+    assert output.new_tokens == cut and len(cut[0]) <= 3
+    for row, text in zip(output.sequences[:, 5:].tolist(), cut, strict=True):
+        assert row == text + [7] * (output.sequences.shape[1] - 5 - len(text))
+
+
+SAMPLED = dict(max_new_tokens=6, do_sample=True, top_k=0, temperature=1.5)
+
+
+def test_seeds_repeat_and_differ(lm: LanguageModel) -> None:
+    first, again, other = (generate(lm, PROMPTS, seed=seed, **SAMPLED).tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    free = {str(generate(lm, PROMPTS, **SAMPLED).tolist()) for _ in range(3)}
+    assert len(free) == 3  # no seed: another one each time
+
+
+def test_a_row_draws_the_same_in_any_batch(lm: LanguageModel) -> None:
+    together = generate(lm, PROMPTS, seed=3, return_dict_in_generate=True, **SAMPLED).new_tokens
+    for order in ([2], [1, 0], [2, 1, 0, 2, 1]):
+        found = generate(lm, [PROMPTS[row] for row in order], seed=3, return_dict_in_generate=True, **SAMPLED)
+        firsts = {row: text for row, text in zip(reversed(order), reversed(found.new_tokens), strict=True)}
+        assert all(firsts[row] == together[row] for row in order)
+    own = generate(lm, PROMPTS, seed=[5, 3, 7], return_dict_in_generate=True, **SAMPLED).new_tokens
+    assert own[1] == together[1] and own[0] != together[0]
+
+
+def test_copies_are_so_many_equal_prompts(lm: LanguageModel) -> None:
+    copies = generate(lm, PROMPTS[:1], seed=3, num_return_sequences=4, **SAMPLED).tolist()
+    assert copies == generate(lm, PROMPTS[:1] * 4, seed=3, **SAMPLED).tolist()
+    assert len({str(row) for row in copies}) == 4
+
+
+def test_few_programs_serve_many_shapes(lm: LanguageModel) -> None:
+    """Prompts of up to 16 tokens, other lengths and settings: the same compiled programs."""
+    fresh = LanguageModel(lm.definition, lm.params, "gpt2", {})
+    for length, new, temperature in ((2, 5, 0.5), (9, 7, 2.0), (15, 8, 0.7), (1, 3, 1.1)):
+        generate(fresh, [[1] * length] * 3, max_new_tokens=new, do_sample=True, temperature=temperature, top_p=0.9)
+    sizes = [program._cache_size() for program in engine_of(fresh)._programs.values()]
+    assert sizes == [1, 1]  # one that reads and one that says
+
+
+def test_log_probabilities_are_the_models(lm: LanguageModel, exact: Exact) -> None:
+    output = generate(
+        lm, PROMPTS, max_new_tokens=4, top_logprobs=3, repetition_penalty=3.0, return_dict_in_generate=True
+    )
+    for row, (prompt, text) in enumerate(zip(PROMPTS, output.new_tokens, strict=True)):
+        for place, token in enumerate(text):
+            log = exact.next([*prompt, *text[:place]])
+            best = np.argsort(-log)[:3]
+            assert output.top_ids[row][place].tolist() == best.tolist()
+            np.testing.assert_allclose(output.top_logprobs[row][place], log[best], atol=1e-4)
+            np.testing.assert_allclose(output.logprobs[row][place], log[token], atol=1e-4)
+    scores = score(lm, input_ids=PROMPTS, continuations=output.new_tokens)
+    for found, expected in zip(scores, output.logprobs, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_prompts_are_texts(speaker: LanguageModel) -> None:
+    texts = generate(speaker, prompts=["ab", "héé"], max_new_tokens=5)
+    ids = generate(speaker, [list(text.encode()) for text in ("ab", "héé")], max_new_tokens=5)
+    assert texts == [speaker.tokenizer.decode(row) for row in ids[:, 5:].tolist()]
+    assert generate(speaker, prompts="ab", max_new_tokens=5) == texts[:1]
+
+
+def test_stop_strings_end_a_row_behind_them(speaker: LanguageModel) -> None:
+    options = dict(max_new_tokens=24, do_sample=True, top_k=40, seed=1)
+    free = generate(speaker, prompts=["ab", "xyz"], return_dict_in_generate=True, **options)
+    stop = speaker.tokenizer.decode(free.new_tokens[0][17:19])
+    output = generate(
+        speaker, prompts=["ab", "xyz"], stop_strings=[stop, "\x00never"], return_dict_in_generate=True, **options
+    )
+    for text, whole in zip(output.texts, free.texts, strict=True):
+        assert whole.startswith(text)
+        assert text == whole if stop not in whole else stop in text and stop not in text[:-1]
+    assert len(output.new_tokens[0]) < 24
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "top_k": 100, "seed": 4}, {"stop_strings": "?"}])
+def test_streams_join_to_the_text(speaker: LanguageModel, options: dict) -> None:
+    for prompt in ("ab", "é"):
+        pieces = list(stream(speaker, prompt, max_new_tokens=20, **options))
+        assert "".join(pieces) == generate(speaker, prompts=prompt, max_new_tokens=20, **options)[0]
+        assert all(pieces)
+
+
+def test_defaults_come_from_the_models_files(lm: LanguageModel) -> None:
+    plain = generate(lm, PROMPTS, max_new_tokens=4, repetition_penalty=5.0, eos_token_id=11)
+    filed = LanguageModel(lm.definition, lm.params, "gpt2", {"eos_token_id": 11, "repetition_penalty": 1.0})
+    filed.generation_config = {"max_new_tokens": 4, "repetition_penalty": 5.0, "transformers_version": "5"}
+    assert filed.generate(PROMPTS).tolist() == plain.tolist()
+    assert filed.generate(PROMPTS, max_new_tokens=2).shape[1] == 5 + 2
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"max_new_token": 3}, "Did you mean 'max_new_tokens'"),
+    ({"num_return_sequences": 2}, "do_sample=True"),
+    ({"num_beams": 2, "num_return_sequences": 3}, "raise num_beams to 3"),
+    ({"num_beams": 3, "num_beam_groups": 2}, "multiple"),
+    ({"diversity_penalty": 0.5, "num_beams": 2}, "num_beam_groups"),
+    ({"num_beams": 2, "stop_strings": "a"}, "num_beams=1"),
+    ({"stop_strings": "a"}, "tokenizer"),
+    ({"temperature": 0.0, "do_sample": True}, "above 0"),
+    ({"top_p": 1.5, "do_sample": True}, "0 to 1"),
+    ({"force_words_ids": [[1]]}, "num_beams=4"),
+    ({"force_words_ids": [[1, 2, 3]], "num_beams": 4, "max_new_tokens": 2}, "Raise max_new_tokens"),
+    ({"penalty_alpha": 0.5, "num_beams": 2}, "contrastive"),
+    ({"max_new_tokens": 29}, "positions for 32"),
+    ({"max_length": 5}, "counts the prompt"),
+    ({"max_new_tokens": "three"}, "wrong type"),
+    ({"encoder_no_repeat_ngram_size": 2}, "encoder-decoder"),
+    ({"decoder_input_ids": [[1]]}, "plain decoder"),
+    ({"seed": [1, 2]}, "3 prompts"),
+    ({"prompts": "text"}, "not both"),
+    ({"input_ids": None}, "needs prompts"),
+    ({"input_ids": None, "prompts": "text"}, "no tokenizer"),
+    ({"input_ids": [[1, 40]]}, "outside of 0 to 39"),
+    ({"input_ids": [[1], []]}, "empty row"),
+    ({"input_ids": [1, 2]}, r"\[B, L\]"),
+    ({"attention_mask": [[1, 1]]}, "no array|mask"),
+    ({"early_stopping": "soon", "num_beams": 2}, "never"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), MISTAKES, ids=lambda x: str(x)[:50])
+def test_mistakes_are_explained(lm: LanguageModel, given: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        generate(lm, **{"input_ids": PROMPTS, **given})
+
+
+def test_models_of_other_things_and_wrong_drafts_are_refused(lm: LanguageModel) -> None:
+    small = toys.language_model(vocab=8)
+    with pytest.raises(UserError, match="same tokens"):
+        generate(lm, PROMPTS, assistant_model=small)
+    with pytest.raises(UserError, match="leave out num_beams"):
+        generate(lm, PROMPTS, assistant_model=lm, num_beams=2)
+    with pytest.raises(UserError, match="one prompt"):
+        stream(lm, input_ids=PROMPTS)
+    with pytest.raises(UserError, match="tokenizer"):
+        stream(lm, input_ids=PROMPTS[:1])

@@ -1,0 +1,70 @@
+"""Token ids equal those of transformers' generate: greedy, rules, beams 1 to 8, penalties of length, rows of all lengths."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import golden_texts
+import numpy as np
+import pytest
+
+from lm_research.decoding.generate import generate
+from lm_research.pretrained import LanguageModel
+
+QUICK = {"gpt2": (1, 2, 3, 4, 6, 7, 8), "llama": (1, 4), "mistral": (1, 3), "t5": (1, 2, 4), "bart": (1, 5, 8)}  # beams
+
+
+def cases() -> list[Any]:
+    """Every case; those that take programs of their own run with -m slow, but for some."""
+    found = []
+    for name in golden_texts.NAMES:
+        seen: set[str] = set()
+        for case in golden_texts.load(name)["cases"]:
+            given = case["arguments"]
+            beams = given.get("num_beams", 1)
+            other = set(given) - {
+                "num_beams",
+                "length_penalty",
+                "early_stopping",
+                "num_return_sequences",
+                "max_new_tokens",
+            }
+            kind = f"{beams} {sorted(other)}"
+            quick = beams in QUICK[name] and (kind in seen or beams > 1 or name == "gpt2" or len(seen) < 3)
+            quick = quick and (beams in (1, 4) or not {"eos_token_id"} & other or name == "gpt2")
+            seen |= {kind} if quick else set()
+            given = json.dumps({key: value for key, value in given.items() if key != "max_new_tokens"})
+            marks = () if quick else pytest.mark.slow
+            found.append(pytest.param(name, case, id=f"{name} {given}", marks=marks))
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @functools.cache
+    def model(name: str) -> LanguageModel:
+        return golden_texts.make_model(name, tmp_path_factory.mktemp(name))
+
+    return model
+
+
+@pytest.mark.parametrize(("name", "case"), cases())
+def test_tokens_are_those_of_transformers(name: str, case: dict, models: Any) -> None:
+    inputs = golden_texts.load(name)["inputs"]
+    output = generate(models(name), **inputs, **case["arguments"], return_dict_in_generate=True)
+    assert output.sequences.tolist() == case["sequences"]
+    if "scores" in case:
+        np.testing.assert_allclose(output.sequences_scores, case["scores"], rtol=1e-4, atol=1e-4)
+
+
+def test_goldens_are_not_trivial() -> None:
+    """Texts end early in some cases, and beams find other texts than greedy decoding."""
+    for name in golden_texts.NAMES:
+        content = golden_texts.load(name)
+        assert len(content["cases"]) > 35
+        greedy = content["cases"][0]["sequences"]
+        ended = [case for case in content["cases"] if 3 in (row[-1] for row in case["sequences"])]
+        wide = [case for case in content["cases"] if case["arguments"].get("num_beams", 1) > 1]
+        assert len(ended) > 3 and any(case["sequences"][:3] != greedy for case in wide)

@@ -1,0 +1,32 @@
+"""A model divided over eight devices says what it says on one, and so lies its cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import many_devices
+import toys
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def test_a_divided_model_says_the_same() -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], HERE, HERE.parent))),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "PJRT_NPROC": "272",  # see parallel/host.py
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, str(HERE / "many_devices.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["devices"] == 8
+    assert found["texts"] == many_devices.texts(toys.language_model())
+    rows, heads, *rest = found["keys"]
+    assert found["shard"] == [rows // 4, heads // 2, *rest]  # rows over data and fsdp, heads over tensor

@@ -1,0 +1,43 @@
+"""Batches of prompts: buckets, padding, and names for rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lm_research.decoding.prompts import as_rows, bucket, make_prompts, names
+from lm_research.errors import UserError
+
+
+def test_buckets_are_few_and_never_too_small() -> None:
+    sizes = [bucket(length) for length in range(1, 5000)]
+    assert all(size >= length for length, size in enumerate(sizes, 1))
+    assert max(size / length for length, size in enumerate(sizes, 1)) < 1.51
+    assert sorted(set(sizes))[:8] == [1, 2, 3, 4, 6, 8, 12, 16] and len(set(sizes)) == 25
+    assert bucket(3, least=16) == 16
+
+
+def test_rows_stand_on_the_right() -> None:
+    prompts = make_prompts([[1, 2, 3], [4]], 9, least=4)
+    assert prompts.tokens_BP.tolist() == [[9, 1, 2, 3], [9, 9, 9, 4]]
+    assert prompts.start_B.tolist() == [1, 3] and prompts.count == 2
+    sources = make_prompts([[5]] * 3, 9, [[1], [2, 3], [4, 5, 6, 7, 8]], multiple=4, least=2, most=5)
+    assert sources.tokens_BP.tolist() == [[5], [5], [5], [9]]  # the fourth row fills up
+    assert sources.source_BM.tolist() == [[1, 9, 9, 9, 9], [2, 3, 9, 9, 9], [4, 5, 6, 7, 8], [9] * 5]
+    assert sources.source_mask_BM.sum(1).tolist() == [1, 2, 5, 1] and sources.count == 3
+
+
+def test_names_tell_what_rows_say_and_how_often() -> None:
+    first = names([[1, 2], [3], [1, 2], [1, 2]])
+    assert first[:, 1].tolist() == [0, 0, 1, 2]
+    assert first[0, 0] == first[2, 0] != first[1, 0]
+    assert names([[3], [1, 2]])[::-1].tolist() == first[:2].tolist()  # wherever they stand
+
+
+def test_masks_hide_tokens() -> None:
+    ids = np.array([[0, 0, 5, 6], [7, 8, 0, 0]])
+    assert as_rows("input_ids", ids, ids > 0) == [[5, 6], [7, 8]]
+    assert as_rows("input_ids", [[1], [2, 3]]) == [[1], [2, 3]]
+    for bad, mask in (([[1.5]], [[1]]), ([["a"]], [[1]]), ([[1]], [[0]]), ([[1]], [[1, 1]])):
+        with pytest.raises(UserError):
+            as_rows("input_ids", bad, mask)

@@ -1,0 +1,89 @@
+"""Models small enough to try every text: two layers, eight tokens; and what they say, run without a cache.
+
+Legend: L length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tiny
+
+from lm_research.models.definition import ModelDefinition, define
+from lm_research.pretrained import LanguageModel
+
+VOCAB = 8
+
+
+class ByteTokenizer:
+    """Token n is byte n; the last id ends a text."""
+
+    roles = {"eos": 256}
+    size = 257
+    special_ids = np.array([256])
+
+    def __call__(self, text: str) -> dict[str, np.ndarray]:
+        return {"input_ids": np.array([self.encode(text)], np.int32)}
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(token for token in ids if token < 256).decode("utf-8", errors="replace")
+
+
+def definition(vocab: int = VOCAB, **changes: Any) -> ModelDefinition:
+    plain = tiny.model("gpt2")
+    return define(plain.arch.replace(vocab_size=vocab, **{"max_length": 32, **changes}), plain.head)
+
+
+def language_model(vocab: int = VOCAB, seed: int = 0, scale: float = 0.5, **options: Any) -> LanguageModel:
+    """A causal model; options are those of LanguageModel, `tokenizer` or `config`."""
+    model = definition(vocab)
+    config = options.pop("config", {})
+    return LanguageModel(model, tiny.random_params(model, seed, scale), "gpt2", config, **options)
+
+
+class Exact:
+    """A model run over whole texts, each just once."""
+
+    def __init__(self, lm: LanguageModel, length: int = 32) -> None:
+        self.length = length
+
+        def run(params: Any, tokens_BL: Any) -> Any:
+            model = lm.definition.bind(params)
+            x_BLD = model.decoder(tokens_BL)
+            return model.predict_tokens(x_BLD).logits(), x_BLD
+
+        self._run = functools.partial(tiny.jit(run), lm.params)
+        self._seen: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
+
+    def __call__(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits [L, V] and final states [L, D]."""
+        key = tuple(int(token) for token in tokens)
+        if key not in self._seen:
+            row = np.zeros((1, self.length), np.int32)
+            row[0, : len(key)] = key
+            logits, states = self._run(row)
+            self._seen[key] = np.asarray(logits)[0, : len(key)], np.asarray(states)[0, : len(key)]
+        return self._seen[key]
+
+    def next(self, tokens: Sequence[int]) -> np.ndarray:
+        """Log-probabilities [V] of the next token."""
+        logits = self(tokens)[0][-1].astype(np.float64)
+        return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+
+    def score(self, prompt: Sequence[int], text: Sequence[int]) -> float:
+        """Log-probability of a text after a prompt."""
+        return sum(self.next([*prompt, *text[:place]])[token] for place, token in enumerate(text))
+
+
+def all_texts(length: int, vocab: int = VOCAB) -> list[tuple[int, ...]]:
+    return list(itertools.product(range(vocab), repeat=length))

@@ -1,0 +1,99 @@
+"""The verb: prompts from flags, files and lines; texts as they come or as records; mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import sys
+from typing import Any
+
+import pytest
+
+from lm_research import generate, pretrained
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "decoding"))
+
+import toys
+
+
+@pytest.fixture
+def lm(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A model that every path leads to."""
+    lm = MODEL
+    monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None: lm)
+    return lm
+
+
+MODEL = toys.language_model(vocab=257, scale=0.3, tokenizer=toys.ByteTokenizer())
+NEW = ["--max_new_tokens", "6"]
+
+
+def test_a_prompt_streams(lm: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main(["--model=m", "--prompt", "ab", *NEW]) == 0
+    assert capsys.readouterr().out == lm.generate(prompts="ab", max_new_tokens=6)[0] + "\n"
+
+
+def test_files_become_records(lm: Any, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.txt").write_text("ab\n\nxyz\nq\n")
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("ab", "xyz", "q")))
+    options = ["--do-sample", "--seed=3", "--num_return_sequences=2", "--batch_size=2", *NEW]
+    found = []
+    for name in ("in.txt", "in.jsonl"):
+        output = tmp_path / f"{name}.out"
+        assert generate.main(["--model=m", "--input", str(tmp_path / name), "--output", str(output), *options]) == 0
+        found.append([json.loads(line) for line in output.read_text().splitlines()])
+    assert found[0] == found[1]
+    texts = lm.generate(prompts=["ab", "xyz", "q"], do_sample=True, seed=3, num_return_sequences=2, max_new_tokens=6)
+    assert [record["text"] for record in found[0]] == texts
+    assert [record["prompt"] for record in found[0]] == ["ab", "ab", "xyz", "xyz", "q", "q"]
+
+
+def test_a_conversation_goes_on_until_an_empty_line(lm: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    generate.talk(lm, {"max_new_tokens": 4}, iter(["a", "b", "", "b"]))
+    first = lm.generate(prompts="a", max_new_tokens=4)[0]
+    second = lm.generate(prompts=f"a{first}\nb", max_new_tokens=4)[0]
+    fresh = lm.generate(prompts="b", max_new_tokens=4)[0]
+    assert capsys.readouterr().out == f"{first}\n{second}\n{fresh}\n"
+
+
+def test_lines_of_a_pipe_are_prompts(
+    lm: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ab\nxyz\n"))
+    assert generate.main(["--model=m", *NEW]) == 0
+    texts = lm.generate(prompts=["ab", "xyz"], max_new_tokens=6)
+    assert capsys.readouterr().out == "".join(text + "\n" for text in texts)
+
+
+def test_flags_are_read_as_json() -> None:
+    words = ["--do-sample", "--top_p=0.5", "--stop_strings", '["a", "b"]', "--early_stopping", "never", "--seed", "-3"]
+    assert generate.flags(words) == {
+        "do_sample": True, "top_p": 0.5, "stop_strings": ["a", "b"], "early_stopping": "never", "seed": -3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--prompt", "a", "--max_new_token=3"], "Did you mean 'max_new_tokens'"),
+        (["--prompt", "a", "--input=b"], "Keep one"),
+        (["--input=/nowhere/x.txt"], "cannot be read"),
+        (["--prompt", "a", "stray"], "quotes"),
+        (["--prompt", "a", "--temperature=0", "--do_sample"], "above 0"),
+        (["--prompt", "a", "--batch_size=0"], "at least 1"),
+    ],
+)
+def test_mistakes_end_with_code_2(lm: Any, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main(["--model=m", *argv]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_model_without_tokenizer_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = toys.language_model()
+    monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None: bare)
+    assert generate.main(["--model=m", "--prompt=a"]) == 2
+    assert "tokenizer" in capsys.readouterr().err
