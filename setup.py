@@ -31,6 +31,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pyarrow>=17",
+        "scikit-learn>=1.5",
         "sentencepiece>=0.2.1",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.10",

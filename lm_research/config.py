@@ -184,7 +184,8 @@ class DataConfig:
         False, "Several documents in a row, each for itself, instead of padding; causal_lm and prefix_lm always do."
     )
     cache_dir: str = key(
-        "", "Where tokenizers and token stores are kept between runs, here or at gs://; empty keeps them in the workdir."
+        "",
+        "Where tokenizers and token stores are kept between runs, here or at gs://; empty keeps them in the workdir.",
     )
     num_workers: int = key(0, "Worker processes that prepare batches; 0 uses threads, enough for most models.", low=0)
 

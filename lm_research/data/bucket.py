@@ -35,7 +35,9 @@ def copies() -> pathlib.Path:
     return pathlib.Path(os.environ.get("LM_RESEARCH_CACHE", "~/.cache/lm_research/corpora")).expanduser()
 
 
-def find_or_build(cache_dir: str, workdir: pathlib.Path, key: str, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
+def find_or_build(
+    cache_dir: str, workdir: pathlib.Path, key: str, build: Callable[[pathlib.Path], None]
+) -> pathlib.Path:
     """The local folder of a corpus; fetches it from the bucket, or builds it and leaves a copy there.
 
     Args:
@@ -64,7 +66,9 @@ def local_folder(address: str) -> pathlib.Path:
         return pathlib.Path(address).expanduser()
     folder = copies() / address.replace("://", "/").rstrip("/")
     if not folder.is_dir() and not _fetch(address, folder):
-        raise DataError(f"{address} holds no whole corpus: it has no {LIST}. Check the address, or prepare it there again.")
+        raise DataError(
+            f"{address} holds no whole corpus: it has no {LIST}. Check the address, or prepare it there again."
+        )
     return folder
 
 
@@ -84,7 +88,9 @@ def _fetch(address: str, folder: pathlib.Path) -> bool:
                 shutil.copyfileobj(source, target, _PIECE)
             found = (temporary / name).stat().st_size
             if found != size:
-                raise DataError(f"{address}/{name} has {found:,} bytes instead of {size:,}. Delete {address}; it is made again.")
+                raise DataError(
+                    f"{address}/{name} has {found:,} bytes instead of {size:,}. Delete {address}; it is made again."
+                )
         publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -128,4 +134,6 @@ class _Guard:
             ) from error
         if isinstance(error, Exception) and not isinstance(error, DataError):
             words = " ".join(str(error).split())[:300] or type(error).__name__
-            raise DataError(f"The corpora at {self.address} cannot be read or written: {words}. Check the address and your access.") from error
+            raise DataError(
+                f"The corpora at {self.address} cannot be read or written: {words}. Check the address and your access."
+            ) from error

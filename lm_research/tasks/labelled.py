@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data import random, sources, store
+from lm_research.data import bucket, random, sources, store
 from lm_research.data.corpus import Corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sources import tfds_source
@@ -81,9 +81,8 @@ def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Ca
       DataError: records are missing or wrong, or too few.
       TokenizerError: the tokenizer cannot be trained or loaded.
     """
-    cache = pathlib.Path(config.data.cache_dir or pathlib.Path(workdir) / "data").expanduser()
-    folder = cache / _key(config)
-    if not folder.is_dir():
+
+    def build(folder: pathlib.Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
@@ -91,6 +90,8 @@ def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Ca
             store.publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
     return read_labelled(folder)
 
 

@@ -102,7 +102,8 @@ def _read_table(file: SourceFile) -> Iterator[Record]:
 
     def lines() -> Iterator[str]:
         nonlocal number
-        for number, line in read_lines(file, Problems()):
+        for place, line in read_lines(file, Problems()):
+            number = place
             yield line
 
     options = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if file.kind == "tsv" else dict(strict=True)
