@@ -31,8 +31,9 @@ from lm_research.data.order import Examples, Feed
 from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
-from lm_research.models.definition import ModelDefinition, train_flops_per_token
+from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
+from lm_research.models.flops import train_flops_per_token
 from lm_research.objectives.base import Objective
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, local_rows, to_global
@@ -426,12 +427,14 @@ class Meter:
         log: Log,
     ) -> None:
         self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
-        self.flops = train_flops_per_token(definition, config.data.max_length, objective.predicted_share)
+        lengths = row_lengths(examples) if definition.arch.encoder else (0, config.data.max_length)
+        self.flops = train_flops_per_token(definition, lengths[1], objective.predicted_share, lengths[0])
         self.peak, source = peak_flops()
         if self.peak:
             log(
                 f"mfu: (6 N + 12 layers D L) x real tokens/s / {self.peak:.3g} FLOP/s ({source}); N counts matrix products, "
                 f"the vocabulary's for predicted positions only: {self.flops:.3g} FLOP a token"
+                + (f" of rows of {lengths[0]} + {lengths[1]}" if lengths[0] else "")
             )
         self.watch = Stopwatch()
 
@@ -452,6 +455,12 @@ class Meter:
         if self.peak:
             values["mfu"] = round(self.flops * tokens_per_second / self.peak, 5)
         return values
+
+
+def row_lengths(examples: Examples) -> tuple[int, int]:
+    """S and L of the rows of an encoder-decoder."""
+    row = examples.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    return row["source_tokens_BS"].shape[1], row["tokens_BL"].shape[1]
 
 
 def summarise(state: State, workdir: pathlib.Path, status: str, unigram_nats: float | None) -> dict[str, Any]:

@@ -15,13 +15,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from lm_research.config import Config, resolve
-from lm_research.data.corpus import open_corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed
@@ -61,7 +59,11 @@ def make_config(folder: pathlib.Path, objective: str) -> Config:
         data = {"source": f"{folder}/pairs.tsv"}
     tokenizer = {"kind": "byte_bpe", "vocab_size": 320, "sentinels": 20}
     return resolve(
-        {"data": {**data, "max_length": 32, "cache_dir": str(folder)}, "tokenizer": tokenizer, "objective": {"name": objective}}
+        {
+            "data": {**data, "max_length": 32, "cache_dir": str(folder)},
+            "tokenizer": tokenizer,
+            "objective": {"name": objective},
+        }
     )
 
 
