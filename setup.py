@@ -32,7 +32,7 @@ setup(
         "orbax-checkpoint>=0.12",
         "pyarrow>=17",
         "scikit-learn>=1.5",
-        "sentencepiece>=0.2.1",
+        "sentencepiece>=0.2.3",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.10",
         "tokenizers>=0.20",
