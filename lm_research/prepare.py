@@ -29,7 +29,7 @@ from lm_research.data import bucket
 from lm_research.data.beam import Beam
 from lm_research.data.corpus import Corpus, open_corpus, read_corpus
 from lm_research.data.ngram import baselines
-from lm_research.data.show import show_row
+from lm_research.data.show import LEGEND, show_row
 from lm_research.data.split import PARTS
 from lm_research.data.store import MANIFEST, TokenStore
 from lm_research.data.workers import Processes, Runner, available
@@ -203,6 +203,7 @@ def inspect(folder: Path, config: Config | None = None) -> Iterator[str]:
     for name, score in scores.items():
         per_byte = f", {score.nats * score.tokens / math.log(2) / bits:.3f} bits a byte" if bits else ""
         yield f"{name}     perplexity {score.perplexity:,.2f} ({score.nats:.4f} nats a token{per_byte}) of the held-out text"
+    yield f"reading     {LEGEND}"
     config = config or config_lib.resolve({"data": {"max_length": 64}})
     for name, objective in OBJECTIVES.items():
         yield ""

@@ -75,7 +75,8 @@ def _key(config: Config) -> str:
     if tokenizer.path:
         vocabulary = [load_tokenizer(tokenizer.path).digest]
     else:
-        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
+        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase]
+        vocabulary += [tokenizer.keep_newlines, tokenizer.sentinels]
     facts = [FORMAT, "pairs", fingerprint(data.source, data), held_out, vocabulary]
     facts += [objective.source_key, objective.target_key]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
@@ -89,7 +90,8 @@ def read_pairs(source: str, config: Config) -> Iterator[Pair]:
         raise DataError(
             f"objective.name=seq2seq reads pairs, but {source} holds plain text. Give records with two fields: .jsonl, .csv, "
             ".tsv, .parquet or .array_record files, or tfds:NAME, and name the fields in config.objective.source_key and "
-            "target_key."
+            "target_key. Two text files whose lines belong together become one with `(printf 'source\\ttarget\\n'; "
+            "paste SOURCES TARGETS) > pairs.tsv`."
         )
     # Each side is read for itself. They stay in step because a record that cannot be read ends both.
     both: list[DataConfig] = [
