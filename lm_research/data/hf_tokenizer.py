@@ -90,6 +90,22 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> TextTokenize
     return HFTokenizer(files, settings)
 
 
+def with_special_tokens(tokenizer: TextTokenizer) -> HFTokenizer:
+    """A tokenizer that is called with texts and puts special tokens around them, of one that only knows ids.
+
+    A model that sentencepiece trained for us gets BERT's form, [CLS] text [SEP], or [CLS] text [SEP] text [SEP].
+
+    Raises:
+      TokenizerError: its model cannot be read so.
+    """
+    if isinstance(tokenizer, HFTokenizer):
+        return tokenizer
+    names = {f"{role}_token": tokenizer.pieces([number])[0] for role, number in tokenizer.roles.items()}
+    settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": False, "keep_accents": True, **names}
+    files = {"spiece.model": tokenizer.files["tokenizer.model"], "tokenizer_config.json": json.dumps(settings).encode()}
+    return HFTokenizer(files, read_settings(files, tokenizer.name))
+
+
 def _is_plain(files: Mapping[str, bytes], settings: Settings) -> bool:
     """Whether a folder's only vocabulary is a sentencepiece model that one of our own models was trained with.
 

@@ -176,7 +176,9 @@ def test_tags(tmp_path: pathlib.Path) -> None:
         assert train(tmp_path / family, "tagging", **keys) == 0
         assert summary(tmp_path / family)["validation"]["eval_f1"] > 0.95
     lm = lm_research.from_pretrained(tmp_path / "bert" / "model")
-    assert set(lm.config.to_dict()["id2label"].values()) == {"O", "B-PER", "I-PER"} and lm.head == "token_classification"
+    assert (
+        set(lm.config.to_dict()["id2label"].values()) == {"O", "B-PER", "I-PER"} and lm.head == "token_classification"
+    )
 
 
 def test_words_of_several_pieces_carry_their_tag_once(tmp_path: pathlib.Path) -> None:
