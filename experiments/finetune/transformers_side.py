@@ -38,13 +38,17 @@ def run(options: argparse.Namespace, seed: int, batch: int = 32, longest: int = 
     model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2)
     names = ["negative", "positive"]
     train, test = (([json.loads(line) for line in open(path)]) for path in (options.train, options.test))
-    decayed = [value for name, value in model.named_parameters() if not name.endswith("bias") and "LayerNorm" not in name]
+    decayed = [
+        value for name, value in model.named_parameters() if not name.endswith("bias") and "LayerNorm" not in name
+    ]
     rest = [value for name, value in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.rate, eps=1e-6)
     steps = -(-options.epochs * len(train) // batch)
     schedule = get_linear_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
-    order = np.concatenate([np.random.default_rng([seed, epoch]).permutation(len(train)) for epoch in range(options.epochs + 1)])
+    order = np.concatenate(
+        [np.random.default_rng([seed, epoch]).permutation(len(train)) for epoch in range(options.epochs + 1)]
+    )
 
     def inputs(rows: list[dict]) -> dict:
         texts = [row["text"] for row in rows]

@@ -53,7 +53,12 @@ def test_an_encoder_decoder_counts_each_side_at_its_own_length() -> None:
 def test_a_generator_counts_beside_its_discriminator() -> None:
     """ELECTRA of width 64 with a generator of a quarter: 16 wide, fed from embeddings as wide as the discriminator's."""
     model = dict(family="electra", hidden_size=64, num_heads=4, intermediate_size=256, num_layers=1, vocab_size=100)
-    sections = dict(model=model, objective=dict(name="replaced_token", generator_size=0.25), data=dict(max_length=16), tokenizer=dict(vocab_size=100))
+    sections = dict(
+        model=model,
+        objective=dict(name="replaced_token", generator_size=0.25),
+        data=dict(max_length=16),
+        tokenizer=dict(vocab_size=100),
+    )
     config = resolve(sections)
     definition = define(config, 100)
     alone = define_model(config.model, 100)
