@@ -307,6 +307,10 @@ class MeshConfig:
     data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0)
     fsdp: int = key(0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0)
     tensor: int = key(1, "Devices on the tensor axis (heads, feed-forward and vocabulary split).", low=1)
+    zero1: bool = key(
+        False,
+        "Divide the optimizer's moments over the data axis too (ZeRO-1); the result stays the same, memory falls.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

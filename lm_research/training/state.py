@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Objective
-from lm_research.parallel.rules import replicated, tree_shardings
+from lm_research.parallel.rules import over_data, replicated, tree_shardings
 
 State = dict[str, Any]
 
@@ -99,13 +99,14 @@ def init_state(
     return state
 
 
-def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State) -> State:
+def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State, zero1: bool = False) -> State:
     """Where each array of the state lies: moments and averages like their parameters, the rest everywhere.
 
     Args:
       mesh: the run's mesh.
       definition: the model, for its logical axes.
       shapes: `jax.eval_shape` of `init_state`.
+      zero1: divide moments over the data axis too.
 
     Raises:
       MeshError: a parameter's axis cannot be divided over the devices it would lie on.
@@ -115,8 +116,9 @@ def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State) -> S
     alike = jax.tree.structure(shapes["params"])
     place = lambda name, tree: params if jax.tree.structure(tree) == alike else everywhere[name]  # noqa: E731
     shardings = {name: place(name, tree) for name, tree in shapes.items() if name != "optimizer"}
+    moments = jax.tree.map(lambda s, x: over_data(s, x.shape), params, shapes["params"]) if zero1 else params
     shardings["optimizer"] = {
-        name: params if jax.tree.structure(tree) == alike else jax.tree.map(lambda _: replicated(mesh), tree)
+        name: moments if jax.tree.structure(tree) == alike else jax.tree.map(lambda _: replicated(mesh), tree)
         for name, tree in shapes["optimizer"].items()
     }
     return shardings
