@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from lm_research.parallel.rules import tree_shardings
 from lm_research.training.digest import digest_arrays
 
 MODEL, PARAMS = "model.json", "params"
+# Orbax warns of a file of its own that a part of a checkpoint never has.
+logging.getLogger("absl").addFilter(lambda record: "Metadata file does not exist" not in record.getMessage())
 
 
 @dataclasses.dataclass(frozen=True)
