@@ -243,10 +243,14 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    name: str = key("adamw", "Optimizer.", choices=("adamw",))
+    name: str = key(
+        "adamw",
+        "Optimizer; each has its own scale of learning rates, and the defaults below are AdamW's.",
+        choices=("adamw", "adafactor", "lamb", "lion", "sgd"),
+    )
     learning_rate: float = key(1e-4, "Peak learning rate.", low=0.0)
-    beta1: float = key(0.9, "Decay of the first moment.", low=0.0, high=0.999999)
-    beta2: float = key(0.999, "Decay of the second moment.", low=0.0, high=0.9999999)
+    beta1: float = key(0.9, "Decay of the first moment; sgd: momentum. adafactor has none.", low=0.0, high=0.999999)
+    beta2: float = key(0.999, "Decay of the second moment; lion: of its only one.", low=0.0, high=0.9999999)
     epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0)
     weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0)
     clip_norm: float = key(1.0, "Global gradient norm above which the gradient is scaled down; 0 never clips.", low=0.0)
@@ -254,10 +258,18 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    name: str = key("linear", "Shape of the learning rate after warm-up.", choices=("linear", "cosine", "constant"))
+    name: str = key(
+        "linear",
+        "Shape of the learning rate after warm-up; wsd stays at the peak and falls linearly in the last decay_ratio of the steps.",
+        choices=("linear", "cosine", "constant", "polynomial", "inverse_sqrt", "wsd"),
+    )
     warmup_steps: int = key(0, "Steps of linear warm-up from 0.", low=0)
     warmup_ratio: float = key(0.0, "Warm-up as a share of num_steps; give this or warmup_steps.", low=0.0, high=1.0)
-    end_ratio: float = key(0.0, "linear and cosine: final learning rate as a share of the peak.", low=0.0, high=1.0)
+    end_ratio: float = key(
+        0.0, "Final learning rate as a share of the peak; not of constant and inverse_sqrt.", low=0.0, high=1.0
+    )
+    power: float = key(2.0, "polynomial: exponent; 1 is linear.", low=0.01, high=10.0)
+    decay_ratio: float = key(0.1, "wsd: share of num_steps in which the rate falls.", low=0.0, high=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
