@@ -134,6 +134,7 @@ def test_patience_ends_a_run_that_no_longer_gains(files: dict[str, Any], tmp_pat
     assert summary(tmp_path / "run")["step"] == 15
 
 
+@pytest.mark.slow
 def test_pairs_values_and_several_labels(tmp_path: pathlib.Path) -> None:
     """Whether two words are equal; how many of eight words are "gold"; which of two words occur."""
     draw = random.Random(0)
