@@ -121,7 +121,9 @@ CASES = [
     Case("vocabulary too large", "--config.tokenizer.vocab_size=30000", ("vocab_size=30000", "at most", "or less")),
     Case("vocabulary too small", "--config.tokenizer.vocab_size=100", ("vocab_size=100 is too small", "or more")),
     Case("unknown family", "--config.model.family=brt", ("model.family is 'brt'", "Did you mean 'bert'?")),
-    Case("BERT on the next token", "--config.objective.name=causal_lm", ("of kind decoder", "objective.name=masked_lm")),
+    Case(
+        "BERT on the next token", "--config.objective.name=causal_lm", ("of kind decoder", "objective.name=masked_lm")
+    ),
     Case("GPT on masks", "--config.objective.name=masked_lm", ("of kind encoder", "objective.name=causal_lm"), "gpt"),
     Case("too many devices", "--config.mesh.data=3", ("data=3", "machine has 1")),
     Case("devices do not divide", "--config.mesh.tensor=2", ("1 devices cannot be divided by the 2", "tensor=2")),

@@ -45,7 +45,9 @@ def test_attention_equals_the_formula(causal: bool) -> None:
 
 def test_large_scores_and_rows_of_padding_stay_finite() -> None:
     x = jnp.full((1, 4, 1, 2), 200.0)
-    out, gradient = jax.value_and_grad(lambda x: attend(x, x, x, attention_bias(jnp.zeros((1, 4), int), jnp.zeros((1, 4), int), True)).sum())(x)
+    out, gradient = jax.value_and_grad(
+        lambda x: attend(x, x, x, attention_bias(jnp.zeros((1, 4), int), jnp.zeros((1, 4), int), True)).sum()
+    )(x)
     assert float(out) == pytest.approx(4 * 2 * 200) and np.isfinite(gradient).all()
 
 
