@@ -26,12 +26,14 @@ setup(
         "grain>=0.2.18",
         "importlib_resources>=6",  # tensorflow-datasets needs it on Python 3.11 and does not say so
         "jax>=0.10.2",
+        "jinja2>=3.1",
         "ml_collections>=1.1",
         "numpy>=2",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pyarrow>=17",
-        "sentencepiece>=0.2.1",
+        "scikit-learn>=1.5",
+        "sentencepiece>=0.2.3",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.10",
         "tokenizers>=0.20",
@@ -40,8 +42,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "test": ["pytest>=8", "safetensors>=0.5"],
-        "dev": ["pytest>=8", "safetensors>=0.5", "ruff>=0.9"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "ruff>=0.9"],
         "tensorboard": ["tensorboard>=2.18"],
         "plan": ["libtpu>=0.0.42"],  # the compiler for TPUs, which needs no TPU: plan --compile
         "beam": ["apache-beam>=2.60"],

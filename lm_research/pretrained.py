@@ -351,10 +351,10 @@ class StartingPoint:
       config: its config.json in the Hugging Face format.
     """
 
-    def __init__(self, path: PathLike, model: ModelConfig, head: str) -> None:
+    def __init__(self, path: PathLike, model: ModelConfig, head: str, num_labels: int | None = None) -> None:
         """Looks at the directory; raises a PretrainedError like `from_pretrained`."""
         self.directory = pathlib.Path(path)
-        self._found = inspect(self.directory, head)
+        self._found = inspect(self.directory, head, num_labels)
         names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat")
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research import cli
+from lm_research import cli, tasks
 from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
@@ -31,9 +31,9 @@ from lm_research.data.order import Examples, Feed
 from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
-from lm_research.models.definition import ModelDefinition, train_flops_per_token
-from lm_research.models.families import VOCAB_MULTIPLE, table_rows
-from lm_research.objectives import check_objective, define, make_objective, objective_class
+from lm_research.models.definition import ModelDefinition
+from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
+from lm_research.models.flops import train_flops_per_token
 from lm_research.objectives.base import Objective
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, local_rows, to_global
@@ -41,6 +41,8 @@ from lm_research.parallel.hardware import peak_flops
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
 from lm_research.pretrained import StartingPoint
+from lm_research.tasks import delivery
+from lm_research.tasks.base import Task
 from lm_research.training import native, run_directory
 from lm_research.training.checkpoint import Checkpoints
 from lm_research.training.digest import digest_of
@@ -69,8 +71,8 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     run_directory.check_config(workdir, config)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
-    kind = objective_class(config)  # and whether it fits the model, before a corpus is built for nothing
-    check_objective(config, origin.definition.arch if origin else define(config, VOCAB_MULTIPLE).arch)
+    kind = tasks.asked(config)  # and whether it fits the model, before a corpus is built for nothing
+    tasks.check(config, origin.definition.arch if origin else define_model(config.model, VOCAB_MULTIPLE).arch)
     jax.set_mesh(mesh)
     use_compilation_cache()
     if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default
@@ -84,8 +86,9 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     with processes.process_0_first("corpus"):
         corpus = kind.open_corpus(config, workdir, log)
     vocab_size = pick_vocab_size(config, corpus)
-    definition = origin.definition if origin else define(config, vocab_size)
-    objective = make_objective(config, corpus.tokenizer, definition.arch)
+    origin = find_origin(config, corpus) if config.task.name else origin  # now that the labels are known
+    definition = origin.definition if origin else tasks.define(config, vocab_size, corpus)
+    objective = tasks.make(config, corpus, definition.arch)
     make_examples = lambda store: objective.examples(store, "train")  # noqa: E731
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = settle_steps(config, examples.num_examples)
@@ -97,7 +100,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     # ---------------------------------------------------------------- state and step
     optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
-    shardings = state_shardings(mesh, definition, shapes)
+    shardings = state_shardings(mesh, definition, shapes, config.mesh.zero1)
     new_state = jax.jit(
         lambda seed: init_state(definition, optimizer, config, objective, seed), out_shardings=shardings
     )
@@ -122,37 +125,42 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     rows = local_rows(mesh, config.train.batch_size // accumulation)
     feed = Feed(examples, config.train.batch_size, accumulation, rows, config.seed)
     batches = load(feed, start, stop, config.data.num_workers)
-    evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log)
+    history = [
+        line for line in read_metrics(workdir / "metrics.jsonl") if "eval_loss_nats" in line and line["step"] <= start
+    ]
+    evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log, history)
     meter = Meter(config, objective, definition, examples, start, log)
     progress, trace = Progress(start, stop, log, is_main), Trace(config_lib.profile_range(config), workdir)
 
     # ---------------------------------------------------------------- the loop
-    saved_at, compiled = time.monotonic(), None
+    saved_at, programs = time.monotonic(), {}
     with StopRequest() as stop_request:
         for step in range(start, stop + 1):
             # What a restored step was due, it got before it was saved.
-            fresh, finished, scores = step > start or start == 0, step == stop, None
+            fresh, scores = step > start or start == 0, None
             if fresh and evaluation.due(step):
                 raise_if_halted(state, feed, workdir, checkpoints)  # waits for the steps under way: they are no pause
                 with meter.watch.paused():
                     scores = evaluation.run(step, state)
+            finished = step == stop or evaluation.exhausted
             processes.watch_step()
             stopping = stop_request.at(step)  # asked once, so that nothing leaves without saving
             due = every(config.checkpoint.every_steps, step) or finished or stopping
             if fresh and (due or overdue(config, step, saved_at)):
                 raise_if_halted(state, feed, workdir, checkpoints)
                 with meter.watch.paused():
-                    checkpoints.save(state, scores)
+                    checkpoints.save(state, scores, evaluation.rank(scores))
                 saved_at = time.monotonic()
             if finished or stopping:
                 break
             batch = to_global(mesh, next(batches), leading=1)
-            if compiled is None:
+            length = batch["tokens_BL"].shape[-1]  # of a task's rows it goes with the batch
+            if length not in programs:
                 with meter.watch.paused():
-                    compiled = compile_step(train_step, state, batch, log)
+                    programs[length] = compile_step(train_step, state, batch, log)
                     processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
             trace.before(step + 1)
-            state = compiled(state, batch)
+            state = programs[length](state, batch)
             trace.after(step + 1, state)
             progress.advance()
             if every(config.logging.every_steps, step + 1):
@@ -164,12 +172,19 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         progress.close()
         trace.close()
         batches.close()
-        checkpoints.close()  # waits until all is on disk
+        checkpoints.wait()  # until all is on disk
         writer.close()
 
     # ---------------------------------------------------------------- summary
-    done = int(state["step"]) == stop
+    done = int(state["step"]) == stop or evaluation.exhausted
     summary = summarise(state, workdir, "finished" if done else "stopped", evaluation.unigram_nats)
+    if done and isinstance(objective, Task):
+        best = checkpoints.best_step
+        if best not in (None, int(state["step"])):
+            del state
+            state = checkpoints.restore(shapes, shardings, best)
+        summary |= deliver(evaluation, state, origin, workdir)
+    checkpoints.close()
     log(closing_words(config, workdir, summary) if is_main else summary["status"])
     return DONE if done else STOPPED_BY_SIGNAL
 
@@ -228,11 +243,17 @@ def describe(config: Config, definition: ModelDefinition, examples: Examples) ->
     )
 
 
-def find_origin(config: Config) -> StartingPoint | None:
-    """The model directory that the run starts from, if it does; raises a PretrainedError if there is none such."""
+def find_origin(config: Config, corpus: Corpus | None = None) -> StartingPoint | None:
+    """The model directory that the run starts from, if it does; raises a PretrainedError if there is none such.
+
+    Of a labelled data set the head gets its classes.
+    """
     if not config.train.init_from:
         return None
-    return StartingPoint(config.train.init_from, config.model, objective_class(config).head(config))
+    kind = tasks.asked(config)
+    if corpus is None or not issubclass(kind, Task):
+        return StartingPoint(config.train.init_from, config.model, kind.head(config))
+    return StartingPoint(config.train.init_from, config.model, kind.head(config), kind.num_labels(config, corpus))
 
 
 def follow(origin: StartingPoint | None, config: Config) -> Config:
@@ -326,12 +347,17 @@ class Evaluation:
         mesh: jax.sharding.Mesh,
         writer: MetricsWriter,
         log: Log,
+        history: list[dict[str, float]],
     ) -> None:
         self.config, self.objective, self.mesh, self.writer, self.log = config, objective, mesh, writer, log
+        self.definition, self.corpus = definition, corpus
         self.feed, self.num_batches = self._feed(corpus.validation)
         self.step = make_eval_step(objective, definition, corpus.tokenizer.token_bytes, mesh)
         self.preview = make_preview(config, definition, corpus)
-        self.unigram_nats = unigram_loss(corpus.train, map(self.feed, range(self.num_batches)))
+        self.unigram_nats = None
+        if objective.token_term:
+            self.unigram_nats = unigram_loss(corpus.train, map(self.feed, range(self.num_batches)))
+        self.ranks = [self.rank(line) for line in history]
         self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
 
     def _feed(self, store: TokenStore) -> tuple[Feed, int]:
@@ -341,6 +367,26 @@ class Evaluation:
         if self.config.eval.num_batches:
             num_batches = min(num_batches, self.config.eval.num_batches)
         return Feed(examples, size, 0, local_rows(self.mesh, size), None), num_batches
+
+    def rank(self, scores: dict[str, float] | None) -> float | None:
+        """What orders models, the smaller the better: the loss, or a task's metric."""
+        if scores is None or not isinstance(self.objective, Task):
+            return scores and scores["eval_loss_nats"]
+        value = scores[f"eval_{self.objective.metric}"]
+        return value if self.objective.lower_is_better else -value
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last task.patience evaluations were no better than the best before them."""
+        patience = self.config.task.patience
+        return 0 < patience < len(self.ranks) and min(self.ranks[-patience:]) >= min(self.ranks[:-patience])
+
+    def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
+        """Scores and outputs of all of a store."""
+        examples, size, outputs = self.objective.examples(store, "validation"), self.config.train.batch_size, []
+        feed = Feed(examples, size, 0, local_rows(self.mesh, size), None)
+        batches = load(feed, 0, -(-examples.num_examples // size))
+        return evaluate(self.step, params, batches, self.objective, self.mesh, outputs), outputs
 
     def due(self, step: int) -> bool:
         return every(self.config.eval.every_steps, step) or step == self.config.train.num_steps
@@ -360,7 +406,9 @@ class Evaluation:
         self.writer.write(step, {**scores, "eval_seconds": round(time.perf_counter() - begin, 3)})
         self.writer.write_text(step, "samples", "\n\n".join(texts))
         parts = [f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
-        self.log(f"held-out after step {step}: {', '.join(parts)} (unigram: {self.unigram_nats:.4g} nats)")
+        yardstick = f"unigram: {self.unigram_nats:.4g} nats" if self.unigram_nats else self.objective.baseline()
+        self.log(f"held-out after step {step}: {', '.join(parts)} ({yardstick})")
+        self.ranks.append(self.rank(scores))
         for text in texts:
             self.log("  | " + text.strip().replace("\n", "\n  | "))
         return scores
@@ -379,12 +427,14 @@ class Meter:
         log: Log,
     ) -> None:
         self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
-        self.flops = train_flops_per_token(definition, config.data.max_length, objective.predicted_share)
+        lengths = row_lengths(examples) if definition.arch.encoder else (0, config.data.max_length)
+        self.flops = train_flops_per_token(definition, lengths[1], objective.predicted_share, lengths[0])
         self.peak, source = peak_flops()
         if self.peak:
             log(
                 f"mfu: (6 N + 12 layers D L) x real tokens/s / {self.peak:.3g} FLOP/s ({source}); N counts matrix products, "
                 f"the vocabulary's for predicted positions only: {self.flops:.3g} FLOP a token"
+                + (f" of rows of {lengths[0]} + {lengths[1]}" if lengths[0] else "")
             )
         self.watch = Stopwatch()
 
@@ -407,6 +457,12 @@ class Meter:
         return values
 
 
+def row_lengths(examples: Examples) -> tuple[int, int]:
+    """S and L of the rows of an encoder-decoder."""
+    row = examples.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    return row["source_tokens_BS"].shape[1], row["tokens_BL"].shape[1]
+
+
 def summarise(state: State, workdir: pathlib.Path, status: str, unigram_nats: float | None) -> dict[str, Any]:
     """Writes summary.json: status, steps, last metrics, digests of what was learned."""
     lines = read_metrics(workdir / "metrics.jsonl")
@@ -425,9 +481,39 @@ def summarise(state: State, workdir: pathlib.Path, status: str, unigram_nats: fl
     return summary
 
 
+def deliver(
+    evaluation: Evaluation, state: State, origin: StartingPoint | None, workdir: pathlib.Path
+) -> dict[str, Any]:
+    """What is left of a fine-tuning run: the best model in WORKDIR/model, its predictions, and its scores in summary.json."""
+    task, corpus, params = evaluation.objective, evaluation.corpus, state.get("ema", state["params"])
+    found: dict[str, Any] = {"best_step": int(state["step"])}
+    for part, store in (("validation", corpus.validation), ("test", corpus.test)):
+        if store is not None:
+            found[part], outputs = evaluation.part(params, store)
+            if jax.process_index() == 0:
+                delivery.write_predictions(workdir / f"predictions_{part}.jsonl", task, store, outputs)
+    if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
+        family, config = (origin.family, origin.config) if origin else (evaluation.config.model.family, None)
+        delivery.export(workdir / "model", evaluation.definition, family, params, config, task)
+    if jax.process_index() == 0:
+        summary = json.loads((workdir / "summary.json").read_text()) | found
+        run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return found | {"words": task.words_of(found["validation"])}
+
+
 def closing_words(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:
     if summary["status"] != "finished":
         return f"stopped by a signal after step {summary['step']}; everything is saved, and the same command goes on from there."
+    if "words" in summary:
+        test = "".join(
+            f"\ntest: {name.removeprefix('eval_')} {value:.4g}" for name, value in summary.get("test", {}).items()
+        )
+        return f"""
+finished: best after step {summary["best_step"]}, {summary["words"]}{test}
+next:
+  use       lm_research.from_pretrained("{workdir}/model")
+  read      {workdir}/predictions_validation.jsonl
+  compare   python -m lm_research.compare {workdir} runs/OTHER"""
     scores, unigram = summary["eval"], summary["unigram_loss_nats"]
     term = "eval_lm_loss_nats" if "eval_lm_loss_nats" in scores else "eval_mlm_loss_nats"
     return f"""

@@ -29,6 +29,7 @@ from lm_research.objectives import define
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+FINE_TUNING = sorted(f"finetune/{path.name}" for path in (ROOT / "configs" / "finetune").glob("*.py"))
 GOLDEN = ROOT / "tests" / "goldens" / "schema.txt"
 
 
@@ -36,7 +37,7 @@ def shipped(spec: str) -> Config:
     return resolve(config_files.load(str(ROOT / "configs" / spec)))
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, "quickstart.py:bert", "quickstart.py:gpt"])
+@pytest.mark.parametrize("name", [*SHIPPED, *FINE_TUNING, "quickstart.py:bert", "quickstart.py:gpt"])
 def test_shipped_config_resolves_to_changed_defaults(name: str) -> None:
     config = shipped(name)
     assert config != Config()
@@ -44,7 +45,7 @@ def test_shipped_config_resolves_to_changed_defaults(name: str) -> None:
         assert config.model.vocab_size >= config.tokenizer.vocab_size
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, *FINE_TUNING])
 def test_docstring_says_what_to_type_and_to_expect(name: str) -> None:
     text = (ROOT / "configs" / name).read_text(encoding="utf-8").split('"""')[1]
     assert f"python -m lm_research.train --config=configs/{name} --workdir=runs/" in text

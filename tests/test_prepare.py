@@ -59,6 +59,7 @@ def test_inspect(config_file: pathlib.Path, tmp_path: pathlib.Path, capsys: pyte
         "held out    ",
         "unigram     perplexity",
         "trigram     perplexity",
+        "reading     「a→b」",
         "「[MASK]→",
         "<extra_id_0>",
         "source_tokens: ",

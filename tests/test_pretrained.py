@@ -331,6 +331,15 @@ def test_a_run_directory_is_a_model(bert_run: pathlib.Path, tmp_path: pathlib.Pa
     np.testing.assert_array_equal(again(input_ids=tokens)["prediction_logits"], logits)
 
 
+def test_a_run_without_its_model_file_is_refused(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Rather than a head guessed from the names of arrays."""
+    run = shutil.copytree(bert_run, tmp_path / "run")
+    last = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)
+    (last / "files" / "model.json").unlink()
+    with pytest.raises(PretrainedError, match=f"checkpoint {last.name} has no model.json, which says"):
+        lm_research.from_pretrained(run)
+
+
 def test_an_averaged_run_gives_its_average(gpt_run: pathlib.Path) -> None:
     lm = lm_research.from_pretrained(gpt_run)
     assert lm.head == "causal_lm" and lm.family == "gpt2"

@@ -92,6 +92,12 @@ def test_flags() -> None:
         "json",
         "compile",
         "effort",
+        "model",  # generate and predict
+        "prompt",
+        "task",
+        "input",
+        "do_sample",
+        "seed",
     }
     assert set(found(r"--(?!config\.)([a-z][\w-]*)")) <= others
 

@@ -27,6 +27,7 @@ FLOORS = (
     {"tasks"},
     {"analysis"},
     {"pretrained", "planning"},
+    {"pipelines"},
     {"train", "evaluate", "generate", "predict", "prepare", "convert", "plan", "compare", "report"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

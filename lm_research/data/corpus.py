@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data import mixture, sources, store
+from lm_research.data import bucket, mixture, sources, store
 from lm_research.data.cleaning import Cleaner
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.split import PARTS, TRAIN, Choice, choose
@@ -77,12 +77,14 @@ def open_corpus(
       TokenizerError: the tokenizer cannot be trained or loaded.
     """
     started = time.perf_counter()
-    folder = corpus_folder(config, workdir)
-    if not folder.is_dir():
+    what = "found"
+
+    def build(folder: pathlib.Path) -> None:
+        nonlocal what
         _build(config, folder, log, runner, bars)
         what = "built"
-    else:
-        what = "found"
+
+    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
     corpus = read_corpus(folder)
     log(
         f"Corpus {what} at {folder}: {corpus.train.num_tokens:,} training and {corpus.validation.num_tokens:,} validation "
@@ -110,9 +112,8 @@ def read_corpus(folder: pathlib.Path) -> Corpus:
 
 
 def corpus_folder(config: Config, workdir: pathlib.Path) -> pathlib.Path:
-    """Where the corpus of a run lies, or will lie."""
-    cache = config.data.cache_dir
-    return (pathlib.Path(cache).expanduser() if cache else pathlib.Path(workdir) / "data") / _key(config)
+    """Where the corpus of a run lies, or will lie; of one in a bucket its copy here."""
+    return bucket.corpora(config.data.cache_dir, workdir) / _key(config)
 
 
 def _key(config: Config) -> str:

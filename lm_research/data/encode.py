@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,9 +26,7 @@ def encode_documents(documents: Sequence[str], tokenizer: TextTokenizer, keep_ne
     if not keep_newlines and joined == "ab":
         opening = set((np.cumsum(counts) - counts).tolist())
         sentences = [text if number in opening else " " + text for number, text in enumerate(sentences)]
-    ids = tokenizer.encode_batch(sentences)
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    tokens = np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths.sum()))
+    tokens, lengths = tokenizer.encode_flat(sentences)
     if len(lengths) and not lengths.all():
         filled = np.concatenate([[0], np.cumsum(lengths > 0)])
         ends = np.cumsum(counts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import threading
@@ -87,6 +88,22 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> TextTokenize
             "train a tokenizer on the corpus."
         )
     return HFTokenizer(files, settings)
+
+
+def with_special_tokens(tokenizer: TextTokenizer) -> HFTokenizer:
+    """A tokenizer that is called with texts and puts special tokens around them, of one that only knows ids.
+
+    A model that sentencepiece trained for us gets BERT's form, [CLS] text [SEP], or [CLS] text [SEP] text [SEP].
+
+    Raises:
+      TokenizerError: its model cannot be read so.
+    """
+    if isinstance(tokenizer, HFTokenizer):
+        return tokenizer
+    names = {f"{role}_token": tokenizer.pieces([number])[0] for role, number in tokenizer.roles.items()}
+    settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": False, "keep_accents": True, **names}
+    files = {"spiece.model": tokenizer.files["tokenizer.model"], "tokenizer_config.json": json.dumps(settings).encode()}
+    return HFTokenizer(files, read_settings(files, tokenizer.name))
 
 
 def _is_plain(files: Mapping[str, bytes], settings: Settings) -> bool:
@@ -219,6 +236,12 @@ class HFTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, as `encode`, on several threads. Calling the tokenizer finds special tokens in texts."""
         return [encoding.ids for encoding in self._literal.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts one after another, int32, and how many each has, int64."""
+        rows = self.encode_batch(texts)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
 
     @functools.cached_property
     def _literal(self) -> tokenizers.Tokenizer:

@@ -65,7 +65,11 @@ class Feed:
             epoch_B, index_B = self._train_examples(number, self.seed)
         micro = (max(1, self.accumulation_steps), -1)
         epoch_AB, index_AB = (x.reshape(micro)[:, self.rows] for x in (epoch_B, index_B))
-        batch = self.examples.batch(epoch_AB.reshape(-1), index_AB.reshape(-1))
+        width = getattr(
+            self.examples, "width", None
+        )  # of rows whose length goes with the batch: the same on all processes
+        given = {"width": width(index_B)} if width else {}
+        batch = self.examples.batch(epoch_AB.reshape(-1), index_AB.reshape(-1), **given)
         if not self.accumulation_steps:
             return batch
         return {name: rows.reshape(*index_AB.shape, *rows.shape[1:]) for name, rows in batch.items()}

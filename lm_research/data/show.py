@@ -12,6 +12,7 @@ import numpy as np
 from lm_research.data.tokenizer import TextTokenizer
 
 _BOUNDARY = "‖"  # between documents of one row
+LEGEND = f"「a→b」 stands in the input as a and is to be predicted as b; ␣ is no target; {_BOUNDARY} divides the texts of a row"
 _SHOWN = ("tokens", "targets")
 
 
@@ -35,7 +36,7 @@ def _lines(row: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Iterator[
             yield name, " ".join(_pieces(key, row, masked if name == "tokens" else {}, tokenizer))
     plain = {key.rpartition("_")[0]: values for key, values in row.items() if values.ndim == 0}
     if plain:
-        yield "numbers", ", ".join(f"{name} {value:g}" for name, value in plain.items())
+        yield "numbers", ", ".join(f"{name} {value:.10g}" for name, value in plain.items())
 
 
 def _masked(row: Mapping[str, np.ndarray]) -> dict[int, int]:

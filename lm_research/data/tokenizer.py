@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
@@ -78,6 +78,7 @@ class TextTokenizer(Protocol):
     def token_id(self, token: str) -> int | None: ...
     def encode(self, text: str) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
     def pieces(self, ids: Iterable[int]) -> list[str]: ...
     def save(self, path: pathlib.Path) -> None: ...
@@ -199,9 +200,19 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, on several threads."""
+        return self._encode(texts, int)
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts one after another, int32, and how many each has, int64; sooner than `encode_batch`."""
+        rows = self._encode(texts, "numpy")
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32, copy=False), lengths
+
+    def _encode(self, texts: Sequence[str], kind: type | str) -> list[Any]:
+        """Ids of each text, as lists (int) or arrays ("numpy")."""
         if not texts:
             return []
-        ids = self._model.encode(list(texts))
+        ids = self._model.encode(list(texts), return_type=kind)
         if self.keeps_newlines:  # and so keeps everything, but for the character that stands for a space
             for row, text in enumerate(texts):
                 if SPACE in text:

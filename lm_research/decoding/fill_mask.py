@@ -26,24 +26,35 @@ class Gap:
 
 
 READABLE = 32  # tokens of a sentence that is shown
+SPACED = 0.25  # share of tokens that begin a word, below which a text is taken to be written without spaces
 
 
 def find_gaps(store: TokenStore, tokenizer: Tokenizer, count: int, length: int) -> list[Gap]:
-    """One gap in each of `count` sentences spread over a store: a whole word near the middle that is one token."""
+    """One gap in each of `count` sentences spread over a store: a whole word near the middle that is one token.
+
+    Of text without spaces (Chinese, Japanese, Thai) any token of at least two letters.
+    """
     gaps = []
     for start in np.linspace(0, store.num_sentences, count, endpoint=False).astype(int):
         for sentence in range(start, store.num_sentences):
             first, end = (int(x) for x in store.sentence_starts[sentence : sentence + 2])
             tokens = np.asarray(store.tokens[first:end])[: length - 2].astype(int)
-            begins = tokenizer.starts_word[tokens]
-            # A word of one token begins here, and so does what follows; at least three bytes, so that it says something.
-            whole = begins[:-1] & begins[1:] & (tokenizer.token_bytes[tokens[:-1]] > 3)
-            places = np.flatnonzero(whole)
+            places = np.flatnonzero(_words(tokenizer, tokens))
             if 8 <= len(tokens) <= READABLE and len(places):
                 middle = int(places[np.abs(places - len(tokens) // 2).argmin()])
                 gaps.append(Gap(tokens.tolist(), middle))
                 break
     return gaps
+
+
+def _words(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
+    """Bool [L]: tokens that are whole words and say something."""
+    begins = tokenizer.starts_word[tokens]
+    if begins.mean() < SPACED:
+        texts = [tokenizer.decode([token]).strip() for token in tokens.tolist()]
+        return np.array([len(text) > 1 and text.isalpha() for text in texts])
+    # A word of one token begins here, and so does what follows; at least three bytes and what marks the word.
+    return np.append(begins[:-1] & begins[1:] & (tokenizer.token_bytes[tokens[:-1]] > 3), False)
 
 
 class MaskFiller:

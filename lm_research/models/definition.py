@@ -95,25 +95,3 @@ def define(arch: Architecture, head: Head) -> ModelDefinition:
         return ("layers",) * (len(shape.shape) - len(names)) + names
 
     return ModelDefinition(arch, head, shapes, jax.tree.map(with_layers, shapes, axes), graph, state)
-
-
-def count_matmul_params(definition: ModelDefinition) -> int:
-    """Parameters that multiply activations once per token: all kernels of the stacks, not tables, biases, norms, heads.
-
-    A block that serves several layers counts once for each.
-    """
-    stacks = [tree["layers"] for tree in definition.shapes.values() if isinstance(tree, dict) and "layers" in tree]
-    paths = jax.tree_util.tree_leaves_with_path(stacks)
-    count = sum(math.prod(leaf.shape) for path, leaf in paths if path[-1].key == "kernel")
-    return count * (definition.arch.num_layers if definition.arch.share_layers else 1)
-
-
-def train_flops_per_token(definition: ModelDefinition, length: int, predicted_share: float = 1.0) -> float:
-    """Floating-point operations of forward and backward pass per token: 6 N + 12 layers D L, N as computed.
-
-    N counts the kernels of the stack, and the vocabulary projection times the share of positions it is computed for
-    (the heads' own small layers are left out). Attention counts full rows, causal or not (the convention of Chowdhery et al. 2022, appendix B).
-    """
-    arch = definition.arch
-    head = arch.vocab_size * arch.embedding_width * predicted_share
-    return 6.0 * (count_matmul_params(definition) + head) + 12.0 * arch.num_layers * arch.hidden_size * length

@@ -31,7 +31,7 @@ class Objective(abc.ABC):
       total_names: names of the totals.
       metrics: metric name -> name of the total that divides its sum.
       loss_terms: the metrics whose means add up to the loss, in nats.
-      token_term: the one among them that is a mean over predicted tokens (perplexity, bits per byte).
+      token_term: the one among them that is a mean over predicted tokens (perplexity, bits per byte); "" of a task.
     """
 
     kinds: ClassVar[tuple[str, ...]]
@@ -82,6 +82,14 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Ids of the tokens that are predicted and their weights."""
+
+    def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
+        """What an evaluation keeps of each batch beside sums; nothing, but for labelled tasks (tasks/base.py)."""
+        return {}
+
+    def scores(self, outputs: list[dict[str, Any]]) -> dict[str, float]:
+        """Metrics that are no sums, of what was kept."""
+        return {}
 
     @property
     @abc.abstractmethod

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lm_research.config import Config, DataConfig
-from lm_research.data import random, store
+from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sources import fingerprint, read_documents
@@ -50,9 +50,8 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
             "config.data.mixture mixes texts, but objective.name=seq2seq reads pairs. Put all pairs into one folder and "
             "name it in config.data.source."
         )
-    cache = pathlib.Path(config.data.cache_dir or pathlib.Path(workdir) / "data").expanduser()
-    folder = cache / _key(config)
-    if not folder.is_dir():
+
+    def build(folder: pathlib.Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
         try:
@@ -60,6 +59,8 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
             store.publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
     corpus = read_corpus(folder)
     log(
         f"Pairs at {folder}: {corpus.train.num_documents:,} to train on, {corpus.validation.num_documents:,} held out, "
@@ -74,7 +75,8 @@ def _key(config: Config) -> str:
     if tokenizer.path:
         vocabulary = [load_tokenizer(tokenizer.path).digest]
     else:
-        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
+        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase]
+        vocabulary += [tokenizer.keep_newlines, tokenizer.sentinels]
     facts = [FORMAT, "pairs", fingerprint(data.source, data), held_out, vocabulary]
     facts += [objective.source_key, objective.target_key]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
@@ -88,7 +90,8 @@ def read_pairs(source: str, config: Config) -> Iterator[Pair]:
         raise DataError(
             f"objective.name=seq2seq reads pairs, but {source} holds plain text. Give records with two fields: .jsonl, .csv, "
             ".tsv, .parquet or .array_record files, or tfds:NAME, and name the fields in config.objective.source_key and "
-            "target_key."
+            "target_key. Two text files whose lines belong together become one with `(printf 'source\\ttarget\\n'; "
+            "paste SOURCES TARGETS) > pairs.tsv`."
         )
     # Each side is read for itself. They stay in step because a record that cannot be read ends both.
     both: list[DataConfig] = [

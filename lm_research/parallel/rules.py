@@ -70,6 +70,22 @@ def tree_shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, shapes, axes)
 
 
+def over_data(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding:
+    """The sharding with the array also divided over `data`, along its first axis that can be; unchanged if none can.
+
+    For arrays that each step reads and writes once, as the moments of an optimizer: each device updates its part (ZeRO-1,
+    Rajbhandari et al. 2019, section 5.1).
+    """
+    mesh, spec = sharding.mesh, [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+    devices = mesh.shape["data"]
+    for place, (size, entry) in enumerate(zip(shape, spec, strict=True)):
+        if devices > 1 and size % (devices * _mesh_axis_size(mesh, entry)) == 0:
+            own = (entry,) if isinstance(entry, str) else entry or ()
+            spec[place] = (*own, "data")
+            return NamedSharding(mesh, PartitionSpec(*spec))
+    return sharding
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Sharding of a batch array: the axis after `leading` undivided ones lies on data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, RULES["batch"]))

@@ -152,7 +152,7 @@ _PLAIN_MESH = dict(preset="dp", data=0, fsdp=0, tensor=1)
 
 def _state_bytes(config: Config, work: Workload, mesh: AbstractMesh) -> dict[str, float]:
     shapes = _state_shapes(work)
-    placed = state_shardings(mesh, work.definition, shapes)
+    placed = state_shardings(mesh, work.definition, shapes, config.mesh.zero1)
 
     def bytes_of(name: str) -> float:
         def one(leaf: Any, sharding: Any) -> float:

@@ -1,6 +1,6 @@
 """What one example costs: its arrays, its floating-point operations, and what the backward pass keeps of it.
 
-Legend: B rows, L target (or only) length, S source length, M predicted positions, N layers, D width, H heads, K head width.
+Legend: B rows, L target (or only) length, S source length, M predicted positions, D width, H heads.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from lm_research.config import Config, replace
 from lm_research.data.store import write_store
 from lm_research.errors import ConfigError
-from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import table_rows
+from lm_research.models.flops import Flops, train_flops
 from lm_research.objectives import define, make_objective
 from lm_research.objectives.base import Objective
 
@@ -112,56 +112,9 @@ def make_workload(config: Config) -> Workload:
     return Workload(config, definition, objective, row)
 
 
-@dataclasses.dataclass(frozen=True)
-class Flops:
-    """Floating-point operations of forward and backward pass over one example, by part."""
-
-    layers: float
-    attention: float
-    head: float
-
-    @property
-    def total(self) -> float:
-        return self.layers + self.attention + self.head
-
-
 def flops_per_row(work: Workload) -> Flops:
-    """6 per parameter and position, and 12 H K per layer, query and key (Chowdhery et al. 2022, appendix B).
-
-    A product of a position with a weight is a multiplication and an addition, and the backward pass makes two such
-    products. Scores and mixing are 2 H K each per query and key, three times; causal rows count in full. The vocabulary projection
-    counts for the predicted positions only. Keys and values of a cross-attention are made for each source position.
-    """
-    layers = attention = 0.0
-    for name, stack in _stacks(work.definition.shapes):
-        arch = _architecture(work.definition, name)
-        length = work.source_length if name == "encoder" and work.source_length else work.length
-        for path, leaf in jax.tree_util.tree_leaves_with_path(stack):
-            keys = [key.key for key in path]
-            if keys[-1] == "kernel":
-                from_source = "cross_attention" in keys and keys[-2] in ("key", "value")
-                repeats = arch.num_layers if arch.share_layers else 1
-                layers += 6.0 * math.prod(leaf.shape) * repeats * (work.source_length if from_source else length)
-        keys_seen = length + (work.source_length if "cross_attention" in stack else 0)
-        attention += 12.0 * arch.num_layers * arch.num_heads * arch.head_width * length * keys_seen
-    arch = work.definition.arch
-    head = 6.0 * arch.vocab_size * arch.embedding_width * work.predicted_per_row
-    return Flops(layers, attention, head)
-
-
-def _stacks(shapes: Any) -> list[tuple[str, Any]]:
-    """The stacks of blocks among a model's parameters, wherever they are: (name, parameters of the blocks)."""
-    found = []
-    for name, tree in shapes.items():
-        if isinstance(tree, dict):
-            found += [(name, tree["layers"])] if "layers" in tree else [(f"{name}/{n}", t) for n, t in _stacks(tree)]
-    return found
-
-
-def _architecture(definition: ModelDefinition, name: str) -> Architecture:
-    if "/" in name:  # a model inside the model
-        return getattr(definition, name.partition("/")[0]).arch
-    return definition.arch.encoder if name == "encoder" and definition.arch.encoder else definition.arch
+    """Of forward and backward pass over one example; training's MFU counts by the same function."""
+    return train_flops(work.definition, work.length, work.predicted_per_row, work.source_length)
 
 
 def local_config(config: Config, tensor: int) -> Config:

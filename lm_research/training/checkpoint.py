@@ -60,15 +60,15 @@ class FilesRestore(ocp.args.CheckpointArgs):
 
 @dataclasses.dataclass
 class _KeepBest(preservation_policy.PreservationPolicy):
-    """Keeps the `count` checkpoints with the lowest evaluation loss, known by step (Orbax forgets it at a restart)."""
+    """Keeps the `count` checkpoints with the lowest rank, known by step (Orbax forgets it at a restart)."""
 
     count: int
-    losses: dict[int, float]
+    ranks: dict[int, float]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [info.step for info in checkpoints]
-        known = [step for step in steps if math.isfinite(self.losses.get(step, math.inf))]
-        best = sorted(known, key=lambda step: (self.losses[step], -step))[: self.count]
+        known = [step for step in steps if math.isfinite(self.ranks.get(step, math.inf))]
+        best = sorted(known, key=lambda step: (self.ranks[step], -step))[: self.count]
         return [step in best for step in steps]
 
 
@@ -79,18 +79,19 @@ class Checkpoints:
         """`files` (name -> content) go into every checkpoint beside the state."""
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self.files = dict(files)
-        self._losses: dict[int, float] = {}
-        keep = [preservation_policy.LatestN(config.keep), _KeepBest(config.keep_best, self._losses)]
+        self._ranks: dict[int, float] = {}
+        keep = [preservation_policy.LatestN(config.keep), _KeepBest(config.keep_best, self._ranks)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         for step in self._manager.all_steps():
-            self._learn_loss(step)
+            self._learn_rank(step)
 
-    def _learn_loss(self, step: int) -> None:
+    def _learn_rank(self, step: int) -> None:
         try:
-            self._losses[step] = float(self._manifest(step)["metrics"]["eval_loss_nats"])
+            manifest = self._manifest(step)
+            self._ranks[step] = float(manifest.get("rank", manifest["metrics"]["eval_loss_nats"]))
         except (CheckpointError, KeyError, TypeError, ValueError):
             pass  # saved without an evaluation, or damaged: not the best of any
 
@@ -99,12 +100,19 @@ class Checkpoints:
         """Number of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: State, metrics: dict[str, float] | None = None) -> None:
+    @property
+    def best_step(self) -> int | None:
+        """Number of the complete checkpoint with the lowest rank, the newest of equals; None if none was evaluated."""
+        known = [step for step in self._manager.all_steps() if math.isfinite(self._ranks.get(step, math.inf))]
+        return min(known, key=lambda step: (self._ranks[step], -step), default=None)
+
+    def save(self, state: State, metrics: dict[str, float] | None = None, rank: float | None = None) -> None:
         """Starts writing the state under its step number; returns when it may be donated again.
 
         Args:
           state: a running (not halted) state.
-          metrics: evaluation metrics at this very step, if there was one; they decide which checkpoint is best.
+          metrics: evaluation metrics at this very step, if there was one.
+          rank: the smaller, the better the checkpoint; None takes the evaluation's loss.
         """
         step = int(state["step"])
         if step in self._manager.all_steps():
@@ -113,12 +121,13 @@ class Checkpoints:
         manifest = {
             "step": step,
             "metrics": metrics,
+            **({} if rank is None else {"rank": rank}),
             "digests": digest_arrays(kept),
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
         }
         files = self.files | {MANIFEST: json.dumps(manifest, indent=1).encode()}
         if metrics:
-            self._losses[step] = metrics["eval_loss_nats"]
+            self._ranks[step] = metrics["eval_loss_nats"] if rank is None else rank
         if jax.default_backend() == "cpu":
             # Here the writer would read the very buffers that the next step overwrites; elsewhere Orbax copies them first.
             kept = jax.block_until_ready(_copy(kept))

@@ -16,35 +16,43 @@ from lm_research.parallel.batches import to_global
 
 
 def evaluate(
-    eval_step: Callable[[Any, dict], dict[str, jax.Array]],
+    eval_step: Callable[[Any, dict], tuple[dict[str, jax.Array], dict[str, jax.Array]]],
     params: Any,
     batches: Iterator[dict[str, np.ndarray]],
     objective: Objective,
     mesh: Mesh,
+    outputs: list[dict[str, np.ndarray]] | None = None,
 ) -> dict[str, float]:
-    """Means over all batches: `eval_loss_nats`, the objective's metrics, perplexity, bits per byte.
+    """Means over all batches: `eval_loss_nats`, the objective's metrics, and perplexity and bits per byte or a task's scores.
+
+    `outputs`, if given, is filled with what the objective keeps of each batch.
 
     Returns:
       eval_loss_nats: sum of the loss terms; eval_perplexity: exp of the token term; eval_bits_per_byte: nats of all
       predicted tokens / ln 2 / their UTF-8 bytes; eval_tokens: predicted tokens.
     """
     sums: dict[str, float] = {}
-    pending: list[dict[str, jax.Array]] = []
+    kept = [] if outputs is None else outputs
+    pending: list[tuple[dict[str, jax.Array], dict[str, jax.Array]]] = []
     for batch in batches:
         pending.append(eval_step(params, to_global(mesh, batch)))
-    for values in jax.device_get(pending):
+    for values, output in jax.device_get(pending):
+        kept.append(output)
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + float(value)  # float64, in the batches' order
     means = {name: sums[name] / max(1.0, sums[f"total_{total}"]) for name, total in objective.metrics.items()}
-    token_nats = means[objective.token_term]
     result = {
         "eval_loss_nats": sum(means[term] for term in objective.loss_terms),
         **{f"eval_{name}": value for name, value in means.items()},
+    }
+    if not objective.token_term:
+        return result | {f"eval_{name}": value for name, value in objective.scores(kept).items()}
+    token_nats = means[objective.token_term]
+    return result | {
         "eval_perplexity": math.exp(token_nats) if token_nats < 700 else math.inf,
         "eval_bits_per_byte": sums[objective.token_term] / math.log(2) / max(1.0, sums["total_bytes"]),
         "eval_tokens": int(sums["total_tokens"]),
     }
-    return result
 
 
 def unigram_loss(train: TokenStore, batches: Iterator[dict[str, np.ndarray]]) -> float:

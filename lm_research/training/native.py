@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -18,17 +19,18 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from lm_research import config as config_lib
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import Report, hf_config
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
-from lm_research.models.families import FAMILIES, define_model
+from lm_research.models.families import FAMILIES
 from lm_research.models.heads import HEADS, Head
 from lm_research.parallel.rules import tree_shardings
 from lm_research.training.digest import digest_arrays
 
 MODEL, PARAMS = "model.json", "params"
+# Orbax warns of a file of its own that a part of a checkpoint never has.
+logging.getLogger("absl").addFilter(lambda record: "Metadata file does not exist" not in record.getMessage())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,22 +137,20 @@ def _inspect_run(directory: pathlib.Path) -> Native:
     if not steps:
         raise ValueError("the run has not saved a checkpoint yet")
     step = directory / "checkpoints" / str(steps[-1])
-    config = config_lib.resolve(json.loads((step / "files" / "config.json").read_text()))
     manifest = json.loads((step / "files" / "manifest.json").read_text())
     subtree = "ema" if any(path.startswith("ema/") for path in manifest["digests"]) else "params"
     prefix = f"{subtree}/"
     digests = {path.removeprefix(prefix): d for path, d in manifest["digests"].items() if path.startswith(prefix)}
-    stored = json.loads((step / "files" / MODEL).read_text()) if (step / "files" / MODEL).is_file() else None
-    if stored:
-        definition, family = define(_architecture(stored["architecture"]), Head(**stored["head"])), stored["family"]
-        hf = stored["config"]
-    else:
-        metadata = ocp.StandardCheckpointer().metadata((step / "state").absolute()).item_metadata
-        tokens = next(tree["embeddings"]["tokens"] for tree in metadata[subtree].values() if "embeddings" in tree)
-        head = "pretraining" if "next_sentence" in metadata[subtree] else ""
-        definition, family = define_model(config.model, tokens.shape[0], head), config.model.family
-        hf = _config(definition, family, {})
-    return Native(definition, definition, family, hf, step / "state", subtree, digests, step / "files")
+    if not (step / "files" / MODEL).is_file():  # nor does config.json tell the shapes and the head for sure
+        raise ValueError(
+            f"checkpoint {step.name} has no {MODEL}, which says what the model is and predicts. Training writes it into every "
+            "checkpoint: copy it from another checkpoint of this run, or go on with the run until it saves the next one."
+        )
+    stored = json.loads((step / "files" / MODEL).read_text())
+    definition = define(_architecture(stored["architecture"]), Head(**stored["head"]))
+    return Native(
+        definition, definition, stored["family"], stored["config"], step / "state", subtree, digests, step / "files"
+    )
 
 
 def _architecture(fields: Mapping[str, Any]) -> Architecture:

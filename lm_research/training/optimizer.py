@@ -1,4 +1,11 @@
-"""Learning-rate schedules and AdamW (Loshchilov & Hutter 2017), from optax."""
+"""Learning-rate schedules, and optimizers from optax.
+
+adamw      Loshchilov & Hutter 2017
+adafactor  Shazeer & Stern 2018, without its relative step sizes: the schedule's rate counts
+lamb       You et al. 2019
+lion       Chen et al. 2023
+sgd        with momentum
+"""
 
 from __future__ import annotations
 
@@ -25,10 +32,12 @@ def make_schedule(config: Config) -> Schedule:
     """Learning rate of each step, counted from 0.
 
     Rises linearly so that step `warmup - 1` is the first at the peak, then follows schedule.name down to
-    end_ratio x peak, reached as the last step ends.
+    end_ratio x peak, reached as the last step ends. inverse_sqrt is Vaswani et al. 2017's: peak x sqrt(warmup / steps so
+    far); wsd is Hu et al. 2024's warm-up, stable, decay.
     """
     peak, total, warmup = config.optimizer.learning_rate, config.train.num_steps, warmup_steps(config)
-    end = config.schedule.end_ratio
+    end, power = config.schedule.end_ratio, config.schedule.power
+    decay = max(1.0, config.schedule.decay_ratio * total)
 
     def schedule(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
@@ -37,6 +46,9 @@ def make_schedule(config: Config) -> Schedule:
             "constant": jnp.ones_like(done),
             "linear": 1.0 - (1.0 - end) * done,
             "cosine": end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+            "polynomial": end + (1.0 - end) * (1.0 - done) ** power,
+            "inverse_sqrt": jnp.sqrt(max(1, warmup) / jnp.maximum(step + 1.0, max(1, warmup))),
+            "wsd": 1.0 - (1.0 - end) * jnp.clip((step - (total - decay)) / decay, 0.0, 1.0),
         }[config.schedule.name]
         rise = jnp.minimum(1.0, (step + 1.0) / max(1, warmup))
         return peak * jnp.where(step < warmup, rise, shape)
@@ -54,11 +66,39 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
     Keeping the learning rate outside leaves moments and one counter as the optimizer's only state.
     """
-    transforms = []
+    adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    scaled = {
+        "adamw": lambda: [adam],
+        "adafactor": lambda: [optax.scale_by_factored_rms(), per_layer(lambda u, p: u / jnp.maximum(1.0, rms(u)))],
+        "lamb": lambda: [adam],
+        "lion": lambda: [optax.scale_by_lion(config.beta1, config.beta2)],
+        "sgd": lambda: [optax.trace(config.beta1)],
+    }[config.name]()
     if config.clip_norm:
-        transforms.append(optax.clip_by_global_norm(config.clip_norm))
-    transforms.append(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon))
+        scaled.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if config.weight_decay:
         mask = lambda params: jax.tree_util.tree_map_with_path(decays, params)  # noqa: E731
-        transforms.append(optax.add_decayed_weights(config.weight_decay, mask))
-    return optax.chain(*transforms)
+        scaled.append(optax.add_decayed_weights(config.weight_decay, mask))
+    if config.name == "lamb":
+        scaled.append(per_layer(trust))
+    return optax.chain(*scaled)
+
+
+def per_layer(change: Callable[[jax.Array, jax.Array], jax.Array]) -> optax.GradientTransformation:
+    """`change(update, parameter)` of each array by itself; of stacked layers, of each layer by itself, as the papers mean it."""
+
+    def one(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+        stacked = any(key.key == "layers" for key in path)
+        return (jax.vmap(change) if stacked else change)(update, param)
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(one, updates, params))
+
+
+def rms(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.mean(jnp.square(x)))
+
+
+def trust(update: jax.Array, param: jax.Array) -> jax.Array:
+    """LAMB's update: as long as the parameter is, where neither is zero."""
+    size, norm = jnp.linalg.norm(param), jnp.linalg.norm(update)
+    return update * jnp.where((size > 0) & (norm > 0), size / jnp.where(norm > 0, norm, 1.0), 1.0)

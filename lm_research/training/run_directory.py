@@ -94,7 +94,7 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
             f"{path} cannot be read as a run's config ({error}). Restore it, or choose another --workdir."
         ) from error
     free = FREE_KEYS + (("train.num_steps",) if config.train.num_epochs else ())  # steps follow from epochs later
-    changed = changed_keys(old, config_lib.to_dict(config))
+    changed = changed_keys(_with_defaults(old), config_lib.to_dict(config))
     changed = {name: pair for name, pair in changed.items() if not name.startswith(free)}
     if changed:
         listed = "; ".join(f"{name} was {before!r}, is {now!r}" for name, (before, now) in changed.items())
@@ -102,6 +102,15 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
             f"--workdir={workdir} holds another run, whose config differs: {listed}. Choose a new --workdir, or go on with "
             f"that run by --config={path}."
         )
+
+
+def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored config with the keys that the schema has got since: a run of an earlier version did what they say by default."""
+    filled = dict(stored)
+    for section, values in config_lib.to_dict(config_lib.Config()).items():
+        if isinstance(values, dict) and isinstance(stored.get(section, {}), dict):
+            filled[section] = values | stored.get(section, {})
+    return filled
 
 
 def store_config(workdir: pathlib.Path, config: config_lib.Config) -> None:

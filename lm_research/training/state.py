@@ -3,7 +3,7 @@
 step        int32, optimizer steps done
 seed        uint32, of dropout
 params      the model's parameters
-optimizer   count, mu, nu: AdamW's counter and moments
+optimizer   a counter and moments: AdamW's and LAMB's count, mu, nu; Lion's count, mu; Adafactor's count, v_row, v_col, v; SGD's trace
 ema         averaged parameters, if train.ema_decay is set
 window      sums of metrics since the last line of metrics.jsonl (they survive a restart, so lines do not change)
 halted      int32, the step whose loss was not finite, or -1; nothing is updated once it is set
@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Objective
-from lm_research.parallel.rules import replicated, tree_shardings
+from lm_research.parallel.rules import over_data, replicated, tree_shardings
 
 State = dict[str, Any]
 
@@ -99,13 +99,14 @@ def init_state(
     return state
 
 
-def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State) -> State:
+def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State, zero1: bool = False) -> State:
     """Where each array of the state lies: moments and averages like their parameters, the rest everywhere.
 
     Args:
       mesh: the run's mesh.
       definition: the model, for its logical axes.
       shapes: `jax.eval_shape` of `init_state`.
+      zero1: divide moments over the data axis too.
 
     Raises:
       MeshError: a parameter's axis cannot be divided over the devices it would lie on.
@@ -115,8 +116,15 @@ def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State) -> S
     alike = jax.tree.structure(shapes["params"])
     place = lambda name, tree: params if jax.tree.structure(tree) == alike else everywhere[name]  # noqa: E731
     shardings = {name: place(name, tree) for name, tree in shapes.items() if name != "optimizer"}
+    moments = jax.tree.map(lambda s, x: over_data(s, x.shape), params, shapes["params"]) if zero1 else params
+
+    def moment(x: Any, placed: Any, param: Any) -> Any:  # Adafactor's rows and columns are small, and lie everywhere
+        return placed if x.shape == param.shape else replicated(mesh)
+
     shardings["optimizer"] = {
-        name: params if jax.tree.structure(tree) == alike else jax.tree.map(lambda _: replicated(mesh), tree)
+        name: jax.tree.map(moment, tree, moments, shapes["params"])
+        if jax.tree.structure(tree) == alike
+        else jax.tree.map(lambda _: replicated(mesh), tree)
         for name, tree in shapes["optimizer"].items()
     }
     return shardings

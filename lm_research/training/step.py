@@ -115,18 +115,20 @@ def jit_train_step(train_step: Callable, shardings: State) -> Callable[[State, B
 
 def make_eval_step(
     objective: Objective, definition: ModelDefinition, token_bytes_V: Any, mesh: Mesh
-) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-    """Jitted (params, batch [B, ...]) -> sums and totals of one batch, without dropout.
+) -> Callable[[Any, Batch], tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
+    """Jitted (params, batch [B, ...]) -> sums and totals of one batch, without dropout, and outputs that are kept.
 
     "total_bytes" counts the UTF-8 bytes of the predicted tokens, for bits per byte.
     """
     token_bytes_V = jnp.asarray(token_bytes_V, jnp.float32)
 
-    def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
+    def eval_step(params: Any, batch: Batch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         totals = objective.totals(batch)
-        targets, weights = objective.predicted(batch)
-        totals["bytes"] = (weights * jnp.take(token_bytes_V, targets)).sum()
-        sums = objective.sums(definition.bind(params), batch, None)
-        return sums | {f"total_{name}": total for name, total in totals.items()}
+        if objective.token_term:
+            targets, weights = objective.predicted(batch)
+            totals["bytes"] = (weights * jnp.take(token_bytes_V, targets)).sum()
+        model = definition.bind(params)
+        sums = objective.sums(model, batch, None)
+        return sums | {f"total_{name}": total for name, total in totals.items()}, objective.outputs(model, batch)
 
     return jax.jit(eval_step, out_shardings=replicated(mesh))

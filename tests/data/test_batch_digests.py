@@ -1,19 +1,25 @@
-"""Batches of every objective are a function of (seed, step): equal for 1, 2 and 8 processes, threads, workers, restarts."""
+"""Batches of every objective are a function of (seed, step): equal for 1, 2 and 8 processes, threads, workers, restarts.
+
+And equal to the digests in goldens/batch_digests.json, which Python 3.11 (NumPy 2.4.6) and Python 3.12 (NumPy 2.5.5) both gave. A
+change that moves them moves the data of every run that was started before it: it says so, and writes them anew on both with
+`python tests/data/test_batch_digests.py > tests/data/goldens/batch_digests.json` from the root of the repository.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import pathlib
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
 
 import numpy as np
 import pytest
 
 from lm_research.config import Config, resolve
-from lm_research.data.corpus import open_corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed
@@ -24,12 +30,18 @@ STEPS = [*range(51), 10**6]
 SOME = [0, 1, 29, 30, 50, 51]  # places in STEPS
 BATCH = 16
 HERE = pathlib.Path(__file__).parent
+GOLDENS = HERE / "goldens" / "batch_digests.json"
 
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Two small sources and their stores."""
-    folder = tmp_path_factory.mktemp("corpora")
+    return write_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+def write_corpora(folder: pathlib.Path) -> pathlib.Path:
+    pairs = [f"the number {n} and {n % 7}\t{n % 7} then {n}" for n in range(90)]
+    (folder / "pairs.tsv").write_text("\n".join(["source\ttarget", *pairs, ""]))
     for name, words in (
         ("en", "The cat number {0} ran home. Then it slept {1} hours."),
         ("de", "Die Katze {0} lief. Sie fand {1}."),
@@ -42,22 +54,25 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def make_config(folder: pathlib.Path, objective: str) -> Config:
-    data = {
-        "mixture": f"en={folder}/en.txt:0.7,de={folder}/de.txt:0.3",
-        "mixture_stages": "30: en=0.2 de=0.8",
-        "max_length": 32,
-    }
+    data = {"mixture": f"en={folder}/en.txt:0.7,de={folder}/de.txt:0.3", "mixture_stages": "30: en=0.2 de=0.8"}
+    if objective == "seq2seq":
+        data = {"source": f"{folder}/pairs.tsv"}
     tokenizer = {"kind": "byte_bpe", "vocab_size": 320, "sentinels": 20}
     return resolve(
-        {"data": {**data, "cache_dir": str(folder)}, "tokenizer": tokenizer, "objective": {"name": objective}}
+        {
+            "data": {**data, "max_length": 32, "cache_dir": str(folder)},
+            "tokenizer": tokenizer,
+            "objective": {"name": objective},
+        }
     )
 
 
 @functools.cache
 def make_examples(folder: pathlib.Path, objective: str) -> Examples:
     config = make_config(folder, objective)
-    corpus = open_corpus(config, folder, lambda line: None)
-    kind = OBJECTIVES[objective](config, corpus.tokenizer)
+    kind = OBJECTIVES[objective]
+    corpus = kind.open_corpus(config, folder, lambda line: None)
+    kind = kind(config, corpus.tokenizer)
     return mix(config.data, corpus.train, BATCH, lambda store: kind.examples(store, "train"))
 
 
@@ -81,17 +96,19 @@ def digests(folder: pathlib.Path, objective: str, processes: int, steps: list[in
     return [digest([feed(step) for feed in feeds]) for step in steps]
 
 
-def objectives() -> Iterator[str]:
-    return (name for name in OBJECTIVES if name != "seq2seq")  # which reads pairs
+def golden(folder: pathlib.Path, objective: str) -> str:
+    """One digest for all of STEPS."""
+    return hashlib.sha256("".join(digests(folder, objective, 1, STEPS)).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("objective", objectives())
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_processes_threads_and_restarts_read_the_same(objective: str, corpora: pathlib.Path) -> None:
     try:
         alone = digests(corpora, objective, 1, STEPS)
     except UserError as error:
         pytest.fail(f"{objective} cannot use this corpus: {error}")
     assert len(set(alone)) == len(STEPS)
+    assert golden(corpora, objective) == json.loads(GOLDENS.read_text())[objective]
     for processes in (2, 8):
         assert digests(corpora, objective, processes, [STEPS[i] for i in SOME]) == [alone[i] for i in SOME]
     feed = make_feed(corpora, objective, "")
@@ -108,3 +125,23 @@ def test_worker_processes_and_other_interpreters_read_the_same(corpora: pathlib.
     code += f"print(t.digests(pathlib.Path({str(corpora)!r}), 'masked_lm', 1, t.STEPS))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == str(expected)
+
+
+def test_a_killed_process_is_followed_by_one_that_reads_on(corpora: pathlib.Path) -> None:
+    """kill -9 in the middle of reading ahead, then a fresh process from the step after the last one it gave."""
+    expected = digests(corpora, "masked_lm", 1, STEPS[:51])
+    code = f"import sys, pathlib; sys.path.insert(0, {str(HERE)!r})\nimport test_batch_digests as t\n"
+    code += f"feed = t.make_feed(pathlib.Path({str(corpora)!r}), 'masked_lm', '')\n"
+    code += "for batch in t.load(feed, int(sys.argv[1]), 51): print(t.digest([batch]), flush=True)"
+    with subprocess.Popen([sys.executable, "-c", code, "0"], stdout=subprocess.PIPE, text=True) as killed:
+        before = [killed.stdout.readline().strip() for _ in range(20)]
+        killed.send_signal(signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL and before == expected[:20]
+    after = subprocess.run([sys.executable, "-c", code, "20"], capture_output=True, text=True, check=True, timeout=120)
+    assert after.stdout.split() == expected[20:]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        texts = write_corpora(pathlib.Path(place))
+        print(json.dumps({name: golden(texts, name) for name in OBJECTIVES}, indent=1))

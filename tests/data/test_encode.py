@@ -12,7 +12,7 @@ from lm_research.config import TokenizerConfig
 from lm_research.data.encode import encode_documents
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sentences import split_sentences
-from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer
 from lm_research.data.tokenizer_training import train_tokenizer
 
 TEXTS = ["One cat. Two dogs! Three", "", "今日は晴れ。明日は雨。", "\n \n", "No.\nWay.  Out", "x"]
@@ -40,6 +40,19 @@ def test_same_as_one_sentence_at_a_time(kind: str, gap: str, keep_newlines: bool
     assert piece.source == 2 and (piece.sentence_lengths > 0).all()
     if kind == "wordpiece" and keep_newlines:  # which has no token for a line of its own
         assert len(piece.document_lengths) < len(TEXTS)
+
+
+@pytest.mark.parametrize("keep_newlines", [False, True])
+def test_sentencepiece_too(keep_newlines: bool, tmp_path: pathlib.Path) -> None:
+    """Spaces come back by the tokenizer; a text with sentencepiece's own sign for a space goes another way to its ids."""
+    texts = [*TEXTS, "a▁b. Two"]
+    config = TokenizerConfig(kind="bpe", vocab_size=310, keep_newlines=keep_newlines)
+    tokenizer = Tokenizer.train(TEXTS * 3, config, tmp_path / "tokenizer.model")
+    expected = by_sentence(texts, tokenizer, "", keep_newlines)
+    piece = encode_documents(texts, tokenizer, keep_newlines)
+    assert piece.tokens.dtype == np.int32
+    assert piece.tokens.tolist() == [token for document in expected for sentence in document for token in sentence]
+    assert piece.sentence_lengths.tolist() == [len(sentence) for document in expected for sentence in document]
 
 
 def test_nothing() -> None:

@@ -16,6 +16,9 @@ import optax
 import pytest
 import tiny
 
+from lm_research.config import TokenizerConfig
+from lm_research.data.store import write_store
+from lm_research.data.tokenizer import Tokenizer
 from lm_research.decoding.fill_mask import Gap, MaskFiller, find_gaps
 from lm_research.models.heads import Projection
 
@@ -119,3 +122,17 @@ def test_short_words_and_short_sentences_make_no_gap(tmp_path: pathlib.Path) -> 
     assert find_gaps(store, tokenizer, 0, length=16) == []
     tokenizer.token_bytes = np.full(tiny.VOCAB, 3)  # a space and two letters
     assert find_gaps(store, tokenizer, 1, length=16) == []
+
+
+def test_text_without_spaces_has_gaps_too(tmp_path: pathlib.Path) -> None:
+    """Chinese has no marked words: a token of two characters stands for one, and punctuation for none."""
+    sentence = "天下大势，分久必合，合久必分。周末七国分争，并入于秦。"
+    texts = [sentence, "天下大势。", "周末分争", "七国分争", "并入于秦"] * 9
+    tokenizer = Tokenizer.train(texts, TokenizerConfig(kind="bpe", vocab_size=295), tmp_path / "tokenizer.model")
+    ids = tokenizer.encode(sentence)
+    store = write_store(tmp_path / "store", [[ids]], tokenizer.digest, tokenizer.size)
+
+    (gap,) = find_gaps(store, tokenizer, 1, 64)
+
+    hidden = tokenizer.decode([gap.tokens[gap.position]]).strip()
+    assert len(hidden) > 1 and hidden in sentence and not set(hidden) & set("，。")

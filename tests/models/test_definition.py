@@ -11,7 +11,6 @@ import tiny
 
 from lm_research.config import ModelConfig
 from lm_research.errors import ConfigError
-from lm_research.models.definition import count_matmul_params, train_flops_per_token
 from lm_research.models.families import define_model
 from lm_research.parallel.rules import RULES
 
@@ -83,29 +82,6 @@ def test_gpt2s_residual_matrices_start_smaller(initial: list) -> None:
         writes = "attention/output" in name or "feed_forward/down" in name
         expected = 0.02 / 6**0.5 if writes else 0.02
         assert value.std() == pytest.approx(expected, rel=5 / (2 * value.size) ** 0.5), name
-
-
-def test_flops_of_bert_base_by_hand() -> None:
-    definition = define_model(ModelConfig(family="bert"), 30522)
-    # A block: 4 x 768^2 in attention, 2 x 768 x 3072 around it: 7,077,888; twelve of them.
-    assert count_matmul_params(definition) == 12 * 7_077_888 == 84_934_656
-    # 6 N for the products with weights, N with 20 / 128 of the vocabulary's 30,522 x 768; 12 x layers x D x L.
-    expected = 6 * (84_934_656 + 30522 * 768 * 20 / 128) + 12 * 12 * 768 * 128
-    assert train_flops_per_token(definition, 128, 20 / 128) == pytest.approx(expected)
-
-
-def test_flops_agree_with_what_the_compiler_counts() -> None:
-    shape = dict(hidden_size=128, intermediate_size=512, num_layers=1, scan_layers=False, vocab_size=512, max_length=64)
-    definition = tiny.model("gpt2", **shape)
-
-    def loss(params: Any) -> jax.Array:
-        model = definition.bind(params)
-        return model.predict_tokens(model.decoder(np.zeros((4, 64), np.int32))).logits().sum()
-
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), definition.shapes)
-    forward = tiny.jit(loss).lower(params).compile().cost_analysis()["flops"]
-    # A backward pass costs twice the forward; elementwise work is not in the convention.
-    assert 3 * forward / (4 * 64) == pytest.approx(train_flops_per_token(definition, 64), rel=0.05)
 
 
 def test_unknown_family_is_refused_with_the_nearest() -> None:

@@ -1,6 +1,7 @@
 """Run by test_eight_devices.py in a process with eight simulated devices; prints what it finds as JSON.
 
-Arguments: a folder to work in, and what to train on which meshes as JSON, {family: [[data, fsdp, tensor], ...]}.
+Arguments: a folder to work in, and what to train on which meshes as JSON, {family: [[data, fsdp, tensor], ...]}; a fourth number
+asks for ZeRO-1.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def config_of(family: str) -> Config:
 
 
 def mesh_of(shape: Sequence[int]) -> jax.sharding.Mesh:
+    shape = shape[: len(AXES)]
     return make_mesh(MeshConfig(**dict(zip(AXES, shape, strict=True))), jax.devices()[: int(np.prod(shape))])
 
 
@@ -60,7 +62,7 @@ def train(family: str, shape: Sequence[int], store: TokenStore) -> dict[str, Any
     check_batch(mesh, 16, 2)
     feed = Feed(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
-    shardings = state_shardings(mesh, definition, shapes)
+    shardings = state_shardings(mesh, definition, shapes, zero1=len(shape) > len(AXES))
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     state |= {"params": tiny.random_params(definition), "halted": np.int32(-1)}
     with jax.set_mesh(mesh):

@@ -17,6 +17,7 @@ ONE = (1, 1, 1)
 # Meshes (data, fsdp, tensor). Compiling takes nearly all the time, so each family has half of them by default.
 QUICK = {"bert": [(8, 1, 1), (1, 4, 2)], "gpt2": [(1, 8, 1), (2, 2, 2)]}
 REST = {"bert": QUICK["gpt2"], "gpt2": QUICK["bert"]}
+ZERO1 = {"bert": [(8, 1, 1, 1)], "gpt2": [(4, 1, 2, 1)]}
 STACK = {"bert": "encoder", "gpt2": "decoder"}
 
 
@@ -33,6 +34,11 @@ def run(plan: dict[str, list], folder: pathlib.Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run(QUICK, tmp_path_factory.mktemp("quick"))
+
+
+@pytest.fixture(scope="module")
+def zero1(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(ZERO1, tmp_path_factory.mktemp("zero1"))
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +97,20 @@ def test_devices_hold_only_their_part_after_training(part: str, found: dict) -> 
             shards = found[family][str(mesh)]["shards"][part]
             for name, shape in SHARDS[mesh].items():
                 assert shards[f"{STACK[family]}/{name}"] == [shape], (family, mesh, name)
+
+
+@pytest.mark.parametrize("family", ZERO1)
+def test_moments_divided_over_data_train_alike(family: str, zero1: dict) -> None:
+    """ZeRO-1 (Rajbhandari et al. 2019): the same steps; parameters whole on each device of the data axis, moments in parts."""
+    (mesh,) = ZERO1[family]
+    one, many = (zero1[family][str(shape)] for shape in (ONE, mesh))
+    check_training(one, many)
+
+    def held(part: str) -> float:
+        return sum(np.prod(shapes[0]) for shapes in many["shards"][part].values())
+
+    data = mesh[0]
+    assert 1 / data <= held("nu") / held("params") < 1 / data + 0.05 and held("mu") == held("nu")
 
 
 def test_a_device_of_an_fsdp_mesh_holds_about_an_eighth(found: dict) -> None:

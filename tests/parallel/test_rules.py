@@ -6,11 +6,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from lm_research.errors import MeshError
 from lm_research.parallel.mesh import AXES
-from lm_research.parallel.rules import batch_sharding, constrain, param_sharding, partition_spec, tree_shardings
+from lm_research.parallel.rules import (
+    batch_sharding,
+    constrain,
+    over_data,
+    param_sharding,
+    partition_spec,
+    tree_shardings,
+)
 
 
 def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
@@ -76,3 +83,14 @@ def test_batches_lie_on_data_and_fsdp() -> None:
 def test_constrain_does_nothing_without_a_mesh() -> None:
     x = jnp.ones((2, 3))
     assert constrain(x, "batch", None) is x
+
+
+def test_over_data_takes_the_first_axis_that_can_be_divided() -> None:
+    eight = mesh(data=4, fsdp=2)
+    place = lambda *spec: NamedSharding(eight, PartitionSpec(*spec))  # noqa: E731
+    assert over_data(place(None, "fsdp"), (3, 16)).spec == PartitionSpec(
+        None, ("fsdp", "data")
+    )  # 3 cannot, 16 = 2 x 4 x 2 can
+    assert over_data(place("fsdp"), (4, 8)).spec == PartitionSpec("fsdp", ("data",))  # 4 / 2 is no multiple of 4
+    assert over_data(place(), (3, 5)).spec == PartitionSpec()
+    assert over_data(NamedSharding(mesh(fsdp=8), PartitionSpec("fsdp")), (8,)).spec == PartitionSpec("fsdp")

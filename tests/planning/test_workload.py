@@ -10,8 +10,8 @@ import tiny
 from lm_research import config_files
 from lm_research.config import Config, replace, resolve
 from lm_research.errors import ConfigError
-from lm_research.models.definition import train_flops_per_token
 from lm_research.models.families import t5
+from lm_research.models.flops import train_flops_per_token
 from lm_research.planning.workload import activation_bytes, flops_per_row, make_workload
 
 

@@ -24,8 +24,8 @@ def run(batches: list[dict[str, float]]) -> dict[str, float]:
     """`evaluate` over batches whose sums are given."""
     names = ("lm_loss_nats", "lm_accuracy", "pair_loss_nats", "total_tokens", "total_rows", "total_bytes")
 
-    def step(params: float, batch: dict) -> dict:
-        return {name: batch[name][0] * params for name in names}
+    def step(params: float, batch: dict) -> tuple[dict, dict]:
+        return {name: batch[name][0] * params for name in names}, {}
 
     arrays = ({name: np.array([batch[name]], np.float32) for name in names} for batch in batches)
     return evaluate(step, 1.0, arrays, OBJECTIVE, make_mesh(MeshConfig()))

@@ -121,3 +121,88 @@ def test_direction_is_that_of_optax_adamw() -> None:
         for name in params:
             assert np.allclose(-0.1 * a[name], b[name], rtol=1e-6)
         params = optax.apply_updates(params, b)
+
+
+def test_polynomial() -> None:
+    """(1 - share of the way)^3 at 0, 1/4, 1/2, 3/4, from 2 down to a tenth of it."""
+    config = resolve({
+        "optimizer": {"learning_rate": 2.0}, "train": {"num_steps": 4},
+        "schedule": {"name": "polynomial", "power": 3.0, "end_ratio": 0.1},
+    })  # fmt: skip
+    assert rates(config, 5) == pytest.approx([2 * (0.1 + 0.9 * x**3) for x in (1.0, 0.75, 0.5, 0.25, 0.0)])
+
+
+def test_inverse_square_root() -> None:
+    """Vaswani et al. 2017, section 5.3: min(n / warmup, sqrt(warmup / n)) of the peak at step n = 1, 2, ..."""
+    expected = [2 * min(n / 4, math.sqrt(4 / n)) for n in range(1, 13)]
+    assert rates(run("inverse_sqrt", 100, warmup=4), 12) == pytest.approx(expected)
+
+
+def test_warmup_stable_decay() -> None:
+    """20 steps: 2 up, then the peak until 5 are left (a quarter), which fall by a fifth of the peak each."""
+    config = resolve({
+        "optimizer": {"learning_rate": 2.0}, "train": {"num_steps": 20},
+        "schedule": {"name": "wsd", "warmup_steps": 2, "decay_ratio": 0.25},
+    })  # fmt: skip
+    assert rates(config, 21) == pytest.approx([1.0] + [2.0] * 15 + [1.6, 1.2, 0.8, 0.4, 0.0], abs=1e-6)
+
+
+OTHERS = {
+    "lamb": (lambda: optax.lamb(0.1, 0.9, 0.999, 1e-6, weight_decay=0.3, mask={"kernel": True, "bias": False}), {}),
+    "lion": (lambda: optax.lion(0.1, 0.9, 0.99, weight_decay=0.3, mask={"kernel": True, "bias": False}), {"beta2": 0.99}),
+    "sgd": (lambda: optax.sgd(0.1, momentum=0.9), {"weight_decay": 0.0}),
+    "adafactor": (
+        lambda: optax.adafactor(
+            0.1, min_dim_size_to_factor=128, multiply_by_parameter_scale=False, weight_decay_rate=None, momentum=None
+        ),
+        {"weight_decay": 0.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_directions_are_those_of_optax(name: str) -> None:
+    """Three updates of arrays that are no stacked layers equal optax's own optimizer, which has the learning rate inside."""
+    make, section = OTHERS[name]
+    params = {"kernel": jnp.sin(jnp.arange(130.0 * 140).reshape(130, 140)), "bias": jnp.array([3.0, -1.0])}
+    ours = make_optimizer(OptimizerConfig(**{"name": name, "clip_norm": 0.0, "weight_decay": 0.3, **section}))
+    theirs = make()
+    state_a, state_b = ours.init(params), theirs.init(params)
+    for number in range(3):
+        gradient = jax.tree.map(lambda x, n=number: jnp.cos(3 * x + n), params)
+        a, state_a = ours.update(gradient, state_a, params)
+        b, state_b = theirs.update(gradient, state_b, params)
+        for key in params:
+            np.testing.assert_allclose(-0.1 * a[key], b[key], rtol=2e-5, atol=1e-6)
+        params = optax.apply_updates(params, b)
+
+
+@pytest.mark.parametrize("name", ["lamb", "adafactor"])
+def test_stacked_layers_are_layers(name: str) -> None:
+    """Norms are taken of each layer: two stacked layers move as they do apart."""
+    section = OptimizerConfig(name=name, clip_norm=0.0, weight_decay=0.0)
+    apart = [{"kernel": scale * jnp.sin(jnp.arange(12.0).reshape(3, 4))} for scale in (1.0, 5.0)]
+    stacked = {"layers": jax.tree.map(lambda *x: jnp.stack(x), *apart)}
+    optimizer = make_optimizer(section)
+
+    def move(params: dict) -> dict:
+        gradient = jax.tree.map(lambda x: jnp.cos(2 * x), params)
+        return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+    together = move(stacked)["layers"]["kernel"]
+    for number, params in enumerate(apart):
+        np.testing.assert_allclose(together[number], move(params)["kernel"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adafactor", "lamb", "lion", "sgd"])
+def test_each_optimizer_lowers_a_loss_and_keeps_a_plain_state(name: str) -> None:
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+    optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0))
+    template, state = jax.eval_shape(optimizer.init, params), optimizer.init(params)
+    loss = lambda params: sum(jnp.square(x - 0.5).sum() for x in jax.tree.leaves(params))  # noqa: E731
+    before = float(loss(params))
+    for _ in range(20):
+        direction, state = optimizer.update(jax.grad(loss)(params), state, params)
+        params = jax.tree.map(lambda p, d: p - 0.02 * d, params, direction)
+        state = optimizer_from_dict(template, optimizer_to_dict(state))
+    assert float(loss(params)) < 0.8 * before

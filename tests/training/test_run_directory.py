@@ -105,6 +105,16 @@ def test_what_computes_something_else_is_refused(tmp_path: pathlib.Path, change:
     assert (tmp_path / "config.json").read_text() == dumps(CONFIG)
 
 
+def test_a_run_of_a_version_with_fewer_keys_goes_on(tmp_path: pathlib.Path) -> None:
+    """What it did then is what the new keys do by default; another value of one is refused."""
+    stored = json.loads(dumps(CONFIG))
+    del stored["task"], stored["mesh"]["zero1"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    run_directory.check_config(tmp_path, CONFIG)
+    with pytest.raises(CheckpointError, match="task.name was '', is 'tagging'"):
+        run_directory.check_config(tmp_path, replace(CONFIG, task={"name": "tagging"}))
+
+
 def test_steps_that_follow_from_epochs_are_no_difference(tmp_path: pathlib.Path) -> None:
     asked = replace(CONFIG, train={"num_epochs": 2.0})
     run_directory.store_config(tmp_path, replace(asked, train={"num_steps": 77}))

@@ -12,8 +12,8 @@ from experiments.benchmarks.train_step.worker import Side, serve
 from experiments.benchmarks.train_step.workload import Row
 from lm_research import config as config_lib
 from lm_research.config import Config
-from lm_research.models.definition import train_flops_per_token
 from lm_research.models.families import define_model
+from lm_research.models.flops import train_flops_per_token
 from lm_research.objectives import make_objective
 from lm_research.parallel.batches import to_global
 from lm_research.parallel.hardware import peak_flops

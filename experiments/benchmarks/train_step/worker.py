@@ -123,9 +123,15 @@ def serve(build: Callable[[Row, dict[str, Any]], Side]) -> None:
 class Worker:
     """The other end: starts a side's process and asks it things."""
 
-    def __init__(self, module: str, keep_freed_memory: bool = True) -> None:
-        """`keep_freed_memory` sets `ALLOCATOR`: faster steps, and a resident memory that says less about their need."""
-        root = pathlib.Path(__file__).resolve().parents[3]
+    def __init__(self, module: str, keep_freed_memory: bool = True, root: pathlib.Path | None = None) -> None:
+        """Starts it.
+
+        Args:
+          module: the side's module, in this folder.
+          keep_freed_memory: sets `ALLOCATOR`: faster steps, and a resident memory that says less about their need.
+          root: of another checkout of the repository, to run that one's code.
+        """
+        root = (root or pathlib.Path(__file__).parents[3]).resolve()
         command = [sys.executable, "-m", f"experiments.benchmarks.train_step.{module}"]
         pipe, environment = subprocess.PIPE, os.environ | ENVIRONMENT | (ALLOCATOR if keep_freed_memory else {})
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=root, env=environment)

@@ -28,7 +28,7 @@ KINDS = {
 }  # fmt: skip
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _REMOTE = re.compile(r"(gs|s3)://")
-_DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
+DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 _WILD = re.compile(r"[*?\[]")
 # What a damaged or shortened compressed file raises while it is read.
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
@@ -121,7 +121,7 @@ def _guarded(source: str, find: Callable[[str], list[SourceFile]]) -> list[Sourc
     except DataError:
         raise
     except ImportError as error:
-        driver = _DRIVERS[scheme]
+        driver = DRIVERS[scheme]
         raise DataError(
             f"The corpus {source} is in a bucket, which needs the package {driver}. Install it with `pip install {driver}`, or "
             "copy the corpus here."

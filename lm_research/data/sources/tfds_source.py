@@ -35,10 +35,47 @@ def read_documents(name: str, data: DataConfig, problems: Problems) -> Iterator[
     name, split = _parse(name)
     builder = _builder(name, data)
     key = _text_key(builder, name, data.text_key)
+    return _texts(_open(builder, name, split), key, name, problems)
+
+
+def read_examples(name: str, data: DataConfig) -> Iterator[dict[str, Any]]:
+    """All features of each example of a split, in TFDS's order: texts as str, classes as their names, lists of them too.
+
+    Raises:
+      DataError: as `read_documents`, or a text that is not UTF-8.
+    """
+    import tensorflow_datasets as tfds
+
+    name, split = _parse(name)
+    builder = _builder(name, data)
+    features = dict(builder.info.features or {})
+
+    def plain(value: Any, feature: Any, where: str) -> Any:
+        if isinstance(feature, tfds.features.ClassLabel):
+            return feature.int2str(int(value)) if int(value) >= 0 else None  # -1 is GLUE's hidden label
+        if isinstance(feature, tfds.features.Sequence) and not isinstance(value, dict):
+            return [plain(part, feature.feature, where) for part in value]
+        if isinstance(value, bytes):
+            try:
+                return value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{where} holds a text that is not UTF-8 ({error.reason} at byte {error.start})."
+                ) from error
+        return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+
+    records = _open(builder, name, split)
+    for number in range(len(records)):
+        where = f"tfds:{name}@{split}, example {number}"
+        yield {key: plain(value, features.get(key), where) for key, value in records[number].items()}
+
+
+def _open(builder: Any, name: str, split: str) -> Any:
+    """The records of a split, by number; prepares the data set first if need be."""
     if not builder.is_prepared():
         _prepare(builder, name)
     try:
-        records = builder.as_data_source(split=split)
+        return builder.as_data_source(split=split)
     except NotImplementedError as error:
         raise DataError(
             f"tfds:{name} is prepared at {builder.data_path} in a format that only TensorFlow reads "
@@ -49,7 +86,6 @@ def read_documents(name: str, data: DataConfig, problems: Problems) -> Iterator[
         raise DataError(
             f"tfds:{name} has no split {split!r}. {suggest(split, builder.info.splits)} Write tfds:{name}@SPLIT."
         ) from error
-    return _texts(records, key, name, problems)
 
 
 def fingerprint(name: str, data: DataConfig) -> list[str]:
@@ -61,6 +97,12 @@ def fingerprint(name: str, data: DataConfig) -> list[str]:
     name, split = _parse(name)
     builder = _builder(name, data)
     return [builder.info.full_name, split, _text_key(builder, name, data.text_key)]
+
+
+def full_name(name: str, data: DataConfig) -> str:
+    """Name, configuration, version and split: what never changes under one version. Raises a DataError as `fingerprint`."""
+    name, split = _parse(name)
+    return f"{_builder(name, data).info.full_name}@{split}"
 
 
 def _parse(name: str) -> tuple[str, str]:

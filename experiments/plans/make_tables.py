@@ -1,0 +1,84 @@
+"""`python -m experiments.plans.make_tables`: what every shipped config needs on five TPU slices, by arithmetic; prints Markdown.
+
+For each, `plan --search` ranks meshes, remat policies and micro-batches; the table has the fastest that fits. Where a slice has more chips
+than a batch has rows, the batch is raised to a row a chip, and the table says so. Two giants, which have no file of their own
+because nobody is likely to launch them as they are, are made of their families' smaller configs with the papers' sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from lm_research import config_files
+from lm_research.config import Config, replace, resolve
+from lm_research.errors import UserError
+from lm_research.planning.estimate import Plan
+from lm_research.planning.search import search
+from lm_research.planning.topology import parse_topology
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v5p:8x8x16", "v6e:16x16")
+GIANTS = {
+    # Brown et al. 2020, table 2.1: 3.2M tokens a batch
+    "GPT-3 175B": ("gpt3_small.py", dict(num_layers=96, hidden_size=12288, num_heads=96, intermediate_size=49152), 1536),
+    # Raffel et al. 2019, section 3.7: 128 heads of 128, feed-forward 65,536; 2^20 tokens a batch for the largest runs
+    "T5-11B": (
+        "t5_base.py",
+        dict(variant="v1.0", num_layers=24, hidden_size=1024, num_heads=128, head_size=128, intermediate_size=65536),
+        2048,
+    ),
+}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.plans.make_tables", description=__doc__)
+    parser.add_argument("--topologies", default=",".join(TOPOLOGIES))
+    parser.add_argument("--only", default="", help="names of configs, with commas between; empty takes all")
+    options = parser.parse_args(argv)
+    for topology in options.topologies.split(","):
+        print(
+            f"\n### {topology}\n\n" + "\n".join(table(topology, set(filter(None, options.only.split(","))))), flush=True
+        )
+    return 0
+
+
+def configs() -> Iterator[tuple[str, Config]]:
+    """Name and config of each run; the quick start, which is made for a laptop, is left out."""
+    for path in sorted(CONFIGS.glob("*.py")):
+        if path.name != "quickstart.py":
+            yield path.stem, resolve(config_files.load(str(path)))
+    for name, (file, sizes, batch) in GIANTS.items():
+        config = resolve(config_files.load(str(CONFIGS / file)))
+        yield name, replace(config, model=sizes, train={"batch_size": batch})
+
+
+def table(name: str, only: set[str]) -> Iterator[str]:
+    topology = parse_topology(name, 1)
+    yield "| config | batch | mesh | remat | micro-batches | GB a chip | collectives a step: number, GB sent by a chip | step, s | MFU at best |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for label, config in configs():
+        if only and label not in only:
+            continue
+        rows, chips = config.train.batch_size, topology.num_chips
+        raised = max(rows, chips) if max(rows, chips) % chips == 0 else -(-rows // chips) * chips
+        config = replace(config, train={"batch_size": raised})
+        batch = f"{raised:,}" + ("" if raised == rows else f" (not {rows:,})")
+        try:
+            yield f"| {label} | {batch} | {line(search(config, topology)[0])} |"
+        except UserError as error:
+            yield f"| {label} | {batch} | does not fit: {str(error).partition('. ')[0]} | | | | | | |"
+
+
+def line(plan: Plan) -> str:
+    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1)
+    count = sum(one.count for one in plan.collectives)
+    moved = sum(one.link_bytes for one in plan.collectives) / 1e9
+    cells = [mesh, plan.remat, f"{plan.micro_batches}", f"{plan.memory_bytes / 1e9:.1f}", f"{count:,}, {moved:.2f}"]
+    return " | ".join([*cells, f"{plan.step_seconds:.3f}", f"{plan.mfu:.0%}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

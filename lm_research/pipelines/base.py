@@ -1,0 +1,142 @@
+"""What all pipelines share: inputs of any number, run a batch at a time through few compiled shapes.
+
+Legend: B rows, L length.
+"""
+
+from __future__ import annotations
+
+import abc
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lm_research.data.hf_tokenizer import with_special_tokens
+from lm_research.errors import UserError
+from lm_research.pretrained import LanguageModel
+
+_NARROWEST = 32  # tokens; rows are padded to this, or twice, four times ... as many
+
+
+class Pipeline(abc.ABC):
+    """A task done by a model: called with one input it gives one answer, with a list a list, with a generator a generator.
+
+    Attributes:
+      task: its name.
+      lm: the model.
+      batch_size: inputs run together.
+      options: defaults of a call's keyword arguments.
+    """
+
+    heads: ClassVar[tuple[str, ...]]
+
+    def __init__(self, task: str, lm: LanguageModel, batch_size: int = 8, **options: Any) -> None:
+        self.task, self.lm, self.batch_size, self.options = task, lm, batch_size, options
+        if lm.head not in self.heads:
+            raise UserError(
+                f"The task {task} needs a model with head {' or '.join(self.heads)}, but this one has head {lm.head!r}. Use "
+                "another model, or read it with lm_research.from_pretrained(path, head=...) and train it first."
+            )
+        if lm.tokenizer is None:
+            raise UserError(
+                f"The task {task} reads texts, but the model's directory has no tokenizer. Put its files there."
+            )
+        self.tokenizer = with_special_tokens(lm.tokenizer)
+        arch = lm.definition.arch
+        self.longest = (arch.encoder or arch).max_length or self.tokenizer.max_length or 0
+
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        """The answer to an input, or those to several.
+
+        Args:
+          inputs: one, a list of them, or any other iterable, which is read as answers are asked for.
+          options: of the task; see its class.
+
+        Raises:
+          UserError: an input or option that the task does not take.
+        """
+        options = self.options | options
+        if self.is_one(inputs):
+            return next(self._answers(iter([inputs]), options))
+        if isinstance(inputs, Sequence):
+            return list(self._answers(iter(inputs), options))
+        return self._answers(iter(inputs), options)
+
+    def is_one(self, inputs: Any) -> bool:
+        """Whether this is one input, not several."""
+        return isinstance(inputs, str | Mapping)
+
+    def _answers(self, inputs: Iterator[Any], options: dict[str, Any]) -> Iterator[Any]:
+        size = options.pop("batch_size", self.batch_size)
+        while batch := list(itertools.islice(inputs, size)):
+            yield from self.run(batch, **options)
+
+    @abc.abstractmethod
+    def run(self, batch: list[Any], **options: Any) -> Iterable[Any]:
+        """The answers to a batch of inputs; keyword arguments are the task's options."""
+
+    # ------------------------------------------------------------------------------------------ tools of tasks
+
+    def encode(
+        self, texts: Sequence[str], seconds: Sequence[str] | None = None, **options: Any
+    ) -> dict[str, np.ndarray]:
+        """Rows of ids, cut to the model's length."""
+        cut = {"truncation": True, "max_length": self.longest} if self.longest else {}
+        return self.tokenizer(list(texts), None if seconds is None else list(seconds), padding=True, **cut, **options)
+
+    def forward(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The model's outputs for rows, without what is added here to make shapes that are compiled already."""
+        arrays = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+        rows, length = arrays["input_ids"].shape
+        width = _NARROWEST
+        while width < length:
+            width *= 2
+        width = max(length, min(width, self.longest or width))
+        height = 1
+        while height < rows:
+            height *= 2
+        left = self.tokenizer.padding_side == "left"
+        sides = (width - length, 0) if left else (0, width - length)
+        padded = {name: np.pad(x, ((0, height - rows), sides)) for name, x in arrays.items()}
+        padded["attention_mask"][rows:, 0] = 1  # a row that sees nothing would divide by zero
+        if not self.lm.definition.arch.num_types:
+            padded.pop("token_type_ids", None)
+        outputs = self.lm(**padded)
+        start = width - length if left else 0
+        by_token = {"start_logits", "end_logits", "last_hidden_state"} | (
+            {"logits"} if self.lm.head in BY_TOKEN else set()
+        )
+        found = {}
+        for name, x in outputs.items():
+            x = np.asarray(x)[:rows]
+            found[name] = x[:, start : start + length] if name in by_token else x
+        return found
+
+
+BY_TOKEN = ("masked_lm", "pretraining", "token_classification", "causal_lm", "replaced_token")
+
+
+def label_names(lm: LanguageModel) -> list[str]:
+    """Names of the model's classes, in order."""
+    named = lm.config.to_dict().get("id2label") or {}
+    return [named.get(str(i), named.get(i, f"LABEL_{i}")) for i in range(lm.definition.head.num_labels)]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-logits))
+
+
+def only(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Fields of an input that is a dict; raises a UserError that says what is missing."""
+    for name in names:
+        if name not in given:
+            raise UserError(
+                f"An input has no {name!r}, but {', '.join(map(repr, given)) or 'nothing'}. This task needs {', '.join(names)}."
+            )
+    return [given[name] for name in names]

@@ -1,0 +1,262 @@
+"""`python -m lm_research.predict --model PATH --task TASK --input FILE --output FILE.jsonl`: a task done for each row of a large file.
+
+    ... --task text-classification --input reviews.csv --text_key review --output labels.jsonl
+    ... --task question-answering --input questions.jsonl --output answers.jsonl       fields question and context
+    ... --task summarization --input texts.txt --output short.jsonl --max_new_tokens 80 --num_beams 4
+    ... --num_processes 8 --process_id 3     one of eight processes, on as many machines as you like with one disk in common
+
+Tasks are those of lm_research.pipeline; its options are flags, lists written as JSON. Rows are lines of a text file, or records of
+.jsonl, .csv, .tsv or .parquet files. The output has a JSON object a row: {"row": number from 0, "input": ..., "output": ...}, in the
+order of the input. The same command goes on where a killed one stopped. Of several processes the last to end joins their parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import itertools
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tqdm
+
+from lm_research import cli
+from lm_research.errors import DataError, UserError
+
+_FIELDS = {  # task -> fields of its input where that is no single text
+    "question-answering": ("question", "context"),
+    "sentence-similarity": ("source_sentence", "sentences"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lm_research.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, help="a Hugging Face directory, a native one, or a run directory")
+    parser.add_argument("--task", required=True, help="a task of lm_research.pipeline")
+    parser.add_argument("--input", required=True, help="file of texts or records")
+    parser.add_argument("--output", required=True, help="file to write, one JSON object a row")
+    parser.add_argument("--text_key", default="text", help="field of the text in records (text)")
+    parser.add_argument("--pair_key", default="", help="text-classification: field of a second text")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows that run together (16)")
+    parser.add_argument("--num_processes", type=int, default=1, help="processes that share the rows (1)")
+    parser.add_argument("--process_id", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    args, rest = parser.parse_known_args(argv)
+    return cli.guarded(lambda: run(args, rest), debug=args.debug)
+
+
+def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Does what the arguments say; `rest` are options of the task.
+
+    Raises:
+      UserError: see the message.
+    """
+    from lm_research.pipelines import find, pipeline  # after the arguments are checked: it loads JAX
+
+    find(args.task)
+    if args.batch_size < 1 or not 0 <= args.process_id < args.num_processes:
+        raise UserError(
+            f"--batch_size={args.batch_size}, --num_processes={args.num_processes}, --process_id={args.process_id}: the first must be at "
+            "least 1, the last from 0 to one less than the number of processes."
+        )
+    options = task_options(rest)
+    part = Part(args, options)
+    if part.joined:
+        return
+    rows = itertools.islice(enumerate(read_rows(args)), args.process_id, None, args.num_processes)
+    with part.opened() as file:
+        left = itertools.islice(rows, part.done, None)
+        first = next(left, None)
+        if first is not None:
+            left = itertools.chain([first], left)
+            pipe = pipeline(args.task, args.model, dtype=args.dtype, batch_size=args.batch_size)
+            bar = tqdm.tqdm(total=count_rows(args), initial=part.done, unit="row", disable=not sys.stderr.isatty())
+            with bar:
+                while batch := list(itertools.islice(left, args.batch_size)):
+                    for (number, given), answer in zip(batch, pipe([one for _, one in batch], **options), strict=True):
+                        record = {"row": number, "input": given, "output": answer}
+                        file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+                    file.flush()
+                    bar.update(len(batch))
+    if part.finish():
+        print(f"{args.output}: {part.total:,} rows", file=sys.stderr)
+
+
+def task_options(rest: Sequence[str]) -> dict[str, Any]:
+    """Options of the task from flags: `--name value`, `--name=value`, `--name` for True; values are JSON where they can be."""
+    options: dict[str, Any] = {}
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"Unexpected argument {word!r}. A text with spaces needs quotes; --help shows the usage.")
+        name, equals, value = word[2:].partition("=")
+        if not equals and words and not words[0].startswith("--"):
+            equals, value = "=", words.pop(0)
+        try:
+            options[name.replace("-", "_")] = json.loads(value) if equals else True
+        except ValueError:
+            options[name.replace("-", "_")] = {"None": None, "True": True, "False": False}.get(value, value)
+    return options
+
+
+def read_rows(args: argparse.Namespace) -> Iterator[Any]:
+    """Inputs of the task, as they are asked for; raises a DataError that names file and line."""
+    from lm_research.config import resolve
+    from lm_research.data.sources.files import find_files
+    from lm_research.data.sources.problems import Problems
+    from lm_research.data.sources.text import read_lines
+    from lm_research.tasks.records import read_records
+
+    fields = _FIELDS.get(args.task)
+    for file in find_files(args.input):
+        if file.kind == "text":
+            if fields:
+                raise DataError(
+                    f"{file.path}: {args.task} reads records with the fields {', '.join(fields)}, not lines. Give .jsonl or .csv."
+                )
+            yield from (line.rstrip("\n") for _, line in read_lines(file, Problems()) if line.strip())
+            continue
+        for record in read_records(str(file.path), resolve({})):
+            if fields or args.task == "conversational":
+                names = fields or ("messages",)
+                for name in names:
+                    if name not in record.fields:
+                        raise DataError(f"{record.where} has no field {name!r}, which {args.task} needs. Mend it.")
+                yield {name: record.fields[name] for name in names} if fields else record.fields["messages"]
+                continue
+            for key, flag in ((args.text_key, "text_key"), (args.pair_key, "pair_key")):
+                if key and not isinstance(record.fields.get(key), str):
+                    raise DataError(
+                        f"{record.where} has no text in field {key!r}; its fields: {', '.join(record.fields)}. Name the right one in --{flag}."
+                    )
+            text = record.fields[args.text_key]
+            yield {"text": text, "text_pair": record.fields[args.pair_key]} if args.pair_key else text
+
+
+def count_rows(args: argparse.Namespace) -> int | None:
+    """This process's share of the rows, roughly; None where only reading would tell."""
+    path = pathlib.Path(args.input)
+    if not path.is_file() or path.suffix not in (".txt", ".jsonl"):
+        return None
+    with path.open("rb") as file:
+        lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    return -(-(lines - args.process_id) // args.num_processes)
+
+
+class Part:
+    """What one process writes: the output itself, or a part of it beside it.
+
+    Attributes:
+      done: rows that an earlier start finished.
+      joined: the parts of all processes have become the output.
+      total: rows of the whole output, once `finish` has said True.
+    """
+
+    def __init__(self, args: argparse.Namespace, options: dict[str, Any]) -> None:
+        self.output, self.parts, self.total = pathlib.Path(args.output), args.num_processes, 0
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self.path = self.output if self.parts == 1 else self._part(args.process_id)
+        self.facts = self.output.with_name(self.output.name + ".made_from.json")
+        stat = os.stat(args.input) if os.path.isfile(args.input) else None
+        made_from = {
+            "model": str(args.model), "task": args.task, "input": str(args.input), "bytes": stat.st_size if stat else None,
+            "text_key": args.text_key, "pair_key": args.pair_key, "options": options, "num_processes": self.parts,
+            "dtype": args.dtype,
+        }  # fmt: skip
+        self._check(made_from)
+        self.joined = self.output.exists() and self.parts > 1
+        self.done = 0 if self.joined else _whole_lines(self.path, args.batch_size)
+
+    def _part(self, number: int) -> pathlib.Path:
+        return self.output.with_name(f"{self.output.name}.part_{number}_of_{self.parts}")
+
+    def _check(self, made_from: dict[str, Any]) -> None:
+        """Raises a UserError if the output was begun by another command."""
+        made_from = json.loads(json.dumps(made_from))
+        if self.facts.exists():
+            before = json.loads(self.facts.read_text())
+            changed = [name for name in made_from if before.get(name) != made_from[name]]
+            if changed:
+                raise UserError(
+                    f"{self.output} was begun with {', '.join(f'{name} {before.get(name)!r}' for name in changed)}, and is now asked for "
+                    f"with {', '.join(f'{name} {made_from[name]!r}' for name in changed)}. Give another --output, or delete it and "
+                    f"{self.facts.name}."
+                )
+            return
+        if self.output.exists():
+            raise UserError(
+                f"{self.output} exists and was not made by this command. Give another --output, or delete it."
+            )
+        temporary = self.facts.with_name(f".{self.facts.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(made_from, indent=1) + "\n")
+        os.replace(temporary, self.facts)
+
+    def opened(self) -> Any:
+        return self.path.open("ab")
+
+    def finish(self) -> bool:
+        """Joins the parts if this process is the last to end; whether the output is whole."""
+        if self.parts == 1:
+            self.total = _count(self.output)
+            return True
+        with self.facts.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.output.exists():
+                return False
+            self.path.with_name(self.path.name + ".done").touch()
+            paths = [self._part(number) for number in range(self.parts)]
+            if not all(path.with_name(path.name + ".done").exists() for path in paths):
+                return False
+            temporary = self.output.with_name(f".{self.output.name}.tmp")
+            files = [path.open("rb") for path in paths]
+            with temporary.open("wb") as whole:
+                for lines in itertools.zip_longest(*files, fillvalue=b""):
+                    whole.writelines(lines)
+            for file in files:
+                file.close()
+            os.replace(temporary, self.output)
+            for path in paths:
+                path.unlink()
+                path.with_name(path.name + ".done").unlink()
+        self.total = _count(self.output)
+        return True
+
+
+def _count(path: pathlib.Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _whole_lines(path: pathlib.Path, batch: int) -> int:
+    """Lines of a file in whole batches; the rest, which a kill may have cut short, is removed.
+
+    A row's last bits may depend on what it is run with: so the output is the same as without the kill.
+    """
+    if not path.exists():
+        return 0
+    ends = [0]
+    with path.open("rb+") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                ends.append(ends[-1] + len(line))
+        lines = (len(ends) - 1) // batch * batch
+        file.truncate(ends[lines])
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

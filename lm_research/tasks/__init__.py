@@ -1,0 +1,51 @@
+"""What models are fine-tuned for. One file a task: from records to rows, the loss, and from outputs to metrics."""
+
+from __future__ import annotations
+
+from lm_research.config import Config
+from lm_research.data.corpus import Corpus
+from lm_research.errors import ConfigError
+from lm_research.models.architecture import Architecture
+from lm_research.models.definition import ModelDefinition
+from lm_research.objectives import check_objective, make_objective, objective_class
+from lm_research.objectives import define as define_objective
+from lm_research.objectives.base import Objective
+from lm_research.tasks.base import Task
+from lm_research.tasks.classification import Classification
+from lm_research.tasks.tagging import Tagging
+
+TASKS: dict[str, type[Task]] = {"classification": Classification, "tagging": Tagging}
+
+
+def asked(config: Config) -> type[Objective]:
+    """The task of a run or, where it names none, its objective; raises a ConfigError if there is none of that name."""
+    return TASKS[config.task.name] if config.task.name else objective_class(config)
+
+
+def check(config: Config, arch: Architecture) -> None:
+    """Raises a ConfigError if the task or objective cannot train this architecture with these keys."""
+    if not config.task.name:
+        check_objective(config, arch)
+        return
+    task = TASKS[config.task.name]
+    if arch.kind not in task.kinds:
+        raise ConfigError(
+            f"config.task.name={config.task.name} fine-tunes a model of kind {' or '.join(task.kinds)}, but model.family="
+            f"{config.model.family} is of kind {arch.kind}. Start from another model."
+        )
+    task.check(config, arch)
+
+
+def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
+    """The model of a run that starts from nothing."""
+    if config.task.name:
+        return TASKS[config.task.name].define_for(config, vocab_size, corpus)
+    return define_objective(config, vocab_size)
+
+
+def make(config: Config, corpus: Corpus, arch: Architecture) -> Objective:
+    """The task or objective of a run; raises like `check`."""
+    check(config, arch)
+    if config.task.name:
+        return TASKS[config.task.name](config, corpus)
+    return make_objective(config, corpus.tokenizer, arch)

@@ -1,0 +1,222 @@
+"""Classification of texts or pairs of them: one label of several, any number of labels, or a value (regression).
+
+As in BERT's fine-tuning (Devlin et al. 2018, section 4.1): a linear layer on the summary of the row. The loss is cross-entropy, the
+sum of one binary cross-entropy a label divided by their number, or the squared error.
+
+Legend: B batch, C classes, N records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.errors import DataError, suggest
+from lm_research.objectives.base import Batch, Sums
+from lm_research.tasks import metrics
+from lm_research.tasks.base import Task, real, text_of, total_of
+from lm_research.tasks.labelled import Labelled, Row, encode_texts
+from lm_research.tasks.records import Record
+
+
+class ClassificationReader:
+    """Reads task.text_key, pair_key and label_key."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.task = config, config.task
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        if self.task.target == "value":
+            return []
+        found: dict[str, str] = {}
+        for record in records:
+            for name in self._labels(record):
+                found.setdefault(name, record.where)
+        if self.task.labels:
+            names = [name.strip() for name in self.task.labels.split(",")]
+            if len(set(names)) < len(names):
+                raise DataError(f"config.task.labels names a label twice: {self.task.labels}. Name each once.")
+            for name in set(found) - set(names):
+                raise DataError(
+                    f"{found[name]} has the label {name!r}, which is not in config.task.labels. {suggest(name, names)}"
+                )
+            empty = [name for name in names if name not in found]
+            if empty:
+                raise DataError(
+                    f"{self.task.train} has no record with the label {', '.join(map(repr, empty))} of config.task.labels: nothing "
+                    "can be learned about it. Give records, or leave it out."
+                )
+            return names
+        if len(found) < 2 and self.task.target == "label":
+            raise DataError(
+                f"{self.task.train} has {len(found)} label in field {self.task.label_key!r} "
+                f"({', '.join(map(repr, found)) or 'none'}); two are needed to tell apart. Name the right field in "
+                "--config.task.label_key."
+            )
+        return sorted(found, key=_by_number)
+
+    def texts(self, record: Record) -> list[str]:
+        return text_of(record, self.config)
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        texts = [text_of(record, self.config) for record in records]
+        seconds = [pair[1] for pair in texts] if self.task.pair_key else None
+        encoded = encode_texts(tokenizer, [pair[0] for pair in texts], seconds, self.config.data.max_length)
+        numbers = {name: number for number, name in enumerate(names)}
+        for record, (ids, second) in zip(records, encoded, strict=True):
+            yield Row(ids, second, self._target(record, numbers))
+
+    def _target(self, record: Record, numbers: dict[str, int]) -> Any:
+        if self.task.target == "value":
+            return self._value(record)
+        labels = self._labels(record)
+        for name in labels:
+            if name not in numbers:
+                raise DataError(
+                    f"{record.where} has the label {name!r}, which no training record has. {suggest(name, numbers)}"
+                )
+        if self.task.target == "label":
+            return numbers[labels[0]]
+        return [int(name in labels) for name in numbers]
+
+    def _labels(self, record: Record) -> list[str]:
+        value = record.get(self.task.label_key, "label_key")
+        if self.task.target == "labels":
+            parts = value if isinstance(value, list) else str(value).split(self.task.label_separator)
+            return [name for part in parts if (name := str(part).strip())]
+        if value is None or isinstance(value, (list, dict)) or not str(value).strip():
+            raise DataError(
+                f"{record.where}: field {self.task.label_key!r} is {value!r}, not a label. Mend it, name another field in "
+                "--config.task.label_key, or set --config.task.target=labels for lists."
+            )
+        return [str(value).strip()]
+
+    def _value(self, record: Record) -> float:
+        value = record.get(self.task.label_key, "label_key")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(
+                f"{record.where}: field {self.task.label_key!r} is {value!r}, not a number, as config.task.target=value wants. Mend it, "
+                "or set --config.task.target=label."
+            )
+        return number
+
+
+def _by_number(name: str) -> tuple[float, str]:
+    """Numbers in their order, then names in theirs."""
+    try:
+        return float(name), name
+    except ValueError:
+        return math.inf, name
+
+
+class Classification(Task):
+    """Mean loss over records."""
+
+    kinds = ("encoder", "decoder")
+    total_names = ("rows", "real")
+    metric_names = (
+        "accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error", "pearson",
+        "spearman", "squared_error", "exact_match",
+    )  # fmt: skip
+
+    def __init__(self, config: Config, corpus: Labelled) -> None:
+        self.target = config.task.target
+        self.metrics = {f"{self._term(config)}_loss_nats" if self.target != "value" else "squared_error": "rows"}
+        self.loss_terms = tuple(self.metrics)
+        if self.target == "label":
+            self.metrics["accuracy"] = "rows"
+        super().__init__(config, corpus)
+        counts = (
+            np.bincount(corpus.arrays["train"]["labels"], minlength=len(corpus.labels))
+            if self.target == "label"
+            else None
+        )
+        if config.task.class_weights == "balanced" and self.target == "label":
+            self.class_weights = (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
+        else:
+            self.class_weights = np.ones(max(1, len(corpus.labels)), np.float32)
+
+    @staticmethod
+    def _term(config: Config) -> str:
+        return "class" if config.task.target == "label" else "labels"
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "classification"
+
+    @classmethod
+    def reader(cls, config: Config) -> ClassificationReader:
+        return ClassificationReader(config)
+
+    def usual_metric(self) -> str:
+        return {"label": "accuracy", "labels": "f1_micro", "value": "spearman"}[self.target]
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        totals = total_of(batch)
+        if self.target == "label":  # what a record counts goes with its class
+            totals["rows"] = (batch["row_weights_B"] * self._weights(batch)).sum()
+        return totals
+
+    def _weights(self, batch: Batch) -> jax.Array:
+        return jnp.asarray(self.class_weights)[batch["labels_B"]]
+
+    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
+        weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
+        if self.target == "value":
+            return {"squared_error": (weights_B * jnp.square(logits[:, 0] - labels_B)).sum()}
+        if self.target == "labels":
+            losses_BC = jax.nn.softplus(logits) - logits * labels_B
+            return {"labels_loss_nats": (weights_B * losses_BC.mean(-1)).sum()}
+        weights_B = weights_B * self._weights(batch)
+        shares_BC, smooth = jax.nn.log_softmax(logits), self.config.task.label_smoothing
+        chosen_B = jnp.take_along_axis(shares_BC, labels_B[:, None], axis=1)[:, 0]
+        losses_B = -((1.0 - smooth) * chosen_B + smooth * shares_BC.mean(-1))
+        correct_B = logits.argmax(-1) == labels_B
+        return {"class_loss_nats": (weights_B * losses_B).sum(), "accuracy": (weights_B * correct_B).sum()}
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        logits = np.concatenate([real(output, "logits") for output in outputs])
+        labels = np.concatenate([real(output, "labels_B") for output in outputs])
+        if self.target == "value":
+            return metrics.regression(logits[:, 0], labels)
+        if self.target == "labels":
+            return metrics.multi_label(logits > 0, labels > 0)
+        return metrics.classification(logits, labels)
+
+    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """One prediction a record, for predictions.jsonl."""
+        for output in outputs:
+            for logits, label in zip(real(output, "logits"), real(output, "labels_B"), strict=True):
+                if self.target == "value":
+                    yield {"label": float(label), "prediction": float(logits[0])}
+                elif self.target == "labels":
+                    names = lambda chosen: [name for name, one in zip(self.labels, chosen, strict=True) if one]  # noqa: E731
+                    yield {"label": names(label > 0), "prediction": names(logits > 0)}
+                else:
+                    shares = np.exp(logits - logits.max())
+                    best = int(logits.argmax())
+                    yield {
+                        "label": self.labels[int(label)],
+                        "prediction": self.labels[best],
+                        "probability": round(float(shares[best] / shares.sum()), 6),
+                    }
+
+    def baseline(self) -> str:
+        labels, held = (self.corpus.arrays[part]["labels"] for part in ("train", "validation"))
+        if self.target == "value":
+            return f"always the mean: squared error {np.square(held - labels.mean()).mean():.4g}"
+        if self.target == "labels":
+            return f"{labels.sum(1).mean():.3g} labels a record on average"
+        usual = int(np.bincount(labels).argmax())
+        return f"always {self.labels[usual]!r}: accuracy {(held == usual).mean():.4g}"

@@ -1,0 +1,64 @@
+"""What a fine-tuning run leaves for those who use it: predictions record by record, and the model for Hugging Face's readers."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.data.store import TokenStore
+from lm_research.errors import PretrainedError
+from lm_research.interop import huggingface
+from lm_research.models.definition import ModelDefinition, Params
+from lm_research.tasks.base import Task
+from lm_research.training import native
+
+_PROBLEMS = {
+    "label": "single_label_classification",
+    "labels": "multi_label_classification",
+    "value": "regression",
+}
+
+
+def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json that names the task's labels."""
+    labels = task.labels or ("LABEL_0",)
+    named = {
+        "id2label": {str(number): name for number, name in enumerate(labels)},
+        "label2id": {name: number for number, name in enumerate(labels)},
+    }
+    if not task.by_token:
+        named["problem_type"] = _PROBLEMS[task.config.task.target]
+    return {**config, **named}
+
+
+def write_predictions(path: pathlib.Path, task: Task, store: TokenStore, outputs: list[dict[str, np.ndarray]]) -> None:
+    """One JSON object a record, in the records' order: number, text (as the tokenizer gives it back), label, prediction."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, record in enumerate(task.records_of(outputs)):
+            text = task.tokenizer.decode(store.document_tokens(number).tolist())
+            file.write(json.dumps({"record": number, "text": text, **record}, ensure_ascii=False) + "\n")
+
+
+def export(
+    directory: pathlib.Path,
+    definition: ModelDefinition,
+    family: str,
+    params: Params,
+    config: Mapping[str, Any] | None,
+    task: Task,
+) -> None:
+    """Writes the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        config = hf_labels(task, huggingface.hf_config(definition, family, config))
+        huggingface.save(directory, definition, family, jax.device_get(params), config)
+    except PretrainedError:
+        described = native.describe(definition, family, config)["config"]
+        native.save(directory, definition, family, params, hf_labels(task, described), task.tokenizer)
+        return
+    task.tokenizer.save_files(directory)

@@ -1,0 +1,226 @@
+"""A labelled data set as token stores: records become rows of ids, with everything the tokenizer's model wants around them.
+
+The folder of a data set holds the tokenizer's files, the stores `train/`, `validation/` and, if asked for, `test/`, one document a
+record, and beside each store `PART.npz`: `labels` (numbers of classes [N], of each class [N, C], values [N], or of each token
+[T] with -100 where there is none) and `second` [N], where the second text of a pair begins in its row (0: there is none). It is
+built once and found again by what it is made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data import bucket, random, sources, store
+from lm_research.data.corpus import Corpus
+from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.data.sources import tfds_source
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer
+from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.errors import DataError
+from lm_research.tasks.records import Record, read_records
+
+IGNORED = -100  # no label
+FORMAT = 1
+_BATCH = 1_000  # records tokenised in one call
+
+
+class Row(NamedTuple):
+    """One record as ids; `second` is where its second text begins, 0 without one; `labels` is a label, or one of each id."""
+
+    ids: list[int]
+    second: int
+    labels: int | float | list[int]
+
+
+class Reader(Protocol):
+    """What a task makes of records. Both raise a DataError that names the record."""
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        """All labels in order, from the training records; empty where labels are values."""
+        ...
+
+    def texts(self, record: Record) -> list[str]:
+        """The texts of a record that a tokenizer may be trained on."""
+        ...
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        """The rows of records."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled(Corpus):
+    """Attributes beside a corpus's: label names in order; labels and second texts of each part; the test part, if any."""
+
+    labels: tuple[str, ...] = ()
+    arrays: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    test: TokenStore | None = None
+
+
+def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> Labelled:
+    """The data set of a run; the first call builds it.
+
+    Args:
+      config: the sections task, data and tokenizer are used.
+      workdir: the run's folder; the data set lies in data/ below it unless config.data.cache_dir names a folder.
+      reader: of the task's records.
+      log: told what was read.
+
+    Raises:
+      DataError: records are missing or wrong, or too few.
+      TokenizerError: the tokenizer cannot be trained or loaded.
+    """
+
+    def build(folder: pathlib.Path) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            _build(config, temporary, reader, log)
+            store.publish(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
+    return read_labelled(folder)
+
+
+def read_labelled(folder: pathlib.Path) -> Labelled:
+    """A data set by its folder; raises a DataError or TokenizerError where it is damaged."""
+    tokenizer = load_tokenizer(folder)
+    parts = {
+        part: TokenStore.open(folder / part) for part in ("train", "validation", "test") if (folder / part).is_dir()
+    }
+    arrays = {part: dict(np.load(folder / f"{part}.npz")) for part in parts}
+    names = json.loads((folder / "labels.json").read_text())
+    facts = [tokenizer.digest, names, *(opened.digest for opened in parts.values())]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for part in arrays.values():
+        digest.update(part["labels"].tobytes())
+    return Labelled(
+        tokenizer, parts["train"], parts["validation"], digest.hexdigest(), tuple(names), arrays, parts.get("test")
+    )
+
+
+def _key(config: Config) -> str:
+    def facts(source: str) -> object:
+        if source.startswith("tfds:"):
+            return tfds_source.full_name(source.removeprefix("tfds:"), config.data)
+        return sources.fingerprint(source, config.data)
+
+    task, tokenizer = config.task, config.tokenizer
+    if tokenizer.path:
+        vocabulary: list[object] = [load_tokenizer(tokenizer.path).digest]
+    else:
+        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
+    held_out = facts(task.validation) if task.validation else config.data.validation_fraction
+    test = facts(task.test) if task.test else ""
+    keys = [task.name, task.text_key, task.pair_key, task.label_key, task.target, task.label_separator, task.labels]
+    every = [FORMAT, facts(task.train), held_out, test, vocabulary, keys, config.data.max_length]
+    return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]
+
+
+def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> None:
+    task = config.task
+    parts = {"train": _read(task.train, config)}
+    names = reader.names(parts["train"])
+    if task.validation:
+        parts["validation"] = _read(task.validation, config)
+    else:
+        parts |= _hold_out(parts["train"], config)
+    if task.test:
+        parts["test"] = _read(task.test, config)
+    tokenizer = _make_tokenizer(config, (text for record in parts["train"] for text in reader.texts(record)), folder)
+    (folder / "labels.json").write_text(json.dumps(names) + "\n")
+    for part, records in parts.items():
+        rows = [
+            row
+            for start in range(0, len(records), _BATCH)
+            for row in reader.rows(records[start : start + _BATCH], names, tokenizer)
+        ]
+        store.write_store(folder / part, ([row.ids] for row in rows), tokenizer.digest, tokenizer.size, part=part)
+        if isinstance(rows[0].labels, list) and config.task.name == "tagging":
+            labels = np.concatenate([np.array(row.labels, np.int32) for row in rows])
+        else:
+            labels = np.array([row.labels for row in rows], np.float32 if task.target == "value" else np.int32)
+        np.savez(folder / f"{part}.npz", labels=labels, second=np.array([row.second for row in rows], np.int32))
+        full = sum(len(row.ids) >= config.data.max_length for row in rows)
+        log(
+            f"{part}: {len(rows):,} records, {full:,} of them fill or were cut to data.max_length={config.data.max_length} tokens"
+        )
+    log(f"labels: {', '.join(names) or 'values'}")
+
+
+def _read(source: str, config: Config) -> list[Record]:
+    records = list(read_records(source, config))
+    if not records:
+        raise DataError(f"{source} holds no records. Give another file in --config.task.train, validation or test.")
+    return records
+
+
+def _hold_out(records: list[Record], config: Config) -> dict[str, list[Record]]:
+    """A share of the records, the same for any seed of the run; at least one is left on either side."""
+    if len(records) < 2:
+        raise DataError(
+            f"{records[0].where} is the only record: nothing is left to hold out. Give config.task.validation."
+        )
+    draws = random.uniform(random.example_keys(0, "validation", 0, np.arange(len(records))), 1)[:, 0]
+    held = draws < config.data.validation_fraction
+    held[draws.argmin()], held[draws.argmax()] = True, False
+    return {
+        "train": [record for record, out in zip(records, held, strict=True) if not out],
+        "validation": [record for record, out in zip(records, held, strict=True) if out],
+    }
+
+
+def _make_tokenizer(config: Config, texts: Iterator[str], folder: pathlib.Path) -> TextTokenizer:
+    if config.tokenizer.path:
+        tokenizer = load_tokenizer(config.tokenizer.path)
+    elif config.tokenizer.kind in LIBRARY_KINDS:
+        tokenizer = train_tokenizer(texts, config.tokenizer)
+    else:
+        tokenizer = Tokenizer.train(texts, config.tokenizer, folder / "tokenizer.model")
+    tokenizer.save_files(folder)
+    return load_tokenizer(folder)
+
+
+def encode_texts(
+    tokenizer: TextTokenizer, texts: Sequence[str], seconds: Sequence[str] | None, max_length: int
+) -> Iterator[tuple[list[int], int]]:
+    """(ids with the family's special tokens, where the second text's part begins or 0) of each text or pair, cut to max_length.
+
+    Of a pair the longer text is cut first. Our own tokenizers, which say nothing of special tokens, get BERT's: the cls
+    token, the text, the sep token, the second text, the sep token.
+    """
+    if hasattr(tokenizer, "backend"):
+        encoded = tokenizer(
+            list(texts), None if seconds is None else list(seconds),
+            padding=True, truncation=True, max_length=max_length, padding_side="right",
+        )  # fmt: skip
+        lengths = encoded["attention_mask"].sum(1)
+        types = encoded.get("token_type_ids", np.zeros_like(encoded["input_ids"]))
+        for ids, kinds, length in zip(encoded["input_ids"], types, lengths, strict=True):
+            yield ids[:length].tolist(), int(kinds.argmax()) if kinds.any() else 0
+        return
+    firsts = tokenizer.encode_batch(texts)
+    others = [[]] * len(firsts) if seconds is None else tokenizer.encode_batch(seconds)
+    for first, other in zip(firsts, others, strict=True):
+        room = max_length - 2 - (seconds is not None)
+        excess = max(0, len(first) + len(other) - room)
+        from_first = min(excess, max(0, len(first) - len(other)))
+        from_other = min(excess - from_first, max(0, len(other) - len(first)))
+        level = excess - from_first - from_other
+        first = first[: len(first) - from_first - (level + 1) // 2]
+        other = other[: len(other) - from_other - level // 2]
+        ids = [tokenizer.cls_id, *first, tokenizer.sep_id]
+        yield (ids, 0) if seconds is None else ([*ids, *other, tokenizer.sep_id], len(ids))

@@ -1,0 +1,170 @@
+"""Labelled records, one after another, with the place each came from, so that a mistake in one can be named by file and line.
+
+Read are JSON (one object a line, or one list of objects a file), CSV and TSV with a row of names, Parquet, CoNLL columns
+(words and tags, a blank line between sentences) and TensorFlow Datasets.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from lm_research.config import Config
+from lm_research.data.sources import tfds_source
+from lm_research.data.sources.files import SourceFile, find_files
+from lm_research.data.sources.problems import Problems
+from lm_research.data.sources.text import read_lines
+from lm_research.errors import DataError, suggest
+
+WORDS, TAGS = "tokens", "tags"  # the fields of a sentence in CoNLL columns
+
+
+class Record(NamedTuple):
+    """Fields of one record, and where it stands: "FILE, line N"."""
+
+    where: str
+    fields: dict[str, Any]
+
+    def get(self, key: str, setting: str) -> Any:
+        """A field; raises a DataError that names the setting (task.text_key, ...) where there is none."""
+        if key not in self.fields:
+            raise DataError(
+                f"{self.where} has no field {key!r}. {suggest(key, self.fields) if self.fields else 'It has none.'} Name the right "
+                f"one in --config.task.{setting}."
+            )
+        return self.fields[key]
+
+    def text(self, key: str, setting: str) -> str:
+        """A field that is a text."""
+        value = self.get(key, setting)
+        if not isinstance(value, str):
+            raise DataError(
+                f"{self.where}: field {key!r} is {value!r}, not a text. Mend it, or name another field in "
+                f"--config.task.{setting}."
+            )
+        return value
+
+
+def read_records(source: str, config: Config) -> Iterator[Record]:
+    """All records of task.train, task.validation or task.test, in order.
+
+    Raises:
+      DataError: there is nothing there, or a record cannot be read.
+    """
+    if source.startswith("tfds:"):
+        name = source.removeprefix("tfds:")
+        for number, fields in enumerate(tfds_source.read_examples(name, config.data)):
+            yield Record(f"{source}, example {number}", fields)
+        return
+    read = {"json": _read_json, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet, "text": _read_columns}
+    for file in find_files(source):
+        if file.kind not in read:
+            raise DataError(
+                f"{file.path}: labelled records are not read from {file.kind} files. Use .jsonl, .csv or .parquet."
+            )
+        yield from read[file.kind](file)
+
+
+def _read_json(file: SourceFile) -> Iterator[Record]:
+    lines = ((number, line) for number, line in read_lines(file, Problems()) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    if first[1].lstrip().startswith("["):  # one list in the whole file
+        text = "".join([first[1], *(line for _, line in lines)])
+        try:
+            records = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{file.path} begins like a JSON list and is none ({error}). Mend it.") from error
+        for number, fields in enumerate(records, 1):
+            yield Record(f"{file.path}, record {number}", _object(fields, f"{file.path}, record {number}"))
+        return
+    for number, line in itertools.chain([first], lines):
+        where = f"{file.path}, line {number}"
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
+        yield Record(where, _object(fields, where))
+
+
+def _object(fields: Any, where: str) -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        raise DataError(f"{where} holds a JSON {type(fields).__name__}, not an object with named fields. Mend it.")
+    return fields
+
+
+def _read_table(file: SourceFile) -> Iterator[Record]:
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for place, line in read_lines(file, Problems()):
+            number = place
+            yield line
+
+    options = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if file.kind == "tsv" else dict(strict=True)
+    rows, names = csv.reader(lines(), **options), None
+    while True:
+        where = f"{file.path}, line {number + 1}"
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise DataError(f"{where} is not a row of a table ({error}). Mend its quotes.") from error
+        if row is None:
+            return
+        if names is None:
+            names = row
+        elif row and len(row) != len(names):
+            raise DataError(
+                f"{where} has {len(row)} columns, and the first row names {len(names)}: {', '.join(names)}. Mend it."
+            )
+        elif row:
+            yield Record(where, dict(zip(names, row, strict=True)))
+
+
+def _read_parquet(file: SourceFile) -> Iterator[Record]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with file.open() as stream:
+            number = 0
+            for batch in parquet.ParquetFile(stream).iter_batches():
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Record(f"{file.path}, row {number}", fields)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file.path} is not a Parquet file, or damaged ({error}). Copy it again.") from error
+
+
+def _read_columns(file: SourceFile) -> Iterator[Record]:
+    """CoNLL columns: a word a line, its tag in the last column, blank lines between sentences, -DOCSTART- left out."""
+    words: list[str] = []
+    tags: list[str] = []
+    start = 1
+    for number, line in _chain_end(read_lines(file, Problems())):
+        columns = line.split()
+        if columns and columns[0] != "-DOCSTART-":
+            if len(columns) < 2:
+                raise DataError(
+                    f"{file.path}, line {number} has one column, {columns[0]!r}: a line of a CoNLL file has a word first and its "
+                    "tag last. Mend it, or give records (.jsonl, .csv, .parquet)."
+                )
+            start = start if words else number
+            words.append(columns[0])
+            tags.append(columns[-1])
+        elif words:
+            yield Record(f"{file.path}, line {start}", {WORDS: words, TAGS: tags})
+            words, tags = [], []
+
+
+def _chain_end(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """With a blank line after the last."""
+    number = 0
+    for number, line in lines:
+        yield number, line
+    yield number + 1, ""

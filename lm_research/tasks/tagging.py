@@ -1,0 +1,147 @@
+"""Tagging: a label for each word, as for named entities and parts of speech (Devlin et al. 2018, section 5.3).
+
+The first piece of a word carries its label; the other pieces, and special tokens, carry none. Words past data.max_length are cut
+off, neither learned nor scored; the log counts the records concerned.
+
+Legend: B batch, L length, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.errors import DataError, suggest
+from lm_research.objectives.base import Batch, Sums
+from lm_research.tasks import metrics
+from lm_research.tasks.base import Task, real, total_of
+from lm_research.tasks.labelled import IGNORED, Row
+from lm_research.tasks.records import TAGS, WORDS, Record
+
+
+class TaggingReader:
+    """Reads words and tags: lists of equal length, or CoNLL columns."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def _pair(self, record: Record) -> tuple[list[str], list[str]]:
+        task = self.config.task
+        columns = set(record.fields) == {WORDS, TAGS}
+        words = record.get(WORDS if columns else task.text_key, "text_key")
+        tags = record.get(TAGS if columns else task.label_key, "label_key")
+        for name, value in (("text_key", words), ("label_key", tags)):
+            if not isinstance(value, list):
+                raise DataError(
+                    f"{record.where}: the field of --config.task.{name} is {value!r}, not a list with one entry a word. Mend it, or "
+                    "name another field."
+                )
+        if len(words) != len(tags):
+            raise DataError(
+                f"{record.where} has {len(words)} words and {len(tags)} tags: each word needs one tag. Mend it."
+            )
+        if not words:
+            raise DataError(f"{record.where} has no words. Leave it out.")
+        return [str(word) for word in words], [str(tag) for tag in tags]
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        found: dict[str, str] = {}
+        for record in records:
+            for tag in self._pair(record)[1]:
+                found.setdefault(tag, record.where)
+        if not self.config.task.labels:
+            return sorted(found, key=lambda tag: (tag != "O", tag))
+        names = [name.strip() for name in self.config.task.labels.split(",")]
+        for tag in set(found) - set(names):
+            raise DataError(
+                f"{found[tag]} has the tag {tag!r}, which is not in config.task.labels. {suggest(tag, names)}"
+            )
+        return names
+
+    def texts(self, record: Record) -> list[str]:
+        return [" ".join(self._pair(record)[0])]
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        numbers = {name: number for number, name in enumerate(names)}
+        for record in records:
+            words, tags = self._pair(record)
+            for tag in tags:
+                if tag not in numbers:
+                    raise DataError(
+                        f"{record.where} has the tag {tag!r}, which no training record has. {suggest(tag, numbers)}"
+                    )
+            # A word at a time: a space before it tells sentencepiece and byte-level BPE that one begins.
+            pieces = tokenizer.encode_batch([f" {word}" for word in words])
+            ids, labels = [tokenizer.cls_id], [IGNORED]
+            for own, tag in zip(pieces, tags, strict=True):
+                own = own or [tokenizer.unk_id]
+                ids += own
+                labels += [numbers[tag], *[IGNORED] * (len(own) - 1)]
+            room = self.config.data.max_length - 1
+            yield Row([*ids[:room], tokenizer.sep_id], 0, [*labels[:room], IGNORED])
+
+
+class Tagging(Task):
+    """Mean loss over words."""
+
+    kinds = ("encoder", "decoder")
+    by_token = True
+    total_names = ("words", "rows", "real")
+    metrics = {"tag_loss_nats": "words", "accuracy": "words"}
+    loss_terms = ("tag_loss_nats",)
+    metric_names = ("accuracy", "precision", "recall", "f1")
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "token_classification"
+
+    @classmethod
+    def reader(cls, config: Config) -> TaggingReader:
+        return TaggingReader(config)
+
+    def usual_metric(self) -> str:
+        return "f1" if any("-" in name for name in self.corpus.labels) else "accuracy"
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        return total_of(batch) | {"words": (batch["labels_BL"] != IGNORED).sum().astype(jnp.float32)}
+
+    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
+        labels_BL = batch["labels_BL"]
+        real_BL = labels_BL != IGNORED
+        shares_BLC = jax.nn.log_softmax(logits)
+        chosen_BL = jnp.take_along_axis(shares_BLC, jnp.where(real_BL, labels_BL, 0)[..., None], axis=-1)[..., 0]
+        return {
+            "tag_loss_nats": -(real_BL * chosen_BL).sum(),
+            "accuracy": (real_BL * (logits.argmax(-1) == labels_BL)).sum().astype(jnp.float32),
+        }
+
+    def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
+        kept = super().outputs(model, batch)
+        return kept | {"chosen_BL": kept["logits"].argmax(-1).astype(jnp.int32)}
+
+    def _sentences(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[tuple[list[str], list[str]]]:
+        """(predicted, true) tags of each record."""
+        for output in outputs:
+            for chosen, labels in zip(real(output, "chosen_BL"), real(output, "labels_BL"), strict=True):
+                words = labels != IGNORED
+                yield [self.labels[i] for i in chosen[words]], [self.labels[i] for i in labels[words]]
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        pairs = list(self._sentences(outputs))
+        return metrics.tagging([own for own, _ in pairs], [true for _, true in pairs])
+
+    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """One prediction a record, for predictions.jsonl."""
+        for own, true in self._sentences(outputs):
+            yield {"label": true, "prediction": own}
+
+    def baseline(self) -> str:
+        labels, held = (self.corpus.arrays[part]["labels"] for part in ("train", "validation"))
+        usual = int(np.bincount(labels[labels != IGNORED]).argmax())
+        return f"always {self.labels[usual]!r}: accuracy {(held[held != IGNORED] == usual).mean():.4g}"

@@ -1,0 +1,98 @@
+"""Corpora in a bucket: made once, left there whole, fetched by whoever comes later, and opened from a copy."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import pytest
+from etils.epath import backend
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from lm_research.config import Config, resolve
+from lm_research.data import bucket
+from lm_research.data.corpus import open_corpus
+from lm_research.errors import DataError
+
+
+class Buckets(DirFileSystem):
+    """Stands for Google's client: gs://BUCKET/PATH is BUCKET/PATH in a folder. The client itself has not been tried."""
+
+    def _join(self, path: str) -> str:
+        return super()._join(path.removeprefix("gs://"))
+
+
+@pytest.fixture
+def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[str, list[str]]]:
+    """A function from the name of a machine to (digest of the corpus it opens, what it said)."""
+    monkeypatch.setattr(
+        backend.fsspec_backend, "_get_filesystem", lambda name: Buckets(str(tmp_path / "cloud"), LocalFileSystem())
+    )
+    (tmp_path / "cloud" / "bucket").mkdir(parents=True)
+    text = "\n\n".join(f"The house number {n} stands here.\nThe river runs by {n % 7} of them." for n in range(60))
+    (tmp_path / "text.txt").write_text(text)
+
+    def open_on(machine: str) -> tuple[str, list[str]]:
+        monkeypatch.setenv("LM_RESEARCH_CACHE", str(tmp_path / machine))
+        said: list[str] = []
+        return open_corpus(config(tmp_path), tmp_path / "run", said.append).digest, said
+
+    return open_on
+
+
+def config(folder: pathlib.Path) -> Config:
+    data = {"source": str(folder / "text.txt"), "cache_dir": "gs://bucket/corpora/"}
+    return resolve({"data": data, "tokenizer": {"vocab_size": 290}})
+
+
+def test_one_machine_builds_and_another_fetches(run: Callable, tmp_path: pathlib.Path) -> None:
+    first, said = run("a")
+    assert "Corpus built" in said[-1]
+    second, said = run("b")
+    assert second == first and len(said) == 1 and "Corpus found" in said[0]
+    (corpus,) = (tmp_path / "cloud/bucket/corpora").iterdir()
+    copied = {path.relative_to(corpus).as_posix() for path in corpus.rglob("*") if path.is_file()}
+    here = tmp_path / "b/gs/bucket/corpora" / corpus.name
+    assert copied == {bucket.LIST} | {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
+
+
+def test_a_copy_that_never_arrived_whole_is_made_again(run: Callable, tmp_path: pathlib.Path) -> None:
+    digest, _ = run("a")
+    (corpus,) = (tmp_path / "cloud/bucket/corpora").iterdir()
+    (corpus / bucket.LIST).unlink()  # written last: the machine was killed before
+    again, said = run("b")
+    assert again == digest and "Corpus built" in said[-1] and (corpus / bucket.LIST).is_file()
+
+
+def test_a_shortened_file_is_named(run: Callable, tmp_path: pathlib.Path) -> None:
+    run("a")
+    (tokens,) = (tmp_path / "cloud/bucket/corpora").glob("*/train/tokens*")
+    tokens.write_bytes(tokens.read_bytes()[:-1])
+    with pytest.raises(DataError, match=rf"train/{tokens.name} has .* bytes instead of"):
+        run("b")
+    assert not list((tmp_path / "b").rglob("tokens*"))
+
+
+def test_a_store_is_looked_at_by_its_address(run: Callable, tmp_path: pathlib.Path) -> None:
+    run("a")
+    (corpus,) = (tmp_path / "cloud/bucket/corpora").iterdir()
+    shutil.rmtree(tmp_path / "a")
+    folder = bucket.local_folder(f"gs://bucket/corpora/{corpus.name}")
+    assert (folder / "train").is_dir()
+    with pytest.raises(DataError, match="holds no whole corpus"):
+        bucket.local_folder("gs://bucket/corpora/other")
+
+
+def test_without_the_client(tmp_path: pathlib.Path) -> None:
+    if importlib.util.find_spec("gcsfs"):
+        pytest.skip("it is installed")
+    with pytest.raises(DataError, match="needs the package gcsfs.*pip install gcsfs"):
+        open_corpus(config_of(tmp_path), tmp_path, lambda line: None)
+
+
+def config_of(folder: pathlib.Path) -> Config:
+    (folder / "text.txt").write_text("A text.\n\nAnother.")
+    return config(folder)

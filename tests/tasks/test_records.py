@@ -1,0 +1,124 @@
+"""Labelled records in every form, and what is said about those that are wrong."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from lm_research.config import resolve
+from lm_research.errors import DataError
+from lm_research.tasks.classification import ClassificationReader
+from lm_research.tasks.records import Record, read_records
+from lm_research.tasks.tagging import TaggingReader
+
+ROWS = [{"text": 'He said "no", then', "label": "a"}, {"text": "Zürich\tlies there", "label": "b"}]
+
+
+def fields(path: pathlib.Path) -> list[dict]:
+    return [record.fields for record in read_records(str(path), resolve({}))]
+
+
+def test_json_lines_and_lists(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    (tmp_path / "b.json").write_text(json.dumps(ROWS, indent=1))
+    assert fields(tmp_path / "a.jsonl") == ROWS
+    assert fields(tmp_path / "b.json") == ROWS
+
+
+def test_tables(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.csv").write_text('text,label\n"He said ""no"", then",a\nZürich\tlies there,b\n')
+    assert fields(tmp_path / "a.csv") == ROWS
+    (tmp_path / "a.tsv").write_text('text\tlabel\nHe said "no", then\ta\n')
+    assert fields(tmp_path / "a.tsv") == ROWS[:1]
+
+
+def test_parquet(tmp_path: pathlib.Path) -> None:
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    assert fields(tmp_path / "a.parquet") == ROWS
+
+
+def test_columns(tmp_path: pathlib.Path) -> None:
+    """The form of CoNLL-2003: four columns, -DOCSTART- lines, blank lines between sentences."""
+    (tmp_path / "a.conll").write_text(
+        "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n\nPeter NNP B-NP B-PER\nBlackburn NNP I-NP I-PER"
+    )
+    records = list(read_records(str(tmp_path / "a.conll"), resolve({})))
+    assert [record.fields for record in records] == [
+        {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
+        {"tokens": ["Peter", "Blackburn"], "tags": ["B-PER", "I-PER"]},
+    ]
+    assert [record.where.split(", ")[-1] for record in records] == ["line 3", "line 7"]
+
+
+WRONG = {
+    "no JSON": ("a.jsonl", '{"text": "x", "label": "a"}\n{"text": \n', "a.jsonl, line 2 is not JSON"),
+    "no object": ("a.jsonl", '["x"]\n', "record 1 holds a JSON str"),
+    "short row": ("a.csv", "text,label\nx,a\ny\n", "a.csv, line 3 has 1 columns, and the first row names 2"),
+    "open quote": ("a.csv", 'text,label\nx,a\n"y,b\n', "a.csv, line 3 is not a row"),
+    "one column": ("a.conll", "EU B-ORG\nrejects\n", "a.conll, line 2 has one column"),
+    "not parquet": ("a.parquet", "text", "a.parquet is not a Parquet file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_files_that_cannot_be_read(case: str, tmp_path: pathlib.Path) -> None:
+    name, content, message = WRONG[case]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        fields(tmp_path / name)
+
+
+def records(*rows: dict) -> list[Record]:
+    return [Record(f"f.jsonl, line {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def classes(rows: list[Record], **task: str) -> list[str]:
+    return ClassificationReader(resolve({"task": {"name": "classification", "train": "f.jsonl", **task}})).names(rows)
+
+
+def test_label_names() -> None:
+    assert classes(records({"label": 10}, {"label": 9}, {"label": 10})) == ["9", "10"]  # numbers in their order
+    assert classes(records({"label": "b"}, {"label": "a"}), labels="b, a") == ["b", "a"]
+    assert classes(records({"label": "x,y"}, {"label": ["z"]}), target="labels") == ["x", "y", "z"]
+    assert classes(records({"label": 0.5}), target="value") == []
+
+
+LABELS = {
+    "missing field": (records({"lable": "a"}), {}, "line 1 has no field 'label'. Did you mean 'lable'.*task.label_key"),
+    "empty": (records({"label": "a"}, {"label": " "}), {}, "line 2: field 'label' is ' ', not a label"),
+    "list": (records({"label": ["a"]}), {}, "task.target=labels"),
+    "one class": (records({"label": "a"}, {"label": "a"}), {}, "has 1 label in field 'label'"),
+    "unknown": (
+        records({"label": "a"}, {"label": "c"}),
+        {"labels": "a,b"},
+        "line 2 has the label 'c', which is not in",
+    ),
+    "empty class": (records({"label": "a"}, {"label": "b"}), {"labels": "a,b,c"}, "no record with the label 'c'"),
+    "twice": (records({"label": "a"}), {"labels": "a,b,a"}, "names a label twice"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_that_are_wrong(case: str) -> None:
+    rows, task, message = LABELS[case]
+    with pytest.raises(DataError, match=message):
+        classes(rows, **task)
+
+
+TAGS = {
+    "misaligned": ({"tokens": ["a", "b"], "tags": ["O"]}, "line 1 has 2 words and 1 tags"),
+    "not a list": ({"tokens": "a b", "tags": ["O"]}, "task.text_key is 'a b', not a list"),
+    "no words": ({"tokens": [], "tags": []}, "has no words"),
+}
+
+
+@pytest.mark.parametrize("case", TAGS)
+def test_tags_that_are_wrong(case: str) -> None:
+    row, message = TAGS[case]
+    config = resolve({"task": {"name": "tagging", "train": "f", "text_key": "tokens", "label_key": "tags"}})
+    with pytest.raises(DataError, match=message):
+        TaggingReader(config).names(records(row))

@@ -1,0 +1,83 @@
+"""Metrics against hand arithmetic, and against counting from their definitions on random inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lm_research.tasks import metrics
+
+
+def test_two_classes_by_hand() -> None:
+    """3 true positives, 1 false positive, 2 false negatives, 4 true negatives."""
+    labels = np.array([1] * 3 + [0] + [1] * 2 + [0] * 4)
+    chosen = np.array([1] * 4 + [0] * 6)
+
+    found = metrics.classification(np.eye(2)[chosen], labels)
+
+    assert found["accuracy"] == pytest.approx(7 / 10)
+    assert found["precision"] == pytest.approx(3 / 4)
+    assert found["recall"] == pytest.approx(3 / 5)
+    assert found["f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 2))
+    assert found["matthews"] == pytest.approx((3 * 4 - 1 * 2) / np.sqrt(4 * 5 * 5 * 6))  # Matthews 1975
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_classes_by_counting(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, logits = rng.integers(0, 4, 60), rng.normal(size=(60, 4))
+    chosen = logits.argmax(1)
+
+    found = metrics.classification(logits, labels)
+
+    f1 = [2 * ((chosen == c) & (labels == c)).sum() / ((chosen == c).sum() + (labels == c).sum()) for c in range(4)]
+    assert found["f1_macro"] == pytest.approx(np.mean(f1))
+    assert found["f1_micro"] == pytest.approx((chosen == labels).mean())
+
+
+def test_calibration_error_by_hand() -> None:
+    """Two records with confidence 0.9, one right, and two with 0.6, both right: (|1 - 1.8| + |2 - 1.2|) / 4."""
+    logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
+    assert metrics.calibration_error(logits, np.array([0, 1, 0, 0])) == pytest.approx(0.4)
+
+
+def test_labels_by_hand() -> None:
+    labels = np.array([[1, 0, 1], [0, 1, 0]], bool)
+    chosen = np.array([[1, 0, 0], [0, 1, 1]], bool)
+    found = metrics.multi_label(chosen, labels)
+    assert found["exact_match"] == 0.0
+    assert found["f1_micro"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert found["f1_macro"] == pytest.approx((1 + 1 + 0) / 3)
+
+
+def test_values_by_hand() -> None:
+    found = metrics.regression(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
+    assert found["spearman"] == pytest.approx(1.0)
+    assert found["pearson"] == pytest.approx(3 / np.sqrt(2 * 14 / 3))  # covariance 3, sums of squares 14 / 3 and 2
+    assert found["squared_error"] == pytest.approx(1 / 3)
+    assert metrics.regression(np.ones(3), np.arange(3.0))["pearson"] == 0.0
+
+
+ENTITIES = {  # tags -> entities, as the conlleval script of CoNLL-2000 reads them
+    "B-A I-A O B-B": {("A", 0, 2), ("B", 3, 4)},
+    "B-A B-A": {("A", 0, 1), ("A", 1, 2)},
+    "I-A I-B": {("A", 0, 1), ("B", 1, 2)},
+    "O I-A I-A": {("A", 1, 3)},
+    "S-A B-B E-B O": {("A", 0, 1), ("B", 1, 3)},
+    "B-A I-A E-A I-A": {("A", 0, 3), ("A", 3, 4)},
+    "U-A B-B I-B L-B": {("A", 0, 1), ("B", 1, 4)},
+    "O O": set(),
+    "NN VB": set(),
+}
+
+
+@pytest.mark.parametrize("tags", ENTITIES)
+def test_entities(tags: str) -> None:
+    assert metrics.entities(tags.split()) == ENTITIES[tags]
+
+
+def test_tags_by_hand() -> None:
+    """Two true entities; of two guesses one is right, the other ends a word early: precision and recall 1/2."""
+    true = ["B-A I-A O B-B I-B".split()]
+    own = ["B-A I-A O B-B O".split()]
+    assert metrics.tagging(own, true) == {"accuracy": 4 / 5, "precision": 0.5, "recall": 0.5, "f1": 0.5}

@@ -1,0 +1,63 @@
+"""The ready recipes against the real schemas of their data sets, filled with random records (no download)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tensorflow_datasets as tfds
+from train_helpers import ROOT
+
+from lm_research import config_files
+from lm_research.config import resolve
+from lm_research.data.sources import tfds_source
+from lm_research.errors import DataError
+from lm_research.tasks import TASKS
+from lm_research.tasks.records import read_records
+
+# Task of GLUE -> its classes in the order of the data set, none for values (Wang et al. 2018, table 1).
+GLUE = {
+    "cola": ["unacceptable", "acceptable"], "sst2": ["negative", "positive"], "mrpc": ["not_equivalent", "equivalent"],
+    "stsb": None, "qqp": ["not_duplicate", "duplicate"], "mnli": ["entailment", "neutral", "contradiction"],
+    "mnli_mismatched": ["entailment", "neutral", "contradiction"], "qnli": ["entailment", "not_entailment"],
+    "rte": ["entailment", "not_entailment"], "wnli": ["not_entailment", "entailment"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def mocked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Data sets of 40 random records, as if they had been prepared."""
+    monkeypatch.setattr(tfds_source, "_prepare", lambda builder, name: None)
+    with tfds.testing.mock_data(num_examples=40):
+        yield
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_glue(name: str, mocked: None) -> None:
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:{name}"))
+    reader = TASKS["classification"].reader(config)
+    for source in (config.task.train, config.task.validation):
+        records = list(read_records(source, config))
+        assert len(records) == 40
+        assert all(len(reader.texts(record)) == (2 if config.task.pair_key else 1) for record in records)
+        assert set(reader.names(records)) <= set(GLUE[name] or [])
+        if GLUE[name] is None:
+            assert all(isinstance(record.fields["label"], float) for record in records)
+
+
+def test_an_example_without_its_label_is_named(mocked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test splits of GLUE hide labels behind -1."""
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:sst2"))
+    monkeypatch.setattr(tfds_source, "_open", lambda *given: [{"sentence": b"a text", "label": -1, "idx": 0}])
+    (record,) = read_records("tfds:glue/sst2@test", config)
+    with pytest.raises(DataError, match="tfds:glue/sst2@test, example 0: field 'label' is None, not a label"):
+        TASKS["classification"].reader(config).names([record])
+
+
+def test_tags_of_a_data_set_are_their_names(mocked: None) -> None:
+    config = resolve({"task": {"name": "tagging", "text_key": "tokens", "label_key": "ner"}})
+    records = list(read_records("tfds:conll2003@train", config))
+    names = {"O", *(f"{place}-{kind}" for place in "BI" for kind in ("PER", "ORG", "LOC", "MISC"))}
+    found = {tag for record in records for tag in record.fields["ner"]}
+    assert found and found <= names
+    assert all(isinstance(word, str) for record in records for word in record.fields["tokens"])

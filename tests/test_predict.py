@@ -1,0 +1,105 @@
+"""The verb: rows in, records out in their order, whatever was killed and however many processes share them."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import pytest
+
+from lm_research import pipeline, predict
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "pipelines"))
+
+from golden_pipelines import CONTENT, write_model
+
+WORDS = CONTENT["vocab"][5:40]
+TEXTS = [" ".join(WORDS[(3 * n + k) % len(WORDS)] for k in range(2 + n % 5)) for n in range(11)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("predict")
+    write_model("classes", folder / "model")
+    (folder / "in.txt").write_text("\n".join(TEXTS) + "\n\n")
+    rows = "".join(f'{n},"{text}"\n' for n, text in enumerate(TEXTS))
+    (folder / "in.csv").write_text(f"id,body\n{rows}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(folder: pathlib.Path) -> list[dict[str, Any]]:
+    answers = pipeline("text-classification", folder / "model", batch_size=4)(TEXTS, top_k=2)
+    return [{"row": n, "input": text, "output": answers[n]} for n, text in enumerate(TEXTS)]
+
+
+def run(folder: pathlib.Path, output: pathlib.Path, *flags: str, source: str = "in.txt") -> int:
+    given = [
+        f"--model={folder}/model",
+        "--task=text-classification",
+        f"--input={folder}/{source}",
+        f"--output={output}",
+    ]
+    return predict.main([*given, "--batch_size=4", "--top_k", "2", *flags])
+
+
+def records(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_and_records(folder: pathlib.Path, expected: list, tmp_path: pathlib.Path) -> None:
+    assert run(folder, tmp_path / "a.jsonl") == 0
+    assert records(tmp_path / "a.jsonl") == expected
+    assert run(folder, tmp_path / "b.jsonl", "--text_key=body", source="in.csv") == 0
+    assert records(tmp_path / "b.jsonl") == expected
+
+
+@pytest.mark.parametrize("cut", [0, 1, 150, -20])
+def test_it_goes_on_where_it_was_killed(folder: pathlib.Path, expected: list, tmp_path: pathlib.Path, cut: int) -> None:
+    """A kill leaves a file that may end anywhere."""
+    output = tmp_path / "a.jsonl"
+    assert run(folder, output) == 0
+    whole = output.read_bytes()
+    output.write_bytes(whole[:cut])
+    assert run(folder, output) == 0
+    assert output.read_bytes() == whole and records(output) == expected
+
+
+def test_several_processes_share_the_rows(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    assert run(folder, tmp_path / "alone.jsonl") == 0
+    output = tmp_path / "a.jsonl"
+    for process in (2, 0, 1):
+        assert not output.exists()
+        assert run(folder, output, "--num_processes=3", f"--process_id={process}") == 0
+    assert [line["input"] for line in records(output)] == TEXTS
+    for own, alone in zip(records(output), records(tmp_path / "alone.jsonl"), strict=True):
+        assert own["row"] == alone["row"] and own["output"][0]["label"] == alone["output"][0]["label"]
+        assert own["output"][0]["score"] == pytest.approx(alone["output"][0]["score"], abs=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.jsonl", "a.jsonl.made_from.json", "alone.jsonl", "alone.jsonl.made_from.json",
+    ]  # fmt: skip
+    assert run(folder, output, "--num_processes=3", "--process_id=1") == 0  # once more changes nothing
+    assert [line["row"] for line in records(output)] == list(range(11))
+
+
+def test_mistakes(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said() -> str:
+        return capsys.readouterr().err
+
+    output = tmp_path / "a.jsonl"
+    assert run(folder, output, "--task=text-clasification") == 2 and "Did you mean 'text-classification'" in said()
+    assert run(folder, output, "--process_id=1") == 2 and "from 0 to one less" in said()
+    assert run(folder, tmp_path / "b.jsonl", source="in.csv") == 2
+    assert "in.csv, line 2 has no text in field 'text'; its fields: id, body" in said()
+    assert (
+        run(folder, tmp_path / "c.jsonl", "--task=question-answering") == 2 and "question, context, not lines" in said()
+    )
+    assert run(folder, tmp_path / "d.jsonl", source="no.txt") == 2 and "does not exist" in said()
+    assert run(folder, output) == 0
+    assert run(folder, output, "--function_to_apply=none") == 2
+    assert "was begun with options {'top_k': 2}" in said()
+    (tmp_path / "e.jsonl").write_text("mine")
+    assert run(folder, tmp_path / "e.jsonl") == 2 and "was not made by this command" in said()
+    assert (tmp_path / "e.jsonl").read_text() == "mine"
