@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from lm_research.config import ModelConfig
-from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
+from lm_research.data.hf_tokenizer import STARTS, load_tokenizer, with_special_tokens
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
 from lm_research.errors import PretrainedError, TokenizerError, UserError
@@ -192,14 +192,13 @@ class LanguageModel:
             raise UserError(f"pooling is {pooling!r}; it is mean or first.")
         if self.tokenizer is None:
             raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
+        tokenizer = self.tokenizer if callable(self.tokenizer) else with_special_tokens(self.tokenizer)  # a run's own
         limit = (self.definition.arch.encoder or self.definition.arch).max_length or None
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least
         rows: dict[int, np.ndarray] = {}
         for start in range(0, len(texts), batch_size):
             chosen = order[start : start + batch_size]
-            batch = self.tokenizer(
-                [texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit
-            )
+            batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit)
             pooled = np.asarray(self._embed(self.params, self._checked(_to_buckets(batch)), pooling, normalize))
             rows |= dict(zip(chosen, pooled, strict=False))
         return (

@@ -94,6 +94,11 @@ def test_flags() -> None:
         "effort",
         "model",  # generate and predict
         "prompt",
+        "slots",  # serve
+        "host",
+        "token_env",
+        "token_file",
+        "help",
         "task",
         "input",
         "do_sample",

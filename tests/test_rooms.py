@@ -28,7 +28,8 @@ FLOORS = (
     {"analysis"},
     {"pretrained", "planning"},
     {"pipelines"},
-    {"train", "evaluate", "generate", "predict", "prepare", "convert", "plan", "compare", "report"},
+    {"serving"},
+    {"train", "evaluate", "generate", "predict", "serve", "prepare", "convert", "plan", "compare", "report"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Stricter than the floors: the verbs' shared face stays light, and parallel/ would bring jax into data/.

@@ -37,7 +37,7 @@ class Request:
         self, lm: Any, arguments: Mapping[str, Any], inputs: Mapping[str, Any], texts: str | Sequence[str] | None
     ) -> None:
         self.engine, self.tokenizer, arch = engine_of(lm), lm.tokenizer, lm.definition.arch
-        self.options = options = _with_ends(
+        self.options = options = with_ends(
             make_options(arguments, getattr(lm, "generation_config", {}), dict(lm.config)), lm.tokenizer
         )
         given = _given(lm, inputs, texts, options)
@@ -111,7 +111,7 @@ class Request:
 # --- what is given ----------------------------------------------------------------------------------------------------
 
 
-def _with_ends(options: Options, tokenizer: Any) -> Options:
+def with_ends(options: Options, tokenizer: Any) -> Options:
     """Where the model's files name no end token, the tokenizer's."""
     if options.eos_token_id is not None or tokenizer is None:
         return options

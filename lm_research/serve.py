@@ -1,0 +1,100 @@
+"""`python -m lm_research.serve --model PATH`: a model behind HTTP, in OpenAI's format, with a page to try it at /.
+
+    ... --model runs/chat/model --port 8000
+    ... --host 0.0.0.0 --token_env SERVE_TOKEN     others may connect who send the token in that variable
+
+Models that write answer /v1/completions and /v1/chat/completions (streamed or whole), up to --slots texts at a time; all have
+/v1/embeddings, and /v1/predict for reading tasks of lm_research.pipeline. See /healthz and /metrics. Needs the extra [serve].
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from lm_research import cli
+from lm_research.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lm_research.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, help="a Hugging Face directory, a native one, or a run directory")
+    parser.add_argument("--name", help="the model's name in requests (the directory's)")
+    parser.add_argument("--head", help="what it shall predict, if not what its directory says")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at (8000)")
+    parser.add_argument("--token_env", help="environment variable with the token that requests must bear")
+    parser.add_argument("--token_file", help="file with that token")
+    parser.add_argument("--slots", type=int, default=32, help="texts at a time (32)")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of a prompt and its text (1024)")
+    parser.add_argument("--max_tokens", type=int, default=512, help="new tokens that a request may ask for (512)")
+    parser.add_argument("--max_queue", type=int, default=128, help="texts that may wait (128)")
+    parser.add_argument("--max_seconds", type=float, default=120.0, help="for a request, waiting included (120)")
+    parser.add_argument("--max_body_bytes", type=int, default=1 << 20, help="of a request (1048576)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    args = parser.parse_args(argv)
+    return cli.guarded(lambda: run(args), debug=args.debug)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves until it is stopped.
+
+    Raises:
+      UserError: see the message.
+    """
+    token = read_token(args)
+    for name in ("slots", "length", "max_tokens", "max_queue", "max_seconds", "max_body_bytes"):
+        least = 0 if name == "max_queue" else 2 if name == "length" else 1
+        if getattr(args, name) < least:
+            raise UserError(f"--{name}={getattr(args, name)}: it must be at least {least}.")
+    if not 0 <= args.port < 65536:
+        raise UserError(f"--port={args.port}: it must be from 0 to 65535.")
+    if args.host not in ("127.0.0.1", "::1", "localhost") and token is None:
+        raise UserError(f"--host={args.host} lets others connect: give --token_env or --token_file.")
+    try:
+        import uvicorn
+
+        from lm_research.serving.app import Limits, make_app
+    except ImportError as error:
+        raise UserError(f"Serving needs {error.name}: pip install 'lm_research[serve]'.") from error
+    from lm_research.pretrained import from_pretrained
+
+    lm = from_pretrained(args.model, head=args.head, dtype=args.dtype)
+    if lm.tokenizer is None:
+        raise UserError(f"{args.model} holds no tokenizer, so it can't read texts. Put its files beside the model's.")
+    limits = Limits(args.slots, args.length, args.max_tokens, args.max_queue, args.max_seconds, args.max_body_bytes)
+    name = args.name or pathlib.Path(args.model).resolve().name
+    app = make_app(lm, name, limits, token)
+    uvicorn.run(app, host=args.host, port=args.port, log_level="info", server_header=False)
+
+
+def read_token(args: argparse.Namespace) -> str | None:
+    """The token, None without one; raises a UserError if it is not where the arguments say."""
+    if args.token_env and args.token_file:
+        raise UserError("--token_env and --token_file are both given. Keep one of them.")
+    if args.token_env:
+        token, where = os.environ.get(args.token_env, ""), f"The environment variable {args.token_env}"
+    elif args.token_file:
+        try:
+            token, where = pathlib.Path(args.token_file).read_text(encoding="utf-8"), args.token_file
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--token_file={args.token_file} cannot be read: {error}.") from error
+    else:
+        return None
+    if not token.strip():
+        raise UserError(f"{where} holds no token. Put a long random text there.")
+    return token.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""The thread that owns the model: it lets requests join, says tokens, and hands them out until each text ends."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm_research.decoding.options import Lengths, Options, make_options, make_rules
+from lm_research.decoding.prompts import names
+from lm_research.decoding.request import encode, engine_of, with_ends
+from lm_research.decoding.streaming import TextStream
+from lm_research.errors import UserError
+from lm_research.serving.slots import Slots
+
+LOG = logging.getLogger("lm_research")
+
+
+class Busy(Exception):
+    """The queue is full."""
+
+
+@dataclasses.dataclass
+class Event:
+    """What a step added to a text. `finish` is "stop", "length", "timeout" or "error" in the last one."""
+
+    text: str = ""
+    token: int | None = None
+    logprob: float | None = None
+    best: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    finish: str = ""
+
+
+class Writer:
+    """The text of one request, on its way.
+
+    Attributes:
+      options: how it is to be said.
+      tokens, source: the prompt, and what an encoder reads.
+      said: new tokens.
+      ended: its last event is delivered.
+      cancelled: set when nobody waits any more; the row is free before the next step.
+    """
+
+    def __init__(
+        self, tokenizer: Any, tokens: list[int], source: list[int] | None, options: Options, number: int,
+        stops: Sequence[str], logprobs: bool, deadline: float, deliver: Callable[[Event], None],
+    ) -> None:  # fmt: skip
+        self.tokens, self.source, self.options, self.number, self.logprobs = tokens, source, options, number, logprobs
+        self.deadline, self._deliver, self.said, self.cancelled, self.ended = deadline, deliver, 0, False, False
+        self._stream, self._stops, self._text, self._given = TextStream(tokenizer), list(stops), "", 0
+
+    def deliver(self, event: Event) -> None:
+        self.ended = bool(event.finish)
+        self._deliver(event)
+
+    def control(self, vocab: int) -> dict[str, Any]:
+        options = self.options
+        ((digest, _),) = names([(*self.tokens, -1, *(self.source or ()))])
+        kept = {
+            name: getattr(options, name)
+            for name in ("top_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+        }
+        return kept | {
+            "temperature": options.temperature if options.do_sample else 0.0, "top_k": options.top_k or vocab,
+            "most": options.max_new_tokens, "seed": options.seed % 2**32, "digest": digest, "number": self.number,
+        }  # fmt: skip
+
+    def push(self, event: Event) -> bool:
+        """Takes a token and hands out what it settles; whether the text is at its end."""
+        self.said += 1
+        self._text += self._stream.push(event.token)
+        ended = event.token in self.options.ends
+        event.finish = "stop" if ended else "length" if self.said >= self.options.max_new_tokens else ""
+        if event.finish:
+            self._text += self._stream.end()
+        cuts = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]
+        if cuts:
+            self._text, event.finish = self._text[: min(cuts)], "stop"
+        held = 0 if event.finish else max((_overlap(self._text, stop) for stop in self._stops), default=0)
+        event.text = self._text[self._given : len(self._text) - held]
+        self._given += len(event.text)
+        self.deliver(event)
+        return bool(event.finish)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of a text that a stop string may begin with."""
+    return next((count for count in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:count])), 0)
+
+
+class Batcher:
+    """Requests of a model, in its slots.
+
+    Attributes:
+      active: texts in slots; waiting: texts before them.
+      failed: the thread has ended by a bug.
+    """
+
+    def __init__(self, lm: Any, slots: int, length: int, max_queue: int, max_seconds: float, max_tokens: int) -> None:
+        """
+        Args:
+          lm: a model that writes.
+          slots: texts at a time.
+          length: tokens of a prompt and its text; not above the model's positions.
+          max_queue: texts that wait.
+          max_seconds: a text may take, waiting included.
+          max_tokens: a request may ask for.
+
+        Raises:
+          UserError: the model can't write, or has no tokenizer.
+        """
+        engine, arch = engine_of(lm), lm.definition.arch
+        if lm.tokenizer is None:
+            raise UserError("The model's directory has no tokenizer, so it can't be served. Put its files there.")
+        if arch.positions == "learned":
+            length = min(length, arch.max_length)
+        self.lm, self.max_queue, self.max_seconds, self.max_tokens = lm, max_queue, max_seconds, max_tokens
+        options = self.options({})
+        known = getattr(lm.tokenizer, "size", arch.vocab_size)
+        lengths = Lengths(options, 1, 1, length)
+        rules = make_rules(options, lengths, 1 if arch.encoder else 2, known if known < arch.vocab_size else 0)
+        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+            rules.pop(name, None)  # each row has its own
+        self.slots = Slots(engine, slots, length, rules)
+        self._rows: dict[int, Writer] = {}
+        self._queue: collections.deque[Writer] = collections.deque()
+        self._wake, self._closed, self.failed = threading.Condition(), False, False
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def active(self) -> int:
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def options(self, given: Mapping[str, Any]) -> Options:
+        """Options of a request over the model's own; raises a UserError for values that can't be."""
+        plain = {"num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1, "do_sample": False}
+        plain["top_k"] = self.lm.generation_config.get("top_k", 0)  # transformers' 50 is not what OpenAI's format means
+        options = make_options(plain | dict(given), self.lm.generation_config, self.lm.config.to_dict())
+        return with_ends(options, self.lm.tokenizer)
+
+    def prompt(self, text: str | list[int], options: Options) -> tuple[list[int], list[int] | None]:
+        """(tokens, source) of a prompt; raises a UserError if it does not fit."""
+        ids = encode(self.lm.tokenizer, [text])[0] if isinstance(text, str) else text
+        arch, most = self.lm.definition.arch, options.max_new_tokens
+        begin = next((one for one in (options.bos_token_id, *options.ends) if one is not None), None)
+        ids = ids or ([] if begin is None else [begin])
+        size = (arch.encoder or arch).vocab_size
+        if not ids or min(ids) < 0 or max(ids) >= size:
+            raise UserError(f"A prompt needs at least one token, and ids from 0 to {size - 1}.")
+        if most > self.max_tokens:
+            raise UserError(f"max_tokens is {most}; this server gives at most {self.max_tokens}.")
+        source = None
+        if arch.encoder is not None:
+            if len(ids) > self.slots.places:
+                raise UserError(f"The text has {len(ids)} tokens; this server reads at most {self.slots.places}.")
+            start = options.decoder_start_token_id
+            start = options.bos_token_id if start is None else start
+            if start is None:
+                raise UserError("The model's files name no decoder_start_token_id, so it can't begin to write.")
+            ids, source = [start], ids
+        if len(ids) + most > self.slots.length:
+            raise UserError(
+                f"The prompt has {len(ids)} tokens and max_tokens is {most}; together they may be {self.slots.length}."
+            )
+        return ids, source
+
+    def submit(self, writers: Sequence[Writer]) -> None:
+        """Lets texts wait for slots, all or none; raises Busy."""
+        with self._wake:
+            if self.failed or self._closed or len(self._queue) + len(writers) > self.max_queue + self._free():
+                raise Busy
+            self._queue.extend(writers)
+            self._wake.notify()
+
+    def _free(self) -> int:
+        return self.slots.count - len(self._rows)
+
+    def cancel(self, writers: Sequence[Writer]) -> None:
+        """Gives up texts that nobody waits for."""
+        with self._wake:
+            for writer in writers:
+                writer.cancelled = True
+            self._wake.notify()
+
+    def close(self) -> None:
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except Exception:
+            LOG.exception("the server's model failed")
+            self.failed = True
+        finally:
+            with self._wake:
+                self._closed, left = True, [*self._rows.values(), *self._queue]
+                self._rows.clear()
+                self._queue.clear()
+            for writer in left:
+                writer.deliver(Event(finish="error"))
+
+    def _turn(self) -> bool:
+        """One step, and who joins and leaves before it; False at the end."""
+        with self._wake:
+            while not self._queue and not self._rows and not self._closed:
+                self._wake.wait()
+            if self._closed:
+                return False
+            self._drop()
+            rows = [row for row in range(self.slots.count) if row not in self._rows]
+            joining = [(row, self._queue.popleft()) for row in rows[: len(self._queue)]]
+            self._rows.update(joining)
+        for row, writer in joining:
+            control = writer.control(self.slots.vocab)
+            self.slots.join(row, writer.tokens, writer.source, writer.logprobs, **control)
+        if self._rows:
+            self._say()
+        return True
+
+    def _drop(self) -> None:
+        """Frees the rows of those that are gone or late; called with the lock."""
+        now = time.monotonic()
+        gone = lambda writer: writer.cancelled or now > writer.deadline  # noqa: E731
+        for writer in [one for one in (*self._rows.values(), *self._queue) if gone(one) and not one.cancelled]:
+            writer.deliver(Event(finish="timeout"))
+        leaving = [row for row, writer in self._rows.items() if gone(writer)]
+        for row in leaving:
+            del self._rows[row]
+        self.slots.free(leaving)
+        self._queue = collections.deque(writer for writer in self._queue if not gone(writer))
+
+    def _say(self) -> None:
+        found = self.slots.step(list(self._rows))
+        ended = []
+        for row, writer in self._rows.items():
+            event = Event(token=int(found["token"][row]))
+            if writer.logprobs:
+                event.logprob = float(found["logprob"][row])
+                pairs = zip(found["best"][row].tolist(), found["best_logprobs"][row].tolist(), strict=True)
+                event.best = [(token, value) for token, value in pairs if np.isfinite(value)]
+            if writer.push(event):
+                ended.append(row)
+        with self._wake:
+            for row in ended:
+                del self._rows[row]
+            self.slots.free(ended)
+
+
+def draw_seed() -> int:
+    return int.from_bytes(os.urandom(4), "little")

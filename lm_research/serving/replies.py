@@ -1,0 +1,74 @@
+"""Answers in OpenAI's format, whole or in pieces."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from lm_research.serving.batcher import Event
+
+
+class Reply:
+    """The head that all pieces of an answer share, and the shape of its choices."""
+
+    def __init__(self, model: str, tokenizer: Any, chat: bool, best: int) -> None:
+        """`best` alternatives a token; -1 without log-probabilities."""
+        self.tokenizer, self.chat, self.best = tokenizer, chat, best
+        prefix = "chatcmpl" if chat else "cmpl"
+        self.head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, choices: list[tuple[str, list[Event]]], usage: dict[str, int]) -> dict[str, Any]:
+        """An answer of (text, events) of each choice."""
+        kind = "chat.completion" if self.chat else "text_completion"
+        rows = []
+        for number, (text, events) in enumerate(choices):
+            said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+            finish = events[-1].finish
+            rows.append({"index": number, **said, "logprobs": self._logprobs(events), "finish_reason": finish})
+        return {**self.head, "object": kind, "choices": rows, "usage": usage}
+
+    def piece(self, number: int, event: Event, first: bool) -> dict[str, Any]:
+        """What one event adds to a choice."""
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        delta = ({"role": "assistant"} if first else {}) | {"content": event.text}
+        said = {"delta": delta} if self.chat else {"text": event.text}
+        choice = {"index": number, **said, "logprobs": self._logprobs([event]), "finish_reason": event.finish or None}
+        return {**self.head, "object": kind, "choices": [choice]}
+
+    def last(self, usage: dict[str, int]) -> dict[str, Any]:
+        """The piece with numbers of tokens."""
+        return {**self.piece(0, Event(), False), "choices": [], "usage": usage}
+
+    def _logprobs(self, events: list[Event]) -> dict[str, Any] | None:
+        if self.best < 0:
+            return None
+        events = [event for event in events if event.token is not None]
+        if self.chat:
+            entry = lambda token, value: {  # noqa: E731
+                "token": self._text(token), "logprob": value, "bytes": list(self._text(token).encode()),
+            }  # fmt: skip
+            rows = [
+                entry(event.token, event.logprob) | {"top_logprobs": [entry(*one) for one in event.best[: self.best]]}
+                for event in events
+            ]
+            return {"content": rows}
+        return {
+            "tokens": [self._text(event.token) for event in events],
+            "token_logprobs": [event.logprob for event in events],
+            "top_logprobs": [self._likeliest(event.best[: self.best]) for event in events],
+        }
+
+    def _likeliest(self, best: list[tuple[int, float]]) -> dict[str, float]:
+        """By text; of tokens that look the same, such as parts of characters, the likeliest."""
+        found: dict[str, float] = {}
+        for token, value in best:
+            found.setdefault(self._text(token), value)
+        return found
+
+    def _text(self, token: int) -> str:
+        return self.tokenizer.decode([token])
+
+
+def usage(prompt: int, said: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt + said}

@@ -1,0 +1,198 @@
+"""Texts of many requests in one batch of fixed shape: a row is filled when a request joins and free again when it leaves.
+
+Prompts stand at the left of their row. What is behind a row's length is never seen before it is written again, so neither
+padding nor an earlier text of the row changes anything. Each row has its own length, so rows join and leave between steps,
+and one program says the next token of all of them.
+
+Legend: R rows, S slots, P slots of a prompt, M places of the encoder, E best tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.decoding import processors, sampling
+from lm_research.decoding.engine import Engine, predict, read, sequential
+from lm_research.decoding.processors import History
+from lm_research.decoding.prompts import Prompts, bucket
+from lm_research.models import cache as cache_lib
+from lm_research.models.cache import Bound, Cache
+
+BEST = 20  # alternatives to a token that can be asked for
+_SHORTEST = 16  # prompts are filled up to this, or to the next of bucket's sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """What a step is compiled for: whether some row draws, cuts off unlikely tokens, is penalised, wants log-probabilities."""
+
+    sample: bool = False
+    filters: bool = False
+    penalties: bool = False
+    logprobs: bool = False
+
+
+def make_pool(bound: Bound, slots: int, prompts: Prompts) -> Cache:
+    return read(bound, prompts, slots)[1]
+
+
+def join(bound: Bound, slots: int, pool: Cache, prompt: Prompts, row: jax.Array) -> Cache:
+    """The pool with one prompt's keys and values in a row."""
+    new = read(bound, prompt, slots)[1]
+    axis = 1 if bound.blocks is None else 0
+
+    def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+        # Where layers are apart, a row is as many rows of the array as it has heads.
+        return jax.lax.dynamic_update_slice_in_dim(whole, part, row * part.shape[axis], axis)
+
+    layers = jax.tree.map(put, tuple(pool[:4]), tuple(new[:4]))
+    mask = pool.memory_mask_BM
+    if mask is not None:
+        mask = jax.lax.dynamic_update_slice_in_dim(mask, new.memory_mask_BM, row, 0)
+    return Cache(*layers, mask)
+
+
+def step(
+    bound: Bound, plan: StepPlan, pool: Cache, tokens_RS: jax.Array, rows: Mapping[str, jax.Array], rules: Any
+) -> tuple[Cache, dict[str, jax.Array]]:
+    """The pool with the last token of each row in it, and the next token of each row."""
+    length_R, new_R = rows["length"], rows["length"] - rows["width"]
+    start_R = jnp.zeros_like(length_R)
+    last_R1 = jnp.take_along_axis(tokens_RS, length_R[:, None] - 1, axis=1)
+    place = sequential(start_R, length_R - 1, 1, tokens_RS.shape[1])
+    x_R1D, pool = cache_lib.extend(bound, last_R1, pool, place)
+    logits_RV = predict(bound, x_R1D)
+    history = History(tokens_RS, start_R, length_R, new_R, rows.get("source"))
+    rules = dict(rules)
+    if plan.penalties:
+        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+            rules[name] = rows[name][:, None]
+    if "forced_eos" in rules:
+        rules["forced_eos"] = rules["forced_eos"] | {"at": rows["most"] - 1}
+    scores_RV = processors.apply(logits_RV, history, rules)
+    token_R = sampling.best(scores_RV)
+    if plan.sample:
+        token_R = jnp.where(rows["temperature"] > 0, _draw(plan, scores_RV, rows, new_R), token_R)
+    found = {"token": token_R}
+    if plan.logprobs:
+        log_RV = jax.nn.log_softmax(logits_RV, axis=1)
+        found["logprob"] = jnp.take_along_axis(log_RV, token_R[:, None], axis=1)[:, 0]
+        found["best_logprobs"], found["best"] = jax.lax.top_k(log_RV, min(BEST, log_RV.shape[1]))
+    return pool, found
+
+
+def _draw(plan: StepPlan, scores_RV: jax.Array, rows: Mapping[str, jax.Array], new_R: jax.Array) -> jax.Array:
+    """A draw for each row, as `generate` would draw it."""
+
+    def key(seed: jax.Array, digest: jax.Array, number: jax.Array, new: jax.Array) -> jax.Array:
+        row = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), digest), number)
+        return jax.random.fold_in(row, new)
+
+    keys_R = jax.vmap(key)(rows["seed"], rows["digest"], rows["number"], new_R)
+    warm_R = jnp.where(rows["temperature"] > 0, rows["temperature"], 1.0)
+    scores_RV = scores_RV / warm_R[:, None]
+    if plan.filters:
+        settings = {"top_k": rows["top_k"], "top_p": rows["top_p"]}
+        cut = jax.vmap(lambda scores, setting: sampling.apply(scores[None], setting)[0])(scores_RV, settings)
+        # Rows without filters must not notice that others have some.
+        plain_R = (rows["top_k"] >= scores_RV.shape[1]) & (rows["top_p"] >= 1.0)
+        scores_RV = jnp.where(plain_R[:, None], scores_RV, cut)
+    return jax.vmap(jax.random.categorical)(keys_R, scores_RV).astype(jnp.int32)
+
+
+class Slots:
+    """Rows and what stands in them. Control lies on the host, keys and values on the device.
+
+    Attributes:
+      count, length: R and S.
+      places: M, how long an encoder's text may be; 0 without an encoder.
+      vocab: V.
+    """
+
+    def __init__(self, engine: Engine, count: int, length: int, rules: Mapping[str, Any]) -> None:
+        arch = engine.definition.arch
+        self.engine, self.count, self.length, self.rules, self.vocab = engine, count, length, rules, arch.vocab_size
+        self.places = 0
+        if arch.encoder is not None:
+            learned = arch.encoder.positions == "learned"
+            self.places = min(length, arch.encoder.max_length) if learned else length
+        self.tokens_RS = np.zeros((count, length), np.int32)
+        numbers = ("length", "width", "most", "top_k")
+        self.rows = {name: np.ones(count, np.int32) for name in numbers}
+        self.rows |= {name: np.zeros(count, np.uint32) for name in ("seed", "digest", "number")}
+        self.rows |= {name: np.zeros(count, np.float32) for name in ("presence_penalty", "frequency_penalty")}
+        self.rows |= {name: np.ones(count, np.float32) for name in ("top_p", "repetition_penalty")}
+        self.rows["temperature"] = np.zeros(count, np.float32)
+        if self.places:
+            self.rows["source"] = np.full((count, self.places), processors.NO_TOKEN, np.int32)
+        self.wants_logprobs_R = np.zeros(count, bool)
+        self.free(range(count))
+        empty = self._prompts([[0]] * count, [[0]] * count if self.places else None, 1)
+        self.pool = engine.program(make_pool, length)(empty)
+
+    def _prompts(self, tokens: list[list[int]], sources: list[list[int]] | None, width: int) -> Prompts:
+        """Prompts at the left of their rows."""
+        tokens_BP, source_BM, mask_BM = np.zeros((len(tokens), width), np.int32), None, None
+        for row, ids in zip(tokens_BP, tokens, strict=True):
+            row[: len(ids)] = ids
+        if sources is not None:
+            source_BM = np.zeros((len(tokens), self.places), np.int32)
+            mask_BM = np.zeros_like(source_BM)
+            for row, mask, ids in zip(source_BM, mask_BM, sources, strict=True):
+                row[: len(ids)], mask[: len(ids)] = ids, 1
+        start_B = np.zeros(len(tokens), np.int32)
+        return Prompts(tokens_BP, start_B, np.zeros((len(tokens), 2), np.uint32), source_BM, mask_BM, np.int32(0))
+
+    def join(self, row: int, tokens: list[int], source: list[int] | None, logprobs: bool, **control: Any) -> None:
+        """Puts a prompt into a row; `control` are values of self.rows."""
+        width = min(bucket(len(tokens), _SHORTEST), self.length)
+        prompt = self._prompts([tokens], None if source is None else [source], width)
+        self.pool = self.engine.program(join, self.length, donate=0)(self.pool, prompt, np.int32(row))
+        self.tokens_RS[row] = 0
+        self.tokens_RS[row, : len(tokens)] = tokens
+        if source is not None:
+            self.rows["source"][row] = processors.NO_TOKEN
+            self.rows["source"][row, : len(source)] = source
+        for name, value in ({"length": len(tokens), "width": len(tokens)} | control).items():
+            self.rows[name][row] = value
+        self.wants_logprobs_R[row] = logprobs
+
+    def free(self, rows: Any) -> None:
+        """Gives rows back; what they say from now on is nobody's."""
+        neutral = {
+            "length": 1, "width": 1, "most": 1, "top_k": self.vocab, "top_p": 1.0, "temperature": 0.0,
+            "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
+        }  # fmt: skip
+        for row in rows:
+            for name, value in neutral.items():
+                self.rows[name][row] = value
+            self.wants_logprobs_R[row] = False
+
+    def plan(self) -> StepPlan:
+        """The cheapest step that does what the rows want."""
+        rows, warm_R = self.rows, self.rows["temperature"] > 0
+        penalties = rows["presence_penalty"].any() or rows["frequency_penalty"].any()
+        return StepPlan(
+            sample=bool(warm_R.any()),
+            filters=bool((warm_R & ((rows["top_k"] < self.vocab) | (rows["top_p"] < 1))).any()),
+            penalties=bool(penalties or (rows["repetition_penalty"] != 1).any()),
+            logprobs=bool(self.wants_logprobs_R.any()),
+        )
+
+    def step(self, taken: list[int]) -> dict[str, np.ndarray]:
+        """Says a token in each row; in those that are taken it is kept."""
+        program = self.engine.program(step, self.plan(), donate=0)
+        self.pool, found = program(self.pool, self.tokens_RS, self.rows, self.rules)
+        found = jax.device_get(found)
+        for row in taken:
+            place = self.rows["length"][row]
+            if place < self.length:
+                self.tokens_RS[row, place] = found["token"][row]
+                self.rows["length"][row] = place + 1
+        return found

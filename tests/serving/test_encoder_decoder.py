@@ -1,0 +1,46 @@
+"""Slots of an encoder-decoder: each row reads its own source, with more texts than slots."""
+
+from __future__ import annotations
+
+import pathlib
+import queue
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
+
+import tiny
+import toys
+
+from lm_research.config import ModelConfig
+from lm_research.models.families import define_model
+from lm_research.pretrained import LanguageModel
+from lm_research.serving.batcher import Batcher, Event, Writer
+
+SHAPE = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_length": 32}
+
+
+def test_sources_are_not_mixed_up() -> None:
+    definition = define_model(ModelConfig(family="transformer", **SHAPE), 257)
+    config, params = {"decoder_start_token_id": 0}, tiny.random_params(definition, scale=0.6)
+    lm = LanguageModel(definition, params, "transformer", config, tokenizer=toys.ByteTokenizer())
+    batcher = Batcher(lm, slots=3, length=24, max_queue=9, max_seconds=60, max_tokens=8)
+    options, events, texts = batcher.options({"max_new_tokens": 8, "seed": 0}), queue.Queue(), {}
+    prompts, writers = ["ab", "abcdefgh", "xyzzy", "q w"], []
+    for text in prompts:
+
+        def deliver(event: Event, text: str = text) -> None:
+            events.put((text, event))
+
+        tokens, source = batcher.prompt(text, options)
+        deadline = time.monotonic() + 60
+        writers.append(Writer(lm.tokenizer, tokens, source, options, 0, [], False, deadline, deliver))
+    batcher.submit(writers)
+    left = len(prompts)
+    while left:
+        text, event = events.get(timeout=60)
+        texts[text] = texts.get(text, "") + event.text
+        left -= bool(event.finish)
+    batcher.close()
+    assert [texts[text] for text in prompts] == lm.generate(prompts=prompts, max_new_tokens=8)
+    assert len(set(texts.values())) > 1

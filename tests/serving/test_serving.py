@@ -1,0 +1,290 @@
+"""A server and its clients over real connections: right answers, unmixed; slots given back; mistakes answered with reasons."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import pathlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
+
+import toys
+
+from lm_research import serve
+from lm_research.serving.app import Limits, make_app
+
+LM = toys.language_model(vocab=257, scale=0.3, tokenizer=toys.ByteTokenizer())
+LIMITS = Limits(slots=4, length=32, max_tokens=16, max_queue=64, max_body_bytes=2000)
+
+
+class Running:
+    """An application that listens on a free port."""
+
+    def __init__(self, app: Any) -> None:
+        self.server = app.state.server
+        listening = socket.socket()
+        listening.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        self._uvicorn = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [listening]}, daemon=True)
+        self._thread.start()
+        wait(lambda: self._uvicorn.started)
+
+    def stop(self) -> None:
+        self._uvicorn.should_exit = True
+        self._thread.join(20)
+
+    def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=60, **more)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    found = Running(make_app(LM, "toy", LIMITS))
+    yield found
+    found.stop()
+
+
+def test_32_clients_get_their_own_answers(running: Running) -> None:
+    """What `generate` says to each prompt, with greedy and drawn, short and long ones side by side."""
+    orders = [
+        {"prompt": "abcdefgh"[: 1 + number % 8] + str(number), "max_tokens": 3 + number % 9, "temperature": number % 2,
+         "seed": number}
+        for number in range(32)
+    ]  # fmt: skip
+
+    expected: dict[str, str] = {}
+    for drawn in (0, 1):
+        own = [order for order in orders if order["temperature"] == drawn]
+        sample = {"do_sample": True, "seed": [order["seed"] for order in own], "top_k": 0} if drawn else {}
+        texts = [order["prompt"] for order in own]
+        output = LM.generate(prompts=texts, max_new_tokens=11, return_dict_in_generate=True, **sample)
+        for order, tokens in zip(own, output.new_tokens, strict=True):
+            expected[order["prompt"]] = LM.tokenizer.decode(tokens[: order["max_tokens"]])
+    with concurrent.futures.ThreadPoolExecutor(32) as clients:
+        answers = list(clients.map(lambda order: running.post("/v1/completions", order), orders))
+    assert [answer.status_code for answer in answers] == [200] * 32
+    texts = [answer.json()["choices"][0]["text"] for answer in answers]
+    assert texts == [expected[order["prompt"]] for order in orders]
+    assert len(set(texts)) > 16
+
+
+def test_a_row_does_not_notice_what_others_want(running: Running) -> None:
+    """A drawn text is the same alone as beside rows with filters, penalties and log-probabilities."""
+    plain = {"prompt": "same", "max_tokens": 12, "seed": 5}
+    others = [
+        {
+            "prompt": "x",
+            "max_tokens": 16,
+            "top_p": 0.5,
+            "top_k": 3,
+            "presence_penalty": 1.5,
+            "logprobs": 5,
+            "seed": number,
+        }
+        for number in range(3)
+    ]
+    alone = running.post("/v1/completions", plain).json()["choices"]
+    with concurrent.futures.ThreadPoolExecutor(4) as clients:
+        found = list(
+            clients.map(lambda order: running.post("/v1/completions", order).json()["choices"], [*others, plain])
+        )
+    assert found[-1] == alone
+    assert found[0] != found[1]
+
+
+def test_log_probabilities_are_the_models(running: Running) -> None:
+    answer = running.post("/v1/completions", {"prompt": "abc", "max_tokens": 4, "temperature": 0, "logprobs": 2}).json()
+    found = answer["choices"][0]["logprobs"]
+    output = LM.generate(prompts="abc", max_new_tokens=4, output_logprobs=True, return_dict_in_generate=True)
+    assert found["token_logprobs"] == pytest.approx(output.logprobs[0].tolist(), abs=1e-4)
+    exact = toys.Exact(LM)(b"abc")[0][-1]
+    shares = exact - np.log(np.exp(exact).sum())
+    assert max(found["top_logprobs"][0].values()) == pytest.approx(shares.max(), abs=1e-4)
+    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+def test_penalties_and_n_are_those_of_generate(running: Running) -> None:
+    body = {"prompt": "ab", "max_tokens": 10, "seed": 3, "n": 3, "frequency_penalty": 2.0}
+    found = [choice["text"] for choice in running.post("/v1/completions", body).json()["choices"]]
+    assert found == LM.generate(
+        prompts="ab", max_new_tokens=10, seed=3, do_sample=True, top_k=0, num_return_sequences=3, frequency_penalty=2.0
+    )
+
+
+def events(response: httpx.Response) -> Iterator[Any]:
+    for line in response.iter_lines():
+        if line.startswith("data: ") and line != "data: [DONE]":
+            yield json.loads(line[6:])
+
+
+def test_a_stream_joins_to_the_whole(running: Running) -> None:
+    body = {"prompt": "stream", "max_tokens": 12, "seed": 2, "stop": "\ufffd\ufffd"}
+    whole = running.post("/v1/completions", body).json()["choices"][0]
+    asked = body | {"stream": True, "stream_options": {"include_usage": True}}
+    with httpx.stream("POST", running.url + "/v1/completions", json=asked, timeout=60) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        pieces = list(events(response))
+    assert "".join(piece["choices"][0]["text"] for piece in pieces[:-1]) == whole["text"]
+    assert pieces[-2]["choices"][0]["finish_reason"] == whole["finish_reason"]
+    assert pieces[-1]["usage"]["prompt_tokens"] == 6
+
+
+def test_a_stop_string_ends_before_itself(running: Running) -> None:
+    text = LM.generate(prompts="q", max_new_tokens=16)[0]
+    stop = text[4:6]
+    choice = running.post("/v1/completions", {"prompt": "q", "max_tokens": 16, "temperature": 0, "stop": stop}).json()[
+        "choices"
+    ][0]
+    assert choice["text"] == text[: text.find(stop)] and choice["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_frees_its_slot(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are held up, so the text can't have ended by itself."""
+    running = Running(make_app(LM, "toy", LIMITS))
+    try:
+        batcher = running.server.batcher
+        real, go, steps = batcher.slots.step, threading.Semaphore(2), []
+
+        def slow(taken: list[int]) -> Any:
+            go.acquire()
+            steps.append(list(taken))
+            return real(taken)
+
+        monkeypatch.setattr(batcher.slots, "step", slow)
+        body = json.dumps({"prompt": "a", "max_tokens": 16, "temperature": 0, "stream": stream})
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        client = socket.create_connection(("127.0.0.1", int(running.url.rpartition(":")[2])))
+        client.sendall((head + body).encode())
+        wait(lambda: len(steps) == 2)
+        assert batcher.active == 1
+        client.close()
+        wait(lambda: "lm_disconnects_total 1.0" in httpx.get(running.url + "/metrics").text)
+        go.release()  # the step that was under way
+        wait(lambda: batcher.active == 0)
+        assert len(steps) <= 3
+    finally:
+        for _ in range(50):
+            go.release()
+        running.stop()
+
+
+def test_a_full_queue_is_429_and_a_late_text_504(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running(make_app(LM, "toy", Limits(slots=1, length=32, max_tokens=16, max_queue=1, max_seconds=0.5)))
+    go = threading.Event()
+    try:
+        batcher = running.server.batcher
+        real = batcher.slots.step
+        monkeypatch.setattr(batcher.slots, "step", lambda taken: (go.wait(30), real(taken))[1])
+        with concurrent.futures.ThreadPoolExecutor(2) as clients:
+            held = [clients.submit(running.post, "/v1/completions", {"prompt": "a"})]
+            wait(lambda: batcher.active == 1)
+            held.append(clients.submit(running.post, "/v1/completions", {"prompt": "b"}))
+            wait(lambda: batcher.waiting == 1)
+            refused = running.post("/v1/completions", {"prompt": "c"})
+            assert refused.status_code == 429 and refused.headers["retry-after"]
+            time.sleep(0.6)
+            go.set()
+            assert [answer.result().status_code for answer in held] == [504, 504]
+    finally:
+        go.set()
+        running.stop()
+
+
+MISTAKES: dict[str, tuple[str, Any, int, str]] = {
+    "no object": ("completions", [1], 400, "JSON object"),
+    "unknown field": ("completions", {"prompt": "a", "max_token": 3}, 400, "Did you mean 'max_tokens'"),
+    "no prompt": ("completions", {}, 400, "'prompt' is missing"),
+    "type": ("completions", {"prompt": "a", "max_tokens": "3"}, 400, "must be int"),
+    "boolean": ("completions", {"prompt": "a", "n": True}, 400, "must be int"),
+    "too many tokens": ("completions", {"prompt": "a", "max_tokens": 17}, 400, "at most 16"),
+    "too long": ("completions", {"prompt": "a" * 30, "max_tokens": 9}, 400, "30 tokens"),
+    "none": ("completions", {"prompt": "a", "max_tokens": 0}, 400, "at least 1"),
+    "temperature": ("completions", {"prompt": "a", "temperature": -1}, 400, "temperature is -1"),
+    "top_p": ("completions", {"prompt": "a", "top_p": 1.5}, 400, "share from 0 to 1"),
+    "n": ("completions", {"prompt": "a", "n": 99}, 400, "prompts times n"),
+    "empty": ("completions", {"prompt": ""}, 200, ""),
+    "ids": ("completions", {"prompt": [1, 999]}, 400, "ids from 0 to 256"),
+    "stop": ("completions", {"prompt": "a", "stop": [""]}, 400, "stop must be"),
+    "another model": ("completions", {"prompt": "a", "model": "gpt"}, 404, "'toy'"),
+    "body": ("completions", {"prompt": "a" * 3000}, 413, "2,000 bytes"),
+    "messages": ("chat/completions", {"messages": [{"role": "user"}]}, 400, "messages must be"),
+    "input": ("embeddings", {"input": []}, 400, "1 to 256 texts"),
+    "task": ("predict", {"task": "fill-mask", "inputs": "a"}, 400, "no task 'fill-mask'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_get_a_reason(running: Running, case: str) -> None:
+    path, body, status, reason = MISTAKES[case]
+    answer = running.post(f"/v1/{path}", body)
+    assert answer.status_code == status, answer.text
+    assert status == 200 or reason in answer.json()["error"]["message"]
+
+
+def test_what_is_no_request(running: Running) -> None:
+    url = running.url + "/v1/completions"
+    json_type = {"content-type": "application/json"}
+    assert httpx.post(url, content=b"{", headers=json_type).status_code == 400
+    assert httpx.post(url, content=b'{"prompt": "a", "top_p": NaN}', headers=json_type).status_code == 400
+    assert httpx.post(url, content=b'{"prompt": "a"}', headers={"content-type": "text/plain"}).status_code == 415
+    assert httpx.get(url).status_code == 405
+    assert httpx.get(running.url + "/v2").status_code == 404
+
+
+def test_a_token_is_asked_for() -> None:
+    running = Running(make_app(LM, "toy", LIMITS, token="secret"))
+    try:
+        ask = lambda **headers: running.post("/v1/completions", {"prompt": "a"}, headers=headers).status_code  # noqa: E731
+        assert [ask(), ask(authorization="Bearer wrong"), ask(authorization="Bearer secret")] == [401, 401, 200]
+        assert httpx.get(running.url + "/metrics").status_code == 401
+        assert httpx.get(running.url + "/healthz").json() == {"status": "ok"}
+    finally:
+        running.stop()
+
+
+def test_the_page_needs_no_network(running: Running) -> None:
+    page = httpx.get(running.url + "/")
+    assert page.status_code == 200 and "<title>lm_research" in page.text
+    assert "://" not in page.text and "src=" not in page.text
+    (model,) = httpx.get(running.url + "/v1/models").json()["data"]
+    assert (model["id"], model["writes"]) == ("toy", True)
+    seen = running.post("/v1/inspect", {"text": "abcd"}).json()
+    layer = np.array(seen["attentions"])[0]
+    assert seen["tokens"] == list("abcd") and layer.shape[-2:] == (4, 4)
+    assert layer.sum(-1) == pytest.approx(1.0, abs=1e-3) and np.triu(layer, 1).max() == 0.0
+    assert 'lm_requests_total{path="/v1/inspect",status="200"} 1.0' in httpx.get(running.url + "/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--host=0.0.0.0"], "lets others connect"),
+        (["--token_env=NO_SUCH_TOKEN"], "holds no token"),
+        (["--token_file=/nowhere/token"], "cannot be read"),
+        (["--slots=0"], "at least 1"),
+        (["--port=70000"], "from 0 to 65535"),
+    ],
+)
+def test_the_verbs_mistakes_end_with_code_2(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve.main(["--model=/nowhere", *argv]) == 2
+    assert message in capsys.readouterr().err
