@@ -56,7 +56,7 @@ def test_lines_and_records(folder: pathlib.Path, expected: list, tmp_path: pathl
     assert records(tmp_path / "b.jsonl") == expected
 
 
-@pytest.mark.parametrize("cut", [0, 1, 150, -20])
+@pytest.mark.parametrize("cut", [1, -20])
 def test_it_goes_on_where_it_was_killed(folder: pathlib.Path, expected: list, tmp_path: pathlib.Path, cut: int) -> None:
     """A kill leaves a file that may end anywhere."""
     output = tmp_path / "a.jsonl"

@@ -27,7 +27,8 @@ def assert_close(a: pathlib.Path, b: pathlib.Path) -> None:
             assert x[name] == pytest.approx(y[name], rel=1e-3)
 
 
-@pytest.mark.parametrize("variant", ["bert", pytest.param("gpt", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["bert", "gpt"])
 def test_eight_devices(lab: Lab, variant: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -> None:
     alone = request.getfixturevalue(f"{variant}_run")
     code, output = finish(lab.start(tmp_path, *MESH, variant=variant, **EIGHT))

@@ -14,6 +14,8 @@ from lm_research import prepare
 from lm_research.data.corpus import read_corpus
 from lm_research.data.sentences import split_sentences
 
+pytestmark = pytest.mark.slow
+
 WHO = "老师 学生 医生 农民 将军 商人 皇帝 诗人 渔夫 姐妹".split()
 WHERE = "山上 河边 城里 家中 船头 树下 桥东 南门".split()
 WHAT = "读书 唱歌 休息 工作 打仗 喝茶 写字 做饭 看花 种田".split()

@@ -13,7 +13,7 @@ import pytest
 from lm_research.decoding.generate import generate
 from lm_research.pretrained import LanguageModel
 
-QUICK = {"gpt2": (1, 2, 4, 8), "llama": (1, 4), "mistral": (1,), "t5": (1, 4), "bart": (1, 8)}  # beams
+QUICK = {"gpt2": (1, 4), "llama": (1,), "mistral": (1,), "t5": (1, 4), "bart": (1,)}  # beams
 
 
 def cases() -> list[Any]:

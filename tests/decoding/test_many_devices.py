@@ -9,11 +9,13 @@ import subprocess
 import sys
 
 import many_devices
+import pytest
 import toys
 
 HERE = pathlib.Path(__file__).resolve().parent
 
 
+@pytest.mark.slow
 def test_a_divided_model_says_the_same() -> None:
     environment = {
         **os.environ,

@@ -18,6 +18,8 @@ from lm_research.decoding import speculative
 from lm_research.decoding.generate import generate
 from lm_research.pretrained import LanguageModel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[LanguageModel, LanguageModel]:

@@ -46,6 +46,7 @@ def strike(pod: subprocess.Popen[str], workdir: pathlib.Path, process_id: int, n
     return time.monotonic()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_two_processes_end_as_one(lab: Lab, tmp_path: pathlib.Path) -> None:
     """2 processes x 2 devices, one killed with -9, resumed: the bits of 1 process x 4 devices undisturbed.
 

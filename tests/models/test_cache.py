@@ -28,8 +28,7 @@ DECODERS = ["gpt2_causal", "gpt2_causal_layer_scaled", "gpt2_causal_untied", "ll
 DECODERS += ["llama_causal_llama3", "mistral_causal", "qwen2_causal_sliding"]  # the last two with windows
 SEQ2SEQ = ["t5_generation", "t5_generation_long", "bart_generation", "bart_generation_scaled", "mbart_generation"]
 SEQ2SEQ += ["marian_translation", "marian_translation_two_vocabularies", "mt5_generation_untied"]
-FAST = ["gpt2_causal", "llama_causal", "mistral_causal", "qwen2_causal_sliding", "t5_generation", "bart_generation"]
-FAST += ["marian_translation_two_vocabularies"]
+FAST = ["gpt2_causal", "mistral_causal", "t5_generation"]
 PROMPT, NEW, SPARE = 6, 5, 3
 START = np.array([0, 3])  # the second row is padded on the left
 

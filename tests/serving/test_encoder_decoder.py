@@ -7,6 +7,8 @@ import queue
 import sys
 import time
 
+import pytest
+
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
 
 import tiny
@@ -16,6 +18,8 @@ from lm_research.config import ModelConfig
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel
 from lm_research.serving.batcher import Batcher, Event, Writer
+
+pytestmark = pytest.mark.slow
 
 SHAPE = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_length": 32}
 

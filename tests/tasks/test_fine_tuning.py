@@ -126,6 +126,7 @@ def test_scores_do_not_depend_on_the_batch_size(
         assert found[1][name] == pytest.approx(value, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_that_no_longer_gains(files: dict[str, Any], tmp_path: pathlib.Path) -> None:
     keys = {"eval.every_steps": 5, "optimizer.learning_rate": 0.0, "task.patience": 2}
     assert train(tmp_path / "run", **files, **keys) == 0
@@ -160,6 +161,7 @@ def test_pairs_values_and_several_labels(tmp_path: pathlib.Path) -> None:
     assert json.loads((tmp_path / "s/model/config.json").read_text())["problem_type"] == "multi_label_classification"
 
 
+@pytest.mark.slow
 def test_tags(tmp_path: pathlib.Path) -> None:
     """Names of one and two words, which an encoder and a causal model can know."""
     draw = random.Random(0)
