@@ -314,11 +314,23 @@ class CheckpointConfig:
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     preset: str = key(
-        "dp", "Axis that takes the devices left over: dp copies the model, fsdp shards it.", choices=("dp", "fsdp")
-    )
+        "dp",
+        "What takes the devices left over: dp copies the model, fsdp shards it; +context and +tensor give those axes 4 "
+        "devices (2, 1) where no number is given; shard_map is dp as a program per device, what pmap was.",
+        choices=(
+            "dp", "dp+context", "dp+tensor", "fsdp", "fsdp+context", "fsdp+tensor", "fsdp+context+tensor", "shard_map",
+        ),
+    )  # fmt: skip
     data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0)
     fsdp: int = key(0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0)
-    tensor: int = key(1, "Devices on the tensor axis (heads, feed-forward and vocabulary split).", low=1)
+    context: int = key(
+        0,
+        "Devices on the context axis (each row's positions divided; ring attention); 0 leaves it to the preset.",
+        low=0,
+    )
+    tensor: int = key(
+        0, "Devices on the tensor axis (heads, feed-forward, vocabulary divided); 0 leaves it to the preset.", low=0
+    )
     zero1: bool = key(
         False,
         "Divide the optimizer's moments over the data axis too (ZeRO-1); the result stays the same, memory falls.",

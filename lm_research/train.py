@@ -70,7 +70,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     config = follow(origin, config)
     run_directory.check_config(workdir, config)
     mesh = make_mesh(config.mesh)
-    check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
+    check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
     kind = tasks.asked(config)  # and whether it fits the model, before a corpus is built for nothing
     tasks.check(config, origin.definition.arch if origin else define_model(config.model, VOCAB_MULTIPLE).arch)
     jax.set_mesh(mesh)
@@ -79,8 +79,8 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         jax.config.update("jax_default_matmul_precision", "float32")
     is_main = jax.process_index() == 0
     log = Log(workdir, is_main, processes.log_name(jax.process_index()))
-    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind} ({shape})")
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind}" + (f" ({shape})" if shape else ""))
 
     # ---------------------------------------------------------------- corpus, model, objective
     with processes.process_0_first("corpus"):

@@ -255,7 +255,9 @@ def test_shards_and_other_types(write: Any, tmp_path: pathlib.Path) -> None:
 
 
 def test_a_mesh_takes_the_parameters_by_the_rules(write: Any) -> None:
-    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    mesh = jax.make_mesh(
+        (1, 1, 1, 1), ("data", "fsdp", "context", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 4
+    )
     directory = write("llama_causal")
     plain, spread = lm_research.from_pretrained(directory), lm_research.from_pretrained(directory, mesh=mesh)
     assert equal(plain.params, spread.params)

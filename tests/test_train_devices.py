@@ -33,7 +33,7 @@ def test_eight_devices(lab: Lab, variant: str, tmp_path: pathlib.Path, request: 
     alone = request.getfixturevalue(f"{variant}_run")
     code, output = finish(lab.start(tmp_path, *MESH, variant=variant, **EIGHT))
     assert code == 0, output
-    assert "on 8 x cpu (data 1 x fsdp 4 x tensor 2)" in output
+    assert "on 8 x cpu (fsdp 4 x tensor 2)" in output
     assert json.loads((tmp_path / "environment.json").read_text())[0]["devices"]["count"] == 8
     assert_close(tmp_path, alone)
     if variant == "gpt":  # a run of eight devices goes on with one

@@ -11,39 +11,10 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.layers import Dense, dropout
+from lm_research.models.masks import Sight
 from lm_research.models.positions import rotary_frequencies, rotate
+from lm_research.models.ring import ring_attend
 from lm_research.parallel.rules import constrain
-
-# Added to scores that must not be seen. Finite, so that a row that sees nothing (padding) stays finite.
-MASKED = -1e9
-
-
-def attention_bias(
-    query_segments_BL: jax.Array,
-    key_segments_BS: jax.Array,
-    causal: bool = False,
-    window: int = 0,
-    prefix_BS: jax.Array | None = None,
-) -> jax.Array:
-    """Additive mask [B, 1, L, S]: 0 where query and key share a segment (and the key is not later), MASKED elsewhere.
-
-    Args:
-      query_segments_BL, key_segments_BS: 0 = padding, 1.. = packed document. Padding sees only itself, and no other
-        segment sees it.
-      causal: a query sees keys up to its own place.
-      window: and of those only the latest `window`; 0 is all.
-      prefix_BS: keys that all of their segment see, later or not (prefix language models); above 0 is one.
-    """
-    allowed = query_segments_BL[:, None, :, None] == key_segments_BS[:, None, None, :]
-    if causal:
-        distance_LS = jnp.arange(query_segments_BL.shape[1])[:, None] - jnp.arange(key_segments_BS.shape[1])[None, :]
-        seen = distance_LS >= 0
-        if window:
-            seen &= distance_LS < window
-        if prefix_BS is not None:
-            seen = seen | (prefix_BS[:, None, None, :] > 0)
-        allowed &= seen
-    return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
 
 
 def probabilities(
@@ -105,7 +76,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x_BLD: jax.Array,
-        bias_BHLS: jax.Array,
+        bias_BHLS: jax.Array | Sight,
         dropout_key: jax.Array | None = None,
         memory_BSD: jax.Array | None = None,
         positions_BL: jax.Array | None = None,
@@ -116,7 +87,7 @@ class Attention(nnx.Module):
 
         Args:
           x_BLD: where the queries come from.
-          bias_BHLS: added to the scores; may have 1 for B and for H.
+          bias_BHLS: added to the scores; may have 1 for B and for H. A Sight where positions are divided over devices.
           dropout_key: None applies no dropout.
           memory_BSD: where keys and values come from; None is x.
           positions_BL: rotary positions; None counts along the row.
@@ -126,7 +97,7 @@ class Attention(nnx.Module):
         arch = self.arch
         source = x_BLD if memory_BSD is None else memory_BSD
         query_BLHK, key_BSGK, value_BSGK = (
-            constrain(project(x), "batch", None, "act_heads", None)
+            constrain(project(x), "batch", "length", "act_heads", None)
             for project, x in ((self.query, x_BLD), (self.key, source), (self.value, source))
         )
         if self.rotary:
@@ -140,10 +111,11 @@ class Attention(nnx.Module):
         scale = arch.attention_scale or arch.head_width**-0.5
         if arch.scale_by_layer:
             scale = scale / (layer + 1)
-        if shares is None:
-            context = attend(
-                query_BLHK, key_BSGK, value_BSGK, bias_BHLS, arch.attention_dropout_rate, dropout_key, scale
-            )
+        rate = arch.attention_dropout_rate
+        if isinstance(bias_BHLS, Sight):
+            context = ring_attend(query_BLHK * scale, key_BSGK, value_BSGK, bias_BHLS, layer, rate, dropout_key)
+        elif shares is None:
+            context = attend(query_BLHK, key_BSGK, value_BSGK, bias_BHLS, rate, dropout_key, scale)
         else:
             shares.append(probabilities(query_BLHK, key_BSGK, bias_BHLS, scale))
             context = mix(shares[-1].astype(value_BSGK.dtype), value_BSGK)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lm_research.models.attention import MASKED, Attention
+from lm_research.models.attention import Attention
+from lm_research.models.masks import MASKED
 from lm_research.models.positions import distance_buckets, rotary_frequencies, rotate
 from lm_research.models.transformer import Block, Memory
 from lm_research.models.unrolled import Bound, bind, dense, feed_forward, predict, unroll

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
+from lm_research.parallel.rules import first_row, length_parts
 
 Axes = tuple[str | None, ...]
 
@@ -51,9 +52,12 @@ def _over_rows_forward(shape: tuple[int, ...], vector: jax.Array) -> tuple[jax.A
 
 
 def _over_rows_backward(shape: tuple[int, ...], vector: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    rows = gradient.reshape(-1, vector.size)
-    ones = jnp.ones(len(rows), rows.dtype)
-    total = jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    if gradient.ndim > 2 and length_parts(gradient.shape[1]) > 1:
+        total = gradient.sum(range(gradient.ndim - vector.ndim), dtype=jnp.float32)
+    else:
+        rows = gradient.reshape(-1, vector.size)
+        ones = jnp.ones(len(rows), rows.dtype)
+        total = jnp.dot(ones, rows, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
     return (total.astype(vector.dtype).reshape(vector.shape),)
 
 
@@ -81,6 +85,11 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         leading, inner = x.shape[: -self.contracted], self.kernel.shape[: self.contracted]
         outer = self.kernel.shape[self.contracted :]
+        if (
+            len(leading) > 1 and length_parts(leading[1]) > 1
+        ):  # flattened, positions of a device would not lie together (rules.flatten_rows)
+            y = jnp.tensordot(x, self.kernel[...].astype(self.dtype), self.contracted)
+            return y if self.bias is None else y + self.bias[...].astype(self.dtype)
         # As one product of two matrices: its gradients are such products too, without transposed copies (up to 1.7 x
         # on a CPU). Flattening keeps the batch and the heads outermost, so it moves nothing between devices.
         x_RI = x.reshape(-1, math.prod(inner))
@@ -188,37 +197,56 @@ def activation(name: str, x: jax.Array) -> jax.Array:
     return ACTIVATIONS[name](x)
 
 
-def random_bits(key: jax.Array, shape: Sequence[int]) -> jax.Array:
+def random_bits(
+    key: jax.Array, shape: Sequence[int], whole: Sequence[int] = (), start: Sequence[int | jax.Array] = ()
+) -> jax.Array:
     """One uint32 per element, an integer hash of (key, element number).
 
     A counter-based generator (Salmon et al. 2011) that is purely elementwise: it fuses with its consumer, costs two
     multiplications an element where threefry needs twenty rounds, and gives the same bits however the array is
     divided over devices. The mixing constants are Wellons' lowbias32, with half of the key added between rounds.
     Good enough for dropout; not for initialisation or sampling, which use jax.random.
+
+    Args:
+      key: a jax.random key.
+      shape: of the result.
+      whole, start: shape of the array that the result is a part of, and the part's first element along each axis.
     """
     high, low = jax.random.key_data(key).astype(jnp.uint32)
     element = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):
-        element += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= shape[axis]
+        index = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        if start:
+            index += jnp.asarray(start[axis], jnp.uint32)
+        element += index * jnp.uint32(stride % 2**32)
+        stride *= (whole or shape)[axis]
     x = element ^ high
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = ((x ^ (x >> 15)) + low) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropout(
+    x: jax.Array,
+    rate: float,
+    key: jax.Array | None,
+    whole: Sequence[int] = (),
+    start: Sequence[int | jax.Array] = (),
+) -> jax.Array:
     """Sets elements to 0 with probability `rate` and scales the rest by 1 / (1 - rate) (Srivastava et al. 2014).
 
     Args:
-      x: any array.
+      x: any array; its first axis is the batch.
       rate: share dropped, exact to 2**-32.
       key: a jax.random key, or None to return x unchanged (evaluation).
+      whole, start: as for `random_bits`. By default, in a program per device, x is the device's rows of a batch.
     """
     if key is None or rate == 0.0:
         return x
-    keep = random_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    if not start and jax.sharding.get_abstract_mesh().manual_axes:
+        start = (first_row(x.shape[0]), *(0,) * (x.ndim - 1))
+    keep = random_bits(key, x.shape, whole, start) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 

@@ -87,3 +87,22 @@ def relative_bias(
     # A product with one-hot rows: its gradient is a matrix product instead of a scatter.
     one_hot_LSR = jax.nn.one_hot(bucket_LS, len(table_RH), dtype=jnp.float32)
     return jnp.einsum("LSR,RH->HLS", one_hot_LSR, table_RH.astype(jnp.float32))[None]
+
+
+def distance_table(table_RH: jax.Array, length: int, max_distance: int, both_ways: bool) -> jax.Array:
+    """The same by distance, of rows of L queries and keys: [H, 2 L - 1] for distances 1 - L to L - 1, in float32."""
+    bucket_X = distance_buckets(np.arange(1 - length, length), len(table_RH), max_distance, both_ways)
+    one_hot_XR = jax.nn.one_hot(bucket_X, len(table_RH), dtype=jnp.float32)
+    return jnp.einsum("XR,RH->HX", one_hot_XR, table_RH.astype(jnp.float32))
+
+
+def by_distance(values_HX: jax.Array, query_length: int) -> jax.Array:
+    """[H, L, S] from values by distance, X = L + S - 1 of them: entry (l, s) is value L - 1 - l + s.
+
+    Without a gather, whose gradient would be a scatter: copies of the values laid end to end, read in steps of X + 1, start one
+    further each time.
+    """
+    heads, count = values_HX.shape
+    copies = jnp.tile(values_HX, (1, query_length + 1))[:, : query_length * (count + 1)]
+    shifted_HLX = copies.reshape(heads, query_length, count + 1)
+    return shifted_HLX[:, ::-1, : count - query_length + 1]

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.attention import Attention, attention_bias
+from lm_research.models.attention import Attention
 from lm_research.models.layers import Dense, activation, dropout, norm, over_rows, split_key, weight
-from lm_research.models.positions import relative_bias, sinusoidal
-from lm_research.parallel.rules import constrain
+from lm_research.models.masks import Sight, attention_bias
+from lm_research.models.positions import distance_table, relative_bias, sinusoidal
+from lm_research.parallel.rules import constrain, length_parts
 
 
 class Memory(NamedTuple):
@@ -78,7 +79,7 @@ class Embeddings(nnx.Module):
             x_BLE += one_hot @ self.types[...]
         if arch.embedding_norm:
             x_BLE = self.norm(x_BLE)
-        x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", None, None)
+        x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", "length", None)
         x_BLE = dropout(x_BLE, arch.dropout_rate, dropout_key)
         return self.projection(x_BLE) if arch.embedding_projection else x_BLE
 
@@ -92,9 +93,9 @@ class Embeddings(nnx.Module):
             return x_BLE + sinusoidal(positions_BL, x_BLE.shape[-1])
         if arch.positions != "learned":
             return x_BLE
-        if positions_BL is None:
-            return x_BLE + over_rows(self.positions[arch.position_offset :][:length], x_BLE.shape)
         table = constrain(self.positions[...], None, None)
+        if positions_BL is None:
+            return x_BLE + over_rows(table[arch.position_offset :][:length], x_BLE.shape)
         return x_BLE + jnp.take(table, positions_BL + arch.position_offset, axis=0)
 
 
@@ -115,18 +116,18 @@ class FeedForward(nnx.Module):
             inner_BLF = activation(arch.activation, self.gate(x_BLD)) * inner_BLF
         else:
             inner_BLF = activation(arch.activation, inner_BLF)
-        inner_BLF = constrain(inner_BLF, "batch", None, "act_mlp")
+        inner_BLF = constrain(inner_BLF, "batch", "length", "act_mlp")
         return self.down(dropout(inner_BLF, arch.activation_dropout_rate, dropout_key))
 
 
 class Context(NamedTuple):
     """What all blocks of a stack share: masks and biases on scores, rotary positions, the encoder's states."""
 
-    bias_BHLL: jax.Array
+    bias_BHLL: jax.Array | Sight
     unlimited_BHLL: jax.Array | None  # the bias of the blocks without a window, where others have one
     positions_BL: jax.Array | None
     memory_BSD: jax.Array | None
-    memory_bias_B1LS: jax.Array | None
+    memory_bias_B1LS: jax.Array | Sight | None
 
 
 class Block(nnx.Module):
@@ -182,7 +183,7 @@ class Block(nnx.Module):
             x_BLD = norm(x_BLD + dropout(branch(x_BLD), self.arch.dropout_rate, next(keys)))
         else:
             x_BLD = x_BLD + dropout(branch(norm(x_BLD)), self.arch.dropout_rate, next(keys))
-        return constrain(x_BLD, "batch", None, None)
+        return constrain(x_BLD, "batch", "length", None)
 
 
 REMAT_POLICIES = {
@@ -236,15 +237,8 @@ class Transformer(nnx.Module):
         x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE)
         segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
-        bias = attention_bias(queries_BL, segments_BL, arch.causal, arch.window, prefix_BL)
-        if arch.positions == "relative":
-            length = tokens_BL.shape[1]
-            bias += relative_bias(
-                self.relative_bias[...], length, length, arch.relative_max_distance, both_ways=not arch.causal
-            )
-        unlimited = attention_bias(queries_BL, segments_BL, arch.causal, 0, prefix_BL) if arch.window_from else None
-        memory_bias = None if memory is None else attention_bias(queries_BL, memory.segments_BS)
-        context = Context(bias, unlimited, positions_BL, None if memory is None else memory.x_BSD, memory_bias)
+        rings = captured is None  # which never has the whole of the probabilities
+        context = self._context(queries_BL, segments_BL, prefix_BL, positions_BL, memory, rings)
         x_BLD, seen = self._run_layers(x_BLD, context, layers_key, captured is not None)
         if arch.norm == "pre":
             x_BLD = self.final_norm(x_BLD)
@@ -254,6 +248,36 @@ class Transformer(nnx.Module):
             inputs, *shares = (tuple(stacked) for stacked in seen)
             captured.append(Captured((*inputs, x_BLD), shares[0], shares[1] if len(shares) > 1 else ()))
         return x_BLD
+
+    def _context(
+        self,
+        queries_BL: jax.Array,
+        segments_BL: jax.Array,
+        prefix_BL: jax.Array | None,
+        positions_BL: jax.Array | None,
+        memory: Memory | None,
+        rings: bool,
+    ) -> Context:
+        """What the blocks share; with `rings`, for rings where devices share the positions of rows."""
+        arch, length = self.arch, segments_BL.shape[1]
+        memory_BSD = None if memory is None else memory.x_BSD
+        relative = arch.positions == "relative"
+        reach = dict(max_distance=arch.relative_max_distance, both_ways=not arch.causal)
+        rings = rings and length_parts(length) > 1
+        memory_bias = None
+        if memory is not None:
+            both = (queries_BL, memory.segments_BS)
+            memory_bias = Sight(*both) if rings and length_parts(both[1].shape[1]) > 1 else attention_bias(*both)
+        if rings:
+            distances_HX = distance_table(self.relative_bias[...], length, **reach) if relative else None
+            limits = (arch.causal, arch.window, arch.window_from)
+            sight = Sight(queries_BL, segments_BL, *limits, prefix_BL, distances_HX)
+            return Context(sight, None, positions_BL, memory_BSD, memory_bias)
+        bias = attention_bias(queries_BL, segments_BL, arch.causal, arch.window, prefix_BL)
+        if relative:
+            bias += relative_bias(self.relative_bias[...], length, length, **reach)
+        unlimited = attention_bias(queries_BL, segments_BL, arch.causal, 0, prefix_BL) if arch.window_from else None
+        return Context(bias, unlimited, positions_BL, memory_BSD, memory_bias)
 
     def _run_layers(
         self, x_BLD: jax.Array, context: Context, key: jax.Array | None, capture: bool

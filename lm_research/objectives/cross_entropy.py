@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.models.heads import Projection
-from lm_research.parallel.rules import constrain
+from lm_research.parallel.rules import constrain, context_size, flatten_rows
 
 # Rows of logits made at a time on one device. Measured on a CPU at V = 50257: 512 is the fastest for D = 128 and 256
 # (25% under all 2,048 rows at once), equal for D = 512; under 128 rows the table is streamed too often.
@@ -42,8 +42,12 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
     """
     hidden_BMD, table_VD, bias_V = projection  # D is the table's width here
     table_VD = constrain(table_VD, "vocab", None)
-    hidden_RD = hidden_BMD.reshape(-1, hidden_BMD.shape[-1])
-    return TokenLoss(*_token_loss(hidden_RD, table_VD, bias_V, targets_BM.reshape(-1), weights_BM.reshape(-1)))
+    if context_size() > 1:  # which shares any number of positions once some without weight fill it up
+        fill = [(0, 0), (0, -targets_BM.shape[1] % context_size())]
+        targets_BM, weights_BM = jnp.pad(targets_BM, fill), jnp.pad(weights_BM, fill)
+        hidden_BMD = jnp.pad(hidden_BMD, [*fill, (0, 0)])
+    hidden_RD, targets_R, weights_R = map(flatten_rows, (hidden_BMD, targets_BM, weights_BM))
+    return TokenLoss(*_token_loss(hidden_RD, table_VD, bias_V, targets_R, weights_R))
 
 
 @jax.custom_vjp

@@ -12,8 +12,8 @@ from lm_research.errors import MeshError
 from lm_research.parallel.rules import batch_sharding
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int) -> None:
-    """Raises a MeshError unless each device gets the same number of rows of every micro-batch."""
+def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int, length: int) -> None:
+    """Raises a MeshError unless each device gets the same number of rows, and of their positions, of every micro-batch."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = batch_size // accumulation_steps
     if rows % ways:
@@ -22,6 +22,12 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int) -> None:
             f"mesh: a micro-batch of {rows} examples ({parts}) cannot be divided equally over {ways} devices "
             f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}). Make train.batch_size a multiple of "
             f"{ways * accumulation_steps}."
+        )
+    parts = mesh.shape["context"]
+    if length % parts:
+        raise MeshError(
+            f"mesh: rows of {length} positions (data.max_length) cannot be divided over context={parts} devices ({length} = "
+            f"{length // parts} x {parts} + {length % parts}). Change mesh.context or data.max_length."
         )
 
 

@@ -1,12 +1,14 @@
 """The device mesh of a run.
 
-Three axes, outermost first: `data` copies the model, `fsdp` also copies the computation but divides parameters
-and optimizer state (ZeRO-3, Rajbhandari et al. 2019), `tensor` divides heads, feed-forward and vocabulary
-(Shoeybi et al. 2019). One device is the mesh (1, 1, 1); nothing else in the code treats it specially.
+Four axes, outermost first: `data` copies the model, `fsdp` also copies the computation but divides parameters and optimizer
+state (ZeRO-3, Rajbhandari et al. 2019), `context` divides the positions of each row (ring attention, Liu et al. 2023),
+`tensor` divides heads, feed-forward and vocabulary (Shoeybi et al. 2019). One device is the mesh (1, 1, 1, 1); nothing else in
+the code treats it specially.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -15,38 +17,50 @@ from jax.sharding import AxisType, Mesh
 from lm_research.config import MeshConfig
 from lm_research.errors import MeshError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
+# Devices of an axis that a preset names and that has no size: the chips of one TPU host, whose links are the shortest.
+NAMED_SIZE = 4
 
 
-def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
-    """Sizes of the axes (data, fsdp, tensor) for a number of devices.
+def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
+    """Sizes of AXES for a number of devices.
 
-    The preset's axis takes what the given sizes leave over when it has no size of its own.
+    The preset's first axis takes what the given sizes leave over when it has no size of its own.
 
     Raises:
-      MeshError: the sizes do not multiply to the number of devices.
+      MeshError: the sizes do not multiply to the number of devices, or the preset has no such axis.
     """
-    sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
-    free = {"dp": "data", "fsdp": "fsdp"}[config.preset]
+    first, *named = config.preset.split("+")
+    free = {"dp": "data", "shard_map": "data", "fsdp": "fsdp"}[first]
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    for axis in named:
+        left = num_devices // math.prod(size or 1 for size in sizes.values())
+        sizes[axis] = sizes[axis] or math.gcd(NAMED_SIZE, left)
     if not sizes[free]:
-        others = 1
-        for axis, size in sizes.items():
-            others *= 1 if axis == free else size or 1
+        others = math.prod(size or 1 for axis, size in sizes.items() if axis != free)
         if num_devices % others:
             raise MeshError(
-                f"mesh: {num_devices} devices cannot be divided by the {others} that "
-                f"data={config.data or 1} x fsdp={config.fsdp or 1} x tensor={config.tensor} ask for (0 counts as 1 here). "
+                f"mesh: {num_devices} devices cannot be divided by the {others} that {in_words(sizes.values())} ask for. "
                 f"Choose sizes whose product divides {num_devices}."
             )
         sizes[free] = num_devices // others
     shape = tuple(sizes[axis] or 1 for axis in AXES)
-    product = shape[0] * shape[1] * shape[2]
-    if product != num_devices:
+    if math.prod(shape) != num_devices:
         raise MeshError(
-            f"mesh: data={shape[0]} x fsdp={shape[1]} x tensor={shape[2]} = {product} devices, but this machine has "
-            f"{num_devices}. Leave mesh.{free}=0 to take what is left over, or choose sizes whose product is {num_devices}."
+            f"mesh: {in_words(shape)} = {math.prod(shape)} devices, but this machine has {num_devices}. "
+            f"Leave mesh.{free}=0 to take what is left over, or choose sizes whose product is {num_devices}."
+        )
+    if config.preset == "shard_map" and shape[0] != num_devices:
+        raise MeshError(
+            f"mesh: the preset shard_map has the data axis alone, but {in_words(shape)} is asked for. Leave the other sizes "
+            "out, or set --config.mesh.preset=dp."
         )
     return shape
+
+
+def in_words(shape: Sequence[int]) -> str:
+    """ "data=2 x fsdp=1 x context=1 x tensor=4"; 0 counts as 1."""
+    return " x ".join(f"{axis}={size or 1}" for axis, size in zip(AXES, shape, strict=True))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

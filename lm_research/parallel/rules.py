@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -27,6 +28,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "embed": "fsdp",
     # activations
     "batch": ("data", "fsdp"),
+    "length": "context",
     "act_heads": "tensor",
     "act_mlp": "tensor",
     "act_vocab": "tensor",
@@ -97,8 +99,45 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an activation inside jit to its place on the current mesh (`jax.set_mesh`); without a mesh, nothing."""
+    """Pins an activation inside jit to its place on the current mesh (`jax.set_mesh`); without a mesh, nothing.
+
+    Nor in a program per device (`jax.shard_map`), where the array is the device's own part.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return x
+    pairs = zip(axes, x.shape, strict=True)
+    axes = tuple(None if axis == "length" and length_parts(size) == 1 else axis for axis, size in pairs)
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
+
+
+def length_parts(length: int) -> int:
+    """Into how many parts the current mesh divides rows of so many positions; 1 if it cannot divide them equally.
+
+    So a decoder with short targets of any length goes beside an encoder whose sources are divided.
+    """
+    return context_size() if length % context_size() == 0 else 1
+
+
+def context_size() -> int:
+    """Devices of the current mesh's context axis; 1 without a mesh and in a program per device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or mesh.manual_axes else mesh.shape["context"]
+
+
+def first_row(rows: int) -> jax.Array:
+    """Number in the whole batch of this device's first row, in a program per device that holds `rows` of them."""
+    return jax.lax.axis_index(RULES["batch"]) * rows
+
+
+def flatten_rows(x_BL: jax.Array) -> jax.Array:
+    """[B, L, ...] as [B L, ...], in an order in which each device's positions stay its own.
+
+    Where `context` divides L, row after row would interleave the devices' parts, and XLA would gather them first. So there the
+    parts come one after the other: [parts, B, L / parts, ...].
+    """
+    parts, each = length_parts(x_BL.shape[1]), x_BL.shape[2:]
+    if parts > 1:
+        x_BL = jnp.moveaxis(x_BL.reshape(x_BL.shape[0], parts, -1, *each), 1, 0)
+        x_BL = constrain(x_BL, "length", "batch", *(None,) * (x_BL.ndim - 2))
+    return x_BL.reshape(-1, *each)

@@ -1,7 +1,7 @@
 """A plan by arithmetic: memory by kind, traffic by mesh axis, and the step time they allow.
 
 Memory and traffic are those of one chip. Symbols: P parameters, c bytes of the compute type, b rows per chip and micro-batch,
-A micro-batches, n devices of an axis, t of the tensor axis.
+A micro-batches, n devices of an axis, t of the tensor axis, c of the context axis.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from lm_research.config import Config, replace
+from lm_research.config import Config, MeshConfig, replace
 from lm_research.parallel.batches import check_batch
 from lm_research.parallel.mesh import AXES, mesh_shape
 from lm_research.planning.topology import Topology, links, network_axis
@@ -100,7 +101,7 @@ def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
     """The run's mesh over that many chips, without chips; raises a MeshError like `make_mesh` and `check_batch`."""
     shape = mesh_shape(config.mesh, topology.num_chips)
     mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    check_batch(mesh, config.train.batch_size, config.train.accumulation_steps)
+    check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
     return mesh
 
 
@@ -112,7 +113,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
       only as it goes), over fsdp x tensor chips.
     gradients: 4 bytes a parameter, divided alike; twice with micro-batches, a sum and what is added to it.
     activations: b rows of `activation_bytes`.
-    logits: predicted positions x vocabulary / t, as float32 logits, their exponentials and a copy in the compute type, plus
+    logits: predicted positions / c x vocabulary / t, as float32 logits, their exponentials and a copy in the compute type, plus
       the table whole (compute type) and its gradient (float32), twice while it is transposed; see objectives/cross_entropy.py,
       which takes 512 positions at a time on one device and all at once on several.
     working: what is alive of one block: with remat what its backward pass recomputes, and with fsdp its kernels
@@ -122,7 +123,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     local = state["parameters"]
     arch, shape = work.definition.arch, dict(mesh.shape)
     item, tensor = arch.compute_dtype.itemsize, shape["tensor"]
-    predicted = rows * work.predicted_per_row
+    predicted = rows * work.predicted_per_row / shape["context"]
     at_once = predicted if mesh.size > 1 else min(predicted, 512)
     vocabulary = arch.vocab_size / tensor
     logits = at_once * vocabulary * (2 * FLOAT32 + item)
@@ -130,24 +131,22 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     layers = arch.num_layers + (arch.encoder.num_layers if arch.encoder else 0)
     working = 0.0
     if arch.remat != "none":
-        working += rows * kept_per_row(config, "none", tensor) / layers
+        working += rows * kept_per_row(config, "none", shape) / layers
     if shape["fsdp"] > 1:
         working += 2 * item * work.definition.num_params / tensor / layers
     return state | {
         "gradients": local * (2 if config.train.accumulation_steps > 1 else 1),
-        "activations": rows * kept_per_row(config, arch.remat, tensor),
+        "activations": rows * kept_per_row(config, arch.remat, shape),
         "logits": logits,
         "working": working,
     }
 
 
-def kept_per_row(config: Config, remat: str, tensor: int) -> float:
+def kept_per_row(config: Config, remat: str, shape: Mapping[str, int]) -> float:
     """`activation_bytes` under a policy; traced once for all plans of a model."""
     plain = dict(batch_size=1, accumulation_steps=1)
-    return activation_bytes(replace(config, model={"remat": remat}, train=plain, mesh=_PLAIN_MESH), tensor)
-
-
-_PLAIN_MESH = dict(preset="dp", data=0, fsdp=0, tensor=1)
+    alike = replace(config, model={"remat": remat}, train=plain, mesh=dataclasses.asdict(MeshConfig()))
+    return activation_bytes(alike, shape["tensor"], shape["context"])
 
 
 def _state_bytes(config: Config, work: Workload, mesh: AbstractMesh) -> dict[str, float]:
@@ -190,7 +189,7 @@ def roofline(
     """Seconds a step would take if one resource alone bounded it (Williams et al. 2009).
 
     compute: the model's operations and those of recomputation (whole blocks: a third of the layers' and attention's; all but
-      products: a third of attention's), over the chip's peak; float32 by FLOAT32_PASSES.
+      products: a third of attention's, as rings do under any policy), over the chip's peak; float32 by FLOAT32_PASSES.
     hbm: the optimizer reads parameter, moments and gradient and writes all but the last (28 bytes a local parameter); each
       micro-batch reads the weights forward, backward and in recomputation, and writes and reads what a block's arrays are (with
       or without remat they pass through memory once), and the logits three times.
@@ -200,13 +199,15 @@ def roofline(
     tensor = mesh.shape["tensor"]
     flops = flops_per_row(work)
     again = {"none": 0.0, "dots": flops.attention / 3, "full": (flops.layers + flops.attention) / 3}[arch.remat]
+    if mesh.shape["context"] > 1:
+        again = max(again, flops.attention / 3)
     slower = FLOAT32_PASSES[bool(chip.torus)] if arch.dtype == "float32" else 1.0
     compute = train.batch_size * (flops.total + again) * slower / (topology.num_chips * chip.flops)
 
     weights = work.definition.num_params / tensor * arch.compute_dtype.itemsize
     passes = 3 if arch.remat == "full" else 2
-    arrays = 2 * rows * kept_per_row(config, "none", tensor)
-    logits = 3 * FLOAT32 * rows * work.predicted_per_row * arch.vocab_size / tensor
+    arrays = 2 * rows * kept_per_row(config, "none", mesh.shape)
+    logits = 3 * FLOAT32 * rows * work.predicted_per_row * arch.vocab_size / tensor / mesh.shape["context"]
     hbm = memory["parameters"] / FLOAT32 * 28 + train.accumulation_steps * (passes * weights + arrays + logits)
 
     speed = links(topology, mesh.shape)

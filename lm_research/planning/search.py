@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from lm_research.config import Config, replace
@@ -11,14 +12,16 @@ from lm_research.planning.topology import Topology
 from lm_research.planning.workload import Workload, make_workload
 
 TENSOR = (1, 2, 4, 8, 16)
+CONTEXT = (1, 2, 4, 8, 16)
+LONG = 4096  # positions of a row from which dividing them is tried even where there are rows enough
 REMAT = ("none", "dots", "full")
 
 
 def search(config: Config, topology: Topology, price: float | None = None) -> list[Plan]:
     """All plans that fit, the fastest first; among equals the one that needs least memory.
 
-    Tried are tensor axes of 1 to 16, the model divided (fsdp) over 1, 2, 4, ... of the chips that leaves and copied (data) over
-    the rest, each remat policy, and every number of micro-batches that leaves whole rows on each chip, from one on until it
+    Tried are tensor axes of 1 to 16, context axes of 1 to 16 where rows are long or fewer than chips, the model divided (fsdp)
+    over 1, 2, 4, ... of the chips that leaves and copied (data) over the rest, each remat policy, and every number of micro-batches that leaves whole rows on each chip, from one on until it
     fits (more would only be slower).
 
     Raises:
@@ -42,15 +45,18 @@ def search(config: Config, topology: Topology, price: float | None = None) -> li
 def _candidates(config: Config, chips: int) -> Iterator[Config]:
     """The config with other meshes and remat policies: fsdp over 1, 2, 4, ... chips and whatever is left, data over the rest."""
     sizes = (config.model.num_heads, config.model.num_kv_heads, config.model.intermediate_size)
-    for tensor in TENSOR:
-        if chips % tensor or any(size % tensor for size in sizes):
+    length = config.data.max_length
+    for tensor, context in itertools.product(TENSOR, CONTEXT):
+        left = chips // (tensor * context)
+        if chips % (tensor * context) or any(size % tensor for size in sizes) or length % context:
             continue
-        left = chips // tensor
+        if context > 1 and length < LONG and config.train.batch_size >= chips // tensor:
+            continue
         for fsdp in (
             size for size in range(1, left + 1) if left % size == 0 and (size & (size - 1) == 0 or size == left)
         ):
             for remat in REMAT:
-                mesh = dict(preset="fsdp", data=left // fsdp, fsdp=fsdp, tensor=tensor)
+                mesh = dict(preset="fsdp", data=left // fsdp, fsdp=fsdp, context=context, tensor=tensor)
                 yield replace(config, mesh=mesh, model={"remat": remat})
 
 

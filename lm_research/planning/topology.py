@@ -9,8 +9,7 @@ from collections.abc import Mapping
 
 from lm_research.errors import MeshError, suggest
 from lm_research.parallel.hardware import CHIPS, Chip
-
-AXIS_ORDER = ("data", "fsdp", "tensor")  # outermost first, as parallel.mesh lays devices out
+from lm_research.parallel.mesh import AXES, in_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ def links(topology: Topology, mesh: Mapping[str, int]) -> dict[str, float]:
     if not chip.torus:
         return {axis: chip.link_bandwidth for axis in mesh}
     rest, result = list(topology.shape), {}
-    for axis in reversed(AXIS_ORDER):
+    for axis in reversed(AXES):
         wanted, used = mesh[axis], 0
         for place in reversed(range(len(rest))):
             share = math.gcd(wanted, rest[place])
@@ -94,7 +93,7 @@ def network_axis(topology: Topology, mesh: Mapping[str, int]) -> str | None:
     if mesh["data"] == 1 and mesh["fsdp"] % topology.slices == 0:
         return "fsdp"
     raise MeshError(
-        f"mesh: data={mesh['data']} x fsdp={mesh['fsdp']} x tensor={mesh['tensor']} cannot be laid over {topology.slices} "
+        f"mesh: {in_words([mesh[axis] for axis in AXES])} cannot be laid over {topology.slices} "
         f"slices: the data axis (or, without one, fsdp) must be a multiple of them. Set for example "
         f"--config.mesh.data={topology.slices}."
     )

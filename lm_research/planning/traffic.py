@@ -16,7 +16,7 @@ from lm_research.config import Config
 from lm_research.parallel.rules import tree_shardings
 from lm_research.planning.workload import Workload
 
-PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2}
+PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "collective-permute": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,8 @@ def collectives(
       backward's), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P where data
       parallelism has 2 P).
     data: each micro-batch all-reduces the gradients of what a chip holds.
+    context: gradients as on data, since its chips hold the same parameters; and each attention passes keys and values round
+      the ring forward, and their gradients backward (Liu et al. 2023, section 3); recomputed blocks pass once more.
     tensor: each sub-layer sums its output over the axis forward and its input's gradient backward (Shoeybi et al. 2019,
       section 3): [b, L, D] each; recomputed blocks sum forward once more. So do the token table and the vocabulary projection.
 
@@ -67,6 +69,8 @@ def collectives(
     add("reduce-scatter", "fsdp", "gradients", micro, divided * fsdp * item)
     add("all-reduce", "fsdp", "gradients of whole parameters", micro, whole * item)
     add("all-reduce", "data", "gradients", micro, (divided + whole) * item)
+    add("all-reduce", "context", "gradients", micro, (divided + whole) * item)
+    add("collective-permute", "context", "keys and values", *_rings(work, mesh, rows, micro, item))
     add("all-reduce", "tensor", "activations", *_activation_sums(work, rows, micro, item))
     return tuple(found)
 
@@ -81,6 +85,22 @@ def _parameters_per_chip(work: Workload, mesh: AbstractMesh) -> tuple[int, int]:
             elements *= size
         sums["fsdp" not in _names(sharding.spec)] += elements
     return sums[0], sums[1]
+
+
+def _rings(work: Workload, mesh: AbstractMesh, rows: int, micro: int, item: int) -> tuple[int, float]:
+    """How many attentions pass keys and values round, forward and backward, and the size of those of all chips together.
+
+    Every head's, also where several share them: they are copied before. A stack whose positions cannot be divided has no ring.
+    """
+    arch, parts = work.definition.arch, mesh.shape["context"]
+    rounds = 3 if arch.remat == "full" else 2
+    stacks = [(arch, work.length)] + ([(arch.encoder, work.source_length)] if arch.encoder else [])
+    rings = [(stack, length) for stack, length in stacks if length % parts == 0]
+    if len(rings) == 2:
+        rings.append((arch, work.source_length))  # the decoder's attention to the encoder
+    count = sum(stack.num_layers for stack, _ in rings)
+    total = sum(2 * stack.num_layers * length * stack.num_heads * stack.head_width for stack, length in rings)
+    return micro * rounds * count, rows * item * total / max(1, count) / mesh.shape["tensor"]
 
 
 def _names(spec: Any) -> set[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AbstractMesh, AxisType
 
 from lm_research.config import Config, replace
 from lm_research.data.store import write_store
@@ -23,6 +24,7 @@ from lm_research.models.families import table_rows
 from lm_research.models.flops import Flops, train_flops
 from lm_research.objectives import define, make_objective
 from lm_research.objectives.base import Objective
+from lm_research.parallel.mesh import AXES
 
 
 class Vocabulary:
@@ -130,13 +132,13 @@ def local_config(config: Config, tensor: int) -> Config:
 
 
 @functools.lru_cache(maxsize=64)
-def activation_bytes(config: Config, tensor: int = 1) -> float:
-    """Bytes that the backward pass needs of one example's forward pass, on one chip of a tensor axis.
+def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float:
+    """Bytes that the backward pass needs of one example's forward pass, on one chip of a tensor and a context axis.
 
     Not a formula per family but the arrays themselves: jax.vjp of the loss is traced on shapes for one row and for
     two, and the difference of what the two keep is what a row adds, under the model's remat policy. For GPT-like blocks in
     16 bits it comes near the S B D (34 + 5 H S / D) bytes a layer of Korthikanti et al. 2022 (equation 1), plus what
-    softmax in float32 adds.
+    softmax in float32 adds. With a context axis the rings are traced (they keep no scores), and its chips share what is kept.
     """
     work = make_workload(local_config(config, tensor) if tensor > 1 else config)
 
@@ -148,7 +150,9 @@ def activation_bytes(config: Config, tensor: int = 1) -> float:
 
             return jax.vjp(loss, params)[1]
 
-        leaves = jax.tree.leaves(jax.eval_shape(pull_back, work.definition.shapes, work.batch(rows)))
+        with jax.sharding.use_abstract_mesh(mesh):
+            leaves = jax.tree.leaves(jax.eval_shape(pull_back, work.definition.shapes, work.batch(rows)))
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
-    return float(kept(2) - kept(1))
+    mesh = AbstractMesh((1, 1, context, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return float(kept(2) - kept(1)) / context

@@ -12,25 +12,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective, Sums
-from lm_research.parallel.rules import replicated
+from lm_research.parallel.rules import RULES, replicated
 from lm_research.training.optimizer import Schedule
 from lm_research.training.state import State, optimizer_from_dict, optimizer_to_dict
 
+Result = tuple[jax.Array, Sums, dict[str, jax.Array], Any]
+
 
 def loss_and_gradient(
-    objective: Objective, definition: ModelDefinition, params: Any, batch: Batch, key: jax.Array
-) -> tuple[jax.Array, Sums, dict[str, jax.Array], Any]:
+    objective: Objective,
+    definition: ModelDefinition,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    total_over: Callable[[Any], Any] = lambda parts: parts,
+) -> Result:
     """Loss, sums of metrics, totals and gradient of a batch [A, B, ...].
 
     The totals of the whole batch are known before any forward pass, and each micro-batch divides its sums by them. So
     the gradient is that of the whole batch's mean over real tokens, however they are spread over micro-batches.
+
+    Args:
+      total_over: adds up what the parts of a batch have, where the batch is one of several parts.
     """
-    totals = objective.totals(batch)
+    totals = total_over(objective.totals(batch))
 
     def micro_loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
         sums = objective.sums(definition.bind(params), batch, key)
@@ -40,6 +50,7 @@ def loss_and_gradient(
     micro_batches = batch["tokens_BL"].shape[0]
     if micro_batches == 1:
         (loss, sums), gradient = gradient_of(params, jax.tree.map(lambda x: x[0], batch), key)
+        loss, sums, gradient = total_over((loss, sums, gradient))
         return loss, sums, totals, gradient
 
     def body(carry: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
@@ -50,7 +61,24 @@ def loss_and_gradient(
     (loss, sums), gradient = jax.eval_shape(gradient_of, params, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, sums, gradient))
     (loss, sums, gradient), _ = jax.lax.scan(body, zeros, (batch, jax.random.split(key, micro_batches)))
+    loss, sums, gradient = total_over((loss, sums, gradient))
     return loss, sums, totals, gradient
+
+
+def loss_and_gradient_per_device(
+    objective: Objective, definition: ModelDefinition, params: Any, batch: Batch, key: jax.Array
+) -> Result:
+    """`loss_and_gradient` as a program per device (`jax.shard_map`; jax.pmap's style): each device has the parameters and
+    its rows, and what it finds is summed over devices in so many words. Equal to the above but for rounding."""
+
+    def on_device(params: Any, batch: Batch, key: jax.Array) -> Result:
+        return loss_and_gradient(objective, definition, params, batch, key, lambda x: jax.lax.psum(x, RULES["batch"]))
+
+    everywhere = PartitionSpec()
+    rows = PartitionSpec(None, RULES["batch"])
+    return jax.shard_map(on_device, in_specs=(everywhere, rows, everywhere), out_specs=everywhere, check_vma=False)(
+        params, batch, key
+    )
 
 
 def make_train_step(
@@ -68,11 +96,12 @@ def make_train_step(
     """
     template = jax.eval_shape(optimizer.init, definition.shapes)
     stop, decay = config.train.nonfinite == "stop", config.train.ema_decay
+    pull = loss_and_gradient_per_device if config.mesh.preset == "shard_map" else loss_and_gradient
 
     def train_step(state: State, batch: Batch) -> State:
         step, params = state["step"], state["params"]
         key = jax.random.fold_in(jax.random.key(state["seed"]), step)
-        loss, sums, totals, gradient = loss_and_gradient(objective, definition, params, batch, key)
+        loss, sums, totals, gradient = pull(objective, definition, params, batch, key)
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         running = state["halted"] < 0

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.models.attention import attend, attention_bias
+from lm_research.models.attention import attend
+from lm_research.models.masks import attention_bias
 
 
 def reference(query: np.ndarray, key: np.ndarray, value: np.ndarray, allowed: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Run by test_eight_devices.py in a process with eight simulated devices; prints what it finds as JSON.
 
-Arguments: a folder to work in, and what to train on which meshes as JSON, {family: [[data, fsdp, tensor], ...]}; a fourth number
-asks for ZeRO-1.
+Arguments: a folder to work in, how many steps, and what to train on which meshes as JSON, {family: [mesh, ...]}. A mesh is a
+preset and sizes in words, as "fsdp tensor=2" or "dp zero1"; "one" is a single device.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
+import few
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,27 +21,33 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lm_research.config import Config, MeshConfig
 from lm_research.data.order import Feed
 from lm_research.data.store import TokenStore
-from lm_research.models.families import define_model
 from lm_research.models.layers import dropout
-from lm_research.objectives import cross_entropy, make_objective
+from lm_research.objectives import cross_entropy, define, make_objective
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.mesh import AXES, make_mesh
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.state import init_state, state_shardings, window_means
 from lm_research.training.step import jit_train_step, make_train_step
 
-STEPS = 3
+OBJECTIVE = {"bert": "masked_lm", "gpt2": "causal_lm", "t5": "span_corruption"}
 
 
-def config_of(family: str) -> Config:
+def config_of(family: str, mesh: str = "one", steps: int = 3) -> Config:
     model = dict(hidden_size=32, num_heads=4, intermediate_size=64, dropout_rate=0.1, attention_dropout_rate=0.1)
-    train = dict(batch_size=16, accumulation_steps=2, num_steps=STEPS)
-    return tiny.config(family, model=model, train=train, optimizer=dict(learning_rate=1e-3))
+    preset, *sizes = mesh.replace("one", "dp").split()
+    given = {"preset": preset, "zero1": "zero1" in sizes}
+    given |= {axis: int(size) for axis, size in (word.split("=") for word in sizes if "=" in word)}
+    train = dict(batch_size=16, accumulation_steps=2, num_steps=steps)
+    return few.setting(
+        OBJECTIVE[family], family, model=model, train=train, optimizer=dict(learning_rate=1e-3), mesh=given
+    )
 
 
-def mesh_of(shape: Sequence[int]) -> jax.sharding.Mesh:
-    shape = shape[: len(AXES)]
-    return make_mesh(MeshConfig(**dict(zip(AXES, shape, strict=True))), jax.devices()[: int(np.prod(shape))])
+def mesh_of(config: MeshConfig, devices: int = 8) -> jax.sharding.Mesh:
+    return make_mesh(config, jax.devices()[:devices])
+
+
+EVERY_WAY = MeshConfig(data=2, fsdp=2, tensor=2)
 
 
 def shard_shapes(tree: Any) -> dict[str, list[list[int]]]:
@@ -53,16 +59,16 @@ def shard_shapes(tree: Any) -> dict[str, list[list[int]]]:
     return found
 
 
-def train(family: str, shape: Sequence[int], store: TokenStore) -> dict[str, Any]:
-    """Three real training steps on a mesh, from parameters that do not depend on it."""
-    config = config_of(family)
-    definition = define_model(config.model, config.model.vocab_size)
-    objective = make_objective(config, tiny.WordTokenizer(), definition.arch)
-    optimizer, mesh = make_optimizer(config.optimizer), mesh_of(shape)
-    check_batch(mesh, 16, 2)
+def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, Any]:
+    """Some real training steps on a mesh, from parameters that do not depend on it."""
+    config = config_of(family, name, steps)
+    definition = define(config, few.VOCAB)
+    objective = make_objective(config, few.Words(sentinels=8), definition.arch)
+    optimizer, mesh = make_optimizer(config.optimizer), mesh_of(config.mesh, 1 if name == "one" else 8)
+    check_batch(mesh, 16, 2, config.data.max_length)
     feed = Feed(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
-    shardings = state_shardings(mesh, definition, shapes, zero1=len(shape) > len(AXES))
+    shardings = state_shardings(mesh, definition, shapes, config.mesh.zero1)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     state |= {"params": tiny.random_params(definition), "halted": np.int32(-1)}
     with jax.set_mesh(mesh):
@@ -72,7 +78,7 @@ def train(family: str, shape: Sequence[int], store: TokenStore) -> dict[str, Any
         step = step.compile(compiler_options=tiny.FAST_COMPILE)
         empty = jax.tree.map(np.zeros_like, jax.device_get(state["window"]))
         metrics = []
-        for number in range(STEPS):
+        for number in range(steps):
             state = step(state, to_global(mesh, feed(number), leading=1))
             metrics.append(window_means(objective, jax.device_get(state["window"])))
             state["window"] = jax.device_put(empty, shardings["window"])
@@ -88,13 +94,13 @@ def train(family: str, shape: Sequence[int], store: TokenStore) -> dict[str, Any
 def initial_difference() -> float:
     """Largest difference between initial parameters made on one device and on a mesh of eight."""
     config = config_of("bert")
-    definition = define_model(config.model, config.model.vocab_size)
+    definition = define(config, few.VOCAB)
     optimizer = make_optimizer(config.optimizer)
     objective = make_objective(config, tiny.WordTokenizer(), definition.arch)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
     made = []
-    for shape in ((1, 1, 1), (2, 2, 2)):
-        shardings = state_shardings(mesh_of(shape), definition, shapes)["params"]
+    for mesh in (mesh_of(MeshConfig(), 1), mesh_of(EVERY_WAY)):
+        shardings = state_shardings(mesh, definition, shapes)["params"]
         make = jax.jit(lambda: definition.init(7), out_shardings=shardings, compiler_options=tiny.FAST_COMPILE)
         made.append(jax.device_get(make()))
     return max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, made), strict=True))
@@ -104,20 +110,20 @@ def dropout_is_the_same() -> list[bool]:
     """Whether a mask made on eight devices is the one made on one, for several ways to divide the array."""
     drop = lambda x: dropout(x, 0.3, jax.random.key(1))  # noqa: E731
     x = jnp.ones((16, 6, 8))
-    alone, mesh = np.asarray(drop(x)), mesh_of((2, 2, 2))
+    alone, mesh = np.asarray(drop(x)), mesh_of(EVERY_WAY)
     places = [PartitionSpec(("data", "fsdp"), None, "tensor"), PartitionSpec(None, None, AXES), PartitionSpec()]
     divided = (jax.jit(drop, out_shardings=NamedSharding(mesh, place))(x) for place in places)
     return [bool((np.asarray(mask) == alone).all()) for mask in divided]
 
 
-def main(folder: str, plan: str) -> None:
+def main(folder: str, steps: str, plan: str) -> None:
     assert jax.device_count() == 8
     # On one device the loss is made in slices, on several at once: both must agree.
     cross_entropy.SLICE_ROWS = 8
     store = tiny.store(pathlib.Path(folder), tiny.documents(seed=0, count=40))
     found = {"initial": initial_difference(), "dropout": dropout_is_the_same()}
-    for family, shapes in json.loads(plan).items():
-        found[family] = {str(tuple(shape)): train(family, shape, store) for shape in shapes}
+    for family, meshes in json.loads(plan).items():
+        found[family] = {mesh: train(family, mesh, store, int(steps)) for mesh in meshes}
     print(json.dumps(found))
 
 

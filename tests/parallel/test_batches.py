@@ -17,22 +17,32 @@ from lm_research.parallel.mesh import AXES, make_mesh
 
 
 def mesh(*shape: int) -> AbstractMesh:
-    return AbstractMesh(shape, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    return AbstractMesh(shape, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "accumulation"), [((8, 1, 1), 16, 2), ((2, 2, 2), 4, 1), ((1, 1, 8), 3, 3), ((1, 1, 1), 5, 5)]
+    ("shape", "size", "accumulation"),
+    [((8, 1, 1, 1), 16, 2), ((2, 2, 4, 2), 4, 1), ((1, 1, 1, 8), 3, 3), ((1, 1, 1, 1), 5, 5)],
 )
 def test_batches_that_can_be_divided(shape: tuple, size: int, accumulation: int) -> None:
-    check_batch(mesh(*shape), size, accumulation)
+    check_batch(mesh(*shape), size, accumulation, length=16)
 
 
 def test_batches_that_cannot_be_divided_are_refused_with_the_arithmetic() -> None:
     with pytest.raises(MeshError) as refused:
-        check_batch(mesh(2, 4, 1), 24, 2)
+        check_batch(mesh(2, 4, 1, 1), 24, 2, 16)
     assert str(refused.value) == (
         "mesh: a micro-batch of 12 examples (train.batch_size=24 / train.accumulation_steps=2) cannot be divided equally "
         "over 8 devices (data=2 x fsdp=4). Make train.batch_size a multiple of 16."
+    )
+
+
+def test_rows_that_cannot_be_divided_are_refused_with_the_arithmetic() -> None:
+    with pytest.raises(MeshError) as refused:
+        check_batch(mesh(1, 2, 4, 1), 8, 1, 514)
+    assert str(refused.value) == (
+        "mesh: rows of 514 positions (data.max_length) cannot be divided over context=4 devices (514 = 128 x 4 + 2). Change "
+        "mesh.context or data.max_length."
     )
 
 

@@ -13,20 +13,27 @@ from lm_research.parallel.mesh import AXES, make_mesh, mesh_shape
 @pytest.mark.parametrize(
     ("given", "devices", "expected"),
     [
-        ({}, 1, (1, 1, 1)),
-        ({}, 8, (8, 1, 1)),
-        ({"preset": "fsdp"}, 8, (1, 8, 1)),
-        ({"tensor": 2}, 8, (4, 1, 2)),
-        ({"preset": "fsdp", "tensor": 2}, 8, (1, 4, 2)),
-        ({"preset": "fsdp", "data": 2}, 8, (2, 4, 1)),
-        ({"preset": "fsdp", "data": 2, "tensor": 2}, 8, (2, 2, 2)),
-        ({"fsdp": 4}, 8, (2, 4, 1)),
-        ({"fsdp": 4, "tensor": 2}, 8, (1, 4, 2)),
-        ({"data": 2, "fsdp": 2, "tensor": 2}, 8, (2, 2, 2)),
-        ({"data": 1, "fsdp": 1, "tensor": 1}, 1, (1, 1, 1)),
-        ({"data": 3}, 3, (3, 1, 1)),
-        ({"preset": "fsdp", "fsdp": 4}, 4, (1, 4, 1)),
-        ({"tensor": 8}, 256, (32, 1, 8)),
+        ({}, 1, (1, 1, 1, 1)),
+        ({}, 8, (8, 1, 1, 1)),
+        ({"preset": "fsdp"}, 8, (1, 8, 1, 1)),
+        ({"tensor": 2}, 8, (4, 1, 1, 2)),
+        ({"preset": "fsdp", "tensor": 2}, 8, (1, 4, 1, 2)),
+        ({"preset": "fsdp", "data": 2}, 8, (2, 4, 1, 1)),
+        ({"preset": "fsdp", "data": 2, "tensor": 2}, 8, (2, 2, 1, 2)),
+        ({"fsdp": 4}, 8, (2, 4, 1, 1)),
+        ({"fsdp": 4, "tensor": 2}, 8, (1, 4, 1, 2)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, 8, (2, 2, 1, 2)),
+        ({"data": 1, "fsdp": 1, "tensor": 1}, 1, (1, 1, 1, 1)),
+        ({"data": 3}, 3, (3, 1, 1, 1)),
+        ({"preset": "fsdp", "fsdp": 4}, 4, (1, 4, 1, 1)),
+        ({"tensor": 8}, 256, (32, 1, 1, 8)),
+        ({"context": 4}, 8, (2, 1, 4, 1)),
+        ({"preset": "fsdp+tensor"}, 256, (1, 64, 1, 4)),
+        ({"preset": "fsdp+tensor", "tensor": 8}, 256, (1, 32, 1, 8)),
+        ({"preset": "fsdp+context", "data": 2}, 32, (2, 4, 4, 1)),
+        ({"preset": "fsdp+context+tensor"}, 8, (1, 1, 4, 2)),
+        ({"preset": "dp+tensor"}, 6, (3, 1, 1, 2)),
+        ({"preset": "shard_map"}, 8, (8, 1, 1, 1)),
     ],
 )
 def test_the_presets_axis_takes_what_is_left(given: dict, devices: int, expected: tuple) -> None:
@@ -39,26 +46,32 @@ def test_the_presets_axis_takes_what_is_left(given: dict, devices: int, expected
         (
             {"tensor": 3},
             8,
-            "mesh: 8 devices cannot be divided by the 3 that data=1 x fsdp=1 x tensor=3 ask for (0 counts as 1 here). "
+            "mesh: 8 devices cannot be divided by the 3 that data=1 x fsdp=1 x context=1 x tensor=3 ask for. "
             "Choose sizes whose product divides 8.",
         ),
         (
             {"preset": "fsdp", "data": 4, "tensor": 4},
             8,
-            "mesh: 8 devices cannot be divided by the 16 that data=4 x fsdp=1 x tensor=4 ask for (0 counts as 1 here). "
+            "mesh: 8 devices cannot be divided by the 16 that data=4 x fsdp=1 x context=1 x tensor=4 ask for. "
             "Choose sizes whose product divides 8.",
         ),
         (
             {"data": 4},
             8,
-            "mesh: data=4 x fsdp=1 x tensor=1 = 4 devices, but this machine has 8. Leave mesh.data=0 to take what is left "
+            "mesh: data=4 x fsdp=1 x context=1 x tensor=1 = 4 devices, but this machine has 8. Leave mesh.data=0 to take what is left "
             "over, or choose sizes whose product is 8.",
         ),
         (
             {"preset": "fsdp", "data": 2, "fsdp": 2, "tensor": 4},
             8,
-            "mesh: data=2 x fsdp=2 x tensor=4 = 16 devices, but this machine has 8. Leave mesh.fsdp=0 to take what is left "
+            "mesh: data=2 x fsdp=2 x context=1 x tensor=4 = 16 devices, but this machine has 8. Leave mesh.fsdp=0 to take what is left "
             "over, or choose sizes whose product is 8.",
+        ),
+        (
+            {"preset": "shard_map", "tensor": 2},
+            8,
+            "mesh: the preset shard_map has the data axis alone, but data=4 x fsdp=1 x context=1 x tensor=2 is asked for. "
+            "Leave the other sizes out, or set --config.mesh.preset=dp.",
         ),
     ],
 )
@@ -70,5 +83,5 @@ def test_sizes_that_do_not_fit_are_refused(given: dict, devices: int, words: str
 
 def test_one_device_is_a_mesh_too() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert mesh.axis_names == AXES and dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert mesh.axis_names == AXES and dict(mesh.shape) == {"data": 1, "fsdp": 1, "context": 1, "tensor": 1}
     assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)

@@ -20,8 +20,8 @@ from lm_research.parallel.rules import (
 )
 
 
-def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
-    return AbstractMesh((data, fsdp, tensor), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, context: int = 1) -> AbstractMesh:
+    return AbstractMesh((data, fsdp, context, tensor), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ def mesh(data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
         (("layers", "embed", "heads", None), PartitionSpec(None, "fsdp", "tensor", None)),
         (("vocab", "embed"), PartitionSpec("tensor", "fsdp")),
         (("batch", None, "act_mlp"), PartitionSpec(("data", "fsdp"), None, "tensor")),
+        (("batch", "length", None), PartitionSpec(("data", "fsdp"), "context", None)),
         ((None,), PartitionSpec(None)),
     ],
 )

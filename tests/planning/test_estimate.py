@@ -34,7 +34,7 @@ def test_gpt3_175b_on_4096_chips() -> None:
     # 12 bytes a parameter; biases and norms, which fsdp does not divide, add some 14% when all else is in 4,096 parts.
     state = plan.memory["parameters"] + plan.memory["optimizer"]
     assert 1.0 < state / (12 * plan.parameters / 4096) < 1.2
-    assert plan.fits and plan.mesh == {"data": 1, "fsdp": 512, "tensor": 8}
+    assert plan.fits and plan.mesh == {"data": 1, "fsdp": 512, "context": 1, "tensor": 8}
 
 
 def test_t5_11b_has_a_plan_that_fits() -> None:
@@ -66,6 +66,31 @@ def test_traffic_by_hand() -> None:
     assert reduce.link_bytes == 0 and reduce.network_bytes == reduce.array_bytes * 2 * 2 * 1 / 2
     assert found["reduce-scatter", "fsdp"].array_bytes == gather.array_bytes
     assert plan.memory["gradients"] == 2 * plan.memory["parameters"]
+
+
+def test_traffic_of_rings_by_hand() -> None:
+    """2 blocks of 2 heads of 8 in float32, rows of 16 positions: each passes 2 x 16 x 16 x 4 bytes round, forward and backward."""
+    config = tiny.config("gpt2", mesh={"data": 2, "context": 4}, train=dict(batch_size=4))
+    plan = plan_run(config, parse_topology("h100:8"))
+    (ring,) = (c for c in plan.collectives if c.kind == "collective-permute")
+    assert (ring.axis, ring.count, ring.array_bytes) == (
+        "context",
+        2 * 2,
+        2 * 2 * 16 * 16 * 4,
+    )  # of both rows of a chip
+    assert ring.link_bytes == ring.count * ring.array_bytes * 3 / 4
+    (summed,) = (c for c in plan.collectives if c.axis == "context" and c.kind == "all-reduce")
+    assert summed.array_bytes == plan.memory["parameters"]
+
+
+def test_chips_of_a_context_axis_share_activations_and_keep_no_scores() -> None:
+    """Of a block's scores alone whole attention keeps 4 H L^2 bytes a row: the exponentials."""
+    length, sizes = 1024, dict(max_length=1024)
+    config = tiny.config("gpt2", model=sizes, data=sizes, mesh={"context": 4}, train=dict(batch_size=4))
+    memory = plan_run(config, parse_topology("h100:4")).memory
+    whole = plan_run(replace(config, mesh={"context": 1, "data": 4}), parse_topology("h100:4")).memory
+    assert whole["activations"] > 2 * 4 * 2 * length**2 > 4 * memory["activations"]
+    assert memory["parameters"] == whole["parameters"]
 
 
 def test_one_device_sends_nothing() -> None:
@@ -100,5 +125,8 @@ def test_the_search_ranks_by_time_and_says_when_nothing_fits() -> None:
     assert [plan.step_seconds for plan in plans] == sorted(plan.step_seconds for plan in plans)
     assert {plan.remat for plan in plans} == {"none", "dots", "full"}
     assert {plan.mesh["tensor"] for plan in plans} == {1, 2}  # two heads
+    assert {plan.mesh["context"] for plan in plans} == {1}  # as many rows as chips, and short ones
+    few = search(tiny.config("gpt2", train=dict(batch_size=2)), parse_topology("h100:8"))
+    assert {plan.mesh["context"] for plan in few} == {2, 4, 8}
     with pytest.raises(MeshError, match="Nothing fits v5e:1x1: the nearest plan .* needs .* GB of the 16 GB"):
         search(replace(shipped("gpt2_xl"), train=dict(batch_size=1, accumulation_steps=1)), parse_topology("v5e:1x1"))

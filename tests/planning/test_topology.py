@@ -9,7 +9,7 @@ from lm_research.planning.topology import links, network_axis, parse_topology
 
 
 def mesh(data: int, fsdp: int, tensor: int) -> dict[str, int]:
-    return {"data": data, "fsdp": fsdp, "tensor": tensor}
+    return {"data": data, "fsdp": fsdp, "context": 1, "tensor": tensor}
 
 
 def test_a_slice_and_a_machine() -> None:
@@ -40,7 +40,7 @@ def test_a_full_ring_has_two_links_and_a_line_one() -> None:
     pod, part = parse_topology("v5e:16x16"), parse_topology("v5e:4x4")
     assert links(pod, mesh(1, 256, 1))["fsdp"] == 4 * 50e9  # both dimensions, both ways
     assert links(part, mesh(1, 16, 1))["fsdp"] == 2 * 50e9
-    assert links(pod, mesh(1, 16, 16)) == {"tensor": 100e9, "fsdp": 100e9, "data": 50e9}
+    assert links(pod, mesh(1, 16, 16)) == {"tensor": 100e9, "fsdp": 100e9, "context": 50e9, "data": 50e9}
     assert links(pod, mesh(1, 64, 4))["tensor"] == 50e9  # a quarter of a ring
     assert links(parse_topology("v5p:4x4x4"), mesh(1, 64, 1))["fsdp"] == 6 * 100e9
     assert links(parse_topology("h100:8"), mesh(1, 4, 2))["tensor"] == 450e9

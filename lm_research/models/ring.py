@@ -1,0 +1,132 @@
+"""Attention over rows whose positions are divided over devices (ring attention, Liu et al. 2023, arXiv:2310.01889).
+
+Each device keeps its own queries. Keys and values go round the ring of the `context` axis, one device further each turn, and
+every device adds what its queries see of them to a running softmax (Milakov and Gimelshein 2018). Scores are never made
+for more than one pair of parts at a time, and the backward pass makes them again instead of keeping them, so memory
+grows with a device's positions and not with the row's square.
+
+Legend: B batch, L query length, S key length, H heads, K head width; all of a device's part.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lm_research.models.layers import dropout
+from lm_research.models.masks import Sight
+from lm_research.parallel.rules import RULES, partition_spec
+
+
+class Sums(NamedTuple):
+    """A softmax under way: highest score and sum of exponentials [B, H, L], and values mixed by these [B, H, L, K]; float32."""
+
+    highest: jax.Array
+    total: jax.Array
+    mixed: jax.Array
+
+
+class Passed(NamedTuple):
+    """What goes round: keys and values [B, S, H, K], their segments and prefixes [B, S]."""
+
+    key: jax.Array
+    value: jax.Array
+    segments: jax.Array
+    prefix: jax.Array | None
+
+
+def ring_attend(
+    query_BLHK: jax.Array,
+    key_BSHK: jax.Array,
+    value_BSHK: jax.Array,
+    sight: Sight,
+    layer: jax.Array | int = 0,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """`attention.attend` of whole rows that lie in parts on the current mesh's `context` axis; equal but for rounding.
+
+    Args:
+      query_BLHK, key_BSHK, value_BSHK: of whole rows; the queries already scaled.
+      sight: what is seen; its arrays are of whole rows.
+      layer: number of the block, for a `sight` that depends on it.
+      dropout_rate, dropout_key: dropout on the probabilities, the same ones as without a ring; a None key applies none.
+
+    Returns:
+      [B, L, H, K] in the type of the values.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    heads, places = (partition_spec(axes) for axes in (("batch", "length", "act_heads", None), ("batch", "length")))
+    distances = PartitionSpec(RULES["act_heads"]) if sight.distances_HX is not None else None
+    static = dict(causal=sight.causal, window=sight.window, window_from=sight.window_from)
+    whole = (query_BLHK.shape[0], query_BLHK.shape[2], query_BLHK.shape[1], key_BSHK.shape[1])
+    passed = Passed(key_BSHK, value_BSHK, sight.key_segments_BS, sight.prefix_BS)
+    run = jax.shard_map(
+        functools.partial(_ring, static, whole, dropout_rate, mesh.shape["context"]),
+        mesh=mesh,
+        in_specs=(
+            heads,
+            Passed(heads, heads, places, places if sight.prefix_BS is not None else None),
+            places,
+            distances,
+            PartitionSpec(),
+            PartitionSpec() if dropout_key is not None else None,
+        ),
+        out_specs=heads,
+        check_vma=False,
+    )
+    return run(query_BLHK, passed, sight.query_segments_BL, sight.distances_HX, jnp.asarray(layer), dropout_key)
+
+
+def _ring(
+    static: dict[str, Any],
+    whole: tuple[int, ...],
+    rate: float,
+    parts: int,
+    query_BLHK: jax.Array,
+    passed: Passed,
+    segments_BL: jax.Array,
+    distances_HX: jax.Array | None,
+    layer: jax.Array,
+    key: jax.Array | None,
+) -> jax.Array:
+    """One device's program; `whole` is the shape [B, H, L, S] of all devices' scores together."""
+    mine = jax.lax.axis_index(RULES["length"])
+    batch, length, heads, width = query_BLHK.shape
+    first_row, first_head = (
+        jax.lax.axis_index(RULES[axis]) * n for axis, n in (("batch", batch), ("act_heads", heads))
+    )
+    query_BHLK = query_BLHK.swapaxes(1, 2)
+
+    @jax.checkpoint  # scores are made again in the backward pass
+    def add(sums: Sums, passed: Passed, source: jax.Array) -> Sums:
+        """The running softmax with the keys and values that device `source` began with."""
+        first_key = source * passed.key.shape[1]
+        sight = Sight(segments_BL, passed.segments, prefix_BS=passed.prefix, distances_HX=distances_HX, **static)
+        scores = jnp.einsum(
+            "BHLK,BHSK->BHLS", query_BHLK, passed.key.swapaxes(1, 2), preferred_element_type=jnp.float32
+        )
+        scores += sight.bias(mine * length, first_key, layer)
+        # The result does not depend on what is subtracted, so nothing needs its gradient.
+        highest = jax.lax.stop_gradient(jnp.maximum(sums.highest, scores.max(-1)))
+        shares, shrink = jnp.exp(scores - highest[..., None]), jnp.exp(sums.highest - highest)
+        total = sums.total * shrink + shares.sum(-1)
+        shares = dropout(shares, rate, key, whole, (first_row, first_head, mine * length, first_key))
+        shares = shares.astype(passed.value.dtype)
+        new = jnp.einsum("BHLS,BHSK->BHLK", shares, passed.value.swapaxes(1, 2), preferred_element_type=jnp.float32)
+        return Sums(highest, total, sums.mixed * shrink[..., None] + new)
+
+    def turn(carry: tuple[Sums, Passed], number: jax.Array) -> tuple[tuple[Sums, Passed], None]:
+        sums, passed = carry  # passed on and added at once: neither waits for the other
+        following = jax.lax.ppermute(passed, RULES["length"], [(i, (i + 1) % parts) for i in range(parts)])
+        return (add(sums, passed, (mine - number) % parts), following), None
+
+    none = jnp.zeros((batch, heads, length), jnp.float32)
+    sums = Sums(none - jnp.inf, none, jnp.zeros((batch, heads, length, width), jnp.float32))
+    (sums, passed), _ = jax.lax.scan(turn, (sums, passed), jnp.arange(parts - 1))
+    sums = add(sums, passed, (mine + 1) % parts)
+    return (sums.mixed / sums.total[..., None]).swapaxes(1, 2).astype(passed.value.dtype)

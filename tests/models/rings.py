@@ -1,0 +1,68 @@
+"""Run by test_ring.py in a process with eight simulated devices; prints, for each case, how far ring attention is from whole
+attention: the largest difference of outputs, and of gradients relative to the largest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny
+
+from lm_research.config import MeshConfig
+from lm_research.models.attention import attend
+from lm_research.models.masks import Sight, attention_bias
+from lm_research.models.positions import distance_table, relative_bias
+from lm_research.models.ring import ring_attend
+from lm_research.parallel.mesh import make_mesh
+
+B, L, H, K, BUCKETS, REACH = 4, 32, 4, 8, 8, 16
+# Name -> mesh, causal, window, prefix, relative positions, dropout.
+CASES: dict[str, tuple[dict[str, int], bool, int, bool, bool, float]] = {
+    "bidirectional": (dict(context=8), False, 0, False, False, 0.0),
+    "causal": (dict(data=2, context=4), True, 0, False, False, 0.0),
+    "window and dropout": (dict(fsdp=2, context=2, tensor=2), True, 5, False, False, 0.3),
+    "prefix": (dict(context=8), True, 0, True, False, 0.0),
+    "relative, dropout": (dict(context=4, tensor=2), False, 0, False, True, 0.2),
+    "relative, causal": (dict(context=8), True, 0, False, True, 0.0),
+}
+
+
+def compare(mesh: dict[str, int], causal: bool, window: int, prefix: bool, relative: bool, rate: float) -> list[float]:
+    rng = np.random.default_rng(0)
+    query, key, value = (jnp.asarray(rng.normal(size=(B, L, H, K)), jnp.float32) for _ in range(3))
+    table = jnp.asarray(rng.normal(size=(BUCKETS, H)), jnp.float32)
+    outer = jnp.asarray(rng.normal(size=(B, L, H, K)), jnp.float32)
+    # Packed documents that end anywhere, and padding (0) at the end of some rows.
+    segments = jnp.asarray(-np.sort(-rng.integers(0, 4, (B, L)), axis=1))
+    prefixes = jnp.asarray(rng.integers(0, 2, (B, L))) if prefix else None
+    drop = jax.random.key(3)
+
+    def whole(query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array) -> jax.Array:
+        bias = attention_bias(segments, segments, causal, window, prefixes)
+        if relative:
+            bias += relative_bias(table, L, L, REACH, both_ways=not causal)
+        return attend(query, key, value, bias, rate, drop, scale=1.0)
+
+    def ring(query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array) -> jax.Array:
+        distances = distance_table(table, L, REACH, both_ways=not causal) if relative else None
+        sight = Sight(segments, segments, causal, window, prefix_BS=prefixes, distances_HX=distances)
+        return ring_attend(query, key, value, sight, 0, rate, drop)
+
+    def results(function: Any) -> list[jax.Array]:
+        out, pull = jax.vjp(function, query, key, value, table)
+        return [out, *pull(outer)]
+
+    theirs = tiny.jit(lambda: results(whole))()
+    with jax.set_mesh(make_mesh(MeshConfig(**mesh))):
+        ours = tiny.jit(lambda: results(ring))()
+    return [
+        float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(b).max().clip(1))
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: compare(*case) for name, case in CASES.items()}))

@@ -1,0 +1,47 @@
+"""Ring attention on eight devices equals whole attention on one, in value and gradient."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lm_research.models.positions import by_distance, distance_table, relative_bias
+
+HERE = pathlib.Path(__file__).parent
+CASES = ("bidirectional", "causal", "window and dropout", "prefix", "relative, dropout", "relative, causal")
+
+
+@pytest.fixture(scope="module")
+def differences() -> dict[str, list[float]]:
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "272"}
+    environment = os.environ | flags | {"PYTHONPATH": os.pathsep.join(map(str, HERE.parents[:2]))}
+    command = [sys.executable, str(HERE / "rings.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_ring_equals_whole_attention(case: str, differences: dict[str, list[float]]) -> None:
+    assert set(differences) == set(CASES)
+    assert max(differences[case]) < 1e-5
+
+
+def test_values_by_distance() -> None:
+    """Entry (l, s) of [L, S] is the value of distance s - l; the first value is that of distance 1 - L."""
+    values = np.arange(2 * 6).reshape(2, 6)
+    expected = [[[h * 6 + s - q + 2 for s in range(4)] for q in range(3)] for h in range(2)]
+    np.testing.assert_array_equal(by_distance(values, 3), expected)
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_a_table_by_distance_holds_the_bias(both_ways: bool) -> None:
+    table = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    whole = relative_bias(table, 12, 12, 16, both_ways)
+    np.testing.assert_array_equal(by_distance(distance_table(table, 12, 16, both_ways), 12), whole[0])
