@@ -57,8 +57,7 @@ def transfers(text: str) -> tuple[Transfers, ...]:
             if seen is None:
                 continue
             kind, size, overlapped = seen
-            match = re.search(r"channel_id=(\d+)", line)
-            channel = match[1] if match else line.strip().split(" ")[0]
+            channel = _channel(kind, line)
             before = found[kind].get(channel, (0, 0, False))
             overlapped |= name.startswith("async") or "async_collective" in name
             found[kind][channel] = tuple(map(max, before, (turns.get(name, 1), size, overlapped)))
@@ -81,6 +80,16 @@ def _transfer(line: str) -> tuple[str, int, bool] | None:
         max((_bytes(*array) for array in _ARRAY.findall(line[: line.find("channel_id")])), default=0),
         bool(match[2]),
     )
+
+
+def _channel(kind: str, line: str) -> str:
+    """What tells a transfer from others. Those of jax.shard_map all have channel 1: a permutation, which stands in one place, goes
+    by its name, and others by the operation they come from too."""
+    match = re.search(r"channel_id=(\d+)", line)
+    if kind == "collective-permute" or not match:
+        return line.replace("ROOT", "").strip().split(" ")[0]
+    origin = re.search(r'op_name="([^"]*)"', line) if match[1] == "1" else None
+    return match[1] + (origin[1] if origin else "")
 
 
 def _bytes(kind: str, sides: str) -> int:

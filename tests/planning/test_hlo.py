@@ -52,3 +52,14 @@ def test_turns_that_only_the_condition_tells() -> None:
     text = MODULE.replace("  ROOT %less", limit).replace(', backend_config={"known_trip_count":{"n":"24"}}', "")
     assert transfers(text) == transfers(MODULE)
     assert transfers(text.replace("constant(24)", "constant(5)"))[0].count == 5
+
+
+def test_permutations_of_a_program_per_device_are_told_apart_by_name() -> None:
+    """Those of jax.shard_map share channel 1."""
+    lines = "".join(
+        f"  %permute.{n} = (f32[4]{{0}}, f32[4]{{0}}) collective-permute-start(f32[4]{{0}} %x), channel_id=1\n"
+        f"  %done.{n} = f32[4]{{0}} collective-permute-done(%permute.{n})\n"
+        for n in (1, 2)
+    )
+    permute = transfers(MODULE.replace("ENTRY", "%other (p: f32[4]) -> f32[4] {\n" + lines + "}\n\nENTRY"))[-1]
+    assert (permute.kind, permute.channels, permute.overlapped) == ("collective-permute", 2, 2)
