@@ -114,7 +114,12 @@ def _same(a: Any, b: Any) -> bool:
 
 def is_timing(key: str) -> bool:
     """Whether a metric says how fast or heavy a run was, which no two runs share, rather than what it computed."""
-    return key in ("mfu", "goodput") or key.endswith(("_seconds", "per_second")) or key.startswith(("peak_", "host_"))
+    return (
+        key in ("mfu", "goodput", "data_process")
+        or "_seconds" in key
+        or key.endswith("per_second")
+        or key.startswith(("peak_", "host_"))
+    )
 
 
 def load(directory: Path) -> Run:

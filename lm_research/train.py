@@ -26,33 +26,29 @@ from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
-from lm_research.data.mixture import Mixture, mix
+from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed
-from lm_research.data.store import TokenStore
-from lm_research.decoding.preview import make_preview
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
-from lm_research.models.flops import train_flops_per_token
-from lm_research.objectives.base import Objective
+from lm_research.monitor.held_out import Evaluation
+from lm_research.monitor.meter import Meter
+from lm_research.monitor.summary import closing_words, deliver, summarise
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, local_rows, to_global
-from lm_research.parallel.hardware import peak_flops
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
 from lm_research.pretrained import StartingPoint
-from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
 from lm_research.training import native, run_directory
 from lm_research.training.checkpoint import Checkpoints
-from lm_research.training.digest import digest_of
-from lm_research.training.evaluation import evaluate, unigram_loss
+from lm_research.training.goodput import Clock, Lives, in_words
 from lm_research.training.metrics import MetricsWriter, read_metrics
 from lm_research.training.optimizer import make_optimizer, make_schedule
-from lm_research.training.progress import Log, Progress, Stopwatch, Trace
+from lm_research.training.progress import Log, Progress, Trace, every
 from lm_research.training.signals import StopRequest
-from lm_research.training.state import State, init_state, state_shardings, window_means, window_zeros
-from lm_research.training.step import jit_train_step, make_eval_step, make_train_step
+from lm_research.training.state import State, init_state, state_shardings, window_zeros
+from lm_research.training.step import jit_train_step, make_train_step
 
 
 def main(config: Config, workdir: pathlib.Path) -> int:
@@ -65,6 +61,7 @@ def main(config: Config, workdir: pathlib.Path) -> int:
 
 
 def run(config: Config, workdir: pathlib.Path) -> int:
+    born = time.monotonic()
     # ---------------------------------------------------------------- directory and devices
     origin = find_origin(config)
     config = follow(origin, config)
@@ -129,7 +126,9 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         line for line in read_metrics(workdir / "metrics.jsonl") if "eval_loss_nats" in line and line["step"] <= start
     ]
     evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log, history)
-    meter = Meter(config, objective, definition, examples, start, log)
+    clock = Clock(born)
+    lives = Lives(workdir, clock, start, is_main)
+    meter = Meter(config, objective, definition, examples, start, log, clock)
     progress, trace = Progress(start, stop, log, is_main), Trace(config_lib.profile_range(config), workdir)
 
     # ---------------------------------------------------------------- the loop
@@ -140,7 +139,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
             fresh, scores = step > start or start == 0, None
             if fresh and evaluation.due(step):
                 raise_if_halted(state, feed, workdir, checkpoints)  # waits for the steps under way: they are no pause
-                with meter.watch.paused():
+                with clock.paused("eval"):
                     scores = evaluation.run(step, state)
             finished = step == stop or evaluation.exhausted
             processes.watch_step()
@@ -148,15 +147,18 @@ def run(config: Config, workdir: pathlib.Path) -> int:
             due = every(config.checkpoint.every_steps, step) or finished or stopping
             if fresh and (due or overdue(config, step, saved_at)):
                 raise_if_halted(state, feed, workdir, checkpoints)
-                with meter.watch.paused():
+                with clock.paused("checkpoint"):
                     checkpoints.save(state, scores, evaluation.rank(scores))
+                lives.write(step)
                 saved_at = time.monotonic()
             if finished or stopping:
                 break
-            batch = to_global(mesh, next(batches), leading=1)
+            with clock.waiting(idle=state["step"].is_ready()):
+                batch = next(batches)
+            batch = to_global(mesh, batch, leading=1)
             length = batch["tokens_BL"].shape[-1]  # of a task's rows it goes with the batch
             if length not in programs:
-                with meter.watch.paused():
+                with clock.paused("compile"):
                     programs[length] = compile_step(train_step, state, batch, log)
                     processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
             trace.before(step + 1)
@@ -169,15 +171,21 @@ def run(config: Config, workdir: pathlib.Path) -> int:
                 state["window"] = new_window()
                 writer.write(step + 1, values)
                 progress.metrics(step + 1, values)
+                lives.write(step + 1, now=False)
         progress.close()
         trace.close()
         batches.close()
-        checkpoints.wait()  # until all is on disk
+        with clock.paused("checkpoint"):
+            checkpoints.wait()  # until all is on disk
         writer.close()
+    lives.write(int(state["step"]))
+    seconds = lives.total() if is_main else None
 
     # ---------------------------------------------------------------- summary
     done = int(state["step"]) == stop or evaluation.exhausted
-    summary = summarise(state, workdir, "finished" if done else "stopped", evaluation.unigram_nats)
+    summary = summarise(state, workdir, "finished" if done else "stopped", evaluation.unigram_nats, seconds)
+    if is_main:
+        log(f"time: {in_words(seconds)}")
     if done and isinstance(objective, Task):
         best = checkpoints.best_step
         if best not in (None, int(state["step"])):
@@ -187,10 +195,6 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     checkpoints.close()
     log(closing_words(config, workdir, summary) if is_main else summary["status"])
     return DONE if done else STOPPED_BY_SIGNAL
-
-
-def every(steps: int, step: int) -> bool:
-    return bool(steps) and step > 0 and step % steps == 0
 
 
 def overdue(config: Config, step: int, since: float) -> bool:
@@ -333,197 +337,6 @@ def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints
         f"in {path}. Lower optimizer.learning_rate or lengthen the warm-up in a new --workdir, or go on without such updates by "
         "--config.train.nonfinite=skip."
     )
-
-
-class Evaluation:
-    """Held-out loss, the unigram yardstick, and samples to read."""
-
-    def __init__(
-        self,
-        config: Config,
-        objective: Objective,
-        definition: ModelDefinition,
-        corpus: Corpus,
-        mesh: jax.sharding.Mesh,
-        writer: MetricsWriter,
-        log: Log,
-        history: list[dict[str, float]],
-    ) -> None:
-        self.config, self.objective, self.mesh, self.writer, self.log = config, objective, mesh, writer, log
-        self.definition, self.corpus = definition, corpus
-        self.feed, self.num_batches = self._feed(corpus.validation)
-        self.step = make_eval_step(objective, definition, corpus.tokenizer.token_bytes, mesh)
-        self.preview = make_preview(config, definition, corpus)
-        self.unigram_nats = None
-        if objective.token_term:
-            self.unigram_nats = unigram_loss(corpus.train, map(self.feed, range(self.num_batches)))
-        self.ranks = [self.rank(line) for line in history]
-        self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
-
-    def _feed(self, store: TokenStore) -> tuple[Feed, int]:
-        """Batches of a held-out store, and how many an evaluation reads."""
-        examples, size = self.objective.examples(store, "validation"), self.config.train.batch_size
-        num_batches = -(-examples.num_examples // size)
-        if self.config.eval.num_batches:
-            num_batches = min(num_batches, self.config.eval.num_batches)
-        return Feed(examples, size, 0, local_rows(self.mesh, size), None), num_batches
-
-    def rank(self, scores: dict[str, float] | None) -> float | None:
-        """What orders models, the smaller the better: the loss, or a task's metric."""
-        if scores is None or not isinstance(self.objective, Task):
-            return scores and scores["eval_loss_nats"]
-        value = scores[f"eval_{self.objective.metric}"]
-        return value if self.objective.lower_is_better else -value
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the last task.patience evaluations were no better than the best before them."""
-        patience = self.config.task.patience
-        return 0 < patience < len(self.ranks) and min(self.ranks[-patience:]) >= min(self.ranks[:-patience])
-
-    def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
-        """Scores and outputs of all of a store."""
-        examples, size, outputs = self.objective.examples(store, "validation"), self.config.train.batch_size, []
-        feed = Feed(examples, size, 0, local_rows(self.mesh, size), None)
-        batches = load(feed, 0, -(-examples.num_examples // size))
-        return evaluate(self.step, params, batches, self.objective, self.mesh, outputs), outputs
-
-    def due(self, step: int) -> bool:
-        return every(self.config.eval.every_steps, step) or step == self.config.train.num_steps
-
-    def run(self, step: int, state: State) -> dict[str, float]:
-        """Evaluates (the averaged parameters, if there are any), writes, prints, and returns the metrics."""
-        begin = time.perf_counter()
-        params = state.get("ema", state["params"])
-        batches = load(self.feed, 0, self.num_batches)
-        scores = evaluate(self.step, params, batches, self.objective, self.mesh)
-        for name, (feed, num_batches) in self.sources.items():  # of a mixture, each by itself
-            part = evaluate(self.step, params, load(feed, 0, num_batches), self.objective, self.mesh)
-            scores |= {
-                f"eval_{name}_{key}": part[f"eval_{key}"] for key in ("loss_nats", "perplexity", "bits_per_byte")
-            }
-        texts = self.preview(params, step)
-        self.writer.write(step, {**scores, "eval_seconds": round(time.perf_counter() - begin, 3)})
-        self.writer.write_text(step, "samples", "\n\n".join(texts))
-        parts = [f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
-        yardstick = f"unigram: {self.unigram_nats:.4g} nats" if self.unigram_nats else self.objective.baseline()
-        self.log(f"held-out after step {step}: {', '.join(parts)} ({yardstick})")
-        self.ranks.append(self.rank(scores))
-        for text in texts:
-            self.log("  | " + text.strip().replace("\n", "\n  | "))
-        return scores
-
-
-class Meter:
-    """Lines of training metrics: means over the window, and rates over the seconds spent in steps."""
-
-    def __init__(
-        self,
-        config: Config,
-        objective: Objective,
-        definition: ModelDefinition,
-        examples: Examples,
-        start: int,
-        log: Log,
-    ) -> None:
-        self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
-        lengths = row_lengths(examples) if definition.arch.encoder else (0, config.data.max_length)
-        self.flops = train_flops_per_token(definition, lengths[1], objective.predicted_share, lengths[0])
-        self.peak, source = peak_flops()
-        if self.peak:
-            log(
-                f"mfu: (6 N + 12 layers D L) x real tokens/s / {self.peak:.3g} FLOP/s ({source}); N counts matrix products, "
-                f"the vocabulary's for predicted positions only: {self.flops:.3g} FLOP a token"
-                + (f" of rows of {lengths[0]} + {lengths[1]}" if lengths[0] else "")
-            )
-        self.watch = Stopwatch()
-
-    def line(self, step: int, state: State, schedule: Any) -> dict[str, float]:
-        """One line of metrics.jsonl for the window that ends with `step`; waits for the device."""
-        window = jax.device_get(state["window"])
-        seconds = self.watch.lap() / (step - self.last_step)
-        self.last_step = step
-        tokens_per_second = float(window["total_real"]) / float(window["steps"]) / seconds
-        values = window_means(self.objective, window) | {
-            "learning_rate": float(schedule(step - 1)),
-            "epoch": step * self.config.train.batch_size / self.examples.num_examples,
-            "tokens_per_second": round(tokens_per_second, 1),
-            "step_seconds": round(seconds, 5),
-        }
-        if isinstance(self.examples, Mixture):
-            values |= {f"epoch_{name}": epoch for name, epoch in self.examples.epochs(step).items()}
-        if self.peak:
-            values["mfu"] = round(self.flops * tokens_per_second / self.peak, 5)
-        return values
-
-
-def row_lengths(examples: Examples) -> tuple[int, int]:
-    """S and L of the rows of an encoder-decoder."""
-    row = examples.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    return row["source_tokens_BS"].shape[1], row["tokens_BL"].shape[1]
-
-
-def summarise(state: State, workdir: pathlib.Path, status: str, unigram_nats: float | None) -> dict[str, Any]:
-    """Writes summary.json: status, steps, last metrics, digests of what was learned."""
-    lines = read_metrics(workdir / "metrics.jsonl")
-    last = lambda kind: next((line for line in reversed(lines) if kind in line), {})  # noqa: E731
-    names = [name for name in ("params", "optimizer", "ema") if name in state]
-    summary = {
-        "status": status,
-        "step": int(state["step"]),
-        "train": last("loss_nats"),
-        "eval": last("eval_loss_nats"),
-        "unigram_loss_nats": unigram_nats,
-        "digests": {{"params": "parameters"}.get(name, name): digest_of(state[name]) for name in names},
-    }
-    if jax.process_index() == 0:
-        run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
-    return summary
-
-
-def deliver(
-    evaluation: Evaluation, state: State, origin: StartingPoint | None, workdir: pathlib.Path
-) -> dict[str, Any]:
-    """What is left of a fine-tuning run: the best model in WORKDIR/model, its predictions, and its scores in summary.json."""
-    task, corpus, params = evaluation.objective, evaluation.corpus, state.get("ema", state["params"])
-    found: dict[str, Any] = {"best_step": int(state["step"])}
-    for part, store in (("validation", corpus.validation), ("test", corpus.test)):
-        if store is not None:
-            found[part], outputs = evaluation.part(params, store)
-            if jax.process_index() == 0:
-                delivery.write_predictions(workdir / f"predictions_{part}.jsonl", task, store, outputs)
-    if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
-        family, config = (origin.family, origin.config) if origin else (evaluation.config.model.family, None)
-        delivery.export(workdir / "model", evaluation.definition, family, params, config, task)
-    if jax.process_index() == 0:
-        summary = json.loads((workdir / "summary.json").read_text()) | found
-        run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
-    return found | {"words": task.words_of(found["validation"])}
-
-
-def closing_words(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:
-    if summary["status"] != "finished":
-        return f"stopped by a signal after step {summary['step']}; everything is saved, and the same command goes on from there."
-    if "words" in summary:
-        test = "".join(
-            f"\ntest: {name.removeprefix('eval_')} {value:.4g}" for name, value in summary.get("test", {}).items()
-        )
-        return f"""
-finished: best after step {summary["best_step"]}, {summary["words"]}{test}
-next:
-  use       lm_research.from_pretrained("{workdir}/model")
-  read      {workdir}/predictions_validation.jsonl
-  compare   python -m lm_research.compare {workdir} runs/OTHER"""
-    scores, unigram = summary["eval"], summary["unigram_loss_nats"]
-    term = "eval_lm_loss_nats" if "eval_lm_loss_nats" in scores else "eval_mlm_loss_nats"
-    return f"""
-finished: {summary["step"]} steps, parameters {summary["digests"]["parameters"]}
-held-out: {scores[term]:.3f} nats a token against {unigram:.3f} of unigram frequencies; perplexity {scores["eval_perplexity"]:.1f}
-next:
-  look      tensorboard --logdir={workdir}
-  go on     the same command with a longer --config.train.num_steps and a new --workdir
-  your text --config.data.source=FILE_OR_FOLDER --workdir=runs/mine
-  compare   python -m lm_research.compare {workdir} runs/OTHER"""
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ FLOORS = (
     {"tasks"},
     {"analysis"},
     {"pretrained", "planning"},
-    {"pipelines"},
+    {"pipelines", "monitor"},
     {"serving"},
     {"train", "evaluate", "generate", "predict", "serve", "prepare", "convert", "plan", "compare", "report"},
 )

@@ -37,7 +37,7 @@ def copied(run: pathlib.Path, folder: pathlib.Path, upto: int | None = None) -> 
 
 
 def test_run_directory(bert_run: pathlib.Path) -> None:
-    files = {"config.json", "environment.json", "metrics.jsonl", "log.txt", "summary.json", ".lock"}
+    files = {"config.json", "environment.json", "metrics.jsonl", "log.txt", "summary.json", "time.json", ".lock"}
     assert names(bert_run) == files | {"checkpoints", "tensorboard", "profile"}
     assert not [path for path in bert_run.rglob("*") if "tmp" in path.relative_to(bert_run).name]
     assert checkpoints(bert_run) == [6, 12, 18, 20]

@@ -19,6 +19,7 @@ from unittest import mock
 import jax
 
 from lm_research import cli, compare, train
+from lm_research.monitor import meter
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, LOG, SAVE, EVALUATE = 20, 7, 6, 10  # no two of them meet before the end, so every kind of resume occurs
@@ -104,7 +105,7 @@ def call(argv: list[str]) -> int:
     The measured peak of the CPU is left out: it takes a second and tells nothing here.
     """
     mesh, precision = jax.sharding.get_mesh(), jax.config.jax_default_matmul_precision
-    with mock.patch.object(train, "peak_flops", lambda: (1e12, "made up")):
+    with mock.patch.object(meter, "peak_flops", lambda: (1e12, "made up")):
         try:
             return cli.call(train.main, argv, verb="train", summary="")
         finally:

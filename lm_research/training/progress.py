@@ -5,9 +5,6 @@ from __future__ import annotations
 import datetime
 import pathlib
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -36,25 +33,9 @@ class Log:
         self._file.close()
 
 
-class Stopwatch:
-    """Seconds spent training: the clock stands still inside `paused`, so that rates speak of steps alone."""
-
-    def __init__(self) -> None:
-        self._mark = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = time.perf_counter()
-        elapsed, self._mark = now - self._mark, now
-        return elapsed
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._mark += time.perf_counter() - start
+def every(steps: int, step: int) -> bool:
+    """Whether something that is due every so many steps is due after this one; 0 is never."""
+    return bool(steps) and step > 0 and step % steps == 0
 
 
 class Progress:

@@ -4,7 +4,8 @@ config.json       the resolved config; usable as --config
 environment.json  versions, devices, git commit and command of each start
 metrics.jsonl     one object a line, units in the names
 log.txt           what was printed
-summary.json      at the end: status, steps, final metrics, digests of the state
+summary.json      at the end: status, steps, final metrics, digests of the state, where the time went
+time.json         the time of each start, by what it was spent on
 checkpoints/ data/ tensorboard/ profile/ nonfinite/
 """
 

@@ -1,15 +1,14 @@
-"""What a person sees: lines in a log, rates that leave pauses out, traces of the steps asked for."""
+"""What a person sees: lines in a log, traces of the steps asked for."""
 
 from __future__ import annotations
 
 import pathlib
-import time
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from lm_research.training.progress import Log, Progress, Stopwatch, Trace
+from lm_research.training.progress import Log, Progress, Trace
 
 
 def test_lines_are_printed_and_kept_with_the_time(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,24 +26,6 @@ def test_lines_are_printed_and_kept_with_the_time(tmp_path: pathlib.Path, capsys
 def test_other_processes_keep_quiet(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     Log(tmp_path, main_process=False)("one")
     assert capsys.readouterr().out == ""
-
-
-def test_pauses_do_not_count() -> None:
-    watch = Stopwatch()
-    time.sleep(0.05)
-    with watch.paused():
-        time.sleep(0.5)
-    time.sleep(0.05)
-    assert 0.1 <= watch.lap() < 0.4
-    assert watch.lap() < 0.1
-
-
-def test_a_failure_inside_a_pause_ends_it() -> None:
-    watch = Stopwatch()
-    with pytest.raises(ValueError), watch.paused():
-        time.sleep(0.3)
-        raise ValueError
-    assert watch.lap() < 0.2
 
 
 def test_plain_lines_without_a_terminal(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

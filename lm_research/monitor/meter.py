@@ -1,0 +1,91 @@
+"""Lines of metrics.jsonl that speak of training: means of a window, rates, and where the time goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lm_research.config import Config
+from lm_research.data.mixture import Mixture
+from lm_research.data.order import Examples
+from lm_research.models.definition import ModelDefinition
+from lm_research.models.flops import train_flops_per_token
+from lm_research.objectives.base import Objective
+from lm_research.parallel.hardware import peak_flops
+from lm_research.training.goodput import Clock
+from lm_research.training.progress import Log
+from lm_research.training.state import State, window_means
+
+
+class Meter:
+    """Lines of training metrics: means over the window, and rates over the seconds spent in steps."""
+
+    def __init__(
+        self,
+        config: Config,
+        objective: Objective,
+        definition: ModelDefinition,
+        examples: Examples,
+        start: int,
+        log: Log,
+        clock: Clock,
+    ) -> None:
+        self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
+        lengths = row_lengths(examples) if definition.arch.encoder else (0, config.data.max_length)
+        self.flops = train_flops_per_token(definition, lengths[1], objective.predicted_share, lengths[0])
+        self.peak, source = peak_flops()
+        if self.peak:
+            log(
+                f"mfu: (6 N + 12 layers D L) x real tokens/s / {self.peak:.3g} FLOP/s ({source}); N counts matrix products, "
+                f"the vocabulary's for predicted positions only: {self.flops:.3g} FLOP a token"
+                + (f" of rows of {lengths[0]} + {lengths[1]}" if lengths[0] else "")
+            )
+        self.clock, self.waited = clock, clock.lost["data"]
+        clock.lap()
+
+    def line(self, step: int, state: State, schedule: Any) -> dict[str, float]:
+        """One line of metrics.jsonl for the window that ends with `step`; waits for the device."""
+        window = jax.device_get(state["window"])
+        steps, self.last_step = step - self.last_step, step
+        seconds = self.clock.lap() / steps
+        waited, self.waited = (self.clock.lost["data"] - self.waited) / steps, self.clock.lost["data"]
+        tokens_per_second = float(window["total_real"]) / float(window["steps"]) / seconds
+        values = window_means(self.objective, window) | {
+            "learning_rate": float(schedule(step - 1)),
+            "epoch": step * self.config.train.batch_size / self.examples.num_examples,
+            "tokens_per_second": round(tokens_per_second, 1),
+            "step_seconds": round(seconds, 5),
+            "goodput": round(self.clock.goodput, 4),
+            **spread(seconds, waited),
+        }
+        if isinstance(self.examples, Mixture):
+            values |= {f"epoch_{name}": epoch for name, epoch in self.examples.epochs(step).items()}
+        if self.peak:
+            values["mfu"] = round(self.flops * tokens_per_second / self.peak, 5)
+        return values
+
+
+def spread(step_seconds: float, data_seconds: float) -> dict[str, float]:
+    """How far processes are apart: none where there is one; a tiny collective, so every process must come here.
+
+    `step_seconds_min` and `_max` are theirs for the same steps; `data_seconds_max` is the longest time a step one waited for its
+    batch with an idle device, and `data_process` which one that is.
+    """
+    if jax.process_count() == 1:
+        return {"data_seconds": round(data_seconds, 5)}
+    steps_P, data_P = multihost_utils.process_allgather(np.array([step_seconds, data_seconds])).T
+    return {
+        "step_seconds_min": round(float(steps_P.min()), 5),
+        "step_seconds_max": round(float(steps_P.max()), 5),
+        "data_seconds_max": round(float(data_P.max()), 5),
+        "data_process": int(data_P.argmax()),
+    }
+
+
+def row_lengths(examples: Examples) -> tuple[int, int]:
+    """S and L of the rows of an encoder-decoder."""
+    row = examples.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    return row["source_tokens_BS"].shape[1], row["tokens_BL"].shape[1]
