@@ -321,6 +321,9 @@ class MeshConfig:
             "dp", "dp+context", "dp+tensor", "fsdp", "fsdp+context", "fsdp+tensor", "fsdp+context+tensor", "shard_map",
         ),
     )  # fmt: skip
+    slices: int = key(
+        0, "Slices (TPU pods joined by the data-centre network) the devices are; 0 takes what is found.", low=0
+    )
     data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0)
     fsdp: int = key(0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0)
     context: int = key(

@@ -17,8 +17,8 @@ from jax.sharding import AbstractMesh, AxisType
 
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.parallel.batches import check_batch
-from lm_research.parallel.mesh import AXES, mesh_shape
-from lm_research.planning.topology import Topology, links, network_axis
+from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
+from lm_research.planning.topology import Topology, links
 from lm_research.planning.traffic import Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
 from lm_research.training.optimizer import make_optimizer
@@ -76,7 +76,7 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     mesh = abstract_mesh(config, topology)
     work = work or make_workload(config)
     shape, train = dict(mesh.shape), config.train
-    crossing = network_axis(topology, shape)
+    crossing = network_axis(shape, topology.slices)
     rows = train.batch_size // train.accumulation_steps // (shape["data"] * shape["fsdp"])
     memory = memory_by_kind(config, work, mesh, rows)
     moved = collectives(config, work, mesh, rows, topology.slices, crossing)
