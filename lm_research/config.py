@@ -121,7 +121,9 @@ class TaskConfig:
     train: str = key("", "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, or tfds:NAME@SPLIT.")
     validation: str = key("", "Held-out records in the same forms; empty holds out a share (data.validation_fraction).")
     test: str = key("", "Further records that are scored once, at the end of the run.")
-    text_key: str = key("text", "Field of the text (tagging: of the list of words; question_answering: of the context).")
+    text_key: str = key(
+        "text", "Field of the text (tagging: of the list of words; question_answering: of the context)."
+    )
     pair_key: str = key("", "Field of a second text (question_answering: of the question); empty reads single texts.")
     label_key: str = key(
         "label", "Field of the label: a name or number, a list of names, a value, or (tagging) a list of tags."

@@ -128,7 +128,14 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
         if (folder / f"{part}.jsonl").is_file():
             kept[part] = [json.loads(line) for line in (folder / f"{part}.jsonl").read_text().splitlines()]
     return Labelled(
-        tokenizer, parts["train"], parts["validation"], digest.hexdigest(), tuple(names), arrays, parts.get("test"), kept
+        tokenizer,
+        parts["train"],
+        parts["validation"],
+        digest.hexdigest(),
+        tuple(names),
+        arrays,
+        parts.get("test"),
+        kept,
     )
 
 
@@ -145,7 +152,16 @@ def _key(config: Config) -> str:
         vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
-    keys = [task.name, task.text_key, task.pair_key, task.label_key, task.target, task.label_separator, task.labels, task.stride]
+    keys = [
+        task.name,
+        task.text_key,
+        task.pair_key,
+        task.label_key,
+        task.target,
+        task.label_separator,
+        task.labels,
+        task.stride,
+    ]
     every = [FORMAT, facts(task.train), held_out, test, vocabulary, keys, config.data.max_length]
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]
 

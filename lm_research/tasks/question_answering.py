@@ -278,7 +278,9 @@ class QuestionAnswering(Task):
                 if not np.isfinite(sums_PK[first, more]):
                     break
                 begin, end = int(offsets_L2[place_P[first], 0]), int(offsets_L2[place_P[first + more], 1])
-                while begin < end and question["context"][begin].isspace():  # a space belongs to the token, not to the answer
+                while (
+                    begin < end and question["context"][begin].isspace()
+                ):  # a space belongs to the token, not to the answer
                     begin += 1
                 scores[begin, end] = max(scores.get((begin, end), -np.inf), float(sums_PK[first, more]))
         spans = [Span(score, *place) for place, score in scores.items()]

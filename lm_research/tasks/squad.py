@@ -85,7 +85,9 @@ def scores(answers: Sequence[str], golds: Sequence[Sequence[str]], null: bool) -
     if null:
         answered = np.array([len(one) > 0 for one in golds])
         for kind, some in (("has_answer", answered), ("no_answer", ~answered)):
-            found |= {f"{kind}_{name}": float(values[some].mean()) if some.any() else 0.0 for name, values in each.items()}
+            found |= {
+                f"{kind}_{name}": float(values[some].mean()) if some.any() else 0.0 for name, values in each.items()
+            }
     return found
 
 
