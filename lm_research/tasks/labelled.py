@@ -161,6 +161,7 @@ def _key(config: Config) -> str:
         task.label_separator,
         task.labels,
         task.stride,
+        task.choices_key,
     ]
     every = [FORMAT, facts(task.train), held_out, test, vocabulary, keys, config.data.max_length]
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]
