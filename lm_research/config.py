@@ -114,14 +114,17 @@ class ObjectiveConfig:
 class TaskConfig:
     name: str = key(
         "",
-        "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, or tagging of words.",
-        choices=("", "classification", "tagging"),
+        "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, tagging of words, question "
+        "answering by spans of a context, or multiple choice.",
+        choices=("", "classification", "tagging", "question_answering", "multiple_choice"),
     )
     train: str = key("", "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, or tfds:NAME@SPLIT.")
     validation: str = key("", "Held-out records in the same forms; empty holds out a share (data.validation_fraction).")
     test: str = key("", "Further records that are scored once, at the end of the run.")
-    text_key: str = key("text", "Field of the text (tagging: of the list of words).")
-    pair_key: str = key("", "Field of a second text; empty reads single texts.")
+    text_key: str = key(
+        "text", "Field of the text (tagging: of the list of words; question_answering: of the context)."
+    )
+    pair_key: str = key("", "Field of a second text (question_answering: of the question); empty reads single texts.")
     label_key: str = key(
         "label", "Field of the label: a name or number, a list of names, a value, or (tagging) a list of tags."
     )
@@ -141,6 +144,18 @@ class TaskConfig:
         "none",
         "target=label: how much each class counts in the loss; balanced is inversely to its training records.",
         choices=("none", "balanced"),
+    )
+    stride: int = key(
+        128, "question_answering: tokens of a long context that neighbouring windows have in common.", low=0
+    )
+    max_answer_length: int = key(30, "question_answering: tokens of the longest answer.", low=1)
+    n_best: int = key(20, "question_answering: answers weighed, and written to predictions, for each question.", low=1)
+    null_threshold: float = key(
+        0.0,
+        "question_answering: a question has no answer where the score of none minus the best answer's is above this (SQuAD 2.0).",
+    )
+    choices_key: str = key(
+        "choices", "multiple_choice: the field with the list of choices, or the fields of one each with commas between."
     )
 
 
