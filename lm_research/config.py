@@ -290,6 +290,11 @@ class ScheduleConfig:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     num_steps: int = key(1000, "Optimizer steps of the whole run.", low=1)
+    stop_after: int = key(
+        0,
+        "Evaluate, save and end well after this step, before num_steps; the run goes on with a later one. 0 is none.",
+        low=0,
+    )
     num_epochs: float = key(0.0, "Passes over the training examples; above 0 it sets num_steps.", low=0.0)
     batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1)
     accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1)

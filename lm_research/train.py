@@ -114,7 +114,8 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         check_corpus(checkpoints, corpus)
         state = checkpoints.restore(shapes, shardings)
         log(f"resuming after step {int(state['step'])}")
-    start, stop = int(state["step"]), config.train.num_steps
+    start, last = int(state["step"]), config.train.num_steps
+    stop = min(last, config.train.stop_after or last)
     writer = MetricsWriter(workdir, config.logging.trackers, start, is_main)
 
     # ---------------------------------------------------------------- batches, evaluation, what people see
@@ -134,14 +135,14 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     # ---------------------------------------------------------------- the loop
     saved_at, programs = time.monotonic(), {}
     with StopRequest() as stop_request:
-        for step in range(start, stop + 1):
+        for step in range(start, max(start, stop) + 1):  # once where it has got there before: nothing is left to do
             # What a restored step was due, it got before it was saved.
             fresh, scores = step > start or start == 0, None
-            if fresh and evaluation.due(step):
+            if fresh and (evaluation.due(step) or step == stop):
                 raise_if_halted(state, feed, workdir, checkpoints)  # waits for the steps under way: they are no pause
                 with clock.paused("eval"):
                     scores = evaluation.run(step, state)
-            finished = step == stop or evaluation.exhausted
+            finished = step >= stop or evaluation.exhausted
             processes.watch_step()
             stopping = stop_request.at(step)  # asked once, so that nothing leaves without saving
             due = every(config.checkpoint.every_steps, step) or finished or stopping
@@ -182,8 +183,10 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     seconds = lives.total() if is_main else None
 
     # ---------------------------------------------------------------- summary
-    done = int(state["step"]) == stop or evaluation.exhausted
-    summary = summarise(state, workdir, "finished" if done else "stopped", evaluation.unigram_nats, seconds)
+    done = int(state["step"]) == last or evaluation.exhausted
+    there = done or int(state["step"]) >= stop
+    status = "finished" if done else "paused" if there else "stopped"
+    summary = summarise(state, workdir, status, evaluation.unigram_nats, seconds)
     if is_main:
         log(f"time: {in_words(seconds)}")
     if done and isinstance(objective, Task):
@@ -194,7 +197,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         summary |= deliver(evaluation, state, origin, workdir)
     checkpoints.close()
     log(closing_words(config, workdir, summary) if is_main else summary["status"])
-    return DONE if done else STOPPED_BY_SIGNAL
+    return DONE if there else STOPPED_BY_SIGNAL
 
 
 def overdue(config: Config, step: int, since: float) -> bool:

@@ -30,7 +30,7 @@ from lm_research.errors import CheckpointError
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
     "logging.trackers", "checkpoint.", "eval.num_samples", "profile.", "data.num_workers", "data.cache_dir", "train.nonfinite",
-    "mesh.",
+    "mesh.", "train.stop_after",
 )  # fmt: skip
 PACKAGES = (
     "lm_research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tensorflow-datasets", "numpy",
