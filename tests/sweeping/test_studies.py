@@ -82,6 +82,7 @@ def starts(workdir: pathlib.Path) -> list[list[int]]:
     return [[int(step) for step in path.read_text().split()] for path in sorted(workdir.glob("trials/*/starts.txt"))]
 
 
+@pytest.mark.slow
 def test_a_grid_whose_workers_are_killed_at_random_ends_with_the_same_table(tmp_path: pathlib.Path) -> None:
     """Ten times: the driver (its trials save and end by themselves), or the process of a trial, wherever it is."""
     sweep = write_sweep(tmp_path)
