@@ -1,8 +1,8 @@
 """Fine-tuning for multiple choice: which of several endings, causes or answers goes with a text.
 
 Command
-    python -m lm_research.train --config=configs/finetune/multiple_choice.py:swag --workdir=runs/swag \
-        --config.train.init_from=MODEL_DIR --config.task.train=train.csv --config.task.validation=val.csv
+    python -m lm_research.train --config=configs/finetune/multiple_choice.py --workdir=runs/choice \
+        --config.train.init_from=MODEL_DIR --config.task.train=train.jsonl --config.task.validation=dev.jsonl
 
     Records have a context (task.text_key), perhaps a text that every choice goes on from (task.pair_key), choices (task.choices_key: a
     list, or fields of one each) and the right one (task.label_key: a number from 0, a letter, or its text). :swag, :copa and
