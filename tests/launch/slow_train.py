@@ -26,10 +26,9 @@ def _slowly(self: Feed, number: int) -> dict[str, np.ndarray]:
         return batch
     time.sleep(0.1)
     if _folder:
-        rows = {name: np.atleast_2d(x) for name, x in sorted(batch.items())}
+        rows = [x.reshape(-1, *x.shape[2:]) for _, x in sorted(batch.items())]  # there is one micro-batch: A is 1
         digests = [
-            hashlib.sha256(b"".join(x[row].tobytes() for x in rows.values())).hexdigest()[:16]
-            for row in range(len(rows["tokens_BL"]))
+            hashlib.sha256(b"".join(x[row].tobytes() for x in rows)).hexdigest()[:16] for row in range(len(rows[0]))
         ]
         with (pathlib.Path(_folder) / f"{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps({"step": number, "first": self.rows.start or 0, "rows": digests}) + "\n")
