@@ -269,6 +269,12 @@ class OptimizerConfig:
     epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0)
     weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0)
     clip_norm: float = key(1.0, "Global gradient norm above which the gradient is scaled down; 0 never clips.", low=0.0)
+    layer_decay: float = key(
+        1.0,
+        "Factor on the learning rate from each layer to the one below it, and to the embeddings; 1 is one rate for all.",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,6 +308,11 @@ class TrainConfig:
         "",
         "Model directory (Hugging Face's format, native, or a run's) to start from. Its shape replaces the model "
         "section's, its tokenizer is used unless tokenizer.path names another.",
+    )
+    freeze: str = key(
+        "",
+        "Parameters that do not learn: regular expressions that are looked for in paths such as encoder/embeddings/tokens or "
+        "encoder/layers/3/attention/query/kernel, with commas between.",
     )
     ema_decay: float = key(
         0.0,
