@@ -77,7 +77,7 @@ def _pictures(scorer: Scorer) -> str:
     match scorer:
         case OneLabel():
             return _confusion(
-                Counter(zip(scorer.labels_N.tolist(), scorer.logits_NC.argmax(1).tolist(), strict=True)), scorer.labels
+                Counter(zip(scorer.labels_N.tolist(), scorer.chosen_N.tolist(), strict=True)), scorer.labels
             ) + (
                 "<h3>Calibration</h3><p>How often the model is right, by how sure it is. On the line it knows itself well; below, it is too "
                 f"sure. Bars: share of the records.</p>{charts.calibration(scorer.shares_NC.max(1), scorer.means['accuracy'])}"

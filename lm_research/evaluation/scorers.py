@@ -53,14 +53,18 @@ class OneLabel(Scorer):
         number = {name: i for i, name in enumerate(labels)}
         self.logits_NC = np.array([row["logits"] for row in rows], np.float32)
         self.labels_N = np.array([number[row["label"]] for row in rows])
-        self.means = {"accuracy": (self.logits_NC.argmax(1) == self.labels_N).astype(float)}
+        self.chosen_N = self.logits_NC.argmax(1)
+        self.gaps = metrics.calibration_gaps(self.logits_NC, self.labels_N)
+        self.means = {"accuracy": (self.chosen_N == self.labels_N).astype(float)}
         shares_NC = np.exp(self.logits_NC - self.logits_NC.max(1, keepdims=True))
         shares_NC /= shares_NC.sum(1, keepdims=True)
         self.shares_NC = shares_NC
         self.badness_N = 1.0 - shares_NC[np.arange(len(rows)), self.labels_N]
 
     def score(self, index_I: np.ndarray) -> dict[str, float]:
-        return metrics.classification(self.logits_NC[index_I], self.labels_N[index_I])
+        counts_CC = metrics.confusion(self.labels_N[index_I], self.chosen_N[index_I], self.logits_NC.shape[1])
+        gaps = metrics.of_gaps(self.gaps[0][index_I], self.gaps[1][index_I])
+        return metrics.of_confusion(counts_CC) | {"calibration_error": gaps}
 
 
 class SeveralLabels(Scorer):

@@ -52,7 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def run(folder: pathlib.Path, output: pathlib.Path, suite: str = "classes.json", *flags: str, model: str = "classes") -> int:
+def run(
+    folder: pathlib.Path, output: pathlib.Path, suite: str = "classes.json", *flags: str, model: str = "classes"
+) -> int:
     given = [f"--model={folder}/{model}", f"--suite={folder}/{suite}", f"--output={output}"]
     return evaluate.main([*given, "--batch_size=4", "--resamples=20", *flags])
 
@@ -74,7 +76,9 @@ def test_predictions_are_the_pipelines_and_scores_follow_from_them(folder: pathl
     assert [row["prediction"] for row in found] == [answer["label"] for answer in answers]
     assert [row["label"] for row in found] == [CLASSES[n % 3] for n in range(11)]
     assert [row["text"] for row in found] == TEXTS and found[3]["where"].endswith("classes.jsonl, line 4")
-    np.testing.assert_allclose([row["probability"] for row in found], [answer["score"] for answer in answers], atol=2e-6)
+    np.testing.assert_allclose(
+        [row["probability"] for row in found], [answer["score"] for answer in answers], atol=2e-6
+    )
     task = json.loads((output / "results.json").read_text())["tasks"]["classes"]
     right = np.mean([row["prediction"] == row["label"] for row in found])
     assert task["records"] == 11 and task["metric"] == "f1_macro"
@@ -164,7 +168,7 @@ def test_seeds_and_comparison(folder: pathlib.Path, output: pathlib.Path, tmp_pa
     assert "| 1 " in capsys.readouterr().out  # a model is not better than itself
 
 
-def test_mistakes(folder: pathlib.Path, output: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
+def test_wrong_suites(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
     def said(*flags: str, suite: str = "classes.json", model: str = "classes") -> str:
         assert run(folder, tmp_path / "out", suite, *flags, model=model) == 2
         return capsys.readouterr().err
@@ -174,7 +178,31 @@ def test_mistakes(folder: pathlib.Path, output: pathlib.Path, tmp_path: pathlib.
         (folder / "wrong.json").write_text(json.dumps({"tasks": [task]}))
         return "wrong.json"
 
-    assert "no suite that comes" not in said(suite="no.yaml") and "neither a file nor a suite" in capsys.readouterr().err + said(suite="no.yaml")
+    assert "neither a file nor a suite that comes with the library. Valid: glue" in said(suite="no.yaml")
     assert "task a: there is no key 'txt_key'. Did you mean 'text_key'?" in said(suite=suite(txt_key="x"))
     assert "there is no task 'clasification'. Did you mean 'classification'?" in said(suite=suite(task="clasification"))
-    assert "labels is" not in said(suite=suite(labels="a,b")) and "names 2 labels, but" in said(suite=suite(labels="a,b"))
+    assert "task a has no 'data'" in said(suite=suite(data=""))
+    assert "no.jsonl" in said(suite=suite(data="no.jsonl"))
+    assert "is no directory" in said(model="nothing")
+
+
+def test_models_and_records_that_do_not_fit(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
+    def said(number: int, model: str = "classes", **changes: Any) -> str:
+        task = {"name": "a", "task": "classification", "data": str(folder / "classes.jsonl")} | changes
+        (folder / "wrong.json").write_text(json.dumps({"tasks": [task]}))
+        assert run(folder, tmp_path / f"out_{number}", "wrong.json", model=model) == 2
+        return capsys.readouterr().err
+
+    assert "names 2 labels, but" in said(0, labels="a,b")
+    assert "metric is 'f2'. Valid: accuracy, " in said(1, metric="f2")
+    assert "with head 'token_classification', but" in said(2, task="tagging")
+    unknown = said(3, labels=["bad", "fair", "good"])
+    assert "classes.jsonl, line 2 has the label 'so-so', which" in unknown and "does not know" in unknown
+    output = folder / "out"
+    assert run(folder, output, "classes.json", "--dtype=bfloat16") == 2
+    assert "was begun with other dtype" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    assert run(folder, tmp_path / "mine") == 2 and "files that are of no evaluation" in capsys.readouterr().err
+    assert evaluate.main(["--compare", str(output), str(tmp_path / "mine")]) == 2
+    assert "holds no finished evaluation" in capsys.readouterr().err
