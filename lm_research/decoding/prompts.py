@@ -70,6 +70,13 @@ def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
     return rows
 
 
+def text_start(tokenizer: Any) -> int | None:
+    """The token after which a text begins: of our own tokenizers what parts documents, else bos, or eos (GPT-2); None without."""
+    if not callable(tokenizer) and hasattr(tokenizer, "sep_id"):
+        return tokenizer.sep_id
+    return next((tokenizer.roles[role] for role in ("bos", "eos") if role in tokenizer.roles), None)
+
+
 def make_prompts(
     rows: Sequence[Sequence[int]],
     pad_id: int,

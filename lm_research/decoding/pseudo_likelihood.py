@@ -55,15 +55,23 @@ class PseudoLikelihood:
             model = lm.definition.bind(params)
             x_BLD = model.encoder(tokens_BL, segments_BL)
             log_BV = jax.nn.log_softmax(model.predict_tokens(x_BLD, places_B[:, None]).logits()[:, 0])
-            return jnp.take_along_axis(log_BV, hidden_B[:, None], axis=1)[:, 0]
+            return jnp.take_along_axis(log_BV, hidden_B[:, None], axis=1)[:, 0], log_BV.argmax(1) == hidden_B
 
         self._run = jax.jit(run)
 
-    def encode(self, texts: Sequence[str]) -> list[Sentence]:
-        """Raises a UserError where a text has no token, or more than the model has positions."""
+    def encode(self, texts: Sequence[str], starts: Sequence[int] | None = None) -> list[Sentence]:
+        """Texts as sentences; `starts` says from which character on the tokens of each are asked for (all of them).
+
+        Raises:
+          UserError: a text has no token to ask for, or more than the model has positions.
+        """
         found = []
-        for text, encoded in zip(texts, self.tokenizer.backend.encode_batch(list(texts)), strict=True):
-            places = [place for place, special in enumerate(encoded.special_tokens_mask) if not special]
+        all_encoded = self.tokenizer.backend.encode_batch(list(texts))
+        for text, start, encoded in zip(texts, starts or [0] * len(texts), all_encoded, strict=True):
+            own = zip(encoded.special_tokens_mask, encoded.offsets, strict=True)
+            places = [
+                place for place, (special, (_, end)) in enumerate(own) if not special and (end > start or not start)
+            ]
             if not places or self.longest and len(encoded.ids) > self.longest:
                 raise UserError(
                     f"{text[:80]!r} has {len(encoded.ids)} tokens, special ones included; it needs some, and the model has positions "
@@ -74,6 +82,10 @@ class PseudoLikelihood:
 
     def __call__(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
         """Log-probability [nats] of the token at each of the places of each sentence, given all other tokens."""
+        return [log for log, _ in self.judge(sentences)]
+
+    def judge(self, sentences: Sequence[Sentence]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The same, each with whether no other token is likelier."""
         copies = [(number, place) for number, sentence in enumerate(sentences) for place in sentence.places]
         if not copies:
             return []
@@ -90,11 +102,11 @@ class PseudoLikelihood:
                 ids = sentences[number].ids
                 tokens_BL[row, : len(ids)], segments_BL[row, : len(ids)] = ids, 1
                 places_B[row], hidden_B[row], tokens_BL[row, place] = place, ids[place], mask
-            values.append(
-                np.asarray(self._run(self.lm.params, tokens_BL, segments_BL, places_B, hidden_B))[: len(part)]
-            )
+            said = self._run(self.lm.params, tokens_BL, segments_BL, places_B, hidden_B)
+            values.append([np.asarray(x)[: len(part)] for x in said])
         ends = np.cumsum([len(sentence.places) for sentence in sentences])[:-1]
-        return np.split(np.concatenate(values), ends)
+        log, best = (np.split(np.concatenate(x), ends) for x in zip(*values, strict=True))
+        return list(zip(log, best, strict=True))
 
 
 def shared(a: Sentence, b: Sentence) -> tuple[Sentence, Sentence]:

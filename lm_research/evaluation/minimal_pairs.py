@@ -13,6 +13,7 @@ import numpy as np
 
 from lm_research.config import resolve
 from lm_research.decoding.generate import score
+from lm_research.decoding.prompts import text_start
 from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood, shared
 from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.evaluation.suite import Entry
@@ -86,7 +87,7 @@ class PairsJudge:
 
 def likelihoods(lm: LanguageModel, pairs: list[tuple[str, str]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Log-probabilities [nats] of the tokens of the first and of the second sentences, by a causal model."""
-    start = next((lm.tokenizer.roles[role] for role in ("bos", "cls", "eos") if role in lm.tokenizer.roles), None)
+    start = text_start(lm.tokenizer)
     if start is None:
         raise UserError("The tokenizer has no token that begins a text, after which the first word could be asked for.")
     ids = lm.tokenizer.encode_batch([pair[side] for side in (0, 1) for pair in pairs])
