@@ -17,7 +17,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from lm_research.config import resolve
-from lm_research.decoding.prompts import text_start
+from lm_research.decoding.prompts import parts_documents, text_start
 from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood
 from lm_research.decoding.request import Request, engine_of
 from lm_research.decoding.scoring import judge_rows, windows
@@ -92,11 +92,11 @@ class ResearchLM(TemplateLM):
         return self.path
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **ignored: Any) -> list[int]:
-        """Ids, with the special tokens that the tokenizer puts around texts unless told not to."""
+        """Ids, unless told not to with the special tokens that the model has learned to see around texts, or before them."""
         plain = self.tokenizer.encode_batch([string])[0]
         if add_special_tokens is False:
             return plain
-        if not callable(self.tokenizer):
+        if self.backend == "causal" and parts_documents(self.tokenizer):
             return [self.prefix_token_id, *plain]
         return np.asarray(self.tokenizer(string)["input_ids"])[0].tolist() if string else []
 

@@ -70,7 +70,7 @@ def test_loglikelihood(causal: pathlib.Path) -> None:
     for (context, more), (value, greedy) in zip(pairs, found, strict=True):
         ids = lm.tokenizer.encode_batch([context + more])[0]
         asked = len(ids) - len(lm.tokenizer.encode_batch([context.rstrip()])[0])  # spaces go with what is asked for
-        ids = [start, *ids] if not context else ids[-25:]  # 24 are read, so 25 with the last that is asked for
+        ids = [start, *ids][-25:]  # 24 are read, so 25 with the last that is asked for
         assert value == pytest.approx(by_hand(lm, ids, asked), abs=1e-4)
         best = logs(lm, ids[:-1]).argmax(-1)[-asked:]
         assert greedy == (best.tolist() == ids[-asked:])
@@ -100,7 +100,7 @@ def test_generate_until(causal: pathlib.Path) -> None:
     given = [("the river", {"until": [], "max_gen_toks": 4}), ("a stone", {"until": [], "max_gen_toks": 4})]
     whole = model.generate_until(requests(*given), disable_tqdm=True)
     for (context, _), text in zip(given, whole, strict=True):
-        ids = np.ravel(lm.tokenizer(context)["input_ids"]).tolist()
+        ids = [model.prefix_token_id, *lm.tokenizer.encode_batch([context])[0]]
         for _ in range(4):
             ids.append(int(logs(lm, ids)[-1].argmax()))
         assert text == lm.tokenizer.decode(ids[-4:])
@@ -147,8 +147,8 @@ def test_the_harness_itself(causal: pathlib.Path, tmp_path: pathlib.Path) -> Non
     for item in items:
         values = []
         for choice in item["choices"]:
-            ids = lm.tokenizer.encode_batch([item["q"] + choice])[0]
-            values.append(by_hand(lm, ids, len(ids) - len(lm.tokenizer.encode_batch([item["q"]])[0])))
+            ids = [lm.tokenizer.sep_id, *lm.tokenizer.encode_batch([item["q"] + choice])[0]]
+            values.append(by_hand(lm, ids, len(ids) - 1 - len(lm.tokenizer.encode_batch([item["q"]])[0])))
         right.append(int(np.argmax(values)) == item["gold"])
     (path,) = (tmp_path / "out").rglob("results_*.json")
     assert json.loads(path.read_text())["results"]["rivers"]["acc,none"] == pytest.approx(np.mean(right))
