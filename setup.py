@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lm_research", "lm_research.*"]),
-    package_data={"lm_research.serving": ["page.html"]},
+    package_data={"lm_research.serving": ["page.html"], "lm_research.evaluation": ["suites/*.yaml"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
@@ -35,6 +35,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pyarrow>=17",
+        "pyyaml>=6",
         "scikit-learn>=1.5",
         "sentencepiece>=0.2.3",
         "tensorboardX>=2.6.2",
@@ -49,6 +50,7 @@ setup(
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", *SERVE, *SWEEP, "httpx>=0.28", "ruff>=0.9"],
         "serve": SERVE,
         "sweep": SWEEP,
+        "lm_eval": ["lm_eval>=0.4.9"],
         "tensorboard": ["tensorboard>=2.18"],
         "plan": ["libtpu>=0.0.42"],  # the compiler for TPUs, which needs no TPU: plan --compile
         "beam": ["apache-beam>=2.60"],

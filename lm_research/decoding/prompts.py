@@ -70,6 +70,26 @@ def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
     return rows
 
 
+def text_start(tokenizer: Any) -> int | None:
+    """The token after which a causal model's texts begin: bos, or eos where there is none (GPT-2); None without either.
+
+    Tokenizers that end each text with a special token are made for encoders, as are those that we train ourselves; causal models that
+    learn with them see documents parted by the separator.
+    """
+    if parts_documents(tokenizer):
+        return tokenizer.sep_id
+    return next((tokenizer.roles[role] for role in ("bos", "eos") if role in tokenizer.roles), None)
+
+
+def parts_documents(tokenizer: Any) -> bool:
+    """Whether a causal model with this tokenizer reads the separator, and nothing else, before a text."""
+    backend = getattr(tokenizer, "backend", None)
+    if backend is None:
+        return hasattr(tokenizer, "sep_id")
+    mask = backend.encode("a").special_tokens_mask
+    return bool(mask and mask[-1])
+
+
 def make_prompts(
     rows: Sequence[Sequence[int]],
     pad_id: int,

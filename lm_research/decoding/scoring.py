@@ -5,7 +5,7 @@ Legend: B rows, L length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,12 +25,22 @@ def score_rows(
     continuations: Sequence[Sequence[int]],
     sources: Sequence[Sequence[int]] | None = None,
 ) -> list[np.ndarray]:
-    """Log-probability [nats] of each token of each continuation after its prompt.
+    """Log-probability [nats] of each token of each continuation after its prompt; see `judge_rows`."""
+    return [log_L for log_L, _ in judge_rows(engine, prompts, continuations, sources)]
+
+
+def judge_rows(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    sources: Sequence[Sequence[int]] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each token of each continuation after its prompt: log-probability [nats], and whether it is the likeliest one.
 
     Args:
       engine: the model.
       prompts: token ids (of an encoder-decoder: the decoder's).
-      continuations: token ids, as many rows.
+      continuations: token ids, as many rows. The last token of a row is asked for but not read, so needs no position.
       sources: an encoder-decoder's encoder tokens.
 
     Raises:
@@ -39,20 +49,35 @@ def score_rows(
     prompts, continuations = as_rows("prompts", prompts), as_rows("continuations", continuations)
     rows = [[*prompt, *more] for prompt, more in zip(prompts, continuations, strict=True)]
     arch = engine.definition.arch
-    if arch.positions == "learned" and longest(rows) > arch.max_length:
+    if arch.positions == "learned" and longest(rows) > arch.max_length + 1:
         raise UserError(
             f"A prompt with its continuation has {longest(rows)} tokens, but the model has positions for {arch.max_length}. "
             "Shorten it."
         )
     most = arch.encoder.max_length if arch.encoder is not None and arch.encoder.positions == "learned" else 0
-    batch = make_prompts(rows, 0, sources, engine.rows_multiple, most=most)
-    log_BL = np.asarray(engine.program(_said, None)(batch._replace(count=None)))
-    return [log_BL[number, -len(more) :] for number, more in enumerate(continuations)]
+    batch = make_prompts([row[:-1] for row in rows], 0, sources, engine.rows_multiple, most=most)
+    targets_BL = np.zeros_like(batch.tokens_BP)
+    for number, row in enumerate(rows):
+        targets_BL[number, -len(row) + 1 :] = row[1:]
+    found = engine.program(_said, None)(batch._replace(count=None), targets_BL)
+    log_BL, best_BL = map(np.asarray, found)
+    return [(log_BL[i, -len(more) :], best_BL[i, -len(more) :]) for i, more in enumerate(continuations)]
 
 
-def _said(bound: Bound, plan: Any, batch: Prompts) -> jax.Array:
-    """Log-probability of each token given those before it [B, L]; the first slot's means nothing."""
+def _said(bound: Bound, plan: Any, batch: Prompts, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of each target, given its slot's token and those before it: log-probability, and whether none is likelier [B, L]."""
     x_BLD, _ = read(bound, batch, batch.tokens_BP.shape[1])
-    log_BLV = jax.nn.log_softmax(cache_lib.predict(bound, x_BLD[:, :-1]), axis=2)
-    log_BL = jnp.take_along_axis(log_BLV, batch.tokens_BP[:, 1:, None], axis=2)[..., 0]
-    return jnp.pad(log_BL, ((0, 0), (1, 0)))
+    log_BLV = jax.nn.log_softmax(cache_lib.predict(bound, x_BLD), axis=2)
+    log_BL = jnp.take_along_axis(log_BLV, targets_BL[..., None], axis=2)[..., 0]
+    return log_BL, log_BLV.argmax(2) == targets_BL
+
+
+def windows(ids: Sequence[int], start: int, length: int) -> Iterator[tuple[list[int], list[int]]]:
+    """(prompt, continuation) pairs that ask for each of the ids once, with at most `length` tokens read at a time.
+
+    The first begins after the token `start`; the last reads as much of what was asked before as there is room for.
+    """
+    for first in range(0, len(ids), length):
+        asked = list(ids[first : first + length])
+        before = [start, *ids[:first]]
+        yield before[len(asked) - 1 - length :] if first else [start], asked

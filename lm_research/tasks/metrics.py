@@ -1,4 +1,4 @@
-"""Metrics of labelled tasks, by scikit-learn and SciPy; of entities as the conlleval script of CoNLL-2000 counts them.
+"""Metrics of labelled tasks, as scikit-learn and SciPy have them; of entities as the conlleval script of CoNLL-2000 counts them.
 
 Legend: N records, C classes.
 """
@@ -13,47 +13,75 @@ _BINS = 15  # of the calibration error (Guo et al. 2017)
 
 
 def classification(logits_NC: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """accuracy; precision, recall and f1 (of class 1 where there are two classes, else means over classes); f1_macro,
-    f1_micro; matthews (Matthews' correlation); calibration_error (expected, Guo et al. 2017). 0 where one is undefined."""
-    from sklearn import metrics
+    """The metrics of `of_confusion`, and calibration_error (expected, Guo et al. 2017)."""
+    counts_CC = confusion(labels_N, logits_NC.argmax(-1), logits_NC.shape[1])
+    return of_confusion(counts_CC) | {"calibration_error": calibration_error(logits_NC, labels_N)}
 
-    chosen_N, two = logits_NC.argmax(-1), logits_NC.shape[1] == 2
-    means = "binary" if two else "macro"
-    options = dict(average=means, zero_division=0.0) | ({} if two else {"labels": np.unique(labels_N)})
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels_N, chosen_N, **options)
+
+def confusion(labels_N: np.ndarray, chosen_N: np.ndarray, classes: int) -> np.ndarray:
+    """How often each class [C, C] (rows: true) was taken for each (columns: chosen)."""
+    return np.bincount(labels_N * classes + chosen_N, minlength=classes * classes).reshape(classes, classes)
+
+
+def of_confusion(counts_CC: np.ndarray) -> dict[str, float]:
+    """accuracy; precision, recall and f1 (of class 1 where there are two classes, else means over the classes that occur as
+    labels); f1_macro (mean over classes that occur at all), f1_micro; matthews (Matthews' correlation). 0 where one is undefined.
+
+    In NumPy, because resampling asks for them thousands of times; the tests compare with scikit-learn.
+    """
+    counts_CC = counts_CC.astype(float)
+    hits_C, true_C, chosen_C, total = counts_CC.diagonal(), counts_CC.sum(1), counts_CC.sum(0), counts_CC.sum()
+    precision_C, recall_C, f1_C = (
+        _share(hits_C, chosen_C),
+        _share(hits_C, true_C),
+        _share(2 * hits_C, true_C + chosen_C),
+    )
+    means = np.array([False, True]) if len(counts_CC) == 2 else true_C > 0
+    spread = (total**2 - true_C @ true_C) * (total**2 - chosen_C @ chosen_C)
     return {
-        "accuracy": float((chosen_N == labels_N).mean()),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
-        "f1_macro": float(metrics.f1_score(labels_N, chosen_N, average="macro", zero_division=0.0)),
-        "f1_micro": float(metrics.f1_score(labels_N, chosen_N, average="micro", zero_division=0.0)),
-        "matthews": float(metrics.matthews_corrcoef(labels_N, chosen_N)),
-        "calibration_error": calibration_error(logits_NC, labels_N),
+        "accuracy": float(hits_C.sum() / total),
+        "precision": float(precision_C[means].mean()),
+        "recall": float(recall_C[means].mean()),
+        "f1": float(f1_C[means].mean()),
+        "f1_macro": float(f1_C[true_C + chosen_C > 0].mean()),
+        "f1_micro": float(hits_C.sum() / total),
+        "matthews": float((hits_C.sum() * total - true_C @ chosen_C) / np.sqrt(spread)) if spread > 0 else 0.0,
     }
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, 0 where there is nothing."""
+    return part / np.where(whole > 0, whole, 1)
 
 
 def calibration_error(logits_NC: np.ndarray, labels_N: np.ndarray) -> float:
     """Expected calibration error: mean over records of |accuracy - confidence| of their bin of 15 equal ones."""
+    return of_gaps(*calibration_gaps(logits_NC, labels_N))
+
+
+def calibration_gaps(logits_NC: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each record its bin of confidence, and 1 or 0 (right or wrong) less its confidence."""
     shares_NC = np.exp(logits_NC - logits_NC.max(-1, keepdims=True))
     confidence_N = (shares_NC / shares_NC.sum(-1, keepdims=True)).max(-1)
     correct_N = logits_NC.argmax(-1) == labels_N
-    bin_N = np.minimum((confidence_N * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bin_N, correct_N - confidence_N, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(labels_N))
+    return np.minimum((confidence_N * _BINS).astype(int), _BINS - 1), correct_N - confidence_N
+
+
+def of_gaps(bin_N: np.ndarray, gap_N: np.ndarray) -> float:
+    """The expected calibration error of what `calibration_gaps` gives."""
+    return float(np.abs(np.bincount(bin_N, gap_N, minlength=_BINS)).sum() / len(bin_N))
 
 
 def multi_label(chosen_NC: np.ndarray, labels_NC: np.ndarray) -> dict[str, float]:
     """exact_match (all labels of a record right), and precision, recall, f1_micro over all decisions, f1_macro over labels."""
-    from sklearn import metrics
-
-    micro = metrics.precision_recall_fscore_support(labels_NC, chosen_NC, average="micro", zero_division=0.0)
+    chosen_NC, labels_NC = chosen_NC.astype(bool), labels_NC.astype(bool)
+    hits_C, chosen_C, true_C = ((chosen_NC & labels_NC).sum(0), chosen_NC.sum(0), labels_NC.sum(0))
     return {
         "exact_match": float((chosen_NC == labels_NC).all(-1).mean()),
-        "precision": float(micro[0]),
-        "recall": float(micro[1]),
-        "f1_micro": float(micro[2]),
-        "f1_macro": float(metrics.f1_score(labels_NC, chosen_NC, average="macro", zero_division=0.0)),
+        "precision": float(_share(hits_C.sum(), chosen_C.sum())),
+        "recall": float(_share(hits_C.sum(), true_C.sum())),
+        "f1_micro": float(_share(2 * hits_C.sum(), chosen_C.sum() + true_C.sum())),
+        "f1_macro": float(_share(2 * hits_C, chosen_C + true_C).mean()),
     }
 
 
@@ -61,12 +89,19 @@ def regression(values_N: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
     """pearson and spearman correlation (0 where one side is constant), and squared_error."""
     from scipy import stats
 
-    constant = len(labels_N) < 2 or np.ptp(values_N) == 0 or np.ptp(labels_N) == 0
+    values_N, labels_N = values_N.astype(np.float64), labels_N.astype(np.float64)
     return {
-        "pearson": 0.0 if constant else float(stats.pearsonr(values_N, labels_N).statistic),
-        "spearman": 0.0 if constant else float(stats.spearmanr(values_N, labels_N).statistic),
-        "squared_error": float(np.square(values_N.astype(np.float64) - labels_N).mean()),
+        "pearson": _correlation(values_N, labels_N),
+        "spearman": _correlation(stats.rankdata(values_N), stats.rankdata(labels_N)),
+        "squared_error": float(np.square(values_N - labels_N).mean()),
     }
+
+
+def _correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    if len(a_N) < 2 or np.ptp(a_N) == 0 or np.ptp(b_N) == 0:
+        return 0.0
+    a_N, b_N = a_N - a_N.mean(), b_N - b_N.mean()
+    return float(a_N @ b_N / np.sqrt(a_N @ a_N) / np.sqrt(b_N @ b_N))
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
@@ -94,12 +129,20 @@ def tagging(chosen: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) ->
 
     Tags without a prefix (parts of speech) mark no entities: there only the accuracy says something.
     """
-    right = words = hits = guesses = truths = 0
-    for own, true in zip(chosen, labels, strict=True):
-        right += sum(a == b for a, b in zip(own, true, strict=True))
-        words += len(true)
-        ours, theirs = entities(own), entities(true)
-        hits, guesses, truths = hits + len(ours & theirs), guesses + len(ours), truths + len(theirs)
+    counts = [tag_counts(own, true) for own, true in zip(chosen, labels, strict=True)]
+    return of_tag_counts(np.sum(counts, axis=0) if counts else np.zeros(5, int))
+
+
+def tag_counts(chosen: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Of one sentence [5]: words tagged right, words; entities found that are true, entities found, true entities."""
+    right = sum(a == b for a, b in zip(chosen, labels, strict=True))
+    ours, theirs = entities(chosen), entities(labels)
+    return np.array([right, len(labels), len(ours & theirs), len(ours), len(theirs)])
+
+
+def of_tag_counts(counts_5: np.ndarray) -> dict[str, float]:
+    """The metrics of `tagging`, of the sum of the counts of sentences."""
+    right, words, hits, guesses, truths = map(int, counts_5)
     precision, recall = hits / max(1, guesses), hits / max(1, truths)
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     return {"accuracy": right / max(1, words), "precision": precision, "recall": recall, "f1": f1}

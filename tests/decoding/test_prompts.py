@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, processors
 
-from lm_research.decoding.prompts import as_rows, bucket, make_prompts, names
+from lm_research.config import resolve
+from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.data.tokenizer_training import train_tokenizer
+from lm_research.decoding.prompts import as_rows, bucket, make_prompts, names, text_start
 from lm_research.errors import UserError
 
 
@@ -41,3 +48,22 @@ def test_masks_hide_tokens() -> None:
     for bad, mask in (([[1.5]], [[1]]), ([["a"]], [[1]]), ([[1]], [[0]]), ([[1]], [[1, 1]])):
         with pytest.raises(UserError):
             as_rows("input_ids", bad, mask)
+
+
+def test_what_stands_before_a_text(tmp_path: pathlib.Path) -> None:
+    """Our own tokenizers part documents by the separator; one with bos alone (Llama's way) begins with that, GPT-2's with eos."""
+    section = resolve({"tokenizer": {"kind": "byte_bpe", "vocab_size": 270}}).tokenizer
+    own = train_tokenizer(iter(["a river and a stone"] * 20), section)
+    assert text_start(own) == own.roles["sep"] != own.roles["bos"]
+    for bos in (True, False):
+        backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "?": 3}, "?"))
+        if bos:
+            backend.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 0)])
+        folder = tmp_path / str(bos)
+        folder.mkdir()
+        backend.save(str(folder / "tokenizer.json"))
+        names = {"eos_token": "</s>"} | ({"bos_token": "<s>"} if bos else {})
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(names | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        )
+        assert text_start(load_tokenizer(folder)) == (0 if bos else 1)

@@ -13,6 +13,7 @@ import pytest
 from train_helpers import ROOT, call, checkpoints, metrics, same, summary
 
 import lm_research
+from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import PretrainedError
 from lm_research.tasks import TASKS
@@ -124,6 +125,18 @@ def test_scores_do_not_depend_on_the_batch_size(
     for name, value in best.items():
         assert found[0][name] == pytest.approx(value, abs=1e-6), name
         assert found[1][name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_evaluate_finds_what_the_run_says_of_itself(
+    run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    task = {"name": "rich", "task": "classification", "data": str(files["task.test"])}
+    (tmp_path / "suite.json").write_text(json.dumps([task]))
+    given = [f"--model={run}", f"--suite={tmp_path}/suite.json", f"--output={tmp_path}/out", "--resamples=10"]
+    assert evaluate.main([*given, "--batch_size=8"]) == 0
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["rich"]["scores"]
+    for name, found in scores.items():
+        assert found["mean"] == pytest.approx(summary(run)["test"][f"eval_{name}"], abs=1e-6), name
 
 
 @pytest.mark.slow

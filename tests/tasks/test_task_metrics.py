@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sklearn.metrics
+from scipy import stats
 
 from lm_research.tasks import metrics
 
@@ -35,6 +37,32 @@ def test_many_classes_by_counting(seed: int) -> None:
     assert found["f1_micro"] == pytest.approx((chosen == labels).mean())
 
 
+@pytest.mark.parametrize("classes", [2, 3, 6])
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_to_scikit_learn(classes: int, seed: int) -> None:
+    """Small samples, in which classes are missing as labels, as guesses, or as both."""
+    rng = np.random.default_rng(seed)
+    labels, logits = rng.integers(0, classes, 6), rng.normal(size=(6, classes))
+    chosen = logits.argmax(1)
+    average = {"average": "binary"} if classes == 2 else {"average": "macro", "labels": np.unique(labels)}
+    precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
+        labels, chosen, zero_division=0.0, **average
+    )
+    found = metrics.classification(logits, labels)
+    assert (found["precision"], found["recall"], found["f1"]) == pytest.approx((precision, recall, f1))
+    for average in ("micro", "macro"):
+        value = sklearn.metrics.f1_score(labels, chosen, average=average, zero_division=0.0)
+        assert found[f"f1_{average}"] == pytest.approx(value)
+    assert found["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, chosen))
+    true, own = rng.random((2, 6, classes)) < 0.3
+    found = metrics.multi_label(own, true)
+    for average in ("micro", "macro"):
+        value = sklearn.metrics.precision_recall_fscore_support(true, own, average=average, zero_division=0.0)
+        assert found[f"f1_{average}"] == pytest.approx(value[2])
+        if average == "micro":
+            assert (found["precision"], found["recall"]) == pytest.approx(value[:2])
+
+
 def test_calibration_error_by_hand() -> None:
     """Two records with confidence 0.9, one right, and two with 0.6, both right: (|1 - 1.8| + |2 - 1.2|) / 4."""
     logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
@@ -56,6 +84,16 @@ def test_values_by_hand() -> None:
     assert found["pearson"] == pytest.approx(3 / np.sqrt(2 * 14 / 3))  # covariance 3, sums of squares 14 / 3 and 2
     assert found["squared_error"] == pytest.approx(1 / 3)
     assert metrics.regression(np.ones(3), np.arange(3.0))["pearson"] == 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_equal_to_scipy(seed: int) -> None:
+    """With ties among the labels."""
+    rng = np.random.default_rng(seed)
+    labels, values = rng.integers(0, 5, 40).astype(np.float32), rng.normal(size=40).astype(np.float32)
+    found = metrics.regression(values, labels)
+    assert found["pearson"] == pytest.approx(stats.pearsonr(values.astype(float), labels.astype(float)).statistic)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(values, labels).statistic)
 
 
 ENTITIES = {  # tags -> entities, as the conlleval script of CoNLL-2000 reads them

@@ -1,0 +1,122 @@
+"""How likely a masked language model finds a sentence: each token in turn is hidden, and asked for given all others.
+
+The sum of these log-probabilities is the pseudo-log-likelihood (Salazar et al. 2020, "Masked Language Model Scoring").
+
+Legend: B rows of one program, L length.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.data.hf_tokenizer import with_special_tokens
+from lm_research.decoding.prompts import bucket
+from lm_research.errors import UserError
+
+HEADS = ("masked_lm", "pretraining")
+
+
+class Sentence(NamedTuple):
+    """Ids with the family's special tokens, and the places of the sentence's own tokens."""
+
+    ids: list[int]
+    places: list[int]
+
+
+class PseudoLikelihood:
+    """Scores sentences by one masked language model.
+
+    Attributes:
+      rows: copies with a hidden token that run together.
+    """
+
+    def __init__(self, lm: Any, rows: int = 32) -> None:
+        """Raises a UserError for a model with another head, or without a tokenizer or mask token."""
+        if lm.head not in HEADS:
+            raise UserError(
+                f"Pseudo-log-likelihood needs a masked language model, but this one has head {lm.head!r}. Read it with "
+                "head='masked_lm'."
+            )
+        if lm.tokenizer is None or "mask" not in lm.tokenizer.roles:
+            raise UserError("Pseudo-log-likelihood needs a tokenizer with a mask token, which this model lacks.")
+        self.lm, self.rows, self.tokenizer = lm, rows, with_special_tokens(lm.tokenizer)
+        arch = lm.definition.arch
+        self.longest = arch.max_length if arch.positions == "learned" else 0
+
+        def run(
+            params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, places_B: jax.Array, hidden_B: jax.Array
+        ) -> Any:
+            model = lm.definition.bind(params)
+            x_BLD = model.encoder(tokens_BL, segments_BL)
+            log_BV = jax.nn.log_softmax(model.predict_tokens(x_BLD, places_B[:, None]).logits()[:, 0])
+            return jnp.take_along_axis(log_BV, hidden_B[:, None], axis=1)[:, 0], log_BV.argmax(1) == hidden_B
+
+        self._run = jax.jit(run)
+
+    def encode(self, texts: Sequence[str], starts: Sequence[int] | None = None) -> list[Sentence]:
+        """Texts as sentences; `starts` says from which character on the tokens of each are asked for (all of them).
+
+        Raises:
+          UserError: a text has no token to ask for, or more than the model has positions.
+        """
+        found = []
+        all_encoded = self.tokenizer.backend.encode_batch(list(texts))
+        for text, start, encoded in zip(texts, starts or [0] * len(texts), all_encoded, strict=True):
+            own = zip(encoded.special_tokens_mask, encoded.offsets, strict=True)
+            places = [
+                place for place, (special, (_, end)) in enumerate(own) if not special and (end > start or not start)
+            ]
+            if not places or self.longest and len(encoded.ids) > self.longest:
+                raise UserError(
+                    f"{text[:80]!r} has {len(encoded.ids)} tokens, special ones included; it needs some, and the model has positions "
+                    f"for {self.longest or 'any number'}."
+                )
+            found.append(Sentence(list(encoded.ids), places))
+        return found
+
+    def __call__(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
+        """Log-probability [nats] of the token at each of the places of each sentence, given all other tokens."""
+        return [log for log, _ in self.judge(sentences)]
+
+    def judge(self, sentences: Sequence[Sentence]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The same, each with whether no other token is likelier."""
+        copies = [(number, place) for number, sentence in enumerate(sentences) for place in sentence.places]
+        if not copies:
+            return []
+        mask, pad, values = self.tokenizer.roles["mask"], self.tokenizer.roles.get("pad", 0), []
+        width = bucket(max(len(sentence.ids) for sentence in sentences), 16)
+        width = min(width, self.longest) if self.longest else width
+        for start in range(0, len(copies), self.rows):
+            part = copies[start : start + self.rows]
+            tokens_BL = np.full((self.rows, width), pad, np.int32)
+            segments_BL = np.zeros_like(tokens_BL)
+            segments_BL[:, 0] = 1  # a row that only fills up still sees one token
+            places_B, hidden_B = np.zeros((2, self.rows), np.int32)
+            for row, (number, place) in enumerate(part):
+                ids = sentences[number].ids
+                tokens_BL[row, : len(ids)], segments_BL[row, : len(ids)] = ids, 1
+                places_B[row], hidden_B[row], tokens_BL[row, place] = place, ids[place], mask
+            said = self._run(self.lm.params, tokens_BL, segments_BL, places_B, hidden_B)
+            values.append([np.asarray(x)[: len(part)] for x in said])
+        ends = np.cumsum([len(sentence.places) for sentence in sentences])[:-1]
+        log, best = (np.split(np.concatenate(x), ends) for x in zip(*values, strict=True))
+        return list(zip(log, best, strict=True))
+
+
+def shared(a: Sentence, b: Sentence) -> tuple[Sentence, Sentence]:
+    """Both sentences with the places alone of tokens that they share, as CrowS-Pairs scores them (Nangia et al. 2020)."""
+    kept_a: set[int] = set()
+    kept_b: set[int] = set()
+    matcher = difflib.SequenceMatcher(None, list(map(str, a.ids)), list(map(str, b.ids)))
+    for kind, first_a, end_a, first_b, end_b in matcher.get_opcodes():
+        if kind == "equal":
+            kept_a |= set(range(first_a, end_a))
+            kept_b |= set(range(first_b, end_b))
+    own = [place for place in a.places if place in kept_a]
+    return Sentence(a.ids, own), Sentence(b.ids, [place for place in b.places if place in kept_b])

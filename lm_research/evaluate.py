@@ -1,0 +1,89 @@
+"""`python -m lm_research.evaluate --model DIR --suite FILE_OR_NAME --output DIR`: a model judged on tasks, for others to check.
+
+    ... --model runs/sentiment --suite suite.yaml --output results/sentiment
+    ... --model runs/seed0 --model runs/seed1 --model runs/seed2 --suite suite.yaml --output results/three_seeds
+    ... --model 'runs/{task}' --suite glue --output results/glue        a model for each task
+    ... --compare results/A results/B [--output DIR]                    is the difference more than chance?
+
+A suite lists tasks: name, kind of task, data, fields, metric; see README.md. The output has a prediction for every record
+(TASK/predictions.jsonl), results.json, results.md and index.html, which shows where the model errs. The same command goes on where a
+killed one stopped, and ends with the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from lm_research import cli
+from lm_research.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lm_research.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model", action="append", default=[],
+        help="a fine-tuned run or a model directory; {task} in it stands for a task's name; several are seeds of one model",
+    )  # fmt: skip
+    parser.add_argument(
+        "--suite", help="a .yaml, .json or .py file that lists tasks, or a name that comes with the library"
+    )
+    parser.add_argument("--output", type=pathlib.Path, help="directory to write")
+    parser.add_argument("--compare", nargs=2, type=pathlib.Path, metavar=("A", "B"), help="outputs of two evaluations")
+    parser.add_argument("--batch_size", type=int, default=32, help="records that run together (32)")
+    parser.add_argument("--resamples", type=int, default=1000, help="samples of bootstrap and permutation tests (1000)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    args = parser.parse_args(argv)
+    return cli.guarded(lambda: run(args), debug=args.debug)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the arguments say; raises a UserError where it cannot."""
+    if args.batch_size < 1 or args.resamples < 2:
+        raise UserError(
+            f"--batch_size={args.batch_size} must be at least 1, and --resamples={args.resamples} at least 2."
+        )
+    if args.compare:
+        _compare(args)
+        return
+    missing = [f"--{name}" for name in ("model", "suite", "output") if not getattr(args, name)]
+    if missing:
+        raise UserError(f"{', '.join(missing)} is missing. Give a model, a suite and an output; --help shows examples.")
+    from lm_research.evaluation import page, results, runner  # after the arguments are checked: they load JAX
+    from lm_research.evaluation.suite import load_suite
+
+    entries = load_suite(args.suite, runner.KINDS)
+    plan = runner.Plan(entries, args.model, args.output, args.batch_size, args.dtype)
+    runner.run(plan, lambda line: print(line, file=sys.stderr))
+    scorers = {entry.name: results.read_scorers(plan, entry) for entry in entries}
+    found = results.summarise(plan, scorers, args.resamples)
+    page.write(plan, found, scorers)
+    print(results.write(plan, found))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from lm_research.evaluation import comparison
+
+    found = comparison.compare(*args.compare, args.resamples)
+    text = comparison.table(found)
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
+        (args.output / "comparison.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""A fine-tuned model on the records of a task of lm_research.tasks: rows, outputs and predictions are that task's own.
+
+Legend: C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm_research.config import Config, resolve
+from lm_research.data.order import Feed
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.errors import ConfigError, DataError
+from lm_research.evaluation.suite import Entry
+from lm_research.parallel.batches import local_rows, to_global
+from lm_research.pretrained import LanguageModel, from_pretrained
+from lm_research.tasks import TASKS
+from lm_research.tasks.base import real
+from lm_research.tasks.labelled import Labelled, Reader, Row, open_labelled
+from lm_research.tasks.records import Record, read_records
+from lm_research.training import native
+from lm_research.training.step import make_eval_step
+
+_LONGEST = 512  # tokens of a row where neither the run nor the model says
+
+
+class LabelledJudge:
+    """One model on one task.
+
+    Attributes:
+      labels: names of the classes in the model's order, () where labels are values.
+      num_batches: batches of the whole task.
+    """
+
+    def __init__(
+        self, entry: Entry, path: pathlib.Path, workdir: pathlib.Path, batch_size: int, dtype: str | None, mesh: Any
+    ) -> None:
+        """Reads the model and the records; raises a UserError where they do not fit."""
+        exported = path / "model"  # what a fine-tuning run leaves beside its checkpoints: the best of them
+        directory = exported if native.is_run(path) and exported.is_dir() else path
+        kind = TASKS[entry.task]
+        lm = from_pretrained(directory, dtype=dtype, mesh=mesh)
+        config = task_config(entry, lm, path, batch_size)
+        if lm.head != kind.head(config):
+            raise ConfigError(
+                f"Task {entry.name} judges a fine-tuned model with head {kind.head(config)!r}, but {directory} has head {lm.head!r}. "
+                f"Fine-tune it first: python -m lm_research.train --config=configs/finetune/{entry.task}.py ..."
+            )
+        if lm.tokenizer is None:
+            raise ConfigError(f"{directory} has no tokenizer, so it cannot read texts. Put its files there.")
+        self.labels = class_names(entry, lm, directory)
+        reader = _Named(kind.reader(config), self.labels, directory)
+        self.corpus: Labelled = open_labelled(config, workdir, reader, lambda line: None)
+        self.task = kind(config, self.corpus)
+        self.records = lambda: read_records(entry.data, config)
+        examples = self.task.examples(self.corpus.validation, "validation")
+        self.feed = Feed(examples, batch_size, 0, local_rows(mesh, batch_size), None)
+        self.num_batches = -(-examples.num_examples // batch_size)
+        self.params, self.mesh = lm.params, mesh
+        self.step = make_eval_step(self.task, lm.definition, self.corpus.tokenizer.token_bytes, mesh)
+
+    def batch(self, number: int) -> dict[str, Any]:
+        """What the task keeps of a batch; arrays that may still be on their way."""
+        outputs = self.step(self.params, to_global(self.mesh, self.feed(number)))[1]
+        if self.task.by_token:  # the chosen tags are there too, and so much smaller
+            outputs = {name: x for name, x in outputs.items() if name != "logits"}
+        return outputs
+
+    def rows(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """A prediction for each record, with its place and text; of one label of several with all logits."""
+        texts = self.task.reader(self.task.config).texts
+        found = zip(self.records(), self.task.records_of(outputs), strict=True)
+        exact: Iterator[Any] = iter(())
+        if not self.task.by_token and self.labels:
+            exact = (row for output in outputs for row in real(output, "logits"))
+        for number, (record, prediction) in enumerate(found):
+            row = {"record": number, "where": record.where, "text": "\n".join(texts(record)), **prediction}
+            if (logits_C := next(exact, None)) is not None:
+                row["logits"] = [float(f"{x:.9g}") for x in logits_C]  # float32 to the bit
+            yield row
+
+
+def task_config(entry: Entry, lm: LanguageModel, path: pathlib.Path, batch_size: int) -> Config:
+    """The config that a fine-tuning run on these records would have, as far as reading and scoring them goes."""
+    longest, length = lm.definition.arch.max_length or 0, entry.max_length
+    if not length and native.is_run(path):
+        length = json.loads((path / "config.json").read_text())["data"]["max_length"]
+    if not length:
+        length = min(longest or _LONGEST, getattr(lm.tokenizer, "max_length", None) or _LONGEST, _LONGEST)
+    if longest and length > longest:
+        raise ConfigError(
+            f"Task {entry.name}: max_length is {length}, but {path} has positions for {longest}. Lower it in the suite."
+        )
+    names = ("text_key", "pair_key", "label_key", "target", "label_separator", "metric")
+    return resolve({
+        "task": {name: getattr(entry, name) for name in names}
+        | {"name": entry.task, "train": entry.data, "validation": entry.data, "labels": ",".join(class_names(entry, lm, path))},
+        "data": {"max_length": length}, "model": {"max_length": max(length, longest)}, "train": {"batch_size": batch_size},
+        "tokenizer": {"path": str(lm.tokenizer.name)},
+    })  # fmt: skip
+
+
+def class_names(entry: Entry, lm: LanguageModel, path: pathlib.Path) -> tuple[str, ...]:
+    """What the data call the model's classes, in its order: as the suite says, else as the model does, else numbers."""
+    count = lm.definition.head.num_labels
+    if entry.target == "value":
+        return ()
+    if entry.labels:
+        if len(entry.labels) != count:
+            raise ConfigError(
+                f"Task {entry.name} names {len(entry.labels)} labels, but {path} has {count} classes. Name each of them, in order."
+            )
+        return entry.labels
+    named = lm.config.to_dict().get("id2label") or {}
+    names = tuple(str(named.get(str(i), named.get(i, f"LABEL_{i}"))) for i in range(count))
+    generic = all(name == f"LABEL_{i}" for i, name in enumerate(names))
+    return tuple(map(str, range(count))) if generic else names
+
+
+class _Named:
+    """A task's reader that knows the labels beforehand, from the model."""
+
+    def __init__(self, reader: Reader, labels: Sequence[str], directory: pathlib.Path) -> None:
+        self.reader, self.labels, self.directory, self.texts = reader, labels, directory, reader.texts
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        return list(self.labels)
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        try:
+            yield from self.reader.rows(records, names, tokenizer)
+        except DataError as error:
+            unknown = f"which {self.directory} does not know (give `labels:`, in its classes' order, if it names them otherwise)"
+            raise DataError(str(error).replace("which no training record has", unknown)) from error

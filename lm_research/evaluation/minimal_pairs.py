@@ -1,0 +1,105 @@
+"""Minimal pairs, as of BLiMP (Warstadt et al. 2020) and CrowS-Pairs: does a model find the acceptable sentence likelier?
+
+A masked model scores a sentence by its pseudo-log-likelihood, a causal one by its log-likelihood after the token that begins texts.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lm_research.config import resolve
+from lm_research.decoding.generate import score
+from lm_research.decoding.prompts import text_start
+from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood, shared
+from lm_research.errors import ConfigError, DataError, UserError
+from lm_research.evaluation.suite import Entry
+from lm_research.pretrained import LanguageModel, from_pretrained
+from lm_research.tasks.records import Record, read_records
+
+_ROWS = 32  # sentences with a hidden token that run together
+
+
+class PairsJudge:
+    """One model on the pairs of one file; see runner.Judge."""
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(
+        self, entry: Entry, path: pathlib.Path, workdir: pathlib.Path, batch_size: int, dtype: str | None, mesh: Any
+    ) -> None:
+        """Reads the model and the pairs; raises a UserError where they do not fit."""
+        self.lm, self.entry = from_pretrained(path, dtype=dtype), entry
+        if self.lm.tokenizer is None:
+            raise ConfigError(f"{path} has no tokenizer, so it cannot read texts. Put its files there.")
+        masked = self.lm.head in HEADS
+        if not masked and self.lm.head != "causal_lm":
+            raise ConfigError(
+                f"Task {entry.name} needs a masked or a causal language model, but {path} has head {self.lm.head!r}."
+            )
+        if entry.scored == "shared" and not masked:
+            raise ConfigError(
+                f"Task {entry.name}: scored: shared asks for tokens given those on both sides, which only masked models know."
+            )
+        self.pseudo = PseudoLikelihood(self.lm, _ROWS) if masked else None
+        self.records = list(read_records(entry.data, resolve({})))
+        if not self.records:
+            raise DataError(f"{entry.data} holds no records. Give another file to task {entry.name}.")
+        self.pairs = [(_text(one, entry.good_key), _text(one, entry.bad_key)) for one in self.records]
+        self.size, self.num_batches = batch_size, -(-len(self.pairs) // batch_size)
+
+    def batch(self, number: int) -> dict[str, np.ndarray]:
+        """Log-probability [nats] and number of tokens of each sentence of the pairs of a batch."""
+        first = number * self.size
+        pairs = self.pairs[first : first + self.size]
+        try:
+            good, bad = self._pseudo(pairs) if self.pseudo else likelihoods(self.lm, pairs)
+        except UserError as error:
+            where = self.records[first].where
+            raise DataError(f"From {where} on, among {len(pairs)} records: {error}") from error
+        found = {"good": good, "bad": bad}
+        return {f"{name}_nats": np.array([x.sum() for x in side]) for name, side in found.items()} | {
+            f"{name}_tokens": np.array([len(x) for x in side]) for name, side in found.items()
+        }
+
+    def _pseudo(self, pairs: list[tuple[str, str]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        sides = [self.pseudo.encode([pair[side] for pair in pairs]) for side in (0, 1)]
+        if self.entry.scored == "shared":
+            both = [shared(*pair) for pair in zip(*sides, strict=True)]
+            sides = [[pair[side] for pair in both] for side in (0, 1)]
+        found = self.pseudo([*sides[0], *sides[1]])
+        return found[: len(pairs)], found[len(pairs) :]
+
+    def rows(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """A line for each pair."""
+        columns = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+        for number, (record, pair) in enumerate(zip(self.records, self.pairs, strict=True)):
+            values = {name: x[number].item() for name, x in columns.items()}
+            group = record.get(self.entry.group_key, "group_key") if self.entry.group_key else None
+            yield {
+                "record": number, "where": record.where, "good": pair[0], "bad": pair[1],
+                **({} if group is None else {"group": str(group)}), **values,
+            }  # fmt: skip
+
+
+def likelihoods(lm: LanguageModel, pairs: list[tuple[str, str]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Log-probabilities [nats] of the tokens of the first and of the second sentences, by a causal model."""
+    start = text_start(lm.tokenizer)
+    if start is None:
+        raise UserError("The tokenizer has no token that begins a text, after which the first word could be asked for.")
+    ids = lm.tokenizer.encode_batch([pair[side] for side in (0, 1) for pair in pairs])
+    found = score(lm, input_ids=[[start]] * len(ids), continuations=ids)
+    return found[: len(pairs)], found[len(pairs) :]
+
+
+def _text(record: Record, key: str) -> str:
+    value = record.fields.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(
+            f"{record.where} has no sentence in field {key!r}; its fields: {', '.join(record.fields)}. Mend it, or name the right ones "
+            "by good_key and bad_key in the suite."
+        )
+    return value

@@ -1,0 +1,122 @@
+"""What an evaluation says: results.json, and the table that people paste."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_research.errors import DataError
+from lm_research.evaluation import statistics
+from lm_research.evaluation.runner import Plan
+from lm_research.evaluation.scorers import Scorer, main_metric, make_scorer
+from lm_research.evaluation.suite import Entry
+from lm_research.training.run_directory import write_atomically
+
+
+def read_scorers(plan: Plan, entry: Entry) -> list[Scorer]:
+    """A task's predictions by each model, ready to be scored; raises a DataError where a file is missing or damaged."""
+    found = []
+    for number in range(len(plan.models)):
+        path = plan.predictions(entry, number)
+        try:
+            labels = json.loads(path.with_name("task.json").read_text())["labels"]
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            found.append(make_scorer(entry, labels, rows))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} cannot be read ({type(error).__name__}: {error}). Evaluate again into another --output."
+            ) from error
+    return found
+
+
+def read_plan(output: pathlib.Path) -> Plan:
+    """The evaluation that an output directory is of; raises a DataError if it is of none, or not finished."""
+    path = output / "made_from.json"
+    if not path.is_file() or not (output / "results.json").is_file():
+        raise DataError(
+            f"{output} holds no finished evaluation. Make one: python -m lm_research.evaluate --model ... --output {output}"
+        )
+    made_from = json.loads(path.read_text())
+    entries = [Entry(**entry | {"labels": tuple(entry["labels"])}) for entry in made_from["tasks"]]
+    return Plan(entries, made_from["models"], output, made_from["batch_size"], made_from["dtype"])
+
+
+def summarise(plan: Plan, scorers: Mapping[str, Sequence[Scorer]], resamples: int) -> dict[str, Any]:
+    """The content of results.json."""
+    tasks = {}
+    for entry in plan.entries:
+        own = scorers[entry.name]
+        tasks[entry.name] = {
+            "task": entry.task,
+            "metric": main_metric(entry, own[0]),
+            "records": own[0].num_records,
+            "scores": statistics.summarise(own, resamples),
+        } | _groups(entry, own)
+    means = [task["scores"][task["metric"]]["mean"] for task in tasks.values()]
+    return {
+        "models": list(plan.models),
+        "confidence": statistics.CONFIDENCE,
+        "resamples": resamples,
+        "average": sum(means) / len(means),
+        "tasks": tasks,
+    }
+
+
+def _groups(entry: Entry, scorers: Sequence[Scorer]) -> dict[str, Any]:
+    """The first metric by the groups of records, where the suite names a field for them."""
+    places: dict[str, list[int]] = {}
+    for number, row in enumerate(scorers[0].rows):
+        if "group" in row:
+            places.setdefault(row["group"], []).append(number)
+    metric = main_metric(entry, scorers[0])
+    by_group = {
+        name: {"records": len(own), metric: sum(scorer.score(own)[metric] for scorer in scorers) / len(scorers)}
+        for name, own in sorted(places.items())
+    }
+    return {"groups": by_group} if by_group else {}
+
+
+def write(plan: Plan, results: Mapping[str, Any]) -> str:
+    """Writes results.json and results.md; returns the table."""
+    write_atomically(plan.output / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    text = table(results)
+    write_atomically(plan.output / "results.md", text)
+    return text
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """A row for each task, in Markdown: its first metric with spread and interval, then the others."""
+    several = len(results["models"]) > 1
+    percent = f"{100 * results['confidence']:.0f}% interval"
+    heads = ["task", "records", "metric", "value", *(["std over models"] if several else []), percent, "also"]
+    rows = []
+    for name, task in results["tasks"].items():
+        found = task["scores"][task["metric"]]
+        std = [f"{found['std']:.4f}"] if several else []
+        others = ", ".join(f"{key} {one['mean']:.4f}" for key, one in task["scores"].items() if key != task["metric"])
+        between = "" if found["low"] is None else f"{found['low']:.4f} to {found['high']:.4f}"
+        rows.append([name, f"{task['records']:,}", task["metric"], f"{found['mean']:.4f}", *std, between, others])
+    text = markdown(heads, rows)
+    if len(results["tasks"]) > 1:
+        text += f"\nAverage of the first metrics: {results['average']:.4f}\n"
+    lines = [f"- {i + 1}: {model}" for i, model in enumerate(results["models"])] if several else []
+    text += "".join(f"{line}\n" for line in (["", "Models:", ""] if several else []) + lines)
+    for name, task in results["tasks"].items():
+        if "groups" in task:
+            metric = task["metric"]
+            rows = [[group, f"{one['records']:,}", f"{one[metric]:.4f}"] for group, one in task["groups"].items()]
+            text += f"\n{name} by group:\n\n" + markdown(["group", "records", metric], rows)
+    return text
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns are aligned, so that it reads as plain text too."""
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in [heads, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    line = lambda row: "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"  # noqa: E731
+    return (
+        "\n".join([line(cells[0]), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, cells[1:])])
+        + "\n"
+    )

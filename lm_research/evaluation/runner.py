@@ -1,0 +1,195 @@
+"""Runs a suite: what is finished is not run again, batch by batch, so a killed evaluation goes on and ends as an undisturbed one.
+
+The output holds `made_from.json` (what it is of), a folder for each task with `predictions.jsonl` (of several models
+`predictions_1.jsonl`, ...) and `task.json`, and at the end `results.json`, `results.md` and `index.html`. Outputs of batches wait in
+`TASK/partial_K/` until the predictions of all are written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import tqdm
+
+from lm_research.config import MeshConfig, resolve
+from lm_research.data import sources
+from lm_research.data.sources import tfds_source
+from lm_research.errors import DataError, UserError
+from lm_research.evaluation.labelled import LabelledJudge
+from lm_research.evaluation.minimal_pairs import PairsJudge
+from lm_research.evaluation.suite import Entry
+from lm_research.parallel.mesh import make_mesh
+from lm_research.training.run_directory import write_atomically
+
+_SAVE_SECONDS = 10.0  # of work that a kill may cost
+
+
+class Judge(Protocol):
+    """One model on one task; made by Judge(entry, path, workdir, batch_size, dtype, mesh)."""
+
+    labels: tuple[str, ...]
+    num_batches: int
+
+    def batch(self, number: int) -> dict[str, Any]:
+        """Arrays that say all about a batch of records; a pure function of its number."""
+        ...
+
+    def rows(self, outputs: list[dict[str, np.ndarray]]) -> Any:
+        """The predictions, one a record, from the arrays of all batches."""
+        ...
+
+
+KINDS: dict[str, Callable[..., Judge]] = {
+    "classification": LabelledJudge,
+    "tagging": LabelledJudge,
+    "minimal_pairs": PairsJudge,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """An evaluation: tasks, models (of one kind, such as seeds), where it goes, and how it is run."""
+
+    entries: Sequence[Entry]
+    models: Sequence[str]
+    output: pathlib.Path
+    batch_size: int = 32
+    dtype: str | None = None
+
+    def predictions(self, entry: Entry, number: int) -> pathlib.Path:
+        """The file of a task's predictions by one of the models."""
+        mark = f"_{number + 1}" if len(self.models) > 1 else ""
+        return self.output / entry.name / f"predictions{mark}.jsonl"
+
+
+def run(plan: Plan, log: Callable[[str], None]) -> None:
+    """Makes all predictions that are not there yet.
+
+    Raises:
+      UserError: a model or records that do not fit, or an output that is of another evaluation or in use.
+    """
+    plan.output.mkdir(parents=True, exist_ok=True)
+    with (plan.output / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"--output={plan.output} is in use by another running process. Wait for it, or choose another."
+            ) from error
+        _check(plan)
+        mesh = make_mesh(MeshConfig())
+        jax.set_mesh(mesh)
+        if plan.dtype in (None, "float32"):  # and not the shortened products that TPUs and GPUs make of it by default
+            jax.config.update("jax_default_matmul_precision", "float32")
+        for entry in plan.entries:
+            for number, model in enumerate(plan.models):
+                path = plan.predictions(entry, number)
+                if path.exists():
+                    log(f"{entry.name}: {path} is there already")
+                    continue
+                _judge(plan, entry, model.replace("{task}", entry.name), path, mesh)
+                log(f"{entry.name}: {path}")
+        shutil.rmtree(plan.output / "data", ignore_errors=True)
+
+
+def _judge(plan: Plan, entry: Entry, model: str, path: pathlib.Path, mesh: Any) -> None:
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = -(-plan.batch_size // ways) * ways
+    judge = KINDS[entry.task](entry, pathlib.Path(model), plan.output, size, plan.dtype, mesh)
+    partial = path.with_name("partial" + path.stem.removeprefix("predictions"))
+    partial.mkdir(parents=True, exist_ok=True)
+    done = sorted(partial.glob("*.npz"))
+    outputs = [output for file in done for output in _unpacked(file)]
+    pending: list[dict[str, Any]] = []
+    saved = time.monotonic()
+    with tqdm.tqdm(total=judge.num_batches, initial=len(outputs), unit="batch", disable=not sys.stderr.isatty()) as bar:
+        for number in range(len(outputs), judge.num_batches):
+            pending.append(judge.batch(number))
+            bar.update()
+            if time.monotonic() - saved > _SAVE_SECONDS or number + 1 == judge.num_batches:
+                fresh = jax.device_get(pending)
+                _pack(partial / f"{number:08d}.npz", fresh)
+                outputs, pending, saved = outputs + fresh, [], time.monotonic()
+    facts = {"labels": list(judge.labels)}
+    labels = path.with_name("task.json")
+    if labels.exists() and json.loads(labels.read_text()) != facts:
+        raise UserError(
+            f"Task {entry.name}: {model} has other classes, or in another order, than the models before it. Evaluate it apart."
+        )
+    write_atomically(labels, json.dumps(facts, ensure_ascii=False) + "\n")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in judge.rows(outputs))
+    write_atomically(path, "".join(lines))
+    shutil.rmtree(partial)
+
+
+def _pack(path: pathlib.Path, outputs: list[dict[str, np.ndarray]]) -> None:
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez(file, **{f"{i}/{name}": x for i, output in enumerate(outputs) for name, x in output.items()})
+    temporary.replace(path)
+
+
+def _unpacked(path: pathlib.Path) -> list[dict[str, np.ndarray]]:
+    found: dict[int, dict[str, np.ndarray]] = {}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            number, _, name = key.partition("/")
+            found.setdefault(int(number), {})[name] = arrays[key]
+    return [found[number] for number in sorted(found)]
+
+
+def _check(plan: Plan) -> None:
+    """Raises a UserError if the output was begun with other tasks, models or options, or from files that have changed since."""
+    data = resolve({}).data
+
+    def facts(source: str) -> Any:
+        if source.startswith("tfds:"):
+            return tfds_source.full_name(source.removeprefix("tfds:"), data)
+        return sources.fingerprint(source, data)
+
+    made_from = {
+        "models": [str(model) for model in plan.models],
+        "files": {model: _files(model) for entry in plan.entries for model in _paths(plan, entry)},
+        "tasks": [dataclasses.asdict(entry) for entry in plan.entries],
+        "data": {entry.data: facts(entry.data) for entry in plan.entries},
+        "batch_size": plan.batch_size,
+        "dtype": plan.dtype,
+    }
+    made_from, path = json.loads(json.dumps(made_from)), plan.output / "made_from.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [name for name in made_from if before.get(name) != made_from[name]]
+        if changed:
+            raise UserError(
+                f"{plan.output} was begun with other {' and '.join(changed)}: see {path}. Give another --output, or delete it."
+            )
+    elif any(path for path in plan.output.iterdir() if path.name != ".lock"):
+        raise UserError(f"{plan.output} holds files that are of no evaluation. Give another --output.")
+    write_atomically(path, json.dumps(made_from, indent=1, ensure_ascii=False) + "\n")
+
+
+def _paths(plan: Plan, entry: Entry) -> list[str]:
+    return [model.replace("{task}", entry.name) for model in plan.models]
+
+
+def _files(model: str) -> list[Any]:
+    """Names, sizes and times of a model's files, which tell whether it has changed."""
+    path = pathlib.Path(model)
+    if not path.is_dir():
+        raise DataError(f"--model={model} is no directory. Give that of a fine-tuned run, or of a model.")
+    found = sorted(file for pattern in ("*", "model/*", "checkpoints/*", "params/*") for file in path.glob(pattern))
+    kept = [file for file in found if file.suffix in (".safetensors", ".bin", ".msgpack", ".json") or file.is_dir()]
+    return [
+        [str(file.relative_to(path)), file.stat().st_size if file.is_file() else 0, file.stat().st_mtime_ns]
+        for file in kept
+    ]

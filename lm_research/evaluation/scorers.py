@@ -1,0 +1,156 @@
+"""From predictions, as they lie in predictions.jsonl, to metrics: of all records, or of any sample of them.
+
+Legend: N records, I records of a sample, C classes.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lm_research.errors import ConfigError, suggest
+from lm_research.evaluation.suite import Entry
+from lm_research.tasks import metrics
+
+Predictions = Sequence[Mapping[str, Any]]
+
+
+class Scorer(abc.ABC):
+    """Metrics of one model's predictions on one task.
+
+    Attributes:
+      rows, labels: what it was made from: predictions, and names of classes in the model's order.
+      usual: the metric that papers report.
+      means: metrics that are means over records, with a value of each record [N].
+      badness_N: how wrong each record is; the worst are shown first.
+    """
+
+    usual: str
+    means: dict[str, np.ndarray]
+    badness_N: np.ndarray
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        self.rows, self.labels, self.num_records = rows, labels, len(rows)
+
+    @abc.abstractmethod
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        """All metrics of a sample of records, by number; records may occur several times."""
+
+    def all(self) -> dict[str, float]:
+        return self.score(np.arange(self.num_records))
+
+
+class OneLabel(Scorer):
+    """One label of several, by logits."""
+
+    usual = "accuracy"
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        number = {name: i for i, name in enumerate(labels)}
+        self.logits_NC = np.array([row["logits"] for row in rows], np.float32)
+        self.labels_N = np.array([number[row["label"]] for row in rows])
+        self.chosen_N = self.logits_NC.argmax(1)
+        self.gaps = metrics.calibration_gaps(self.logits_NC, self.labels_N)
+        self.means = {"accuracy": (self.chosen_N == self.labels_N).astype(float)}
+        shares_NC = np.exp(self.logits_NC - self.logits_NC.max(1, keepdims=True))
+        shares_NC /= shares_NC.sum(1, keepdims=True)
+        self.shares_NC = shares_NC
+        self.badness_N = 1.0 - shares_NC[np.arange(len(rows)), self.labels_N]
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        counts_CC = metrics.confusion(self.labels_N[index_I], self.chosen_N[index_I], self.logits_NC.shape[1])
+        gaps = metrics.of_gaps(self.gaps[0][index_I], self.gaps[1][index_I])
+        return metrics.of_confusion(counts_CC) | {"calibration_error": gaps}
+
+
+class SeveralLabels(Scorer):
+    """Any number of labels."""
+
+    usual = "f1_micro"
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        self.chosen_NC, self.labels_NC = (
+            np.array([[name in row[key] for name in labels] for row in rows]) for key in ("prediction", "label")
+        )
+        wrong_N = (self.chosen_NC != self.labels_NC).sum(1)
+        self.means, self.badness_N = {"exact_match": (wrong_N == 0).astype(float)}, wrong_N.astype(float)
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        return metrics.multi_label(self.chosen_NC[index_I], self.labels_NC[index_I])
+
+
+class Value(Scorer):
+    """A number."""
+
+    usual = "spearman"
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        self.values_N, self.labels_N = (np.array([row[key] for row in rows], float) for key in ("prediction", "label"))
+        self.badness_N = np.square(self.values_N - self.labels_N)
+        self.means = {"squared_error": self.badness_N}
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        return metrics.regression(self.values_N[index_I], self.labels_N[index_I])
+
+
+class Tags(Scorer):
+    """A tag for each word. Counts of each sentence add up to those of any sample, so entities are looked for once."""
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        self.usual = "f1" if any("-" in name for name in labels) else "accuracy"
+        self.counts_N5 = np.stack([metrics.tag_counts(row["prediction"], row["label"]) for row in rows])
+        self.badness_N = (self.counts_N5[:, 1] - self.counts_N5[:, 0]).astype(float)
+        self.means = {}
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        return metrics.of_tag_counts(self.counts_N5[index_I].sum(0))
+
+
+class Pairs(Scorer):
+    """Minimal pairs: whether the acceptable sentence is the likelier one."""
+
+    usual = "accuracy"
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        self.margins_N = np.array([row["good_nats"] - row["bad_nats"] for row in rows], float)
+        per_token_N = np.array(
+            [row["good_nats"] / row["good_tokens"] - row["bad_nats"] / row["bad_tokens"] for row in rows]
+        )
+        self.badness_N = -self.margins_N
+        self.means = {
+            "accuracy": (self.margins_N > 0).astype(float),
+            "accuracy_per_token": (per_token_N > 0).astype(float),
+        }
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        return {name: float(values[index_I].mean()) for name, values in self.means.items()}
+
+
+def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Scorer:
+    """The scorer of a task of a suite."""
+    kinds = {
+        "classification": {"label": OneLabel, "labels": SeveralLabels, "value": Value}[entry.target],
+        "tagging": Tags,
+        "minimal_pairs": Pairs,
+    }
+    return kinds[entry.task](rows, labels)
+
+
+def main_metric(entry: Entry, scorer: Scorer) -> str:
+    """The metric that is reported first; raises a ConfigError if the suite names one that there is not."""
+    metric, valid = entry.metric or scorer.usual, scorer.all()
+    if metric not in valid:
+        raise ConfigError(f"Task {entry.name}: there is no metric {metric!r}. {suggest(metric, valid)}")
+    return metric
+
+
+def lower_is_better(metric: str) -> bool:
+    return metric.endswith("_error")

@@ -1,0 +1,149 @@
+"""A suite: tasks that a model is judged on, from a YAML, JSON or Python file, or one that comes with the library.
+
+    tasks:
+      - name: sentiment              # of its folder in the output
+        task: classification         # a key of kinds.KINDS
+        data: dev.jsonl              # a file of records, or tfds:NAME@SPLIT
+        text_key: review             # the keys of config.task that say how records are read
+        metric: accuracy             # the one that is reported first; left out, the task's usual one
+
+A Python file has the same list as `TASKS`. Files are looked for beside the suite, then in the current directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+import runpy
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from lm_research.errors import ConfigError, suggest
+
+_SHIPPED = "suites"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One task of a suite.
+
+    Attributes:
+      name: of its folder and its row in tables.
+      task: a key of kinds.KINDS.
+      data: records, as config.task.train takes them.
+      metric: the one that is reported first; "" is the task's usual one.
+      text_key, pair_key, label_key, target, label_separator: as in config.task.
+      labels: the model's classes in its order, in the words of the data; () takes the names that the model has for them.
+      max_length: tokens that texts are cut to; 0 is what the model was trained with, or has positions for.
+      good_key, bad_key: minimal pairs: fields of the acceptable and of the other sentence.
+      group_key: a field whose values are scored apart too, such as the phenomenon of a minimal pair; "" does none.
+      scored: minimal pairs by masked models: "all" tokens, or those alone that both sentences share ("shared", as CrowS-Pairs).
+    """
+
+    name: str
+    task: str
+    data: str
+    metric: str = ""
+    text_key: str = "text"
+    pair_key: str = ""
+    label_key: str = "label"
+    target: str = "label"
+    label_separator: str = ","
+    labels: tuple[str, ...] = ()
+    max_length: int = 0
+    good_key: str = "sentence_good"
+    bad_key: str = "sentence_bad"
+    group_key: str = ""
+    scored: str = "all"
+
+
+def load_suite(given: str, kinds: Mapping[str, Any]) -> list[Entry]:
+    """The tasks of a suite, by its file or its name; raises a ConfigError that names file, task and key."""
+    path = pathlib.Path(given)
+    shipped = {file.name.removesuffix(".yaml"): file for file in _folder().iterdir() if file.name.endswith(".yaml")}
+    if path.is_file():
+        content = _read(path)
+    elif given in shipped:
+        content = _parse_yaml(shipped[given].read_text(encoding="utf-8"), given)
+    else:
+        hint = suggest(given, shipped)
+        raise ConfigError(f"--suite={given} is neither a file nor a suite that comes with the library. {hint}")
+    entries = [_entry(fields, number, given, kinds) for number, fields in enumerate(_tasks(content, given), 1)]
+    names = [entry.name for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{given} has several tasks named {', '.join(twice)}. Give each a name of its own.")
+    return [dataclasses.replace(entry, data=_find(entry.data, path.parent)) for entry in entries]
+
+
+def _folder() -> Any:
+    return resources.files("lm_research.evaluation") / _SHIPPED
+
+
+def _read(path: pathlib.Path) -> Any:
+    if path.suffix == ".py":
+        try:
+            return {"tasks": runpy.run_path(str(path)).get("TASKS")}
+        except Exception as error:  # the user's own program
+            raise ConfigError(f"{path} raised {type(error).__name__}: {error}. Mend it.") from error
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise ConfigError(f"{path} is no suite: one is a .yaml, .json or .py file.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else _parse_yaml(text, str(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Mend it.") from error
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}. Mend it.") from error
+
+
+def _tasks(content: Any, given: str) -> list[Any]:
+    tasks = content.get("tasks") if isinstance(content, Mapping) else content
+    if not isinstance(tasks, list) or not tasks:
+        raise ConfigError(f"{given} lists no tasks. Give `tasks:` (Python: TASKS), a list with an entry for each.")
+    return tasks
+
+
+def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> Entry:
+    known = {field.name: field for field in dataclasses.fields(Entry)}
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"{given}, task {number} is {fields!r}, not keys with values. Mend it.")
+    where = f"{given}, task {fields.get('name', number)}"
+    for key in fields:
+        if key not in known:
+            raise ConfigError(f"{where}: there is no key {key!r}. {suggest(str(key), known)}")
+    for key in ("name", "task", "data"):
+        if not fields.get(key):
+            raise ConfigError(f"{where} has no {key!r}. Add it.")
+    values = dict(fields)
+    labels = values.pop("labels", None)
+    if labels:
+        values["labels"] = tuple(str(x).strip() for x in (labels.split(",") if isinstance(labels, str) else labels))
+    for key, value in values.items():
+        kind = {"labels": tuple, "max_length": int}.get(key, str)
+        if type(value) is not kind:
+            raise ConfigError(f"{where}: {key} is {value!r}, which is no {kind.__name__}. Mend it.")
+    if values["task"] not in kinds:
+        raise ConfigError(f"{where}: there is no task {values['task']!r}. {suggest(values['task'], kinds)}")
+    if not re.fullmatch(r"\w[\w.+-]*", values["name"]):
+        raise ConfigError(f"{where}: a name becomes a folder. Use letters, digits, dots, dashes and underscores alone.")
+    if values.get("target", "label") not in ("label", "labels", "value"):
+        raise ConfigError(f"{where}: target is {values['target']!r}; it is label, labels or value.")
+    if values.get("scored", "all") not in ("all", "shared"):
+        raise ConfigError(f"{where}: scored is {values['scored']!r}; it is all or shared.")
+    return Entry(**values)
+
+
+def _find(data: str, folder: pathlib.Path) -> str:
+    beside = folder / data
+    return str(beside) if not data.startswith("tfds:") and beside.exists() else data

@@ -1,0 +1,243 @@
+"""A model for lm-evaluation-harness (`pip install -e '.[lm_eval]'`): its tasks and its command line, our directories and programs.
+
+    python -m lm_research.interop.lm_eval --model lm_research --model_args path=DIR --tasks lambada_openai,blimp --batch_size 8
+
+is `lm_eval` with this model registered, and takes all of its flags; in Python `import lm_research.interop.lm_eval` does the same. Causal
+models and encoder-decoders answer all kinds of requests; of masked language models likelihoods are pseudo-log-likelihoods (Salazar et
+al. 2020), and they write nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+
+from lm_research.config import resolve
+from lm_research.decoding.prompts import parts_documents, text_start
+from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood
+from lm_research.decoding.request import Request, engine_of
+from lm_research.decoding.scoring import judge_rows, windows
+from lm_research.errors import ConfigError, UserError
+from lm_research.parallel.mesh import make_mesh
+from lm_research.pretrained import from_pretrained
+
+_LONGEST = 2048  # tokens read at a time by models without a table of positions
+_ROWS = 8
+
+Judged = tuple[float, bool]
+
+
+@register_model("lm_research")
+class ResearchLM(TemplateLM):
+    """A model directory that `from_pretrained` reads; the arguments are the harness's --model_args.
+
+    Args:
+      path: the directory.
+      dtype: float32, bfloat16 or float16; that of the files if left out.
+      mesh: a preset of config.mesh.preset (dp, fsdp, fsdp+tensor): all devices share the work. Left out, one device does it.
+      max_length: tokens read at a time; those that the model has positions for, or 2048.
+      max_gen_toks: tokens written where a task does not say.
+      batch_size: rows that run together.
+
+    Raises:
+      UserError: the directory cannot be read, has no tokenizer, or predicts something else than tokens.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        dtype: str | None = None,
+        mesh: str | None = None,
+        max_length: int | None = None,
+        max_gen_toks: int = 256,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        super().__init__()
+        devices = make_mesh(resolve({"mesh": {"preset": mesh}}).mesh) if mesh else None
+        self.lm = from_pretrained(str(path), dtype=dtype, mesh=devices)
+        if self.lm.head not in (*HEADS, "causal_lm", "seq2seq_lm"):
+            raise ConfigError(
+                f"{path} has head {self.lm.head!r}, which gives no text a likelihood. Use a language model."
+            )
+        if self.lm.tokenizer is None:
+            raise ConfigError(f"{path} has no tokenizer, so it cannot read texts. Put its files there.")
+        self.path, self.tokenizer = str(path), self.lm.tokenizer
+        self.backend = "seq2seq" if self.lm.head == "seq2seq_lm" else "causal"
+        arch = self.lm.definition.arch
+        own = (arch.encoder or arch).max_length if arch.positions == "learned" else None
+        self.max_length = min(int(max_length or own or _LONGEST), own or 10**9)
+        self.max_gen_toks = int(max_gen_toks)
+        self.batch_size = int(batch_size) if str(batch_size or "").isdigit() else _ROWS
+        self.pseudo = PseudoLikelihood(self.lm, max(self.batch_size, 32)) if self.lm.head in HEADS else None
+
+    @property
+    def eot_token_id(self) -> int:
+        """What ends a text."""
+        return self.tokenizer.roles.get("eos", self.tokenizer.roles.get("sep", 0))
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What the first token of a text is asked for after."""
+        start = text_start(self.tokenizer)
+        return self.eot_token_id if start is None else start
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.path
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **ignored: Any) -> list[int]:
+        """Ids, unless told not to with the special tokens that the model has learned to see around texts, or before them."""
+        plain = self.tokenizer.encode_batch([string])[0]
+        if add_special_tokens is False:
+            return plain
+        if self.backend == "causal" and parts_documents(self.tokenizer):
+            return [self.prefix_token_id, *plain]
+        return np.asarray(self.tokenizer(string)["input_ids"])[0].tolist() if string else []
+
+    # ------------------------------------------------------------------------------------------ likelihoods
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Judged]:
+        """(log-probability [nats] of the continuation, whether greedy decoding gives it) of each request."""
+        if self.pseudo is None:
+            return super().loglikelihood(requests, disable_tqdm)
+        pairs = [request.args for request in requests]
+        return self._kept(requests, "loglikelihood", self._pseudo([(a + b, len(a)) for a, b in pairs]))
+
+    def _pseudo(self, texts: Sequence[tuple[str, int]]) -> list[Judged]:
+        """Of the part of each text from a character on."""
+
+        def some(batch: list[tuple[str, int]]) -> list[Judged]:
+            sentences = self.pseudo.encode([text for text, _ in batch], [start for _, start in batch])
+            return [summed(one) for one in self.pseudo.judge(sentences)]
+
+        return in_batches(texts, lambda text: len(text[0]), self.batch_size, some)
+
+    def _loglikelihood_tokens(self, requests: list[Any], **ignored: Any) -> list[Judged]:
+        """The same, of ((context, continuation), their ids); contexts are cut on the left to what the model can read."""
+        pairs = [(list(context), list(more)) for _, context, more in requests]
+        found = in_batches(pairs, lambda pair: len(pair[0]) + len(pair[1]), self.batch_size, self._judge)
+        for (texts, _, _), answer in zip(requests, found, strict=True):
+            if texts is not None:
+                self.cache_hook.add_partial("loglikelihood", texts, answer)
+        return found
+
+    def _judge(self, pairs: list[tuple[list[int], list[int]]]) -> list[Judged]:
+        found: list[Judged] = [(0.0, True)] * len(pairs)  # of an empty continuation
+        asked = [number for number, (_, more) in enumerate(pairs) if more]
+        if not asked:
+            return found
+        contexts, continuations = [pairs[i][0] for i in asked], [pairs[i][1] for i in asked]
+        if self.backend == "seq2seq":
+            contexts = [context[-self.max_length :] or [self.prefix_token_id] for context in contexts]
+            request = Request(self.lm, {"max_new_tokens": 1}, {"input_ids": contexts}, None)
+            judged = judge_rows(request.engine, request.rows, continuations, request.sources)
+        else:
+            for context, more in zip(contexts, continuations, strict=True):
+                if len(more) > self.max_length:
+                    raise UserError(
+                        f"A continuation has {len(more)} tokens, but the model reads {self.max_length} at a time. Leave the task out."
+                    )
+                del context[: max(0, len(context) + len(more) - self.max_length - 1)]
+            judged = judge_rows(engine_of(self.lm), contexts, continuations)
+        for number, one in zip(asked, judged, strict=True):
+            found[number] = summed(one)
+        return found
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability [nats] of whole texts, each token asked for once, in windows of the model's length."""
+        texts = [request.args[0] for request in requests]
+        if self.pseudo is not None:
+            totals = [value for value, _ in self._pseudo([(text, 0) for text in texts])]
+        else:
+            rows = [self.tok_encode(text, add_special_tokens=False) for text in texts]
+            parts = [
+                (i, pair) for i, row in enumerate(rows) for pair in windows(row, self.prefix_token_id, self.max_length)
+            ]
+            found = self._loglikelihood_tokens([(None, *pair) for _, pair in parts])
+            totals = [0.0] * len(texts)
+            for (i, _), (value, _) in zip(parts, found, strict=True):
+                totals[i] += value
+        return self._kept(requests, "loglikelihood_rolling", totals)
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Continuations up to the first of a request's stop strings, which is not among them."""
+        if self.pseudo is not None:
+            raise UserError("A masked language model does not write. Leave out tasks that generate.")
+        found: dict[int, str] = {}
+        groups: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
+        for numbers in groups.values():
+            kwargs = requests[numbers[0]].args[1]
+            contexts = [requests[number].args[0] for number in numbers]
+            texts = in_batches(contexts, len, self.batch_size, lambda batch, kwargs=kwargs: self._write(batch, kwargs))
+            found |= dict(zip(numbers, texts, strict=True))
+        return self._kept(requests, "generate_until", [found[number] for number in range(len(requests))])
+
+    def _write(self, contexts: list[str], kwargs: Mapping[str, Any]) -> list[str]:
+        options, until, most = options_of(kwargs, self.max_gen_toks)
+        room = self.max_length if self.backend == "seq2seq" else self.max_length - most
+        if room < 1:
+            raise UserError(
+                f"{most} tokens are to be written, but the model reads {self.max_length} at a time. Lower max_gen_toks."
+            )
+        rows = [self.tok_encode(context)[-room:] or [self.prefix_token_id] for context in contexts]
+        output = self.lm.generate(
+            input_ids=rows, max_new_tokens=most, stop_strings=until or None, return_dict_in_generate=True, **options
+        )
+        return [cut(text, until) for text in output.texts]
+
+    def _kept(self, requests: list[Any], kind: str, answers: list[Any]) -> list[Any]:
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial(kind, request.args, answer)
+        return answers
+
+
+def summed(judged: tuple[np.ndarray, np.ndarray]) -> Judged:
+    """Of the tokens of a continuation to that of the whole."""
+    return float(judged[0].astype(np.float64).sum()), bool(judged[1].all())
+
+
+def in_batches(
+    items: Sequence[Any], size: Callable[[Any], int], rows: int, run: Callable[[list[Any]], list[Any]]
+) -> list[Any]:
+    """`run` on so many items at a time, the longest first, so that few are padded much; the answers in the items' order."""
+    order = sorted(range(len(items)), key=lambda i: -size(items[i]))
+    found: dict[int, Any] = {}
+    for start in range(0, len(order), rows):
+        chosen = order[start : start + rows]
+        found |= dict(zip(chosen, run([items[i] for i in chosen]), strict=True))
+    return [found[i] for i in range(len(items))]
+
+
+def options_of(kwargs: Mapping[str, Any], usual: int) -> tuple[dict[str, Any], list[str], int]:
+    """Options of `generate`, stop strings and the number of new tokens, from the harness's arguments."""
+    options = dict(kwargs)
+    until = options.pop("until", None) or []
+    until = [until] if isinstance(until, str) else list(until)
+    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+    given = [options.pop(name) for name in names if name in options]
+    sample = bool(options.get("do_sample", options.get("temperature", 0.0) > 0.0))
+    if not sample:  # where these would only matter when drawing
+        options = {name: x for name, x in options.items() if name not in ("temperature", "top_p", "top_k", "min_p")}
+    return options | {"do_sample": sample}, [stop for stop in until if stop], int(given[0] if given else usual)
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """What stands before the first stop string."""
+    places = [place for stop in until if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()

@@ -1,0 +1,87 @@
+"""Intervals and tests against arithmetic and against counting all cases."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_research.evaluation import statistics
+from lm_research.evaluation.scorers import OneLabel, Scorer, Value
+
+
+def labelled(right: Sequence[int]) -> Scorer:
+    """Predictions of two classes, right or wrong as told; the label is always b."""
+    rows = [{"label": "b", "logits": [0.0, 1.0] if one else [1.0, 0.0]} for one in right]
+    return OneLabel(rows, ["a", "b"])
+
+
+def valued(predictions: Sequence[float], labels: Sequence[float]) -> Scorer:
+    return Value([{"label": b, "prediction": a} for a, b in zip(predictions, labels, strict=True)], [])
+
+
+def test_interval_of_an_accuracy_is_that_of_a_binomial() -> None:
+    """400 of 500: standard error sqrt(0.8 * 0.2 / 500) = 0.0179, 95% within 1.96 of them."""
+    found = statistics.summarise([labelled([1] * 400 + [0] * 100)], 2000)["accuracy"]
+    assert found["mean"] == pytest.approx(0.8) and found["std"] is None
+    assert found["low"] == pytest.approx(0.8 - 1.96 * 0.0179, abs=0.005)
+    assert found["high"] == pytest.approx(0.8 + 1.96 * 0.0179, abs=0.005)
+
+
+def test_seeds() -> None:
+    found = statistics.summarise([labelled([1, 1, 1, 0]), labelled([1, 0, 0, 0])], 10)["accuracy"]
+    assert found["mean"] == pytest.approx(0.5)
+    assert found["std"] == pytest.approx(np.sqrt(0.25**2 + 0.25**2))  # divided by n - 1 = 1
+    assert found["by_model"] == [0.75, 0.25]
+
+
+def test_mcnemar_by_hand() -> None:
+    """1 record only A has right, 9 only B: 2 (C(10, 0) + C(10, 1)) / 2^10 = 22 / 1024."""
+    a, b = np.array([1] * 6 + [0] * 9 + [1]), np.array([1] * 6 + [1] * 9 + [0])
+    assert statistics.mcnemar(a, b) == (pytest.approx(22 / 1024), 1, 9)
+    assert statistics.mcnemar(a, a) == (1.0, 0, 0)
+
+
+def every_swap(a: Sequence[float], b: Sequence[float], labels: Sequence[float], metric: str) -> float:
+    """p by trying all ways to exchange the predictions of records."""
+    gap = lambda x, y: valued(y, labels).all()[metric] - valued(x, labels).all()[metric]  # noqa: E731
+    observed, extreme = gap(a, b), 0
+    for swaps in itertools.product((0, 1), repeat=len(a)):
+        x = [q if swap else p for p, q, swap in zip(a, b, swaps, strict=True)]
+        y = [p if swap else q for p, q, swap in zip(a, b, swaps, strict=True)]
+        extreme += abs(gap(x, y)) >= abs(observed) - 1e-12
+    return extreme / 2 ** len(a)
+
+
+@pytest.mark.parametrize("metric", ["squared_error", "pearson"])  # a mean over records, and none
+def test_permutation_by_trying_all(metric: str) -> None:
+    draw = np.random.default_rng(1)
+    labels = draw.normal(size=7)
+    a, b = labels + draw.normal(size=7), labels + 0.4 * draw.normal(size=7)
+    expected = every_swap(a, b, labels, metric)
+    found = statistics.permutation([valued(a, labels)], [valued(b, labels)], metric, 1000)
+    assert found == pytest.approx(expected, abs=3.5 * np.sqrt(expected * (1 - expected) / 1000) + 1 / 1000)
+
+
+def test_a_fair_test_rarely_cries_wolf() -> None:
+    """Two equally good models: p is below 0.1 in about a tenth of 200 trials (binomial: within 20 +- 4 standard deviations)."""
+    draw, alarms = np.random.default_rng(0), 0
+    for _ in range(200):
+        a, b = (labelled(draw.random(40) < 0.7) for _ in range(2))
+        alarms += statistics.permutation([a], [b], "accuracy", 200) < 0.1
+    assert alarms <= 20 + 4 * np.sqrt(200 * 0.1 * 0.9)
+
+
+def test_holm_by_hand() -> None:
+    """Sorted 0.01, 0.02, 0.04: times 3, 2 and 1, and never falling."""
+    assert statistics.holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_equal_samples_for_all_models() -> None:
+    """Which makes the spread of a difference that of paired records: none between a model and itself."""
+    values: Any = [statistics.resampled([labelled([1, 0, 1, 1, 0])], 50)["accuracy"] for _ in range(2)]
+    assert (values[0] == values[1]).all() and np.ptp(values[0]) > 0
