@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lm_research" / "__init__.py").read_text())[1]
+REPORT = ["plotly>=6"]
 SERVE = ["starlette>=0.46", "uvicorn>=0.34", "prometheus_client>=0.21"]
 
 setup(
@@ -18,7 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lm_research", "lm_research.*"]),
-    package_data={"lm_research.serving": ["page.html"]},
+    package_data={"lm_research.serving": ["page.html"], "lm_research.reporting": ["page.html", "page.css", "page.js"]},
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
@@ -44,9 +45,10 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", *SERVE, "httpx>=0.28"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", *SERVE, "httpx>=0.28", "ruff>=0.9"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", *SERVE, "httpx>=0.28", *REPORT],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", *SERVE, "httpx>=0.28", *REPORT, "ruff>=0.9"],
         "serve": SERVE,
+        "report": REPORT,
         "tensorboard": ["tensorboard>=2.18"],
         "plan": ["libtpu>=0.0.42"],  # the compiler for TPUs, which needs no TPU: plan --compile
         "beam": ["apache-beam>=2.60"],
