@@ -104,12 +104,29 @@ def _distinct(values: np.ndarray) -> int:
     return 1 + int(np.sum(ordered[1:] > ordered[:-1] * (1 + _SAMENESS)))
 
 
-def _log_loss(theta: np.ndarray, logs: dict[str, np.ndarray]) -> np.ndarray:
-    """log L of theta = (log E, then log factor at the mean of the variable's logarithm and exponent, for each variable)."""
-    terms = [np.full(len(next(iter(logs.values()))), theta[0])]
+def _terms(theta: np.ndarray, logs: dict[str, np.ndarray]) -> np.ndarray:
+    """Logarithms of the law's terms, a row each.
+
+    theta is log E, then for each variable the log of its term at the mean of the variable's logarithm, and its exponent.
+    """
+    rows = [np.full(len(next(iter(logs.values()))), theta[0])]
     for index, values in enumerate(logs.values()):
-        terms.append(theta[1 + 2 * index] - theta[2 + 2 * index] * (values - values.mean()))
-    return np.logaddexp.reduce(terms, axis=0)
+        rows.append(theta[1 + 2 * index] - theta[2 + 2 * index] * (values - values.mean()))
+    return np.stack(rows)
+
+
+def _log_loss(theta: np.ndarray, logs: dict[str, np.ndarray]) -> np.ndarray:
+    return np.logaddexp.reduce(_terms(theta, logs), axis=0)
+
+
+def _slopes(theta: np.ndarray, logs: dict[str, np.ndarray]) -> np.ndarray:
+    """Derivatives of `_log_loss` by theta: each term's share of the loss, times the term's own."""
+    terms = _terms(theta, logs)
+    shares = np.exp(terms - np.logaddexp.reduce(terms, axis=0))
+    columns = [shares[0]]
+    for share, values in zip(shares[1:], logs.values(), strict=True):
+        columns += [share, -share * (values - values.mean())]
+    return np.stack(columns, axis=1)
 
 
 def _starts(variables: int, log_loss: np.ndarray) -> list[np.ndarray]:
@@ -128,7 +145,7 @@ def _minimise(logs: dict[str, np.ndarray], log_loss: np.ndarray, starts: Sequenc
         least_squares(
             lambda theta: _log_loss(theta, logs) - log_loss,
             np.clip(start, np.add(lower, 1e-6), np.subtract(upper, 1e-6)),
-            bounds=(lower, upper), loss="huber", f_scale=_HUBER, x_scale="jac", max_nfev=400,
+            jac=lambda theta: _slopes(theta, logs), bounds=(lower, upper), loss="huber", f_scale=_HUBER, x_scale="jac", max_nfev=400,
         )
         for start in starts
     ]  # fmt: skip
