@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import OptimizeResult, least_squares
 
 MIN_SIZES = 4
 COVERAGE = 0.9
@@ -130,7 +130,7 @@ def _slopes(theta: np.ndarray, logs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _starts(variables: int, log_loss: np.ndarray) -> list[np.ndarray]:
-    shares, alphas = (0.3, 0.6, 0.9), (0.1, 0.3, 0.6, 1.0)
+    shares, alphas = (0.3, 0.8), (0.2, 0.5, 1.0)
     floor, middle = log_loss.min(), log_loss.mean()
     starts = []
     for share, *exponents in itertools.product(shares, *[alphas] * variables):
@@ -140,16 +140,21 @@ def _starts(variables: int, log_loss: np.ndarray) -> list[np.ndarray]:
 
 
 def _minimise(logs: dict[str, np.ndarray], log_loss: np.ndarray, starts: Sequence[np.ndarray]) -> np.ndarray:
+    """The theta of the least Huber loss. Of several starting points the three whose squares came out least go on to it."""
     lower, upper = _bounds(len(logs), log_loss)
-    found = [
-        least_squares(
+
+    def solve(start: np.ndarray, loss: str, steps: int) -> OptimizeResult:
+        return least_squares(
             lambda theta: _log_loss(theta, logs) - log_loss,
             np.clip(start, np.add(lower, 1e-6), np.subtract(upper, 1e-6)),
-            jac=lambda theta: _slopes(theta, logs), bounds=(lower, upper), loss="huber", f_scale=_HUBER, x_scale="jac", max_nfev=400,
-        )
-        for start in starts
-    ]  # fmt: skip
-    return min(found, key=lambda result: result.cost).x
+            jac=lambda theta: _slopes(theta, logs), bounds=(lower, upper), loss=loss, f_scale=_HUBER, x_scale="jac", max_nfev=steps,
+        )  # fmt: skip
+
+    if len(starts) > 1:
+        starts = [
+            found.x for found in sorted((solve(start, "linear", 100) for start in starts), key=lambda f: f.cost)[:3]
+        ]
+    return min((solve(start, "huber", 400) for start in starts), key=lambda found: found.cost).x
 
 
 def _bounds(variables: int, log_loss: np.ndarray) -> tuple[list[float], list[float]]:
