@@ -38,32 +38,33 @@ def gather(paths: Sequence[Path]) -> tuple[list[Run], list[Study], list[str]]:
     Raises:
       UserError: a folder that is neither, or a study.json that cannot be read.
     """
-    studies = [read_study(path) for path in paths if (path / FILE).is_file()]
+    studies = [read_study(path) for path in dict.fromkeys(paths) if (path / FILE).is_file()]
     runs = named([path for path in paths if not (path / FILE).is_file()])
-    notes = []
+    notes: list[str] = []
     for study in studies:
-        shown = study.ranked if len(study.trials) > MAX_TRIALS else study.trials
-        shown = [trial for trial in shown if trial.get("run")]
-        if len(study.trials) > MAX_TRIALS:
-            notes.append(
-                f"{study.directory}: curves of the best {min(MAX_TRIALS, len(shown))} of {len(study.trials)} trials."
-            )
-        for trial in shown[:MAX_TRIALS]:
-            directory = study.directory / trial["run"]
-            if not directory.exists() and trial["state"] in ("running", "waiting", "failed", "fail"):
-                continue  # its row says so
-            try:
-                runs.append(
-                    read_run(
-                        directory,
-                        f"{study.directory.resolve().name}: trial {trial['number']}"
-                        if len(studies) > 1
-                        else f"trial {trial['number']}",
-                    )
-                )
-            except UserError as error:
-                notes.append(f"Trial {trial['number']} of {study.directory} has no curves: {error}")
+        prefix = f"{study.directory.resolve().name}: " if len(studies) > 1 else ""
+        runs += trial_runs(study, prefix, notes)
     return runs, studies, notes
+
+
+def trial_runs(study: Study, prefix: str, notes: list[str]) -> list[Run]:
+    """Runs of a study's trials, of MAX_TRIALS at most; `notes` gets sentences about those left out."""
+    trials, runs, lost = study.trials, [], []
+    if len(trials) > MAX_TRIALS:
+        trials = study.ranked[:MAX_TRIALS]
+        notes.append(f"{study.directory}: curves of the best {len(trials)} of {len(study.trials)} trials.")
+    for trial in trials:
+        directory = study.directory / str(trial.get("run") or "")
+        measured = trial in study.measured  # of any other trial its row in the table says why it has no run
+        if trial.get("run") and (measured or (directory / "config.json").is_file()):
+            try:
+                runs.append(read_run(directory, f"{prefix}trial {trial['number']}"))
+            except UserError as error:
+                lost.append((trial["number"], error))
+    if lost:
+        numbers = ", ".join(str(number) for number, _ in lost)
+        notes.append(f"No curves of trials {numbers}, whose runs cannot be read; the first because: {lost[0][1]}")
+    return runs
 
 
 def final_table(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -74,7 +75,7 @@ def final_table(runs: Sequence[Run]) -> dict[str, list[Any]]:
         "parameters": [run.parameters for run in runs],
         "tokens": [curves.total(run.lines, "tokens") if run.lines else None for run in runs],
         "FLOPs": [curves.total(run.lines, "flops") if run.lines else None for run in runs],
-        "hours": [sum(run.seconds.values()) / 3600 or None for run in runs],
+        "hours in all": [sum(run.seconds.values()) / 3600 or None for run in runs],
     }
     for key in final_metrics(runs):
         table[key] = [run.final.get(key) for run in runs]

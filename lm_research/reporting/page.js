@@ -70,7 +70,7 @@ function curve(node, wanted) {
     for (const key of wanted) {
       const points = series(run, key, axis);
       if (!points || !points.length) continue;
-      const xs = points.map(p => p[0]), ys = points.map(p => p[1]), smooth = weight > 0 && !key.startsWith("eval_") && key !== "learning_rate" && key !== "goodput";
+      const xs = points.map(p => p[0]), ys = points.map(p => p[1]), smooth = weight > 0 && !key.startsWith("eval_") && key !== "learning_rate" && key !== "goodput" && points.length > 2;
       const trace = (values, opacity, width) => ({
         x: thinned(xs), y: thinned(values), name: run.name, opacity, mode: points.length < 40 && opacity === 1 && !smooth ? "lines+markers" : "lines",
         line: {color: colour(number), dash: dash(number), width}, marker: {size: 5, color: colour(number)},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -113,6 +114,7 @@ def read_run(directory: Path, name: str = "") -> Run:
         name or directory.resolve().name, directory, flat(config), lines, starts, seconds if any(seconds.values()) else {},
         summary, read_samples(directory / "log.txt"), notes,
     )  # fmt: skip
+    notes.extend(_not_finite(directory, lines))
     if run.status != "finished" and lines:
         notes.append(
             f"{directory} has not finished: it stands at step {run.step:,} of {run.config.get('train.num_steps', '?')}."
@@ -198,6 +200,19 @@ def _read(path: Path, kind: type, notes: list[str]) -> Any:
         notes.append(f"{path} cannot be read as a JSON {kind.__name__} ({error}). Restore it or repeat the run.")
         return kind()
     return value
+
+
+def _not_finite(directory: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each metric with values that no chart can show."""
+    steps: dict[str, list[int]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                steps.setdefault(key, []).append(line["step"])
+    return [
+        f"{directory}: {key} is not finite in {len(found)} lines, first at step {found[0]:,}; charts leave them out."
+        for key, found in steps.items()
+    ]
 
 
 def _whole(value: Any) -> int:

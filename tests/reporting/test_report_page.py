@@ -102,7 +102,7 @@ def test_final_values_and_time(tmp_path: Path) -> None:
     table = contents.final_table(named([write_run(tmp_path / "a")]))
     assert table["status"] == ["finished"] and table["parameters"] == [1000]
     assert table["tokens"] == [12500] and table["loss_nats"] == [LINES[1]["loss_nats"]]
-    assert table["hours"] == pytest.approx([100 / 3600])
+    assert table["hours in all"] == pytest.approx([100 / 3600])
     assert table["digest of parameters"] == ["ab12"]
     html = page_of(tmp_path, tmp_path / "a").read_text()
     assert '<td class="number">50.0%</td>' in html  # 50 of 100 seconds in steps
@@ -127,8 +127,9 @@ def test_a_run_in_progress_with_a_line_cut_short(tmp_path: Path) -> None:
         file.write('{"step": 30, "lo')
     read = read_run(run)
     assert len(read.lines) == len(LINES) and (read.status, read.step) == ("unfinished", 25)
-    cut, unfinished = read.notes
+    cut, norm, perplexity, unfinished = read.notes
     assert "metrics.jsonl, line 5: not whole" in cut and "stands at step 25" in unfinished
+    assert "grad_norm is not finite in 1 lines, first at step 20" in norm and "eval_perplexity" in perplexity
     assert "line 5: not whole" in page_of(tmp_path, run).read_text()
 
 

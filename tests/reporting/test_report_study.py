@@ -66,7 +66,7 @@ def test_page(tmp_path: Path) -> None:
     assert [t["value"] for t in study["trials"]] == [5.0, None, 4.0, 4.5, 3.0, 3.5, None, "NaN"]
     assert study["measured"] == [0, 2, 3, 5]
     assert "the loss was &lt;NaN&gt;" in html and "Best: trial 5" in html
-    assert "Trial 5 of" in html  # its run is not there
+    assert "No curves of trials 5, whose runs cannot be read" in html
 
 
 def test_of_many_trials_the_best_have_curves(tmp_path: Path) -> None:
