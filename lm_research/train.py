@@ -91,7 +91,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     config = settle_steps(config, examples.num_examples)
     if is_main:
         run_directory.store_config(workdir, config)
-        run_directory.record_environment(workdir)
+        run_directory.record_environment(workdir, definition.num_params)
     log(describe(config, definition, examples))
 
     # ---------------------------------------------------------------- state and step

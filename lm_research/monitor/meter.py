@@ -57,6 +57,9 @@ class Meter:
             "learning_rate": float(schedule(step - 1)),
             "epoch": step * self.config.train.batch_size / self.examples.num_examples,
             "tokens_per_second": round(tokens_per_second, 1),
+            "flops_per_second": float(
+                f"{self.flops * tokens_per_second:.6g}"
+            ),  # of all devices; what mfu divides by the peak
             "step_seconds": round(seconds, 5),
             "goodput": round(self.clock.goodput, 4),
             **spread(seconds, waited),

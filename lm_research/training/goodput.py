@@ -116,7 +116,7 @@ def total_time(lives: list[dict[str, Any]]) -> dict[str, float]:
     one's start.
     """
     total = dict.fromkeys(("steps", *CAUSES, "repeated", "down"), 0.0)
-    for life, following in zip(lives, [*lives[1:], None], strict=True):
+    for life, following in zip(lives, [*lives[1:], None][: len(lives)], strict=True):
         for name, seconds in life["seconds"].items():
             total[name] += seconds
         if following is not None:

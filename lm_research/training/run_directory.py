@@ -1,7 +1,7 @@
 """The run directory: everything needed to explain, continue or repeat a run.
 
 config.json       the resolved config; usable as --config
-environment.json  versions, devices, git commit and command of each start
+environment.json  versions, devices, git commit, number of parameters and command of each start
 metrics.jsonl     one object a line, units in the names
 log.txt           what was printed
 summary.json      at the end: status, steps, final metrics, digests of the state, where the time went
@@ -120,8 +120,8 @@ def store_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
     write_atomically(workdir / "config.json", config_lib.dumps(config))
 
 
-def record_environment(workdir: pathlib.Path) -> None:
-    """Adds this start to environment.json (a list, one entry a start)."""
+def record_environment(workdir: pathlib.Path, num_params: int) -> None:
+    """Adds this start, and the size of its model, to environment.json (a list, one entry a start)."""
     path = workdir / "environment.json"
     try:
         starts = list(json.loads(path.read_text()))
@@ -141,6 +141,7 @@ def record_environment(workdir: pathlib.Path) -> None:
         "platform": platform.platform(),
         "versions": versions,
         "git_commit": _git_commit(),
+        "parameters": num_params,
         "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
