@@ -365,6 +365,11 @@ class MeshConfig:
     tensor: int = key(
         0, "Devices on the tensor axis (heads, feed-forward, vocabulary divided); 0 leaves it to the preset.", low=0
     )
+    rules: str = key(
+        "",
+        "Where axes of parameters lie, if not as usual (vocab=tensor, heads=tensor, mlp=tensor, embed=fsdp): for example "
+        "vocab=fsdp+tensor,embed=none.",
+    )
     zero1: bool = key(
         False,
         "Divide the optimizer's moments over the data axis too (ZeRO-1); the result stays the same, memory falls.",

@@ -97,7 +97,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     # ---------------------------------------------------------------- state and step
     optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
-    shardings = state_shardings(mesh, definition, shapes, config.mesh.zero1)
+    shardings = state_shardings(mesh, definition, shapes, config.mesh)
     new_state = jax.jit(
         lambda seed: init_state(definition, optimizer, config, objective, seed), out_shardings=shardings
     )

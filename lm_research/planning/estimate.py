@@ -151,7 +151,7 @@ def kept_per_row(config: Config, remat: str, shape: Mapping[str, int]) -> float:
 
 def _state_bytes(config: Config, work: Workload, mesh: AbstractMesh) -> dict[str, float]:
     shapes = _state_shapes(work)
-    placed = state_shardings(mesh, work.definition, shapes, config.mesh.zero1)
+    placed = state_shardings(mesh, work.definition, shapes, config.mesh)
 
     def bytes_of(name: str) -> float:
         def one(leaf: Any, sharding: Any) -> float:

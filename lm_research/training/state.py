@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lm_research.config import Config
+from lm_research.config import Config, MeshConfig
 from lm_research.models.definition import ModelDefinition, flatten
 from lm_research.objectives.base import Objective
-from lm_research.parallel.rules import over_data, replicated, tree_shardings
+from lm_research.parallel.rules import over_data, parse_rules, replicated, tree_shardings
 from lm_research.training.groups import make_groups
 
 State = dict[str, Any]
@@ -102,24 +102,25 @@ def init_state(
     return state
 
 
-def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State, zero1: bool = False) -> State:
+def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State, config: MeshConfig | None = None) -> State:
     """Where each array of the state lies: moments and averages like their parameters, the rest everywhere.
 
     Args:
       mesh: the run's mesh.
       definition: the model, for its logical axes.
       shapes: `jax.eval_shape` of `init_state`.
-      zero1: divide moments over the data axis too.
+      config: its rules, and zero1: whether moments are divided over the data axis too.
 
     Raises:
-      MeshError: a parameter's axis cannot be divided over the devices it would lie on.
+      MeshError: a parameter's axis cannot be divided over the devices it would lie on, or a rule cannot be used.
     """
-    params = tree_shardings(mesh, definition.shapes, definition.axes)
+    config = config or MeshConfig()
+    params = tree_shardings(mesh, definition.shapes, definition.axes, parse_rules(config.rules))
     everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
     alike = jax.tree.structure(shapes["params"])
     place = lambda name, tree: params if jax.tree.structure(tree) == alike else everywhere[name]  # noqa: E731
     shardings = {name: place(name, tree) for name, tree in shapes.items() if name != "optimizer"}
-    moments = jax.tree.map(lambda s, x: over_data(s, x.shape), params, shapes["params"]) if zero1 else params
+    moments = jax.tree.map(lambda s, x: over_data(s, x.shape), params, shapes["params"]) if config.zero1 else params
 
     place_of, shaped = flatten(moments), flatten(shapes["params"])
 

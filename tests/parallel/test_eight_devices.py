@@ -21,7 +21,7 @@ QUICK = {
 }
 ALL = [
     "dp", "dp zero1", "dp+context", "dp+tensor", "fsdp", "fsdp+context", "fsdp+tensor", "fsdp+context+tensor", "shard_map",
-    "fsdp data=2 context=2 tensor=2",
+    "fsdp data=2 context=2 tensor=2", "fsdp tensor=2 rules:vocab=fsdp+tensor,embed=none,mlp=fsdp",
 ]  # fmt: skip
 STACK = {"bert": "encoder", "gpt2": "decoder", "t5": "decoder"}
 ZERO1 = "dp data=4 tensor=2 zero1"
