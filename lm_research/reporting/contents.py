@@ -53,7 +53,11 @@ def trial_runs(study: Study, prefix: str, notes: list[str]) -> list[Run]:
     if len(trials) > MAX_TRIALS:
         trials = study.ranked[:MAX_TRIALS]
         notes.append(f"{study.directory}: curves of the best {len(trials)} of {len(study.trials)} trials.")
+    seen: set[str] = set()
     for trial in trials:
+        if trial.get("run") in seen:  # trials of one configuration share a run
+            continue
+        seen.add(trial.get("run"))
         directory = study.directory / str(trial.get("run") or "")
         measured = trial in study.measured  # of any other trial its row in the table says why it has no run
         if trial.get("run") and (measured or (directory / "config.json").is_file()):

@@ -115,12 +115,12 @@ function setUpCurves() {
 function drawTime() {
   const runs = DATA.runs.filter(run => Object.keys(run.seconds).length), node = $("time-chart") || chart($("time"), "Share of each run's time", true);
   node.id = "time-chart";
-  const causes = Object.keys(runs[0].seconds), total = run => Object.values(run.seconds).reduce((a, b) => a + b, 0);
-  const colours = ["#228833", "#4477aa", "#66ccee", "#ccbb44", "#aa3377", "#ee6677", "#bbbbbb", "#777777"];
-  draw(node, causes.map((cause, i) => ({
-    type: "bar", orientation: "h", name: cause, y: runs.map(run => run.name), x: runs.map(run => run.seconds[cause] / total(run)), marker: {color: colours[i % colours.length]},
+  const causes = Object.keys(runs[0].seconds).filter(cause => runs.some(run => run.seconds[cause] > 0)), total = run => Object.values(run.seconds).reduce((a, b) => a + b, 0);
+  const colours = {steps: "#228833", start: "#4477aa", compile: "#66ccee", data: "#ccbb44", eval: "#aa3377", checkpoint: "#ee6677", repeated: "#bbbbbb", down: "#777777"};
+  draw(node, causes.map(cause => ({
+    type: "bar", orientation: "h", name: cause, y: runs.map(run => run.name), x: runs.map(run => run.seconds[cause] / total(run)), marker: {color: colours[cause]},
     customdata: runs.map(run => run.seconds[cause]), hovertemplate: "%{fullData.name}: %{customdata:.4g} s, %{x:.1%}<extra></extra>",
-  })), {barmode: "stack", height: 110 + 28 * runs.length, showlegend: true, legend: {orientation: "h", y: -0.25, yanchor: "top"}, x: {tickformat: ".0%", range: [0, 1]}, y: {autorange: "reversed", type: "category"}});
+  })), {barmode: "stack", height: 110 + 28 * runs.length, showlegend: true, legend: {orientation: "h", y: -0.25, yanchor: "top", traceorder: "normal"}, x: {tickformat: ".0%", range: [0, 1]}, y: {autorange: "reversed", type: "category"}});
 }
 
 function drawScaling() {

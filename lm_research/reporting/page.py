@@ -34,7 +34,7 @@ def render(runs: Sequence[Run], studies: Sequence[Study], notes: Sequence[str]) 
     )
     environment.filters |= {"number": number, "share": lambda value: f"{value:.1%}"}
     return environment.get_template("page.html").render(
-        title=", ".join([study.directory.resolve().name for study in studies] or [run.name for run in runs][:4]),
+        title=title([study.directory.resolve().name for study in studies] or [run.name for run in runs]),
         runs=runs,
         studies=studies,
         notes=[*notes, *(note for run in runs for note in run.notes)],
@@ -49,6 +49,11 @@ def render(runs: Sequence[Run], studies: Sequence[Study], notes: Sequence[str]) 
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
     )
+
+
+def title(names: Sequence[str], most: int = 4) -> str:
+    """Names in a row, those past the first few counted."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def number(value: Any) -> str:

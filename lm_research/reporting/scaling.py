@@ -96,6 +96,10 @@ def fit(points: Sequence[tuple[float, float, float]], draws: int = 200) -> Law |
     ]
     values = _named(best, logs)
     intervals = {name: _interval([draw[name] for draw in drawn]) for name in values}
+    if not notes and intervals["E"][0] < 0.1 * np.exp(log_loss.min()):
+        notes.append(
+            "The interval of E reaches almost to zero: the law holds between these runs, and says little beyond them."
+        )
     return Law(variables, values, intervals, float(np.sqrt(np.mean((log_loss - fitted) ** 2))), notes, drawn)
 
 
@@ -154,7 +158,7 @@ def _minimise(logs: dict[str, np.ndarray], log_loss: np.ndarray, starts: Sequenc
         starts = [
             found.x for found in sorted((solve(start, "linear", 100) for start in starts), key=lambda f: f.cost)[:3]
         ]
-    return min((solve(start, "huber", 400) for start in starts), key=lambda found: found.cost).x
+    return min((solve(start, "huber", 200) for start in starts), key=lambda found: found.cost).x
 
 
 def _bounds(variables: int, log_loss: np.ndarray) -> tuple[list[float], list[float]]:

@@ -40,8 +40,8 @@ class Study:
 
     @property
     def measured(self) -> list[dict[str, Any]]:
-        """Trials with a finite value that ran to their end."""
-        return [t for t in self.trials if _is_number(t["value"]) and t["state"] not in ("pruned", "failed", "fail")]
+        """Trials with a finite value that ran to their end; the values of others are of earlier steps."""
+        return [trial for trial in self.trials if _is_number(trial["value"]) and trial["state"] == "complete"]
 
     @property
     def ranked(self) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ TRIALS = [
     trial(3, 4.5, lr=3e-3, name="b", same=1),
     trial(4, 3.0, "pruned", lr=1e-1, name="b", same=1),
     trial(5, 3.5, lr=3e-2, name="a", same=1),
-    trial(6, None, "running", lr=2e-2, name="a", same=1),
+    trial(6, 1.0, "running", lr=2e-2, name="a", same=1),
     trial(7, math.nan, lr=5e-2, name="a", same=1),
 ]
 
@@ -56,15 +56,16 @@ def test_importance(tmp_path: Path) -> None:
 
 def test_page(tmp_path: Path) -> None:
     pytest.importorskip("plotly")
-    folder = write_study(tmp_path / "sweep", TRIALS)
+    again = trial(8, 5.0, lr=1e-3, name="a", same=1) | {"run": "trials/0"}  # two trials may share a run
+    folder = write_study(tmp_path / "sweep", [*TRIALS, again])
     for number, value in ((0, 5.0), (2, 4.0), (3, 4.5)):
         write_run(folder / "trials" / str(number), final(value))
     assert report.main([str(folder), "--output", str(tmp_path / "page.html")]) == 0
     html, data = (tmp_path / "page.html").read_text(), data_of(tmp_path / "page.html")
     assert [run["name"] for run in data["runs"]] == ["trial 0", "trial 2", "trial 3"]
     (study,) = data["studies"]
-    assert [t["value"] for t in study["trials"]] == [5.0, None, 4.0, 4.5, 3.0, 3.5, None, "NaN"]
-    assert study["measured"] == [0, 2, 3, 5]
+    assert [t["value"] for t in study["trials"]] == [5.0, None, 4.0, 4.5, 3.0, 3.5, 1.0, "NaN", 5.0]
+    assert study["measured"] == [0, 2, 3, 5, 8]
     assert "the loss was &lt;NaN&gt;" in html and "Best: trial 5" in html
     assert "No curves of trials 5, whose runs cannot be read" in html
 
