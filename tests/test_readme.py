@@ -93,6 +93,10 @@ def test_flags() -> None:
         "compile",
         "effort",
         "model",  # generate and predict
+        "suite",  # evaluate
+        "compare",
+        "model_args",  # lm-evaluation-harness
+        "tasks",
         "prompt",
         "slots",  # serve
         "host",

@@ -15,7 +15,7 @@ from lm_research.evaluation.runner import Plan
 from lm_research.evaluation.scorers import Scorer, lower_is_better, main_metric
 from lm_research.evaluation.suite import Entry
 
-_GIVEN = ("text", "label", "good", "bad")  # what two evaluations must have in common, record by record
+_GIVEN = ("text", "label", "answers", "good", "bad")  # what two evaluations must have in common, record by record
 _METRICS = ("accuracy", "exact_match")  # right or wrong record by record: McNemar's test
 
 
@@ -51,7 +51,12 @@ def _task(plans: Sequence[Plan], entries: Sequence[Entry], resamples: int) -> di
         "metric": metric, "records": a[0].num_records, "a": mean(a), "b": mean(b), "difference": mean(b) - mean(a),
         "low": low, "high": high, "lower_is_better": lower_is_better(metric),
     }  # fmt: skip
-    if metric in _METRICS and metric in a[0].means and len(a) == len(b) == 1:
+    if (
+        metric in _METRICS
+        and metric in a[0].means
+        and set(np.unique(a[0].means[metric])) <= {0.0, 1.0}
+        and len(a) == len(b) == 1
+    ):
         p, only_a, only_b = statistics.mcnemar(a[0].means[metric], b[0].means[metric])
         return found | {"test": "McNemar, exact", "p": p, "only_a_right": only_a, "only_b_right": only_b}
     if len(a) != len(b) and metric not in a[0].means:

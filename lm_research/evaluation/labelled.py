@@ -26,6 +26,7 @@ from lm_research.tasks.records import Record, read_records
 from lm_research.training import native
 from lm_research.training.step import make_eval_step
 
+_OF_CLASSES = ("classification", "tagging")
 _LONGEST = 512  # tokens of a row where neither the run nor the model says
 
 
@@ -53,9 +54,10 @@ class LabelledJudge:
             )
         if lm.tokenizer is None:
             raise ConfigError(f"{directory} has no tokenizer, so it cannot read texts. Put its files there.")
-        self.labels = class_names(entry, lm, directory)
-        reader = _Named(kind.reader(config), self.labels, directory)
+        names = class_names(entry, lm, directory)
+        reader = kind.reader(config) if names is None else _Named(kind.reader(config), names, directory)
         self.corpus: Labelled = open_labelled(config, workdir, reader, lambda line: None)
+        self.labels, self.exact = tuple(self.corpus.labels), entry.task == "classification" and entry.target == "label"
         self.task = kind(config, self.corpus)
         self.records = lambda: read_records(entry.data, config)
         examples = self.task.examples(self.corpus.validation, "validation")
@@ -67,7 +69,7 @@ class LabelledJudge:
     def batch(self, number: int) -> dict[str, Any]:
         """What the task keeps of a batch; arrays that may still be on their way."""
         outputs = self.step(self.params, to_global(self.mesh, self.feed(number)))[1]
-        if self.task.by_token:  # the chosen tags are there too, and so much smaller
+        if "chosen_BL" in outputs:  # which say it all, and are so much smaller
             outputs = {name: x for name, x in outputs.items() if name != "logits"}
         return outputs
 
@@ -75,9 +77,7 @@ class LabelledJudge:
         """A prediction for each record, with its place and text; of one label of several with all logits."""
         texts = self.task.reader(self.task.config).texts
         found = zip(self.records(), self.task.records_of(outputs), strict=True)
-        exact: Iterator[Any] = iter(())
-        if not self.task.by_token and self.labels:
-            exact = (row for output in outputs for row in real(output, "logits"))
+        exact = (row for output in outputs if self.exact for row in real(output, "logits"))
         for number, (record, prediction) in enumerate(found):
             row = {"record": number, "where": record.where, "text": "\n".join(texts(record)), **prediction}
             if (logits_C := next(exact, None)) is not None:
@@ -99,14 +99,20 @@ def task_config(entry: Entry, lm: LanguageModel, path: pathlib.Path, batch_size:
     names = ("text_key", "pair_key", "label_key", "target", "label_separator", "metric")
     return resolve({
         "task": {name: getattr(entry, name) for name in names}
-        | {"name": entry.task, "train": entry.data, "validation": entry.data, "labels": ",".join(class_names(entry, lm, path))},
+        | {"name": entry.task, "train": entry.data, "validation": entry.data, "labels": ",".join(class_names(entry, lm, path) or ())}
+        | dict(entry.more),
         "data": {"max_length": length}, "model": {"max_length": max(length, longest)}, "train": {"batch_size": batch_size},
         "tokenizer": {"path": str(lm.tokenizer.name)},
     })  # fmt: skip
 
 
-def class_names(entry: Entry, lm: LanguageModel, path: pathlib.Path) -> tuple[str, ...]:
-    """What the data call the model's classes, in its order: as the suite says, else as the model does, else numbers."""
+def class_names(entry: Entry, lm: LanguageModel, path: pathlib.Path) -> tuple[str, ...] | None:
+    """What the data call the model's classes, in its order: as the suite says, else as the model does, else numbers.
+
+    None where the head does not choose among classes.
+    """
+    if entry.task not in _OF_CLASSES:
+        return None
     count = lm.definition.head.num_labels
     if entry.target == "value":
         return ()
@@ -126,7 +132,10 @@ class _Named:
     """A task's reader that knows the labels beforehand, from the model."""
 
     def __init__(self, reader: Reader, labels: Sequence[str], directory: pathlib.Path) -> None:
-        self.reader, self.labels, self.directory, self.texts = reader, labels, directory, reader.texts
+        self.reader, self.labels, self.directory = reader, labels, directory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
 
     def names(self, records: Sequence[Record]) -> list[str]:
         return list(self.labels)

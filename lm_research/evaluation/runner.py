@@ -29,6 +29,7 @@ from lm_research.evaluation.labelled import LabelledJudge
 from lm_research.evaluation.minimal_pairs import PairsJudge
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.mesh import make_mesh
+from lm_research.tasks import TASKS
 from lm_research.training.run_directory import write_atomically
 
 _SAVE_SECONDS = 10.0  # of work that a kill may cost
@@ -49,11 +50,7 @@ class Judge(Protocol):
         ...
 
 
-KINDS: dict[str, Callable[..., Judge]] = {
-    "classification": LabelledJudge,
-    "tagging": LabelledJudge,
-    "minimal_pairs": PairsJudge,
-}
+KINDS: dict[str, Callable[..., Judge]] = {**dict.fromkeys(TASKS, LabelledJudge), "minimal_pairs": PairsJudge}
 
 
 @dataclasses.dataclass(frozen=True)

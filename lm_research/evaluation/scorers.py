@@ -134,6 +134,23 @@ class Pairs(Scorer):
         return {name: float(values[index_I].mean()) for name, values in self.means.items()}
 
 
+class ByRecord(Scorer):
+    """Metrics that are means over records: exact_match and f1 where predictions hold them, else whether they are the label."""
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        names = [name for name in ("exact_match", "f1") if name in rows[0]]
+        self.means = {name: np.array([row[name] for row in rows], float) for name in names}
+        if not names:
+            self.means["accuracy"] = np.array([row["prediction"] == row["label"] for row in rows], float)
+        self.usual = list(self.means)[-1]
+        sure_N = np.array([row.get("probability", 0.0) for row in rows])
+        self.badness_N = 1.0 - self.means[self.usual] + 0.5 * sure_N * (self.means[self.usual] < 0.5)
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        return {name: float(values[index_I].mean()) for name, values in self.means.items()}
+
+
 def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Scorer:
     """The scorer of a task of a suite."""
     kinds = {
@@ -141,7 +158,7 @@ def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Score
         "tagging": Tags,
         "minimal_pairs": Pairs,
     }
-    return kinds[entry.task](rows, labels)
+    return kinds.get(entry.task, ByRecord)(rows, labels)
 
 
 def main_metric(entry: Entry, scorer: Scorer) -> str:

@@ -21,9 +21,18 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from lm_research.config import TaskConfig, resolve
 from lm_research.errors import ConfigError, suggest
 
 _SHIPPED = "suites"
+_NOT_HERE = {
+    "train",
+    "validation",
+    "test",
+    "patience",
+    "label_smoothing",
+    "class_weights",
+}  # of config.task: for training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Entry:
       good_key, bad_key: minimal pairs: fields of the acceptable and of the other sentence.
       group_key: a field whose values are scored apart too, such as the phenomenon of a minimal pair; "" does none.
       scored: minimal pairs by masked models: "all" tokens, or those alone that both sentences share ("shared", as CrowS-Pairs).
+      more: further keys of config.task, given in the suite like the others.
     """
 
     name: str
@@ -58,6 +68,7 @@ class Entry:
     bad_key: str = "sentence_bad"
     group_key: str = ""
     scored: str = "all"
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_suite(given: str, kinds: Mapping[str, Any]) -> list[Entry]:
@@ -115,17 +126,19 @@ def _tasks(content: Any, given: str) -> list[Any]:
 
 
 def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> Entry:
-    known = {field.name: field for field in dataclasses.fields(Entry)}
+    known = {field.name for field in dataclasses.fields(Entry)} - {"more"}
+    further = {field.name for field in dataclasses.fields(TaskConfig)} - known - _NOT_HERE
     if not isinstance(fields, Mapping):
         raise ConfigError(f"{given}, task {number} is {fields!r}, not keys with values. Mend it.")
     where = f"{given}, task {fields.get('name', number)}"
     for key in fields:
-        if key not in known:
-            raise ConfigError(f"{where}: there is no key {key!r}. {suggest(str(key), known)}")
+        if key not in known | further:
+            raise ConfigError(f"{where}: there is no key {key!r}. {suggest(str(key), known | further)}")
     for key in ("name", "task", "data"):
         if not fields.get(key):
             raise ConfigError(f"{where} has no {key!r}. Add it.")
-    values = dict(fields)
+    values = {key: value for key, value in fields.items() if key in known}
+    more = {key: value for key, value in fields.items() if key in further}
     labels = values.pop("labels", None)
     if labels:
         values["labels"] = tuple(str(x).strip() for x in (labels.split(",") if isinstance(labels, str) else labels))
@@ -141,7 +154,11 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
         raise ConfigError(f"{where}: target is {values['target']!r}; it is label, labels or value.")
     if values.get("scored", "all") not in ("all", "shared"):
         raise ConfigError(f"{where}: scored is {values['scored']!r}; it is all or shared.")
-    return Entry(**values)
+    try:
+        resolve({"task": more})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return Entry(**values, more=more)
 
 
 def _find(data: str, folder: pathlib.Path) -> str:

@@ -56,7 +56,7 @@ def test_what_stands_before_a_text(tmp_path: pathlib.Path) -> None:
     own = train_tokenizer(iter(["a river and a stone"] * 20), section)
     assert text_start(own) == own.roles["sep"] != own.roles["bos"]
     for bos in (True, False):
-        backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "?": 3}, "?"))
+        backend = Tokenizer(models.WordLevel({"<s>" if bos else "b": 0, "</s>": 1, "a": 2, "?": 3}, "?"))
         if bos:
             backend.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 0)])
         folder = tmp_path / str(bos)
