@@ -43,6 +43,7 @@ from lm_research.tasks.base import Task
 from lm_research.training import native, run_directory
 from lm_research.training.checkpoint import Checkpoints
 from lm_research.training.goodput import Clock, Lives, in_words
+from lm_research.training.groups import make_groups
 from lm_research.training.metrics import MetricsWriter, read_metrics
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.progress import Log, Progress, Trace, every
@@ -241,9 +242,10 @@ def settle_steps(config: Config, num_examples: int) -> Config:
 def describe(config: Config, definition: ModelDefinition, examples: Examples) -> str:
     arch, train = definition.arch, config.train
     passes = train.num_steps * train.batch_size / examples.num_examples
+    learning = make_groups(config, definition.shapes).in_words(definition.shapes)
     return (
         f"model: {config.model.family}, {arch.num_layers} layers x {arch.hidden_size}, vocabulary {arch.vocab_size:,}, "
-        f"{definition.num_params:,} parameters, {config.objective.name}\n"
+        f"{definition.num_params:,} parameters{learning}, {config.task.name or config.objective.name}\n"
         f"train: {train.num_steps:,} steps of {train.batch_size} x {config.data.max_length} tokens; "
         f"{examples.num_examples:,} examples, read {passes:.1f} times"
         + (f"\nrows: {examples.notes}" if getattr(examples, "notes", "") else "")

@@ -13,6 +13,7 @@ Legend: N layers of a stack.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -39,6 +40,14 @@ class Groups:
     frozen: frozenset[str]
     masks: dict[str, np.ndarray]
     rates: dict[str, np.ndarray]
+
+    def in_words(self, shapes: Params) -> str:
+        """How many parameters learn, where not all do."""
+        if not (self.frozen or self.masks):
+            return ""
+        leaves = flatten(self.learning(shapes))
+        share = lambda path: self.masks[path].mean() if path in self.masks else 1.0  # noqa: E731
+        return f" ({round(sum(math.prod(leaf.shape) * share(path) for path, leaf in leaves.items())):,} of them learn)"
 
     def learning(self, tree: Params) -> Params:
         """The parameters, or anything of their structure, without those that are frozen."""

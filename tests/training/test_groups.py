@@ -146,6 +146,14 @@ def test_some_layers_of_a_stack() -> None:
     assert float(state["window"]["grad_norm"]) / 3 == pytest.approx(norm, rel=1e-5)
 
 
+def test_the_log_counts_what_learns() -> None:
+    """4 x 2 + 2 of embeddings, 2 x 6 of layers, 2 + 2 above: 26; the first of three layers takes 4, the embeddings 10."""
+    shapes = DEFINITION.shapes
+    assert make_groups(config(SGD), shapes).in_words(shapes) == ""
+    assert make_groups(config(SGD, "layers/0/"), shapes).in_words(shapes) == " (22 of them learn)"
+    assert make_groups(config(SGD, "layers/0/,embeddings"), shapes).in_words(shapes) == " (12 of them learn)"
+
+
 WRONG = {
     "(": r"'\(' is not a regular expression",
     "encoder/layer/": "'encoder/layer/' fits no parameter. Parameters lie below classifier/kernel, encoder/embeddings, encoder/layers",
