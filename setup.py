@@ -48,6 +48,8 @@ setup(
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", *SERVE, "httpx>=0.28", "ruff>=0.9"],
         "serve": SERVE,
         "tensorboard": ["tensorboard>=2.18"],
+        "wandb": ["wandb>=0.31"],
+        "mlflow": ["mlflow>=3.1"],
         "plan": ["libtpu>=0.0.42"],  # the compiler for TPUs, which needs no TPU: plan --compile
         "beam": ["apache-beam>=2.60"],
         "gcs": ["gcsfs"],

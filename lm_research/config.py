@@ -20,6 +20,8 @@ from ml_collections import ConfigDict
 
 from lm_research.errors import ConfigError, suggest
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "none")
+
 
 def key(default: Any, meaning: str, *, choices: tuple = (), low: float | None = None, high: float | None = None) -> Any:
     """A config key: its default, what it means, and the values it may take (`low` and `high` inclusive)."""
@@ -345,7 +347,10 @@ class LoggingConfig:
     every_steps: int = key(
         20, "Steps between lines of metrics; the only points where the host waits for the device.", low=1
     )
-    trackers: str = key("tensorboard", "Where metrics go beside metrics.jsonl.", choices=("tensorboard", "none"))
+    trackers: str = key(
+        "tensorboard",
+        "Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, several with commas, or none.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -526,6 +531,23 @@ def _check_combinations(config: Config) -> None:
             "would have no embedding. Set model.vocab_size=0 to follow the tokenizer."
         )
     profile_range(config)
+    tracker_names(config)
+
+
+def tracker_names(config: Config) -> tuple[str, ...]:
+    """The trackers of logging.trackers, each once; raises a ConfigError for one that does not exist."""
+    names = tuple(dict.fromkeys(name.strip() for name in config.logging.trackers.split(",")))
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(
+                f"logging.trackers={config.logging.trackers!r} has {name!r}. {suggest(name, TRACKERS)} Write one or several "
+                "with commas, for example tensorboard,wandb."
+            )
+    if "none" in names and len(names) > 1:
+        raise ConfigError(
+            f"logging.trackers={config.logging.trackers!r} has none beside others. Leave one or the others out."
+        )
+    return () if names == ("none",) else names
 
 
 def profile_range(config: Config) -> tuple[int, int] | None:

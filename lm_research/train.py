@@ -49,6 +49,7 @@ from lm_research.training.progress import Log, Progress, Trace, every
 from lm_research.training.signals import StopRequest
 from lm_research.training.state import State, init_state, state_shardings, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
+from lm_research.training.trackers import check_installed
 
 
 def main(config: Config, workdir: pathlib.Path) -> int:
@@ -75,6 +76,8 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default
         jax.config.update("jax_default_matmul_precision", "float32")
     is_main = jax.process_index() == 0
+    if is_main:
+        check_installed(config_lib.tracker_names(config))
     log = Log(workdir, is_main, processes.log_name(jax.process_index()))
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind}" + (f" ({shape})" if shape else ""))
@@ -115,7 +118,8 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         state = checkpoints.restore(shapes, shardings)
         log(f"resuming after step {int(state['step'])}")
     start, stop = int(state["step"]), config.train.num_steps
-    writer = MetricsWriter(workdir, config.logging.trackers, start, is_main)
+    trackers, shown = config_lib.tracker_names(config), config_lib.to_dict(config)
+    writer = MetricsWriter(workdir, trackers, start, is_main, shown, log)
 
     # ---------------------------------------------------------------- batches, evaluation, what people see
     accumulation = config.train.accumulation_steps
@@ -133,7 +137,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
 
     # ---------------------------------------------------------------- the loop
     saved_at, programs = time.monotonic(), {}
-    with StopRequest() as stop_request:
+    with writer, StopRequest() as stop_request:
         for step in range(start, stop + 1):
             # What a restored step was due, it got before it was saved.
             fresh, scores = step > start or start == 0, None
@@ -177,7 +181,6 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         batches.close()
         with clock.paused("checkpoint"):
             checkpoints.wait()  # until all is on disk
-        writer.close()
     lives.write(int(state["step"]))
     seconds = lives.total() if is_main else None
 
