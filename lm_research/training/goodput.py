@@ -96,6 +96,11 @@ class Lives:
         write_atomically(self._path, json.dumps([*self._before, self._entry], indent=1) + "\n")
         self._written = time.monotonic()
 
+    @property
+    def spent(self) -> float:
+        """Seconds of the lives before this one, without those between them."""
+        return sum(sum(life["seconds"].values()) for life in self._before)
+
     def total(self) -> dict[str, float]:
         """`total_time` of all lives up to the last `write`."""
         return total_time([*self._before, *([self._entry] if "seconds" in self._entry else [])])
