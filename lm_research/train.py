@@ -45,7 +45,7 @@ from lm_research.tasks.base import Task
 from lm_research.training import budget, native, run_directory
 from lm_research.training.budget import Course
 from lm_research.training.checkpoint import Checkpoints
-from lm_research.training.goodput import Clock, Lives, in_words
+from lm_research.training.goodput import Clock, Lives, birth, in_words
 from lm_research.training.metrics import MetricsWriter, read_metrics
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.progress import Log, Progress, Trace, every
@@ -65,7 +65,7 @@ def main(config: Config, workdir: pathlib.Path) -> int:
 
 
 def run(config: Config, workdir: pathlib.Path) -> int:
-    born = time.monotonic()
+    born = birth()
     # ---------------------------------------------------------------- directory and devices
     origin = find_origin(config)
     config = follow(origin, config)

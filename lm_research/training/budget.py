@@ -2,10 +2,10 @@
 
 FLOPs and tokens are arithmetic, and settle train.num_steps before anything runs. Time needs the machine: a few steps on a
 state that is thrown away say how long one takes, and the number of steps follows. From then on the schedule follows the progress
-in the budget: where the rest would end more than a hundredth of the budget early or late (the machine turned slower or
-faster, or a restart cost time), the number of steps left is set anew, and the rest of the schedule is stretched over them. So the
-learning rate has no jump, ends where it should, and the run ends on time. What counts is all the time of a run's lives (`goodput`), not that
-between them.
+in the budget: where the rest would end clearly early or late (a hundredth of the budget, or a twenty-fifth of what is left of it: the machine
+turned slower or faster, or a restart cost time), the number of steps left is set anew, and the rest of the schedule is stretched over them. So the
+learning rate has no jump, ends where it should, and the run ends on time. What counts is all the time of a run's lives (`goodput`), from the
+start of the command, not that between them.
 
 WORKDIR/budget.json holds each plan with the step it was made at. Only they decide the learning rate of a step, so a run that
 resumes goes on as it was planned until the clock says otherwise.
@@ -32,6 +32,7 @@ from lm_research.training.run_directory import write_atomically
 
 FILE = "budget.json"
 _TOLERANCE = 0.01  # share of the budget by which the end may be off before the plan changes
+_MOOD = 0.04  # and share of what is left
 _CHECKS = 50  # at least so many looks at the clock in a run
 _CALIBRATION = 0.02  # share of the budget for timed steps
 _NO_END = 2**31 - 2
@@ -114,7 +115,7 @@ class TimedCourse(Course):
         count = processes.numbers_of_process_0([len(plans)])[0]  # later plans spoke of steps that are taken again
         flat = np.array(plans, np.int32).reshape(-1) if len(plans) == count else np.zeros(2 * count, np.int32)
         self._plans = [tuple(pair) for pair in np.reshape(processes.numbers_of_process_0(flat), (-1, 2)).tolist()]
-        self._costs = {"step": 0.0, "eval": 0.0, "checkpoint": 0.0, **stored.get("seconds_each", {})}
+        self._costs = dict.fromkeys(("step", "eval", "checkpoint", "compile"), 0.0) | stored.get("seconds_each", {})
         self._mark(start)
         self.last = _NO_END
         if self._plans:
@@ -146,12 +147,13 @@ class TimedCourse(Course):
             one = _seconds(take, 1)
             count = processes.numbers_of_process_0([int(np.clip(_CALIBRATION * self._budget / one, 2, 30))])[0]
             step = _seconds(take, count)
-        compile_seconds = self._clock.lost["compile"]
-        # A forward pass is a third of a step. The first evaluation compiles too, and shows texts.
-        self._costs = {"step": step, "eval": eval_batches * step / 3, "checkpoint": step}
+        # A forward pass is a third of a step; the rest is seen once it has happened.
+        evaluation, checkpoint = eval_batches * step / 3, 1 + min(1.0, step)
+        compiling = self._clock.lost["compile"]
+        self._costs = {"step": step, "eval": evaluation, "checkpoint": checkpoint, "compile": compiling}
         start = self._step
         self._mark(start)
-        more = processes.numbers_of_process_0([self._fitting(start, self._left() - compile_seconds)])[0]
+        more = processes.numbers_of_process_0([self._fitting(start)])[0]
         if more < 1:
             raise ConfigError(
                 f"train.budget={self._config.train.budget} is used up before the first step: {self._spent():.0f} s for reading the "
@@ -166,8 +168,10 @@ class TimedCourse(Course):
             return False
         jax.block_until_ready(state["step"])  # the clock is to speak of steps that are done
         self._measure(step)
-        end = step + max(1, self._fitting(step, self._left()))
-        off = abs(end - self.end) * self._costs["step"] > max(1.0, _TOLERANCE * self._budget)
+        end = step + max(1, self._fitting(step))
+        # Early a machine's moods are left to even out.
+        tolerance = max(1.0, _TOLERANCE * self._budget, _MOOD * self._left())
+        off = abs(end - self.end) * self._costs["step"] > tolerance
         end = processes.numbers_of_process_0([end if off else self.end])[0]
         if end == self.end:
             return False
@@ -200,9 +204,12 @@ class TimedCourse(Course):
     def _left(self) -> float:
         return self._budget - self._spent()
 
-    def _fitting(self, step: int, seconds: float) -> int:
+    def _fitting(self, step: int) -> int:
         """Steps after `step` that fit, with their share of evaluations and checkpoints, and an end as it must be."""
         costs, config = self._costs, self._config
+        seconds = self._left()
+        if not self._clock.lost["eval"]:  # the first evaluation of a life compiles too
+            seconds -= costs["compile"]
         finals = 1 + bool(config.task.name) + bool(config.task.test)  # a task scores its best model once more
         seconds -= finals * costs["eval"] + 2 * costs["checkpoint"] + _TOLERANCE * self._budget / 2
         each = costs["step"]
