@@ -59,6 +59,8 @@ setup(
         "report": REPORT,
         "lm_eval": ["lm_eval>=0.4.9"],
         "tensorboard": ["tensorboard>=2.18"],
+        "wandb": ["wandb>=0.31"],
+        "mlflow": ["mlflow>=3.1"],
         "plan": ["libtpu>=0.0.42"],  # the compiler for TPUs, which needs no TPU: plan --compile
         "beam": ["apache-beam>=2.60"],
         "gcs": ["gcsfs"],

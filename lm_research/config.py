@@ -12,6 +12,7 @@ import difflib
 import functools
 import json
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lm_research.errors import ConfigError, suggest
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "none")
+_BUDGET_UNITS = {
+    "s": ("seconds", 1.0), "min": ("seconds", 60.0), "h": ("seconds", 3600.0), "d": ("seconds", 86400.0),
+    "flops": ("flops", 1.0), "tokens": ("tokens", 1.0),
+}  # fmt: skip
 
 
 def key(default: Any, meaning: str, *, choices: tuple = (), low: float | None = None, high: float | None = None) -> Any:
@@ -302,6 +309,10 @@ class TrainConfig:
         low=0,
     )
     num_epochs: float = key(0.0, "Passes over the training examples; above 0 it sets num_steps.", low=0.0)
+    budget: str = key(
+        "",
+        "What the run may spend, instead of num_steps: time (90s, 30min, 2h), 1e18flops or 2e9tokens; empty goes by num_steps.",
+    )
     batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1)
     accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1)
     init_from: str = key(
@@ -381,7 +392,10 @@ class LoggingConfig:
     every_steps: int = key(
         20, "Steps between lines of metrics; the only points where the host waits for the device.", low=1
     )
-    trackers: str = key("tensorboard", "Where metrics go beside metrics.jsonl.", choices=("tensorboard", "none"))
+    trackers: str = key(
+        "tensorboard",
+        "Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, several with commas, or none.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -551,7 +565,7 @@ def _check_combinations(config: Config) -> None:
             f"schedule.warmup_steps={config.schedule.warmup_steps} and schedule.warmup_ratio="
             f"{config.schedule.warmup_ratio} are both set. Set one of them to 0."
         )
-    if not train.num_epochs and config.schedule.warmup_steps > train.num_steps:
+    if not train.num_epochs and not train.budget and config.schedule.warmup_steps > train.num_steps:
         raise ConfigError(
             f"schedule.warmup_steps={config.schedule.warmup_steps} is longer than train.num_steps={train.num_steps}: the "
             "peak learning rate would never be reached. Shorten the warm-up or train longer."
@@ -562,6 +576,59 @@ def _check_combinations(config: Config) -> None:
             "would have no embedding. Set model.vocab_size=0 to follow the tokenizer."
         )
     profile_range(config)
+    tracker_names(config)
+    budget(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a run may spend: an amount of `unit` (seconds, flops or tokens)."""
+
+    amount: float
+    unit: str
+
+
+def budget(config: Config) -> Budget | None:
+    """train.budget, or None where the run goes by steps; raises a ConfigError if it is not an amount with a unit."""
+    text = config.train.budget.strip()
+    if not text:
+        return None
+    if config.train.num_epochs:
+        raise ConfigError(
+            f"train.budget={text} and train.num_epochs={config.train.num_epochs:g} both set the number of steps. Set one: "
+            "--config.train.num_epochs=0 or --config.train.budget=."
+        )
+    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*([a-z]+)", text.lower())
+    amount, unit = (float(found[1]), found[2]) if found else (0.0, "")
+    if unit not in _BUDGET_UNITS or not 0 < amount < math.inf:
+        raise ConfigError(
+            f"train.budget={text!r} is not an amount above 0 with a unit ({', '.join(_BUDGET_UNITS)}). Write for example 90s, 30min, "
+            "2h, 1e18flops or 2e9tokens."
+        )
+    kind, factor = _BUDGET_UNITS[unit]
+    return Budget(amount * factor, kind)
+
+
+def timed(config: Config) -> bool:
+    """Whether a budget of time, and not train.num_steps, ends the run."""
+    found = budget(config)
+    return found is not None and found.unit == "seconds"
+
+
+def tracker_names(config: Config) -> tuple[str, ...]:
+    """The trackers of logging.trackers, each once; raises a ConfigError for one that does not exist."""
+    names = tuple(dict.fromkeys(name.strip() for name in config.logging.trackers.split(",")))
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(
+                f"logging.trackers={config.logging.trackers!r} has {name!r}. {suggest(name, TRACKERS)} Write one or several "
+                "with commas, for example tensorboard,wandb."
+            )
+    if "none" in names and len(names) > 1:
+        raise ConfigError(
+            f"logging.trackers={config.logging.trackers!r} has none beside others. Leave one or the others out."
+        )
+    return () if names == ("none",) else names
 
 
 def profile_range(config: Config) -> tuple[int, int] | None:

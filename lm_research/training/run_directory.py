@@ -6,6 +6,8 @@ metrics.jsonl     one object a line, units in the names
 log.txt           what was printed
 summary.json      at the end: status, steps, final metrics, digests of the state, where the time went
 time.json         the time of each start, by what it was spent on
+budget.json       the steps planned with a budget of time
+trackers.json     the run's ids at Weights & Biases and MLflow
 checkpoints/ data/ tensorboard/ profile/ nonfinite/
 """
 
@@ -94,7 +96,8 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
         raise CheckpointError(
             f"{path} cannot be read as a run's config ({error}). Restore it, or choose another --workdir."
         ) from error
-    free = FREE_KEYS + (("train.num_steps",) if config.train.num_epochs else ())  # steps follow from epochs later
+    derived = config.train.num_epochs or config.train.budget  # steps follow from them later
+    free = FREE_KEYS + (("train.num_steps",) if derived else ())
     changed = changed_keys(_with_defaults(old), config_lib.to_dict(config))
     changed = {name: pair for name, pair in changed.items() if not name.startswith(free)}
     if changed:
