@@ -16,6 +16,7 @@ import lm_research
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import PretrainedError
+from lm_research.models.definition import flatten
 from lm_research.tasks import TASKS
 from lm_research.tasks.labelled import open_labelled
 
@@ -195,6 +196,20 @@ def test_tags(tmp_path: pathlib.Path) -> None:
     assert (
         set(lm.config.to_dict()["id2label"].values()) == {"O", "B-PER", "I-PER"} and lm.head == "token_classification"
     )
+
+
+@pytest.mark.slow
+def test_frozen_parameters_stay_those_of_the_origin(
+    run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    keys = {"train.init_from": run / "model", "train.freeze": "encoder/embeddings", "optimizer.layer_decay": 0.5}
+    assert train(tmp_path / "run", **files, **keys, **{"train.num_epochs": 1}) == 0
+    before, after = (
+        flatten(lm_research.from_pretrained(path).params) for path in (run / "model", tmp_path / "run/model")
+    )
+    assert {path for path in before if (np.asarray(before[path]) != np.asarray(after[path])).any()} == {
+        path for path in before if "embeddings" not in path
+    }
 
 
 def test_words_of_several_pieces_carry_their_tag_once(tmp_path: pathlib.Path) -> None:
