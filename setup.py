@@ -7,6 +7,9 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lm_research" / "__init__.py").read_text())[1]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "httpx>=0.28"]
+SWEEP = ["optuna>=4.5", "sqlalchemy>=2"]
+REPORT = ["plotly>=6"]
 SERVE = ["starlette>=0.46", "uvicorn>=0.34", "prometheus_client>=0.21"]
 
 setup(
@@ -18,7 +21,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lm_research", "lm_research.*"]),
-    package_data={"lm_research.serving": ["page.html"], "lm_research.evaluation": ["suites/*.yaml"]},
+    package_data={
+        "lm_research.serving": ["page.html"],
+        "lm_research.evaluation": ["suites/*.yaml"],
+        "lm_research.reporting": ["page.html", "page.css", "page.js"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
@@ -45,11 +52,15 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", *SERVE, "httpx>=0.28"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", *SERVE, "httpx>=0.28", "ruff>=0.9"],
+        "test": [*TEST, *SERVE, *SWEEP, *REPORT],
+        "dev": [*TEST, *SERVE, *SWEEP, *REPORT, "ruff>=0.9"],
         "serve": SERVE,
+        "sweep": SWEEP,
+        "report": REPORT,
         "lm_eval": ["lm_eval>=0.4.9"],
         "tensorboard": ["tensorboard>=2.18"],
+        "wandb": ["wandb>=0.31"],
+        "mlflow": ["mlflow>=3.1"],
         "plan": ["libtpu>=0.0.42"],  # the compiler for TPUs, which needs no TPU: plan --compile
         "beam": ["apache-beam>=2.60"],
         "gcs": ["gcsfs"],

@@ -12,6 +12,7 @@ import difflib
 import functools
 import json
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lm_research.errors import ConfigError, suggest
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "none")
+_BUDGET_UNITS = {
+    "s": ("seconds", 1.0), "min": ("seconds", 60.0), "h": ("seconds", 3600.0), "d": ("seconds", 86400.0),
+    "flops": ("flops", 1.0), "tokens": ("tokens", 1.0),
+}  # fmt: skip
 
 
 def key(default: Any, meaning: str, *, choices: tuple = (), low: float | None = None, high: float | None = None) -> Any:
@@ -114,14 +121,17 @@ class ObjectiveConfig:
 class TaskConfig:
     name: str = key(
         "",
-        "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, or tagging of words.",
-        choices=("", "classification", "tagging"),
+        "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, tagging of words, question "
+        "answering by spans of a context, or multiple choice.",
+        choices=("", "classification", "tagging", "question_answering", "multiple_choice"),
     )
     train: str = key("", "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, or tfds:NAME@SPLIT.")
     validation: str = key("", "Held-out records in the same forms; empty holds out a share (data.validation_fraction).")
     test: str = key("", "Further records that are scored once, at the end of the run.")
-    text_key: str = key("text", "Field of the text (tagging: of the list of words).")
-    pair_key: str = key("", "Field of a second text; empty reads single texts.")
+    text_key: str = key(
+        "text", "Field of the text (tagging: of the list of words; question_answering: of the context)."
+    )
+    pair_key: str = key("", "Field of a second text (question_answering: of the question); empty reads single texts.")
     label_key: str = key(
         "label", "Field of the label: a name or number, a list of names, a value, or (tagging) a list of tags."
     )
@@ -141,6 +151,18 @@ class TaskConfig:
         "none",
         "target=label: how much each class counts in the loss; balanced is inversely to its training records.",
         choices=("none", "balanced"),
+    )
+    stride: int = key(
+        128, "question_answering: tokens of a long context that neighbouring windows have in common.", low=0
+    )
+    max_answer_length: int = key(30, "question_answering: tokens of the longest answer.", low=1)
+    n_best: int = key(20, "question_answering: answers weighed, and written to predictions, for each question.", low=1)
+    null_threshold: float = key(
+        0.0,
+        "question_answering: a question has no answer where the score of none minus the best answer's is above this (SQuAD 2.0).",
+    )
+    choices_key: str = key(
+        "choices", "multiple_choice: the field with the list of choices, or the fields of one each with commas between."
     )
 
 
@@ -254,6 +276,12 @@ class OptimizerConfig:
     epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0)
     weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0)
     clip_norm: float = key(1.0, "Global gradient norm above which the gradient is scaled down; 0 never clips.", low=0.0)
+    layer_decay: float = key(
+        1.0,
+        "Factor on the learning rate from each layer to the one below it, and to the embeddings; 1 is one rate for all.",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,13 +303,27 @@ class ScheduleConfig:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     num_steps: int = key(1000, "Optimizer steps of the whole run.", low=1)
+    stop_after: int = key(
+        0,
+        "Evaluate, save and end well after this step, before num_steps; the run goes on with a later one. 0 is none.",
+        low=0,
+    )
     num_epochs: float = key(0.0, "Passes over the training examples; above 0 it sets num_steps.", low=0.0)
+    budget: str = key(
+        "",
+        "What the run may spend, instead of num_steps: time (90s, 30min, 2h), 1e18flops or 2e9tokens; empty goes by num_steps.",
+    )
     batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1)
     accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1)
     init_from: str = key(
         "",
         "Model directory (Hugging Face's format, native, or a run's) to start from. Its shape replaces the model "
         "section's, its tokenizer is used unless tokenizer.path names another.",
+    )
+    freeze: str = key(
+        "",
+        "Parameters that do not learn: regular expressions that are looked for in paths such as encoder/embeddings/tokens or "
+        "encoder/layers/3/attention/query/kernel, with commas between.",
     )
     ema_decay: float = key(
         0.0,
@@ -321,6 +363,9 @@ class MeshConfig:
             "dp", "dp+context", "dp+tensor", "fsdp", "fsdp+context", "fsdp+tensor", "fsdp+context+tensor", "shard_map",
         ),
     )  # fmt: skip
+    slices: int = key(
+        0, "Slices (TPU pods joined by the data-centre network) the devices are; 0 takes what is found.", low=0
+    )
     data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0)
     fsdp: int = key(0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0)
     context: int = key(
@@ -330,6 +375,11 @@ class MeshConfig:
     )
     tensor: int = key(
         0, "Devices on the tensor axis (heads, feed-forward, vocabulary divided); 0 leaves it to the preset.", low=0
+    )
+    rules: str = key(
+        "",
+        "Where axes of parameters lie, if not as usual (vocab=tensor, heads=tensor, mlp=tensor, embed=fsdp): for example "
+        "vocab=fsdp+tensor,embed=none.",
     )
     zero1: bool = key(
         False,
@@ -342,7 +392,10 @@ class LoggingConfig:
     every_steps: int = key(
         20, "Steps between lines of metrics; the only points where the host waits for the device.", low=1
     )
-    trackers: str = key("tensorboard", "Where metrics go beside metrics.jsonl.", choices=("tensorboard", "none"))
+    trackers: str = key(
+        "tensorboard",
+        "Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, several with commas, or none.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -512,7 +565,7 @@ def _check_combinations(config: Config) -> None:
             f"schedule.warmup_steps={config.schedule.warmup_steps} and schedule.warmup_ratio="
             f"{config.schedule.warmup_ratio} are both set. Set one of them to 0."
         )
-    if not train.num_epochs and config.schedule.warmup_steps > train.num_steps:
+    if not train.num_epochs and not train.budget and config.schedule.warmup_steps > train.num_steps:
         raise ConfigError(
             f"schedule.warmup_steps={config.schedule.warmup_steps} is longer than train.num_steps={train.num_steps}: the "
             "peak learning rate would never be reached. Shorten the warm-up or train longer."
@@ -523,6 +576,59 @@ def _check_combinations(config: Config) -> None:
             "would have no embedding. Set model.vocab_size=0 to follow the tokenizer."
         )
     profile_range(config)
+    tracker_names(config)
+    budget(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a run may spend: an amount of `unit` (seconds, flops or tokens)."""
+
+    amount: float
+    unit: str
+
+
+def budget(config: Config) -> Budget | None:
+    """train.budget, or None where the run goes by steps; raises a ConfigError if it is not an amount with a unit."""
+    text = config.train.budget.strip()
+    if not text:
+        return None
+    if config.train.num_epochs:
+        raise ConfigError(
+            f"train.budget={text} and train.num_epochs={config.train.num_epochs:g} both set the number of steps. Set one: "
+            "--config.train.num_epochs=0 or --config.train.budget=."
+        )
+    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*([a-z]+)", text.lower())
+    amount, unit = (float(found[1]), found[2]) if found else (0.0, "")
+    if unit not in _BUDGET_UNITS or not 0 < amount < math.inf:
+        raise ConfigError(
+            f"train.budget={text!r} is not an amount above 0 with a unit ({', '.join(_BUDGET_UNITS)}). Write for example 90s, 30min, "
+            "2h, 1e18flops or 2e9tokens."
+        )
+    kind, factor = _BUDGET_UNITS[unit]
+    return Budget(amount * factor, kind)
+
+
+def timed(config: Config) -> bool:
+    """Whether a budget of time, and not train.num_steps, ends the run."""
+    found = budget(config)
+    return found is not None and found.unit == "seconds"
+
+
+def tracker_names(config: Config) -> tuple[str, ...]:
+    """The trackers of logging.trackers, each once; raises a ConfigError for one that does not exist."""
+    names = tuple(dict.fromkeys(name.strip() for name in config.logging.trackers.split(",")))
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(
+                f"logging.trackers={config.logging.trackers!r} has {name!r}. {suggest(name, TRACKERS)} Write one or several "
+                "with commas, for example tensorboard,wandb."
+            )
+    if "none" in names and len(names) > 1:
+        raise ConfigError(
+            f"logging.trackers={config.logging.trackers!r} has none beside others. Leave one or the others out."
+        )
+    return () if names == ("none",) else names
 
 
 def profile_range(config: Config) -> tuple[int, int] | None:

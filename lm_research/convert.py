@@ -1,7 +1,8 @@
 """`python -m lm_research.convert --source DIR --output DIR --to {hf,native}`: a model from one format to another.
 
 The source is a directory in the Hugging Face format, a native one, or that of a training run (its newest checkpoint; the
-averaged parameters, if it has them). Arrays are copied bit for bit unless --dtype asks for another type.
+averaged parameters, if it has them) or RUN/checkpoints/STEP. Whatever number of processes and devices wrote a checkpoint, its
+pieces are merged and written anew, divided by --max-shard-gb. Arrays are copied bit for bit unless --dtype asks for another type.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lm_research.convert", description="Converts a model directory from one format to another."
     )
-    parser.add_argument("--source", required=True, help="a Hugging Face directory, a native one, or a run directory")
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="a Hugging Face directory, a native one, a run directory or RUN/checkpoints/STEP",
+    )
     parser.add_argument("--output", required=True, help="directory to write; must not hold anything yet")
     parser.add_argument("--to", required=True, choices=("hf", "native"), help="format to write")
     parser.add_argument("--head", help="what the model predicts, if not what the source says (masked_lm, none, ...)")

@@ -296,8 +296,8 @@ def from_pretrained(
     """Reads a model directory.
 
     Args:
-      path: a directory in the Hugging Face format, a native one, or that of a training run (its newest checkpoint; the
-        averaged parameters if it has them).
+      path: a directory in the Hugging Face format, a native one, that of a training run (its newest checkpoint; the
+        averaged parameters if it has them), or RUN/checkpoints/STEP.
       head: what it shall predict, a name of models.heads.HEADS; None is what the directory says. Parts that a new
         head needs are initialised, and named in a warning of the logger "lm_research".
       dtype: "float32", "bfloat16" or "float16", of parameters and computation; None is what the files are in.

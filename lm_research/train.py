@@ -10,6 +10,7 @@ batch that comes after it and the lines of metrics before it always belong toget
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -32,23 +33,27 @@ from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFini
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
 from lm_research.monitor.held_out import Evaluation
-from lm_research.monitor.meter import Meter
+from lm_research.monitor.meter import Meter, step_size
 from lm_research.monitor.summary import closing_words, deliver, summarise
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
+from lm_research.parallel.rules import replicated
 from lm_research.pretrained import StartingPoint
 from lm_research.tasks.base import Task
-from lm_research.training import native, run_directory
+from lm_research.training import budget, native, run_directory
+from lm_research.training.budget import Course
 from lm_research.training.checkpoint import Checkpoints
-from lm_research.training.goodput import Clock, Lives, in_words
+from lm_research.training.goodput import Clock, Lives, birth, in_words
+from lm_research.training.groups import make_groups
 from lm_research.training.metrics import MetricsWriter, read_metrics
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.progress import Log, Progress, Trace, every
 from lm_research.training.signals import StopRequest
 from lm_research.training.state import State, init_state, state_shardings, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
+from lm_research.training.trackers import check_installed
 
 
 def main(config: Config, workdir: pathlib.Path) -> int:
@@ -61,7 +66,7 @@ def main(config: Config, workdir: pathlib.Path) -> int:
 
 
 def run(config: Config, workdir: pathlib.Path) -> int:
-    born = time.monotonic()
+    born = birth()
     # ---------------------------------------------------------------- directory and devices
     origin = find_origin(config)
     config = follow(origin, config)
@@ -75,6 +80,8 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default
         jax.config.update("jax_default_matmul_precision", "float32")
     is_main = jax.process_index() == 0
+    if is_main:
+        check_installed(config_lib.tracker_names(config))
     log = Log(workdir, is_main, processes.log_name(jax.process_index()))
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind}" + (f" ({shape})" if shape else ""))
@@ -89,15 +96,16 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     make_examples = lambda store: objective.examples(store, "train")  # noqa: E731
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = settle_steps(config, examples.num_examples)
+    config = budget.settle(config, *step_size(config, objective, definition, examples))
     if is_main:
         run_directory.store_config(workdir, config)
-        run_directory.record_environment(workdir)
+        run_directory.record_environment(workdir, definition.num_params)
     log(describe(config, definition, examples))
 
     # ---------------------------------------------------------------- state and step
     optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
-    shardings = state_shardings(mesh, definition, shapes, config.mesh.zero1)
+    shardings = state_shardings(mesh, definition, shapes, config.mesh)
     new_state = jax.jit(
         lambda seed: init_state(definition, optimizer, config, objective, seed), out_shardings=shardings
     )
@@ -106,22 +114,25 @@ def run(config: Config, workdir: pathlib.Path) -> int:
 
     # ---------------------------------------------------------------- restore, or begin
     checkpoints = Checkpoints(workdir, config.checkpoint, checkpoint_files(config, corpus, definition, origin))
-    if checkpoints.latest_step is None:
-        state = new_state(np.uint32(config.seed))
-        if origin:
-            state = start_from(origin, state, shardings, mesh, log)
-    else:
+
+    def begin() -> State:
+        if checkpoints.latest_step is None:
+            state = new_state(np.uint32(config.seed))
+            return start_from(origin, state, shardings, mesh, log) if origin else state
         check_corpus(checkpoints, corpus)
         state = checkpoints.restore(shapes, shardings)
         log(f"resuming after step {int(state['step'])}")
-    start, stop = int(state["step"]), config.train.num_steps
-    writer = MetricsWriter(workdir, config.logging.trackers, start, is_main)
+        return state
+
+    state = begin()
+    start = int(state["step"])
+    trackers, shown = config_lib.tracker_names(config), config_lib.to_dict(config)
+    writer = MetricsWriter(workdir, trackers, start, is_main, shown, log)
 
     # ---------------------------------------------------------------- batches, evaluation, what people see
     accumulation = config.train.accumulation_steps
     rows = local_rows(mesh, config.train.batch_size // accumulation)
     feed = Feed(examples, config.train.batch_size, accumulation, rows, config.seed)
-    batches = load(feed, start, stop, config.data.num_workers)
     history = [
         line for line in read_metrics(workdir / "metrics.jsonl") if "eval_loss_nats" in line and line["step"] <= start
     ]
@@ -129,19 +140,49 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     clock = Clock(born)
     lives = Lives(workdir, clock, start, is_main)
     meter = Meter(config, objective, definition, examples, start, log, clock)
-    progress, trace = Progress(start, stop, log, is_main), Trace(config_lib.profile_range(config), workdir)
+
+    # ---------------------------------------------------------------- how far
+    programs: dict[int, Any] = {}
+
+    def prepared(state: State, batch: dict[str, np.ndarray]) -> tuple[Any, dict[str, jax.Array]]:
+        """The program of a batch, compiled once a length, and the batch on the devices."""
+        batch = to_global(mesh, batch, leading=1)
+        length = batch["tokens_BL"].shape[-1]  # of a task's rows it goes with the batch
+        if length not in programs:
+            with clock.paused("compile"):
+                programs[length] = compile_step(train_step, state, batch, course, log)
+                processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
+        return programs[length], batch
+
+    course = budget.make_course(config, workdir, start, clock, lives, replicated(mesh), log)
+    if course.unknown:  # steps that do not count, on a state that is thrown away
+        rehearsal = load(feed, start, course.last)
+
+        def take() -> jax.Array:
+            nonlocal state
+            program, batch = prepared(state, next(rehearsal))
+            state = program(state, batch, *course.arguments)
+            return state["step"]
+
+        course.calibrate(take, evaluation.num_batches)
+        rehearsal.close()
+        state = None  # frees it: there may be no room for two
+        state = begin()
+    batches = load(feed, start, course.last, config.data.num_workers)
+    progress, trace = Progress(start, course.end, log, is_main), Trace(config_lib.profile_range(config), workdir)
 
     # ---------------------------------------------------------------- the loop
-    saved_at, programs = time.monotonic(), {}
-    with StopRequest() as stop_request:
-        for step in range(start, stop + 1):
+    pause = config.train.stop_after or course.last
+    saved_at = time.monotonic()
+    with writer, StopRequest() as stop_request:
+        for step in itertools.count(start):
             # What a restored step was due, it got before it was saved.
-            fresh, scores = step > start or start == 0, None
-            if fresh and evaluation.due(step):
+            fresh, scores, there = step > start or start == 0, None, step >= min(course.end, pause)
+            if fresh and (evaluation.due(step) or there):
                 raise_if_halted(state, feed, workdir, checkpoints)  # waits for the steps under way: they are no pause
                 with clock.paused("eval"):
                     scores = evaluation.run(step, state)
-            finished = step == stop or evaluation.exhausted
+            finished = there or evaluation.exhausted
             processes.watch_step()
             stopping = stop_request.at(step)  # asked once, so that nothing leaves without saving
             due = every(config.checkpoint.every_steps, step) or finished or stopping
@@ -155,35 +196,33 @@ def run(config: Config, workdir: pathlib.Path) -> int:
                 break
             with clock.waiting(idle=state["step"].is_ready()):
                 batch = next(batches)
-            batch = to_global(mesh, batch, leading=1)
-            length = batch["tokens_BL"].shape[-1]  # of a task's rows it goes with the batch
-            if length not in programs:
-                with clock.paused("compile"):
-                    programs[length] = compile_step(train_step, state, batch, log)
-                    processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
+            program, batch = prepared(state, batch)
             trace.before(step + 1)
-            state = programs[length](state, batch)
+            state = program(state, batch, *course.arguments)
             trace.after(step + 1, state)
             progress.advance()
             if every(config.logging.every_steps, step + 1):
                 raise_if_halted(state, feed, workdir, checkpoints)
-                values = meter.line(step + 1, state, schedule)
+                values = meter.line(step + 1, state, lambda number: schedule(number, *course.numbers))
                 state["window"] = new_window()
                 writer.write(step + 1, values)
                 progress.metrics(step + 1, values)
                 lives.write(step + 1, now=False)
+            if course.follow(step + 1, state):
+                progress.retarget(course.end)
         progress.close()
         trace.close()
         batches.close()
         with clock.paused("checkpoint"):
             checkpoints.wait()  # until all is on disk
-        writer.close()
     lives.write(int(state["step"]))
     seconds = lives.total() if is_main else None
 
     # ---------------------------------------------------------------- summary
-    done = int(state["step"]) == stop or evaluation.exhausted
-    summary = summarise(state, workdir, "finished" if done else "stopped", evaluation.unigram_nats, seconds)
+    done = int(state["step"]) == course.end or evaluation.exhausted
+    paused = not done and int(state["step"]) >= pause
+    status = "finished" if done else "paused" if paused else "stopped"
+    summary = summarise(state, workdir, status, evaluation.unigram_nats, seconds)
     if is_main:
         log(f"time: {in_words(seconds)}")
     if done and isinstance(objective, Task):
@@ -194,7 +233,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         summary |= deliver(evaluation, state, origin, workdir)
     checkpoints.close()
     log(closing_words(config, workdir, summary) if is_main else summary["status"])
-    return DONE if done else STOPPED_BY_SIGNAL
+    return DONE if done or paused else STOPPED_BY_SIGNAL
 
 
 def overdue(config: Config, step: int, since: float) -> bool:
@@ -238,11 +277,15 @@ def settle_steps(config: Config, num_examples: int) -> Config:
 def describe(config: Config, definition: ModelDefinition, examples: Examples) -> str:
     arch, train = definition.arch, config.train
     passes = train.num_steps * train.batch_size / examples.num_examples
+    timed = config_lib.timed(config)
+    steps = f"{config.train.budget} of steps" if timed else f"{train.num_steps:,} steps"
+    read = "" if timed else f", read {passes:.1f} times"
+    learning = make_groups(config, definition.shapes).in_words(definition.shapes)
     return (
         f"model: {config.model.family}, {arch.num_layers} layers x {arch.hidden_size}, vocabulary {arch.vocab_size:,}, "
-        f"{definition.num_params:,} parameters, {config.objective.name}\n"
-        f"train: {train.num_steps:,} steps of {train.batch_size} x {config.data.max_length} tokens; "
-        f"{examples.num_examples:,} examples, read {passes:.1f} times"
+        f"{definition.num_params:,} parameters{learning}, {config.task.name or config.objective.name}\n"
+        f"train: {steps} of {train.batch_size} x {config.data.max_length} tokens; "
+        f"{examples.num_examples:,} examples{read}"
         + (f"\nrows: {examples.notes}" if getattr(examples, "notes", "") else "")
     )
 
@@ -309,9 +352,9 @@ def check_corpus(checkpoints: Checkpoints, corpus: Corpus) -> None:
         )
 
 
-def compile_step(train_step: Any, state: State, batch: dict[str, jax.Array], log: Log) -> Any:
+def compile_step(train_step: Any, state: State, batch: dict[str, jax.Array], course: Course, log: Log) -> Any:
     begin = time.perf_counter()
-    compiled = train_step.lower(state, batch).compile()
+    compiled = train_step.lower(state, batch, *course.arguments).compile()
     log(f"step compiled in {time.perf_counter() - begin:.1f} s")
     return compiled
 

@@ -333,6 +333,20 @@ def test_a_run_directory_is_a_model(bert_run: pathlib.Path, tmp_path: pathlib.Pa
     np.testing.assert_array_equal(again(input_ids=tokens)["prediction_logits"], logits)
 
 
+def test_a_checkpoint_of_a_run_is_a_model(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Any of them, by its folder; its digests are those of its own manifest."""
+    first = min((bert_run / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    assert convert.main(["--source", str(first), "--output", str(tmp_path / "native"), "--to", "native"]) == 0
+    manifest = json.loads((first / "files" / "manifest.json").read_text())
+    digests = json.loads((tmp_path / "native" / "model.json").read_text())["digests"]
+    assert (
+        digests
+        and {f"params/{path}": digest for path, digest in digests.items()}.items() <= manifest["digests"].items()
+    )
+    newest, chosen = (jax.tree.leaves(lm_research.from_pretrained(path).params) for path in (bert_run, first))
+    assert all(not np.array_equal(x, y) for x, y in zip(newest, chosen, strict=True))
+
+
 def test_a_run_without_its_model_file_is_refused(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Rather than a head guessed from the names of arrays."""
     run = shutil.copytree(bert_run, tmp_path / "run")

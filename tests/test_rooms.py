@@ -27,7 +27,7 @@ FLOORS = (
     {"tasks"},
     {"analysis"},
     {"pretrained", "planning"},
-    {"pipelines", "monitor", "evaluation"},
+    {"pipelines", "monitor", "sweeping", "evaluation", "reporting"},
     {"serving"},
     {"train", "evaluate", "generate", "predict", "serve", "prepare", "convert", "plan", "compare", "report"},
 )

@@ -64,6 +64,21 @@ def test_metrics(bert_run: pathlib.Path) -> None:
         assert 0 < line["eval_bits_per_byte"] < 20 and line["eval_tokens"] > 0
 
 
+def test_a_run_in_parts_is_the_whole_run(
+    lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Paused after steps 5 and 13, with the schedule of the whole run: the same parameters and the same losses."""
+    for part in (5, 13, 13):
+        assert lab.train(tmp_path, f"--config.train.stop_after={part}") == 0
+        paused = json.loads((tmp_path / "summary.json").read_text())
+        assert (paused["status"], paused["step"], paused["eval"]["step"]) == ("paused", part, part)
+        assert f"paused after step {part}" in capsys.readouterr().out
+    assert lab.train(tmp_path) == 0
+    ours, whole = (json.loads((path / "summary.json").read_text()) for path in (tmp_path, bert_run))
+    assert ours["digests"] == whole["digests"] and ours["status"] == "finished"
+    assert ours["train"]["loss_nats"] == whole["train"]["loss_nats"]
+
+
 def test_summary(bert_run: pathlib.Path, gpt_run: pathlib.Path) -> None:
     for run, digests in ((bert_run, {"parameters", "optimizer"}), (gpt_run, {"parameters", "optimizer", "ema"})):
         found, lines = summary(run), metrics(run)

@@ -185,7 +185,7 @@ def write_store(
 
 
 def _piece(sentences: list[list[int]]) -> Piece:
-    assert sentences and all(sentences), "documents and sentences have tokens"
+    assert sentences and all(map(len, sentences)), "documents and sentences have tokens"
     tokens = np.fromiter((token for sentence in sentences for token in sentence), dtype=np.int64)
     return Piece(tokens, np.array([len(sentence) for sentence in sentences]), np.array([len(sentences)]))
 

@@ -79,7 +79,8 @@ class Evaluation:
         return evaluate(self.step, params, batches, self.objective, self.mesh, outputs), outputs
 
     def due(self, step: int) -> bool:
-        return every(self.config.eval.every_steps, step) or step == self.config.train.num_steps
+        """Whether one is due before the end."""
+        return every(self.config.eval.every_steps, step)
 
     def run(self, step: int, state: State) -> dict[str, float]:
         """Evaluates (the averaged parameters, if there are any), writes, prints, and returns the metrics."""

@@ -34,7 +34,7 @@ class Meter:
         clock: Clock,
     ) -> None:
         self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
-        lengths = row_lengths(examples) if definition.arch.encoder else (0, config.data.max_length)
+        lengths = row_lengths(config, definition, examples)
         self.flops = train_flops_per_token(definition, lengths[1], objective.predicted_share, lengths[0])
         self.peak, source = peak_flops()
         if self.peak:
@@ -57,6 +57,9 @@ class Meter:
             "learning_rate": float(schedule(step - 1)),
             "epoch": step * self.config.train.batch_size / self.examples.num_examples,
             "tokens_per_second": round(tokens_per_second, 1),
+            "flops_per_second": float(
+                f"{self.flops * tokens_per_second:.6g}"
+            ),  # of all devices; what mfu divides by the peak
             "step_seconds": round(seconds, 5),
             "goodput": round(self.clock.goodput, 4),
             **spread(seconds, waited),
@@ -85,7 +88,18 @@ def spread(step_seconds: float, data_seconds: float) -> dict[str, float]:
     }
 
 
-def row_lengths(examples: Examples) -> tuple[int, int]:
-    """S and L of the rows of an encoder-decoder."""
+def step_size(
+    config: Config, objective: Objective, definition: ModelDefinition, examples: Examples
+) -> tuple[int, float]:
+    """Tokens (positions of the rows, padding included) and FLOPs of a step."""
+    source, length = row_lengths(config, definition, examples)
+    tokens = config.train.batch_size * (source + length)
+    return tokens, tokens * train_flops_per_token(definition, length, objective.predicted_share, source)
+
+
+def row_lengths(config: Config, definition: ModelDefinition, examples: Examples) -> tuple[int, int]:
+    """S and L of the rows; S is 0 without an encoder and a decoder."""
+    if not definition.arch.encoder:
+        return 0, config.data.max_length
     row = examples.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
     return row["source_tokens_BS"].shape[1], row["tokens_BL"].shape[1]

@@ -64,6 +64,8 @@ def deliver(
 
 
 def closing_words(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:
+    if summary["status"] == "paused":
+        return f"paused after step {summary['step']} (train.stop_after); the same command with a later one goes on from there."
     if summary["status"] != "finished":
         return f"stopped by a signal after step {summary['step']}; everything is saved, and the same command goes on from there."
     if "words" in summary:

@@ -4,14 +4,19 @@ Four axes, outermost first: `data` copies the model, `fsdp` also copies the comp
 state (ZeRO-3, Rajbhandari et al. 2019), `context` divides the positions of each row (ring attention, Liu et al. 2023),
 `tensor` divides heads, feed-forward and vocabulary (Shoeybi et al. 2019). One device is the mesh (1, 1, 1, 1); nothing else in
 the code treats it specially.
+
+Where the devices are several slices (TPU pods joined by the data-centre network) the slices are the outermost part of the data
+axis, or of fsdp where nothing is copied: what crosses the slow network is one sum of gradients a step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from lm_research.config import MeshConfig
@@ -66,5 +71,56 @@ def in_words(shape: Sequence[int]) -> str:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over all devices (or the given ones), with automatic (GSPMD) axes."""
     devices = list(devices if devices is not None else jax.devices())
-    shape = mesh_shape(config, len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return lay(mesh_shape(config, len(devices)), devices, num_slices(config, devices))
+
+
+def num_slices(config: MeshConfig, devices: Sequence[jax.Device]) -> int:
+    """How many slices the devices are; raises a MeshError if the config counts others."""
+    found = len({getattr(device, "slice_index", None) for device in devices})
+    asked = config.slices or found
+    if found not in (1, asked) or len(devices) % asked:
+        raise MeshError(
+            f"config.mesh.slices={asked}, but the {len(devices)} devices are {found} slice{'s' * (found > 1)} and not so many "
+            "of equal size. Leave mesh.slices=0 to take what is found."
+        )
+    return asked
+
+
+def lay(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int = 1) -> Mesh:
+    """Devices in the order that gives each axis the shortest links.
+
+    Args:
+      shape: sizes of AXES, whose product is the number of devices.
+      slices: groups of devices that only the slow network joins.
+
+    Raises:
+      MeshError: no axis can be divided into the slices.
+    """
+    crossing = network_axis(dict(zip(AXES, shape, strict=True)), slices)
+    if crossing is None or getattr(devices[0], "slice_index", None) is None:  # these lie slice by slice as they are
+        order = mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
+    else:
+        across = tuple(slices if axis == crossing else 1 for axis in AXES)
+        inside = tuple(size // count for size, count in zip(shape, across, strict=True))
+        order = mesh_utils.create_hybrid_device_mesh(inside, across, devices=devices, allow_split_physical_axes=True)
+    return Mesh(np.asarray(order), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def network_axis(mesh: Mapping[str, int], slices: int) -> str | None:
+    """The mesh axis that crosses from slice to slice, or None with one slice.
+
+    The slices are the outermost part of the device order: of the data axis if it has as many entries, else of fsdp.
+
+    Raises:
+      MeshError: neither axis can be divided into the slices.
+    """
+    if slices == 1:
+        return None
+    if mesh["data"] % slices == 0:
+        return "data"
+    if mesh["data"] == 1 and mesh["fsdp"] % slices == 0:
+        return "fsdp"
+    raise MeshError(
+        f"mesh: {in_words([mesh[axis] for axis in AXES])} cannot be laid over {slices} slices: the data axis (or, without one, "
+        f"fsdp) must be a multiple of them. Set for example --config.mesh.data={slices}."
+    )

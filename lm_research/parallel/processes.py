@@ -18,10 +18,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from lm_research.errors import BUG, NON_FINITE_LOSS, USER_MISTAKE, NonFiniteLoss, UserError
@@ -204,6 +205,13 @@ def of_process_0(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(value))
+
+
+def numbers_of_process_0(numbers: Sequence[int]) -> list[int]:
+    """Process 0's `numbers` (below 2**31), in all of them, as `of_process_0`; all must give as many."""
+    if jax.process_count() == 1:
+        return [int(number) for number in numbers]
+    return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32)).tolist()
 
 
 def asked_to_stop(step: int, here: bool) -> bool:

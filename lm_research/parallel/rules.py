@@ -1,8 +1,8 @@
 """Which logical axis of an array lies on which mesh axis.
 
 Parameters and activations name their axes ("embed", "heads", "batch", ...); `RULES` maps names to mesh axes and
-is the only place where that is decided. A parameter axis that its mesh axis cannot divide is refused with the
-arithmetic, because padding it silently would change memory and speed.
+is the only place where that is decided; `mesh.rules` of a run lays the axes of its parameters otherwise. A parameter axis that its
+mesh axis cannot divide is refused with the arithmetic, because padding it silently would change memory and speed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lm_research.errors import MeshError
+from lm_research.errors import MeshError, suggest
 
 LogicalAxes = tuple[str | None, ...]
 
@@ -35,6 +35,32 @@ RULES: dict[str, str | tuple[str, ...]] = {
 }
 
 
+# Of these a run may choose where they lie, and on which axes; activations follow the batch, and stay.
+PARAMETER_AXES, _TARGETS = ("vocab", "heads", "mlp", "embed", "layers"), ("fsdp", "tensor", "context", "data", "none")
+
+
+def parse_rules(text: str) -> dict[str, Any]:
+    """`RULES` with those of a text laid over them: "vocab=fsdp,embed=none,mlp=tensor+fsdp".
+
+    Raises:
+      MeshError: it names no axis of parameters, or no axis of the mesh.
+    """
+    rules: dict[str, Any] = dict(RULES)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, places = part.partition("=")
+        if name not in PARAMETER_AXES or not equals:
+            raise MeshError(
+                f"config.mesh.rules: {part!r} is not AXIS=PLACE, as in vocab=fsdp or mlp=tensor+fsdp, with an axis of parameters. "
+                f"{suggest(name, PARAMETER_AXES)}"
+            )
+        chosen = places.split("+")
+        for place in chosen:
+            if place not in _TARGETS or (place == "none" and len(chosen) > 1):
+                raise MeshError(f"config.mesh.rules: {part!r} names no axis of the mesh. {suggest(place, _TARGETS)}")
+        rules[name] = None if chosen == ["none"] else tuple(chosen)
+    return rules
+
+
 def partition_spec(axes: Sequence[str | None], rules: Mapping[str, Any] = RULES) -> PartitionSpec:
     """The PartitionSpec of logical axes, e.g. ("embed", "mlp") -> P("fsdp", "tensor")."""
     return PartitionSpec(*(rules.get(axis) if axis else None for axis in axes))
@@ -45,16 +71,27 @@ def _mesh_axis_size(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:
     return int(np.prod([mesh.shape[name] for name in names], dtype=int))
 
 
-def param_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: LogicalAxes) -> NamedSharding:
+def param_sharding(
+    mesh: Mesh, name: str, shape: Sequence[int], axes: LogicalAxes, rules: Mapping[str, Any] = RULES
+) -> NamedSharding:
     """Sharding of one parameter.
 
     Raises:
-      MeshError: a dimension is not a multiple of the devices it would lie on.
+      MeshError: a dimension is not a multiple of the devices it would lie on, or two lie on the same ones.
     """
-    spec = partition_spec(axes)
+    spec = partition_spec(axes, rules)
+    used = [place for entry in spec for place in ((entry,) if isinstance(entry, str) else entry or ())]
+    for place in used:
+        if used.count(place) > 1:
+            both = " and ".join(repr(axis) for axis, entry in zip(axes, spec, strict=True) if entry and place in entry)
+            raise MeshError(
+                f"config.mesh.rules: parameter {name} has the axes {axes}, of which {both} would lie on {place!r} alike. "
+                "Lay one of them elsewhere, or on none."
+            )
     for size, axis, entry in zip(shape, axes, spec, strict=True):
         devices = _mesh_axis_size(mesh, entry)
         if size % devices:
+            entry = entry if isinstance(entry, str) else " x ".join(entry)
             raise MeshError(
                 f"mesh: parameter {name} has {size} {axis!r} entries, which {devices} devices of axis {entry!r} cannot share "
                 f"equally ({size} = {size // devices} x {devices} + {size % devices}). "
@@ -63,11 +100,11 @@ def param_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: LogicalAxe
     return NamedSharding(mesh, spec)
 
 
-def tree_shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
+def tree_shardings(mesh: Mesh, shapes: Any, axes: Any, rules: Mapping[str, Any] = RULES) -> Any:
     """`param_sharding` over a nested dict of shapes and one of logical axes with the same structure."""
 
     def one(path: tuple, leaf: Any, leaf_axes: LogicalAxes) -> NamedSharding:
-        return param_sharding(mesh, "/".join(str(key.key) for key in path), leaf.shape, leaf_axes)
+        return param_sharding(mesh, "/".join(str(key.key) for key in path), leaf.shape, leaf_axes, rules)
 
     return jax.tree_util.tree_map_with_path(one, shapes, axes)
 

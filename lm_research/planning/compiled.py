@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import mesh_utils, topologies
-from jax.sharding import AxisType, Mesh
+from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from lm_research.config import Config
 from lm_research.errors import MeshError
-from lm_research.parallel.mesh import AXES
+from lm_research.parallel.mesh import lay
 from lm_research.parallel.rules import batch_sharding
 from lm_research.planning.estimate import abstract_mesh
 from lm_research.planning.hlo import Transfers, transfers
-from lm_research.planning.topology import Topology, network_axis
+from lm_research.planning.topology import Topology
 from lm_research.planning.workload import make_workload
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.state import init_state, state_shardings
@@ -73,7 +72,7 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
     work = make_workload(config)
     optimizer = make_optimizer(config.optimizer)
     shapes = jax.eval_shape(lambda: init_state(work.definition, optimizer, config, work.objective))
-    shardings = state_shardings(mesh, work.definition, shapes, config.mesh.zero1)
+    shardings = state_shardings(mesh, work.definition, shapes, config.mesh)
     step = make_train_step(work.objective, work.definition, optimizer, make_schedule(config), config)
     micro = config.train.accumulation_steps
     batch = work.batch(config.train.batch_size // micro, micro)
@@ -112,16 +111,7 @@ def topology_mesh(config: Config, topology: Topology) -> Mesh:
     except Exception as error:  # of many types, by version
         raise MeshError(f"libtpu does not know the topology {topology.name}: {error}") from error
     shape = tuple(abstract_mesh(config, topology).shape.values())
-    crossing = network_axis(topology, dict(zip(AXES, shape, strict=True)))
-    return Mesh(_arrange(shape, devices, topology.slices, crossing), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-
-
-def _arrange(shape: tuple[int, ...], devices: Any, slices: int, crossing: str | None) -> np.ndarray:
-    if crossing is None:
-        return mesh_utils.create_device_mesh(shape, devices=devices, allow_split_physical_axes=True)
-    across = tuple(slices if axis == crossing else 1 for axis in AXES)
-    inside = tuple(size // count for size, count in zip(shape, across, strict=True))
-    return mesh_utils.create_hybrid_device_mesh(inside, across, devices=devices, allow_split_physical_axes=True)
+    return lay(shape, devices, topology.slices)
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

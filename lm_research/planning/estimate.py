@@ -17,8 +17,8 @@ from jax.sharding import AbstractMesh, AxisType
 
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.parallel.batches import check_batch
-from lm_research.parallel.mesh import AXES, mesh_shape
-from lm_research.planning.topology import Topology, links, network_axis
+from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
+from lm_research.planning.topology import Topology, links
 from lm_research.planning.traffic import Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
 from lm_research.training.optimizer import make_optimizer
@@ -76,7 +76,7 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     mesh = abstract_mesh(config, topology)
     work = work or make_workload(config)
     shape, train = dict(mesh.shape), config.train
-    crossing = network_axis(topology, shape)
+    crossing = network_axis(shape, topology.slices)
     rows = train.batch_size // train.accumulation_steps // (shape["data"] * shape["fsdp"])
     memory = memory_by_kind(config, work, mesh, rows)
     moved = collectives(config, work, mesh, rows, topology.slices, crossing)
@@ -84,7 +84,7 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     seconds = roofline(config, work, topology, mesh, rows, memory, moved)
     step = predict(seconds)
     total, tokens = sum(memory.values()), train.batch_size * work.tokens_per_row
-    hours = None if train.num_epochs else topology.num_chips * step * train.num_steps / 3600
+    hours = None if train.num_epochs or train.budget else topology.num_chips * step * train.num_steps / 3600
     return Plan(
         topology=str(topology), chips=topology.num_chips, mesh=shape, remat=config.model.remat,
         micro_batches=train.accumulation_steps, rows_per_chip=rows, parameters=work.definition.num_params,
@@ -92,7 +92,7 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
         memory=memory, memory_bytes=total, chip_bytes=topology.chip.hbm_bytes, fits=total <= topology.chip.hbm_bytes,
         collectives=moved, seconds=seconds, step_seconds=step,
         mfu=flops / (step * topology.num_chips * topology.chip.flops), tokens_per_second=tokens / step,
-        num_steps=None if train.num_epochs else train.num_steps, chip_hours=hours,
+        num_steps=None if train.num_epochs or train.budget else train.num_steps, chip_hours=hours,
         cost=None if hours is None or price is None else hours * price,
     )  # fmt: skip
 
@@ -151,7 +151,7 @@ def kept_per_row(config: Config, remat: str, shape: Mapping[str, int]) -> float:
 
 def _state_bytes(config: Config, work: Workload, mesh: AbstractMesh) -> dict[str, float]:
     shapes = _state_shapes(work)
-    placed = state_shardings(mesh, work.definition, shapes, config.mesh.zero1)
+    placed = state_shardings(mesh, work.definition, shapes, config.mesh)
 
     def bytes_of(name: str) -> float:
         def one(leaf: Any, sharding: Any) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from lm_research.errors import MeshError, suggest
 from lm_research.parallel.hardware import CHIPS, Chip
-from lm_research.parallel.mesh import AXES, in_words
+from lm_research.parallel.mesh import AXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,24 +76,3 @@ def links(topology: Topology, mesh: Mapping[str, int]) -> dict[str, float]:
                 wanted, rest[place] = wanted // share, rest[place] // share
         result[axis] = chip.link_bandwidth * max(1, used)
     return result
-
-
-def network_axis(topology: Topology, mesh: Mapping[str, int]) -> str | None:
-    """The mesh axis that crosses from slice to slice, or None with one slice.
-
-    The slices are the outermost part of the device order: of the data axis if it has as many entries, else of fsdp.
-
-    Raises:
-      MeshError: neither axis can be divided into the slices.
-    """
-    if topology.slices == 1:
-        return None
-    if mesh["data"] % topology.slices == 0:
-        return "data"
-    if mesh["data"] == 1 and mesh["fsdp"] % topology.slices == 0:
-        return "fsdp"
-    raise MeshError(
-        f"mesh: {in_words([mesh[axis] for axis in AXES])} cannot be laid over {topology.slices} "
-        f"slices: the data axis (or, without one, fsdp) must be a multiple of them. Set for example "
-        f"--config.mesh.data={topology.slices}."
-    )

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from lm_research.config import Config
-from lm_research.parallel.rules import tree_shardings
+from lm_research.parallel.rules import parse_rules, tree_shardings
 from lm_research.planning.workload import Workload
 
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "collective-permute": 1}
@@ -53,7 +53,7 @@ def collectives(
       rows: b; slices: how many the axis `crossing` (None: no axis) goes over.
     """
     micro, item = config.train.accumulation_steps, work.definition.arch.compute_dtype.itemsize
-    divided, whole = _parameters_per_chip(work, mesh)
+    divided, whole = _parameters_per_chip(config, work, mesh)
     ways = {axis: slices if axis == crossing else 1 for axis in mesh.shape}
     found = []
 
@@ -75,9 +75,10 @@ def collectives(
     return tuple(found)
 
 
-def _parameters_per_chip(work: Workload, mesh: AbstractMesh) -> tuple[int, int]:
+def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh) -> tuple[int, int]:
     """Elements on one chip of parameters that fsdp divides, and of those it does not."""
-    placed = jax.tree.leaves(tree_shardings(mesh, work.definition.shapes, work.definition.axes))
+    rules = parse_rules(config.mesh.rules)
+    placed = jax.tree.leaves(tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules))
     sums = [0, 0]
     for leaf, sharding in zip(jax.tree.leaves(work.definition.shapes), placed, strict=True):
         elements = 1

@@ -12,9 +12,16 @@ from lm_research.objectives import define as define_objective
 from lm_research.objectives.base import Objective
 from lm_research.tasks.base import Task
 from lm_research.tasks.classification import Classification
+from lm_research.tasks.multiple_choice import MultipleChoice
+from lm_research.tasks.question_answering import QuestionAnswering
 from lm_research.tasks.tagging import Tagging
 
-TASKS: dict[str, type[Task]] = {"classification": Classification, "tagging": Tagging}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "tagging": Tagging,
+    "question_answering": QuestionAnswering,
+    "multiple_choice": MultipleChoice,
+}
 
 
 def asked(config: Config) -> type[Objective]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -84,6 +84,7 @@ class Task(Objective):
     token_term = ""
     predicted_share = 0.0
     by_token: ClassVar[bool] = False
+    rows: ClassVar[type[Rows]] = Rows
     metric_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: Config, corpus: Labelled) -> None:
@@ -127,9 +128,13 @@ class Task(Objective):
         head = Head(cls.head(config), cls.num_labels(config, corpus))
         return define(define_model(config.model, vocab_size).arch, head)
 
+    def part_of(self, store: TokenStore) -> str:
+        """Which part of the data set a store is."""
+        return {id(self.corpus.train): "train", id(self.corpus.validation): "validation"}.get(id(store), "test")
+
     def examples(self, store: TokenStore, purpose: str) -> Rows:
-        part = {id(self.corpus.train): "train", id(self.corpus.validation): "validation"}.get(id(store), "test")
-        return Rows(store, self.corpus.arrays[part], self.tokenizer.pad_id, self.config.data.max_length, self.by_token)
+        arrays = self.corpus.arrays[self.part_of(store)]
+        return self.rows(store, arrays, self.tokenizer.pad_id, self.config.data.max_length, self.by_token)
 
     def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
         """The head's output for a batch, in float32."""
@@ -159,6 +164,14 @@ class Task(Objective):
     @abc.abstractmethod
     def baseline(self) -> str:
         """How well one does without a model, in words."""
+
+    @abc.abstractmethod
+    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """One prediction a record, for predictions.jsonl."""
+
+    def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
+        """What predictions.jsonl says of a record beside: its text, as the tokenizer gives it back."""
+        return {"text": self.tokenizer.decode(store.document_tokens(number).tolist())}
 
     def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         raise AssertionError("a task predicts labels, not tokens")

@@ -22,11 +22,11 @@ from lm_research.errors import DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
 from lm_research.tasks.base import Task, real, text_of, total_of
-from lm_research.tasks.labelled import Labelled, Row, encode_texts
+from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.records import Record
 
 
-class ClassificationReader:
+class ClassificationReader(Reader):
     """Reads task.text_key, pair_key and label_key."""
 
     def __init__(self, config: Config) -> None:

@@ -25,7 +25,9 @@ _PROBLEMS = {
 
 
 def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json that names the task's labels."""
+    """A config.json that names the task's labels, of a head that predicts labels."""
+    if task.head(task.config) not in ("classification", "token_classification"):
+        return dict(config)
     labels = task.labels or ("LABEL_0",)
     named = {
         "id2label": {str(number): name for number, name in enumerate(labels)},
@@ -40,8 +42,8 @@ def write_predictions(path: pathlib.Path, task: Task, store: TokenStore, outputs
     """One JSON object a record, in the records' order: number, text (as the tokenizer gives it back), label, prediction."""
     with path.open("w", encoding="utf-8") as file:
         for number, record in enumerate(task.records_of(outputs)):
-            text = task.tokenizer.decode(store.document_tokens(number).tolist())
-            file.write(json.dumps({"record": number, "text": text, **record}, ensure_ascii=False) + "\n")
+            shown = {"record": number, **task.shown(store, number), **record}
+            file.write(json.dumps(shown, ensure_ascii=False) + "\n")
 
 
 def export(

@@ -2,8 +2,10 @@
 
 The folder of a data set holds the tokenizer's files, the stores `train/`, `validation/` and, if asked for, `test/`, one document a
 record, and beside each store `PART.npz`: `labels` (numbers of classes [N], of each class [N, C], values [N], or of each token
-[T] with -100 where there is none) and `second` [N], where the second text of a pair begins in its row (0: there is none). It is
-built once and found again by what it is made of.
+[T] with -100 where there is none) and `second` [N], where the second text of a pair begins in its row (0: there is none). Of
+tasks that make several rows of a record there are also `record` [N], the number of the record that a row is of, and, of
+held-out parts whose answers are places in a text, `offsets` [T, 2], the characters that each token covers, and `PART.jsonl`,
+what their scores need of each record. It is built once and found again by what it is made of.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -36,15 +38,24 @@ _BATCH = 1_000  # records tokenised in one call
 
 
 class Row(NamedTuple):
-    """One record as ids; `second` is where its second text begins, 0 without one; `labels` is a label, or one of each id."""
+    """One record, or a part of one, as ids.
 
-    ids: list[int]
+    Attributes:
+      ids: [L]; second: where the second text begins, 0 without one.
+      labels: a label, several, or one of each id.
+      first: whether it is the first row of its record.
+      offsets: [L, 2], the characters [from, to) of the record's text that each id covers, where a task wants to know.
+    """
+
+    ids: list[int] | np.ndarray
     second: int
     labels: int | float | list[int]
+    first: bool = True
+    offsets: np.ndarray | None = None
 
 
 class Reader(Protocol):
-    """What a task makes of records. Both raise a DataError that names the record."""
+    """What a task makes of records. All raise a DataError that names the record."""
 
     def names(self, records: Sequence[Record]) -> list[str]:
         """All labels in order, from the training records; empty where labels are values."""
@@ -58,14 +69,19 @@ class Reader(Protocol):
         """The rows of records."""
         ...
 
+    def kept(self, record: Record) -> dict[str, Any] | None:
+        """What the scores need of a held-out record beside its labels; None of a task that needs nothing."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Labelled(Corpus):
-    """Attributes beside a corpus's: label names in order; labels and second texts of each part; the test part, if any."""
+    """Attributes beside a corpus's: label names in order; arrays of each part; the test part, if any; kept records of held-out parts."""
 
     labels: tuple[str, ...] = ()
     arrays: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     test: TokenStore | None = None
+    kept: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
 
 
 def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> Labelled:
@@ -107,8 +123,19 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
     digest = hashlib.sha256(json.dumps(facts).encode())
     for part in arrays.values():
         digest.update(part["labels"].tobytes())
+    kept = {}
+    for part in parts:
+        if (folder / f"{part}.jsonl").is_file():
+            kept[part] = [json.loads(line) for line in (folder / f"{part}.jsonl").read_text().splitlines()]
     return Labelled(
-        tokenizer, parts["train"], parts["validation"], digest.hexdigest(), tuple(names), arrays, parts.get("test")
+        tokenizer,
+        parts["train"],
+        parts["validation"],
+        digest.hexdigest(),
+        tuple(names),
+        arrays,
+        parts.get("test"),
+        kept,
     )
 
 
@@ -125,7 +152,17 @@ def _key(config: Config) -> str:
         vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
-    keys = [task.name, task.text_key, task.pair_key, task.label_key, task.target, task.label_separator, task.labels]
+    keys = [
+        task.name,
+        task.text_key,
+        task.pair_key,
+        task.label_key,
+        task.target,
+        task.label_separator,
+        task.labels,
+        task.stride,
+        task.choices_key,
+    ]
     every = [FORMAT, facts(task.train), held_out, test, vocabulary, keys, config.data.max_length]
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]
 
@@ -149,16 +186,27 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
             for row in reader.rows(records[start : start + _BATCH], names, tokenizer)
         ]
         store.write_store(folder / part, ([row.ids] for row in rows), tokenizer.digest, tokenizer.size, part=part)
+        arrays = {"second": np.array([row.second for row in rows], np.int32)}
         if isinstance(rows[0].labels, list) and config.task.name == "tagging":
-            labels = np.concatenate([np.array(row.labels, np.int32) for row in rows])
+            arrays["labels"] = np.concatenate([np.array(row.labels, np.int32) for row in rows])
         else:
-            labels = np.array([row.labels for row in rows], np.float32 if task.target == "value" else np.int32)
-        np.savez(folder / f"{part}.npz", labels=labels, second=np.array([row.second for row in rows], np.int32))
+            kind = np.float32 if isinstance(rows[0].labels, float) else np.int32
+            arrays["labels"] = np.array([row.labels for row in rows], kind)
+        if len(rows) > len(records):
+            arrays["record"] = np.cumsum([row.first for row in rows], dtype=np.int32) - 1
+        if rows[0].offsets is not None and part != "train":
+            arrays["offsets"] = np.concatenate([row.offsets for row in rows])
+        np.savez(folder / f"{part}.npz", **arrays)
+        if part != "train" and reader.kept(records[0]) is not None:
+            lines = (json.dumps(reader.kept(record)) + "\n" for record in records)
+            (folder / f"{part}.jsonl").write_text("".join(lines))
         full = sum(len(row.ids) >= config.data.max_length for row in rows)
         log(
-            f"{part}: {len(rows):,} records, {full:,} of them fill or were cut to data.max_length={config.data.max_length} tokens"
+            f"{part}: {len(records):,} records"
+            + (f" as {len(rows):,} rows" if len(rows) > len(records) else "")
+            + f", {full:,} of them fill or were cut to data.max_length={config.data.max_length} tokens"
         )
-    log(f"labels: {', '.join(names) or 'values'}")
+    log(f"labels: {', '.join(names) or ('values' if task.target == 'value' else 'none')}")
 
 
 def _read(source: str, config: Config) -> list[Record]:

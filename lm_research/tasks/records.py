@@ -1,7 +1,7 @@
 """Labelled records, one after another, with the place each came from, so that a mistake in one can be named by file and line.
 
-Read are JSON (one object a line, or one list of objects a file), CSV and TSV with a row of names, Parquet, CoNLL columns
-(words and tags, a blank line between sentences) and TensorFlow Datasets.
+Read are JSON (one object a line, one list of objects a file, or SQuAD's nested form), CSV and TSV with a row of names, Parquet,
+CoNLL columns (words and tags, a blank line between sentences) and TensorFlow Datasets.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lm_research.data.sources.files import SourceFile, find_files
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
 from lm_research.errors import DataError, suggest
+from lm_research.tasks import squad
 
 WORDS, TAGS = "tokens", "tags"  # the fields of a sentence in CoNLL columns
 
@@ -81,6 +82,16 @@ def _read_json(file: SourceFile) -> Iterator[Record]:
             raise DataError(f"{file.path} begins like a JSON list and is none ({error}). Mend it.") from error
         for number, fields in enumerate(records, 1):
             yield Record(f"{file.path}, record {number}", _object(fields, f"{file.path}, record {number}"))
+        return
+    if first[1].rstrip() == "{" or '"paragraphs"' in first[1]:  # one object in the whole file: SQuAD's form
+        text = "".join([first[1], *(line for _, line in lines)])
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise DataError(
+                f"{file.path} begins like one JSON object and is none ({error}). Mend it, or write one object a line."
+            ) from error
+        yield from (Record(where, fields) for where, fields in squad.flatten(document, str(file.path)))
         return
     for number, line in itertools.chain([first], lines):
         where = f"{file.path}, line {number}"

@@ -21,11 +21,11 @@ from lm_research.errors import DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
 from lm_research.tasks.base import Task, real, total_of
-from lm_research.tasks.labelled import IGNORED, Row
+from lm_research.tasks.labelled import IGNORED, Reader, Row
 from lm_research.tasks.records import TAGS, WORDS, Record
 
 
-class TaggingReader:
+class TaggingReader(Reader):
     """Reads words and tags: lists of equal length, or CoNLL columns."""
 
     def __init__(self, config: Config) -> None:

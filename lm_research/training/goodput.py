@@ -8,7 +8,9 @@ the steps that were taken twice because no checkpoint held them.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,20 @@ from lm_research.training.run_directory import write_atomically
 CAUSES = ("start", "compile", "data", "eval", "checkpoint")
 FILE = "time.json"
 _SECONDS_BETWEEN_WRITES = 10.0  # of time.json: a death loses the account of no more
+
+
+def birth() -> float:
+    """What time.monotonic said when this process began, if it is a command of this package; else what it says now."""
+    now = time.monotonic()
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or not spec.name.startswith("lm_research."):
+        return now
+    try:  # proc(5): field 22, in clock ticks since the machine was started; the name before may have spaces
+        ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return now
+    return now - age if 0 < age < 600 else now
 
 
 class Clock:
@@ -96,6 +112,11 @@ class Lives:
         write_atomically(self._path, json.dumps([*self._before, self._entry], indent=1) + "\n")
         self._written = time.monotonic()
 
+    @property
+    def spent(self) -> float:
+        """Seconds of the lives before this one, without those between them."""
+        return sum(sum(life["seconds"].values()) for life in self._before)
+
     def total(self) -> dict[str, float]:
         """`total_time` of all lives up to the last `write`."""
         return total_time([*self._before, *([self._entry] if "seconds" in self._entry else [])])
@@ -116,7 +137,7 @@ def total_time(lives: list[dict[str, Any]]) -> dict[str, float]:
     one's start.
     """
     total = dict.fromkeys(("steps", *CAUSES, "repeated", "down"), 0.0)
-    for life, following in zip(lives, [*lives[1:], None], strict=True):
+    for life, following in zip(lives, [*lives[1:], None][: len(lives)], strict=True):
         for name, seconds in life["seconds"].items():
             total[name] += seconds
         if following is not None:

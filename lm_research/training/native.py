@@ -61,8 +61,9 @@ def is_native(directory: pathlib.Path) -> bool:
 
 
 def is_run(directory: pathlib.Path) -> bool:
-    """Whether it is the directory of a training run."""
-    return (directory / "checkpoints").is_dir() and (directory / "config.json").is_file()
+    """Whether it is the directory of a training run, or of one of its checkpoints."""
+    run = (directory / "checkpoints").is_dir() and (directory / "config.json").is_file()
+    return run or (directory / "files" / "manifest.json").is_file()
 
 
 def save(
@@ -133,10 +134,12 @@ def _inspect_native(directory: pathlib.Path) -> Native:
 
 
 def _inspect_run(directory: pathlib.Path) -> Native:
-    steps = sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
-    if not steps:
-        raise ValueError("the run has not saved a checkpoint yet")
-    step = directory / "checkpoints" / str(steps[-1])
+    step = directory
+    if (directory / "checkpoints").is_dir():
+        steps = sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+        if not steps:
+            raise ValueError("the run has not saved a checkpoint yet")
+        step = directory / "checkpoints" / str(steps[-1])
     manifest = json.loads((step / "files" / "manifest.json").read_text())
     subtree = "ema" if any(path.startswith("ema/") for path in manifest["digests"]) else "params"
     prefix = f"{subtree}/"

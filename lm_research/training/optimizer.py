@@ -18,7 +18,7 @@ import optax
 
 from lm_research.config import Config, OptimizerConfig
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[..., jax.Array]  # of a step, and of where it lies in a budget of time if there is one
 
 
 def warmup_steps(config: Config) -> int:
@@ -33,24 +33,30 @@ def make_schedule(config: Config) -> Schedule:
 
     Rises linearly so that step `warmup - 1` is the first at the peak, then follows schedule.name down to
     end_ratio x peak, reached as the last step ends. inverse_sqrt is Vaswani et al. 2017's: peak x sqrt(warmup / steps so
-    far); wsd is Hu et al. 2024's warm-up, stable, decay.
+    far); wsd is Hu et al. 2024's warm-up, stable, decay. With a budget of time a second argument, `budget.position`, says where
+    the step lies on a schedule of which length.
     """
-    peak, total, warmup = config.optimizer.learning_rate, config.train.num_steps, warmup_steps(config)
-    end, power = config.schedule.end_ratio, config.schedule.power
-    decay = max(1.0, config.schedule.decay_ratio * total)
+    peak, end, power = config.optimizer.learning_rate, config.schedule.end_ratio, config.schedule.power
 
-    def schedule(step: jax.Array) -> jax.Array:
+    def schedule(step: jax.Array, position: jax.Array | None = None) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        done = jnp.clip((step - warmup) / max(1, total - warmup), 0.0, 1.0)
+        total, warmup, larger = config.train.num_steps, warmup_steps(config), max
+        if position is not None:
+            at, place, pace, total = position
+            step, larger = place + (step - at) * pace, jnp.maximum
+            if config.schedule.warmup_ratio:
+                warmup = jnp.round(config.schedule.warmup_ratio * total)
+        decay = larger(1.0, config.schedule.decay_ratio * total)
+        done = jnp.clip((step - warmup) / larger(1, total - warmup), 0.0, 1.0)
         shape = {
             "constant": jnp.ones_like(done),
             "linear": 1.0 - (1.0 - end) * done,
             "cosine": end + (1.0 - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
             "polynomial": end + (1.0 - end) * (1.0 - done) ** power,
-            "inverse_sqrt": jnp.sqrt(max(1, warmup) / jnp.maximum(step + 1.0, max(1, warmup))),
+            "inverse_sqrt": jnp.sqrt(larger(1, warmup) / jnp.maximum(step + 1.0, larger(1, warmup))),
             "wsd": 1.0 - (1.0 - end) * jnp.clip((step - (total - decay)) / decay, 0.0, 1.0),
         }[config.schedule.name]
-        rise = jnp.minimum(1.0, (step + 1.0) / max(1, warmup))
+        rise = jnp.minimum(1.0, (step + 1.0) / larger(1, warmup))
         return peak * jnp.where(step < warmup, rise, shape)
 
     return schedule

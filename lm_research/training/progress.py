@@ -52,6 +52,10 @@ class Progress:
     def advance(self) -> None:
         self._bar.update()
 
+    def retarget(self, stop: int) -> None:
+        """Another end of the run."""
+        self._stop = self._bar.total = stop
+
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Shows a line of metrics: in the bar on a terminal, as a line elsewhere."""
         shown = [f"loss {values['loss_nats']:.4f}", f"lr {values['learning_rate']:.2e}"]

@@ -1,11 +1,13 @@
 """The run directory: everything needed to explain, continue or repeat a run.
 
 config.json       the resolved config; usable as --config
-environment.json  versions, devices, git commit and command of each start
+environment.json  versions, devices, git commit, number of parameters and command of each start
 metrics.jsonl     one object a line, units in the names
 log.txt           what was printed
 summary.json      at the end: status, steps, final metrics, digests of the state, where the time went
 time.json         the time of each start, by what it was spent on
+budget.json       the steps planned with a budget of time
+trackers.json     the run's ids at Weights & Biases and MLflow
 checkpoints/ data/ tensorboard/ profile/ nonfinite/
 """
 
@@ -30,7 +32,7 @@ from lm_research.errors import CheckpointError
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
     "logging.trackers", "checkpoint.", "eval.num_samples", "profile.", "data.num_workers", "data.cache_dir", "train.nonfinite",
-    "mesh.",
+    "mesh.", "train.stop_after",
 )  # fmt: skip
 PACKAGES = (
     "lm_research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tensorflow-datasets", "numpy",
@@ -94,7 +96,8 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
         raise CheckpointError(
             f"{path} cannot be read as a run's config ({error}). Restore it, or choose another --workdir."
         ) from error
-    free = FREE_KEYS + (("train.num_steps",) if config.train.num_epochs else ())  # steps follow from epochs later
+    derived = config.train.num_epochs or config.train.budget  # steps follow from them later
+    free = FREE_KEYS + (("train.num_steps",) if derived else ())
     changed = changed_keys(_with_defaults(old), config_lib.to_dict(config))
     changed = {name: pair for name, pair in changed.items() if not name.startswith(free)}
     if changed:
@@ -120,8 +123,8 @@ def store_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
     write_atomically(workdir / "config.json", config_lib.dumps(config))
 
 
-def record_environment(workdir: pathlib.Path) -> None:
-    """Adds this start to environment.json (a list, one entry a start)."""
+def record_environment(workdir: pathlib.Path, num_params: int) -> None:
+    """Adds this start, and the size of its model, to environment.json (a list, one entry a start)."""
     path = workdir / "environment.json"
     try:
         starts = list(json.loads(path.read_text()))
@@ -141,6 +144,7 @@ def record_environment(workdir: pathlib.Path) -> None:
         "platform": platform.platform(),
         "versions": versions,
         "git_commit": _git_commit(),
+        "parameters": num_params,
         "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),

@@ -3,7 +3,8 @@
 step        int32, optimizer steps done
 seed        uint32, of dropout
 params      the model's parameters
-optimizer   a counter and moments: AdamW's and LAMB's count, mu, nu; Lion's count, mu; Adafactor's count, v_row, v_col, v; SGD's trace
+optimizer   a counter and moments: AdamW's and LAMB's count, mu, nu; Lion's count, mu; Adafactor's count, v_row, v_col, v; SGD's trace;
+            of the parameters that learn (groups.py)
 ema         averaged parameters, if train.ema_decay is set
 window      sums of metrics since the last line of metrics.jsonl (they survive a restart, so lines do not change)
 halted      int32, the step whose loss was not finite, or -1; nothing is updated once it is set
@@ -19,10 +20,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lm_research.config import Config
-from lm_research.models.definition import ModelDefinition
+from lm_research.config import Config, MeshConfig
+from lm_research.models.definition import ModelDefinition, flatten
 from lm_research.objectives.base import Objective
-from lm_research.parallel.rules import over_data, replicated, tree_shardings
+from lm_research.parallel.rules import over_data, parse_rules, replicated, tree_shardings
+from lm_research.training.groups import make_groups
 
 State = dict[str, Any]
 
@@ -86,11 +88,12 @@ def init_state(
     """
     seed = config.seed if seed is None else seed
     params = definition.init(seed)
+    learning = make_groups(config, definition.shapes).learning(params)
     state = {
         "step": jnp.zeros((), jnp.int32),
         "seed": jnp.asarray(seed, jnp.uint32),
         "params": params,
-        "optimizer": optimizer_to_dict(optimizer.init(params)),
+        "optimizer": optimizer_to_dict(optimizer.init(learning)),
         "window": window_zeros(objective),
         "halted": jnp.full((), -1, jnp.int32),
     }
@@ -99,32 +102,35 @@ def init_state(
     return state
 
 
-def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State, zero1: bool = False) -> State:
+def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State, config: MeshConfig | None = None) -> State:
     """Where each array of the state lies: moments and averages like their parameters, the rest everywhere.
 
     Args:
       mesh: the run's mesh.
       definition: the model, for its logical axes.
       shapes: `jax.eval_shape` of `init_state`.
-      zero1: divide moments over the data axis too.
+      config: its rules, and zero1: whether moments are divided over the data axis too.
 
     Raises:
-      MeshError: a parameter's axis cannot be divided over the devices it would lie on.
+      MeshError: a parameter's axis cannot be divided over the devices it would lie on, or a rule cannot be used.
     """
-    params = tree_shardings(mesh, definition.shapes, definition.axes)
+    config = config or MeshConfig()
+    params = tree_shardings(mesh, definition.shapes, definition.axes, parse_rules(config.rules))
     everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
     alike = jax.tree.structure(shapes["params"])
     place = lambda name, tree: params if jax.tree.structure(tree) == alike else everywhere[name]  # noqa: E731
     shardings = {name: place(name, tree) for name, tree in shapes.items() if name != "optimizer"}
-    moments = jax.tree.map(lambda s, x: over_data(s, x.shape), params, shapes["params"]) if zero1 else params
+    moments = jax.tree.map(lambda s, x: over_data(s, x.shape), params, shapes["params"]) if config.zero1 else params
 
-    def moment(x: Any, placed: Any, param: Any) -> Any:  # Adafactor's rows and columns are small, and lie everywhere
-        return placed if x.shape == param.shape else replicated(mesh)
+    place_of, shaped = flatten(moments), flatten(shapes["params"])
+
+    def moment(path: tuple, x: Any) -> Any:
+        """Like the parameter of its path; Adafactor's rows and columns are small, and lie everywhere."""
+        name = "/".join(str(key.key) for key in path)
+        known = name in shaped and x.shape == shaped[name].shape
+        return place_of[name] if known else replicated(mesh)
 
     shardings["optimizer"] = {
-        name: jax.tree.map(moment, tree, moments, shapes["params"])
-        if jax.tree.structure(tree) == alike
-        else jax.tree.map(lambda _: replicated(mesh), tree)
-        for name, tree in shapes["optimizer"].items()
+        name: jax.tree_util.tree_map_with_path(moment, tree) for name, tree in shapes["optimizer"].items()
     }
     return shardings

@@ -18,6 +18,7 @@ from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective, Sums
 from lm_research.parallel.rules import RULES, replicated
+from lm_research.training.groups import make_groups
 from lm_research.training.optimizer import Schedule
 from lm_research.training.state import State, optimizer_from_dict, optimizer_to_dict
 
@@ -88,31 +89,32 @@ def make_train_step(
     schedule: Schedule,
     config: Config,
 ) -> Callable[[State, Batch], State]:
-    """The function (state, batch) -> state that a run repeats; not yet jitted.
+    """The function (state, batch) -> state that a run repeats; not yet jitted. With a budget of time `schedule` gets a third argument.
 
     Order inside: gradient of the loss at the current parameters, its norm, clipping and AdamW, the update scaled by the
     learning rate of this step's number, the average, the window of metrics, the step counter. If loss or gradient
     is not finite the update is left out: for this step only (train.nonfinite=skip), or from then on (stop).
     """
-    template = jax.eval_shape(optimizer.init, definition.shapes)
+    groups = make_groups(config, definition.shapes)
+    template = jax.eval_shape(optimizer.init, groups.learning(definition.shapes))
     stop, decay = config.train.nonfinite == "stop", config.train.ema_decay
     pull = loss_and_gradient_per_device if config.mesh.preset == "shard_map" else loss_and_gradient
 
-    def train_step(state: State, batch: Batch) -> State:
+    def train_step(state: State, batch: Batch, *position: jax.Array) -> State:
         step, params = state["step"], state["params"]
         key = jax.random.fold_in(jax.random.key(state["seed"]), step)
         loss, sums, totals, gradient = pull(objective, definition, params, batch, key)
+        gradient = groups.gradient(gradient)
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         running = state["halted"] < 0
         apply = finite & running if stop else finite
 
         direction, optimizer_state = optimizer.update(
-            gradient, optimizer_from_dict(template, state["optimizer"]), params
+            gradient, optimizer_from_dict(template, state["optimizer"]), groups.learning(params)
         )
-        rate = schedule(step)
         new = {
-            "params": jax.tree.map(lambda p, d: p - rate * d, params, direction),
+            "params": groups.moved(params, direction, schedule(step, *position)),
             "optimizer": optimizer_to_dict(optimizer_state),
         }
         if decay:

@@ -36,7 +36,8 @@ def config_of(family: str, mesh: str = "one", steps: int = 3) -> Config:
     model = dict(hidden_size=32, num_heads=4, intermediate_size=64, dropout_rate=0.1, attention_dropout_rate=0.1)
     preset, *sizes = mesh.replace("one", "dp").split()
     given = {"preset": preset, "zero1": "zero1" in sizes}
-    given |= {axis: int(size) for axis, size in (word.split("=") for word in sizes if "=" in word)}
+    given["rules"] = next((word.removeprefix("rules:") for word in sizes if word.startswith("rules:")), "")
+    given |= {axis: int(size) for axis, size in (word.split("=") for word in sizes if word.count("=") == 1)}
     train = dict(batch_size=16, accumulation_steps=2, num_steps=steps)
     return few.setting(
         OBJECTIVE[family], family, model=model, train=train, optimizer=dict(learning_rate=1e-3), mesh=given
@@ -68,7 +69,7 @@ def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, An
     check_batch(mesh, 16, 2, config.data.max_length)
     feed = Feed(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
-    shardings = state_shardings(mesh, definition, shapes, config.mesh.zero1)
+    shardings = state_shardings(mesh, definition, shapes, config.mesh)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     state |= {"params": tiny.random_params(definition), "halted": np.int32(-1)}
     with jax.set_mesh(mesh):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 
 from lm_research.config import MeshConfig
@@ -79,6 +82,31 @@ def test_sizes_that_do_not_fit_are_refused(given: dict, devices: int, words: str
     with pytest.raises(MeshError) as refused:
         mesh_shape(MeshConfig(**given), devices)
     assert str(refused.value) == words
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What the arranging of a mesh asks of a device: two slices of a described TPU would look like this."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "described"
+    device_kind: str = "chip"
+
+
+def test_slices_are_the_outermost_part_of_the_data_axis_or_of_fsdp() -> None:
+    chips = [Chip(number, number % 2) for number in range(8)]  # listed alternately, so the order has to be made
+    for given, axis in (({"data": 4, "tensor": 2}, 0), ({"preset": "fsdp", "tensor": 2}, 1)):
+        mesh = make_mesh(MeshConfig(**given), chips)
+        slice_of = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+        first, second = np.split(slice_of, 2, axis=axis)
+        assert (first == first.flat[0]).all() and (second == 1 - first.flat[0]).all()
+        assert sorted(chip.id for chip in mesh.devices.flat) == list(range(8))
+    with pytest.raises(MeshError, match="data=1 x fsdp=1 x context=1 x tensor=8 cannot be laid over 2 slices"):
+        make_mesh(MeshConfig(tensor=8), chips)
+    with pytest.raises(MeshError, match="config.mesh.slices=4, but the 8 devices are 2 slices"):
+        make_mesh(MeshConfig(slices=4), chips)
 
 
 def test_one_device_is_a_mesh_too() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lm_research.errors import MeshError
-from lm_research.planning.topology import links, network_axis, parse_topology
+from lm_research.parallel.mesh import network_axis
+from lm_research.planning.topology import links, parse_topology
 
 
 def mesh(data: int, fsdp: int, tensor: int) -> dict[str, int]:
@@ -48,8 +49,8 @@ def test_a_full_ring_has_two_links_and_a_line_one() -> None:
 
 def test_slices_lie_on_the_outermost_axis() -> None:
     pod = parse_topology("v5e:4x4", slices=4)
-    assert network_axis(pod, mesh(4, 16, 1)) == "data"
-    assert network_axis(pod, mesh(1, 64, 1)) == "fsdp"
-    assert network_axis(parse_topology("v5e:4x4"), mesh(4, 4, 1)) is None
+    assert network_axis(mesh(4, 16, 1), pod.slices) == "data"
+    assert network_axis(mesh(1, 64, 1), pod.slices) == "fsdp"
+    assert network_axis(mesh(4, 4, 1), parse_topology("v5e:4x4").slices) is None
     with pytest.raises(MeshError, match="--config.mesh.data=4"):
-        network_axis(pod, mesh(2, 32, 1))
+        network_axis(mesh(2, 32, 1), pod.slices)

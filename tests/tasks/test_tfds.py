@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from train_helpers import ROOT
@@ -61,3 +62,22 @@ def test_tags_of_a_data_set_are_their_names(mocked: None) -> None:
     found = {tag for record in records for tag in record.fields["ner"]}
     assert found and found <= names
     assert all(isinstance(word, str) for record in records for word in record.fields["tokens"])
+
+
+@pytest.mark.parametrize("name", ["squad", "squad2"])
+def test_squad(name: str, mocked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record of the data set's real schema: a sequence of answers comes as arrays of texts and of places."""
+    answers = {"answer_start": np.array([4, 4], np.int32), "text": np.array([b"cat", b"cat sat"], object)}
+    example = {
+        "id": b"7",
+        "title": b"t",
+        "question": b"Who?",
+        "context": "The cat sat \u00fc.".encode(),
+        "answers": answers,
+    }
+    example |= {"is_impossible": np.bool_(False), "plausible_answers": answers} if name == "squad2" else {}
+    monkeypatch.setattr(tfds_source, "_open", lambda *given: [example])
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/question_answering.py:{name}"))
+    (record,) = read_records(config.task.train, config)
+    question = TASKS["question_answering"].reader(config).question(record)
+    assert question == ("7", "Who?", "The cat sat \u00fc.", [("cat", 4), ("cat sat", 4)])

@@ -12,7 +12,7 @@ from tensorboardX.proto import event_pb2
 from lm_research.training.metrics import MetricsWriter, read_metrics
 
 
-def write(workdir: pathlib.Path, steps: range, resume: int = 0, trackers: str = "none") -> None:
+def write(workdir: pathlib.Path, steps: range, resume: int = 0, trackers: tuple[str, ...] = ()) -> None:
     writer = MetricsWriter(workdir, trackers, resume)
     for step in steps:
         writer.write(step, {"loss_nats": 1 / (step + 1)})
@@ -21,7 +21,7 @@ def write(workdir: pathlib.Path, steps: range, resume: int = 0, trackers: str = 
 
 def test_numbers_come_back_to_the_last_bit(tmp_path: pathlib.Path) -> None:
     values = {"a": 1 / 3, "b": 5e-324, "c": math.inf, "d": math.nan, "e": 2**53 + 1, "f": 0.1 + 0.2}
-    writer = MetricsWriter(tmp_path, "none", 0)
+    writer = MetricsWriter(tmp_path, (), 0)
     writer.write(7, values)
     writer.close()
     (line,) = read_metrics(tmp_path / "metrics.jsonl")
@@ -30,7 +30,7 @@ def test_numbers_come_back_to_the_last_bit(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path: pathlib.Path) -> None:
-    writer = MetricsWriter(tmp_path, "none", 0)
+    writer = MetricsWriter(tmp_path, (), 0)
     writer.write(1, {"x": 2})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "x": 2}]
     writer.close()
@@ -61,7 +61,7 @@ def test_no_file_has_no_lines(tmp_path: pathlib.Path) -> None:
 
 
 def test_only_the_main_process_writes(tmp_path: pathlib.Path) -> None:
-    writer = MetricsWriter(tmp_path, "tensorboard", 0, main_process=False)
+    writer = MetricsWriter(tmp_path, ("tensorboard",), 0, main_process=False)
     writer.write(1, {"x": 1.0})
     writer.write_text(1, "samples", "text")
     writer.close()
@@ -86,7 +86,7 @@ def events(folder: pathlib.Path) -> list[tuple[str, int, float | None]]:
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path: pathlib.Path) -> None:
-    writer = MetricsWriter(tmp_path, "tensorboard", 0)
+    writer = MetricsWriter(tmp_path, ("tensorboard",), 0)
     writer.write(3, {"loss_nats": 0.5, "eval_loss_nats": 0.25, "note": "not a number"})
     writer.write_text(3, "samples", "In the beginning\nwas")
     writer.close()

@@ -135,10 +135,11 @@ def test_environment_of_every_start_is_kept(tmp_path: pathlib.Path, before: str 
     path = tmp_path / "environment.json"
     if before is not None:
         path.write_text(before)
-    run_directory.record_environment(tmp_path)
-    run_directory.record_environment(tmp_path)
+    run_directory.record_environment(tmp_path, 1234)
+    run_directory.record_environment(tmp_path, 1234)
     starts = json.loads(path.read_text())
     assert len(starts) == 2
     for start in starts:
+        assert start["parameters"] == 1234
         assert start["versions"]["jax"] and start["devices"]["count"] >= 1 and start["command"][0] == sys.executable
         assert set(start) >= {"time", "python", "platform", "git_commit", "processes", "cpu_count", "xla_flags"}

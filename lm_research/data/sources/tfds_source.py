@@ -53,7 +53,12 @@ def read_examples(name: str, data: DataConfig) -> Iterator[dict[str, Any]]:
     def plain(value: Any, feature: Any, where: str) -> Any:
         if isinstance(feature, tfds.features.ClassLabel):
             return feature.int2str(int(value)) if int(value) >= 0 else None  # -1 is GLUE's hidden label
-        if isinstance(feature, tfds.features.Sequence) and not isinstance(value, dict):
+        if isinstance(value, dict):
+            inner, of = feature, lambda part: part
+            if isinstance(feature, tfds.features.Sequence):  # of records comes as a record of sequences
+                inner, of = feature.feature, tfds.features.Sequence
+            return {name: plain(part, of(inner[name]), where) for name, part in value.items()}
+        if isinstance(feature, tfds.features.Sequence):
             return [plain(part, feature.feature, where) for part in value]
         if isinstance(value, bytes):
             try:

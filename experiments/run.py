@@ -1,0 +1,110 @@
+"""`python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=runs/lr --workers=2`: a study of many runs
+
+The sweep's file has a get_sweep() (lm_research/sweeping/sweep.py says what it can ask for). A trial is an ordinary run directory,
+WORKDIR/trials/NUMBER; the study is WORKDIR/study.db, or any storage of Optuna by --storage, so that many machines can share one. The same
+command goes on after a stop or a death, and may be started several times at once. Ctrl-C and SIGTERM save what runs.
+WORKDIR/table.md has the results, best first.
+
+--launcher=tpu_vm runs each worker's trials on a TPU VM of its own, NAME-WORKER, and --launcher=slurm each trial as a job; the flags of
+launch.tpu_vm or launch.slurm stand after --, and WORKDIR lies on storage that this machine sees too. Example:
+
+  python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=/mnt/bucket/lr --workers=8 --launcher=tpu_vm -- \\
+    --name=lr --project=mine --zone=us-west4-a --accelerator=v5litepod-8 --spot
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from lm_research import cli
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError
+from lm_research.sweeping import sweep as sweeps
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def launcher(kind: str, flags: Sequence[str], module: str) -> Callable[[list[str], int], list[str]] | None:
+    """From the arguments of training and a worker's number to the command that runs them; None is this machine.
+
+    Raises:
+      ConfigError: the launcher's name for the machines is missing, or it runs something other than training.
+    """
+    if kind == "local":
+        if flags:
+            raise ConfigError(f"--launcher=local takes no flags after --, but got {' '.join(flags)}.")
+        return None
+    names = [flag.partition("=")[2] for flag in flags if flag.startswith("--name=")]
+    if len(names) != 1:
+        raise ConfigError(f"--launcher={kind} needs --name=NAME after --, once: of the machines or jobs.")
+    if module != "lm_research.train":
+        raise ConfigError(f"--launcher={kind} runs lm_research.train alone, and the sweep's module is {module}.")
+    rest = [flag for flag in flags if not flag.startswith("--name=")]
+
+    def command(arguments: list[str], worker: int) -> list[str]:
+        own = [f"--name={names[0]}-{worker}", *rest, "--", *arguments]
+        if kind == "tpu_vm":
+            return [sys.executable, "-m", "launch.tpu_vm", "run", *own]
+        made = shlex.join([sys.executable, "-m", "launch.slurm", *own])
+        return ["bash", "-c", f"set -o pipefail; {made} | sbatch --wait"]
+
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code: 0 all trials are done, 75 it was stopped and goes on, 2 a mistake."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sweep", required=True, help="file with a get_sweep()")
+    parser.add_argument("--workdir", required=True, help="directory of the study")
+    parser.add_argument("--workers", type=int, default=1, help="trials at a time (1)")
+    parser.add_argument(
+        "--launcher", choices=("local", "tpu_vm", "slurm"), default="local", help="where they run (local)"
+    )
+    parser.add_argument("--storage", default="", help="Optuna storage, as a URL (the file WORKDIR/study.db)")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE",
+        help="a variable of the trials; {worker} is the worker's number: --env 'CUDA_VISIBLE_DEVICES={worker}'",
+    )  # fmt: skip
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    args = parser.parse_args(argv[:cut])
+    return cli.guarded(lambda: run(args, argv[cut + 1 :]), debug=args.debug)
+
+
+def run(args: argparse.Namespace, flags: Sequence[str]) -> int:
+    """Does what the arguments say; `flags`: of the launcher."""
+    from lm_research.sweeping.runner import Workers  # after the arguments are checked: they load Optuna
+    from lm_research.sweeping.study import Study, write_table
+
+    if args.workers < 1:
+        raise ConfigError(f"--workers={args.workers} must be 1 or more.")
+    wrong = [text for text in args.env if "=" not in text]
+    if wrong:
+        raise ConfigError(f"--env {wrong[0]}: write NAME=VALUE.")
+    sweep, workdir = sweeps.load(args.sweep), pathlib.Path(args.workdir)
+    study = Study(sweep, workdir, args.storage)
+    log = lambda line: print(f"{datetime.now():%H:%M:%S} {line}", flush=True)  # noqa: E731
+    log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} begun before")
+    launch = launcher(args.launcher, flags, sweep.module)
+    workers = Workers(sweep, workdir, args.storage, log, dict(text.split("=", 1) for text in args.env), launch)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: workers.stop.set())
+    done = workers.run(args.workers)
+    print(write_table(study), end="")
+    log(f"finished: {workdir / 'table.md'}" if done else "stopped; the same command goes on")
+    return DONE if done else STOPPED_BY_SIGNAL
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""`python -m lm_research.report RUN_OR_STUDY... [--output report.html]`: runs as a page to look at.
+
+One file that needs no network: curves, summaries, configs side by side, samples, where the time went, a scaling law where sizes
+differ, a sweep's pictures where a folder holds a study. Runs may still be going. Exit code 2 for a folder that is neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lm_research import cli
+from lm_research.errors import DONE, ConfigError
+from lm_research.reporting import contents, page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lm_research.report", description="Writes a page about runs and studies."
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_STUDY", help="a run's --workdir, or a study's")
+    parser.add_argument("--output", type=Path, help="the page (report.html, of one run or study inside its folder)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    arguments = parser.parse_args(argv)
+
+    def report() -> int:
+        paths = arguments.paths
+        runs, studies, notes = contents.gather(paths)
+        output = arguments.output or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
+        try:
+            output.write_text(page.render(runs, studies, notes), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--output={output} cannot be written: {error.strerror}. Choose another file.") from error
+        print(f"{output}: {len(runs)} runs, {len(studies)} studies. Open it in a browser.")
+        return DONE
+
+    return cli.guarded(report, debug=arguments.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

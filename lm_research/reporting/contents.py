@@ -1,0 +1,210 @@
+"""What stands on a report's page, as plain values: tables, and what the charts draw."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_research.errors import UserError
+from lm_research.reporting import curves, scaling
+from lm_research.reporting.runs import Run, named, read_run
+from lm_research.reporting.studies import FILE, Study, read_study
+from lm_research.training.run_directory import FREE_KEYS
+
+MAX_TRIALS = 12  # of a study whose curves are drawn, the best ones
+MAX_SAMPLES = 12  # evaluations of a run whose samples are shown
+# Keys that change what a run writes, or its draws, and nothing else: runs that differ in these alone are repetitions.
+_REPETITION = (*FREE_KEYS, "seed", "logging.")
+# Of the last metrics of a run, those that a summary leads with, where they exist.
+_LEADING = (
+    "loss_nats",
+    "eval_loss_nats",
+    "eval_mlm_loss_nats",
+    "eval_lm_loss_nats",
+    "eval_perplexity",
+    "eval_bits_per_byte",
+)
+_RATES = ("tokens_per_second", "mfu", "goodput")
+
+
+def gather(paths: Sequence[Path]) -> tuple[list[Run], list[Study], list[str]]:
+    """Runs and studies in the folders of a command line, and sentences about what was left out.
+
+    Raises:
+      UserError: a folder that is neither, or a study.json that cannot be read.
+    """
+    studies = [read_study(path) for path in dict.fromkeys(paths) if (path / FILE).is_file()]
+    runs = named([path for path in paths if not (path / FILE).is_file()])
+    notes: list[str] = []
+    for study in studies:
+        prefix = f"{study.directory.resolve().name}: " if len(studies) > 1 else ""
+        runs += trial_runs(study, prefix, notes)
+    return runs, studies, notes
+
+
+def trial_runs(study: Study, prefix: str, notes: list[str]) -> list[Run]:
+    """Runs of a study's trials, of MAX_TRIALS at most; `notes` gets sentences about those left out."""
+    trials, runs, lost = study.trials, [], []
+    if len(trials) > MAX_TRIALS:
+        trials = study.ranked[:MAX_TRIALS]
+        notes.append(f"{study.directory}: curves of the best {len(trials)} of {len(study.trials)} trials.")
+    seen: set[str] = set()
+    for trial in trials:
+        if trial.get("run") in seen:  # trials of one configuration share a run
+            continue
+        seen.add(trial.get("run"))
+        directory = study.directory / str(trial.get("run") or "")
+        measured = trial in study.measured  # of any other trial its row in the table says why it has no run
+        if trial.get("run") and (measured or (directory / "config.json").is_file()):
+            try:
+                runs.append(read_run(directory, f"{prefix}trial {trial['number']}"))
+            except UserError as error:
+                lost.append((trial["number"], error))
+    if lost:
+        numbers = ", ".join(str(number) for number, _ in lost)
+        notes.append(f"No curves of trials {numbers}, whose runs cannot be read; the first because: {lost[0][1]}")
+    return runs
+
+
+def final_table(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Heading -> a value for each run: status, step, size, what was used, the last metrics; None where it is not known."""
+    table: dict[str, list[Any]] = {
+        "status": [run.status for run in runs],
+        "step": [run.step for run in runs],
+        "parameters": [run.parameters for run in runs],
+        "tokens": [curves.total(run.lines, "tokens") if run.lines else None for run in runs],
+        "FLOPs": [curves.total(run.lines, "flops") if run.lines else None for run in runs],
+        "hours in all": [sum(run.seconds.values()) / 3600 or None for run in runs],
+    }
+    for key in final_metrics(runs):
+        table[key] = [run.final.get(key) for run in runs]
+    for name in dict.fromkeys(name for run in runs for name in run.digests):
+        table[f"digest of {name}"] = [run.digests.get(name) for run in runs]
+    return {heading: values for heading, values in table.items() if any(value is not None for value in values)}
+
+
+def final_metrics(runs: Sequence[Run]) -> list[str]:
+    """Names of metrics for a summary: losses, then scores over held-out and test data, then rates."""
+    names = dict.fromkeys(key for run in runs for key in run.final)
+    scores = [key for key in names if key.startswith(("eval_", "test_")) and key not in ("eval_seconds", "eval_tokens")]
+    return [key for key in dict.fromkeys([*_LEADING, *scores, *_RATES]) if key in names]
+
+
+def spreads(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Runs that repeat each other but for the seed: {"runs": names, "metrics": {name: (mean, standard deviation)}}.
+
+    The deviation is of a sample (divided by n - 1). Only finished runs count.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.status == "finished":
+            same = {key: value for key, value in run.config.items() if not key.startswith(_REPETITION)}
+            groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)
+    found = []
+    for group in groups.values():
+        if len({json.dumps(run.config.get("seed")) for run in group}) < 2:
+            continue
+        metrics = {}
+        for key in final_metrics(group):
+            values = [run.final.get(key) for run in group]
+            if all(isinstance(value, int | float) for value in values):
+                metrics[key] = (float(np.mean(values)), float(np.std(values, ddof=1)))
+        found.append({"runs": [run.name for run in group], "metrics": metrics})
+    return found
+
+
+def config_table(runs: Sequence[Run]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Keys whose values differ among the runs, with a value for each, and the others with the one value that all have."""
+    keys = sorted({key for run in runs for key in run.config})
+    columns = {key: [run.config.get(key, "(absent)") for run in runs] for key in keys}
+    same = {key: values[0] for key, values in columns.items() if all(_text(v) == _text(values[0]) for v in values)}
+    return {key: values for key, values in columns.items() if key not in same}, same
+
+
+def scaling_law(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """The law through the finished runs and what to draw of it, {"refusal"} where there can be none, None for runs of one size.
+
+    The loss is the last held-out one over tokens: that of the masked or predicted token, without other objectives' terms.
+    """
+    sizes = [run for run in runs if run.parameters]
+    if len({run.parameters for run in sizes}) < 2:
+        return None
+    used, points = [], []
+    for run in sizes:
+        loss = next(
+            (run.final[k] for k in ("eval_mlm_loss_nats", "eval_lm_loss_nats", "eval_loss_nats") if k in run.final),
+            None,
+        )
+        tokens = curves.total(run.lines, "tokens") if run.lines else None
+        if run.status == "finished" and loss is not None and tokens:
+            used.append(run)
+            points.append((float(run.parameters or 0), tokens, loss))
+    for key in ("objective.name", "data.source", "data.max_length", "tokenizer.vocab_size", "tokenizer.path"):
+        if len({_text(run.config.get(key)) for run in used}) > 1:
+            return {"refusal": f"No scaling law: the runs differ in {key}, so their losses do not lie on one curve."}
+    left_out = [run.name for run in sizes if run not in used]
+    law = scaling.fit(points)
+    if isinstance(law, str):
+        return {"refusal": law + (f" Left out as unfinished: {', '.join(left_out)}." if left_out else "")}
+    name = law.variables[0]
+    axis = {"N": 0, "D": 1}[name]
+    amounts = np.geomspace(min(p[axis] for p in points), 10 * max(p[axis] for p in points), 60)
+    others = {"N": max(p[0] for p in points), "D": max(p[1] for p in points)}
+    drawn = [law.predict(**(others | {name: float(amount)})) for amount in amounts]
+    return {
+        "formula": str(law),
+        "rows": [(key, value, *law.intervals[key]) for key, value in law.values.items()],
+        "residual": law.residual,
+        "notes": law.notes + ([f"Left out as unfinished: {', '.join(left_out)}."] if left_out else []),
+        "variable": {"N": "parameters N", "D": "tokens D"}[name],
+        "fixed": f"the curve is for D = {others['D']:.3g} tokens" if len(law.variables) == 2 else "",
+        "points": [[run.name, *point] for run, point in zip(used, points, strict=True)],
+        "axis": axis,
+        "curve": [[float(amount), *losses] for amount, losses in zip(amounts, drawn, strict=True)],
+    }
+
+
+def chart_data(runs: Sequence[Run], studies: Sequence[Study], law: dict[str, Any] | None) -> dict[str, Any]:
+    """Everything that charts draw, for JSON."""
+    return {
+        "runs": [{"name": run.name, "tables": curves.tables(run.lines), "seconds": run.seconds} for run in runs],
+        "scaling": law if law and "curve" in law else None,
+        "studies": [
+            {
+                "name": study.directory.resolve().name,
+                "metric": study.metric,
+                "maximize": study.maximize,
+                "parameters": study.parameters,
+                "trials": [
+                    {"number": t["number"], "params": t["params"], "value": t["value"], "state": t["state"]}
+                    for t in study.trials
+                ],
+                "measured": [trial["number"] for trial in study.measured],
+                "best_so_far": study.best_so_far(),
+                "importance": study.importance(),
+            }
+            for study in studies
+        ],
+    }
+
+
+def to_json(value: Any) -> str:
+    """JSON that can stand inside a script element: no `<`, and NaN and infinities as the strings that JavaScript's Number reads."""
+    return json.dumps(_finite(value), separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,74 @@
+"""The page itself: one HTML file with its data, its styles and its chart library (plotly.js, MIT) inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lm_research.errors import ConfigError
+from lm_research.reporting import contents
+from lm_research.reporting.runs import Run
+from lm_research.reporting.studies import Study
+
+_HERE = Path(__file__).parent
+
+
+def render(runs: Sequence[Run], studies: Sequence[Study], notes: Sequence[str]) -> str:
+    """HTML of a report.
+
+    Raises:
+      ConfigError: the chart library is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ConfigError("The charts of a report need plotly: pip install 'lm_research[report]'.") from error
+    law = contents.scaling_law(runs)
+    different, same = contents.config_table(runs)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"number": number, "share": lambda value: f"{value:.1%}"}
+    return environment.get_template("page.html").render(
+        title=title([study.directory.resolve().name for study in studies] or [run.name for run in runs]),
+        runs=runs,
+        studies=studies,
+        notes=[*notes, *(note for run in runs for note in run.notes)],
+        finals=contents.final_table(runs),
+        spreads=contents.spreads(runs),
+        different=different,
+        same=same,
+        law=law,
+        samples={run.name: spaced(run.samples, contents.MAX_SAMPLES) for run in runs if run.samples},
+        data=contents.to_json(contents.chart_data(runs, studies, law)),
+        plotly=get_plotlyjs(),
+        style=(_HERE / "page.css").read_text(encoding="utf-8"),
+        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+    )
+
+
+def title(names: Sequence[str], most: int = 4) -> str:
+    """Names in a row, those past the first few counted."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def number(value: Any) -> str:
+    """A value for people: five digits of a float, whole numbers in groups of three, everything else as it is."""
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def spaced(items: Sequence[Any], count: int) -> list[Any]:
+    """At most so many of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

@@ -1,0 +1,219 @@
+"""A run directory as a report reads it: what can be read is shown, and what cannot is said in a sentence.
+
+Unlike `compare`, which needs finished runs, a report takes a run as it is: in progress, without metrics, or with damaged lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_research.errors import CheckpointError
+from lm_research.training.goodput import read_lives, total_time
+
+_SAMPLES_AFTER = re.compile(r"held-out after step (\d+):")
+_TIME_OF_A_LINE = 20  # letters of log.txt before the text: "2026-01-31 12:34:56 "
+_SAMPLE = "  | "
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run wrote down.
+
+    Attributes:
+      name: what the page calls it, unique among the runs of a page.
+      config: flat, dotted keys.
+      lines: of metrics.jsonl, in order, each with a step.
+      starts: entries of environment.json, one a start.
+      seconds: where the time went, over all starts; empty where no account exists.
+      summary: of summary.json, or empty.
+      samples: (step, text) of each evaluation that showed any.
+      notes: sentences about what is missing or damaged.
+    """
+
+    name: str
+    directory: Path
+    config: dict[str, Any]
+    lines: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+    seconds: dict[str, float]
+    summary: dict[str, Any]
+    samples: list[tuple[int, str]]
+    notes: list[str]
+
+    @property
+    def step(self) -> int:
+        """The last step that anything is known of."""
+        return max([line["step"] for line in self.lines] + [_whole(self.summary.get("step"))])
+
+    @property
+    def status(self) -> str:
+        """ "finished", "stopped", or "unfinished": running, or ended without a word."""
+        if _whole(self.summary.get("step")) < self.step:  # of an earlier end, after which the run went on
+            return "unfinished"
+        return str(self.summary.get("status", "unfinished"))
+
+    @property
+    def final(self) -> dict[str, Any]:
+        """The last value of every metric but the step, and the scores of a task's best model over its test data."""
+        last: dict[str, Any] = {}
+        for line in self.lines:
+            last.update(line)
+        test = self.summary.get("test")
+        last |= {f"test_{key.removeprefix('eval_')}": v for key, v in test.items()} if isinstance(test, dict) else {}
+        return {key: value for key, value in last.items() if key != "step"}
+
+    @property
+    def parameters(self) -> int | None:
+        return next((s["parameters"] for s in reversed(self.starts) if isinstance(s.get("parameters"), int)), None)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        found = self.summary.get("digests")
+        return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+    @property
+    def commands(self) -> list[str]:
+        """How each start was typed, without repetitions."""
+        listed = (start.get("command") for start in self.starts)
+        return list(dict.fromkeys(shlex.join(map(str, words)) for words in listed if isinstance(words, list)))
+
+
+def read_run(directory: Path, name: str = "") -> Run:
+    """Reads a run directory, finished or not.
+
+    Raises:
+      CheckpointError: there is no run: no directory, or no readable config.json in it.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a directory. Give the --workdir of a run, or the folder of a study.")
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(
+            f"{directory} holds neither config.json nor study.json, so it is no run and no study. Give the --workdir of a run, "
+            "or the folder of a study."
+        )
+    notes: list[str] = []
+    config = _read(directory / "config.json", dict, notes)
+    if notes:
+        raise CheckpointError(notes[0])
+    lines = read_lines(directory / "metrics.jsonl", notes)
+    starts = [start for start in _read(directory / "environment.json", list, notes) if isinstance(start, dict)]
+    summary = _read(directory / "summary.json", dict, notes)
+    try:
+        seconds = total_time(read_lives(directory))
+    except (KeyError, TypeError, AttributeError):
+        seconds = {}
+        notes.append(f"{directory / 'time.json'} is damaged, so where the time went is not known.")
+    run = Run(
+        name or directory.resolve().name, directory, flat(config), lines, starts, seconds if any(seconds.values()) else {},
+        summary, read_samples(directory / "log.txt"), notes,
+    )  # fmt: skip
+    notes.extend(_not_finite(directory, lines))
+    if run.status != "finished" and lines:
+        notes.append(
+            f"{directory} has not finished: it stands at step {run.step:,} of {run.config.get('train.num_steps', '?')}."
+        )
+    return run
+
+
+def named(directories: Sequence[Path]) -> list[Run]:
+    """Reads runs; those whose folders have the same name are called by their paths."""
+    directories = list(dict.fromkeys(directories))
+    names = [path.resolve().name for path in directories]
+    return [
+        read_run(path, name if names.count(name) == 1 else str(path))
+        for path, name in zip(directories, names, strict=True)
+    ]
+
+
+def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl that are JSON objects with a whole step; `notes` gets a sentence about the others."""
+    try:
+        content = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        content = ""
+    if not content.strip():
+        notes.append(f"{path} holds no metrics yet, so there are no curves of this run.")
+    lines, damaged = [], []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            usable = isinstance(values["step"], int)
+        except (ValueError, KeyError, TypeError):
+            usable = False
+        if usable:
+            lines.append(values)
+        else:
+            damaged.append(number)
+    if damaged and damaged[-1] == len(content.splitlines()) and not content.endswith("\n"):
+        notes.append(
+            f"{path}, line {damaged.pop()}: not whole, as of a run that is writing it or was killed; left out."
+        )
+    if damaged:
+        listed = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        notes.append(f"{path}, line {listed}: not a JSON object with a step; left out. Mend or remove it.")
+    return lines
+
+
+def read_samples(path: Path) -> list[tuple[int, str]]:
+    """(step, text) of the samples that log.txt shows under its evaluations; of a step evaluated again, the last."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found: dict[int, list[str]] = {}
+    step = None
+    for line in (line[_TIME_OF_A_LINE:] for line in lines):
+        if match := _SAMPLES_AFTER.match(line):
+            step = int(match[1])
+            found[step] = []
+        elif step is not None and line.startswith(_SAMPLE):
+            found[step].append(line[len(_SAMPLE) :])
+        else:
+            step = None
+    return [(step, "\n".join(texts)) for step, texts in sorted(found.items()) if texts]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested dicts by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def _read(path: Path, kind: type, notes: list[str]) -> Any:
+    """A JSON file of a kind; an empty one where the file is missing, or damaged, which `notes` then says."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, kind):
+            raise ValueError(f"a {type(value).__name__}")
+    except FileNotFoundError:
+        return kind()
+    except (OSError, ValueError) as error:
+        notes.append(f"{path} cannot be read as a JSON {kind.__name__} ({error}). Restore it or repeat the run.")
+        return kind()
+    return value
+
+
+def _not_finite(directory: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each metric with values that no chart can show."""
+    steps: dict[str, list[int]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                steps.setdefault(key, []).append(line["step"])
+    return [
+        f"{directory}: {key} is not finite in {len(found)} lines, first at step {found[0]:,}; charts leave them out."
+        for key, found in steps.items()
+    ]
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,120 @@
+"""A study's trials: read from study.json, and what they say about each parameter.
+
+study.json: {"metric", "direction": "minimize" or "maximize", "digest", "trials": [{"number", "params": {key: value}, "value",
+"state", "run": directory of the trial's run below the study's, "reason": why it failed}]}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from lm_research.errors import DataError
+
+FILE = "study.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A sweep as far as it has come.
+
+    Attributes:
+      trials: as in study.json, by number.
+    """
+
+    directory: Path
+    metric: str
+    maximize: bool
+    digest: str
+    trials: list[dict[str, Any]]
+
+    @property
+    def parameters(self) -> list[str]:
+        return list(dict.fromkeys(key for trial in self.trials for key in trial["params"]))
+
+    @property
+    def measured(self) -> list[dict[str, Any]]:
+        """Trials with a finite value that ran to their end; the values of others are of earlier steps."""
+        return [trial for trial in self.trials if _is_number(trial["value"]) and trial["state"] == "complete"]
+
+    @property
+    def ranked(self) -> list[dict[str, Any]]:
+        """The measured trials, the best first."""
+        return sorted(self.measured, key=lambda trial: -trial["value"] if self.maximize else trial["value"])
+
+    def best_so_far(self) -> list[tuple[int, float]]:
+        """(trial's number, best value up to it) of the measured trials."""
+        pick = max if self.maximize else min
+        values = [trial["value"] for trial in self.measured]
+        return [(trial["number"], pick(values[: i + 1])) for i, trial in enumerate(self.measured)]
+
+    def importance(self) -> dict[str, float]:
+        """How much the order of the trials follows each parameter, 0 to 1, the largest first.
+
+        Of numbers Spearman's rank correlation with the value, without its sign; of names the correlation ratio of the value's ranks
+        (the root of the share of their variance that lies between the names). Parameters of one value, or of fewer than
+        three trials, are left out.
+        """
+        found = {}
+        for key in self.parameters:
+            pairs = [(trial["params"][key], trial["value"]) for trial in self.measured if key in trial["params"]]
+            if len(pairs) < 3 or len({json.dumps(value) for value, _ in pairs}) < 2:
+                continue
+            ranks = rankdata([value for _, value in pairs])
+            if ranks.std() == 0:
+                continue
+            given = [value for value, _ in pairs]
+            if all(map(_is_number, given)):
+                found[key] = abs(float(np.corrcoef(rankdata(given), ranks)[0, 1]))
+            else:
+                names = np.array([json.dumps(value) for value in given])
+                groups = [ranks[names == name] for name in set(names)]
+                between = sum(len(group) * (group.mean() - ranks.mean()) ** 2 for group in groups)
+                found[key] = math.sqrt(float(between / (len(ranks) * ranks.var())))
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def read_study(directory: Path) -> Study:
+    """Reads DIRECTORY/study.json.
+
+    Raises:
+      DataError: it cannot be read, or is no list of trials with number, params, value and state.
+    """
+    path = directory / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        trials = [
+            {
+                **trial,
+                "number": int(trial["number"]),
+                "params": dict(trial["params"]),
+                "value": trial.get("value"),
+                "state": str(trial["state"]).lower(),
+            }
+            for trial in content["trials"]
+        ]
+        direction = str(content.get("direction", "minimize")).lower()
+        if direction not in ("minimize", "maximize"):
+            raise ValueError(f"direction {direction!r} is neither minimize nor maximize")
+        return Study(
+            directory,
+            str(content.get("metric", "value")),
+            direction == "maximize",
+            str(content.get("digest", "")),
+            sorted(trials, key=lambda trial: trial["number"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read as a study: {type(error).__name__}: {error}. It should hold metric, direction and trials, each "
+            "with number, params, value and state; restore it, or let the sweep write it again."
+        ) from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

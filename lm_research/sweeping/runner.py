@@ -1,0 +1,221 @@
+"""Running trials on this machine: one training process a worker, until the study has nothing left."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL
+from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
+from lm_research.sweeping.sweep import Sweep
+
+# A process that dies without a word of its own (out of memory, pre-empted) is started again, but not after so many deaths at one step.
+DEATHS = 3
+_POLL = 0.2
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class Stopped(Exception):
+    """The whole sweep is to stop: what runs has saved."""
+
+
+class Workers:
+    """Threads that run trials of one study side by side.
+
+    Attributes:
+      stop: set to end them; each trial under way saves first.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        workdir: pathlib.Path,
+        storage: str,
+        log: Callable[[str], None],
+        environment: Mapping[str, str],
+        launch: Callable[[list[str], int], list[str]] | None = None,
+    ) -> None:
+        """Gets ready.
+
+        Args:
+          sweep, workdir, storage: see Study.
+          log: told what happens, a line each.
+          environment: variables of a trial's process; "{worker}" in a value is the worker's number.
+          launch: from the arguments of training and the worker's number to a command that runs it somewhere, waits, and ends
+            with its exit code; None runs it here.
+        """
+        self.sweep, self.workdir, self.storage, self.log = sweep, workdir, storage, log
+        self.environment, self.stop = environment, threading.Event()
+        self.launch = launch or (lambda arguments, _: [sys.executable, "-m", sweep.module, *arguments])
+        self._errors: list[BaseException] = []
+
+    def run(self, count: int) -> bool:
+        """Runs until the study is finished (True) or `stop` is set (False)."""
+        threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(_POLL)  # and not join: signals are handled between two sleeps
+        if self._errors:
+            raise self._errors[0]
+        return not self.stop.is_set()
+
+    def _work(self, number: int) -> None:
+        try:
+            study = Study(self.sweep, self.workdir, self.storage)
+            while not self.stop.is_set():
+                trial = study.claim(this_worker())
+                if trial is not None:
+                    self._trial(study, trial, number)
+                    write_table(study)
+                elif study.finished():
+                    return
+                else:
+                    self.stop.wait(1.0)
+        except Stopped:
+            return
+        except BaseException as error:  # told by `run`, in the thread that people see
+            self._errors.append(error)
+            self.stop.set()
+
+    def _trial(self, study: Study, trial: Any, worker: int) -> None:
+        """From where the trial is to its goal; what comes of it goes into the study."""
+        number, goal = trial.number, study.goal(trial)
+        where = self.workdir / "trials" / f"{number:04d}"
+        where.parent.mkdir(parents=True, exist_ok=True)
+        output = where.with_suffix(".txt")
+        told = ", ".join(f"{key}={value}" for key, value in trial.params.items())
+        self.log(f"trial {number}: {told}" + (f", to step {goal}" if goal else ""))
+        arguments = [*self.sweep.flags(trial.params), f"--workdir={where}"]
+        if self.sweep.rungs:
+            arguments.append(f"--config.train.stop_after={goal}")
+        extra = {name: value.replace("{worker}", str(worker)) for name, value in self.environment.items()}
+        with output.open("a") as file:
+            process = subprocess.Popen(
+                self.launch(arguments, worker),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **extra},
+                preexec_fn=_die_with_parent,
+            )
+            try:
+                code = self._watch(study, trial, process, where)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        if code is None:
+            self.log(f"trial {number}: pruned at step {_steps(where)[-1]}")
+            study.prune(number)
+        elif code == DONE:
+            value, reason = _value(where, self.sweep.metric)
+            if value is None:
+                study.fail(number, reason)
+                self.log(f"trial {number}: failed: {reason}")
+            else:
+                study.reached(trial, value)
+                self.log(f"trial {number}: {self.sweep.metric} {value:.6g}" + (f" at step {goal}" if goal else ""))
+        elif code == STOPPED_BY_SIGNAL or code < 0:
+            self._again(study, trial, code, where)
+        else:
+            reason = _last_words(output) or f"exit code {code}"
+            study.fail(number, reason)
+            self.log(f"trial {number}: failed: {reason}")
+
+    def _watch(self, study: Study, trial: Any, process: subprocess.Popen, where: pathlib.Path) -> int | None:
+        """The exit code, or None of a trial that was stopped because others are better."""
+        lease = this_worker(process.pid)
+        study.renew(trial, lease)
+        beat, seen, weak, told = time.monotonic(), 0, False, False
+        while process.poll() is None:
+            time.sleep(_POLL)
+            if self.stop.is_set() and not told:
+                process.send_signal(signal.SIGTERM)
+                told = True
+            if time.monotonic() - beat > PATIENCE / 6:
+                study.renew(trial, lease)
+                beat = time.monotonic()
+            if self.sweep.prune and not weak:
+                for step, value in _evaluations(where, self.sweep.metric)[seen:]:
+                    seen += 1
+                    trial.report(value, step)
+                    weak = weak or _weaker(study, trial.number, step, value)
+                if weak:
+                    process.send_signal(signal.SIGTERM)
+        return None if weak and process.returncode != DONE else process.returncode
+
+    def _again(self, study: Study, trial: Any, code: int, where: pathlib.Path) -> None:
+        """A trial whose process was ended from outside: left for whoever comes next, but not for ever."""
+        if self.stop.is_set():
+            study.release(trial)
+            raise Stopped
+        step = _steps(where)[-1]
+        deaths, before = trial.user_attrs.get("deaths", (0, 0))
+        deaths = deaths + 1 if step <= before else 1
+        trial.set_user_attr("deaths", (deaths, max(step, before)))
+        how = f"signal {-code}" if code < 0 else "a signal, after saving"
+        if deaths >= DEATHS:
+            study.fail(trial.number, f"ended by {how} {deaths} times after step {step}; see {where}.txt")
+        else:
+            study.release(trial)
+        self.log(f"trial {trial.number}: ended by {how}" + (", goes on" if deaths < DEATHS else ", given up"))
+
+
+def _die_with_parent() -> None:
+    """A training process whose driver is killed saves and ends, so that the next driver finds its directory free."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+
+
+def _lines(where: pathlib.Path) -> list[dict[str, Any]]:
+    path = where / "metrics.jsonl"
+    content = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+
+
+def _steps(where: pathlib.Path) -> list[int]:
+    return [line["step"] for line in _lines(where)] or [0]
+
+
+def _evaluations(where: pathlib.Path, metric: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[metric]) for line in _lines(where) if metric in line]
+
+
+def _weaker(study: Study, number: int, step: int, value: float) -> bool:
+    """Whether a value is worse than the median of what other trials had at that step; of four at least."""
+    others = sorted(
+        trial.intermediate_values[step]
+        for trial in study.trials()
+        if trial.number != number and step in trial.intermediate_values
+    )
+    if len(others) < 4:
+        return False
+    middle = (others[(len(others) - 1) // 2] + others[len(others) // 2]) / 2
+    return value > middle if study.sweep.direction == "minimize" else value < middle
+
+
+def _value(where: pathlib.Path, metric: str) -> tuple[float | None, str]:
+    """The metric of a run's summary, or why there is none."""
+    try:
+        summary = json.loads((where / "summary.json").read_text())
+    except (OSError, ValueError) as error:
+        return None, f"{where / 'summary.json'} cannot be read: {error}"
+    values = {**summary["train"], **summary["eval"]}
+    value = values.get(metric)
+    if isinstance(value, (int, float)) and value == value:
+        return float(value), ""
+    return None, f"the run has no metric {metric!r}; it has {', '.join(sorted(values))}"
+
+
+def _last_words(output: pathlib.Path) -> str:
+    lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("error: ")] or lines
+    return told[-1].removeprefix("error: ").strip() if told else ""

@@ -1,0 +1,194 @@
+"""What a sweep is: a config, the keys that vary, and how their values are chosen.
+
+A file `experiments/NAME/sweep.py` has a `get_sweep()` that returns one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+import runpy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lm_research import config as config_lib
+from lm_research import config_files
+from lm_research.errors import ConfigError, UserError, suggest
+
+METHODS = ("grid", "random", "tpe")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of several values: numbers, texts, true or false."""
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any) -> None:
+        object.__setattr__(self, "values", values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform:
+    """A number between two others, both included; `log` draws its logarithm evenly, `integer` gives whole numbers."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A study to be.
+
+    Attributes:
+      config: FILE or FILE:ARG, as after --config.
+      space: key of the config -> the values it may take.
+      fixed: key of the config -> the value it has in every trial.
+      method: "grid" (all combinations, in the order of the space, the last key fastest), "random", or "tpe" (model-based: the
+        tree-structured Parzen estimator, Bergstra et al. 2011).
+      num_trials: how many; of a grid, all of them at 0.
+      metric: of summary.json, what a trial is judged by; `direction`: "minimize" or "maximize".
+      seed: of what is drawn.
+      rungs: steps at which trials are compared (successive halving, Jamieson and Talwalkar 2016): at each but the last the
+        better 1/`eta` go on from their checkpoints. The last one is train.num_steps. () trains all to the end.
+      prune: stop a trial whose last evaluation is worse than the median of the others' at that step.
+      module: what a trial runs, with --config, --config.KEY=VALUE and --workdir.
+    """
+
+    config: str
+    space: Mapping[str, Choice | Uniform]
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    method: str = "grid"
+    num_trials: int = 0
+    metric: str = "eval_loss_nats"
+    direction: str = "minimize"
+    seed: int = 0
+    rungs: tuple[int, ...] = ()
+    eta: int = 2
+    prune: bool = False
+    module: str = "lm_research.train"
+
+    def __post_init__(self) -> None:
+        for name, valid in (("method", METHODS), ("direction", ("minimize", "maximize"))):
+            if getattr(self, name) not in valid:
+                raise ConfigError(
+                    f"The sweep's {name} is {getattr(self, name)!r}. {suggest(str(getattr(self, name)), valid)}"
+                )
+        if not self.space:
+            raise ConfigError("The sweep's space is empty: name the keys that vary, with their values.")
+        for key in (*self.space, *self.fixed):
+            config_lib.check_key(key)
+        if twice := self.space.keys() & self.fixed.keys():
+            raise ConfigError(f"The sweep both varies and fixes {', '.join(sorted(twice))}. Keep one of the two.")
+        for key, values in self.space.items():
+            self._check(key, values)
+        if self.method == "grid" and not self.num_trials:
+            object.__setattr__(self, "num_trials", math.prod(len(c.values) for c in self.space.values()))
+        if self.num_trials < 1:
+            raise ConfigError(f"The sweep's num_trials is {self.num_trials}: say how many trials {self.method} makes.")
+        if self.rungs and (sorted(set(self.rungs)) != list(self.rungs) or self.rungs[0] < 1 or self.eta < 2):
+            raise ConfigError(
+                f"The sweep's rungs are {self.rungs} and eta {self.eta}: rungs are growing step numbers, and eta is 2 or more."
+            )
+        if self.rungs and self.prune:
+            raise ConfigError("The sweep asks for rungs and for prune: both stop weak trials. Keep one of them.")
+
+    def _check(self, key: str, values: Choice | Uniform) -> None:
+        if isinstance(values, Choice):
+            if not values.values or len(set(map(repr, values.values))) < len(values.values):
+                raise ConfigError(f"The sweep's choices for {key} are {values.values}: give one or more, each once.")
+        elif not isinstance(values, Uniform):
+            raise ConfigError(f"The sweep's values for {key} are {values!r}. Write Choice(...) or Uniform(low, high).")
+        elif self.method == "grid":
+            raise ConfigError(f"A grid needs choices, and {key} has {values}. Write Choice(...), or method='random'.")
+        elif not values.low < values.high or (values.log and values.low <= 0):
+            raise ConfigError(f"The sweep's {key} has {values}: low must be below high, and above 0 with log=True.")
+
+    def planned(self, number: int) -> dict[str, Any]:
+        """The values of a trial of a grid or a random sweep: a pure function of its number and the seed."""
+        if self.method == "grid":
+            choices = [choice.values for choice in self.space.values()]
+            total = math.prod(map(len, choices))
+            return dict(
+                zip(self.space, next(itertools.islice(itertools.product(*choices), number % total, None)), strict=True)
+            )
+        draw, values = np.random.default_rng([self.seed, number]), {}
+        for key, kind in self.space.items():
+            if isinstance(kind, Choice):
+                values[key] = kind.values[int(draw.integers(len(kind.values)))]
+            elif kind.integer:
+                values[key] = int(min(kind.high, max(kind.low, round(_between(kind, draw.uniform())))))
+            else:  # four digits, so that what is read in a table is what was run
+                values[key] = min(kind.high, max(kind.low, float(f"{_between(kind, draw.uniform()):.4g}")))
+        return values
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Every key that a trial gives a value."""
+        return {**self.fixed, **params, **({"train.num_steps": self.rungs[-1]} if self.rungs else {})}
+
+    def flags(self, params: Mapping[str, Any]) -> list[str]:
+        """Of a trial's command, without --workdir."""
+        values = self.values(params)
+        return [f"--config={self.config}", *(f"--config.{key}={_text(value)}" for key, value in values.items())]
+
+    def digest(self) -> str:
+        """Of everything that decides what the trials are."""
+        content = dataclasses.asdict(self)
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _between(kind: Uniform, share: float) -> float:
+    if kind.log:
+        return kind.low * (kind.high / kind.low) ** share
+    return kind.low + (kind.high - kind.low) * share
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def config_digest(sweep: Sweep, params: Mapping[str, Any]) -> str:
+    """Of a trial's resolved config: two trials with the same one are the same run.
+
+    Raises:
+      ConfigError: the values cannot be used.
+    """
+    loaded = config_files.load(sweep.config)
+    for key, value in sweep.values(params).items():
+        section, _, name = key.rpartition(".")
+        node = loaded[section] if section else loaded
+        try:
+            node[name] = float(value) if isinstance(node[name], float) and isinstance(value, int) else value
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"The sweep gives {key} the value {value!r}: {error}.") from error
+    return hashlib.sha256(config_lib.dumps(config_lib.resolve(loaded)).encode()).hexdigest()[:16]
+
+
+def load(path: str) -> Sweep:
+    """The sweep of a file; raises a ConfigError that names the file if it has none."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise ConfigError(
+            f"--sweep={path}: there is no such file. Give one with a get_sweep(), for example experiments/lr/sweep.py."
+        )
+    try:
+        made = runpy.run_path(str(file))
+        if "get_sweep" not in made:
+            raise ConfigError("it has no get_sweep().")
+        sweep = made["get_sweep"]()
+    except UserError as error:
+        raise ConfigError(f"--sweep={path}: {error}") from error
+    except Exception as error:  # the user's own program
+        raise ConfigError(f"--sweep={path} failed with {type(error).__name__}: {error}.") from error
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(f"--sweep={path}: get_sweep() returned a {type(sweep).__name__}, not a Sweep.")
+    config_files.load(sweep.config)
+    return sweep

@@ -1,0 +1,182 @@
+"""Multiple choice: which of several texts goes with a context (SWAG, COPA, RACE).
+
+As in BERT's fine-tuning for SWAG (Devlin et al. 2018, section 4.4): each choice makes a row, the context and then the choice, whose
+summary gets one score; the loss is the cross-entropy of the softmax over the choices of a question.
+
+Legend: B batch (questions), C choices, L length, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.errors import DataError
+from lm_research.objectives.base import Batch, Sums
+from lm_research.tasks import metrics
+from lm_research.tasks.base import Rows, Task, real, total_of
+from lm_research.tasks.labelled import Reader, Row, encode_texts
+from lm_research.tasks.records import Record
+
+
+class ChoiceReader(Reader):
+    """Reads task.text_key (the context), pair_key (what each choice goes on from, if anything), choices_key and label_key."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.task = config, config.task
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        return []  # the choices of one question are not those of another
+
+    def texts(self, record: Record) -> list[str]:
+        context, choices, _ = self._question(record)
+        return [context, *choices]
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        given = [self._question(record) for record in records]
+        firsts = [context for context, choices, _ in given for _ in choices]
+        seconds = [choice for _, choices, _ in given for choice in choices]
+        encoded = encode_texts(tokenizer, firsts, seconds, self.config.data.max_length)
+        for _, choices, label in given:
+            for number in range(len(choices)):
+                yield Row(*next(encoded), label, number == 0)
+
+    def _question(self, record: Record) -> tuple[str, list[str], int]:
+        """Context, choices as they are read, and the number of the right one."""
+        choices = self._choices(record)
+        label = self._label(record, choices)
+        if self.task.pair_key:
+            start = record.text(self.task.pair_key, "pair_key")
+            choices = [f"{start} {choice}" for choice in choices]
+        return record.text(self.task.text_key, "text_key"), choices, label
+
+    def _choices(self, record: Record) -> list[str]:
+        keys = [name.strip() for name in self.task.choices_key.split(",")]
+        if len(keys) > 1:
+            return [record.text(key, "choices_key") for key in keys]
+        value = record.get(keys[0], "choices_key")
+        if not isinstance(value, list) or len(value) < 2 or not all(isinstance(one, str) for one in value):
+            raise DataError(
+                f"{record.where}: field {keys[0]!r} is {str(value)[:80]!r}, not a list of two texts or more. Mend it, or name the fields of "
+                "the choices, with commas between, in --config.task.choices_key."
+            )
+        return value
+
+    def _label(self, record: Record, choices: list[str]) -> int:
+        """A number from 0, the very text of a choice, a letter from A, or digits."""
+        value = record.get(self.task.label_key, "label_key")
+        number = value if type(value) is int else -1
+        if isinstance(value, str):
+            text = value.strip()
+            if choices.count(value) == 1:
+                number = choices.index(value)
+            elif text.isdecimal():
+                number = int(text)
+            elif len(text) == 1:
+                number = ord(text.upper()) - ord("A")
+        if not 0 <= number < len(choices):
+            raise DataError(
+                f"{record.where}: field {self.task.label_key!r} is {value!r}, not one of {len(choices)} choices: a number from 0 to "
+                f"{len(choices) - 1}, a letter from A to {chr(ord('A') + len(choices) - 1)}, or the text of one. Mend it, or name another "
+                "field in --config.task.label_key."
+            )
+        return number
+
+
+class Choices(Rows):
+    """Questions as C rows each, C being the most choices of any; those that a question lacks are empty rows."""
+
+    def __init__(self, store: TokenStore, arrays: dict[str, np.ndarray], *rest: Any) -> None:
+        super().__init__(store, arrays, *rest)
+        self.counts = np.bincount(arrays["record"])
+        self.first = np.cumsum(self.counts) - self.counts
+        self.num_examples, self.most = len(self.counts), int(self.counts.max())
+
+    def rows_of(self, index_B: np.ndarray) -> np.ndarray:
+        """Rows of questions, [B, C]; -1 where there is none."""
+        item_B, choice_C = np.maximum(index_B, 0), np.arange(self.most)
+        there_BC = (index_B >= 0)[:, None] & (choice_C < self.counts[item_B][:, None])
+        return np.where(there_BC, self.first[item_B][:, None] + choice_C, -1)
+
+    def width(self, index_B: np.ndarray) -> int:
+        return super().width(self.rows_of(index_B).reshape(-1))
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
+        """tokens, types, segments [B, C, L] int32; choices_BC (1 where there is one), labels_B, row_weights_B."""
+        rows_BC = self.rows_of(index_B)
+        flat = super().batch(np.repeat(epoch_B, self.most), rows_BC.reshape(-1), width)
+        batch = {name: x.reshape(*rows_BC.shape, *x.shape[1:]) for name, x in flat.items()}
+        batch["labels_B"] = batch["labels_B"][:, 0]
+        weights_BC = batch.pop("row_weights_B")
+        return batch | {"choices_BC": weights_BC, "row_weights_B": weights_BC.max(1)}
+
+
+class MultipleChoice(Task):
+    """Mean loss over questions."""
+
+    kinds = ("encoder",)
+    rows = Choices
+    total_names = ("rows", "real")
+    metrics = {"choice_loss_nats": "rows", "accuracy": "rows"}
+    loss_terms = ("choice_loss_nats",)
+    metric_names = ("accuracy", "calibration_error")
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "multiple_choice"
+
+    @classmethod
+    def reader(cls, config: Config) -> ChoiceReader:
+        return ChoiceReader(config)
+
+    def usual_metric(self) -> str:
+        return "accuracy"
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        return total_of(batch)
+
+    def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """[B, C]; the lowest number there is where there is no choice."""
+        shape = batch["tokens_BL"].shape
+        rows = {name: batch[name].reshape(-1, shape[-1]) for name in ("tokens_BL", "types_BL", "segments_BL")}
+        logits_BC = super().logits(model, rows, key).reshape(shape[:2])
+        return jnp.where(batch["choices_BC"] > 0, logits_BC, jnp.finfo(logits_BC.dtype).min)
+
+    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
+        weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
+        chosen_B = jnp.take_along_axis(jax.nn.log_softmax(logits), labels_B[:, None], axis=1)[:, 0]
+        right_B = logits.argmax(-1) == labels_B
+        return {"choice_loss_nats": -(weights_B * chosen_B).sum(), "accuracy": (weights_B * right_B).sum()}
+
+    def _kept(self, outputs: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and labels of all questions."""
+        logits = np.concatenate([real(output, "logits") for output in outputs])
+        return logits, np.concatenate([real(output, "labels_B") for output in outputs])
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        logits, labels = self._kept(outputs)
+        error = metrics.calibration_error(logits, labels)
+        return {"accuracy": float((logits.argmax(-1) == labels).mean()), "calibration_error": error}
+
+    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """One prediction a question, for predictions.jsonl: numbers of choices, from 0."""
+        for logits_C, label in zip(*self._kept(outputs), strict=True):
+            shares_C = np.exp(logits_C - logits_C.max())
+            best = int(logits_C.argmax())
+            share = round(float(shares_C[best] / shares_C.sum()), 6)
+            yield {"label": int(label), "prediction": best, "probability": share}
+
+    def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
+        rows = np.flatnonzero(self.corpus.arrays[self.part_of(store)]["record"] == number)
+        return {"texts": [self.tokenizer.decode(store.document_tokens(row).tolist()) for row in rows.tolist()]}
+
+    def baseline(self) -> str:
+        counts = np.bincount(self.corpus.arrays["validation"]["record"])
+        return f"guessing: accuracy {np.mean(1.0 / counts):.4g}"

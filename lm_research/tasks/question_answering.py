@@ -1,0 +1,332 @@
+"""Extractive question answering: the span of a context that answers a question, or none (SQuAD 1.1 and 2.0).
+
+As in BERT's fine-tuning (Devlin et al. 2018, sections 4.2 and 4.3): each token gets a score as start and one as end of the
+answer, the loss is the mean of both cross-entropies over the row. A context that is too long is read in windows that overlap;
+a window without the answer points to the row's first token, its summary, and so does every window of a question without one.
+
+Windows become questions again when all outputs of a part are there, so neither batch size nor number of processes plays a part.
+
+Legend: B batch, L length, P tokens of a window's context, K tokens of the longest answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.hf_tokenizer import with_special_tokens
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.windows import Window, context_rooms, windows
+from lm_research.errors import ConfigError, DataError
+from lm_research.models.architecture import Architecture
+from lm_research.objectives.base import Batch, Sums
+from lm_research.tasks import squad
+from lm_research.tasks.base import Rows, Task, real, total_of
+from lm_research.tasks.labelled import Labelled, Reader, Row
+from lm_research.tasks.records import Record
+
+ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
+
+
+class Question(NamedTuple):
+    """One question; `answers` are (text, first character) in its context, none where it has none."""
+
+    id: str
+    question: str
+    context: str
+    answers: list[tuple[str, int]]
+
+
+class QuestionReader(Reader):
+    """Reads task.pair_key (the question), text_key (the context) and label_key (the answers)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.task = config, config.task
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        kinds = {bool(self.question(record).answers) for record in records}
+        if True not in kinds:
+            raise DataError(
+                f"{self.task.train} has no question with an answer: nothing can be learned. Name another file in "
+                "--config.task.train, or the right field in --config.task.label_key."
+            )
+        return [ANSWERABLE] + ([UNANSWERABLE] if False in kinds else [])
+
+    def texts(self, record: Record) -> list[str]:
+        return [self.question(record).question, self.question(record).context]
+
+    def kept(self, record: Record) -> dict[str, Any]:
+        question = self.question(record)
+        return question._asdict() | {"answers": [text for text, _ in question.answers]}
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        tokenizer, given = with_special_tokens(tokenizer), [self.question(record) for record in records]
+        asked, length, stride = [one.question for one in given], self.config.data.max_length, self.task.stride
+        for record, room in zip(records, context_rooms(tokenizer, asked, length), strict=True):
+            if room <= stride:
+                raise DataError(
+                    f"{record.where}: beside its question a row of data.max_length={length} tokens has room for {max(0, room)} of the "
+                    f"context, no more than the task.stride={stride} that neighbouring windows share. Shorten the question, "
+                    "raise data.max_length or lower task.stride."
+                )
+        read = windows(tokenizer, asked, [one.context for one in given], length, stride)
+        for one, parts in zip(given, read, strict=True):
+            for number, window in enumerate(parts):
+                second = int(window.types.argmax()) if window.types.any() else 0
+                yield Row(window.ids, second, _target(window, one.answers), number == 0, window.offsets)
+
+    def question(self, record: Record) -> Question:
+        """A record's question; raises a DataError that says what is wrong with it."""
+        task, where = self.task, record.where
+        context = record.text(task.text_key, "text_key")
+        question = record.text(task.pair_key, "pair_key").strip()
+        if not context.strip():
+            raise DataError(f"{where} has an empty context (field {task.text_key!r}). Leave the question out.")
+        answers = self._answers(record)
+        impossible = bool(record.fields.get("is_impossible", not answers))
+        if impossible == bool(answers):
+            raise DataError(f"{where} has {len(answers)} answers, but is_impossible is {impossible}. Mend one of them.")
+        for text, start in answers:
+            if not text or context[start : start + len(text)] != text or start < 0:
+                found = context.find(text) if text else -1
+                hint = f"It stands at {found}." if found >= 0 else "The context does not have it."
+                there = context[max(0, start) : max(0, start) + max(1, len(text))]
+                raise DataError(
+                    f"{where}: the answer {text!r} is not at answer_start {start} of the context, where {there!r} stands. "
+                    f"{hint} Mend the record."
+                )
+        return Question(str(record.fields.get("id", where)), question, context, answers)
+
+    def _answers(self, record: Record) -> list[tuple[str, int]]:
+        """From {"text": [...], "answer_start": [...]} or [{"text": ..., "answer_start": ...}, ...]."""
+        value = record.get(self.task.label_key, "label_key")
+        wrong = DataError(
+            f"{record.where}: field {self.task.label_key!r} is {str(value)[:80]!r}, not answers: a list of objects with text and answer_start "
+            "(a character of the context), or one object with two lists of these names and of one length. Mend it, or name "
+            "another field in --config.task.label_key."
+        )
+        if isinstance(value, dict):
+            texts, starts = value.get("text"), value.get("answer_start")
+        elif isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            texts, starts = ([one.get(name) for one in value] for name in ("text", "answer_start"))
+        else:
+            raise wrong
+        if not (isinstance(texts, list) and isinstance(starts, list)) or len(texts) != len(starts):
+            raise wrong
+        if not all(isinstance(text, str) for text in texts) or not all(type(start) is int for start in starts):
+            raise wrong
+        return list(zip(texts, starts, strict=True))
+
+
+def _target(window: Window, answers: list[tuple[str, int]]) -> list[int]:
+    """Places of the first and last token of the first answer; [0, 0] if it does not lie within the window."""
+    inside = np.flatnonzero(window.offsets[:, 0] >= 0)
+    if not answers or not len(inside):
+        return [0, 0]
+    start, end = answers[0][1], answers[0][1] + len(answers[0][0])
+    from_P, to_P = window.offsets[inside].T
+    first, last = np.searchsorted(to_P, start, side="right"), np.searchsorted(from_P, end, side="left") - 1
+    if start < from_P[0] or end > to_P[-1] or first > last:
+        return [0, 0]
+    return [int(inside[first]), int(inside[last])]
+
+
+class Windows(Rows):
+    """Rows that know their number, counted from `first`."""
+
+    first = 0
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
+        """As Rows' (labels_B [B, 2]: the places of start and end), and window_B [B] int32."""
+        numbers_B = (self.first + np.maximum(index_B, 0)).astype(np.int32)
+        return super().batch(epoch_B, index_B, width) | {"window_B": numbers_B}
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of a context, and the sum of the two scores."""
+
+    score: float
+    start: int
+    end: int
+
+
+class Found(NamedTuple):
+    """What was found for a question: spans, best first; the score of none (its smallest over windows)."""
+
+    question: dict[str, Any]
+    spans: list[Span]
+    null: float
+
+    @property
+    def margin(self) -> float:
+        """Score of no answer minus that of the best."""
+        return self.null - self.spans[0].score if self.spans else math.inf
+
+    def text(self, span: Span) -> str:
+        return self.question["context"][span.start : span.end]
+
+
+class QuestionAnswering(Task):
+    """Mean loss over windows; scores over questions, as SQuAD's scripts have them (tasks/squad.py)."""
+
+    kinds = ("encoder",)
+    rows = Windows
+    total_names = ("rows", "real")
+    metrics = {"span_loss_nats": "rows"}
+    loss_terms = ("span_loss_nats",)
+    metric_names = ("exact_match", "f1")
+    null_names = (
+        "has_answer_exact_match", "has_answer_f1", "no_answer_exact_match", "no_answer_f1", "best_f1", "best_null_threshold",
+    )  # fmt: skip
+
+    def __init__(self, config: Config, corpus: Labelled) -> None:
+        held_out = [question for part in corpus.kept.values() for question in part]
+        self.null = UNANSWERABLE in corpus.labels or not all(question["answers"] for question in held_out)
+        if self.null:
+            self.metric_names = QuestionAnswering.metric_names + self.null_names
+        super().__init__(config, corpus)
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "span"
+
+    @classmethod
+    def reader(cls, config: Config) -> QuestionReader:
+        return QuestionReader(config)
+
+    @classmethod
+    def num_labels(cls, config: Config, corpus: Labelled) -> int:
+        return 2
+
+    @classmethod
+    def check(cls, config: Config, arch: Architecture) -> None:
+        super().check(config, arch)
+        if not config.task.pair_key:
+            raise ConfigError(
+                "config.task.name=question_answering reads three fields: set --config.task.text_key=context, "
+                "--config.task.pair_key=question and --config.task.label_key=answers, as configs/finetune/question_answering.py does."
+            )
+        if config.task.stride >= config.data.max_length:
+            raise ConfigError(
+                f"config.task.stride={config.task.stride} leaves windows of data.max_length={config.data.max_length} tokens no room to move. "
+                "Lower it, or raise data.max_length."
+            )
+
+    def usual_metric(self) -> str:
+        return "f1"
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        return total_of(batch)
+
+    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
+        # Without padding, whose amount goes with the batch.
+        real_BL1 = (batch["segments_BL"] > 0)[..., None]
+        shares_BL2 = jax.nn.log_softmax(jnp.where(real_BL1, logits, jnp.finfo(logits.dtype).min), axis=1)
+        chosen_B2 = jnp.take_along_axis(shares_BL2, batch["labels_B"][:, None, :], axis=1)[:, 0]
+        return {"span_loss_nats": -(batch["row_weights_B"] * chosen_B2.mean(-1)).sum()}
+
+    def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
+        return super().outputs(model, batch) | {"window_B": batch["window_B"]}
+
+    def examples(self, store: TokenStore, purpose: str) -> Rows:
+        """Windows; those of the test part are numbered on from those of the validation part."""
+        examples = super().examples(store, purpose)
+        examples.first = self.corpus.validation.num_documents if self.part_of(store) == "test" else 0
+        return examples
+
+    def found(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[Found]:
+        """What was found for each question of a part, in order.
+
+        If not all windows were read (eval.num_batches), a last question that lacks some is left out, unless it is the only one.
+        """
+        numbers = np.concatenate([real(output, "window_B") for output in outputs])
+        held = self.corpus.validation.num_documents
+        part, first = ("test", held) if numbers[0] >= held else ("validation", 0)
+        store, arrays, kept = getattr(self.corpus, part), self.corpus.arrays[part], self.corpus.kept[part]
+        starts = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
+        record = arrays.get("record", np.arange(store.num_documents))
+        counts = np.bincount(record)
+        read = (logits for output in outputs for logits in real(output, "logits"))
+        rows = zip((numbers - first).tolist(), read, strict=True)
+        for question, own in itertools.groupby(rows, lambda row: int(record[row[0]])):
+            windows = [(logits, arrays["offsets"][starts[row] : starts[row + 1]]) for row, logits in own]
+            if len(windows) == counts[question] or question == record[numbers[0] - first]:
+                yield self._search(kept[question], windows)
+
+    def _search(self, question: dict[str, Any], windows: list[tuple[np.ndarray, np.ndarray]]) -> Found:
+        """The best spans of at most task.max_answer_length tokens over all windows; each once, with its highest score."""
+        scores: dict[tuple[int, int], float] = {}
+        longest, n_best, null = self.config.task.max_answer_length, self.config.task.n_best, math.inf
+        for logits_L2, offsets_L2 in windows:
+            null = min(null, float(logits_L2[0].sum()))
+            place_P = np.flatnonzero(offsets_L2[:, 0] >= 0)
+            if not len(place_P):
+                continue
+            start_P, end_P = logits_L2[place_P].T.astype(np.float64)
+            ends = np.pad(end_P, (0, longest - 1), constant_values=-np.inf)
+            sums_PK = start_P[:, None] + np.lib.stride_tricks.sliding_window_view(ends, longest)
+            for best in np.argsort(-sums_PK, axis=None, kind="stable")[: 2 * n_best]:
+                first, more = divmod(int(best), longest)
+                if not np.isfinite(sums_PK[first, more]):
+                    break
+                begin, end = int(offsets_L2[place_P[first], 0]), int(offsets_L2[place_P[first + more], 1])
+                while (
+                    begin < end and question["context"][begin].isspace()
+                ):  # a space belongs to the token, not to the answer
+                    begin += 1
+                scores[begin, end] = max(scores.get((begin, end), -np.inf), float(sums_PK[first, more]))
+        spans = [Span(score, *place) for place, score in scores.items()]
+        return Found(question, sorted(spans, key=lambda span: (-span.score, span.start, span.end))[:n_best], null)
+
+    def _answer(self, found: Found) -> str:
+        if not found.spans or self.null and found.margin > self.config.task.null_threshold:
+            return ""
+        return found.text(found.spans[0])
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        """Over questions; of data with unanswerable ones also `best_f1`, by the null threshold `best_null_threshold`."""
+        found = list(self.found(outputs))
+        golds = [one.question["answers"] for one in found]
+        scores = squad.scores([self._answer(one) for one in found], golds, self.null)
+        if self.null:
+            best = [one.text(one.spans[0]) if one.spans else "" for one in found]
+            margins = [one.margin for one in found]
+            scores["best_f1"], scores["best_null_threshold"] = squad.best_threshold(margins, best, golds)
+        return scores
+
+    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """One prediction a question, for predictions.jsonl; `null_margin` is what task.null_threshold is compared with."""
+        for found in self.found(outputs):
+            golds, answer = found.question["answers"], self._answer(found)
+            logits = np.array([span.score for span in found.spans] + ([found.null] if self.null else []))
+            shares = np.exp(logits - logits.max(initial=-np.inf))
+            names = [(found.text(span), span.start, span.end) for span in found.spans] + [("", 0, 0)] * self.null
+            listed = [
+                {"answer": text, "start": start, "end": end, "score": round(float(score), 4), "probability": round(float(share), 6)}
+                for (text, start, end), score, share in zip(names, logits, shares / shares.sum(), strict=True)
+            ]  # fmt: skip
+            yield {
+                "id": found.question["id"],
+                "question": found.question["question"],
+                "answers": golds,
+                "prediction": answer,
+                "exact_match": squad.exact_match(answer, golds, self.null),
+                "f1": squad.f1(answer, golds, self.null),
+                **({"null_margin": round(found.margin, 4)} if self.null else {}),
+                "n_best": sorted(listed, key=lambda one: -one["score"]),
+            }
+
+    def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
+        return {}  # a question is more than one row
+
+    def baseline(self) -> str:
+        none = [not question["answers"] for question in self.corpus.kept["validation"]]
+        return f"never an answer: f1 {sum(none) / len(none):.4g}"

@@ -1,0 +1,164 @@
+"""Which parameters learn, and how fast: frozen ones (train.freeze), and rates that fall layer by layer (optimizer.layer_decay).
+
+A frozen parameter has no gradient, no optimizer state and no decay. The layers of a stack are one array with a leading axis: if
+only some of them are frozen, the array keeps its optimizer state, and their gradient, moments and update are zero.
+
+Rates fall from the top (Howard & Ruder 2018, section 3.2; Clark et al. 2020, appendix B; Bao et al. 2021): with decay d and N layers
+the head, the pooler and a final norm have the full rate, layer i of 0 .. N - 1 has d^(N - i) of it, embeddings d^(N + 1). Of
+an encoder-decoder each stack counts by itself.
+
+Legend: N layers of a stack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.errors import ConfigError
+from lm_research.models.definition import Params, flatten
+
+_BELOW = ("embeddings", "relative_bias")  # what lies below the layers of a stack
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Attributes, all by path ("encoder/layers/attention/query/kernel"):
+
+    frozen: parameters that do not learn at all.
+    masks: of those that learn in part, 1 for each layer that learns, else 0; to be multiplied with the array.
+    rates: shares of the learning rate, numbers or one a layer; none where there is no decay.
+    """
+
+    frozen: frozenset[str]
+    masks: dict[str, np.ndarray]
+    rates: dict[str, np.ndarray]
+
+    def in_words(self, shapes: Params) -> str:
+        """How many parameters learn, where not all do."""
+        if not (self.frozen or self.masks):
+            return ""
+        leaves = flatten(self.learning(shapes))
+        share = lambda path: self.masks[path].mean() if path in self.masks else 1.0  # noqa: E731
+        return f" ({round(sum(math.prod(leaf.shape) * share(path) for path, leaf in leaves.items())):,} of them learn)"
+
+    def learning(self, tree: Params) -> Params:
+        """The parameters, or anything of their structure, without those that are frozen."""
+        return self._kept(tree, "") if self.frozen else tree
+
+    def _kept(self, tree: Params, prefix: str) -> Params:
+        inner = {
+            key: self._kept(value, f"{prefix}{key}/") if isinstance(value, dict) else value
+            for key, value in tree.items()
+            if f"{prefix}{key}" not in self.frozen
+        }
+        return {key: value for key, value in inner.items() if not isinstance(value, dict) or value}
+
+    def gradient(self, gradient: Params) -> Params:
+        """A gradient without what is frozen; nothing need be computed for it then."""
+        return _change(self.learning(gradient), self.masks)
+
+    def moved(self, params: Params, direction: Params, rate: jax.Array) -> Params:
+        """`params - rate * direction`, each by its share of the rate; `direction` is of those that learn."""
+        moves = flatten(_change(_change(direction, self.rates), self.masks))
+
+        def move(path: tuple, param: jax.Array) -> jax.Array:
+            name = _name(path)
+            return param - rate * moves[name] if name in moves else param
+
+        return jax.tree_util.tree_map_with_path(move, params)
+
+
+def make_groups(config: Config, shapes: Params) -> Groups:
+    """The groups of a model.
+
+    Args:
+      config: optimizer.layer_decay and train.freeze are used.
+      shapes: the parameters, or their shapes.
+
+    Raises:
+      ConfigError: a pattern of train.freeze is no regular expression, or fits no parameter; nothing is left to learn.
+    """
+    leaves = {path: leaf.shape for path, leaf in flatten(shapes).items()}
+    frozen, masks = _freeze(config.train.freeze, leaves)
+    decay = config.optimizer.layer_decay
+    return Groups(frozen, masks, {} if decay == 1.0 else {path: _rate(path, leaves, decay) for path in leaves})
+
+
+def _freeze(patterns: str, leaves: dict[str, tuple[int, ...]]) -> tuple[frozenset[str], dict[str, np.ndarray]]:
+    learns = {path: np.ones(shape[0] if _stack(path) is not None else 1, np.float32) for path, shape in leaves.items()}
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"config.train.freeze: {pattern!r} is not a regular expression ({error}). Patterns are divided by commas and may not "
+                "contain any."
+            ) from error
+        fits = {
+            path: np.array([bool(expression.search(name)) for name in _names(path, len(mask))])
+            for path, mask in learns.items()
+        }
+        if not any(found.any() for found in fits.values()):
+            groups = sorted({"/".join(path.split("/")[:2]) for path in leaves})
+            raise ConfigError(
+                f"config.train.freeze: {pattern!r} fits no parameter. Parameters lie below {', '.join(groups)}; those of a stack's layer "
+                "3 below encoder/layers/3 or decoder/layers/3."
+            )
+        learns = {path: np.where(fits[path], 0.0, mask).astype(np.float32) for path, mask in learns.items()}
+    if not any(mask.any() for mask in learns.values()):
+        raise ConfigError(f"config.train.freeze={patterns!r} leaves no parameter to learn. Freeze fewer.")
+    partly = {path: mask for path, mask in learns.items() if mask.any() and not mask.all()}
+    masks = {path: _along_layers(mask, leaves[path]) for path, mask in partly.items()}
+    return frozenset(path for path, mask in learns.items() if not mask.any()), masks
+
+
+def _names(path: str, layers: int) -> Sequence[str]:
+    """The name of each layer's part: "encoder/layers/3/attention/..."."""
+    stack = _stack(path)
+    if stack is None:
+        return [path]
+    rest = path.removeprefix(stack)
+    return [f"{stack}{layer}/{rest}" for layer in range(layers)]
+
+
+def _stack(path: str) -> str | None:
+    """ "encoder/layers/" of a path below it; None of others."""
+    before, layers, _ = path.partition("layers/")
+    return before + layers if layers else None
+
+
+def _rate(path: str, leaves: dict[str, tuple[int, ...]], decay: float) -> np.ndarray:
+    if _stack(path) is not None:
+        layers = leaves[path][0]
+        return _along_layers((decay ** (layers - np.arange(layers))).astype(np.float32), leaves[path])
+    parts = path.split("/")
+    for place, part in enumerate(parts):
+        if part in _BELOW:
+            stack = "/".join([*parts[:place], "layers", ""])
+            layers = next((shape[0] for other, shape in leaves.items() if other.startswith(stack)), 0)
+            return np.float32(decay ** (layers + 1))
+    return np.float32(1.0)
+
+
+def _along_layers(values_N: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return values_N.reshape(-1, *(1,) * (len(shape) - 1))
+
+
+def _change(tree: Params, factors: dict[str, np.ndarray]) -> Params:
+    """Each array times its factor; those without one as they are."""
+    if not factors:
+        return tree
+    times = lambda path, x: x * jnp.asarray(factors[name]) if (name := _name(path)) in factors else x  # noqa: E731
+    return jax.tree_util.tree_map_with_path(times, tree)
+
+
+def _name(path: tuple) -> str:
+    return "/".join(str(key.key) for key in path)

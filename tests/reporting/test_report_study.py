@@ -1,0 +1,82 @@
+"""A study on the page: what counts, what was best when, and which parameter matters."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reporting_runs import data_of, final, write_run, write_study
+
+from lm_research import report
+from lm_research.reporting.studies import read_study
+
+
+def trial(number: int, value: float | None, state: str = "complete", **params: Any) -> dict[str, Any]:
+    return {"number": number, "params": params, "value": value, "state": state, "run": f"trials/{number}", "reason": ""}
+
+
+TRIALS = [
+    trial(0, 5.0, lr=1e-3, name="a", same=1),
+    trial(1, None, "failed", lr=1.0, name="a", same=1) | {"reason": "the loss was <NaN>"},
+    trial(2, 4.0, "COMPLETE", lr=1e-2, name="b", same=1),
+    trial(3, 4.5, lr=3e-3, name="b", same=1),
+    trial(4, 3.0, "pruned", lr=1e-1, name="b", same=1),
+    trial(5, 3.5, lr=3e-2, name="a", same=1),
+    trial(6, 1.0, "running", lr=2e-2, name="a", same=1),
+    trial(7, math.nan, lr=5e-2, name="a", same=1),
+]
+
+
+def test_what_counts(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path, list(reversed(TRIALS))))
+    assert [t["number"] for t in study.measured] == [0, 2, 3, 5]
+    assert [t["number"] for t in study.ranked] == [5, 2, 3, 0]
+    assert study.best_so_far() == [(0, 5.0), (2, 4.0), (3, 4.0), (5, 3.5)]
+
+
+def test_the_larger_the_better(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path, TRIALS, direction="maximize"))
+    assert study.best_so_far() == [(0, 5.0), (2, 5.0), (3, 5.0), (5, 5.0)]
+    assert study.ranked[0]["number"] == 0
+
+
+def test_importance(tmp_path: Path) -> None:
+    """Ranks of the values 5, 4, 4.5, 3.5 are 4, 2, 3, 1 and of lr 1, 3, 2, 4: exactly reversed.
+
+    Of the names, a has ranks 4 and 1, b 2 and 3; both have the mean 2.5, so nothing lies between them.
+    """
+    study = read_study(write_study(tmp_path, TRIALS))
+    assert study.importance() == pytest.approx({"lr": 1.0, "name": 0.0})
+    swapped = [t | {"params": {"name": "a" if t["number"] in (0, 3) else "b"}} for t in TRIALS]
+    # ranks 4, 3 against 2, 1: means 3.5 and 1.5, so 4 x 1 of the sum of squares 2.25 + 0.25 + 0.25 + 2.25 = 5
+    assert read_study(write_study(tmp_path, swapped)).importance() == pytest.approx({"name": math.sqrt(4 / 5)})
+
+
+def test_page(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    again = trial(8, 5.0, lr=1e-3, name="a", same=1) | {"run": "trials/0"}  # two trials may share a run
+    folder = write_study(tmp_path / "sweep", [*TRIALS, again])
+    for number, value in ((0, 5.0), (2, 4.0), (3, 4.5)):
+        write_run(folder / "trials" / str(number), final(value))
+    assert report.main([str(folder), "--output", str(tmp_path / "page.html")]) == 0
+    html, data = (tmp_path / "page.html").read_text(), data_of(tmp_path / "page.html")
+    assert [run["name"] for run in data["runs"]] == ["trial 0", "trial 2", "trial 3"]
+    (study,) = data["studies"]
+    assert [t["value"] for t in study["trials"]] == [5.0, None, 4.0, 4.5, 3.0, 3.5, 1.0, "NaN", 5.0]
+    assert study["measured"] == [0, 2, 3, 5, 8]
+    assert "the loss was &lt;NaN&gt;" in html and "Best: trial 5" in html
+    assert "No curves of trials 5, whose runs cannot be read" in html
+
+
+def test_of_many_trials_the_best_have_curves(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    trials = [trial(number, float(100 - number), lr=number) for number in range(15)]
+    folder = write_study(tmp_path / "sweep", trials)
+    for number in range(15):
+        write_run(folder / "trials" / str(number))
+    assert report.main([str(folder)]) == 0
+    names = {run["name"] for run in data_of(folder / "report.html")["runs"]}
+    assert names == {f"trial {number}" for number in range(3, 15)}
+    assert "curves of the best 12 of 15 trials" in (folder / "report.html").read_text()

@@ -1,0 +1,92 @@
+"""What a sweep's trials are, and which sweeps are refused."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import pytest
+
+from lm_research.errors import ConfigError
+from lm_research.sweeping import Choice, Sweep, Uniform
+from lm_research.sweeping.sweep import config_digest, load
+
+RATE = "optimizer.learning_rate"
+
+
+def test_a_grid_is_every_combination_the_last_key_fastest() -> None:
+    sweep = Sweep("configs/quickstart.py", {RATE: Choice(1e-3, 1e-2), "model.num_layers": Choice(1, 2, 3)})
+    assert sweep.num_trials == 6
+    assert [tuple(sweep.planned(number).values()) for number in range(6)] == [
+        (1e-3, 1), (1e-3, 2), (1e-3, 3), (1e-2, 1), (1e-2, 2), (1e-2, 3),
+    ]  # fmt: skip
+
+
+def test_random_values_follow_from_seed_and_number_and_cover_their_range() -> None:
+    space = {RATE: Uniform(1e-5, 1e-1, log=True), "model.num_layers": Uniform(1, 4, integer=True)}
+    sweep = Sweep("configs/quickstart.py", space, method="random", num_trials=400)
+    drawn = [sweep.planned(number) for number in range(400)]
+    assert drawn == [sweep.planned(number) for number in range(400)]
+    assert drawn != [Sweep("x", space, method="random", num_trials=400, seed=1).planned(n) for n in range(400)]
+    decades = [math.floor(math.log10(values[RATE])) for values in drawn]
+    for decade in (-5, -4, -3, -2):  # 100 expected in each; four deviations of a binomial (8.7) away at most
+        assert 65 <= decades.count(decade) <= 135
+    assert {values["model.num_layers"] for values in drawn} == {1, 2, 3, 4}
+
+
+def test_flags_are_those_of_the_verb() -> None:
+    sweep = Sweep("configs/quickstart.py:gpt", {RATE: Choice(0.5)}, fixed={"model.scan_layers": True}, rungs=(5, 20))
+    assert sweep.flags({RATE: 0.5}) == [
+        "--config=configs/quickstart.py:gpt", "--config.model.scan_layers=true", "--config.optimizer.learning_rate=0.5",
+        "--config.train.num_steps=20",
+    ]  # fmt: skip
+
+
+def test_equal_configs_have_equal_digests() -> None:
+    config = str(pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py")
+    sweep = Sweep(config, {"train.num_steps": Choice(5, 6), RATE: Choice(0.001)})
+    digests = [
+        config_digest(sweep, {"train.num_steps": steps, RATE: rate}) for steps, rate in ((5, 1), (5, 1.0), (6, 1))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    with pytest.raises(ConfigError, match="train.num_steps"):
+        config_digest(sweep, {"train.num_steps": -1})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"method": "greed"}, "The sweep's method is 'greed'"),
+        ({"space": {}}, "space is empty"),
+        ({"space": {"optimizer.learning_rat": Choice(1)}}, "learning_rate"),
+        ({"space": {RATE: Uniform(1, 2)}}, "A grid needs choices"),
+        ({"space": {RATE: Uniform(0, 2, log=True)}, "method": "random", "num_trials": 3}, "above 0 with log=True"),
+        ({"space": {RATE: Choice(1, 1)}}, "each once"),
+        ({"space": {RATE: 1}}, r"Write Choice\(...\)"),
+        ({"method": "random"}, "num_trials is 0"),
+        ({"rungs": (5, 5)}, "growing step numbers"),
+        ({"rungs": (5, 6), "prune": True}, "Keep one of them"),
+        ({"fixed": {RATE: 1}}, "both varies and fixes optimizer.learning_rate"),
+    ],
+)
+def test_what_cannot_be_is_refused(given: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Sweep(**{"config": "configs/quickstart.py", "space": {RATE: Choice(1.0)}, **given})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", r"has no get_sweep\(\)"),
+        ("1 / 0", "failed with ZeroDivisionError"),
+        ("def get_sweep(): return 3", "returned a int"),
+    ],
+)
+def test_a_file_without_a_sweep_is_refused(text: str, words: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "sweep.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as refused:
+        load(str(path))
+    assert str(path) in str(refused.value)
+    with pytest.raises(ConfigError, match="no such file"):
+        load(str(tmp_path / "other.py"))

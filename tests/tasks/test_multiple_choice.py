@@ -1,0 +1,131 @@
+"""Multiple choice through the real command, its batches, and records that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from train_helpers import ROOT, call, summary
+
+import lm_research
+from lm_research.config import resolve
+from lm_research.errors import DataError
+from lm_research.tasks import TASKS
+from lm_research.tasks.labelled import open_labelled
+
+WORDS = "river stone bread water light night sheep field".split()
+TINY = {
+    "model.num_layers": 1, "model.hidden_size": 32, "model.num_heads": 2, "model.intermediate_size": 64, "model.init_std": 0.1,
+    "model.max_length": 32, "model.dropout_rate": 0.0, "model.attention_dropout_rate": 0.0, "data.max_length": 32,
+    "tokenizer.kind": "wordpiece", "tokenizer.vocab_size": 64, "optimizer.learning_rate": 5e-3, "train.num_epochs": 6,
+    "train.batch_size": 16, "logging.trackers": "none", "logging.every_steps": 50,
+}  # fmt: skip
+
+
+def questions(count: int, seed: int) -> list[dict[str, Any]]:
+    """Two to four choices of three words; the right one has "gold" in it."""
+    draw, rows = random.Random(seed), []
+    for _ in range(count):
+        choices = [[draw.choice(WORDS) for _ in range(3)] for _ in range(draw.randint(2, 4))]
+        label = draw.randrange(len(choices))
+        choices[label][draw.randrange(3)] = "gold"
+        texts = [" ".join(choice) for choice in choices]
+        rows.append(
+            {"question": "what is there", "choices": texts, "label": draw.choice([label, "ABCD"[label], texts[label]])}
+        )
+    return rows
+
+
+def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> pathlib.Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.slow
+def test_it_learns_and_the_exported_model_says_the_same(tmp_path: pathlib.Path) -> None:
+    keys = TINY | {"task.train": write(tmp_path / "a.jsonl", questions(160, 0))}
+    keys |= {"task.validation": write(tmp_path / "b.jsonl", questions(37, 1)), "train.accumulation_steps": 2}
+    flags = [f"--config.{key}={value}" for key, value in keys.items()]
+    run = tmp_path / "run"
+    assert call([f"--config={ROOT}/configs/finetune/multiple_choice.py", f"--workdir={run}", *flags]) == 0
+    assert summary(run)["validation"]["eval_accuracy"] > 0.95  # guessing: about 0.36
+    rows = [json.loads(line) for line in (run / "predictions_validation.jsonl").read_text().splitlines()]
+    lm = lm_research.from_pretrained(run / "model")
+    assert lm.head == "multiple_choice" and len(rows) == 37
+    for row, given in zip(rows[:12], questions(37, 1), strict=False):
+        texts = [f"{given['question']} {choice}" for choice in given["choices"]]
+        assert row["texts"] == texts
+        encoded = lm.tokenizer([given["question"]] * len(texts), given["choices"], padding="max_length", max_length=16)
+        logits = np.asarray(lm(**{name: x[None] for name, x in encoded.items()})["logits"])[0]
+        shares = np.exp(logits) / np.exp(logits).sum()
+        assert row["prediction"] == logits.argmax() and row["probability"] == pytest.approx(shares.max(), abs=1e-5)
+
+
+def corpus_of(folder: pathlib.Path, rows: list[dict[str, Any]], **keys: str) -> tuple[Any, Any]:
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    file = str(write(folder / "a.jsonl", rows))
+    task = {"name": "multiple_choice", "text_key": "question", "train": file, "validation": file} | keys
+    config = resolve({"task": task, "data": {"max_length": 16}, "tokenizer": {"path": str(folder)}})
+    corpus = open_labelled(config, folder / "run", TASKS["multiple_choice"].reader(config), lambda line: None)
+    return TASKS["multiple_choice"](config, corpus), corpus
+
+
+def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
+    """A question of two choices beside one of three, and an empty row: [CLS] a [SEP] b c [SEP]; b and c are 6 and 7."""
+    rows = [
+        {"question": "a", "start": "b", "choices": ["c", "d"], "label": 1},
+        {"question": "a", "start": "b", "choices": ["c", "d", "e f"], "label": "C"},
+    ]
+    task, corpus = corpus_of(tmp_path, rows, pair_key="start")
+    batch = task.examples(corpus.train, "train").batch(np.zeros(3, np.int64), np.array([0, 1, -1]), 8)
+    assert batch["tokens_BL"].tolist() == [
+        [[2, 5, 3, 6, 7, 3, 0, 0], [2, 5, 3, 6, 8, 3, 0, 0], [0] * 8],
+        [[2, 5, 3, 6, 7, 3, 0, 0], [2, 5, 3, 6, 8, 3, 0, 0], [2, 5, 3, 6, 9, 10, 3, 0]],
+        [[0] * 8] * 3,
+    ]
+    assert batch["types_BL"][0, 0].tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+    assert batch["choices_BC"].tolist() == [[1, 1, 0], [1, 1, 1], [0, 0, 0]]
+    assert batch["labels_B"].tolist()[:2] == [1, 2] and batch["row_weights_B"].tolist() == [1, 1, 0]
+    logits = np.log([[0.25, 0.75, 1e-38], [0.5, 0.25, 0.25], [1.0, 1.0, 1.0]]).astype(np.float32)
+    sums = task.sums_of(logits, batch)
+    assert float(sums["choice_loss_nats"]) == pytest.approx(-np.log(0.75) - np.log(0.25))
+    assert float(sums["accuracy"]) == 1
+
+
+@pytest.mark.parametrize(("label", "number"), [(1, 1), ("1", 1), ("B", 1), ("c", 2), ("yes no", 0), ("2", 2)])
+def test_forms_of_labels(label: Any, number: int, tmp_path: pathlib.Path) -> None:
+    row = {"question": "a", "choices": ["yes no", "no", "e"], "label": label}
+    _, corpus = corpus_of(tmp_path, [row])
+    assert corpus.arrays["train"]["labels"].tolist() == [number] * 3
+
+
+def test_choices_in_fields_of_their_own(tmp_path: pathlib.Path) -> None:
+    _, corpus = corpus_of(tmp_path, [{"question": "a", "x": "b", "y": "c", "label": 0}], choices_key="x, y")
+    assert corpus.train.document_tokens(1).tolist() == [2, 5, 3, 7, 3]
+
+
+GOOD = {"question": "a", "choices": ["b", "c"], "label": 0}
+WRONG = {
+    "past the last": (
+        {"label": 2},
+        "field 'label' is 2, not one of 2 choices: a number from 0 to 1, a letter from A to B",
+    ),
+    "a letter past": ({"label": "C"}, "field 'label' is 'C', not one of 2 choices"),
+    "no label": ({"label": None}, "field 'label' is None, not one of 2 choices"),
+    "negative": ({"label": -1}, "field 'label' is -1"),
+    "one choice": ({"choices": ["b"]}, "field 'choices' is .*not a list of two texts or more"),
+    "a text": ({"choices": "b"}, "field 'choices' is 'b', not a list"),
+    "no question": ({"question": 1}, "field 'question' is 1, not a text"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_records_that_cannot_be_used(case: str, tmp_path: pathlib.Path) -> None:
+    change, message = WRONG[case]
+    with pytest.raises(DataError, match=f"a.jsonl, line 2.*{message}"):
+        corpus_of(tmp_path, [GOOD, GOOD | change])

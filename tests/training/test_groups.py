@@ -1,0 +1,168 @@
+"""Frozen parameters and rates of layers against arithmetic, through the real step on a loss whose gradient is known."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from toy import Regression
+
+from lm_research.config import Config, resolve
+from lm_research.errors import ConfigError
+from lm_research.models.definition import flatten, unflatten
+from lm_research.training.groups import make_groups
+from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.state import init_state
+from lm_research.training.step import make_train_step
+
+LAYERS = 3
+SHAPES = {
+    "encoder/embeddings/tokens": (4, 2), "encoder/embeddings/norm/scale": (2,), "encoder/layers/attention/kernel": (LAYERS, 2),
+    "encoder/layers/norm/bias": (LAYERS, 2), "pooler/kernel": (2,), "classifier/kernel": (2,),
+}  # fmt: skip
+DECAYED = [path for path in SHAPES if not path.endswith(("bias", "scale"))]
+
+
+def draw(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {path: rng.normal(size=shape).astype(np.float32) for path, shape in SHAPES.items()}
+
+
+PARAMS, GRADIENT = draw(0), draw(1)
+
+
+class Linear(Regression):
+    """The loss is the sum of all parameters, each times its entry of GRADIENT."""
+
+    metrics = {"sum": "tokens"}
+    loss_terms = ("sum",)
+
+    def totals(self, batch: dict) -> dict:
+        return {"tokens": jnp.float32(1.0), "real": jnp.float32(1.0)}
+
+    def sums(self, model: dict, batch: dict, key: jax.Array | None) -> dict:
+        return {"sum": sum((x * GRADIENT[path]).sum() for path, x in flatten(model).items())}
+
+
+DEFINITION = types.SimpleNamespace(
+    init=lambda seed: unflatten({path: jnp.asarray(x) for path, x in PARAMS.items()}),
+    bind=lambda params: params,
+    shapes=jax.eval_shape(lambda: unflatten({path: jnp.asarray(x) for path, x in PARAMS.items()})),
+)
+
+
+def config(optimizer: dict[str, Any], freeze: str = "", decay: float = 1.0, **train: Any) -> Config:
+    return resolve({
+        "optimizer": {"learning_rate": 0.5, "layer_decay": decay, **optimizer}, "schedule": {"name": "constant"},
+        "train": {"freeze": freeze, **train},
+    })  # fmt: skip
+
+
+def after(config: Config, steps: int = 1) -> dict[str, Any]:
+    """The state after some steps."""
+    optimizer, objective = make_optimizer(config.optimizer), Linear()
+    state = jax.device_get(init_state(DEFINITION, optimizer, config, objective))
+    step = tiny.jit(make_train_step(objective, DEFINITION, optimizer, make_schedule(config), config))
+    for _ in range(steps):
+        state = step(state, {"tokens_BL": np.zeros((1, 1, 1), np.float32)})
+    return jax.device_get(state)
+
+
+SGD = {"name": "sgd", "beta1": 0.0, "weight_decay": 0.0, "clip_norm": 0.0}
+
+
+def test_rates_fall_from_the_head_to_the_embeddings() -> None:
+    """Half of it each layer: 1/2, 1/4 and 1/8 from the last to the first, 1/16 for embeddings. Decay of weights goes with them."""
+    found = flatten(after(config(SGD | {"weight_decay": 0.1}, decay=0.5))["params"])
+    shares = {path: 1.0 for path in SHAPES} | {path: 1 / 16 for path in SHAPES if "embeddings" in path}
+    shares |= {path: np.array([[1 / 8], [1 / 4], [1 / 2]]) for path in SHAPES if "layers" in path}
+    for path, before in PARAMS.items():
+        direction = GRADIENT[path] + 0.1 * before * (path in DECAYED)
+        np.testing.assert_allclose(found[path], before - 0.5 * shares[path] * direction, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_rates_of_real_models(family: str) -> None:
+    """Each stack by itself; what all layers of a stack share lies below them, its final norm above."""
+    from lm_research.models.families import define_model
+
+    model = {"family": family, "num_layers": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 32}
+    settings = resolve({"model": model, "optimizer": {"layer_decay": 0.1}})
+    rates = make_groups(settings, define_model(settings.model, 64, "classification").shapes).rates
+    for path, rate in rates.items():
+        if "/layers/" in path:
+            assert rate.reshape(-1) == pytest.approx([0.01, 0.1]), path
+        else:
+            below = "/embeddings/" in path or "/relative_bias" in path
+            assert float(rate) == pytest.approx(0.001 if below else 1.0), path
+    assert any("/layers/" in path for path in rates) and any("classifier" in path for path in rates)
+
+
+def test_one_rate_for_all_changes_nothing() -> None:
+    groups = make_groups(config(SGD), DEFINITION.shapes)
+    assert not groups.rates and not groups.masks and not groups.frozen
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion"])
+def test_what_is_frozen_has_no_state_no_gradient_and_no_decay(name: str) -> None:
+    settings = config({"name": name, "weight_decay": 0.1, "clip_norm": 1e-3}, "embeddings, ^pooler/", ema_decay=0.5)
+    state = after(settings, 2)
+    found, average = flatten(state["params"]), flatten(state["ema"])
+    still = {path for path in SHAPES if "embeddings" in path or "pooler" in path}
+    for path, before in PARAMS.items():
+        assert (found[path] == before).all() == (path in still), path
+        if path in still:
+            np.testing.assert_allclose(average[path], before, rtol=1e-6)
+    moments = [flatten(tree) for key, tree in state["optimizer"].items() if key != "count"]
+    assert moments and all(set(tree) == set(SHAPES) - still for tree in moments)
+    norm = np.sqrt(sum(np.square(GRADIENT[path]).sum() for path in set(SHAPES) - still))
+    assert float(state["window"]["grad_norm"]) / 2 == pytest.approx(norm, rel=1e-5)
+
+
+def test_clipping_does_not_see_what_is_frozen() -> None:
+    """All but one array frozen and a limit of half its gradient's norm: the update is half as long."""
+    norm = float(np.linalg.norm(GRADIENT["classifier/kernel"]))
+    state = after(config(SGD | {"clip_norm": norm / 2}, "encoder,pooler"))
+    expected = PARAMS["classifier/kernel"] - 0.5 * GRADIENT["classifier/kernel"] / 2
+    np.testing.assert_allclose(state["params"]["classifier"]["kernel"], expected, rtol=1e-5)
+
+
+def test_some_layers_of_a_stack() -> None:
+    """The first two, and the last one's norm with them: that array is frozen as a whole. The rest of layer 2 learns."""
+    pattern = r"layers/[01]/, layers/\d/norm"
+    state = after(config({"name": "adamw", "weight_decay": 0.1, "clip_norm": 0.0}, pattern), 3)
+    kernel, moments = state["params"]["encoder"]["layers"]["attention"]["kernel"], state["optimizer"]["mu"]["encoder"]
+    assert (kernel[:2] == PARAMS["encoder/layers/attention/kernel"][:2]).all()
+    assert (kernel[2] != PARAMS["encoder/layers/attention/kernel"][2]).all()
+    assert (state["params"]["encoder"]["layers"]["norm"]["bias"] == PARAMS["encoder/layers/norm/bias"]).all()
+    assert set(moments["layers"]) == {"attention"} and not moments["layers"]["attention"]["kernel"][:2].any()
+    norm = np.sqrt(sum(np.square(x).sum() for path, x in GRADIENT.items() if "layers" not in path)
+                   + np.square(GRADIENT["encoder/layers/attention/kernel"][2]).sum())  # fmt: skip
+    assert float(state["window"]["grad_norm"]) / 3 == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_log_counts_what_learns() -> None:
+    """4 x 2 + 2 of embeddings, 2 x 6 of layers, 2 + 2 above: 26; the first of three layers takes 4, the embeddings 10."""
+    shapes = DEFINITION.shapes
+    assert make_groups(config(SGD), shapes).in_words(shapes) == ""
+    assert make_groups(config(SGD, "layers/0/"), shapes).in_words(shapes) == " (22 of them learn)"
+    assert make_groups(config(SGD, "layers/0/,embeddings"), shapes).in_words(shapes) == " (12 of them learn)"
+
+
+WRONG = {
+    "(": r"'\(' is not a regular expression",
+    "encoder/layer/": "'encoder/layer/' fits no parameter. Parameters lie below classifier/kernel, encoder/embeddings, encoder/layers",
+    "layers/3/": "'layers/3/' fits no parameter",  # the last is 2
+    ".": "leaves no parameter to learn",
+}
+
+
+@pytest.mark.parametrize("freeze", WRONG)
+def test_patterns_that_cannot_be_used(freeze: str) -> None:
+    with pytest.raises(ConfigError, match=WRONG[freeze]):
+        make_groups(config(SGD, freeze), DEFINITION.shapes)
