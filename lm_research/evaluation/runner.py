@@ -130,7 +130,7 @@ def _judge(plan: Plan, entry: Entry, model: str, path: pathlib.Path, mesh: Any) 
 
 
 def _pack(path: pathlib.Path, outputs: list[dict[str, np.ndarray]]) -> None:
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f"{path.name}.tmp")  # which a kill may leave behind
     with temporary.open("wb") as file:
         np.savez(file, **{f"{i}/{name}": x for i, output in enumerate(outputs) for name, x in output.items()})
     temporary.replace(path)
