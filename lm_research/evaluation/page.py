@@ -130,6 +130,8 @@ def _record(row: Mapping[str, Any]) -> str:
     clean = lambda value: html.escape(str(value) if len(str(value)) <= _TEXT else str(value)[:_TEXT] + " ...")  # noqa: E731
     if "good" in row:
         body = f"{clean(row['good'])} <small>{row['good_nats']:.2f} nats</small>{clean(row['bad'])} <small>{row['bad_nats']:.2f} nats</small>"
+    elif "nats" in row:
+        body = f"{clean(row['text'])}<small>{-row['nats'] / row['bytes']:.3f} nats a byte, {row['tokens']:,} tokens</small>"
     elif "answers" in row:
         true = " / ".join(dict.fromkeys(row["answers"])) or "no answer"
         wrong = ' class="wrong"' if row.get("exact_match", 1.0) < 1.0 else ""

@@ -26,6 +26,7 @@ from lm_research.data import sources
 from lm_research.data.sources import tfds_source
 from lm_research.errors import DataError, UserError
 from lm_research.evaluation.labelled import LabelledJudge
+from lm_research.evaluation.language_modelling import LanguageJudge
 from lm_research.evaluation.minimal_pairs import PairsJudge
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.mesh import make_mesh
@@ -50,7 +51,11 @@ class Judge(Protocol):
         ...
 
 
-KINDS: dict[str, Callable[..., Judge]] = {**dict.fromkeys(TASKS, LabelledJudge), "minimal_pairs": PairsJudge}
+KINDS: dict[str, Callable[..., Judge]] = {
+    **dict.fromkeys(TASKS, LabelledJudge),
+    "minimal_pairs": PairsJudge,
+    "language_modelling": LanguageJudge,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +135,7 @@ def _judge(plan: Plan, entry: Entry, model: str, path: pathlib.Path, mesh: Any) 
 
 
 def _pack(path: pathlib.Path, outputs: list[dict[str, np.ndarray]]) -> None:
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(f"{path.name}.tmp")  # which a kill may leave behind
     with temporary.open("wb") as file:
         np.savez(file, **{f"{i}/{name}": x for i, output in enumerate(outputs) for name, x in output.items()})
     temporary.replace(path)

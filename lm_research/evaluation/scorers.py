@@ -134,6 +134,25 @@ class Pairs(Scorer):
         return {name: float(values[index_I].mean()) for name, values in self.means.items()}
 
 
+class Texts(Scorer):
+    """How likely texts are: what is asked of a sample is of all its tokens, words or bytes together."""
+
+    usual = "bits_per_byte"
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        self.sums_N4 = np.array([[row[name] for name in ("nats", "tokens", "words", "bytes")] for row in rows], float)
+        self.means, self.badness_N = {}, -self.sums_N4[:, 0] / self.sums_N4[:, 3]
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        nats, tokens, words, size = self.sums_N4[index_I].sum(0)
+        return {
+            "bits_per_byte": float(-nats / np.log(2) / size),
+            "perplexity": float(np.exp(-nats / tokens)),
+            "word_perplexity": float(np.exp(min(700.0, -nats / words))),
+        }
+
+
 class ByRecord(Scorer):
     """Metrics that are means over records: exact_match and f1 where predictions hold them, else whether they are the label."""
 
@@ -157,6 +176,7 @@ def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Score
         "classification": {"label": OneLabel, "labels": SeveralLabels, "value": Value}[entry.target],
         "tagging": Tags,
         "minimal_pairs": Pairs,
+        "language_modelling": Texts,
     }
     return kinds.get(entry.task, ByRecord)(rows, labels)
 
@@ -170,4 +190,4 @@ def main_metric(entry: Entry, scorer: Scorer) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
-    return metric.endswith("_error")
+    return metric.endswith(("_error", "perplexity", "bits_per_byte"))

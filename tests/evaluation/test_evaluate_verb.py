@@ -114,6 +114,9 @@ def test_a_killed_evaluation_goes_on(
     with pytest.raises(KeyboardInterrupt):
         run(folder, tmp_path / "out")
     assert not (tmp_path / "out" / "classes" / "predictions.jsonl").exists()
+    kept = sorted(path.name for path in (tmp_path / "out" / "classes" / "partial").iterdir())
+    assert len(kept) == 2
+    (tmp_path / "out" / "classes" / "partial" / f"{kept[1]}.tmp").write_bytes(b"PK")  # killed while it was written
     assert run(folder, tmp_path / "out") == 0 and run_batches == [0, 1, 2, 2]
     files = ("results.json", "results.md", "index.html", "classes/predictions.jsonl", "classes/task.json")
     for name in files:

@@ -44,7 +44,8 @@ def one_at_a_time(lm: Any, ids: list[int]) -> list[float]:
     found = []
     for place in range(1, len(ids) - 1):
         hidden = [*ids[:place], lm.tokenizer.roles["mask"], *ids[place + 1 :]]
-        logits = np.asarray(lm(input_ids=[hidden])["logits"], np.float64)[0, place]
+        padded, mask = [hidden + [0] * (16 - len(ids))], [[1] * len(ids) + [0] * (16 - len(ids))]
+        logits = np.asarray(lm(input_ids=padded, attention_mask=mask)["logits"], np.float64)[0, place]
         found.append(logits[ids[place]] - np.log(np.exp(logits).sum()))
     return found
 

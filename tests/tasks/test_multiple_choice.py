@@ -12,6 +12,7 @@ import pytest
 from train_helpers import ROOT, call, summary
 
 import lm_research
+from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
@@ -63,6 +64,12 @@ def test_it_learns_and_the_exported_model_says_the_same(tmp_path: pathlib.Path) 
         logits = np.asarray(lm(**{name: x[None] for name, x in encoded.items()})["logits"])[0]
         shares = np.exp(logits) / np.exp(logits).sum()
         assert row["prediction"] == logits.argmax() and row["probability"] == pytest.approx(shares.max(), abs=1e-5)
+    task = {"name": "gold", "task": "multiple_choice", "data": str(tmp_path / "b.jsonl"), "text_key": "question"}
+    (tmp_path / "suite.json").write_text(json.dumps([task]))
+    given = [f"--model={run}", f"--suite={tmp_path}/suite.json", f"--output={tmp_path}/out", "--resamples=10"]
+    assert evaluate.main(given) == 0
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["gold"]["scores"]
+    assert scores["accuracy"]["mean"] == pytest.approx(summary(run)["validation"]["eval_accuracy"])
 
 
 def corpus_of(folder: pathlib.Path, rows: list[dict[str, Any]], **keys: str) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ import pytest
 from train_helpers import ROOT, call, summary
 
 import lm_research
+from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS, squad
@@ -81,6 +82,22 @@ def test_it_learns_what_is_asked_and_when_there_is_no_answer(run: pathlib.Path) 
     assert found["validation"]["eval_f1"] > 0.9  # the word without regard to the question: about half
     assert min(found["validation"][f"eval_{kind}_answer_f1"] for kind in ("has", "no")) > 0.8
     assert found["test"]["eval_best_f1"] >= found["test"]["eval_f1"]
+
+
+def test_evaluate_finds_what_the_run_says_of_itself(
+    run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    """A batch size that splits the windows of a question."""
+    keys = ("text_key", "pair_key", "label_key", "stride", "n_best", "max_answer_length")
+    own = json.loads((run / "config.json").read_text())["task"]
+    task = {"name": "squad", "task": "question_answering", "data": str(files["task.test"])}
+    (tmp_path / "suite.json").write_text(json.dumps([task | {key: own[key] for key in keys}]))
+    given = [f"--model={run}", f"--suite={tmp_path}/suite.json", f"--output={tmp_path}/out", "--resamples=10"]
+    assert evaluate.main([*given, "--batch_size=5"]) == 0
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["squad"]["scores"]
+    assert scores.keys() == {"exact_match", "f1"}
+    for name, found in scores.items():
+        assert found["mean"] == pytest.approx(summary(run)["test"][f"eval_{name}"], abs=1e-6), name
 
 
 def test_predictions_are_the_scores_and_the_pipelines(run: pathlib.Path, files: dict[str, Any]) -> None:
