@@ -116,10 +116,13 @@ class TimedCourse(Course):
         flat = np.array(plans, np.int32).reshape(-1) if len(plans) == count else np.zeros(2 * count, np.int32)
         self._plans = [tuple(pair) for pair in np.reshape(processes.numbers_of_process_0(flat), (-1, 2)).tolist()]
         self._costs = dict.fromkeys(("step", "eval", "checkpoint", "compile"), 0.0) | stored.get("seconds_each", {})
+        self._recent = np.array([10 * self._costs["step"], 10.0])  # seconds and steps, those further back counting less
+        self._told = 0
         self._mark(start)
         self.last = _NO_END
         if self._plans:
             self._take()
+            self._told = self.end
             log(f"budget: {config.train.budget}, {self._left():,.0f} s of it left for steps {start} to {self.end}")
             if start < self.end and not processes.of_process_0(self._left() > 0):
                 self._plan(start, start + 1)
@@ -151,6 +154,7 @@ class TimedCourse(Course):
         evaluation, checkpoint = eval_batches * step / 3, 1 + min(1.0, step)
         compiling = self._clock.lost["compile"]
         self._costs = {"step": step, "eval": evaluation, "checkpoint": checkpoint, "compile": compiling}
+        self._recent = np.array([count * step, count])
         start = self._step
         self._mark(start)
         more = processes.numbers_of_process_0([self._fitting(start)])[0]
@@ -186,8 +190,12 @@ class TimedCourse(Course):
             plans = [{"step": at, "end": to} for at, to in self._plans]
             content = {"budget": self._config.train.budget, "num_steps": end, "plans": plans, "seconds_each": each}
             write_atomically(self._path, json.dumps(content, indent=1) + "\n")
+        if abs(end - self._told) <= 0.03 * end:
+            return  # no news; the file has it
+        instead = f" instead of {self._told:,}" if self._told else ""
+        self._told = end
         self._log(
-            f"budget: {end:,} steps{f' instead of {self._plans[-2][1]:,}' if step or len(self._plans) > 1 else ''} in "
+            f"budget: {end:,} steps{instead} in "
             f"{self._config.train.budget}, by {each['step']:.3g} s a step, {each['eval']:.2g} s an evaluation; {self._left():.0f} s are left"
         )
 
@@ -230,9 +238,10 @@ class TimedCourse(Course):
         before, lost, since = self._in_steps, self._lost, self._step
         self._mark(step)
         seconds = self._in_steps - before
-        # Smoothed over a quarter of what is left: patient at first, quick at the end.
-        weight = min(1.0, seconds / max(self._left() / 4, 1e-9)) if self._left() > 0 and self._costs["step"] else 1.0
-        self._costs["step"] += weight * (seconds / (step - since) - self._costs["step"])
+        # Over about a quarter of what is left: patient at first, quick at the end.
+        self._recent *= np.exp(-seconds / max(self._left() / 4, 1e-3))
+        self._recent += seconds, step - since
+        self._costs["step"] = float(self._recent[0] / self._recent[1])
         for name, every in (
             ("eval", self._config.eval.every_steps),
             ("checkpoint", self._config.checkpoint.every_steps),

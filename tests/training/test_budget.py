@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -172,7 +173,8 @@ def test_a_run_ends_on_time(
     )  # what evaluations and checkpoints cost is not known before the only ones, and feared
     assert 180 - early < seconds < 180 + 6
     assert json.loads((tmp_path / "budget.json").read_text())["num_steps"] == steps == course.end
-    assert f"budget: {steps:,} steps" in log[-1]
+    told = int(re.match(r"budget: ([\d,]+) steps", log[-1])[1].replace(",", ""))
+    assert told == pytest.approx(steps, rel=0.035)  # smaller corrections are left to the file
     at, place, pace, length = course.numbers[0].tolist()
     assert place + (steps - at) * pace == pytest.approx(length, rel=1e-5)  # the schedule ends with the run
 
