@@ -62,3 +62,22 @@ def test_bits_per_byte_by_hand(causal: pathlib.Path, tmp_path: pathlib.Path, cap
     (tmp_path / "texts.jsonl").write_text('{"text": "one"}\n{"text": " "}\n')
     assert evaluate.main([*given[:2], f"--output={tmp_path}/other"]) == 2
     assert "texts.jsonl, line 2 has an empty text in field 'text'" in capsys.readouterr().err
+
+
+def test_minimal_pairs_of_a_causal_model(causal: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Each sentence's log-likelihood after the separator that parts documents."""
+    pair = {"sentence_good": "the river", "sentence_bad": "river the"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    task = {"name": "pairs", "task": "minimal_pairs", "data": "pairs.jsonl"}
+    (tmp_path / "suite.json").write_text(json.dumps([task]))
+    given = [f"--model={causal}", f"--suite={tmp_path}/suite.json", f"--output={tmp_path}/out", "--resamples=10"]
+    assert evaluate.main(given) == 0
+    lm, expected = lm_research.from_pretrained(causal), {}
+    for side, text in pair.items():
+        ids = [lm.tokenizer.sep_id, *lm.tokenizer.encode_batch([text])[0]]
+        logits_LV = np.asarray(lm(input_ids=[ids[:-1] + [0] * (17 - len(ids))])["logits"], np.float64)[0]
+        log_LV = logits_LV - np.log(np.exp(logits_LV).sum(-1, keepdims=True))
+        expected[side] = sum(log_LV[place - 1, ids[place]] for place in range(1, len(ids)))
+    row = json.loads((tmp_path / "out" / "pairs" / "predictions.jsonl").read_text())
+    assert row["good_nats"] == pytest.approx(expected["sentence_good"], abs=1e-4)
+    assert row["bad_nats"] == pytest.approx(expected["sentence_bad"], abs=1e-4)
