@@ -15,6 +15,7 @@ import numpy as np
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.models.definition import ModelDefinition
+from lm_research.parallel.rules import replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,8 @@ class MaskFiller:
             logits_B1V = model.predict_tokens(x_BLD, positions_B[:, None]).logits()
             return jax.lax.top_k(jax.nn.softmax(logits_B1V[:, 0, : tokenizer.size]), best)
 
-        self._predict = jax.jit(predict)
+        mesh = jax.sharding.get_mesh()  # of a run: each of its processes is to have all of the rows
+        self._predict = jax.jit(predict, out_shardings=None if mesh.empty else replicated(mesh))
 
     def __call__(self, params: Any, gaps: Sequence[Gap]) -> list[str]:
         """A line for each gap: the sentence with its hidden word in brackets, and the best guesses."""

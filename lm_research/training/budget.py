@@ -171,6 +171,9 @@ class TimedCourse(Course):
         if step - self._step < self._every or step >= self.end:
             return False
         jax.block_until_ready(state["step"])  # the clock is to speak of steps that are done
+        self._lives.write(
+            step, now=False
+        )  # what is spent stays spent, whatever happens before the next line of metrics
         self._measure(step)
         end = step + max(1, self._fitting(step))
         # Early a machine's moods are left to even out.
