@@ -75,7 +75,10 @@ def test_flags() -> None:
         "source",  # convert
         "output",
         "to",
-        "workers",  # prepare
+        "workers",  # prepare, and experiments.run
+        "sweep",
+        "launcher",
+        "storage",
         "inspect",
         "runner",
         "runner_options",

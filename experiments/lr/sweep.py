@@ -24,7 +24,7 @@ def get_sweep() -> Sweep:
     return Sweep(
         CONFIG,
         {"optimizer.learning_rate": Uniform(2e-4, 2e-2, log=True)},
-        fixed={"eval.every_steps": 0, "checkpoint.every_steps": 0},
+        fixed={"eval.every_steps": 0, "eval.num_batches": 20, "checkpoint.every_steps": 0},
         method="random",
         num_trials=8,
         rungs=RUNGS,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lm_research import config_files
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
 from lm_research.sweeping.sweep import Sweep
@@ -56,6 +57,9 @@ class Workers:
         self.sweep, self.workdir, self.storage, self.log = sweep, workdir, storage, log
         self.environment, self.stop = environment, threading.Event()
         self.launch = launch or (lambda arguments, _: [sys.executable, "-m", sweep.module, *arguments])
+        own_cache = config_files.load(sweep.config).data.cache_dir or "data.cache_dir" in sweep.values({})
+        # One folder for corpora and tokenizers, so that trials that read the same build it once.
+        self.shared = [] if own_cache else [f"--config.data.cache_dir={workdir / 'cache'}"]
         self._errors: list[BaseException] = []
 
     def run(self, count: int) -> bool:
@@ -95,7 +99,7 @@ class Workers:
         output = where.with_suffix(".txt")
         told = ", ".join(f"{key}={value}" for key, value in trial.params.items())
         self.log(f"trial {number}: {told}" + (f", to step {goal}" if goal else ""))
-        arguments = [*self.sweep.flags(trial.params), f"--workdir={where}"]
+        arguments = [*self.sweep.flags(trial.params), *self.shared, f"--workdir={where}"]
         if self.sweep.rungs:
             arguments.append(f"--config.train.stop_after={goal}")
         extra = {name: value.replace("{worker}", str(worker)) for name, value in self.environment.items()}
