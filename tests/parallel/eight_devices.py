@@ -34,7 +34,7 @@ OBJECTIVE = {"bert": "masked_lm", "gpt2": "causal_lm", "t5": "span_corruption"}
 
 def config_of(family: str, mesh: str = "one", steps: int = 3) -> Config:
     model = dict(hidden_size=32, num_heads=4, intermediate_size=64, dropout_rate=0.1, attention_dropout_rate=0.1)
-    preset, *sizes = mesh.replace("one", "dp").split()
+    preset, *sizes = ("dp" if mesh == "one" else mesh).split()
     given = {"preset": preset, "zero1": "zero1" in sizes}
     given["rules"] = next((word.removeprefix("rules:") for word in sizes if word.startswith("rules:")), "")
     given |= {axis: int(size) for axis, size in (word.split("=") for word in sizes if word.count("=") == 1)}
