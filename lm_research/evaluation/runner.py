@@ -90,17 +90,17 @@ def run(plan: Plan, log: Callable[[str], None]) -> None:
             ) from error
         _check(plan)
         mesh = make_mesh(MeshConfig())
-        jax.set_mesh(mesh)
-        if plan.dtype in (None, "float32"):  # and not the shortened products that TPUs and GPUs make of it by default
-            jax.config.update("jax_default_matmul_precision", "float32")
-        for entry in plan.entries:
-            for number, model in enumerate(plan.models):
-                path = plan.predictions(entry, number)
-                if path.exists():
-                    log(f"{entry.name}: {path} is there already")
-                    continue
-                _judge(plan, entry, model.replace("{task}", entry.name), path, mesh)
-                log(f"{entry.name}: {path}")
+        # float32 is not the shortened products that TPUs and GPUs make of it by default
+        precision = "float32" if plan.dtype in (None, "float32") else "default"
+        with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
+            for entry in plan.entries:
+                for number, model in enumerate(plan.models):
+                    path = plan.predictions(entry, number)
+                    if path.exists():
+                        log(f"{entry.name}: {path} is there already")
+                        continue
+                    _judge(plan, entry, model.replace("{task}", entry.name), path, mesh)
+                    log(f"{entry.name}: {path}")
         shutil.rmtree(plan.output / "data", ignore_errors=True)
 
 

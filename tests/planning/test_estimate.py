@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 import tiny
 from planning.test_workload import shipped, t5_11b
 
-from lm_research.config import Config, replace, resolve
+from lm_research.config import Config, MeshConfig, replace, resolve
 from lm_research.errors import MeshError
 from lm_research.models.families import gpt3
+from lm_research.parallel.mesh import make_mesh
 from lm_research.planning.estimate import plan_run
 from lm_research.planning.search import search
 from lm_research.planning.topology import parse_topology
@@ -66,6 +68,16 @@ def test_traffic_by_hand() -> None:
     assert reduce.link_bytes == 0 and reduce.network_bytes == reduce.array_bytes * 2 * 2 * 1 / 2
     assert found["reduce-scatter", "fsdp"].array_bytes == gather.array_bytes
     assert plan.memory["gradients"] == 2 * plan.memory["parameters"]
+
+
+def test_a_mesh_that_is_set_changes_no_plan() -> None:
+    config, topology = (
+        tiny.config("gpt2", mesh={"data": 2, "context": 4}, train=dict(batch_size=4)),
+        parse_topology("h100:8"),
+    )
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        inside = plan_run(config, topology)
+    assert inside == plan_run(config, topology)
 
 
 def test_traffic_of_rings_by_hand() -> None:
