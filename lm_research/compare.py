@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_research import cli
+from lm_research.config import by_key
 from lm_research.errors import BUG, DONE, CheckpointError
 
 # Config that cannot change what a run computes; it may well change what it writes down.
@@ -144,7 +145,7 @@ def load(directory: Path) -> Run:
             f"{directory / 'summary.json'} lacks {', '.join(lacking) or 'readable digests'}, the mark of a run's end. "
             "Run it again to its end."
         )
-    return Run(_flat(_read_object(directory / "config.json")), _read_metrics(directory / "metrics.jsonl"), summary)
+    return Run(by_key(_read_object(directory / "config.json")), _read_metrics(directory / "metrics.jsonl"), summary)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -174,13 +175,6 @@ def _read_metrics(path: Path) -> dict[int, dict[str, Any]]:
             ) from error
         metrics.setdefault(step, {}).update({key: value for key, value in values.items() if not is_timing(key)})
     return metrics
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def _verdicts(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -451,6 +451,14 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def by_key(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a stored config, or of any nested dicts, by dotted key."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= by_key(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves
+
+
 def describe() -> str:
     """Text of `--help_config`: every key with type, default, choices and meaning."""
     lines = ["Keys of a run; change one with --config.KEY=VALUE.", ""]

@@ -8,7 +8,6 @@ The output holds `made_from.json` (what it is of), a folder for each task with `
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import pathlib
 import shutil
@@ -31,7 +30,7 @@ from lm_research.evaluation.minimal_pairs import PairsJudge
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.mesh import make_mesh
 from lm_research.tasks import TASKS
-from lm_research.training.run_directory import write_atomically
+from lm_research.training.run_directory import lock, write_atomically
 
 _SAVE_SECONDS = 10.0  # of work that a kill may cost
 
@@ -80,14 +79,7 @@ def run(plan: Plan, log: Callable[[str], None]) -> None:
     Raises:
       UserError: a model or records that do not fit, or an output that is of another evaluation or in use.
     """
-    plan.output.mkdir(parents=True, exist_ok=True)
-    with (plan.output / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"--output={plan.output} is in use by another running process. Wait for it, or choose another."
-            ) from error
+    with lock(plan.output, "--output"):
         _check(plan)
         mesh = make_mesh(MeshConfig())
         # float32 is not the shortened products that TPUs and GPUs make of it by default

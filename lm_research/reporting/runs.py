@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_research.config import by_key
 from lm_research.errors import CheckpointError
 from lm_research.training.goodput import read_lives, total_time
 
@@ -111,7 +112,7 @@ def read_run(directory: Path, name: str = "") -> Run:
         seconds = {}
         notes.append(f"{directory / 'time.json'} is damaged, so where the time went is not known.")
     run = Run(
-        name or directory.resolve().name, directory, flat(config), lines, starts, seconds if any(seconds.values()) else {},
+        name or directory.resolve().name, directory, by_key(config), lines, starts, seconds if any(seconds.values()) else {},
         summary, read_samples(directory / "log.txt"), notes,
     )  # fmt: skip
     notes.extend(_not_finite(directory, lines))
@@ -178,14 +179,6 @@ def read_samples(path: Path) -> list[tuple[int, str]]:
         else:
             step = None
     return [(step, "\n".join(texts)) for step, texts in sorted(found.items()) if texts]
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dicts by dotted key."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves
 
 
 def _read(path: Path, kind: type, notes: list[str]) -> Any:

@@ -18,6 +18,7 @@ from lm_research import config_files
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
 from lm_research.sweeping.sweep import Sweep
+from lm_research.training.metrics import read_metrics
 
 # A process that dies without a word of its own (out of memory, pre-empted) is started again, but not after so many deaths at one step.
 DEATHS = 3
@@ -179,18 +180,12 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
 
-def _lines(where: pathlib.Path) -> list[dict[str, Any]]:
-    path = where / "metrics.jsonl"
-    content = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
-
-
 def _steps(where: pathlib.Path) -> list[int]:
-    return [line["step"] for line in _lines(where)] or [0]
+    return [line["step"] for line in read_metrics(where / "metrics.jsonl")] or [0]
 
 
 def _evaluations(where: pathlib.Path, metric: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[metric]) for line in _lines(where) if metric in line]
+    return [(line["step"], line[metric]) for line in read_metrics(where / "metrics.jsonl") if metric in line]
 
 
 def _weaker(study: Study, number: int, step: int, value: float) -> bool:

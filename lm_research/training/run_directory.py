@@ -46,8 +46,8 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
-def lock(workdir: pathlib.Path) -> IO[str]:
-    """Takes the directory for this process until it ends.
+def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
+    """Takes the directory, which `flag` named, for this process until the handle is closed or the process ends.
 
     Raises:
       CheckpointError: the directory cannot be written, or another run is using it.
@@ -57,29 +57,21 @@ def lock(workdir: pathlib.Path) -> IO[str]:
         handle = open(workdir / ".lock", "w")
     except OSError as error:
         raise CheckpointError(
-            f"--workdir={workdir} cannot be written: {error.strerror}. Choose another directory."
+            f"{flag}={workdir} cannot be written: {error.strerror}. Choose another directory."
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         handle.close()
         raise CheckpointError(
-            f"--workdir={workdir} is in use by another running process. Wait for it, stop it, or choose another --workdir."
+            f"{flag}={workdir} is in use by another running process. Wait for it, stop it, or choose another {flag}."
         ) from error
     return handle
 
 
 def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old, new) for every key whose value differs between two resolved configs."""
-
-    def flat(tree: dict[str, Any]) -> dict[str, Any]:
-        leaves = {}
-        for name, value in tree.items():
-            inner = flat(value) if isinstance(value, dict) else {"": value}
-            leaves |= {f"{name}.{key}" if key else name: leaf for key, leaf in inner.items()}
-        return leaves
-
-    old, new = flat(old), flat(new)
+    old, new = config_lib.by_key(old), config_lib.by_key(new)
     return {name: (old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)}
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from lm_research.config import by_key
 from lm_research.errors import ConfigError
 from lm_research.training.run_directory import write_atomically
 
@@ -226,7 +227,7 @@ class MLflow:
         place = None if address else (folder / "mlflow").as_uri()
         number = known.experiment_id if known else self._client.create_experiment(experiment, artifact_location=place)
         self._id = ids.put("mlflow", self._client.create_run(number, run_name=folder.name).info.run_id)
-        params = [Param(name, str(value)[:500]) for name, value in _flat(config)]
+        params = [Param(name, str(value)[:500]) for name, value in by_key(config).items()]
         for first in range(0, len(params), 100):  # as many as it takes at once
             self._client.log_batch(self._id, params=params[first : first + 100])
 
@@ -275,11 +276,3 @@ class _Ids:
         with self._lock:
             write_atomically(self._path, json.dumps(self._read() | {tracker: run_id}, indent=1) + "\n")
         return run_id
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    return [
-        pair
-        for name, value in tree.items()
-        for pair in (_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)])
-    ]
