@@ -53,13 +53,12 @@ class Meter:
         seconds = self.clock.lap() / steps
         waited, self.waited = (self.clock.lost["data"] - self.waited) / steps, self.clock.lost["data"]
         tokens_per_second = float(window["total_real"]) / float(window["steps"]) / seconds
+        flops_per_second = self.flops * tokens_per_second  # of all devices
         values = window_means(self.objective, window) | {
             "learning_rate": float(schedule(step - 1)),
             "epoch": step * self.config.train.batch_size / self.examples.num_examples,
             "tokens_per_second": round(tokens_per_second, 1),
-            "flops_per_second": float(
-                f"{self.flops * tokens_per_second:.6g}"
-            ),  # of all devices; what mfu divides by the peak
+            "flops_per_second": float(f"{flops_per_second:.6g}"),
             "step_seconds": round(seconds, 5),
             "goodput": round(self.clock.goodput, 4),
             **spread(seconds, waited),
@@ -67,7 +66,7 @@ class Meter:
         if isinstance(self.examples, Mixture):
             values |= {f"epoch_{name}": epoch for name, epoch in self.examples.epochs(step).items()}
         if self.peak:
-            values["mfu"] = round(self.flops * tokens_per_second / self.peak, 5)
+            values["mfu"] = round(flops_per_second / self.peak, 5)
         return values
 
 
