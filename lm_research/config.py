@@ -59,6 +59,11 @@ class ModelConfig:
         "What the backward pass recomputes: nothing, all but matrix products, or whole blocks.",
         choices=("none", "dots", "full"),
     )
+    attention: str = key(
+        "auto",
+        "plain keeps the scores of a layer in memory; flash is a GPU kernel that never does; auto takes it on GPUs for bfloat16.",
+        choices=("auto", "plain", "flash"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -345,7 +345,7 @@ class StartingPoint:
     """A model directory that a training run starts from.
 
     Attributes:
-      definition: its architecture, with dropout, compute type, loop and remat of the run, and the run's head.
+      definition: its architecture, with dropout, compute type, loop, remat and attention of the run, and the run's head.
       family: a key of FAMILIES.
       config: its config.json in the Hugging Face format.
     """
@@ -354,7 +354,7 @@ class StartingPoint:
         """Looks at the directory; raises a PretrainedError like `from_pretrained`."""
         self.directory = pathlib.Path(path)
         self._found = inspect(self.directory, head, num_labels)
-        names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat")
+        names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat", "attention")
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.flash import flash_attend
 from lm_research.models.layers import Dense, dropout
 from lm_research.models.masks import Sight
 from lm_research.models.positions import rotary_frequencies, rotate
 from lm_research.models.ring import ring_attend
-from lm_research.parallel.rules import constrain
+from lm_research.parallel.rules import constrain, length_parts
 
 
 def probabilities(
@@ -87,7 +88,8 @@ class Attention(nnx.Module):
 
         Args:
           x_BLD: where the queries come from.
-          bias_BHLS: added to the scores; may have 1 for B and for H. A Sight where positions are divided over devices.
+          bias_BHLS: added to the scores; may have 1 for B and for H. A Sight where they are made a block at a time: in rings, where
+            devices divide the positions, or else in flash's kernels.
           dropout_key: None applies no dropout.
           memory_BSD: where keys and values come from; None is x.
           positions_BL: rotary positions; None counts along the row.
@@ -112,7 +114,9 @@ class Attention(nnx.Module):
         if arch.scale_by_layer:
             scale = scale / (layer + 1)
         rate = arch.attention_dropout_rate
-        if isinstance(bias_BHLS, Sight):
+        if isinstance(bias_BHLS, Sight) and length_parts(query_BLHK.shape[1]) == 1:
+            context = flash_attend(query_BLHK, key_BSGK, value_BSGK, bias_BHLS, layer, scale, rate, dropout_key)
+        elif isinstance(bias_BHLS, Sight):
             context = ring_attend(query_BLHK * scale, key_BSGK, value_BSGK, bias_BHLS, layer, rate, dropout_key)
         elif shares is None:
             context = attend(query_BLHK, key_BSGK, value_BSGK, bias_BHLS, rate, dropout_key, scale)

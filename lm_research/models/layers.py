@@ -221,6 +221,11 @@ def random_bits(
             index += jnp.asarray(start[axis], jnp.uint32)
         element += index * jnp.uint32(stride % 2**32)
         stride *= (whole or shape)[axis]
+    return mix_bits(element, high, low)
+
+
+def mix_bits(element: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
+    """The hash of `random_bits`: of element numbers, and of both halves of a key; all uint32."""
     x = element ^ high
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = ((x ^ (x >> 15)) + low) * jnp.uint32(0x846CA68B)

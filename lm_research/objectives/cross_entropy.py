@@ -10,17 +10,23 @@ Legend: B batch, M predicted positions, R rows (positions of all examples), D mo
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lm_research.models.heads import Projection
+from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, context_size, flatten_rows
 
 # Rows of logits made at a time on one device. Measured on a CPU at V = 50257: 512 is the fastest for D = 128 and 256
-# (25% under all 2,048 rows at once), equal for D = 512; under 128 rows the table is streamed too often.
+# (25% under all 2,048 rows at once), equal for D = 512; under 128 rows the table is streamed too often. Accelerators want
+# more, since each slice adds to a gradient of the table's size: 4,096 rows of V = 50304 are 0.8 GB.
 SLICE_ROWS = 512
+ACCELERATOR_SLICES = 8  # times as long
+# GPUs multiply matrices whose rows are not whole words at a fraction of the speed: there V is filled up to a multiple.
+GPU_VOCAB_MULTIPLE = 128
 
 Arrays = tuple[jax.Array, ...]
 
@@ -46,27 +52,43 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
         fill = [(0, 0), (0, -targets_BM.shape[1] % context_size())]
         targets_BM, weights_BM = jnp.pad(targets_BM, fill), jnp.pad(weights_BM, fill)
         hidden_BMD = jnp.pad(hidden_BMD, [*fill, (0, 0)])
+    vocab_size, fill = len(table_VD), -len(table_VD) % GPU_VOCAB_MULTIPLE
+    if fill and platform() == "gpu":
+        table_VD = jnp.pad(table_VD, [(0, fill), (0, 0)])
+        bias_V = None if bias_V is None else jnp.pad(bias_V, (0, fill))
     hidden_RD, targets_R, weights_R = map(flatten_rows, (hidden_BMD, targets_BM, weights_BM))
-    return TokenLoss(*_token_loss(hidden_RD, table_VD, bias_V, targets_R, weights_R))
+    return TokenLoss(*_token_loss(vocab_size, hidden_RD, table_VD, bias_V, targets_R, weights_R))
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _token_loss(
-    hidden_RD: jax.Array, table_VD: jax.Array, bias_V: jax.Array | None, targets_R: jax.Array, weights_R: jax.Array
+    vocab_size: int,
+    hidden_RD: jax.Array,
+    table_VD: jax.Array,
+    bias_V: jax.Array | None,
+    targets_R: jax.Array,
+    weights_R: jax.Array,
 ) -> Arrays:
+    """The sums, of a table whose rows from `vocab_size` on are no tokens."""
     table = table_VD.astype(hidden_RD.dtype)
-    loss, correct = _map_slices(lambda *rows: _sums(*rows, table, bias_V)[0], hidden_RD, targets_R, weights_R)
+    sums = lambda *rows: _sums(vocab_size, *rows, table, bias_V)[0]  # noqa: E731
+    loss, correct = _map_slices(sums, hidden_RD, targets_R, weights_R)
     return loss.sum(), correct.sum()
 
 
 def _forward(
-    hidden_RD: jax.Array, table_VD: jax.Array, bias_V: jax.Array | None, targets_R: jax.Array, weights_R: jax.Array
+    vocab_size: int,
+    hidden_RD: jax.Array,
+    table_VD: jax.Array,
+    bias_V: jax.Array | None,
+    targets_R: jax.Array,
+    weights_R: jax.Array,
 ) -> tuple[Arrays, tuple]:
     table = table_VD.astype(hidden_RD.dtype)
 
     def work(shared: tuple, rows: Arrays) -> tuple[tuple, Arrays]:
         hidden, targets, weights = rows
-        sums, exp, total = _sums(hidden, targets, weights, table, bias_V)
+        sums, exp, total = _sums(vocab_size, hidden, targets, weights, table, bias_V)
         # d loss / d logits = weights (exp / total - one_hot(target)). Both factors around exp are applied to the small
         # sides of its products; the one-hot part touches one row of the table a position and is added afterwards.
         scale = weights / total
@@ -96,7 +118,7 @@ def _forward(
     return (loss.sum(), correct.sum()), kept
 
 
-def _backward(kept: tuple, cotangents: Arrays) -> tuple:
+def _backward(vocab_size: int, kept: tuple, cotangents: Arrays) -> tuple:
     hidden_gradient, table_DV, bias_gradient, hidden_RD, targets_R, weights_R, table = kept
     # The second output counts; it has no gradient. The scale stays in float32: rounded to bfloat16 it would be up to 0.4%
     # off, for every element alike.
@@ -114,11 +136,18 @@ _token_loss.defvjp(_forward, _backward)
 
 
 def _sums(
-    hidden_RD: jax.Array, targets_R: jax.Array, weights_R: jax.Array, table_VD: jax.Array, bias_V: jax.Array | None
+    vocab_size: int,
+    hidden_RD: jax.Array,
+    targets_R: jax.Array,
+    weights_R: jax.Array,
+    table_VD: jax.Array,
+    bias_V: jax.Array | None,
 ) -> tuple[Arrays, jax.Array, jax.Array]:
     """(loss, correct) of a slice, and exp(logits - largest) [R, V] with its sum over V."""
     logits_RV = jnp.dot(hidden_RD, table_VD.T, preferred_element_type=jnp.float32)
     logits_RV = logits_RV if bias_V is None else logits_RV + bias_V
+    if vocab_size < len(table_VD):
+        logits_RV = jnp.where(jnp.arange(len(table_VD)) < vocab_size, logits_RV, -jnp.inf)
     largest_R = logits_RV.max(-1)
     exp_RV = jnp.exp(logits_RV - largest_R[:, None])
     total_R = exp_RV.sum(-1)
@@ -135,7 +164,7 @@ def _slices(*rows: jax.Array) -> Arrays:
     """
     count = 1
     if jax.sharding.get_abstract_mesh().size <= 1:
-        count = max(1, round(len(rows[0]) / SLICE_ROWS))
+        count = max(1, round(len(rows[0]) / (SLICE_ROWS if platform() == "cpu" else ACCELERATOR_SLICES * SLICE_ROWS)))
     padding = -len(rows[0]) % count
 
     def cut(x: jax.Array) -> jax.Array:

@@ -71,6 +71,16 @@ def peak_flops() -> tuple[float | None, str]:
     return None, f"no peak known for {device.device_kind}"
 
 
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu": what the current mesh (`jax.set_mesh`) is made of, or else JAX's default.
+
+    A mesh may be of devices that are not here, where a program is compiled for them.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    name = jax.default_backend() if device is None else device.platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
 def _measured_cpu_flops(size: int = 2048, repeats: int = 4) -> float:
     multiply = jax.jit(jnp.dot)
     with jax.default_device(jax.local_devices()[0]):

@@ -1,5 +1,5 @@
-"""Run by test_ring.py in a process with eight simulated devices; prints, for each case, how far ring attention is from whole
-attention: the largest difference of outputs, and of gradients relative to the largest."""
+"""Run by test_ring.py in a process with eight simulated devices; prints, for each case, how far ring attention (or flash, where no
+devices share a row's positions) is from whole attention: the largest difference of outputs, and of gradients relative to the largest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tiny
 
 from lm_research.config import MeshConfig
 from lm_research.models.attention import attend
+from lm_research.models.flash import flash_attend
 from lm_research.models.masks import Sight, attention_bias
 from lm_research.models.positions import distance_table, relative_bias
 from lm_research.models.ring import ring_attend
@@ -27,6 +28,7 @@ CASES: dict[str, tuple[dict[str, int], bool, int, bool, bool, float]] = {
     "prefix": (dict(context=8), True, 0, True, False, 0.0),
     "relative, dropout": (dict(context=4, tensor=2), False, 0, False, True, 0.2),
     "relative, causal": (dict(context=8), True, 0, False, True, 0.0),
+    "flash, window and dropout": (dict(data=2, fsdp=2, tensor=2), True, 5, False, False, 0.3),
 }
 
 
@@ -49,6 +51,8 @@ def compare(mesh: dict[str, int], causal: bool, window: int, prefix: bool, relat
     def ring(query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array) -> jax.Array:
         distances = distance_table(table, L, REACH, both_ways=not causal) if relative else None
         sight = Sight(segments, segments, causal, window, prefix_BS=prefixes, distances_HX=distances)
+        if "context" not in mesh:
+            return flash_attend(query, key, value, sight, 0, 1.0, rate, drop)
         return ring_attend(query, key, value, sight, 0, rate, drop)
 
     def results(function: Any) -> list[jax.Array]:

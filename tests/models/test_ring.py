@@ -1,4 +1,4 @@
-"""Ring attention on eight devices equals whole attention on one, in value and gradient."""
+"""Ring attention, and flash, on eight devices equals whole attention on one, in value and gradient."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lm_research.models.positions import by_distance, distance_table, relative_b
 
 HERE = pathlib.Path(__file__).parent
 CASES = ("bidirectional", "causal", "window and dropout", "prefix", "relative, dropout", "relative, causal")
+CASES += ("flash, window and dropout",)
 
 
 @pytest.fixture(scope="module")

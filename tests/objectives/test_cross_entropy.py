@@ -72,6 +72,15 @@ def test_value_and_gradient_equal_the_textbook(sliced: None) -> None:
         np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
+def test_a_vocabulary_filled_up_for_a_gpu_changes_nothing(sliced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = problem()
+    assert len(arrays[1]) % cross_entropy.GPU_VOCAB_MULTIPLE
+    monkeypatch.setattr(cross_entropy, "platform", lambda: "gpu")
+    got, expected = fused(arrays), reference(*arrays)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
 def test_value_and_gradient_equal_optax() -> None:
     hidden, table, _, targets, weights = problem(1)
 

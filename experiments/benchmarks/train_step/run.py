@@ -84,7 +84,7 @@ def variants(options: argparse.Namespace, platform_name: str) -> Variants:
 
     PyTorch is left out where it is not wanted, not installed or has no such device.
     """
-    ours = {"scan": {}} | ({"unrolled": {"scan_layers": False}} if platform_name == "cpu" else {})
+    ours = {"scan": {}} | ({"unrolled": {"scan_layers": False}} if platform_name in ("cpu", "gpu") else {})
     installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if options.side == "ours" or not installed or platform_name not in ("cpu", "gpu"):
         return {OURS: ours}

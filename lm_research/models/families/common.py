@@ -90,6 +90,7 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
         for name in (
             "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_size", "embedding_size", "intermediate_size",
             "max_length", "dropout_rate", "attention_dropout_rate", "init_std", "dtype", "scan_layers", "remat",
+            "attention",
         )
     }  # fmt: skip
     return Architecture(**{"vocab_size": vocab_size, **given, **traits})

@@ -1,0 +1,243 @@
+"""Attention that never writes scores to memory: kernels for GPUs (FlashAttention-2, Dao 2023, arXiv:2307.08691).
+
+Each program of a kernel holds a block of queries and walks over the blocks of keys that they may see, adding to a running softmax; the
+backward pass makes the scores again, once from the side of the keys and once from that of the queries. Blocks that see nothing of each
+other, because of packed documents, padding, order or a window, are not visited. Dropout draws the bits of `layers.dropout`, so that
+kernel and reference drop the same probabilities. Written in Pallas and compiled by Triton; interpreted (slowly) where there is no GPU.
+
+Legend: B batch, L query length, S key length, H heads, K head width; Q queries and N keys of a block, I and J how many blocks there are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jax.sharding import PartitionSpec
+
+from lm_research.models.architecture import Architecture
+from lm_research.models.flash_kernels import Masks, Static, Tile, Tiles, forward_kernel, keys_kernel, queries_kernel
+from lm_research.models.masks import Sight
+from lm_research.parallel.hardware import platform
+from lm_research.parallel.rules import RULES, first_row, partition_spec
+
+# Rows from which the kernels are the faster ones.
+FLASH_LENGTH = 128
+# The widest heads that their registers hold.
+WIDEST_HEAD = 128
+
+Specified = Sequence[tuple[Any, pl.BlockSpec]]
+
+
+def flashes(arch: Architecture, length: int) -> bool:
+    """Whether a stack's attention over rows of so many positions is made by these kernels."""
+    if arch.attention == "auto":
+        fast = platform() == "gpu" and length >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
+        return fast and arch.head_width <= WIDEST_HEAD
+    return arch.attention == "flash"
+
+
+def flash_attend(
+    query_BLHK: jax.Array,
+    key_BSHK: jax.Array,
+    value_BSHK: jax.Array,
+    sight: Sight,
+    layer: jax.Array | int = 0,
+    scale: float | jax.Array = 1.0,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    tiles: Tiles | None = None,
+) -> jax.Array:
+    """`attention.attend` without scores in memory; equal but for rounding, and zeros for queries that see no key.
+
+    On a mesh of several devices each one has its rows and heads.
+
+    Args:
+      query_BLHK, key_BSHK, value_BSHK: projections.
+      sight: what is seen, without `distances_HX`.
+      layer: number of the block, for a `sight` that depends on it.
+      scale: factor on the scores.
+      dropout_rate, dropout_key: dropout on the probabilities; a None key applies none.
+      tiles: how to cut the work; None is what was measured to be fast.
+
+    Returns:
+      [B, L, H, K] in the type of the values.
+    """
+    assert sight.distances_HX is None
+    if not isinstance(scale, float):  # it differs between layers
+        query_BLHK, scale = query_BLHK * jnp.asarray(scale, query_BLHK.dtype), 1.0
+    (batch, length, heads, _), keys = query_BLHK.shape, key_BSHK.shape[1]
+    rate = 0.0 if dropout_key is None else dropout_rate
+    whole = (batch, heads, length, keys)
+    static = Static(sight.causal, sight.window > 0, scale, rate, whole, tiles or Tiles(), interpret=platform() == "cpu")
+    window = sight.window
+    if window and sight.window_from:
+        window = jnp.where(layer < sight.window_from, jnp.iinfo(jnp.int32).max, window)
+    bits = jnp.zeros(2, jnp.uint32) if rate == 0.0 else jax.random.key_data(dropout_key).astype(jnp.uint32)
+    numbers = jnp.stack([jnp.asarray(window, jnp.int32), *jax.lax.bitcast_convert_type(bits, jnp.int32)])
+    masks = Masks(sight.query_segments_BL, sight.key_segments_BS, sight.prefix_BS, numbers)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return _on_device(static, 0, 0, query_BLHK, key_BSHK, value_BSHK, masks)
+    if mesh.manual_axes:
+        return _on_device(static, first_row(batch), 0, query_BLHK, key_BSHK, value_BSHK, masks)
+
+    def run(query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> jax.Array:
+        first_head = jax.lax.axis_index(RULES["act_heads"]) * query.shape[2]
+        return _on_device(static, first_row(query.shape[0]), first_head, query, key, value, masks)
+
+    heads_spec, rows = partition_spec(("batch", None, "act_heads", None)), partition_spec(("batch", None))
+    prefix = rows if sight.prefix_BS is not None else None
+    in_specs = (heads_spec, heads_spec, heads_spec, Masks(rows, rows, prefix, PartitionSpec()))
+    over_devices = jax.shard_map(run, mesh=mesh, in_specs=in_specs, out_specs=heads_spec, check_vma=False)
+    return over_devices(query_BLHK, key_BSHK, value_BSHK, masks)
+
+
+def _on_device(
+    static: Static,
+    first_row: jax.Array | int,
+    first_head: jax.Array | int,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    masks: Masks,
+) -> jax.Array:
+    """One device's part: rows filled up to whole blocks by positions that see nothing and that nothing sees, and heads to a width that is
+    a power of two, as everything of Triton's, by zeros."""
+    place = jnp.stack([jnp.asarray(first_row, jnp.int32), jnp.asarray(first_head, jnp.int32)])
+    numbers = jnp.pad(jnp.concatenate([masks.numbers, place]), (0, 3))
+    _, length, _, width = query.shape
+    fill_L, fill_S = (-n % _unit(n) for n in (length, key.shape[1]))
+    fill_K = max(16, pl.next_power_of_2(width)) - width
+    filled = lambda x, fill: jnp.pad(x, [(0, 0), (0, fill), (0, 0), (0, fill_K)])  # noqa: E731
+    masks = Masks(
+        jnp.pad(masks.queries.astype(jnp.int32), [(0, 0), (0, fill_L)], constant_values=-1),
+        jnp.pad(masks.keys.astype(jnp.int32), [(0, 0), (0, fill_S)], constant_values=-2),
+        None if masks.prefix is None else jnp.pad(masks.prefix.astype(jnp.int32), [(0, 0), (0, fill_S)]),
+        numbers,
+    )
+    out = _flash(static, filled(query, fill_L), filled(key, fill_S), filled(value, fill_S), masks)
+    return out[:, :length, :, :width]
+
+
+def _unit(length: int) -> int:
+    """What rows of a length are filled up to a multiple of, and the longest block that they are cut into."""
+    return min(128, max(16, pl.next_power_of_2(length)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _flash(static: Static, query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> jax.Array:
+    return _forward(static, query, key, value, masks)[0]
+
+
+def _forward(static: Static, query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> tuple:
+    """Attention, and what the backward pass needs: inputs, output, and log2 of each query's sum [B, H, L]."""
+    grid = _Grid(static, static.tiles.forward, query, key)
+    log_total = jax.ShapeDtypeStruct(grid.rows(query), jnp.float32)
+    out, log_total = grid.run(
+        forward_kernel,
+        masks,
+        [grid.queries(query), grid.whole(key), grid.whole(value)],
+        [grid.queries(query), grid.query_rows(log_total)],
+    )
+    return out, (query, key, value, masks, out, log_total)
+
+
+def _backward(static: Static, kept: tuple, gradient: jax.Array) -> tuple:
+    query, key, value, masks, out, log_total = kept
+    # What the softmax's gradient subtracts: sum over keys of probability times its gradient.
+    delta = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
+    grid = _Grid(static, static.tiles.keys, query, key, by_keys=True)
+    key_gradient, value_gradient = grid.run(
+        keys_kernel,
+        masks,
+        [grid.whole(query), grid.keys(key), grid.keys(value), grid.whole(gradient)]
+        + [grid.whole_rows(log_total), grid.whole_rows(delta)],
+        [grid.keys(key), grid.keys(value)],
+    )
+    grid = _Grid(static, static.tiles.queries, query, key)
+    (query_gradient,) = grid.run(
+        queries_kernel,
+        masks,
+        [grid.queries(query), grid.whole(key), grid.whole(value), grid.queries(gradient)]
+        + [grid.query_rows(log_total), grid.query_rows(delta)],
+        [grid.queries(query)],
+    )
+    return query_gradient, key_gradient, value_gradient, None
+
+
+_flash.defvjp(_forward, _backward)
+
+
+class _Grid:
+    """Programs of one kernel: (blocks of queries, or `by_keys` of keys) x heads x batch, and the part of each array that one has."""
+
+    def __init__(self, static: Static, tile: Tile, query: jax.Array, key: jax.Array, by_keys: bool = False) -> None:
+        lengths = query.shape[1], key.shape[1]
+        self.tile = tile._replace(queries=min(tile.queries, _unit(lengths[0])), keys=min(tile.keys, _unit(lengths[1])))
+        self.blocks = lengths[0] // self.tile.queries, lengths[1] // self.tile.keys
+        self.shape = (self.blocks[by_keys], query.shape[2], query.shape[0])
+        self.static, self.by_keys = static, by_keys
+
+    def rows(self, query: jax.Array) -> tuple[int, int, int]:
+        return query.shape[0], query.shape[2], query.shape[1]
+
+    def queries(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        return x, pl.BlockSpec((None, self.tile.queries, None, x.shape[-1]), lambda i, h, b: (b, i, h, 0))
+
+    def keys(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        return x, pl.BlockSpec((None, self.tile.keys, None, x.shape[-1]), lambda j, h, b: (b, j, h, 0))
+
+    def whole(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        return x, pl.BlockSpec((None, x.shape[1], None, x.shape[-1]), lambda i, h, b: (b, 0, h, 0))
+
+    def query_rows(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        return x, pl.BlockSpec((None, None, self.tile.queries), lambda i, h, b: (b, h, i))
+
+    def whole_rows(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        return x, pl.BlockSpec((None, None, x.shape[-1]), lambda i, h, b: (b, h, 0))
+
+    def run(self, kernel: Callable, masks: Masks, inputs: Specified, outputs: Specified) -> Sequence[jax.Array]:
+        first, last = self._bounds(masks)
+        of_batch = [
+            (x, None if x is None else pl.BlockSpec((None, x.shape[1]), lambda i, h, b: (b, 0)))
+            for x in (first, last, masks.queries, masks.keys, masks.prefix)
+        ]
+        numbers = (masks.numbers, pl.BlockSpec(masks.numbers.shape, lambda i, h, b: (0,)))
+        arrays, in_specs = zip(*of_batch, numbers, *inputs, strict=True)
+        shapes, out_specs = zip(*outputs, strict=True)
+        return pl.pallas_call(
+            functools.partial(kernel, self.static, self.tile),
+            out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in shapes],
+            grid=self.shape,
+            in_specs=list(in_specs),
+            out_specs=list(out_specs),
+            compiler_params=triton.CompilerParams(num_warps=self.tile.warps, num_stages=self.tile.stages),
+            interpret=self.static.interpret,
+            name="flash_" + kernel.__name__,
+        )(*arrays)
+
+    def _bounds(self, masks: Masks) -> tuple[jax.Array, jax.Array]:
+        """First block, and the one after the last, that each program visits: [B, I] over keys, or [B, J] over queries."""
+        (count_I, count_J), tile = self.blocks, self.tile
+        query_BIQ, key_BJN = (
+            masks.queries.reshape(-1, count_I, tile.queries),
+            masks.keys.reshape(-1, count_J, tile.keys),
+        )
+        meet_BIJ = query_BIQ.min(-1)[:, :, None] <= key_BJN.max(-1)[:, None, :]
+        meet_BIJ &= query_BIQ.max(-1)[:, :, None] >= key_BJN.min(-1)[:, None, :]
+        if self.static.causal and masks.prefix is None:
+            first_query_I1, first_key_J = jnp.arange(count_I)[:, None] * tile.queries, jnp.arange(count_J) * tile.keys
+            meet_BIJ &= first_query_I1 + tile.queries > first_key_J
+            if self.static.window:
+                meet_BIJ &= first_query_I1 - (first_key_J + tile.keys - 1) < masks.numbers[0]
+        axis = 1 if self.by_keys else 2
+        first = jnp.argmax(meet_BIJ, axis)
+        last = jnp.where(meet_BIJ.any(axis), meet_BIJ.shape[axis] - jnp.argmax(jnp.flip(meet_BIJ, axis), axis), 0)
+        return first.astype(jnp.int32), last.astype(jnp.int32)
