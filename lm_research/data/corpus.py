@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+import lm_research
 from lm_research.config import Config
 from lm_research.data import bucket, mixture, sources, store
 from lm_research.data.cleaning import Cleaner
@@ -41,7 +42,7 @@ Log = Callable[[str], None]
 Bars = Callable[[str, int | None], contextlib.AbstractContextManager[Callable[[int], object]]]
 _HERE = Processes(1)
 FORMAT = 2  # of the folder and of everything that decides its content; raise it to build all corpora anew
-_VERSIONS = ("lm_research", "numpy", "sentencepiece", "tokenizers")
+_LIBRARIES = ("numpy", "sentencepiece", "tokenizers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +195,8 @@ def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log
     origin = dict(
         origin=[choice.report for choice in choices],
         tokenizer=dict(kind=config.tokenizer.path or config.tokenizer.kind, size=tokenizer.size, roles=tokenizer.roles),
-        built_with={name: importlib.metadata.version(name) for name in _VERSIONS},
+        built_with={"lm_research": lm_research.__version__}
+        | {name: importlib.metadata.version(name) for name in _LIBRARIES},
     )
     if config.data.mixture:
         origin["sources"] = [dict(name=name, source=source) for name, source in names]
