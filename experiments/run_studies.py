@@ -38,6 +38,8 @@ STUDIES = {
     "mup": ("mup/sweep.py", [(TABLE, "--across=optimizer.learning_rate")]),
     "scaling_law": ("scaling_law/sweep.py", [("experiments.scaling_law.fit",), (TABLE, "--across=train.budget")]),
 }
+# Study -> a module that makes its text, given a file of WORKDIR.
+TEXTS = {"packing": ("experiments.packing.make_verses", "verses.txt")}
 GRACE = 60.0  # seconds for a study that was told to stop
 
 
@@ -78,14 +80,16 @@ def run(options: argparse.Namespace) -> int:
 
 def run_study(name: str, options: argparse.Namespace) -> int:
     """Runs one study until it ends or its time does; returns its exit code."""
+    shared = environment(options.workdir, options.workers)
+    if name in TEXTS:
+        module, file = TEXTS[name]
+        subprocess.run([sys.executable, "-m", module, str(options.workdir / file)], cwd=ROOT, env=shared, check=True)
     command = [
         sys.executable, "-m", "experiments.run", f"--sweep={ROOT / 'experiments' / STUDIES[name][0]}",
         f"--workdir={options.workdir / name}", f"--workers={options.workers}", f"--cache_dir={options.workdir / 'cache'}",
     ]  # fmt: skip
     with (options.output / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment(options.workdir, options.workers)
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=shared)
         for told, patience in ((signal.SIGTERM, 60 * options.minutes), (signal.SIGKILL, GRACE)):
             try:
                 return process.wait(patience)
@@ -101,6 +105,7 @@ def environment(workdir: pathlib.Path, workers: int) -> dict[str, str]:
     """Of a study's processes: several workers share a GPU's memory, of which JAX would otherwise give the first three quarters."""
     own = {
         "STUDY_FROM": str(workdir / "optimizers"),
+        "STUDY_VERSES": str(workdir / "verses.txt"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     if workers > 1:

