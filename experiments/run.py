@@ -72,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--storage", default="", help="Optuna storage, as a URL (the file WORKDIR/study.db)")
     parser.add_argument(
+        "--cache_dir", type=pathlib.Path, help="corpora and tokenizers, which studies may share (WORKDIR/cache)"
+    )
+    parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE",
         help="a variable of the trials; {worker} is the worker's number: --env 'CUDA_VISIBLE_DEVICES={worker}'",
     )  # fmt: skip
@@ -95,7 +98,8 @@ def run(args: argparse.Namespace, flags: Sequence[str]) -> int:
     log = lambda line: print(f"{datetime.now():%H:%M:%S} {line}", flush=True)  # noqa: E731
     log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} begun before")
     launch = launcher(args.launcher, flags, sweep.module)
-    workers = Workers(sweep, workdir, args.storage, log, dict(text.split("=", 1) for text in args.env), launch)
+    environment = dict(text.split("=", 1) for text in args.env)
+    workers = Workers(sweep, workdir, args.storage, log, environment, launch, args.cache_dir)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: workers.stop.set())

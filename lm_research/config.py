@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from lm_research.errors import ConfigError, suggest
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "none")
+MUP_OPTIMIZERS = ("adamw", "lion")  # whose updates have a size of their own, whatever the gradient's
 _BUDGET_UNITS = {
     "s": ("seconds", 1.0), "min": ("seconds", 60.0), "h": ("seconds", 3600.0), "d": ("seconds", 86400.0),
     "flops": ("flops", 1.0), "tokens": ("tokens", 1.0),
@@ -51,7 +52,21 @@ class ModelConfig:
     max_length: int = key(512, "Longest sequence the position table covers.", low=8)
     dropout_rate: float = key(0.1, "Dropout on embeddings and on both residual branches.", low=0.0, high=0.99)
     attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
+    norm: str = key(
+        "",
+        "Where blocks normalise: after each residual sum (post) or before each branch (pre); empty is the family's way.",
+        choices=("", "post", "pre"),
+    )
     init_std: float = key(0.02, "Standard deviation of initial weights.", low=0.0, high=1.0)
+    mup_base_width: int = key(
+        0,
+        "Maximal update parametrisation: the hidden_size at which the learning rate was found; rates and initial weights are scaled "
+        "from there, so that it suits other widths. 0 is the usual parametrisation.",
+        low=0,
+    )
+    mup_base_head_size: int = key(
+        0, "mup_base_width: width of a head there, if heads grow; 0 is as here, and the model has more heads.", low=0
+    )
     dtype: str = key("float32", "Compute type; parameters are always float32.", choices=("float32", "bfloat16"))
     scan_layers: bool = key(True, "Compile one block and loop over it (fast compile) or unroll all (can run faster).")
     remat: str = key(
@@ -77,6 +92,12 @@ class ObjectiveConfig:
     )  # fmt: skip
     mask_rate: float = key(
         0.15, "masked_lm, replaced_token, span_corruption: share of tokens predicted.", low=0.001, high=0.95
+    )
+    eval_mask_rate: float = key(
+        0.0,
+        "masked_lm, replaced_token: the share in evaluations, so that runs of different mask_rate can be compared; 0 is mask_rate.",
+        low=0.0,
+        high=0.95,
     )
     keep_rate: float = key(0.1, "masked_lm: share of predicted tokens left as they are.", low=0.0, high=1.0)
     random_rate: float = key(0.1, "masked_lm: share of predicted tokens replaced at random.", low=0.0, high=1.0)
@@ -562,6 +583,11 @@ def _check_combinations(config: Config) -> None:
         raise ConfigError(
             f"model.num_heads={model.num_heads} is not a multiple of model.num_kv_heads={model.num_kv_heads}: each head of "
             "keys and values serves a group of query heads, all of one size. Change one of them."
+        )
+    if model.mup_base_width and config.optimizer.name not in MUP_OPTIMIZERS:
+        raise ConfigError(
+            f"model.mup_base_width={model.mup_base_width} scales rates as {' and '.join(MUP_OPTIMIZERS)} need it, but optimizer.name="
+            f"{config.optimizer.name}. Use one of those, or set --config.model.mup_base_width=0."
         )
     if config.data.max_length > model.max_length:
         raise ConfigError(

@@ -312,7 +312,7 @@ def follow(origin: StartingPoint | None, config: Config) -> Config:
         "family": origin.family, "hidden_size": arch.hidden_size, "num_layers": arch.num_layers, "num_heads": arch.num_heads,
         "num_kv_heads": arch.num_kv_heads, "head_size": arch.head_size, "embedding_size": arch.embedding_size,
         "intermediate_size": arch.intermediate_size, "max_length": arch.max_length or max(config.model.max_length, width),
-        "vocab_size": arch.vocab_size,
+        "vocab_size": arch.vocab_size, "norm": arch.norm, "mup_base_width": arch.mup_base_width, "mup_base_head_size": 0,
     }  # fmt: skip
     path = config.tokenizer.path or str(origin.directory)
     return config_lib.replace(config, model=shape, tokenizer={"path": path})

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from lm_research.errors import PretrainedError, suggest
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
+from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
 from lm_research.models.families import DEFAULT_HEADS, FAMILIES, model_types
 from lm_research.models.families.common import Weight
@@ -400,6 +401,7 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
             f"The Hugging Face format has no {kind} model with head {head.name!r} "
             f"(it has: {', '.join(dict.fromkeys(module.CLASSES.values()))}). Load it with one of those heads, or save it as native."
         )
+    _check_stored(arch, module, written)
     written["architectures"] = [module.MODEL_TYPES[kind] + fitting[0]]
     if (
         head.name in ("classification", "token_classification")
@@ -408,6 +410,22 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
         written["id2label"] = {str(i): f"LABEL_{i}" for i in range(head.num_labels)}
         written["label2id"] = {label: int(i) for i, label in written["id2label"].items()}
     return written
+
+
+def _check_stored(arch: Architecture, module: ModuleType, written: Mapping[str, Any]) -> None:
+    """Raises a PretrainedError if whoever reads this config.json would compute something else: a run can change these fields."""
+    again = module.from_hf(written, set())
+    again = again.encoder if arch.encoder is None and again.encoder is not None else again
+    for name, key in (
+        ("norm", "model.norm"),
+        ("attention_scale", "model.mup_base_width"),
+        ("logit_scale", "model.mup_base_width"),
+    ):
+        if getattr(again, name) != getattr(arch, name):
+            raise PretrainedError(
+                f"The Hugging Face format of {written['model_type']} has no place for {name}={getattr(arch, name)} (it means "
+                f"{getattr(again, name)}), which {key} made. Save the model as native."
+            )
 
 
 def weights_of(family: ModuleType, definition: ModelDefinition) -> dict[str, Weight]:

@@ -73,6 +73,7 @@ class Architecture:
       activation_dropout_rate: inside the feed-forward layer.
       final_dropout: whether dropout also falls on the output of the stack (T5).
       init_std: standard deviation of initial weights.
+      mup_base_width: D from which deviations are scaled (mup.py); 0 scales none.
       init: "truncated_normal" (cut at two deviations, as BERT) or "normal" (as GPT-2).
       residual_init_std: the same for the matrices that write to the residual stream; 0 is init_std.
       dtype: compute type of matrix products and activations.
@@ -137,6 +138,7 @@ class Architecture:
     activation_dropout_rate: float = 0.0
     final_dropout: bool = False
     init_std: float = 0.02
+    mup_base_width: int = 0
     init: Literal["truncated_normal", "normal"] = "normal"
     residual_init_std: float = 0.0
     dtype: str = "float32"
@@ -163,6 +165,16 @@ class Architecture:
     def has_tokens(self) -> bool:
         """Whether the stack has a token table of its own."""
         return self.encoder is None or not self.shared_tokens
+
+    @property
+    def width_ratio(self) -> float:
+        """r of mup.py."""
+        return self.hidden_size / self.mup_base_width if self.mup_base_width else 1.0
+
+    @property
+    def readout_init_std(self) -> float:
+        """Deviation of matrices from D to a few classes; a dense layer scales its own by 1 / sqrt(r) besides."""
+        return self.init_std / self.width_ratio**0.5
 
     @property
     def compute_dtype(self) -> jnp.dtype:

@@ -76,10 +76,12 @@ class MaskedLMHead(nnx.Module):
         if not arch.tied:
             self.table = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
         self.activation = arch.head_activation or arch.activation
+        self.scale = arch.logit_scale
 
     def __call__(self, hidden_BMD: jax.Array, table_VE: jax.Array | None) -> Projection:
         """`table_VE` is the embedding table; it is not used by a head with its own."""
         hidden_BME = self.norm(activation(self.activation, self.dense(hidden_BMD)))
+        hidden_BME = hidden_BME if self.scale == 1.0 else hidden_BME * self.scale
         table = getattr(self, "table", None)
         return Projection(hidden_BME, table_VE if table is None else table[...], self.bias[...])
 
@@ -134,7 +136,7 @@ class ReplacedTokenHead(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         self.dense = Dense([(arch.hidden_size, "embed")], [(arch.hidden_size, None)], arch, rngs)
-        self.output = Dense([(arch.hidden_size, "embed")], [(1, None)], arch, rngs)
+        self.output = Dense([(arch.hidden_size, "embed")], [(1, None)], arch, rngs, std=arch.readout_init_std)
         self.activation = arch.activation
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
@@ -162,13 +164,13 @@ class Model(nnx.Module):
         ):
             self.pooler = Pooler(arch, rngs)
         if name in ("pretraining", "next_sentence"):
-            self.next_sentence = Dense(width, [(head.num_labels, None)], arch, rngs)
+            self.next_sentence = Dense(width, [(head.num_labels, None)], arch, rngs, std=arch.readout_init_std)
         if name == "replaced_token":
             self.replaced_token = ReplacedTokenHead(arch, rngs)
         labels = {"multiple_choice": 1, "span": 2}.get(name, head.num_labels)
         if name in ("classification", "token_classification", "span", "multiple_choice"):
             biased = not arch.causal or arch.encoder is not None or name != "classification"
-            self.classifier = Dense(width, [(labels, None)], arch, rngs, bias=biased)
+            self.classifier = Dense(width, [(labels, None)], arch, rngs, std=arch.readout_init_std, bias=biased)
         self.arch = arch
 
     @property

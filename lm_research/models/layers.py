@@ -77,6 +77,7 @@ class Dense(nnx.Module):
         bias: bool = True,
     ) -> None:
         sizes, axes = zip(*inputs, *outputs, strict=True)
+        std = (arch.init_std if std is None else std) / arch.width_ratio**0.5
         self.kernel = weight(rngs, sizes, axes, arch, std)
         self.bias = zeros(sizes[len(inputs) :], axes[len(inputs) :]) if bias else None
         self.contracted = len(inputs)

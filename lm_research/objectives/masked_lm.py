@@ -9,6 +9,7 @@ Legend: B batch, L length, M masked positions, P texts.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -44,7 +45,10 @@ class MaskedPairs:
         self.length = config.data.max_length
         self.pairs = pairs or pair_kind(config.objective)
         self.cls, self.sep, self.pad = tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id
-        self.masking = Masking(config.objective, tokenizer, self.length)
+        asked, held_out = config.objective, config.objective.eval_mask_rate
+        if held_out and purpose != "train":
+            asked = dataclasses.replace(asked, mask_rate=held_out)
+        self.masking = Masking(asked, tokenizer, self.length)
         self.added = 2 if self.pairs == "none" else 3
         self.pieces = self.reader = None
         if config.data.packing:

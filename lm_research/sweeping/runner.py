@@ -45,6 +45,7 @@ class Workers:
         log: Callable[[str], None],
         environment: Mapping[str, str],
         launch: Callable[[list[str], int], list[str]] | None = None,
+        cache: pathlib.Path | None = None,
     ) -> None:
         """Gets ready.
 
@@ -54,13 +55,14 @@ class Workers:
           environment: variables of a trial's process; "{worker}" in a value is the worker's number.
           launch: from the arguments of training and the worker's number to a command that runs it somewhere, waits, and ends
             with its exit code; None runs it here.
+          cache: folder of corpora and tokenizers, which studies may share; None is WORKDIR/cache.
         """
         self.sweep, self.workdir, self.storage, self.log = sweep, workdir, storage, log
         self.environment, self.stop = environment, threading.Event()
         self.launch = launch or (lambda arguments, _: [sys.executable, "-m", sweep.module, *arguments])
         own_cache = config_files.load(sweep.config).data.cache_dir or "data.cache_dir" in sweep.values({})
         # One folder for corpora and tokenizers, so that trials that read the same build it once.
-        self.shared = [] if own_cache else [f"--config.data.cache_dir={workdir / 'cache'}"]
+        self.shared = [] if own_cache else [f"--config.data.cache_dir={cache or workdir / 'cache'}"]
         self._errors: list[BaseException] = []
 
     def run(self, count: int) -> bool:

@@ -21,7 +21,7 @@ from lm_research import config as config_lib
 from lm_research import config_files
 from lm_research.errors import ConfigError, UserError, suggest
 
-METHODS = ("grid", "random", "tpe")
+METHODS = ("grid", "random", "tpe", "list")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +50,23 @@ class Sweep:
 
     Attributes:
       config: FILE or FILE:ARG, as after --config.
-      space: key of the config -> the values it may take.
+      space: key of the config -> the values it may take; of a list what its points have.
       fixed: key of the config -> the value it has in every trial.
       method: "grid" (all combinations, in the order of the space, the last key fastest), "random", or "tpe" (model-based: the
-        tree-structured Parzen estimator, Bergstra et al. 2011).
-      num_trials: how many; of a grid, all of them at 0.
+        tree-structured Parzen estimator, Bergstra et al. 2011), or "list" (those of `points`).
+      num_trials: how many; of a grid, all of them at 0; of a list, its length.
       metric: of summary.json, what a trial is judged by; `direction`: "minimize" or "maximize".
       seed: of what is drawn.
       rungs: steps at which trials are compared (successive halving, Jamieson and Talwalkar 2016): at each but the last the
         better 1/`eta` go on from their checkpoints. The last one is train.num_steps. () trains all to the end.
       prune: stop a trial whose last evaluation is worse than the median of the others' at that step.
       module: what a trial runs, with --config, --config.KEY=VALUE and --workdir.
+      points: of a list, the trials one by one: key -> value, the same keys in each. For keys that change together, such as width and
+        heads, or an optimizer and its rates.
     """
 
     config: str
-    space: Mapping[str, Choice | Uniform]
+    space: Mapping[str, Choice | Uniform] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     method: str = "grid"
     num_trials: int = 0
@@ -75,6 +77,7 @@ class Sweep:
     eta: int = 2
     prune: bool = False
     module: str = "lm_research.train"
+    points: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         for name, valid in (("method", METHODS), ("direction", ("minimize", "maximize"))):
@@ -82,6 +85,8 @@ class Sweep:
                 raise ConfigError(
                     f"The sweep's {name} is {getattr(self, name)!r}. {suggest(str(getattr(self, name)), valid)}"
                 )
+        if self.points or self.method == "list":
+            self._read_points()
         if not self.space:
             raise ConfigError("The sweep's space is empty: name the keys that vary, with their values.")
         for key in (*self.space, *self.fixed):
@@ -101,6 +106,24 @@ class Sweep:
         if self.rungs and self.prune:
             raise ConfigError("The sweep asks for rungs and for prune: both stop weak trials. Keep one of them.")
 
+    def _read_points(self) -> None:
+        """Makes the space of the points, in which each key has the values that occur."""
+        object.__setattr__(self, "points", tuple(dict(point) for point in self.points))
+        if self.method != "list" or self.space or not self.points or not self.points[0]:
+            raise ConfigError(
+                "method='list' needs points with values, and no space; other methods need a space, and no points."
+            )
+        keys = list(self.points[0])
+        for number, point in enumerate(self.points):
+            if set(point) != set(keys):
+                raise ConfigError(
+                    f"The sweep's point {number} has the keys {', '.join(point)}, and the first one {', '.join(keys)}. Give all points "
+                    "the same."
+                )
+        values = {key: {repr(point[key]): point[key] for point in self.points} for key in keys}
+        object.__setattr__(self, "space", {key: Choice(*distinct.values()) for key, distinct in values.items()})
+        object.__setattr__(self, "num_trials", len(self.points))
+
     def _check(self, key: str, values: Choice | Uniform) -> None:
         if isinstance(values, Choice):
             if not values.values or len(set(map(repr, values.values))) < len(values.values):
@@ -113,7 +136,9 @@ class Sweep:
             raise ConfigError(f"The sweep's {key} has {values}: low must be below high, and above 0 with log=True.")
 
     def planned(self, number: int) -> dict[str, Any]:
-        """The values of a trial of a grid or a random sweep: a pure function of its number and the seed."""
+        """The values of a trial of a grid, a list or a random sweep: a pure function of its number and the seed."""
+        if self.method == "list":
+            return dict(self.points[number % len(self.points)])
         if self.method == "grid":
             choices = [choice.values for choice in self.space.values()]
             total = math.prod(map(len, choices))
@@ -142,6 +167,8 @@ class Sweep:
     def digest(self) -> str:
         """Of everything that decides what the trials are."""
         content = dataclasses.asdict(self)
+        if not self.points:
+            del content["points"]  # studies from before there were any keep their digest
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,5 @@
-"""Which parameters learn, and how fast: frozen ones (train.freeze), and rates that fall layer by layer (optimizer.layer_decay).
+"""Which parameters learn, and how fast: frozen ones (train.freeze), rates that fall layer by layer (optimizer.layer_decay) or with
+the width (model.mup_base_width).
 
 A frozen parameter has no gradient, no optimizer state and no decay. The layers of a stack are one array with a leading axis: if
 only some of them are frozen, the array keeps its optimizer state, and their gradient, moments and update are zero.
@@ -24,6 +25,7 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.errors import ConfigError
 from lm_research.models.definition import Params, flatten
+from lm_research.models.mup import rate_share, width_ratio
 
 _BELOW = ("embeddings", "relative_bias")  # what lies below the layers of a stack
 
@@ -80,7 +82,7 @@ def make_groups(config: Config, shapes: Params) -> Groups:
     """The groups of a model.
 
     Args:
-      config: optimizer.layer_decay and train.freeze are used.
+      config: optimizer.layer_decay, train.freeze and, for widths, the model section are used.
       shapes: the parameters, or their shapes.
 
     Raises:
@@ -89,7 +91,10 @@ def make_groups(config: Config, shapes: Params) -> Groups:
     leaves = {path: leaf.shape for path, leaf in flatten(shapes).items()}
     frozen, masks = _freeze(config.train.freeze, leaves)
     decay = config.optimizer.layer_decay
-    return Groups(frozen, masks, {} if decay == 1.0 else {path: _rate(path, leaves, decay) for path in leaves})
+    ratio = width_ratio(config.model)
+    if decay == ratio == 1.0:
+        return Groups(frozen, masks, {})
+    return Groups(frozen, masks, {path: _rate(path, leaves, decay) * rate_share(path, ratio) for path in leaves})
 
 
 def _freeze(patterns: str, leaves: dict[str, tuple[int, ...]]) -> tuple[frozenset[str], dict[str, np.ndarray]]:

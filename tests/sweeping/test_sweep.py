@@ -34,6 +34,19 @@ def test_random_values_follow_from_seed_and_number_and_cover_their_range() -> No
     assert {values["model.num_layers"] for values in drawn} == {1, 2, 3, 4}
 
 
+def test_a_list_is_its_points_and_its_space_their_values() -> None:
+    points = [{"model.hidden_size": 32, RATE: 0.1}, {"model.hidden_size": 64, RATE: 0.1}]
+    sweep = Sweep("configs/quickstart.py", method="list", points=points)
+    assert sweep.num_trials == 2 and [sweep.planned(number) for number in range(2)] == points
+    assert sweep.space == {"model.hidden_size": Choice(32, 64), RATE: Choice(0.1)}
+    assert sweep.digest() != Sweep("configs/quickstart.py", method="list", points=points[:1]).digest()
+
+
+def test_a_sweep_without_points_has_the_digest_it_had_before_there_were_any() -> None:
+    sweep = Sweep("x", {RATE: Choice(0.1)})
+    assert sweep.digest() == "441e02106f7dfff9"
+
+
 def test_flags_are_those_of_the_verb() -> None:
     sweep = Sweep("configs/quickstart.py:gpt", {RATE: Choice(0.5)}, fixed={"model.scan_layers": True}, rungs=(5, 20))
     assert sweep.flags({RATE: 0.5}) == [
@@ -66,6 +79,9 @@ def test_equal_configs_have_equal_digests() -> None:
         ({"method": "random"}, "num_trials is 0"),
         ({"rungs": (5, 5)}, "growing step numbers"),
         ({"rungs": (5, 6), "prune": True}, "Keep one of them"),
+        ({"points": ({RATE: 1},)}, "no points"),
+        ({"method": "list"}, "needs points"),
+        ({"method": "list", "space": {}, "points": ({RATE: 1}, {"seed": 1})}, "point 1 has the keys seed"),
         ({"fixed": {RATE: 1}}, "both varies and fixes optimizer.learning_rate"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
+from lm_research.models.mup import parametrise
 
 # Names of activations in Hugging Face's files -> ours. The last three are other spellings of the tanh approximation.
 ACTIVATION_NAMES = {
@@ -93,7 +94,9 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
             "attention",
         )
     }  # fmt: skip
-    return Architecture(**{"vocab_size": vocab_size, **given, **traits})
+    arch = Architecture(**{"vocab_size": vocab_size, **given, **traits})
+    arch = arch.replace(norm=config.norm) if config.norm else arch
+    return parametrise(arch, config) if config.mup_base_width else arch
 
 
 def encoder_decoder(config: ModelConfig, vocab_size: int, **traits: Any) -> Architecture:

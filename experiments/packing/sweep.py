@@ -1,0 +1,30 @@
+"""Several short texts in a row, or one and padding. README.md has the question and the results."""
+
+from __future__ import annotations
+
+import os
+
+from experiments import settings
+from lm_research.sweeping import Sweep
+
+CONFIG = "configs/quickstart.py"
+
+
+def get_sweep() -> Sweep:
+    """Padded rows; a quarter as many packed ones, which hold about as many tokens; as many packed ones.
+
+    STUDY_VERSES is the file of make_verses.py (runs/verses.txt).
+    """
+    batch = settings.base(CONFIG).train.batch_size
+    ways = [(False, batch), (True, batch // 4), (True, batch)]
+    points = [
+        {"data.packing": packing, "train.batch_size": rows, "seed": seed}
+        for packing, rows in ways
+        for seed in settings.seeds(3)
+    ]
+    small = {
+        "data.source": os.environ.get("STUDY_VERSES", "runs/verses.txt"), "data.documents": "line", "data.max_length": 128,
+        "train.num_epochs": 2.0, "logging.every_steps": 20,
+    }  # fmt: skip
+    fixed = {"objective.pairs": "none", "objective.short_rate": 0.0}
+    return settings.study(CONFIG, points, small, fixed, "eval_mlm_loss_nats")

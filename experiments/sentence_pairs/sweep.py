@@ -1,0 +1,14 @@
+"""What to ask about pairs of segments: next sentence, order, or nothing. README.md has the question and the results."""
+
+from __future__ import annotations
+
+from experiments import settings
+from lm_research.sweeping import Sweep
+
+CONFIG = "configs/quickstart.py"
+
+
+def get_sweep() -> Sweep:
+    """The three tasks on the same text."""
+    points = settings.grid(objective__pairs=["next_sentence", "sentence_order", "none"], seed=settings.seeds(3))
+    return settings.study(CONFIG, points, {"train.num_steps": 1600}, metric="eval_mlm_loss_nats")

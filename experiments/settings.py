@@ -1,0 +1,76 @@
+"""What the studies of this folder have in common: how small runs are kept small, and how a large version is asked for.
+
+Variables of the environment change every study alike:
+
+    STUDY_CONFIG=configs/bert_base.py   another config (and its own model, steps, rate and checkpoints) instead of the small runs
+    STUDY_STEPS=100000                  steps of each trial
+    STUDY_SEEDS=5                       seeds of each point
+    STUDY_TRIALS=2                      the first two trials alone, to see that all works
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lm_research import config_files
+from lm_research.sweeping import Sweep
+
+# A trial of a few seconds needs neither samples nor checkpoints nor curves in TensorBoard.
+SMALL = {
+    "eval.every_steps": 0, "eval.num_samples": 0, "checkpoint.every_steps": 0, "checkpoint.every_minutes": 0.0,
+    "checkpoint.keep_best": 0, "logging.trackers": "none", "logging.every_steps": 100,
+}  # fmt: skip
+Points = list[dict[str, Any]]
+
+
+def is_large() -> bool:
+    """Whether STUDY_CONFIG names a config."""
+    return bool(os.environ.get("STUDY_CONFIG"))
+
+
+def base(config: str) -> ConfigDict:
+    """The config that the trials change: STUDY_CONFIG, or the study's own."""
+    return config_files.load(os.environ.get("STUDY_CONFIG") or config)
+
+
+def seeds(count: int) -> range:
+    """Seeds of each point: STUDY_SEEDS, or so many."""
+    return range(int(os.environ.get("STUDY_SEEDS", count)))
+
+
+def grid(**values: Iterable[Any]) -> Points:
+    """Every combination, the last key fastest. `section__key=values` stands for section.key."""
+    keys = [name.replace("__", ".") for name in values]
+    return [dict(zip(keys, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def study(
+    config: str,
+    points: Sequence[Mapping[str, Any]],
+    small: Mapping[str, Any],
+    fixed: Mapping[str, Any] | None = None,
+    metric: str = "eval_loss_nats",
+) -> Sweep:
+    """The sweep of a study.
+
+    Args:
+      config: of the small runs.
+      points: the trials.
+      small: what only the small runs need: their model, rate and number of steps.
+      fixed: what the question asks for in runs of any size.
+      metric: what a trial is judged by.
+    """
+    values = {**({} if is_large() else SMALL | dict(small)), **(fixed or {})}
+    if "STUDY_STEPS" in os.environ:
+        values |= {"train.num_steps": int(os.environ["STUDY_STEPS"]), "train.num_epochs": 0.0, "train.budget": ""}
+    varied = points[0].keys()
+    values = {key: value for key, value in values.items() if key not in varied}
+    kept = points[: int(os.environ.get("STUDY_TRIALS", len(points)))]
+    return Sweep(
+        os.environ.get("STUDY_CONFIG") or config, method="list", points=tuple(kept), fixed=values, metric=metric
+    )
