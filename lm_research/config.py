@@ -339,6 +339,33 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    rank: int = key(
+        0,
+        "Rank of adapters (Hu et al. 2021): they and a new head learn, the rest of the model stays. 0 has none.",
+        low=0,
+    )
+    alpha: float = key(16.0, "An adapter's product counts alpha / rank.", low=0.0)
+    rslora: bool = key(False, "It counts alpha / sqrt(rank) instead (Kalajdzievski 2023), for large ranks.")
+    targets: str = key(
+        "attention/(query|value)/",
+        "Matrices with an adapter: regular expressions that are looked for in paths such as encoder/layers/attention/query/kernel, "
+        "with commas between.",
+    )
+    dropout: float = key(
+        0.0,
+        "Share of an adapter's inputs that each micro-batch leaves out, the same for all its positions.",
+        low=0.0,
+        high=0.99,
+    )
+    full: str = key(
+        "",
+        "Other parameters that learn, as they are: regular expressions as above; empty takes those that train.init_from lacks, such as "
+        "a new classifier.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     every_steps: int = key(1000, "Steps between evaluations on held-out documents; 0 evaluates only at the end.", low=0)
     num_batches: int = key(0, "Batches of each evaluation; 0 reads all held-out examples once.", low=0)
@@ -417,6 +444,7 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()

@@ -359,6 +359,13 @@ class StartingPoint:
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config
 
+    @property
+    def new_parts(self) -> str:
+        """Patterns, with commas between, of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
+        module = native if isinstance(self._found, native.Native) else huggingface
+        parts = {path.partition("/")[0] for path in module.missing(self._found)}
+        return ",".join(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
+
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
         """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used."""
         params, report = load_params(self._found, mesh, "float32", seed, fresh_head=True)

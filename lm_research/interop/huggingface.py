@@ -178,6 +178,12 @@ def _check_head(head: str, kind: str, stacks: str, encoder_only: bool) -> None:
         raise PretrainedError(f"head {head!r} needs {some[needed]}, but {kind} is {some[stacks]}.")
 
 
+def missing(pretrained: Pretrained) -> list[str]:
+    """Our parameters that the files do not have under any name."""
+    reader = _Reader(pretrained.source, FAMILIES[pretrained.family], pretrained.definition)
+    return [path for path in reader.shapes if reader.shape_of(path) is None]
+
+
 class _Reader:
     """Our arrays out of their tensors."""
 

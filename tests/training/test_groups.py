@@ -150,8 +150,8 @@ def test_the_log_counts_what_learns() -> None:
     """4 x 2 + 2 of embeddings, 2 x 6 of layers, 2 + 2 above: 26; the first of three layers takes 4, the embeddings 10."""
     shapes = DEFINITION.shapes
     assert make_groups(config(SGD), shapes).in_words(shapes) == ""
-    assert make_groups(config(SGD, "layers/0/"), shapes).in_words(shapes) == " (22 of them learn)"
-    assert make_groups(config(SGD, "layers/0/,embeddings"), shapes).in_words(shapes) == " (12 of them learn)"
+    assert make_groups(config(SGD, "layers/0/"), shapes).in_words(shapes) == "trains 22 of 26 parameters (84.62%)"
+    assert make_groups(config(SGD, "layers/0/,embeddings"), shapes).in_words(shapes) == "trains 12 of 26 parameters (46.15%)"
 
 
 WRONG = {
