@@ -268,9 +268,11 @@ class OptimizerConfig:
     name: str = key(
         "adamw",
         "Optimizer; each has its own scale of learning rates, and the defaults below are AdamW's.",
-        choices=("adamw", "adafactor", "lamb", "lion", "sgd"),
+        choices=("adamw", "adafactor", "lamb", "lion", "muon", "sgd"),
     )
-    learning_rate: float = key(1e-4, "Peak learning rate.", low=0.0)
+    learning_rate: float = key(1e-4, "Peak learning rate; muon: of hidden matrices (0.02 is usual).", low=0.0)
+    adam_learning_rate: float = key(3e-4, "muon: peak learning rate of all else, which AdamW trains.", low=0.0)
+    momentum: float = key(0.95, "muon: decay of the momentum of hidden matrices.", low=0.0, high=0.999999)
     beta1: float = key(0.9, "Decay of the first moment; sgd: momentum. adafactor has none.", low=0.0, high=0.999999)
     beta2: float = key(0.999, "Decay of the second moment; lion: of its only one.", low=0.0, high=0.9999999)
     epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0)

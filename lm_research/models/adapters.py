@@ -95,7 +95,7 @@ def adapt(base: ModelDefinition, lora: LoraConfig) -> ModelDefinition:
     """
     if not lora.rank:
         return base
-    matrices, shapes, axes = _matrices(base), flatten(base.shapes), _axes(base)
+    matrices, shapes, axes = matrices_of(base), flatten(base.shapes), _axes(base)
     chosen = _chosen(lora.targets, matrices)
     stacked, more_shapes, more_axes = {}, {}, {}
     for layer in chosen:
@@ -126,7 +126,7 @@ def _axes(definition: ModelDefinition) -> dict[str, tuple[str | None, ...]]:
     return {"/".join(str(key.key) for key in path): names for path, names in pairs}
 
 
-def _matrices(base: ModelDefinition) -> dict[str, int]:
+def matrices_of(base: ModelDefinition) -> dict[str, int]:
     """Path of each dense layer -> how many axes of its kernel are inputs."""
     found = nnx.iter_graph(base.bind(base.shapes))
     return {"/".join(map(str, path)): node.contracted for path, node in found if isinstance(node, Dense)}
