@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm_research.errors import PretrainedError, suggest
+from lm_research.interop import peft
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
@@ -101,17 +102,25 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | None = None) -> Pretrained:
+def inspect(
+    directory: pathlib.Path,
+    head: str | None = None,
+    num_labels: int | None = None,
+    adapter: pathlib.Path | None = None,
+) -> Pretrained:
     """Reads config.json and the headers of the weight files.
 
     Args:
-      directory: of the model.
+      directory: of the model, or of a peft adapter whose base is on this machine.
       head: a name of heads.HEADS; None takes the one that `architectures` in config.json names.
       num_labels: classes of a classification; None takes those of config.json.
+      adapter: a directory of peft's format whose adapter is added to the weights (interop/peft.py).
 
     Raises:
       PretrainedError: no model, one of an unknown type, or with settings that are not supported.
     """
+    if adapter is None and peft.is_adapter(directory):
+        adapter, directory = directory, peft.base_of(directory)
     config = read_config(directory)
     types = model_types()
     kind = config.get("model_type")
@@ -122,6 +131,7 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
         )
     family = FAMILIES[types[kind]]
     source = open_tensors(directory)
+    source = source if adapter is None else peft.AdaptedSource(source, adapter)
     try:
         arch = family.from_hf(config, set(source.names))
     except PretrainedError as error:

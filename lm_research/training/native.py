@@ -199,17 +199,7 @@ def load_params(
     if mesh is not None:
         shardings = flatten(tree_shardings(mesh, native.definition.shapes, native.definition.axes))
         shardings |= flatten(tree_shardings(mesh, native.stored.shapes, native.stored.axes))
-    try:
-        arrays = _restore(native, [*common, *parts], shardings)
-    except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise PretrainedError(f"The parameters in {native.arrays} cannot be read ({reason}).") from error
-    found = digest_arrays(unflatten(arrays))
-    for path in (*common, *parts):
-        if found[path] != native.digests.get(path):
-            raise PretrainedError(
-                f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was written."
-            )
+    arrays = _read(native, [*common, *parts], shardings)
     arrays = flatten(adapters.merged(native.stored, unflatten(arrays))[1])
     new = [path for path in wanted if path not in arrays]
     arrays |= native.definition.init_only(new, seed, shardings)
@@ -217,6 +207,28 @@ def load_params(
         arrays = {path: x.astype(dtype) for path, x in arrays.items()}
     report = Report(new=tuple(new), unused=tuple(path for path in stored if path not in {*common, *parts}))
     return unflatten({path: arrays[path] for path in wanted}), report
+
+
+def load_adapted(native: Native) -> Params:
+    """All parameters of a run with adapters, these by themselves, on the default device; raises like `load_params`."""
+    paths = list(flatten(native.stored.shapes))
+    return unflatten(_read(native, paths, dict.fromkeys(paths, SingleDeviceSharding(jax.devices()[0]))))
+
+
+def _read(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
+    """These arrays, checked against their digests."""
+    try:
+        arrays = _restore(native, paths, shardings)
+    except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise PretrainedError(f"The parameters in {native.arrays} cannot be read ({reason}).") from error
+    found = digest_arrays(unflatten(arrays))
+    for path in paths:
+        if found[path] != native.digests.get(path):
+            raise PretrainedError(
+                f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was written."
+            )
+    return arrays
 
 
 def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
