@@ -149,8 +149,8 @@ class TaskConfig:
     label_smoothing: float = key(0.0, "target=label: probability spread evenly over all labels.", low=0.0, high=0.99)
     class_weights: str = key(
         "none",
-        "target=label: how much each class counts in the loss; balanced is inversely to its training records.",
-        choices=("none", "balanced"),
+        "target=label: how much each class counts in the loss: none (all alike), balanced (inversely to its training records), or "
+        "LABEL=WEIGHT, ... for every label.",
     )
     stride: int = key(
         128, "question_answering: tokens of a long context that neighbouring windows have in common.", low=0
