@@ -131,7 +131,9 @@ def inspect(
         )
     family = FAMILIES[types[kind]]
     source = open_tensors(directory)
-    source = source if adapter is None else peft.AdaptedSource(source, adapter)
+    if adapter is not None:
+        source = peft.AdaptedSource(source, adapter)
+        head = head or source.head
     try:
         arch = family.from_hf(config, set(source.names))
     except PretrainedError as error:
@@ -152,6 +154,8 @@ def inspect(
     if name in ("pretraining", "next_sentence"):
         stored = reader.shape_of("next_sentence/bias")
         spec = Head(name, stored[0] if stored else 2)
+    elif adapter is not None and not num_labels and (stored := reader.shape_of("classifier/kernel")):
+        spec = Head(name, stored[0])
     elif name == "none":
         spec = dataclasses.replace(spec, pooled=reader.shape_of("pooler/dense/kernel") is not None)
     definition = definition if spec == definition.head else define(arch, spec)

@@ -21,6 +21,11 @@ from lm_research.interop.tensor_files import TensorSource
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
+# Head -> task_type.
+TASKS = {
+    "classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "span": "QUESTION_ANS", "causal_lm": "CAUSAL_LM",
+    "seq2seq_lm": "SEQ_2_SEQ_LM",
+}  # fmt: skip
 # What changes the arithmetic and is not read: the only value that is.
 _REFUSED = {
     "use_dora": False, "use_qalora": False, "use_bdlora": False, "lora_bias": False, "layer_replication": None,
@@ -89,6 +94,11 @@ class AdaptedSource(TensorSource):
         self.names = list(dict.fromkeys([*base.names, *self._whole]))
         for name in self._products:
             self._transposed(name)
+
+    @property
+    def head(self) -> str | None:
+        """What the adapter was trained to predict, a key of heads.HEADS; None where it does not say."""
+        return next((head for head, task in TASKS.items() if task == self._config.get("task_type")), None)
 
     def _name_in_base(self, name: str, must: bool = True) -> str:
         """The base's name of a tensor; one may have a prefix such as "bert." that the other lacks."""

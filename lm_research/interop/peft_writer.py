@@ -18,18 +18,13 @@ import numpy as np
 
 from lm_research.errors import PretrainedError
 from lm_research.interop.huggingface import to_stored, weights_of
-from lm_research.interop.peft import CONFIG, PREFIX, WEIGHTS, A, B
+from lm_research.interop.peft import CONFIG, PREFIX, TASKS, WEIGHTS, A, B
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models import adapters
 from lm_research.models.adapters import AdaptedDefinition
 from lm_research.models.definition import Params, flatten
 from lm_research.models.families import FAMILIES
 from lm_research.models.families.common import Weight
-
-TASKS = {
-    "classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "span": "QUESTION_ANS", "causal_lm": "CAUSAL_LM",
-    "seq2seq_lm": "SEQ_2_SEQ_LM",
-}  # fmt: skip
 
 
 def write_adapter(

@@ -52,6 +52,16 @@ def test_a_directory_that_names_its_base_is_a_model(tmp_path: pathlib.Path) -> N
     assert changed == {f"decoder/layers/attention/{name}/kernel" for name in ("query", "key", "value", "output")}
 
 
+def test_the_head_is_the_adapters(tmp_path: pathlib.Path) -> None:
+    """Its task and the classes of its classifier, where the base has neither."""
+    shutil.copytree(GOLDENS / "bert" / "adapter", tmp_path / "adapter")
+    _change(tmp_path / "adapter", base_model_name_or_path=str(GOLDENS / "bert" / "base"), task_type="SEQ_CLS")
+    golden, lm = np.load(GOLDENS / "bert" / "outputs.npz"), lm_research.from_pretrained(tmp_path / "adapter")
+    assert lm.definition.head.num_labels == 3 and len(lm.config.id2label) == 3
+    found = np.asarray(lm(input_ids=golden["ids"].astype(np.int32))["logits"])
+    np.testing.assert_allclose(found, golden["logits"], rtol=1e-4, atol=2e-5)
+
+
 def test_convert_adds_an_adapter(tmp_path: pathlib.Path) -> None:
     base, adapter = (str(GOLDENS / "gpt2" / part) for part in ("base", "adapter"))
     assert convert.main(["--source", base, "--adapter", adapter, "--output", str(tmp_path / "out"), "--to", "hf"]) == 0
