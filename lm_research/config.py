@@ -175,8 +175,8 @@ class TaskConfig:
     label_smoothing: float = key(0.0, "target=label: probability spread evenly over all labels.", low=0.0, high=0.99)
     class_weights: str = key(
         "none",
-        "target=label: how much each class counts in the loss; balanced is inversely to its training records.",
-        choices=("none", "balanced"),
+        "target=label: how much each class counts in the loss: none (all alike), balanced (inversely to its training records), or "
+        "LABEL=WEIGHT, ... for every label.",
     )
     stride: int = key(
         128, "question_answering: tokens of a long context that neighbouring windows have in common.", low=0
@@ -294,9 +294,11 @@ class OptimizerConfig:
     name: str = key(
         "adamw",
         "Optimizer; each has its own scale of learning rates, and the defaults below are AdamW's.",
-        choices=("adamw", "adafactor", "lamb", "lion", "sgd"),
+        choices=("adamw", "adafactor", "lamb", "lion", "muon", "sgd"),
     )
-    learning_rate: float = key(1e-4, "Peak learning rate.", low=0.0)
+    learning_rate: float = key(1e-4, "Peak learning rate; muon: of hidden matrices (0.02 is usual).", low=0.0)
+    adam_learning_rate: float = key(3e-4, "muon: peak learning rate of all else, which AdamW trains.", low=0.0)
+    momentum: float = key(0.95, "muon: decay of the momentum of hidden matrices.", low=0.0, high=0.999999)
     beta1: float = key(0.9, "Decay of the first moment; sgd: momentum. adafactor has none.", low=0.0, high=0.999999)
     beta2: float = key(0.999, "Decay of the second moment; lion: of its only one.", low=0.0, high=0.9999999)
     epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0)
@@ -361,6 +363,33 @@ class TrainConfig:
         "stop",
         "On a NaN or infinite loss: stop before the update (exit code 3), or skip that update.",
         choices=("stop", "skip"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    rank: int = key(
+        0,
+        "Rank of adapters (Hu et al. 2021): they and a new head learn, the rest of the model stays. 0 has none.",
+        low=0,
+    )
+    alpha: float = key(16.0, "An adapter's product counts alpha / rank.", low=0.0)
+    rslora: bool = key(False, "It counts alpha / sqrt(rank) instead (Kalajdzievski 2023), for large ranks.")
+    targets: str = key(
+        "attention/(query|value)/",
+        "Matrices with an adapter: regular expressions that are looked for in paths such as encoder/layers/attention/query/kernel, "
+        "with commas between.",
+    )
+    dropout: float = key(
+        0.0,
+        "Share of an adapter's inputs that each micro-batch leaves out, the same for all its positions.",
+        low=0.0,
+        high=0.99,
+    )
+    full: str = key(
+        "",
+        "Other parameters that learn, as they are: regular expressions as above; empty takes those that train.init_from lacks, such as "
+        "a new classifier.",
     )
 
 
@@ -443,6 +472,7 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     mesh: MeshConfig = MeshConfig()

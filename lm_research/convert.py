@@ -1,13 +1,15 @@
-"""`python -m lm_research.convert --source DIR --output DIR --to {hf,native}`: a model from one format to another.
+"""`python -m lm_research.convert --source DIR --output DIR --to {hf,native,peft}`: a model from one format to another.
 
 The source is a directory in the Hugging Face format, a native one, or that of a training run (its newest checkpoint; the
 averaged parameters, if it has them) or RUN/checkpoints/STEP. Whatever number of processes and devices wrote a checkpoint, its
-pieces are merged and written anew, divided by --max-shard-gb. Arrays are copied bit for bit unless --dtype asks for another type.
+pieces are merged and written anew, divided by --max-shard-gb. Adapters (LoRA) are added to the weights: those of a run, or those of
+--adapter, a directory of Hugging Face's peft; `--to peft` writes a run's adapters by themselves instead. Arrays are copied bit for bit unless --dtype asks for another type.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import pathlib
 import sys
@@ -28,8 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a Hugging Face directory, a native one, a run directory or RUN/checkpoints/STEP",
     )
     parser.add_argument("--output", required=True, help="directory to write; must not hold anything yet")
-    parser.add_argument("--to", required=True, choices=("hf", "native"), help="format to write")
+    parser.add_argument("--to", required=True, choices=("hf", "native", "peft"), help="format to write")
     parser.add_argument("--head", help="what the model predicts, if not what the source says (masked_lm, none, ...)")
+    parser.add_argument("--adapter", help="a directory of peft's format whose LoRA is added to the source's weights")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the written arrays")
     parser.add_argument("--max-shard-gb", type=float, default=5.0, help="hf: size above which weights are divided (5)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
@@ -51,7 +54,10 @@ def convert(args: argparse.Namespace) -> None:
         raise PretrainedError(f"--output={output} exists and is not an empty directory. Choose a new one.")
     if not args.max_shard_gb > 0:
         raise PretrainedError(f"--max-shard-gb={args.max_shard_gb} must be above 0.")
-    lm = from_pretrained(args.source, head=args.head, dtype=args.dtype)
+    if args.to == "peft":
+        write_adapters(args, output)
+        return
+    lm = from_pretrained(args.source, head=args.head, dtype=args.dtype, adapter=args.adapter)
     if args.to == "hf":
         lm.save_pretrained(output, max_shard_bytes=int(args.max_shard_gb * 1e9))
     else:
@@ -60,6 +66,27 @@ def convert(args: argparse.Namespace) -> None:
     print(f"{args.source} -> {output} ({args.to}): {lm.family}{head}, {lm.num_params:,} parameters")
     if lm.tokenizer is None:
         print("The source has no tokenizer, so the output has none either.")
+
+
+def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
+    """A run's adapters for peft; raises a PretrainedError if the source is no run that trained some."""
+    from lm_research.interop.peft_writer import write_adapter
+    from lm_research.models.adapters import AdaptedDefinition
+    from lm_research.training import native
+
+    source = pathlib.Path(args.source)
+    found = native.inspect(source) if native.is_run(source) else None
+    if found is None or not isinstance(found.stored, AdaptedDefinition):
+        raise PretrainedError(
+            f"--to peft writes the adapters of a run that trained some (lora.rank), and {source} is no such run."
+        )
+    if args.head or args.dtype or args.adapter:
+        raise PretrainedError(
+            "--to peft writes adapters as they were trained: leave out --head, --dtype and --adapter."
+        )
+    base = json.loads((found.files / "config.json").read_text())["train"]["init_from"]
+    write_adapter(output, found.stored, found.family, native.load_adapted(found), base)
+    print(f"{source} -> {output} (peft): adapters of rank {found.stored.lora.rank} for {base}")
 
 
 if __name__ == "__main__":

@@ -292,18 +292,20 @@ def from_pretrained(
     *,
     num_labels: int | None = None,
     seed: int = 0,
+    adapter: PathLike | None = None,
 ) -> LanguageModel:
     """Reads a model directory.
 
     Args:
       path: a directory in the Hugging Face format, a native one, that of a training run (its newest checkpoint; the
-        averaged parameters if it has them), or RUN/checkpoints/STEP.
+        averaged parameters if it has them), RUN/checkpoints/STEP, or a peft adapter whose base is on this machine.
       head: what it shall predict, a name of models.heads.HEADS; None is what the directory says. Parts that a new
         head needs are initialised, and named in a warning of the logger "lm_research".
       dtype: "float32", "bfloat16" or "float16", of parameters and computation; None is what the files are in.
       mesh: devices to divide it over; None is the default device.
       num_labels: classes of a classification head; None is what the directory says.
       seed: of initialised parts.
+      adapter: a directory of peft's format whose LoRA is added to the weights in `path`.
 
     Raises:
       PretrainedError: no such directory, an unsupported model, or damaged files.
@@ -313,7 +315,7 @@ def from_pretrained(
         raise PretrainedError(
             f"dtype is {dtype!r}; it is one of float32, bfloat16, float16, or None for that of the files."
         )
-    found = inspect(directory, head, num_labels)
+    found = inspect(directory, head, num_labels, adapter)
     params, report = load_params(found, mesh, dtype, seed, fresh_head=head is not None or num_labels is not None)
     definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
     for line in report.lines():
@@ -326,10 +328,17 @@ def from_pretrained(
 Found = huggingface.Pretrained | native.Native
 
 
-def inspect(directory: pathlib.Path, head: str | None, num_labels: int | None = None) -> Found:
+def inspect(
+    directory: pathlib.Path, head: str | None, num_labels: int | None = None, adapter: PathLike | None = None
+) -> Found:
     """What a directory of any of the three kinds says about its model; raises a PretrainedError like `from_pretrained`."""
-    ours = native.is_native(directory) or native.is_run(directory)
-    return (native if ours else huggingface).inspect(directory, head, num_labels)
+    if not (native.is_native(directory) or native.is_run(directory)):
+        return huggingface.inspect(directory, head, num_labels, adapter and pathlib.Path(adapter))
+    if adapter is not None:
+        raise PretrainedError(
+            f"{directory} is in our own format, to which no peft adapter is added. Write it with convert --to hf first."
+        )
+    return native.inspect(directory, head, num_labels)
 
 
 def load_params(
@@ -358,6 +367,13 @@ class StartingPoint:
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config
+
+    @property
+    def new_parts(self) -> str:
+        """Patterns, with commas between, of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
+        module = native if isinstance(self._found, native.Native) else huggingface
+        parts = {path.partition("/")[0] for path in module.missing(self._found)}
+        return ",".join(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
 
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
         """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used."""

@@ -29,7 +29,8 @@ from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed
-from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, ConfigError, NonFiniteLoss, TokenizerError
+from lm_research.models.adapters import adapt, with_adapters
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
 from lm_research.monitor.held_out import Evaluation
@@ -91,7 +92,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         corpus = kind.open_corpus(config, workdir, log)
     vocab_size = pick_vocab_size(config, corpus)
     origin = find_origin(config, corpus) if config.task.name else origin  # now that the labels are known
-    definition = origin.definition if origin else tasks.define(config, vocab_size, corpus)
+    definition = adapt(origin.definition if origin else tasks.define(config, vocab_size, corpus), config.lora)
     objective = tasks.make(config, corpus, definition.arch)
     make_examples = lambda store: objective.examples(store, "train")  # noqa: E731
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
@@ -281,9 +282,10 @@ def describe(config: Config, definition: ModelDefinition, examples: Examples) ->
     steps = f"{config.train.budget} of steps" if timed else f"{train.num_steps:,} steps"
     read = "" if timed else f", read {passes:.1f} times"
     learning = make_groups(config, definition.shapes).in_words(definition.shapes)
+    learning = f", {learning}" if learning else ""
     return (
         f"model: {config.model.family}, {arch.num_layers} layers x {arch.hidden_size}, vocabulary {arch.vocab_size:,}, "
-        f"{definition.num_params:,} parameters{learning}, {config.task.name or config.objective.name}\n"
+        f"{definition.num_params:,} parameters, {config.task.name or config.objective.name}{learning}\n"
         f"train: {steps} of {train.batch_size} x {config.data.max_length} tokens; "
         f"{examples.num_examples:,} examples{read}"
         + (f"\nrows: {examples.notes}" if getattr(examples, "notes", "") else "")
@@ -296,6 +298,11 @@ def find_origin(config: Config, corpus: Corpus | None = None) -> StartingPoint |
     Of a labelled data set the head gets its classes.
     """
     if not config.train.init_from:
+        if config.lora.rank:
+            raise ConfigError(
+                f"lora.rank={config.lora.rank} trains adapters of a model that stays as it is, so it needs one: name its directory in "
+                "--config.train.init_from, or train all parameters with --config.lora.rank=0."
+            )
         return None
     kind = tasks.asked(config)
     if corpus is None or not issubclass(kind, Task):
@@ -315,14 +322,16 @@ def follow(origin: StartingPoint | None, config: Config) -> Config:
         "vocab_size": arch.vocab_size, "norm": arch.norm, "mup_base_width": arch.mup_base_width, "mup_base_head_size": 0,
     }  # fmt: skip
     path = config.tokenizer.path or str(origin.directory)
-    return config_lib.replace(config, model=shape, tokenizer={"path": path})
+    lora = {"full": config.lora.full or origin.new_parts} if config.lora.rank else {}
+    return config_lib.replace(config, model=shape, tokenizer={"path": path}, lora=lora)
 
 
 def start_from(origin: StartingPoint, state: State, shardings: State, mesh: jax.sharding.Mesh, log: Log) -> State:
     """The first state with the origin's parameters, in its average too."""
-    del state["params"]
+    fresh = state.pop("params")
     params, notes = origin.load(mesh, int(state["seed"]))
     log("\n".join([f"parameters of {origin.directory}", *notes]))
+    params = with_adapters(params, fresh)
     # Copies: a step overwrites its state, which must not lie in memory that somebody else owns.
     copies = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings["params"])
     return state | {name: copies(params) for name in ("params", "ema") if name in shardings}

@@ -75,6 +75,7 @@ def test_flags() -> None:
         "source",  # convert
         "output",
         "to",
+        "adapter",
         "workers",  # prepare, and experiments.run
         "sweep",
         "launcher",

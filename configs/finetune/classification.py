@@ -8,6 +8,8 @@ Command
     --config=configs/finetune/classification.py:mrpc, and so on for cola, sst2, mrpc, stsb, qqp, mnli, mnli_mismatched, qnli, rte,
     wnli.
 
+    With adapters instead of the whole model: --config.lora.rank=8 --config.optimizer.learning_rate=1e-3
+
 Hardware   any; BERT-base at length 128 and batch 32 takes about 5 GB.
 Time       see experiments/finetune/README.md.
 Result     BERT-base (Devlin et al. 2018, table 1, test set): SST-2 93.5 accuracy, CoLA 52.1 Matthews, MRPC 88.9 F1, STS-B 85.8

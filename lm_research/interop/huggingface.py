@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm_research.errors import PretrainedError, suggest
+from lm_research.interop import peft
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models.architecture import Architecture
@@ -102,17 +103,25 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | None = None) -> Pretrained:
+def inspect(
+    directory: pathlib.Path,
+    head: str | None = None,
+    num_labels: int | None = None,
+    adapter: pathlib.Path | None = None,
+) -> Pretrained:
     """Reads config.json and the headers of the weight files.
 
     Args:
-      directory: of the model.
+      directory: of the model, or of a peft adapter whose base is on this machine.
       head: a name of heads.HEADS; None takes the one that `architectures` in config.json names.
       num_labels: classes of a classification; None takes those of config.json.
+      adapter: a directory of peft's format whose adapter is added to the weights (interop/peft.py).
 
     Raises:
       PretrainedError: no model, one of an unknown type, or with settings that are not supported.
     """
+    if adapter is None and peft.is_adapter(directory):
+        adapter, directory = directory, peft.base_of(directory)
     config = read_config(directory)
     types = model_types()
     kind = config.get("model_type")
@@ -123,6 +132,9 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
         )
     family = FAMILIES[types[kind]]
     source = open_tensors(directory)
+    if adapter is not None:
+        source = peft.AdaptedSource(source, adapter)
+        head = head or source.head
     try:
         arch = family.from_hf(config, set(source.names))
     except PretrainedError as error:
@@ -143,6 +155,8 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
     if name in ("pretraining", "next_sentence"):
         stored = reader.shape_of("next_sentence/bias")
         spec = Head(name, stored[0] if stored else 2)
+    elif adapter is not None and not num_labels and (stored := reader.shape_of("classifier/kernel")):
+        spec = Head(name, stored[0])
     elif name == "none":
         spec = dataclasses.replace(spec, pooled=reader.shape_of("pooler/dense/kernel") is not None)
     definition = definition if spec == definition.head else define(arch, spec)
@@ -177,6 +191,12 @@ def _check_head(head: str, kind: str, stacks: str, encoder_only: bool) -> None:
     if needed != stacks:
         some = {"encoder": "an encoder", "decoder": "a decoder", "encoder-decoder": "an encoder-decoder"}
         raise PretrainedError(f"head {head!r} needs {some[needed]}, but {kind} is {some[stacks]}.")
+
+
+def missing(pretrained: Pretrained) -> list[str]:
+    """Our parameters that the files do not have under any name."""
+    reader = _Reader(pretrained.source, FAMILIES[pretrained.family], pretrained.definition)
+    return [path for path in reader.shapes if reader.shape_of(path) is None]
 
 
 class _Reader:

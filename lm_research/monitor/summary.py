@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from lm_research.config import Config
+from lm_research.models.adapters import merged
 from lm_research.monitor.held_out import Evaluation
 from lm_research.pretrained import StartingPoint
 from lm_research.tasks import delivery
@@ -56,7 +57,8 @@ def deliver(
                 delivery.write_predictions(workdir / f"predictions_{part}.jsonl", task, store, outputs)
     if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
         family, config = (origin.family, origin.config) if origin else (evaluation.config.model.family, None)
-        delivery.export(workdir / "model", evaluation.definition, family, params, config, task)
+        definition, params = merged(evaluation.definition, params)
+        delivery.export(workdir / "model", definition, family, params, config, task)
     if jax.process_index() == 0:
         summary = json.loads((workdir / "summary.json").read_text()) | found
         run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")

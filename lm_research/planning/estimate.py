@@ -16,8 +16,11 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 
 from lm_research.config import Config, MeshConfig, replace
+from lm_research.models.adapters import is_adapter
+from lm_research.models.definition import flatten
 from lm_research.parallel.batches import check_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
+from lm_research.parallel.rules import parse_rules, tree_shardings
 from lm_research.planning.topology import Topology, links
 from lm_research.planning.traffic import Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
@@ -45,6 +48,7 @@ class Plan:
     micro_batches: int
     rows_per_chip: int
     parameters: int
+    trained: int
     flops_per_token: float
     flops_per_step: float
     tokens_per_step: int
@@ -88,6 +92,7 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     return Plan(
         topology=str(topology), chips=topology.num_chips, mesh=shape, remat=config.model.remat,
         micro_batches=train.accumulation_steps, rows_per_chip=rows, parameters=work.definition.num_params,
+        trained=work.groups.count(work.definition.shapes),
         flops_per_token=flops / tokens, flops_per_step=flops, tokens_per_step=tokens,
         memory=memory, memory_bytes=total, chip_bytes=topology.chip.hbm_bytes, fits=total <= topology.chip.hbm_bytes,
         collectives=moved, seconds=seconds, step_seconds=step,
@@ -111,7 +116,8 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     parameters, optimizer, average: each array of the state as its sharding divides it, in float32. AdamW has two moments, so
       parameters and optimizer are 12 bytes a parameter (Rajbhandari et al. 2019, section 3.1, whose 16-bit copies the step makes
       only as it goes), over fsdp x tensor chips.
-    gradients: 4 bytes a parameter, divided alike; twice with micro-batches, a sum and what is added to it.
+    gradients: 4 bytes a parameter that learns, divided alike; twice with micro-batches, a sum and what is added to it.
+    adapted: the sums of kernels and adapters, and their gradients (models/adapters.py); none without adapters.
     activations: b rows of `activation_bytes`.
     logits: predicted positions / c x vocabulary / t, as float32 logits, their exponentials and a copy in the compute type, plus
       the table whole (compute type) and its gradient (float32), twice while it is transposed; see objectives/cross_entropy.py,
@@ -120,7 +126,8 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
       gathered in the compute type, those of the next one being fetched meanwhile.
     """
     state = _state_bytes(config, work, mesh)
-    local = state["parameters"]
+    learns = set(flatten(work.groups.learning(work.definition.shapes)))
+    learning = _bytes(config, work, mesh, learns)
     arch, shape = work.definition.arch, dict(mesh.shape)
     item, tensor = arch.compute_dtype.itemsize, shape["tensor"]
     predicted = rows * work.predicted_per_row / shape["context"]
@@ -134,12 +141,27 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
         working += rows * kept_per_row(config, "none", shape) / layers
     if shape["fsdp"] > 1:
         working += 2 * item * work.definition.num_params / tensor / layers
+    adapted = adapted_kernels(work)
+    more = {"adapted": 2 * _bytes(config, work, mesh, adapted)} if adapted else {}
     return state | {
-        "gradients": local * (2 if config.train.accumulation_steps > 1 else 1),
+        "gradients": learning * (2 if config.train.accumulation_steps > 1 else 1),
+        **more,
         "activations": rows * kept_per_row(config, arch.remat, shape),
         "logits": logits,
         "working": working,
     }
+
+
+def adapted_kernels(work: Workload) -> set[str]:
+    """Paths of kernels with adapters."""
+    return {f"{path.rpartition('/')[0]}/kernel" for path in flatten(work.definition.shapes) if is_adapter(path)}
+
+
+def _bytes(config: Config, work: Workload, mesh: AbstractMesh, paths: set[str]) -> float:
+    """Bytes on one chip of float32 arrays like these parameters."""
+    shapes, rules = flatten(work.definition.shapes), parse_rules(config.mesh.rules)
+    placed = flatten(tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules))
+    return float(FLOAT32 * sum(math.prod(placed[path].shard_shape(shapes[path].shape)) for path in paths))
 
 
 def kept_per_row(config: Config, remat: str, shape: Mapping[str, int]) -> float:
@@ -190,7 +212,7 @@ def roofline(
 
     compute: the model's operations and those of recomputation (whole blocks: a third of the layers' and attention's; all but
       products: a third of attention's, as rings do under any policy), over the chip's peak; float32 by FLOAT32_PASSES.
-    hbm: the optimizer reads parameter, moments and gradient and writes all but the last (28 bytes a local parameter); each
+    hbm: the optimizer reads parameter, moments and gradient and writes all but the last (28 bytes a local parameter that learns); each
       micro-batch reads the weights forward, backward and in recomputation, and writes and reads what a block's arrays are (with
       or without remat they pass through memory once), and the logits three times.
     ici, ici_tensor, dcn: each collective's bytes over the links of its axis; those of the tensor axis by themselves.
@@ -208,7 +230,8 @@ def roofline(
     passes = 3 if arch.remat == "full" else 2
     arrays = 2 * rows * kept_per_row(config, "none", mesh.shape)
     logits = 3 * FLOAT32 * rows * work.predicted_per_row * arch.vocab_size / tensor / mesh.shape["context"]
-    hbm = memory["parameters"] / FLOAT32 * 28 + train.accumulation_steps * (passes * weights + arrays + logits)
+    micro = 2 if train.accumulation_steps > 1 else 1
+    hbm = memory["gradients"] / micro / FLOAT32 * 28 + train.accumulation_steps * (passes * weights + arrays + logits)
 
     speed = links(topology, mesh.shape)
     ici = {c.axis: 0.0 for c in moved} | {"tensor": 0.0}

@@ -43,7 +43,7 @@ def collectives(
     fsdp: each micro-batch gathers the weights in the compute type twice, forward and backward (a recomputing block uses the
       backward's), and reduce-scatters their gradients (ZeRO-3, Rajbhandari et al. 2019, section 7: 3 P where data
       parallelism has 2 P).
-    data: each micro-batch all-reduces the gradients of what a chip holds.
+    data: each micro-batch all-reduces the gradients of what a chip holds and learns.
     context: gradients as on data, since its chips hold the same parameters; and each attention passes keys and values round
       the ring forward, and their gradients backward (Liu et al. 2023, section 3); recomputed blocks pass once more.
     tensor: each sub-layer sums its output over the axis forward and its input's gradient backward (Shoeybi et al. 2019,
@@ -54,6 +54,7 @@ def collectives(
     """
     micro, item = config.train.accumulation_steps, work.definition.arch.compute_dtype.itemsize
     divided, whole = _parameters_per_chip(config, work, mesh)
+    learn_divided, learn_whole = _parameters_per_chip(config, work, mesh, learning=True)
     ways = {axis: slices if axis == crossing else 1 for axis in mesh.shape}
     found = []
 
@@ -66,21 +67,24 @@ def collectives(
 
     fsdp = mesh.shape["fsdp"]
     add("all-gather", "fsdp", "weights", 2 * micro, divided * fsdp * item)
-    add("reduce-scatter", "fsdp", "gradients", micro, divided * fsdp * item)
-    add("all-reduce", "fsdp", "gradients of whole parameters", micro, whole * item)
-    add("all-reduce", "data", "gradients", micro, (divided + whole) * item)
-    add("all-reduce", "context", "gradients", micro, (divided + whole) * item)
+    add("reduce-scatter", "fsdp", "gradients", micro, learn_divided * fsdp * item)
+    add("all-reduce", "fsdp", "gradients of whole parameters", micro, learn_whole * item)
+    add("all-reduce", "data", "gradients", micro, (learn_divided + learn_whole) * item)
+    add("all-reduce", "context", "gradients", micro, (learn_divided + learn_whole) * item)
     add("collective-permute", "context", "keys and values", *_rings(work, mesh, rows, micro, item))
     add("all-reduce", "tensor", "activations", *_activation_sums(work, rows, micro, item))
     return tuple(found)
 
 
-def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh) -> tuple[int, int]:
-    """Elements on one chip of parameters that fsdp divides, and of those it does not."""
+def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh, learning: bool = False) -> tuple[int, int]:
+    """Elements on one chip of parameters (those that learn) that fsdp divides, and of those it does not."""
     rules = parse_rules(config.mesh.rules)
-    placed = jax.tree.leaves(tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules))
+    placed = tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules)
+    shapes = work.definition.shapes
+    if learning:
+        placed, shapes = work.groups.learning(placed), work.groups.learning(shapes)
     sums = [0, 0]
-    for leaf, sharding in zip(jax.tree.leaves(work.definition.shapes), placed, strict=True):
+    for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(placed), strict=True):
         elements = 1
         for size in sharding.shard_shape(leaf.shape):
             elements *= size

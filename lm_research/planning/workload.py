@@ -19,12 +19,14 @@ from jax.sharding import AbstractMesh, AxisType
 from lm_research.config import Config, replace
 from lm_research.data.store import write_store
 from lm_research.errors import ConfigError
+from lm_research.models.adapters import adapt
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import table_rows
 from lm_research.models.flops import Flops, train_flops
 from lm_research.objectives import define, make_objective
 from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
+from lm_research.training.groups import Groups, make_groups
 
 
 class Vocabulary:
@@ -50,6 +52,11 @@ class Workload:
     definition: ModelDefinition
     objective: Objective
     row: dict[str, jax.ShapeDtypeStruct]
+
+    @property
+    def groups(self) -> Groups:
+        """What learns."""
+        return make_groups(self.config, self.definition.shapes)
 
     @property
     def length(self) -> int:
@@ -104,7 +111,7 @@ def make_workload(config: Config) -> Workload:
             "--config.train.init_from= (empty)."
         )
     size = vocab_size(config)
-    definition = define(config, size)
+    definition = adapt(define(config, size), config.lora)
     objective = make_objective(config, Vocabulary(size), definition.arch)
     documents = [[[7] * config.data.max_length] * 2] * 4  # two sentences each: seq2seq takes them for pairs
     with tempfile.TemporaryDirectory() as folder:
@@ -141,14 +148,16 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float
     softmax in float32 adds. With a context axis the rings are traced (they keep no scores), and its chips share what is kept.
     """
     work = make_workload(local_config(config, tensor) if tensor > 1 else config)
+    groups = work.groups
 
     def kept(rows: int) -> int:
         def pull_back(params: Any, batch: Any) -> Any:
-            def loss(params: Any) -> jax.Array:
-                sums = work.objective.sums(work.definition.bind(params), batch, jax.random.key(0))
+            def loss(learning: Any) -> jax.Array:
+                model = work.definition.bind(groups.used(params, learning, None))
+                sums = work.objective.sums(model, batch, jax.random.key(0))
                 return sum(sums[term] for term in work.objective.loss_terms)
 
-            return jax.vjp(loss, params)[1]
+            return jax.vjp(loss, groups.learning(params))[1]
 
         nothing = AbstractMesh((), ())  # a mesh of another size, set around us, could not be replaced directly
         with jax.sharding.use_abstract_mesh(nothing), jax.sharding.use_abstract_mesh(mesh):

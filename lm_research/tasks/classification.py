@@ -18,7 +18,7 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.data.tokenizer import TextTokenizer
-from lm_research.errors import DataError, suggest
+from lm_research.errors import ConfigError, DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
 from lm_research.tasks.base import Task, real, text_of, total_of
@@ -120,6 +120,36 @@ def _by_number(name: str) -> tuple[float, str]:
         return math.inf, name
 
 
+def class_weights(text: str, labels: Sequence[str], given_N: np.ndarray) -> np.ndarray:
+    """What task.class_weights says, for each label in order, float32 [C].
+
+    "balanced" is N / (C x records of the class): every class counts alike, and a record 1 on average.
+
+    Raises:
+      ConfigError: it is neither "balanced" nor a weight of 0 or more for every label.
+    """
+    if text == "balanced":
+        counts = np.bincount(given_N, minlength=len(labels))
+        return (len(given_N) / (len(labels) * np.maximum(counts, 1))).astype(np.float32)
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.rpartition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            weights[name.strip()] = math.nan
+    if (
+        set(weights) != set(labels)
+        or not all(0 <= weight < math.inf for weight in weights.values())
+        or not any(weights.values())
+    ):
+        raise ConfigError(
+            f"config.task.class_weights={text!r} is not none, balanced, or a weight of 0 or more for every label, not all 0. Write, with your "
+            f"numbers, {','.join(f'{name}=1' for name in labels)}."
+        )
+    return np.array([weights[name] for name in labels], np.float32)
+
+
 class Classification(Task):
     """Mean loss over records."""
 
@@ -137,15 +167,11 @@ class Classification(Task):
         if self.target == "label":
             self.metrics["accuracy"] = "rows"
         super().__init__(config, corpus)
-        counts = (
-            np.bincount(corpus.arrays["train"]["labels"], minlength=len(corpus.labels))
-            if self.target == "label"
-            else None
-        )
-        if config.task.class_weights == "balanced" and self.target == "label":
-            self.class_weights = (counts.sum() / (len(counts) * np.maximum(counts, 1))).astype(np.float32)
-        else:
-            self.class_weights = np.ones(max(1, len(corpus.labels)), np.float32)
+        self.class_weights = np.ones(max(1, len(corpus.labels)), np.float32)
+        if self.target == "label" and config.task.class_weights != "none":
+            self.class_weights = class_weights(
+                config.task.class_weights, corpus.labels, corpus.arrays["train"]["labels"]
+            )
 
     @staticmethod
     def _term(config: Config) -> str:

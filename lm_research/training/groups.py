@@ -1,8 +1,9 @@
-"""Which parameters learn, and how fast: frozen ones (train.freeze), rates that fall layer by layer (optimizer.layer_decay) or with
-the width (model.mup_base_width).
+"""Which parameters learn, and how fast: frozen ones (train.freeze), adapters (lora), and rates that fall layer by layer
+(optimizer.layer_decay) or with the width (model.mup_base_width).
 
-A frozen parameter has no gradient, no optimizer state and no decay. The layers of a stack are one array with a leading axis: if
-only some of them are frozen, the array keeps its optimizer state, and their gradient, moments and update are zero.
+With adapters (models/adapters.py) all else is frozen but for what lora.full names; train.freeze may freeze more. A frozen parameter
+has no gradient, no optimizer state and no decay. The layers of a stack are one array with a leading axis: if only some of them are
+frozen, the array keeps its optimizer state, and their gradient, moments and update are zero.
 
 Rates fall from the top (Howard & Ruder 2018, section 3.2; Clark et al. 2020, appendix B; Bao et al. 2021): with decay d and N layers
 the head, the pooler and a final norm have the full rate, layer i of 0 .. N - 1 has d^(N - i) of it, embeddings d^(N + 1). Of
@@ -16,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.errors import ConfigError
-from lm_research.models.definition import Params, flatten
+from lm_research.models import adapters
+from lm_research.models.definition import Params, flatten, unflatten
 from lm_research.models.mup import rate_share, width_ratio
 
 _BELOW = ("embeddings", "relative_bias")  # what lies below the layers of a stack
@@ -37,19 +39,26 @@ class Groups:
     frozen: parameters that do not learn at all.
     masks: of those that learn in part, 1 for each layer that learns, else 0; to be multiplied with the array.
     rates: shares of the learning rate, numbers or one a layer; none where there is no decay.
+    dropout: of the adapters' inputs.
     """
 
     frozen: frozenset[str]
     masks: dict[str, np.ndarray]
     rates: dict[str, np.ndarray]
+    dropout: float = 0.0
+
+    def count(self, shapes: Params) -> int:
+        """How many parameters learn."""
+        share = lambda path: self.masks[path].mean() if path in self.masks else 1.0  # noqa: E731
+        leaves = flatten(self.learning(shapes))
+        return round(sum(math.prod(leaf.shape) * share(path) for path, leaf in leaves.items()))
 
     def in_words(self, shapes: Params) -> str:
         """How many parameters learn, where not all do."""
         if not (self.frozen or self.masks):
             return ""
-        leaves = flatten(self.learning(shapes))
-        share = lambda path: self.masks[path].mean() if path in self.masks else 1.0  # noqa: E731
-        return f" ({round(sum(math.prod(leaf.shape) * share(path) for path, leaf in leaves.items())):,} of them learn)"
+        count, whole = self.count(shapes), sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+        return f"trains {count:,} of {whole:,} parameters ({count / whole:.2%})"
 
     def learning(self, tree: Params) -> Params:
         """The parameters, or anything of their structure, without those that are frozen."""
@@ -63,8 +72,13 @@ class Groups:
         }
         return {key: value for key, value in inner.items() if not isinstance(value, dict) or value}
 
+    def used(self, params: Params, learning: Params, key: jax.Array | None) -> Params:
+        """All parameters with the given ones for those that learn, as a training step computes with them."""
+        whole = unflatten(flatten(params) | flatten(learning)) if self.frozen else learning
+        return adapters.dropped(whole, self.dropout, key)
+
     def gradient(self, gradient: Params) -> Params:
-        """A gradient without what is frozen; nothing need be computed for it then."""
+        """A gradient without what is frozen, whole or in part."""
         return _change(self.learning(gradient), self.masks)
 
     def moved(self, params: Params, direction: Params, rate: jax.Array) -> Params:
@@ -78,51 +92,64 @@ class Groups:
         return jax.tree_util.tree_map_with_path(move, params)
 
 
+ALL_LEARN = Groups(frozenset(), {}, {})
+
+
 def make_groups(config: Config, shapes: Params) -> Groups:
     """The groups of a model.
 
     Args:
-      config: optimizer.layer_decay, train.freeze and, for widths, the model section are used.
+      config: optimizer.layer_decay, train.freeze, lora and, for widths, the model section are used.
       shapes: the parameters, or their shapes.
 
     Raises:
-      ConfigError: a pattern of train.freeze is no regular expression, or fits no parameter; nothing is left to learn.
+      ConfigError: a pattern of train.freeze or lora.full is no regular expression, or fits no parameter; nothing is left to learn.
     """
     leaves = {path: leaf.shape for path, leaf in flatten(shapes).items()}
-    frozen, masks = _freeze(config.train.freeze, leaves)
+    frozen, masks = _freeze(config, leaves)
     decay = config.optimizer.layer_decay
-    ratio = width_ratio(config.model)
-    if decay == ratio == 1.0:
-        return Groups(frozen, masks, {})
-    return Groups(frozen, masks, {path: _rate(path, leaves, decay) * rate_share(path, ratio) for path in leaves})
+    ratio, rates = width_ratio(config.model), {}
+    if decay != 1.0 or ratio != 1.0:
+        rates = {path: _rate(path, leaves, decay) * rate_share(path, ratio) for path in leaves}
+    return Groups(frozen, masks, rates, config.lora.dropout if config.lora.rank else 0.0)
 
 
-def _freeze(patterns: str, leaves: dict[str, tuple[int, ...]]) -> tuple[frozenset[str], dict[str, np.ndarray]]:
+def _freeze(config: Config, leaves: dict[str, tuple[int, ...]]) -> tuple[frozenset[str], dict[str, np.ndarray]]:
     learns = {path: np.ones(shape[0] if _stack(path) is not None else 1, np.float32) for path, shape in leaves.items()}
+    if config.lora.rank:
+        full = list(_fitting("lora.full", config.lora.full, learns))
+        for path, mask in learns.items():
+            if not adapters.is_adapter(path):
+                learns[path] = np.any([fits[path] for fits in full], axis=0) * mask if full else np.zeros_like(mask)
+    for fits in _fitting("train.freeze", config.train.freeze, learns):
+        learns = {path: np.where(fits[path], 0.0, mask).astype(np.float32) for path, mask in learns.items()}
+    if not any(mask.any() for mask in learns.values()):
+        raise ConfigError(f"config.train.freeze={config.train.freeze!r} leaves no parameter to learn. Freeze fewer.")
+    partly = {path: mask for path, mask in learns.items() if mask.any() and not mask.all()}
+    masks = {path: _along_layers(mask, leaves[path]) for path, mask in partly.items()}
+    return frozenset(path for path, mask in learns.items() if not mask.any()), masks
+
+
+def _fitting(key: str, patterns: str, learns: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """For each pattern of a key: whether it fits each parameter, of those of a stack each layer's."""
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
         try:
             expression = re.compile(pattern)
         except re.error as error:
             raise ConfigError(
-                f"config.train.freeze: {pattern!r} is not a regular expression ({error}). Patterns are divided by commas and may not "
-                "contain any."
+                f"config.{key}: {pattern!r} is not a regular expression ({error}). Patterns are divided by commas and may not contain any."
             ) from error
         fits = {
             path: np.array([bool(expression.search(name)) for name in _names(path, len(mask))])
             for path, mask in learns.items()
         }
         if not any(found.any() for found in fits.values()):
-            groups = sorted({"/".join(path.split("/")[:2]) for path in leaves})
+            groups = sorted({"/".join(path.split("/")[:2]) for path in learns})
             raise ConfigError(
-                f"config.train.freeze: {pattern!r} fits no parameter. Parameters lie below {', '.join(groups)}; those of a stack's layer "
+                f"config.{key}: {pattern!r} fits no parameter. Parameters lie below {', '.join(groups)}; those of a stack's layer "
                 "3 below encoder/layers/3 or decoder/layers/3."
             )
-        learns = {path: np.where(fits[path], 0.0, mask).astype(np.float32) for path, mask in learns.items()}
-    if not any(mask.any() for mask in learns.values()):
-        raise ConfigError(f"config.train.freeze={patterns!r} leaves no parameter to learn. Freeze fewer.")
-    partly = {path: mask for path, mask in learns.items() if mask.any() and not mask.all()}
-    masks = {path: _along_layers(mask, leaves[path]) for path, mask in partly.items()}
-    return frozenset(path for path, mask in learns.items() if not mask.any()), masks
+        yield fits
 
 
 def _names(path: str, layers: int) -> Sequence[str]:

@@ -19,8 +19,10 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from lm_research.config import LoraConfig
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import Report, hf_config
+from lm_research.models import adapters
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
 from lm_research.models.families import FAMILIES
@@ -38,7 +40,7 @@ class Native:
     """A directory that has been looked at: everything but the parameters.
 
     Attributes:
-      definition: the model, with the head that was asked for; `stored`: the one in the directory.
+      definition: the model, with the head that was asked for; `stored`: the one in the directory, with its adapters if it has any.
       family: a key of FAMILIES.
       config: config.json of the Hugging Face format, as far as it has a place for this model.
       arrays: the Orbax directory; `subtree`: the name the parameters have in it, or "".
@@ -93,7 +95,8 @@ def describe(definition: ModelDefinition, family: str, config: Mapping[str, Any]
       definition, family: the model.
       config: its config.json in the Hugging Face format; None makes one, as far as that format has a place for it.
     """
-    return {
+    lora = {"lora": dataclasses.asdict(definition.lora)} if isinstance(definition, adapters.AdaptedDefinition) else {}
+    return lora | {
         "family": family,
         "architecture": dataclasses.asdict(definition.arch),
         "head": dataclasses.asdict(definition.head),
@@ -151,8 +154,9 @@ def _inspect_run(directory: pathlib.Path) -> Native:
         )
     stored = json.loads((step / "files" / MODEL).read_text())
     definition = define(_architecture(stored["architecture"]), Head(**stored["head"]))
+    adapted = adapters.adapt(definition, LoraConfig(**stored.get("lora", {})))
     return Native(
-        definition, definition, stored["family"], stored["config"], step / "state", subtree, digests, step / "files"
+        definition, adapted, stored["family"], stored["config"], step / "state", subtree, digests, step / "files"
     )
 
 
@@ -172,36 +176,59 @@ def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any])
         return {**FAMILIES[family].to_hf(definition.arch), **config}
 
 
+def missing(native: Native) -> list[str]:
+    """Parameters of the model that the directory does not have."""
+    stored = flatten(native.stored.shapes)
+    return [path for path in flatten(native.definition.shapes) if path not in stored]
+
+
 def load_params(
     native: Native, mesh: Mesh | None = None, dtype: str | None = None, seed: int = 0
 ) -> tuple[Params, Report]:
     """Reads the parameters onto the devices of a mesh; those that the directory does not have are initialised.
+
+    Adapters are added to their kernels.
 
     Raises:
       PretrainedError: they cannot be read, or are not what was written.
     """
     wanted, stored = flatten(native.definition.shapes), flatten(native.stored.shapes)
     common = [path for path, leaf in wanted.items() if path in stored and stored[path].shape == leaf.shape]
-    shardings = dict.fromkeys(wanted, SingleDeviceSharding(jax.devices()[0]))
+    parts = [path for path in stored if adapters.is_adapter(path) and f"{path.rpartition('/')[0]}/kernel" in common]
+    shardings = dict.fromkeys([*wanted, *parts], SingleDeviceSharding(jax.devices()[0]))
     if mesh is not None:
         shardings = flatten(tree_shardings(mesh, native.definition.shapes, native.definition.axes))
-    try:
-        arrays = _restore(native, common, shardings)
-    except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise PretrainedError(f"The parameters in {native.arrays} cannot be read ({reason}).") from error
-    found = digest_arrays(unflatten(arrays))
-    for path in common:
-        if found[path] != native.digests.get(path):
-            raise PretrainedError(
-                f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was written."
-            )
+        shardings |= flatten(tree_shardings(mesh, native.stored.shapes, native.stored.axes))
+    arrays = _read(native, [*common, *parts], shardings)
+    arrays = flatten(adapters.merged(native.stored, unflatten(arrays))[1])
     new = [path for path in wanted if path not in arrays]
     arrays |= native.definition.init_only(new, seed, shardings)
     if dtype:
         arrays = {path: x.astype(dtype) for path, x in arrays.items()}
-    report = Report(new=tuple(new), unused=tuple(path for path in stored if path not in common))
+    report = Report(new=tuple(new), unused=tuple(path for path in stored if path not in {*common, *parts}))
     return unflatten({path: arrays[path] for path in wanted}), report
+
+
+def load_adapted(native: Native) -> Params:
+    """All parameters of a run with adapters, these by themselves, on the default device; raises like `load_params`."""
+    paths = list(flatten(native.stored.shapes))
+    return unflatten(_read(native, paths, dict.fromkeys(paths, SingleDeviceSharding(jax.devices()[0]))))
+
+
+def _read(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
+    """These arrays, checked against their digests."""
+    try:
+        arrays = _restore(native, paths, shardings)
+    except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise PretrainedError(f"The parameters in {native.arrays} cannot be read ({reason}).") from error
+    found = digest_arrays(unflatten(arrays))
+    for path in paths:
+        if found[path] != native.digests.get(path):
+            raise PretrainedError(
+                f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was written."
+            )
+    return arrays
 
 
 def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:

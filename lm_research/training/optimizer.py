@@ -4,6 +4,7 @@ adamw      Loshchilov & Hutter 2017
 adafactor  Shazeer & Stern 2018, without its relative step sizes: the schedule's rate counts
 lamb       You et al. 2019
 lion       Chen et al. 2023
+muon       Jordan et al. 2024 of hidden matrices, AdamW of the rest (training/muon.py)
 sgd        with momentum
 """
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from lm_research.config import Config, OptimizerConfig
+from lm_research.training import muon
 
 Schedule = Callable[..., jax.Array]  # of a step, and of where it lies in a budget of time if there is one
 
@@ -78,6 +80,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         "adafactor": lambda: [optax.scale_by_factored_rms(), per_layer(lambda u, p: u / jnp.maximum(1.0, rms(u)))],
         "lamb": lambda: [adam],
         "lion": lambda: [optax.scale_by_lion(config.beta1, config.beta2)],
+        "muon": lambda: [muon.scale_by_muon_and_adam(config)],
         "sgd": lambda: [optax.trace(config.beta1)],
     }[config.name]()
     if config.clip_norm:
@@ -87,6 +90,8 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         scaled.append(optax.add_decayed_weights(config.weight_decay, mask))
     if config.name == "lamb":
         scaled.append(per_layer(trust))
+    if config.name == "muon":
+        scaled.append(muon.adams_rate(config))
     return optax.chain(*scaled)
 
 

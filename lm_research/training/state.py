@@ -3,8 +3,8 @@
 step        int32, optimizer steps done
 seed        uint32, of dropout
 params      the model's parameters
-optimizer   a counter and moments: AdamW's and LAMB's count, mu, nu; Lion's count, mu; Adafactor's count, v_row, v_col, v; SGD's trace;
-            of the parameters that learn (groups.py)
+optimizer   a counter and moments: AdamW's and LAMB's count, mu, nu; Lion's count, mu; Muon's count, mu, and nu
+            of what is AdamW's; Adafactor's count, v_row, v_col, v; SGD's trace; of the parameters that learn (groups.py)
 ema         averaged parameters, if train.ema_decay is set
 window      sums of metrics since the last line of metrics.jsonl (they survive a restart, so lines do not change)
 halted      int32, the step whose loss was not finite, or -1; nothing is updated once it is set

@@ -18,7 +18,7 @@ from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective, Sums
 from lm_research.parallel.rules import RULES, replicated
-from lm_research.training.groups import make_groups
+from lm_research.training.groups import ALL_LEARN, Groups, make_groups
 from lm_research.training.optimizer import Schedule
 from lm_research.training.state import State, optimizer_from_dict, optimizer_to_dict
 
@@ -31,6 +31,7 @@ def loss_and_gradient(
     params: Any,
     batch: Batch,
     key: jax.Array,
+    groups: Groups = ALL_LEARN,
     total_over: Callable[[Any], Any] = lambda parts: parts,
 ) -> Result:
     """Loss, sums of metrics, totals and gradient of a batch [A, B, ...].
@@ -39,27 +40,28 @@ def loss_and_gradient(
     the gradient is that of the whole batch's mean over real tokens, however they are spread over micro-batches.
 
     Args:
+      groups: what learns; the gradient is of that alone.
       total_over: adds up what the parts of a batch have, where the batch is one of several parts.
     """
-    totals = total_over(objective.totals(batch))
+    totals, learning = total_over(objective.totals(batch)), groups.learning(params)
 
-    def micro_loss(params: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
-        sums = objective.sums(definition.bind(params), batch, key)
+    def micro_loss(learning: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
+        sums = objective.sums(definition.bind(groups.used(params, learning, key)), batch, key)
         return objective.loss(sums, totals), sums
 
     gradient_of = jax.value_and_grad(micro_loss, has_aux=True)
     micro_batches = batch["tokens_BL"].shape[0]
     if micro_batches == 1:
-        (loss, sums), gradient = gradient_of(params, jax.tree.map(lambda x: x[0], batch), key)
+        (loss, sums), gradient = gradient_of(learning, jax.tree.map(lambda x: x[0], batch), key)
         loss, sums, gradient = total_over((loss, sums, gradient))
         return loss, sums, totals, gradient
 
     def body(carry: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-        (loss, sums), gradient = gradient_of(params, *micro)
+        (loss, sums), gradient = gradient_of(learning, *micro)
         return jax.tree.map(jnp.add, carry, (loss, sums, gradient)), None
 
     first = jax.tree.map(lambda x: x[0], batch)
-    (loss, sums), gradient = jax.eval_shape(gradient_of, params, first, key)
+    (loss, sums), gradient = jax.eval_shape(gradient_of, learning, first, key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, sums, gradient))
     (loss, sums, gradient), _ = jax.lax.scan(body, zeros, (batch, jax.random.split(key, micro_batches)))
     loss, sums, gradient = total_over((loss, sums, gradient))
@@ -67,13 +69,20 @@ def loss_and_gradient(
 
 
 def loss_and_gradient_per_device(
-    objective: Objective, definition: ModelDefinition, params: Any, batch: Batch, key: jax.Array
+    objective: Objective,
+    definition: ModelDefinition,
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    groups: Groups = ALL_LEARN,
 ) -> Result:
     """`loss_and_gradient` as a program per device (`jax.shard_map`; jax.pmap's style): each device has the parameters and
     its rows, and what it finds is summed over devices in so many words. Equal to the above but for rounding."""
 
     def on_device(params: Any, batch: Batch, key: jax.Array) -> Result:
-        return loss_and_gradient(objective, definition, params, batch, key, lambda x: jax.lax.psum(x, RULES["batch"]))
+        return loss_and_gradient(
+            objective, definition, params, batch, key, groups, lambda x: jax.lax.psum(x, RULES["batch"])
+        )
 
     everywhere = PartitionSpec()
     rows = PartitionSpec(None, RULES["batch"])
@@ -103,7 +112,7 @@ def make_train_step(
     def train_step(state: State, batch: Batch, *position: jax.Array) -> State:
         step, params = state["step"], state["params"]
         key = jax.random.fold_in(jax.random.key(state["seed"]), step)
-        loss, sums, totals, gradient = pull(objective, definition, params, batch, key)
+        loss, sums, totals, gradient = pull(objective, definition, params, batch, key, groups)
         gradient = groups.gradient(gradient)
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

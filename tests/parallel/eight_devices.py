@@ -1,7 +1,8 @@
 """Run by test_eight_devices.py in a process with eight simulated devices; prints what it finds as JSON.
 
-Arguments: a folder to work in, how many steps, and what to train on which meshes as JSON, {family: [mesh, ...]}. A mesh is a
-preset and sizes in words, as "fsdp tensor=2" or "dp zero1"; "one" is a single device.
+Arguments: a folder to work in, how many steps, and what to train on which meshes as JSON, {family: [mesh, ...]}. A family with
+"+muon" has that optimizer, one with "+lora" adapters. A mesh is a preset and sizes in words, as "fsdp tensor=2" or "dp zero1"; "one" is
+a single device.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lm_research.config import Config, MeshConfig
 from lm_research.data.order import Feed
 from lm_research.data.store import TokenStore
+from lm_research.models.adapters import adapt
 from lm_research.models.layers import dropout
 from lm_research.objectives import cross_entropy, define, make_objective
 from lm_research.parallel.batches import check_batch, local_rows, to_global
@@ -34,14 +36,18 @@ OBJECTIVE = {"bert": "masked_lm", "gpt2": "causal_lm", "t5": "span_corruption"}
 
 def config_of(family: str, mesh: str = "one", steps: int = 3) -> Config:
     model = dict(hidden_size=32, num_heads=4, intermediate_size=64, dropout_rate=0.1, attention_dropout_rate=0.1)
+    family, _, special = family.partition("+")
+    more = {
+        "muon": dict(optimizer=dict(name="muon", learning_rate=1e-3, adam_learning_rate=1e-3)),
+        "lora": dict(optimizer=dict(learning_rate=1e-3), lora=dict(rank=4, dropout=0.1, full="masked_lm")),
+        "": dict(optimizer=dict(learning_rate=1e-3)),
+    }[special]
     preset, *sizes = ("dp" if mesh == "one" else mesh).split()
     given = {"preset": preset, "zero1": "zero1" in sizes}
     given["rules"] = next((word.removeprefix("rules:") for word in sizes if word.startswith("rules:")), "")
     given |= {axis: int(size) for axis, size in (word.split("=") for word in sizes if word.count("=") == 1)}
     train = dict(batch_size=16, accumulation_steps=2, num_steps=steps)
-    return few.setting(
-        OBJECTIVE[family], family, model=model, train=train, optimizer=dict(learning_rate=1e-3), mesh=given
-    )
+    return few.setting(OBJECTIVE[family], family, model=model, train=train, mesh=given, **more)
 
 
 def mesh_of(config: MeshConfig, devices: int = 8) -> jax.sharding.Mesh:
@@ -63,7 +69,7 @@ def shard_shapes(tree: Any) -> dict[str, list[list[int]]]:
 def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, Any]:
     """Some real training steps on a mesh, from parameters that do not depend on it."""
     config = config_of(family, name, steps)
-    definition = define(config, few.VOCAB)
+    definition = adapt(define(config, few.VOCAB), config.lora)
     objective = make_objective(config, few.Words(sentinels=8), definition.arch)
     optimizer, mesh = make_optimizer(config.optimizer), mesh_of(config.mesh, 1 if name == "one" else 8)
     check_batch(mesh, 16, 2, config.data.max_length)

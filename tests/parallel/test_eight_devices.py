@@ -18,6 +18,8 @@ QUICK = {
     "bert": ["dp", "shard_map", "fsdp+context"],
     "gpt2": ["fsdp", "fsdp data=2 context=2 tensor=2", "dp data=4 tensor=2 zero1"],
     "t5": ["fsdp+tensor", "dp+context"],
+    "gpt2+muon": ["fsdp data=2 context=2 tensor=2"],
+    "bert+lora": ["fsdp+tensor"],
 }
 ALL = [
     "dp", "dp zero1", "dp+context", "dp+tensor", "fsdp", "fsdp+context", "fsdp+tensor", "fsdp+context+tensor", "shard_map",
@@ -94,10 +96,26 @@ SHARDS = {
 @pytest.mark.parametrize("part", ["params", "mu", "nu"])
 def test_devices_hold_only_their_part_after_training(part: str, found: dict) -> None:
     for family, meshes in QUICK.items():
-        for mesh in set(meshes) & set(SHARDS):
+        for mesh in set(meshes) & set(SHARDS) if "+" not in family else ():
             shards = found[family][mesh]["shards"][part]
             for name, shape in SHARDS[mesh].items():
                 assert shards[f"{STACK[family]}/{name}"] == [shape], (family, mesh, name)
+
+
+def test_adapters_and_their_moments_are_divided(found: dict) -> None:
+    """A as the kernel's inputs, fsdp 2, B as its heads, tensor 4. Nothing of the base has moments."""
+    for part in ("params", "mu", "nu"):
+        shards = found["bert+lora"]["fsdp+tensor"]["shards"][part]
+        assert shards["encoder/layers/attention/query/lora_a"] == [[2, 16, 4]]
+        assert shards["encoder/layers/attention/query/lora_b"] == [[2, 4, 1, 8]]
+        assert ("encoder/embeddings/tokens" in shards) == (part == "params")
+
+
+def test_muon_has_no_second_moments_of_matrices(found: dict) -> None:
+    shards = found["gpt2+muon"]["fsdp data=2 context=2 tensor=2"]["shards"]
+    kernel = "decoder/layers/feed_forward/up/kernel"
+    assert shards["mu"][kernel] == [[2, 32, 32]]
+    assert kernel not in shards["nu"] and "decoder/embeddings/tokens" in shards["nu"]
 
 
 def test_moments_divided_over_data(found: dict) -> None:

@@ -12,6 +12,7 @@ from lm_research.errors import MeshError
 from lm_research.models.families import gpt3
 from lm_research.parallel.mesh import make_mesh
 from lm_research.planning.estimate import plan_run
+from lm_research.planning.report import table
 from lm_research.planning.search import search
 from lm_research.planning.topology import parse_topology
 
@@ -55,6 +56,25 @@ def test_optimizer_memory_falls_with_devices() -> None:
         assert memory[n] == pytest.approx(memory[1] / n, rel=0.01)
     copied = plan_run(replace(config, mesh={"preset": "dp"}), parse_topology("h100:8"))
     assert copied.memory["optimizer"] == memory[1]
+
+
+def test_adapters_need_little_beside_the_model() -> None:
+    """BERT-large, rank 8: query and value of 24 layers, each 8 x (1,024 + 1,024) numbers, have moments and gradients, 4 bytes each.
+
+    The adapted kernels and their gradients are there once more, 2 x 24 x 1,024^2 of each.
+    """
+    config = replace(shipped("bert_large", mesh={"preset": "fsdp"}), lora={"rank": 8})
+    plan, whole = (plan_run(one, parse_topology("h100:1")) for one in (config, replace(config, lora={"rank": 0})))
+    learn = 2 * 24 * 8 * 2048
+    assert plan.trained == learn and whole.trained == whole.parameters == plan.parameters - learn
+    assert plan.memory["parameters"] == 4 * plan.parameters
+    assert plan.memory["optimizer"] == 8 * learn + 4 and plan.memory["gradients"] == 4 * learn
+    assert plan.memory["adapted"] == 2 * 4 * (2 * 24 * 1024**2) and "adapted" not in whole.memory
+    assert plan.memory_bytes < whole.memory_bytes - 10 * whole.parameters
+    assert f"{learn:,} of {plan.parameters:,} parameters learn" in table(plan)
+    moved = plan_run(config, parse_topology("h100:8")).collectives
+    gradients = sum(c.array_bytes for c in moved if "gradients" in c.purpose)
+    assert gradients == 2 * learn  # in bfloat16, as the model computes
 
 
 def test_traffic_by_hand() -> None:

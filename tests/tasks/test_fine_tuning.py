@@ -198,6 +198,26 @@ def test_tags(tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_adapters_and_a_new_classifier(run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """From the body of a run whose head told other classes. What is predicted, the run's directory and its model both say."""
+    lm = lm_research.from_pretrained(run / "model", head="none")
+    lm.save_pretrained(tmp_path / "body")
+    keys = {"train.init_from": tmp_path / "body", "lora.rank": 4, "train.num_epochs": 1, "task.patience": 0}
+    assert train(tmp_path / "run", **files, **keys) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions_test.jsonl").read_text().splitlines()]
+    for path in (tmp_path / "run", tmp_path / "run" / "model"):
+        tuned = lm_research.from_pretrained(path)
+        tokens = lm_research.from_pretrained(run / "model").tokenizer([row["text"] for row in rows], padding=True)
+        logits = np.asarray(tuned(**tokens)["logits"])
+        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(shares.max(1), [row["probability"] for row in rows], atol=2e-6)
+    before, after = (flatten(model.params) for model in (lm, tuned))
+    changed = {path for path in before if (np.asarray(before[path]) != np.asarray(after[path])).any()}
+    assert changed == {f"encoder/layers/attention/{name}/kernel" for name in ("query", "value")}
+    assert json.loads((tmp_path / "run/config.json").read_text())["lora"]["full"] == "^classifier/"
+    assert summary(tmp_path / "run")["validation"]["eval_accuracy"] > 0.9
+
+
 @pytest.mark.slow
 def test_frozen_parameters_stay_those_of_the_origin(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path

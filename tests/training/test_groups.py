@@ -14,7 +14,9 @@ from toy import Regression
 
 from lm_research.config import Config, resolve
 from lm_research.errors import ConfigError
+from lm_research.models.adapters import adapt
 from lm_research.models.definition import flatten, unflatten
+from lm_research.models.families import define_model
 from lm_research.training.groups import make_groups
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.state import init_state
@@ -89,8 +91,6 @@ def test_rates_fall_from_the_head_to_the_embeddings() -> None:
 @pytest.mark.parametrize("family", ["bert", "t5"])
 def test_rates_of_real_models(family: str) -> None:
     """Each stack by itself; what all layers of a stack share lies below them, its final norm above."""
-    from lm_research.models.families import define_model
-
     model = {"family": family, "num_layers": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 32}
     settings = resolve({"model": model, "optimizer": {"layer_decay": 0.1}})
     rates = make_groups(settings, define_model(settings.model, 64, "classification").shapes).rates
@@ -150,8 +150,11 @@ def test_the_log_counts_what_learns() -> None:
     """4 x 2 + 2 of embeddings, 2 x 6 of layers, 2 + 2 above: 26; the first of three layers takes 4, the embeddings 10."""
     shapes = DEFINITION.shapes
     assert make_groups(config(SGD), shapes).in_words(shapes) == ""
-    assert make_groups(config(SGD, "layers/0/"), shapes).in_words(shapes) == " (22 of them learn)"
-    assert make_groups(config(SGD, "layers/0/,embeddings"), shapes).in_words(shapes) == " (12 of them learn)"
+    assert make_groups(config(SGD, "layers/0/"), shapes).in_words(shapes) == "trains 22 of 26 parameters (84.62%)"
+    assert (
+        make_groups(config(SGD, "layers/0/,embeddings"), shapes).in_words(shapes)
+        == "trains 12 of 26 parameters (46.15%)"
+    )
 
 
 WRONG = {
@@ -166,3 +169,65 @@ WRONG = {
 def test_patterns_that_cannot_be_used(freeze: str) -> None:
     with pytest.raises(ConfigError, match=WRONG[freeze]):
         make_groups(config(SGD, freeze), DEFINITION.shapes)
+
+
+def adapted(freeze: str = "", full: str = "^classifier/", **lora: Any) -> tuple[Any, Config]:
+    """A tiny encoder with adapters of rank 2, and a run of it."""
+    settings = tiny.config("bert", lora={"rank": 2, "full": full, **lora}, train={"freeze": freeze, "ema_decay": 0.5})
+    return adapt(define_model(settings.model, 64, "classification"), settings.lora), settings
+
+
+def test_adapters_and_the_new_head_learn() -> None:
+    """Width 16, 2 layers: query and value of each have 2 x 2 x 16 numbers, the classifier 16 x 2 + 2."""
+    definition, settings = adapted()
+    groups, shapes = make_groups(settings, definition.shapes), flatten(definition.shapes)
+    learning = set(flatten(groups.learning(definition.shapes)))
+    assert learning == {path for path in shapes if "lora_" in path or "classifier" in path}
+    assert groups.count(definition.shapes) == 2 * 2 * (2 * 2 * 16) + 34 == 290
+    assert groups.in_words(definition.shapes).startswith(f"trains 290 of {definition.num_params:,} parameters (")
+    state = jax.eval_shape(lambda: init_state(definition, make_optimizer(settings.optimizer), settings, Linear()))
+    for name in ("mu", "nu"):  # memory of the optimizer falls to what learns
+        assert sum(x.size for x in jax.tree.leaves(state["optimizer"][name])) == 290
+    assert set(flatten(state["params"])) == set(shapes)
+
+
+def test_adapters_of_some_layers() -> None:
+    """train.freeze takes the first layer's: half of 256 are left, and nothing else learns."""
+    definition, settings = adapted("layers/0/", full="")
+    groups = make_groups(settings, definition.shapes)
+    assert groups.count(definition.shapes) == 128
+    assert all(mask.reshape(-1).tolist() == [0, 1] for mask in groups.masks.values()) and len(groups.masks) == 4
+    with pytest.raises(ConfigError, match="config.lora.full: 'clasifier' fits no parameter"):
+        make_groups(adapted(full="clasifier")[1], definition.shapes)
+
+
+def test_a_step_moves_adapters_alone() -> None:
+    """From B = 0 the first step changes B, and A from the second on; the base stays bit for bit, its average too."""
+    definition, settings = adapted(dropout=0.5)
+
+    class Squares(Linear):
+        def sums(self, model: Any, batch: dict, key: jax.Array | None) -> dict:
+            kernel = model.encoder.layers.attention.query.kernel[...]
+            return {"sum": jnp.square(kernel - 1.0).sum() + model.classifier.kernel[...].sum()}
+
+    optimizer, objective = make_optimizer(settings.optimizer), Squares()
+    params = tiny.random_params(definition)
+    attention = params["encoder"]["layers"]["attention"]
+    attention["query"]["lora_b"] = np.zeros_like(attention["query"]["lora_b"])
+    shapes = jax.eval_shape(lambda: init_state(definition, optimizer, settings, objective))
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    state |= {"params": params, "ema": params, "halted": np.int32(-1)}
+    step = tiny.jit(make_train_step(objective, definition, optimizer, make_schedule(settings), settings))
+    for still in ({"query/lora_a"}, set()):
+        state = jax.device_get(step(state, {"tokens_BL": np.zeros((1, 1, 1), np.float32)}))
+        found, before = flatten(state["params"]), flatten(params)
+        changed = {path for path in before if not np.array_equal(found[path], before[path])}
+        # The decay of weights moves what has no gradient: value's adapter, and A before it has one.
+        expected = {path for path in before if "lora_" in path or path == "classifier/kernel"}
+        assert changed == expected
+        a = "encoder/layers/attention/query/lora_a"
+        decayed = before[a] * (1 - 1e-4 * 0.01)
+        assert np.allclose(found[a], decayed, rtol=1e-6, atol=0) == bool(still)
+    assert {
+        path for path in before if not np.allclose(flatten(state["ema"])[path], before[path], rtol=1e-6)
+    } <= expected

@@ -194,7 +194,7 @@ def test_stacked_layers_are_layers(name: str) -> None:
         np.testing.assert_allclose(together[number], move(params)["kernel"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adafactor", "lamb", "lion", "sgd"])
+@pytest.mark.parametrize("name", ["adafactor", "lamb", "lion", "muon", "sgd"])
 def test_each_optimizer_lowers_a_loss_and_keeps_a_plain_state(name: str) -> None:
     params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
     optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0))

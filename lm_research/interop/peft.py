@@ -1,0 +1,150 @@
+"""Adapters in the format of Hugging Face's peft: adapter_config.json and adapter_model.safetensors, read over the weights of their base.
+
+Format: https://huggingface.co/docs/peft, LoRA. `base_model.model.MODULE.lora_A.weight` [R, in] and `lora_B.weight` [out, R] are added to
+`MODULE.weight`; other tensors, a classifier's say, replace the base's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from lm_research.errors import PretrainedError
+from lm_research.interop.safetensors_file import read_safetensors
+from lm_research.interop.stored import StoredTensor
+from lm_research.interop.tensor_files import TensorSource
+
+CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+A, B = ".lora_A.weight", ".lora_B.weight"
+# Head -> task_type.
+TASKS = {
+    "classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "span": "QUESTION_ANS", "causal_lm": "CAUSAL_LM",
+    "seq2seq_lm": "SEQ_2_SEQ_LM",
+}  # fmt: skip
+# What changes the arithmetic and is not read: the only value that is.
+_REFUSED = {
+    "use_dora": False, "use_qalora": False, "use_bdlora": False, "lora_bias": False, "layer_replication": None,
+    "target_parameters": None, "trainable_token_indices": None, "alora_invocation_tokens": None,
+}  # fmt: skip
+
+
+def is_adapter(directory: pathlib.Path) -> bool:
+    """Whether it is a directory of an adapter and not of a whole model."""
+    return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
+
+
+def read_config(directory: pathlib.Path) -> dict[str, Any]:
+    """adapter_config.json; raises a PretrainedError if it is none of a LoRA that can be read."""
+    path = directory / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config["peft_type"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PretrainedError(
+            f"{path} cannot be read as the config of a peft adapter ({error}). Give an adapter's directory."
+        ) from error
+    if kind != "LORA":
+        raise PretrainedError(f"{path}: peft_type is {kind!r}; only LORA can be read.")
+    for name, only in _REFUSED.items():
+        if config.get(name) not in (only, None):
+            raise PretrainedError(
+                f"{path}: {name} is {config[name]!r}, which is not supported. Merge the adapter with peft first."
+            )
+    return config
+
+
+def base_of(directory: pathlib.Path) -> pathlib.Path:
+    """The directory of the model that an adapter belongs to; raises a PretrainedError if it is not on this machine."""
+    name = read_config(directory).get("base_model_name_or_path")
+    if not name or not pathlib.Path(name).is_dir():
+        raise PretrainedError(
+            f"{directory / CONFIG} says that the adapter belongs to {name!r}, which is no directory here. Name the base's directory as the "
+            f"model and this one as the adapter: from_pretrained(BASE, adapter={str(directory)!r}) or convert --source BASE --adapter "
+            f"{directory}."
+        )
+    return pathlib.Path(name)
+
+
+class AdaptedSource(TensorSource):
+    """The weights of a base with an adapter's."""
+
+    def __init__(self, base: TensorSource, directory: pathlib.Path) -> None:
+        """Raises a PretrainedError if the adapter is damaged or does not fit the base."""
+        self.base, self.format, self._config, self._directory = base, base.format, read_config(directory), directory
+        tensors = read_safetensors(directory / WEIGHTS)
+        strange = [name for name in tensors if not name.startswith(PREFIX) or "lora_embedding" in name]
+        if strange:
+            raise PretrainedError(f"{directory / WEIGHTS}: tensor {strange[0]!r} is not of an adapter of matrices.")
+        inner = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+        self._products: dict[str, tuple[str, StoredTensor, StoredTensor]] = {}
+        self._whole: dict[str, StoredTensor] = {}
+        for name, tensor in inner.items():
+            if name.endswith(A):
+                module = name.removesuffix(A)
+                if module + B not in inner:
+                    raise PretrainedError(f"{directory / WEIGHTS} has {PREFIX}{name}, but no {PREFIX}{module}{B}.")
+                self._products[self._name_in_base(f"{module}.weight")] = (module, tensor, inner[module + B])
+            elif not name.endswith(B):
+                self._whole[self._name_in_base(name, must=False)] = tensor
+        self.names = list(dict.fromkeys([*base.names, *self._whole]))
+        for name in self._products:
+            self._transposed(name)
+
+    @property
+    def head(self) -> str | None:
+        """What the adapter was trained to predict, a key of heads.HEADS; None where it does not say."""
+        return next((head for head, task in TASKS.items() if task == self._config.get("task_type")), None)
+
+    def _name_in_base(self, name: str, must: bool = True) -> str:
+        """The base's name of a tensor; one may have a prefix such as "bert." that the other lacks."""
+        fits = [
+            known for known in self.base.names if f".{known}".endswith(f".{name}") or f".{name}".endswith(f".{known}")
+        ]
+        if must and not fits:
+            raise PretrainedError(
+                f"{self._directory}: the adapter changes {name!r}, which the base does not have. They belong to different models."
+            )
+        return max(fits, key=len, default=name)
+
+    def _transposed(self, name: str) -> bool:
+        """Whether the base's matrix is [in, out]; raises a PretrainedError if it is neither that nor [out, in]."""
+        _, a, b = self._products[name]
+        wanted, got = (b.shape[0], a.shape[1]), self.base.shape(name)
+        if b.shape[1] == a.shape[0] and wanted == got[:: -1 if self._config.get("fan_in_fan_out") else 1]:
+            return bool(self._config.get("fan_in_fan_out"))
+        if b.shape[1] == a.shape[0] and wanted in (got, got[::-1]):
+            return wanted != got
+        raise PretrainedError(
+            f"{self._directory}: the adapter of {name!r} has shapes {a.shape} and {b.shape}, but the base's matrix is {got}. They belong to "
+            "different models."
+        )
+
+    def _scale(self, module: str, rank: int) -> float:
+        patterns = self._config.get("alpha_pattern") or {}
+        fits = [alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module)]
+        alpha = fits[0] if fits else self._config["lora_alpha"]
+        return alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._whole[name].shape if name in self._whole else self.base.shape(name)
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._whole[name].dtype if name in self._whole else self.base.dtype(name)
+
+    def file(self, name: str) -> pathlib.Path:
+        return self._directory / WEIGHTS if name in self._whole else self.base.file(name)
+
+    def read(self, name: str) -> np.ndarray:
+        if name in self._whole:
+            return self._whole[name].load()
+        tensor = self.base.read(name)
+        if name not in self._products:
+            return tensor
+        module, a, b = self._products[name]
+        change = self._scale(module, a.shape[0]) * (b.load().astype(np.float32) @ a.load().astype(np.float32))
+        return (tensor.astype(np.float32) + (change.T if self._transposed(name) else change)).astype(tensor.dtype)

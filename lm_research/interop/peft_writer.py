@@ -1,0 +1,121 @@
+"""Writes a run's adapters in the format of Hugging Face's peft (see peft.py).
+
+Where the format keeps several of our matrices in one (GPT-2's c_attn: query, key, value), their adapters become one of a higher rank:
+A one below the other, B in blocks with zeros between. That is the same function.
+
+Legend: R rank.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from lm_research.errors import PretrainedError
+from lm_research.interop.huggingface import to_stored, weights_of
+from lm_research.interop.peft import CONFIG, PREFIX, TASKS, WEIGHTS, A, B
+from lm_research.interop.tensor_writer import write_tensors
+from lm_research.models import adapters
+from lm_research.models.adapters import AdaptedDefinition
+from lm_research.models.definition import Params, flatten
+from lm_research.models.families import FAMILIES
+from lm_research.models.families.common import Weight
+
+
+def write_adapter(
+    directory: pathlib.Path, definition: AdaptedDefinition, family: str, params: Params, base: str
+) -> None:
+    """Writes adapter_config.json and adapter_model.safetensors.
+
+    Args:
+      directory: made if it does not exist.
+      definition, params: the model with its adapters; what `lora.full` names is written whole.
+      family: a key of FAMILIES.
+      base: the directory or name of the model that the adapters belong to.
+
+    Raises:
+      PretrainedError: the format has no place for a parameter of this model.
+    """
+    module, lora = FAMILIES[family], definition.lora
+    weights = weights_of(module, definition.base)
+    prefix = module.prefix(definition.arch, definition.head.name)
+    leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
+    tensors: dict[str, np.ndarray] = {}
+    joined: dict[str, int] = {}
+    parts: dict[str, list[tuple[Weight, np.ndarray, np.ndarray]]] = {}
+    for layer, stacked in definition.stacked.items():
+        weight = weights[f"{layer}/kernel"]
+        pairs = [leaves[f"{layer}/{name}"] for name in (adapters.A, adapters.B)]
+        for number, (a, b) in enumerate(zip(*pairs, strict=True) if stacked else [pairs]):
+            name = _module(_stored_name(weight, number, prefix))
+            parts.setdefault(name, []).append((weight, a.reshape(-1, lora.rank), b.reshape(lora.rank, -1)))
+    for name, pieces in parts.items():
+        tensors[PREFIX + name + A], tensors[PREFIX + name + B] = _join(pieces, lora.rank)
+        joined[name] = len(pieces)
+    whole = _whole(definition, weights, leaves, prefix)
+    tensors |= {PREFIX + name: value for name, value in whole.items()}
+
+    directory.mkdir(parents=True, exist_ok=True)
+    listed = [(name, value.shape, value.dtype, lambda value=value: value) for name, value in tensors.items()]
+    (path,) = write_tensors(directory, listed, max_shard_bytes=2**62)
+    path.replace(directory / WEIGHTS)
+    transposed = any(not pieces[0][0].transpose for pieces in parts.values())
+    config = _config(definition, base, joined, sorted({_module(name) for name in whole}), transposed)
+    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _config(
+    definition: AdaptedDefinition, base: str, joined: dict[str, int], saved: list[str], transposed: bool
+) -> dict[str, Any]:
+    lora, several = definition.lora, {name: count for name, count in joined.items() if count > 1}
+    # s stays as it is: alpha grows as the rank does, or as its root.
+    grown = {name: lora.alpha * (math.sqrt(count) if lora.rslora else count) for name, count in several.items()}
+    return {
+        "peft_type": "LORA", "task_type": TASKS.get(definition.head.name), "base_model_name_or_path": base, "inference_mode": True,
+        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "use_rslora": lora.rslora, "bias": "none",
+        "rank_pattern": {re.escape(name): lora.rank * count for name, count in several.items()},
+        "alpha_pattern": {re.escape(name): alpha for name, alpha in grown.items()},
+        "target_modules": sorted(joined), "modules_to_save": saved or None, "fan_in_fan_out": transposed,
+    }  # fmt: skip
+
+
+def _stored_name(weight: Weight, layer: int, prefix: str) -> str:
+    name = weight.names[0].replace("{}", str(layer))
+    return prefix + name[1:] if name.startswith("@") else name
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _join(pieces: list[tuple[Weight, np.ndarray, np.ndarray]], rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """lora_A [R, in] and lora_B [out, R] of a stored matrix, from those of our matrices in it."""
+    a = np.concatenate([a.T for _, a, _ in pieces])
+    outputs = pieces[0][2].shape[1]
+    b = np.zeros((outputs * pieces[0][0].parts, rank * len(pieces)), np.float32)
+    for number, (weight, _, part) in enumerate(pieces):
+        b[weight.part * outputs : (weight.part + 1) * outputs, number * rank : (number + 1) * rank] = part.T
+    return np.ascontiguousarray(a), b
+
+
+def _whole(
+    definition: AdaptedDefinition, weights: dict[str, Weight], leaves: dict[str, np.ndarray], prefix: str
+) -> dict[str, np.ndarray]:
+    """Tensors of the parameters that learned in full."""
+    patterns = [part.strip() for part in definition.lora.full.split(",") if part.strip()]
+    found = {}
+    for path in flatten(definition.base.shapes):
+        if not any(re.search(pattern, path) for pattern in patterns):
+            continue
+        if "/layers/" in path:
+            raise PretrainedError(
+                f"lora.full={definition.lora.full} trained {path} of all layers, for which peft's format has no place. Write the whole model: "
+                "--to hf."
+            )
+        found[_stored_name(weights[path], 0, prefix)] = to_stored(weights[path], leaves[path])
+    return found

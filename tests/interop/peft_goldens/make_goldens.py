@@ -1,0 +1,67 @@
+"""Makes the folders beside this file: tiny random models, LoRA adapters of peft for them, and what both together answer.
+
+    pip install torch==2.13.0 transformers==5.24.0 peft==0.21.2
+    python tests/interop/peft_goldens/make_goldens.py
+
+NAME/base is the model, NAME/adapter what peft's save_pretrained wrote, NAME/outputs.npz the ids and the merged model's logits.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2LMHeadModel
+
+HERE = pathlib.Path(__file__).parent
+
+
+def bert_config() -> BertConfig:
+    return BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=40, max_position_embeddings=16,
+        num_labels=3, initializer_range=0.3,
+    )  # fmt: skip
+
+
+def make(name: str, model: torch.nn.Module, base: torch.nn.Module, lora: LoraConfig) -> None:
+    folder = HERE / name
+    base.save_pretrained(folder / "base")
+    tuned = get_peft_model(model, lora)
+    with torch.no_grad():
+        for path, parameter in tuned.named_parameters():
+            if "lora_B" in path or "modules_to_save" in path:
+                parameter.normal_(std=0.3)
+    tuned.save_pretrained(folder / "adapter")
+    config = json.loads((folder / "adapter/adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "somewhere/else"
+    (folder / "adapter/adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    (folder / "adapter/README.md").unlink(missing_ok=True)
+    ids = torch.arange(24).reshape(2, 12) * 7 % 39 + 1
+    tuned.eval()
+    apart = tuned(input_ids=ids).logits.detach()
+    merged = tuned.merge_and_unload().eval()
+    logits = merged(input_ids=ids).logits.detach()
+    assert torch.allclose(apart, logits, atol=1e-4)
+    np.savez(folder / "outputs.npz", ids=ids.numpy(), logits=logits.numpy())
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    body = BertModel(bert_config())
+    model = BertForSequenceClassification(bert_config())
+    model.bert.load_state_dict(body.state_dict())
+    lora = LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value", "output.dense"], modules_to_save=["classifier"],
+                      rank_pattern={"value": 2}, alpha_pattern={"value": 5})  # fmt: skip
+    make("bert", model, body, lora)
+    gpt2 = GPT2LMHeadModel(
+        GPT2Config(n_embd=16, n_layer=2, n_head=2, n_inner=24, vocab_size=40, n_positions=16, initializer_range=0.3)
+    )
+    lora = LoraConfig(r=4, lora_alpha=6, target_modules=["c_attn", "attn.c_proj"], fan_in_fan_out=True, use_rslora=True)
+    make("gpt2", gpt2, gpt2, lora)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Adapters in peft's format: what peft's own files mean with their base, what we write for it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+import lm_research
+from lm_research import convert
+from lm_research.config import LoraConfig
+from lm_research.errors import PretrainedError
+from lm_research.interop import huggingface
+from lm_research.interop.peft_writer import write_adapter
+from lm_research.interop.safetensors_file import read_safetensors
+from lm_research.models.adapters import adapt, merged
+from lm_research.models.definition import define, flatten
+from lm_research.models.families import define_model
+
+GOLDENS = pathlib.Path(__file__).parent / "peft_goldens"
+HEADS: dict[str, dict[str, Any]] = {"bert": {"head": "classification", "num_labels": 3}, "gpt2": {}}
+
+
+def read(name: str, **options: Any) -> lm_research.pretrained.LanguageModel:
+    return lm_research.from_pretrained(GOLDENS / name / "base", **HEADS[name], **options)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_sum_answers_as_pefts_merged_model(name: str) -> None:
+    """BERT: two ranks and scales, a classifier trained whole, a base without the head. GPT-2: matrices [in, out], rsLoRA."""
+    golden = np.load(GOLDENS / name / "outputs.npz")
+    lm = read(name, adapter=GOLDENS / name / "adapter")
+    found = np.asarray(lm(input_ids=golden["ids"].astype(np.int32))["logits"])
+    np.testing.assert_allclose(found, golden["logits"], rtol=1e-4, atol=2e-5)
+    assert lm.report.lines() == []
+    alone = np.asarray(read(name)(input_ids=golden["ids"].astype(np.int32))["logits"])
+    assert np.abs(alone - golden["logits"]).max() > 0.1
+
+
+def test_a_directory_that_names_its_base_is_a_model(tmp_path: pathlib.Path) -> None:
+    shutil.copytree(GOLDENS / "gpt2" / "adapter", tmp_path / "adapter")
+    with pytest.raises(PretrainedError, match="belongs to 'somewhere/else', which is no directory here"):
+        lm_research.from_pretrained(tmp_path / "adapter")
+    _change(tmp_path / "adapter", base_model_name_or_path=str(GOLDENS / "gpt2" / "base"))
+    whole, parts = (flatten(lm.params) for lm in (lm_research.from_pretrained(tmp_path / "adapter"), read("gpt2")))
+    changed = {path for path in parts if not np.array_equal(whole[path], parts[path])}
+    assert changed == {f"decoder/layers/attention/{name}/kernel" for name in ("query", "key", "value", "output")}
+
+
+def test_the_head_is_the_adapters(tmp_path: pathlib.Path) -> None:
+    """Its task and the classes of its classifier, where the base has neither."""
+    shutil.copytree(GOLDENS / "bert" / "adapter", tmp_path / "adapter")
+    _change(tmp_path / "adapter", base_model_name_or_path=str(GOLDENS / "bert" / "base"), task_type="SEQ_CLS")
+    golden, lm = np.load(GOLDENS / "bert" / "outputs.npz"), lm_research.from_pretrained(tmp_path / "adapter")
+    assert lm.definition.head.num_labels == 3 and len(lm.config.id2label) == 3
+    found = np.asarray(lm(input_ids=golden["ids"].astype(np.int32))["logits"])
+    np.testing.assert_allclose(found, golden["logits"], rtol=1e-4, atol=2e-5)
+
+
+def test_convert_adds_an_adapter(tmp_path: pathlib.Path) -> None:
+    base, adapter = (str(GOLDENS / "gpt2" / part) for part in ("base", "adapter"))
+    assert convert.main(["--source", base, "--adapter", adapter, "--output", str(tmp_path / "out"), "--to", "hf"]) == 0
+    expected = flatten(read("gpt2", adapter=adapter).params)
+    found = flatten(lm_research.from_pretrained(tmp_path / "out").params)
+    assert all(np.array_equal(found[path], expected[path]) for path in expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "targets"),
+    [
+        ("bert", "classification", "attention/(query|value)/,feed_forward/up"),
+        ("gpt2", "causal_lm", "attention/(query|value)/,attention/output"),  # two of three parts of one stored matrix
+        ("albert", "classification", "attention/query"),
+        ("t5", "seq2seq_lm", "attention/(query|value)/"),
+        ("llama", "causal_lm", "feed_forward"),
+    ],
+)
+@pytest.mark.parametrize("rslora", [False, True])
+def test_what_we_write_means_the_same_when_read(
+    family: str, head: str, targets: str, rslora: bool, tmp_path: pathlib.Path
+) -> None:
+    base = define_model(tiny.config("gpt2", model={"family": family}).model, tiny.VOCAB, head)
+    full = "^classifier/" if head == "classification" else ""
+    adapted = adapt(base, LoraConfig(rank=2, alpha=5.0, targets=targets, rslora=rslora, full=full))
+    params = tiny.random_params(adapted)
+    plain = {path: leaf for path, leaf in flatten(params).items() if "lora_" not in path}
+    body = define(base.arch, base.head)
+    huggingface.save(tmp_path / "base", body, family, lm_research.models.definition.unflatten(plain))
+    write_adapter(tmp_path / "adapter", adapted, family, params, str(tmp_path / "base"))
+    found = flatten(lm_research.from_pretrained(tmp_path / "adapter").params)
+    for path, leaf in flatten(merged(adapted, params)[1]).items():
+        np.testing.assert_allclose(found[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == (["classifier"] if full else None)
+
+
+def test_names_and_shapes_are_pefts(tmp_path: pathlib.Path) -> None:
+    """The golden adapter's targets: the same tensors, but for the rank of values, which peft was told to halve."""
+    base = define_model(tiny.config("bert", model={"intermediate_size": 24}).model, 40, "classification")
+    lora = LoraConfig(rank=4, targets="query,value,attention/output,feed_forward/down", full="^classifier/")
+    adapted = adapt(base, lora)
+    write_adapter(tmp_path, adapted, "bert", tiny.random_params(adapted), "base")
+    ours, theirs = (
+        {name: tensor.shape for name, tensor in read_safetensors(folder / "adapter_model.safetensors").items()}
+        for folder in (tmp_path, GOLDENS / "bert" / "adapter")
+    )
+    assert ours.keys() == theirs.keys()
+    same = [name for name in ours if "value" not in name and "classifier" not in name]
+    assert [ours[name] for name in same] == [theirs[name] for name in same]
+
+
+def _change(folder: pathlib.Path, **keys: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+WRONG = {
+    "peft_type is 'IA3'": {"peft_type": "IA3"},
+    "use_dora is True, which is not supported": {"use_dora": True},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_other_kinds_of_adapters_are_refused(message: str, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(GOLDENS / "gpt2" / "adapter", tmp_path / "adapter")
+    _change(tmp_path / "adapter", **WRONG[message])
+    with pytest.raises(PretrainedError, match=message):
+        read("gpt2", adapter=tmp_path / "adapter")
+
+
+def test_adapters_of_another_model_are_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(PretrainedError, match="which the base does not have"):
+        read("gpt2", adapter=GOLDENS / "bert" / "adapter")
+    with pytest.raises(PretrainedError, match="cannot be read as the config of a peft adapter"):
+        read("gpt2", adapter=tmp_path)
+    given = ["--source", str(GOLDENS / "gpt2" / "base"), "--output", str(tmp_path / "out"), "--to", "peft"]
+    assert convert.main(given) == 2

@@ -1,0 +1,96 @@
+"""Losses of classification against arithmetic: class weights, label smoothing, several labels, values; and when a run stops early."""
+
+from __future__ import annotations
+
+import math
+import types
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_research.config import resolve
+from lm_research.errors import ConfigError
+from lm_research.monitor.held_out import Evaluation
+from lm_research.tasks.classification import Classification, class_weights
+
+NAMES = ("bad", "fair", "good")
+TRAIN = np.array([0] * 6 + [1] * 3 + [2], np.int32)  # 10 records
+# Shares of each class: 1/4, 1/4, 1/2 in the first and second row; 1/3 each in the third; the last row is none.
+LOGITS = np.log(np.array([[1, 1, 2], [1, 1, 2], [1, 1, 1], [1, 5, 1]], np.float32))
+ROWS = {
+    "labels_B": np.array([2, 0, 1, 1]),
+    "row_weights_B": np.array([1.0, 1, 1, 0], np.float32),
+    "segments_BL": np.ones((4, 5), np.int32),
+}
+
+
+def loss(
+    labels: Any = ROWS["labels_B"], logits: np.ndarray = LOGITS, names: tuple[str, ...] = NAMES, **task: Any
+) -> float:
+    """Through the task's own sums and totals."""
+    config = resolve({"task": {"name": "classification", "train": "x.jsonl", **task}})
+    corpus = types.SimpleNamespace(tokenizer=None, labels=names, arrays={"train": {"labels": TRAIN}})
+    found = Classification(config, corpus)
+    batch = {name: jnp.asarray(x) for name, x in (ROWS | {"labels_B": np.asarray(labels)}).items()}
+    return float(found.loss(found.sums_of(jnp.asarray(logits), batch), found.totals(batch)))
+
+
+def test_the_mean_over_records() -> None:
+    assert loss() == pytest.approx((math.log(2) + math.log(4) + math.log(3)) / 3, rel=1e-6)
+
+
+def test_label_smoothing() -> None:
+    """Szegedy et al. 2015, section 7: (1 - e) of the label and e / 3 of each class."""
+    spread = (2 * math.log(4) + math.log(2)) / 3
+    rows = [0.7 * math.log(2) + 0.3 * spread, 0.7 * math.log(4) + 0.3 * spread, math.log(3)]
+    assert loss(label_smoothing=0.3) == pytest.approx(sum(rows) / 3, rel=1e-6)
+
+
+def test_balanced_classes() -> None:
+    """10 / (3 x 6), 10 / (3 x 3) and 10 / (3 x 1): a mean by those weights, and over the training set every class weighs alike."""
+    weights = class_weights("balanced", NAMES, TRAIN)
+    assert weights == pytest.approx([10 / 18, 10 / 9, 10 / 3])
+    assert [weights[c] * (TRAIN == c).sum() for c in range(3)] == pytest.approx([10 / 3] * 3)
+    assert weights[TRAIN].mean() == pytest.approx(1.0)
+    bad, fair, good = weights
+    expected = (good * math.log(2) + bad * math.log(4) + fair * math.log(3)) / (good + bad + fair)
+    assert loss(class_weights="balanced") == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_by_name() -> None:
+    expected = (2.5 * math.log(2) + 0.5 * math.log(4) + 0.0) / 3.0
+    assert loss(class_weights="good=2.5, bad=0.5,fair=0") == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text", ["good=1,bad=1", "good=1,bad=1,fair=-1", "good=1,bad=1,fair=x", "balance", "good=0,bad=0,fair=0"]
+)
+def test_weights_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="class_weights=.* Write, with your numbers, bad=1,fair=1,good=1."):
+        loss(class_weights=text)
+
+
+def test_several_labels_and_values() -> None:
+    """A label of probability 1/2 costs ln 2 either way, one of 3/4 ln 4/3 or ln 4; values cost the square of the difference."""
+    logits = np.log(np.array([[1, 3], [1, 3], [1, 1], [9, 9]], np.float32))
+    given = [[1, 1], [0, 0], [0, 1], [1, 1]]
+    expected = (math.log(2) + math.log(4 / 3) + math.log(2) + math.log(4) + 2 * math.log(2)) / 2 / 3
+    assert loss(given, logits, ("a", "b"), target="labels") == pytest.approx(expected, rel=1e-6)
+    values = np.array([[1.0], [2.0], [-1.0], [50.0]], np.float32)
+    assert loss(np.array([1.5, 2.0, 1.0, 0.0], np.float32), values, (), target="value") == pytest.approx(
+        (0.25 + 0 + 4) / 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("patience", "accuracies", "ends"),
+    [(2, [0.5, 0.6, 0.6], False), (2, [0.5, 0.6, 0.6, 0.55], True), (2, [0.5, 0.6, 0.6, 0.61], False), (0, [0.5] * 9, False),
+     (1, [0.5, 0.5], True), (3, [0.9, 0.1, 0.2, 0.3], True)],
+)  # fmt: skip
+def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
+    """It ends once so many evaluations in a row did not exceed the best before them."""
+    config = resolve({"task": {"name": "classification", "train": "x.jsonl", "patience": patience}})
+    state = types.SimpleNamespace(config=config, ranks=[-value for value in accuracies])
+    assert Evaluation.exhausted.fget(state) == ends
