@@ -34,10 +34,10 @@ WIDEST_HEAD = 128
 Specified = Sequence[tuple[Any, pl.BlockSpec]]
 
 
-def flashes(arch: Architecture, length: int) -> bool:
-    """Whether a stack's attention over rows of so many positions is made by these kernels."""
+def flashes(arch: Architecture, length: int, where: str = "") -> bool:
+    """Whether a stack's attention over rows of so many positions is made by these kernels, on `where` or else `platform()`."""
     if arch.attention == "auto":
-        fast = platform() == "gpu" and length >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
+        fast = (where or platform()) == "gpu" and length >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
         return fast and arch.head_width <= WIDEST_HEAD
     return arch.attention == "flash"
 

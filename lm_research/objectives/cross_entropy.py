@@ -157,6 +157,11 @@ def _sums(
     return (loss, correct), exp_RV, total_R
 
 
+def slice_rows(where: str) -> int:
+    """Rows of logits made at a time on one device of a platform."""
+    return SLICE_ROWS if where == "cpu" else ACCELERATOR_SLICES * SLICE_ROWS
+
+
 def _slices(*rows: jax.Array) -> Arrays:
     """[R, ...] cut into [slices, R / slices, ...]; rows that fill up the last slice are zeros (weight 0).
 
@@ -164,7 +169,7 @@ def _slices(*rows: jax.Array) -> Arrays:
     """
     count = 1
     if jax.sharding.get_abstract_mesh().size <= 1:
-        count = max(1, round(len(rows[0]) / (SLICE_ROWS if platform() == "cpu" else ACCELERATOR_SLICES * SLICE_ROWS)))
+        count = max(1, round(len(rows[0]) / slice_rows(platform())))
     padding = -len(rows[0]) % count
 
     def cut(x: jax.Array) -> jax.Array:

@@ -18,6 +18,8 @@ from jax.sharding import AbstractMesh, AxisType
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.models.adapters import is_adapter
 from lm_research.models.definition import flatten
+from lm_research.models.flash import flashes
+from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
 from lm_research.parallel.rules import parse_rules, tree_shardings
@@ -79,10 +81,11 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     """
     mesh = abstract_mesh(config, topology)
     work = work or make_workload(config)
+    config = _with_attention(config, work, topology)
     shape, train = dict(mesh.shape), config.train
     crossing = network_axis(shape, topology.slices)
     rows = train.batch_size // train.accumulation_steps // (shape["data"] * shape["fsdp"])
-    memory = memory_by_kind(config, work, mesh, rows)
+    memory = memory_by_kind(config, work, mesh, rows, topology.platform)
     moved = collectives(config, work, mesh, rows, topology.slices, crossing)
     flops = flops_per_row(work).total * train.batch_size
     seconds = roofline(config, work, topology, mesh, rows, memory, moved)
@@ -102,6 +105,14 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     )  # fmt: skip
 
 
+def _with_attention(config: Config, work: Workload, topology: Topology) -> Config:
+    """The config with the attention that those chips would choose, so that what it keeps can be traced without them."""
+    if config.model.attention != "auto":
+        return config
+    fast = flashes(work.definition.arch, config.data.max_length, topology.platform)
+    return replace(config, model={"attention": "flash" if fast else "plain"})
+
+
 def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
     """The run's mesh over that many chips, without chips; raises a MeshError like `make_mesh` and `check_batch`."""
     shape = mesh_shape(config.mesh, topology.num_chips)
@@ -110,7 +121,7 @@ def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
     return mesh
 
 
-def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int) -> dict[str, float]:
+def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int, platform: str) -> dict[str, float]:
     """Bytes per chip at the end of the forward pass, where a step needs most.
 
     parameters, optimizer, average: each array of the state as its sharding divides it, in float32. AdamW has two moments, so
@@ -121,7 +132,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     activations: b rows of `activation_bytes`.
     logits: predicted positions / c x vocabulary / t, as float32 logits, their exponentials and a copy in the compute type, plus
       the table whole (compute type) and its gradient (float32), twice while it is transposed; see objectives/cross_entropy.py,
-      which takes 512 positions at a time on one device and all at once on several.
+      which takes a slice of positions at a time on one device and all at once on several.
     working: what is alive of one block: with remat what its backward pass recomputes, and with fsdp its kernels
       gathered in the compute type, those of the next one being fetched meanwhile.
     """
@@ -131,7 +142,7 @@ def memory_by_kind(config: Config, work: Workload, mesh: AbstractMesh, rows: int
     arch, shape = work.definition.arch, dict(mesh.shape)
     item, tensor = arch.compute_dtype.itemsize, shape["tensor"]
     predicted = rows * work.predicted_per_row / shape["context"]
-    at_once = predicted if mesh.size > 1 else min(predicted, 512)
+    at_once = predicted if mesh.size > 1 else min(predicted, slice_rows(platform))
     vocabulary = arch.vocab_size / tensor
     logits = at_once * vocabulary * (2 * FLOAT32 + item)
     logits += vocabulary * arch.embedding_width * (item + 2 * FLOAT32)
@@ -211,7 +222,7 @@ def roofline(
     """Seconds a step would take if one resource alone bounded it (Williams et al. 2009).
 
     compute: the model's operations and those of recomputation (whole blocks: a third of the layers' and attention's; all but
-      products: a third of attention's, as rings do under any policy), over the chip's peak; float32 by FLOAT32_PASSES.
+      products: a third of attention's, as rings and flash's kernels do under any policy), over the chip's peak; float32 by FLOAT32_PASSES.
     hbm: the optimizer reads parameter, moments and gradient and writes all but the last (28 bytes a local parameter that learns); each
       micro-batch reads the weights forward, backward and in recomputation, and writes and reads what a block's arrays are (with
       or without remat they pass through memory once), and the logits three times.
@@ -221,7 +232,7 @@ def roofline(
     tensor = mesh.shape["tensor"]
     flops = flops_per_row(work)
     again = {"none": 0.0, "dots": flops.attention / 3, "full": (flops.layers + flops.attention) / 3}[arch.remat]
-    if mesh.shape["context"] > 1:
+    if mesh.shape["context"] > 1 or config.model.attention == "flash":
         again = max(again, flops.attention / 3)
     slower = FLOAT32_PASSES[bool(chip.torus)] if arch.dtype == "float32" else 1.0
     compute = train.batch_size * (flops.total + again) * slower / (topology.num_chips * chip.flops)

@@ -26,6 +26,11 @@ class Topology:
         return math.prod(self.shape)
 
     @property
+    def platform(self) -> str:
+        """What JAX calls chips of this kind."""
+        return "tpu" if self.chip.torus else "gpu"
+
+    @property
     def num_chips(self) -> int:
         return self.slices * self.chips_per_slice
 

@@ -125,6 +125,19 @@ def test_chips_of_a_context_axis_share_activations_and_keep_no_scores() -> None:
     assert memory["parameters"] == whole["parameters"]
 
 
+def test_gpus_keep_no_scores_in_16_bits() -> None:
+    """Flash does not keep the exponentials of a block's scores, 4 H L^2 bytes a row, which plain attention keeps."""
+    length, sizes = 1024, dict(max_length=1024)
+    config = tiny.config("gpt2", model=sizes | {"dtype": "bfloat16"}, data=sizes, train=dict(batch_size=1))
+    topology = parse_topology("h100:1")
+    auto, flash, plain = (
+        plan_run(replace(config, model={"attention": name}), topology) for name in ("auto", "flash", "plain")
+    )
+    assert auto == flash
+    assert plain.memory["activations"] - auto.memory["activations"] > 2 * 4 * 2 * length**2
+    assert plan_run(replace(config, model={"dtype": "float32"}), topology).memory["activations"] > 2 * 4 * 2 * length**2
+
+
 def test_one_device_sends_nothing() -> None:
     plan = plan_run(tiny.config("gpt2"), parse_topology("a100:1"))
     assert plan.collectives == () and plan.seconds["ici"] == plan.seconds["dcn"] == 0
