@@ -76,7 +76,8 @@ class ModelConfig:
     )
     attention: str = key(
         "auto",
-        "plain keeps the scores of a layer in memory; flash is a GPU kernel that never does; auto takes it on GPUs for bfloat16.",
+        "plain keeps the scores of a layer in memory; flash is kernels of GPUs and TPUs that never do; auto takes them on GPUs for bfloat16, "
+        "and on TPUs for rows of 512 and more without dropout of attention.",
         choices=("auto", "plain", "flash"),
     )
 

@@ -5,6 +5,8 @@ Legend: B batch, L query length, S key length, H query heads, G key/value heads,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,7 +17,34 @@ from lm_research.models.layers import Dense, dropout
 from lm_research.models.masks import Sight
 from lm_research.models.positions import rotary_frequencies, rotate
 from lm_research.models.ring import ring_attend
+from lm_research.models.splash import fits, splash_attend
+from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
+
+# Rows from which GPUs' kernels are the faster ones, and the widest heads that their registers hold (experiments/benchmarks/attention).
+FLASH_LENGTH, WIDEST_HEAD = 128, 128
+# Rows from which TPUs' kernels are used; not measured by us.
+SPLASH_LENGTH = 512
+
+
+def in_kernels(arch: Architecture, lengths: Sequence[int], drops: bool, prefixes: bool, where: str = "") -> bool:
+    """Whether attention over rows of these lengths is made by kernels that keep no scores: flash's on GPUs, splash's on TPUs.
+
+    Args:
+      arch: of the stack.
+      lengths: of the rows of queries and keys.
+      drops: whether probabilities are dropped.
+      prefixes: whether there are prefixes.
+      where: the platform; `platform()` if empty.
+    """
+    where, shortest = where or platform(), min(lengths)
+    if where == "tpu":
+        able = all(map(fits, lengths)) and not (drops or prefixes or arch.window_from)
+        return able and (arch.attention == "flash" or arch.attention == "auto" and shortest >= SPLASH_LENGTH)
+    if arch.attention == "auto":
+        fast = where == "gpu" and shortest >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
+        return fast and arch.head_width <= WIDEST_HEAD
+    return arch.attention == "flash"
 
 
 def probabilities(
@@ -89,7 +118,7 @@ class Attention(nnx.Module):
         Args:
           x_BLD: where the queries come from.
           bias_BHLS: added to the scores; may have 1 for B and for H. A Sight where they are made a block at a time: in rings, where
-            devices divide the positions, or else in flash's kernels.
+            devices divide the positions, or else in kernels.
           dropout_key: None applies no dropout.
           memory_BSD: where keys and values come from; None is x.
           positions_BL: rotary positions; None counts along the row.
@@ -114,7 +143,9 @@ class Attention(nnx.Module):
         if arch.scale_by_layer:
             scale = scale / (layer + 1)
         rate = arch.attention_dropout_rate
-        if isinstance(bias_BHLS, Sight) and length_parts(query_BLHK.shape[1]) == 1:
+        if isinstance(bias_BHLS, Sight) and length_parts(query_BLHK.shape[1]) == 1 and platform() == "tpu":
+            context = splash_attend(query_BLHK, key_BSGK, value_BSGK, bias_BHLS, scale)
+        elif isinstance(bias_BHLS, Sight) and length_parts(query_BLHK.shape[1]) == 1:
             context = flash_attend(query_BLHK, key_BSGK, value_BSGK, bias_BHLS, layer, scale, rate, dropout_key)
         elif isinstance(bias_BHLS, Sight):
             context = ring_attend(query_BLHK * scale, key_BSGK, value_BSGK, bias_BHLS, layer, rate, dropout_key)

@@ -18,28 +18,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jax.sharding import PartitionSpec
 
-from lm_research.models.architecture import Architecture
 from lm_research.models.flash_kernels import Masks, Static, Tile, Tiles, forward_kernel, keys_kernel, queries_kernel
 from lm_research.models.masks import Sight
 from lm_research.parallel.hardware import platform
-from lm_research.parallel.rules import RULES, first_row, partition_spec
-
-# Rows from which the kernels are the faster ones.
-FLASH_LENGTH = 128
-# The widest heads that their registers hold.
-WIDEST_HEAD = 128
+from lm_research.parallel.rules import first_head, first_row, per_device
 
 Specified = Sequence[tuple[Any, pl.BlockSpec]]
-
-
-def flashes(arch: Architecture, length: int, where: str = "") -> bool:
-    """Whether a stack's attention over rows of so many positions is made by these kernels, on `where` or else `platform()`."""
-    if arch.attention == "auto":
-        fast = (where or platform()) == "gpu" and length >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
-        return fast and arch.head_width <= WIDEST_HEAD
-    return arch.attention == "flash"
 
 
 def flash_attend(
@@ -80,50 +65,32 @@ def flash_attend(
         window = jnp.where(layer < sight.window_from, jnp.iinfo(jnp.int32).max, window)
     bits = jnp.zeros(2, jnp.uint32) if rate == 0.0 else jax.random.key_data(dropout_key).astype(jnp.uint32)
     numbers = jnp.stack([jnp.asarray(window, jnp.int32), *jax.lax.bitcast_convert_type(bits, jnp.int32)])
-    masks = Masks(sight.query_segments_BL, sight.key_segments_BS, sight.prefix_BS, numbers)
-
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return _on_device(static, 0, 0, query_BLHK, key_BSHK, value_BSHK, masks)
-    if mesh.manual_axes:
-        return _on_device(static, first_row(batch), 0, query_BLHK, key_BSHK, value_BSHK, masks)
-
-    def run(query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> jax.Array:
-        first_head = jax.lax.axis_index(RULES["act_heads"]) * query.shape[2]
-        return _on_device(static, first_row(query.shape[0]), first_head, query, key, value, masks)
-
-    heads_spec, rows = partition_spec(("batch", None, "act_heads", None)), partition_spec(("batch", None))
-    prefix = rows if sight.prefix_BS is not None else None
-    in_specs = (heads_spec, heads_spec, heads_spec, Masks(rows, rows, prefix, PartitionSpec()))
-    over_devices = jax.shard_map(run, mesh=mesh, in_specs=in_specs, out_specs=heads_spec, check_vma=False)
-    return over_devices(query_BLHK, key_BSHK, value_BSHK, masks)
+    rows = (sight.query_segments_BL, sight.key_segments_BS, sight.prefix_BS)
+    run = functools.partial(_on_device, static)
+    return per_device(run, (query_BLHK, key_BSHK, value_BSHK), rows, numbers)
 
 
 def _on_device(
-    static: Static,
-    first_row: jax.Array | int,
-    first_head: jax.Array | int,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    masks: Masks,
+    static: Static, qkv: Sequence[jax.Array], rows: Sequence[jax.Array | None], numbers: jax.Array
 ) -> jax.Array:
     """One device's part: rows filled up to whole blocks by positions that see nothing and that nothing sees, and heads to a width that is
     a power of two, as everything of Triton's, by zeros."""
-    place = jnp.stack([jnp.asarray(first_row, jnp.int32), jnp.asarray(first_head, jnp.int32)])
-    numbers = jnp.pad(jnp.concatenate([masks.numbers, place]), (0, 3))
-    _, length, _, width = query.shape
-    fill_L, fill_S = (-n % _unit(n) for n in (length, key.shape[1]))
+    (batch, length, heads, width), keys = qkv[0].shape, qkv[1].shape[1]
+    alone = not jax.sharding.get_abstract_mesh().manual_axes
+    first = (0, 0) if alone else (first_row(batch), first_head(heads))
+    numbers = jnp.pad(jnp.concatenate([numbers, jnp.stack([jnp.asarray(n, jnp.int32) for n in first])]), (0, 3))
+    fill_L, fill_S = (-n % _unit(n) for n in (length, keys))
     fill_K = max(16, pl.next_power_of_2(width)) - width
-    filled = lambda x, fill: jnp.pad(x, [(0, 0), (0, fill), (0, 0), (0, fill_K)])  # noqa: E731
-    masks = Masks(
-        jnp.pad(masks.queries.astype(jnp.int32), [(0, 0), (0, fill_L)], constant_values=-1),
-        jnp.pad(masks.keys.astype(jnp.int32), [(0, 0), (0, fill_S)], constant_values=-2),
-        None if masks.prefix is None else jnp.pad(masks.prefix.astype(jnp.int32), [(0, 0), (0, fill_S)]),
-        numbers,
+
+    def filled(x: jax.Array | None, fill: int, value: int = 0) -> jax.Array | None:
+        return None if x is None else jnp.pad(x.astype(jnp.int32), [(0, 0), (0, fill)], constant_values=value)
+
+    masks = Masks(filled(rows[0], fill_L, -1), filled(rows[1], fill_S, -2), filled(rows[2], fill_S), numbers)
+    padded = (
+        jnp.pad(x, [(0, 0), (0, fill), (0, 0), (0, fill_K)])
+        for x, fill in zip(qkv, (fill_L, fill_S, fill_S), strict=True)
     )
-    out = _flash(static, filled(query, fill_L), filled(key, fill_S), filled(value, fill_S), masks)
-    return out[:, :length, :, :width]
+    return _flash(static, *padded, masks)[:, :length, :, :width]
 
 
 def _unit(length: int) -> int:

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.attention import Attention
-from lm_research.models.flash import flashes
+from lm_research.models.attention import Attention, in_kernels
 from lm_research.models.layers import Dense, activation, dropout, norm, over_rows, split_key, weight
 from lm_research.models.masks import Sight, attention_bias
 from lm_research.models.positions import distance_table, relative_bias, sinusoidal
@@ -239,7 +238,8 @@ class Transformer(nnx.Module):
         segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
         blocks = captured is None  # where the whole of the probabilities is not asked for
-        context = self._context(queries_BL, segments_BL, prefix_BL, positions_BL, memory, blocks)
+        drops = dropout_key is not None and arch.attention_dropout_rate > 0
+        context = self._context(queries_BL, segments_BL, prefix_BL, positions_BL, memory, blocks, drops)
         x_BLD, seen = self._run_layers(x_BLD, context, layers_key, captured is not None)
         if arch.norm == "pre":
             x_BLD = self.final_norm(x_BLD)
@@ -258,20 +258,23 @@ class Transformer(nnx.Module):
         positions_BL: jax.Array | None,
         memory: Memory | None,
         blocks: bool,
+        drops: bool,
     ) -> Context:
         """What the layers share. With `blocks` scores may be made a block at a time: in rings where devices share the positions of
-        rows, or by flash's kernels."""
+        rows, or by kernels (of which not all can do what `drops` probabilities)."""
         arch, length = self.arch, segments_BL.shape[1]
         memory_BSD = None if memory is None else memory.x_BSD
         relative = arch.positions == "relative"
         reach = dict(max_distance=arch.relative_max_distance, both_ways=not arch.causal)
-        rings, flash = blocks and length_parts(length) > 1, blocks and flashes(arch, length)
+        rings = blocks and length_parts(length) > 1
         memory_bias = None
         if memory is not None:
             both = (queries_BL, memory.segments_BS)
-            in_blocks = length_parts(both[1].shape[1]) > 1 if rings else flash
+            in_blocks = blocks and in_kernels(arch, (length, both[1].shape[1]), drops, False)
+            in_blocks = length_parts(both[1].shape[1]) > 1 if rings else in_blocks
             memory_bias = Sight(*both) if in_blocks else attention_bias(*both)
-        if rings or flash and not relative:
+        kernels = blocks and not relative and in_kernels(arch, (length, length), drops, prefix_BL is not None)
+        if rings or kernels:
             distances_HX = distance_table(self.relative_bias[...], length, **reach) if relative else None
             limits = (arch.causal, arch.window, arch.window_from)
             sight = Sight(queries_BL, segments_BL, *limits, prefix_BL, distances_HX)

@@ -39,14 +39,14 @@ class Chip:
 # Network: v5e 6.4 and v6e 25.6 Tb/s per pod of 256; v4 and v5p hosts of 4 chips with 200 Gb/s; tpu7x 100 Gb/s per chip.
 # GPUs (SXM boards): NVIDIA's data sheets "A100 80GB", "H100", "H200" and "DGX B200" (an eighth of the system); NVLink of 600,
 # 900, 900 and 1800 GB/s counts both directions; network of the DGX: 200 Gb/s per A100, 400 Gb/s per later GPU.
-# The rows of v5e, v5p, v6e and tpu7x have been held against those pages, H100, H200 and B200 against others' tables of the data sheets
-# (which give a B200 180 or 192 GB); v4 and A100 have not been checked yet.
+# The rows of TPUs have been held against those pages, those of GPUs against others' tables of the data sheets (which give a B200 180 or
+# 192 GB).
 # Longer kinds come before their beginnings: "TPU v5" is what a v5p calls itself.
 CHIPS = {
     "v6e": Chip("TPU v6 lite", 918e12, 32e9, 1638e9, 100e9, 2, 16, 12.5e9),
     "v5e": Chip("TPU v5 lite", 197e12, 16e9, 819e9, 50e9, 2, 16, 3.125e9),
     "v5p": Chip("TPU v5", 459e12, 95e9, 2765e9, 100e9, 3, 4, 6.25e9),
-    "v4": Chip("TPU v4", 275e12, 32e9, 1228e9, 50e9, 3, 4, 6.25e9),
+    "v4": Chip("TPU v4", 275e12, 32e9, 1200e9, 50e9, 3, 4, 6.25e9),
     "tpu7x": Chip("TPU7x", 2307e12, 192e9, 7380e9, 100e9, 3, 4, 12.5e9),
     "b200": Chip("B200", 2250e12, 180e9, 8000e9, 900e9, 0, 0, 50e9),
     "h200": Chip("H200", 989e12, 141e9, 4800e9, 450e9, 0, 0, 50e9),

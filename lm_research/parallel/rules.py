@@ -7,7 +7,7 @@ mesh axis cannot divide is refused with the arithmetic, because padding it silen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -165,6 +165,32 @@ def context_size() -> int:
 def first_row(rows: int) -> jax.Array:
     """Number in the whole batch of this device's first row, in a program per device that holds `rows` of them."""
     return jax.lax.axis_index(RULES["batch"]) * rows
+
+
+def per_device(run: Callable, heads: Sequence[jax.Array], rows: Sequence[jax.Array | None], whole: Any) -> jax.Array:
+    """`run(heads, rows, whole)`, on a mesh of several devices as a program per device (`jax.shard_map`): for what XLA cannot divide.
+
+    Args:
+      run: gives [B, L, H, K]; a device has its rows and heads of everything but `whole`.
+      heads: arrays [B, ?, H, K].
+      rows: arrays [B, ?], or None.
+      whole: arrays that every device has whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+        return run(heads, rows, whole)
+    of_heads, of_rows = partition_spec(("batch", None, "act_heads", None)), partition_spec(("batch", None))
+    in_specs = (
+        jax.tree.map(lambda x: of_heads, heads),
+        jax.tree.map(lambda x: of_rows, rows),
+        jax.tree.map(lambda x: PartitionSpec(), whole),
+    )
+    return jax.shard_map(run, mesh=mesh, in_specs=in_specs, out_specs=of_heads, check_vma=False)(heads, rows, whole)
+
+
+def first_head(heads: int) -> jax.Array:
+    """Number among all heads of this device's first one, in a program per device that holds `heads` of them."""
+    return jax.lax.axis_index(RULES["act_heads"]) * heads
 
 
 def flatten_rows(x_BL: jax.Array) -> jax.Array:

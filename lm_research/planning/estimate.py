@@ -17,8 +17,8 @@ from jax.sharding import AbstractMesh, AxisType
 
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.models.adapters import is_adapter
+from lm_research.models.attention import in_kernels
 from lm_research.models.definition import flatten
-from lm_research.models.flash import flashes
 from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
@@ -109,7 +109,9 @@ def _with_attention(config: Config, work: Workload, topology: Topology) -> Confi
     """The config with the attention that those chips would choose, so that what it keeps can be traced without them."""
     if config.model.attention != "auto":
         return config
-    fast = flashes(work.definition.arch, config.data.max_length, topology.platform)
+    lengths = (config.data.max_length, config.data.max_length)
+    drops = config.model.attention_dropout_rate > 0
+    fast = in_kernels(work.definition.arch, lengths, drops, False, topology.platform)
     return replace(config, model={"attention": "flash" if fast else "plain"})
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
-from lm_research.models.attention import attend
+from lm_research.models.attention import attend, in_kernels
 from lm_research.models.masks import attention_bias
 
 
@@ -69,3 +72,24 @@ def test_dropout_falls_on_probabilities_and_keeps_their_mean() -> None:
     # Each output is the mean of 512 independent keep / 0.9: 1 with standard deviation sqrt(0.1 / 0.9 / 512) = 0.0147.
     assert abs(out.mean() - 1) < 5 * 0.0147 / np.sqrt(length)
     assert 0.8 * 0.0147 < out.std() < 1.2 * 0.0147
+
+
+@pytest.mark.parametrize(
+    ("where", "changes", "length", "drops", "expected"),
+    [
+        ("gpu", {"dtype": "bfloat16"}, 128, True, True),
+        ("gpu", {"dtype": "float32"}, 128, False, False),  # Triton's products would be of fewer bits
+        ("gpu", {"dtype": "bfloat16"}, 64, False, False),
+        ("gpu", {"dtype": "bfloat16", "attention": "plain"}, 128, False, False),
+        ("gpu", {"dtype": "bfloat16", "head_size": 256}, 128, False, False),
+        ("tpu", {"dtype": "float32"}, 512, False, True),
+        ("tpu", {"dtype": "bfloat16"}, 512, True, False),  # splash has no dropout
+        ("tpu", {"dtype": "bfloat16"}, 520, False, False),  # and its blocks are of 128
+        ("tpu", {"dtype": "bfloat16"}, 256, False, False),
+        ("tpu", {"dtype": "bfloat16", "attention": "flash"}, 256, False, True),
+        ("cpu", {"dtype": "bfloat16"}, 512, False, False),
+        ("cpu", {"attention": "flash"}, 16, False, True),
+    ],
+)
+def test_where_kernels_are_used(where: str, changes: dict[str, Any], length: int, drops: bool, expected: bool) -> None:
+    assert in_kernels(tiny.model("gpt2", **changes).arch, (length, length), drops, False, where) == expected

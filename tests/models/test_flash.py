@@ -142,26 +142,6 @@ def test_models_are_the_same_with_it(family: str) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("platform", "changes", "length", "expected"),
-    [
-        ("gpu", {"dtype": "bfloat16"}, 128, True),
-        ("gpu", {"dtype": "float32"}, 128, False),  # Triton's products would be of fewer bits
-        ("gpu", {"dtype": "bfloat16"}, 64, False),
-        ("gpu", {"dtype": "bfloat16", "attention": "plain"}, 128, False),
-        ("gpu", {"dtype": "bfloat16", "head_size": 256}, 128, False),
-        ("cpu", {"dtype": "bfloat16"}, 128, False),
-        ("tpu", {"dtype": "bfloat16"}, 128, False),
-        ("cpu", {"attention": "flash"}, 16, True),
-    ],
-)
-def test_where_it_is_used(
-    platform: str, changes: dict[str, Any], length: int, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flash, "platform", lambda: platform)
-    assert flash.flashes(tiny.model("gpt2", **changes).arch, length) == expected
-
-
 @pytest.mark.parametrize(("causal", "window", "prefix", "rate"), [(False, 0, False, 0.0), (True, 64, True, 0.1)])
 def test_lowers_for_a_gpu(
     causal: bool, window: int, prefix: bool, rate: float, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,77 @@
+"""Attention that never writes scores to memory on TPUs: JAX's splash kernels (sparse flash attention, in Pallas) over our rows.
+
+They know order, windows and segments, and skip blocks that order or window leave nothing of; they have no dropout, no prefixes and no
+relative positions, for which attention stays plain.
+
+Legend: B batch, L query length, S key length, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+from lm_research.models.masks import Sight
+from lm_research.parallel.hardware import platform
+from lm_research.parallel.rules import per_device
+
+# Rows are cut into blocks of multiples of the lanes of a TPU's vector unit. The longest block that rows divide into is taken, up to
+# the size that others measured to be the fastest (axlearn's pull request 958, on v6e).
+LANES, LONGEST_BLOCK = 128, 1024
+
+
+def splash_attend(
+    query_BLHK: jax.Array, key_BSHK: jax.Array, value_BSHK: jax.Array, sight: Sight, scale: float | jax.Array = 1.0
+) -> jax.Array:
+    """`attention.attend` without scores in memory; equal but for rounding.
+
+    On a mesh of several devices each one has its rows and heads. Where there is no TPU the kernels are interpreted, slowly.
+
+    Args:
+      query_BLHK, key_BSHK, value_BSHK: projections; L and S are multiples of LANES.
+      sight: what is seen, without prefixes, distances, and windows that only some blocks have.
+      scale: factor on the scores.
+
+    Returns:
+      [B, L, H, K] in the type of the values.
+    """
+    assert sight.prefix_BS is None and sight.distances_HX is None and not sight.window_from
+    interpret = platform() == "cpu"
+
+    def run(qkv: tuple[jax.Array, ...], segments: tuple[jax.Array, ...], _: None) -> jax.Array:
+        query_BHLK, key_BHSK, value_BHSK = (x.swapaxes(1, 2) for x in qkv)
+        kernel = _kernel(sight.causal, sight.window, *query_BHLK.shape[1:3], key_BHSK.shape[2], interpret)
+        out_BHLK = jax.vmap(kernel)(query_BHLK, key_BHSK, value_BHSK, kernels.SegmentIds(*segments))
+        return out_BHLK.swapaxes(1, 2).astype(value_BHSK.dtype)
+
+    scaled = (query_BLHK * scale).astype(query_BLHK.dtype)
+    segments = (sight.query_segments_BL, sight.key_segments_BS)
+    return per_device(run, (scaled, key_BSHK, value_BSHK), segments, None)
+
+
+def fits(length: int) -> bool:
+    """Whether rows of so many positions can be cut into blocks."""
+    return length % LANES == 0
+
+
+def _kernel(causal: bool, window: int, heads: int, length: int, keys: int, interpret: bool) -> Any:
+    whole = (length, keys)
+    if causal and window:
+        mask: masks.Mask = masks.LocalMask(whole, (window - 1, 0), 0)
+    else:
+        mask = masks.CausalMask(whole) if causal else masks.FullMask(whole)
+    queries, block = _block(length), _block(keys)
+    sizes = kernels.BlockSizes(
+        block_q=queries, block_kv=block, block_q_dkv=queries, block_kv_dkv=block, use_fused_bwd_kernel=True
+    )
+    make = functools.partial(kernels.make_splash_mha, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return make(masks.MultiHeadMask([mask] * heads), block_sizes=sizes)
+
+
+def _block(length: int) -> int:
+    """The longest block of whole LANES that rows divide into, up to LONGEST_BLOCK."""
+    return max(size for size in range(LANES, LONGEST_BLOCK + 1, LANES) if length % size == 0)
