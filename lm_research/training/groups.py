@@ -1,7 +1,8 @@
 """Which parameters learn, and how fast: frozen ones (train.freeze), adapters (lora), and rates by layer (optimizer.layer_decay).
 
-With adapters (models/adapters.py) all else is frozen but for what lora.full names; train.freeze may freeze more. A frozen parameter has no gradient, no optimizer state and no decay. The layers of a stack are one array with a leading axis: if
-only some of them are frozen, the array keeps its optimizer state, and their gradient, moments and update are zero.
+With adapters (models/adapters.py) all else is frozen but for what lora.full names; train.freeze may freeze more. A frozen parameter
+has no gradient, no optimizer state and no decay. The layers of a stack are one array with a leading axis: if only some of them are
+frozen, the array keeps its optimizer state, and their gradient, moments and update are zero.
 
 Rates fall from the top (Howard & Ruder 2018, section 3.2; Clark et al. 2020, appendix B; Bao et al. 2021): with decay d and N layers
 the head, the pooler and a final norm have the full rate, layer i of 0 .. N - 1 has d^(N - i) of it, embeddings d^(N + 1). Of

@@ -121,6 +121,7 @@ def _change(folder: pathlib.Path, **keys: Any) -> None:
 
 WRONG = {
     "peft_type is 'IA3'": {"peft_type": "IA3"},
+    "lora_alpha None; only LORA with a number": {"lora_alpha": None},
     "use_dora is True, which is not supported": {"use_dora": True},
 }
 
