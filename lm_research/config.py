@@ -389,8 +389,8 @@ class LoraConfig:
     )
     full: str = key(
         "",
-        "Other parameters that learn, as they are: regular expressions as above; empty takes those that train.init_from lacks, such as "
-        "a new classifier.",
+        "Other parameters that learn, as they are: regular expressions as above; empty takes a task's classifier and the parts that "
+        "train.init_from lacks.",
     )
 
 

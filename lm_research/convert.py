@@ -3,7 +3,8 @@
 The source is a directory in the Hugging Face format, a native one, or that of a training run (its newest checkpoint; the
 averaged parameters, if it has them) or RUN/checkpoints/STEP. Whatever number of processes and devices wrote a checkpoint, its
 pieces are merged and written anew, divided by --max-shard-gb. Adapters (LoRA) are added to the weights: those of a run, or those of
---adapter, a directory of Hugging Face's peft; `--to peft` writes a run's adapters by themselves instead. Arrays are copied bit for bit unless --dtype asks for another type.
+--adapter, a directory of Hugging Face's peft; `--to peft` writes a run's adapters by themselves instead. Arrays are copied bit for
+bit unless --dtype asks for another type.
 """
 
 from __future__ import annotations

@@ -357,12 +357,14 @@ class StartingPoint:
       definition: its architecture, with dropout, compute type, loop, remat and attention of the run, and the run's head.
       family: a key of FAMILIES.
       config: its config.json in the Hugging Face format.
+      tokenizer: where its tokenizer is found.
     """
 
     def __init__(self, path: PathLike, model: ModelConfig, head: str, num_labels: int | None = None) -> None:
         """Looks at the directory; raises a PretrainedError like `from_pretrained`."""
         self.directory = pathlib.Path(path)
         self._found = inspect(self.directory, head, num_labels)
+        self.tokenizer = self.directory if isinstance(self._found, native.Native) else self._found.files
         names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat", "attention")
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)
@@ -371,8 +373,8 @@ class StartingPoint:
     @property
     def new_parts(self) -> str:
         """Patterns, with commas between, of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
-        module = native if isinstance(self._found, native.Native) else huggingface
-        parts = {path.partition("/")[0] for path in module.missing(self._found)}
+        missing = (native if isinstance(self._found, native.Native) else huggingface).missing(self._found)
+        parts = {path.partition("/")[0] for path in missing}
         return ",".join(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
 
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:

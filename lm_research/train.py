@@ -30,8 +30,8 @@ from lm_research.data.loader import load
 from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, ConfigError, NonFiniteLoss, TokenizerError
-from lm_research.models.adapters import adapt, with_adapters
-from lm_research.models.definition import ModelDefinition
+from lm_research.models.adapters import adapt, adapters_of
+from lm_research.models.definition import ModelDefinition, flatten, unflatten
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
 from lm_research.monitor.held_out import Evaluation
 from lm_research.monitor.meter import Meter, step_size
@@ -321,17 +321,17 @@ def follow(origin: StartingPoint | None, config: Config) -> Config:
         "intermediate_size": arch.intermediate_size, "max_length": arch.max_length or max(config.model.max_length, width),
         "vocab_size": arch.vocab_size, "norm": arch.norm, "mup_base_width": arch.mup_base_width, "mup_base_head_size": 0,
     }  # fmt: skip
-    path = config.tokenizer.path or str(origin.directory)
+    path = config.tokenizer.path or str(origin.tokenizer)
     lora = {"full": config.lora.full or origin.new_parts} if config.lora.rank else {}
     return config_lib.replace(config, model=shape, tokenizer={"path": path}, lora=lora)
 
 
 def start_from(origin: StartingPoint, state: State, shardings: State, mesh: jax.sharding.Mesh, log: Log) -> State:
     """The first state with the origin's parameters, in its average too."""
-    fresh = state.pop("params")
+    fresh = adapters_of(state.pop("params"))
     params, notes = origin.load(mesh, int(state["seed"]))
     log("\n".join([f"parameters of {origin.directory}", *notes]))
-    params = with_adapters(params, fresh)
+    params = unflatten(flatten(params) | fresh)
     # Copies: a step overwrites its state, which must not lie in memory that somebody else owns.
     copies = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings["params"])
     return state | {name: copies(params) for name in ("params", "ema") if name in shardings}

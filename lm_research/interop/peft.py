@@ -48,8 +48,10 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
         raise PretrainedError(
             f"{path} cannot be read as the config of a peft adapter ({error}). Give an adapter's directory."
         ) from error
-    if kind != "LORA":
-        raise PretrainedError(f"{path}: peft_type is {kind!r}; only LORA can be read.")
+    if kind != "LORA" or not isinstance(config.get("lora_alpha"), int | float):
+        raise PretrainedError(
+            f"{path}: peft_type is {kind!r} and lora_alpha {config.get('lora_alpha')!r}; only LORA with a number is read."
+        )
     for name, only in _REFUSED.items():
         if config.get(name) not in (only, None):
             raise PretrainedError(
@@ -77,17 +79,21 @@ class AdaptedSource(TensorSource):
         """Raises a PretrainedError if the adapter is damaged or does not fit the base."""
         self.base, self.format, self._config, self._directory = base, base.format, read_config(directory), directory
         tensors = read_safetensors(directory / WEIGHTS)
-        strange = [name for name in tensors if not name.startswith(PREFIX) or "lora_embedding" in name]
+        strange = [
+            name for name in tensors if not name.startswith(PREFIX) or (".lora_" in name and not name.endswith((A, B)))
+        ]
         if strange:
             raise PretrainedError(f"{directory / WEIGHTS}: tensor {strange[0]!r} is not of an adapter of matrices.")
         inner = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
         self._products: dict[str, tuple[str, StoredTensor, StoredTensor]] = {}
         self._whole: dict[str, StoredTensor] = {}
         for name, tensor in inner.items():
+            module = name.removesuffix(A).removesuffix(B)
+            if module != name and not {module + A, module + B} <= set(inner):
+                raise PretrainedError(
+                    f"{directory / WEIGHTS} has {PREFIX}{name}, but not its counterpart. Download it again."
+                )
             if name.endswith(A):
-                module = name.removesuffix(A)
-                if module + B not in inner:
-                    raise PretrainedError(f"{directory / WEIGHTS} has {PREFIX}{name}, but no {PREFIX}{module}{B}.")
                 self._products[self._name_in_base(f"{module}.weight")] = (module, tensor, inner[module + B])
             elif not name.endswith(B):
                 self._whole[self._name_in_base(name, must=False)] = tensor
@@ -120,8 +126,8 @@ class AdaptedSource(TensorSource):
         if b.shape[1] == a.shape[0] and wanted in (got, got[::-1]):
             return wanted != got
         raise PretrainedError(
-            f"{self._directory}: the adapter of {name!r} has shapes {a.shape} and {b.shape}, but the base's matrix is {got}. They belong to "
-            "different models."
+            f"{self._directory}: the adapter of {name!r} has shapes {a.shape} and {b.shape}, but the base's matrix is {got}. They "
+            "belong to different models."
         )
 
     def _scale(self, module: str, rank: int) -> float:

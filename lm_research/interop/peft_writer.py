@@ -114,8 +114,8 @@ def _whole(
             continue
         if "/layers/" in path:
             raise PretrainedError(
-                f"lora.full={definition.lora.full} trained {path} of all layers, for which peft's format has no place. Write the whole model: "
-                "--to hf."
+                f"lora.full={definition.lora.full} trained {path} of all layers, for which peft's format has no place. Write the whole "
+                "model: --to hf."
             )
         found[_stored_name(weights[path], 0, prefix)] = to_stored(weights[path], leaves[path])
     return found

@@ -153,9 +153,9 @@ def _chosen(targets: str, matrices: Mapping[str, int]) -> list[str]:
     return sorted(chosen)
 
 
-def with_adapters(params: Params, adapted: Params) -> Params:
-    """A base's parameters with the adapters, if any, of another tree."""
-    return unflatten(flatten(params) | {path: leaf for path, leaf in flatten(adapted).items() if is_adapter(path)})
+def adapters_of(params: Params) -> dict[str, jax.Array]:
+    """The adapters among parameters, by path."""
+    return {path: leaf for path, leaf in flatten(params).items() if is_adapter(path)}
 
 
 def merged(definition: ModelDefinition, params: Params) -> tuple[ModelDefinition, Params]:

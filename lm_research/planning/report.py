@@ -11,14 +11,16 @@ from lm_research.planning.search import describe
 
 def table(plan: Plan) -> str:
     """Everything a plan says, in aligned lines."""
-    trained = f"{plan.trained:,} of " if plan.trained < plan.parameters else ""
+    trained = f"{plan.parameters:,} parameters"
+    if plan.trained < plan.parameters:
+        trained = f"{plan.trained:,} of {trained} learn"
     rows = [
         ("topology", f"{plan.topology}, {plan.chips:,} chips"),
         ("mesh", " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())),
         ("batch", f"{plan.micro_batches} x {plan.rows_per_chip} rows per chip, {plan.tokens_per_step:,} tokens a step"),
         (
             "model",
-            f"{trained}{plan.parameters:,} parameters{' learn' if trained else ''}, {plan.flops_per_token / 1e9:.3g} GFLOP a token, remat {plan.remat}",
+            f"{trained}, {plan.flops_per_token / 1e9:.3g} GFLOP a token, remat {plan.remat}",
         ),
     ]
     lines = [*aligned(rows), "", "memory per chip"]

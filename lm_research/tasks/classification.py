@@ -144,8 +144,8 @@ def class_weights(text: str, labels: Sequence[str], given_N: np.ndarray) -> np.n
         or not any(weights.values())
     ):
         raise ConfigError(
-            f"config.task.class_weights={text!r} is not none, balanced, or a weight of 0 or more for every label, not all 0. Write, with your "
-            f"numbers, {','.join(f'{name}=1' for name in labels)}."
+            f"config.task.class_weights={text!r} is not none, balanced, or a weight of 0 or more for every label, not all 0. Write, with "
+            f"your numbers, {','.join(f'{name}=1' for name in labels)}."
         )
     return np.array([weights[name] for name in labels], np.float32)
 

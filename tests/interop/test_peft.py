@@ -13,7 +13,7 @@ import tiny
 
 import lm_research
 from lm_research import convert
-from lm_research.config import LoraConfig
+from lm_research.config import LoraConfig, ModelConfig
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface
 from lm_research.interop.peft_writer import write_adapter
@@ -60,6 +60,10 @@ def test_the_head_is_the_adapters(tmp_path: pathlib.Path) -> None:
     assert lm.definition.head.num_labels == 3 and len(lm.config.id2label) == 3
     found = np.asarray(lm(input_ids=golden["ids"].astype(np.int32))["logits"])
     np.testing.assert_allclose(found, golden["logits"], rtol=1e-4, atol=2e-5)
+    start = lm_research.pretrained.StartingPoint(tmp_path / "adapter", ModelConfig(), "classification", 3)
+    assert start.tokenizer == GOLDENS / "bert" / "base" and start.new_parts == "^classifier/"
+    start = lm_research.pretrained.StartingPoint(GOLDENS / "bert" / "base", ModelConfig(), "masked_lm")
+    assert start.new_parts == "^masked_lm/"
 
 
 def test_convert_adds_an_adapter(tmp_path: pathlib.Path) -> None:
@@ -121,6 +125,7 @@ def _change(folder: pathlib.Path, **keys: Any) -> None:
 
 WRONG = {
     "peft_type is 'IA3'": {"peft_type": "IA3"},
+    "lora_alpha None; only LORA with a number": {"lora_alpha": None},
     "use_dora is True, which is not supported": {"use_dora": True},
 }
 
