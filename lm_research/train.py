@@ -315,7 +315,8 @@ def follow(origin: StartingPoint | None, config: Config) -> Config:
         "vocab_size": arch.vocab_size,
     }  # fmt: skip
     path = config.tokenizer.path or str(origin.directory)
-    return config_lib.replace(config, model=shape, tokenizer={"path": path})
+    pooling = config.task.pooling or origin.pooling
+    return config_lib.replace(config, model=shape, tokenizer={"path": path}, task={"pooling": pooling})
 
 
 def start_from(origin: StartingPoint, state: State, shardings: State, mesh: jax.sharding.Mesh, log: Log) -> State:
@@ -335,6 +336,7 @@ def checkpoint_files(
     model = native.describe(definition, config.model.family, origin.config if origin else None)
     return {
         **corpus.tokenizer.files,
+        **tasks.asked(config).files(config, definition.arch),
         native.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
         "config.json": config_lib.dumps(config).encode(),
         "corpus.json": json.dumps({"digest": corpus.digest}).encode(),

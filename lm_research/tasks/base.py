@@ -169,6 +169,10 @@ class Task(Objective):
     def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl."""
 
+    def write_beside(self, directory: pathlib.Path, arch: Architecture) -> None:
+        """Writes into the finished model's directory what its users need beside model and tokenizer; nothing, for most tasks."""
+        return
+
     def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
         """What predictions.jsonl says of a record beside: its text, as the tokenizer gives it back."""
         return {"text": self.tokenizer.decode(store.document_tokens(number).tolist())}
