@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import random
+import subprocess
+import sys
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from train_helpers import ROOT, call, metrics, summary
@@ -14,6 +18,7 @@ from train_helpers import ROOT, call, metrics, summary
 import lm_research
 from lm_research.config import resolve
 from lm_research.errors import DataError
+from lm_research.models.forward import pool, to_length_1
 from lm_research.tasks import TASKS
 from lm_research.tasks.embedding import contrast, ranks
 from lm_research.tasks.labelled import open_labelled
@@ -119,6 +124,30 @@ def test_graded_similarities_of_a_causal_model(tmp_path: pathlib.Path) -> None:
     assert lm_research.from_pretrained(tmp_path / "run" / "model").embedding.pooling == "last"
 
 
+def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """The negatives of each row are those of all devices: of 2 rows a device alone the loss could be no larger than ln 2."""
+    tree: dict[str, dict[str, Any]] = {"task": {"name": "embedding", "pair_key": "pair", "symmetric": True}}
+    for key, value in (TINY | files).items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = str(value) if isinstance(value, pathlib.Path) else value
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
+        "PJRT_NPROC": "272",  # see parallel/host.py
+        "JAX_PLATFORMS": "cpu",
+    }
+    script = pathlib.Path(__file__).with_name("embedding_devices.py")
+    command = [sys.executable, str(script), str(tmp_path / "config.json"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    one, eight = map(json.loads, done.stdout.splitlines())
+    assert (one["devices"], eight["devices"]) == (1, 8) and one["loss"] > 2.0
+    assert eight["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert eight["norms"] == pytest.approx(one["norms"], rel=1e-3, abs=1e-6)
+
+
 def vectors_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
     vectors = rng.normal(size=shape)
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
@@ -145,6 +174,38 @@ def test_contrast_by_hand(texts: int) -> None:
     both, _ = contrast(vectors, different, 0.05, True)
     back = by_hand(np.stack([vectors[:, 1], vectors[:, 0]], axis=1), 0.05)
     np.testing.assert_allclose(both, (losses + back) / 2, rtol=1e-5)
+
+
+GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "embedding.npz")
+
+
+@pytest.mark.parametrize(
+    "name", ["ranking", "ranking_negatives", "ranking_products", "symmetric", "symmetric_negatives"]
+)
+def test_losses_are_those_of_sentence_transformers(name: str) -> None:
+    vectors = jnp.asarray(GOLDENS["vectors"][:, : 3 if "negatives" in name else 2])
+    products = "products" in name
+    vectors = vectors if products else to_length_1(vectors)
+    texts = np.arange(vectors.shape[0] * vectors.shape[1]).reshape(vectors.shape[:2])
+    losses, _ = contrast(vectors, texts, 1.0 if products else 0.05, "symmetric" in name)
+    assert float(losses.mean()) == pytest.approx(float(GOLDENS[name]), rel=1e-5)
+
+
+def test_the_cosine_loss_is_that_of_sentence_transformers(tmp_path: pathlib.Path) -> None:
+    task, _ = corpus_of(tmp_path, [{"text": "a", "pair": "b", "label": 1}], target="value")
+    batch = {"labels_B": GOLDENS["labels"], "row_weights_B": np.ones(6)}
+    found = task.sums_of(to_length_1(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6
+    assert float(found) == pytest.approx(float(GOLDENS["cosine"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("pooling", "name"), [("mean", "mean"), ("cls", "cls"), ("last", "lasttoken")])
+def test_pooling_is_that_of_sentence_transformers(pooling: str, name: str) -> None:
+    """Rows padded on the right, on the left (which its cls does not look for), and not at all."""
+    rows = [0, 1, 3] if pooling == "cls" else [0, 1, 2, 3]
+    found = np.asarray(pool(jnp.asarray(GOLDENS["states"]), jnp.asarray(GOLDENS["mask"]), pooling))
+    np.testing.assert_allclose(found[rows], GOLDENS[f"pool_{name}"][rows], rtol=1e-6)
+    if pooling == "cls":
+        assert (found[2] == GOLDENS["states"][2, 2]).all()
 
 
 def test_equal_texts_and_empty_rows_are_no_negatives() -> None:
@@ -180,7 +241,10 @@ WRONG = {
     "products for values": ({"task.target": "value", "task.normalize": "false"}, "task.normalize must be true"),
     "alone": ({"train.batch_size": 1}, "Use 2 or more"),
     "an encoder and a decoder": ({"model.family": "t5"}, "fine-tunes a model of kind encoder or decoder"),
-    "another's metric": ({"task.metric": "spearman"}, "task.metric is 'spearman'. Valid: contrastive_loss_nats, mrr_at_10, recall_at_1, "),
+    "another's metric": (
+        {"task.metric": "spearman"},
+        "task.metric is 'spearman'. Valid: contrastive_loss_nats, mrr_at_10, recall_at_1, ",
+    ),
 }
 
 
