@@ -47,6 +47,10 @@ class EmbeddingReader(Reader):
 
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, config.task
+        if not config.task.pair_key:
+            raise ConfigError(
+                "config.task.name=embedding is about pairs: name the second text's field in task.pair_key."
+            )
         names = ("text_key", "pair_key", "negative_key")
         self.settings = [name for name in names if getattr(config.task, name)]
 
@@ -135,10 +139,7 @@ class Embedding(Task):
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
         task, train = config.task, config.train
-        if not task.pair_key:
-            raise ConfigError(
-                "config.task.name=embedding learns from pairs: name the second text's field in task.pair_key."
-            )
+        cls.reader(config)
         if task.target == "labels":
             raise ConfigError(
                 "config.task.target=labels is not for task.name=embedding: take value (graded similarities), or leave it out "

@@ -16,6 +16,7 @@ import pytest
 from train_helpers import ROOT, call, metrics, summary
 
 import lm_research
+from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.models.forward import pool, to_length_1
@@ -108,6 +109,19 @@ def test_scores_do_not_depend_on_the_batch_size(
     for name in ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10"):
         assert own[f"eval_{name}"] == before[f"eval_{name}"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["task"]["pooling"] == "cls"
+
+
+def test_evaluate_finds_what_the_run_says_of_itself(
+    run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    task = {"name": "pairs", "task": "embedding", "data": str(files["task.validation"]), "pair_key": "pair"}
+    (tmp_path / "suite.json").write_text(json.dumps([task | {"negative_key": "wrong"}]))
+    given = [f"--model={run}", f"--suite={tmp_path}/suite.json", f"--output={tmp_path}/out", "--resamples=10"]
+    assert evaluate.main([*given, "--batch_size=8"]) == 0
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["pairs"]["scores"]
+    assert list(scores) == ["recall_at_1", "recall_at_5", "recall_at_10", "mrr_at_10"]
+    for name, found in scores.items():
+        assert found["mean"] == pytest.approx(summary(run)["validation"][f"eval_{name}"])
 
 
 @pytest.mark.slow
