@@ -143,7 +143,10 @@ class TaskConfig:
     )
     label_separator: str = key(",", "target=labels: what separates labels where a field is one text.")
     labels: str = key("", "All labels, in order, with commas between; empty takes those of the training records.")
-    metric: str = key("", "Metric that picks the best checkpoint and stops early; empty is the task's usual one.")
+    metric: str = key(
+        "",
+        "Metric that picks the best checkpoint and stops early, or several with + between, for their mean; empty is the usual one.",
+    )
     patience: int = key(
         0, "Evaluations in a row without a better metric after which training ends; 0 trains all steps.", low=0
     )

@@ -77,7 +77,7 @@ class Task(Objective):
 
     Attributes:
       labels: names in order, () where labels are values.
-      metric: name of the metric that tells which of two models is better.
+      metric: name of the metric that tells which of two models is better; several with + between count by their mean.
       lower_is_better: whether that is the smaller one.
     """
 
@@ -91,10 +91,16 @@ class Task(Objective):
         super().__init__(config, corpus.tokenizer)
         self.labels, self.corpus = corpus.labels, corpus
         self.metric = config.task.metric or self.usual_metric()
-        self.lower_is_better = self.metric.endswith(("_nats", "_error"))
-        valid = (*self.metric_names, *self.loss_terms)
-        if self.metric not in valid:
-            raise ConfigError(f"config.task.metric is {self.metric!r}. {suggest(self.metric, valid)}")
+        names, valid = self.metric.split("+"), (*self.metric_names, *self.loss_terms)
+        for name in names:
+            if name not in valid:
+                raise ConfigError(f"config.task.metric is {self.metric!r}. {suggest(name, valid)}")
+        lower = {name.endswith(("_nats", "_error")) for name in names}
+        if len(lower) > 1:
+            raise ConfigError(
+                f"config.task.metric={self.metric} adds metrics of which one is better high, another low."
+            )
+        self.lower_is_better = lower.pop()
 
     @abc.abstractmethod
     def usual_metric(self) -> str:
@@ -182,7 +188,11 @@ class Task(Objective):
 
     def words_of(self, scores: dict[str, float]) -> str:
         """The end of a run, in words."""
-        return f"held-out {self.metric}: {scores[f'eval_{self.metric}']:.4g} ({self.baseline()})"
+        return f"held-out {self.metric}: {self.value(scores):.4g} ({self.baseline()})"
+
+    def value(self, scores: dict[str, float]) -> float:
+        """Of the metric, or the mean of those that `+` joins."""
+        return float(np.mean([scores[f"eval_{name}"] for name in self.metric.split("+")]))
 
 
 def real(outputs: dict[str, np.ndarray], name: str) -> np.ndarray:
