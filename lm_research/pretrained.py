@@ -9,7 +9,6 @@ directory of a training run.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import os
@@ -24,7 +23,8 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from lm_research.config import ModelConfig
-from lm_research.data.hf_tokenizer import STARTS, load_tokenizer, with_special_tokens
+from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
+from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
 from lm_research.errors import PretrainedError, TokenizerError, UserError
@@ -197,37 +197,12 @@ class LanguageModel:
         Raises:
           UserError: no tokenizer, or no such pooling.
         """
-        said = self.embedding or Embedding()
-        if pooling is not None:
-            said = dataclasses.replace(said, pooling="cls" if pooling == "first" else pooling, further=())
-        said.check()
-        normalize = said.normalize if normalize is None else normalize
-        if self.tokenizer is None:
-            raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
-        tokenizer = self.tokenizer if callable(self.tokenizer) else with_special_tokens(self.tokenizer)  # a run's own
-        limits = [(self.definition.arch.encoder or self.definition.arch).max_length, said.max_length]
-        limit = min(filter(None, limits), default=None)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least
-        rows: dict[int, np.ndarray] = {}
-        for start in range(0, len(texts), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit)
-            pooled = np.asarray(self._embed(self.params, self._checked(_to_buckets(batch)), said.pooling, normalize))
-            rows |= dict(zip(chosen, pooled, strict=False))
-        return (
-            np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, self.definition.arch.hidden_size))
-        )
+        run = lambda batch, *how: self._embed(self.params, self._checked(batch), *how)  # noqa: E731
+        return embed_lib.embed(self, run, texts, pooling, normalize, batch_size)
 
     @functools.cached_property
     def _embed(self) -> Any:
-        definition = self.definition
-
-        def run(params: Params, inputs: Mapping[str, jax.Array], pooling: str, normalize: bool) -> jax.Array:
-            x_BLD = forward_lib.final_states(definition.bind(params), inputs)
-            x_BD = forward_lib.pool(x_BLD, inputs["attention_mask"], pooling)
-            return forward_lib.to_length_1(x_BD) if normalize else x_BD
-
-        return jax.jit(run, static_argnums=(2, 3))
+        return embed_lib.program(self.definition)
 
     def save_pretrained(self, directory: PathLike, max_shard_bytes: int = 5 * 10**9) -> None:
         """Writes config.json, model.safetensors (in shards above a size) and the tokenizer's files for transformers.
@@ -268,12 +243,6 @@ class LanguageModel:
     def score(self, prompts: Any = None, continuations: Any = (), **inputs: Any) -> list[np.ndarray]:
         """Log-probability [nats] of each token of given continuations (texts, or lists of token ids)."""
         return generate_lib.score(self, prompts, continuations, **inputs)
-
-
-def _to_buckets(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows padded to a multiple of 32 tokens, so that few shapes are compiled; what is added is masked."""
-    more = -batch["input_ids"].shape[1] % 32
-    return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
 
 
 def _array(name: str, value: Any) -> Any:

@@ -315,7 +315,7 @@ def follow(origin: StartingPoint | None, config: Config) -> Config:
         "vocab_size": arch.vocab_size,
     }  # fmt: skip
     path = config.tokenizer.path or str(origin.directory)
-    pooling = config.task.pooling or origin.pooling
+    pooling = origin.pooling if config.task.name == "embedding" and not config.task.pooling else config.task.pooling
     return config_lib.replace(config, model=shape, tokenizer={"path": path}, task={"pooling": pooling})
 
 

