@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 from train_helpers import ROOT, call, metrics, summary
 
 import lm_research
@@ -20,6 +21,7 @@ from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.models.forward import to_length_1
+from lm_research.serving.app import make_app
 from lm_research.tasks import TASKS
 from lm_research.tasks.labelled import open_labelled
 
@@ -80,7 +82,7 @@ def test_it_learns(run: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "model"])
-def test_every_door_pools_as_the_run_did(run: pathlib.Path, folder: str) -> None:
+def test_every_door_pools_as_the_run_did(run: pathlib.Path, folder: str, tmp_path: pathlib.Path) -> None:
     texts = [row[key] for row in pairs(12, 1) for key in ("text", "pair")]
     rows = [json.loads(line) for line in (run / "predictions_validation.jsonl").read_text().splitlines()]
     lm = lm_research.from_pretrained(run / folder)
@@ -93,6 +95,11 @@ def test_every_door_pools_as_the_run_did(run: pathlib.Path, folder: str) -> None
     similar = lm_research.pipeline("sentence-similarity", model=run / folder)
     found = similar({"source_sentence": texts[0], "sentences": texts[1:4]})
     np.testing.assert_allclose(found, vectors[1:4] @ vectors[0], atol=1e-6)
+    for save in (lm.save_pretrained, lm.save_native):
+        save(tmp_path / save.__name__)
+        assert lm_research.from_pretrained(tmp_path / save.__name__).embedding == lm.embedding
+    answer = TestClient(make_app(lm, "pairs")).post("/v1/embeddings", json={"input": texts[:2]}).json()
+    np.testing.assert_allclose([row["embedding"] for row in answer["data"]], vectors[:2], atol=1e-6)
     states = lm_research.pipeline("feature-extraction", model=run / folder)(texts[0], return_tensors=True)[0, 0]
     np.testing.assert_allclose(states / np.linalg.norm(states), vectors[0], atol=1e-6)
 
@@ -137,6 +144,7 @@ def test_graded_similarities_of_a_causal_model(tmp_path: pathlib.Path) -> None:
     assert lm_research.from_pretrained(tmp_path / "run" / "model").embedding.pooling == "last"
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any], tmp_path: pathlib.Path) -> None:
     """The negatives of each row are those of all devices: of 2 rows a device alone the loss could be no larger than ln 2."""
     tree: dict[str, dict[str, Any]] = {"task": {"name": "embedding", "pair_key": "pair", "symmetric": True}}
