@@ -135,6 +135,11 @@ class TaskConfig:
     label_key: str = key(
         "label", "Field of the label: a name or number, a list of names, a value, or (tagging) a list of tags."
     )
+    together_key: str = key(
+        "",
+        "classification, target=label: field that is equal in records that belong together; group_accuracy is the share of such groups "
+        "in which every label is right.",
+    )
     target: str = key(
         "label",
         "classification: one label of several, any number of labels, or a value (regression). embedding: value learns how "

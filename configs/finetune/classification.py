@@ -16,7 +16,7 @@ Command
 
     In WiC the word, and in WSC the pronoun, stands between asterisks (lm_research/tasks/superglue.py). COPA is :copa in multiple_choice.py.
     ReCoRD is missing: its questions have up to some fifty choices of which several can be right, which multiple choice does not know.
-    Missing too is MultiRC's exact match over the answers of a question; the metric here is its F1 over answers.
+    MultiRC's two metrics are f1, over answers, and group_accuracy, over questions.
 
     :xnli_LANG (:xnli_de, :xnli_sw, ...) trains on the English MNLI, is held to its English development set and tested in LANG,
     on XNLI, as XLM-R does (Conneau et al. 2019): ar, bg, de, el, en, es, fr, hi, ru, sw, th, tr, ur, vi, zh.
@@ -25,7 +25,7 @@ Hardware   any; BERT-base at length 128 and batch 32 takes about 5 GB.
 Time       see experiments/finetune/README.md.
 Result     BERT-base (Devlin et al. 2018, table 1, test set): SST-2 93.5 accuracy, CoLA 52.1 Matthews, MRPC 88.9 F1, STS-B 85.8
            Spearman, QQP 71.2 F1, MNLI 84.6 / 83.4 accuracy, QNLI 90.5, RTE 66.4. BERT-large (Wang et al. 2019, table 3, test set): BoolQ
-           77.4, CB 75.7 F1 / 83.6 accuracy, MultiRC 70.0 F1, RTE 71.6, WiC 69.5, WSC 64.3. XLM-R base (Conneau et al. 2019, table 1):
+           77.4, CB 75.7 F1 / 83.6 accuracy, MultiRC 70.0 F1 / 24.1 exact match, RTE 71.6, WiC 69.5, WSC 64.3. XLM-R base (Conneau et al. 2019, table 1):
            XNLI 85.8 en, 78.7 de, 76.7 zh, 66.5 sw, 76.2 over 15 languages. Not measured here: no task of GLUE, SuperGLUE or XNLI has been
            run with this code yet.
 
@@ -60,7 +60,7 @@ GLUE = {
 SUPERGLUE = {
     "boolq": ("question", "passage", "accuracy", 256),
     "cb": ("premise", "hypothesis", "accuracy+f1_macro", 256),
-    "multirc": ("passage", "question", "f1", 512),
+    "multirc": ("passage", "question", "f1+group_accuracy", 512),
     "superglue_rte": ("premise", "hypothesis", "accuracy", 256),
     "wic": ("marked1", "marked2", "accuracy", 128),
     "wsc": ("marked", "candidate", "accuracy", 128),
@@ -80,6 +80,7 @@ def get_config(name: str = "") -> ConfigDict:
     if name in SUPERGLUE:
         text, pair, metric, length = SUPERGLUE[name]
         config.task.update(text_key=text, pair_key=pair, metric=metric)
+        config.task.update(together_key="question_id" if name == "multirc" else "")
         config.data.update(max_length=length)
         config.train.update(num_epochs=10.0)
         config.optimizer.update(learning_rate=1e-5)

@@ -9,16 +9,17 @@ Command
     Datasets, and their similarity from 0 to 5 is learned; for files of that kind set task.target=value, task.label_key,
     task.value_zero and task.value_one.
 
-Hardware   any; BERT-base at length 128 and 128 pairs takes about 14 GB by arithmetic. The negatives of a row are the other rows of the
-           whole batch, over all devices, so the batch is not divided into micro-batches.
+Hardware   any; BERT-base at length 128 and 128 pairs should take about 27 GB, going by classification.py's 5 GB for an eighth of the
+           rows. The negatives of a row are the other rows of the whole batch, over all devices, so the batch is not divided into
+           micro-batches: on smaller devices lower it, or set model.remat=full.
 Time       see experiments/finetune/README.md for a small model on a CPU.
 Result     Reimers and Gurevych 2019, table 2, test set of STS-B, Spearman x 100, fine-tuned on it: SBERT-base 84.67, SBERT-large 84.45.
            Not measured here. What was measured, on paraphrased verses, is in experiments/finetune/README.md.
 
 Sources
-    Reimers and Gurevych 2019, section 3.1 (mean pooling, squared error of the cosine), 4.2: batch 16, 4 epochs on STS-B; learning rate
-    2e-5 and warm-up over a tenth of the steps from section 3.1. Temperature 0.05: Gao et al. 2021 (SimCSE), and sentence-transformers'
-    scale of 20. The rest as in classification.py.
+    Reimers and Gurevych 2019, section 3: mean pooling, squared error of the cosine, batch 16, learning rate 2e-5, warm-up over a tenth of
+    the steps; 4 epochs on STS-B from the authors' example script. The batch of 128 pairs is ours. Temperature 0.05: Gao et al. 2021
+    (SimCSE), and sentence-transformers' scale of 20. The rest as in classification.py.
 """
 
 from __future__ import annotations

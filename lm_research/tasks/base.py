@@ -43,6 +43,7 @@ class Rows:
         self.lengths, self.store, self.pad, self.longest = np.diff(self.starts), store, pad_id, max_length
         self.labels, self.second, self.by_token = arrays["labels"], arrays["second"], by_token
         self.num_examples, self.notes = store.num_documents, ""
+        self.groups: np.ndarray | None = None  # numbers that are equal where records belong together
 
     def width(self, index_B: np.ndarray) -> int:
         """Length of the rows of a global batch: that of the longest, rounded up."""
@@ -69,6 +70,8 @@ class Rows:
             batch["labels_BL"] = labels_BL
         else:
             batch["labels_B"] = self.labels[item_B]
+        if self.groups is not None:
+            batch["groups_B"] = self.groups[item_B]
         return batch | {"row_weights_B": real_B.astype(np.float32)}
 
 
@@ -160,7 +163,7 @@ class Task(Objective):
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """What an evaluation keeps of a batch: logits, labels and the weight of each row."""
-        kept = {name: batch[name] for name in ("labels_B", "labels_BL", "row_weights_B") if name in batch}
+        kept = {name: batch[name] for name in ("labels_B", "labels_BL", "groups_B", "row_weights_B") if name in batch}
         return kept | {"logits": self.logits(model, batch, None)}
 
     @abc.abstractmethod

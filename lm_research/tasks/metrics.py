@@ -49,6 +49,12 @@ def of_confusion(counts_CC: np.ndarray) -> dict[str, float]:
     }
 
 
+def group_accuracy(right_N: np.ndarray, groups_N: np.ndarray) -> float:
+    """The share of groups (numbers, equal where records belong together) whose records are all right."""
+    wrong = np.unique(groups_N[~right_N.astype(bool)])
+    return float(1 - len(wrong) / len(np.unique(groups_N)))
+
+
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, 0 where there is nothing."""
     return part / np.where(whole > 0, whole, 1)

@@ -2,7 +2,8 @@
 
 BoolQ, CB, COPA and RTE are read as they are. What the others lack is added:
 
-    MultiRC   a passage with questions, each with answers, becomes one record an answer: passage, question (and answer), label
+    MultiRC   a passage with questions, each with answers, becomes one record an answer: passage, question (and answer), label, and
+              question_id, equal for the answers of one question
     WiC       marked1, marked2: the sentences with the word between asterisks
     WSC       marked: the text with the pronoun between asterisks; candidate: what it may stand for
 
@@ -51,6 +52,7 @@ def _answers(passage: dict[str, Any], where: str) -> Iterator[tuple[str, dict[st
     for number, question in enumerate(passage["questions"], 1):
         for place, answer in enumerate(question["answers"], 1):
             fields = {"passage": text, "question": f"{question['question']} {answer['text']}"}
+            fields["question_id"] = f"{where}, question {number}"
             if "label" in answer:
                 fields["label"] = str(answer["label"])
             yield f"{where}, question {number}, answer {place}", fields

@@ -146,7 +146,7 @@ def test_graded_similarities_of_a_causal_model(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    """The negatives of each row are those of all devices: of 2 rows a device alone the loss could be no larger than ln 2."""
+    """The negatives of each row are those of all devices: a loss over the two rows of each would be another number."""
     tree: dict[str, dict[str, Any]] = {"task": {"name": "embedding", "pair_key": "pair", "symmetric": True}}
     for key, value in (TINY | files).items():
         section, _, name = key.partition(".")

@@ -6,13 +6,15 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import pytest
 from train_helpers import ROOT
 
 from lm_research import config_files
-from lm_research.config import resolve
+from lm_research.config import replace, resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
+from lm_research.tasks.labelled import open_labelled
 from lm_research.tasks.records import read_records
 
 PASSAGE = {
@@ -112,3 +114,27 @@ def test_what_is_not_as_it_should_be_is_named(record: dict[str, Any], tmp_path: 
 def test_other_records_stay_as_they_are(tmp_path: pathlib.Path) -> None:
     record = {"text": "a", "target": "b", "passage": "c", "word": "d"}
     assert read(tmp_path / "train.jsonl", record)[1][0].fields == record
+
+
+def test_answers_of_a_question_are_scored_together(tmp_path: pathlib.Path) -> None:
+    """Two passages of two questions; scores of batches whose logits are the labels but for one answer of one question."""
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    file = tmp_path / "val.jsonl"
+    file.write_text((json.dumps({"passage": PASSAGE}) + "\n") * 2)
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:multirc"))
+    config = replace(config, task={"train": str(file), "validation": str(file)}, tokenizer={"path": str(tmp_path)})
+    corpus = open_labelled(config, tmp_path / "run", TASKS["classification"].reader(config), lambda line: None)
+    task = TASKS["classification"](config, corpus)
+    outputs = []
+    for number in range(2):  # six answers in batches of four
+        index = np.where(np.arange(4) + 4 * number < 6, np.arange(4) + 4 * number, -1)
+        batch = task.examples(corpus.validation, "validation").batch(np.zeros(4, np.int64), index, 64)
+        outputs.append({"logits": np.eye(2)[batch["labels_B"]]} | batch)
+    assert task.scores(outputs)["group_accuracy"] == 1.0
+    outputs[0]["logits"][1] = outputs[0]["logits"][1, ::-1]
+    found = task.scores(outputs)
+    assert found["group_accuracy"] == 3 / 4
+    assert task.value({f"eval_{name}": value for name, value in found.items()}) == pytest.approx(
+        (found["f1"] + 3 / 4) / 2
+    )

@@ -87,6 +87,12 @@ def test_calibration_error_is_that_of_its_definition(seed: int) -> None:
     assert metrics.calibration_error(logits, labels) == pytest.approx(expected)
 
 
+def test_groups_by_hand() -> None:
+    """Of the groups 7, 3 and 5 one has a record that is wrong."""
+    right, groups = np.array([1, 1, 0, 1, 1], bool), np.array([7, 3, 3, 7, 5])
+    assert metrics.group_accuracy(right, groups) == pytest.approx(2 / 3)
+
+
 def test_labels_by_hand() -> None:
     labels = np.array([[1, 0, 1], [0, 1, 0]], bool)
     chosen = np.array([[1, 0, 0], [0, 1, 1]], bool)
