@@ -135,10 +135,12 @@ def test_graded_similarities_of_a_causal_model(tmp_path: pathlib.Path) -> None:
     """The share of words that two texts have in common, from 0 to 5; the last state is the vector."""
     draw, rows = random.Random(0), []
     for _ in range(400):
-        a, b = draw.sample(WORDS[:6], 2), draw.sample(WORDS[:6], 2)
+        a, b = draw.sample(WORDS[:9], 2), draw.sample(WORDS[:9], 2)
+        b[0] = draw.choice([a[0], b[0]])
         rows.append({"text": " ".join(a), "pair": " ".join(b), "score": 2.5 * len({*a} & {*b})})
     keys = {"task.train": write(tmp_path / "a.jsonl", rows), "task.target": "value", "task.label_key": "score"}
     keys |= {"task.value_one": 5.0, "data.validation_fraction": 0.2, "model.family": "gpt2", "train.num_epochs": 15}
+    keys |= {"tokenizer.vocab_size": 64}
     assert train(tmp_path / "run", **keys, **{"train.accumulation_steps": 2}) == 0
     assert summary(tmp_path / "run")["validation"]["eval_spearman"] > 0.8
     assert lm_research.from_pretrained(tmp_path / "run" / "model").embedding.pooling == "last"
