@@ -26,6 +26,15 @@ from lm_research.tasks.base import Rows, Task, real, text_of, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.records import Record
 
+# Target -> its metrics.
+METRICS = {
+    "label": (
+        "accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error"
+    ),
+    "labels": ("exact_match", "precision", "recall", "f1_micro", "f1_macro"),
+    "value": ("pearson", "spearman", "squared_error"),
+}  # fmt: skip
+
 
 class ClassificationReader(Reader):
     """Reads task.text_key, pair_key and label_key."""
@@ -132,15 +141,14 @@ class Classification(Task):
 
     kinds = ("encoder", "decoder")
     total_names = ("rows", "real")
-    metric_names = (
-        "accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error", "pearson",
-        "spearman", "squared_error", "exact_match", "group_accuracy",
-    )  # fmt: skip
+    metric_names = ()  # those of its target
 
     def __init__(self, config: Config, corpus: Labelled) -> None:
         self.target = config.task.target
         self.metrics = {f"{self._term(config)}_loss_nats" if self.target != "value" else "squared_error": "rows"}
         self.loss_terms = tuple(self.metrics)
+        together = bool(config.task.together_key) and self.target == "label"
+        self.metric_names = (*METRICS[self.target], *(["group_accuracy"] * together))
         if self.target == "label":
             self.metrics["accuracy"] = "rows"
         super().__init__(config, corpus)
