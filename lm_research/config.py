@@ -149,8 +149,8 @@ class TaskConfig:
     name: str = key(
         "",
         "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, tagging of words, question "
-        "answering by spans of a context, or multiple choice.",
-        choices=("", "classification", "tagging", "question_answering", "multiple_choice"),
+        "answering by spans of a context, multiple choice, or embedding of texts so that pairs lie close together.",
+        choices=("", "classification", "tagging", "question_answering", "multiple_choice", "embedding"),
     )
     train: str = key("", "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, or tfds:NAME@SPLIT.")
     validation: str = key("", "Held-out records in the same forms; empty holds out a share (data.validation_fraction).")
@@ -162,14 +162,23 @@ class TaskConfig:
     label_key: str = key(
         "label", "Field of the label: a name or number, a list of names, a value, or (tagging) a list of tags."
     )
+    together_key: str = key(
+        "",
+        "classification, target=label: field that is equal in records that belong together; group_accuracy is the share of such groups "
+        "in which every label is right.",
+    )
     target: str = key(
         "label",
-        "classification: one label of several, any number of labels, or a value (regression).",
+        "classification: one label of several, any number of labels, or a value (regression). embedding: value learns how "
+        "similar a pair is; without it pairs belong together and label_key is not read.",
         choices=("label", "labels", "value"),
     )
     label_separator: str = key(",", "target=labels: what separates labels where a field is one text.")
     labels: str = key("", "All labels, in order, with commas between; empty takes those of the training records.")
-    metric: str = key("", "Metric that picks the best checkpoint and stops early; empty is the task's usual one.")
+    metric: str = key(
+        "",
+        "Metric that picks the best checkpoint and stops early, or several with + between, for their mean; empty is the usual one.",
+    )
     patience: int = key(
         0, "Evaluations in a row without a better metric after which training ends; 0 trains all steps.", low=0
     )
@@ -190,6 +199,26 @@ class TaskConfig:
     )
     choices_key: str = key(
         "choices", "multiple_choice: the field with the list of choices, or the fields of one each with commas between."
+    )
+    negative_key: str = key(
+        "", "embedding: field of a text that does not go with the first; empty has those of others."
+    )
+    pooling: str = key(
+        "",
+        "embedding: what of a text's states is its vector: their mean, the first (cls) or the last; empty is what the model "
+        "directory says, else last of causal models and mean of others.",
+        choices=("", "mean", "cls", "last"),
+    )
+    normalize: bool = key(True, "embedding: vectors of length 1, so that products are cosines.")
+    temperature: float = key(
+        0.05, "embedding: what similarities are divided by before the softmax.", low=1e-4, high=1e4
+    )
+    symmetric: bool = key(
+        False, "embedding: each second text looks for its first too; the loss is the mean of both ways."
+    )
+    value_zero: float = key(0.0, "embedding, target=value: the value that stands for a cosine of 0.")
+    value_one: float = key(
+        1.0, "embedding, target=value: the value that stands for a cosine of 1; others lie on a line."
     )
 
 

@@ -23,11 +23,13 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from lm_research.config import ModelConfig
-from lm_research.data.hf_tokenizer import STARTS, load_tokenizer, with_special_tokens
+from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
+from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
 from lm_research.errors import PretrainedError, TokenizerError, UserError
-from lm_research.interop import huggingface
+from lm_research.interop import huggingface, sentence_transformers
+from lm_research.interop.sentence_transformers import Embedding
 from lm_research.models import forward as forward_lib
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import FAMILIES
@@ -49,6 +51,7 @@ class LanguageModel:
       family: its family's name.
       report: what was initialised or left unused when it was read.
       generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
+      embedding: defaults of `embed`, as sentence-transformers or a run of the task embedding wrote them; None where nothing did.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class LanguageModel:
         self._config = dict(config)
         self.report = report or huggingface.Report()
         self.generation_config: dict[str, Any] = {}
+        self.embedding: Embedding | None = None
 
     @property
     def config(self) -> FrozenConfigDict:
@@ -175,47 +179,30 @@ class LanguageModel:
         return shift_right(source, pad if start is None else start, pad)
 
     def embed(
-        self, texts: Sequence[str], pooling: str = "mean", normalize: bool = True, batch_size: int = 32
+        self,
+        texts: Sequence[str],
+        pooling: str | None = None,
+        normalize: bool | None = None,
+        batch_size: int = 32,
     ) -> np.ndarray:
         """Embeddings of texts, float32 [len(texts), D]; similar texts have a large product.
 
         Args:
-          texts: cut at the model's length.
-          pooling: "mean" of the final states of real tokens (Reimers and Gurevych 2019), or "first" position.
-          normalize: to length 1.
+          texts: cut at the length that the directory names, or the model's.
+          pooling: "mean" of the final states of real tokens (Reimers and Gurevych 2019), or the state of the first ("cls") or
+            "last" of them; None is what the directory says, or mean.
+          normalize: to length 1; None is what the directory says, or true.
           batch_size: texts run together.
 
         Raises:
           UserError: no tokenizer, or no such pooling.
         """
-        if pooling not in ("mean", "first"):
-            raise UserError(f"pooling is {pooling!r}; it is mean or first.")
-        if self.tokenizer is None:
-            raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
-        tokenizer = self.tokenizer if callable(self.tokenizer) else with_special_tokens(self.tokenizer)  # a run's own
-        limit = (self.definition.arch.encoder or self.definition.arch).max_length or None
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least
-        rows: dict[int, np.ndarray] = {}
-        for start in range(0, len(texts), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit)
-            pooled = np.asarray(self._embed(self.params, self._checked(_to_buckets(batch)), pooling, normalize))
-            rows |= dict(zip(chosen, pooled, strict=False))
-        return (
-            np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, self.definition.arch.hidden_size))
-        )
+        run = lambda batch, *how: self._embed(self.params, self._checked(batch), *how)  # noqa: E731
+        return embed_lib.embed(self, run, texts, pooling, normalize, batch_size)
 
     @functools.cached_property
     def _embed(self) -> Any:
-        definition = self.definition
-
-        def run(params: Params, inputs: Mapping[str, jax.Array], pooling: str, normalize: bool) -> jax.Array:
-            x_BLD = forward_lib.final_states(definition.bind(params), inputs)
-            mask_BL = inputs["attention_mask"]
-            x_BD = forward_lib.mean_of_real(x_BLD, mask_BL) if pooling == "mean" else x_BLD[:, 0].astype(jnp.float32)
-            return x_BD / jnp.linalg.norm(x_BD, axis=-1, keepdims=True).clip(1e-12) if normalize else x_BD
-
-        return jax.jit(run, static_argnums=(2, 3))
+        return embed_lib.program(self.definition)
 
     def save_pretrained(self, directory: PathLike, max_shard_bytes: int = 5 * 10**9) -> None:
         """Writes config.json, model.safetensors (in shards above a size) and the tokenizer's files for transformers.
@@ -230,10 +217,16 @@ class LanguageModel:
         if self.tokenizer is not None:
             self.tokenizer.save_files(directory)
         decoding_options.save_defaults(directory, self.generation_config)
+        self._save_embedding(directory)
 
     def save_native(self, directory: PathLike) -> None:
         """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
         native.save(pathlib.Path(directory), self.definition, self.family, self.params, self._config, self.tokenizer)
+        self._save_embedding(pathlib.Path(directory))
+
+    def _save_embedding(self, directory: pathlib.Path) -> None:
+        if self.embedding is not None and self.embedding.supported:
+            sentence_transformers.save(directory, self.embedding, self.definition.arch.hidden_size)
 
     def generate(self, input_ids: Any = None, prompts: Any = None, attention_mask: Any = None, **arguments: Any) -> Any:
         """Continues prompts, or answers texts (encoder-decoders): token ids for `input_ids`, texts for `prompts`.
@@ -250,12 +243,6 @@ class LanguageModel:
     def score(self, prompts: Any = None, continuations: Any = (), **inputs: Any) -> list[np.ndarray]:
         """Log-probability [nats] of each token of given continuations (texts, or lists of token ids)."""
         return generate_lib.score(self, prompts, continuations, **inputs)
-
-
-def _to_buckets(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows padded to a multiple of 32 tokens, so that few shapes are compiled; what is added is masked."""
-    more = -batch["input_ids"].shape[1] % 32
-    return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
 
 
 def _array(name: str, value: Any) -> Any:
@@ -322,6 +309,7 @@ def from_pretrained(
         LOG.warning("%s: %s", directory, line)
     lm = LanguageModel(definition, params, found.family, found.config, find_tokenizer(found.files), report)
     lm.generation_config = decoding_options.load_defaults(found.files)
+    lm.embedding = sentence_transformers.load(found.files)
     return lm
 
 
@@ -358,6 +346,7 @@ class StartingPoint:
       family: a key of FAMILIES.
       config: its config.json in the Hugging Face format.
       tokenizer: where its tokenizer is found.
+      pooling: how it makes embeddings of texts, one of forward.POOLINGS; "" where it does not say.
     """
 
     def __init__(self, path: PathLike, model: ModelConfig, head: str, num_labels: int | None = None) -> None:
@@ -369,6 +358,8 @@ class StartingPoint:
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config
+        said = sentence_transformers.load(self._found.files)
+        self.pooling = said.pooling if said is not None and said.supported else ""
 
     @property
     def new_parts(self) -> str:

@@ -323,7 +323,8 @@ def follow(origin: StartingPoint | None, config: Config) -> Config:
     }  # fmt: skip
     path = config.tokenizer.path or str(origin.tokenizer)
     lora = {"full": config.lora.full or origin.new_parts} if config.lora.rank else {}
-    return config_lib.replace(config, model=shape, tokenizer={"path": path}, lora=lora)
+    pooling = origin.pooling if config.task.name == "embedding" and not config.task.pooling else config.task.pooling
+    return config_lib.replace(config, model=shape, tokenizer={"path": path}, lora=lora, task={"pooling": pooling})
 
 
 def start_from(origin: StartingPoint, state: State, shardings: State, mesh: jax.sharding.Mesh, log: Log) -> State:
@@ -344,6 +345,7 @@ def checkpoint_files(
     model = native.describe(definition, config.model.family, origin.config if origin else None)
     return {
         **corpus.tokenizer.files,
+        **tasks.asked(config).files(config, definition.arch),
         native.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
         "config.json": config_lib.dumps(config).encode(),
         "corpus.json": json.dumps({"digest": corpus.digest}).encode(),

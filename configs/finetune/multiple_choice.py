@@ -6,7 +6,8 @@ Command
 
     Records have a context (task.text_key), perhaps a text that every choice goes on from (task.pair_key), choices (task.choices_key: a
     list, or fields of one each) and the right one (task.label_key: a number from 0, a letter, or its text). :swag, :copa and
-    :race name the fields of those data sets; without a name they are question, choices and label.
+    :race name the fields of those data sets; without a name they are question, choices and label. COPA is read from the unpacked
+    archive of SuperGLUE: --config.task.train=FOLDER/COPA/train.jsonl --config.task.validation=FOLDER/COPA/val.jsonl
 
 Hardware   any; BERT-base at length 128 and batch 16 of four choices takes about 8 GB: on smaller devices raise
            train.accumulation_steps.

@@ -97,10 +97,12 @@ def task_config(entry: Entry, lm: LanguageModel, path: pathlib.Path, batch_size:
             f"Task {entry.name}: max_length is {length}, but {path} has positions for {longest}. Lower it in the suite."
         )
     names = ("text_key", "pair_key", "label_key", "target", "label_separator", "metric")
+    said = lm.embedding if lm.embedding is not None and lm.embedding.supported else None
+    pooled = {"pooling": said.pooling, "normalize": said.normalize} if said else {}
     return resolve({
         "task": {name: getattr(entry, name) for name in names}
         | {"name": entry.task, "train": entry.data, "validation": entry.data, "labels": ",".join(class_names(entry, lm, path) or ())}
-        | dict(entry.more),
+        | pooled | dict(entry.more),
         "data": {"max_length": length}, "model": {"max_length": max(length, longest)}, "train": {"batch_size": batch_size},
         "tokenizer": {"path": str(lm.tokenizer.name)},
     })  # fmt: skip

@@ -132,6 +132,8 @@ def _record(row: Mapping[str, Any]) -> str:
         body = f"{clean(row['good'])} <small>{row['good_nats']:.2f} nats</small>{clean(row['bad'])} <small>{row['bad_nats']:.2f} nats</small>"
     elif "nats" in row:
         body = f"{clean(row['text'])}<small>{-row['nats'] / row['bytes']:.3f} nats a byte, {row['tokens']:,} tokens</small>"
+    elif "rank" in row:
+        body = f"{clean(row['text'])}<small>right text found at rank {row['rank']:,}, similarity {row['similarity']:.3f}</small>"
     elif "answers" in row:
         true = " / ".join(dict.fromkeys(row["answers"])) or "no answer"
         wrong = ' class="wrong"' if row.get("exact_match", 1.0) < 1.0 else ""

@@ -153,6 +153,22 @@ class Texts(Scorer):
         }
 
 
+class Ranks(Scorer):
+    """Pairs that belong together: the rank of each right text among all."""
+
+    usual = "mrr_at_10"
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        self.ranks_N = np.array([row["rank"] for row in rows])
+        each = [metrics.retrieval(self.ranks_N[number : number + 1]) for number in range(len(rows))]
+        self.means = {name: np.array([one[name] for one in each]) for name in each[0]}
+        self.badness_N = self.ranks_N.astype(float)
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        return metrics.retrieval(self.ranks_N[index_I])
+
+
 class ByRecord(Scorer):
     """Metrics that are means over records: exact_match and f1 where predictions hold them, else whether they are the label."""
 
@@ -175,6 +191,7 @@ def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Score
     kinds = {
         "classification": {"label": OneLabel, "labels": SeveralLabels, "value": Value}[entry.target],
         "tagging": Tags,
+        "embedding": Value if entry.target == "value" else Ranks,
         "minimal_pairs": Pairs,
         "language_modelling": Texts,
     }

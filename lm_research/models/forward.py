@@ -82,6 +82,23 @@ def mean_of_real(x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
     return (x_BLD.astype(jnp.float32) * weights_BL1).sum(1) / weights_BL1.sum(1).clip(1.0)
 
 
+POOLINGS = ("mean", "cls", "last")  # how the states of a text become one vector
+
+
+def pool(x_BLD: jax.Array, mask_BL: jax.Array, pooling: str) -> jax.Array:
+    """One vector a row, [B, D] in float32: the mean over real positions, or the state of the first or the last of them."""
+    if pooling == "mean":
+        return mean_of_real(x_BLD, mask_BL)
+    real_BL = (mask_BL > 0).astype(jnp.int32)
+    at_B = real_BL.argmax(1) if pooling == "cls" else (real_BL * jnp.arange(real_BL.shape[1])).argmax(1)
+    return jnp.take_along_axis(x_BLD, at_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+
+
+def to_length_1(x_BD: jax.Array) -> jax.Array:
+    """Vectors divided by their length; what is as good as 0 stays so, and so does its gradient."""
+    return x_BD * jax.lax.rsqrt(jnp.square(x_BD).sum(-1, keepdims=True).clip(1e-24))
+
+
 def _captured(model: Model, captured: list[Captured]) -> Arrays:
     if len(captured) == 1:
         return {"hidden_states": captured[0].hidden_states, "attentions": captured[0].attentions}

@@ -62,7 +62,7 @@ class Evaluation:
         """What orders models, the smaller the better: the loss, or a task's metric."""
         if scores is None or not isinstance(self.objective, Task):
             return scores and scores["eval_loss_nats"]
-        value = scores[f"eval_{self.objective.metric}"]
+        value = self.objective.value(scores)
         return value if self.objective.lower_is_better else -value
 
     @property

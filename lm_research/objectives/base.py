@@ -60,6 +60,11 @@ class Objective(abc.ABC):
         return
 
     @classmethod
+    def files(cls, config: Config, arch: Architecture) -> dict[str, bytes]:
+        """Small files (name -> content) that lie beside its model in checkpoints, for those who use it."""
+        return {}
+
+    @classmethod
     def open_corpus(cls, config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
         """What a run reads; builds it if need be, see data.corpus.open_corpus."""
         return open_corpus(config, workdir, log)

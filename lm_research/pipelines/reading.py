@@ -195,12 +195,12 @@ class FeatureExtraction(Pipeline):
 class SentenceSimilarity(Pipeline):
     """Cosine similarity of {"source_sentence": ...} to each of its "sentences", by `lm.embed`.
 
-    Options: `pooling`, see LanguageModel.embed.
+    Options: `pooling`, see LanguageModel.embed; without it the model's own.
     """
 
     heads = ("none",)
 
-    def run(self, batch: list[Mapping[str, Any]], pooling: str = "mean") -> Iterator[list[float]]:
+    def run(self, batch: list[Mapping[str, Any]], pooling: str | None = None) -> Iterator[list[float]]:
         for one in batch:
             if not isinstance(one, Mapping):
                 raise UserError('sentence-similarity takes {"source_sentence": TEXT, "sentences": [TEXT, ...]}.')

@@ -12,6 +12,7 @@ from lm_research.objectives import define as define_objective
 from lm_research.objectives.base import Objective
 from lm_research.tasks.base import Task
 from lm_research.tasks.classification import Classification
+from lm_research.tasks.embedding import Embedding
 from lm_research.tasks.multiple_choice import MultipleChoice
 from lm_research.tasks.question_answering import QuestionAnswering
 from lm_research.tasks.tagging import Tagging
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "tagging": Tagging,
     "question_answering": QuestionAnswering,
     "multiple_choice": MultipleChoice,
+    "embedding": Embedding,
 }
 
 

@@ -43,6 +43,7 @@ class Rows:
         self.lengths, self.store, self.pad, self.longest = np.diff(self.starts), store, pad_id, max_length
         self.labels, self.second, self.by_token = arrays["labels"], arrays["second"], by_token
         self.num_examples, self.notes = store.num_documents, ""
+        self.groups: np.ndarray | None = None  # numbers that are equal where records belong together
 
     def width(self, index_B: np.ndarray) -> int:
         """Length of the rows of a global batch: that of the longest, rounded up."""
@@ -69,6 +70,8 @@ class Rows:
             batch["labels_BL"] = labels_BL
         else:
             batch["labels_B"] = self.labels[item_B]
+        if self.groups is not None:
+            batch["groups_B"] = self.groups[item_B]
         return batch | {"row_weights_B": real_B.astype(np.float32)}
 
 
@@ -77,7 +80,7 @@ class Task(Objective):
 
     Attributes:
       labels: names in order, () where labels are values.
-      metric: name of the metric that tells which of two models is better.
+      metric: name of the metric that tells which of two models is better; several with + between count by their mean.
       lower_is_better: whether that is the smaller one.
     """
 
@@ -91,10 +94,16 @@ class Task(Objective):
         super().__init__(config, corpus.tokenizer)
         self.labels, self.corpus = corpus.labels, corpus
         self.metric = config.task.metric or self.usual_metric()
-        self.lower_is_better = self.metric.endswith(("_nats", "_error"))
-        valid = (*self.metric_names, *self.loss_terms)
-        if self.metric not in valid:
-            raise ConfigError(f"config.task.metric is {self.metric!r}. {suggest(self.metric, valid)}")
+        names, valid = self.metric.split("+"), (*self.metric_names, *self.loss_terms)
+        for name in names:
+            if name not in valid:
+                raise ConfigError(f"config.task.metric is {self.metric!r}. {suggest(name, valid)}")
+        lower = {name.endswith(("_nats", "_error")) for name in names}
+        if len(lower) > 1:
+            raise ConfigError(
+                f"config.task.metric={self.metric} adds metrics of which one is better high, another low."
+            )
+        self.lower_is_better = lower.pop()
 
     @abc.abstractmethod
     def usual_metric(self) -> str:
@@ -154,7 +163,7 @@ class Task(Objective):
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """What an evaluation keeps of a batch: logits, labels and the weight of each row."""
-        kept = {name: batch[name] for name in ("labels_B", "labels_BL", "row_weights_B") if name in batch}
+        kept = {name: batch[name] for name in ("labels_B", "labels_BL", "groups_B", "row_weights_B") if name in batch}
         return kept | {"logits": self.logits(model, batch, None)}
 
     @abc.abstractmethod
@@ -169,6 +178,10 @@ class Task(Objective):
     def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl."""
 
+    def write_beside(self, directory: pathlib.Path, arch: Architecture) -> None:
+        """Writes into the finished model's directory what its users need beside model and tokenizer; nothing, for most tasks."""
+        return
+
     def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
         """What predictions.jsonl says of a record beside: its text, as the tokenizer gives it back."""
         return {"text": self.tokenizer.decode(store.document_tokens(number).tolist())}
@@ -178,7 +191,11 @@ class Task(Objective):
 
     def words_of(self, scores: dict[str, float]) -> str:
         """The end of a run, in words."""
-        return f"held-out {self.metric}: {scores[f'eval_{self.metric}']:.4g} ({self.baseline()})"
+        return f"held-out {self.metric}: {self.value(scores):.4g} ({self.baseline()})"
+
+    def value(self, scores: dict[str, float]) -> float:
+        """Of the metric, or the mean of those that `+` joins."""
+        return float(np.mean([scores[f"eval_{name}"] for name in self.metric.split("+")]))
 
 
 def real(outputs: dict[str, np.ndarray], name: str) -> np.ndarray:

@@ -17,13 +17,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config
+from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError, DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
-from lm_research.tasks.base import Task, real, text_of, total_of
+from lm_research.tasks.base import Rows, Task, real, text_of, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.records import Record
+
+# Target -> its metrics.
+METRICS = {
+    "label": (
+        "accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error"
+    ),
+    "labels": ("exact_match", "precision", "recall", "f1_micro", "f1_macro"),
+    "value": ("pearson", "spearman", "squared_error"),
+}  # fmt: skip
 
 
 class ClassificationReader(Reader):
@@ -72,6 +82,12 @@ class ClassificationReader(Reader):
         numbers = {name: number for number, name in enumerate(names)}
         for record, (ids, second) in zip(records, encoded, strict=True):
             yield Row(ids, second, self._target(record, numbers))
+
+    def kept(self, record: Record) -> dict[str, Any] | None:
+        """What tells which records belong together."""
+        if not self.task.together_key or self.task.target != "label":
+            return None
+        return {"group": str(record.get(self.task.together_key, "together_key"))}
 
     def _target(self, record: Record, numbers: dict[str, int]) -> Any:
         if self.task.target == "value":
@@ -155,15 +171,14 @@ class Classification(Task):
 
     kinds = ("encoder", "decoder")
     total_names = ("rows", "real")
-    metric_names = (
-        "accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error", "pearson",
-        "spearman", "squared_error", "exact_match",
-    )  # fmt: skip
+    metric_names = ()  # those of its target
 
     def __init__(self, config: Config, corpus: Labelled) -> None:
         self.target = config.task.target
         self.metrics = {f"{self._term(config)}_loss_nats" if self.target != "value" else "squared_error": "rows"}
         self.loss_terms = tuple(self.metrics)
+        together = bool(config.task.together_key) and self.target == "label"
+        self.metric_names = (*METRICS[self.target], *(["group_accuracy"] * together))
         if self.target == "label":
             self.metrics["accuracy"] = "rows"
         super().__init__(config, corpus)
@@ -187,6 +202,12 @@ class Classification(Task):
 
     def usual_metric(self) -> str:
         return {"label": "accuracy", "labels": "f1_micro", "value": "spearman"}[self.target]
+
+    def examples(self, store: TokenStore, purpose: str) -> Rows:
+        rows, kept = super().examples(store, purpose), self.corpus.kept.get(self.part_of(store))
+        if kept:
+            rows.groups = np.unique([one["group"] for one in kept], return_inverse=True)[1].astype(np.int32)
+        return rows
 
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         totals = total_of(batch)
@@ -218,7 +239,11 @@ class Classification(Task):
             return metrics.regression(logits[:, 0], labels)
         if self.target == "labels":
             return metrics.multi_label(logits > 0, labels > 0)
-        return metrics.classification(logits, labels)
+        found = metrics.classification(logits, labels)
+        if "groups_B" in outputs[0]:
+            groups = np.concatenate([real(output, "groups_B") for output in outputs])
+            found["group_accuracy"] = metrics.group_accuracy(logits.argmax(-1) == labels, groups)
+        return found
 
     def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl."""

@@ -56,6 +56,7 @@ def export(
 ) -> None:
     """Writes the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it."""
     directory.mkdir(parents=True, exist_ok=True)
+    task.write_beside(directory, definition.arch)
     try:
         config = hf_labels(task, huggingface.hf_config(definition, family, config))
         huggingface.save(directory, definition, family, jax.device_get(params), config)

@@ -152,7 +152,7 @@ def _key(config: Config) -> str:
         vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
-    names = "name text_key pair_key label_key target label_separator labels stride choices_key"
+    names = "name text_key pair_key label_key target label_separator labels stride choices_key negative_key value_zero value_one together_key"
     keys = [getattr(task, name) for name in names.split()]
     every = [FORMAT, facts(task.train), held_out, test, vocabulary, keys, config.data.max_length]
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]

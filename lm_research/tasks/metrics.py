@@ -49,6 +49,12 @@ def of_confusion(counts_CC: np.ndarray) -> dict[str, float]:
     }
 
 
+def group_accuracy(right_N: np.ndarray, groups_N: np.ndarray) -> float:
+    """The share of groups (numbers, equal where records belong together) whose records are all right."""
+    wrong = np.unique(groups_N[~right_N.astype(bool)])
+    return float(1 - len(wrong) / len(np.unique(groups_N)))
+
+
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, 0 where there is nothing."""
     return part / np.where(whole > 0, whole, 1)
@@ -146,3 +152,26 @@ def of_tag_counts(counts_5: np.ndarray) -> dict[str, float]:
     precision, recall = hits / max(1, guesses), hits / max(1, truths)
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     return {"accuracy": right / max(1, words), "precision": precision, "recall": recall, "f1": f1}
+
+
+def first_ranks(
+    queries_QD: np.ndarray, candidates_KD: np.ndarray, right_Q: Sequence[np.ndarray], chunk: int = 512
+) -> np.ndarray:
+    """Of each query the rank [Q], from 1, of the best of its right candidates (numbers from 0) by product.
+
+    A wrong candidate that is as near as the right one counts as nearer: a model that makes all texts equal finds nothing.
+    """
+    ranks_Q = np.empty(len(queries_QD), np.int64)
+    for start in range(0, len(queries_QD), chunk):
+        scores_QK = queries_QD[start : start + chunk] @ candidates_KD.T
+        for scores_K, (number, right) in zip(scores_QK, enumerate(right_Q[start : start + chunk], start), strict=True):
+            best = scores_K[right].max()
+            ranks_Q[number] = 1 + (scores_K >= best).sum() - (scores_K[right] >= best).sum()
+    return ranks_Q
+
+
+def retrieval(ranks_Q: np.ndarray) -> dict[str, float]:
+    """recall_at_1, _5 and _10: shares of queries with a right candidate among so many; mrr_at_10: mean of 1 / rank, 0 from the
+    eleventh on (as MS MARCO has it, Bajaj et al. 2016)."""
+    recalls = {f"recall_at_{count}": float((ranks_Q <= count).mean()) for count in (1, 5, 10)}
+    return recalls | {"mrr_at_10": float(np.where(ranks_Q <= 10, 1.0 / ranks_Q, 0.0).mean())}

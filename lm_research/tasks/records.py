@@ -18,7 +18,7 @@ from lm_research.data.sources.files import SourceFile, find_files
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
 from lm_research.errors import DataError, suggest
-from lm_research.tasks import squad
+from lm_research.tasks import squad, superglue
 
 WORDS, TAGS = "tokens", "tags"  # the fields of a sentence in CoNLL columns
 
@@ -30,8 +30,18 @@ class Record(NamedTuple):
     fields: dict[str, Any]
 
     def get(self, key: str, setting: str) -> Any:
-        """A field; raises a DataError that names the setting (task.text_key, ...) where there is none."""
+        """A field; raises a DataError that names the setting (task.text_key, ...) where there is none.
+
+        Where no field is named "premise.de", that is the part "de" of the field "premise"; a premise that is a text has no parts and
+        is taken whole.
+        """
         if key not in self.fields:
+            outer, _, inner = key.partition(".")
+            value = self.fields.get(outer)
+            if inner and isinstance(value, str):
+                return value
+            if inner and isinstance(value, dict):
+                return Record(f"{self.where}, {outer}", value).get(inner, setting)
             raise DataError(
                 f"{self.where} has no field {key!r}. {suggest(key, self.fields) if self.fields else 'It has none.'} Name the right "
                 f"one in --config.task.{setting}."
@@ -99,7 +109,7 @@ def _read_json(file: SourceFile) -> Iterator[Record]:
             fields = json.loads(line)
         except ValueError as error:
             raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
-        yield Record(where, _object(fields, where))
+        yield from (Record(*found) for found in superglue.expand(_object(fields, where), where))
 
 
 def _object(fields: Any, where: str) -> dict[str, Any]:

@@ -122,3 +122,12 @@ def test_tags_that_are_wrong(case: str) -> None:
     config = resolve({"task": {"name": "tagging", "train": "f", "text_key": "tokens", "label_key": "tags"}})
     with pytest.raises(DataError, match=message):
         TaggingReader(config).names(records(row))
+
+
+def test_a_key_with_a_dot_looks_inside() -> None:
+    record = Record("a.jsonl, line 3", {"say": {"de": "ja", "en": "yes"}, "plain": "yes", "with.dot": "own"})
+    assert record.text("say.de", "text_key") == "ja"
+    assert record.text("plain.de", "text_key") == "yes"
+    assert record.text("with.dot", "text_key") == "own"
+    with pytest.raises(DataError, match="a.jsonl, line 3, say has no field 'fr'.*--config.task.text_key"):
+        record.text("say.fr", "text_key")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -69,6 +72,27 @@ def test_calibration_error_by_hand() -> None:
     assert metrics.calibration_error(logits, np.array([0, 1, 0, 0])) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_error_is_that_of_its_definition(seed: int) -> None:
+    """Guo et al. 2017, equation 3: bins ((m - 1) / 15, m / 15], each with its own accuracy and mean confidence."""
+    rng = np.random.default_rng(seed)
+    labels, logits = rng.integers(0, 4, 300), 2 * rng.normal(size=(300, 4))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right = shares.max(1), shares.argmax(1) == labels
+    expected = 0.0
+    for m in range(1, 16):
+        inside = (confidence > (m - 1) / 15) & (confidence <= m / 15)
+        if inside.any():
+            expected += inside.sum() / 300 * abs(right[inside].mean() - confidence[inside].mean())
+    assert metrics.calibration_error(logits, labels) == pytest.approx(expected)
+
+
+def test_groups_by_hand() -> None:
+    """Of the groups 7, 3 and 5 one has a record that is wrong."""
+    right, groups = np.array([1, 1, 0, 1, 1], bool), np.array([7, 3, 3, 7, 5])
+    assert metrics.group_accuracy(right, groups) == pytest.approx(2 / 3)
+
+
 def test_labels_by_hand() -> None:
     labels = np.array([[1, 0, 1], [0, 1, 0]], bool)
     chosen = np.array([[1, 0, 0], [0, 1, 1]], bool)
@@ -119,3 +143,37 @@ def test_tags_by_hand() -> None:
     true = ["B-A I-A O B-B I-B".split()]
     own = ["B-A I-A O B-B O".split()]
     assert metrics.tagging(own, true) == {"accuracy": 4 / 5, "precision": 0.5, "recall": 0.5, "f1": 0.5}
+
+
+ENTITY_CASES = json.loads((pathlib.Path(__file__).parent / "goldens" / "entities.json").read_text())
+
+
+@pytest.mark.parametrize("case", ENTITY_CASES, ids=[f"{case['mode']}{'_ends' * case['ends']}" for case in ENTITY_CASES])
+def test_entities_are_those_of_seqeval(case: dict) -> None:
+    """Tags that follow BIO and BIOES, as its strict mode reads them, and any tags as its default mode does."""
+    found = metrics.tagging(case["own"], case["true"])
+    assert 0 < case["f1_score"] < 1
+    for name in ("precision", "recall", "f1"):
+        assert found[name] == pytest.approx(case[f"{name}_score"]), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_first_ranks_by_sorting(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    queries, candidates = rng.normal(size=(9, 3)), rng.normal(size=(20, 3))
+    right = [rng.choice(20, rng.integers(1, 4), replace=False) for _ in range(9)]
+    found = metrics.first_ranks(queries, candidates, right, chunk=4)
+    for query, wanted, rank in zip(queries, right, found, strict=True):
+        order = np.argsort(-(candidates @ query)).tolist()
+        best = min(order.index(number) for number in wanted)
+        assert rank == best + 1  # whatever stands before the first right one is wrong
+
+
+def test_retrieval_by_hand() -> None:
+    found = metrics.retrieval(np.array([1, 2, 6, 11]))
+    assert found == {
+        "recall_at_1": 0.25,
+        "recall_at_5": 0.5,
+        "recall_at_10": 0.75,
+        "mrr_at_10": (1 + 1 / 2 + 1 / 6) / 4,
+    }

@@ -55,13 +55,47 @@ def test_an_example_without_its_label_is_named(mocked: None, monkeypatch: pytest
         TASKS["classification"].reader(config).names([record])
 
 
-def test_tags_of_a_data_set_are_their_names(mocked: None) -> None:
-    config = resolve({"task": {"name": "tagging", "text_key": "tokens", "label_key": "ner"}})
-    records = list(read_records("tfds:conll2003@train", config))
-    names = {"O", *(f"{place}-{kind}" for place in "BI" for kind in ("PER", "ORG", "LOC", "MISC"))}
-    found = {tag for record in records for tag in record.fields["ner"]}
-    assert found and found <= names
-    assert all(isinstance(word, str) for record in records for word in record.fields["tokens"])
+@pytest.mark.parametrize(("name", "kinds"), [("conll2003", "PER ORG LOC MISC"), ("wikiann_de", "PER ORG LOC")])
+def test_tags_of_a_data_set_are_their_names(name: str, kinds: str, mocked: None) -> None:
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/tagging.py:{name}"))
+    names = {"O", *(f"{place}-{kind}" for place in "BI" for kind in kinds.split())}
+    for source in (config.task.train, config.task.validation, config.task.test):
+        records = list(read_records(source, config))
+        found = {tag for record in records for tag in record.fields[config.task.label_key]}
+        assert len(records) == 40 and found and found <= names
+        assert all(isinstance(word, str) for record in records for word in record.fields["tokens"])
+
+
+def test_stsb_as_pairs_with_cosines(mocked: None) -> None:
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/embedding.py:stsb"))
+    record = next(read_records(config.task.validation, config))
+    record.fields["label"] = 4.0
+    reader = TASKS["embedding"].reader(config)
+    assert len(reader.texts(record)) == 2 and reader._cosine(record) == 0.8  # of 0 to 5
+
+
+def test_xnli_in_a_language(mocked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """English pairs to train on, and a test set whose records hold all languages; a record of its real schema."""
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:xnli_de"))
+    reader = TASKS["classification"].reader(config)
+    record = next(read_records(config.task.train, config))
+    assert reader.texts(record) == [record.fields["premise"], record.fields["hypothesis"]]
+    languages = "ar bg de el en es fr hi ru sw th tr ur vi zh".split()
+    example = {
+        "premise": {name: f"premise {name}".encode() for name in languages},
+        "hypothesis": {
+            "language": np.array([name.encode() for name in languages], object),
+            "translation": np.array([f"hypothesis {name}".encode() for name in languages], object),
+        },
+        "label": 2,
+    }
+    monkeypatch.setattr(tfds_source, "_open", lambda *given: [example])
+    (record,) = read_records(config.task.test, config)
+    assert reader.texts(record) == ["premise de", "hypothesis de"]
+    assert record.fields["label"] == GLUE["mnli"][2]
+    wrong = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:xnli_xx"))
+    with pytest.raises(DataError, match="example 0, premise has no field 'xx'.*in --config.task.text_key"):
+        TASKS["classification"].reader(wrong).texts(record)
 
 
 @pytest.mark.parametrize("name", ["squad", "squad2"])

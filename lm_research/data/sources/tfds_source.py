@@ -53,6 +53,9 @@ def read_examples(name: str, data: DataConfig) -> Iterator[dict[str, Any]]:
     def plain(value: Any, feature: Any, where: str) -> Any:
         if isinstance(feature, tfds.features.ClassLabel):
             return feature.int2str(int(value)) if int(value) >= 0 else None  # -1 is GLUE's hidden label
+        if isinstance(feature, tfds.features.TranslationVariableLanguages):
+            pairs = zip(value["language"], value["translation"], strict=True)
+            return {plain(language, None, where): plain(text, None, where) for language, text in pairs}
         if isinstance(value, dict):
             inner, of = feature, lambda part: part
             if isinstance(feature, tfds.features.Sequence):  # of records comes as a record of sequences

@@ -1,0 +1,249 @@
+"""Embedding: vectors of texts that lie close where the texts belong together, for search and similarity.
+
+Both texts of a pair go through the same encoder, and the vector of a text is pooled of its final states (Reimers and Gurevych 2019).
+Pairs that belong together are learned by telling the second text from those of the other pairs of the batch (van den Oord et al. 2018;
+Henderson et al. 2017), and from a text of the record that looks alike and is wrong, if there is one; graded similarities by the
+squared error of the cosine.
+
+The texts of a batch are those of all devices. The batch cannot be divided into micro-batches, because each row's loss needs
+the others.
+
+Legend: B batch (records), C texts of a record, D width, L length, N records of a part.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.errors import ConfigError, DataError
+from lm_research.interop import sentence_transformers
+from lm_research.models.architecture import Architecture
+from lm_research.models.definition import ModelDefinition, define
+from lm_research.models.families import define_model
+from lm_research.models.forward import pool, to_length_1
+from lm_research.models.heads import Head
+from lm_research.objectives.base import Batch, Sums
+from lm_research.tasks import metrics
+from lm_research.tasks.base import Task, real, total_of
+from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
+from lm_research.tasks.multiple_choice import Choices
+from lm_research.tasks.records import Record
+from lm_research.tasks.similarity import contrast, cosines, ranks
+
+_SLACK = 1e-6  # by which a cosine may leave [-1, 1] through rounding
+
+
+class EmbeddingReader(Reader):
+    """Reads task.text_key, pair_key and, where they are named, negative_key, or label_key as a value."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.task = config, config.task
+        if not config.task.pair_key:
+            raise ConfigError(
+                "config.task.name=embedding is about pairs: name the second text's field in task.pair_key."
+            )
+        names = ("text_key", "pair_key", "negative_key")
+        self.settings = [name for name in names if getattr(config.task, name)]
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        return []
+
+    def texts(self, record: Record) -> list[str]:
+        texts = [record.text(getattr(self.task, name), name) for name in self.settings]
+        for name, text in zip(self.settings, texts, strict=True):
+            if not text.strip():
+                raise DataError(
+                    f"{record.where}: field {getattr(self.task, name)!r} is empty, and an empty text has no meaning to learn. Leave "
+                    f"the record out, or name another field in --config.task.{name}."
+                )
+        return texts
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        texts = [self.texts(record) for record in records]
+        flat = [text for several in texts for text in several]
+        encoded = encode_texts(tokenizer, flat, None, self.config.data.max_length)
+        for record, several in zip(records, texts, strict=True):
+            label = self._cosine(record) if self.task.target == "value" else 0
+            for number in range(len(several)):
+                yield Row(*next(encoded), label, number == 0)
+
+    def _cosine(self, record: Record) -> float:
+        """The cosine that the record's value stands for."""
+        task, value = self.task, record.get(self.task.label_key, "label_key")
+        try:
+            cosine = (float(value) - task.value_zero) / (task.value_one - task.value_zero)
+        except (TypeError, ValueError):
+            cosine = math.nan
+        if not abs(cosine) <= 1 + _SLACK:
+            raise DataError(
+                f"{record.where}: field {task.label_key!r} is {value!r}, which is not a number that stands for a cosine from -1 to 1, "
+                f"where {task.value_zero:g} is 0 and {task.value_one:g} is 1 (config.task.value_zero and value_one). Mend it, or "
+                "change those."
+            )
+        return cosine
+
+
+class Texts(Choices):
+    """Records as C rows each, with numbers that are equal where texts are."""
+
+    def __init__(self, store: TokenStore, arrays: dict[str, np.ndarray], *rest: Any) -> None:
+        super().__init__(store, arrays, *rest)
+        tokens, known = np.asarray(store.tokens), {}
+        ends = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        self.numbers = np.array([known.setdefault(tokens[a:b].tobytes(), len(known)) for a, b in ends], np.int32)
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
+        """tokens, types, segments [B, C, L] int32; texts [B, C], -1 of empty rows; labels_B, row_weights_B."""
+        batch, rows_BC = super().batch(epoch_B, index_B, width), self.rows_of(index_B)
+        batch["texts_BC"] = np.where(rows_BC >= 0, self.numbers[rows_BC], np.int32(-1))
+        del batch["choices_BC"]
+        return batch
+
+
+class Embedding(Task):
+    """Mean loss over records."""
+
+    kinds = ("encoder", "decoder")
+    rows = Texts
+    total_names = ("rows", "real")
+    metric_names = ()
+
+    def __init__(self, config: Config, corpus: Labelled) -> None:
+        self.graded = config.task.target == "value"
+        if self.graded:
+            self.metrics, self.metric_names = {"squared_error": "rows"}, ("pearson", "spearman", "squared_error")
+        else:
+            self.metrics = {"contrastive_loss_nats": "rows", "in_batch_accuracy": "rows"}
+            self.metric_names = ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10")
+        self.loss_terms = tuple(self.metrics)[:1]
+        super().__init__(config, corpus)
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "none"
+
+    @classmethod
+    def reader(cls, config: Config) -> EmbeddingReader:
+        return EmbeddingReader(config)
+
+    @classmethod
+    def check(cls, config: Config, arch: Architecture) -> None:
+        super().check(config, arch)
+        task, train = config.task, config.train
+        cls.reader(config)
+        if task.target == "labels":
+            raise ConfigError(
+                "config.task.target=labels is not for task.name=embedding: take value (graded similarities), or leave it out "
+                "(pairs that belong together)."
+            )
+        if task.target == "value":
+            if not task.normalize or task.negative_key or task.symmetric or task.value_zero == task.value_one:
+                raise ConfigError(
+                    "config.task.target=value compares cosines with values: task.normalize must be true, negative_key empty, symmetric "
+                    "false, and value_zero another number than value_one."
+                )
+            return
+        if train.batch_size < 2:
+            raise ConfigError(
+                f"train.batch_size={train.batch_size}: the other pairs of a batch are what a pair is told from. Use 2 or more."
+            )
+        if train.accumulation_steps > 1 or config.mesh.preset == "shard_map":
+            raise ConfigError(
+                f"train.accumulation_steps={train.accumulation_steps} and mesh.preset={config.mesh.preset}: pairs are told from all "
+                "others of the batch, which therefore is computed at once, as one program. Set accumulation_steps=1 and another "
+                "preset; for less memory lower train.batch_size, data.max_length, or set model.remat=full."
+            )
+
+    @classmethod
+    def define_for(cls, config: Config, vocab_size: int, corpus: Labelled) -> ModelDefinition:
+        return define(define_model(config.model, vocab_size).arch, Head("none", 1, pooled=False))
+
+    @classmethod
+    def settings(cls, config: Config, arch: Architecture) -> sentence_transformers.Embedding:
+        """What is done to a text's states."""
+        pooling = config.task.pooling or ("last" if arch.causal else "mean")
+        return sentence_transformers.Embedding(pooling, config.task.normalize, config.data.max_length)
+
+    @classmethod
+    def files(cls, config: Config, arch: Architecture) -> dict[str, bytes]:
+        return {sentence_transformers.NATIVE: cls.settings(config, arch).dumps()}
+
+    def write_beside(self, directory: pathlib.Path, arch: Architecture) -> None:
+        sentence_transformers.save(directory, self.settings(self.config, arch), arch.hidden_size)
+
+    def usual_metric(self) -> str:
+        return "spearman" if self.graded else "mrr_at_10"
+
+    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+        return total_of(batch)
+
+    def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """The vectors [B, C, D]."""
+        shape, arch = batch["tokens_BL"].shape, model.arch
+        rows = {name: batch[name].reshape(-1, shape[-1]) for name in ("tokens_BL", "types_BL", "segments_BL")}
+        stack = model.decoder if arch.causal else model.encoder
+        types_BL = rows["types_BL"] if arch.num_types > 1 else None
+        x_BLD = stack(rows["tokens_BL"], rows["segments_BL"], types_BL=types_BL, dropout_key=key)
+        vectors_BD = pool(x_BLD, rows["segments_BL"], self.settings(self.config, arch).pooling)
+        vectors_BD = to_length_1(vectors_BD) if self.config.task.normalize else vectors_BD
+        return vectors_BD.reshape(*shape[:2], -1)
+
+    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
+        weights_B = batch["row_weights_B"]
+        if self.graded:
+            errors_B = (logits[:, 0] * logits[:, 1]).sum(-1) - batch["labels_B"]
+            return {"squared_error": (weights_B * jnp.square(errors_B)).sum()}
+        task = self.config.task
+        losses_B, right_B = contrast(logits, batch["texts_BC"], task.temperature, task.symmetric)
+        return {
+            "contrastive_loss_nats": (weights_B * losses_B).sum(),
+            "in_batch_accuracy": (weights_B * right_B).sum(),
+        }
+
+    def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
+        return super().outputs(model, batch) | {"texts_BC": batch["texts_BC"]}
+
+    def _kept(self, outputs: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors [N, C, D], numbers of texts [N, C] and labels [N] of all records."""
+        names = ("logits", "texts_BC", "labels_B")
+        vectors_NCD, texts_NC, labels_N = (np.concatenate([real(one, name) for one in outputs]) for name in names)
+        return vectors_NCD, texts_NC, labels_N
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        vectors_NCD, texts_NC, labels_N = self._kept(outputs)
+        if self.graded:
+            return metrics.regression(cosines(vectors_NCD), labels_N)
+        return metrics.retrieval(ranks(vectors_NCD, texts_NC))
+
+    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """One prediction a record, for predictions.jsonl: similarity and, of pairs, the rank of the right text among all."""
+        vectors_NCD, texts_NC, labels_N = self._kept(outputs)
+        found = [round(value, 6) for value in cosines(vectors_NCD).tolist()]
+        if self.graded:
+            for label, value in zip(labels_N.tolist(), found, strict=True):
+                yield {"label": label, "prediction": value}
+        else:
+            for rank, value in zip(ranks(vectors_NCD, texts_NC).tolist(), found, strict=True):
+                yield {"rank": rank, "similarity": value}
+
+    def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
+        count = 2 + bool(self.config.task.negative_key)
+        rows = range(count * number, count * (number + 1))
+        return {"texts": [self.tokenizer.decode(store.document_tokens(row).tolist()) for row in rows]}
+
+    def baseline(self) -> str:
+        arrays = self.corpus.arrays["validation"]
+        if self.graded:
+            train, held = self.corpus.arrays["train"]["labels"], arrays["labels"]
+            return f"always the mean: squared error {np.square(held - train.mean()).mean():.4g}"
+        return f"guessing: recall at 1 about {1 / (arrays['record'][-1] + 1):.2g}"

@@ -1,0 +1,78 @@
+"""Records of SuperGLUE's archives (Wang et al. 2019) with the fields that tasks of pairs read, beside those that they have.
+
+BoolQ, CB, COPA and RTE are read as they are. What the others lack is added:
+
+    MultiRC   a passage with questions, each with answers, becomes one record an answer: passage, question (and answer), label, and
+              question_id, equal for the answers of one question
+    WiC       marked1, marked2: the sentences with the word between asterisks
+    WSC       marked: the text with the pronoun between asterisks; candidate: what it may stand for
+
+Asterisks around a word are T5's way (Raffel et al. 2019, appendix D). ReCoRD is not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from lm_research.errors import DataError
+
+_WIC = {"word", "sentence1", "sentence2", "start1", "end1", "start2", "end2"}
+_WSC = {"span1_text", "span2_text", "span2_index"}
+_MARKUP = re.compile(r"\s*<br>\s*|</?b>")  # that some passages of MultiRC have
+
+
+def expand(fields: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, fields) of the record or, of a passage of MultiRC, the records in it.
+
+    Raises:
+      DataError: a record with the fields of one of these tasks is not what that task's are.
+    """
+    passage, target = fields.get("passage"), fields.get("target")
+    try:
+        if isinstance(passage, dict) and "questions" in passage:
+            yield from _answers(passage, where)
+        elif fields.keys() >= _WIC:
+            marked = {f"marked{i}": _mark_place(fields, i) for i in (1, 2)}
+            yield where, fields | marked
+        elif isinstance(target, dict) and target.keys() >= _WSC and isinstance(fields.get("text"), str):
+            marked = _mark_word(fields["text"], target["span2_text"], target["span2_index"])
+            yield where, fields | {"marked": marked, "candidate": target["span1_text"]}
+        else:
+            yield where, fields
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{where} has the fields of a task of SuperGLUE, but not as that has them ({type(error).__name__}: {error}). Mend it."
+        ) from error
+
+
+def _answers(passage: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = " ".join(_MARKUP.sub(" ", passage["text"]).split())
+    for number, question in enumerate(passage["questions"], 1):
+        for place, answer in enumerate(question["answers"], 1):
+            fields = {"passage": text, "question": f"{question['question']} {answer['text']}"}
+            fields["question_id"] = f"{where}, question {number}"
+            if "label" in answer:
+                fields["label"] = str(answer["label"])
+            yield f"{where}, question {number}, answer {place}", fields
+
+
+def _mark_place(fields: dict[str, Any], number: int) -> str:
+    """The sentence with what stands from `start` to `end` between asterisks."""
+    text, start, end = (fields[f"{name}{number}"] for name in ("sentence", "start", "end"))
+    return f"{text[:start]}*{text[start:end]}*{text[end:]}"
+
+
+def _mark_word(text: str, words: str, index: int) -> str:
+    """The text with these words, the first of which is word `index` of the text (divided at spaces), between asterisks.
+
+    Where the index is off, as in a few of the records, the nearest place with these words is taken.
+    """
+    given, wanted = text.split(" "), words.split(" ")
+    bare = [word.strip(".,;:!?\"'()").lower() for word in given]
+    aim = [word.strip(".,;:!?\"'()").lower() for word in wanted]
+    places = [i for i in range(len(given) - len(aim) + 1) if bare[i : i + len(aim)] == aim]
+    start = min(places, key=lambda i: abs(i - index), default=index)
+    end = start + len(wanted)
+    return " ".join([*given[:start], f"*{' '.join(given[start:end])}*", *given[end:]])
