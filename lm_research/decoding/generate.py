@@ -16,7 +16,7 @@ from lm_research.decoding import beam, constrained, contrastive, scoring, specul
 from lm_research.decoding.engine import State, as_arrays
 from lm_research.decoding.prompts import bucket, longest
 from lm_research.decoding.request import Request, engine_of
-from lm_research.decoding.streaming import pieces, stop_at
+from lm_research.decoding.streaming import continuation, pieces, stop_at
 from lm_research.errors import UserError
 
 LOOK = 16  # new tokens between two looks for stop strings
@@ -29,7 +29,7 @@ class GenerateOutput:
     Attributes:
       sequences: int32 [R, L]: prompts as given (of encoder-decoders the decoder's), new tokens, padding.
       new_tokens: the new tokens of each row up to its end, which is among them.
-      texts: what they say, None without a tokenizer.
+      texts: what they add to prompts that were texts, or say by themselves; None without a tokenizer.
       sequences_scores: [R] of beams: log-probability / length ^ length_penalty.
       logprobs: of each row's new tokens, in nats, before any rule.
       top_ids, top_logprobs: [tokens, T] of each row: the best tokens at each place.
@@ -108,7 +108,10 @@ def _output(request: Request, new: list[list[int]], fill: int, **more: Any) -> G
     added = np.full((len(new), longest(new)), fill, np.int32)
     for row, tokens in zip(added, new, strict=True):
         row[: len(tokens)] = tokens
-    texts = None if request.tokenizer is None else [request.tokenizer.decode(tokens) for tokens in new]
+    texts, copies = None, len(new) // len(request.before)
+    if request.tokenizer is not None:
+        before = [row for row in request.before for _ in range(copies)]
+        texts = [continuation(request.tokenizer, *pair) for pair in zip(before, new, strict=True)]
     return GenerateOutput(np.concatenate([prompts, added], axis=1), new, texts, **more)
 
 
@@ -135,9 +138,9 @@ def _tokens(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
 
 def _stopped(request: Request, rows: list[list[int]], stops: Sequence[str]) -> list[tuple[list[int], bool]]:
     """Rows cut behind the token that completes a stop string, and whether they are finished."""
-    found = []
-    for row in rows:
-        stop = stop_at(request.tokenizer, row, stops)
+    found, copies = [], len(rows) // len(request.before)
+    for number, row in enumerate(rows):
+        stop = stop_at(request.tokenizer, row, stops, request.before[number // copies])
         row = row if stop is None else row[:stop]
         found.append((row, stop is not None or row[-1] in request.options.ends))
     return found
@@ -274,7 +277,7 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
         )
     if request.tokenizer is None:
         raise UserError("stream needs a tokenizer, which the model's directory lacks. Use generate with input_ids.")
-    return pieces(request.tokenizer, _stream_tokens(request))
+    return pieces(request.tokenizer, _stream_tokens(request), request.before[0])
 
 
 def _stream_tokens(request: Request) -> Iterator[int]:
@@ -286,7 +289,7 @@ def _stream_tokens(request: Request) -> Iterator[int]:
             state = request.engine.advance(plan, state, request.settings, slot + 1)
         said.append(int(state.tokens_RS[0, slot]))
         yield said[-1]
-        if said[-1] in options.ends or stop_at(request.tokenizer, said, stops) is not None:
+        if said[-1] in options.ends or stop_at(request.tokenizer, said, stops, request.before[0]) is not None:
             return
 
 

@@ -53,6 +53,8 @@ class Request:
                     "This model is a plain decoder: it has no decoder_input_ids. Give input_ids or prompts."
                 )
             self.rows, self.shown = given, given if inputs.get("input_ids") is None else inputs["input_ids"]
+        # What the new text is to be read behind: a text that was given as one. An answer stands alone.
+        self.before = given if sources is None and texts is not None else [[]] * len(given)
         for rows, size in ((given, (arch.encoder or arch).vocab_size), (self.rows, arch.vocab_size)):
             _check_ids(rows, size)
         self.shown = rectangle(self.shown, options.pad)

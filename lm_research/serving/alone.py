@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_research.decoding.generate import GenerateOutput, in_pieces
+from lm_research.decoding.streaming import continuation
 from lm_research.errors import UserError
 from lm_research.serving.batcher import Busy, Event, Writer
 
@@ -121,7 +122,8 @@ def _end(job: Job, finish: str, reason: str = "") -> None:
 
 def _tell(writer: Writer, output: GenerateOutput, row: int, stops: list[str], tokenizer: Any) -> None:
     """Delivers a text: its tokens, and with the last one what they say."""
-    tokens, text = output.new_tokens[row], output.texts[row]
+    tokens = output.new_tokens[row]
+    text = continuation(tokenizer, writer.before, tokens)
     cuts = [place for stop in stops if (place := text.find(stop)) >= 0]
     ended = bool(cuts) or tokens[-1] in writer.options.ends
     text = text[: min(cuts)] if cuts else text
@@ -129,7 +131,7 @@ def _tell(writer: Writer, output: GenerateOutput, row: int, stops: list[str], to
     for place in range(len(tokens)) if writer.logprobs else [len(tokens) - 1]:
         event = Event(token=tokens[place])
         if writer.logprobs:
-            event.offset = min(len(text), len(tokenizer.decode(tokens[:place])))
+            event.offset = min(len(text), len(continuation(tokenizer, writer.before, tokens[:place])))
             event.logprob = float(output.logprobs[row][place])
             writer.total += event.logprob
             if output.top_ids is not None:

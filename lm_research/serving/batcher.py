@@ -49,6 +49,7 @@ class Writer:
       options: how it is to be said.
       tokens, source: the prompt, and what an encoder reads.
       said: new tokens.
+      before: tokens that its text is read behind, see streaming.continuation.
       bias: of tokens, added to their scores.
       total: sum of their log-probabilities [nats], where those are wanted.
       ended: its last event is delivered.
@@ -58,12 +59,12 @@ class Writer:
     def __init__(
         self, tokenizer: Any, tokens: list[int], source: list[int] | None, options: Options, number: int,
         stops: Sequence[str], logprobs: bool, deadline: float, deliver: Callable[[Event], None],
-        bias: Mapping[int, float] = {},
+        bias: Mapping[int, float] = {}, before: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.tokens, self.source, self.options, self.number, self.logprobs = tokens, source, options, number, logprobs
         self.deadline, self._deliver, self.said, self.cancelled, self.ended = deadline, deliver, 0, False, False
-        self._stream, self._stops, self._text, self._given = TextStream(tokenizer), list(stops), "", 0
-        self.total, self.bias = 0.0, bias
+        self._stream, self._stops, self._text, self._given = TextStream(tokenizer, before), list(stops), "", 0
+        self.total, self.bias, self.before = 0.0, bias, before
 
     def deliver(self, event: Event) -> None:
         self.ended = bool(event.finish)

@@ -57,6 +57,7 @@ class Order:
       count: texts of each prompt, of which the likeliest `kept` are answered.
       best: alternatives to each token; -1 without log-probabilities.
       usage: a stream ends with the numbers of tokens.
+      answers: texts stand alone instead of going on from their prompts.
       bias: of tokens, added to their scores.
       alone: it needs `generate`, see alone.py.
     """
@@ -70,6 +71,7 @@ class Order:
     stream: bool
     usage: bool
     echo: bool
+    answers: bool
     bias: dict[int, float]
     alone: bool
 
@@ -164,7 +166,8 @@ def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> 
         arguments |= {name: given[name] for name in ARGUMENTS if name in given}
     usage = bool((given.get("stream_options") or {}).get("include_usage"))
     bias, echo = _bias(given.get("logit_bias", {})), given.get("echo", False)
-    return Order(prompts, arguments, count, kept, stops, best, stream, usage, echo, bias, alone)
+    answers = "messages" in given
+    return Order(prompts, arguments, count, kept, stops, best, stream, usage, echo, answers, bias, alone)
 
 
 def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:

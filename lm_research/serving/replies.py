@@ -6,6 +6,7 @@ import time
 import uuid
 from typing import Any
 
+from lm_research.decoding.streaming import continuation
 from lm_research.serving.batcher import Event
 
 
@@ -15,6 +16,7 @@ class Reply:
     def __init__(self, model: str, tokenizer: Any, chat: bool, best: int) -> None:
         """`best` alternatives a token; -1 without log-probabilities."""
         self.tokenizer, self.chat, self.best = tokenizer, chat, best
+        self._inside = tokenizer.encode("a")
         prefix = "chatcmpl" if chat else "cmpl"
         self.head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
@@ -69,7 +71,8 @@ class Reply:
         return found
 
     def _text(self, token: int) -> str:
-        return self.tokenizer.decode([token])
+        """As inside of a text, so that a space before a word counts."""
+        return continuation(self.tokenizer, self._inside, [token])
 
 
 def problem(status: int, message: str) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Writing:
         writers: list[Writer] = []
         for prompt in order.prompts:
             tokens, source = batcher.prompt(prompt, options)
+            before = tokens if source is None and not order.answers else []
             for copy in range(order.count):
 
                 def deliver(event: Event, number: int = len(writers)) -> None:
@@ -77,7 +78,7 @@ class Writing:
                 writers.append(
                     Writer(
                         batcher.lm.tokenizer, tokens, source, options, copy, order.stops,
-                        order.best >= 0 or order.count > order.kept, deadline, deliver, order.bias,
+                        order.best >= 0 or order.count > order.kept, deadline, deliver, order.bias, before,
                     )
                 )  # fmt: skip
         return writers, arguments

@@ -31,27 +31,27 @@ def running() -> Iterator[Running]:
 # Fields of a request, and the arguments of generate that mean the same.
 WAYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"min_p": 0.3}, {"min_p": 0.3}),
-    ({"typical_p": 0.4}, {"typical_p": 0.4}),
-    ({"epsilon_cutoff": 0.01}, {"epsilon_cutoff": 0.01}),
+    ({"typical_p": 0.4, "epsilon_cutoff": 0.002}, {"typical_p": 0.4, "epsilon_cutoff": 0.002}),
     ({"top_p": 0.3}, {"top_p": 0.3}),
-    ({"logit_bias": {"65": 6, "66": 5.5}}, {"sequence_bias": {(65,): 6.0, (66,): 5.5}}),
-    ({"repetition_penalty": 3.0}, {"repetition_penalty": 3.0}),
-    ({"presence_penalty": 2, "frequency_penalty": 1}, {"presence_penalty": 2.0, "frequency_penalty": 1.0}),
+    ({"logit_bias": {"65": 6, "66": 5.5}, "presence_penalty": 3, "frequency_penalty": 1, "repetition_penalty": 1.5},
+     {"sequence_bias": {(65,): 6.0, (66,): 5.5}, "presence_penalty": 3.0, "frequency_penalty": 1.0,
+      "repetition_penalty": 1.5}),
     ({}, {}),
-]
+]  # fmt: skip
 
 
 def test_rows_side_by_side_are_those_of_generate(running: Running) -> None:
     """All ways at once in four slots, drawn with one seed: each gives what it gives alone."""
-    bodies = [{"prompt": f"row {n}", "max_tokens": 9, "seed": 7, **fields} for n, (fields, _) in enumerate(WAYS)]
+    prompts = [f"row {number}" for number in range(len(WAYS))]
+    bodies = [{"prompt": text, "max_tokens": 9, "seed": 7, **ways[0]} for text, ways in zip(prompts, WAYS, strict=True)]
     with concurrent.futures.ThreadPoolExecutor(len(WAYS)) as clients:
         answers = list(clients.map(lambda body: running.post("/v1/completions", body), bodies))
-    for number, ((_, options), answer) in enumerate(zip(WAYS, answers, strict=True)):
-        text = answer.json()["choices"][0]["text"]
-        arguments = {"max_new_tokens": 9, "seed": 7, "do_sample": True, "top_k": 0, **options}
-        assert [text] == LM.generate(prompts=f"row {number}", **arguments), options
-        plain = {"max_new_tokens": 9, "seed": 7, "do_sample": True, "top_k": 0}
-        assert not options or [text] != LM.generate(prompts=f"row {number}", **plain), options
+    texts = [answer.json()["choices"][0]["text"] for answer in answers]
+    drawn = {"max_new_tokens": 9, "seed": 7, "do_sample": True, "top_k": 0}
+    for text, prompt, (_, options) in zip(texts, prompts, WAYS, strict=True):
+        assert [text] == LM.generate(prompts=prompt, **drawn, **options), options
+    same = [text == plain for text, plain in zip(texts, LM.generate(prompts=prompts, **drawn), strict=True)]
+    assert same == [False] * 4 + [True]
 
 
 def test_a_bias_bans_and_forces(running: Running) -> None:
