@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
-import re
+import queue
 import shutil
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
 
+import tiny
 import toys
 from serving_clients import Running
 
+from lm_research.pretrained import LanguageModel
 from lm_research.serving import app
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -31,13 +37,15 @@ TEMPLATE = b'{"chat_template": "{% for m in messages %}{{ m.role }}: {{ m.conten
 class ChatTokenizer(toys.ByteTokenizer):
     """With a template for messages."""
 
+    roles: dict[str, int] = {}  # no text ends by itself
     files = {"tokenizer_config.json": TEMPLATE}
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
         return super().__call__(text)
 
 
-LM = toys.language_model(vocab=257, scale=0.3, max_length=128, tokenizer=ChatTokenizer())
+MODEL = toys.definition(257, max_length=128)
+LM = LanguageModel(MODEL, tiny.random_params(MODEL, 0, 0.3), "gpt2", {}, tokenizer=ChatTokenizer())
 # What a person does, as the page's own script would see it, then what became of the page.
 HANDS = """<script>
 const wrong = [];
@@ -58,11 +66,10 @@ addEventListener("load", async () => {
     getComputedStyle(document.body).backgroundColor, document.querySelectorAll(".token").length,
     document.querySelectorAll(".bars i").length, document.querySelectorAll("td[title]").length,
     [...document.querySelectorAll(".said")].map(node => node.textContent).join("/"), out.querySelector(".wrong")?.textContent || "", ...wrong];
-  parent.postMessage(JSON.stringify(dots), "*");
+  await fetch("seen", {method: "POST", body: JSON.stringify(dots)});
 });
 </script>"""
-AROUND = """<!doctype html><body style="margin:0"><iframe src="/" style="border:0;width:{width}px;height:900px"></iframe>
-<output></output><script>addEventListener("message", event => document.querySelector("output").textContent = event.data)</script>"""
+AROUND = '<!doctype html><body style="margin:0"><iframe src="/" style="border:0;width:{width}px;height:900px"></iframe>'
 
 
 @dataclasses.dataclass
@@ -89,29 +96,30 @@ def look(
     *flags: str,
 ) -> Seen:
     """Serves the page with hands, and lets a browser of that width show it."""
-    import html
-    import json
-
-    from starlette.responses import HTMLResponse
-    from starlette.routing import Route
-
     page = app.PAGE.read_text()
     hands = HANDS.replace("STEPS", json.dumps(steps))
     (tmp_path / "page.html").write_text(page.replace("<style>", hands + "<style>", 1))
     monkeypatch.setattr(app, "PAGE", tmp_path / "page.html")
-    served = app.make_app(lm, "toy", app.Limits(slots=2, length=128, max_tokens=64))
+    served, told = app.make_app(lm, "toy", app.Limits(slots=2, length=128, max_tokens=64)), queue.Queue()
+
+    async def hear(request: Request) -> HTMLResponse:
+        told.put(json.loads(await request.body()))
+        return HTMLResponse()
+
     served.routes.append(Route("/around", lambda request: HTMLResponse(AROUND.format(width=width))))
+    served.routes.append(Route("/seen", hear, methods=["POST"]))
     running = Running(served)
+    window = f"--window-size={max(width, 500)},900"  # the least that a window may be
+    browser = subprocess.Popen(
+        [str(BROWSER), *FLAGS, *flags, f"--user-data-dir={tmp_path}/profile", window, f"{running.url}/around"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     try:
-        command = [
-            str(BROWSER), *FLAGS, *flags, f"--user-data-dir={tmp_path}/profile", f"--window-size={max(width, 500)},900",
-            "--virtual-time-budget=60000", "--dump-dom", f"{running.url}/around",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        values = told.get(timeout=90)
     finally:
+        browser.kill()
+        browser.wait()
         running.stop()
-    (said,) = re.findall(r"<output>(.*?)</output>", done.stdout, flags=re.DOTALL)
-    values = json.loads(html.unescape(said))
     assert values[9:] == []
     return Seen(*values[:9])
 
