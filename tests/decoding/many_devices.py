@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from typing import Any
 
 import jax
 import toys
 
-from lm_research.config import MeshConfig
 from lm_research.decoding.generate import engine_of, generate
 from lm_research.decoding.request import Request
-from lm_research.parallel.mesh import make_mesh
-from lm_research.parallel.rules import tree_shardings
-from lm_research.pretrained import LanguageModel
+from lm_research.pretrained import LanguageModel, from_pretrained
 
 PROMPTS = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sampling": {"do_sample": True, "seed": 3, "top_k": 5},
     "beams": {"num_beams": 3, "eos_token_id": 2},
+    "contrastive": {"penalty_alpha": 0.6, "top_k": 4},
 }
 
 
@@ -28,10 +27,10 @@ def texts(lm: LanguageModel) -> dict[str, list]:
 
 
 def main() -> None:
-    lm = toys.language_model()
-    single = lm.params
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    lm.params = jax.device_put(single, tree_shardings(mesh, lm.definition.shapes, lm.definition.axes))
+    """The model goes through a directory and back onto a mesh by name, as people do it."""
+    with tempfile.TemporaryDirectory() as folder:
+        toys.language_model().save_pretrained(folder)
+        lm = from_pretrained(folder, mesh="data=2,fsdp=2,tensor=2")
     found = texts(lm)
     request = Request(lm, {"max_new_tokens": 6}, {"input_ids": PROMPTS}, None)
     state = engine_of(lm).start(request.plan(), request.prompts, request.settings)
