@@ -134,6 +134,7 @@ def decoding_help() -> str:
 
     _, _, names = inspect.cleandoc(Options.__doc__ or "").partition("Attributes:\n")
     defaults = [f"{field.name} {field.default}" for field in dataclasses.fields(Options) if field.default is not None]
+    defaults.insert(0, f"max_new_tokens {NEW_TOKENS} (unless the model's files say)")
     return f"flags of decoding (processors.py and sampling.py are in lm_research/decoding):\n{names}\ndefaults: {', '.join(defaults)}"
 
 

@@ -26,6 +26,7 @@ from lm_research.config import ModelConfig
 from lm_research.data.hf_tokenizer import STARTS, load_tokenizer, with_special_tokens
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
+from lm_research.decoding.request import encode
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface
 from lm_research.models import forward as forward_lib
@@ -191,20 +192,39 @@ class LanguageModel:
         """
         if pooling not in ("mean", "first"):
             raise UserError(f"pooling is {pooling!r}; it is mean or first.")
-        if self.tokenizer is None:
-            raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
-        tokenizer = self.tokenizer if callable(self.tokenizer) else with_special_tokens(self.tokenizer)  # a run's own
-        limit = (self.definition.arch.encoder or self.definition.arch).max_length or None
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least
         rows: dict[int, np.ndarray] = {}
         for start in range(0, len(texts), batch_size):
             chosen = order[start : start + batch_size]
-            batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit)
-            pooled = np.asarray(self._embed(self.params, self._checked(_to_buckets(batch)), pooling, normalize))
+            batch = self._checked(self.inputs([texts[i] for i in chosen]))
+            pooled = np.asarray(self._embed(self.params, batch, pooling, normalize))
             rows |= dict(zip(chosen, pooled, strict=False))
         return (
             np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, self.definition.arch.hidden_size))
         )
+
+    def inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Texts as the model has learned to read them: special tokens around them, cut at its length, padded.
+
+        Returns:
+          input_ids and attention_mask [B, L], and token_type_ids where the model has types; L is one of few lengths.
+
+        Raises:
+          UserError: no tokenizer.
+        """
+        arch, tokenizer = self.definition.arch, self.tokenizer
+        if tokenizer is None:
+            raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
+        limit = (arch.encoder or arch).max_length
+        if callable(tokenizer) or arch.kind != "decoder":
+            tokenizer = tokenizer if callable(tokenizer) else with_special_tokens(tokenizer)  # a run's own
+            batch = tokenizer(list(texts), padding=True, truncation=limit > 0, max_length=limit or None)
+        else:  # a run's own, that knows a separator before texts and nothing behind them
+            rows = [row[: limit or None] for row in encode(tokenizer, texts)]
+            width = max(map(len, rows))
+            batch = {"input_ids": np.array([row + [0] * (width - len(row)) for row in rows], np.int32)}
+            batch["attention_mask"] = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int32)
+        return _to_buckets(batch, limit)
 
     @functools.cached_property
     def _embed(self) -> Any:
@@ -253,9 +273,11 @@ class LanguageModel:
         return generate_lib.score(self, prompts, continuations, **inputs)
 
 
-def _to_buckets(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows padded to a multiple of 32 tokens, so that few shapes are compiled; what is added is masked."""
-    more = -batch["input_ids"].shape[1] % 32
+def _to_buckets(batch: Mapping[str, np.ndarray], limit: int) -> dict[str, np.ndarray]:
+    """Rows padded to a multiple of 32 tokens (or the limit), so that few shapes are compiled; what is added is masked."""
+    width = batch["input_ids"].shape[1]
+    more = -width % 32
+    more = min(more, limit - width) if limit else more
     return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
 
 

@@ -259,17 +259,17 @@ class Server:
         given = messages.check(body, messages.INSPECT, ("text",))
         if self.lm.definition.arch.encoder is not None:
             raise UserError("Attentions are shown of encoders and decoders, not of pairs of them.")
-        width = min(_MOST_SEEN, self.lm.definition.arch.max_length or _MOST_SEEN)
-        ids = np.asarray(self.lm.tokenizer.encode(given["text"]))[:width]
-        if not len(ids):
+        if not given["text"]:
             raise UserError("text has no tokens.")
-        padded = np.zeros((1, width), np.int32)
-        padded[0, : len(ids)] = ids
-        inputs = {"input_ids": padded, "attention_mask": (np.arange(width) < len(ids))[None].astype(np.int32)}
+        inputs = self.lm.inputs([given["text"]])
+        seen = int(inputs["attention_mask"].sum())
+        if seen > _MOST_SEEN:
+            raise UserError(f"text has {seen} tokens; attentions are shown of up to {_MOST_SEEN}.")
         outputs = await self.read(lambda: self.lm(**inputs, output_attentions=True)["attentions"])
-        seen = [np.round(np.asarray(layer)[0, :, : len(ids), : len(ids)], 4).tolist() for layer in outputs]
-        tokens = [self.lm.tokenizer.decode([int(one)]) for one in ids]
-        return JSONResponse({"tokens": tokens, "attentions": seen})
+        real_L = inputs["attention_mask"][0] > 0
+        shown = [np.round(np.asarray(layer)[0][:, real_L][:, :, real_L], 4).tolist() for layer in outputs]
+        tokens = self.lm.tokenizer.pieces(inputs["input_ids"][0][real_L])
+        return JSONResponse({"tokens": tokens, "attentions": shown})
 
     async def completions(self, request: Request) -> Response:
         return await self._write(request, chat=False)

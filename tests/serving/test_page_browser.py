@@ -40,9 +40,6 @@ class ChatTokenizer(toys.ByteTokenizer):
     roles: dict[str, int] = {}  # no text ends by itself
     files = {"tokenizer_config.json": TEMPLATE}
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
-        return super().__call__(text)
-
 
 MODEL = toys.definition(257, max_length=128)
 LM = LanguageModel(MODEL, tiny.random_params(MODEL, 0, 0.3), "gpt2", {}, tokenizer=ChatTokenizer())
