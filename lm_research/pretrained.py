@@ -23,10 +23,10 @@ from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
 from lm_research.config import ModelConfig
-from lm_research.data.hf_tokenizer import STARTS, load_tokenizer, with_special_tokens
+from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
-from lm_research.decoding.request import encode
+from lm_research.decoding.request import read_texts
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface
 from lm_research.models import forward as forward_lib
@@ -212,19 +212,9 @@ class LanguageModel:
         Raises:
           UserError: no tokenizer.
         """
-        arch, tokenizer = self.definition.arch, self.tokenizer
-        if tokenizer is None:
+        if self.tokenizer is None:
             raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
-        limit = (arch.encoder or arch).max_length
-        if callable(tokenizer) or arch.kind != "decoder":
-            tokenizer = tokenizer if callable(tokenizer) else with_special_tokens(tokenizer)  # a run's own
-            batch = tokenizer(list(texts), padding=True, truncation=limit > 0, max_length=limit or None)
-        else:  # a run's own, that knows a separator before texts and nothing behind them
-            rows = [row[: limit or None] for row in encode(tokenizer, texts)]
-            width = max(map(len, rows))
-            batch = {"input_ids": np.array([row + [0] * (width - len(row)) for row in rows], np.int32)}
-            batch["attention_mask"] = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int32)
-        return _to_buckets(batch, limit)
+        return read_texts(self.tokenizer, self.definition.arch, texts)
 
     @functools.cached_property
     def _embed(self) -> Any:
@@ -271,14 +261,6 @@ class LanguageModel:
     def score(self, prompts: Any = None, continuations: Any = (), **inputs: Any) -> list[np.ndarray]:
         """Log-probability [nats] of each token of given continuations (texts, or lists of token ids)."""
         return generate_lib.score(self, prompts, continuations, **inputs)
-
-
-def _to_buckets(batch: Mapping[str, np.ndarray], limit: int) -> dict[str, np.ndarray]:
-    """Rows padded to a multiple of 32 tokens (or the limit), so that few shapes are compiled; what is added is masked."""
-    width = batch["input_ids"].shape[1]
-    more = -width % 32
-    more = min(more, limit - width) if limit else more
-    return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
 
 
 def _array(name: str, value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.data.hf_tokenizer import with_special_tokens
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import Lengths, Options, make_filters, make_options, make_rules
 from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts
@@ -149,6 +150,23 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if callable(tokenizer):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
     return [[tokenizer.sep_id, *ids] for ids in tokenizer.encode_batch(list(texts))]
+
+
+def read_texts(tokenizer: Any, arch: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Inputs of a model that reads whole texts, see pretrained.LanguageModel.inputs; `arch` is its architecture."""
+    limit = (arch.encoder or arch).max_length
+    if callable(tokenizer) or arch.kind != "decoder":
+        tokenizer = tokenizer if callable(tokenizer) else with_special_tokens(tokenizer)  # a run's own
+        batch = tokenizer(list(texts), padding=True, truncation=limit > 0, max_length=limit or None)
+    else:  # a run's own, that knows a separator before texts and nothing behind them
+        rows = [row[: limit or None] for row in encode(tokenizer, texts)]
+        lengths, width = np.array([len(row) for row in rows]), longest(rows)
+        ids = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
+        batch = {"input_ids": ids, "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int32)}
+    # Filled up to a multiple of 32 tokens, so that few shapes are compiled, or to what the model takes.
+    width = batch["input_ids"].shape[1]
+    more = min(-width % 32, limit - width) if limit else -width % 32
+    return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
 
 
 def _decoder_rows(options: Options, count: int, ids: Any, mask: Any) -> list[list[int]]:
