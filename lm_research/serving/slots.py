@@ -56,18 +56,19 @@ def make_pool(bound: Bound, slots: int, prompts: Prompts) -> Cache:
 
 
 def join(bound: Bound, slots: int, pool: Cache, prompt: Prompts, row: jax.Array) -> Cache:
-    """The pool with one prompt's keys and values in a row."""
-    new = read(bound, prompt, slots)[1]
+    """The pool with the keys and values of the first prompt in a row."""
+    new, copies = read(bound, prompt, slots)[1], len(prompt.start_B)
     axis = 1 if bound.blocks is None else 0
 
     def put(whole: jax.Array, part: jax.Array) -> jax.Array:
         # Where layers are apart, a row is as many rows of the array as it has heads.
+        part = jax.lax.slice_in_dim(part, 0, part.shape[axis] // copies, axis=axis)
         return jax.lax.dynamic_update_slice_in_dim(whole, part, row * part.shape[axis], axis)
 
     layers = jax.tree.map(put, tuple(pool[:4]), tuple(new[:4]))
     mask = pool.memory_mask_BM
     if mask is not None:
-        mask = jax.lax.dynamic_update_slice_in_dim(mask, new.memory_mask_BM, row, 0)
+        mask = jax.lax.dynamic_update_slice_in_dim(mask, new.memory_mask_BM[:1], row, 0)
     return Cache(*layers, mask)
 
 
@@ -124,14 +125,14 @@ class Slots:
     """Rows and what stands in them. Control lies on the host, keys and values on the device.
 
     Attributes:
-      count, length: R and S.
+      count, length: R, at least as many as were asked for and a multiple of the devices that share them, and S.
       places: M, how long an encoder's text may be; 0 without an encoder.
       vocab: V.
     """
 
     def __init__(self, engine: Engine, count: int, length: int, rules: Mapping[str, Any]) -> None:
         """`rules` are those of all rows, as of options.make_rules, and `ends_E`: the end tokens."""
-        arch = engine.definition.arch
+        arch, count = engine.definition.arch, -(-count // engine.rows_multiple) * engine.rows_multiple
         self.engine, self.count, self.length, self.rules, self.vocab = engine, count, length, rules, arch.vocab_size
         self.places = 0
         if arch.encoder is not None:
@@ -169,7 +170,8 @@ class Slots:
     ) -> None:  # fmt: skip
         """Puts a prompt into a row; `bias` is of tokens, `control` are values of self.rows."""
         width = min(bucket(len(tokens), _SHORTEST), self.length)
-        prompt = self._prompts([tokens], None if source is None else [source], width)
+        copies = self.engine.rows_multiple  # of devices that share rows each reads it
+        prompt = self._prompts([tokens] * copies, None if source is None else [source] * copies, width)
         self.pool = self.engine.program(join, self.length, donate=0)(self.pool, prompt, np.int32(row))
         self.tokens_RS[row] = 0
         self.tokens_RS[row, : len(tokens)] = tokens

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import queue
 import tempfile
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +16,7 @@ import toys
 from lm_research.decoding.generate import engine_of, generate
 from lm_research.decoding.request import Request
 from lm_research.pretrained import LanguageModel, from_pretrained
+from lm_research.serving.batcher import Batcher, Writer
 
 PROMPTS = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
 WAYS: dict[str, dict[str, Any]] = {
@@ -26,6 +31,37 @@ def texts(lm: LanguageModel) -> dict[str, list]:
     return {name: generate(lm, PROMPTS, max_new_tokens=6, **options).tolist() for name, options in WAYS.items()}
 
 
+class Digits:
+    """Token n is the digit n."""
+
+    roles: dict[str, int] = {}
+    size = toys.VOCAB
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) % self.size for letter in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(str, ids))
+
+
+def served(lm: LanguageModel) -> list[str]:
+    """What a server's slots say after the prompts."""
+    lm.tokenizer, events, said = Digits(), queue.Queue(), [""] * len(PROMPTS)
+    batcher = Batcher(lm, slots=3, length=24, max_queue=9, max_seconds=300, max_tokens=8)
+    options, writers = batcher.options({"max_new_tokens": 6, "seed": 0}), []
+    for number, prompt in enumerate(PROMPTS):
+        deliver = functools.partial(lambda number, event: events.put((number, event)), number)
+        writers.append(Writer(lm.tokenizer, prompt, None, options, 0, [], False, time.monotonic() + 300, deliver))
+    batcher.submit(writers)
+    left = len(writers)
+    while left:
+        number, event = events.get(timeout=300)
+        said[number] += event.text
+        left -= bool(event.finish)
+    batcher.close()
+    return said
+
+
 def main() -> None:
     """The model goes through a directory and back onto a mesh by name, as people do it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +72,8 @@ def main() -> None:
     state = engine_of(lm).start(request.plan(), request.prompts, request.settings)
     keys = jax.tree.leaves(state.cache.keys)[0]
     shard = keys.addressable_shards[0].data.shape
-    print(json.dumps({"texts": found, "keys": keys.shape[-4:], "shard": shard[-4:], "devices": jax.device_count()}))
+    layout = {"keys": keys.shape[-4:], "shard": shard[-4:], "devices": jax.device_count()}
+    print(json.dumps({"texts": found, "served": served(lm), **layout}))
 
 
 if __name__ == "__main__":
