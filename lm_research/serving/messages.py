@@ -179,7 +179,12 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
     ranges = dict.fromkeys(
         ("presence_penalty", "frequency_penalty", "diversity_penalty", "length_penalty"), (-100, 100)
     )
-    ranges |= {"temperature": (0, 100), "min_tokens": (0, 10**6), "num_beam_groups": (1, MOST_CHOICES)}
+    ranges |= {
+        "temperature": (0, 100),
+        "repetition_penalty": (0.01, 100),
+        "min_tokens": (0, 10**6),
+        "num_beam_groups": (1, MOST_CHOICES),
+    }
     for name, (least, most) in ranges.items():
         if name in given and not least <= given[name] <= most:
             raise UserError(f"{name} is {given[name]}; it must be from {least} to {most}.")
@@ -207,7 +212,7 @@ def _bias(given: dict[str, Any]) -> dict[int, float]:
         raise UserError(f"logit_bias has {len(given)} tokens; at most {BIASES} may have one.")
     for token, value in given.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and -100 <= value <= 100
-        if not (token.isascii() and token.isdigit()) or not number:
+        if not (token.isascii() and token.isdigit() and len(token) < 10) or not number:
             raise UserError(f"logit_bias must have numbers from -100 to 100 by token id, not {value!r} for {token!r}.")
     return {int(token): float(value) for token, value in given.items()}
 

@@ -56,10 +56,11 @@ class Writing:
         """The texts of an order, and the arguments with which `generate` makes them."""
         batcher, loop = self.batcher, asyncio.get_running_loop()
         arguments = batcher.arguments({"seed": draw_seed()} | order.arguments)
+        judged = order.best >= 0 or order.count > order.kept
         if order.alone:
             drawn = arguments["do_sample"] or arguments["num_beams"] > 1
             arguments |= {"num_return_sequences": order.count if drawn else 1, "top_logprobs": max(order.best, 0)}
-            arguments |= {"output_logprobs": order.best >= 0, "return_dict_in_generate": True}
+            arguments |= {"output_logprobs": judged, "return_dict_in_generate": True}
             if order.bias:
                 arguments["sequence_bias"] = {(token,): value for token, value in order.bias.items()}
         self._check_tokens(order)
@@ -78,7 +79,7 @@ class Writing:
                 writers.append(
                     Writer(
                         batcher.lm.tokenizer, tokens, source, options, copy, order.stops,
-                        order.best >= 0 or order.count > order.kept, deadline, deliver, order.bias, before,
+                        judged, deadline, deliver, order.bias, before,
                     )
                 )  # fmt: skip
         return writers, arguments

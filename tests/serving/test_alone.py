@@ -79,6 +79,16 @@ def test_other_ways_too(running: Running, fields: dict[str, Any], options: dict[
     )
 
 
+def test_the_likeliest_of_several_that_run_alone(running: Running) -> None:
+    body = {"prompt": "ab", "max_tokens": 6, "seed": 4, "no_repeat_ngram_size": 2}
+    every = running.post("/v1/completions", body | {"n": 3, "logprobs": 1}).json()["choices"]
+    best = max(every, key=lambda choice: sum(choice["logprobs"]["token_logprobs"]) / len(choice["logprobs"]["tokens"]))
+    (found,) = running.post("/v1/completions", body | {"best_of": 3}).json()["choices"]
+    assert found["text"] == best["text"] and len({choice["text"] for choice in every}) == 3
+    top = every[0]["logprobs"]["top_logprobs"][0]
+    assert max(top.values()) == pytest.approx(toys.Exact(LM).next([97, 98]).max(), abs=1e-4)
+
+
 def test_a_stream_of_beams_comes_at_its_end(running: Running) -> None:
     body = {"prompt": "ab", "max_tokens": 6, "num_beams": 3}
     (whole,) = running.post("/v1/completions", body).json()["choices"]
