@@ -204,16 +204,7 @@ class LanguageModel:
         )
 
     def inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Texts as the model has learned to read them: special tokens around them, cut at its length, padded.
-
-        Returns:
-          input_ids and attention_mask [B, L], and token_type_ids where the model has types; L is one of few lengths.
-
-        Raises:
-          UserError: no tokenizer.
-        """
-        if self.tokenizer is None:
-            raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
+        """Texts as the model has learned to read them, as arrays [B, L]; see decoding.request.read_texts."""
         return read_texts(self.tokenizer, self.definition.arch, texts)
 
     @functools.cached_property

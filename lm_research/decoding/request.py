@@ -153,7 +153,21 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def read_texts(tokenizer: Any, arch: Any, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Inputs of a model that reads whole texts, see pretrained.LanguageModel.inputs; `arch` is its architecture."""
+    """Texts as a model has learned to read them: special tokens around them, cut at its length, padded.
+
+    Args:
+      tokenizer: of the model.
+      arch: its architecture.
+      texts: at least one.
+
+    Returns:
+      input_ids and attention_mask [B, L], and token_type_ids where the model has types; L is one of few lengths.
+
+    Raises:
+      UserError: no tokenizer.
+    """
+    if tokenizer is None:
+        raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
     limit = (arch.encoder or arch).max_length
     if callable(tokenizer) or arch.kind != "decoder":
         tokenizer = tokenizer if callable(tokenizer) else with_special_tokens(tokenizer)  # a run's own
