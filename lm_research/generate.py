@@ -3,16 +3,23 @@
     ... --prompt "Once upon a time" --do_sample --temperature 0.8 --seed 1     one text, as it comes
     ... --input FILE [--output FILE.jsonl]     one prompt a line (or {"prompt": TEXT} of .jsonl), in batches
     ... --prompt TEXT --num_beams 4 --num_return_sequences 4
-    ...     without either: a conversation on a terminal, or prompts on standard input
+    ... --prompt TEXT --num_beams 6 --num_beam_groups 3 --diversity_penalty 0.5 --num_return_sequences 3     diverse beams
+    ... --prompt TEXT --num_beams 6 --force_words '[" river"]'     a text with these words in it
+    ... --prompt TEXT --penalty_alpha 0.6 --top_k 4     contrastive search
+    ... --prompt TEXT --assistant_model SMALLER     a smaller model with the same tokens drafts (speculative decoding)
+    ...     without prompts: a conversation on a terminal, or prompts on standard input
 
 The model is a directory in the Hugging Face format, a native one, or that of a training run. Every argument of
-`LanguageModel.generate` is a flag with its name (decoding/options.py), lists written as JSON: --stop_strings '["\\n\\n"]'.
-Encoder-decoders read the prompt and answer it.
+`LanguageModel.generate` is a flag with its name, see below, lists written as JSON: --stop_strings '["\\n\\n"]'.
+Encoder-decoders read the prompt and answer it. A conversation goes through the model's chat template, if it has one; else
+it goes on with all that was said.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import json
 import pathlib
 import sys
@@ -22,15 +29,18 @@ from typing import Any, TextIO
 from lm_research import cli
 from lm_research.errors import DataError, UserError, suggest
 
+Message = dict[str, str]
 NEW_TOKENS = 64  # where nothing says how many
 HELP = "Empty line: forget what was said. Ctrl-D: end."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
+    asks = {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m lm_research.generate",
         description=__doc__,
+        epilog=decoding_help() if asks else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -42,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )
+    parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
+    parser.add_argument("--assistant_model", help="directory of a model that drafts")
+    parser.add_argument("--force_words", help="JSON list of texts that must occur, instead of force_words_ids")
+    parser.add_argument("--system", help="what a conversation begins with, for models with a chat template")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args, rest = parser.parse_known_args(argv)
     return cli.guarded(lambda: run(args, rest), debug=args.debug)
@@ -60,9 +74,13 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if args.batch_size < 1:
         raise UserError(f"--batch_size={args.batch_size} must be at least 1.")
     arguments = flags(rest)
-    lm = from_pretrained(args.model, dtype=args.dtype)
+    lm = from_pretrained(args.model, dtype=args.dtype, mesh=args.mesh)
     if lm.tokenizer is None:
         raise UserError(f"{args.model} holds no tokenizer, so it can't read prompts. Put its files beside the model's.")
+    if args.assistant_model:
+        arguments["assistant_model"] = from_pretrained(args.assistant_model, dtype=args.dtype, mesh=args.mesh)
+    if args.force_words:
+        arguments["force_words_ids"] = forced(lm, args.force_words)
     if not {"max_new_tokens", "max_length"} & (set(arguments) | set(lm.generation_config)):
         arguments["max_new_tokens"] = NEW_TOKENS
     if args.input or len(args.prompt or ()) > 1 or args.output or (args.prompt and not streams(arguments)):
@@ -74,7 +92,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     elif args.prompt:
         say(lm, args.prompt[0], arguments)
     elif sys.stdin.isatty():
-        talk(lm, arguments, sys.stdin)
+        talk(lm, arguments, sys.stdin, args.system)
     else:
         lines = (line.rstrip("\n") for line in sys.stdin)
         write_texts(lm, lines, arguments, args.batch_size, sys.stdout, as_json=False)
@@ -110,6 +128,24 @@ def flags(rest: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
+def decoding_help() -> str:
+    """What `--help` says about arguments of `generate`."""
+    from lm_research.decoding.options import Options
+
+    _, _, names = inspect.cleandoc(Options.__doc__ or "").partition("Attributes:\n")
+    defaults = [f"{field.name} {field.default}" for field in dataclasses.fields(Options) if field.default is not None]
+    defaults.insert(0, f"max_new_tokens {NEW_TOKENS} (unless the model's files say)")
+    return f"flags of decoding (processors.py and sampling.py are in lm_research/decoding):\n{names}\ndefaults: {', '.join(defaults)}"
+
+
+def forced(lm: Any, text: str) -> list[list[int]]:
+    """force_words_ids of a JSON list of words; raises a UserError if it is none."""
+    words = _value(text)
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
+        raise UserError(f"""--force_words={text} is no JSON list of texts, such as '["river", "old king"]'.""")
+    return lm.tokenizer.encode_batch(words)
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -120,23 +156,38 @@ def _value(text: str) -> Any:
 def streams(arguments: dict[str, Any]) -> bool:
     """Whether there is one text, known token by token."""
     alone = arguments.get("num_return_sequences", 1) == 1 and arguments.get("num_beams", 1) == 1
-    return alone and not arguments.get("penalty_alpha")
+    return alone and not arguments.get("penalty_alpha") and "assistant_model" not in arguments
 
 
-def say(lm: Any, prompt: str, arguments: dict[str, Any]) -> str:
-    """Prints a text as it comes, and returns it."""
+def say(lm: Any, prompt: str | list[list[int]], arguments: dict[str, Any]) -> str:
+    """Prints the text after a prompt, or its token ids, as it comes, and returns it."""
     text = ""
-    for piece in lm.stream(prompt, **arguments):
+    given = {"prompts": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
+    pieces = lm.stream(**given, **arguments) if streams(arguments) else whole(lm, given, arguments)
+    for piece in pieces:
         print(piece, end="", flush=True)
         text += piece
     print()
     return text
 
 
-def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str]) -> None:
-    """Answers lines. A decoder goes on with all that was said; an encoder-decoder answers each line alone."""
+def whole(lm: Any, given: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
+    """The best text on ways of decoding that know it at the end."""
+    return lm.generate(**given, **{**arguments, "return_dict_in_generate": True}).texts[:1]
+
+
+def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str], system: str | None = None) -> None:
+    """Answers lines. An encoder-decoder answers each line alone; a decoder as its chat template has it, or else it goes on with all
+    that was said.
+    """
+    from lm_research.data.chat_template import chat_ids, chat_template
+
+    chats = chat_template(lm.tokenizer) is not None
+    if system and not chats:
+        raise UserError("--system is for models with a chat_template, which this one has not. Leave it out.")
     print(HELP, file=sys.stderr)
-    said = ""
+    begin: list[Message] = [{"role": "system", "content": system}] if system else []
+    said, messages = "", list(begin)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
         line = next(iter(lines), None)
@@ -144,14 +195,19 @@ def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str]) -> None:
             return
         line = line.rstrip("\n")
         if not line:
-            said = ""
+            said, messages = "", list(begin)
             continue
-        prompt = line if lm.definition.arch.kind == "encoder-decoder" else said + line
         try:
-            said = prompt + say(lm, prompt, arguments) + "\n"
+            if chats:
+                messages.append({"role": "user", "content": line})
+                answer = say(lm, [chat_ids(lm.tokenizer, messages)], arguments)
+                messages.append({"role": "assistant", "content": answer})
+            else:
+                prompt = line if lm.definition.arch.kind == "encoder-decoder" else said + line
+                said = prompt + say(lm, prompt, arguments) + "\n"
         except UserError as error:  # such as a conversation that has grown too long
             cli.print_error(str(error))
-            said = ""
+            said, messages = "", list(begin)
 
 
 def read_prompts(path: str) -> list[str]:

@@ -27,6 +27,7 @@ from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
+from lm_research.decoding.request import read_texts
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface, sentence_transformers
 from lm_research.interop.sentence_transformers import Embedding
@@ -34,6 +35,7 @@ from lm_research.models import forward as forward_lib
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import FAMILIES
 from lm_research.models.forward import INPUTS, shift_around, shift_right
+from lm_research.parallel.mesh import named_mesh
 from lm_research.training import native
 
 LOG = logging.getLogger("lm_research")
@@ -200,6 +202,10 @@ class LanguageModel:
         run = lambda batch, *how: self._embed(self.params, self._checked(batch), *how)  # noqa: E731
         return embed_lib.embed(self, run, texts, pooling, normalize, batch_size)
 
+    def inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Texts as the model has learned to read them, as arrays [B, L]; see decoding.request.read_texts."""
+        return read_texts(self.tokenizer, self.definition.arch, texts)
+
     @functools.cached_property
     def _embed(self) -> Any:
         return embed_lib.program(self.definition)
@@ -275,7 +281,7 @@ def from_pretrained(
     path: PathLike,
     head: str | None = None,
     dtype: str | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | str | None = None,
     *,
     num_labels: int | None = None,
     seed: int = 0,
@@ -289,15 +295,18 @@ def from_pretrained(
       head: what it shall predict, a name of models.heads.HEADS; None is what the directory says. Parts that a new
         head needs are initialised, and named in a warning of the logger "lm_research".
       dtype: "float32", "bfloat16" or "float16", of parameters and computation; None is what the files are in.
-      mesh: devices to divide it over; None is the default device.
+      mesh: devices to divide it over: a mesh, or one by name ("fsdp=4,tensor=2", "fsdp+tensor"); None is the default device.
+        `generate` then divides rows over data and fsdp, and heads of its cache over tensor.
       num_labels: classes of a classification head; None is what the directory says.
       seed: of initialised parts.
       adapter: a directory of peft's format whose LoRA is added to the weights in `path`.
 
     Raises:
       PretrainedError: no such directory, an unsupported model, or damaged files.
+      MeshError: there is no such mesh, or it can't divide the model.
     """
     directory = pathlib.Path(path)
+    mesh = named_mesh(mesh) if isinstance(mesh, str) else mesh
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise PretrainedError(
             f"dtype is {dtype!r}; it is one of float32, bfloat16, float16, or None for that of the files."

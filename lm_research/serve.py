@@ -5,6 +5,12 @@
 
 Models that write answer /v1/completions and /v1/chat/completions (streamed or whole), up to --slots texts at a time; all have
 /v1/embeddings, and /v1/predict for reading tasks of lm_research.pipeline. See /healthz and /metrics. Needs the extra [serve].
+
+Beside OpenAI's fields requests take, under the names of `generate`: top_k, min_p, typical_p, epsilon_cutoff, repetition_penalty and
+min_tokens, which rows of one step do; num_beams (then temperature is 0 unless given), num_beam_groups, diversity_penalty,
+length_penalty, early_stopping, force_words_ids, bad_words_ids and no_repeat_ngram_size, for which a request runs by itself, a few tokens
+at a time between the steps of the others, and comes whole. What is not served is refused with the reason: tools, JSON grammars,
+suffix, contrastive search, a draft model.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="the model's name in requests (the directory's)")
     parser.add_argument("--head", help="what it shall predict, if not what its directory says")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters")
+    parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen at (8000)")
     parser.add_argument("--token_env", help="environment variable with the token that requests must bear")
@@ -69,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"Serving needs {error.name}: pip install 'lm_research[serve]'.") from error
     from lm_research.pretrained import from_pretrained
 
-    lm = from_pretrained(args.model, head=args.head, dtype=args.dtype)
+    lm = from_pretrained(args.model, head=args.head, dtype=args.dtype, mesh=args.mesh)
     if lm.tokenizer is None:
         raise UserError(f"{args.model} holds no tokenizer, so it can't read texts. Put its files beside the model's.")
     limits = Limits(args.slots, args.length, args.max_tokens, args.max_queue, args.max_seconds, args.max_body_bytes)

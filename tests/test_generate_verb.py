@@ -21,7 +21,7 @@ import toys
 def lm(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A model that every path leads to."""
     lm = MODEL
-    monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None: lm)
+    monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None, mesh=None: lm)
     return lm
 
 
@@ -57,6 +57,54 @@ def test_a_conversation_goes_on_until_an_empty_line(lm: Any, capsys: pytest.Capt
     assert capsys.readouterr().out == f"{first}\n{second}\n{fresh}\n"
 
 
+class ChatTokenizer(toys.ByteTokenizer):
+    """With a template for messages, and a token that it puts before a text by itself."""
+
+    files = {
+        "tokenizer_config.json": b'{"chat_template": "{% for m in messages %}{{ m.role[0] }}:{{ m.content }} {% endfor %}"}'
+    }
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, Any]:
+        return super().__call__(("!" if add_special_tokens else "") + text)
+
+
+def test_a_conversation_goes_through_the_template(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each prompt is exactly the template's text, with what stands before it and without what the tokenizer would add."""
+    lm = toys.language_model(vocab=257, scale=0.3, tokenizer=ChatTokenizer())
+    generate.talk(lm, {"max_new_tokens": 2}, iter(["a", "b", "", "b"]), system="x")
+    answer = lambda text: MODEL.generate(prompts=text, max_new_tokens=2)[0]  # noqa: E731
+    first = answer("s:x u:a ")
+    second, fresh = answer(f"s:x u:a a:{first} u:b "), answer("s:x u:b ")
+    assert capsys.readouterr().out == f"{first}\n{second}\n{fresh}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "options"),
+    [
+        (["--num_beams=4", "--num_beam_groups=2", "--diversity_penalty=0.5", "--num_return_sequences=2"],
+         {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "num_return_sequences": 2}),
+        (["--num_beams=4", '--force_words=["xy"]'], {"num_beams": 4, "force_words_ids": [[120, 121]]}),
+        (["--penalty_alpha=0.6", "--top_k=4"], {"penalty_alpha": 0.6, "top_k": 4}),
+        (["--assistant_model=m", "--num_assistant_tokens=2"], {"num_assistant_tokens": 2, "assistant_model": MODEL}),
+    ],
+)  # fmt: skip
+def test_every_way_is_reached(
+    lm: Any, capsys: pytest.CaptureFixture[str], argv: list[str], options: dict[str, Any]
+) -> None:
+    assert generate.main(["--model=m", "--prompt=ab", *NEW, *argv]) == 0
+    expected = lm.generate(prompts="ab", max_new_tokens=6, **options)
+    assert capsys.readouterr().out == "".join(text + "\n" for text in expected)
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    from lm_research.decoding.options import NAMES
+
+    with pytest.raises(SystemExit):
+        generate.main(["--help"])
+    said = capsys.readouterr().out
+    assert [name for name in (*NAMES, "assistant_model", "mesh", "force_words") if name not in said] == []
+
+
 def test_lines_of_a_pipe_are_prompts(
     lm: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +128,7 @@ def test_flags_are_read_as_json() -> None:
         (["--prompt", "a", "--input=b"], "Keep one"),
         (["--input=/nowhere/x.txt"], "cannot be read"),
         (["--prompt", "a", "stray"], "quotes"),
+        (["--prompt", "a", "--force_words=river"], "JSON list of texts"),
         (["--prompt", "a", "--temperature=0", "--do_sample"], "above 0"),
         (["--prompt", "a", "--batch_size=0"], "at least 1"),
     ],
@@ -94,6 +143,6 @@ def test_a_model_without_tokenizer_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare = toys.language_model()
-    monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None: bare)
+    monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None, mesh=None: bare)
     assert generate.main(["--model=m", "--prompt=a"]) == 2
     assert "tokenizer" in capsys.readouterr().err

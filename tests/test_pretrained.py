@@ -367,6 +367,23 @@ def test_an_averaged_run_gives_its_average(gpt_run: pathlib.Path) -> None:
     assert digests.items() <= manifest["digests"].items()
 
 
+@pytest.mark.parametrize("kind", ["bert_run", "gpt_run"])
+def test_a_run_embeds_texts_in_the_form_it_has_learned(kind: str, request: pytest.FixtureRequest) -> None:
+    """[CLS] text [SEP], or of a causal model the separator and the text: the mean of its final states, at length 1."""
+    run = request.getfixturevalue(kind)
+    lm, bare = lm_research.from_pretrained(run), lm_research.from_pretrained(run, head="none")
+    texts = ["the king said to him", "bread " * 60, "a"]
+    found = lm.embed(texts, batch_size=2)
+    for row, text in zip(found, texts, strict=True):
+        own = lm.tokenizer
+        ids = [own.sep_id, *own.encode(text)][:32]
+        if kind == "bert_run":
+            ids = [own.cls_id, *own.encode(text)[:30], own.sep_id]
+        mean = np.asarray(bare(input_ids=np.array([ids]))["last_hidden_state"])[0].mean(0)
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-5)
+    assert found.shape == (3, 32) and abs(found[0] @ found[2]) < 0.9999
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("MINILM" not in os.environ, reason="set MINILM to the model directory; see goldens/make_goldens.py")
 def test_a_real_encoder_has_its_reference_embeddings() -> None:

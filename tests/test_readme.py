@@ -102,6 +102,7 @@ def test_flags() -> None:
         "model_args",  # lm-evaluation-harness
         "tasks",
         "prompt",
+        "mesh",
         "slots",  # serve
         "host",
         "token_env",

@@ -22,6 +22,7 @@ import numpy as np
 import tokenizers
 
 from lm_research.data import hf_vocabularies
+from lm_research.data.chat_template import TEMPLATE
 from lm_research.data.hf_inputs import pair_up, stack_rows
 from lm_research.data.hf_roles import add_tokens, uses_types
 from lm_research.data.hf_settings import ROLES, SETTINGS, Kind, Settings, read_settings
@@ -55,12 +56,11 @@ def load_tokenizer(path: pathlib.Path | str) -> TextTokenizer:
     if path.is_dir():
         steps = {int(folder.name): folder for folder in path.glob("checkpoints/*") if folder.name.isdigit()}
         path = steps[max(steps)] / "files" if steps else path
-        files = {
-            name: (path / name).read_bytes() for name in (WHOLE, *_VOCABULARIES, *SETTINGS) if (path / name).is_file()
-        }
+        names = (WHOLE, *_VOCABULARIES, *SETTINGS, TEMPLATE)
+        files = {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
         return tokenizer_from_files(files, str(path))
     if path.suffix == ".json" and path.is_file():
-        beside = {name: path.with_name(name) for name in SETTINGS if path.name == WHOLE}
+        beside = {name: path.with_name(name) for name in (*SETTINGS, TEMPLATE) if path.name == WHOLE}
         files = {name: file.read_bytes() for name, file in beside.items() if file.is_file()}
         return tokenizer_from_files(files | {WHOLE: path.read_bytes()}, str(path))
     return Tokenizer.load(path)
@@ -131,7 +131,8 @@ class HFTokenizer:
       size: number of ids, added tokens included (the highest id + 1).
       digest: SHA-256, in hexadecimal, of its content: vocabulary, rules and roles.
       files: name -> content of what must travel with a model: tokenizer.json, tokenizer_config.json,
-        special_tokens_map.json, and vocabulary files of older formats that it was made from or that lay beside it.
+        special_tokens_map.json, a chat template, and vocabulary files of older formats that it was made from or that lay
+        beside it.
       max_length: tokens of the longest text that its model takes, None when unlimited.
       uses_types: whether its models tell a pair's two texts apart by types.
       padding_side, truncation_side: "right" or "left".
@@ -172,9 +173,8 @@ class HFTokenizer:
         self.max_length = settings.max_length
         self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
         self.uses_types = uses_types(settings, kind, self._spec.get("post_processor"))
-        self.files = {name: bytes(files[name]) for name in _VOCABULARIES if name in files} | self._describe(
-            settings, kind, own
-        )
+        kept = {name: bytes(files[name]) for name in (*_VOCABULARIES, TEMPLATE) if name in files}
+        self.files = kept | self._describe(settings, kind, own)
         self._lock = threading.Lock()  # truncation is a state of the backend
 
     def __reduce__(self) -> tuple:

@@ -82,7 +82,13 @@ class SearchState(NamedTuple):
 
 
 def search(bound: Bound, plan: BeamPlan, prompts: Prompts, settings: Settings) -> tuple[jax.Array, ...]:
-    """The K best texts of each prompt, best first: tokens [B, K, S], scores [B, K], and numbers of new tokens [B, K]."""
+    """The K best texts of each prompt, see `ranked`, in one program."""
+    state = begin(bound, plan, prompts, settings)
+    return ranked(bound, plan, proceed(bound, plan, state, settings, jnp.int32(plan.steps)))
+
+
+def begin(bound: Bound, plan: BeamPlan, prompts: Prompts, settings: Settings) -> SearchState:
+    """Reads the prompts and takes the first step."""
     width, size = prompts.tokens_BP.shape[1], plan.beams // plan.groups
     x_BPD, cache = read(bound, prompts, width + plan.beams * plan.steps)
     rows = len(prompts.start_B)
@@ -104,7 +110,12 @@ def search(bound: Bound, plan: BeamPlan, prompts: Prompts, settings: Settings) -
         cache=cache,
     )
     logits_BKV = jnp.repeat(predict(bound, x_BPD)[:, None], plan.beams, axis=1)
-    state = step(plan, state, logits_BKV, settings)
+    return step(plan, state, logits_BKV, settings)
+
+
+def proceed(bound: Bound, plan: BeamPlan, state: SearchState, settings: Settings, until: jax.Array) -> SearchState:
+    """Goes on until texts have `until` new tokens or the search is over."""
+    width = state.groups[0].tokens_BKS.shape[2] - plan.steps
 
     def body(state: SearchState) -> SearchState:
         tokens_BK = jnp.concatenate([beams.tokens_BKS[:, :, width + state.new - 1] for beams in state.groups], axis=1)
@@ -112,7 +123,11 @@ def search(bound: Bound, plan: BeamPlan, prompts: Prompts, settings: Settings) -
         logits_BKV = cache_lib.predict(bound, x_BKD)
         return step(plan, state._replace(cache=cache), logits_BKV, settings)
 
-    state = jax.lax.while_loop(lambda state: state.going, body, state)
+    return jax.lax.while_loop(lambda state: state.going & (state.new < until), body, state)
+
+
+def ranked(bound: Bound, plan: BeamPlan, state: SearchState) -> tuple[jax.Array, ...]:
+    """What was finished, best first: tokens [B, K, S], scores [B, K], and numbers of new tokens [B, K]."""
     done = (
         jnp.concatenate(parts, axis=1)
         for parts in zip(*((b.done_tokens_BKS, b.done_scores_BK, b.done_length_BK) for b in state.groups), strict=True)

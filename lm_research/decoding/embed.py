@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_research.data.hf_tokenizer import with_special_tokens
-from lm_research.errors import UserError
+from lm_research.decoding.request import read_texts
 from lm_research.interop.sentence_transformers import Embedding
 from lm_research.models import forward
 from lm_research.models.definition import ModelDefinition, Params
@@ -41,17 +40,13 @@ def embed(
         said = dataclasses.replace(said, pooling="cls" if pooling == "first" else pooling, further=())
     said.check()
     normalize = said.normalize if normalize is None else normalize
-    if lm.tokenizer is None:
-        raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
-    tokenizer = lm.tokenizer if callable(lm.tokenizer) else with_special_tokens(lm.tokenizer)  # a run's own
-    arch = lm.definition.arch
-    limit = min(filter(None, [(arch.encoder or arch).max_length, said.max_length]), default=None)
+    arch, framed = lm.definition.arch, lm.embedding is not None
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least
     rows: dict[int, np.ndarray] = {}
     for start in range(0, len(texts), batch_size):
         chosen = order[start : start + batch_size]
-        batch = tokenizer([texts[i] for i in chosen], padding=True, truncation=limit is not None, max_length=limit)
-        rows |= dict(zip(chosen, np.asarray(run(_to_buckets(batch), said.pooling, normalize)), strict=False))
+        batch = read_texts(lm.tokenizer, arch, [texts[i] for i in chosen], said.max_length, framed)
+        rows |= dict(zip(chosen, np.asarray(run(batch, said.pooling, normalize)), strict=False))
     return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, arch.hidden_size), np.float32)
 
 
@@ -64,9 +59,3 @@ def program(definition: ModelDefinition) -> Callable[[Params, Mapping[str, jax.A
         return forward.to_length_1(x_BD) if normalize else x_BD
 
     return jax.jit(run, static_argnums=(2, 3))
-
-
-def _to_buckets(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows padded to a multiple of 32 tokens, so that few shapes are compiled; what is added is masked."""
-    more = -batch["input_ids"].shape[1] % 32
-    return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}

@@ -16,7 +16,7 @@ from lm_research.decoding import beam, constrained, contrastive, scoring, specul
 from lm_research.decoding.engine import State, as_arrays
 from lm_research.decoding.prompts import bucket, longest
 from lm_research.decoding.request import Request, engine_of
-from lm_research.decoding.streaming import pieces, stop_at
+from lm_research.decoding.streaming import continuation, pieces, stop_at
 from lm_research.errors import UserError
 
 LOOK = 16  # new tokens between two looks for stop strings
@@ -29,7 +29,7 @@ class GenerateOutput:
     Attributes:
       sequences: int32 [R, L]: prompts as given (of encoder-decoders the decoder's), new tokens, padding.
       new_tokens: the new tokens of each row up to its end, which is among them.
-      texts: what they say, None without a tokenizer.
+      texts: what they add to prompts that were texts, or say by themselves; None without a tokenizer.
       sequences_scores: [R] of beams: log-probability / length ^ length_penalty.
       logprobs: of each row's new tokens, in nats, before any rule.
       top_ids, top_logprobs: [tokens, T] of each row: the best tokens at each place.
@@ -81,10 +81,25 @@ def generate(
     if assistant_model is not None:
         output = _speculative(request, lm, assistant_model)
     else:
-        output = {"tokens": _tokens, "beams": _beams, "contrastive": _contrastive}[request.options.way](request)
+        *_, output = _ways(request)
     if request.options.return_dict_in_generate:
         return output
     return output.texts if prompts is not None else output.sequences
+
+
+def in_pieces(lm: Any, input_ids: Any, piece: int, **arguments: Any) -> Iterator[GenerateOutput | None]:
+    """What `generate` makes of token ids, with a None after every `piece` tokens, when others may have the device.
+
+    Contrastive search is one piece. Raises a UserError as `generate` does, at the latest for the first piece.
+    """
+    request = Request(lm, arguments, {"input_ids": input_ids}, None)
+    return _ways(request, piece)
+
+
+def _ways(request: Request, piece: int = 0) -> Iterator[GenerateOutput | None]:
+    """The output of a request, at the end; with `piece` a None before it now and then."""
+    way = {"tokens": _tokens, "beams": _beams, "contrastive": _contrastive}[request.options.way]
+    return way(request, piece)
 
 
 def _output(request: Request, new: list[list[int]], fill: int, **more: Any) -> GenerateOutput:
@@ -93,38 +108,39 @@ def _output(request: Request, new: list[list[int]], fill: int, **more: Any) -> G
     added = np.full((len(new), longest(new)), fill, np.int32)
     for row, tokens in zip(added, new, strict=True):
         row[: len(tokens)] = tokens
-    texts = None if request.tokenizer is None else [request.tokenizer.decode(tokens) for tokens in new]
+    texts, copies = None, len(new) // len(request.before)
+    if request.tokenizer is not None:
+        before = [row for row in request.before for _ in range(copies)]
+        texts = [continuation(request.tokenizer, *pair) for pair in zip(before, new, strict=True)]
     return GenerateOutput(np.concatenate([prompts, added], axis=1), new, texts, **more)
 
 
-def _tokens(request: Request) -> GenerateOutput:
+def _tokens(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options, plan, settings = request.options, request.plan(), request.settings
-    state = request.engine.start(plan, request.prompts, settings)
-    last = request.slots + request.lengths.most
     stops = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
-    if not stops:
-        state = request.engine.advance(plan, state, settings, last)
-        return _finish(request, state, request.cut(_new(request, state)))
-    if request.tokenizer is None:
+    if stops and request.tokenizer is None:
         raise UserError("stop_strings need a tokenizer, which the model's directory lacks. Use eos_token_id=[...].")
-    until = request.slots
-    while until < last:
-        until = min(last, until + LOOK)
+    state = request.engine.start(plan, request.prompts, settings)
+    until, last = request.slots, request.slots + request.lengths.most
+    while True:
+        until = min(last, until + (piece or LOOK if stops or piece else last))
         state = request.engine.advance(plan, state, settings, until)
         new = _stopped(request, request.cut(_new(request, state)), stops)
         finished = np.ones(len(state.finished_R), bool)
-        finished[: len(new)] = [stopped for _, stopped in new]
-        if finished.all():
+        finished[: len(new)] = [ended for _, ended in new]
+        if until == last or finished.all():
             break
         state = state._replace(finished_R=jax.device_put(finished, state.finished_R.sharding))
-    return _finish(request, state, [tokens for tokens, _ in new])
+        if piece:
+            yield None
+    yield _finish(request, state, [tokens for tokens, _ in new])
 
 
 def _stopped(request: Request, rows: list[list[int]], stops: Sequence[str]) -> list[tuple[list[int], bool]]:
     """Rows cut behind the token that completes a stop string, and whether they are finished."""
-    found = []
-    for row in rows:
-        stop = stop_at(request.tokenizer, row, stops)
+    found, copies = [], len(rows) // len(request.before)
+    for number, row in enumerate(rows):
+        stop = stop_at(request.tokenizer, row, stops, request.before[number // copies])
         row = row if stop is None else row[:stop]
         found.append((row, stop is not None or row[-1] in request.options.ends))
     return found
@@ -145,7 +161,7 @@ def _finish(request: Request, state: State, new: list[list[int]]) -> GenerateOut
     )  # fmt: skip
 
 
-def _beams(request: Request) -> GenerateOutput:
+def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options = request.options
     early = {True: beam.ENOUGH, False: beam.USUAL}.get(options.early_stopping, beam.THOROUGH)
     plan = beam.BeamPlan(
@@ -170,8 +186,21 @@ def _beams(request: Request) -> GenerateOutput:
             raise UserError(
                 f"force_words_ids has {needed} tokens, but only {request.lengths.most} new ones may come. Raise max_new_tokens."
             )
-    program = request.engine.program(beam.search, plan)
-    tokens_BKS, scores_BK, length_BK = jax.device_get(program(as_arrays(request.prompts), settings))
+    if options.top_logprobs:
+        raise UserError("top_logprobs does not go with beams. output_logprobs=True gives those of the chosen tokens.")
+    engine, prompts = request.engine, as_arrays(request.prompts)
+    if piece:
+        state = engine.program(beam.begin, plan)(prompts, settings)
+        proceed = engine.program(beam.proceed, plan, donate=0)
+        for until in range(1 + piece, request.lengths.most + piece, piece):
+            state = proceed(state, settings, np.int32(until))
+            if not state.going:
+                break
+            yield None
+        found = engine.program(beam.ranked, plan)(state)
+    else:
+        found = engine.program(beam.search, plan)(prompts, settings)
+    tokens_BKS, scores_BK, length_BK = jax.device_get(found)
     count, kept = request.prompts.count, options.num_return_sequences
     new = []
     for row in range(count):
@@ -179,17 +208,13 @@ def _beams(request: Request) -> GenerateOutput:
             new.append(tokens_BKS[row, number, request.slots :][: length_BK[row, number]].tolist())
     scores = scores_BK[:count, :kept].reshape(-1)
     logprobs = None
-    if options.output_logprobs or options.top_logprobs:
-        if options.top_logprobs:
-            raise UserError(
-                "top_logprobs does not go with beams. output_logprobs=True gives those of the chosen tokens."
-            )
+    if options.output_logprobs:
         repeat = lambda rows: None if rows is None else [row for row in rows for _ in range(kept)]  # noqa: E731
         logprobs = scoring.score_rows(request.engine, repeat(request.rows), new, repeat(request.sources))
-    return _output(request, new, fill, sequences_scores=scores, logprobs=logprobs)
+    yield _output(request, new, fill, sequences_scores=scores, logprobs=logprobs)
 
 
-def _contrastive(request: Request) -> GenerateOutput:
+def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options, vocab = request.options, request.engine.definition.arch.vocab_size
     plan = contrastive.ContrastivePlan(bucket(request.slots + request.lengths.most), min(options.top_k, vocab))
     settings = {
@@ -198,7 +223,7 @@ def _contrastive(request: Request) -> GenerateOutput:
         "penalty_alpha": np.float32(options.penalty_alpha),
     }
     state = request.engine.program(contrastive.search, plan)(as_arrays(request.prompts), settings)
-    return _finish(request, state, request.cut(_new(request, state)))
+    yield _finish(request, state, request.cut(_new(request, state)))
 
 
 def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
@@ -252,7 +277,7 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
         )
     if request.tokenizer is None:
         raise UserError("stream needs a tokenizer, which the model's directory lacks. Use generate with input_ids.")
-    return pieces(request.tokenizer, _stream_tokens(request))
+    return pieces(request.tokenizer, _stream_tokens(request), request.before[0])
 
 
 def _stream_tokens(request: Request) -> Iterator[int]:
@@ -264,7 +289,7 @@ def _stream_tokens(request: Request) -> Iterator[int]:
             state = request.engine.advance(plan, state, request.settings, slot + 1)
         said.append(int(state.tokens_RS[0, slot]))
         yield said[-1]
-        if said[-1] in options.ends or stop_at(request.tokenizer, said, stops) is not None:
+        if said[-1] in options.ends or stop_at(request.tokenizer, said, stops, request.before[0]) is not None:
             return
 
 

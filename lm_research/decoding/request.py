@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.data.hf_tokenizer import with_special_tokens
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import Lengths, Options, make_filters, make_options, make_rules
 from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts
@@ -53,6 +54,8 @@ class Request:
                     "This model is a plain decoder: it has no decoder_input_ids. Give input_ids or prompts."
                 )
             self.rows, self.shown = given, given if inputs.get("input_ids") is None else inputs["input_ids"]
+        # What the new text is to be read behind: a text that was given as one. An answer stands alone.
+        self.before = given if sources is None and texts is not None else [[]] * len(given)
         for rows, size in ((given, (arch.encoder or arch).vocab_size), (self.rows, arch.vocab_size)):
             _check_ids(rows, size)
         self.shown = rectangle(self.shown, options.pad)
@@ -147,6 +150,41 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if callable(tokenizer):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
     return [[tokenizer.sep_id, *ids] for ids in tokenizer.encode_batch(list(texts))]
+
+
+def read_texts(
+    tokenizer: Any, arch: Any, texts: Sequence[str], max_length: int | None = None, framed: bool = False
+) -> dict[str, np.ndarray]:
+    """Texts as a model has learned to read them: special tokens around them, cut at its length, padded.
+
+    Args:
+      tokenizer: of the model.
+      arch: its architecture.
+      texts: at least one.
+      max_length: tokens that are read of each, if less than the model can.
+      framed: whether a decoder too has learned special tokens around texts (as tasks have them), and not only the separator before.
+
+    Returns:
+      input_ids and attention_mask [B, L], and token_type_ids where the model has types; L is one of few lengths.
+
+    Raises:
+      UserError: no tokenizer.
+    """
+    if tokenizer is None:
+        raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
+    limit = min(filter(None, ((arch.encoder or arch).max_length, max_length)), default=0)
+    if callable(tokenizer) or framed or arch.kind != "decoder":
+        tokenizer = tokenizer if callable(tokenizer) else with_special_tokens(tokenizer)  # a run's own
+        batch = tokenizer(list(texts), padding=True, truncation=limit > 0, max_length=limit or None)
+    else:  # a run's own, that knows a separator before texts and nothing behind them
+        rows = [row[: limit or None] for row in encode(tokenizer, texts)]
+        lengths, width = np.array([len(row) for row in rows]), longest(rows)
+        ids = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
+        batch = {"input_ids": ids, "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int32)}
+    # Filled up to a multiple of 32 tokens, so that few shapes are compiled, or to what the model takes.
+    width = batch["input_ids"].shape[1]
+    more = min(-width % 32, limit - width) if limit else -width % 32
+    return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
 
 
 def _decoder_rows(options: Options, count: int, ids: Any, mask: Any) -> list[list[int]]:

@@ -7,7 +7,19 @@ from typing import Any
 
 UNFINISHED = "\ufffd"  # what bytes that are no character yet are decoded to
 PROBE = "Yes , it is n ' t so . Is it ?"
+CONTEXT = 4  # tokens before a text that are looked at; a character has no more in any byte-level vocabulary
 PATIENCE = 4  # tokens after which a tokenizer that tidies up its text is taken to be done with it
+
+
+def continuation(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to that of the tokens before them.
+
+    Many tokenizers leave out the space before the first word of what they decode: behind others it must not be lost.
+    """
+    before = list(before[-CONTEXT:])
+    said = tokenizer.decode(before)
+    whole = tokenizer.decode([*before, *tokens]) if said else ""
+    return whole[len(said) :] if said and whole.startswith(said) else tokenizer.decode(tokens)
 
 
 class TextStream:
@@ -17,8 +29,9 @@ class TextStream:
     for PATIENCE more tokens.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
+        """`before` are tokens that the text goes on from, see `continuation`."""
+        self.tokenizer, self.before = tokenizer, before
         self.tokens: list[int] = []
         self.said = 0  # characters
         self._patience = 0 if only_appends(tokenizer) else PATIENCE
@@ -27,14 +40,14 @@ class TextStream:
         """The piece that a token adds, often empty."""
         self.tokens.append(int(token))
         settled = self.tokens[: len(self.tokens) - self._patience]
-        text = self.tokenizer.decode(settled).rstrip(UNFINISHED)
+        text = continuation(self.tokenizer, self.before, settled).rstrip(UNFINISHED)
         if self._patience:
-            text = common(text, self.tokenizer.decode(self.tokens))
+            text = common(text, continuation(self.tokenizer, self.before, self.tokens))
         return self._say(text)
 
     def end(self) -> str:
         """What is left."""
-        return self._say(self.tokenizer.decode(self.tokens))
+        return self._say(continuation(self.tokenizer, self.before, self.tokens))
 
     def _say(self, text: str) -> str:
         piece = text[self.said :]
@@ -59,11 +72,11 @@ def common(first: str, second: str) -> str:
     return first[:count]
 
 
-def stop_at(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> int | None:
+def stop_at(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str], before: Sequence[int] = ()) -> int | None:
     """How many tokens there are when a stop string first stands in their text; None if there is none."""
 
     def stopped(count: int) -> bool:
-        text = tokenizer.decode(tokens[:count])
+        text = continuation(tokenizer, before, tokens[:count])
         return any(stop in text for stop in stops)
 
     if not stops or not stopped(len(tokens)):
@@ -75,9 +88,9 @@ def stop_at(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> int 
     return low
 
 
-def pieces(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
-    """Non-empty pieces of the text of some tokens."""
-    stream = TextStream(tokenizer)
+def pieces(tokenizer: Any, tokens: Iterator[int], before: Sequence[int] = ()) -> Iterator[str]:
+    """Non-empty pieces of the text of some tokens behind others."""
+    stream = TextStream(tokenizer, before)
     for token in tokens:
         if piece := stream.push(token):
             yield piece

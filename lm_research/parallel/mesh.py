@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from lm_research.config import MeshConfig
-from lm_research.errors import MeshError
+from lm_research.errors import MeshError, suggest
 
 AXES = ("data", "fsdp", "context", "tensor")
 # Devices of an axis that a preset names and that has no size: the chips of one TPU host, whose links are the shortest.
@@ -72,6 +73,27 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """The mesh over all devices (or the given ones), with automatic (GSPMD) axes."""
     devices = list(devices if devices is not None else jax.devices())
     return lay(mesh_shape(config, len(devices)), devices, num_slices(config, devices))
+
+
+def named_mesh(text: str) -> Mesh:
+    """The mesh over all devices that a text names: sizes of axes ("fsdp=4,tensor=2") or a preset ("fsdp+tensor").
+
+    Raises:
+      MeshError: it names neither, or a mesh that cannot be.
+    """
+    presets = next(field.metadata["choices"] for field in fields(MeshConfig) if field.name == "preset")
+    if text in presets:
+        return make_mesh(MeshConfig(preset=text))
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, size = (word.strip() for word in part.partition("="))
+        if axis not in AXES or not size.isdecimal() or int(size) < 1:
+            raise MeshError(
+                f"mesh: {part!r} is neither AXIS=DEVICES, as in fsdp=4,tensor=2, nor is it a preset. "
+                f"{suggest(axis, (*AXES, *presets))}"
+            )
+        sizes[axis] = int(size)
+    return make_mesh(MeshConfig(**sizes))
 
 
 def num_slices(config: MeshConfig, devices: Sequence[jax.Device]) -> int:

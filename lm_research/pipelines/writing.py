@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lm_research.data.chat_template import chat_ids
+from lm_research.decoding.request import encode
 from lm_research.errors import UserError
 from lm_research.pipelines.base import Pipeline
 
@@ -24,8 +26,12 @@ class TextGeneration(Pipeline):
         return super().is_one(inputs) or is_chat(inputs)
 
     def run(self, batch: list[Any], return_full_text: bool = True, **options: Any) -> Iterator[list[dict[str, Any]]]:
-        prompts = [chat_text(self.lm, one) if is_chat(one) else one for one in batch]
-        output = self.lm.generate(prompts=prompts, return_dict_in_generate=True, **options)
+        if any(map(is_chat, batch)):
+            read = lambda one: chat_ids(self.lm.tokenizer, one) if is_chat(one) else encode(self.lm.tokenizer, [one])[0]  # noqa: E731
+            given = {"input_ids": [read(one) for one in batch]}
+        else:
+            given = {"prompts": batch}
+        output = self.lm.generate(**given, return_dict_in_generate=True, **options)
         copies = len(output.texts) // len(batch)
         for row, one in enumerate(batch):
             texts = output.texts[row * copies : (row + 1) * copies]
@@ -93,33 +99,3 @@ def is_chat(inputs: Any) -> bool:
         and bool(inputs)
         and all(isinstance(one, Mapping) and {"role", "content"} <= set(one) for one in inputs)
     )
-
-
-def chat_text(lm: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """Messages as the prompt that the model was trained on: its directory's chat_template (Jinja, run in a sandbox).
-
-    Raises:
-      UserError: there is none, or it does not take these messages.
-    """
-    import json
-
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    settings = json.loads(lm.tokenizer.files.get("tokenizer_config.json", b"{}"))
-    template = settings.get("chat_template")
-    if not isinstance(template, str):
-        raise UserError(
-            "This model has no chat_template in tokenizer_config.json: give a text as the prompt, not messages."
-        )
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = refuse
-    tokens = {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)}
-    try:
-        return environment.from_string(template).render(messages=list(messages), add_generation_prompt=True, **tokens)
-    except jinja2.TemplateError as error:
-        raise UserError(f"The model's chat_template does not take these messages: {error}.") from error

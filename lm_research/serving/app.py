@@ -15,6 +15,7 @@ import dataclasses
 import hmac
 import json
 import pathlib
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -26,12 +27,15 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from lm_research.data.chat_template import chat_template
 from lm_research.errors import UserError
 from lm_research.pipelines import PIPELINES, pipeline
 from lm_research.pipelines.writing import TextGeneration, TextToText
 from lm_research.serving import messages
+from lm_research.serving.alone import Alone
 from lm_research.serving.batcher import Batcher
 from lm_research.serving.metrics import Metrics
+from lm_research.serving.replies import problem
 from lm_research.serving.writing import Writing
 
 PAGE = pathlib.Path(__file__).with_name("page.html")
@@ -71,6 +75,7 @@ def make_app(lm: Any, name: str, limits: Limits = Limits(), token: str | None = 
         Route("/healthz", server.health),
         Route("/metrics", server.guarded(server.show_metrics)),
         Route("/v1/models", server.guarded(server.models)),
+        Route("/v1/models/{name:path}", server.guarded(server.model)),
         Route("/v1/embeddings", server.guarded(server.embeddings), methods=["POST"]),
         Route("/v1/predict", server.guarded(server.predict), methods=["POST"]),
         Route("/v1/inspect", server.guarded(server.inspect), methods=["POST"]),
@@ -82,6 +87,7 @@ def make_app(lm: Any, name: str, limits: Limits = Limits(), token: str | None = 
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         if server.batcher:
+            await anyio.to_thread.run_sync(server.alone.close)
             await anyio.to_thread.run_sync(server.batcher.close)
 
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
@@ -90,8 +96,7 @@ def make_app(lm: Any, name: str, limits: Limits = Limits(), token: str | None = 
 
 
 def error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status, headers)
+    return JSONResponse({"error": problem(status, message)}, status, headers)
 
 
 async def _http_error(request: Request, exception: Exception) -> Response:
@@ -99,21 +104,23 @@ async def _http_error(request: Request, exception: Exception) -> Response:
 
 
 class Server:
-    """Routes of a model. `batcher` is None where it can't write; see make_app for arguments."""
+    """Routes of a model. `batcher` and `alone` are None where it can't write; see make_app for arguments."""
 
     def __init__(self, lm: Any, name: str, limits: Limits, token: str | None) -> None:
         self.lm, self.name, self.limits, self._token = lm, name, limits, token
-        self.batcher: Batcher | None = None
+        self.batcher, self.alone = None, None
         if lm.head in ("causal_lm", "seq2seq_lm"):
             self.batcher = Batcher(
                 lm, limits.slots, limits.length, limits.max_queue, limits.max_seconds, limits.max_tokens
             )
+            self.alone = Alone(lm, limits.max_queue)
         self.tasks = [
             task for task, kind in PIPELINES.items()
             if (lm.head in kind.heads or kind.heads == ("none",)) and not issubclass(kind, TextGeneration | TextToText)
         ]  # fmt: skip
-        self.metrics = Metrics(self.batcher)
-        self.writing = Writing(self.batcher, self.metrics, name) if self.batcher else None
+        self.metrics = Metrics(self.batcher, self.alone)
+        self.writing = Writing(self.batcher, self.alone, self.metrics, name) if self.batcher else None
+        self._since = int(time.time())
         self._reading, self._readers = asyncio.Semaphore(1), 0
         self._pipelines: dict[str, Any] = {}
 
@@ -149,7 +156,10 @@ class Server:
             if len(found) > most:
                 raise HTTPException(413, f"The body is larger than {most:,} bytes.")
         try:
-            return json.loads(found, parse_constant=_refuse)
+            value = json.loads(found, parse_constant=_refuse)
+            if b"\\u" in found:  # half of a surrogate pair is no text
+                json.dumps(value, ensure_ascii=False).encode()
+            return value
         except (ValueError, RecursionError) as problem:
             raise HTTPException(400, f"The body is no JSON: {problem}.") from problem
 
@@ -192,10 +202,16 @@ class Server:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        self.check_model({"model": request.path_params["name"]})
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
         more = {"head": self.lm.head, "tasks": self.tasks, "writes": self.batcher is not None}
-        return JSONResponse(
-            {"object": "list", "data": [{"id": self.name, "object": "model", "owned_by": "local", **more}]}
-        )
+        more["chats"] = self.batcher is not None and chat_template(self.lm.tokenizer) is not None
+        return {"id": self.name, "object": "model", "created": self._since, "owned_by": "local", **more}
 
     async def embeddings(self, request: Request) -> Response:
         body = await self.body(request)
@@ -243,17 +259,17 @@ class Server:
         given = messages.check(body, messages.INSPECT, ("text",))
         if self.lm.definition.arch.encoder is not None:
             raise UserError("Attentions are shown of encoders and decoders, not of pairs of them.")
-        width = min(_MOST_SEEN, self.lm.definition.arch.max_length or _MOST_SEEN)
-        ids = np.asarray(self.lm.tokenizer.encode(given["text"]))[:width]
-        if not len(ids):
+        if not given["text"]:
             raise UserError("text has no tokens.")
-        padded = np.zeros((1, width), np.int32)
-        padded[0, : len(ids)] = ids
-        inputs = {"input_ids": padded, "attention_mask": (np.arange(width) < len(ids))[None].astype(np.int32)}
+        inputs = self.lm.inputs([given["text"]])
+        seen = int(inputs["attention_mask"].sum())
+        if seen > _MOST_SEEN:
+            raise UserError(f"text has {seen} tokens; attentions are shown of up to {_MOST_SEEN}.")
         outputs = await self.read(lambda: self.lm(**inputs, output_attentions=True)["attentions"])
-        seen = [np.round(np.asarray(layer)[0, :, : len(ids), : len(ids)], 4).tolist() for layer in outputs]
-        tokens = [self.lm.tokenizer.decode([int(one)]) for one in ids]
-        return JSONResponse({"tokens": tokens, "attentions": seen})
+        real_L = inputs["attention_mask"][0] > 0
+        shown = [np.round(np.asarray(layer)[0][:, real_L][:, :, real_L], 4).tolist() for layer in outputs]
+        tokens = self.lm.tokenizer.pieces(inputs["input_ids"][0][real_L])
+        return JSONResponse({"tokens": tokens, "attentions": shown})
 
     async def completions(self, request: Request) -> Response:
         return await self._write(request, chat=False)

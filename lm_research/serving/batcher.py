@@ -18,7 +18,7 @@ from lm_research.decoding.prompts import names
 from lm_research.decoding.request import encode, engine_of, with_ends
 from lm_research.decoding.streaming import TextStream
 from lm_research.errors import UserError
-from lm_research.serving.slots import Slots
+from lm_research.serving.slots import NEUTRAL, PENALTIES, Slots
 
 LOG = logging.getLogger("lm_research")
 
@@ -29,9 +29,13 @@ class Busy(Exception):
 
 @dataclasses.dataclass
 class Event:
-    """What a step added to a text. `finish` is "stop", "length", "timeout" or "error" in the last one."""
+    """What a step added to a text, which had `offset` characters before.
+
+    `finish` is "stop", "length", "timeout", "error" or "refused" (`text` says why) in the last one.
+    """
 
     text: str = ""
+    offset: int = 0
     token: int | None = None
     logprob: float | None = None
     best: list[tuple[int, float]] = dataclasses.field(default_factory=list)
@@ -45,6 +49,9 @@ class Writer:
       options: how it is to be said.
       tokens, source: the prompt, and what an encoder reads.
       said: new tokens.
+      before: tokens that its text is read behind, see streaming.continuation.
+      bias: of tokens, added to their scores.
+      total: sum of their log-probabilities [nats], where those are wanted.
       ended: its last event is delivered.
       cancelled: set when nobody waits any more; the row is free before the next step.
     """
@@ -52,30 +59,33 @@ class Writer:
     def __init__(
         self, tokenizer: Any, tokens: list[int], source: list[int] | None, options: Options, number: int,
         stops: Sequence[str], logprobs: bool, deadline: float, deliver: Callable[[Event], None],
+        bias: Mapping[int, float] = {}, before: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.tokens, self.source, self.options, self.number, self.logprobs = tokens, source, options, number, logprobs
         self.deadline, self._deliver, self.said, self.cancelled, self.ended = deadline, deliver, 0, False, False
-        self._stream, self._stops, self._text, self._given = TextStream(tokenizer), list(stops), "", 0
+        self._stream, self._stops, self._text, self._given = TextStream(tokenizer, before), list(stops), "", 0
+        self.total, self.bias, self.before = 0.0, bias, before
 
     def deliver(self, event: Event) -> None:
         self.ended = bool(event.finish)
         self._deliver(event)
 
-    def control(self, vocab: int) -> dict[str, Any]:
-        options = self.options
+    def control(self) -> dict[str, Any]:
+        """What its row is told, see Slots.join."""
+        options, width = self.options, len(self.tokens)
         ((digest, _),) = names([(*self.tokens, -1, *(self.source or ()))])
-        kept = {
-            name: getattr(options, name)
-            for name in ("top_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-        }
-        return kept | {
-            "temperature": options.temperature if options.do_sample else 0.0, "top_k": options.top_k or vocab,
+        least = options.min_new_tokens
+        least = max(0, (options.min_length or 0) - width) if least is None else least
+        return {name: getattr(options, name) or 0 for name in (*NEUTRAL, *PENALTIES)} | {
+            "temperature": options.temperature if options.do_sample else 0.0, "bias": self.bias, "least": least,
             "most": options.max_new_tokens, "seed": options.seed % 2**32, "digest": digest, "number": self.number,
         }  # fmt: skip
 
     def push(self, event: Event) -> bool:
         """Takes a token and hands out what it settles; whether the text is at its end."""
         self.said += 1
+        self.total += event.logprob or 0.0
+        event.offset = len(self._text)
         self._text += self._stream.push(event.token)
         ended = event.token in self.options.ends
         event.finish = "stop" if ended else "length" if self.said >= self.options.max_new_tokens else ""
@@ -127,8 +137,9 @@ class Batcher:
         known = getattr(lm.tokenizer, "size", arch.vocab_size)
         lengths = Lengths(options, 1, 1, length)
         rules = make_rules(options, lengths, 1 if arch.encoder else 2, known if known < arch.vocab_size else 0)
-        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        for name in (*PENALTIES, "min_new_tokens"):
             rules.pop(name, None)  # each row has its own
+        rules["ends_E"] = np.asarray(options.ends or [-1], np.int32)
         self.slots = Slots(engine, slots, length, rules)
         self._rows: dict[int, Writer] = {}
         self._queue: collections.deque[Writer] = collections.deque()
@@ -144,11 +155,15 @@ class Batcher:
     def waiting(self) -> int:
         return len(self._queue)
 
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `generate` for a request: its own, and those whose defaults mean something else in OpenAI's format."""
+        plain = {"num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1, "do_sample": False}
+        plain["top_k"] = self.lm.generation_config.get("top_k", 0)  # not transformers' 50
+        return plain | dict(given)
+
     def options(self, given: Mapping[str, Any]) -> Options:
         """Options of a request over the model's own; raises a UserError for values that can't be."""
-        plain = {"num_beams": 1, "num_return_sequences": 1, "max_new_tokens": 1, "do_sample": False}
-        plain["top_k"] = self.lm.generation_config.get("top_k", 0)  # transformers' 50 is not what OpenAI's format means
-        options = make_options(plain | dict(given), self.lm.generation_config, self.lm.config.to_dict())
+        options = make_options(self.arguments(given), self.lm.generation_config, self.lm.config.to_dict())
         return with_ends(options, self.lm.tokenizer)
 
     def prompt(self, text: str | list[int], options: Options) -> tuple[list[int], list[int] | None]:
@@ -228,8 +243,7 @@ class Batcher:
             joining = [(row, self._queue.popleft()) for row in rows[: len(self._queue)]]
             self._rows.update(joining)
         for row, writer in joining:
-            control = writer.control(self.slots.vocab)
-            self.slots.join(row, writer.tokens, writer.source, writer.logprobs, **control)
+            self.slots.join(row, writer.tokens, writer.source, writer.logprobs, **writer.control())
         if self._rows:
             self._say()
         return True

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from lm_research.data.chat_template import chat_ids
 from lm_research.errors import UserError, suggest
-from lm_research.pipelines.writing import chat_text
-from lm_research.serving.slots import BEST
+from lm_research.serving.alone import ARGUMENTS
+from lm_research.serving.slots import BEST, BIASES, NEUTRAL
 
 _NUMBER = (int, float)
 _SHARED = {  # field -> type; None is always taken as not given
-    "model": str, "max_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "top_k": int, "n": int, "stream": bool,
+    "model": str, "max_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "n": int, "stream": bool,
     "stream_options": dict, "stop": (str, list), "presence_penalty": _NUMBER, "frequency_penalty": _NUMBER,
-    "repetition_penalty": _NUMBER, "seed": int, "user": str,
+    "logit_bias": dict, "seed": int, "user": str,
+    # Beyond OpenAI's, under the names of `generate`: what slots do, then what runs alone.
+    "top_k": int, "min_p": _NUMBER, "typical_p": _NUMBER, "epsilon_cutoff": _NUMBER, "repetition_penalty": _NUMBER,
+    "min_tokens": int, "num_beams": int, "num_beam_groups": int, "diversity_penalty": _NUMBER, "length_penalty": _NUMBER,
+    "early_stopping": (bool, str), "force_words_ids": list, "no_repeat_ngram_size": int, "bad_words_ids": list,
 }  # fmt: skip
-COMPLETION = _SHARED | {"prompt": (str, list), "logprobs": int, "echo": bool}
+COMPLETION = _SHARED | {"prompt": (str, list), "logprobs": int, "echo": bool, "best_of": int}
 CHAT = _SHARED | {"messages": list, "max_completion_tokens": int, "logprobs": bool, "top_logprobs": int}
 EMBEDDINGS = {"model": str, "input": (str, list), "encoding_format": str, "user": str}
 PREDICT = {"model": str, "task": str, "inputs": (str, list, dict), "options": dict}
 INSPECT = {"model": str, "text": str}
-MOST_CHOICES = 16  # texts of one request, prompts times n
+MOST_CHOICES = 16  # texts of one request: prompts times n, best_of or num_beams
+# Fields of OpenAI's format that nothing here does: the value that asks for nothing, and why others are refused.
+REFUSED: dict[str, tuple[Any, str]] = {
+    "suffix": ("", "these models write forwards only"),
+    "tools": ([], "calls of tools are not parsed: describe tools in a message"),
+    "tool_choice": ("none", "calls of tools are not parsed"),
+    "functions": ([], "calls of functions are not parsed"),
+    "function_call": ("none", "calls of functions are not parsed"),
+    "parallel_tool_calls": (True, "calls of tools are not parsed"),
+    "response_format": ({"type": "text"}, "only text is written; no grammar holds the model to JSON"),
+    "modalities": (["text"], "only text is written"),
+    "audio": (None, "only text is written"),
+    "store": (False, "nothing is kept here"),
+    "metadata": ({}, "nothing is kept here"),
+    "dimensions": (None, "embeddings have the model's own width"),
+    "penalty_alpha": (0, "contrastive search looks at all candidates of a step at once; use `lm.generate`"),
+    "assistant_model": (None, "this server has one model"),
+}
 
 
 @dataclasses.dataclass
@@ -31,19 +54,26 @@ class Order:
     Attributes:
       prompts: texts, or token ids.
       arguments: of `generate`.
-      count: texts of each prompt.
+      count: texts of each prompt, of which the likeliest `kept` are answered.
       best: alternatives to each token; -1 without log-probabilities.
       usage: a stream ends with the numbers of tokens.
+      answers: texts stand alone instead of going on from their prompts.
+      bias: of tokens, added to their scores.
+      alone: it needs `generate`, see alone.py.
     """
 
     prompts: list[Any]
     arguments: dict[str, Any]
     count: int
+    kept: int
     stops: list[str]
     best: int
     stream: bool
     usage: bool
-    echo: bool = False
+    echo: bool
+    answers: bool
+    bias: dict[int, float]
+    alone: bool
 
 
 def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict[str, Any]:
@@ -51,6 +81,10 @@ def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict
     if not isinstance(body, dict):
         raise UserError("The body must be a JSON object.")
     given = {name: value for name, value in body.items() if value is not None}
+    for name in [name for name in given if name in REFUSED and name not in fields]:
+        idle, reason = REFUSED[name]
+        if given.pop(name) != idle:
+            raise UserError(f"The field {name!r} is not served: {reason}. Leave it out.")
     for name, value in given.items():
         if name not in fields:
             raise UserError(f"There is no field {name!r} here. {suggest(name, fields)}")
@@ -58,6 +92,8 @@ def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise UserError(f"{name} is {type(value).__name__}; it must be {wanted}.")
+        if isinstance(value, float) and not math.isfinite(value):  # such as 1e999
+            raise UserError(f"{name} must be a finite number.")
     for name in needed:
         if name not in given:
             raise UserError(f"The field {name!r} is missing.")
@@ -80,50 +116,105 @@ def completion(body: Any) -> Order:
         raise UserError(f"logprobs is {best}; it must be from 0 to 5.")
     if given.get("echo") and "logprobs" in given:
         raise UserError("echo does not go with logprobs here: log-probabilities are those of new tokens.")
-    return _order(given, prompts, best, 16, given.get("echo", False))
+    return _order(given, prompts, best, 16)
 
 
 def chat(body: Any, lm: Any) -> Order:
     """Of /v1/chat/completions."""
     given = check(body, CHAT, ("messages",))
-    for one in given["messages"] or [None]:
-        if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("role", "content")):
-            raise UserError('messages must be a list of {"role": TEXT, "content": TEXT} that is not empty.')
+    said = [_message(one) for one in given["messages"] or [None]]
     best = given.get("top_logprobs", 0) if given.get("logprobs") else -1
     if "top_logprobs" in given and not (given.get("logprobs") and 0 <= best <= BEST):
         raise UserError(f"top_logprobs must be from 0 to {BEST}, and needs logprobs: true.")
     given["max_tokens"] = given.get("max_completion_tokens", given.get("max_tokens", 128))
-    return _order(given, [chat_text(lm, given["messages"])], best, 128)
+    return _order(given, [chat_ids(lm.tokenizer, said)], best, 128)
 
 
-def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int, echo: bool = False) -> Order:
-    count = given.get("n", 1)
-    if not 1 <= count <= MOST_CHOICES or count * len(prompts) > MOST_CHOICES:
-        raise UserError(f"prompts times n are {count * len(prompts)}; from 1 to {MOST_CHOICES} texts a request.")
+def _message(one: Any) -> dict[str, str]:
+    """A message with its text, which may come in parts."""
+    if isinstance(one, dict) and isinstance(one.get("content"), list) and one["content"]:
+        parts = one["content"]
+        if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+            raise UserError('Parts of a message must be {"type": "text", "text": TEXT}: only text is read here.')
+        texts = [part.get("text") for part in parts]
+        one = {**one, "content": "".join(texts) if all(isinstance(text, str) for text in texts) else None}
+    if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("role", "content")):
+        raise UserError('messages must be a list of {"role": TEXT, "content": TEXT} that is not empty.')
+    return one
+
+
+def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> Order:
+    kept, stream = given.get("n", 1), given.get("stream", False)
+    count, beams = given.get("best_of", kept), given.get("num_beams", 1)
+    if not 1 <= kept or not 1 <= count or not 1 <= beams or max(count, kept, beams) * len(prompts) > MOST_CHOICES:
+        raise UserError(f"prompts times n, best_of or num_beams must be from 1 to {MOST_CHOICES} a request.")
+    if count < kept:
+        raise UserError(f"best_of is {count}, but n is {kept}: the n likeliest of best_of texts are answered.")
+    if count > kept and (stream or beams > 1):
+        raise UserError("best_of is known when all its texts are: it goes neither with stream nor with num_beams.")
     stops = given.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
     if len(stops) > 4 or not all(isinstance(one, str) and 0 < len(one) <= 200 for one in stops):
         raise UserError("stop must be up to 4 texts of 1 to 200 characters.")
-    names = ("top_p", "top_k", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
-    arguments = {name: given[name] for name in names if name in given}
+    arguments = _arguments(given, usual)
+    alone = any(given.get(name, idle) != idle for name, idle in ARGUMENTS.items())
+    if beams > 1 and stops:
+        raise UserError("stop does not go with num_beams: beams end at the model's own end tokens.")
+    if beams > 1 and best > 0:
+        raise UserError("With num_beams log-probabilities are those of the chosen tokens: ask for no others.")
+    if alone:
+        arguments |= {name: given[name] for name in ARGUMENTS if name in given}
+    usage = bool((given.get("stream_options") or {}).get("include_usage"))
+    bias, echo = _bias(given.get("logit_bias", {})), given.get("echo", False)
+    answers = "messages" in given
+    return Order(prompts, arguments, count, kept, stops, best, stream, usage, echo, answers, bias, alone)
+
+
+def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
+    """Arguments of `generate` that slots know of."""
     if not -(2**63) <= given.get("seed", 0) < 2**63:
         raise UserError("seed must fit into 64 bits.")
-    if given.get("top_k", 0) >= 2**31:
-        raise UserError("top_k must fit into 32 bits.")
-    for name, most in (("temperature", 100), ("presence_penalty", 100), ("frequency_penalty", 100)):
-        if not -most <= given.get(name, 0) <= most or (name == "temperature" and given.get(name, 0) < 0):
-            raise UserError(
-                f"{name} is {given[name]}; it must be from {0 if name == 'temperature' else -most} to {most}."
-            )
-    arguments["max_new_tokens"] = given.get("max_tokens", usual)
-    temperature = given.get("temperature", 1.0)
-    arguments["do_sample"] = temperature > 0
+    if not given.get("top_k", 0) < 2**31 or not given.get("no_repeat_ngram_size", 0) < 2**31:
+        raise UserError("top_k and no_repeat_ngram_size must fit into 32 bits.")
+    ranges = dict.fromkeys(
+        ("presence_penalty", "frequency_penalty", "diversity_penalty", "length_penalty"), (-100, 100)
+    )
+    ranges |= {
+        "temperature": (0, 100),
+        "repetition_penalty": (0.01, 100),
+        "min_tokens": (0, 10**6),
+        "num_beam_groups": (1, MOST_CHOICES),
+    }
+    for name, (least, most) in ranges.items():
+        if name in given and not least <= given[name] <= most:
+            raise UserError(f"{name} is {given[name]}; it must be from {least} to {most}.")
+    for name in ("bad_words_ids", "force_words_ids"):
+        if not all(
+            isinstance(one, list) and one and all(map(is_token, one)) for one in given.get(name, [[0]]) or [None]
+        ):
+            raise UserError(f"{name} must be a list of lists of token ids, one for each word.")
+    names = ("presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
+    temperature = given.get("temperature", 1.0 if given.get("num_beams", 1) == 1 else 0.0)
+    if temperature > 0:
+        names += tuple(NEUTRAL)
+    arguments = {name: given[name] for name in names if name in given}
+    arguments |= {"max_new_tokens": given.get("max_tokens", usual), "do_sample": temperature > 0}
     if temperature > 0:
         arguments["temperature"] = max(float(temperature), 1e-4)
-    else:
-        arguments.pop("top_p", None)
-    usage = bool((given.get("stream_options") or {}).get("include_usage"))
-    return Order(prompts, arguments, count, stops, best, given.get("stream", False), usage, echo)
+    if "min_tokens" in given:
+        arguments["min_new_tokens"] = given["min_tokens"]
+    return arguments
+
+
+def _bias(given: dict[str, Any]) -> dict[int, float]:
+    """logit_bias by token; raises a UserError if it is not one."""
+    if len(given) > BIASES:
+        raise UserError(f"logit_bias has {len(given)} tokens; at most {BIASES} may have one.")
+    for token, value in given.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and -100 <= value <= 100
+        if not (token.isascii() and token.isdigit() and len(token) < 10) or not number:
+            raise UserError(f"logit_bias must have numbers from -100 to 100 by token id, not {value!r} for {token!r}.")
+    return {int(token): float(value) for token, value in given.items()}
 
 
 def is_token(value: Any) -> bool:

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 
 class Metrics:
-    """Counters of one server; `batcher` is asked for slots and queue."""
+    """Counters of one server; `batcher` and `alone` are asked who is under way and who waits."""
 
-    def __init__(self, batcher: Any) -> None:
+    def __init__(self, batcher: Any, alone: Any) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("lm_requests", "Requests answered", ["path", "status"], registry=registry)
         self._seconds = Histogram(
@@ -21,9 +21,10 @@ class Metrics:
         )
         self.tokens = Counter("lm_tokens", "Tokens read and said", ["kind"], registry=registry)
         self.disconnects = Counter("lm_disconnects", "Clients that went before their answer", registry=registry)
-        for name, text in (("active", "Texts in slots"), ("waiting", "Texts that wait for one")):
-            gauge = Gauge(f"lm_{name}", text, registry=registry)
-            gauge.set_function(lambda name=name: getattr(batcher, name, 0))
+        for place, prefix, what in ((batcher, "", "Texts in slots"), (alone, "alone_", "Requests that run alone")):
+            for name, text in (("active", what), ("waiting", f"{what}: before them")):
+                gauge = Gauge(f"lm_{prefix}{name}", text, registry=registry)
+                gauge.set_function(lambda place=place, name=name: getattr(place, name, 0))
 
     @contextlib.contextmanager
     def request(self, path: str) -> Iterator[Callable[[int], None]]:

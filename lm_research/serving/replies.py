@@ -6,6 +6,7 @@ import time
 import uuid
 from typing import Any
 
+from lm_research.decoding.streaming import continuation
 from lm_research.serving.batcher import Event
 
 
@@ -15,6 +16,7 @@ class Reply:
     def __init__(self, model: str, tokenizer: Any, chat: bool, best: int) -> None:
         """`best` alternatives a token; -1 without log-probabilities."""
         self.tokenizer, self.chat, self.best = tokenizer, chat, best
+        self._inside = tokenizer.encode("a")
         prefix = "chatcmpl" if chat else "cmpl"
         self.head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
@@ -23,7 +25,8 @@ class Reply:
         kind = "chat.completion" if self.chat else "text_completion"
         rows = []
         for number, (text, events) in enumerate(choices):
-            said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+            message = {"role": "assistant", "content": text, "refusal": None}
+            said = {"message": message} if self.chat else {"text": text}
             finish = events[-1].finish
             rows.append({"index": number, **said, "logprobs": self._logprobs(events), "finish_reason": finish})
         return {**self.head, "object": kind, "choices": rows, "usage": usage}
@@ -52,22 +55,30 @@ class Reply:
                 entry(event.token, event.logprob) | {"top_logprobs": [entry(*one) for one in event.best[: self.best]]}
                 for event in events
             ]
-            return {"content": rows}
+            return {"content": rows, "refusal": None}
         return {
             "tokens": [self._text(event.token) for event in events],
             "token_logprobs": [event.logprob for event in events],
-            "top_logprobs": [self._likeliest(event.best[: self.best]) for event in events],
+            "top_logprobs": [self._likeliest(event) for event in events],
+            "text_offset": [event.offset for event in events],
         }
 
-    def _likeliest(self, best: list[tuple[int, float]]) -> dict[str, float]:
-        """By text; of tokens that look the same, such as parts of characters, the likeliest."""
+    def _likeliest(self, event: Event) -> dict[str, float]:
+        """By text, and the chosen one; of tokens that look the same, such as parts of characters, the likeliest."""
         found: dict[str, float] = {}
-        for token, value in best:
+        for token, value in [*event.best[: self.best], (event.token, event.logprob)]:
             found.setdefault(self._text(token), value)
         return found
 
     def _text(self, token: int) -> str:
-        return self.tokenizer.decode([token])
+        """As inside of a text, so that a space before a word counts."""
+        return continuation(self.tokenizer, self._inside, [token])
+
+
+def problem(status: int, message: str) -> dict[str, Any]:
+    """What an answer of this HTTP status says under "error"."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"message": message, "type": kind, "param": None, "code": str(status)}
 
 
 def usage(prompt: int, said: int) -> dict[str, int]:

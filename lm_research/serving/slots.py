@@ -25,16 +25,29 @@ from lm_research.models import cache as cache_lib
 from lm_research.models.cache import Bound, Cache
 
 BEST = 20  # alternatives to a token that can be asked for
+BIASES = 300  # tokens that a row may have a bias for
 _SHORTEST = 16  # prompts are filled up to this, or to the next of bucket's sizes
+
+NEUTRAL = {  # filters of sampling with the value that leaves a row alone; 0 of top_k is the whole vocabulary
+    "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
+}  # fmt: skip
+_USUAL = ("top_k", "top_p")
+PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """What a step is compiled for: whether some row draws, cuts off unlikely tokens, is penalised, wants log-probabilities."""
+    """What a step is compiled for.
+
+    Attributes:
+      sample, logprobs: whether some row draws, or wants log-probabilities.
+      filters: those that some row may have: none, the usual ones, or all.
+      rules: whether some row has penalties, biases or a least length.
+    """
 
     sample: bool = False
-    filters: bool = False
-    penalties: bool = False
+    filters: tuple[str, ...] = ()
+    rules: bool = False
     logprobs: bool = False
 
 
@@ -43,18 +56,19 @@ def make_pool(bound: Bound, slots: int, prompts: Prompts) -> Cache:
 
 
 def join(bound: Bound, slots: int, pool: Cache, prompt: Prompts, row: jax.Array) -> Cache:
-    """The pool with one prompt's keys and values in a row."""
-    new = read(bound, prompt, slots)[1]
+    """The pool with the keys and values of the first prompt in a row."""
+    new, copies = read(bound, prompt, slots)[1], len(prompt.start_B)
     axis = 1 if bound.blocks is None else 0
 
     def put(whole: jax.Array, part: jax.Array) -> jax.Array:
         # Where layers are apart, a row is as many rows of the array as it has heads.
+        part = jax.lax.slice_in_dim(part, 0, part.shape[axis] // copies, axis=axis)
         return jax.lax.dynamic_update_slice_in_dim(whole, part, row * part.shape[axis], axis)
 
     layers = jax.tree.map(put, tuple(pool[:4]), tuple(new[:4]))
     mask = pool.memory_mask_BM
     if mask is not None:
-        mask = jax.lax.dynamic_update_slice_in_dim(mask, new.memory_mask_BM, row, 0)
+        mask = jax.lax.dynamic_update_slice_in_dim(mask, new.memory_mask_BM[:1], row, 0)
     return Cache(*layers, mask)
 
 
@@ -69,13 +83,15 @@ def step(
     x_R1D, pool = cache_lib.extend(bound, last_R1, pool, place)
     logits_RV = predict(bound, x_R1D)
     history = History(tokens_RS, start_R, length_R, new_R, rows.get("source"))
-    rules = dict(rules)
-    if plan.penalties:
-        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
-            rules[name] = rows[name][:, None]
+    rules, scores_RV = dict(rules), logits_RV
+    if plan.rules:
+        rules |= {name: rows[name][:, None] for name in PENALTIES}
+        rules["min_new_tokens"] = {"count": rows["least"], "ends_E": rules["ends_E"]}
+        one = jnp.arange(len(scores_RV))[:, None]
+        scores_RV = scores_RV.at[one, rows["bias_tokens"]].add(rows["bias"], mode="drop")
     if "forced_eos" in rules:
         rules["forced_eos"] = rules["forced_eos"] | {"at": rows["most"] - 1}
-    scores_RV = processors.apply(logits_RV, history, rules)
+    scores_RV = processors.apply(scores_RV, history, rules)
     token_R = sampling.best(scores_RV)
     if plan.sample:
         token_R = jnp.where(rows["temperature"] > 0, _draw(plan, scores_RV, rows, new_R), token_R)
@@ -97,12 +113,11 @@ def _draw(plan: StepPlan, scores_RV: jax.Array, rows: Mapping[str, jax.Array], n
     keys_R = jax.vmap(key)(rows["seed"], rows["digest"], rows["number"], new_R)
     warm_R = jnp.where(rows["temperature"] > 0, rows["temperature"], 1.0)
     scores_RV = scores_RV / warm_R[:, None]
-    if plan.filters:
-        settings = {"top_k": rows["top_k"], "top_p": rows["top_p"]}
-        cut = jax.vmap(lambda scores, setting: sampling.apply(scores[None], setting)[0])(scores_RV, settings)
-        # Rows without filters must not notice that others have some.
-        plain_R = (rows["top_k"] >= scores_RV.shape[1]) & (rows["top_p"] >= 1.0)
-        scores_RV = jnp.where(plain_R[:, None], scores_RV, cut)
+    for name in plan.filters:
+        setting_R = rows[name]
+        cut = jax.vmap(lambda scores, value, name=name: sampling.FILTERS[name](scores[None], value)[0])
+        # Rows without a filter must not notice that others have it, not even by a rounding.
+        scores_RV = jnp.where((setting_R != NEUTRAL[name])[:, None], cut(scores_RV, setting_R), scores_RV)
     return jax.vmap(jax.random.categorical)(keys_R, scores_RV).astype(jnp.int32)
 
 
@@ -110,25 +125,25 @@ class Slots:
     """Rows and what stands in them. Control lies on the host, keys and values on the device.
 
     Attributes:
-      count, length: R and S.
+      count, length: R, at least as many as were asked for and a multiple of the devices that share them, and S.
       places: M, how long an encoder's text may be; 0 without an encoder.
       vocab: V.
     """
 
     def __init__(self, engine: Engine, count: int, length: int, rules: Mapping[str, Any]) -> None:
-        arch = engine.definition.arch
+        """`rules` are those of all rows, as of options.make_rules, and `ends_E`: the end tokens."""
+        arch, count = engine.definition.arch, -(-count // engine.rows_multiple) * engine.rows_multiple
         self.engine, self.count, self.length, self.rules, self.vocab = engine, count, length, rules, arch.vocab_size
         self.places = 0
         if arch.encoder is not None:
             learned = arch.encoder.positions == "learned"
             self.places = min(length, arch.encoder.max_length) if learned else length
         self.tokens_RS = np.zeros((count, length), np.int32)
-        numbers = ("length", "width", "most", "top_k")
-        self.rows = {name: np.ones(count, np.int32) for name in numbers}
+        self.rows = {name: np.ones(count, np.int32) for name in ("length", "width", "most", "least", "top_k")}
         self.rows |= {name: np.zeros(count, np.uint32) for name in ("seed", "digest", "number")}
-        self.rows |= {name: np.zeros(count, np.float32) for name in ("presence_penalty", "frequency_penalty")}
-        self.rows |= {name: np.ones(count, np.float32) for name in ("top_p", "repetition_penalty")}
-        self.rows["temperature"] = np.zeros(count, np.float32)
+        self.rows |= {name: np.zeros(count, np.float32) for name in (*NEUTRAL, *PENALTIES, "temperature")} | self.rows
+        self.rows["bias_tokens"] = np.full((count, BIASES), self.vocab, np.int32)  # V is no token
+        self.rows["bias"] = np.zeros((count, BIASES), np.float32)
         if self.places:
             self.rows["source"] = np.full((count, self.places), processors.NO_TOKEN, np.int32)
         self.wants_logprobs_R = np.zeros(count, bool)
@@ -149,10 +164,14 @@ class Slots:
         start_B = np.zeros(len(tokens), np.int32)
         return Prompts(tokens_BP, start_B, np.zeros((len(tokens), 2), np.uint32), source_BM, mask_BM, np.int32(0))
 
-    def join(self, row: int, tokens: list[int], source: list[int] | None, logprobs: bool, **control: Any) -> None:
-        """Puts a prompt into a row; `control` are values of self.rows."""
+    def join(
+        self, row: int, tokens: list[int], source: list[int] | None, logprobs: bool, bias: Mapping[int, float] = {},
+        **control: Any,
+    ) -> None:  # fmt: skip
+        """Puts a prompt into a row; `bias` is of tokens, `control` are values of self.rows."""
         width = min(bucket(len(tokens), _SHORTEST), self.length)
-        prompt = self._prompts([tokens], None if source is None else [source], width)
+        copies = self.engine.rows_multiple  # of devices that share rows each reads it
+        prompt = self._prompts([tokens] * copies, None if source is None else [source] * copies, width)
         self.pool = self.engine.program(join, self.length, donate=0)(self.pool, prompt, np.int32(row))
         self.tokens_RS[row] = 0
         self.tokens_RS[row, : len(tokens)] = tokens
@@ -161,14 +180,15 @@ class Slots:
             self.rows["source"][row, : len(source)] = source
         for name, value in ({"length": len(tokens), "width": len(tokens)} | control).items():
             self.rows[name][row] = value
+        for place, (token, value) in enumerate(bias.items()):
+            self.rows["bias_tokens"][row, place], self.rows["bias"][row, place] = token, value
         self.wants_logprobs_R[row] = logprobs
 
     def free(self, rows: Any) -> None:
         """Gives rows back; what they say from now on is nobody's."""
-        neutral = {
-            "length": 1, "width": 1, "most": 1, "top_k": self.vocab, "top_p": 1.0, "temperature": 0.0,
-            "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0,
-        }  # fmt: skip
+        neutral = (
+            NEUTRAL | PENALTIES | dict(length=1, width=1, most=1, least=0, temperature=0.0, bias_tokens=self.vocab)
+        )
         for row in rows:
             for name, value in neutral.items():
                 self.rows[name][row] = value
@@ -177,11 +197,12 @@ class Slots:
     def plan(self) -> StepPlan:
         """The cheapest step that does what the rows want."""
         rows, warm_R = self.rows, self.rows["temperature"] > 0
-        penalties = rows["presence_penalty"].any() or rows["frequency_penalty"].any()
+        used = {name for name, value in NEUTRAL.items() if (warm_R & (rows[name] != np.float32(value))).any()}
+        changed = any((rows[name] != value).any() for name, value in PENALTIES.items())
         return StepPlan(
             sample=bool(warm_R.any()),
-            filters=bool((warm_R & ((rows["top_k"] < self.vocab) | (rows["top_p"] < 1))).any()),
-            penalties=bool(penalties or (rows["repetition_penalty"] != 1).any()),
+            filters=() if not used else _USUAL if used <= set(_USUAL) else tuple(NEUTRAL),
+            rules=bool(changed or rows["least"].any() or (rows["bias_tokens"] < self.vocab).any()),
             logprobs=bool(self.wants_logprobs_R.any()),
         )
 

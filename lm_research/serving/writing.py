@@ -13,19 +13,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+from lm_research.errors import UserError
+from lm_research.serving.alone import Alone, Job
 from lm_research.serving.batcher import Batcher, Busy, Event, Writer, draw_seed
 from lm_research.serving.messages import Order
 from lm_research.serving.metrics import Metrics
-from lm_research.serving.replies import Reply, usage
+from lm_research.serving.replies import Reply, problem, usage
 
 _BROKEN = {"timeout": (504, "The time for this request is over."), "error": (500, "The server's model failed.")}
 
 
 class Writing:
-    """Answers orders of texts."""
+    """Answers orders of texts, in the slots of a batcher or alone."""
 
-    def __init__(self, batcher: Batcher, metrics: Metrics, name: str) -> None:
-        self.batcher, self.metrics, self.name = batcher, metrics, name
+    def __init__(self, batcher: Batcher, alone: Alone, metrics: Metrics, name: str) -> None:
+        self.batcher, self.alone, self.metrics, self.name = batcher, alone, metrics, name
 
     async def answer(self, request: Request, order: Order, chat: bool) -> Any:
         """A JSON object, or a response if it is to be streamed.
@@ -35,9 +37,12 @@ class Writing:
           HTTPException: no place, no time, or nobody who waits.
         """
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        writers = self._writers(order, events)
+        writers, arguments = self._writers(order, events)
         try:
-            self.batcher.submit(writers)
+            if order.alone:
+                self.alone.submit(Job(writers, arguments, order.count, order.stops))
+            else:
+                self.batcher.submit(writers)
         except Busy as busy:
             if self.batcher.failed:
                 raise HTTPException(500, _BROKEN["error"][1]) from busy
@@ -47,14 +52,24 @@ class Writing:
             return Stream(self, writers, self._stream(order, writers, events, reply))
         return await self._whole(request, order, writers, events, reply)
 
-    def _writers(self, order: Order, events: asyncio.Queue) -> list[Writer]:
+    def _writers(self, order: Order, events: asyncio.Queue) -> tuple[list[Writer], dict[str, Any]]:
+        """The texts of an order, and the arguments with which `generate` makes them."""
         batcher, loop = self.batcher, asyncio.get_running_loop()
-        seed = order.arguments.get("seed")
-        options = batcher.options(order.arguments | {"seed": draw_seed() if seed is None else seed})
+        arguments = batcher.arguments({"seed": draw_seed()} | order.arguments)
+        judged = order.best >= 0 or order.count > order.kept
+        if order.alone:
+            drawn = arguments["do_sample"] or arguments["num_beams"] > 1
+            arguments |= {"num_return_sequences": order.count if drawn else 1, "top_logprobs": max(order.best, 0)}
+            arguments |= {"output_logprobs": judged, "return_dict_in_generate": True}
+            if order.bias:
+                arguments["sequence_bias"] = {(token,): value for token, value in order.bias.items()}
+        self._check_tokens(order)
+        options = batcher.options(arguments)
         deadline = time.monotonic() + batcher.max_seconds
         writers: list[Writer] = []
         for prompt in order.prompts:
             tokens, source = batcher.prompt(prompt, options)
+            before = tokens if source is None and not order.answers else []
             for copy in range(order.count):
 
                 def deliver(event: Event, number: int = len(writers)) -> None:
@@ -63,10 +78,18 @@ class Writing:
 
                 writers.append(
                     Writer(
-                        batcher.lm.tokenizer, tokens, source, options, copy, order.stops, order.best >= 0, deadline, deliver
+                        batcher.lm.tokenizer, tokens, source, options, copy, order.stops,
+                        judged, deadline, deliver, order.bias, before,
                     )
                 )  # fmt: skip
-        return writers
+        return writers, arguments
+
+    def _check_tokens(self, order: Order) -> None:
+        """Raises a UserError for ids that the model has not."""
+        words = [word for name in ("bad_words_ids", "force_words_ids") for word in order.arguments.get(name, ())]
+        for token in [*order.bias, *(token for word in words for token in word)]:
+            if not 0 <= token < self.batcher.slots.vocab:
+                raise UserError(f"There is no token {token}: ids are from 0 to {self.batcher.slots.vocab - 1}.")
 
     def _usage(self, writers: list[Writer], count: int) -> dict[str, int]:
         """Numbers of tokens; a prompt with several texts counts once."""
@@ -91,16 +114,19 @@ class Writing:
                     raise HTTPException(499, "The client is gone.")
                 number, event = taking.result()
                 found[number].append(event)
+                if event.finish == "refused":
+                    raise UserError(event.text)
                 if event.finish in _BROKEN:
                     raise HTTPException(*_BROKEN[event.finish])
         finally:
             gone.cancel()
             self.batcher.cancel(writers)
         choices = []
-        for number, row in enumerate(found):
-            given = order.prompts[number // order.count] if order.echo else ""
+        for first in range(0, len(writers), order.count):
+            given = order.prompts[first // order.count] if order.echo else ""
             given = given if isinstance(given, str) else self.batcher.lm.tokenizer.decode(given)
-            choices.append((given + "".join(event.text for event in row), row))
+            for number in _likeliest(writers, range(first, first + order.count), order.kept):
+                choices.append((given + "".join(event.text for event in found[number]), found[number]))
         return reply.whole(choices, self._usage(writers, order.count))
 
     async def _stream(
@@ -110,9 +136,8 @@ class Writing:
         open_rows, begun = set(range(len(writers))), set()
         while open_rows:
             number, event = await events.get()
-            if event.finish in _BROKEN:
-                status, message = _BROKEN[event.finish]
-                yield _sse({"error": {"message": message, "type": "server_error", "code": status}})
+            if event.finish == "refused" or event.finish in _BROKEN:
+                yield _sse({"error": problem(*_BROKEN.get(event.finish, (400, event.text)))})
                 return
             if event.finish:
                 open_rows.discard(number)
@@ -146,6 +171,13 @@ class Stream(StreamingResponse):
                 self._writing.metrics.disconnects.inc()
             self._writing.batcher.cancel(self._writers)
             await self._events.aclose()
+
+
+def _likeliest(writers: list[Writer], numbers: range, kept: int) -> list[int]:
+    """The `kept` texts with the highest log-probability a token, best first; all as they are where none is left out."""
+    if kept == len(numbers):
+        return list(numbers)
+    return sorted(numbers, key=lambda number: -writers[number].total / writers[number].said)[:kept]
 
 
 def _sse(value: dict[str, Any]) -> str:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import queue
+import tempfile
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import toys
 
-from lm_research.config import MeshConfig
 from lm_research.decoding.generate import engine_of, generate
 from lm_research.decoding.request import Request
-from lm_research.parallel.mesh import make_mesh
-from lm_research.parallel.rules import tree_shardings
-from lm_research.pretrained import LanguageModel
+from lm_research.pretrained import LanguageModel, from_pretrained
+from lm_research.serving.batcher import Batcher, Writer
 
 PROMPTS = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sampling": {"do_sample": True, "seed": 3, "top_k": 5},
     "beams": {"num_beams": 3, "eos_token_id": 2},
+    "contrastive": {"penalty_alpha": 0.6, "top_k": 4},
 }
 
 
@@ -27,17 +31,49 @@ def texts(lm: LanguageModel) -> dict[str, list]:
     return {name: generate(lm, PROMPTS, max_new_tokens=6, **options).tolist() for name, options in WAYS.items()}
 
 
+class Digits:
+    """Token n is the digit n."""
+
+    roles: dict[str, int] = {}
+    size = toys.VOCAB
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) % self.size for letter in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(str, ids))
+
+
+def served(lm: LanguageModel) -> list[str]:
+    """What a server's slots say after the prompts."""
+    lm.tokenizer, events, said = Digits(), queue.Queue(), [""] * len(PROMPTS)
+    batcher = Batcher(lm, slots=3, length=24, max_queue=9, max_seconds=300, max_tokens=8)
+    options, writers = batcher.options({"max_new_tokens": 6, "seed": 0}), []
+    for number, prompt in enumerate(PROMPTS):
+        deliver = functools.partial(lambda number, event: events.put((number, event)), number)
+        writers.append(Writer(lm.tokenizer, prompt, None, options, 0, [], False, time.monotonic() + 300, deliver))
+    batcher.submit(writers)
+    left = len(writers)
+    while left:
+        number, event = events.get(timeout=300)
+        said[number] += event.text
+        left -= bool(event.finish)
+    batcher.close()
+    return said
+
+
 def main() -> None:
-    lm = toys.language_model()
-    single = lm.params
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    lm.params = jax.device_put(single, tree_shardings(mesh, lm.definition.shapes, lm.definition.axes))
+    """The model goes through a directory and back onto a mesh by name, as people do it."""
+    with tempfile.TemporaryDirectory() as folder:
+        toys.language_model().save_pretrained(folder)
+        lm = from_pretrained(folder, mesh="data=2,fsdp=2,tensor=2")
     found = texts(lm)
     request = Request(lm, {"max_new_tokens": 6}, {"input_ids": PROMPTS}, None)
     state = engine_of(lm).start(request.plan(), request.prompts, request.settings)
     keys = jax.tree.leaves(state.cache.keys)[0]
     shard = keys.addressable_shards[0].data.shape
-    print(json.dumps({"texts": found, "keys": keys.shape[-4:], "shard": shard[-4:], "devices": jax.device_count()}))
+    layout = {"keys": keys.shape[-4:], "shard": shard[-4:], "devices": jax.device_count()}
+    print(json.dumps({"texts": found, "served": served(lm), **layout}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model divided over eight devices says what it says on one, and so lies its cache."""
+"""A model divided over eight devices says what it says on one, in a server too, and so lies its cache."""
 
 from __future__ import annotations
 
@@ -30,5 +30,8 @@ def test_a_divided_model_says_the_same() -> None:
     found = json.loads(done.stdout)
     assert found["devices"] == 8
     assert found["texts"] == many_devices.texts(toys.language_model())
+    assert found["served"] == many_devices.served(toys.language_model())
+    said = [row[-6:] for row in found["texts"]["greedy"]]
+    assert found["served"] == ["".join(map(str, row)) for row in said]
     rows, heads, *rest = found["keys"]
     assert found["shard"] == [rows // 4, heads // 2, *rest]  # rows over data and fsdp, heads over tensor

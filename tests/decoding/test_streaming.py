@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from toys import ByteTokenizer
 
-from lm_research.decoding.streaming import TextStream, only_appends, pieces, stop_at
+from lm_research.decoding.streaming import TextStream, continuation, only_appends, pieces, stop_at
 
 TEXTS = ["plain words", "naïve café", "日本語のテキスト", "🙂👩‍👩‍👧 mixed é🙂", "", "\n\n a\t"]
 
@@ -60,3 +60,38 @@ def test_stop_strings_are_found_at_their_last_token() -> None:
     assert stop_at(tokenizer, tokens, ["é"]) == len(tokens)
     assert stop_at(tokenizer, tokens, ["three"]) is None
     assert stop_at(tokenizer, tokens, []) is None
+
+
+class SpacedTokenizer:
+    """Words carry the space before them, which is left out where a text begins, as in sentencepiece's."""
+
+    PIECES = (" of", " God", "s", "", "!")
+
+    def encode(self, text: str) -> list[int]:
+        return []
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.PIECES[token] for token in ids).removeprefix(" ")
+
+
+@pytest.mark.parametrize(
+    ("before", "tokens", "text"),
+    [
+        ([1], [0, 1, 2], " of Gods"),  # God| of Gods
+        ([1], [2, 4], "s!"),
+        ([], [0, 1], "of God"),
+        ([3], [0, 1], "of God"),  # special tokens are no text
+        ([0, 1, 0, 1, 0, 1], [0], " of"),
+        ([1], [], ""),
+    ],
+)
+def test_a_space_behind_a_prompt_is_kept(before: list[int], tokens: list[int], text: str) -> None:
+    tokenizer = SpacedTokenizer()
+    assert continuation(tokenizer, before, tokens) == text
+    assert "".join(pieces(tokenizer, iter(tokens), before)) == text
+    assert stop_at(tokenizer, tokens, [" of"], before) == (1 if text.startswith(" of") else None)
+
+
+def test_a_prompt_that_ends_inside_a_character_is_gone_on_with() -> None:
+    euro = "€".encode()
+    assert continuation(ByteTokenizer(), [97, *euro[:2]], [euro[2], 98]) == "\ufffdb"  # the last byte alone is none

@@ -26,8 +26,15 @@ class ByteTokenizer:
     size = 257
     special_ids = np.array([256])
 
-    def __call__(self, text: str) -> dict[str, np.ndarray]:
-        return {"input_ids": np.array([self.encode(text)], np.int32)}
+    def __call__(self, texts: str | Sequence[str], **options: Any) -> dict[str, np.ndarray]:
+        rows = [self.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        width = max(map(len, rows))
+        ids = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
+        mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int32)
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self.decode([token]) for token in ids]
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

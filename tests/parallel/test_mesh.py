@@ -10,7 +10,7 @@ import pytest
 
 from lm_research.config import MeshConfig
 from lm_research.errors import MeshError
-from lm_research.parallel.mesh import AXES, make_mesh, mesh_shape
+from lm_research.parallel.mesh import AXES, make_mesh, mesh_shape, named_mesh
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,22 @@ def test_one_device_is_a_mesh_too() -> None:
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     assert mesh.axis_names == AXES and dict(mesh.shape) == {"data": 1, "fsdp": 1, "context": 1, "tensor": 1}
     assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
+
+
+@pytest.mark.parametrize("text", ["dp", "fsdp+tensor", "fsdp=1,tensor=1", " data = 1 "])
+def test_meshes_have_names(text: str) -> None:
+    assert named_mesh(text).axis_names == AXES and named_mesh(text).size == len(jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tensors=2", "Did you mean 'tensor'"),
+        ("fsdp=two", "neither AXIS=DEVICES"),
+        ("", "neither"),
+        ("tensor=64", "64 that data=1"),
+    ],
+)
+def test_names_of_no_mesh_are_refused(text: str, words: str) -> None:
+    with pytest.raises(MeshError, match=words):
+        named_mesh(text)

@@ -111,8 +111,10 @@ def test_messages_go_through_the_models_own_template(tmp_path: pathlib.Path) -> 
     settings = json.loads(lm.tokenizer.files["tokenizer_config.json"])
     lm.tokenizer.files["tokenizer_config.json"] = json.dumps(settings | {"chat_template": template}).encode()
     found = pipeline("conversational", lm)(messages, max_new_tokens=4)
-    (expected,) = lm.generate(prompts="user : who visited the river ? . the", max_new_tokens=4)
-    assert found == [*messages, {"role": "assistant", "content": expected}]
+    # Special tokens are the template's business: the tokenizer adds none.
+    ids = lm.tokenizer("user : who visited the river ? . the", add_special_tokens=False)["input_ids"]
+    expected = lm.generate(ids, max_new_tokens=4, return_dict_in_generate=True).texts[0]
+    assert expected and found == [*messages, {"role": "assistant", "content": expected}]
 
 
 def test_a_causal_model_sorts_without_training(tmp_path: pathlib.Path) -> None:

@@ -13,10 +13,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
 
 import tiny
 import toys
+from serving_clients import Running
 
 from lm_research.config import ModelConfig
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel
+from lm_research.serving.app import Limits, make_app
 from lm_research.serving.batcher import Batcher, Event, Writer
 
 pytestmark = pytest.mark.slow
@@ -24,10 +26,25 @@ pytestmark = pytest.mark.slow
 SHAPE = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32, "max_length": 32}
 
 
-def test_sources_are_not_mixed_up() -> None:
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
     definition = define_model(ModelConfig(family="transformer", **SHAPE), 257)
     config, params = {"decoder_start_token_id": 0}, tiny.random_params(definition, scale=0.6)
-    lm = LanguageModel(definition, params, "transformer", config, tokenizer=toys.ByteTokenizer())
+    return LanguageModel(definition, params, "transformer", config, tokenizer=toys.ByteTokenizer())
+
+
+def test_beams_read_their_own_sources(lm: LanguageModel) -> None:
+    running = Running(make_app(lm, "toy", Limits(slots=2, length=24, max_tokens=8)))
+    try:
+        body = {"prompt": ["ab", "abcdefgh"], "max_tokens": 8, "num_beams": 2, "n": 2}
+        texts = [choice["text"] for choice in running.post("/v1/completions", body).json()["choices"]]
+    finally:
+        running.stop()
+    assert texts == lm.generate(prompts=["ab", "abcdefgh"], max_new_tokens=8, num_beams=2, num_return_sequences=2)
+    assert len(set(texts)) > 1
+
+
+def test_sources_are_not_mixed_up(lm: LanguageModel) -> None:
     batcher = Batcher(lm, slots=3, length=24, max_queue=9, max_seconds=60, max_tokens=8)
     options, events, texts = batcher.options({"max_new_tokens": 8, "seed": 0}), queue.Queue(), {}
     prompts, writers = ["ab", "abcdefgh", "xyzzy", "q w"], []

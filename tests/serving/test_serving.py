@@ -9,51 +9,23 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
 
 import toys
+from serving_clients import Running, events, wait
 
 from lm_research import serve
 from lm_research.serving.app import Limits, make_app
 
 LM = toys.language_model(vocab=257, scale=0.3, tokenizer=toys.ByteTokenizer())
 LIMITS = Limits(slots=4, length=32, max_tokens=16, max_queue=64, max_body_bytes=2000)
-
-
-class Running:
-    """An application that listens on a free port."""
-
-    def __init__(self, app: Any) -> None:
-        self.server = app.state.server
-        listening = socket.socket()
-        listening.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self._uvicorn = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [listening]}, daemon=True)
-        self._thread.start()
-        wait(lambda: self._uvicorn.started)
-
-    def stop(self) -> None:
-        self._uvicorn.should_exit = True
-        self._thread.join(20)
-
-    def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=60, **more)
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +100,6 @@ def test_penalties_and_n_are_those_of_generate(running: Running) -> None:
     assert found == LM.generate(
         prompts="ab", max_new_tokens=10, seed=3, do_sample=True, top_k=0, num_return_sequences=3, frequency_penalty=2.0
     )
-
-
-def events(response: httpx.Response) -> Iterator[Any]:
-    for line in response.iter_lines():
-        if line.startswith("data: ") and line != "data: [DONE]":
-            yield json.loads(line[6:])
 
 
 def test_a_stream_joins_to_the_whole(running: Running) -> None:

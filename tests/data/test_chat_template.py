@@ -1,0 +1,155 @@
+"""Conversations as text: templates in the style of well-known models, with strings worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+import tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from lm_research.data.chat_template import chat_ids, chat_template, chat_text
+from lm_research.data.hf_tokenizer import HFTokenizer, load_tokenizer
+from lm_research.errors import UserError
+
+# Each message between marks, as ChatML has it. Blocks stand on lines of their own and must leave nothing of them.
+MARKED = """{% for message in messages %}
+    {% if loop.first and message.role != 'system' %}
+<|im_start|>system
+Be brief.<|im_end|>
+    {% endif %}
+<|im_start|>{{ message.role }}
+{{ message.content | trim }}<|im_end|>
+{% endfor %}
+{% if add_generation_prompt %}
+<|im_start|>assistant
+{% endif %}"""
+# Turns in brackets, each pair begun and ended, and the system's message inside the first, as Llama 2 has it.
+BRACKETS = """{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\\n' + messages[0].content + '\\n<</SYS>>\\n\\n' %}\
+{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}
+{%- for turn in turns -%}
+    {%- if (turn.role == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('Roles must alternate user/assistant') }}
+    {%- endif -%}
+    {%- if turn.role == 'user' -%}
+        {{- bos_token + '[INST] ' + (system if loop.first else '') + turn.content + ' [/INST]' -}}
+    {%- else -%}
+        {{- ' ' + turn.content + ' ' + eos_token -}}
+    {%- endif -%}
+{%- endfor -%}"""
+# Only the last turns, with loop controls and JSON, and another name for the assistant, as newer ones do.
+NEWER = """{{ bos_token }}{% for m in messages[::-1] %}{% if loop.index > 2 %}{% break %}{% endif %}\
+{{ {'assistant': 'model'}.get(m.role, m.role) }}:{{ m.content | tojson }};{% endfor %}{% if tools is none %}end{% endif %}"""
+
+TALK = [
+    {"role": "user", "content": " Hi <there>"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Why?"},
+]
+SYSTEM = {"role": "system", "content": "You help."}
+WORDS = (
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "Hi",
+    "Hello",
+    "Why?",
+    "<there>",
+    "<<SYS>>",
+    "<</SYS>>",
+    "You",
+    "help.",
+)
+
+
+def tokenizer(folder: pathlib.Path, **config: Any) -> HFTokenizer:
+    """Words are tokens, and <s> is put before a text that is read by itself."""
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    folder.mkdir(exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+    plain = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(plain | config))
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "expected"),
+    [
+        (
+            MARKED, TALK,
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <there><|im_end|>\n<|im_start|>assistant\n"
+            "Hello<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            MARKED, [SYSTEM, TALK[2]],
+            "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            BRACKETS, [SYSTEM, *TALK],
+            "<s>[INST] <<SYS>>\nYou help.\n<</SYS>>\n\n Hi <there> [/INST] Hello </s><s>[INST] Why? [/INST]",
+        ),
+        (BRACKETS, TALK, "<s>[INST]  Hi <there> [/INST] Hello </s><s>[INST] Why? [/INST]"),
+        (NEWER, TALK, '<s>user:"Why?";model:"Hello";end'),
+        (NEWER, TALK[:1], '<s>user:" Hi <there>";end'),
+    ],
+)  # fmt: skip
+def test_messages_become_the_text_of_the_template(
+    tmp_path: pathlib.Path, template: str, messages: list[dict[str, str]], expected: str
+) -> None:
+    assert chat_text(tokenizer(tmp_path, chat_template=template), messages) == expected
+
+
+def test_without_the_prompt_of_an_answer(tmp_path: pathlib.Path) -> None:
+    text = chat_text(tokenizer(tmp_path, chat_template=MARKED), [SYSTEM], add_generation_prompt=False)
+    assert text == "<|im_start|>system\nYou help.<|im_end|>\n"
+
+
+def test_special_tokens_stand_once(tmp_path: pathlib.Path) -> None:
+    """<s> is where the template puts it, once a turn; the tokenizer by itself would put another before it."""
+    found = tokenizer(tmp_path, chat_template=BRACKETS)
+    # <s> [INST] Hi <there> [/INST] Hello </s> <s> [INST] Why? [/INST]
+    assert chat_ids(found, TALK) == [1, 3, 5, 8, 4, 6, 2, 1, 3, 7, 4]
+    assert found(chat_text(found, TALK))["input_ids"][0].tolist()[:3] == [1, 1, 3]
+
+
+def test_where_a_template_is_looked_for(tmp_path: pathlib.Path) -> None:
+    """A file of its own before the settings; of several the one called default; it travels with the tokenizer."""
+    assert chat_template(tokenizer(tmp_path / "none")) is None
+    several = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "several"}]
+    assert chat_text(tokenizer(tmp_path / "several", chat_template=several), TALK) == "several"
+    folder = tmp_path / "file"
+    folder.mkdir()
+    (folder / "chat_template.jinja").write_text("{{ messages | length }} é")
+    found = tokenizer(folder, chat_template="settings")
+    found.save_files(tmp_path / "copy")
+    assert chat_text(found, TALK) == chat_text(load_tokenizer(tmp_path / "copy"), TALK) == "3 é"
+    assert chat_text(load_tokenizer(folder / "tokenizer.json"), TALK) == "3 é"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (BRACKETS, "Roles must alternate"),
+        ("{% for", "unexpected|Expected|expected"),
+        ("{{ messages[0].content + 1 }}", "can only concatenate str"),
+        ("{{ messages.__class__.__mro__ }}", "unsafe"),
+        ("{{ messages.append(1) }}", "append"),
+    ],
+)
+def test_what_a_template_does_not_take_is_explained(tmp_path: pathlib.Path, template: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"chat_template does not take these messages: .*({reason})"):
+        chat_text(tokenizer(tmp_path, chat_template=template), [TALK[1]])
+
+
+def test_models_that_were_not_made_for_messages_say_so(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="no chat_template"):
+        chat_ids(tokenizer(tmp_path), TALK)

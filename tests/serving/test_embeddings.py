@@ -1,0 +1,57 @@
+"""Embeddings over HTTP, of a run with its own tokenizer, and attentions of what it reads."""
+
+from __future__ import annotations
+
+import base64
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
+
+import tiny
+import toys
+from serving_clients import Running
+
+import lm_research
+from lm_research.pretrained import LanguageModel
+from lm_research.serving.app import make_app
+
+
+@pytest.fixture(scope="module")
+def running(bert_run: pathlib.Path) -> Iterator[Running]:
+    found = Running(make_app(lm_research.from_pretrained(bert_run), "bert"))
+    yield found
+    found.stop()
+
+
+@pytest.mark.parametrize("texts", ["the king", ["the king", "a queen went out to the people " * 9]])
+def test_embeddings_are_those_of_the_run(running: Running, texts: str | list[str]) -> None:
+    lm = running.server.lm
+    answer = running.post("/v1/embeddings", {"input": texts, "model": "bert"}).json()
+    rows = lm.embed([texts] if isinstance(texts, str) else texts)
+    assert [one["index"] for one in answer["data"]] == list(range(len(rows)))
+    np.testing.assert_allclose([one["embedding"] for one in answer["data"]], rows, atol=1e-6)
+    same = running.post("/v1/embeddings", {"input": texts, "encoding_format": "base64"}).json()["data"]
+    decoded = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in same]
+    np.testing.assert_allclose(decoded, rows, atol=1e-6)
+    tokens = sum(len(lm.tokenizer.encode(text)) for text in ([texts] if isinstance(texts, str) else texts))
+    assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+def test_attentions_are_of_the_form_that_the_model_reads(running: Running) -> None:
+    seen = running.post("/v1/inspect", {"text": "the king"}).json()
+    assert (seen["tokens"][0], seen["tokens"][-1]) == ("[CLS]", "[SEP]")
+    layer = np.array(seen["attentions"])[0]
+    assert layer.shape[1:] == (len(seen["tokens"]),) * 2 and layer.sum(-1) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_texts_may_be_as_long_as_the_model() -> None:
+    """Rows are filled up to multiples of 32, but never beyond the model's 40 positions."""
+    model = toys.definition(257, max_length=40)
+    lm = LanguageModel(model, tiny.random_params(model, 0, 0.3), "gpt2", {}, tokenizer=toys.ByteTokenizer())
+    assert lm.inputs(["x" * 35, "y"])["input_ids"].shape == (2, 40)
+    assert lm.embed(["x" * 35]).shape == (1, model.arch.hidden_size)
