@@ -77,6 +77,7 @@ def test_flags() -> None:
         "to",
         "workers",  # prepare, and experiments.run
         "sweep",
+        "cache_dir",  # experiments.run
         "launcher",
         "storage",
         "inspect",
