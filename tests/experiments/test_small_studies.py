@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))  # experiments/ is not part of the installed package
 
-from experiments import run_studies, settings, table
+from experiments import run, run_studies, table
 from experiments.scaling_law import fit
 from lm_research.errors import ConfigError, DataError
 from lm_research.reporting.studies import read_study
@@ -179,6 +180,24 @@ def test_the_command_knows_every_study(capsys: pytest.CaptureFixture[str]) -> No
     assert all((ROOT / "experiments" / file).is_file() for file in files)
     assert run_studies.main(["--workdir=x", "--output=y", "--only=mub"]) == 2
     assert "mup" in capsys.readouterr().err
-    shared = run_studies.environment(pathlib.Path("runs"), 4)
-    assert shared["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-    assert settings.SMALL["checkpoint.every_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "launcher", "given", "found"),
+    [
+        (1, "local", [], {}),
+        (4, "slurm", [], {}),
+        (4, "local", [], {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
+        (
+            4,
+            "local",
+            ["XLA_PYTHON_CLIENT_PREALLOCATE=true", "A=b=c"],
+            {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "A": "b=c"},
+        ),
+    ],
+)
+def test_trials_side_by_side_share_a_gpu(
+    workers: int, launcher: str, given: list[str], found: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    assert run.environment(argparse.Namespace(workers=workers, launcher=launcher, env=given)) == found
