@@ -29,7 +29,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = "experiments.table"
 STUDIES = {
     "masking_rate": ("masking_rate/sweep.py", [(TABLE, "--metrics=eval_mlm_loss_nats,eval_mlm_accuracy,seconds")]),
-    "sentence_pairs": ("sentence_pairs/sweep.py", [(TABLE, "--metrics=eval_mlm_loss_nats,eval_mlm_accuracy,seconds")]),
+    "sentence_pairs": (
+        "sentence_pairs/sweep.py",
+        [(TABLE, "--metrics=eval_mlm_loss_nats,eval_mlm_accuracy,eval_nsp_accuracy,eval_sop_accuracy,seconds")],
+    ),
     "packing": ("packing/sweep.py", [(TABLE, "--metrics=eval_mlm_loss_nats,tokens_per_second,step,seconds")]),
     "lr_batch": ("lr_batch/sweep.py", [(TABLE, "--across=optimizer.learning_rate")]),
     "optimizers": ("optimizers/sweep.py", [(TABLE,)]),

@@ -120,6 +120,12 @@ def test_a_table_has_means_and_deviations_over_seeds(tmp_path: pathlib.Path) -> 
         "| pre | 2.2500 ± 0.3536 (2) | 5.0000 ± 0.0000 (2) |",
         "| none | **2.0000** (1 of 2) | 5.0000 (1 of 2) |",
     ]
+    write(
+        tmp_path,
+        ("model.norm",),
+        [(("post",), {"eval_loss_nats": 3.0, "sop": 0.5}), (("pre",), {"eval_loss_nats": 2.0})],
+    )
+    assert table.table(read_study(tmp_path), ["sop"]).splitlines()[2:] == ["| post | 0.5000 |", "| pre | - |"]
     with pytest.raises(ConfigError, match="no metric 'loss'"):
         table.table(read_study(tmp_path), ["loss"])
 
