@@ -89,8 +89,8 @@ def make_train_step(
     schedule: Schedule,
     config: Config,
 ) -> Callable[[State, Batch], State]:
-    """The function (state, batch) -> state that a run repeats; not yet jitted. With a budget of time `schedule` gets a third argument; `peak`
-    is handed on to it.
+    """The function (state, batch) -> state that a run repeats; not yet jitted. With a budget of time there is a third argument, which
+    goes to `schedule`, as `peak` does, the learning rate in place of the config's.
 
     Order inside: gradient of the loss at the current parameters, its norm, clipping and AdamW, the update scaled by the
     learning rate of this step's number, the average, the window of metrics, the step counter. If loss or gradient

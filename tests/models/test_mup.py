@@ -114,6 +114,8 @@ def test_growing_heads_divide_their_scores_by_their_width() -> None:
 def test_what_it_is_not_for_is_refused() -> None:
     with pytest.raises(ConfigError, match="optimizer.name=sgd"):
         resolve({"model": {"mup_base_width": 64}, "optimizer": {"name": "sgd"}})
+    with pytest.raises(ConfigError, match="trains two of different widths"):
+        resolve({"model": {"mup_base_width": 64}, "objective": {"name": "replaced_token"}})
     for family in ("t5", "bart"):
         with pytest.raises(ConfigError, match=f"model.family={family} is another kind"):
             define_model(ModelConfig(family=family, mup_base_width=64), 64)
