@@ -107,7 +107,8 @@ def cell(numbers: list[float], runs: list[dict[str, float]], bold: bool) -> str:
     if not numbers:
         return "-" if any(runs) else f"none of {asked} finished"
     mean = statistics.fmean(numbers)
-    digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 4
+    whole = all(number.is_integer() for number in numbers)
+    digits = 0 if whole or abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 4
     text = f"{mean:,.{digits}f}"
     if len(numbers) > 1:
         text += f" ± {statistics.stdev(numbers):,.{digits}f}"

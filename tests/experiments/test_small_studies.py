@@ -109,16 +109,16 @@ def write(folder: pathlib.Path, keys: tuple[str, ...], trials: list[tuple[tuple,
 
 
 def test_a_table_has_means_and_deviations_over_seeds(tmp_path: pathlib.Path) -> None:
-    losses = {("post", 0): 3.0, ("post", 1): 5.0, ("pre", 0): 2.0, ("pre", 1): 2.5, ("none", 0): None, ("none", 1): 2.0}
+    losses = {("post", 0): 3.1, ("post", 1): 5.1, ("pre", 0): 2.0, ("pre", 1): 2.5, ("none", 0): None, ("none", 1): 2.0}
     trials = [(key, {"eval_loss_nats": loss} if loss else {}) for key, loss in losses.items()]
     write(tmp_path, ("model.norm", "seed"), trials)
-    # Of 3 and 5 the mean is 4 and the deviation sqrt((1 + 1) / 1) = 1.4142; of 2 and 2.5 they are 2.25 and sqrt(0.125) = 0.3536.
+    # Of 3.1 and 5.1 the mean is 4.1 and the deviation sqrt((1 + 1) / 1) = 1.4142; of 2 and 2.5 they are 2.25 and sqrt(0.125) = 0.3536.
     assert table.table(read_study(tmp_path), ["eval_loss_nats", "seconds"]).splitlines() == [
         "| model.norm | eval_loss_nats | seconds |",
         "| --- | --- | --- |",
-        "| post | 4.0000 ± 1.4142 (2) | 5.0000 ± 0.0000 (2) |",
-        "| pre | 2.2500 ± 0.3536 (2) | 5.0000 ± 0.0000 (2) |",
-        "| none | **2.0000** (1 of 2) | 5.0000 (1 of 2) |",
+        "| post | 4.1000 ± 1.4142 (2) | 5 ± 0 (2) |",
+        "| pre | 2.2500 ± 0.3536 (2) | 5 ± 0 (2) |",
+        "| none | **2** (1 of 2) | 5 (1 of 2) |",
     ]
     write(
         tmp_path,
@@ -136,8 +136,8 @@ def test_a_key_goes_across(tmp_path: pathlib.Path) -> None:
     assert table.table(read_study(tmp_path), across="rate").splitlines()[2:] == [
         "| width | rate 0.001 | rate 0.01 |",
         "| --- | --- | --- |",
-        "| 64 | 4.0000 | 3.0000 |",
-        "| 128 | none of 1 finished | **2.0000** |",
+        "| 64 | 4 | 3 |",
+        "| 128 | none of 1 finished | **2** |",
     ]
     with pytest.raises(ConfigError, match="--across=depth"):
         table.table(read_study(tmp_path), across="depth")
