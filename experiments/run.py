@@ -15,6 +15,7 @@ launch.tpu_vm or launch.slurm stand after --, and WORKDIR lies on storage that t
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import shlex
 import signal
@@ -27,6 +28,7 @@ from lm_research import cli
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError
 from lm_research.sweeping import sweep as sweeps
 
+_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -83,6 +85,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.guarded(lambda: run(args, argv[cut + 1 :]), debug=args.debug)
 
 
+def environment(args: argparse.Namespace) -> dict[str, str]:
+    """Variables of the trials; raises a ConfigError for an --env without a value.
+
+    Trials that run side by side here may share a GPU, of whose memory each would otherwise take three quarters at once.
+    """
+    wrong = [text for text in args.env if "=" not in text]
+    if wrong:
+        raise ConfigError(f"--env {wrong[0]}: write NAME=VALUE.")
+    shared = args.workers > 1 and args.launcher == "local" and _PREALLOCATE not in os.environ
+    return ({_PREALLOCATE: "false"} if shared else {}) | dict(text.split("=", 1) for text in args.env)
+
+
 def run(args: argparse.Namespace, flags: Sequence[str]) -> int:
     """Does what the arguments say; `flags`: of the launcher."""
     from lm_research.sweeping.runner import Workers  # after the arguments are checked: they load Optuna
@@ -90,16 +104,13 @@ def run(args: argparse.Namespace, flags: Sequence[str]) -> int:
 
     if args.workers < 1:
         raise ConfigError(f"--workers={args.workers} must be 1 or more.")
-    wrong = [text for text in args.env if "=" not in text]
-    if wrong:
-        raise ConfigError(f"--env {wrong[0]}: write NAME=VALUE.")
     sweep, workdir = sweeps.load(args.sweep), pathlib.Path(args.workdir)
+    variables = environment(args)
     study = Study(sweep, workdir, args.storage)
     log = lambda line: print(f"{datetime.now():%H:%M:%S} {line}", flush=True)  # noqa: E731
     log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} begun before")
     launch = launcher(args.launcher, flags, sweep.module)
-    environment = dict(text.split("=", 1) for text in args.env)
-    workers = Workers(sweep, workdir, args.storage, log, environment, launch, args.cache_dir)
+    workers = Workers(sweep, workdir, args.storage, log, variables, launch, args.cache_dir)
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: workers.stop.set())

@@ -4,8 +4,8 @@ Each study is a folder of WORKDIR and may take --minutes; what has not ended by 
 it), and the next one begins. A study that fails is named at the end, and the others run. They share WORKDIR/cache: the text is tokenised
 once. After each, its tables are written to OUTPUT/STUDY.md and its study.json to OUTPUT/STUDY.json: small files, to be kept.
 
---only=masking_rate,packing picks some. `python -m experiments.settings` has what makes them larger or smaller: STUDY_STEPS=3 STUDY_TRIALS=2
-before the command sees whether all of them work.
+--only=masking_rate,packing picks some, and several commands that pick others may run at once. experiments/settings.py has the variables
+that make the studies larger or smaller: STUDY_STEPS=3 STUDY_TRIALS=2 before the command sees whether all of them work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = "experiments.table"
 STUDIES = {
     "masking_rate": ("masking_rate/sweep.py", [(TABLE, "--metrics=eval_mlm_loss_nats,eval_mlm_accuracy,seconds")]),
-    "sentence_pairs": ("sentence_pairs/sweep.py", [(TABLE, "--metrics=eval_mlm_loss_nats,eval_mlm_accuracy,seconds")]),
+    "sentence_pairs": (
+        "sentence_pairs/sweep.py",
+        [(TABLE, "--metrics=eval_mlm_loss_nats,eval_mlm_accuracy,eval_nsp_accuracy,eval_sop_accuracy,seconds")],
+    ),
     "packing": ("packing/sweep.py", [(TABLE, "--metrics=eval_mlm_loss_nats,tokens_per_second,step,seconds")]),
     "lr_batch": ("lr_batch/sweep.py", [(TABLE, "--across=optimizer.learning_rate")]),
     "optimizers": ("optimizers/sweep.py", [(TABLE,)]),
@@ -80,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 def run_study(name: str, options: argparse.Namespace) -> int:
     """Runs one study until it ends or its time does; returns its exit code."""
-    shared = environment(options.workdir, options.workers)
+    shared = environment(options.workdir)
     if name in TEXTS:
         module, file = TEXTS[name]
         subprocess.run([sys.executable, "-m", module, str(options.workdir / file)], cwd=ROOT, env=shared, check=True)
@@ -101,15 +104,13 @@ def run_study(name: str, options: argparse.Namespace) -> int:
         return process.wait()
 
 
-def environment(workdir: pathlib.Path, workers: int) -> dict[str, str]:
-    """Of a study's processes: several workers share a GPU's memory, of which JAX would otherwise give the first three quarters."""
+def environment(workdir: pathlib.Path) -> dict[str, str]:
+    """Of a study's processes: where studies find each other's results and their texts, and this folder's modules."""
     own = {
         "STUDY_FROM": str(workdir / "optimizers"),
         "STUDY_VERSES": str(workdir / "verses.txt"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
-    if workers > 1:
-        own |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {**os.environ, **own}
 
 

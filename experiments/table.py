@@ -69,8 +69,10 @@ def table(study: Study, metrics: Sequence[str] = (), across: str = "") -> str:
         for name in metrics
     }
     best = best_mean(cells, study)
-    written = {at: cell(numbers, len(groups[at[0]]), best == statistics.fmean(numbers) if numbers and at[1] == study.metric else False)
-               for at, numbers in cells.items()}  # fmt: skip
+    written = {}
+    for (point, name), numbers in cells.items():
+        bold = bool(numbers) and name == study.metric and statistics.fmean(numbers) == best
+        written[point, name] = cell(numbers, groups[point], bold)
     if across:
         return _pivot(written, metrics[0], across)
     keys = [key for key, _ in next(iter(groups))]
@@ -99,12 +101,14 @@ def best_mean(cells: dict[tuple[Point, str], list[float]], study: Study) -> floa
     return (max if study.maximize else min)(means, default=None)
 
 
-def cell(numbers: list[float], asked: int, bold: bool) -> str:
-    """ "**3.214 +- 0.013** (3)"; failed trials are counted."""
+def cell(numbers: list[float], runs: list[dict[str, float]], bold: bool) -> str:
+    """ "**3.214 ± 0.013** (3)"; runs that did not finish are counted, "-" is a metric that they do not have."""
+    asked = len(runs)
     if not numbers:
-        return f"none of {asked} finished"
+        return "-" if any(runs) else f"none of {asked} finished"
     mean = statistics.fmean(numbers)
-    digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 4
+    whole = all(number.is_integer() for number in numbers)
+    digits = 0 if whole or abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 4
     text = f"{mean:,.{digits}f}"
     if len(numbers) > 1:
         text += f" ± {statistics.stdev(numbers):,.{digits}f}"

@@ -649,6 +649,11 @@ def _check_combinations(config: Config) -> None:
             f"model.mup_base_width={model.mup_base_width} scales rates as {' and '.join(MUP_OPTIMIZERS)} need it, but optimizer.name="
             f"{config.optimizer.name}. Use one of those, or set --config.model.mup_base_width=0."
         )
+    if model.mup_base_width and config.objective.name == "replaced_token":
+        raise ConfigError(
+            f"model.mup_base_width={model.mup_base_width} scales one model by its width, and objective.name=replaced_token trains two of "
+            "different widths. Use another objective, or set --config.model.mup_base_width=0."
+        )
     if config.data.max_length > model.max_length:
         raise ConfigError(
             f"data.max_length={config.data.max_length} is longer than model.max_length={model.max_length}, the positions "

@@ -151,10 +151,11 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         length = batch["tokens_BL"].shape[-1]  # of a task's rows it goes with the batch
         if length not in programs:
             with clock.paused("compile"):
-                programs[length] = compile_step(train_step, state, batch, course, log)
+                programs[length] = compile_step(train_step, state, batch, course, peak, log)
                 processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
         return programs[length], batch
 
+    peak = jax.device_put(np.float32(config.optimizer.learning_rate), replicated(mesh))
     course = budget.make_course(config, workdir, start, clock, lives, replicated(mesh), log)
     if course.unknown:  # steps that do not count, on a state that is thrown away
         rehearsal = load(feed, start, course.last)
@@ -162,7 +163,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         def take() -> jax.Array:
             nonlocal state
             program, batch = prepared(state, next(rehearsal))
-            state = program(state, batch, *course.arguments)
+            state = program(state, batch, *course.arguments, peak=peak)
             return state["step"]
 
         course.calibrate(take, evaluation.num_batches)
@@ -199,7 +200,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
                 batch = next(batches)
             program, batch = prepared(state, batch)
             trace.before(step + 1)
-            state = program(state, batch, *course.arguments)
+            state = program(state, batch, *course.arguments, peak=peak)
             trace.after(step + 1, state)
             progress.advance()
             if every(config.logging.every_steps, step + 1):
@@ -363,9 +364,11 @@ def check_corpus(checkpoints: Checkpoints, corpus: Corpus) -> None:
         )
 
 
-def compile_step(train_step: Any, state: State, batch: dict[str, jax.Array], course: Course, log: Log) -> Any:
+def compile_step(
+    train_step: Any, state: State, batch: dict[str, jax.Array], course: Course, peak: jax.Array, log: Log
+) -> Any:
     begin = time.perf_counter()
-    compiled = train_step.lower(state, batch, *course.arguments).compile()
+    compiled = train_step.lower(state, batch, *course.arguments, peak=peak).compile()
     log(f"step compiled in {time.perf_counter() - begin:.1f} s")
     return compiled
 

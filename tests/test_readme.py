@@ -78,6 +78,7 @@ def test_flags() -> None:
         "adapter",
         "workers",  # prepare, and experiments.run
         "sweep",
+        "cache_dir",  # experiments.run
         "launcher",
         "storage",
         "inspect",

@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from experiments import settings
-from experiments.optimizers.sweep import CONFIG, FIXED, small
+from experiments.optimizers.sweep import CONFIG, fixed, small
 from lm_research.errors import ConfigError
 from lm_research.reporting.studies import read_study
 from lm_research.sweeping import Sweep
@@ -30,4 +30,4 @@ def get_sweep() -> Sweep:
         for name, rate in sorted(best.items())
         for seed in settings.seeds(3)
     ]
-    return settings.study(CONFIG, points, small(), FIXED)
+    return settings.study(CONFIG, points, small(), fixed())

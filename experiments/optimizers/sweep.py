@@ -7,15 +7,16 @@ from lm_research.config import walk
 from lm_research.sweeping import Sweep
 
 CONFIG = "configs/quickstart.py:gpt"
-# The middle of the rates that are tried: AdamW's is the config's; the others' relative to it, of the size that their papers use beside Adam's.
-MIDDLES = {"adamw": 1.0, "adafactor": 3.0, "lamb": 5.0, "lion": 0.15, "muon": 10.0, "sgd": 250.0}
+# The middle of the rates that are tried, over the config's rate, which is AdamW's. Updates of Lion and Muon are longer (signs; matrices
+# whose singular values are 1), LAMB's are as long as the parameter, SGD's as the gradient, whose norm is clipped at 1.
+MIDDLES = {"adamw": 1.0, "adafactor": 1.5, "lamb": 10.0, "lion": 0.15, "muon": 10.0, "sgd": 250.0}
 FACTORS = (0.25, 0.5, 1, 2, 4)
+_KEYS = {name: field for name, field, _ in walk()}
 
 
 def names() -> list[str]:
     """Those of MIDDLES that this version of the library has."""
-    known = next(field.metadata["choices"] for name, field, _ in walk() if name == "optimizer.name")
-    return [name for name in MIDDLES if name in known]
+    return [name for name in MIDDLES if name in _KEYS["optimizer.name"].metadata["choices"]]
 
 
 def small() -> dict[str, object]:
@@ -23,8 +24,10 @@ def small() -> dict[str, object]:
     return {"train.num_steps": 600}
 
 
-# Decay is left out: each optimizer would need another.
-FIXED = {"optimizer.weight_decay": 0.0}
+def fixed() -> dict[str, object]:
+    """No decay: each optimizer would need another. What Muon leaves to AdamW has AdamW's rate."""
+    rate = {"optimizer.adam_learning_rate": settings.base(CONFIG).optimizer.learning_rate}
+    return {"optimizer.weight_decay": 0.0} | {key: value for key, value in rate.items() if key in _KEYS}
 
 
 def get_sweep() -> Sweep:
@@ -35,4 +38,4 @@ def get_sweep() -> Sweep:
         for name in names()
         for factor in FACTORS
     ]
-    return settings.study(CONFIG, points, small(), FIXED)
+    return settings.study(CONFIG, points, small(), fixed())

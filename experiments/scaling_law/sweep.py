@@ -29,8 +29,10 @@ def get_sweep() -> Sweep:
         for amount in amounts
         for seed in settings.seeds(1)
     ]  # fmt: skip
+    # The width that the rate belongs to: of the small runs 64, of a large config its own.
+    base = settings.base(CONFIG).model.hidden_size if settings.is_large() else 64
     fixed = {
-        "model.mup_base_width": 64,
+        "model.mup_base_width": base,
         "model.scan_layers": True,
         "schedule.warmup_steps": 0,
         "schedule.warmup_ratio": 0.1,

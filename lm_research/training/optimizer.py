@@ -36,11 +36,12 @@ def make_schedule(config: Config) -> Schedule:
     Rises linearly so that step `warmup - 1` is the first at the peak, then follows schedule.name down to
     end_ratio x peak, reached as the last step ends. inverse_sqrt is Vaswani et al. 2017's: peak x sqrt(warmup / steps so
     far); wsd is Hu et al. 2024's warm-up, stable, decay. With a budget of time a second argument, `budget.position`, says where
-    the step lies on a schedule of which length.
+    the step lies on a schedule of which length. `peak` replaces optimizer.learning_rate: as an argument of a jitted function it lets
+    one program serve all rates.
     """
-    peak, end, power = config.optimizer.learning_rate, config.schedule.end_ratio, config.schedule.power
+    end, power = config.schedule.end_ratio, config.schedule.power
 
-    def schedule(step: jax.Array, position: jax.Array | None = None) -> jax.Array:
+    def schedule(step: jax.Array, position: jax.Array | None = None, peak: jax.Array | None = None) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         total, warmup, larger = config.train.num_steps, warmup_steps(config), max
         if position is not None:
@@ -59,7 +60,7 @@ def make_schedule(config: Config) -> Schedule:
             "wsd": 1.0 - (1.0 - end) * jnp.clip((step - (total - decay)) / decay, 0.0, 1.0),
         }[config.schedule.name]
         rise = jnp.minimum(1.0, (step + 1.0) / larger(1, warmup))
-        return peak * jnp.where(step < warmup, rise, shape)
+        return (config.optimizer.learning_rate if peak is None else peak) * jnp.where(step < warmup, rise, shape)
 
     return schedule
 

@@ -98,7 +98,8 @@ def make_train_step(
     schedule: Schedule,
     config: Config,
 ) -> Callable[[State, Batch], State]:
-    """The function (state, batch) -> state that a run repeats; not yet jitted. With a budget of time `schedule` gets a third argument.
+    """The function (state, batch) -> state that a run repeats; not yet jitted. With a budget of time there is a third argument, which
+    goes to `schedule`, as `peak` does, the learning rate in place of the config's.
 
     Order inside: gradient of the loss at the current parameters, its norm, clipping and AdamW, the update scaled by the
     learning rate of this step's number, the average, the window of metrics, the step counter. If loss or gradient
@@ -109,7 +110,7 @@ def make_train_step(
     stop, decay = config.train.nonfinite == "stop", config.train.ema_decay
     pull = loss_and_gradient_per_device if config.mesh.preset == "shard_map" else loss_and_gradient
 
-    def train_step(state: State, batch: Batch, *position: jax.Array) -> State:
+    def train_step(state: State, batch: Batch, *position: jax.Array, peak: jax.Array | None = None) -> State:
         step, params = state["step"], state["params"]
         key = jax.random.fold_in(jax.random.key(state["seed"]), step)
         loss, sums, totals, gradient = pull(objective, definition, params, batch, key, groups)
@@ -123,7 +124,7 @@ def make_train_step(
             gradient, optimizer_from_dict(template, state["optimizer"]), groups.learning(params)
         )
         new = {
-            "params": groups.moved(params, direction, schedule(step, *position)),
+            "params": groups.moved(params, direction, schedule(step, *position, peak=peak)),
             "optimizer": optimizer_to_dict(optimizer_state),
         }
         if decay:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))  # experiments/ is not part of the installed package
 
-from experiments import run_studies, settings, table
+from experiments import run, run_studies, table
 from experiments.scaling_law import fit
 from lm_research.errors import ConfigError, DataError
 from lm_research.reporting.studies import read_study
@@ -108,17 +109,23 @@ def write(folder: pathlib.Path, keys: tuple[str, ...], trials: list[tuple[tuple,
 
 
 def test_a_table_has_means_and_deviations_over_seeds(tmp_path: pathlib.Path) -> None:
-    losses = {("post", 0): 3.0, ("post", 1): 5.0, ("pre", 0): 2.0, ("pre", 1): 2.5, ("none", 0): None, ("none", 1): 2.0}
+    losses = {("post", 0): 3.1, ("post", 1): 5.1, ("pre", 0): 2.0, ("pre", 1): 2.5, ("none", 0): None, ("none", 1): 2.0}
     trials = [(key, {"eval_loss_nats": loss} if loss else {}) for key, loss in losses.items()]
     write(tmp_path, ("model.norm", "seed"), trials)
-    # Of 3 and 5 the mean is 4 and the deviation sqrt((1 + 1) / 1) = 1.4142; of 2 and 2.5 they are 2.25 and sqrt(0.125) = 0.3536.
+    # Of 3.1 and 5.1 the mean is 4.1 and the deviation sqrt((1 + 1) / 1) = 1.4142; of 2 and 2.5 they are 2.25 and sqrt(0.125) = 0.3536.
     assert table.table(read_study(tmp_path), ["eval_loss_nats", "seconds"]).splitlines() == [
         "| model.norm | eval_loss_nats | seconds |",
         "| --- | --- | --- |",
-        "| post | 4.0000 ± 1.4142 (2) | 5.0000 ± 0.0000 (2) |",
-        "| pre | 2.2500 ± 0.3536 (2) | 5.0000 ± 0.0000 (2) |",
-        "| none | **2.0000** (1 of 2) | 5.0000 (1 of 2) |",
+        "| post | 4.1000 ± 1.4142 (2) | 5 ± 0 (2) |",
+        "| pre | 2.2500 ± 0.3536 (2) | 5 ± 0 (2) |",
+        "| none | **2** (1 of 2) | 5 (1 of 2) |",
     ]
+    write(
+        tmp_path,
+        ("model.norm",),
+        [(("post",), {"eval_loss_nats": 3.0, "sop": 0.5}), (("pre",), {"eval_loss_nats": 2.0})],
+    )
+    assert table.table(read_study(tmp_path), ["sop"]).splitlines()[2:] == ["| post | 0.5000 |", "| pre | - |"]
     with pytest.raises(ConfigError, match="no metric 'loss'"):
         table.table(read_study(tmp_path), ["loss"])
 
@@ -129,8 +136,8 @@ def test_a_key_goes_across(tmp_path: pathlib.Path) -> None:
     assert table.table(read_study(tmp_path), across="rate").splitlines()[2:] == [
         "| width | rate 0.001 | rate 0.01 |",
         "| --- | --- | --- |",
-        "| 64 | 4.0000 | 3.0000 |",
-        "| 128 | none of 1 finished | **2.0000** |",
+        "| 64 | 4 | 3 |",
+        "| 128 | none of 1 finished | **2** |",
     ]
     with pytest.raises(ConfigError, match="--across=depth"):
         table.table(read_study(tmp_path), across="depth")
@@ -179,6 +186,24 @@ def test_the_command_knows_every_study(capsys: pytest.CaptureFixture[str]) -> No
     assert all((ROOT / "experiments" / file).is_file() for file in files)
     assert run_studies.main(["--workdir=x", "--output=y", "--only=mub"]) == 2
     assert "mup" in capsys.readouterr().err
-    shared = run_studies.environment(pathlib.Path("runs"), 4)
-    assert shared["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-    assert settings.SMALL["checkpoint.every_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "launcher", "given", "found"),
+    [
+        (1, "local", [], {}),
+        (4, "slurm", [], {}),
+        (4, "local", [], {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
+        (
+            4,
+            "local",
+            ["XLA_PYTHON_CLIENT_PREALLOCATE=true", "A=b=c"],
+            {"XLA_PYTHON_CLIENT_PREALLOCATE": "true", "A": "b=c"},
+        ),
+    ],
+)
+def test_trials_side_by_side_share_a_gpu(
+    workers: int, launcher: str, given: list[str], found: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    assert run.environment(argparse.Namespace(workers=workers, launcher=launcher, env=given)) == found

@@ -305,3 +305,14 @@ def test_sentences_longer_than_a_row_make_level_pairs(tmp_path: pathlib.Path) ->
     batch = whole_epoch(make(store, short_rate=0.0))
     rows = [read_row(batch, b) for b in range(len(batch["tokens_BL"]))]
     assert all(row.length == L and {len(row.a), len(row.b)} == {14, 15} for row in rows)
+
+
+def test_held_out_text_can_be_masked_at_a_rate_of_its_own(tmp_path: pathlib.Path) -> None:
+    """Whatever the rate in training, evaluations with eval_mask_rate read the very same rows and masks."""
+    store = numbered_store(tmp_path, 0, 40, (2, 6), (3, 9))
+    usual = whole_epoch(make(store, purpose="validation", mask_rate=0.15))
+    judged = whole_epoch(make(store, purpose="validation", mask_rate=0.4, eval_mask_rate=0.15))
+    for name, value in usual.items():
+        np.testing.assert_array_equal(judged[name], value)
+    train = whole_epoch(make(store, mask_rate=0.4, eval_mask_rate=0.15))
+    assert train["targets_BM"].shape[1] == num_masked(L, 0.4) > num_masked(L, 0.15) == judged["targets_BM"].shape[1]

@@ -243,3 +243,16 @@ def test_a_seed_given_as_an_argument_makes_the_same_parameters(seed: int) -> Non
     objective, optimizer = Regression(), make_optimizer(settings.optimizer)
     state = tiny.jit(lambda seed: init_state(definition, optimizer, settings, objective, seed))(np.uint32(seed))
     assert identical(state["params"], tiny.jit(lambda: definition.init(seed))()) and int(state["seed"]) == seed
+
+
+def test_a_peak_given_as_an_argument_makes_the_same_step_and_one_program_of_all_rates() -> None:
+    slow, fast = (config(optimizer={"learning_rate": rate}, schedule={"warmup_steps": 2}) for rate in (0.1, 0.7))
+    steps = [
+        tiny.jit(make_train_step(Regression(), DEFINITION, make_optimizer(c.optimizer), make_schedule(c), c))
+        for c in (slow, fast)
+    ]
+    programs = {step.lower(first_state(slow), batch(0), peak=np.float32(0.1)).as_text() for step in steps}
+    assert len(programs) == 1
+    own, given = steps[1](first_state(fast), batch(0)), steps[0](first_state(fast), batch(0), peak=np.float32(0.7))
+    np.testing.assert_allclose(flat(given["params"]), flat(own["params"]), rtol=1e-6)
+    assert not np.allclose(flat(given["params"]), flat(steps[0](first_state(slow), batch(0))["params"]), rtol=1e-3)
