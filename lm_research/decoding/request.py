@@ -12,7 +12,7 @@ import numpy as np
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import Lengths, Options, make_filters, make_options, make_rules
-from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts
+from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts, parts_documents
 from lm_research.errors import UserError
 
 HEADS = ("causal_lm", "seq2seq_lm")
@@ -168,9 +168,10 @@ def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> 
 def encode(tokenizer: Any, texts: Sequence[str], for_encoder: bool = False) -> list[list[int]]:
     """Texts with the special tokens that the tokenizer puts around them.
 
-    Those of plain ones begin with the separator of documents or, for encoders, end with the end token.
+    Those of plain ones begin with the separator of documents or, for encoders, end with the end token. What a tokenizer made for
+    encoders puts around a text, a causal model has not learned with: it too reads the separator.
     """
-    if callable(tokenizer):
+    if callable(tokenizer) and (for_encoder or not parts_documents(tokenizer)):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
     rows = tokenizer.encode_batch(list(texts))
     if for_encoder:

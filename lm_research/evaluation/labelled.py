@@ -60,7 +60,7 @@ class LabelledJudge:
         self.labels, self.exact = tuple(self.corpus.labels), entry.task == "classification" and entry.target == "label"
         self.task = kind(config, self.corpus)
         self.records = lambda: read_records(entry.data, config)
-        examples = self.task.examples(self.corpus.validation, "validation")
+        examples = self.task.examples(self.corpus.validation, "final")
         self.feed = Feed(examples, batch_size, 0, local_rows(mesh, batch_size), None)
         self.num_batches = -(-examples.num_examples // batch_size)
         self.params, self.mesh = lm.params, mesh

@@ -91,6 +91,10 @@ class Objective(abc.ABC):
         """Metrics that are no sums, of what was kept."""
         return {}
 
+    def samples(self, outputs: list[dict[str, Any]], count: int) -> list[str]:
+        """A few lines to read about what was kept."""
+        return []
+
     @property
     @abc.abstractmethod
     def predicted_share(self) -> float:

@@ -14,6 +14,7 @@ from lm_research.tasks.base import Task
 from lm_research.tasks.classification import Classification
 from lm_research.tasks.multiple_choice import MultipleChoice
 from lm_research.tasks.question_answering import QuestionAnswering
+from lm_research.tasks.seq2seq import Seq2Seq
 from lm_research.tasks.tagging import Tagging
 
 TASKS: dict[str, type[Task]] = {
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "tagging": Tagging,
     "question_answering": QuestionAnswering,
     "multiple_choice": MultipleChoice,
+    "seq2seq": Seq2Seq,
 }
 
 

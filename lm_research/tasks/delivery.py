@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lm_research.data.store import TokenStore
+from lm_research.decoding.options import FILE, save_defaults
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface
 from lm_research.models.definition import ModelDefinition, Params
@@ -25,9 +26,10 @@ _PROBLEMS = {
 
 
 def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json that names the task's labels, of a head that predicts labels."""
+    """A config.json that names the task's labels, of a head that predicts labels, and what else the task has to say."""
+    config = task.remembered(dict(config))
     if task.head(task.config) not in ("classification", "token_classification"):
-        return dict(config)
+        return config
     labels = task.labels or ("LABEL_0",)
     named = {
         "id2label": {str(number): name for number, name in enumerate(labels)},
@@ -36,6 +38,13 @@ def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
     if not task.by_token:
         named["problem_type"] = _PROBLEMS[task.config.task.target]
     return {**config, **named}
+
+
+def beside(task: Task, model: dict[str, Any]) -> dict[str, bytes]:
+    """Files of a checkpoint that tell how a task's model is used; `model` is what its model.json says, which is completed here."""
+    model["config"] = hf_labels(task, model["config"])
+    defaults = task.generation_defaults()
+    return {FILE: (json.dumps(defaults, indent=2, sort_keys=True) + "\n").encode()} if defaults else {}
 
 
 def write_predictions(path: pathlib.Path, task: Task, store: TokenStore, outputs: list[dict[str, np.ndarray]]) -> None:
@@ -56,6 +65,7 @@ def export(
 ) -> None:
     """Writes the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it."""
     directory.mkdir(parents=True, exist_ok=True)
+    save_defaults(directory, task.generation_defaults())
     try:
         config = hf_labels(task, huggingface.hf_config(definition, family, config))
         huggingface.save(directory, definition, family, jax.device_get(params), config)
