@@ -205,4 +205,5 @@ class Seq2Seq(SourceToTarget, WritingTask):
     def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
         """The prefix, where pipelines look for it; other tasks of the model it came from are forgotten."""
         prefix = {"prefix": self.config.task.source_prefix}
+        config = super().remembered(config) | {"decoder_start_token_id": self.start}
         return {**config, "task_specific_params": {name: prefix for name in _PIPELINES}}

@@ -161,6 +161,10 @@ class WritingTask(Task):
         names = [name for name in ("lm_loss_nats", "perplexity", *self.written_names) if f"eval_{name}" in scores]
         return "held-out " + ", ".join(f"{name} {scores[f'eval_{name}']:.4g}" for name in names)
 
+    def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
+        """With the tokens that texts end with and are filled up with: a family's numbers hold for its own tokenizer alone."""
+        return {**config, "pad_token_id": self.pad_id, "eos_token_id": self.tokenizer.eos_id}
+
     def generation_defaults(self) -> dict[str, Any]:
         """generation_config.json of the fine-tuned model: it decodes as the run did."""
         tokens = {name: getattr(self.options, name) for name in (*_TOKENS, "eos_token_id", "pad_token_id")}
