@@ -12,7 +12,9 @@ import numpy as np
 from lm_research.models.definition import ModelDefinition, define, flatten
 
 
-def missing_biases(family: ModuleType, definition: ModelDefinition, written: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+def missing_biases(
+    family: ModuleType, definition: ModelDefinition, written: Mapping[str, Any]
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Biases, by path, that a reader of this config.json will look for and the model does without."""
     read, own = define(family.from_hf(written, set()), definition.head), flatten(definition.shapes)
     return {path: leaf for path, leaf in flatten(read.shapes).items() if path not in own and path.endswith("/bias")}

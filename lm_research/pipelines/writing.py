@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lm_research.decoding.chat import render, template_of
 from lm_research.errors import UserError
 from lm_research.pipelines.base import Pipeline
 
@@ -101,25 +102,9 @@ def chat_text(lm: Any, messages: Sequence[Mapping[str, str]]) -> str:
     Raises:
       UserError: there is none, or it does not take these messages.
     """
-    import json
-
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    settings = json.loads(lm.tokenizer.files.get("tokenizer_config.json", b"{}"))
-    template = settings.get("chat_template")
-    if not isinstance(template, str):
+    template = template_of(lm.tokenizer)
+    if template is None:
         raise UserError(
             "This model has no chat_template in tokenizer_config.json: give a text as the prompt, not messages."
         )
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = refuse
-    tokens = {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)}
-    try:
-        return environment.from_string(template).render(messages=list(messages), add_generation_prompt=True, **tokens)
-    except jinja2.TemplateError as error:
-        raise UserError(f"The model's chat_template does not take these messages: {error}.") from error
+    return render(lm.tokenizer, template, messages)

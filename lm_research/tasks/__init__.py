@@ -12,6 +12,7 @@ from lm_research.objectives import define as define_objective
 from lm_research.objectives.base import Objective
 from lm_research.tasks.base import Task
 from lm_research.tasks.classification import Classification
+from lm_research.tasks.instruction import Instruction
 from lm_research.tasks.multiple_choice import MultipleChoice
 from lm_research.tasks.question_answering import QuestionAnswering
 from lm_research.tasks.seq2seq import Seq2Seq
@@ -23,6 +24,7 @@ TASKS: dict[str, type[Task]] = {
     "question_answering": QuestionAnswering,
     "multiple_choice": MultipleChoice,
     "seq2seq": Seq2Seq,
+    "instruction": Instruction,
 }
 
 

@@ -174,8 +174,8 @@ class Task(Objective):
         """A config.json of the fine-tuned model, with what its users must know of the task."""
         return config
 
-    def generation_defaults(self) -> dict[str, Any]:
-        """What generation_config.json of the fine-tuned model says; {} of a task that writes nothing."""
+    def files(self) -> dict[str, bytes]:
+        """Files that go with the fine-tuned model beside its tokenizer's, and in place of those of the same name."""
         return {}
 
     def words_of(self, scores: dict[str, float]) -> str:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lm_research.data.store import TokenStore
-from lm_research.decoding.options import FILE, save_defaults
+from lm_research.data.tokenizer import write_files
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface
 from lm_research.models.definition import ModelDefinition, Params
@@ -43,8 +43,7 @@ def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
 def beside(task: Task, model: dict[str, Any]) -> dict[str, bytes]:
     """Files of a checkpoint that tell how a task's model is used; `model` is what its model.json says, which is completed here."""
     model["config"] = hf_labels(task, model["config"])
-    defaults = task.generation_defaults()
-    return {FILE: (json.dumps(defaults, indent=2, sort_keys=True) + "\n").encode()} if defaults else {}
+    return task.files()
 
 
 def write_predictions(path: pathlib.Path, task: Task, store: TokenStore, outputs: list[dict[str, np.ndarray]]) -> None:
@@ -65,12 +64,10 @@ def export(
 ) -> None:
     """Writes the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_defaults(directory, task.generation_defaults())
     try:
         config = hf_labels(task, huggingface.hf_config(definition, family, config))
         huggingface.save(directory, definition, family, jax.device_get(params), config)
     except PretrainedError:
         described = native.describe(definition, family, config)["config"]
-        native.save(directory, definition, family, params, hf_labels(task, described), task.tokenizer)
-        return
-    task.tokenizer.save_files(directory)
+        native.save(directory, definition, family, params, hf_labels(task, described))
+    write_files(task.tokenizer.files | task.files(), directory)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import ast
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.decoding.in_step import ARGUMENTS, decode
-from lm_research.decoding.options import load_defaults, make_options
+from lm_research.decoding.options import FILE, load_defaults, make_options
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, UserError, suggest
 from lm_research.interop import huggingface
@@ -165,11 +166,12 @@ class WritingTask(Task):
         """With the tokens that texts end with and are filled up with: a family's numbers hold for its own tokenizer alone."""
         return {**config, "pad_token_id": self.pad_id, "eos_token_id": self.tokenizer.eos_id}
 
-    def generation_defaults(self) -> dict[str, Any]:
-        """generation_config.json of the fine-tuned model: it decodes as the run did."""
+    def files(self) -> dict[str, bytes]:
+        """generation_config.json: the fine-tuned model decodes as the run did."""
         tokens = {name: getattr(self.options, name) for name in (*_TOKENS, "eos_token_id", "pad_token_id")}
         chosen = {name: value for name, value in tokens.items() if value is not None}
-        return chosen | parse_decoding(self.config.task.decoding) | {"max_new_tokens": self.most}
+        chosen |= parse_decoding(self.config.task.decoding) | {"max_new_tokens": self.most}
+        return {FILE: (json.dumps(chosen, indent=2, sort_keys=True) + "\n").encode()}
 
 
 def parse_decoding(text: str) -> dict[str, Any]:
