@@ -34,3 +34,10 @@ def frame_of(tokenizer: TextTokenizer) -> Frame:
 def target_frame(tokenizer: TextTokenizer) -> Frame:
     """Around what a decoder shall write: what comes before a text, and the end token after it."""
     return Frame(frame_of(tokenizer).head, (tokenizer.eos_id,))
+
+
+def ids_within(tokenizer: TextTokenizer, text: str) -> list[int]:
+    """Ids of a text with nothing around it; special tokens that it names, as templates of conversations do, count as such."""
+    if hasattr(tokenizer, "backend"):
+        return tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist()
+    return tokenizer.encode(text)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.data.framing import ids_within
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import Lengths, Options, make_filters, make_options, make_rules
@@ -173,7 +174,7 @@ def encode(tokenizer: Any, texts: Sequence[str], for_encoder: bool = False) -> l
     """
     if callable(tokenizer) and (for_encoder or not parts_documents(tokenizer)):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
-    rows = tokenizer.encode_batch(list(texts))
+    rows = (ids_within(tokenizer, text) for text in texts)
     if for_encoder:
         return [[*ids, tokenizer.eos_id] for ids in rows]
     return [[tokenizer.sep_id, *ids] for ids in rows]

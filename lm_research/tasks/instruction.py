@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data.framing import frame_of
+from lm_research.data.framing import frame_of, ids_within
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.decoding import chat
@@ -102,7 +102,7 @@ class InstructionReader(Reader):
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
         head = prompt_head(tokenizer)
         for record in records:
-            parts = [encoded(tokenizer, text) for text in self.turns(record, tokenizer)]
+            parts = [ids_within(tokenizer, text) for text in self.turns(record, tokenizer)]
             if parts[0][: len(head)] != head or not parts[0]:
                 parts[0] = [*head, *parts[0]] or [tokenizer.eos_id]
             for number in range(1, len(parts), 2):
@@ -136,13 +136,6 @@ class InstructionReader(Reader):
 def prompt_head(tokenizer: TextTokenizer) -> list[int]:
     """What `generate` puts before a causal model's prompt."""
     return [tokenizer.sep_id] if parts_documents(tokenizer) else list(frame_of(tokenizer).head)
-
-
-def encoded(tokenizer: TextTokenizer, text: str) -> list[int]:
-    """Ids of a text in which special tokens count as such, as a template writes them."""
-    if hasattr(tokenizer, "backend"):
-        return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"])[0].tolist() if text else []
-    return tokenizer.encode(text)
 
 
 def conversation(tokenizer: TextTokenizer, messages: Sequence[chat.Message]) -> list[str]:
