@@ -52,7 +52,9 @@ def main(argv: list[str]) -> int:
     parts = {"dev": rows[::20], "test": rows[1::20], "train": [row for n, row in enumerate(rows) if n % 20 > 1]}
     for part, given in parts.items():
         for side, language in enumerate(("en", "de")):
-            (options.folder / f"{part}.{language}").write_text("".join(row[side] + "\n" for row in given), encoding="utf-8")
+            (options.folder / f"{part}.{language}").write_text(
+                "".join(row[side] + "\n" for row in given), encoding="utf-8"
+            )
         print(f"{part}: {len(given):,} pairs")
     return 0
 

@@ -27,6 +27,7 @@ from lm_research.interop import huggingface
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, Sums
 from lm_research.objectives.cross_entropy import smoothing, token_loss
+from lm_research.tasks import text_metrics
 from lm_research.tasks.base import Task, real
 from lm_research.tasks.labelled import Labelled
 from lm_research.training import native
@@ -141,7 +142,8 @@ class WritingTask(Task):
     def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl."""
         for kept, text in self.written(outputs):
-            yield {**self.texts_of(kept), "prediction": text}
+            right = text_metrics.exact_match([text], [self._target(kept)])
+            yield {**self.texts_of(kept), "prediction": text, "exact_match": right}
 
     def _target(self, kept: dict[str, Any]) -> str:
         return list(self.texts_of(kept).values())[-1]
