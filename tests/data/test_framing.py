@@ -1,0 +1,41 @@
+"""What stands around a text, of tokenizers of both kinds."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from lm_research.config import TokenizerConfig
+from lm_research.data.framing import frame_of, ids_within, target_frame
+from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.data.tokenizer import Tokenizer
+from lm_research.data.tokenizer_training import train_tokenizer
+
+TEXTS = ["the king went over the river", "the queen said that all was good"] * 20
+
+
+def test_a_plain_tokenizer_ends_texts_and_puts_nothing_before_them(tmp_path: pathlib.Path) -> None:
+    tokenizer = Tokenizer.train(TEXTS, TokenizerConfig(kind="bpe", vocab_size=300), tmp_path / "tokenizer.model")
+    assert frame_of(tokenizer) == target_frame(tokenizer) == ((), (tokenizer.eos_id,))
+    assert ids_within(tokenizer, "the king") == tokenizer.encode("the king")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_bpe"])
+def test_frame_and_text_are_what_calling_the_tokenizer_gives(kind: str) -> None:
+    tokenizer = train_tokenizer(TEXTS, TokenizerConfig(kind=kind, vocab_size=290))
+    head, tail = frame_of(tokenizer)
+    whole = tokenizer("the king")["input_ids"][0].tolist()
+    assert [*head, *ids_within(tokenizer, "the king"), *tail] == whole
+    assert head == (tokenizer.cls_id,) and tail == (tokenizer.sep_id,)
+
+
+def test_special_tokens_that_a_text_names_count_as_such_and_t5_ends_texts(tmp_path: pathlib.Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, TokenizerConfig(kind="wordpiece", vocab_size=290))
+    assert ids_within(tokenizer, "[SEP]") == [tokenizer.sep_id] != tokenizer.encode("[SEP]")
+    Tokenizer.train(TEXTS, TokenizerConfig(kind="unigram", vocab_size=280), tmp_path / "spiece.model")
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "T5Tokenizer", "eos_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "extra_ids": 0}'
+    )
+    tokenizer = load_tokenizer(tmp_path)
+    assert frame_of(tokenizer) == ((), (tokenizer.eos_id,))
