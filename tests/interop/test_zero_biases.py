@@ -29,4 +29,5 @@ def test_the_papers_transformer_is_read_back_as_marian(tmp_path: pathlib.Path) -
     assert lm.num_params > definition.num_params and not lm.report.new
     inputs = {"input_ids": np.array([[4, 5, 6, 1]]), "decoder_input_ids": np.array([[0, 7, 8]])}
     direct = lm_research.pretrained.LanguageModel(definition, params, "transformer", lm.config.to_dict())
-    np.testing.assert_allclose(lm(**inputs)["logits"], direct(**inputs)["logits"], atol=1e-6)
+    # Marian adds 1e-5 to variances, the paper's code 1e-6.
+    np.testing.assert_allclose(lm(**inputs)["logits"], direct(**inputs)["logits"], atol=1e-4)
