@@ -173,14 +173,16 @@ class Seq2Seq(SourceToTarget, WritingTask):
                     f"config.task.decoder_start={token!r} is no token of {self.tokenizer.name}. Name one of its vocabulary."
                 )
             return number
-        if known is not None and self.config.objective.decoder_start == "auto":
+        role = self.config.objective.decoder_start
+        if role == "auto" and "start_role" in self.origin:
+            return getattr(self.tokenizer, f"{self.origin['start_role']}_id")
+        if role == "auto" and known is not None:
             return int(known)
         if self.origin and getattr(FAMILIES[self.origin["family"]], "SHIFTS_AROUND", False):
             raise ConfigError(
                 f"{self.config.train.init_from} begins texts with the token of their language, and its files do not say which. Name it, for "
                 "example --config.task.decoder_start=ro_RO."
             )
-        role = self.config.objective.decoder_start
         return getattr(self.tokenizer, f"{'pad' if role == 'auto' else role}_id")
 
     def examples(self, store: TokenStore, purpose: str) -> TaskPairs:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_research.config import Config
+from lm_research.config import Config, resolve
 from lm_research.decoding.in_step import ARGUMENTS, decode
 from lm_research.decoding.options import FILE, load_defaults, make_options
 from lm_research.decoding.prompts import Prompts
@@ -27,6 +27,7 @@ from lm_research.interop import huggingface
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, Sums
 from lm_research.objectives.cross_entropy import smoothing, token_loss
+from lm_research.objectives.encoder_decoder import start_role
 from lm_research.tasks import text_metrics
 from lm_research.tasks.base import Task, real
 from lm_research.tasks.labelled import Labelled
@@ -199,11 +200,16 @@ def parse_decoding(text: str) -> dict[str, Any]:
 def origin_settings(path: str) -> dict[str, Any]:
     """What the files of a model directory say about tokens, generation_config.json before config.json; {} without a directory.
 
-    What a run of ours began targets with is its `decoder_start_token_id`; its family is "family".
+    "family" is the model's. Of a run of ours that was no task, "start_role" is the role of the token that its targets began with: what the
+    family's config.json says holds for the family's own tokenizer.
     """
     if not path:
         return {}
     directory = pathlib.Path(path)
     ours = native.is_native(directory) or native.is_run(directory)
     found = (native if ours else huggingface).inspect(directory)
-    return {**found.config, **load_defaults(found.files), "family": found.family}
+    settings = {**found.config, **load_defaults(found.files), "family": found.family}
+    if native.is_run(directory):
+        run = resolve(json.loads((found.files / "config.json").read_text()))
+        settings |= {} if run.task.name else {"start_role": start_role(run)}
+    return settings

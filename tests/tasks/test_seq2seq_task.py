@@ -16,8 +16,10 @@ from train_helpers import ROOT, call, checkpoints, finish, metrics, same, start,
 
 import lm_research
 from lm_research import evaluate, predict
-from lm_research.config import resolve
+from lm_research.config import ModelConfig, resolve
 from lm_research.errors import ConfigError, DataError
+from lm_research.interop import huggingface
+from lm_research.models.families import define_model
 from lm_research.tasks import TASKS
 from lm_research.tasks.labelled import open_labelled
 
@@ -78,11 +80,7 @@ def test_it_learns_to_turn_words_round(run: pathlib.Path) -> None:
     found = summary(run)
     assert found["validation"]["eval_exact_match"] > 0.7 and found["test"]["eval_exact_match"] > 0.6
     lines = [line for line in metrics(run) if "eval_chrf" in line]
-    assert [line["step"] for line in lines] == [
-        40,
-        80,
-        120,
-    ]  # each evaluation writes, and the best checkpoint is by that
+    assert [line["step"] for line in lines] == [100, 200]  # each evaluation writes; the best checkpoint is by that
     best = max(lines, key=lambda line: line["eval_chrf"])
     assert found["best_step"] in checkpoints(run)
     assert best["eval_chrf"] == next(line["eval_chrf"] for line in lines if line["step"] == found["best_step"])
@@ -202,10 +200,10 @@ def task_of(folder: pathlib.Path, source: str, **keys: Any) -> tuple[Any, Any, l
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     task = {"name": "seq2seq", "text_key": "s", "label_key": "t", "train": source, "validation": source}
-    task |= {name: value for name, value in keys.items() if name != "data"}
+    task |= {name: value for name, value in keys.items() if name not in ("data", "train")}
     config = resolve({
         "task": task, "data": {"max_length": 8} | keys.get("data", {}), "objective": {"target_length": 8},
-        "tokenizer": {"path": str(folder)}, "train": {"batch_size": 4},
+        "tokenizer": {"path": str(folder)}, "train": {"batch_size": 4} | keys.get("train", {}),
     })  # fmt: skip
     log: list[str] = []
     corpus = open_labelled(config, folder / "run", TASKS["seq2seq"].reader(config), log.append)
@@ -238,6 +236,31 @@ def test_two_files_of_lines_and_nested_fields(tmp_path: pathlib.Path) -> None:
     _, other, _ = task_of(tmp_path, str(write(tmp_path / "n.jsonl", nested)), **keys)
     assert corpus.train.tokens.tolist() == other.train.tokens.tolist() == [5, 6, 8, 7, 9, 10]
     assert np.asarray(corpus.train.document_starts).tolist() == [0, 2, 4]
+
+
+def model_dir(folder: pathlib.Path, family: str, **config: Any) -> pathlib.Path:
+    """A tiny model in the Hugging Face format, whose config.json says something more."""
+    shape = ModelConfig(family=family, num_layers=1, hidden_size=16, num_heads=2, intermediate_size=32, max_length=16)
+    definition = define_model(shape, 13, "seq2seq_lm")
+    hf = huggingface.hf_config(definition, family) | config
+    huggingface.save(folder, definition, family, definition.init(0), hf)
+    return folder
+
+
+def test_targets_begin_as_the_models_files_say(tmp_path: pathlib.Path) -> None:
+    """BART's decoder starts with its end token, then a text is forced to begin; mBART's with a language, which somebody must name."""
+    path = str(write(tmp_path / "a.jsonl", [{"s": "a", "t": "b"}] * 2))
+    origin = model_dir(tmp_path / "bart", "bart", decoder_start_token_id=4, forced_bos_token_id=2)
+    task, corpus, _ = task_of(tmp_path, path, train={"init_from": str(origin)})
+    assert (task.start, task.options.forced_bos_token_id, task.options.ends) == (4, 2, [3])
+    batch = task.examples(corpus.train, "train").batch(np.zeros(1, np.int64), np.zeros(1, np.int64), (8, 8))
+    assert batch["tokens_BL"][0].tolist() == [4, 2, 6, 0, 0, 0, 0, 0]
+    assert json.loads(task.files()["generation_config.json"])["forced_bos_token_id"] == 2
+    origin = model_dir(tmp_path / "mbart", "mbart")
+    with pytest.raises(ConfigError, match="begins texts with the token of their language"):
+        task_of(tmp_path, path, train={"init_from": str(origin)})
+    task, _, _ = task_of(tmp_path, path, train={"init_from": str(origin)}, decoder_start="h")
+    assert task.start == 12
 
 
 def test_an_empty_side_is_named_or_left_out(tmp_path: pathlib.Path) -> None:
