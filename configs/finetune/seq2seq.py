@@ -9,12 +9,12 @@ Command
     those data sets from TensorFlow Datasets. MODEL_DIR is a T5, BART, mBART, Marian model, or a run of ours; without it a model is
     trained from nothing (--config.model.family=transformer). BART wants another recipe than T5's: see below.
 
-Hardware   untried on accelerators. T5-base at batch 128 of 512 + 128 tokens wants about 80 GB: on smaller devices raise
-           train.accumulation_steps (32 on 16 GB). All pairs are held in memory once, as the data set is made: about 10 GB for WMT14.
+Hardware   untried on accelerators. Where a batch does not fit, raise train.accumulation_steps. All pairs are held in memory once, as
+           the data set is made: by an estimate 10 GB for WMT14.
 Time       not yet measured here.
 Result     Raffel et al. 2020, table 14, test sets: T5-base 30.9 BLEU on WMT14 En-De, 28.0 on WMT16 En-Ro, ROUGE-1/2/L 42.05/20.34/39.40
            on CNN/DM; T5-large 32.0, 28.1, 42.50/20.68/39.75. Lewis et al. 2020, table 3: BART-large 44.16/21.28/40.90 on CNN/DM,
-           45.14/22.27/37.25 on XSum. Liu et al. 2020: mBART 37.8 BLEU on WMT16 En-Ro. Their ROUGE-L of CNN/DM is eval_rougelsum here,
+           45.14/22.27/37.25 on XSum. Liu et al. 2020: mBART 37.7 BLEU on WMT16 En-Ro. Their ROUGE-L of CNN/DM is eval_rougelsum here,
            times 100. Not measured here; experiments/finetune/README.md has a small run.
 
 Sources

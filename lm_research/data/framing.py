@@ -39,5 +39,5 @@ def target_frame(tokenizer: TextTokenizer) -> Frame:
 def ids_within(tokenizer: TextTokenizer, text: str) -> list[int]:
     """Ids of a text with nothing around it; special tokens that it names, as templates of conversations do, count as such."""
     if hasattr(tokenizer, "backend"):
-        return tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist()
+        return tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist() if text else []
     return tokenizer.encode(text)

@@ -32,6 +32,14 @@ def template_of(tokenizer: Any) -> str | None:
     return template if isinstance(template, str) else None
 
 
+def end_of(tokenizer: Any) -> str:
+    """The end token as templates write it; "" of a tokenizer that no text can name its tokens to."""
+    backend = getattr(tokenizer, "backend", None)
+    if backend is None or "eos" not in tokenizer.roles:
+        return ""
+    return backend.id_to_token(tokenizer.roles["eos"])
+
+
 def render(tokenizer: Any, template: str, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
     """Messages as a text; with `add_generation_prompt` up to where the assistant's next answer begins.
 
@@ -47,6 +55,7 @@ def render(tokenizer: Any, template: str, messages: Sequence[Message], add_gener
     environment.globals["raise_exception"] = refuse
     settings = settings_of(tokenizer)
     tokens = {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)}
+    tokens.setdefault("eos_token", end_of(tokenizer))
     try:
         text = environment.from_string(template)
         return text.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **tokens)

@@ -108,6 +108,9 @@ class InstructionReader(Reader):
             for number in range(1, len(parts), 2):
                 if parts[number][-1:] != [tokenizer.eos_id]:
                     parts[number] = [*parts[number], tokenizer.eos_id]
+            for number in range(len(parts) - 2, 1, -2):  # answers with nothing between them become one
+                if not parts[number]:
+                    parts[number - 1 : number + 2] = [parts[number - 1] + parts[number + 1]]
             ids = np.concatenate([np.array(part, np.int32) for part in parts])
             yield Row(ids, 0, 0, cuts=tuple(np.cumsum([len(part) for part in parts])[:-1].tolist()))
 
@@ -144,7 +147,7 @@ def conversation(tokenizer: TextTokenizer, messages: Sequence[chat.Message]) -> 
     Raises:
       UserError: the template does not take the messages, or rewrites earlier ones as the conversation goes on.
     """
-    template, end = chat.template_of(tokenizer) or chat.PLAIN, chat.settings_of(tokenizer).get("eos_token") or ""
+    template, end = chat.template_of(tokenizer) or chat.PLAIN, chat.end_of(tokenizer)
     parts, done = [], 0
     for place, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -157,7 +160,7 @@ def conversation(tokenizer: TextTokenizer, messages: Sequence[chat.Message]) -> 
                 "Give records with a prompt and an answer instead."
             )
         answer = whole[len(opening) :]
-        stop = answer.find(end) + len(end) if isinstance(end, str) and end and end in answer else len(answer.rstrip())
+        stop = answer.find(end) + len(end) if end and end in answer else len(answer.rstrip())
         parts += [opening[done:], answer[:stop]]
         done = len(opening) + stop
     return parts

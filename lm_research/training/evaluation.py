@@ -45,7 +45,8 @@ def evaluate(
         "eval_loss_nats": sum(means[term] for term in objective.loss_terms),
         **{f"eval_{name}": value for name, value in means.items()},
     }
-    result |= {f"eval_{name}": value for name, value in objective.scores(kept).items()}
+    if any(kept):
+        result |= {f"eval_{name}": value for name, value in objective.scores(kept).items()}
     if not objective.token_term:
         return result
     token_nats = means[objective.token_term]

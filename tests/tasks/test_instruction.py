@@ -102,6 +102,13 @@ def test_every_answer_of_a_conversation_is_learned(tmp_path: pathlib.Path) -> No
     assert "tokenizer_config.json" not in task.files()
 
 
+def test_answers_with_nothing_between_them_are_learned_as_one(tmp_path: pathlib.Path) -> None:
+    rows = [{"messages": [*MESSAGES["messages"][:2], MESSAGES["messages"][3]]}] * 2
+    task, corpus, _ = task_of(tmp_path, rows, CHAT)
+    assert learned(corpus, task) == ([SEP, A, B, SEP, D, SEP], [B, SEP, D, SEP])
+    assert np.asarray(corpus.train.document_starts).tolist() == [0, 2, 4]
+
+
 def test_alpacas_columns_are_a_conversation(tmp_path: pathlib.Path) -> None:
     rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "a", "input": "", "output": "c"}]
     task, corpus, _ = task_of(tmp_path, rows)
@@ -144,7 +151,7 @@ def test_a_causal_model_learns_to_answer(tmp_path: pathlib.Path, capsys: Any) ->
         "task.train": tmp_path / "train.jsonl", "task.validation": tmp_path / "dev.jsonl", "task.generate": "each",
         "model.num_layers": 1, "model.hidden_size": 64, "model.num_heads": 4, "model.intermediate_size": 128,
         "model.max_length": 64, "data.max_length": 64, "objective.target_length": 8, "tokenizer.kind": "wordpiece",
-        "tokenizer.vocab_size": 90, "optimizer.learning_rate": 5e-3, "model.init_std": 0.1, "train.num_epochs": 0,
+        "tokenizer.vocab_size": 64, "optimizer.learning_rate": 5e-3, "model.init_std": 0.1, "train.num_epochs": 0,
         "train.num_steps": 100, "train.batch_size": 32, "logging.trackers": "none", "eval.every_steps": 0,
         "data.packing": "True",
     }  # fmt: skip

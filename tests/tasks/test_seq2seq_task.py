@@ -308,4 +308,5 @@ def test_settings_that_cannot_be_used(
         assert message in capsys.readouterr().err
     monkeypatch.setattr("lm_research.tasks.text_metrics.PACKAGES", {"no_such_module": "no-such-package"})
     with pytest.raises(ConfigError, match="need the package no-such-package. Install them with `pip install"):
-        TASKS["seq2seq"].check(resolve({"task": {"name": "seq2seq", "train": "a"}}), None)
+        architecture = define_model(ModelConfig(family="t5"), 128).arch
+        TASKS["seq2seq"].check(resolve({"task": {"name": "seq2seq", "train": "a"}}), architecture)
