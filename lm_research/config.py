@@ -184,8 +184,8 @@ class TaskConfig:
     source_prefix: str = key("", "seq2seq: text before each source, such as 'summarize: '; spaces count.")
     generate: str = key(
         "end",
-        "seq2seq, instruction: when held-out records are decoded and what was written is scored: in each evaluation, at the end of the run, "
-        "or never.",
+        "seq2seq, instruction: when held-out records are decoded and what was written is scored: in each evaluation, at the end of the "
+        "run, or never.",
         choices=("each", "end", "never"),
     )
     decoding: str = key(

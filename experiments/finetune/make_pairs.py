@@ -1,8 +1,8 @@
 """`python -m experiments.finetune.make_pairs FOLDER --homeassistant=WHEEL`: English and German texts of a program's screens.
 
 From the translations of Home Assistant (Apache-2.0; `pip download --no-deps homeassistant==2024.3.3`). Each English text is kept once, with
-its first translation; those with fewer than three words are left out. Every twentieth goes to dev, every twentieth to test, the rest to train:
-FOLDER/{train,dev,test}.{en,de}, a text a line.
+its first translation; those with fewer than three words are left out. Every twentieth goes to dev, every twentieth to test, the
+rest to train: FOLDER/{train,dev,test}.{en,de}, a text a line.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ class InstructionReader(Reader):
         last = max((place for place, one in enumerate(found) if one["role"] == "assistant"), default=-1)
         if last < 1:
             raise DataError(
-                f"{record.where}: {MESSAGES!r} has no answer of the role 'assistant' after another message: nothing can be learned. Leave it "
-                "out."
+                f"{record.where}: {MESSAGES!r} has no answer of the role 'assistant' after another message: nothing can be learned. Leave "
+                "it out."
             )
         return [{"role": one["role"], "content": one["content"]} for one in found[: last + 1]]
 
@@ -156,8 +156,8 @@ def conversation(tokenizer: TextTokenizer, messages: Sequence[chat.Message]) -> 
         whole = chat.render(tokenizer, template, messages[: place + 1], add_generation_prompt=False)
         if not whole.startswith(opening) or len(opening) < done:
             raise UserError(
-                "The chat_template does not keep what comes before an answer as it was, so it cannot be told which tokens are the answer's. "
-                "Give records with a prompt and an answer instead."
+                "The chat_template does not keep what comes before an answer as it was, so it cannot be told which tokens are the answer's."
+                " Give records with a prompt and an answer instead."
             )
         answer = whole[len(opening) :]
         stop = answer.find(end) + len(end) if end and end in answer else len(answer.rstrip())
@@ -248,8 +248,8 @@ class Instruction(CausalLanguageModel, WritingTask):
         WritingTask.check.__func__(cls, config, arch)
         if config.objective.target_length >= config.data.max_length:
             raise ConfigError(
-                f"objective.target_length={config.objective.target_length} leaves prompts no room in data.max_length={config.data.max_length} "
-                "tokens. Lower the first or raise the second."
+                f"objective.target_length={config.objective.target_length} leaves prompts no room in data.max_length="
+                f"{config.data.max_length} tokens. Lower the first or raise the second."
             )
 
     @property

@@ -180,8 +180,8 @@ class Seq2Seq(SourceToTarget, WritingTask):
             return int(known)
         if self.origin and getattr(FAMILIES[self.origin["family"]], "SHIFTS_AROUND", False):
             raise ConfigError(
-                f"{self.config.train.init_from} begins texts with the token of their language, and its files do not say which. Name it, for "
-                "example --config.task.decoder_start=ro_RO."
+                f"{self.config.train.init_from} begins texts with the token of their language, and its files do not say which. Name it, "
+                "for example --config.task.decoder_start=ro_RO."
             )
         return getattr(self.tokenizer, f"{'pad' if role == 'auto' else role}_id")
 
