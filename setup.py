@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lm_research" / "__init__.p
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "httpx>=0.28"]
 SWEEP = ["optuna>=4.5", "sqlalchemy>=2"]
 REPORT = ["plotly>=6"]
+METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
 SERVE = ["starlette>=0.46", "uvicorn>=0.34", "prometheus_client>=0.21"]
 
 setup(
@@ -52,8 +53,9 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "test": [*TEST, *SERVE, *SWEEP, *REPORT],
-        "dev": [*TEST, *SERVE, *SWEEP, *REPORT, "ruff>=0.9"],
+        "test": [*TEST, *SERVE, *SWEEP, *REPORT, *METRICS],
+        "dev": [*TEST, *SERVE, *SWEEP, *REPORT, *METRICS, "ruff>=0.9"],
+        "metrics": METRICS,  # BLEU, chrF and ROUGE of task seq2seq
         "serve": SERVE,
         "sweep": SWEEP,
         "report": REPORT,

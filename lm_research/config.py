@@ -136,7 +136,11 @@ class ObjectiveConfig:
     rotate_rate: float = key(0.0, "denoising: share of examples that begin at a random token.", low=0.0, high=1.0)
     source_key: str = key("source", "seq2seq: the field of a record that holds the source text.")
     target_key: str = key("target", "seq2seq: the field of a record that holds the target text.")
-    target_length: int = key(0, "seq2seq: tokens per target; 0 is data.max_length.", low=0)
+    target_length: int = key(
+        0,
+        "seq2seq: tokens per target; 0 is data.max_length. Task instruction: of a written answer; 0 is half of it.",
+        low=0,
+    )
     decoder_start: str = key(
         "auto",
         "Role that a decoder begins its target with, where there is an encoder; auto is eos for denoising, else pad.",
@@ -149,18 +153,29 @@ class TaskConfig:
     name: str = key(
         "",
         "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, tagging of words, question "
-        "answering by spans of a context, multiple choice, or embedding of texts so that pairs lie close together.",
-        choices=("", "classification", "tagging", "question_answering", "multiple_choice", "embedding"),
+        "answering by spans of a context, multiple choice, embedding of texts so that pairs lie close together, writing a target for a "
+        "source, or following instructions.",
+        choices=(
+            "", "classification", "tagging", "question_answering", "multiple_choice", "embedding", "seq2seq", "instruction"
+        ),
+    )  # fmt: skip
+    train: str = key(
+        "",
+        "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, tfds:NAME@SPLIT, or (seq2seq) lines:SOURCES,TARGETS, two text "
+        "files whose lines belong together.",
     )
-    train: str = key("", "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, or tfds:NAME@SPLIT.")
     validation: str = key("", "Held-out records in the same forms; empty holds out a share (data.validation_fraction).")
     test: str = key("", "Further records that are scored once, at the end of the run.")
     text_key: str = key(
-        "text", "Field of the text (tagging: of the list of words; question_answering: of the context)."
+        "text",
+        "Field of the text (tagging: of the list of words; question_answering: of the context; seq2seq: of the source; instruction: of the "
+        "prompt); A.B is field B of field A.",
     )
     pair_key: str = key("", "Field of a second text (question_answering: of the question); empty reads single texts.")
     label_key: str = key(
-        "label", "Field of the label: a name or number, a list of names, a value, or (tagging) a list of tags."
+        "label",
+        "Field of the label: a name or number, a list of names, a value, (tagging) a list of tags, (seq2seq) the target, or (instruction) "
+        "the answer.",
     )
     together_key: str = key(
         "",
@@ -182,7 +197,12 @@ class TaskConfig:
     patience: int = key(
         0, "Evaluations in a row without a better metric after which training ends; 0 trains all steps.", low=0
     )
-    label_smoothing: float = key(0.0, "target=label: probability spread evenly over all labels.", low=0.0, high=0.99)
+    label_smoothing: float = key(
+        0.0,
+        "target=label, seq2seq, instruction: probability spread evenly over all labels or tokens, in training.",
+        low=0.0,
+        high=0.99,
+    )
     class_weights: str = key(
         "none",
         "target=label: how much each class counts in the loss: none (all alike), balanced (inversely to its training records), or "
@@ -219,6 +239,26 @@ class TaskConfig:
     value_zero: float = key(0.0, "embedding, target=value: the value that stands for a cosine of 0.")
     value_one: float = key(
         1.0, "embedding, target=value: the value that stands for a cosine of 1; others lie on a line."
+    )
+    source_prefix: str = key("", "seq2seq: text before each source, such as 'summarize: '; spaces count.")
+    generate: str = key(
+        "end",
+        "seq2seq, instruction: when held-out records are decoded and what was written is scored: in each evaluation, at the end of the "
+        "run, or never.",
+        choices=("each", "end", "never"),
+    )
+    decoding: str = key(
+        "",
+        "seq2seq, instruction: how, as arguments of lm.generate with commas between: num_beams=4,length_penalty=2.0; empty is greedy.",
+    )
+    decoder_start: str = key(
+        "",
+        "seq2seq: token that targets begin with, such as mBART's ro_RO; empty is the model's own, or that of objective.decoder_start.",
+    )
+    bleu_tokenizer: str = key(
+        "13a",
+        "seq2seq: sacrebleu's tokenizer for BLEU: 13a for languages with spaces, zh for Chinese, char for single characters.",
+        choices=("13a", "intl", "zh", "char", "none"),
     )
 
 

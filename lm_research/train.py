@@ -36,12 +36,14 @@ from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
 from lm_research.monitor.held_out import Evaluation
 from lm_research.monitor.meter import Meter, step_size
 from lm_research.monitor.summary import closing_words, deliver, summarise
+from lm_research.objectives.base import Objective
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import replicated
 from lm_research.pretrained import StartingPoint
+from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
 from lm_research.training import budget, native, run_directory
 from lm_research.training.budget import Course
@@ -114,7 +116,9 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     train_step = jit_train_step(make_train_step(objective, definition, optimizer, schedule, config), shardings)
 
     # ---------------------------------------------------------------- restore, or begin
-    checkpoints = Checkpoints(workdir, config.checkpoint, checkpoint_files(config, corpus, definition, origin))
+    checkpoints = Checkpoints(
+        workdir, config.checkpoint, checkpoint_files(config, corpus, definition, origin, objective)
+    )
 
     def begin() -> State:
         if checkpoints.latest_step is None:
@@ -143,12 +147,12 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     meter = Meter(config, objective, definition, examples, start, log, clock)
 
     # ---------------------------------------------------------------- how far
-    programs: dict[int, Any] = {}
+    programs: dict[tuple[int, ...], Any] = {}
 
     def prepared(state: State, batch: dict[str, np.ndarray]) -> tuple[Any, dict[str, jax.Array]]:
         """The program of a batch, compiled once a length, and the batch on the devices."""
         batch = to_global(mesh, batch, leading=1)
-        length = batch["tokens_BL"].shape[-1]  # of a task's rows it goes with the batch
+        length = tuple(rows.shape[-1] for rows in batch.values())  # of a task's rows it goes with the batch
         if length not in programs:
             with clock.paused("compile"):
                 programs[length] = compile_step(train_step, state, batch, course, peak, log)
@@ -340,13 +344,13 @@ def start_from(origin: StartingPoint, state: State, shardings: State, mesh: jax.
 
 
 def checkpoint_files(
-    config: Config, corpus: Corpus, definition: ModelDefinition, origin: StartingPoint | None
+    config: Config, corpus: Corpus, definition: ModelDefinition, origin: StartingPoint | None, objective: Objective
 ) -> dict[str, bytes]:
     """What lies beside the arrays in every checkpoint."""
     model = native.describe(definition, config.model.family, origin.config if origin else None)
     return {
         **corpus.tokenizer.files,
-        **tasks.asked(config).files(config, definition.arch),
+        **(delivery.beside(objective, model, definition.arch) if isinstance(objective, Task) else {}),
         native.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
         "config.json": config_lib.dumps(config).encode(),
         "corpus.json": json.dumps({"digest": corpus.digest}).encode(),

@@ -20,6 +20,14 @@ from lm_research.errors import UserError
 TEMPLATE = "chat_template.jinja"
 Message = Mapping[str, str]
 
+# What a conversation becomes that no template was made for: "User: TEXT", a blank line, "Assistant: TEXT" and the end token, and so on.
+# Line breaks are written as texts, because those of a template's own lines are taken away.
+PLAIN = (
+    "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
 
 def chat_template(tokenizer: Any) -> str | None:
     """The template in a tokenizer's files: chat_template.jinja, or of tokenizer_config.json; None without one.
@@ -36,18 +44,27 @@ def chat_template(tokenizer: Any) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def chat_text(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+def end_token(tokenizer: Any) -> str:
+    """The end token as templates write it; "" of a tokenizer that no text can name its tokens to."""
+    backend = getattr(tokenizer, "backend", None)
+    return backend.id_to_token(tokenizer.roles["eos"]) if backend is not None and "eos" in tokenizer.roles else ""
+
+
+def chat_text(
+    tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = True, template: str | None = None
+) -> str:
     """The text of a conversation.
 
     Args:
       tokenizer: with `files`, see data/hf_tokenizer.py.
       messages: {"role", "content"} each.
       add_generation_prompt: end with what stands before an answer.
+      template: instead of the tokenizer's own.
 
     Raises:
       UserError: there is no template, or it does not take these messages.
     """
-    template = chat_template(tokenizer)
+    template = template or chat_template(tokenizer)
     if template is None:
         raise UserError(
             "This model has no chat_template, neither chat_template.jinja nor one in tokenizer_config.json, so it was not "
@@ -55,6 +72,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], add_generation_prompt
         )
     settings = _settings(tokenizer.files)
     tokens = {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)}
+    tokens.setdefault("eos_token", end_token(tokenizer))
     values = dict(messages=[dict(one) for one in messages], add_generation_prompt=add_generation_prompt)
     try:
         return _compiled(template).render(**tokens, **values, tools=None, documents=None)

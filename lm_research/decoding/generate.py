@@ -15,7 +15,7 @@ import numpy as np
 from lm_research.decoding import beam, constrained, contrastive, scoring, speculative
 from lm_research.decoding.engine import State, as_arrays
 from lm_research.decoding.prompts import bucket, longest
-from lm_research.decoding.request import Request, engine_of
+from lm_research.decoding.request import Request, beam_plan, beam_settings, engine_of
 from lm_research.decoding.streaming import continuation, pieces, stop_at
 from lm_research.errors import UserError
 
@@ -163,22 +163,8 @@ def _finish(request: Request, state: State, new: list[list[int]]) -> GenerateOut
 
 def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options = request.options
-    early = {True: beam.ENOUGH, False: beam.USUAL}.get(options.early_stopping, beam.THOROUGH)
-    plan = beam.BeamPlan(
-        steps=bucket(request.lengths.most), beams=options.num_beams, groups=options.num_beam_groups,
-        ends=len(options.ends), sample=options.do_sample,
-        constrained=options.force_words_ids is not None,
-    )  # fmt: skip
-    # As transformers fills beams: a padding token of 0 counts as none.
-    fill = (options.pad_token_id or options.ends[0]) if options.ends else options.pad
-    settings = {
-        **request.settings,
-        "fill": np.int32(fill),
-        "max_new": np.int32(request.lengths.most),
-        "length_penalty": np.float32(options.length_penalty),
-        "early_stopping": np.int32(early),
-        "diversity_penalty": np.float32(options.diversity_penalty),
-    }
+    plan = beam_plan(options, request.lengths.most)
+    settings = {**request.settings, **beam_settings(options, request.lengths.most)}
     if plan.constrained:
         settings["words"] = constrained.table(options.force_words_ids)
         needed = beam.needs(options.force_words_ids)
@@ -211,7 +197,7 @@ def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     if options.output_logprobs:
         repeat = lambda rows: None if rows is None else [row for row in rows for _ in range(kept)]  # noqa: E731
         logprobs = scoring.score_rows(request.engine, repeat(request.rows), new, repeat(request.sources))
-    yield _output(request, new, fill, sequences_scores=scores, logprobs=logprobs)
+    yield _output(request, new, int(settings["fill"]), sequences_scores=scores, logprobs=logprobs)
 
 
 def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.data.framing import ids_within
 from lm_research.data.hf_tokenizer import with_special_tokens
+from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import Lengths, Options, make_filters, make_options, make_rules
-from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts
+from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts, parts_documents
 from lm_research.errors import UserError
 
 HEADS = ("causal_lm", "seq2seq_lm")
@@ -111,6 +113,28 @@ class Request:
         return cut
 
 
+def beam_plan(options: Options, most: int) -> BeamPlan:
+    """What a beam search for `most` new tokens is compiled for."""
+    return BeamPlan(
+        steps=bucket(most), beams=options.num_beams, groups=options.num_beam_groups, ends=len(options.ends),
+        sample=options.do_sample, constrained=options.force_words_ids is not None,
+    )  # fmt: skip
+
+
+def beam_settings(options: Options, most: int) -> Settings:
+    """What a beam search is told beside the usual settings."""
+    # As transformers fills beams: a padding token of 0 counts as none.
+    fill = (options.pad_token_id or options.ends[0]) if options.ends else options.pad
+    early = {True: ENOUGH, False: USUAL}.get(options.early_stopping, THOROUGH)
+    return {
+        "fill": np.int32(fill),
+        "max_new": np.int32(most),
+        "length_penalty": np.float32(options.length_penalty),
+        "early_stopping": np.int32(early),
+        "diversity_penalty": np.float32(options.diversity_penalty),
+    }
+
+
 # --- what is given ----------------------------------------------------------------------------------------------------
 
 
@@ -139,17 +163,24 @@ def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> 
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise UserError("prompts is an empty list. Give at least one text.")
-    rows = encode(lm.tokenizer, texts)
+    rows = encode(lm.tokenizer, texts, for_encoder=lm.definition.arch.encoder is not None)
     if begin is None and not all(rows):
         raise UserError("A prompt is empty and the model names no bos_token_id to begin with. Give that, or a text.")
     return [row or [begin] for row in rows]
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Texts with the special tokens that the tokenizer puts around them; plain ones begin with the separator of documents."""
-    if callable(tokenizer):
+def encode(tokenizer: Any, texts: Sequence[str], for_encoder: bool = False) -> list[list[int]]:
+    """Texts with the special tokens that the tokenizer puts around them.
+
+    Those of plain ones begin with the separator of documents or, for encoders, end with the end token. What a tokenizer made for
+    encoders puts around a text, a causal model has not learned with: it too reads the separator.
+    """
+    if callable(tokenizer) and (for_encoder or not parts_documents(tokenizer)):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
-    return [[tokenizer.sep_id, *ids] for ids in tokenizer.encode_batch(list(texts))]
+    rows = (ids_within(tokenizer, text) for text in texts)
+    if for_encoder:
+        return [[*ids, tokenizer.eos_id] for ids in rows]
+    return [[tokenizer.sep_id, *ids] for ids in rows]
 
 
 def read_texts(

@@ -27,6 +27,7 @@ from lm_research.training import native
 from lm_research.training.step import make_eval_step
 
 _OF_CLASSES = ("classification", "tagging")
+_REMEMBERED = ("source_prefix", "decoding", "decoder_start")  # how a run wrote its texts
 _LONGEST = 512  # tokens of a row where neither the run nor the model says
 
 
@@ -46,7 +47,7 @@ class LabelledJudge:
         directory = exported if native.is_run(path) and exported.is_dir() else path
         kind = TASKS[entry.task]
         lm = from_pretrained(directory, dtype=dtype, mesh=mesh)
-        config = task_config(entry, lm, path, batch_size)
+        config = task_config(entry, lm, path, directory, batch_size)
         if lm.head != kind.head(config):
             raise ConfigError(
                 f"Task {entry.name} judges a fine-tuned model with head {kind.head(config)!r}, but {directory} has head {lm.head!r}. "
@@ -60,7 +61,7 @@ class LabelledJudge:
         self.labels, self.exact = tuple(self.corpus.labels), entry.task == "classification" and entry.target == "label"
         self.task = kind(config, self.corpus)
         self.records = lambda: read_records(entry.data, config)
-        examples = self.task.examples(self.corpus.validation, "validation")
+        examples = self.task.examples(self.corpus.validation, "final")
         self.feed = Feed(examples, batch_size, 0, local_rows(mesh, batch_size), None)
         self.num_batches = -(-examples.num_examples // batch_size)
         self.params, self.mesh = lm.params, mesh
@@ -85,11 +86,14 @@ class LabelledJudge:
             yield row
 
 
-def task_config(entry: Entry, lm: LanguageModel, path: pathlib.Path, batch_size: int) -> Config:
+def task_config(
+    entry: Entry, lm: LanguageModel, path: pathlib.Path, directory: pathlib.Path, batch_size: int
+) -> Config:
     """The config that a fine-tuning run on these records would have, as far as reading and scoring them goes."""
     longest, length = lm.definition.arch.max_length or 0, entry.max_length
-    if not length and native.is_run(path):
-        length = json.loads((path / "config.json").read_text())["data"]["max_length"]
+    own = json.loads((path / "config.json").read_text()) if native.is_run(path) else {}
+    if not length and own:
+        length = own["data"]["max_length"]
     if not length:
         length = min(longest or _LONGEST, getattr(lm.tokenizer, "max_length", None) or _LONGEST, _LONGEST)
     if longest and length > longest:
@@ -97,14 +101,20 @@ def task_config(entry: Entry, lm: LanguageModel, path: pathlib.Path, batch_size:
             f"Task {entry.name}: max_length is {length}, but {path} has positions for {longest}. Lower it in the suite."
         )
     names = ("text_key", "pair_key", "label_key", "target", "label_separator", "metric")
-    said = lm.embedding if lm.embedding is not None and lm.embedding.supported else None
-    pooled = {"pooling": said.pooling, "normalize": said.normalize} if said else {}
+    given = {name: getattr(entry, name) for name in names} | {
+        "name": entry.task,
+        "train": entry.data,
+        "validation": entry.data,
+    }
+    learned = own.get("task", {}) if own.get("task", {}).get("name") == entry.task else {}
+    given |= {name: learned[name] for name in _REMEMBERED if name in learned} | {"generate": "each"}
+    if lm.embedding is not None and lm.embedding.supported:
+        given |= {"pooling": lm.embedding.pooling, "normalize": lm.embedding.normalize}
     return resolve({
-        "task": {name: getattr(entry, name) for name in names}
-        | {"name": entry.task, "train": entry.data, "validation": entry.data, "labels": ",".join(class_names(entry, lm, path) or ())}
-        | pooled | dict(entry.more),
-        "data": {"max_length": length}, "model": {"max_length": max(length, longest)}, "train": {"batch_size": batch_size},
-        "tokenizer": {"path": str(lm.tokenizer.name)},
+        "task": given | {"labels": ",".join(class_names(entry, lm, path) or ())} | dict(entry.more),
+        "data": {"max_length": length}, "model": {"max_length": max(length, longest)},
+        "train": {"batch_size": batch_size, "init_from": str(directory)}, "tokenizer": {"path": str(lm.tokenizer.name)},
+        "objective": {name: own["objective"][name] for name in ("target_length", "decoder_start") if own},
     })  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def _record(row: Mapping[str, Any]) -> str:
         wrong = ' class="wrong"' if row.get("exact_match", 1.0) < 1.0 else ""
         said = row["prediction"] or "no answer"
         body = f"{clean(row['text'])}<small>true: {clean(true)}; <span{wrong}>predicted: {clean(said)}</span></small>"
-    elif isinstance(row["label"], list) and len(row["label"]) == len(row["text"].split()) == len(row["prediction"]):
+    elif isinstance(row.get("label"), list) and len(row["label"]) == len(row["text"].split()) == len(row["prediction"]):
         words = zip(row["text"].split(), row["label"], row["prediction"], strict=True)
         body = " ".join(
             clean(word)
@@ -149,6 +149,7 @@ def _record(row: Mapping[str, Any]) -> str:
         )
     else:
         sure = f" ({row['probability']:.1%})" if "probability" in row else ""
-        wrong = ' class="wrong"' if row["label"] != row["prediction"] else ""
-        body = f"{clean(row['text'])}<small>true: {clean(row['label'])}; <span{wrong}>predicted: {clean(row['prediction'])}{sure}</span></small>"
+        true = next(row[name] for name in ("label", "target", "answer") if name in row)
+        wrong = ' class="wrong"' if true != row["prediction"] else ""
+        body = f"{clean(row['text'])}<small>true: {clean(true)}; <span{wrong}>predicted: {clean(row['prediction'])}{sure}</span></small>"
     return f'<div class="record">{body}<small>{clean(row["where"])}</small></div>'

@@ -21,8 +21,6 @@ import numpy as np
 import tqdm
 
 from lm_research.config import MeshConfig, resolve
-from lm_research.data import sources
-from lm_research.data.sources import tfds_source
 from lm_research.errors import DataError, UserError
 from lm_research.evaluation.labelled import LabelledJudge
 from lm_research.evaluation.language_modelling import LanguageJudge
@@ -30,6 +28,7 @@ from lm_research.evaluation.minimal_pairs import PairsJudge
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.mesh import make_mesh
 from lm_research.tasks import TASKS
+from lm_research.tasks.records import fingerprint
 from lm_research.training.run_directory import lock, write_atomically
 
 _SAVE_SECONDS = 10.0  # of work that a kill may cost
@@ -146,16 +145,11 @@ def _check(plan: Plan) -> None:
     """Raises a UserError if the output was begun with other tasks, models or options, or from files that have changed since."""
     data = resolve({}).data
 
-    def facts(source: str) -> Any:
-        if source.startswith("tfds:"):
-            return tfds_source.full_name(source.removeprefix("tfds:"), data)
-        return sources.fingerprint(source, data)
-
     made_from = {
         "models": [str(model) for model in plan.models],
         "files": {model: _files(model) for entry in plan.entries for model in _paths(plan, entry)},
         "tasks": [dataclasses.asdict(entry) for entry in plan.entries],
-        "data": {entry.data: facts(entry.data) for entry in plan.entries},
+        "data": {entry.data: fingerprint(entry.data, data) for entry in plan.entries},
         "batch_size": plan.batch_size,
         "dtype": plan.dtype,
     }

@@ -13,7 +13,7 @@ import numpy as np
 
 from lm_research.errors import ConfigError, suggest
 from lm_research.evaluation.suite import Entry
-from lm_research.tasks import metrics
+from lm_research.tasks import metrics, text_metrics
 
 Predictions = Sequence[Mapping[str, Any]]
 
@@ -169,6 +169,30 @@ class Ranks(Scorer):
         return metrics.retrieval(self.ranks_N[index_I])
 
 
+class Written(Scorer):
+    """Texts written for sources. BLEU and chrF of a sample are of the sums of its records' counts, so texts are compared once."""
+
+    usual = "bleu"
+
+    def __init__(self, rows: Predictions, tokenizer: str) -> None:
+        super().__init__(rows, ())
+        predictions, targets = ([row[key] for row in rows] for key in ("prediction", "target"))
+        self.counted = {"bleu": text_metrics.bleu(tokenizer), "chrf": text_metrics.chrf()}
+        self.counts = {
+            name: np.array(metric._extract_corpus_statistics(predictions, [targets]))
+            for name, metric in self.counted.items()
+        }
+        by_record = text_metrics.rouge(predictions, targets)
+        self.means = {name: np.array([one[name] for one in by_record]) for name in by_record[0]}
+        self.means["exact_match"] = np.array([row["exact_match"] for row in rows], float)
+        self.badness_N = 1.0 - self.means["rougel"]
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        sums = {name: counts[index_I].sum(0).tolist() for name, counts in self.counts.items()}
+        found = {name: metric._compute_score_from_stats(sums[name]).score for name, metric in self.counted.items()}
+        return found | {name: float(values[index_I].mean()) for name, values in self.means.items()}
+
+
 class ByRecord(Scorer):
     """Metrics that are means over records: exact_match and f1 where predictions hold them, else whether they are the label."""
 
@@ -195,6 +219,8 @@ def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Score
         "minimal_pairs": Pairs,
         "language_modelling": Texts,
     }
+    if entry.task == "seq2seq":
+        return Written(rows, entry.more.get("bleu_tokenizer", "13a"))
     return kinds.get(entry.task, ByRecord)(rows, labels)
 
 

@@ -32,6 +32,7 @@ _NOT_HERE = {
     "patience",
     "label_smoothing",
     "class_weights",
+    "generate",
 }  # of config.task: for training
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm_research.errors import PretrainedError, suggest
-from lm_research.interop import peft
+from lm_research.interop import peft, zero_biases
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models.architecture import Architecture
@@ -365,8 +365,9 @@ def save(
     module = FAMILIES[family]
     head = definition.head
     written = hf_config(definition, family, config)
-    weights = weights_of(module, definition)
-    shapes, leaves = flatten(definition.shapes), flatten(params)
+    added = zero_biases.missing_biases(module, definition, written)
+    shapes, leaves = flatten(definition.shapes) | added, flatten(params) | zero_biases.zeros(added)
+    weights = weights_of(module, definition, added)
     prefix = module.prefix(definition.arch, head.name)
     entries: dict[str, list[tuple[str, int]]] = {}
     for path, shape in shapes.items():
@@ -448,8 +449,8 @@ def _check_stored(arch: Architecture, module: ModuleType, written: Mapping[str, 
             )
 
 
-def weights_of(family: ModuleType, definition: ModelDefinition) -> dict[str, Weight]:
-    """Weights by our path, those of this definition only."""
+def weights_of(family: ModuleType, definition: ModelDefinition, more: Iterable[str] = ()) -> dict[str, Weight]:
+    """Weights by our path, those of this definition only, and of some more paths."""
     known = {weight.path: weight for weight in family.weights(definition.arch, definition.head.name)}
     missing = [path for path in flatten(definition.shapes) if path not in known]
     if missing:
@@ -457,7 +458,7 @@ def weights_of(family: ModuleType, definition: ModelDefinition) -> dict[str, Wei
             f"The Hugging Face format has no place for {', '.join(missing)} of this family with head {definition.head.name!r}. "
             "Choose another head, or save it as native."
         )
-    return {path: known[path] for path in flatten(definition.shapes)}
+    return {path: known[path] for path in (*flatten(definition.shapes), *more)}
 
 
 def stored_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ class Evaluation:
 
     def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
         """Scores and outputs of all of a store."""
-        examples, size, outputs = self.objective.examples(store, "validation"), self.config.train.batch_size, []
+        examples, size, outputs = self.objective.examples(store, "final"), self.config.train.batch_size, []
         feed = Feed(examples, size, 0, local_rows(self.mesh, size), None)
         batches = load(feed, 0, -(-examples.num_examples // size))
         return evaluate(self.step, params, batches, self.objective, self.mesh, outputs), outputs
@@ -86,14 +86,14 @@ class Evaluation:
         """Evaluates (the averaged parameters, if there are any), writes, prints, and returns the metrics."""
         begin = time.perf_counter()
         params = state.get("ema", state["params"])
-        batches = load(self.feed, 0, self.num_batches)
-        scores = evaluate(self.step, params, batches, self.objective, self.mesh)
+        batches, outputs = load(self.feed, 0, self.num_batches), []
+        scores = evaluate(self.step, params, batches, self.objective, self.mesh, outputs)
         for name, (feed, num_batches) in self.sources.items():  # of a mixture, each by itself
             part = evaluate(self.step, params, load(feed, 0, num_batches), self.objective, self.mesh)
             scores |= {
                 f"eval_{name}_{key}": part[f"eval_{key}"] for key in ("loss_nats", "perplexity", "bits_per_byte")
             }
-        texts = self.preview(params, step)
+        texts = self.objective.samples(outputs, self.config.eval.num_samples) or self.preview(params, step)
         self.writer.write(step, {**scores, "eval_seconds": round(time.perf_counter() - begin, 3)})
         self.writer.write_text(step, "samples", "\n\n".join(texts))
         parts = [f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in scores.items()]

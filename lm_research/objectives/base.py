@@ -60,11 +60,6 @@ class Objective(abc.ABC):
         return
 
     @classmethod
-    def files(cls, config: Config, arch: Architecture) -> dict[str, bytes]:
-        """Small files (name -> content) that lie beside its model in checkpoints, for those who use it."""
-        return {}
-
-    @classmethod
     def open_corpus(cls, config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
         """What a run reads; builds it if need be, see data.corpus.open_corpus."""
         return open_corpus(config, workdir, log)
@@ -95,6 +90,10 @@ class Objective(abc.ABC):
     def scores(self, outputs: list[dict[str, Any]]) -> dict[str, float]:
         """Metrics that are no sums, of what was kept."""
         return {}
+
+    def samples(self, outputs: list[dict[str, Any]], count: int) -> list[str]:
+        """A few lines to read about what was kept."""
+        return []
 
     @property
     @abc.abstractmethod

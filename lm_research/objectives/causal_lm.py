@@ -18,6 +18,7 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
+from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, NextTokenObjective, Sums
 from lm_research.objectives.cross_entropy import token_loss
 
@@ -82,7 +83,11 @@ class CausalLanguageModel(NextTokenObjective):
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         return {"tokens": batch["weights_BL"].sum(), "real": (batch["segments_BL"] > 0).sum().astype("float32")}
 
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+    def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
+        """What tokens are predicted from."""
         x_BLD = model.decoder(batch["tokens_BL"], batch["segments_BL"], batch["positions_BL"], dropout_key=key)
-        loss, correct = token_loss(model.predict_tokens(x_BLD), batch["targets_BL"], batch["weights_BL"])
+        return model.predict_tokens(x_BLD)
+
+    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        loss, correct = token_loss(self.projection(model, batch, key), batch["targets_BL"], batch["weights_BL"])
         return {"lm_loss_nats": loss, "lm_accuracy": correct}

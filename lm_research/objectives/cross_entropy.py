@@ -60,6 +60,23 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
     return TokenLoss(*_token_loss(vocab_size, hidden_RD, table_VD, bias_V, targets_R, weights_R))
 
 
+def smoothing(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Array) -> jax.Array:
+    """What label smoothing adds for each unit of probability that it spreads evenly over the vocabulary (Szegedy et al. 2016).
+
+    The cross-entropy with (1 - e) of the probability on the target and e on all tokens alike is that with the target alone plus
+    e (its logit - the mean logit). The mean of all logits is one product with the mean row of the table, so none are made here.
+
+    Returns:
+      The weighted sum of that difference over positions, in nats.
+    """
+    hidden_BMD, table_VD, bias_V = projection
+    gap_BMD = jnp.take(table_VD, targets_BM, axis=0) - table_VD.mean(0)
+    gap_BM = jnp.einsum("BMD,BMD->BM", hidden_BMD.astype(jnp.float32), gap_BMD.astype(jnp.float32))
+    if bias_V is not None:
+        gap_BM += jnp.take(bias_V, targets_BM) - bias_V.mean()
+    return (weights_BM * gap_BM).sum()
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _token_loss(
     vocab_size: int,

@@ -16,6 +16,7 @@ from lm_research.config import Config
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
+from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, NextTokenObjective, Sums
 from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
@@ -46,6 +47,7 @@ class SourceTargetExamples(abc.ABC):
       tokenizer, config, purpose: as Objective's.
       rooms: S and L.
       sizes: int [n, 2], at least the tokens that source and target of each example will have.
+      start: the token that a decoder begins a target with; None is that of config.objective.decoder_start's role.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class SourceTargetExamples(abc.ABC):
         purpose: str,
         rooms: tuple[int, int],
         sizes: Any,
+        start: int | None = None,
     ) -> None:
         self.store, self.config, self.purpose, self.rooms = store, config, purpose, rooms
         self.pad, self.eos = tokenizer.pad_id, tokenizer.eos_id
-        self.start = getattr(tokenizer, f"{start_role(config)}_id")
+        self.start = getattr(tokenizer, f"{start_role(config)}_id") if start is None else start
         self.packed = config.data.packing
         if self.packed:
             # One number for both sides: of the larger share, so that neither overflows.
@@ -75,19 +78,22 @@ class SourceTargetExamples(abc.ABC):
     def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
         """Sources and targets of some examples; `keys` of their random streams. The end token is part of both."""
 
-    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
+    def batch(
+        self, epoch_B: np.ndarray, index_B: np.ndarray, width: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
         """source_tokens, source_segments [B, S]; tokens, targets, segments [B, L] int32; weights [B, L] float32; of packed
         rows source_positions [B, S] and positions [B, L] too.
 
-        `tokens` are what the decoder reads: the targets one place later, after the start token.
+        `tokens` are what the decoder reads: the targets one place later, after the start token. `width` is S and L where they are
+        less than there is room for.
         """
         row_P, item_P = rows_of(self.packs, index_B)
         epoch_P = epoch_B[row_P]
         keys_P = example_keys(self.config.seed, f"{self.purpose}/{self.config.objective.name}", epoch_P, item_P)
         sources, targets = self.make(epoch_P, item_P, keys_P)
         number_P = 1 + before(np.ones_like(row_P), row_P)
-        rows, batch = len(index_B), {}
-        for prefix, texts, room in (("source_", sources, self.rooms[0]), ("", targets, self.rooms[1])):
+        rows, rooms, batch = len(index_B), width or self.rooms, {}
+        for prefix, texts, room in (("source_", sources, rooms[0]), ("", targets, rooms[1])):
             column_P = before(texts.lengths, row_P)
             segments, positions = np.zeros((rows, room), np.int32), np.zeros((rows, room), np.int32)
             mark_pieces(segments, row_P, column_P, texts.lengths, number_P)
@@ -119,7 +125,8 @@ class SourceToTarget(NextTokenObjective):
         real = (batch["segments_BL"] > 0).sum() + (batch["source_segments_BS"] > 0).sum()
         return {"tokens": batch["weights_BL"].sum(), "real": real.astype(jnp.float32)}
 
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+    def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
+        """What the target's tokens are predicted from."""
         source_key, target_key = (None, None) if key is None else jax.random.split(key)
         _, memory = model.encode(
             batch["source_tokens_BS"],
@@ -130,5 +137,8 @@ class SourceToTarget(NextTokenObjective):
         x_BLD = model.decoder(
             batch["tokens_BL"], batch["segments_BL"], batch.get("positions_BL"), dropout_key=target_key, memory=memory
         )
-        loss, correct = token_loss(model.predict_tokens(x_BLD), batch["targets_BL"], batch["weights_BL"])
+        return model.predict_tokens(x_BLD)
+
+    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        loss, correct = token_loss(self.projection(model, batch, key), batch["targets_BL"], batch["weights_BL"])
         return {"lm_loss_nats": loss, "lm_accuracy": correct}

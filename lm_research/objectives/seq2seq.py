@@ -14,6 +14,7 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
+from lm_research.data.framing import Frame
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError, DataError
@@ -29,9 +30,22 @@ def rooms(config: Config) -> tuple[int, int]:
 
 
 class TextPairs(SourceTargetExamples):
-    """Pairs of a store whose documents have two sentences, by number."""
+    """Pairs of a store whose documents have two sentences, by number.
 
-    def __init__(self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str) -> None:
+    Args:
+      frames: what stands around sources and around targets; None ends both with the end token.
+      start: as SourceTargetExamples'.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        tokenizer: TextTokenizer,
+        config: Config,
+        purpose: str,
+        frames: tuple[Frame, Frame] | None = None,
+        start: int | None = None,
+    ) -> None:
         sentences = np.asarray(store.document_starts)
         wrong = np.flatnonzero(np.diff(sentences) != 2)
         if len(wrong):
@@ -43,21 +57,24 @@ class TextPairs(SourceTargetExamples):
         starts = np.asarray(store.sentence_starts)
         self.starts = starts[:-1].reshape(-1, 2)
         whole = np.diff(starts).reshape(-1, 2)
-        self.lengths = np.minimum(whole, np.array(rooms(config)) - 1)
-        super().__init__(store, tokenizer, config, purpose, rooms(config), self.lengths + 1)
+        self.frames = frames or (Frame((), (tokenizer.eos_id,)),) * 2
+        around = np.array([frame.size for frame in self.frames])
+        self.lengths = np.minimum(whole, np.array(rooms(config)) - around)
+        super().__init__(store, tokenizer, config, purpose, rooms(config), self.lengths + around, start)
         self.notes += f"; {(whole - self.lengths).sum() / whole.sum():.1%} of tokens cut off"
 
     def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
         sides = []
-        for side in (0, 1):
+        for side, frame in enumerate(self.frames):
             lengths_P = self.lengths[item_P, side]
-            ends_P = np.cumsum(lengths_P + 1)
-            tokens = np.full(int(ends_P[-1]) if len(ends_P) else 0, self.eos, np.int32)
-            at_P = ends_P - lengths_P - 1
+            texts = Texts(np.empty(int((lengths_P + frame.size).sum()), np.int32), lengths_P + frame.size)
+            at_P = texts.starts + len(frame.head)
+            for place_P, ids in ((texts.starts, frame.head), (at_P + lengths_P, frame.tail)):
+                texts.tokens[place_P[:, None] + np.arange(len(ids))] = ids
             copy_pieces(
-                tokens[None], np.zeros_like(at_P), at_P, self.store.tokens, self.starts[item_P, side], lengths_P
+                texts.tokens[None], np.zeros_like(at_P), at_P, self.store.tokens, self.starts[item_P, side], lengths_P
             )
-            sides.append(Texts(tokens, lengths_P + 1))
+            sides.append(texts)
         return sides[0], sides[1]
 
 

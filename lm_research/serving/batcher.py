@@ -168,8 +168,8 @@ class Batcher:
 
     def prompt(self, text: str | list[int], options: Options) -> tuple[list[int], list[int] | None]:
         """(tokens, source) of a prompt; raises a UserError if it does not fit."""
-        ids = encode(self.lm.tokenizer, [text])[0] if isinstance(text, str) else text
         arch, most = self.lm.definition.arch, options.max_new_tokens
+        ids = encode(self.lm.tokenizer, [text], arch.encoder is not None)[0] if isinstance(text, str) else text
         begin = next((one for one in (options.bos_token_id, *options.ends) if one is not None), None)
         ids = ids or ([] if begin is None else [begin])
         size = (arch.encoder or arch).vocab_size

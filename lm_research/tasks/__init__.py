@@ -13,8 +13,10 @@ from lm_research.objectives.base import Objective
 from lm_research.tasks.base import Task
 from lm_research.tasks.classification import Classification
 from lm_research.tasks.embedding import Embedding
+from lm_research.tasks.instruction import Instruction
 from lm_research.tasks.multiple_choice import MultipleChoice
 from lm_research.tasks.question_answering import QuestionAnswering
+from lm_research.tasks.seq2seq import Seq2Seq
 from lm_research.tasks.tagging import Tagging
 
 TASKS: dict[str, type[Task]] = {
@@ -23,6 +25,8 @@ TASKS: dict[str, type[Task]] = {
     "question_answering": QuestionAnswering,
     "multiple_choice": MultipleChoice,
     "embedding": Embedding,
+    "seq2seq": Seq2Seq,
+    "instruction": Instruction,
 }
 
 

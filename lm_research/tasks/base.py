@@ -26,10 +26,7 @@ from lm_research.objectives.base import Batch, Objective, Sums
 from lm_research.objectives.rows import copy_pieces
 from lm_research.tasks.labelled import IGNORED, Labelled, Reader, open_labelled
 from lm_research.tasks.records import Record
-
-_NARROWEST = (
-    32  # rows are padded to this, or twice, four times, ... as much, up to data.max_length: few lengths are compiled
-)
+from lm_research.tasks.rows import rounded
 
 
 class Rows:
@@ -47,10 +44,7 @@ class Rows:
 
     def width(self, index_B: np.ndarray) -> int:
         """Length of the rows of a global batch: that of the longest, rounded up."""
-        longest, width = int(self.lengths[np.maximum(index_B, 0)].max(initial=1)), _NARROWEST
-        while width < longest:
-            width *= 2
-        return min(self.longest, width)
+        return min(self.longest, rounded(int(self.lengths[np.maximum(index_B, 0)].max(initial=1))))
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
         """tokens, types, segments [B, L] int32; labels [B] or [B, C], or [B, L] of tokens; row_weights [B] float32."""
@@ -188,6 +182,14 @@ class Task(Objective):
 
     def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         raise AssertionError("a task predicts labels, not tokens")
+
+    def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A config.json of the fine-tuned model, with what its users must know of the task."""
+        return config
+
+    def files(self, arch: Architecture) -> dict[str, bytes]:
+        """Files that go with the fine-tuned model beside its tokenizer's, and in place of those of the same name."""
+        return {}
 
     def words_of(self, scores: dict[str, float]) -> str:
         """The end of a run, in words."""

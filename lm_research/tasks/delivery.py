@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import write_files
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface
+from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params
 from lm_research.tasks.base import Task
 from lm_research.training import native
@@ -25,9 +27,10 @@ _PROBLEMS = {
 
 
 def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json that names the task's labels, of a head that predicts labels."""
+    """A config.json that names the task's labels, of a head that predicts labels, and what else the task has to say."""
+    config = task.remembered(dict(config))
     if task.head(task.config) not in ("classification", "token_classification"):
-        return dict(config)
+        return config
     labels = task.labels or ("LABEL_0",)
     named = {
         "id2label": {str(number): name for number, name in enumerate(labels)},
@@ -36,6 +39,12 @@ def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
     if not task.by_token:
         named["problem_type"] = _PROBLEMS[task.config.task.target]
     return {**config, **named}
+
+
+def beside(task: Task, model: dict[str, Any], arch: Architecture) -> dict[str, bytes]:
+    """Files of a checkpoint that tell how a task's model is used; `model` is what its model.json says, which is completed here."""
+    model["config"] = hf_labels(task, model["config"])
+    return task.files(arch)
 
 
 def write_predictions(path: pathlib.Path, task: Task, store: TokenStore, outputs: list[dict[str, np.ndarray]]) -> None:
@@ -62,6 +71,5 @@ def export(
         huggingface.save(directory, definition, family, jax.device_get(params), config)
     except PretrainedError:
         described = native.describe(definition, family, config)["config"]
-        native.save(directory, definition, family, params, hf_labels(task, described), task.tokenizer)
-        return
-    task.tokenizer.save_files(directory)
+        native.save(directory, definition, family, params, hf_labels(task, described))
+    write_files(task.tokenizer.files | task.files(definition.arch), directory)

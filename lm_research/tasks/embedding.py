@@ -174,9 +174,9 @@ class Embedding(Task):
         pooling = config.task.pooling or ("last" if arch.causal else "mean")
         return sentence_transformers.Embedding(pooling, config.task.normalize, config.data.max_length)
 
-    @classmethod
-    def files(cls, config: Config, arch: Architecture) -> dict[str, bytes]:
-        return {sentence_transformers.NATIVE: cls.settings(config, arch).dumps()}
+    def files(self, arch: Architecture) -> dict[str, bytes]:
+        """How the run's own readers make vectors of its states."""
+        return {sentence_transformers.NATIVE: self.settings(self.config, arch).dumps()}
 
     def write_beside(self, directory: pathlib.Path, arch: Architecture) -> None:
         sentence_transformers.save(directory, self.settings(self.config, arch), arch.hidden_size)

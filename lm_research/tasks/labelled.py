@@ -12,25 +12,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data import bucket, random, sources, store
+from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
-from lm_research.data.sources import tfds_source
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer, Tokenizer
 from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 from lm_research.errors import DataError
-from lm_research.tasks.records import Record, read_records
+from lm_research.tasks.records import Record, fingerprint, read_records
 
 IGNORED = -100  # no label
 FORMAT = 1
@@ -45,6 +45,7 @@ class Row(NamedTuple):
       labels: a label, several, or one of each id.
       first: whether it is the first row of its record.
       offsets: [L, 2], the characters [from, to) of the record's text that each id covers, where a task wants to know.
+      cuts: where the row's second, third, ... part begins, of tasks that ask something else of each part.
     """
 
     ids: list[int] | np.ndarray
@@ -52,10 +53,25 @@ class Row(NamedTuple):
     labels: int | float | list[int]
     first: bool = True
     offsets: np.ndarray | None = None
+    cuts: tuple[int, ...] = ()
+
+    @property
+    def parts(self) -> list[list[int] | np.ndarray]:
+        """Its ids part by part; a store keeps them as the sentences of a document."""
+        edges = (0, *self.cuts, len(self.ids))
+        return [self.ids[start:end] for start, end in itertools.pairwise(edges)]
 
 
 class Reader(Protocol):
-    """What a task makes of records. All raise a DataError that names the record."""
+    """What a task makes of records. All raise a DataError that names the record.
+
+    Attributes:
+      config: of the run.
+      by_token: whether rows have a label for each id.
+    """
+
+    config: Config
+    by_token: ClassVar[bool] = False
 
     def names(self, records: Sequence[Record]) -> list[str]:
         """All labels in order, from the training records; empty where labels are values."""
@@ -72,6 +88,16 @@ class Reader(Protocol):
     def kept(self, record: Record) -> dict[str, Any] | None:
         """What the scores need of a held-out record beside its labels; None of a task that needs nothing."""
         return None
+
+    def usable(self, record: Record) -> bool:
+        """Whether there is anything in a record; others are left out and counted, if data.on_error=skip asks for that."""
+        return True
+
+    def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
+        """What the log says about the length of rows."""
+        longest = self.config.data.max_length
+        full = sum(len(row.ids) >= longest for row in rows)
+        return f"{full:,} of them fill or were cut to data.max_length={longest} tokens"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,34 +166,32 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
 
 
 def _key(config: Config) -> str:
-    def facts(source: str) -> object:
-        if source.startswith("tfds:"):
-            return tfds_source.full_name(source.removeprefix("tfds:"), config.data)
-        return sources.fingerprint(source, config.data)
-
     task, tokenizer = config.task, config.tokenizer
     if tokenizer.path:
         vocabulary: list[object] = [load_tokenizer(tokenizer.path).digest]
     else:
         vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
+    facts = lambda source: fingerprint(source, config.data)  # noqa: E731
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
-    names = "name text_key pair_key label_key target label_separator labels stride choices_key negative_key value_zero value_one together_key"
-    keys = [getattr(task, name) for name in names.split()]
+    names = "name text_key pair_key label_key target label_separator labels stride choices_key negative_key value_zero value_one"
+    names += " together_key source_prefix"
+    keys = [*(getattr(task, name) for name in names.split()), config.data.on_error]
     every = [FORMAT, facts(task.train), held_out, test, vocabulary, keys, config.data.max_length]
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]
 
 
 def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> None:
     task = config.task
-    parts = {"train": _read(task.train, config)}
+    read = lambda source: _read(source, config, reader, log)  # noqa: E731
+    parts = {"train": read(task.train)}
     names = reader.names(parts["train"])
     if task.validation:
-        parts["validation"] = _read(task.validation, config)
+        parts["validation"] = read(task.validation)
     else:
         parts |= _hold_out(parts["train"], config)
     if task.test:
-        parts["test"] = _read(task.test, config)
+        parts["test"] = read(task.test)
     tokenizer = _make_tokenizer(config, (text for record in parts["train"] for text in reader.texts(record)), folder)
     (folder / "labels.json").write_text(json.dumps(names) + "\n")
     for part, records in parts.items():
@@ -176,9 +200,9 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
             for start in range(0, len(records), _BATCH)
             for row in reader.rows(records[start : start + _BATCH], names, tokenizer)
         ]
-        store.write_store(folder / part, ([row.ids] for row in rows), tokenizer.digest, tokenizer.size, part=part)
+        store.write_store(folder / part, (row.parts for row in rows), tokenizer.digest, tokenizer.size, part=part)
         arrays = {"second": np.array([row.second for row in rows], np.int32)}
-        if isinstance(rows[0].labels, list) and config.task.name == "tagging":
+        if reader.by_token:
             arrays["labels"] = np.concatenate([np.array(row.labels, np.int32) for row in rows])
         else:
             kind = np.float32 if isinstance(rows[0].labels, float) else np.int32
@@ -191,17 +215,17 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
         if part != "train" and reader.kept(records[0]) is not None:
             lines = (json.dumps(reader.kept(record)) + "\n" for record in records)
             (folder / f"{part}.jsonl").write_text("".join(lines))
-        full = sum(len(row.ids) >= config.data.max_length for row in rows)
-        log(
-            f"{part}: {len(records):,} records"
-            + (f" as {len(rows):,} rows" if len(rows) > len(records) else "")
-            + f", {full:,} of them fill or were cut to data.max_length={config.data.max_length} tokens"
-        )
+        several = f" as {len(rows):,} rows" if len(rows) > len(records) else ""
+        log(f"{part}: {len(records):,} records{several}, {reader.told(rows, tokenizer)}")
     log(f"labels: {', '.join(names) or ('values' if task.target == 'value' else 'none')}")
 
 
-def _read(source: str, config: Config) -> list[Record]:
+def _read(source: str, config: Config, reader: Reader, log: Callable[[str], None]) -> list[Record]:
     records = list(read_records(source, config))
+    if config.data.on_error == "skip":
+        found = len(records)
+        records = [record for record in records if reader.usable(record)]
+        log(f"{source}: {found - len(records):,} of {found:,} records have nothing in them and are left out")
     if not records:
         raise DataError(f"{source} holds no records. Give another file in --config.task.train, validation or test.")
     return records

@@ -1,7 +1,7 @@
 """Labelled records, one after another, with the place each came from, so that a mistake in one can be named by file and line.
 
 Read are JSON (one object a line, one list of objects a file, or SQuAD's nested form), CSV and TSV with a row of names, Parquet,
-CoNLL columns (words and tags, a blank line between sentences) and TensorFlow Datasets.
+CoNLL columns (words and tags, a blank line between sentences), two text files whose lines belong together, and TensorFlow Datasets.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from lm_research.config import Config
+from lm_research.config import Config, DataConfig
+from lm_research.data import sources
 from lm_research.data.sources import tfds_source
 from lm_research.data.sources.files import SourceFile, find_files
 from lm_research.data.sources.problems import Problems
@@ -21,6 +22,7 @@ from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
 
 WORDS, TAGS = "tokens", "tags"  # the fields of a sentence in CoNLL columns
+LINES, SOURCE, TARGET = "lines:", "source", "target"  # two text files, and the fields of a pair of their lines
 
 
 class Record(NamedTuple):
@@ -70,6 +72,9 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
         for number, fields in enumerate(tfds_source.read_examples(name, config.data)):
             yield Record(f"{source}, example {number}", fields)
         return
+    if source.startswith(LINES):
+        yield from _read_lines(source)
+        return
     read = {"json": _read_json, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet, "text": _read_columns}
     for file in find_files(source):
         if file.kind not in read:
@@ -77,6 +82,44 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
                 f"{file.path}: labelled records are not read from {file.kind} files. Use .jsonl, .csv or .parquet."
             )
         yield from read[file.kind](file)
+
+
+def fingerprint(source: str, data: DataConfig) -> object:
+    """What changes when the records of a source do, found without reading them; raises a DataError if there are none."""
+    if source.startswith("tfds:"):
+        return tfds_source.full_name(source.removeprefix("tfds:"), data)
+    if source.startswith(LINES):
+        return [LINES, *(file.facts() for file in _line_files(source))]
+    return sources.fingerprint(source, data)
+
+
+def _line_files(source: str) -> list[SourceFile]:
+    names = [name.strip() for name in source.removeprefix(LINES).split(",")]
+    if len(names) != 2 or not all(names):
+        raise DataError(
+            f"{source!r} does not name two files. Write {LINES}SOURCES,TARGETS, such as {LINES}train.de,train.en."
+        )
+    found = [find_files(name) for name in names]
+    for name, files in zip(names, found, strict=True):
+        if len(files) != 1:
+            raise DataError(f"{name} of {source!r} is {len(files)} files. Name one on each side.")
+    return [files[0] for files in found]
+
+
+def _read_lines(source: str) -> Iterator[Record]:
+    """Records with the fields source and target, from two files whose lines belong together."""
+    files = _line_files(source)
+    sides = [read_lines(file, Problems()) for file in files]
+    for pair in itertools.zip_longest(*sides):
+        if None in pair:
+            long, short = (0, 1) if pair[1] is None else (1, 0)
+            number = pair[long][0]
+            raise DataError(
+                f"{files[long].path}, line {number} has no partner: {files[short].path} ends after line {number - 1}. Their lines belong "
+                "together, one by one; give both as many."
+            )
+        (number, text), (_, target) = pair
+        yield Record(f"{files[0].path}, line {number}", {SOURCE: text.rstrip("\n"), TARGET: target.rstrip("\n")})
 
 
 def _read_json(file: SourceFile) -> Iterator[Record]:

@@ -28,6 +28,8 @@ from lm_research.tasks.records import TAGS, WORDS, Record
 class TaggingReader(Reader):
     """Reads words and tags: lists of equal length, or CoNLL columns."""
 
+    by_token = True
+
     def __init__(self, config: Config) -> None:
         self.config = config
 

@@ -45,8 +45,10 @@ def evaluate(
         "eval_loss_nats": sum(means[term] for term in objective.loss_terms),
         **{f"eval_{name}": value for name, value in means.items()},
     }
+    if any(kept):
+        result |= {f"eval_{name}": value for name, value in objective.scores(kept).items()}
     if not objective.token_term:
-        return result | {f"eval_{name}": value for name, value in objective.scores(kept).items()}
+        return result
     token_nats = means[objective.token_term]
     return result | {
         "eval_perplexity": math.exp(token_nats) if token_nats < 700 else math.inf,

@@ -13,7 +13,7 @@ import tiny
 
 from lm_research.models.heads import Projection
 from lm_research.objectives import cross_entropy
-from lm_research.objectives.cross_entropy import token_loss
+from lm_research.objectives.cross_entropy import smoothing, token_loss
 
 B, M, D, V = 3, 7, 6, 11  # 21 rows: in slices of 4 that makes 5 slices of 5, the last filled up by 4 rows
 
@@ -102,6 +102,24 @@ def test_value_without_gradient_is_the_same(sliced: None) -> None:
     expected = reference(*arrays)
     assert float(loss) == pytest.approx(expected["loss"], rel=1e-5)
     assert float(correct) == expected["correct"]
+
+
+def test_smoothing_makes_of_the_loss_that_of_smoothed_labels() -> None:
+    """Cross-entropy with 0.9 of the probability on the target and 0.1 spread evenly, in value and gradient, by optax."""
+    arrays = [jnp.asarray(x, jnp.int32 if x.dtype.kind == "i" else jnp.float32) for x in problem()]
+    targets, weights = arrays[3:]
+    labels = 0.9 * jax.nn.one_hot(targets, V) + 0.1 / V
+
+    def ours(*given: jax.Array) -> jax.Array:
+        projection = Projection(*given)
+        return token_loss(projection, targets, weights).loss + 0.1 * smoothing(projection, targets, weights)
+
+    def theirs(*given: jax.Array) -> jax.Array:
+        return (weights * optax.softmax_cross_entropy(Projection(*given).logits(), labels)).sum()
+
+    found, wanted = (tiny.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays[:3]) for loss in (ours, theirs))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
 def test_positions_of_weight_zero_have_no_influence() -> None:

@@ -124,7 +124,8 @@ def test_a_causal_model_sorts_without_training(tmp_path: pathlib.Path) -> None:
     found = pipeline("zero-shot-classification", lm)("a king", candidate_labels=labels, hypothesis_template="is {}")
     means = []
     for label in labels:
-        start, end = (lm.tokenizer(text)["input_ids"][0] for text in ("a king", f"a king is {label}"))
+        # A causal model reads the separator before a text, not what BERT puts around it.
+        start, end = ([lm.tokenizer.sep_id, *lm.tokenizer.encode(text)] for text in ("a king", f"a king is {label}"))
         ids = np.concatenate([start, lm.tokenizer.encode(f" is {label}")])
         logits = np.asarray(lm(input_ids=ids[None])["logits"])[0].astype(np.float64)
         shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -115,3 +115,24 @@ def test_squad(name: str, mocked: None, monkeypatch: pytest.MonkeyPatch) -> None
     (record,) = read_records(config.task.train, config)
     question = TASKS["question_answering"].reader(config).question(record)
     assert question == ("7", "Who?", "The cat sat \u00fc.", [("cat", 4), ("cat sat", 4)])
+
+
+# Name of a recipe -> the text that a source begins with.
+PAIRS = {
+    "wmt14_en_de": "translate English to German: ", "wmt16_en_ro": "translate English to Romanian: ",
+    "cnn_dailymail": "summarize: ", "xsum": "summarize: ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name: str, mocked: None) -> None:
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/seq2seq.py:{name}"))
+    reader = TASKS["seq2seq"].reader(config)
+    for source in (config.task.train, config.task.validation, config.task.test):
+        records = list(read_records(source, config))
+        assert len(records) == 40
+        for record in records:
+            text, target = reader.texts(record)
+            kept = reader.kept(record)
+            assert text == PAIRS[name] + kept["source"] and target == kept["target"] != kept["source"]
+            assert reader.usable(record)

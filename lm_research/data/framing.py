@@ -1,0 +1,43 @@
+"""What a tokenizer puts around a text: the ids before and after it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lm_research.data.tokenizer import TextTokenizer
+
+
+class Frame(NamedTuple):
+    """Ids before a text and after it."""
+
+    head: tuple[int, ...]
+    tail: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + len(self.tail)
+
+
+def frame_of(tokenizer: TextTokenizer) -> Frame:
+    """Around what an encoder reads: the family's special tokens, or the end token of a tokenizer that only knows ids."""
+    backend = getattr(tokenizer, "backend", None)
+    if backend is None:
+        return Frame((), (tokenizer.eos_id,))
+    encoding = backend.encode("a")
+    inner = np.flatnonzero(np.asarray(encoding.special_tokens_mask) == 0)
+    first, last = (int(inner[0]), int(inner[-1]) + 1) if len(inner) else (len(encoding.ids), len(encoding.ids))
+    return Frame(tuple(encoding.ids[:first]), tuple(encoding.ids[last:]))
+
+
+def target_frame(tokenizer: TextTokenizer) -> Frame:
+    """Around what a decoder shall write: what comes before a text, and the end token after it."""
+    return Frame(frame_of(tokenizer).head, (tokenizer.eos_id,))
+
+
+def ids_within(tokenizer: TextTokenizer, text: str) -> list[int]:
+    """Ids of a text with nothing around it; special tokens that it names, as templates of conversations do, count as such."""
+    if hasattr(tokenizer, "backend"):
+        return tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist() if text else []
+    return tokenizer.encode(text)

@@ -1,0 +1,284 @@
+"""Instruction tuning of causal models: the loss is on answers only (Ouyang et al. 2022, section 3.5, supervised fine-tuning).
+
+A record is one of
+    a prompt and an answer (task.text_key and label_key), taken as they are: a space or line between them is up to the data;
+    Alpaca's columns instruction, input (may be empty or missing) and output (Taori et al. 2023), made a conversation of two turns;
+    messages, a list of {"role", "content"}: every turn of the assistant is learned.
+Conversations become text by the tokenizer's chat_template or, without one, by data/chat_template.py's plain one, which the fine-tuned model
+then carries as its own. Each answer ends with the end token. Prompts and answers are tokenised apart, as generation meets them. What is
+longer than data.max_length is cut at the end; the log counts it.
+
+Rows of one record, or with data.packing several, each for itself. Held-out records are decoded, as task.generate says, from all that
+comes before their last answer.
+
+Legend: B batch, L length, P slots of prompts, I items of a batch, T tokens of a store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.chat_template import PLAIN, Message, chat_template, chat_text, end_token
+from lm_research.data.framing import frame_of, ids_within
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.decoding.in_step import plain_prompts
+from lm_research.decoding.prompts import Prompts, parts_documents
+from lm_research.errors import ConfigError, DataError, UserError
+from lm_research.models.architecture import Architecture
+from lm_research.objectives.base import Batch, Sums
+from lm_research.objectives.causal_lm import CausalLanguageModel
+from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
+from lm_research.objectives.rows import before, copy_pieces, mark_pieces
+from lm_research.tasks import text_metrics
+from lm_research.tasks.labelled import Reader, Row
+from lm_research.tasks.records import Record
+from lm_research.tasks.rows import rounded
+from lm_research.tasks.writing import WritingTask
+
+MESSAGES, ALPACA = "messages", ("instruction", "output")
+
+
+class InstructionReader(Reader):
+    """Reads prompts and answers, Alpaca's columns, or messages."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        return []
+
+    def usable(self, record: Record) -> bool:
+        found = self.kept(record)
+        return bool(found[MESSAGES] if MESSAGES in found else found["answer"].strip())
+
+    def texts(self, record: Record) -> list[str]:
+        found = self.kept(record)
+        return [one["content"] for one in found[MESSAGES]] if MESSAGES in found else list(found.values())
+
+    def kept(self, record: Record) -> dict[str, Any]:
+        """{"prompt", "answer"} or {"messages"}, checked; the last message is the assistant's."""
+        task, fields = self.config.task, record.fields
+        if task.text_key in fields or not (MESSAGES in fields or set(ALPACA) <= set(fields)):
+            if task.text_key not in fields and "." not in task.text_key:
+                raise DataError(
+                    f"{record.where} has neither a prompt (field {task.text_key!r}, --config.task.text_key) nor {MESSAGES!r} nor Alpaca's "
+                    f"{' and '.join(map(repr, ALPACA))}, but {', '.join(map(repr, fields)) or 'nothing'}. Mend it, or name the right field."
+                )
+            return {
+                "prompt": record.text(task.text_key, "text_key"),
+                "answer": record.text(task.label_key, "label_key"),
+            }
+        if MESSAGES in fields:
+            return {MESSAGES: self._messages(record)}
+        given = "\n\n".join(filter(None, [record.text("instruction", "text_key"), fields.get("input") or ""]))
+        answer = {"role": "assistant", "content": record.text("output", "label_key")}
+        return {MESSAGES: [{"role": "user", "content": given}, answer]}
+
+    def _messages(self, record: Record) -> list[dict[str, str]]:
+        found = record.fields[MESSAGES]
+        good = isinstance(found, list) and all(
+            isinstance(one, Mapping) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
+            for one in found
+        )
+        if not good:
+            raise DataError(
+                f"{record.where}: {MESSAGES!r} is {str(found)[:80]!r}, not a list of objects with role and content. Mend it."
+            )
+        last = max((place for place, one in enumerate(found) if one["role"] == "assistant"), default=-1)
+        if last < 1:
+            raise DataError(
+                f"{record.where}: {MESSAGES!r} has no answer of the role 'assistant' after another message: nothing can be learned. Leave "
+                "it out."
+            )
+        return [{"role": one["role"], "content": one["content"]} for one in found[: last + 1]]
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        head = prompt_head(tokenizer)
+        for record in records:
+            parts = [ids_within(tokenizer, text) for text in self.turns(record, tokenizer)]
+            if parts[0][: len(head)] != head or not parts[0]:
+                parts[0] = [*head, *parts[0]] or [tokenizer.eos_id]
+            for number in range(1, len(parts), 2):
+                if parts[number][-1:] != [tokenizer.eos_id]:
+                    parts[number] = [*parts[number], tokenizer.eos_id]
+            for number in range(len(parts) - 2, 1, -2):  # answers with nothing between them become one
+                if not parts[number]:
+                    parts[number - 1 : number + 2] = [parts[number - 1] + parts[number + 1]]
+            ids = np.concatenate([np.array(part, np.int32) for part in parts])
+            yield Row(ids, 0, 0, cuts=tuple(np.cumsum([len(part) for part in parts])[:-1].tolist()))
+
+    def turns(self, record: Record, tokenizer: TextTokenizer) -> list[str]:
+        """A prompt, its answer, what comes between that and the next answer, and so on."""
+        found = self.kept(record)
+        if MESSAGES not in found:
+            pair = [found["prompt"], found["answer"]]
+            if not pair[1].strip():
+                raise DataError(
+                    f"{record.where} has an empty answer (field {self.config.task.label_key!r}). Leave it out, or let "
+                    "--config.data.on_error=skip do that."
+                )
+            return pair
+        try:
+            return conversation(tokenizer, found[MESSAGES])
+        except UserError as error:
+            raise DataError(f"{record.where}: {error}") from error
+
+    def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
+        room = self.config.data.max_length  # tokens that are read; what is learned goes one further
+        cut, mute = sum(len(row.ids) > room + 1 for row in rows), sum(row.cuts[0] > room for row in rows)
+        return f"{cut:,} of them cut to data.max_length={room} tokens, {mute:,} before any answer"
+
+
+def prompt_head(tokenizer: TextTokenizer) -> list[int]:
+    """What `generate` puts before a causal model's prompt."""
+    return [tokenizer.sep_id] if parts_documents(tokenizer) else list(frame_of(tokenizer).head)
+
+
+def conversation(tokenizer: TextTokenizer, messages: Sequence[Message]) -> list[str]:
+    """Texts before, of and between the assistant's answers; the end token, where the template writes it, ends an answer.
+
+    Raises:
+      UserError: the template does not take the messages, or rewrites earlier ones as the conversation goes on.
+    """
+    template, end = chat_template(tokenizer) or PLAIN, end_token(tokenizer)
+    parts, done = [], 0
+    for place, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        opening = chat_text(tokenizer, messages[:place], template=template)
+        whole = chat_text(tokenizer, messages[: place + 1], False, template)
+        if not whole.startswith(opening) or len(opening) < done:
+            raise UserError(
+                "The chat_template does not keep what comes before an answer as it was, so it cannot be told which tokens are the answer's."
+                " Give records with a prompt and an answer instead."
+            )
+        answer = whole[len(opening) :]
+        stop = answer.find(end) + len(end) if end and end in answer else len(answer.rstrip())
+        parts += [opening[done:], answer[:stop]]
+        done = len(opening) + stop
+    return parts
+
+
+class AnswerRows:
+    """Records of a store whose documents are prompts and answers in turn, by number; weights are on answers."""
+
+    def __init__(self, store: TokenStore, pad_id: int, config: Config, purpose: str, first: int, most: int) -> None:
+        """`first`: number of the first record; `most`: tokens that shall be written after prompts, 0 writes none."""
+        documents, sentences = np.asarray(store.document_starts), np.asarray(store.sentence_starts)
+        self.store, self.pad, self.first, self.most = store, pad_id, first, most
+        self.room, self.starts = config.data.max_length, sentences[documents[:-1]]
+        self.sizes = np.minimum(np.diff(sentences[documents]) - 1, self.room)  # what is read: all but the last token
+        number = np.arange(len(sentences) - 1) - np.repeat(documents[:-1], np.diff(documents))
+        self.learned = np.repeat(number % 2 == 1, np.diff(sentences))
+        self.prompts = sentences[documents[1:] - 1] - self.starts  # tokens before the last answer
+        self.packed = config.data.packing and purpose == "train"
+        self.packs = pack(self.sizes, self.room) if self.packed else alone(len(self.sizes))
+        self.num_examples = len(self.packs)
+        self.notes = (
+            f"{describe_rows(self.sizes, self.room, self.packs)}; {self.learned.mean():.1%} of tokens are answers"
+        )
+
+    def width(self, index_B: np.ndarray) -> tuple[int, int]:
+        """L and P of a global batch."""
+        if self.packed:
+            return self.room, 0
+        item_B = np.maximum(index_B, 0)
+        length, prompt = (int(lengths[item_B].max(initial=1)) for lengths in (self.sizes, self.prompts))
+        return min(self.room, rounded(length)), min(self.room - self.most, rounded(prompt))
+
+    def batch(
+        self, epoch_B: np.ndarray, index_B: np.ndarray, width: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """tokens, targets, positions, segments [B, L] int32; weights [B, L], row_weights [B] float32; record [B]; and, where texts
+        are to be written, decoded [B], prompt_tokens [B, P], padded on the left, and prompt_start [B]."""
+        length, slots = width or (self.room, self.room - self.most)
+        row_I, item_I = rows_of(self.packs, index_B)
+        sizes_I, starts_I = self.sizes[item_I], self.starts[item_I]
+        column_I = before(sizes_I, row_I)
+        batch = {
+            name: np.zeros((len(index_B), length), np.int32) for name in ("targets_BL", "segments_BL", "positions_BL")
+        }
+        batch["tokens_BL"] = np.full((len(index_B), length), self.pad, np.int32)
+        batch["weights_BL"] = np.zeros((len(index_B), length), np.float32)
+        place = (row_I, column_I)
+        copy_pieces(batch["tokens_BL"], *place, self.store.tokens, starts_I, sizes_I)
+        copy_pieces(batch["targets_BL"], *place, self.store.tokens, starts_I + 1, sizes_I)
+        copy_pieces(batch["weights_BL"], *place, self.learned, starts_I + 1, sizes_I)
+        mark_pieces(batch["segments_BL"], *place, sizes_I, 1 + before(np.ones_like(row_I), row_I))
+        mark_pieces(batch["positions_BL"], *place, sizes_I, None)
+        batch["row_weights_B"] = (index_B >= 0).astype(np.float32)
+        batch["record_B"] = (self.first + np.maximum(index_B, 0)).astype(np.int32)
+        if self.most:
+            kept_I = np.minimum(self.prompts[item_I], slots)  # of a longer prompt its end
+            batch["decoded_B"], batch["prompt_start_B"] = (
+                batch["row_weights_B"],
+                np.full(len(index_B), slots - 1, np.int32),
+            )
+            batch["prompt_start_B"][row_I] = slots - kept_I
+            batch["prompt_tokens_BP"] = np.full((len(index_B), slots), self.pad, np.int32)
+            copy_pieces(
+                batch["prompt_tokens_BP"],
+                row_I,
+                slots - kept_I,
+                self.store.tokens,
+                starts_I + self.prompts[item_I] - kept_I,
+                kept_I,
+            )
+        return batch
+
+
+class Instruction(CausalLanguageModel, WritingTask):
+    """Mean loss over the tokens of answers; exact match of greedy or beamed answers."""
+
+    written_names = ("exact_match",)
+
+    @classmethod
+    def reader(cls, config: Config) -> InstructionReader:
+        return InstructionReader(config)
+
+    @classmethod
+    def check(cls, config: Config, arch: Architecture) -> None:
+        WritingTask.check.__func__(cls, config, arch)
+        if config.objective.target_length >= config.data.max_length:
+            raise ConfigError(
+                f"objective.target_length={config.objective.target_length} leaves prompts no room in data.max_length="
+                f"{config.data.max_length} tokens. Lower the first or raise the second."
+            )
+
+    @property
+    def most(self) -> int:
+        return self.config.objective.target_length or self.config.data.max_length // 2
+
+    def examples(self, store: TokenStore, purpose: str) -> AnswerRows:
+        first, most = self.numbered(self.part_of(store)), self.most if self.decodes(purpose) else 0
+        return AnswerRows(store, self.pad_id, self.config, purpose, first, most)
+
+    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        return self.token_sums(self.projection(model, batch, key), batch)
+
+    def prompts(self, batch: Batch) -> Prompts:
+        return plain_prompts(batch["prompt_tokens_BP"], batch["prompt_start_B"], batch["decoded_B"] > 0)
+
+    def texts_of(self, kept: dict[str, Any]) -> dict[str, Any]:
+        if MESSAGES in kept:
+            return {MESSAGES: kept[MESSAGES][:-1], "answer": kept[MESSAGES][-1]["content"]}
+        return {"prompt": kept["prompt"], "answer": kept["answer"]}
+
+    def written_scores(self, predictions: list[str], targets: list[str]) -> dict[str, float]:
+        return {"exact_match": text_metrics.exact_match(predictions, targets)}
+
+    def files(self, arch: Architecture) -> dict[str, bytes]:
+        """Where the plain template made the conversations, it goes with the tokenizer."""
+        files, name = super().files(arch), "tokenizer_config.json"
+        talks = any(MESSAGES in kept for kept in self.corpus.kept["validation"])
+        if talks and name in self.tokenizer.files and not chat_template(self.tokenizer):
+            settings = json.loads(self.tokenizer.files[name]) | {"chat_template": PLAIN}
+            files[name] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+        return files

@@ -1,0 +1,211 @@
+"""Writing a target for a source: translation, summarisation, or anything else as text to text (Raffel et al. 2020).
+
+Encoder-decoders learn the target's tokens given the source, as in objectives/seq2seq.py, whose rows and loss these are. Sources are
+read with the special tokens that the model's tokenizer puts around a text, after task.source_prefix if there is one; targets end with the
+end token. Texts that are too long for data.max_length and objective.target_length are cut at the end; the log counts them.
+
+Held-out sources are decoded as task.generate says and scored by text_metrics.py.
+
+Legend: B batch, S source length, L target length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research import config as config_lib
+from lm_research.config import Config
+from lm_research.data.framing import frame_of, target_frame
+from lm_research.data.store import TokenStore
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.decoding.in_step import plain_prompts
+from lm_research.decoding.prompts import Prompts
+from lm_research.errors import ConfigError, DataError
+from lm_research.models.architecture import Architecture
+from lm_research.models.families import FAMILIES
+from lm_research.objectives.base import Batch, Sums
+from lm_research.objectives.encoder_decoder import SourceToTarget
+from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, rooms
+from lm_research.tasks import text_metrics
+from lm_research.tasks.labelled import Labelled, Reader, Row
+from lm_research.tasks.records import Record
+from lm_research.tasks.rows import rounded
+from lm_research.tasks.writing import WritingTask
+
+_LEAST = 8  # tokens of a row, of which some are special
+_PIPELINES = ("text2text-generation", "summarization", "translation")
+
+
+class PairReader(Reader):
+    """Reads task.text_key (the source) and label_key (the target)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def names(self, records: Sequence[Record]) -> list[str]:
+        return []
+
+    def pair(self, record: Record) -> tuple[str, str]:
+        """Source, without a prefix, and target; raises a DataError where one is missing."""
+        task = self.config.task
+        pair = record.text(task.text_key, "text_key"), record.text(task.label_key, "label_key")
+        for text, side, key in zip(pair, ("source", "target"), (task.text_key, task.label_key), strict=True):
+            if not text.strip():
+                raise DataError(
+                    f"{record.where} has an empty {side} (field {key!r}): nothing can be learned from it. Leave the record out, or let "
+                    "--config.data.on_error=skip do that."
+                )
+        return pair
+
+    def usable(self, record: Record) -> bool:
+        task = self.config.task
+        return bool(record.text(task.text_key, "text_key").strip() and record.text(task.label_key, "label_key").strip())
+
+    def texts(self, record: Record) -> list[str]:
+        source, target = self.pair(record)
+        return [self.config.task.source_prefix + source, target]
+
+    def kept(self, record: Record) -> dict[str, Any]:
+        source, target = self.pair(record)
+        return {"source": source, "target": target}
+
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+        """Both sides whole and without special tokens; one that the tokenizer makes nothing of is its unknown token."""
+        sides = [tokenizer.encode_batch(texts) for texts in zip(*map(self.texts, records), strict=True)]
+        for source, target in zip(*sides, strict=True):
+            source, target = source or [tokenizer.unk_id], target or [tokenizer.unk_id]
+            yield Row(np.array(source + target, np.int32), 0, 0, cuts=(len(source),))
+
+    def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
+        room = [size - frame.size for size, frame in zip(rooms(self.config), frames(tokenizer), strict=True)]
+        cut = [sum(len(row.parts[side]) > room[side] for row in rows) for side in (0, 1)]
+        lengths = rooms(self.config)
+        return f"{cut[0]:,} sources cut to {lengths[0]} tokens, {cut[1]:,} targets to {lengths[1]}"
+
+
+def frames(tokenizer: TextTokenizer) -> tuple[Any, Any]:
+    """What stands around sources and around targets."""
+    return frame_of(tokenizer), target_frame(tokenizer)
+
+
+class TaskPairs(TextPairs):
+    """Pairs of a part of a data set, in rows as long as the longest of a batch needs, rounded up."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        tokenizer: TextTokenizer,
+        config: Config,
+        purpose: str,
+        start: int,
+        first: int,
+        decoded: bool,
+    ) -> None:
+        """`first`: the number of the first record; `decoded`: whether batches ask for texts to be written."""
+        if purpose != "train":  # what is decoded is one text a row
+            config = config_lib.replace(config, data={"packing": False})
+        super().__init__(store, tokenizer, config, purpose, frames(tokenizer), start)
+        self.first, self.decoded = first, decoded
+        self.sizes = self.lengths + [frame.size for frame in self.frames]
+
+    def width(self, index_B: np.ndarray) -> tuple[int, int]:
+        """S and L of a global batch."""
+        if self.packed:
+            return self.rooms
+        longest = self.sizes[np.maximum(index_B, 0)].max(0, initial=1)
+        return tuple(min(room, rounded(int(size))) for room, size in zip(self.rooms, longest, strict=True))
+
+    def batch(
+        self, epoch_B: np.ndarray, index_B: np.ndarray, width: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """As TextPairs'; row_weights [B] float32 and record [B] int32, and decoded [B] where texts are to be written."""
+        batch = super().batch(epoch_B, index_B, width)
+        batch |= {
+            "row_weights_B": (index_B >= 0).astype(np.float32),
+            "record_B": (self.first + np.maximum(index_B, 0)).astype(np.int32),
+        }
+        return batch | ({"decoded_B": batch["row_weights_B"]} if self.decoded else {})
+
+
+class Seq2Seq(SourceToTarget, WritingTask):
+    """Mean loss over target tokens; scores of what is written for held-out sources."""
+
+    written_names = text_metrics.NAMES
+
+    @classmethod
+    def reader(cls, config: Config) -> PairReader:
+        return PairReader(config)
+
+    @classmethod
+    def check(cls, config: Config, arch: Architecture) -> None:
+        super().check(config, arch)
+        SequenceToSequence.check(config, arch)
+        if min(rooms(config)) < _LEAST:
+            raise ConfigError(
+                f"objective.target_length={config.objective.target_length} leaves targets hardly any room beside special tokens. Use "
+                f"{_LEAST} or more."
+            )
+        if config.task.generate != "never":
+            text_metrics.check_installed()
+
+    def __init__(self, config: Config, corpus: Labelled) -> None:
+        super().__init__(config, corpus)
+        self.start = self._start()
+        self.options = dataclasses.replace(self.options, decoder_start_token_id=self.start)
+
+    @property
+    def most(self) -> int:
+        return rooms(self.config)[1]
+
+    def _start(self) -> int:
+        """The token that targets begin with: as task.decoder_start says, or the files of the model, or the objective's rule."""
+        token, known = self.config.task.decoder_start, self.origin.get("decoder_start_token_id")
+        if token:
+            number = self.tokenizer.token_id(token)
+            if number is None:
+                raise ConfigError(
+                    f"config.task.decoder_start={token!r} is no token of {self.tokenizer.name}. Name one of its vocabulary."
+                )
+            return number
+        role = self.config.objective.decoder_start
+        if role == "auto" and "start_role" in self.origin:
+            return getattr(self.tokenizer, f"{self.origin['start_role']}_id")
+        if role == "auto" and known is not None:
+            return int(known)
+        if self.origin and getattr(FAMILIES[self.origin["family"]], "SHIFTS_AROUND", False):
+            raise ConfigError(
+                f"{self.config.train.init_from} begins texts with the token of their language, and its files do not say which. Name it, "
+                "for example --config.task.decoder_start=ro_RO."
+            )
+        return getattr(self.tokenizer, f"{'pad' if role == 'auto' else role}_id")
+
+    def examples(self, store: TokenStore, purpose: str) -> TaskPairs:
+        first = self.numbered(self.part_of(store))
+        return TaskPairs(store, self.tokenizer, self.config, purpose, self.start, first, self.decodes(purpose))
+
+    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        return self.token_sums(self.projection(model, batch, key), batch)
+
+    def prompts(self, batch: Batch) -> Prompts:
+        real_B = batch["decoded_B"] > 0
+        start_B1 = jnp.full((len(real_B), 1), self.start, jnp.int32)
+        mask_BS = (batch["source_segments_BS"] > 0).astype(jnp.int32)
+        return plain_prompts(start_B1, jnp.zeros(len(real_B), jnp.int32), real_B, batch["source_tokens_BS"], mask_BS)
+
+    def texts_of(self, kept: dict[str, Any]) -> dict[str, str]:
+        return {"source": kept["source"], "target": kept["target"]}
+
+    def written_scores(self, predictions: list[str], targets: list[str]) -> dict[str, float]:
+        return text_metrics.scores(predictions, targets, self.config.task.bleu_tokenizer)
+
+    def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The prefix, where pipelines look for it; other tasks of the model it came from are forgotten."""
+        prefix = {"prefix": self.config.task.source_prefix}
+        config = super().remembered(config) | {"decoder_start_token_id": self.start}
+        return {**config, "task_specific_params": {name: prefix for name in _PIPELINES}}

@@ -1,0 +1,216 @@
+"""What tasks that write texts share: decoding of held-out records within the evaluation step, and what is made of it.
+
+Decoding is part of the step's program, so it runs on the run's mesh and processes, and each record is written once, whatever the batch
+size. How to decode is said by task.decoding; which token begins a text, and which are forced, by the model's own files.
+
+Legend: B batch, T new tokens.
+"""
+
+from __future__ import annotations
+
+import abc
+import ast
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.config import Config, resolve
+from lm_research.decoding.in_step import ARGUMENTS, decode
+from lm_research.decoding.options import FILE, load_defaults, make_options
+from lm_research.decoding.prompts import Prompts
+from lm_research.errors import ConfigError, UserError, suggest
+from lm_research.interop import huggingface
+from lm_research.models.architecture import Architecture
+from lm_research.models.heads import Projection
+from lm_research.objectives.base import Batch, Sums
+from lm_research.objectives.cross_entropy import smoothing, token_loss
+from lm_research.objectives.encoder_decoder import start_role
+from lm_research.tasks import text_metrics
+from lm_research.tasks.base import Task, real
+from lm_research.tasks.labelled import Labelled
+from lm_research.training import native
+
+# What a model's files may say about the tokens of a text.
+_TOKENS = (
+    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+    "bad_words_ids",
+)  # fmt: skip
+_SHOWN = 300  # characters of a source that the log shows
+
+
+class WritingTask(Task):
+    """A task whose predictions are texts; the objective that a subclass is as well gives it its loss.
+
+    Attributes:
+      origin: what the files of the model that the run starts from say about tokens and decoding.
+      options: how held-out records are decoded.
+      most: the most tokens that are written.
+      written_names: metrics of what was written.
+    """
+
+    written_names: tuple[str, ...]
+
+    def __init__(self, config: Config, corpus: Labelled) -> None:
+        self.metric_names = self.written_names if config.task.generate == "each" else ()
+        if config.task.label_smoothing:
+            self.metrics = {**self.metrics, "smoothing_nats": "tokens"}
+            self.loss_terms = (*self.loss_terms, "smoothing_nats")
+        if config.task.metric in self.written_names and not self.metric_names:
+            raise ConfigError(
+                f"config.task.metric={config.task.metric} is of written texts, and picks the best checkpoint only if each evaluation "
+                "writes some: set --config.task.generate=each, and --config.eval.num_batches to bound how many."
+            )
+        super().__init__(config, corpus)
+        self.origin = origin_settings(config.train.init_from)
+        tokens = {name: self.origin[name] for name in _TOKENS if self.origin.get(name) is not None}
+        tokens |= {"eos_token_id": self.tokenizer.eos_id, "pad_token_id": self.pad_id}
+        self.options = make_options(parse_decoding(config.task.decoding), {}, tokens)
+
+    @property
+    @abc.abstractmethod
+    def most(self) -> int: ...
+
+    @abc.abstractmethod
+    def prompts(self, batch: Batch) -> Prompts:
+        """What the texts of a batch are written from."""
+
+    @abc.abstractmethod
+    def texts_of(self, kept: dict[str, Any]) -> dict[str, str]:
+        """What predictions.jsonl says of a record beside what was written; its last field is what should have been."""
+
+    @abc.abstractmethod
+    def written_scores(self, predictions: list[str], targets: list[str]) -> dict[str, float]:
+        """All metrics of `written_names`."""
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.roles.get("pad", self.tokenizer.eos_id)
+
+    def usual_metric(self) -> str:
+        return self.written_names[0] if self.config.task.generate == "each" else "lm_loss_nats"
+
+    def token_sums(self, projection: Projection, batch: Batch) -> Sums:
+        """Loss and accuracy of predicted tokens; what label smoothing adds to the loss is a term of its own."""
+        targets_BL, weights_BL = batch["targets_BL"], batch["weights_BL"]
+        loss, correct = token_loss(projection, targets_BL, weights_BL)
+        sums = {"lm_loss_nats": loss, "lm_accuracy": correct}
+        if smooth := self.config.task.label_smoothing:
+            sums["smoothing_nats"] = smooth * smoothing(projection, targets_BL, weights_BL)
+        return sums
+
+    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
+        raise AssertionError("a task that writes predicts tokens, not labels")
+
+    def decodes(self, purpose: str) -> bool:
+        """Whether records are decoded that are read for this purpose ("train", "validation", or "final", the end of a run)."""
+        return purpose != "train" and self.config.task.generate in (
+            ("each", "end") if purpose == "final" else ("each",)
+        )
+
+    def numbered(self, part: str) -> int:
+        """Number of a part's first record; those of the test part follow those of the validation part."""
+        return self.corpus.validation.num_documents if part == "test" else 0
+
+    def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
+        """Which records a batch has and, if they are decoded, what was written, int32 [B, T]."""
+        kept = {name: batch[name] for name in ("row_weights_B", "record_B")}
+        if "decoded_B" not in batch:
+            return kept
+        written_BT = decode(model, self.options, self.most, self.prompts(batch), self.tokenizer.size)
+        return kept | {"written_BT": written_BT}
+
+    def written(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[tuple[dict[str, Any], str]]:
+        """What is kept of each record of a part and what was written for it, in order; none if nothing was decoded."""
+        ends, held = self.options.ends, self.corpus.validation.num_documents
+        for output in outputs:
+            if "written_BT" not in output:
+                return
+            for number, tokens_T in zip(real(output, "record_B").tolist(), real(output, "written_BT"), strict=True):
+                part, number = ("test", number - held) if number >= held else ("validation", number)
+                stop = np.flatnonzero(np.isin(tokens_T, ends))
+                text = self.tokenizer.decode(tokens_T[: stop[0] if len(stop) else None].tolist())
+                yield self.corpus.kept[part][number], text.strip()
+
+    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        found = list(self.written(outputs))
+        if not found:
+            return {}
+        return self.written_scores([text for _, text in found], [self._target(kept) for kept, _ in found])
+
+    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+        """One prediction a record, for predictions.jsonl."""
+        for kept, text in self.written(outputs):
+            right = text_metrics.exact_match([text], [self._target(kept)])
+            yield {**self.texts_of(kept), "prediction": text, "exact_match": right}
+
+    def _target(self, kept: dict[str, Any]) -> str:
+        return list(self.texts_of(kept).values())[-1]
+
+    def shown(self, store: Any, number: int) -> dict[str, Any]:
+        return {}  # the records themselves, which `records_of` gives
+
+    def samples(self, outputs: list[dict[str, np.ndarray]], count: int) -> list[str]:
+        found = zip(range(count), self.written(outputs), strict=False)
+        pairs = ((list(self.texts_of(kept).values()), text) for _, (kept, text) in found)
+        return [f"{texts[0][:_SHOWN]}\n    -> {text}\n    == {texts[-1]}" for texts, text in pairs]
+
+    def baseline(self) -> str:
+        return "of target tokens"
+
+    def words_of(self, scores: dict[str, float]) -> str:
+        """The end of a run, in words."""
+        names = [name for name in ("lm_loss_nats", "perplexity", *self.written_names) if f"eval_{name}" in scores]
+        return "held-out " + ", ".join(f"{name} {scores[f'eval_{name}']:.4g}" for name in names)
+
+    def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
+        """With the tokens that texts end with and are filled up with: a family's numbers hold for its own tokenizer alone."""
+        return {**config, "pad_token_id": self.pad_id, "eos_token_id": self.tokenizer.eos_id}
+
+    def files(self, arch: Architecture) -> dict[str, bytes]:
+        """generation_config.json: the fine-tuned model decodes as the run did."""
+        tokens = {name: getattr(self.options, name) for name in (*_TOKENS, "eos_token_id", "pad_token_id")}
+        chosen = {name: value for name, value in tokens.items() if value is not None}
+        chosen |= parse_decoding(self.config.task.decoding) | {"max_new_tokens": self.most}
+        return {FILE: (json.dumps(chosen, indent=2, sort_keys=True) + "\n").encode()}
+
+
+def parse_decoding(text: str) -> dict[str, Any]:
+    """Arguments of task.decoding: NAME=VALUE with commas between; raises a ConfigError for such as there are not."""
+    given: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in ARGUMENTS:
+            raise ConfigError(
+                f"config.task.decoding has {part!r}. {suggest(name, ARGUMENTS)} Write for example num_beams=4."
+            )
+        try:
+            given[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            given[name] = value
+    try:
+        make_options(given, {}, {})
+    except UserError as error:
+        raise ConfigError(f"config.task.decoding={text!r}: {error}") from error
+    return given
+
+
+def origin_settings(path: str) -> dict[str, Any]:
+    """What the files of a model directory say about tokens, generation_config.json before config.json; {} without a directory.
+
+    "family" is the model's. Of a run of ours that was no task, "start_role" is the role of the token that its targets began with: what the
+    family's config.json says holds for the family's own tokenizer.
+    """
+    if not path:
+        return {}
+    directory = pathlib.Path(path)
+    ours = native.is_native(directory) or native.is_run(directory)
+    found = (native if ours else huggingface).inspect(directory)
+    settings = {**found.config, **load_defaults(found.files), "family": found.family}
+    if native.is_run(directory):
+        run = resolve(json.loads((found.files / "config.json").read_text()))
+        settings |= {} if run.task.name else {"start_role": start_role(run)}
+    return settings
