@@ -5,7 +5,7 @@ A record is one of
     Alpaca's columns instruction, input (may be empty or missing) and output (Taori et al. 2023), made a conversation of two turns;
     messages, a list of {"role", "content"}: every turn of the assistant is learned.
 Conversations become text by the tokenizer's chat_template or, without one, by data/chat_template.py's plain one, which the fine-tuned model
-then carries as its own. Each answer ends with the end token. Prompts and answers are tokenised apart, as generation meets them. What is
+then carries as its own; nothing else stands before or after them. Each answer ends with the end token. Prompts and answers are tokenised apart, as generation meets them. What is
 longer than data.max_length is cut at the end; the log counts it.
 
 Rows of one record, or with data.packing several, each for itself. Held-out records are decoded, as task.generate says, from all that
@@ -102,9 +102,11 @@ class InstructionReader(Reader):
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
         head = prompt_head(tokenizer)
         for record in records:
-            parts = [ids_within(tokenizer, text) for text in self.turns(record, tokenizer)]
-            if parts[0][: len(head)] != head or not parts[0]:
-                parts[0] = [*head, *parts[0]] or [tokenizer.eos_id]
+            found = self.kept(record)
+            parts = [ids_within(tokenizer, text) for text in self.turns(record, found, tokenizer)]
+            if MESSAGES not in found:  # templates write all that stands before a conversation
+                parts[0] = [*head, *parts[0]]
+            parts[0] = parts[0] or [tokenizer.eos_id]
             for number in range(1, len(parts), 2):
                 if parts[number][-1:] != [tokenizer.eos_id]:
                     parts[number] = [*parts[number], tokenizer.eos_id]
@@ -114,9 +116,8 @@ class InstructionReader(Reader):
             ids = np.concatenate([np.array(part, np.int32) for part in parts])
             yield Row(ids, 0, 0, cuts=tuple(np.cumsum([len(part) for part in parts])[:-1].tolist()))
 
-    def turns(self, record: Record, tokenizer: TextTokenizer) -> list[str]:
-        """A prompt, its answer, what comes between that and the next answer, and so on."""
-        found = self.kept(record)
+    def turns(self, record: Record, found: dict[str, Any], tokenizer: TextTokenizer) -> list[str]:
+        """A prompt, its answer, what comes between that and the next answer, and so on; `found` is what `kept` gives."""
         if MESSAGES not in found:
             pair = [found["prompt"], found["answer"]]
             if not pair[1].strip():

@@ -94,20 +94,20 @@ def test_every_answer_of_a_conversation_is_learned(tmp_path: pathlib.Path) -> No
     """By the plain template, then by the tokenizer's own, which writes the end of an answer itself."""
     task, corpus, _ = task_of(tmp_path, [MESSAGES, MESSAGES])
     one = [USER, COLON, A, ASSISTANT, COLON, B, SEP, USER, COLON, C, ASSISTANT, COLON, D, SEP]
-    assert learned(corpus, task) == ([SEP, *one], [B, SEP, D, SEP])
+    assert learned(corpus, task) == (one, [B, SEP, D, SEP])
     assert json.loads(task.files(None)["tokenizer_config.json"])["chat_template"].startswith(
         "{% for message in messages"
     )
     (tmp_path / "own").mkdir()
     task, corpus, _ = task_of(tmp_path / "own", [MESSAGES, MESSAGES], CHAT)
-    assert learned(corpus, task) == ([SEP, A, B, SEP, C, D, SEP], [B, SEP, D, SEP])
+    assert learned(corpus, task) == ([A, B, SEP, C, D, SEP], [B, SEP, D, SEP])
     assert "tokenizer_config.json" not in task.files(None)
 
 
 def test_answers_with_nothing_between_them_are_learned_as_one(tmp_path: pathlib.Path) -> None:
     rows = [{"messages": [*MESSAGES["messages"][:2], MESSAGES["messages"][3]]}] * 2
     task, corpus, _ = task_of(tmp_path, rows, CHAT)
-    assert learned(corpus, task) == ([SEP, A, B, SEP, D, SEP], [B, SEP, D, SEP])
+    assert learned(corpus, task) == ([A, B, SEP, D, SEP], [B, SEP, D, SEP])
     assert np.asarray(corpus.train.document_starts).tolist() == [0, 2, 4]
 
 
@@ -115,7 +115,7 @@ def test_alpacas_columns_are_a_conversation(tmp_path: pathlib.Path) -> None:
     rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "a", "input": "", "output": "c"}]
     task, corpus, _ = task_of(tmp_path, rows)
     assert corpus.kept["validation"][0]["messages"][0]["content"] == "a\n\nb"
-    assert learned(corpus, task) == ([SEP, USER, COLON, A, B, ASSISTANT, COLON, C, SEP], [C, SEP])
+    assert learned(corpus, task) == ([USER, COLON, A, B, ASSISTANT, COLON, C, SEP], [C, SEP])
 
 
 GOOD = {"prompt": "a", "answer": "b"}
