@@ -12,6 +12,7 @@ from train_helpers import (
     LOG,
     SLOW_CHECKPOINTS,
     SLOW_CORPUS,
+    SLOW_EVALUATION,
     SLOW_FEED,
     STEPS,
     Lab,
@@ -57,6 +58,19 @@ def test_killed_while_it_writes_a_checkpoint(lab: Lab, bert_run: pathlib.Path, t
     assert finish(second)[0] == 0
     assert same(bert_run, tmp_path)
     assert checkpoints(tmp_path) == checkpoints(bert_run) and not unfinished(folder)
+
+
+def test_killed_in_the_middle_of_an_evaluation(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """That after step 10, whose batches are being read; the checkpoint before it is of step 6."""
+    sign = tmp_path / "evaluating"
+    process = lab.start(tmp_path / "run", before=SLOW_EVALUATION, EVALUATING=str(sign))
+    kill_when(process, sign.exists, signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    assert checkpoints(tmp_path / "run") == [6]
+    assert not any("eval_loss_nats" in line for line in metrics(tmp_path / "run"))
+    assert lab.train(tmp_path / "run") == 0
+    assert same(bert_run, tmp_path / "run")
+    assert checkpoints(tmp_path / "run") == checkpoints(bert_run)
 
 
 def test_killed_while_it_builds_the_corpus(lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -40,6 +40,17 @@ from lm_research.training import checkpoint
 write = checkpoint._FilesHandler.save
 checkpoint._FilesHandler.save = lambda *args, **named: (write(*args, **named), time.sleep(0.5))[0]
 """
+SLOW_EVALUATION = """
+import os, pathlib, time
+from lm_research.monitor import held_out
+evaluate = held_out.evaluate
+def watched(batches):
+    for batch in batches:
+        yield batch
+        pathlib.Path(os.environ["EVALUATING"]).touch()
+        time.sleep(1)
+held_out.evaluate = lambda step, params, batches, *rest: evaluate(step, params, watched(batches), *rest)
+"""
 SLOW_CORPUS = """
 import time
 from lm_research.data import store
