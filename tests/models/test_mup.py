@@ -58,6 +58,7 @@ def moves(settings: Config) -> tuple[float, float]:
     return tuple(float(np.sqrt(np.mean((b - a) ** 2))) for a, b in zip(before, look(state["params"]), strict=True))
 
 
+@pytest.mark.slow
 def test_activations_move_as_much_at_any_width() -> None:
     """The paper's coordinate check (appendix D.1): over 8 times the width the moves stay of one size; without muP they grow.
 

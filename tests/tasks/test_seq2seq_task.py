@@ -158,6 +158,7 @@ def test_no_record_is_dropped_or_counted_twice(
     assert json.loads((tmp_path / "again/model/generation_config.json").read_text())["num_beams"] == 2
 
 
+@pytest.mark.slow
 def test_two_devices_write_what_one_does(run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path) -> None:
     """The model divided over two devices, in batches of 6."""
     keys = TINY | files | {"train.init_from": run / "model", "optimizer.learning_rate": 0.0, "train.num_steps": 1}
