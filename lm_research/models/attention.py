@@ -88,6 +88,24 @@ def mix(shares_BHLS: jax.Array, value_BSHK: jax.Array) -> jax.Array:
     return jnp.einsum("BHLS,BHSK->BHLK", shares_BHLS, value_BSHK.swapaxes(1, 2)).swapaxes(1, 2)
 
 
+def attend_in_blocks(
+    query_BLHK: jax.Array,
+    key_BSHK: jax.Array,
+    value_BSHK: jax.Array,
+    sight: Sight,
+    layer: jax.Array | int,
+    scale: float | jax.Array,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """`attend` a block of scores at a time, [B, L, H, K]: in rings where devices divide the positions, else in the platform's kernels."""
+    if length_parts(query_BLHK.shape[1]) > 1:
+        return ring_attend(query_BLHK * scale, key_BSHK, value_BSHK, sight, layer, dropout_rate, dropout_key)
+    if platform() == "tpu":
+        return splash_attend(query_BLHK, key_BSHK, value_BSHK, sight, scale)
+    return flash_attend(query_BLHK, key_BSHK, value_BSHK, sight, layer, scale, dropout_rate, dropout_key)
+
+
 class Attention(nnx.Module):
     """Multi-head attention of a stack to itself, or to the stack that `arch.encoder` describes (`cross`)."""
 
@@ -143,14 +161,11 @@ class Attention(nnx.Module):
         if arch.scale_by_layer:
             scale = scale / (layer + 1)
         rate = arch.attention_dropout_rate
-        if isinstance(bias_BHLS, Sight) and length_parts(query_BLHK.shape[1]) == 1 and platform() == "tpu":
-            context = splash_attend(query_BLHK, key_BSGK, value_BSGK, bias_BHLS, scale)
-        elif isinstance(bias_BHLS, Sight) and length_parts(query_BLHK.shape[1]) == 1:
-            context = flash_attend(query_BLHK, key_BSGK, value_BSGK, bias_BHLS, layer, scale, rate, dropout_key)
-        elif isinstance(bias_BHLS, Sight):
-            context = ring_attend(query_BLHK * scale, key_BSGK, value_BSGK, bias_BHLS, layer, rate, dropout_key)
+        qkv = (query_BLHK, key_BSGK, value_BSGK)
+        if isinstance(bias_BHLS, Sight):
+            context = attend_in_blocks(*qkv, bias_BHLS, layer, scale, rate, dropout_key)
         elif shares is None:
-            context = attend(query_BLHK, key_BSGK, value_BSGK, bias_BHLS, rate, dropout_key, scale)
+            context = attend(*qkv, bias_BHLS, rate, dropout_key, scale)
         else:
             shares.append(probabilities(query_BLHK, key_BSGK, bias_BHLS, scale))
             context = mix(shares[-1].astype(value_BSGK.dtype), value_BSGK)

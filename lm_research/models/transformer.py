@@ -269,10 +269,9 @@ class Transformer(nnx.Module):
         rings = blocks and length_parts(length) > 1
         memory_bias = None
         if memory is not None:
-            both = (queries_BL, memory.segments_BS)
-            in_blocks = blocks and in_kernels(arch, (length, both[1].shape[1]), drops, False)
-            in_blocks = length_parts(both[1].shape[1]) > 1 if rings else in_blocks
-            memory_bias = Sight(*both) if in_blocks else attention_bias(*both)
+            both, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
+            kernels = blocks and in_kernels(arch, (length, sources), drops, False)
+            memory_bias = Sight(*both) if (length_parts(sources) > 1 if rings else kernels) else attention_bias(*both)
         kernels = blocks and not relative and in_kernels(arch, (length, length), drops, prefix_BL is not None)
         if rings or kernels:
             distances_HX = distance_table(self.relative_bias[...], length, **reach) if relative else None
