@@ -182,6 +182,12 @@ class TaskConfig:
         "classification, target=label: field that is equal in records that belong together; group_accuracy is the share of such groups "
         "in which every label is right.",
     )
+    credit_key: str = key(
+        "",
+        "With together_key: field with what it is worth (0 to 1) to choose this one of the records that belong together. Chosen is the "
+        "record with the highest probability of the last label: choice_credit is the mean worth, choice_accuracy the share of groups whose "
+        "chosen record has that label.",
+    )
     target: str = key(
         "label",
         "classification: one label of several, any number of labels, or a value (regression). embedding: value learns how "

@@ -11,14 +11,14 @@ Command
     With adapters instead of the whole model: --config.lora.rank=8 --config.optimizer.learning_rate=1e-3
 
     Tasks of SuperGLUE (Wang et al. 2019) read the unpacked archives of super.gluebenchmark.com, because the builder in TensorFlow
-    Datasets needs TensorFlow: :boolq, :cb, :multirc, :superglue_rte, :wic, :wsc, with FOLDER/BoolQ and so on:
+    Datasets needs TensorFlow: :boolq, :cb, :multirc, :record, :superglue_rte, :wic, :wsc, with FOLDER/BoolQ and so on:
 
     python -m lm_research.train --config=configs/finetune/classification.py:boolq --workdir=runs/boolq --config.train.init_from=MODEL_DIR \
         --config.task.train=FOLDER/BoolQ/train.jsonl --config.task.validation=FOLDER/BoolQ/val.jsonl
 
     In WiC the word, and in WSC the pronoun, stands between asterisks (lm_research/tasks/superglue.py). COPA is :copa in multiple_choice.py.
-    ReCoRD is missing: its questions have up to some fifty choices of which several can be right, which multiple choice does not know.
-    MultiRC's two metrics are f1, over answers, and group_accuracy, over questions.
+    MultiRC's two metrics are f1, over answers, and group_accuracy, over questions. ReCoRD's are choice_accuracy (its exact match) and
+    choice_credit (its F1), over queries: each entity of the passage makes a record, and the likeliest of a query's is the answer.
 
     :xnli_LANG (:xnli_de, :xnli_sw, ...) trains on the English MNLI, is held to its English development set and tested in LANG,
     on XNLI, as XLM-R does (Conneau et al. 2019): ar, bg, de, el, en, es, fr, hi, ru, sw, th, tr, ur, vi, zh.
@@ -27,9 +27,9 @@ Hardware   any; BERT-base at length 128 and batch 32 takes about 5 GB.
 Time       see experiments/finetune/README.md.
 Result     BERT-base (Devlin et al. 2018, table 1, test set): SST-2 93.5 accuracy, CoLA 52.1 Matthews, MRPC 88.9 F1, STS-B 85.8
            Spearman, QQP 71.2 F1, MNLI 84.6 / 83.4 accuracy, QNLI 90.5, RTE 66.4. BERT-large (Wang et al. 2019, table 3, test set): BoolQ
-           77.4, CB 75.7 F1 / 83.6 accuracy, MultiRC 70.0 F1 / 24.1 exact match, RTE 71.6, WiC 69.5, WSC 64.3. XLM-R base (Conneau et al. 2019, table 1):
-           XNLI 85.8 en, 78.7 de, 76.7 zh, 66.5 sw, 76.2 over 15 languages. Not measured here: no task of GLUE, SuperGLUE or XNLI has been
-           run with this code yet.
+           77.4, CB 75.7 F1 / 83.6 accuracy, MultiRC 70.0 F1 / 24.1 exact match, ReCoRD 72.0 F1 / 71.3 exact match, RTE 71.7, WiC 69.6,
+           WSC 64.4. XLM-R base (Conneau et al. 2019, table 1): XNLI 85.8 en, 78.7 de, 76.7 zh, 66.5 sw, 76.2 over 15 languages. Not
+           measured here: no task of GLUE, SuperGLUE or XNLI has been run with this code yet.
 
 Sources
     Devlin et al. 2018, appendix A.3: batch 16 or 32, learning rate 5e-5, 3e-5 or 2e-5, 2 to 4 epochs, dropout 0.1. The authors'
@@ -63,6 +63,7 @@ SUPERGLUE = {
     "boolq": ("question", "passage", "accuracy", 256),
     "cb": ("premise", "hypothesis", "accuracy+f1_macro", 256),
     "multirc": ("passage", "question", "f1+group_accuracy", 512),
+    "record": ("passage", "statement", "choice_accuracy+choice_credit", 512),
     "superglue_rte": ("premise", "hypothesis", "accuracy", 256),
     "wic": ("marked1", "marked2", "accuracy", 128),
     "wsc": ("marked", "candidate", "accuracy", 128),
@@ -82,7 +83,8 @@ def get_config(name: str = "") -> ConfigDict:
     if name in SUPERGLUE:
         text, pair, metric, length = SUPERGLUE[name]
         config.task.update(text_key=text, pair_key=pair, metric=metric)
-        config.task.update(together_key="question_id" if name == "multirc" else "")
+        config.task.update(together_key="question_id" if name in ("multirc", "record") else "")
+        config.task.update(credit_key="f1" if name == "record" else "")
         config.data.update(max_length=length)
         config.train.update(num_epochs=10.0)
         config.optimizer.update(learning_rate=1e-5)

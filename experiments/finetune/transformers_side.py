@@ -1,7 +1,8 @@
-"""`python -m experiments.finetune.transformers_side --model=DIR --train=FILE --test=FILE`: the same fine-tuning in PyTorch.
+"""`python -m experiments.finetune.transformers_side --model=DIR --train=FILE --test=FILE`: the same fine-tuning by transformers' Trainer.
 
-The recipe of configs/finetune/classification.py by hand, as transformers' Trainer does it: BertForSequenceClassification, batches padded to
-their longest row, AdamW without decay on biases and norms, linear warm-up and decay, clipping. Needs torch and transformers.
+The recipe of configs/finetune/classification.py in TrainingArguments: BertForSequenceClassification, batches padded to their longest row,
+AdamW without decay on biases and norms, linear warm-up and decay, clipping, and one evaluation at the end. Needs torch, transformers and
+accelerate.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
-
-import numpy as np
 
 
 def main(argv: list[str]) -> int:
@@ -30,49 +30,47 @@ def main(argv: list[str]) -> int:
 
 
 def run(options: argparse.Namespace, seed: int, batch: int = 32, longest: int = 128) -> tuple[float, float]:
+    """Test accuracy, and seconds of Trainer.train."""
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
 
-    torch.manual_seed(seed)
+    set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2)
     names = ["negative", "positive"]
-    train, test = (([json.loads(line) for line in open(path)]) for path in (options.train, options.test))
-    decayed = [
-        value for name, value in model.named_parameters() if not name.endswith("bias") and "LayerNorm" not in name
-    ]
-    rest = [value for name, value in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.rate, eps=1e-6)
-    steps = -(-options.epochs * len(train) // batch)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(0.1 * steps), steps)
-    order = np.concatenate(
-        [np.random.default_rng([seed, epoch]).permutation(len(train)) for epoch in range(options.epochs + 1)]
-    )
 
-    def inputs(rows: list[dict]) -> dict:
-        texts = [row["text"] for row in rows]
-        return tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    def features(path: str) -> list[dict]:
+        rows = [json.loads(line) for line in open(path)]
+        texts = tokenizer([row["text"] for row in rows], truncation=True, max_length=longest)
+        return [
+            {"input_ids": ids, "attention_mask": mask, "labels": names.index(row["label"])}
+            for ids, mask, row in zip(texts["input_ids"], texts["attention_mask"], rows, strict=True)
+        ]
 
-    begin = time.perf_counter()
-    model.train()
-    for step in range(steps):
-        rows = [train[i] for i in order[step * batch : (step + 1) * batch]]
-        labels = torch.tensor([names.index(row["label"]) for row in rows])
-        optimizer.zero_grad()
-        model(**inputs(rows), labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    seconds = time.perf_counter() - begin
-    model.eval()
-    right = 0
-    with torch.no_grad():
-        for start in range(0, len(test), batch):
-            rows = test[start : start + batch]
-            chosen = model(**inputs(rows)).logits.argmax(-1).tolist()
-            right += sum(names[best] == row["label"] for best, row in zip(chosen, rows, strict=True))
-    return right / len(test), seconds
+    train, test = features(options.train), features(options.test)
+    steps = options.epochs * -(-len(train) // batch)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, seed=seed, num_train_epochs=options.epochs, per_device_train_batch_size=batch,
+            per_device_eval_batch_size=batch, learning_rate=options.rate, weight_decay=0.01, adam_epsilon=1e-6,
+            max_grad_norm=1.0, lr_scheduler_type="linear", warmup_steps=round(0.1 * steps), optim="adamw_torch",
+            save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
+        )  # fmt: skip
+        trainer = Trainer(
+            model, arguments, train_dataset=train, eval_dataset=test, data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=lambda found: {"accuracy": float((found[0].argmax(-1) == found[1]).mean())},
+        )  # fmt: skip
+        begin = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - begin
+        return trainer.evaluate()["eval_accuracy"], seconds
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ class Rows:
         self.labels, self.second, self.by_token = arrays["labels"], arrays["second"], by_token
         self.num_examples, self.notes = store.num_documents, ""
         self.groups: np.ndarray | None = None  # numbers that are equal where records belong together
+        self.credits: np.ndarray | None = None  # what it is worth to choose a record of its group
 
     def width(self, index_B: np.ndarray) -> int:
         """Length of the rows of a global batch: that of the longest, rounded up."""
@@ -66,6 +67,8 @@ class Rows:
             batch["labels_B"] = self.labels[item_B]
         if self.groups is not None:
             batch["groups_B"] = self.groups[item_B]
+        if self.credits is not None:
+            batch["credits_B"] = self.credits[item_B]
         return batch | {"row_weights_B": real_B.astype(np.float32)}
 
 
@@ -157,7 +160,8 @@ class Task(Objective):
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """What an evaluation keeps of a batch: logits, labels and the weight of each row."""
-        kept = {name: batch[name] for name in ("labels_B", "labels_BL", "groups_B", "row_weights_B") if name in batch}
+        names = ("labels_B", "labels_BL", "groups_B", "credits_B", "row_weights_B")
+        kept = {name: batch[name] for name in names if name in batch}
         return kept | {"logits": self.logits(model, batch, None)}
 
     @abc.abstractmethod

@@ -84,10 +84,18 @@ class ClassificationReader(Reader):
             yield Row(ids, second, self._target(record, numbers))
 
     def kept(self, record: Record) -> dict[str, Any] | None:
-        """What tells which records belong together."""
+        """Which records belong together, and what it is worth to choose this one."""
         if not self.task.together_key or self.task.target != "label":
             return None
-        return {"group": str(record.get(self.task.together_key, "together_key"))}
+        kept: dict[str, Any] = {"group": str(record.get(self.task.together_key, "together_key"))}
+        if self.task.credit_key:
+            kept["credit"] = self._number(record, "credit_key", "name another field in --config.task.credit_key")
+            if not 0 <= kept["credit"] <= 1:
+                raise DataError(
+                    f"{record.where}: field {self.task.credit_key!r} is {kept['credit']:g}, not from 0 to 1. Mend it, or name another in "
+                    "--config.task.credit_key."
+                )
+        return kept
 
     def _target(self, record: Record, numbers: dict[str, int]) -> Any:
         if self.task.target == "value":
@@ -115,16 +123,17 @@ class ClassificationReader(Reader):
         return [str(value).strip()]
 
     def _value(self, record: Record) -> float:
-        value = record.get(self.task.label_key, "label_key")
+        return self._number(record, "label_key", "set --config.task.target=label, which wants none")
+
+    def _number(self, record: Record, setting: str, otherwise: str) -> float:
+        key = getattr(self.task, setting)
+        value = record.get(key, setting)
         try:
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise DataError(
-                f"{record.where}: field {self.task.label_key!r} is {value!r}, not a number, as config.task.target=value wants. Mend it, "
-                "or set --config.task.target=label."
-            )
+            raise DataError(f"{record.where}: field {key!r} is {value!r}, not a number. Mend it, or {otherwise}.")
         return number
 
 
@@ -178,7 +187,9 @@ class Classification(Task):
         self.metrics = {f"{self._term(config)}_loss_nats" if self.target != "value" else "squared_error": "rows"}
         self.loss_terms = tuple(self.metrics)
         together = bool(config.task.together_key) and self.target == "label"
-        self.metric_names = (*METRICS[self.target], *(["group_accuracy"] * together))
+        chosen = together and bool(config.task.credit_key)
+        groups = ("group_accuracy",) * together + ("choice_accuracy", "choice_credit") * chosen
+        self.metric_names = (*METRICS[self.target], *groups)
         if self.target == "label":
             self.metrics["accuracy"] = "rows"
         super().__init__(config, corpus)
@@ -207,6 +218,8 @@ class Classification(Task):
         rows, kept = super().examples(store, purpose), self.corpus.kept.get(self.part_of(store))
         if kept:
             rows.groups = np.unique([one["group"] for one in kept], return_inverse=True)[1].astype(np.int32)
+            if "credit" in kept[0]:
+                rows.credits = np.array([one["credit"] for one in kept], np.float32)
         return rows
 
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
@@ -243,6 +256,9 @@ class Classification(Task):
         if "groups_B" in outputs[0]:
             groups = np.concatenate([real(output, "groups_B") for output in outputs])
             found["group_accuracy"] = metrics.group_accuracy(logits.argmax(-1) == labels, groups)
+            if "credits_B" in outputs[0]:
+                credits = np.concatenate([real(output, "credits_B") for output in outputs])
+                found |= metrics.choices(logits, labels, groups, credits)
         return found
 
     def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:

@@ -5,9 +5,12 @@ BoolQ, CB, COPA and RTE are read as they are. What the others lack is added:
     MultiRC   a passage with questions, each with answers, becomes one record an answer: passage, question (and answer), label, and
               question_id, equal for the answers of one question
     WiC       marked1, marked2: the sentences with the word between asterisks
+    ReCoRD    a passage with queries and the entities that are marked in it becomes one record a query and entity: passage, statement (the
+              query with the entity in its blank), entity, label (1: it is one of the answers), f1 (its words' F1 against the nearest answer,
+              as SQuAD's script compares them), and question_id, equal for the entities of one query
     WSC       marked: the text with the pronoun between asterisks; candidate: what it may stand for
 
-Asterisks around a word are T5's way (Raffel et al. 2019, appendix D). ReCoRD is not read.
+Asterisks around a word are T5's way (Raffel et al. 2019, appendix D).
 """
 
 from __future__ import annotations
@@ -17,9 +20,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm_research.errors import DataError
+from lm_research.tasks import squad
 
 _WIC = {"word", "sentence1", "sentence2", "start1", "end1", "start2", "end2"}
 _WSC = {"span1_text", "span2_text", "span2_index"}
+_BLANK = "@placeholder"  # of ReCoRD's queries
+_HIGHLIGHT = re.compile(
+    r"([.?!\"'”’]?)\s*@highlight\s*"
+)  # begins each sentence of the summary that follows its articles
 _MARKUP = re.compile(r"\s*<br>\s*|</?b>")  # that some passages of MultiRC have
 
 
@@ -33,6 +41,8 @@ def expand(fields: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, 
     try:
         if isinstance(passage, dict) and "questions" in passage:
             yield from _answers(passage, where)
+        elif isinstance(passage, dict) and "entities" in passage:
+            yield from _entities(passage, fields["qas"], where)
         elif fields.keys() >= _WIC:
             marked = {f"marked{i}": _mark_place(fields, i) for i in (1, 2)}
             yield where, fields | marked
@@ -56,6 +66,28 @@ def _answers(passage: dict[str, Any], where: str) -> Iterator[tuple[str, dict[st
             if "label" in answer:
                 fields["label"] = str(answer["label"])
             yield f"{where}, question {number}, answer {place}", fields
+
+
+def _entities(
+    passage: dict[str, Any], queries: list[dict[str, Any]], where: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = passage["text"]
+    mentions = (
+        text[entity["start"] : entity["end"] + 1] for entity in passage["entities"]
+    )  # `end` is the last character
+    entities = list(dict.fromkeys(mentions))
+    passage_text = _HIGHLIGHT.sub(lambda found: f"{found[1] or '.'} ", text).strip()
+    for number, query in enumerate(queries, 1):
+        if _BLANK not in query["query"]:
+            raise KeyError(f"{_BLANK} in query {number}")
+        answers = [answer["text"] for answer in query.get("answers", ())]
+        for entity in entities:
+            fields = {"passage": passage_text, "statement": query["query"].replace(_BLANK, entity), "entity": entity}
+            fields["question_id"] = f"{where}, query {number}"
+            if answers:
+                fields["label"] = str(int(squad.exact_match(entity, answers, null=False)))
+                fields["f1"] = squad.f1(entity, answers, null=False)
+            yield f"{where}, query {number}, entity {entity!r}", fields
 
 
 def _mark_place(fields: dict[str, Any], number: int) -> str:

@@ -138,3 +138,86 @@ def test_answers_of_a_question_are_scored_together(tmp_path: pathlib.Path) -> No
     assert task.value({f"eval_{name}": value for name, value in found.items()}) == pytest.approx(
         (found["f1"] + 3 / 4) / 2
     )
+
+
+RECORD_TEXT = "Ann Lee met Bob in Rome.\nThey ate\n@highlight\nA meal was had\n@highlight\nBob paid"
+RECORD = {
+    "source": "news",
+    "passage": {
+        "text": RECORD_TEXT,
+        "entities": [{"start": 0, "end": 6}, {"start": 12, "end": 14}, {"start": 19, "end": 22}, {"start": 71, "end": 73}],
+    },
+    "qas": [
+        {"query": "@placeholder was not hungry", "answers": [{"start": 12, "end": 14, "text": "Bob"}], "idx": 0},
+        {"query": "He saw @placeholder", "answers": [{"start": 0, "end": 6, "text": "The Lee!"}, {"start": 0, "end": 6, "text": "Ann, Lee"}], "idx": 1},
+    ],
+    "idx": 0,
+}  # fmt: skip
+
+
+def test_record_is_one_record_a_query_and_entity(tmp_path: pathlib.Path) -> None:
+    """`end` is the last character of an entity; one that is mentioned twice is one choice; answers are compared as SQuAD's script does."""
+    assert RECORD_TEXT[71:74] == "Bob"
+    reader, records = read(tmp_path / "train.jsonl", RECORD, "classification:record")
+    passage = "Ann Lee met Bob in Rome.\nThey ate. A meal was had. Bob paid"
+    found = [(reader.texts(one), one.fields["label"], one.fields["f1"], one.fields["question_id"]) for one in records]
+    first, second = (f"{tmp_path}/train.jsonl, line 1, query {number}" for number in (1, 2))
+    assert found == [
+        ([passage, "Ann Lee was not hungry"], "0", 0.0, first),
+        ([passage, "Bob was not hungry"], "1", 1.0, first),
+        ([passage, "Rome was not hungry"], "0", 0.0, first),
+        ([passage, "He saw Ann Lee"], "1", 1.0, second),  # of one answer two thirds: {ann, lee} and {lee}
+        ([passage, "He saw Bob"], "0", 0.0, second),
+        ([passage, "He saw Rome"], "0", 0.0, second),
+    ]
+    assert records[0].where == f"{first}, entity 'Ann Lee'"
+
+
+def test_partly_right_entities_have_their_words_f1(tmp_path: pathlib.Path) -> None:
+    query = {"query": "I saw @placeholder", "answers": [{"start": 0, "end": 2, "text": "Ann"}], "idx": 0}
+    _, records = read(tmp_path / "train.jsonl", RECORD | {"qas": [query]}, "classification:record")
+    assert [(one.fields["label"], one.fields["f1"]) for one in records] == [
+        ("0", pytest.approx(2 / 3)),
+        ("0", 0.0),
+        ("0", 0.0),
+    ]
+
+
+@pytest.mark.parametrize("broken", [{"qas": [{"query": "no blank", "answers": []}]}, {"qas": None}, {"qas": [{}]}])
+def test_broken_queries_are_named(broken: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DataError, match="train.jsonl, line 1 has the fields of a task of SuperGLUE"):
+        read(tmp_path / "train.jsonl", RECORD | broken, "classification:record")
+
+
+def test_record_is_scored_by_the_entity_that_is_chosen(tmp_path: pathlib.Path) -> None:
+    """Two passages of two queries of three entities; a query counts by its likeliest entity, whatever that one's probability is."""
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    file = tmp_path / "val.jsonl"
+    file.write_text((json.dumps(RECORD) + "\n") * 2)
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:record"))
+    config = replace(config, task={"train": str(file), "validation": str(file)}, tokenizer={"path": str(tmp_path)})
+    corpus = open_labelled(config, tmp_path / "run", TASKS["classification"].reader(config), lambda line: None)
+    task = TASKS["classification"](config, corpus)
+    outputs = []
+    for number in range(2):  # twelve entities in batches of eight
+        index = np.where(np.arange(8) + 8 * number < 12, np.arange(8) + 8 * number, -1)
+        batch = task.examples(corpus.validation, "validation").batch(np.zeros(8, np.int64), index, 64)
+        outputs.append(
+            {"logits": np.eye(2)[batch["labels_B"]] - [0.0, 5.0]} | batch
+        )  # all are unlikely, right ones less so
+    found = task.scores(outputs)
+    assert (found["choice_accuracy"], found["choice_credit"]) == (1.0, 1.0)
+    outputs[0]["logits"][0, 1] = 9.0  # "Ann Lee was not hungry": wrong, and no word of the answer
+    found = task.scores(outputs)
+    assert (found["choice_accuracy"], found["choice_credit"]) == (3 / 4, 3 / 4)
+    assert task.value({f"eval_{name}": value for name, value in found.items()}) == 3 / 4
+
+
+def test_what_a_choice_is_worth_must_be_a_share(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "train.jsonl"
+    for value, message in ((1.5, "is 1.5, not from 0 to 1"), ("much", "is 'much', not a number")):
+        fields = {"passage": "a", "statement": "b", "label": "1", "question_id": "q", "f1": value}
+        reader, (one,) = read(file, fields, "classification:record")
+        with pytest.raises(DataError, match=f"train.jsonl, line 1: field 'f1' {message}"):
+            reader.kept(one)

@@ -177,3 +177,12 @@ def test_retrieval_by_hand() -> None:
         "recall_at_10": 0.75,
         "mrr_at_10": (1 + 1 / 2 + 1 / 6) / 4,
     }
+
+
+def test_choices_of_groups() -> None:
+    """By hand: of group 0 record 2 is chosen, of group 1 record 1, of group 2 the first of two equal ones."""
+    logits = np.array([[0.0, 1.0], [3.0, 4.0], [5.0, 9.0], [0.0, 0.5], [1.0, 1.0], [2.0, 2.0]], np.float32)
+    labels, groups = np.array([1, 0, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 2, 2])
+    credits = np.array([1.0, 0.25, 1.0, 1.0, 0.5, 1.0], np.float32)
+    found = metrics.choices(logits, labels, groups, credits)
+    assert found == {"choice_accuracy": pytest.approx(1 / 3), "choice_credit": pytest.approx((1.0 + 0.25 + 0.5) / 3)}
