@@ -304,8 +304,15 @@ class DataConfig:
     )
     tfds_dir: str = key("", "tfds: data_dir; empty uses TFDS's default (~/tensorflow_datasets).")
     max_length: int = key(128, "Tokens per example L.", low=8)
+    group_by_length: bool = key(
+        False,
+        "Labelled tasks, rows that are not packed: batches of records of about equal length, so that little is padding. The shuffled records of "
+        "some 50 batches are sorted, and these batches shuffled again; every record is still read once an epoch.",
+    )
     packing: bool = key(
-        False, "Several documents in a row, each for itself, instead of padding; causal_lm and prefix_lm always do."
+        False,
+        "Several documents in a row, each for itself, instead of padding; causal_lm and prefix_lm always do. classification and tagging: the "
+        "records of a batch share rows while training, so a batch has what it has without.",
     )
     cache_dir: str = key(
         "",

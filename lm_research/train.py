@@ -28,7 +28,7 @@ from lm_research.config import Config
 from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import mix
-from lm_research.data.order import Examples, Feed
+from lm_research.data.order import Examples, Feed, Groups, lengths_of
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, ConfigError, NonFiniteLoss, TokenizerError
 from lm_research.models.adapters import adapt, adapters_of
 from lm_research.models.definition import ModelDefinition, flatten, unflatten
@@ -41,7 +41,7 @@ from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
-from lm_research.parallel.rules import replicated
+from lm_research.parallel.rules import RULES, replicated
 from lm_research.pretrained import StartingPoint
 from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
@@ -135,9 +135,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     writer = MetricsWriter(workdir, trackers, start, is_main, shown, log)
 
     # ---------------------------------------------------------------- batches, evaluation, what people see
-    accumulation = config.train.accumulation_steps
-    rows = local_rows(mesh, config.train.batch_size // accumulation)
-    feed = Feed(examples, config.train.batch_size, accumulation, rows, config.seed)
+    feed = make_feed(config, mesh, examples)
     history = [
         line for line in read_metrics(workdir / "metrics.jsonl") if "eval_loss_nats" in line and line["step"] <= start
     ]
@@ -147,17 +145,17 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     meter = Meter(config, objective, definition, examples, start, log, clock)
 
     # ---------------------------------------------------------------- how far
-    programs: dict[tuple[int, ...], Any] = {}
+    programs: dict[tuple[tuple[int, ...], ...], Any] = {}
 
     def prepared(state: State, batch: dict[str, np.ndarray]) -> tuple[Any, dict[str, jax.Array]]:
-        """The program of a batch, compiled once a length, and the batch on the devices."""
+        """The program of a batch, compiled once a shape, and the batch on the devices."""
         batch = to_global(mesh, batch, leading=1)
-        length = tuple(rows.shape[-1] for rows in batch.values())  # of a task's rows it goes with the batch
-        if length not in programs:
+        shape = tuple(rows.shape for rows in batch.values())  # of a task's rows it goes with the batch
+        if shape not in programs:
             with clock.paused("compile"):
-                programs[length] = compile_step(train_step, state, batch, course, peak, log)
+                programs[shape] = compile_step(train_step, state, batch, course, peak, log)
                 processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
-        return programs[length], batch
+        return programs[shape], batch
 
     peak = jax.device_put(np.float32(config.optimizer.learning_rate), replicated(mesh))
     course = budget.make_course(config, workdir, start, clock, lives, replicated(mesh), log)
@@ -270,6 +268,15 @@ def pick_vocab_size(config: Config, corpus: Corpus) -> int:
             f"--config.model.vocab_size=0 to follow the tokenizer, or use a tokenizer of at most {asked} tokens."
         )
     return table_rows(config.model, size)
+
+
+def make_feed(config: Config, mesh: jax.sharding.Mesh, examples: Examples) -> Feed:
+    """The batches of a run, of which this process makes its rows."""
+    size, accumulation = config.train.batch_size, config.train.accumulation_steps
+    grouped = config.data.group_by_length
+    groups = Groups(lengths_of(examples), size, config.seed) if grouped else None
+    ways = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    return Feed(examples, size, accumulation, local_rows(mesh, size // accumulation), config.seed, groups, ways)
 
 
 def settle_steps(config: Config, num_examples: int) -> Config:

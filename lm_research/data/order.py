@@ -11,6 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from lm_research.data.random import permute
+from lm_research.errors import ConfigError
+
+POOL_STEPS = 50  # batches that are sorted by length together
 
 
 class Examples(Protocol):
@@ -23,14 +26,61 @@ class Examples(Protocol):
         ...
 
 
-def train_examples(step: int, batch_size: int, num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Epoch and example number of each row of the global batch of `step`.
+def train_examples(
+    step: int, batch_size: int, num_examples: int, seed: int, skipped: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Epoch and example number of each row of the global batch of `step`, of those after the first `skipped` rows.
 
     The epochs follow one another without a gap: a batch may end one and begin the next, so no example is left out.
     """
-    position_B = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+    position_B = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64) + skipped
     epoch_B, place_B = position_B // num_examples, position_B % num_examples
     return epoch_B, permute(place_B, num_examples, seed, "order", epoch_B)
+
+
+class Groups:
+    """`train_examples` in batches of about equal length, by step.
+
+    An epoch is cut into pools of about `pool_steps` steps. A pool's rows are sorted by length and cut into batches, which are shuffled. Pools
+    end where epochs do (at the first step from there on), so whole epochs read every example as often as without groups.
+    """
+
+    def __init__(self, lengths_N: np.ndarray, batch_size: int, seed: int, pool_steps: int = POOL_STEPS) -> None:
+        self.lengths_N, self.batch_size, self.seed = lengths_N, batch_size, seed
+        self.pools = max(1, round(len(lengths_N) / (batch_size * pool_steps)))  # of an epoch
+        self.latest: tuple[int, int, np.ndarray, np.ndarray] | None = (
+            None  # a pool is shuffled once, not at each of its steps
+        )
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and example number of each row of the global batch of `step`."""
+        pool = step * self.batch_size * self.pools // len(self.lengths_N)
+        latest = self.latest
+        if latest is None or latest[0] != pool:
+            self.latest = latest = self._make(pool)
+        _, first, epoch_PB, index_PB = latest
+        return epoch_PB[step - first], index_PB[step - first]
+
+    def _make(self, pool: int) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """A pool's number and first step, and epochs and examples of its batches."""
+        size, every = len(self.lengths_N), self.batch_size * self.pools
+        first, end = (-(-number * size // every) for number in (pool, pool + 1))
+        epoch_R, index_R = train_examples(0, (end - first) * self.batch_size, size, self.seed, first * self.batch_size)
+        order_PB = np.argsort(self.lengths_N[index_R], kind="stable").reshape(-1, self.batch_size)
+        order_PB = order_PB[permute(np.arange(end - first), end - first, self.seed, "batches", np.array([pool]))]
+        return pool, first, epoch_R[order_PB], index_R[order_PB]
+
+
+def lengths_of(examples: Examples) -> np.ndarray:
+    """What Groups goes by; raises a ConfigError if all rows are equally long."""
+    given = getattr(examples, "example_lengths", None)
+    lengths_N = given() if given else None
+    if lengths_N is None:
+        raise ConfigError(
+            "config.data.group_by_length is for records of a labelled task (config.task.name) in rows of their own: rows of text, and packed "
+            "rows, are all equally long. Leave it out, or set --config.data.packing=False."
+        )
+    return np.asarray(lengths_N)
 
 
 def eval_examples(batch: int, batch_size: int, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +99,8 @@ class Feed:
       accumulation_steps: A; above 0 arrays are [A, B, ...], at 0 they are [B, ...].
       rows: which rows of each micro-batch belong to this process.
       seed: of the order; None reads in order, once (evaluation).
+      groups: gives batches of about equal length; None shuffles all.
+      ways: of how many the number of rows must be a multiple, where the examples of a batch share rows.
     """
 
     examples: Examples
@@ -56,6 +108,8 @@ class Feed:
     accumulation_steps: int
     rows: slice
     seed: int | None
+    groups: Groups | None = None
+    ways: int = 1
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
         """The batch of step `number` (with a seed) or evaluation batch `number` (without)."""
@@ -64,6 +118,9 @@ class Feed:
         else:
             epoch_B, index_B = self._train_examples(number, self.seed)
         micro = (max(1, self.accumulation_steps), -1)
+        arrange = getattr(self.examples, "arrange", None)
+        if arrange is not None:
+            return self._shared(arrange(index_B.reshape(micro), self.ways), index_B.size // micro[0])
         epoch_AB, index_AB = (x.reshape(micro)[:, self.rows] for x in (epoch_B, index_B))
         width = getattr(
             self.examples, "width", None
@@ -74,7 +131,18 @@ class Feed:
             return batch
         return {name: rows.reshape(*index_AB.shape, *rows.shape[1:]) for name, rows in batch.items()}
 
+    def _shared(self, index_ARK: np.ndarray, micro_size: int) -> dict[str, np.ndarray]:
+        """This process's rows of a global batch whose examples share rows: the share that it has of the examples."""
+        rows, (start, stop, _) = index_ARK.shape[1], self.rows.indices(micro_size)
+        index_ARK = index_ARK[:, start * rows // micro_size : stop * rows // micro_size]
+        batch = self.examples.shared(index_ARK.reshape(-1, index_ARK.shape[2]))
+        if not self.accumulation_steps:
+            return batch
+        return {name: x.reshape(*index_ARK.shape[:2], *x.shape[1:]) for name, x in batch.items()}
+
     def _train_examples(self, step: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.groups is not None:
+            return self.groups(step)
         locate = getattr(self.examples, "locate", None)  # a mixture deals its rows out itself
         if locate is None:
             return train_examples(step, self.batch_size, self.examples.num_examples, seed)

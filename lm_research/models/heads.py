@@ -113,22 +113,36 @@ class Pooler(nnx.Module):
         self.arch = arch
 
     def __call__(
-        self, x_BLD: jax.Array, tokens_BL: jax.Array | None = None, segments_BL: jax.Array | None = None
+        self,
+        x_BLD: jax.Array,
+        tokens_BL: jax.Array | None = None,
+        segments_BL: jax.Array | None = None,
+        slots: int = 0,
     ) -> jax.Array:
-        """[B, D]. Tokens and segments are looked at where the position depends on them."""
-        if self.arch.pooling == "first":
-            x_BD = x_BLD[:, 0]
+        """[B, D]; with `slots` K, a summary of each of the segments 1 to K of a row, [B, K, D] (of absent ones it means nothing).
+
+        Tokens and segments are looked at where the position depends on them.
+        """
+        if slots:
+            # A product with one-hot rows instead of a gather, as in `predict_tokens`.
+            own_BKL = segments_BL[:, None] == 1 + jnp.arange(slots)[:, None]
+            picked_BKL = jax.nn.one_hot(self._place(tokens_BL[:, None], own_BKL), x_BLD.shape[1], dtype=x_BLD.dtype)
+            x = jnp.einsum("BKL,BLD->BKD", picked_BKL, x_BLD)
+        elif self.arch.pooling == "first":
+            x = x_BLD[:, 0]
         else:
-            if self.arch.pooling == "eos":
-                wanted_BL = tokens_BL == self.arch.eos_id
-            else:
-                wanted_BL = tokens_BL != self.arch.pad_id
-                wanted_BL &= True if segments_BL is None else segments_BL > 0
-            last_B = (wanted_BL * jnp.arange(tokens_BL.shape[1])).argmax(1)
-            x_BD = jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)[:, 0]
+            real_BL = True if segments_BL is None else segments_BL > 0
+            x = jnp.take_along_axis(x_BLD, self._place(tokens_BL, real_BL)[:, None, None], axis=1)[:, 0]
         if not self.arch.pooler_activation:
-            return x_BD
-        return activation(self.arch.pooler_activation, self.dense(x_BD))
+            return x
+        return activation(self.arch.pooler_activation, self.dense(x))
+
+    def _place(self, tokens_L: jax.Array, own_L: jax.Array | bool) -> jax.Array:
+        """The position that stands for those in `own_L`; both may have axes in front of L."""
+        if self.arch.pooling == "first":
+            return own_L.argmax(-1)
+        wanted_L = tokens_L == self.arch.eos_id if self.arch.pooling == "eos" else tokens_L != self.arch.pad_id
+        return ((wanted_L & own_L) * jnp.arange(tokens_L.shape[-1])).argmax(-1)
 
 
 class ReplacedTokenHead(nnx.Module):
@@ -206,8 +220,9 @@ class Model(nnx.Module):
         tokens_BL: jax.Array | None = None,
         segments_BL: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        slots: int = 0,
     ) -> jax.Array:
-        """Logits in float32: [B, C] of rows through a pooler, or [B, L, C] of tokens without one."""
+        """Logits in float32: [B, C] of rows, or [B, K, C] of their segments, through a pooler; [B, L, C] of tokens without one."""
         if hasattr(self, "pooler"):
-            x_BLD = self.pooler(x_BLD, tokens_BL, segments_BL)
+            x_BLD = self.pooler(x_BLD, tokens_BL, segments_BL, slots)
         return self.classifier(dropout(x_BLD, self.arch.dropout_rate, dropout_key)).astype(jnp.float32)

@@ -23,10 +23,13 @@ from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
 from lm_research.models.heads import Head
 from lm_research.objectives.base import Batch, Objective, Sums
-from lm_research.objectives.rows import copy_pieces
+from lm_research.objectives.packing import pack
+from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 from lm_research.tasks.labelled import IGNORED, Labelled, Reader, open_labelled
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
+
+_LEAST = 8  # tokens that a record counts at least where records share rows
 
 
 class Rows:
@@ -42,6 +45,10 @@ class Rows:
         self.num_examples, self.notes = store.num_documents, ""
         self.groups: np.ndarray | None = None  # numbers that are equal where records belong together
         self.credits: np.ndarray | None = None  # what it is worth to choose a record of its group
+
+    def example_lengths(self) -> np.ndarray:
+        """What examples are grouped by, [N]."""
+        return self.lengths
 
     def width(self, index_B: np.ndarray) -> int:
         """Length of the rows of a global batch: that of the longest, rounded up."""
@@ -72,6 +79,84 @@ class Rows:
         return batch | {"row_weights_B": real_B.astype(np.float32)}
 
 
+class SharedRows(Rows):
+    """The same records, those of a batch together in as few rows as they fit into, each for itself: nearly nothing is padding.
+
+    A row is as long as the longest record, rounded up, and has K slots for records. A batch holds what it would hold without sharing; the places of its
+    records in the rows change nothing but dropout's draws.
+    """
+
+    def __init__(
+        self, store: TokenStore, arrays: dict[str, np.ndarray], pad_id: int, max_length: int, by_token: bool
+    ) -> None:
+        super().__init__(store, arrays, pad_id, max_length, by_token)
+        self.longest = min(max_length, rounded(int(self.lengths.max(initial=1))))
+        self.slots = max(1, self.longest // _LEAST)
+        self.sizes = np.clip(
+            self.lengths, min(_LEAST, self.longest), None
+        )  # so that no row has more records than slots
+        self.notes = f"records share rows of {self.longest} tokens"
+
+    def example_lengths(self) -> None:
+        return None  # rows are equally long
+
+    def arrange(self, index_AB: np.ndarray, ways: int) -> np.ndarray:
+        """The records of each row of the micro-batches of a global batch, [A, R, K]; -1 where there is none.
+
+        R is a multiple of `ways`, and one of few numbers, so that few shapes are compiled.
+        """
+        packs = [pack(self.sizes[index_B], self.longest) for index_B in index_AB]
+        rows = _rows(max(map(len, packs)), ways, index_AB.shape[1])
+        index_ARK = np.full((len(index_AB), rows, self.slots), -1, np.int64)
+        for index_RK, index_B, packed in zip(index_ARK, index_AB, packs, strict=True):
+            row_P = np.repeat(np.arange(len(packed)), np.diff(packed.starts))
+            index_RK[row_P, before(np.ones_like(row_P), row_P)] = index_B[packed.items]
+        return index_ARK
+
+    def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
+        """tokens, types, segments, positions [B, L] int32; labels [B, K] or [B, K, C], or [B, L] of tokens; row_weights [B, K]."""
+        there_BK = index_BK >= 0
+        row_P, slot_P = np.nonzero(there_BK)
+        item_P = index_BK[there_BK]
+        start_P, length_P = self.starts[item_P], self.lengths[item_P]
+        column_P = before(length_P, row_P)
+        shape = (len(index_BK), self.longest)
+        names = ("types_BL", "segments_BL", "positions_BL")
+        batch = {"tokens_BL": np.full(shape, self.pad, np.int32)} | {name: np.zeros(shape, np.int32) for name in names}
+        copy_pieces(batch["tokens_BL"], row_P, column_P, self.store.tokens, start_P, length_P)
+        mark_pieces(batch["segments_BL"], row_P, column_P, length_P, slot_P + 1)
+        mark_pieces(batch["positions_BL"], row_P, column_P, length_P, None)
+        pair_P, second_P = self.second[item_P] > 0, self.second[item_P]
+        places = (x[pair_P] for x in (row_P, column_P + second_P, length_P - second_P))
+        mark_pieces(batch["types_BL"], *places, 1)
+        if self.by_token:
+            batch["labels_BL"] = np.full(shape, IGNORED, np.int32)
+            copy_pieces(batch["labels_BL"], row_P, column_P, self.labels, start_P, length_P)
+        else:
+            batch["labels_BK"] = self.labels[np.maximum(index_BK, 0)]
+        return batch | {"row_weights_BK": there_BK.astype(np.float32)}
+
+
+def _rows(needed: int, ways: int, most: int) -> int:
+    """At least `needed`, a multiple of `ways`: 1, 2, 3, 4, 6, 8, 12, ... times it, and never more than `most`."""
+    units = -(-needed // ways)
+    power = 1 << (units - 1).bit_length()
+    units = power * 3 // 4 if power >= 4 and units <= power * 3 // 4 else power
+    return min(units * ways, most)
+
+
+def one_by_one(batch: Batch) -> Batch:
+    """A batch whose records share rows, with what each record has ([B, K, ...]) as [B x K, ...]; others as they are."""
+    if "row_weights_BK" not in batch:
+        return batch
+    return {
+        name.removesuffix("K") if name.endswith("_BK") else name: x.reshape(-1, *x.shape[2:])
+        if name.endswith("_BK")
+        else x
+        for name, x in batch.items()
+    }
+
+
 class Task(Objective):
     """A labelled task of one run.
 
@@ -85,6 +170,7 @@ class Task(Objective):
     predicted_share = 0.0
     by_token: ClassVar[bool] = False
     rows: ClassVar[type[Rows]] = Rows
+    packs: ClassVar[bool] = False  # whether its records can share rows (data.packing)
     metric_names: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: Config, corpus: Labelled) -> None:
@@ -118,6 +204,11 @@ class Task(Objective):
                 f"config.task.name={config.task.name} needs labelled records: name a .jsonl, .csv, .tsv or .parquet file or "
                 "tfds:NAME in --config.task.train."
             )
+        if config.data.packing and not cls.packs:
+            raise ConfigError(
+                f"config.data.packing=True puts several records into a row, which task {config.task.name} cannot read. Leave it out, or "
+                "set --config.data.group_by_length for less padding."
+            )
 
     @classmethod
     def open_corpus(cls, config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Labelled:
@@ -140,23 +231,29 @@ class Task(Objective):
 
     def examples(self, store: TokenStore, purpose: str) -> Rows:
         arrays = self.corpus.arrays[self.part_of(store)]
-        return self.rows(store, arrays, self.tokenizer.pad_id, self.config.data.max_length, self.by_token)
+        # What is predicted is told record by record, so held-out records have rows of their own.
+        rows = SharedRows if self.config.data.packing and self.rows is Rows and purpose == "train" else self.rows
+        return rows(store, arrays, self.tokenizer.pad_id, self.config.data.max_length, self.by_token)
 
     def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """The head's output for a batch, in float32."""
+        """The head's output for a batch, in float32; where records share rows, of each slot [B, K, C] or token."""
         tokens_BL, segments_BL = batch["tokens_BL"], batch["segments_BL"]
+        slots = batch["row_weights_BK"].shape[1] if "row_weights_BK" in batch else 0
         keys = (None, None) if key is None else jax.random.split(key)
         types_BL = batch["types_BL"] if model.arch.num_types > 1 else None
         stack = model.decoder if model.arch.causal else model.encoder
-        x_BLD = stack(tokens_BL, segments_BL, types_BL=types_BL, dropout_key=keys[0])
-        return model.classify(x_BLD, tokens_BL, segments_BL, keys[1])
+        x_BLD = stack(tokens_BL, segments_BL, batch.get("positions_BL"), types_BL, keys[0])
+        return model.classify(x_BLD, tokens_BL, segments_BL, keys[1], slots)
 
     @abc.abstractmethod
     def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
         """Sums of the metrics that are sums."""
 
     def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        return self.sums_of(self.logits(model, batch, key), batch)
+        logits = self.logits(model, batch, key)
+        if not self.by_token and "row_weights_BK" in batch:
+            logits = logits.reshape(-1, *logits.shape[2:])
+        return self.sums_of(logits, one_by_one(batch))
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """What an evaluation keeps of a batch: logits, labels and the weight of each row."""
@@ -223,6 +320,7 @@ def text_of(record: Record, config: Config) -> list[str]:
 
 def total_of(batch: Batch) -> dict[str, jax.Array]:
     """ "rows" with a label, and "real" input tokens."""
+    batch = one_by_one(batch)
     return {
         "rows": batch["row_weights_B"].sum(),
         "real": (batch["segments_BL"] > 0).sum().astype(jnp.float32),

@@ -22,7 +22,7 @@ from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError, DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
-from lm_research.tasks.base import Rows, Task, real, text_of, total_of
+from lm_research.tasks.base import Rows, Task, one_by_one, real, text_of, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.records import Record
 
@@ -179,6 +179,7 @@ class Classification(Task):
     """Mean loss over records."""
 
     kinds = ("encoder", "decoder")
+    packs = True
     total_names = ("rows", "real")
     metric_names = ()  # those of its target
 
@@ -225,6 +226,7 @@ class Classification(Task):
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         totals = total_of(batch)
         if self.target == "label":  # what a record counts goes with its class
+            batch = one_by_one(batch)
             totals["rows"] = (batch["row_weights_B"] * self._weights(batch)).sum()
         return totals
 

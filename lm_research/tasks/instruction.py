@@ -186,6 +186,10 @@ class AnswerRows:
             f"{describe_rows(self.sizes, self.room, self.packs)}; {self.learned.mean():.1%} of tokens are answers"
         )
 
+    def example_lengths(self) -> np.ndarray | None:
+        """[N]; None where rows hold several records."""
+        return None if self.packed else self.sizes
+
     def width(self, index_B: np.ndarray) -> tuple[int, int]:
         """L and P of a global batch."""
         if self.packed:

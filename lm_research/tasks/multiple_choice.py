@@ -105,6 +105,9 @@ class Choices(Rows):
         there_BC = (index_B >= 0)[:, None] & (choice_C < self.counts[item_B][:, None])
         return np.where(there_BC, self.first[item_B][:, None] + choice_C, -1)
 
+    def example_lengths(self) -> np.ndarray:
+        return np.maximum.reduceat(self.lengths, self.first)
+
     def width(self, index_B: np.ndarray) -> int:
         return super().width(self.rows_of(index_B).reshape(-1))
 

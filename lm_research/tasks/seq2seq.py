@@ -114,6 +114,10 @@ class TaskPairs(TextPairs):
         self.first, self.decoded = first, decoded
         self.sizes = self.lengths + [frame.size for frame in self.frames]
 
+    def example_lengths(self) -> np.ndarray | None:
+        """Of source and target together, [N]; None where rows hold several pairs."""
+        return None if self.packed else self.sizes.sum(1)
+
     def width(self, index_B: np.ndarray) -> tuple[int, int]:
         """S and L of a global batch."""
         if self.packed:

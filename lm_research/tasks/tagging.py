@@ -94,6 +94,7 @@ class Tagging(Task):
 
     kinds = ("encoder", "decoder")
     by_token = True
+    packs = True
     total_names = ("words", "rows", "real")
     metrics = {"tag_loss_nats": "words", "accuracy": "words"}
     loss_terms = ("tag_loss_nats",)

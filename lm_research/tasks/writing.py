@@ -52,6 +52,7 @@ class WritingTask(Task):
       written_names: metrics of what was written.
     """
 
+    packs = True
     written_names: tuple[str, ...]
 
     def __init__(self, config: Config, corpus: Labelled) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
-from lm_research.data.order import Feed, eval_examples, train_examples
+from lm_research.data.order import Feed, Groups, eval_examples, lengths_of, train_examples
+from lm_research.errors import ConfigError
 
 
 class Numbers:
@@ -72,3 +75,58 @@ def test_rows_of_the_processes_make_the_global_batch(processes: int, accumulatio
 def test_accumulation_reads_the_same_examples() -> None:
     whole, split = (Feed(Numbers(100), 24, count, slice(None), 3)(7)["row_B"] for count in (1, 4))
     assert split.shape == (4, 6) and split.reshape(-1).tolist() == whole.reshape(-1).tolist()
+
+
+class Long(Numbers):
+    """Examples of the given lengths."""
+
+    def __init__(self, lengths_N: np.ndarray) -> None:
+        super().__init__(len(lengths_N))
+        self.lengths_N = lengths_N
+
+    def example_lengths(self) -> np.ndarray:
+        return self.lengths_N
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (7, 7), (3, 8), (1, 2), (50, 6), (500, 3), (397, 2)])
+def test_groups_read_every_example_as_often_as_the_plain_order(size: int, batch_size: int) -> None:
+    """Of whole epochs, wherever they end within a batch: the same (epoch, example) pairs in another order."""
+    lengths = np.random.default_rng(0).integers(1, 100, size)
+    for epochs in (1, 2, 3):
+        steps = range(-(-epochs * size // batch_size))
+        plain = np.concatenate([np.stack(train_examples(s, batch_size, size, 5), 1) for s in steps])
+        groups = Groups(lengths, batch_size, 5)
+        grouped = np.concatenate([np.stack(groups(step), 1) for step in steps])
+        assert sorted(map(tuple, grouped.tolist())) == sorted(map(tuple, plain.tolist()))
+
+
+def test_rows_of_a_group_are_about_equally_long_and_batches_come_in_no_order() -> None:
+    lengths = np.random.default_rng(0).integers(0, 1000, 4000)
+    groups = Groups(lengths, 10, 0)
+    batches = [lengths[groups(step)[1]] for step in range(400)]
+    spreads = [np.ptp(batch) for batch in batches]
+    # A pool of 500 rows sorted: ten neighbours span about 1,000 * 9 / 500 = 18; ten rows of a plain shuffle about 1,000 * 9 / 11 = 818.
+    assert np.mean(spreads) == pytest.approx(18, rel=0.1)
+    means = np.array([batch.mean() for batch in batches])
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.15  # 3 / sqrt(400)
+    again = [lengths[groups(step)[1]] for step in range(400, 800)]
+    assert {tuple(batch) for batch in batches} != {tuple(batch) for batch in again}
+
+
+def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
+    lengths = np.random.default_rng(1).integers(1, 100, 600)
+    feed = lambda rows: Feed(Long(lengths), 24, 2, rows, 3, Groups(lengths_of(Long(lengths)), 24, 3))  # noqa: E731
+    whole = feed(slice(None))(7)["who_BL"]
+    shares = [feed(slice(6 * p, 6 * p + 6))(7)["who_BL"] for p in range(2)]
+    assert (
+        feed(slice(None))(20)["who_BL"].tolist()
+        != whole.tolist()
+        == pickle.loads(pickle.dumps(feed(slice(None))))(7)["who_BL"].tolist()
+    )
+    assert np.concatenate(shares, axis=1).tolist() == whole.tolist()
+    assert np.ptp(lengths[whole[..., 1]]) < 12
+
+
+def test_rows_that_are_all_equally_long_are_not_grouped() -> None:
+    with pytest.raises(ConfigError, match="group_by_length is for records of a labelled task"):
+        lengths_of(Numbers(5))
