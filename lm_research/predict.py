@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )
+    parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args, rest = parser.parse_known_args(argv)
     return cli.guarded(lambda: run(args, rest), debug=args.debug)
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
         first = next(left, None)
         if first is not None:
             left = itertools.chain([first], left)
-            pipe = pipeline(args.task, args.model, dtype=args.dtype, batch_size=args.batch_size)
+            pipe = pipeline(args.task, args.model, dtype=args.dtype, mesh=args.mesh, batch_size=args.batch_size)
             bar = tqdm.tqdm(total=count_rows(args), initial=part.done, unit="row", disable=not sys.stderr.isatty())
             with bar:
                 while batch := list(itertools.islice(left, args.batch_size)):

@@ -48,6 +48,25 @@ def judge_rows(
     """
     prompts, continuations = as_rows("prompts", prompts), as_rows("continuations", continuations)
     rows = [[*prompt, *more] for prompt, more in zip(prompts, continuations, strict=True)]
+    log_BL, best_BL = _judge(engine, rows, sources, None)
+    return [(log_BL[i, -len(more) :], best_BL[i, -len(more) :]) for i, more in enumerate(continuations)]
+
+
+def judge_prompt(engine: Engine, ids: Sequence[int], best: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each token of a prompt but the first (n - 1 of n): log-probability [nats]; ids of the `best` likeliest there, and theirs.
+
+    Raises:
+      UserError: less than two tokens, or more than the model's positions.
+    """
+    (row,) = as_rows("prompt", [ids])
+    if len(row) < 2:
+        raise UserError("A prompt of one token has none that comes after another. Give a longer one.")
+    log_BL, best_BLT, best_log_BLT = _judge(engine, [row], None, best)
+    return tuple(x[0, 1 - len(row) :] for x in (log_BL, best_BLT, best_log_BLT))
+
+
+def _judge(engine: Engine, rows: Sequence[Sequence[int]], sources: Any, best: int | None) -> list[np.ndarray]:
+    """What `_said` finds of all tokens of rows but the first of each, aligned at their ends."""
     arch = engine.definition.arch
     if arch.positions == "learned" and longest(rows) > arch.max_length + 1:
         raise UserError(
@@ -59,17 +78,21 @@ def judge_rows(
     targets_BL = np.zeros_like(batch.tokens_BP)
     for number, row in enumerate(rows):
         targets_BL[number, -len(row) + 1 :] = row[1:]
-    found = engine.program(_said, None)(batch._replace(count=None), targets_BL)
-    log_BL, best_BL = map(np.asarray, found)
-    return [(log_BL[i, -len(more) :], best_BL[i, -len(more) :]) for i, more in enumerate(continuations)]
+    return [np.asarray(x) for x in engine.program(_said, best)(batch._replace(count=None), targets_BL)]
 
 
-def _said(bound: Bound, plan: Any, batch: Prompts, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of each target, given its slot's token and those before it: log-probability, and whether none is likelier [B, L]."""
+def _said(bound: Bound, best: int | None, batch: Prompts, targets_BL: jax.Array) -> tuple[jax.Array, ...]:
+    """Of each target, given its slot's token and those before it: log-probability, and whether none is likelier [B, L].
+
+    With a number `best`, instead of the latter, the ids and log-probabilities of so many likeliest tokens [B, L, T].
+    """
     x_BLD, _ = read(bound, batch, batch.tokens_BP.shape[1])
     log_BLV = jax.nn.log_softmax(cache_lib.predict(bound, x_BLD), axis=2)
     log_BL = jnp.take_along_axis(log_BLV, targets_BL[..., None], axis=2)[..., 0]
-    return log_BL, log_BLV.argmax(2) == targets_BL
+    if best is None:
+        return log_BL, log_BLV.argmax(2) == targets_BL
+    best_log_BLT, best_BLT = jax.lax.top_k(log_BLV, best)
+    return log_BL, best_BLT, best_log_BLT
 
 
 def windows(ids: Sequence[int], start: int, length: int) -> Iterator[tuple[list[int], list[int]]]:

@@ -8,6 +8,7 @@ from typing import Any
 UNFINISHED = "\ufffd"  # what bytes that are no character yet are decoded to
 PROBE = "Yes , it is n ' t so . Is it ?"
 CONTEXT = 4  # tokens before a text that are looked at; a character has no more in any byte-level vocabulary
+SETTLED = 32  # tokens whose text is measured together, so that long texts take no longer a token than short ones
 PATIENCE = 4  # tokens after which a tokenizer that tidies up its text is taken to be done with it
 
 
@@ -20,6 +21,17 @@ def continuation(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -
     said = tokenizer.decode(before)
     whole = tokenizer.decode([*before, *tokens]) if said else ""
     return whole[len(said) :] if said and whole.startswith(said) else tokenizer.decode(tokens)
+
+
+def offsets(tokenizer: Any, tokens: Sequence[int]) -> list[int]:
+    """Where in the text of all tokens each of them begins [characters]; all bytes of a character begin where it does."""
+    found, start, done = [], 0, 0  # what is decoded begins at token `start`, `done` characters into the text
+    for place in range(len(tokens)):
+        text = continuation(tokenizer, tokens[:start], tokens[start:place])
+        found.append(done + len(text.rstrip(UNFINISHED)))
+        if place - start >= SETTLED and not text.endswith(UNFINISHED):
+            start, done = place, done + len(text)
+    return found
 
 
 class TextStream:

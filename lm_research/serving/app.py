@@ -119,7 +119,7 @@ class Server:
             if (lm.head in kind.heads or kind.heads == ("none",)) and not issubclass(kind, TextGeneration | TextToText)
         ]  # fmt: skip
         self.metrics = Metrics(self.batcher, self.alone)
-        self.writing = Writing(self.batcher, self.alone, self.metrics, name) if self.batcher else None
+        self.writing = Writing(self.batcher, self.alone, self.metrics, name, self.read) if self.batcher else None
         self._since = int(time.time())
         self._reading, self._readers = asyncio.Semaphore(1), 0
         self._pipelines: dict[str, Any] = {}

@@ -57,9 +57,11 @@ class Order:
       count: texts of each prompt, of which the likeliest `kept` are answered.
       best: alternatives to each token; -1 without log-probabilities.
       usage: a stream ends with the numbers of tokens.
+      echo: prompts are given back before their texts, with their tokens' log-probabilities if there are any.
       answers: texts stand alone instead of going on from their prompts.
       bias: of tokens, added to their scores.
       alone: it needs `generate`, see alone.py.
+      silent: nothing is to be written (max_tokens 0), only echoed.
     """
 
     prompts: list[Any]
@@ -74,6 +76,7 @@ class Order:
     answers: bool
     bias: dict[int, float]
     alone: bool
+    silent: bool
 
 
 def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict[str, Any]:
@@ -114,8 +117,8 @@ def completion(body: Any) -> Order:
     best = given.get("logprobs", -1)
     if "logprobs" in given and not 0 <= best <= 5:
         raise UserError(f"logprobs is {best}; it must be from 0 to 5.")
-    if given.get("echo") and "logprobs" in given:
-        raise UserError("echo does not go with logprobs here: log-probabilities are those of new tokens.")
+    if given.get("echo") and "logprobs" in given and given.get("stream"):
+        raise UserError("echo with logprobs comes in one piece: it does not go with stream.")
     return _order(given, prompts, best, 16)
 
 
@@ -164,10 +167,15 @@ def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> 
         raise UserError("With num_beams log-probabilities are those of the chosen tokens: ask for no others.")
     if alone:
         arguments |= {name: given[name] for name in ARGUMENTS if name in given}
+    silent = given.get("max_tokens") == 0
+    if silent and not given.get("echo"):
+        raise UserError(
+            "max_tokens is 0, so nothing would be written: it goes with echo=true of /v1/completions alone."
+        )
     usage = bool((given.get("stream_options") or {}).get("include_usage"))
     bias, echo = _bias(given.get("logit_bias", {})), given.get("echo", False)
     answers = "messages" in given
-    return Order(prompts, arguments, count, kept, stops, best, stream, usage, echo, answers, bias, alone)
+    return Order(prompts, arguments, count, kept, stops, best, stream, usage, echo, answers, bias, alone, silent)
 
 
 def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
@@ -198,7 +206,7 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
     if temperature > 0:
         names += tuple(NEUTRAL)
     arguments = {name: given[name] for name in names if name in given}
-    arguments |= {"max_new_tokens": given.get("max_tokens", usual), "do_sample": temperature > 0}
+    arguments |= {"max_new_tokens": given.get("max_tokens", usual) or 1, "do_sample": temperature > 0}
     if temperature > 0:
         arguments["temperature"] = max(float(temperature), 1e-4)
     if "min_tokens" in given:

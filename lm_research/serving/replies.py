@@ -59,7 +59,7 @@ class Reply:
         return {
             "tokens": [self._text(event.token) for event in events],
             "token_logprobs": [event.logprob for event in events],
-            "top_logprobs": [self._likeliest(event) for event in events],
+            "top_logprobs": [None if event.logprob is None else self._likeliest(event) for event in events],
             "text_offset": [event.offset for event in events],
         }
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+from lm_research.decoding.request import engine_of
+from lm_research.decoding.scoring import judge_prompt
+from lm_research.decoding.streaming import offsets
 from lm_research.errors import UserError
 from lm_research.serving.alone import Alone, Job
 from lm_research.serving.batcher import Batcher, Busy, Event, Writer, draw_seed
@@ -20,14 +25,16 @@ from lm_research.serving.messages import Order
 from lm_research.serving.metrics import Metrics
 from lm_research.serving.replies import Reply, problem, usage
 
+Reading = Callable[[Callable[[], Any]], Awaitable[Any]]
 _BROKEN = {"timeout": (504, "The time for this request is over."), "error": (500, "The server's model failed.")}
 
 
 class Writing:
     """Answers orders of texts, in the slots of a batcher or alone."""
 
-    def __init__(self, batcher: Batcher, alone: Alone, metrics: Metrics, name: str) -> None:
-        self.batcher, self.alone, self.metrics, self.name = batcher, alone, metrics, name
+    def __init__(self, batcher: Batcher, alone: Alone, metrics: Metrics, name: str, read: Reading) -> None:
+        """`read` runs the model on a text in a thread, see app.Server.read."""
+        self.batcher, self.alone, self.metrics, self.name, self.read = batcher, alone, metrics, name, read
 
     async def answer(self, request: Request, order: Order, chat: bool) -> Any:
         """A JSON object, or a response if it is to be streamed.
@@ -38,8 +45,12 @@ class Writing:
         """
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         writers, arguments = self._writers(order, events)
+        echoes = await self._echoes(order, writers)
         try:
-            if order.alone:
+            if order.silent:
+                for writer in writers:
+                    writer.deliver(Event(finish="length"))
+            elif order.alone:
                 self.alone.submit(Job(writers, arguments, order.count, order.stops))
             else:
                 self.batcher.submit(writers)
@@ -50,7 +61,7 @@ class Writing:
         reply = Reply(self.name, self.batcher.lm.tokenizer, chat, order.best)
         if order.stream:
             return Stream(self, writers, self._stream(order, writers, events, reply))
-        return await self._whole(request, order, writers, events, reply)
+        return await self._whole(request, order, writers, events, reply, echoes)
 
     def _writers(self, order: Order, events: asyncio.Queue) -> tuple[list[Writer], dict[str, Any]]:
         """The texts of an order, and the arguments with which `generate` makes them."""
@@ -84,6 +95,20 @@ class Writing:
                 )  # fmt: skip
         return writers, arguments
 
+    async def _echoes(self, order: Order, writers: list[Writer]) -> list[tuple[str, list[Event]]]:
+        """The text of each prompt that is to be given back, and its tokens where their log-probabilities are wanted."""
+        tokenizer, found = self.batcher.lm.tokenizer, []
+        if order.echo and order.best >= 0 and writers[0].source is not None:
+            raise UserError("echo with logprobs is of models that go on from their prompt, not of encoder-decoders.")
+        for prompt, writer in zip(order.prompts, writers[:: order.count], strict=True):
+            text = (prompt if isinstance(prompt, str) else tokenizer.decode(prompt)) if order.echo else ""
+            events = []
+            if order.echo and order.best >= 0:
+                judge = functools.partial(_judged, self.batcher.lm, writer.tokens, order.best)
+                events = await self.read(judge)
+            found.append((text, events))
+        return found
+
     def _check_tokens(self, order: Order) -> None:
         """Raises a UserError for ids that the model has not."""
         words = [word for name in ("bad_words_ids", "force_words_ids") for word in order.arguments.get(name, ())]
@@ -100,8 +125,9 @@ class Writing:
         return usage(read, said)
 
     async def _whole(
-        self, request: Request, order: Order, writers: list[Writer], events: asyncio.Queue, reply: Reply
-    ) -> dict[str, Any]:
+        self, request: Request, order: Order, writers: list[Writer], events: asyncio.Queue, reply: Reply,
+        echoes: list[tuple[str, list[Event]]],
+    ) -> dict[str, Any]:  # fmt: skip
         found: list[list[Event]] = [[] for _ in writers]
         gone = asyncio.ensure_future(_disconnected(request))
         try:
@@ -123,10 +149,10 @@ class Writing:
             self.batcher.cancel(writers)
         choices = []
         for first in range(0, len(writers), order.count):
-            given = order.prompts[first // order.count] if order.echo else ""
-            given = given if isinstance(given, str) else self.batcher.lm.tokenizer.decode(given)
+            given, before = echoes[first // order.count]
             for number in _likeliest(writers, range(first, first + order.count), order.kept):
-                choices.append((given + "".join(event.text for event in found[number]), found[number]))
+                own = [dataclasses.replace(event, offset=event.offset + len(given)) for event in found[number]]
+                choices.append((given + "".join(event.text for event in own), [*before, *own]))
         return reply.whole(choices, self._usage(writers, order.count))
 
     async def _stream(
@@ -173,11 +199,21 @@ class Stream(StreamingResponse):
             await self._events.aclose()
 
 
+def _judged(lm: Any, tokens: list[int], best: int) -> list[Event]:
+    """The tokens of a prompt with their log-probabilities; the first has none, because nothing stands before it."""
+    places = offsets(lm.tokenizer, tokens)
+    events = [Event(token=token, offset=place) for token, place in zip(tokens, places, strict=True)]
+    if len(tokens) > 1:
+        for event, log, ids_T, logs_T in zip(events[1:], *judge_prompt(engine_of(lm), tokens, best), strict=True):
+            event.logprob, event.best = float(log), list(zip(ids_T.tolist(), logs_T.tolist(), strict=True))
+    return events
+
+
 def _likeliest(writers: list[Writer], numbers: range, kept: int) -> list[int]:
     """The `kept` texts with the highest log-probability a token, best first; all as they are where none is left out."""
     if kept == len(numbers):
         return list(numbers)
-    return sorted(numbers, key=lambda number: -writers[number].total / writers[number].said)[:kept]
+    return sorted(numbers, key=lambda number: -writers[number].total / max(1, writers[number].said))[:kept]
 
 
 def _sse(value: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from toys import ByteTokenizer
 
-from lm_research.decoding.streaming import TextStream, continuation, only_appends, pieces, stop_at
+from lm_research.decoding.streaming import TextStream, continuation, offsets, only_appends, pieces, stop_at
 
 TEXTS = ["plain words", "naïve café", "日本語のテキスト", "🙂👩‍👩‍👧 mixed é🙂", "", "\n\n a\t"]
 
@@ -95,3 +95,10 @@ def test_a_space_behind_a_prompt_is_kept(before: list[int], tokens: list[int], t
 def test_a_prompt_that_ends_inside_a_character_is_gone_on_with() -> None:
     euro = "€".encode()
     assert continuation(ByteTokenizer(), [97, *euro[:2]], [euro[2], 98]) == "\ufffdb"  # the last byte alone is none
+
+
+def test_offsets_count_characters_of_whole_texts_whatever_their_length() -> None:
+    """A byte a token: all bytes of a character begin where it does, and pieces that are measured together end between characters."""
+    text = "a€b" * 40 + "é"
+    expected = [place for place, character in enumerate(text) for _ in character.encode()]
+    assert offsets(ByteTokenizer(), list(text.encode())) == expected

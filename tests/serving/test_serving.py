@@ -94,6 +94,31 @@ def test_log_probabilities_are_the_models(running: Running) -> None:
     assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 
 
+def test_echoed_prompts_have_their_log_probabilities(running: Running) -> None:
+    """Against a forward pass of the whole text; the first token comes after nothing. As evaluation harnesses ask for likelihoods."""
+    body = {"prompt": [[97, 98, 99, 100], [120]], "max_tokens": 1, "temperature": 0, "logprobs": 2, "echo": True}
+    long, short = running.post("/v1/completions", body).json()["choices"]
+    found = long["logprobs"]
+    exact = toys.Exact(LM)([97, 98, 99, 100])[0]
+    shares = exact - np.log(np.exp(exact).sum(1, keepdims=True))
+    said = int(shares[3].argmax())
+    expected = [shares[place, token] for place, token in enumerate([98, 99, 100, said])]
+    assert found["token_logprobs"][0] is None and found["top_logprobs"][0] is None
+    assert found["token_logprobs"][1:] == pytest.approx(expected, abs=1e-4)
+    for place, top in enumerate(found["top_logprobs"][1:]):
+        assert max(top.values()) == pytest.approx(shares[place].max(), abs=1e-4)
+    assert found["text_offset"] == [0, 1, 2, 3, 4] and found["tokens"][:4] == ["a", "b", "c", "d"]
+    assert long["text"].startswith("abcd") and len(short["logprobs"]["tokens"]) == 2
+    silent = running.post("/v1/completions", body | {"max_tokens": 0}).json()
+    assert [choice["text"] for choice in silent["choices"]] == ["abcd", "x"] and silent["usage"][
+        "completion_tokens"
+    ] == 0
+    assert silent["choices"][0]["logprobs"] == {name: values[:4] for name, values in found.items()}
+    assert silent["choices"][0]["finish_reason"] == "length"
+    refused = running.post("/v1/completions", body | {"stream": True})
+    assert refused.status_code == 400 and "echo with logprobs comes in one piece" in refused.text
+
+
 def test_penalties_and_n_are_those_of_generate(running: Running) -> None:
     body = {"prompt": "ab", "max_tokens": 10, "seed": 3, "n": 3, "frequency_penalty": 2.0}
     found = [choice["text"] for choice in running.post("/v1/completions", body).json()["choices"]]
@@ -184,7 +209,7 @@ MISTAKES: dict[str, tuple[str, Any, int, str]] = {
     "boolean": ("completions", {"prompt": "a", "n": True}, 400, "must be int"),
     "too many tokens": ("completions", {"prompt": "a", "max_tokens": 17}, 400, "at most 16"),
     "too long": ("completions", {"prompt": "a" * 30, "max_tokens": 9}, 400, "30 tokens"),
-    "none": ("completions", {"prompt": "a", "max_tokens": 0}, 400, "at least 1"),
+    "none": ("completions", {"prompt": "a", "max_tokens": 0}, 400, "nothing would be written"),
     "temperature": ("completions", {"prompt": "a", "temperature": -1}, 400, "temperature is -1"),
     "top_p": ("completions", {"prompt": "a", "top_p": 1.5}, 400, "share from 0 to 1"),
     "n": ("completions", {"prompt": "a", "n": 99}, 400, "prompts times n"),
