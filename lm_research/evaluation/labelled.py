@@ -78,9 +78,13 @@ class LabelledJudge:
         """A prediction for each record, with its place and text; of one label of several with all logits."""
         texts = self.task.reader(self.task.config).texts
         found = zip(self.records(), self.task.records_of(outputs), strict=True)
+        together = self.exact and bool(self.task.config.task.together_key)
         exact = (row for output in outputs if self.exact for row in real(output, "logits"))
         for number, (record, prediction) in enumerate(found):
             row = {"record": number, "where": record.where, "text": "\n".join(texts(record)), **prediction}
+            if together:
+                kept = self.task.reader(self.task.config).kept(record)
+                row |= {"together": kept.pop("group"), **kept}
             if (logits_C := next(exact, None)) is not None:
                 row["logits"] = [float(f"{x:.9g}") for x in logits_C]  # float32 to the bit
             yield row

@@ -25,12 +25,14 @@ class Scorer(abc.ABC):
       rows, labels: what it was made from: predictions, and names of classes in the model's order.
       usual: the metric that papers report.
       means: metrics that are means over records, with a value of each record [N].
+      together_N: numbers that are equal where records belong together, so that samples have all of them or none; None: nowhere.
       badness_N: how wrong each record is; the worst are shown first.
     """
 
     usual: str
     means: dict[str, np.ndarray]
     badness_N: np.ndarray
+    together_N: np.ndarray | None = None
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         self.rows, self.labels, self.num_records = rows, labels, len(rows)
@@ -41,6 +43,10 @@ class Scorer(abc.ABC):
 
     def all(self) -> dict[str, float]:
         return self.score(np.arange(self.num_records))
+
+    def joined(self, other: Scorer) -> Scorer:
+        """Of this one's records followed by the other's."""
+        return type(self)([*self.rows, *other.rows], self.labels)
 
 
 class OneLabel(Scorer):
@@ -65,6 +71,37 @@ class OneLabel(Scorer):
         counts_CC = metrics.confusion(self.labels_N[index_I], self.chosen_N[index_I], self.logits_NC.shape[1])
         gaps = metrics.of_gaps(self.gaps[0][index_I], self.gaps[1][index_I])
         return metrics.of_confusion(counts_CC) | {"calibration_error": gaps}
+
+
+class LabelsTogether(OneLabel):
+    """One label of several, of records that belong together and are judged together: answers to one question (MultiRC, ReCoRD).
+
+    Samples must have all records of a group, as often as each other.
+
+    Legend: G groups.
+    """
+
+    def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
+        super().__init__(rows, labels)
+        self.together_N = np.unique([row["together"] for row in rows], return_inverse=True)[1]
+        self.size_G = np.bincount(self.together_N)
+        wrong_G = np.bincount(self.together_N, self.chosen_N != self.labels_N)
+        self.of_groups = {"group_accuracy": (wrong_G == 0).astype(float)}
+        if "credit" in rows[0]:
+            best_G = metrics.chosen(self.logits_NC, self.together_N)
+            credits_N = np.array([row["credit"] for row in rows], float)
+            self.of_groups["choice_accuracy"] = (self.labels_N[best_G] == len(labels) - 1).astype(float)
+            self.of_groups["choice_credit"] = credits_N[best_G]
+
+    def score(self, index_I: np.ndarray) -> dict[str, float]:
+        weight_G = np.bincount(self.together_N[index_I], minlength=len(self.size_G)) / self.size_G
+        groups = {name: float(weight_G @ values_G / weight_G.sum()) for name, values_G in self.of_groups.items()}
+        return super().score(index_I) | groups
+
+    def joined(self, other: Scorer) -> Scorer:
+        return type(self)(
+            [*self.rows, *({**row, "together": f"{row['together']}, again"} for row in other.rows)], self.labels
+        )
 
 
 class SeveralLabels(Scorer):
@@ -219,6 +256,8 @@ def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Score
         "minimal_pairs": Pairs,
         "language_modelling": Texts,
     }
+    if entry.task == "classification" and entry.target == "label" and entry.more.get("together_key"):
+        return LabelsTogether(rows, labels)
     if entry.task == "seq2seq":
         return Written(rows, entry.more.get("bleu_tokenizer", "13a"))
     return kinds.get(entry.task, ByRecord)(rows, labels)

@@ -16,18 +16,31 @@ CONFIDENCE = 0.95
 _SEED = 0
 
 
-def samples(num_records: int, resamples: int) -> Iterator[np.ndarray]:
-    """Numbers of N records drawn with replacement, R times; always the same ones, so that models are compared on equal samples."""
+def samples(scorer: Scorer, resamples: int) -> Iterator[np.ndarray]:
+    """Numbers of N records drawn with replacement, R times; always the same ones, so that models are compared on equal samples.
+
+    Records that belong together are drawn together: as many groups as there are, with all their records (a cluster bootstrap).
+    """
     draw = np.random.default_rng(_SEED)
+    members = _members(scorer)
     for _ in range(resamples):
-        yield draw.integers(0, num_records, num_records)
+        drawn = draw.integers(0, len(members), len(members))
+        yield drawn if scorer.together_N is None else np.concatenate([members[number] for number in drawn])
+
+
+def _members(scorer: Scorer) -> Sequence[Any]:
+    """The records of each unit that is drawn."""
+    if scorer.together_N is None:
+        return range(scorer.num_records)
+    order_N = np.argsort(scorer.together_N, kind="stable")
+    return np.split(order_N, np.cumsum(np.bincount(scorer.together_N))[:-1])
 
 
 def resampled(scorers: Sequence[Scorer], resamples: int) -> dict[str, np.ndarray]:
     """Each metric's mean over models [R] on the samples of `samples`: the bootstrap distribution (Efron 1979)."""
     found = [
         {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
-        for index_N in samples(scorers[0].num_records, resamples)
+        for index_N in samples(scorers[0], resamples)
         if (scores := [scorer.score(index_N) for scorer in scorers])
     ]
     return {name: np.array([one[name] for one in found]) for name in found[0]} if found else {}
@@ -75,17 +88,19 @@ def mcnemar(right_a_N: np.ndarray, right_b_N: np.ndarray) -> tuple[float, int, i
 def permutation(a: Sequence[Scorer], b: Sequence[Scorer], metric: str, resamples: int) -> float:
     """p of a paired permutation test: how often a difference as large as that between A and B comes about when each
     record's predictions are given to the one or the other by the toss of a coin (Noreen 1989); all of a side's models
-    change places together.
+    change places together, and so do records that belong together.
     """
     draw, size = np.random.default_rng(_SEED), a[0].num_records
+    unit_N = np.arange(size) if a[0].together_N is None else a[0].together_N
+    toss = lambda: draw.integers(0, 2, unit_N.max() + 1)[unit_N]  # noqa: E731
     if all(
         metric in scorer.means for scorer in (*a, *b)
     ):  # a mean: the coin turns the sign of each record's difference
         gap_N = np.mean([x.means[metric] for x in b], axis=0) - np.mean([x.means[metric] for x in a], axis=0)
-        gaps = np.array([gap_N @ (1 - 2 * draw.integers(0, 2, size)) for _ in range(resamples)]) / size
+        gaps = np.array([gap_N @ (1 - 2 * toss()) for _ in range(resamples)]) / size
         observed = gap_N.mean()
     else:
-        joined = [_joined(x, y) for x, y in zip(a, b, strict=True)]
+        joined = [x.joined(y) for x, y in zip(a, b, strict=True)]
         index_N, gaps = np.arange(size), np.zeros(resamples)
 
         def gap(swap_N: np.ndarray) -> float:
@@ -94,14 +109,9 @@ def permutation(a: Sequence[Scorer], b: Sequence[Scorer], metric: str, resamples
 
         observed = gap(np.zeros(size, int))
         for number in range(resamples):
-            gaps[number] = gap(draw.integers(0, 2, size))
+            gaps[number] = gap(toss())
     extreme = int((np.abs(gaps) >= abs(observed) - 1e-12).sum())
     return (extreme + 1) / (resamples + 1)  # the observed one counts: Phipson and Smyth 2010
-
-
-def _joined(a: Scorer, b: Scorer) -> Scorer:
-    """A scorer of A's records followed by B's."""
-    return type(a)([*a.rows, *b.rows], a.labels)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -55,18 +55,22 @@ def group_accuracy(right_N: np.ndarray, groups_N: np.ndarray) -> float:
     return float(1 - len(wrong) / len(np.unique(groups_N)))
 
 
+def chosen(logits_NC: np.ndarray, groups_N: np.ndarray) -> np.ndarray:
+    """The record [G] of each group, in order of their numbers, with the highest probability of the last class; of equals the first."""
+    gaps_NC = logits_NC.astype(np.float64) - logits_NC[:, -1:]  # so that equal ones stay equal
+    score_N = -np.logaddexp.reduce(gaps_NC, axis=1)
+    order_N = np.lexsort((-score_N, groups_N))  # stable: by group, best first
+    return order_N[np.unique(groups_N[order_N], return_index=True)[1]]
+
+
 def choices(
     logits_NC: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray, credits_N: np.ndarray
 ) -> dict[str, float]:
     """choice_accuracy and choice_credit of taking from each group the record with the highest probability of the last class.
 
-    The first is the share of groups where that is the record's class, the other the mean of its credit. Of records that are equally
-    likely the first is taken.
+    The first is the share of groups where that is the record's class, the other the mean of its credit.
     """
-    gaps_NC = logits_NC.astype(np.float64) - logits_NC[:, -1:]  # so that equal ones stay equal
-    score_N = -np.logaddexp.reduce(gaps_NC, axis=1)
-    order_N = np.lexsort((-score_N, groups_N))  # stable: by group, best first
-    chosen_G = order_N[np.unique(groups_N[order_N], return_index=True)[1]]
+    chosen_G = chosen(logits_NC, groups_N)
     right_G = labels_N[chosen_G] == logits_NC.shape[1] - 1
     return {"choice_accuracy": float(right_G.mean()), "choice_credit": float(credits_N[chosen_G].mean())}
 

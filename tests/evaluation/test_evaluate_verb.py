@@ -87,6 +87,29 @@ def test_predictions_are_the_pipelines_and_scores_follow_from_them(folder: pathl
     assert "| classes | 11" in (output / "results.md").read_text()
 
 
+def test_records_that_belong_together_are_judged_together(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Groups of three records and one of two; what is chosen of each is told from the predictions' own logits."""
+    together = [
+        {"text": text, "label": CLASSES[n % 3], "question": n // 3, "worth": (n % 4) / 4}
+        for n, text in enumerate(TEXTS)
+    ]
+    write(folder / "together.jsonl", together)
+    task = {"name": "together", "task": "classification", "data": "together.jsonl", "metric": "choice_credit"}
+    (folder / "together.json").write_text(
+        json.dumps({"tasks": [task | {"together_key": "question", "credit_key": "worth"}]})
+    )
+    assert run(folder, tmp_path / "out", "together.json") == 0
+    found = rows(tmp_path / "out" / "together" / "predictions.jsonl")
+    logits = np.array([row["logits"] for row in found], np.float64)
+    last = np.exp(logits[:, -1]) / np.exp(logits).sum(1)
+    best = [max(range(first, min(first + 3, 11)), key=lambda n: last[n]) for first in range(0, 11, 3)]
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["together"]["scores"]
+    assert scores["choice_credit"]["mean"] == pytest.approx(np.mean([(n % 4) / 4 for n in best]))
+    assert scores["choice_accuracy"]["mean"] == pytest.approx(np.mean([n % 3 == 2 for n in best]))
+    right = [row["prediction"] == row["label"] for row in found]
+    assert scores["group_accuracy"]["mean"] == np.mean([all(right[first : first + 3]) for first in range(0, 11, 3)])
+
+
 def test_the_page_needs_no_network_and_counts_each_record_once(output: pathlib.Path) -> None:
     page = (output / "index.html").read_text()
     assert not re.search(r"<script|<link|src=|@import|url\(", page)

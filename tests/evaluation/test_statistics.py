@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_research.evaluation import statistics
+from lm_research.evaluation import scorers, statistics
 from lm_research.evaluation.scorers import OneLabel, Scorer, Value
 
 
@@ -85,3 +85,44 @@ def test_equal_samples_for_all_models() -> None:
     """Which makes the spread of a difference that of paired records: none between a model and itself."""
     values: Any = [statistics.resampled([labelled([1, 0, 1, 1, 0])], 50)["accuracy"] for _ in range(2)]
     assert (values[0] == values[1]).all() and np.ptp(values[0]) > 0
+
+
+def together(
+    logits: list[list[float]], labels: list[int], groups: list[str], credits: list[float]
+) -> scorers.LabelsTogether:
+    rows = [
+        {"logits": one, "label": str(label), "together": group, "credit": credit}
+        for one, label, group, credit in zip(logits, labels, groups, credits, strict=True)
+    ]
+    return scorers.LabelsTogether(rows, ("0", "1"))
+
+
+def test_records_that_belong_together_are_drawn_together() -> None:
+    """By hand: group a is wholly right, b not; b's likeliest record is wrong and worth a quarter. A sample of group b twice has b's values."""
+    one = together([[0, 2], [1, 0], [0, 1], [0, 3]], [1, 0, 1, 0], ["a", "a", "b", "b"], [1.0, 0.0, 1.0, 0.25])
+    found = one.all()
+    assert (found["group_accuracy"], found["choice_accuracy"], found["choice_credit"]) == (0.5, 0.5, 0.625)
+    assert found["accuracy"] == 0.75
+    twice = one.score(np.array([2, 3, 2, 3]))
+    assert (twice["group_accuracy"], twice["choice_accuracy"], twice["choice_credit"]) == (0.0, 0.0, 0.25)
+    for index in statistics.samples(one, 20):
+        counts = np.bincount(index, minlength=4)
+        assert counts[0] == counts[1] and counts[2] == counts[3] and counts[0] + counts[2] == 2
+    # Of two groups a mean is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4: its standard deviation is sqrt(1/8).
+    spread = statistics.resampled([one], 4000)["group_accuracy"]
+    assert spread.std() == pytest.approx(8**-0.5, rel=0.05) and set(spread) == {0.0, 0.5, 1.0}
+
+
+def test_groups_change_sides_as_a_whole() -> None:
+    """Eight groups of two records; B chooses rightly in all, A in none: only if all or none change sides is the gap as large, 2 of 2^8."""
+    groups = [str(number // 2) for number in range(16)]
+    labels = [1, 0] * 8
+    good, bad = [[0.0, 1.0], [1.0, 0.0]] * 8, [[1.0, 0.0], [0.0, 1.0]] * 8
+    credits = [1.0, 0.0] * 8
+    a, b = together(bad, labels, groups, credits), together(good, labels, groups, credits)
+    joined = a.joined(b)
+    assert (
+        joined.score(np.arange(16))["choice_credit"] == 0.0 and joined.score(np.arange(16, 32))["choice_credit"] == 1.0
+    )
+    p = statistics.permutation([a], [b], "choice_credit", 4000)
+    assert p == pytest.approx(2 / 256, abs=0.005)
