@@ -425,6 +425,12 @@ class TrainConfig:
         "What the run may spend, instead of num_steps: time (90s, 30min, 2h), 1e18flops or 2e9tokens; empty goes by num_steps.",
     )
     batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1)
+    batch_per_device: int = key(
+        0,
+        "Instead of batch_size: examples of a micro-batch on each device that has rows of its own (the mesh's data x fsdp). batch_size becomes "
+        "that times those devices times accumulation_steps, and is kept with the run.",
+        low=0,
+    )
     accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1)
     init_from: str = key(
         "",
@@ -712,7 +718,7 @@ def _check_combinations(config: Config) -> None:
             f"data.max_length={config.data.max_length} is longer than model.max_length={model.max_length}, the positions "
             f"the model has. Shorten the examples or set --config.model.max_length={config.data.max_length}."
         )
-    if train.batch_size % train.accumulation_steps:
+    if train.batch_size % train.accumulation_steps and not train.batch_per_device:
         raise ConfigError(
             f"train.batch_size={train.batch_size} cannot be divided into train.accumulation_steps="
             f"{train.accumulation_steps} equal micro-batches. Use a multiple of {train.accumulation_steps}."

@@ -38,7 +38,7 @@ from lm_research.monitor.meter import Meter, step_size
 from lm_research.monitor.summary import closing_words, deliver, summarise
 from lm_research.objectives.base import Objective
 from lm_research.parallel import processes
-from lm_research.parallel.batches import check_batch, local_rows, to_global
+from lm_research.parallel.batches import check_batch, local_rows, settle_batch, to_global
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import RULES, replicated
@@ -73,8 +73,9 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     # ---------------------------------------------------------------- directory and devices
     origin = find_origin(config)
     config = follow(origin, config)
-    run_directory.check_config(workdir, config)
     mesh = make_mesh(config.mesh)
+    config = settle_batch(config, mesh.size)
+    run_directory.check_config(workdir, config)
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
     kind = tasks.asked(config)  # and whether it fits the model, before a corpus is built for nothing
     tasks.check(config, origin.definition.arch if origin else define_model(config.model, VOCAB_MULTIPLE).arch)

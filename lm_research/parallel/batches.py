@@ -8,8 +8,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lm_research.config import Config, replace
 from lm_research.errors import MeshError
+from lm_research.parallel.mesh import AXES, mesh_shape
 from lm_research.parallel.rules import batch_sharding
+
+
+def settle_batch(config: Config, num_devices: int) -> Config:
+    """The config with a global batch where it tells that of a device, of so many; raises a MeshError like `mesh_shape`."""
+    train = config.train
+    if not train.batch_per_device:
+        return config
+    shape = dict(zip(AXES, mesh_shape(config.mesh, num_devices), strict=True))
+    size = train.batch_per_device * shape["data"] * shape["fsdp"] * train.accumulation_steps
+    return replace(config, train={"batch_size": size, "batch_per_device": 0})
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int, length: int) -> None:

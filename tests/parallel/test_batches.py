@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from lm_research.config import MeshConfig
+from lm_research.config import MeshConfig, resolve
 from lm_research.errors import MeshError
 from lm_research.parallel import batches
-from lm_research.parallel.batches import check_batch, local_rows, to_global
+from lm_research.parallel.batches import check_batch, local_rows, settle_batch, to_global
 from lm_research.parallel.mesh import AXES, make_mesh
 
 
@@ -35,6 +35,20 @@ def test_batches_that_cannot_be_divided_are_refused_with_the_arithmetic() -> Non
         "mesh: a micro-batch of 12 examples (train.batch_size=24 / train.accumulation_steps=2) cannot be divided equally "
         "over 8 devices (data=2 x fsdp=4). Make train.batch_size a multiple of 16."
     )
+
+
+def test_a_batch_of_a_device_is_that_of_all_devices_with_rows_of_their_own() -> None:
+    """4 examples on each of 2 x 4 devices (those of `tensor` and `context` share theirs), in 3 micro-batches: 96."""
+    config = resolve(
+        {
+            "train": {"batch_per_device": 4, "accumulation_steps": 3},
+            "mesh": {"data": 2, "fsdp": 4, "context": 2, "tensor": 2},
+        }
+    )
+    settled = settle_batch(config, 32)
+    assert (settled.train.batch_size, settled.train.batch_per_device) == (96, 0)
+    check_batch(mesh(2, 4, 2, 2), settled.train.batch_size, 3, length=16)
+    assert settle_batch(settled, 8) is settled  # and stays so on other devices
 
 
 def test_rows_that_cannot_be_divided_are_refused_with_the_arithmetic() -> None:

@@ -40,6 +40,14 @@ def test_gpt3_175b_on_4096_chips() -> None:
     assert plan.fits and plan.mesh == {"data": 1, "fsdp": 512, "context": 1, "tensor": 8}
 
 
+def test_a_batch_of_a_device_has_that_many_rows_on_each() -> None:
+    config = replace(gpt3_175b(tensor=8), train={"batch_per_device": 3, "accumulation_steps": 2})
+    plan = plan_run(config, parse_topology("v5p:16x16x16"))
+    assert (
+        plan.rows_per_chip == 3 and plan.tokens_per_step == 3 * 512 * 2 * 2048
+    )  # 4,096 chips / tensor 8, two micro-batches
+
+
 def test_t5_11b_has_a_plan_that_fits() -> None:
     config = t5_11b(mesh={"preset": "fsdp"})
     plan = plan_run(replace(config, model={"remat": "full"}), parse_topology("v5p:4x4x4"), price=2.0)
