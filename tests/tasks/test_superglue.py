@@ -12,6 +12,7 @@ from train_helpers import ROOT
 
 from lm_research import config_files
 from lm_research.config import replace, resolve
+from lm_research.data.order import eval_examples
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
 from lm_research.tasks.labelled import open_labelled
@@ -116,21 +117,28 @@ def test_other_records_stay_as_they_are(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path / "train.jsonl", record)[1][0].fields == record
 
 
-def test_answers_of_a_question_are_scored_together(tmp_path: pathlib.Path) -> None:
-    """Two passages of two questions; scores of batches whose logits are the labels but for one answer of one question."""
+def held_out(
+    tmp_path: pathlib.Path, name: str, record: dict[str, Any], count: int, size: int
+) -> tuple[Any, list[dict[str, Any]]]:
+    """A task on a file with the record twice, `count` records of its own altogether, and its held-out batches of `size`."""
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     file = tmp_path / "val.jsonl"
-    file.write_text((json.dumps({"passage": PASSAGE}) + "\n") * 2)
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:multirc"))
+    file.write_text((json.dumps(record) + "\n") * 2)
+    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:{name}"))
     config = replace(config, task={"train": str(file), "validation": str(file)}, tokenizer={"path": str(tmp_path)})
     corpus = open_labelled(config, tmp_path / "run", TASKS["classification"].reader(config), lambda line: None)
     task = TASKS["classification"](config, corpus)
-    outputs = []
-    for number in range(2):  # six answers in batches of four
-        index = np.where(np.arange(4) + 4 * number < 6, np.arange(4) + 4 * number, -1)
-        batch = task.examples(corpus.validation, "validation").batch(np.zeros(4, np.int64), index, 64)
-        outputs.append({"logits": np.eye(2)[batch["labels_B"]]} | batch)
+    rows = task.examples(corpus.validation, "validation")
+    assert rows.num_examples == count
+    return task, [rows.batch(*eval_examples(number, size, count), 64) for number in range(-(-count // size))]
+
+
+def test_answers_of_a_question_are_scored_together(tmp_path: pathlib.Path) -> None:
+    """Two passages of two questions; scores of batches whose logits are the labels but for one answer of one question."""
+    task, outputs = held_out(tmp_path, "multirc", {"passage": PASSAGE}, count=6, size=4)
+    for output in outputs:
+        output["logits"] = np.eye(2)[output["labels_B"]]
     assert task.scores(outputs)["group_accuracy"] == 1.0
     outputs[0]["logits"][1] = outputs[0]["logits"][1, ::-1]
     found = task.scores(outputs)
@@ -191,21 +199,9 @@ def test_broken_queries_are_named(broken: dict[str, Any], tmp_path: pathlib.Path
 
 def test_record_is_scored_by_the_entity_that_is_chosen(tmp_path: pathlib.Path) -> None:
     """Two passages of two queries of three entities; a query counts by its likeliest entity, whatever that one's probability is."""
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    file = tmp_path / "val.jsonl"
-    file.write_text((json.dumps(RECORD) + "\n") * 2)
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:record"))
-    config = replace(config, task={"train": str(file), "validation": str(file)}, tokenizer={"path": str(tmp_path)})
-    corpus = open_labelled(config, tmp_path / "run", TASKS["classification"].reader(config), lambda line: None)
-    task = TASKS["classification"](config, corpus)
-    outputs = []
-    for number in range(2):  # twelve entities in batches of eight
-        index = np.where(np.arange(8) + 8 * number < 12, np.arange(8) + 8 * number, -1)
-        batch = task.examples(corpus.validation, "validation").batch(np.zeros(8, np.int64), index, 64)
-        outputs.append(
-            {"logits": np.eye(2)[batch["labels_B"]] - [0.0, 5.0]} | batch
-        )  # all are unlikely, right ones less so
+    task, outputs = held_out(tmp_path, "record", RECORD, count=12, size=8)
+    for output in outputs:
+        output["logits"] = np.eye(2)[output["labels_B"]] - [0.0, 5.0]  # all are unlikely, right ones less so
     found = task.scores(outputs)
     assert (found["choice_accuracy"], found["choice_credit"]) == (1.0, 1.0)
     outputs[0]["logits"][0, 1] = 9.0  # "Ann Lee was not hungry": wrong, and no word of the answer
