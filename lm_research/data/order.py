@@ -48,9 +48,8 @@ class Groups:
     def __init__(self, lengths_N: np.ndarray, batch_size: int, seed: int, pool_steps: int = POOL_STEPS) -> None:
         self.lengths_N, self.batch_size, self.seed = lengths_N, batch_size, seed
         self.pools = max(1, round(len(lengths_N) / (batch_size * pool_steps)))  # of an epoch
-        self.latest: tuple[int, int, np.ndarray, np.ndarray] | None = (
-            None  # a pool is shuffled once, not at each of its steps
-        )
+        # The pool that was asked for last: it is shuffled once, not at each of its steps.
+        self.latest: tuple[int, int, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Epoch and example number of each row of the global batch of `step`."""

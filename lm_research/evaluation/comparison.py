@@ -56,6 +56,7 @@ def _task(plans: Sequence[Plan], entries: Sequence[Entry], resamples: int) -> di
         and metric in a[0].means
         and set(np.unique(a[0].means[metric])) <= {0.0, 1.0}
         and len(a) == len(b) == 1
+        and a[0].together_N is None  # its records must be independent
     ):
         p, only_a, only_b = statistics.mcnemar(a[0].means[metric], b[0].means[metric])
         return found | {"test": "McNemar, exact", "p": p, "only_a_right": only_a, "only_b_right": only_b}

@@ -82,8 +82,8 @@ class Rows:
 class SharedRows(Rows):
     """The same records, those of a batch together in as few rows as they fit into, each for itself: nearly nothing is padding.
 
-    A row is as long as the longest record, rounded up, and has K slots for records. A batch holds what it would hold without sharing; the places of its
-    records in the rows change nothing but dropout's draws.
+    A row is as long as the longest record, rounded up, and has K slots for records. A batch holds what it would hold without sharing;
+    where its records stand changes nothing but dropout's draws.
     """
 
     def __init__(
@@ -92,9 +92,8 @@ class SharedRows(Rows):
         super().__init__(store, arrays, pad_id, max_length, by_token)
         self.longest = min(max_length, rounded(int(self.lengths.max(initial=1))))
         self.slots = max(1, self.longest // _LEAST)
-        self.sizes = np.clip(
-            self.lengths, min(_LEAST, self.longest), None
-        )  # so that no row has more records than slots
+        # So that no row has more records than slots:
+        self.sizes = np.maximum(self.lengths, min(_LEAST, self.longest))
         self.notes = f"records share rows of {self.longest} tokens"
 
     def example_lengths(self) -> None:

@@ -115,6 +115,10 @@ def test_echoed_prompts_have_their_log_probabilities(running: Running) -> None:
     ] == 0
     assert silent["choices"][0]["logprobs"] == {name: values[:4] for name, values in found.items()}
     assert silent["choices"][0]["finish_reason"] == "length"
+    bare = running.post("/v1/completions", body | {"logprobs": 0}).json()["choices"][0]["logprobs"]
+    assert (
+        bare["token_logprobs"] == found["token_logprobs"] and [len(top) for top in bare["top_logprobs"][1:]] == [1] * 4
+    )
     refused = running.post("/v1/completions", body | {"stream": True})
     assert refused.status_code == 400 and "echo with logprobs comes in one piece" in refused.text
 
