@@ -9,7 +9,7 @@ from lm_research.sweeping import Sweep
 CONFIG = "configs/quickstart.py:gpt"
 # The middle of the rates that are tried, over the config's rate, which is AdamW's. Updates of Lion and Muon are longer (signs; matrices
 # whose singular values are 1), LAMB's are as long as the parameter, SGD's as the gradient, whose norm is clipped at 1.
-MIDDLES = {"adamw": 1.0, "adafactor": 1.5, "lamb": 10.0, "lion": 0.15, "muon": 10.0, "sgd": 250.0}
+MIDDLES = {"adamw": 1.0, "adafactor": 1.5, "lamb": 10.0, "lion": 0.6, "muon": 10.0, "sgd": 250.0}
 FACTORS = (0.25, 0.5, 1, 2, 4)
 _KEYS = {name: field for name, field, _ in walk()}
 
