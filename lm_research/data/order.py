@@ -26,14 +26,17 @@ class Examples(Protocol):
         ...
 
 
-def train_examples(
-    step: int, batch_size: int, num_examples: int, seed: int, skipped: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Epoch and example number of each row of the global batch of `step`, of those after the first `skipped` rows.
+def train_examples(step: int, batch_size: int, num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Epoch and example number of each row of the global batch of `step`.
 
     The epochs follow one another without a gap: a batch may end one and begin the next, so no example is left out.
     """
-    position_B = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64) + skipped
+    return _between(step * batch_size, (step + 1) * batch_size, num_examples, seed)
+
+
+def _between(start: int, end: int, num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Epoch and example number of the rows from number `start` of a run up to `end`."""
+    position_B = np.arange(start, end, dtype=np.int64)
     epoch_B, place_B = position_B // num_examples, position_B % num_examples
     return epoch_B, permute(place_B, num_examples, seed, "order", epoch_B)
 
@@ -64,7 +67,7 @@ class Groups:
         """A pool's number and first step, and epochs and examples of its batches."""
         size, every = len(self.lengths_N), self.batch_size * self.pools
         first, end = (-(-number * size // every) for number in (pool, pool + 1))
-        epoch_R, index_R = train_examples(0, (end - first) * self.batch_size, size, self.seed, first * self.batch_size)
+        epoch_R, index_R = _between(first * self.batch_size, end * self.batch_size, size, self.seed)
         order_PB = np.argsort(self.lengths_N[index_R], kind="stable").reshape(-1, self.batch_size)
         order_PB = order_PB[permute(np.arange(end - first), end - first, self.seed, "batches", np.array([pool]))]
         return pool, first, epoch_R[order_PB], index_R[order_PB]

@@ -83,7 +83,7 @@ class LabelledJudge:
         for number, (record, prediction) in enumerate(found):
             row = {"record": number, "where": record.where, "text": "\n".join(texts(record)), **prediction}
             if together:
-                kept = self.task.reader(self.task.config).kept(record)
+                kept = dict(self.corpus.kept["validation"][number])
                 row |= {"together": kept.pop("group"), **kept}
             if (logits_C := next(exact, None)) is not None:
                 row["logits"] = [float(f"{x:.9g}") for x in logits_C]  # float32 to the bit

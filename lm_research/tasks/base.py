@@ -148,12 +148,9 @@ def one_by_one(batch: Batch) -> Batch:
     """A batch whose records share rows, with what each record has ([B, K, ...]) as [B x K, ...]; others as they are."""
     if "row_weights_BK" not in batch:
         return batch
-    return {
-        name.removesuffix("K") if name.endswith("_BK") else name: x.reshape(-1, *x.shape[2:])
-        if name.endswith("_BK")
-        else x
-        for name, x in batch.items()
-    }
+    each = {name: x for name, x in batch.items() if name.endswith("_BK")}
+    rest = {name: x for name, x in batch.items() if name not in each}
+    return rest | {name.removesuffix("K"): x.reshape(-1, *x.shape[2:]) for name, x in each.items()}
 
 
 class Task(Objective):

@@ -25,9 +25,8 @@ from lm_research.tasks import squad
 _WIC = {"word", "sentence1", "sentence2", "start1", "end1", "start2", "end2"}
 _WSC = {"span1_text", "span2_text", "span2_index"}
 _BLANK = "@placeholder"  # of ReCoRD's queries
-_HIGHLIGHT = re.compile(
-    r"([.?!\"'”’]?)\s*@highlight\s*"
-)  # begins each sentence of the summary that follows its articles
+# Begins each sentence of the summary that follows ReCoRD's articles.
+_HIGHLIGHT = re.compile(r"([.?!\"'”’]?)\s*@highlight\s*")
 _MARKUP = re.compile(r"\s*<br>\s*|</?b>")  # that some passages of MultiRC have
 
 
@@ -72,9 +71,8 @@ def _entities(
     passage: dict[str, Any], queries: list[dict[str, Any]], where: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     text = passage["text"]
-    mentions = (
-        text[entity["start"] : entity["end"] + 1] for entity in passage["entities"]
-    )  # `end` is the last character
+    # `end` is the last character.
+    mentions = (text[entity["start"] : entity["end"] + 1] for entity in passage["entities"])
     entities = list(dict.fromkeys(mentions))
     passage_text = _HIGHLIGHT.sub(lambda found: f"{found[1] or '.'} ", text).strip()
     for number, query in enumerate(queries, 1):
