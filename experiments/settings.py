@@ -60,7 +60,7 @@ def study(
 
     Args:
       config: of the small runs.
-      points: the trials.
+      points: the trials. Those of one seed come before those of the next, so that a study which is stopped has whole tables.
       small: what only the small runs need: their model, rate and number of steps.
       fixed: what the question asks for in runs of any size.
       metric: what a trial is judged by.
@@ -70,6 +70,7 @@ def study(
         values |= {"train.num_steps": int(os.environ["STUDY_STEPS"]), "train.num_epochs": 0.0, "train.budget": ""}
     varied = points[0].keys()
     values = {key: value for key, value in values.items() if key not in varied}
+    points = sorted(points, key=lambda point: point.get("seed", 0))
     kept = points[: int(os.environ.get("STUDY_TRIALS", len(points)))]
     return Sweep(
         os.environ.get("STUDY_CONFIG") or config, method="list", points=tuple(kept), fixed=values, metric=metric

@@ -8,7 +8,7 @@ from experiments import settings
 from lm_research.sweeping import Sweep
 
 CONFIG = "configs/quickstart.py:gpt"
-TOKENS = "1.2e6tokens"
+TOKENS = "3e5tokens"
 
 
 def get_sweep() -> Sweep:
@@ -20,7 +20,7 @@ def get_sweep() -> Sweep:
     points = settings.grid(
         train__batch_size=[batch // 2, batch, 2 * batch, 4 * batch],
         optimizer__learning_rate=[float(f"{rate * factor:.3g}") for factor in (0.25, 0.5, 1, 2, 4)],
-        seed=settings.seeds(1),
+        seed=settings.seeds(3),
     )
     return settings.study(
         CONFIG, points, {}, {"train.budget": tokens, "schedule.warmup_steps": 0, "schedule.warmup_ratio": 0.1}

@@ -8,7 +8,7 @@ from experiments import settings
 from lm_research.sweeping import Sweep
 
 CONFIG = "configs/quickstart.py:gpt"
-WIDTHS = (64, 128, 256, 512)  # the first is the base
+WIDTHS = (64, 128, 256)  # the first is the base
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 
 
@@ -24,8 +24,8 @@ def get_sweep() -> Sweep:
         for mup in (base, 0)
         for width in widths
         for rate in RATES
-        for seed in settings.seeds(1)
+        for seed in settings.seeds(3)
         if mup or width != base
     ]  # fmt: skip
     fixed = {"optimizer.weight_decay": 0.0}
-    return settings.study(CONFIG, points, {"train.num_steps": 400, "model.scan_layers": True}, fixed)
+    return settings.study(CONFIG, points, {"train.num_steps": 120, "model.scan_layers": True}, fixed)

@@ -10,7 +10,7 @@ from lm_research.sweeping import Sweep
 CONFIG = "configs/quickstart.py:gpt"
 # (width, layers); heads are 32 wide and the feed-forward 4 times the width.
 SIZES = ((32, 2), (64, 2), (96, 3), (128, 4), (192, 5), (256, 6))
-TOKENS = (4e5, 8e5, 1.6e6, 3.2e6)
+TOKENS = (1e5, 2e5, 4e5, 8e5)
 
 
 def get_sweep() -> Sweep:
@@ -27,7 +27,7 @@ def get_sweep() -> Sweep:
         }
         for width, layers in sizes
         for amount in amounts
-        for seed in settings.seeds(1)
+        for seed in settings.seeds(2)
     ]  # fmt: skip
     # The width that the rate belongs to: of the small runs 64, of a large config its own.
     base = settings.base(CONFIG).model.hidden_size if settings.is_large() else 64

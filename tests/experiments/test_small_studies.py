@@ -39,7 +39,7 @@ def load(name: str, file: str = "sweep.py") -> sweeps.Sweep:
 def test_every_trial_of_a_study_is_a_config_of_its_own(name: str) -> None:
     sweep = load(name)
     digests = {sweeps.config_digest(sweep, sweep.planned(number)) for number in range(sweep.num_trials)}
-    assert len(digests) == sweep.num_trials <= 35
+    assert len(digests) == sweep.num_trials <= 75
     assert sweep.fixed["logging.trackers"] == "none"
     assert (ROOT / "experiments" / name / "README.md").is_file()
 
@@ -58,8 +58,15 @@ def test_a_large_config_keeps_its_own_model_and_checkpoints(name: str, monkeypat
 
 def test_batches_of_any_size_read_as_many_tokens() -> None:
     sweep = load("lr_batch")
-    assert sweep.fixed["train.budget"] == "1.2e6tokens"
+    assert sweep.fixed["train.budget"] == "3e5tokens"
     assert {point["train.batch_size"] for point in sweep.points} == {16, 32, 64, 128}
+
+
+def test_a_stopped_study_has_the_whole_table_of_its_first_seeds() -> None:
+    for name in ("lr_batch", "norm_placement", "mup", "scaling_law"):
+        seeds = [point["seed"] for point in load(name).points]
+        assert seeds == sorted(seeds) and len(set(seeds)) > 1
+        assert {seeds.count(seed) for seed in seeds} == {len(seeds) // len(set(seeds))}
 
 
 def test_masking_rates_are_judged_at_one_rate() -> None:
@@ -81,7 +88,7 @@ def test_seeds_go_on_with_the_best_rate_of_each(tmp_path: pathlib.Path, monkeypa
     monkeypatch.setenv("STUDY_FROM", str(tmp_path))
     sweep = load("optimizers", "seeds.py")
     assert [tuple(point.values()) for point in sweep.points] == [
-        (name, rate, seed) for name, rate in (("adamw", 0.2), ("lion", 0.3)) for seed in (1, 2, 3)
+        (name, rate, seed) for seed in (1, 2, 3) for name, rate in (("adamw", 0.2), ("lion", 0.3))
     ]
 
 
