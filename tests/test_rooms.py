@@ -16,6 +16,7 @@ PACKAGE = ROOT / "lm_research"
 # Ground floor first. A file imports from its own room and from floors below; rooms of one floor do not know each other.
 FLOORS = (
     {"errors"},
+    {"config_keys"},
     {"config"},
     {"config_files"},
     {"parallel"},
@@ -211,6 +212,6 @@ import importlib, sys
 for name in {modules}:
     importlib.import_module(name)
 ours = {{m.split('.')[1] for m in sys.modules if m.startswith('lm_research.')}}
-print(sorted(ours - {{'data', 'errors', 'config'}}))
+print(sorted(ours - {{'data', 'errors', 'config', 'config_keys'}}))
 """
     assert run_python(code) == "[]"
