@@ -60,7 +60,7 @@ def launcher(kind: str, flags: Sequence[str], module: str) -> Callable[[list[str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0 all trials are done, 75 it was stopped and goes on, 2 a mistake."""
+    """The command; returns the exit code: 0 all trials are done, 75 it was stopped and goes on, 2 a mistake, or all trials failed."""
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--storage", default="", help="Optuna storage, as a URL (the file WORKDIR/study.db)")
     parser.add_argument(
-        "--cache_dir", type=pathlib.Path, help="corpora and tokenizers, which studies may share (WORKDIR/cache)"
+        "--cache_dir", default="", help="corpora and tokenizers, which studies may share (WORKDIR/cache)"
     )
     parser.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE",
@@ -104,18 +104,22 @@ def run(args: argparse.Namespace, flags: Sequence[str]) -> int:
 
     if args.workers < 1:
         raise ConfigError(f"--workers={args.workers} must be 1 or more.")
-    sweep, workdir = sweeps.load(args.sweep), pathlib.Path(args.workdir)
-    variables = environment(args)
+    workdir = cli.directory(args.workdir)
+    cache = cli.directory(args.cache_dir, "--cache_dir") if args.cache_dir else None
+    sweep, variables = sweeps.load(args.sweep), environment(args)
     study = Study(sweep, workdir, args.storage)
     log = lambda line: print(f"{datetime.now():%H:%M:%S} {line}", flush=True)  # noqa: E731
     log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} begun before")
     launch = launcher(args.launcher, flags, sweep.module)
-    workers = Workers(sweep, workdir, args.storage, log, variables, launch, args.cache_dir)
+    workers = Workers(sweep, workdir, args.storage, log, variables, launch, cache)
+    write_table(study)  # so that a report can be made from the start
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: workers.stop.set())
     done = workers.run(args.workers)
     print(write_table(study), end="")
+    if done and (reason := study.all_failed()):
+        raise ConfigError(f"All trials of {workdir} failed, the first because: {reason}")
     log(f"finished: {workdir / 'table.md'}" if done else "stopped; the same command goes on")
     return DONE if done else STOPPED_BY_SIGNAL
 

@@ -115,7 +115,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
         if len(given) > 1:
             raise ConfigError(f"--{name} is given {len(given)} times ({', '.join(given)}). Keep one of them.")
     os.environ.update({variable: dict(pairs)[flag] for flag, variable in _PLACE.items() if flag in dict(pairs)})
-    workdir = _workdir(dict(pairs)["workdir"])
+    workdir = directory(dict(pairs)["workdir"])
     loaded = config_files.load(dict(pairs)["config"])
     overrides = [(flag, value) for flag, value in pairs if flag.startswith("config.")]
     config = resolve(_apply(loaded, overrides))
@@ -185,20 +185,25 @@ def _check_flag(name: str) -> None:
     raise ConfigError(f"--{name} is not a flag. {suggest(f'--{name}', _FLAGS)}")
 
 
-def _workdir(text: str) -> Path:
+def directory(text: str, flag: str = "--workdir") -> Path:
+    """The directory that a flag names, `~` expanded; it need not exist yet.
+
+    Raises:
+      ConfigError: it is empty, a remote address, a file, or not to be written.
+    """
     if not text.strip():
-        raise ConfigError("--workdir is empty. Give the directory that the run writes to, for example runs/quickstart.")
+        raise ConfigError(f"{flag} is empty. Give the directory that is written to, for example runs/quickstart.")
     if "://" in text:
         raise ConfigError(
-            f"--workdir={text} is a remote address, and runs write to a file system. Mount it (gcsfuse, s3fs, NFS) and "
+            f"{flag}={text} is a remote address, and runs write to a file system. Mount it (gcsfuse, s3fs, NFS) and "
             "give the mounted directory."
         )
     path = Path(text).expanduser()
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not existing.is_dir():
-        raise ConfigError(f"--workdir={text}: {existing} is a file, not a directory. Choose another place.")
+        raise ConfigError(f"{flag}={text}: {existing} is a file, not a directory. Choose another place.")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"--workdir={text}: no permission to write in {existing}. Choose another place.")
+        raise ConfigError(f"{flag}={text}: no permission to write in {existing}. Choose another place.")
     return path
 
 

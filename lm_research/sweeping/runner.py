@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import pathlib
 import signal
@@ -15,9 +16,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lm_research import config_files
-from lm_research.errors import DONE, STOPPED_BY_SIGNAL
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
 from lm_research.sweeping.sweep import Sweep
+from lm_research.training import run_directory
 from lm_research.training.metrics import read_metrics
 
 # A process that dies without a word of its own (out of memory, pre-empted) is started again, but not after so many deaths at one step.
@@ -100,6 +102,7 @@ class Workers:
         where = self.workdir / "trials" / f"{number:04d}"
         where.parent.mkdir(parents=True, exist_ok=True)
         output = where.with_suffix(".txt")
+        self._until_free(study, trial, where)
         told = ", ".join(f"{key}={value}" for key, value in trial.params.items())
         self.log(f"trial {number}: {told}" + (f", to step {goal}" if goal else ""))
         arguments = [*self.sweep.flags(trial.params), *self.shared, f"--workdir={where}"]
@@ -113,6 +116,7 @@ class Workers:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **extra},
                 preexec_fn=_die_with_parent,
+                start_new_session=True,  # a terminal's Ctrl-C is for the driver, which tells each trial once: twice would end it at once
             )
             try:
                 code = self._watch(study, trial, process, where)
@@ -133,10 +137,24 @@ class Workers:
                 self.log(f"trial {number}: {self.sweep.metric} {value:.6g}" + (f" at step {goal}" if goal else ""))
         elif code == STOPPED_BY_SIGNAL or code < 0:
             self._again(study, trial, code, where)
+        elif _in_use(where):  # by a job that waited in a queue
+            study.release(trial)
         else:
             reason = _last_words(output) or f"exit code {code}"
             study.fail(number, reason)
             self.log(f"trial {number}: failed: {reason}")
+
+    def _until_free(self, study: Study, trial: Any, where: pathlib.Path) -> None:
+        """Waits while a process that outlived its driver, such as a job of Slurm, still runs the trial."""
+        said = False
+        while _in_use(where):
+            if not said:
+                self.log(f"trial {trial.number}: {where} is in use by another process; waits for it")
+                said = True
+            study.renew(trial, this_worker())
+            if self.stop.wait(5.0):
+                study.release(trial)
+                raise Stopped
 
     def _watch(self, study: Study, trial: Any, process: subprocess.Popen, where: pathlib.Path) -> int | None:
         """The exit code, or None of a trial that was stopped because others are better."""
@@ -182,6 +200,17 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
 
+def _in_use(where: pathlib.Path) -> bool:
+    """Whether a process holds the run's directory."""
+    if not (where / ".lock").exists():
+        return False
+    try:
+        run_directory.lock(where).close()
+    except CheckpointError:
+        return True
+    return False
+
+
 def _steps(where: pathlib.Path) -> list[int]:
     return [line["step"] for line in read_metrics(where / "metrics.jsonl")] or [0]
 
@@ -211,8 +240,10 @@ def _value(where: pathlib.Path, metric: str) -> tuple[float | None, str]:
         return None, f"{where / 'summary.json'} cannot be read: {error}"
     values = {**summary["train"], **summary["eval"]}
     value = values.get(metric)
-    if isinstance(value, (int, float)) and value == value:
+    if isinstance(value, (int, float)) and math.isfinite(value):
         return float(value), ""
+    if metric in values:
+        return None, f"its {metric} is {value}"
     return None, f"the run has no metric {metric!r}; it has {', '.join(sorted(values))}"
 
 

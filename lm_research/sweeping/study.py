@@ -17,11 +17,13 @@ import random
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 from lm_research.errors import ConfigError, UserError
 from lm_research.sweeping.sweep import Choice, Sweep, config_digest
+from lm_research.training.trackers import redacted
 
 try:
     import optuna
@@ -45,9 +47,10 @@ class Study:
         """
         self.sweep, self.workdir = sweep, workdir
         workdir.mkdir(parents=True, exist_ok=True)
-        self.url = storage or f"sqlite:///{(workdir / 'study.db').absolute()}"
+        # The name of a directory may have signs that mean something in an address.
+        self.url = storage or f"sqlite:///{urllib.parse.quote(str((workdir / 'study.db').absolute()))}"
         local = self.url.startswith("sqlite")
-        self._lock = pathlib.Path(self.url.partition(":///")[2] + ".lock") if local else None
+        self._lock = pathlib.Path(urllib.parse.unquote(self.url.partition(":///")[2]) + ".lock") if local else None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             with self._alone():
@@ -61,10 +64,12 @@ class Study:
                 if known is None:
                     self.study.set_user_attr("digest", sweep.digest())
         except Exception as error:  # of many kinds, by database
-            raise ConfigError(f"The study's storage {self.url} cannot be used: {error}.") from error
+            raise ConfigError(
+                f"The study's storage {redacted(self.url)} cannot be used: {redacted(str(error))}."
+            ) from error
         if known not in (None, sweep.digest()):
             raise ConfigError(
-                f"{self.url} holds the study of another sweep (digest {known}, this one has {sweep.digest()}): the sweep's file "
+                f"{redacted(self.url)} holds the study of another sweep (digest {known}, this one has {sweep.digest()}): the sweep's file "
                 "has changed since. Restore it, or choose a new --workdir."
             )
 
@@ -126,13 +131,13 @@ class Study:
         except UserError as error:
             self.fail(trial.number, str(error))
             return False
-        trial.set_user_attr("digest", digest)
         twin = next(
             (t for t in self.trials() if t.number < trial.number and t.user_attrs.get("digest") == digest), None
         )
         if twin is not None:
             trial.set_user_attr("same_as", twin.user_attrs.get("same_as", twin.number))
-            self._settle()
+        trial.set_user_attr("digest", digest)  # after it: whoever dies in between asks for a twin again
+        self._settle()
         return twin is None
 
     def renew(self, trial: optuna.Trial, worker: dict[str, Any]) -> None:
@@ -157,7 +162,11 @@ class Study:
         """What follows from what is known: results of equal trials, and who is promoted."""
         trials = self.trials()
         for trial in trials:
-            if trial.state.is_finished() or "same_as" not in trial.user_attrs:
+            if trial.state.is_finished():
+                continue
+            if len(values := trial.user_attrs.get("rungs", ())) >= len(self.sweep.rungs) > 0:
+                self.study.tell(trial.number, values[-1])  # its worker died before it could
+            if "same_as" not in trial.user_attrs:
                 continue
             twin = trials[trial.user_attrs["same_as"]]
             if twin.state == TrialState.COMPLETE:
@@ -222,6 +231,13 @@ class Study:
         """Whether nothing is left, nor being done."""
         trials = self.trials()
         return len(trials) == self.sweep.num_trials and all(trial.state.is_finished() for trial in trials)
+
+    def all_failed(self) -> str:
+        """Why the first trial failed, if all did; "" otherwise."""
+        trials = self.trials()
+        if not trials or any(trial.state != TrialState.FAIL for trial in trials):
+            return ""
+        return trials[0].user_attrs.get("reason", "no reason is known")
 
     def table(self) -> dict[str, Any]:
         """The study as data: what each trial was and what came out."""

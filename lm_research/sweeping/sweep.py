@@ -22,6 +22,8 @@ from lm_research import config_files
 from lm_research.errors import ConfigError, UserError, suggest
 
 METHODS = ("grid", "random", "tpe", "list")
+_LENGTHS = {"train.num_steps", "train.stop_after", "train.num_epochs", "train.budget"}  # what rungs are instead of
+_KINDS = {name: kind for name, _, kind in config_lib.walk()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,15 @@ class Sweep:
             )
         if self.rungs and self.prune:
             raise ConfigError("The sweep asks for rungs and for prune: both stop weak trials. Keep one of them.")
+        if self.rungs and self.method == "tpe":
+            raise ConfigError(
+                "The sweep asks for rungs and for method='tpe', which learns from trials that have ended: with rungs all begin before any "
+                "ends. Write method='random', or prune=True in place of the rungs."
+            )
+        if self.rungs and (lengths := _LENGTHS & {*self.space, *self.fixed}):
+            raise ConfigError(
+                f"The sweep's rungs are the steps that its trials run to, and it sets {', '.join(sorted(lengths))} too. Leave one out."
+            )
 
     def _read_points(self) -> None:
         """Makes the space of the points, in which each key has the values that occur."""
@@ -132,6 +143,11 @@ class Sweep:
             raise ConfigError(f"The sweep's values for {key} are {values!r}. Write Choice(...) or Uniform(low, high).")
         elif self.method == "grid":
             raise ConfigError(f"A grid needs choices, and {key} has {values}. Write Choice(...), or method='random'.")
+        elif (kind := _KINDS[key]) not in (int, float) or (kind is int) != values.integer:
+            wanted = {int: "whole numbers: add integer=True", float: "no whole numbers: leave integer out"}
+            raise ConfigError(f"The sweep's {key} has {values}, and the key takes {wanted.get(kind, 'Choice(...)')}.")
+        elif values.log and values.integer and values.low < 1:
+            raise ConfigError(f"The sweep's {key} has {values}: of whole numbers with log=True low is 1 or more.")
         elif not values.low < values.high or (values.log and values.low <= 0):
             raise ConfigError(f"The sweep's {key} has {values}: low must be below high, and above 0 with log=True.")
 
@@ -217,5 +233,10 @@ def load(path: str) -> Sweep:
         raise ConfigError(f"--sweep={path} failed with {type(error).__name__}: {error}.") from error
     if not isinstance(sweep, Sweep):
         raise ConfigError(f"--sweep={path}: get_sweep() returned a {type(sweep).__name__}, not a Sweep.")
-    config_files.load(sweep.config)
+    train = config_files.load(sweep.config).train
+    if sweep.rungs and (train.budget or train.num_epochs):
+        raise ConfigError(
+            f"--sweep={path} has rungs, which are steps, and {sweep.config} sets train.budget={train.budget!r} and train.num_epochs="
+            f"{train.num_epochs:g}. Name a config that sets train.num_steps."
+        )
     return sweep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -42,7 +43,8 @@ def write_sweep(folder: pathlib.Path, space: str = GRID, steps: int = 30, more: 
     return path
 
 
-def start(sweep: pathlib.Path, workdir: pathlib.Path, *flags: str) -> subprocess.Popen[str]:
+def start(sweep: pathlib.Path, workdir: pathlib.Path | str, *flags: str, alone: bool = False) -> subprocess.Popen[str]:
+    """The command; `alone` in a process group of its own."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "sweeping"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "experiments.run", f"--sweep={sweep}", f"--workdir={workdir}", *flags]
     return subprocess.Popen(
@@ -52,6 +54,7 @@ def start(sweep: pathlib.Path, workdir: pathlib.Path, *flags: str) -> subprocess
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=alone,
     )
 
 
@@ -144,6 +147,77 @@ def test_failures_are_told_and_stop_nothing(tmp_path: pathlib.Path) -> None:
     )
     assert "trial 0: failed: thirteen layers" in output and "Traceback" not in output
     assert output.rstrip().endswith("table.md")
+
+
+def test_ctrl_c_on_a_terminal_saves_what_runs(tmp_path: pathlib.Path) -> None:
+    """A terminal's Ctrl-C goes to all processes of the command."""
+    space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(1)}"
+    sweep, workdir = write_sweep(tmp_path, space, steps=60), tmp_path / "study"
+    process = start(sweep, workdir, alone=True)
+    while not (workdir / "trials" / "0000" / "metrics.jsonl").is_file():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "goes on" in finish(process, code=75)
+    finish(start(sweep, workdir))
+    ((first, second),) = starts(workdir)
+    assert first == 0 and 0 < second < 60
+
+
+def test_a_study_of_failures_alone_ends_as_a_mistake(tmp_path: pathlib.Path) -> None:
+    space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(13)}"
+    output = finish(start(write_sweep(tmp_path, space, steps=5), tmp_path / "study"), code=2)
+    assert "All trials" in output and "thirteen layers" in output.splitlines()[-1] and "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("workdir", "words"),
+    [("", "is empty"), ("gs://bucket/study", "remote address"), ("FILE", "is a file"), ("~/study", "")],
+)
+def test_a_study_lies_where_its_runs_do(
+    workdir: str, words: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(1)}"
+    sweep = write_sweep(tmp_path, space, steps=2)
+    output = finish(start(sweep, workdir.replace("FILE", str(sweep))), code=2 if words else 0)
+    assert words in output and "Traceback" not in output
+    assert (tmp_path / "study" / "study.json").is_file() == (not words)
+
+
+def test_a_workdir_may_have_any_name(tmp_path: pathlib.Path) -> None:
+    space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(1)}"
+    workdir = tmp_path / "a b?c#d%20{e}"
+    finish(start(write_sweep(tmp_path, space, steps=2), workdir))
+    assert {"study.db", "study.json", "trials"} <= {path.name for path in workdir.iterdir()}
+
+
+def test_a_worker_that_dies_at_the_last_rung_leaves_no_trial_behind(tmp_path: pathlib.Path) -> None:
+    """Between writing a trial's value down and telling that it has ended."""
+    sweep = Sweep(str(ROOT / "configs" / "quickstart.py"), {RATE: Choice(1e-3)}, rungs=(4, 8))
+    study = Study(sweep, tmp_path)
+    trial = study.claim(this_worker())
+    study.reached(trial, 2.0)
+    trial = study.claim(this_worker())
+    trial.set_user_attr("rungs", [2.0, 1.5])
+    study.release(trial)
+    again = Study(sweep, tmp_path)
+    assert again.claim(this_worker()) is None and again.finished()
+    assert again.table()["trials"][0]["value"] == 1.5
+
+
+def test_a_trial_that_somebody_still_runs_is_waited_for(tmp_path: pathlib.Path) -> None:
+    """As a job of Slurm that outlived its driver does."""
+    space = "{'optimizer.learning_rate': Choice(1e-3), 'model.num_layers': Choice(1)}"
+    where = tmp_path / "study" / "trials" / "0000"
+    where.mkdir(parents=True)
+    with (where / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = start(write_sweep(tmp_path, space, steps=2), tmp_path / "study")
+        assert "study" in process.stdout.readline()
+        assert "in use by another process" in process.stdout.readline()
+    finish(process)
+    assert table(tmp_path / "study")["trials"][0]["state"] == "complete"
 
 
 def test_a_sweep_that_changed_is_refused(tmp_path: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from lm_research.errors import ConfigError
 from lm_research.sweeping import Choice, Sweep, Uniform
 from lm_research.sweeping.sweep import config_digest, load
 
-RATE = "optimizer.learning_rate"
+RATE, LAYERS = "optimizer.learning_rate", "model.num_layers"
 
 
 def test_a_grid_is_every_combination_the_last_key_fastest() -> None:
@@ -79,6 +79,13 @@ def test_equal_configs_have_equal_digests() -> None:
         ({"method": "random"}, "num_trials is 0"),
         ({"rungs": (5, 5)}, "growing step numbers"),
         ({"rungs": (5, 6), "prune": True}, "Keep one of them"),
+        ({"rungs": (5, 6), "method": "tpe", "num_trials": 3}, "learns from trials that have ended"),
+        ({"rungs": (5, 6), "fixed": {"train.num_steps": 6}}, "sets train.num_steps too"),
+        ({"rungs": (5, 6), "space": {"train.budget": Choice("9s", "8s")}}, "sets train.budget too"),
+        ({"space": {LAYERS: Uniform(1, 4)}, "method": "random", "num_trials": 3}, "whole numbers: add integer=True"),
+        ({"space": {RATE: Uniform(1, 4, integer=True)}, "method": "random", "num_trials": 3}, "leave integer out"),
+        ({"space": {"model.family": Uniform(1, 4)}, "method": "random", "num_trials": 3}, r"takes Choice\(...\)"),
+        ({"space": {LAYERS: Uniform(0.5, 4, log=True, integer=True)}, "method": "tpe", "num_trials": 3}, "1 or more"),
         ({"points": ({RATE: 1},)}, "no points"),
         ({"method": "list"}, "needs points"),
         ({"method": "list", "space": {}, "points": ({RATE: 1}, {"seed": 1})}, "point 1 has the keys seed"),
