@@ -5,7 +5,8 @@ it), and the next one begins. A study that fails is named at the end, and the ot
 once. After each, its tables are written to OUTPUT/STUDY.md and its study.json to OUTPUT/STUDY.json: small files, to be kept.
 
 --only=masking_rate,packing picks some, and several commands that pick others may run at once. experiments/settings.py has the variables
-that make the studies larger or smaller: STUDY_STEPS=3 STUDY_TRIALS=2 before the command sees whether all of them work.
+that make the studies larger or smaller: STUDY_STEPS=3 STUDY_TRIALS=2 before the command, with a --workdir of its own, sees
+whether all of them work.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ GRACE = 60.0  # seconds for a study that was told to stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0 all studies are done, 1 one failed or ran out of time, 2 a mistake."""
+    """The command; returns the exit code: 0 all studies are done, 1 one failed or ran out of time, 2 a mistake, 75 it was stopped."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.run_studies",
         description=__doc__,
@@ -60,7 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names, with commas between (all)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     options = parser.parse_args(argv)
-    return cli.guarded(lambda: run(options), debug=options.debug)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the study that runs is told
+    try:
+        return cli.guarded(lambda: run(options), debug=options.debug)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
+        return STOPPED_BY_SIGNAL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -69,13 +77,16 @@ def run(options: argparse.Namespace) -> int:
     for name in names:
         if name not in STUDIES:
             raise ConfigError(f"--only has {name!r}. {suggest(name, STUDIES)}")
+    options.workdir = cli.directory(str(options.workdir))
+    options.output = cli.directory(str(options.output), "--output")
     options.output.mkdir(parents=True, exist_ok=True)
     ends = {}
     for name in names:
         begin = time.monotonic()
         code = run_study(name, options)
         ends[name] = {DONE: "done", STOPPED_BY_SIGNAL: "out of time"}.get(code, f"failed with exit code {code}")
-        collect(name, options)
+        if code in (DONE, STOPPED_BY_SIGNAL):  # of another, the folder may hold what an earlier sweep left
+            collect(name, options)
         print(f"{datetime.now():%H:%M:%S} {name}: {ends[name]} after {time.monotonic() - begin:.0f} s", flush=True)
     print("\n".join(f"{name}: {end}" for name, end in ends.items()))
     return DONE if set(ends.values()) == {"done"} else 1
@@ -86,13 +97,17 @@ def run_study(name: str, options: argparse.Namespace) -> int:
     shared = environment(options.workdir)
     if name in TEXTS:
         module, file = TEXTS[name]
-        subprocess.run([sys.executable, "-m", module, str(options.workdir / file)], cwd=ROOT, env=shared, check=True)
+        made = subprocess.run([sys.executable, "-m", module, str(options.workdir / file)], cwd=ROOT, env=shared)
+        if made.returncode:
+            return made.returncode
     command = [
         sys.executable, "-m", "experiments.run", f"--sweep={ROOT / 'experiments' / STUDIES[name][0]}",
         f"--workdir={options.workdir / name}", f"--workers={options.workers}", f"--cache_dir={options.workdir / 'cache'}",
     ]  # fmt: skip
     with (options.output / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=shared)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=shared, start_new_session=True
+        )  # a terminal's Ctrl-C comes by this process, once
         for told, patience in ((signal.SIGTERM, 60 * options.minutes), (signal.SIGKILL, GRACE)):
             try:
                 return process.wait(patience)
@@ -100,6 +115,7 @@ def run_study(name: str, options: argparse.Namespace) -> int:
                 process.send_signal(told)
             except BaseException:
                 process.send_signal(signal.SIGTERM)
+                process.wait()
                 raise
         return process.wait()
 

@@ -18,6 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lm_research import config_files
+from lm_research.errors import ConfigError
 from lm_research.sweeping import Sweep
 
 # A trial of a few seconds needs neither samples nor checkpoints nor curves in TensorBoard.
@@ -38,9 +39,17 @@ def base(config: str) -> ConfigDict:
     return config_files.load(os.environ.get("STUDY_CONFIG") or config)
 
 
+def whole(name: str, default: int) -> int:
+    """A variable of the environment, or `default` without it; raises a ConfigError if it is no whole number above 0."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name}={text!r} is no whole number above 0. Set one, or unset the variable.")
+    return int(text)
+
+
 def seeds(count: int) -> range:
     """Seeds of each point: STUDY_SEEDS, or so many."""
-    return range(int(os.environ.get("STUDY_SEEDS", count)))
+    return range(whole("STUDY_SEEDS", count))
 
 
 def grid(**values: Iterable[Any]) -> Points:
@@ -67,11 +76,11 @@ def study(
     """
     values = {**({} if is_large() else SMALL | dict(small)), **(fixed or {})}
     if "STUDY_STEPS" in os.environ:
-        values |= {"train.num_steps": int(os.environ["STUDY_STEPS"]), "train.num_epochs": 0.0, "train.budget": ""}
+        values |= {"train.num_steps": whole("STUDY_STEPS", 1), "train.num_epochs": 0.0, "train.budget": ""}
     varied = points[0].keys()
     values = {key: value for key, value in values.items() if key not in varied}
     points = sorted(points, key=lambda point: point.get("seed", 0))
-    kept = points[: int(os.environ.get("STUDY_TRIALS", len(points)))]
+    kept = points[: whole("STUDY_TRIALS", len(points))]
     return Sweep(
         os.environ.get("STUDY_CONFIG") or config, method="list", points=tuple(kept), fixed=values, metric=metric
     )

@@ -49,15 +49,19 @@ def table(study: Study, metrics: Sequence[str] = (), across: str = "") -> str:
       ConfigError: there are no trials, no such key or metric, or several metrics with `across`.
     """
     metrics = list(metrics) or [study.metric]
-    if not study.trials:
+    if not any(trial["params"] for trial in study.trials):
         raise ConfigError(f"{study.directory} has no trials yet. Let the study run first.")
     if across and (across not in study.parameters or len(metrics) > 1):
         raise ConfigError(
             f"--across={across} must be one of {', '.join(study.parameters)}, and there must be one metric (there are {len(metrics)})."
         )
     groups: dict[Point, list[dict[str, Any]]] = {}
+    seen: set[str] = set()
     for trial in study.trials:
-        point = tuple((key, value) for key, value in trial["params"].items() if key != "seed")
+        if trial.get("run") in seen or not trial["params"]:  # the same run as another trial's; or asked for just now
+            continue
+        seen.add(trial.get("run"))
+        point = tuple((key, value) for key, value in trial["params"].items() if key != "seed" or across == "seed")
         groups.setdefault(point, []).append(values_of(study, trial))
     known = {name for values in groups.values() for one in values for name in one}
     for name in metrics:
@@ -106,12 +110,13 @@ def cell(numbers: list[float], runs: list[dict[str, float]], bold: bool) -> str:
     asked = len(runs)
     if not numbers:
         return "-" if any(runs) else f"none of {asked} finished"
-    mean = statistics.fmean(numbers)
+    mean, spread = statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else 0.0
     whole = all(number.is_integer() for number in numbers)
-    digits = 0 if whole or abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 4
+    plain = whole and mean.is_integer() and spread.is_integer()
+    digits = 0 if plain or abs(mean) >= 1000 else 1 if whole or abs(mean) >= 100 else 4
     text = f"{mean:,.{digits}f}"
     if len(numbers) > 1:
-        text += f" ± {statistics.stdev(numbers):,.{digits}f}"
+        text += f" ± {spread:,.{digits}f}"
     text = f"**{text}**" if bold else text
     return f"{text} ({len(numbers)}{'' if len(numbers) == asked else f' of {asked}'})" if asked > 1 else text
 
