@@ -3,7 +3,7 @@
 Lays two run directories side by side: their configs, the first step at which their metrics part, and the digests of
 their final parameters and optimizer. Equal means equal to the last bit: metrics.jsonl holds every number in full.
 Exit code 0; with --assert-equal 1 where metrics, status, steps or digests differ; 2 for a directory without a
-finished run.
+run that has ended. One that was paused or stopped is compared as far as it came.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Run:
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m lm_research.compare", description="Lays two finished runs side by side."
+        prog="python -m lm_research.compare", description="Lays two runs that have ended side by side."
     )
-    parser.add_argument("a", type=Path, metavar="A", help="directory of a finished run")
+    parser.add_argument("a", type=Path, metavar="A", help="directory of a run")
     parser.add_argument("b", type=Path, metavar="B", help="directory of another")
     parser.add_argument(
         "--assert-equal",
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def compare() -> int:
         a, b = load(arguments.a), load(arguments.b)
-        print(f"A  {arguments.a}\nB  {arguments.b}")
+        print(f"A  {arguments.a}{ended(a)}\nB  {arguments.b}{ended(b)}")
         equal = report(a, b)
         print("\nThe runs are equal." if equal else "\nThe runs differ.")
         return DONE if equal or not arguments.assert_equal else _DIFFERENT
@@ -123,6 +123,12 @@ def is_timing(key: str) -> bool:
     )
 
 
+def ended(run: Run) -> str:
+    """How a run ended, if it was before its end."""
+    status = run.summary["status"]
+    return "" if status == "finished" else f"  ({status} after step {run.summary['step']})"
+
+
 def load(directory: Path) -> Run:
     """Reads a run directory.
 
@@ -145,7 +151,13 @@ def load(directory: Path) -> Run:
             f"{directory / 'summary.json'} lacks {', '.join(lacking) or 'readable digests'}, the mark of a run's end. "
             "Run it again to its end."
         )
-    return Run(by_key(_read_object(directory / "config.json")), _read_metrics(directory / "metrics.jsonl"), summary)
+    metrics = _read_metrics(directory / "metrics.jsonl")
+    if metrics and summary["step"] < (last := max(metrics)):
+        raise CheckpointError(
+            f"{directory / 'summary.json'} is of step {summary['step']}, and metrics.jsonl goes on to step {last}: the run went on after it "
+            "and has not ended since. Start it again with the same command, which resumes it."
+        )
+    return Run(by_key(_read_object(directory / "config.json")), metrics, summary)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

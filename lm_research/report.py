@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def report() -> int:
         paths = arguments.paths
-        runs, studies, notes = contents.gather(paths)
+        material = contents.gather(paths)
         output = arguments.output or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
         try:
-            output.write_text(page.render(runs, studies, notes), encoding="utf-8")
+            output.write_text(page.render(material), encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--output={output} cannot be written: {error.strerror}. Choose another file.") from error
-        print(f"{output}: {len(runs)} runs, {len(studies)} studies. Open it in a browser.")
+        print(f"{output}: {len(material.runs)} runs, {len(material.studies)} studies. Open it in a browser.")
         return DONE
 
     return cli.guarded(report, debug=arguments.debug)

@@ -16,7 +16,7 @@ LINES = [
     {"step": 20, "loss_nats": 4.5, "learning_rate": 0.002, "tokens_per_second": 8100.0, "mfu": 0.2},
     {"step": 20, "eval_loss_nats": 4.75, "eval_seconds": 1.5},
 ]
-SUMMARY = {"status": "done", "step": 20, "digests": {"parameters": "ab12", "optimizer": "cd34"}}
+SUMMARY = {"status": "finished", "step": 20, "digests": {"parameters": "ab12", "optimizer": "cd34"}}
 
 
 def make_run(
@@ -49,6 +49,15 @@ def test_equal_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "The runs are equal." in out
     assert "Metrics: same: 5 values, steps 10 to 20" in out  # 2 + 2 training, 1 evaluation; timings left out
     assert "Config: none" in out
+
+
+def test_runs_that_went_on_or_stopped_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = make_run(tmp_path / "stopped", summary=SUMMARY | {"status": "stopped"})
+    assert compare.main([stopped, stopped]) == 0
+    assert f"A  {stopped}  (stopped after step 20)" in capsys.readouterr().out
+    went_on = make_run(tmp_path / "on", [*LINES, {"step": 30, "loss_nats": 4.0}])
+    assert compare.main([stopped, went_on]) == 2
+    assert "is of step 20, and metrics.jsonl goes on to step 30" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from lm_research.config import Config
+from lm_research.config import Config, tracker_names
 from lm_research.models.adapters import merged
 from lm_research.monitor.held_out import Evaluation
 from lm_research.pretrained import StartingPoint
@@ -82,11 +82,12 @@ next:
   compare   python -m lm_research.compare {workdir} runs/OTHER"""
     scores, unigram = summary["eval"], summary["unigram_loss_nats"]
     term = "eval_lm_loss_nats" if "eval_lm_loss_nats" in scores else "eval_mlm_loss_nats"
+    longer = "larger --config.train.budget" if config.train.budget else "longer --config.train.num_steps"
+    look = f"\n  look      tensorboard --logdir={workdir}" if "tensorboard" in tracker_names(config) else ""
     return f"""
 finished: {summary["step"]} steps, parameters {summary["digests"]["parameters"]}
 held-out: {scores[term]:.3f} nats a token against {unigram:.3f} of unigram frequencies; perplexity {scores["eval_perplexity"]:.1f}
-next:
-  look      tensorboard --logdir={workdir}
-  go on     the same command with a longer --config.train.num_steps and a new --workdir
+next:{look}
+  longer    the same command with a {longer} and a new --workdir
   your text --config.data.source=FILE_OR_FOLDER --workdir=runs/mine
   compare   python -m lm_research.compare {workdir} runs/OTHER"""

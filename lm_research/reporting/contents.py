@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -32,43 +33,66 @@ _LEADING = (
 _RATES = ("tokens_per_second", "mfu", "goodput")
 
 
-def gather(paths: Sequence[Path]) -> tuple[list[Run], list[Study], list[str]]:
-    """Runs and studies in the folders of a command line, and sentences about what was left out.
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What a report is made of.
+
+    Attributes:
+      runs: whose curves are drawn, and which stand side by side.
+      every: these and the other trials of studies: what laws and spreads are over.
+      titles: of the studies, each its own.
+      notes: sentences about what was left out.
+    """
+
+    runs: list[Run]
+    every: list[Run]
+    studies: list[Study]
+    titles: list[str]
+    notes: list[str]
+
+
+def gather(paths: Sequence[Path]) -> Material:
+    """Runs and studies in the folders of a command line.
 
     Raises:
       UserError: a folder that is neither, or a study.json that cannot be read.
     """
     studies = [read_study(path) for path in dict.fromkeys(paths) if (path / FILE).is_file()]
+    names = [study.directory.resolve().name for study in studies]
+    titles = [
+        name if names.count(name) == 1 else str(study.directory) for name, study in zip(names, studies, strict=True)
+    ]
     runs = named([path for path in paths if not (path / FILE).is_file()])
-    notes: list[str] = []
-    for study in studies:
-        prefix = f"{study.directory.resolve().name}: " if len(studies) > 1 else ""
-        runs += trial_runs(study, prefix, notes)
-    return runs, studies, notes
+    every, notes = list(runs), []
+    for study, title in zip(studies, titles, strict=True):
+        drawn, others = trial_runs(study, f"{title}: " if len(studies) > 1 else "", notes)
+        runs += drawn
+        every += drawn + others
+    return Material(runs, every, studies, titles, notes)
 
 
-def trial_runs(study: Study, prefix: str, notes: list[str]) -> list[Run]:
-    """Runs of a study's trials, of MAX_TRIALS at most; `notes` gets sentences about those left out."""
-    trials, runs, lost = study.trials, [], []
+def trial_runs(study: Study, prefix: str, notes: list[str]) -> tuple[list[Run], list[Run]]:
+    """Runs of a study's trials: MAX_TRIALS at most to be drawn, the best, and the others; `notes` gets sentences about those."""
+    trials, runs, lost = study.trials, {}, []
     if len(trials) > MAX_TRIALS:
-        trials = study.ranked[:MAX_TRIALS]
-        notes.append(f"{study.directory}: curves of the best {len(trials)} of {len(study.trials)} trials.")
-    seen: set[str] = set()
+        trials = study.ranked
+    if len(trials) > MAX_TRIALS:
+        notes.append(f"{study.directory}: curves of the best {MAX_TRIALS} of {len(study.trials)} trials.")
     for trial in trials:
-        if trial.get("run") in seen:  # trials of one configuration share a run
+        if trial.get("run") in runs:  # trials of one configuration share a run
             continue
-        seen.add(trial.get("run"))
         directory = study.directory / str(trial.get("run") or "")
         measured = trial in study.measured  # of any other trial its row in the table says why it has no run
         if trial.get("run") and (measured or (directory / "config.json").is_file()):
             try:
-                runs.append(read_run(directory, f"{prefix}trial {trial['number']}"))
+                runs[trial["run"]] = read_run(directory, prefix + study.label(trial))
             except UserError as error:
                 lost.append((trial["number"], error))
     if lost:
         numbers = ", ".join(str(number) for number, _ in lost)
         notes.append(f"No curves of trials {numbers}, whose runs cannot be read; the first because: {lost[0][1]}")
-    return runs
+    found = list(runs.values())
+    return found[:MAX_TRIALS], found[MAX_TRIALS:]
 
 
 def final_table(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -103,8 +127,7 @@ def spreads(runs: Sequence[Run]) -> list[dict[str, Any]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.status == "finished":
-            same = {key: value for key, value in run.config.items() if not key.startswith(_REPETITION)}
-            groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)
+            groups.setdefault(_recipe(run), []).append(run)
     found = []
     for group in groups.values():
         if len({json.dumps(run.config.get("seed")) for run in group}) < 2:
@@ -144,6 +167,7 @@ def scaling_law(runs: Sequence[Run]) -> dict[str, Any] | None:
         if run.status == "finished" and loss is not None and tokens:
             used.append(run)
             points.append((float(run.parameters or 0), tokens, loss))
+    used, points, notes = _best_of_each(used, points)
     for key in ("objective.name", "data.source", "data.max_length", "tokenizer.vocab_size", "tokenizer.path"):
         if len({_text(run.config.get(key)) for run in used}) > 1:
             return {"refusal": f"No scaling law: the runs differ in {key}, so their losses do not lie on one curve."}
@@ -160,13 +184,43 @@ def scaling_law(runs: Sequence[Run]) -> dict[str, Any] | None:
         "formula": str(law),
         "rows": [(key, value, *law.intervals[key]) for key, value in law.values.items()],
         "residual": law.residual,
-        "notes": law.notes + ([f"Left out as unfinished: {', '.join(left_out)}."] if left_out else []),
+        "notes": notes + law.notes + ([f"Left out as unfinished: {', '.join(left_out)}."] if left_out else []),
         "variable": {"N": "parameters N", "D": "tokens D"}[name],
         "fixed": f"the curve is for D = {others['D']:.3g} tokens" if len(law.variables) == 2 else "",
         "points": [[run.name, *point] for run, point in zip(used, points, strict=True)],
         "axis": axis,
         "curve": [[float(amount), *losses] for amount, losses in zip(amounts, drawn, strict=True)],
     }
+
+
+def _best_of_each(
+    runs: Sequence[Run], points: Sequence[tuple[float, float, float]]
+) -> tuple[list[Run], list[tuple[float, float, float]], list[str]]:
+    """Of each size and amount the recipe with the lowest mean loss, in all its seeds, and a sentence if others were left out.
+
+    A law is about what a size can reach: of a run with too high a learning rate it says nothing.
+    """
+    groups: dict[tuple[float, float], dict[str, list[int]]] = {}
+    for number, (run, point) in enumerate(zip(runs, points, strict=True)):
+        groups.setdefault(point[:2], {}).setdefault(_recipe(run), []).append(number)
+    mean = lambda numbers: float(np.mean([points[number][2] for number in numbers]))  # noqa: E731
+    kept = sorted(number for recipes in groups.values() for number in min(recipes.values(), key=mean))
+    if len(kept) == len(runs):
+        return list(runs), list(points), []
+    keys = {
+        key
+        for recipes in groups.values()
+        for key in config_table([runs[numbers[0]] for numbers in recipes.values()])[0]
+        if not key.startswith(_REPETITION)
+    }
+    note = f"Of runs of one size and amount that differ in {', '.join(sorted(keys))}, those of the lowest loss."
+    return [runs[number] for number in kept], [points[number] for number in kept], [note]
+
+
+def _recipe(run: Run) -> str:
+    """A run's config without what runs that repeat it may differ in, as text."""
+    same = {key: value for key, value in run.config.items() if not key.startswith(_REPETITION)}
+    return json.dumps(same, sort_keys=True)
 
 
 def chart_data(runs: Sequence[Run], studies: Sequence[Study], law: dict[str, Any] | None) -> dict[str, Any]:
@@ -179,7 +233,7 @@ def chart_data(runs: Sequence[Run], studies: Sequence[Study], law: dict[str, Any
                 "name": study.directory.resolve().name,
                 "metric": study.metric,
                 "maximize": study.maximize,
-                "parameters": study.parameters,
+                "parameters": study.varied,
                 "trials": [
                     {"number": t["number"], "params": t["params"], "value": t["value"], "state": t["state"]}
                     for t in study.trials

@@ -6,6 +6,9 @@ const COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377
 const MOST_POINTS = 2000;  // drawn of one curve; the data has all of them
 const hidden = new Set();
 const colour = run => COLOURS[run % COLOURS.length], dash = run => DASHES[Math.floor(run / COLOURS.length) % DASHES.length];
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+// Viridis without its yellow end, which is lost on white. The best trials are far from the background, the worst near to it.
+const SCALE = [[0, "#440154"], [0.33, "#31688e"], [0.67, "#35b779"], [1, "#90d743"]];
 const TOUCH = matchMedia("(pointer: coarse)").matches;
 
 const CHARTS = [
@@ -50,7 +53,7 @@ function series(run, key, axis) {
     if (!(key in table.columns)) continue;
     const x = axis === "step" ? table.columns.step : table.axes[axis];
     if (!x) return null;
-    table.columns[key].forEach((value, i) => { if (typeof value !== "boolean" && value !== null && !isNaN(Number(value))) points.push([x[i], Number(value)]); });
+    table.columns[key].forEach((value, i) => { if (typeof value !== "boolean" && value !== null && Number.isFinite(Number(value))) points.push([x[i], Number(value)]); });
   }
   return points.sort((a, b) => a[0] - b[0]);
 }
@@ -81,7 +84,7 @@ function curve(node, wanted) {
     }
   });
   const title = {step: "step", tokens: "tokens", flops: "FLOPs", hours: "hours of steps"}[axis];
-  draw(node, traces, {x: {title: {text: title}, type: $("logx").checked ? "log" : "linear", exponentformat: "SI"}, y: {type: $("logy").checked ? "log" : "linear"}});
+  draw(node, traces, {x: {title: {text: title}, type: $("logx").checked ? "log" : "linear", exponentformat: "SI"}, y: {type: $("logy").checked ? "log" : "linear", rangemode: wanted[0] === "learning_rate" && !$("logy").checked ? "tozero" : "normal"}});
 }
 
 const curves = [];
@@ -135,13 +138,12 @@ function drawScaling() {
 }
 
 const number = value => typeof value === "number";
-const looksLog = values => values.every(v => number(v) && v > 0) && Math.max(...values) / Math.min(...values) >= 20;
+const looksLog = values => values.every(v => number(v) && v > 0) && Math.max(...values) / Math.min(...values) >= 8;
 function drawStudy(study, index) {
   const place = $("study-" + index);
   place.replaceChildren();
   const trials = study.trials.filter(t => study.measured.includes(t.number)), values = trials.map(t => t.value);
   if (!trials.length) { element(place, "p", "No trial has been measured yet.", "remark"); return; }
-  const scale = {color: values, colorscale: "Viridis", reversescale: !study.maximize, showscale: false, size: 8};
   draw(chart(place, "Best so far"), [
     {x: trials.map(t => t.number), y: values, mode: "markers", marker: {size: 6, color: COLOURS[0], opacity: 0.5}, hovertemplate: "trial %{x}: %{y:.5g}<extra></extra>"},
     {x: study.best_so_far.map(p => p[0]), y: study.best_so_far.map(p => p[1]), mode: "lines", line: {shape: "hv", color: COLOURS[1], width: 2}, hovertemplate: "best up to trial %{x}: %{y:.5g}<extra></extra>"},
@@ -171,10 +173,12 @@ function drawStudy(study, index) {
     return {label, values: given.map(Math.log10), tickvals: shown.map(Math.log10), ticktext: shown.map(v => v.toPrecision(3))};
   });
   const node = chart(place, "Parallel coordinates: drag along an axis to select", true);
+  node.parentElement.classList.add("wide");
+  node.style.minWidth = 110 * (dimensions.length + 1) + "px";  // on a phone it is moved sideways, instead of its axes being pushed together
   const losses = complete.map(t => t.value);
   draw(node, [{
     type: "parcoords", dimensions: [...dimensions, {label: study.metric, values: losses}],
-    line: {color: losses, colorscale: "Viridis", reversescale: !study.maximize}, labelfont: {size: 12}, tickfont: {size: 11, color: style("--ink")}, rangefont: {size: 1, color: "rgba(0,0,0,0)"},
+    line: {color: losses, colorscale: SCALE, reversescale: DARK.matches !== study.maximize}, labelfont: {size: 12}, tickfont: {size: 11, color: style("--ink")}, rangefont: {size: 1, color: "rgba(0,0,0,0)"},
   }], {height: 340, margin: {l: 60, r: 60, t: 60, b: 20}});
 }
 
@@ -192,5 +196,5 @@ document.querySelectorAll("th.run").forEach(head => {
   dot.style.background = colour(Number(head.dataset.run));
   head.prepend(dot);
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+DARK.addEventListener("change", drawAll);
 drawAll();

@@ -11,13 +11,12 @@ import jinja2
 
 from lm_research.errors import ConfigError
 from lm_research.reporting import contents
-from lm_research.reporting.runs import Run
-from lm_research.reporting.studies import Study
+from lm_research.reporting.contents import Material
 
 _HERE = Path(__file__).parent
 
 
-def render(runs: Sequence[Run], studies: Sequence[Study], notes: Sequence[str]) -> str:
+def render(material: Material) -> str:
     """HTML of a report.
 
     Raises:
@@ -27,19 +26,21 @@ def render(runs: Sequence[Run], studies: Sequence[Study], notes: Sequence[str]) 
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ConfigError("The charts of a report need plotly: pip install 'lm_research[report]'.") from error
-    law = contents.scaling_law(runs)
+    runs, studies = material.runs, material.studies
+    alone = [run.name for run in runs if not any(study.directory in run.directory.parents for study in studies)]
+    law = contents.scaling_law(material.every)
     different, same = contents.config_table(runs)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"number": number, "share": lambda value: f"{value:.1%}"}
     return environment.get_template("page.html").render(
-        title=title([study.directory.resolve().name for study in studies] or [run.name for run in runs]),
+        title=title([*material.titles, *alone]),
         runs=runs,
-        studies=studies,
-        notes=[*notes, *(note for run in runs for note in run.notes)],
+        studies=list(zip(material.titles, studies, strict=True)),
+        notes=[*material.notes, *(note for run in runs for note in run.notes)],
         finals=contents.final_table(runs),
-        spreads=contents.spreads(runs),
+        spreads=contents.spreads(material.every),
         different=different,
         same=same,
         law=law,

@@ -48,6 +48,23 @@ class Study:
         """The measured trials, the best first."""
         return sorted(self.measured, key=lambda trial: -trial["value"] if self.maximize else trial["value"])
 
+    @property
+    def varied(self) -> list[str]:
+        """Parameters that tell trials apart: of several values, but for the seed and for those that go with an earlier one."""
+        found: dict[tuple[int, ...], str] = {}
+        begun = [trial["params"] for trial in self.trials if trial["params"]]
+        for key in self.parameters:
+            given = [json.dumps(params.get(key)) for params in begun]
+            if key != "seed" and len(set(given)) > 1:
+                found.setdefault(tuple(map(given.index, given)), key)  # equal where the same trials have equal values
+        return list(found.values())
+
+    def label(self, trial: dict[str, Any]) -> str:
+        """ "trial 3 (muon, 0.02)": its number and its values of what varies, of the first three at most."""
+        values = [trial["params"][key] for key in self.varied[:3] if key in trial["params"]]
+        told = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+        return f"trial {trial['number']}" + (f" ({told})" if told else "")
+
     def best_so_far(self) -> list[tuple[int, float]]:
         """(trial's number, best value up to it) of the measured trials."""
         pick = max if self.maximize else min

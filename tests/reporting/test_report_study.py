@@ -10,6 +10,8 @@ import pytest
 from reporting_runs import data_of, final, write_run, write_study
 
 from lm_research import report
+from lm_research.reporting import contents
+from lm_research.reporting.runs import named
 from lm_research.reporting.studies import read_study
 
 
@@ -62,7 +64,11 @@ def test_page(tmp_path: Path) -> None:
         write_run(folder / "trials" / str(number), final(value))
     assert report.main([str(folder), "--output", str(tmp_path / "page.html")]) == 0
     html, data = (tmp_path / "page.html").read_text(), data_of(tmp_path / "page.html")
-    assert [run["name"] for run in data["runs"]] == ["trial 0", "trial 2", "trial 3"]
+    assert [run["name"] for run in data["runs"]] == [
+        "trial 0 (0.001, a)",
+        "trial 2 (0.01, b)",
+        "trial 3 (0.003, b)",
+    ]
     (study,) = data["studies"]
     assert [t["value"] for t in study["trials"]] == [5.0, None, 4.0, 4.5, 3.0, 3.5, 1.0, "NaN", 5.0]
     assert study["measured"] == [0, 2, 3, 5, 8]
@@ -78,5 +84,77 @@ def test_of_many_trials_the_best_have_curves(tmp_path: Path) -> None:
         write_run(folder / "trials" / str(number))
     assert report.main([str(folder)]) == 0
     names = {run["name"] for run in data_of(folder / "report.html")["runs"]}
-    assert names == {f"trial {number}" for number in range(3, 15)}
+    assert names == {f"trial {number} ({number})" for number in range(3, 15)}
     assert "curves of the best 12 of 15 trials" in (folder / "report.html").read_text()
+
+
+def test_trials_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
+    """Not the seed, not what is the same in all, and of keys that change together the first."""
+    sizes = [(64, 2), (128, 4)]
+    trials = [
+        trial(4 * i + 2 * j + seed, 1.0, depth=2, width=width, heads=heads, rate=rate, seed=seed)
+        for i, (width, heads) in enumerate(sizes)
+        for j, rate in enumerate((0.1, 0.2))
+        for seed in (0, 1)
+    ]
+    begun = trial(8, None, "running")
+    study = read_study(write_study(tmp_path, [*trials, begun]))
+    assert study.varied == ["width", "rate"]
+    assert [study.label(study.trials[number]) for number in (0, 3, 6, 8)] == [
+        "trial 0 (64, 0.1)",
+        "trial 3 (64, 0.2)",
+        "trial 6 (128, 0.2)",
+        "trial 8",
+    ]
+
+
+def test_laws_and_spreads_are_over_all_trials(tmp_path: Path) -> None:
+    """Losses put onto 2 + 30 / N^0.5 in 5 sizes of 4 seeds: more runs than have curves."""
+    pytest.importorskip("plotly")
+    sizes = [10**3, 10**4, 10**5, 10**6, 10**7]
+    points = [(size, seed) for size in sizes for seed in range(4)]
+    losses = [2 + 30 / size**0.5 + 0.001 * (seed - 1.5) for size, seed in points]
+    trials = [trial(i, loss, size=points[i][0], seed=points[i][1]) for i, loss in enumerate(losses)]
+    folder = write_study(tmp_path / "sweep", trials)
+    for number, ((size, seed), loss) in enumerate(zip(points, losses, strict=True)):
+        write_run(
+            folder / "trials" / str(number),
+            final(loss),
+            parameters=size,
+            seed=seed,
+            model__hidden_size=sizes.index(size) + 1,
+        )
+    material = contents.gather([folder])
+    assert len(material.runs) == 12 and len(material.every) == 20
+    law = contents.scaling_law(material.every)
+    assert len(law["points"]) == 20
+    assert {row[0]: row[1] for row in law["rows"]} == pytest.approx({"E": 2, "A": 30, "alpha": 0.5}, rel=0.01)
+    assert report.main([str(folder)]) == 0
+    assert (folder / "report.html").read_text().count("<th>mean of 4</th>") == 5
+
+
+def test_a_law_is_about_the_best_recipe_of_each_size(tmp_path: Path) -> None:
+    """Each size with a good learning rate, on 2 + 30 / N^0.5, and a bad one."""
+    paths = []
+    for size in (10**3, 10**4, 10**5, 10**6):
+        good = 2 + 30 / size**0.5
+        for seed in (0, 1):
+            paths.append(write_run(tmp_path / f"good{size}-{seed}", final(good), parameters=size, seed=seed))
+            bad = dict(parameters=size, seed=seed, optimizer__learning_rate=0.5)
+            paths.append(write_run(tmp_path / f"bad{size}-{seed}", final(3 * good), **bad))
+    law = contents.scaling_law(named(paths))
+    assert {row[0]: row[1] for row in law["rows"]} == pytest.approx({"E": 2, "A": 30, "alpha": 0.5}, rel=1e-3)
+    assert len(law["points"]) == 8 and "differ in optimizer.learning_rate" in law["notes"][0]
+
+
+def test_two_studies_of_one_name(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    folders = []
+    for parent in ("x", "y"):
+        folders.append(write_study(tmp_path / parent / "lr", [trial(0, 1.0, lr=1.0), trial(1, 2.0, lr=2.0)]))
+        write_run(folders[-1] / "trials" / "0")
+    assert report.main([*map(str, folders), "--output", str(tmp_path / "page.html")]) == 0
+    html = (tmp_path / "page.html").read_text()
+    assert all(f"<h2>Study {folder}</h2>" in html for folder in folders)
+    names = [run["name"] for run in data_of(tmp_path / "page.html")["runs"]]
+    assert names == [f"{folder}: trial 0 (1)" for folder in folders]
