@@ -85,7 +85,7 @@ def test_timings_do_not_count(tmp_path: Path, timing: dict[str, float]) -> None:
         changed(1, grad_norm=1.0),
         changed(0, loss_nats=float("nan")),
         LINES[1:],
-        [*LINES, {"step": 30, "loss_nats": 4.0}],
+        [*LINES, {"step": 15, "loss_nats": 4.0}],
     ],
 )
 def test_any_other_metric_counts(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
