@@ -21,7 +21,7 @@ def names() -> list[str]:
 
 def small() -> dict[str, object]:
     """What the trials of both files have in common, but for a large config's."""
-    return {"train.num_steps": 600}
+    return {"train.num_steps": 200}
 
 
 def fixed() -> dict[str, object]:

@@ -27,7 +27,7 @@ def get_sweep() -> Sweep:
         }
         for width, layers in sizes
         for amount in amounts
-        for seed in settings.seeds(2)
+        for seed in settings.seeds(1)
     ]  # fmt: skip
     # The width that the rate belongs to: of the small runs 64, of a large config its own.
     base = settings.base(CONFIG).model.hidden_size if settings.is_large() else 64

@@ -63,7 +63,7 @@ def test_batches_of_any_size_read_as_many_tokens() -> None:
 
 
 def test_a_stopped_study_has_the_whole_table_of_its_first_seeds() -> None:
-    for name in ("lr_batch", "norm_placement", "mup", "scaling_law"):
+    for name in ("lr_batch", "norm_placement", "mup"):
         seeds = [point["seed"] for point in load(name).points]
         assert seeds == sorted(seeds) and len(set(seeds)) > 1
         assert {seeds.count(seed) for seed in seeds} == {len(seeds) // len(set(seeds))}
