@@ -167,11 +167,11 @@ def scaling_law(runs: Sequence[Run]) -> dict[str, Any] | None:
         if run.status == "finished" and loss is not None and tokens:
             used.append(run)
             points.append((float(run.parameters or 0), tokens, loss))
+    left_out = [run.name for run in sizes if run not in used]
     used, points, notes = _best_of_each(used, points)
     for key in ("objective.name", "data.source", "data.max_length", "tokenizer.vocab_size", "tokenizer.path"):
         if len({_text(run.config.get(key)) for run in used}) > 1:
             return {"refusal": f"No scaling law: the runs differ in {key}, so their losses do not lie on one curve."}
-    left_out = [run.name for run in sizes if run not in used]
     law = scaling.fit(points)
     if isinstance(law, str):
         return {"refusal": law + (f" Left out as unfinished: {', '.join(left_out)}." if left_out else "")}
@@ -200,9 +200,10 @@ def _best_of_each(
 
     A law is about what a size can reach: of a run with too high a learning rate it says nothing.
     """
-    groups: dict[tuple[float, float], dict[str, list[int]]] = {}
-    for number, (run, point) in enumerate(zip(runs, points, strict=True)):
-        groups.setdefault(point[:2], {}).setdefault(_recipe(run), []).append(number)
+    groups: dict[tuple[float, str], dict[str, list[int]]] = {}
+    for number, (run, (size, amount, _)) in enumerate(zip(runs, points, strict=True)):
+        same = (size, f"{amount:.3g}")  # amounts are sums of rounded rates
+        groups.setdefault(same, {}).setdefault(_recipe(run), []).append(number)
     mean = lambda numbers: float(np.mean([points[number][2] for number in numbers]))  # noqa: E731
     kept = sorted(number for recipes in groups.values() for number in min(recipes.values(), key=mean))
     if len(kept) == len(runs):

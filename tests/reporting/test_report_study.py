@@ -145,6 +145,7 @@ def test_a_law_is_about_the_best_recipe_of_each_size(tmp_path: Path) -> None:
     law = contents.scaling_law(named(paths))
     assert {row[0]: row[1] for row in law["rows"]} == pytest.approx({"E": 2, "A": 30, "alpha": 0.5}, rel=1e-3)
     assert len(law["points"]) == 8 and "differ in optimizer.learning_rate" in law["notes"][0]
+    assert "unfinished" not in " ".join(law["notes"])
 
 
 def test_two_studies_of_one_name(tmp_path: Path) -> None:
