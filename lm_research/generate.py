@@ -21,6 +21,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,13 +68,21 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     Raises:
       UserError: see the message.
     """
-    from lm_research.pretrained import from_pretrained  # after the arguments are checked: it loads JAX
-
     if args.prompt and args.input:
         raise UserError("--prompt and --input are both given. Keep one of them.")
     if args.batch_size < 1:
         raise UserError(f"--batch_size={args.batch_size} must be at least 1.")
-    arguments = flags(rest)
+    arguments, prompts = flags(rest), args.prompt
+    if args.input:
+        prompts = read_prompts(args.input)
+        if not prompts:
+            raise DataError(f"--input={args.input} holds no prompts. Write one a line.")
+    if args.output:
+        if not prompts:
+            raise UserError("--output needs prompts: give --prompt or --input.")
+        check_output(args.output)
+    from lm_research.pretrained import from_pretrained  # after the arguments are checked: models take long to load
+
     lm = from_pretrained(args.model, dtype=args.dtype, mesh=args.mesh)
     if lm.tokenizer is None:
         raise UserError(f"{args.model} holds no tokenizer, so it can't read prompts. Put its files beside the model's.")
@@ -83,19 +92,15 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
         arguments["force_words_ids"] = forced(lm, args.force_words)
     if not {"max_new_tokens", "max_length"} & (set(arguments) | set(lm.generation_config)):
         arguments["max_new_tokens"] = NEW_TOKENS
-    if args.input or len(args.prompt or ()) > 1 or args.output or (args.prompt and not streams(arguments)):
-        prompts = read_prompts(args.input) if args.input else args.prompt
-        if not prompts:
-            raise UserError("--output needs prompts: give --prompt or --input.")
-        with open(args.output, "w", encoding="utf-8") if args.output else _Standard() as file:
+    if args.input or len(prompts or ()) > 1 or args.output or (prompts and not streams(arguments)):
+        with open_output(args.output) if args.output else _Standard() as file:
             write_texts(lm, prompts, arguments, args.batch_size, file, as_json=bool(args.output))
-    elif args.prompt:
-        say(lm, args.prompt[0], arguments)
+    elif prompts:
+        say(lm, prompts[0], arguments)
     elif sys.stdin.isatty():
-        talk(lm, arguments, sys.stdin, args.system)
+        talk(lm, arguments, typed(sys.stdin), args.system)
     else:
-        lines = (line.rstrip("\n") for line in sys.stdin)
-        write_texts(lm, lines, arguments, args.batch_size, sys.stdout, as_json=False)
+        write_texts(lm, typed(sys.stdin), arguments, args.batch_size, sys.stdout, as_json=False)
 
 
 class _Standard:
@@ -108,9 +113,34 @@ class _Standard:
         sys.stdout.flush()
 
 
+def check_output(path: str) -> None:
+    """Raises a DataError if a file cannot be written, without touching it."""
+    place = pathlib.Path(path)
+    folder = place.absolute().parent
+    reason = (
+        "it is a directory" if place.is_dir()
+        else f"there is no directory {folder}" if not folder.is_dir()
+        else "" if os.access(place if place.exists() else folder, os.W_OK) else "no permission"
+    )  # fmt: skip
+    if reason:
+        raise DataError(f"--output={path} cannot be written: {reason}. Choose another file, or make its directory.")
+
+
+def open_output(path: str) -> TextIO:
+    """The file, empty; raises a DataError if it cannot be written."""
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--output={path} cannot be written: {error}. Choose another file.") from error
+
+
 def flags(rest: Sequence[str]) -> dict[str, Any]:
-    """Arguments of `generate` from flags: `--name value`, `--name=value`, `--name` for True; dashes count as underscores."""
-    from lm_research.decoding.options import NAMES
+    """Arguments of `generate` from flags: `--name value`, `--name=value`, `--name` for True; dashes count as underscores.
+
+    Raises:
+      UserError: no such flag, or a value of the wrong type.
+    """
+    from lm_research.decoding.options import NAMES, check_types
 
     arguments: dict[str, Any] = {}
     words = list(rest)
@@ -125,6 +155,7 @@ def flags(rest: Sequence[str]) -> dict[str, Any]:
         if not equals and words and not words[0].startswith("--"):
             equals, value = "=", words.pop(0)
         arguments[name] = _value(value) if equals else True
+    check_types({name: value for name, value in arguments.items() if value is not None}, "--")
     return arguments
 
 
@@ -162,7 +193,9 @@ def streams(arguments: dict[str, Any]) -> bool:
 def say(lm: Any, prompt: str | list[list[int]], arguments: dict[str, Any]) -> str:
     """Prints the text after a prompt, or its token ids, as it comes, and returns it."""
     text = ""
-    given = {"prompts": prompt} if isinstance(prompt, str) else {"input_ids": prompt}
+    # All ids of a conversation are read, padding among them if a template has it.
+    read = lambda ids: {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}  # noqa: E731
+    given = {"prompts": prompt} if isinstance(prompt, str) else read(prompt)
     pieces = lm.stream(**given, **arguments) if streams(arguments) else whole(lm, given, arguments)
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -178,8 +211,15 @@ def whole(lm: Any, given: dict[str, Any], arguments: dict[str, Any]) -> list[str
 
 def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str], system: str | None = None) -> None:
     """Answers lines. An encoder-decoder answers each line alone; a decoder as its chat template has it, or else it goes on with all
-    that was said.
+    that was said. Ctrl-C ends it as the end of the lines does.
     """
+    try:
+        _talk(lm, arguments, iter(lines), system)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+
+
+def _talk(lm: Any, arguments: dict[str, Any], lines: Iterator[str], system: str | None) -> None:
     from lm_research.data.chat_template import chat_ids, chat_template
 
     chats = chat_template(lm.tokenizer) is not None
@@ -190,10 +230,9 @@ def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str], system: str |
     said, messages = "", list(begin)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
-        line = next(iter(lines), None)
+        line = next(lines, None)
         if line is None:
             return
-        line = line.rstrip("\n")
         if not line:
             said, messages = "", list(begin)
             continue
@@ -210,24 +249,38 @@ def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str], system: str |
             said, messages = "", list(begin)
 
 
+def typed(file: TextIO) -> Iterator[str]:
+    """Lines without their ends; raises a DataError if they are not UTF-8."""
+    try:
+        for line in file:
+            line.encode()  # where Python lets wrong bytes pass, as half characters
+            yield line.rstrip("\n")
+    except UnicodeError as error:
+        raise DataError(f"Standard input is no text in UTF-8: {error}. Convert it, for example with iconv.") from error
+
+
 def read_prompts(path: str) -> list[str]:
-    """Prompts of a file.
+    """Prompts of a file. Lines end at line feeds only: JSON and texts may hold other characters that end lines elsewhere.
 
     Raises:
-      DataError: it cannot be read, or a line of .jsonl has no prompt.
+      DataError: it cannot be read, or a line of .jsonl has no prompt that is a text.
     """
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        text = pathlib.Path(path).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--input={path} cannot be read: {error}.") from error
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     if not path.endswith(".jsonl"):
         return [line for line in lines if line.strip()]
     prompts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if text else (), 1):
         try:
-            prompts.append(json.loads(line)["prompt"])
-        except (ValueError, KeyError, TypeError) as error:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f'{path}, line {number}: no JSON object with a "prompt". Mend or remove it.') from error
+        if not isinstance(prompt, str):
+            raise DataError(f"{path}, line {number}: the prompt {str(prompt)[:80]} is no text. Put it in quotes.")
+        prompts.append(prompt)
     return prompts
 
 

@@ -13,6 +13,7 @@ order of the input. The same command goes on where a killed one stopped. Of seve
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import itertools
 import json
@@ -20,7 +21,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import tqdm
 
@@ -30,6 +31,7 @@ from lm_research.errors import DataError, UserError
 _FIELDS = {  # task -> fields of its input where that is no single text
     "question-answering": ("question", "context"),
     "sentence-similarity": ("source_sentence", "sentences"),
+    "conversational": ("messages",),
 }
 
 
@@ -67,31 +69,33 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """
     from lm_research.pipelines import find, pipeline  # after the arguments are checked: it loads JAX
 
-    find(args.task)
+    kind = find(args.task)
     if args.batch_size < 1 or not 0 <= args.process_id < args.num_processes:
         raise UserError(
             f"--batch_size={args.batch_size}, --num_processes={args.num_processes}, --process_id={args.process_id}: the first must be at "
             "least 1, the last from 0 to one less than the number of processes."
         )
     options = task_options(rest)
+    kind.check(args.task, options)
     part = Part(args, options)
     if part.joined:
         return
     rows = itertools.islice(enumerate(read_rows(args)), args.process_id, None, args.num_processes)
-    with part.opened() as file:
-        left = itertools.islice(rows, part.done, None)
-        first = next(left, None)
-        if first is not None:
-            left = itertools.chain([first], left)
-            pipe = pipeline(args.task, args.model, dtype=args.dtype, mesh=args.mesh, batch_size=args.batch_size)
-            bar = tqdm.tqdm(total=count_rows(args), initial=part.done, unit="row", disable=not sys.stderr.isatty())
-            with bar:
-                while batch := list(itertools.islice(left, args.batch_size)):
-                    for (number, given), answer in zip(batch, pipe([one for _, one in batch], **options), strict=True):
-                        record = {"row": number, "input": given, "output": answer}
-                        file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
-                    file.flush()
-                    bar.update(len(batch))
+    left = itertools.islice(rows, part.done, None)
+    first = next(left, None)
+    if first is not None:
+        left = itertools.chain([first], left)
+        pipe = pipeline(args.task, args.model, dtype=args.dtype, mesh=args.mesh, batch_size=args.batch_size)
+        bar = tqdm.tqdm(total=count_rows(args), initial=part.done, unit="row", disable=not sys.stderr.isatty())
+        with bar:
+            while batch := list(itertools.islice(left, args.batch_size)):
+                answers = pipe([one for _, one in batch], **options)
+                records = [
+                    {"row": number, "input": given, "output": answer}
+                    for (number, given), answer in zip(batch, answers, strict=True)
+                ]
+                part.write(records)
+                bar.update(len(batch))
     if part.finish():
         print(f"{args.output}: {part.total:,} rows", file=sys.stderr)
 
@@ -120,9 +124,10 @@ def read_rows(args: argparse.Namespace) -> Iterator[Any]:
     from lm_research.data.sources.files import find_files
     from lm_research.data.sources.problems import Problems
     from lm_research.data.sources.text import read_lines
+    from lm_research.pipelines import find
     from lm_research.tasks.records import read_records
 
-    fields = _FIELDS.get(args.task)
+    kind, fields = find(args.task), _FIELDS.get(args.task)
     for file in find_files(args.input):
         if file.kind == "text":
             if fields:
@@ -132,12 +137,15 @@ def read_rows(args: argparse.Namespace) -> Iterator[Any]:
             yield from (line.rstrip("\n") for _, line in read_lines(file, Problems()) if line.strip())
             continue
         for record in read_records(str(file.path), resolve({})):
-            if fields or args.task == "conversational":
-                names = fields or ("messages",)
-                for name in names:
+            if fields:
+                for name in fields:
                     if name not in record.fields:
                         raise DataError(f"{record.where} has no field {name!r}, which {args.task} needs. Mend it.")
-                yield {name: record.fields[name] for name in names} if fields else record.fields["messages"]
+                given = {name: record.fields[name] for name in fields}
+                given = given["messages"] if args.task == "conversational" else given
+                if wrong := kind.wrong(given):
+                    raise DataError(f"{record.where} {wrong}")
+                yield given
                 continue
             for key, flag in ((args.text_key, "text_key"), (args.pair_key, "pair_key")):
                 if key and not isinstance(record.fields.get(key), str):
@@ -161,6 +169,9 @@ def count_rows(args: argparse.Namespace) -> int | None:
 class Part:
     """What one process writes: the output itself, or a part of it beside it.
 
+    What the output is made from stands in a file beside it, which is locked while processes look at each other's files. It is
+    written with the first rows, so a command that fails before it has any leaves nothing that a corrected one would be held to.
+
     Attributes:
       done: rows that an earlier start finished.
       joined: the parts of all processes have become the output.
@@ -169,7 +180,7 @@ class Part:
 
     def __init__(self, args: argparse.Namespace, options: dict[str, Any]) -> None:
         self.output, self.parts, self.total = pathlib.Path(args.output), args.num_processes, 0
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         self.path = self.output if self.parts == 1 else self._part(args.process_id)
         self.facts = self.output.with_name(self.output.name + ".made_from.json")
         stat = os.stat(args.input) if os.path.isfile(args.input) else None
@@ -178,63 +189,126 @@ class Part:
             "text_key": args.text_key, "pair_key": args.pair_key, "options": options, "num_processes": self.parts,
             "dtype": args.dtype,
         }  # fmt: skip
-        self._check(made_from)
-        self.joined = self.output.exists() and self.parts > 1
-        self.done = 0 if self.joined else _whole_lines(self.path, args.batch_size)
+        self._made_from = json.loads(json.dumps(made_from))
+        self._claimed, self.joined, self.done = False, False, 0
+        there = self._files()  # before the look at the facts, which other processes write before their rows
+        if not self.facts.exists():
+            if there:
+                raise UserError(
+                    f"{there[0]} exists and was not made by this command. Give another --output, or delete it."
+                )
+            return
+        with self._locked() as facts:
+            if self._changed(facts):
+                return
+            self.joined = self.output.exists() and self.parts > 1
+            if _done(
+                self.path
+            ).exists():  # nothing will be added to it: all its lines count, and others may join it now
+                self.done = _count(self.path)
+            elif not self.joined:
+                self.done = _whole_lines(self.path, args.batch_size)
 
     def _part(self, number: int) -> pathlib.Path:
         return self.output.with_name(f"{self.output.name}.part_{number}_of_{self.parts}")
 
-    def _check(self, made_from: dict[str, Any]) -> None:
-        """Raises a UserError if the output was begun by another command."""
-        made_from = json.loads(json.dumps(made_from))
-        if self.facts.exists():
-            before = json.loads(self.facts.read_text())
-            changed = [name for name in made_from if before.get(name) != made_from[name]]
-            if changed:
-                raise UserError(
-                    f"{self.output} was begun with {', '.join(f'{name} {before.get(name)!r}' for name in changed)}, and is now asked for "
-                    f"with {', '.join(f'{name} {made_from[name]!r}' for name in changed)}. Give another --output, or delete it and "
-                    f"{self.facts.name}."
-                )
-            return
-        if self.output.exists():
-            raise UserError(
-                f"{self.output} exists and was not made by this command. Give another --output, or delete it."
-            )
-        temporary = self.facts.with_name(f".{self.facts.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(made_from, indent=1) + "\n")
-        os.replace(temporary, self.facts)
+    def _files(self) -> list[pathlib.Path]:
+        """The output and its parts, of any number of processes, that there are, and the marks of those that are whole."""
+        parts = (path for path in self.output.parent.iterdir() if path.name.startswith(f"{self.output.name}.part_"))
+        return [path for path in (self.output, *sorted(parts)) if path.exists()]
 
-    def opened(self) -> Any:
-        return self.path.open("ab")
+    def _make_folder(self) -> None:
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--output={self.output}: the folder {self.output.parent} cannot be made ({error.strerror}). Choose another place."
+            ) from error
+        if self.output.is_dir():
+            raise UserError(
+                f"--output={self.output} is a folder. Give the name of a file in it, such as answers.jsonl."
+            )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[IO[str]]:
+        """The file of facts, while no other process has it."""
+        try:
+            file = self.facts.open("a+")
+        except OSError as error:
+            raise UserError(
+                f"--output={self.output}: {self.facts} cannot be written ({error.strerror}). Choose another place."
+            ) from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+
+    def _changed(self, facts: IO[str]) -> bool:
+        """Whether the output was begun by another command, which wrote no row; raises a UserError if that one did."""
+        facts.seek(0)
+        text = facts.read()
+        before = json.loads(text) if text else {}
+        changed = [name for name in self._made_from if before.get(name) != self._made_from[name]]
+        if changed and any(path.stat().st_size or path.name.endswith(".done") for path in self._files()):
+            raise UserError(
+                f"{self.output} was begun with {', '.join(f'{name} {before.get(name)!r}' for name in changed)}, and is now asked for "
+                f"with {', '.join(f'{name} {self._made_from[name]!r}' for name in changed)}. Give another --output, or delete it and "
+                f"what stands beside it under its name ({self.facts.name} and parts)."
+            )
+        return bool(changed)
+
+    def _claim(self, facts: IO[str]) -> None:
+        """Says in the file of facts what the output is made from; raises a UserError if another command has written rows."""
+        if self._changed(facts):
+            for path in self._files():  # empty ones, of that other command
+                path.unlink()
+            facts.truncate(0)
+            facts.write(json.dumps(self._made_from, indent=1) + "\n")
+            facts.flush()
+        self._claimed = True
+
+    def write(self, records: Sequence[dict[str, Any]]) -> None:
+        """Adds rows; raises a UserError if another command has begun the same output meanwhile."""
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+        with contextlib.nullcontext() if self._claimed else self._locked() as facts:
+            if facts:
+                self._claim(facts)
+            with self.path.open("ab") as file:
+                file.write(lines)
 
     def finish(self) -> bool:
         """Joins the parts if this process is the last to end; whether the output is whole."""
-        if self.parts == 1:
-            self.total = _count(self.output)
-            return True
-        with self.facts.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if self.output.exists():
+        with self._locked() as facts:
+            self._claim(facts)
+            if self.parts > 1 and self.output.exists():
                 return False
-            self.path.with_name(self.path.name + ".done").touch()
-            paths = [self._part(number) for number in range(self.parts)]
-            if not all(path.with_name(path.name + ".done").exists() for path in paths):
+            self.path.touch()
+            if self.parts > 1 and not self._join():
                 return False
-            temporary = self.output.with_name(f".{self.output.name}.tmp")
-            files = [path.open("rb") for path in paths]
-            with temporary.open("wb") as whole:
-                for lines in itertools.zip_longest(*files, fillvalue=b""):
-                    whole.writelines(lines)
-            for file in files:
-                file.close()
-            os.replace(temporary, self.output)
-            for path in paths:
-                path.unlink()
-                path.with_name(path.name + ".done").unlink()
         self.total = _count(self.output)
         return True
+
+    def _join(self) -> bool:
+        """Makes the output of all parts; False if some are not whole yet."""
+        _done(self.path).touch()
+        paths = [self._part(number) for number in range(self.parts)]
+        if not all(_done(path).exists() for path in paths):
+            return False
+        temporary = self.output.with_name(f".{self.output.name}.tmp")
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(path.open("rb")) for path in paths]
+            whole = stack.enter_context(temporary.open("wb"))
+            for lines in itertools.zip_longest(*files, fillvalue=b""):
+                whole.writelines(lines)
+        os.replace(temporary, self.output)
+        for path in paths:
+            path.unlink()
+            _done(path).unlink()
+        return True
+
+
+def _done(path: pathlib.Path) -> pathlib.Path:
+    """The mark that a part is whole."""
+    return path.with_name(path.name + ".done")
 
 
 def _count(path: pathlib.Path) -> int:

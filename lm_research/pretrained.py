@@ -182,7 +182,7 @@ class LanguageModel:
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | Sequence[Sequence[int]],
         pooling: str | None = None,
         normalize: bool | None = None,
         batch_size: int = 32,
@@ -190,7 +190,7 @@ class LanguageModel:
         """Embeddings of texts, float32 [len(texts), D]; similar texts have a large product.
 
         Args:
-          texts: cut at the length that the directory names, or the model's.
+          texts: or token ids of each, which are read as they are; cut at the length that the directory names, or the model's.
           pooling: "mean" of the final states of real tokens (Reimers and Gurevych 2019), or the state of the first ("cls") or
             "last" of them; None is what the directory says, or mean.
           normalize: to length 1; None is what the directory says, or true.

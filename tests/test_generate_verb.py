@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -47,6 +48,57 @@ def test_files_become_records(lm: Any, tmp_path: pathlib.Path) -> None:
     texts = lm.generate(prompts=["ab", "xyz", "q"], do_sample=True, seed=3, num_return_sequences=2, max_new_tokens=6)
     assert [record["text"] for record in found[0]] == texts
     assert [record["prompt"] for record in found[0]] == ["ab", "ab", "xyz", "xyz", "q", "q"]
+
+
+def test_lines_end_at_line_feeds_only(lm: Any, tmp_path: pathlib.Path) -> None:
+    """Other characters that Python ends lines at belong to texts, and JSON may hold them as they are."""
+    texts = ["a\u2028b", "c\x85d", "e\x1cf", "g\x0ch"]
+    (tmp_path / "in.txt").write_bytes("\r\n".join(texts).encode())
+    lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "in.jsonl").write_bytes(("\n".join(lines) + "\n").encode())
+    for name in ("in.txt", "in.jsonl"):
+        assert generate.read_prompts(str(tmp_path / name)) == texts
+
+
+def test_nothing_is_loaded_or_written_for_a_mistake(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrained, "from_pretrained", lambda path, dtype=None, mesh=None: pytest.fail("loaded"))
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt": 5}\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    mistakes = {
+        f"--output={tmp_path}/none/x.jsonl": "there is no directory",
+        f"--output={tmp_path}": "it is a directory",
+        f"--input={tmp_path}/bad.jsonl": "line 2: the prompt 5 is no text",
+        f"--input={tmp_path}/empty.jsonl": "holds no prompts",
+        "--top_k=2.5": "an integer",
+    }
+    for flag, message in mistakes.items():
+        prompt = [] if "--input" in flag else ["--prompt=a"]
+        assert generate.main(["--model=m", flag, *prompt]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jsonl", "empty.jsonl"]
+
+
+def test_ctrl_c_ends_a_conversation_quietly(lm: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def lines() -> Iterator[str]:
+        yield "a"
+        raise KeyboardInterrupt
+
+    generate.talk(lm, {"max_new_tokens": 4}, lines())
+    said = capsys.readouterr()
+    assert said.out == lm.generate(prompts="a", max_new_tokens=4)[0] + "\n" and said.err.endswith("> \n")
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_pipe_that_is_no_text_is_refused(
+    lm: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, errors: str
+) -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(b"ab\n\xff\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(sys, "stdin", pipe)
+    assert generate.main(["--model=m", *NEW]) == 2
+    assert "no text in UTF-8" in capsys.readouterr().err
 
 
 def test_a_conversation_goes_on_until_an_empty_line(lm: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +183,17 @@ def test_flags_are_read_as_json() -> None:
         (["--prompt", "a", "--force_words=river"], "JSON list of texts"),
         (["--prompt", "a", "--temperature=0", "--do_sample"], "above 0"),
         (["--prompt", "a", "--batch_size=0"], "at least 1"),
+        (["--prompt", "a", "--eos_token_id", "abc"], "--eos_token_id='abc'"),
+        (["--prompt", "a", "--do_sample", "--seed", "abc"], "an integer, or a list"),
+        (["--prompt", "a", "--bad_words_ids", '[["a"]]'], "a list of lists"),
+        (["--prompt", "a", "--bad_words_ids", "[[257]]"], "from 0 to 256"),
+        (["--prompt", "a", "--suppress_tokens", '"x"'], "a list of token ids"),
+        (["--prompt", "a", "--stop_strings", "5"], "a text or a list"),
+        (["--prompt", "a", "--exponential_decay_length_penalty", "5"], "a pair"),
+        (["--prompt", "a", "--top_logprobs", "9999"], "more than the model's 257 tokens"),
+        (["--prompt", "a", "--sequence_bias", '{"500": 3.0}'], "[[[500], 3.0]"),
+        (["--prompt", "a", "--num_beams"], "--num_beams=True"),
+        (["--prompt", "\udcff"], "no text"),
     ],
 )
 def test_mistakes_end_with_code_2(lm: Any, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

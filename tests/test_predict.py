@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lm_research import pipeline, predict
+from lm_research import pipeline, pipelines, predict
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "pipelines"))
 
@@ -103,3 +103,76 @@ def test_mistakes(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.C
     (tmp_path / "e.jsonl").write_text("mine")
     assert run(folder, tmp_path / "e.jsonl") == 2 and "was not made by this command" in said()
     assert (tmp_path / "e.jsonl").read_text() == "mine"
+    assert run(folder, tmp_path / "f.jsonl", "--tok_k=2") == 2 and "Did you mean 'top_k'" in said()
+    assert run(folder, tmp_path / "e.jsonl" / "g.jsonl") == 2 and "cannot be made" in said()
+    assert run(folder, tmp_path) == 2 and "is a folder" in said()
+    (tmp_path / "q.jsonl").write_text('{"question": "who?", "context": null}\n')
+    flags = ("--task=question-answering", f"--input={tmp_path}/q.jsonl", "--top_k=1")
+    assert run(folder, tmp_path / "h.jsonl", *flags) == 2 and "q.jsonl, line 1 has None as 'context'" in said()
+
+
+MISTAKEN = (["--model=/no/such"], ["--function_to_apply=maximum"], ["--text_key=bodies"], ["--top_k=1", "--nonsense=3"])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("flags", MISTAKEN)
+def test_a_command_that_failed_binds_no_other(
+    folder: pathlib.Path, expected: list, tmp_path: pathlib.Path, flags: list[str], processes: int
+) -> None:
+    output = tmp_path / "a.jsonl"
+    given = (f"--input={folder}/in.csv", "--text_key=body", f"--num_processes={processes}")
+    assert run(folder, output, *given, *flags) == 2
+    assert not list(tmp_path.iterdir())
+    for process in range(processes):
+        assert run(folder, output, *given, f"--process_id={process}") == 0
+    assert [line["output"][0]["label"] for line in records(output)] == [one["output"][0]["label"] for one in expected]
+
+
+def test_the_first_rows_decide_between_two_commands(
+    folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second command begins the output while the first reads its model: the first must not add rows of its own."""
+    output, read = tmp_path / "a.jsonl", pipelines.pipeline
+
+    def slow(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(pipelines, "pipeline", read)
+        assert run(folder, output, "--num_processes=2", "--process_id=1") == 0
+        return read(*args, **options)
+
+    monkeypatch.setattr(pipelines, "pipeline", slow)
+    flags = ("--num_processes=2", "--process_id=0")
+    assert run(folder, output, *flags, "--function_to_apply=none") == 2
+    assert "was begun with options {'top_k': 2}" in capsys.readouterr().err
+    assert run(folder, output, *flags) == 0 and [line["input"] for line in records(output)] == TEXTS
+
+
+def test_a_whole_part_stays_whole(
+    folder: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started again and killed, the process that was done has lost no row: its part has 6, and batches have 4."""
+    output, flags = tmp_path / "a.jsonl", ("--num_processes=2",)
+    assert run(folder, output, *flags, "--process_id=0") == 0
+    part = tmp_path / "a.jsonl.part_0_of_2"
+    before = part.read_bytes()
+    assert before.count(b"\n") == 6
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipelines, "pipeline", killed)  # while it reads the model, or, if it needs none, at its end
+    monkeypatch.setattr(predict.Part, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, output, *flags, "--process_id=0")
+    monkeypatch.undo()
+    assert part.read_bytes() == before
+    assert run(folder, output, *flags, "--process_id=1") == 0
+    assert [line["input"] for line in records(output)] == TEXTS
+
+
+def test_no_rows_make_an_empty_output(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "in.csv").write_text("body\n")
+    given = (f"--input={tmp_path}/in.csv", "--text_key=body")
+    assert run(folder, tmp_path / "a.jsonl", *given) == 0 and (tmp_path / "a.jsonl").read_bytes() == b""
+    for process in (1, 0):
+        assert run(folder, tmp_path / "b.jsonl", *given, "--num_processes=2", f"--process_id={process}") == 0
+    assert (tmp_path / "b.jsonl").read_bytes() == b""

@@ -21,7 +21,7 @@ from lm_research.models.definition import ModelDefinition, Params
 def embed(
     lm: Any,
     run: Callable[[Mapping[str, np.ndarray], str, bool], jax.Array],
-    texts: Sequence[str],
+    texts: Sequence[str] | Sequence[Sequence[int]],
     pooling: str | None,
     normalize: bool | None,
     batch_size: int,
@@ -31,9 +31,10 @@ def embed(
     Args:
       lm: a LanguageModel.
       run: (rows, pooling, normalize) -> vectors [B, D] of its.
+      texts: or token ids of each, which are read as they are.
 
     Raises:
-      UserError: no tokenizer, or a pooling that is not supported.
+      UserError: no tokenizer, ids that are none of the model's, or a pooling that is not supported.
     """
     said = lm.embedding or Embedding()
     if pooling is not None:  # "first" is what cls was called before

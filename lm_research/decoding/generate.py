@@ -62,7 +62,8 @@ def generate(
       lm: the model.
       input_ids: token ids [B, L], or lists of them; for encoder-decoders what the encoder reads.
       prompts: texts instead.
-      attention_mask: [B, L], 1 for real tokens; rows may be padded on either side.
+      attention_mask: [B, L], 1 for real tokens; rows may be padded on either side. Without it all tokens are real; but a
+        decoder's are not where they are pad_token_id, unless that ends texts.
       decoder_input_ids, decoder_attention_mask: how an encoder-decoder's text begins.
       assistant_model: a smaller model with the same tokens that drafts (speculative decoding).
       arguments: see options.Options; defaults come from generation_config.json, or config.json.
@@ -90,9 +91,11 @@ def generate(
 def in_pieces(lm: Any, input_ids: Any, piece: int, **arguments: Any) -> Iterator[GenerateOutput | None]:
     """What `generate` makes of token ids, with a None after every `piece` tokens, when others may have the device.
 
-    Contrastive search is one piece. Raises a UserError as `generate` does, at the latest for the first piece.
+    All token ids are read, padding among them. Contrastive search is one piece. Raises a UserError as `generate` does, at the
+    latest for the first piece.
     """
-    request = Request(lm, arguments, {"input_ids": input_ids}, None)
+    inputs = {"input_ids": input_ids, "attention_mask": [[1] * len(row) for row in input_ids]}
+    request = Request(lm, arguments, inputs, None)
     return _ways(request, piece)
 
 
@@ -116,16 +119,13 @@ def _output(request: Request, new: list[list[int]], fill: int, **more: Any) -> G
 
 
 def _tokens(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
-    options, plan, settings = request.options, request.plan(), request.settings
-    stops = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
-    if stops and request.tokenizer is None:
-        raise UserError("stop_strings need a tokenizer, which the model's directory lacks. Use eos_token_id=[...].")
+    plan, settings, stops = request.plan(), request.settings, _stops(request)
     state = request.engine.start(plan, request.prompts, settings)
     until, last = request.slots, request.slots + request.lengths.most
     while True:
         until = min(last, until + (piece or LOOK if stops or piece else last))
         state = request.engine.advance(plan, state, settings, until)
-        new = _stopped(request, request.cut(_new(request, state)), stops)
+        new = _stopped(request, _new(request, state), stops)
         finished = np.ones(len(state.finished_R), bool)
         finished[: len(new)] = [ended for _, ended in new]
         if until == last or finished.all():
@@ -136,10 +136,16 @@ def _tokens(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     yield _finish(request, state, [tokens for tokens, _ in new])
 
 
-def _stopped(request: Request, rows: list[list[int]], stops: Sequence[str]) -> list[tuple[list[int], bool]]:
-    """Rows cut behind the token that completes a stop string, and whether they are finished."""
+def _stops(request: Request) -> list[str]:
+    if request.options.stops and request.tokenizer is None:
+        raise UserError("stop_strings need a tokenizer, which the model's directory lacks. Use eos_token_id=[...].")
+    return request.options.stops
+
+
+def _stopped(request: Request, rows: np.ndarray, stops: Sequence[str]) -> list[tuple[list[int], bool]]:
+    """Rows cut behind an end token or the one that completes a stop string, and whether they are finished."""
     found, copies = [], len(rows) // len(request.before)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(request.cut(rows)):
         stop = stop_at(request.tokenizer, row, stops, request.before[number // copies])
         row = row if stop is None else row[:stop]
         found.append((row, stop is not None or row[-1] in request.options.ends))
@@ -172,8 +178,6 @@ def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
             raise UserError(
                 f"force_words_ids has {needed} tokens, but only {request.lengths.most} new ones may come. Raise max_new_tokens."
             )
-    if options.top_logprobs:
-        raise UserError("top_logprobs does not go with beams. output_logprobs=True gives those of the chosen tokens.")
     engine, prompts = request.engine, as_arrays(request.prompts)
     if piece:
         state = engine.program(beam.begin, plan)(prompts, settings)
@@ -193,11 +197,16 @@ def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
         for number in range(kept):
             new.append(tokens_BKS[row, number, request.slots :][: length_BK[row, number]].tolist())
     scores = scores_BK[:count, :kept].reshape(-1)
-    logprobs = None
-    if options.output_logprobs:
-        repeat = lambda rows: None if rows is None else [row for row in rows for _ in range(kept)]  # noqa: E731
-        logprobs = scoring.score_rows(request.engine, repeat(request.rows), new, repeat(request.sources))
-    yield _output(request, new, int(settings["fill"]), sequences_scores=scores, logprobs=logprobs)
+    yield _output(request, new, int(settings["fill"]), sequences_scores=scores, logprobs=_logprobs(request, new))
+
+
+def _logprobs(request: Request, new: list[list[int]]) -> list[np.ndarray] | None:
+    """Log-probabilities of new tokens, where they are asked for: of ways that keep none, from one more run over the texts."""
+    if not request.options.output_logprobs:
+        return None
+    copies = len(new) // len(request.rows)
+    repeat = lambda rows: None if rows is None else [row for row in rows for _ in range(copies)]  # noqa: E731
+    return scoring.score_rows(request.engine, repeat(request.rows), new, repeat(request.sources))
 
 
 def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
@@ -208,15 +217,18 @@ def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None
         "max_new": np.int32(request.lengths.most),
         "penalty_alpha": np.float32(options.penalty_alpha),
     }
+    stops = _stops(request)
     state = request.engine.program(contrastive.search, plan)(as_arrays(request.prompts), settings)
-    yield _finish(request, state, request.cut(_new(request, state)))
+    new = [tokens for tokens, _ in _stopped(request, _new(request, state), stops)]
+    yield _output(request, new, options.pad, logprobs=_logprobs(request, new))
 
 
 def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
     options, draft = request.options, engine_of(assistant)
-    if options.way != "tokens" or options.stop_strings:
+    if options.way != "tokens" or options.stops or options.top_logprobs:
         raise UserError(
-            "assistant_model drafts for greedy decoding and sampling: leave out num_beams, penalty_alpha, stop_strings."
+            "assistant_model drafts for greedy decoding and sampling: leave out num_beams, penalty_alpha, stop_strings, "
+            "top_logprobs."
         )
     ours, theirs = lm.definition.arch, assistant.definition.arch
     if ours.vocab_size != theirs.vocab_size or ours.kind != theirs.kind:
@@ -238,7 +250,7 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
     tokens = np.asarray(progress.tokens_BS)[:rows, request.slots :]
     length = np.minimum(np.asarray(progress.length_B)[:rows] - request.slots, request.lengths.most)
     new = [row[:count].tolist() for row, count in zip(tokens, length, strict=True)]
-    return _output(request, new, options.pad, rounds=int(progress.rounds))
+    return _output(request, new, options.pad, rounds=int(progress.rounds), logprobs=_logprobs(request, new))
 
 
 def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **arguments: Any) -> Iterator[str]:
@@ -267,8 +279,7 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
 
 
 def _stream_tokens(request: Request) -> Iterator[int]:
-    options, plan, said = request.options, request.plan(), []
-    stops = [options.stop_strings] if isinstance(options.stop_strings, str) else list(options.stop_strings or ())
+    options, plan, stops, said = request.options, request.plan(), request.options.stops, []
     state = request.engine.start(plan, request.prompts, request.settings)
     for slot in range(request.slots, request.slots + request.lengths.most):
         if slot > request.slots:

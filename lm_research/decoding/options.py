@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import pathlib
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +39,8 @@ class Options:
       temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff: filters of sampling, see sampling.py.
       repetition_penalty, encoder_repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size,
         encoder_no_repeat_ngram_size, bad_words_ids, sequence_bias, suppress_tokens, begin_suppress_tokens,
-        forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty: see processors.py.
+        forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty: see processors.py. sequence_bias is pairs
+        of tokens and a number, [[[500], 3.0], [[7, 8], -2.0]], or in Python a dict {(500,): 3.0}.
 
       length_penalty: finished beams are ranked by log-probability / length ^ this.
       early_stopping: True, False or "never", see beam.py.
@@ -46,11 +49,13 @@ class Options:
       penalty_alpha: above 0, contrastive search over the top_k best tokens.
       num_assistant_tokens: tokens that a draft model is ahead in speculative decoding.
 
-      eos_token_id: one or several tokens that end a text. pad_token_id: fills rows up after it.
+      eos_token_id: one or several tokens that end a text. pad_token_id: fills rows up after it, and is not read in a
+        decoder's input_ids without an attention mask, unless it ends texts too.
       bos_token_id: a prompt where none is given. decoder_start_token_id: the decoder's, of encoder-decoders.
       stop_strings: texts that end a row when they come up in it.
       return_dict_in_generate: return a GenerateOutput instead of its `sequences` (or texts).
-      output_logprobs, top_logprobs: also return log-probabilities of new tokens, and of so many best ones.
+      output_logprobs, top_logprobs: also return log-probabilities of new tokens, and of so many best ones (not with beams,
+        contrastive search and a draft model).
     """
 
     max_new_tokens: int | None = None
@@ -75,7 +80,7 @@ class Options:
     no_repeat_ngram_size: int = 0
     encoder_no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[Sequence[int]] | None = None
-    sequence_bias: Mapping[tuple[int, ...], float] | Sequence | None = None
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]] | None = None
     suppress_tokens: Sequence[int] | None = None
     begin_suppress_tokens: Sequence[int] | None = None
     forced_bos_token_id: int | None = None
@@ -109,6 +114,17 @@ class Options:
         return self.pad_token_id if self.pad_token_id is not None else (self.ends or [0])[0]
 
     @property
+    def stops(self) -> list[str]:
+        given = self.stop_strings
+        return [given] if isinstance(given, str) else list(given or ())
+
+    @property
+    def biases(self) -> list[tuple[Sequence[int], float]]:
+        """Pairs of tokens and what is added to the last one behind the others."""
+        given = self.sequence_bias or ()
+        return list(given.items() if isinstance(given, Mapping) else given)
+
+    @property
     def way(self) -> str:
         """ "tokens" (greedy or sampling), "beams" or "contrastive"."""
         if self.penalty_alpha and self.top_k > 1 and not self.do_sample and self.num_beams == 1:
@@ -117,6 +133,26 @@ class Options:
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(Options))
+TOKENS = tuple(
+    name for name in NAMES if name.endswith(("_token_id", "_words_ids", "suppress_tokens")) or name == "sequence_bias"
+)
+_KINDS = typing.get_type_hints(Options)
+# How a value of the wrong type should look, where it is more than one number or word.
+_FORMS = {
+    "eos_token_id": "a token id or a list of them",
+    "forced_eos_token_id": "a token id or a list of them",
+    "seed": "an integer, or a list with one for each prompt",
+    "bad_words_ids": "a list of lists of token ids, one for each word: [[5], [7, 8]]",
+    "force_words_ids": "a list of lists of token ids, one for each word: [[5], [7, 8]]",
+    "sequence_bias": "pairs of a list of token ids and a number, [[[500], 3.0], [[7, 8], -2.0]] (so in JSON, too), or in Python a "
+    "dict with tuples of token ids: {(500,): 3.0}",
+    "suppress_tokens": "a list of token ids: [5, 7]",
+    "begin_suppress_tokens": "a list of token ids: [5, 7]",
+    "exponential_decay_length_penalty": "a pair of a number of tokens and a factor: [10, 1.5]",
+    "early_stopping": 'True, False or "never"',
+    "stop_strings": 'a text or a list of texts: ["a", "b"]',
+}
+_PLAIN = {bool: "true or false", int: "an integer", float: "a number"}
 
 
 def as_list(tokens: Tokens) -> list[int]:
@@ -169,19 +205,59 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
         known = {name: value for name, value in known.items() if name.endswith("_token_id")}
     known |= {name: value for name, value in file.items() if name in NAMES and value is not None}
     given = {name: value for name, value in given.items() if value is not None}
+    check_types(given)
+    check_types({name: value for name, value in known.items() if name not in given}, "The model's files say ")
+    given = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in given.items()}
     if "max_length" in given and "max_new_tokens" not in given:
         known.pop("max_new_tokens", None)
     if "min_length" in given:
         known.pop("min_new_tokens", None)
-    try:
-        options = Options(**(known | given))
-        _check(options)
-    except TypeError as error:
-        raise UserError(f"An argument of generate has a value of the wrong type: {error}.") from error
+    options = Options(**(known | given))
+    _check(options)
     ignored = {"temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff"} & set(given)
     if ignored and not options.do_sample:
         LOG.warning("%s only matter when drawing: add do_sample=True.", ", ".join(sorted(ignored)))
     return options
+
+
+def check_types(given: Mapping[str, Any], where: str = "") -> None:
+    """Raises a UserError if a value is not of its argument's type; it begins with `where`. Arguments of other names are left alone."""
+    for name, value in given.items():
+        if name in _KINDS and not fits(value, _KINDS[name]):
+            plain = next((one for one in (*typing.get_args(_KINDS[name]), _KINDS[name]) if one in _PLAIN), None)
+            form = _FORMS.get(name) or _PLAIN[plain]
+            raise UserError(f"{where}{name}={str(repr(value))[:80]}, which has the wrong type: it must be {form}.")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value, of Python or read from JSON, is of an annotated type. Lists are tuples, too, and 0 and 1 truth values."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, one) for one in inside)
+    if origin is typing.Literal:
+        return value in inside
+    if origin is Mapping:
+        good = lambda key, one: fits(key, inside[0]) and fits(one, inside[1])  # noqa: E731
+        return isinstance(value, Mapping) and all(good(*pair) for pair in value.items())
+    if origin in (Sequence, tuple):
+        if not (isinstance(value, list | tuple | range) or getattr(value, "ndim", 0)):
+            return False
+        each = [inside[0]] * len(value) if origin is Sequence or inside[-1] is ... else inside
+        return len(each) == len(value) and all(map(fits, value, each))
+    if kind is int:
+        return _is_number(value, np.integer)
+    if kind is float:
+        return (_is_number(value, np.integer) or _is_number(value, np.floating)) and value == value
+    if kind is bool:
+        return isinstance(value, bool | np.bool_) or (_is_number(value, np.integer) and value in (0, 1))
+    return isinstance(value, kind)
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether a value is a number of one of NumPy's kinds, or such of Python or JAX."""
+    if isinstance(value, bool | int | float):
+        return isinstance(value, int if kind is np.integer else float) and not isinstance(value, bool)
+    return getattr(value, "ndim", None) == 0 and np.issubdtype(np.asarray(value).dtype, kind)
 
 
 def _check(options: Options) -> None:
@@ -189,13 +265,33 @@ def _check(options: Options) -> None:
         if not condition:
             raise UserError(message)
 
+    for name in NAMES:
+        value = getattr(options, name)
+        fits = name == "seed" or not _is_number(value, np.integer) or -(2**31) <= value < 2**31
+        need(fits, f"{name}={value}: it does not fit into 32 bits.")
     for name in ("num_beams", "num_return_sequences", "num_beam_groups", "num_assistant_tokens"):
         need(getattr(options, name) >= 1, f"{name}={getattr(options, name)}: it is at least 1.")
-    for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_k", "top_logprobs"):
+    for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_logprobs"):
         need(getattr(options, name) >= 0, f"{name}={getattr(options, name)}: it is at least 0, which is none.")
     for name in ("max_new_tokens", "max_length"):
         value = getattr(options, name)
         need(value is None or value >= 1, f"{name}={value}: it is at least 1.")
+    if options.do_sample:  # else the filters do nothing: a model's files may say temperature 0 to mean the best token
+        _check_filters(options, need)
+    for name in ("repetition_penalty", "encoder_repetition_penalty"):
+        need(getattr(options, name) > 0, f"{name}={getattr(options, name)}: it is above 0; 1 is none.")
+    need(options.early_stopping in (True, False, "never"), 'early_stopping is True, False or "never".')
+    for name in ("bad_words_ids", "force_words_ids"):
+        lists = getattr(options, name)
+        good = lists is None or (len(lists) and all(map(len, lists)))
+        need(good, f"{name} is a list of lists of token ids, one for each word; got {lists!r}.")
+    need(all(len(tokens) for tokens, _ in options.biases), "sequence_bias has a sequence without tokens. Take it out.")
+    need(all(options.stops), "stop_strings holds an empty text, which is everywhere. Take it out.")
+    _check_together(options, need)
+
+
+def _check_filters(options: Options, need: Any) -> None:
+    need(options.top_k >= 0, f"top_k={options.top_k}: it is at least 0, which is none.")
     need(
         options.temperature > 0,
         f"temperature={options.temperature}: it is above 0. For the best token each time leave out do_sample.",
@@ -204,14 +300,6 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         need(value is None or 0 <= value <= 1, f"{name}={value}: it is a share from 0 to 1.")
     need(options.top_p > 0 and options.typical_p > 0, "top_p and typical_p are above 0; 1 keeps all tokens.")
-    for name in ("repetition_penalty", "encoder_repetition_penalty"):
-        need(getattr(options, name) > 0, f"{name}={getattr(options, name)}: it is above 0; 1 is none.")
-    need(options.early_stopping in (True, False, "never"), 'early_stopping is True, False or "never".')
-    for name in ("bad_words_ids", "force_words_ids"):
-        lists = getattr(options, name)
-        good = lists is None or (len(lists) and all(np.ndim(word) == 1 and len(word) for word in lists))
-        need(good, f"{name} is a list of lists of token ids, one for each word; got {lists!r}.")
-    _check_together(options, need)
 
 
 def _check_together(options: Options, need: Any) -> None:
@@ -221,7 +309,7 @@ def _check_together(options: Options, need: Any) -> None:
             copies <= beams,
             f"num_return_sequences={copies} is more than num_beams={beams}: raise num_beams to {copies}.",
         )
-        need(not options.stop_strings, "stop_strings do not go with beams: use eos_token_id=[...], or num_beams=1.")
+        need(not options.stops, "stop_strings do not go with beams: use eos_token_id=[...], or num_beams=1.")
     else:
         need(
             copies == 1 or options.do_sample,
@@ -229,6 +317,10 @@ def _check_together(options: Options, need: Any) -> None:
             f"num_beams={copies}.",
         )
         need(options.force_words_ids is None, "force_words_ids needs beams: add num_beams=4 or more.")
+    need(
+        options.way == "tokens" or not options.top_logprobs,
+        "top_logprobs does not go with beams or penalty_alpha: output_logprobs=True gives those of the chosen tokens.",
+    )
     groups = options.num_beam_groups
     need(beams % groups == 0, f"num_beams={beams} is no multiple of num_beam_groups={groups}: choose one that is.")
     need(
@@ -303,9 +395,8 @@ def make_rules(options: Options, lengths: Lengths, width: int, vocabulary: int) 
     bad = [list(word) for word in options.bad_words_ids or () if list(word) not in [[end] for end in options.ends]]
     if bad:
         rules["bad_words"] = words(bad)
-    if options.sequence_bias:
-        pairs = options.sequence_bias.items() if isinstance(options.sequence_bias, Mapping) else options.sequence_bias
-        sequences, biases = zip(*pairs, strict=True)
+    if options.biases:
+        sequences, biases = zip(*options.biases, strict=True)
         rules["sequence_bias"] = {"words_WT": words(sequences), "bias_W": np.asarray(biases, np.float32)}
     if lengths.least and len(ends_E):
         rules["min_new_tokens"] = {"count": np.int32(lengths.least), "ends_E": ends_E}

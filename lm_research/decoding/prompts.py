@@ -45,29 +45,41 @@ def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
     """Token lists of an array [B, L] or of lists, without what a mask hides.
 
     Raises:
-      UserError: not numbers, not two-dimensional, or a mask of another shape, or one that hides a whole row.
+      UserError: not whole numbers, not two-dimensional, or a mask of another shape, or one that hides a whole row.
     """
-    if mask is None and isinstance(ids, list | tuple) and ids and isinstance(ids[0], list | tuple):
-        rows = [[int(token) for token in row] for row in ids]
-    else:
-        try:
-            array = np.asarray(ids)
-            bad = array.ndim != 2 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0)
-        except ValueError:
-            bad = True
-        if bad:
-            raise UserError(
-                f"{name} is no array [B, L] of token ids, nor a list of lists of them. Got {str(ids)[:80]}."
-            )
-        keep = np.ones(array.shape, bool) if mask is None else np.asarray(mask) > 0
-        if keep.shape != array.shape:
-            raise UserError(
-                f"{name} has shape {array.shape}, but its attention mask {keep.shape}: give one number for each token."
-            )
-        rows = [row[kept].tolist() for row, kept in zip(array, keep, strict=True)]
+    found = _arrays(ids, np.integer)
+    if found is None:
+        raise UserError(f"{name} is no array [B, L] of token ids, nor a list of lists of them. Got {str(ids)[:80]}.")
+    if mask is not None:
+        keep = _arrays(mask, np.number, np.bool_)
+        if keep is None or list(map(len, keep)) != list(map(len, found)):
+            raise UserError(f"{name} has an attention mask of another shape: give one number for each token.")
+        found = [row[kept > 0] for row, kept in zip(found, keep, strict=True)]
+    rows = [row.tolist() for row in found]
     if not rows or not all(rows):
         raise UserError(f"{name} holds {'an empty row' if rows else 'no rows'}. Each row needs at least one token.")
     return rows
+
+
+def _arrays(rows: Any, *kinds: type) -> list[np.ndarray] | None:
+    """Rows of numbers of some kinds, one array [L] each; None if there is anything else."""
+    try:
+        rows = rows if isinstance(rows, list | tuple) else np.asarray(rows)
+        found = [np.asarray(row) for row in rows]
+    except (TypeError, ValueError):  # no rows, or lists of different lengths in one
+        return None
+    good = lambda row: row.ndim == 1 and (not row.size or any(np.issubdtype(row.dtype, kind) for kind in kinds))  # noqa: E731
+    return found if all(map(good, found)) else None
+
+
+def without_padding(rows: list[list[int]], pad_id: int | None, ends: Sequence[int]) -> list[list[int]]:
+    """Rows that came without an attention mask, as transformers reads them: padding is what is filled up, unless it ends texts.
+
+    A row of nothing else is left as it is.
+    """
+    if pad_id is None or pad_id in ends:
+        return rows
+    return [[token for token in row if token != pad_id] or row for row in rows]
 
 
 def text_start(tokenizer: Any) -> int | None:

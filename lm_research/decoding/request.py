@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from lm_research.data.framing import ids_within
 from lm_research.data.hf_tokenizer import with_special_tokens
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
-from lm_research.decoding.options import Lengths, Options, make_filters, make_options, make_rules
-from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts, parts_documents
+from lm_research.decoding.options import TOKENS, Lengths, Options, make_filters, make_options, make_rules
+from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts, parts_documents, without_padding
 from lm_research.errors import UserError
 
 HEADS = ("causal_lm", "seq2seq_lm")
@@ -43,6 +43,7 @@ class Request:
         self.options = options = with_ends(
             make_options(arguments, getattr(lm, "generation_config", {}), dict(lm.config)), lm.tokenizer
         )
+        _check_options(options, arguments, arch.vocab_size)
         given = _given(lm, inputs, texts, options)
         self.sources = sources = given if arch.encoder is not None else None
         if sources is not None:
@@ -90,7 +91,7 @@ class Request:
         if np.ndim(seed) and len(seed) != count:
             raise UserError(f"seed has {len(seed)} numbers for {count} prompts: give one number, or one for each.")
         filled = np.zeros(len(self.prompts.start_B), np.uint32)
-        filled[:count] = np.asarray(seed, np.int64) % 2**32
+        filled[:count] = [int(one) % 2**32 for one in seed] if np.ndim(seed) else int(seed) % 2**32
         return filled
 
     def plan(self) -> Plan:
@@ -152,21 +153,42 @@ def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> 
     if texts is not None and ids is not None:
         raise UserError("generate takes prompts (texts) or input_ids (token ids), not both.")
     if ids is not None:
-        return as_rows("input_ids", ids, inputs.get("attention_mask"))
+        mask = inputs.get("attention_mask")
+        rows = as_rows("input_ids", ids, mask)
+        if mask is not None or lm.definition.arch.encoder is not None:  # transformers 5 lets encoders read padding, too
+            return rows
+        return without_padding(rows, options.pad_token_id, options.ends)
     begin = next((token for token in (options.bos_token_id, *options.ends[:1]) if token is not None), None)
     if texts is None:
         if options.bos_token_id is None or lm.definition.arch.encoder is not None:
             raise UserError("generate needs prompts (texts) or input_ids (token ids) to continue.")
         return [[options.bos_token_id]]
+    texts = check_texts(texts)
     if lm.tokenizer is None:
         raise UserError("The model's directory has no tokenizer, so prompts can't be read. Give input_ids.")
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
-        raise UserError("prompts is an empty list. Give at least one text.")
     rows = encode(lm.tokenizer, texts, for_encoder=lm.definition.arch.encoder is not None)
     if begin is None and not all(rows):
         raise UserError("A prompt is empty and the model names no bos_token_id to begin with. Give that, or a text.")
     return [row or [begin] for row in rows]
+
+
+def check_texts(texts: Any) -> list[str]:
+    """Prompts as a list; raises a UserError if they are not a text or texts."""
+    if not isinstance(texts, str | Iterable):
+        raise UserError(f"prompts is a text or a list of texts; got {texts!r}. Token ids are given as input_ids.")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise UserError("prompts is an empty list. Give at least one text.")
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(f"prompts holds {str(text)[:80]}, which is no text. Token ids are given as input_ids.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"A prompt is no text: {error}. Such halves of characters come from bytes that are not UTF-8."
+            ) from error
+    return texts
 
 
 def encode(tokenizer: Any, texts: Sequence[str], for_encoder: bool = False) -> list[list[int]]:
@@ -184,14 +206,18 @@ def encode(tokenizer: Any, texts: Sequence[str], for_encoder: bool = False) -> l
 
 
 def read_texts(
-    tokenizer: Any, arch: Any, texts: Sequence[str], max_length: int | None = None, framed: bool = False
+    tokenizer: Any,
+    arch: Any,
+    texts: Sequence[str] | Sequence[Sequence[int]],
+    max_length: int | None = None,
+    framed: bool = False,
 ) -> dict[str, np.ndarray]:
     """Texts as a model has learned to read them: special tokens around them, cut at its length, padded.
 
     Args:
       tokenizer: of the model.
       arch: its architecture.
-      texts: at least one.
+      texts: at least one; or token ids, which are read as they are.
       max_length: tokens that are read of each, if less than the model can.
       framed: whether a decoder too has learned special tokens around texts (as tasks have them), and not only the separator before.
 
@@ -199,23 +225,31 @@ def read_texts(
       input_ids and attention_mask [B, L], and token_type_ids where the model has types; L is one of few lengths.
 
     Raises:
-      UserError: no tokenizer.
+      UserError: no tokenizer, or ids that are none of the model's.
     """
-    if tokenizer is None:
-        raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
     limit = min(filter(None, ((arch.encoder or arch).max_length, max_length)), default=0)
-    if callable(tokenizer) or framed or arch.kind != "decoder":
+    if not isinstance(texts[0], str):
+        rows = as_rows("texts", texts)
+        _check_ids(rows, (arch.encoder or arch).vocab_size)
+        batch = _filled([row[: limit or None] for row in rows])
+    elif tokenizer is None:
+        raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
+    elif callable(tokenizer) or framed or arch.kind != "decoder":
         tokenizer = tokenizer if callable(tokenizer) else with_special_tokens(tokenizer)  # a run's own
         batch = tokenizer(list(texts), padding=True, truncation=limit > 0, max_length=limit or None)
     else:  # a run's own, that knows a separator before texts and nothing behind them
-        rows = [row[: limit or None] for row in encode(tokenizer, texts)]
-        lengths, width = np.array([len(row) for row in rows]), longest(rows)
-        ids = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
-        batch = {"input_ids": ids, "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int32)}
+        batch = _filled([row[: limit or None] for row in encode(tokenizer, texts)])
     # Filled up to a multiple of 32 tokens, so that few shapes are compiled, or to what the model takes.
     width = batch["input_ids"].shape[1]
     more = min(-width % 32, limit - width) if limit else -width % 32
     return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
+
+
+def _filled(rows: Sequence[list[int]]) -> dict[str, np.ndarray]:
+    """input_ids and attention_mask [B, L] of rows, filled up behind."""
+    lengths, width = np.array([len(row) for row in rows]), longest(rows)
+    ids = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
+    return {"input_ids": ids, "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int32)}
 
 
 def _decoder_rows(options: Options, count: int, ids: Any, mask: Any) -> list[list[int]]:
@@ -233,6 +267,26 @@ def _decoder_rows(options: Options, count: int, ids: Any, mask: Any) -> list[lis
     if start is not None and all(row[0] != start for row in rows):
         rows = [[start, *row] for row in rows]
     return rows
+
+
+def _check_options(options: Options, given: Mapping[str, Any], size: int) -> None:
+    """Raises a UserError for tokens and numbers of them that the model has not.
+
+    Only what is given is looked at: files of models often name tokens of a larger vocabulary, which then never come.
+    """
+    for name in TOKENS:
+        for token in _flat([one for one, _ in options.biases] if name == "sequence_bias" else getattr(options, name)):
+            if given.get(name) is not None and not 0 <= token < size:
+                raise UserError(f"{name} holds the token {token}, but this model's are from 0 to {size - 1}.")
+    if options.top_logprobs > size:
+        raise UserError(f"top_logprobs={options.top_logprobs} is more than the model's {size} tokens. Lower it.")
+
+
+def _flat(tokens: Any) -> list[int]:
+    """All numbers of nested lists."""
+    if tokens is None:
+        return []
+    return [one for inner in tokens for one in _flat(inner)] if hasattr(tokens, "__len__") else [tokens]
 
 
 def _check_ids(rows: Sequence[Sequence[int]], size: int) -> None:

@@ -190,9 +190,11 @@ class ResearchLM(TemplateLM):
                 f"{most} tokens are to be written, but the model reads {self.max_length} at a time. Lower max_gen_toks."
             )
         rows = [self.tok_encode(context)[-room:] or [self.prefix_token_id] for context in contexts]
+        mask = [[1] * len(row) for row in rows]  # all are read, padding among them if a text says it
         output = self.lm.generate(
-            input_ids=rows, max_new_tokens=most, stop_strings=until or None, return_dict_in_generate=True, **options
-        )
+            input_ids=rows, attention_mask=mask, max_new_tokens=most, stop_strings=until or None,
+            return_dict_in_generate=True, **options,
+        )  # fmt: skip
         return [cut(text, until) for text in output.texts]
 
     def _kept(self, requests: list[Any], kind: str, answers: list[Any]) -> list[Any]:

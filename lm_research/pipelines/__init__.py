@@ -53,10 +53,11 @@ def pipeline(task: str, model: str | os.PathLike | LanguageModel, **options: Any
       options: `batch_size` (8), `dtype` and `mesh` of from_pretrained, and defaults for the task's own.
 
     Raises:
-      UserError: no such task, or a model that cannot do it.
+      UserError: no such task or option, or a model that cannot do it.
     """
     kind = find(task)
     loading = {name: options.pop(name) for name in ("dtype", "mesh") if name in options}
+    kind.check(task, options)  # before the model is read, which may take long
     if not isinstance(model, LanguageModel):
         model = from_pretrained(model, head="none" if kind.heads == ("none",) else None, **loading)
     return kind(task, model, **options)

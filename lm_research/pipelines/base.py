@@ -6,17 +6,35 @@ Legend: B rows, L length.
 from __future__ import annotations
 
 import abc
+import functools
+import inspect
 import itertools
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lm_research.data.hf_tokenizer import with_special_tokens
-from lm_research.errors import UserError
+from lm_research.decoding.options import fits
+from lm_research.errors import UserError, suggest
 from lm_research.pretrained import LanguageModel
 
 _NARROWEST = 32  # tokens; rows are padded to this, or twice, four times ... as many
+_CUT = "Texts are cut at the model's length and padded as a batch needs it: leave it out."
+_READING = "It belongs to pipeline(task, model, ...), which reads the model."
+_DEVICE = "JAX takes the accelerator that is there: leave it out (JAX_PLATFORMS=cpu keeps to the CPU, mesh=... divides a model)."
+_ELSEWHERE = {  # what Hugging Face's pipelines take, or `pipeline` alone, and what to do here
+    "device": _DEVICE,
+    "device_map": _DEVICE,
+    "framework": "There is only JAX: leave it out.",
+    "torch_dtype": 'Write dtype="bfloat16" in pipeline(task, model, ...).',
+    "dtype": _READING,
+    "mesh": _READING,
+    "tokenizer": "It is read from the model's directory: leave it out.",
+    "truncation": _CUT,
+    "padding": _CUT,
+}
 
 
 class Pipeline(abc.ABC):
@@ -30,8 +48,10 @@ class Pipeline(abc.ABC):
     """
 
     heads: ClassVar[tuple[str, ...]]
+    passed_on: ClassVar[tuple[str, ...]] = ()  # options that `run` only hands on
 
     def __init__(self, task: str, lm: LanguageModel, batch_size: int = 8, **options: Any) -> None:
+        self.check(task, {"batch_size": batch_size, **options})
         self.task, self.lm, self.batch_size, self.options = task, lm, batch_size, options
         if lm.head not in self.heads:
             raise UserError(
@@ -54,10 +74,11 @@ class Pipeline(abc.ABC):
           options: of the task; see its class.
 
         Raises:
-          UserError: an input or option that the task does not take.
+          UserError: an input or option that the task does not take; inputs are counted from 0.
         """
+        self.check(self.task, options)
         options = self.options | options
-        if self.is_one(inputs):
+        if self.is_one(inputs) or not isinstance(inputs, Iterable):
             return next(self._answers(iter([inputs]), options))
         if isinstance(inputs, Sequence):
             return list(self._answers(iter(inputs), options))
@@ -67,9 +88,31 @@ class Pipeline(abc.ABC):
         """Whether this is one input, not several."""
         return isinstance(inputs, str | Mapping)
 
+    @classmethod
+    def check(cls, task: str, options: Mapping[str, Any]) -> None:
+        """Raises a UserError if there is no such option of the task, or it takes no such value."""
+        kinds = _kinds(cls)
+        for name, value in options.items():
+            if name in kinds and not fits(value, kinds[name]):
+                raise UserError(f"{task}: {name}={value!r:.80} must be {_described(kinds[name])}.")
+            if name not in kinds and name not in cls.passed_on:
+                advice = _ELSEWHERE.get(name) or suggest(name, [*kinds, *cls.passed_on])
+                raise UserError(f"{task} has no option {name!r}. {advice}")
+        if options.get("batch_size", 1) < 1:
+            raise UserError(f"{task}: batch_size={options['batch_size']}: it is at least 1.")
+
+    @classmethod
+    def wrong(cls, one: Any) -> str | None:
+        """What is wrong with an input, to be said after its name; None if nothing is."""
+        return None if isinstance(one, str) else f"is {one!r:.80}, not a text."
+
     def _answers(self, inputs: Iterator[Any], options: dict[str, Any]) -> Iterator[Any]:
-        size = options.pop("batch_size", self.batch_size)
+        size, first = options.pop("batch_size", self.batch_size), 0
         while batch := list(itertools.islice(inputs, size)):
+            for number, one in enumerate(batch, first):
+                if wrong := self.wrong(one):
+                    raise UserError(f"Input {number} of {self.task} {wrong}")
+            first += len(batch)
             yield from self.run(batch, **options)
 
     @abc.abstractmethod
@@ -132,11 +175,35 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-logits))
 
 
-def only(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
-    """Fields of an input that is a dict; raises a UserError that says what is missing."""
-    for name in names:
-        if name not in given:
-            raise UserError(
-                f"An input has no {name!r}, but {', '.join(map(repr, given)) or 'nothing'}. This task needs {', '.join(names)}."
-            )
-    return [given[name] for name in names]
+def flaw(one: Any, texts: Sequence[str], form: str) -> str | None:
+    """What is wrong with an input that should be a dict with some texts, of the form `form`; None if nothing is."""
+    if not isinstance(one, Mapping):
+        return f"is {one!r:.80}, not {form}."
+    for name in texts:
+        if name not in one:
+            return f"has no {name!r}, but {', '.join(map(repr, one)) or 'nothing'}. It must be {form}."
+        if not isinstance(one[name], str):
+            return f"has {one[name]!r:.80} as {name!r}, not a text. It must be {form}."
+    return None
+
+
+@functools.cache
+def _kinds(kind: type[Pipeline]) -> dict[str, Any]:
+    """Options of a task and their types, as `run` of its class and those above it say."""
+    found: dict[str, Any] = {"batch_size": int}
+    for owner in reversed(kind.__mro__):
+        if "run" in vars(owner):
+            hints, parameters = typing.get_type_hints(owner.run), inspect.signature(owner.run).parameters.values()
+            named = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+            found |= {name: hints[name] for name in named if name not in ("self", "batch")}
+    return found
+
+
+def _described(kind: Any) -> str:
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) is Sequence:
+        return f"a list of {_described(inner[0]).removeprefix('a ')}s"
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(repr, inner))
+    known = {int: "a whole number", str: "a text", bool: "true or false", type(None): "None"}
+    return " or ".join(map(_described, inner)) if inner else known[kind]

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lm_research.decoding.generate import score
+from lm_research.decoding.request import encode
 from lm_research.errors import UserError
-from lm_research.pipelines.base import Pipeline, label_names, only, sigmoid, softmax
+from lm_research.pipelines.base import Pipeline, flaw, label_names, sigmoid, softmax
 
 
 class FillMask(Pipeline):
     """What stands behind the mask token of a text.
 
-    Options: `top_k` (5) answers a mask; `targets`, a list of words to choose from.
+    Options: `top_k` (5) answers a mask; `targets`, a word or a list of words to choose from.
     An answer is a list of {"score", "token", "token_str", "sequence"}; of a text with several masks a list of such lists.
     """
 
     heads = ("masked_lm", "pretraining")
 
-    def run(self, batch: list[str], top_k: int = 5, targets: Sequence[str] | None = None) -> Iterator[list]:
+    def run(self, batch: list[str], top_k: int = 5, targets: str | Sequence[str] | None = None) -> Iterator[list]:
         encoded = self.encode(batch)
         outputs = self.forward(encoded)
         logits = outputs["prediction_logits"] if self.lm.head == "pretraining" else outputs["logits"]
@@ -41,9 +42,9 @@ class FillMask(Pipeline):
             ]
             yield found[0] if len(found) == 1 else found
 
-    def _ids(self, targets: Sequence[str]) -> np.ndarray:
+    def _ids(self, targets: str | Sequence[str]) -> np.ndarray:
         ids = []
-        for word in targets:
+        for word in [targets] if isinstance(targets, str) else targets:
             pieces = self.tokenizer.encode(f" {word}") or self.tokenizer.encode(word)
             if len(pieces) != 1:
                 raise UserError(
@@ -74,21 +75,38 @@ class FillMask(Pipeline):
 class TextClassification(Pipeline):
     """The class of a text, or of a pair {"text": ..., "text_pair": ...}.
 
-    Options: `top_k` answers instead of one, None for all; `function_to_apply`: softmax, sigmoid or none; by default what
-    problem_type in config.json or the number of labels says.
-    An answer is {"label", "score"}, with top_k a list of them.
+    Options: `top_k` answers instead of one, None for all; `return_all_scores`: all, in the order of the labels;
+    `function_to_apply`: softmax, sigmoid or none; by default what problem_type in config.json or the number of labels says.
+    An answer is {"label", "score"}, with top_k or return_all_scores a list of them. As in Hugging Face's pipeline, the answer to
+    one text (no pair, no list) is in a list too, unless the call has top_k.
     """
 
     heads = ("classification", "next_sentence")
 
+    @classmethod
+    def wrong(cls, one: Any) -> str | None:
+        if isinstance(one, str):
+            return None
+        texts = ("text", "text_pair") if isinstance(one, Mapping) and one.get("text_pair") is not None else ("text",)
+        return flaw(one, texts, 'a text or {"text": TEXT, "text_pair": TEXT}')
+
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        answers = super().__call__(inputs, **options)
+        return [answers] if isinstance(inputs, str) and "top_k" not in options else answers
+
     def run(
-        self, batch: list[Any], top_k: int | None | str = "one", function_to_apply: str | None = None
+        self,
+        batch: list[Any],
+        top_k: int | Literal["one"] | None = "one",
+        function_to_apply: str | None = None,
+        return_all_scores: bool = False,
     ) -> Iterator[Any]:
         names = label_names(self.lm)
         for scores in self._scores(batch, function_to_apply):
-            order = np.argsort(-scores, kind="stable")
-            answers = [{"label": names[i], "score": float(scores[i])} for i in order.tolist()]
-            yield answers[0] if top_k == "one" else answers[:top_k]
+            in_order = return_all_scores and top_k == "one"
+            order = range(len(scores)) if in_order else np.argsort(-scores, kind="stable").tolist()
+            answers = [{"label": names[i], "score": float(scores[i])} for i in order]
+            yield answers if in_order else answers[0] if top_k == "one" else answers[:top_k]
 
     def _scores(self, batch: list[Any], function: str | None) -> np.ndarray:
         logits = self.logits(batch)
@@ -115,23 +133,25 @@ class TextClassification(Pipeline):
         return self.forward(self.encode([first for first, _ in texts], seconds))["logits"]
 
     def _texts(self, one: Any) -> tuple[str, str | None]:
-        if isinstance(one, str):
-            return one, None
-        (text,) = only(one, ["text"])
-        return text, one.get("text_pair")
+        return (one, None) if isinstance(one, str) else (one["text"], one.get("text_pair"))
 
 
 class ZeroShotClassification(Pipeline):
     """Which of some labels fits a text, by a model that was never trained on them.
 
     A model of natural language inference (its classes name an entailment) judges whether the text entails "This example is
-    LABEL." (Yin et al. 2019). A causal model weighs how likely the label is after the text, per token.
+    LABEL." (Yin et al. 2019). A causal model weighs how likely the label is after the text, per token. Texts are cut at the model's
+    length.
 
-    Options: `candidate_labels`, a list or one text with commas; `hypothesis_template`; `multi_label`: judge each label by
-    itself (inference models only). An answer is {"sequence", "labels", "scores"}, best first.
+    Options: `candidate_labels`, a list or one text with commas, in a call also right after the inputs; `hypothesis_template`;
+    `multi_label`: judge each label by itself (inference models only). An answer is {"sequence", "labels", "scores"}, best first.
     """
 
     heads = ("classification", "causal_lm")
+
+    def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **options: Any) -> Any:
+        given = {} if candidate_labels is None else {"candidate_labels": candidate_labels}
+        return super().__call__(inputs, **given, **options)
 
     def run(
         self,
@@ -144,7 +164,13 @@ class ZeroShotClassification(Pipeline):
             candidate_labels = [label.strip() for label in candidate_labels.split(",") if label.strip()]
         if not candidate_labels or "{}" not in hypothesis_template:
             raise UserError("Give candidate_labels=[...], and a hypothesis_template with {} where the label goes.")
-        hypotheses = [hypothesis_template.format(label) for label in candidate_labels]
+        try:
+            hypotheses = [hypothesis_template.format(label) for label in candidate_labels]
+        except (LookupError, ValueError) as error:
+            raise UserError(
+                f"hypothesis_template={hypothesis_template!r} cannot be filled in ({error}). Write {{}} once, where the label "
+                "goes, and other braces twice."
+            ) from error
         for text in batch:
             if self.lm.head == "causal_lm":
                 scores = self._by_likelihood(text, hypotheses, multi_label)
@@ -175,7 +201,18 @@ class ZeroShotClassification(Pipeline):
             raise UserError(
                 "multi_label needs a model of natural language inference; a causal one only compares labels."
             )
-        found = score(self.lm, prompts=[text] * len(hypotheses), continuations=[f" {one}" for one in hypotheses])
+        continuations = self.lm.tokenizer.encode_batch([f" {one}" for one in hypotheses])
+        most, (ids,) = max(map(len, continuations)), encode(self.lm.tokenizer, [text])
+        room = self.longest + 1 - most if self.longest else len(ids)  # a continuation's last token is not read
+        if room < 1:
+            raise UserError(
+                f"A candidate label in its template has {most} tokens, and the model reads {self.longest}, which leaves none for "
+                "the text. Shorten it."
+            )
+        given = (
+            {"prompts": [text] * len(hypotheses)} if len(ids) <= room else {"input_ids": [ids[:room]] * len(hypotheses)}
+        )
+        found = score(self.lm, **given, continuations=continuations)
         return softmax(np.array([one.mean() for one in found]))
 
 
@@ -193,17 +230,26 @@ class FeatureExtraction(Pipeline):
 
 
 class SentenceSimilarity(Pipeline):
-    """Cosine similarity of {"source_sentence": ...} to each of its "sentences", by `lm.embed`.
+    """Cosine similarity of {"source_sentence": ...} to each of its "sentences" (a list; one text is a list of one), by `lm.embed`.
 
     Options: `pooling`, see LanguageModel.embed; without it the model's own.
     """
 
     heads = ("none",)
 
+    @classmethod
+    def wrong(cls, one: Any) -> str | None:
+        form = '{"source_sentence": TEXT, "sentences": [TEXT, ...]}'
+        if problem := flaw(one, ["source_sentence"], form):
+            return problem
+        others = one.get("sentences")
+        if isinstance(others, str) or isinstance(others, Sequence) and all(isinstance(text, str) for text in others):
+            return None
+        return flaw(one, ["sentences"], form)
+
     def run(self, batch: list[Mapping[str, Any]], pooling: str | None = None) -> Iterator[list[float]]:
         for one in batch:
-            if not isinstance(one, Mapping):
-                raise UserError('sentence-similarity takes {"source_sentence": TEXT, "sentences": [TEXT, ...]}.')
-            source, others = only(one, ["source_sentence", "sentences"])
-            vectors = self.lm.embed([source, *others], pooling=pooling)
+            others = [one["sentences"]] if isinstance(one["sentences"], str) else one["sentences"]
+            # A directory may say that its embeddings are not of length 1; a cosine is of such.
+            vectors = self.lm.embed([one["source_sentence"], *others], pooling=pooling, normalize=True)
             yield (vectors[1:] @ vectors[0]).tolist()

@@ -5,14 +5,17 @@ Legend: L length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lm_research.data.windows import Window, windows
 from lm_research.errors import UserError
-from lm_research.pipelines.base import Pipeline, label_names, only, softmax
+from lm_research.pipelines.base import Pipeline, flaw, label_names, softmax
 
+_Widen = Callable[[int, int], tuple[int, int]]
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 
 
@@ -28,12 +31,13 @@ class TokenClassification(Pipeline):
     heads = ("token_classification",)
 
     def run(
-        self, batch: list[str], aggregation_strategy: str = "none", ignore_labels: Sequence[str] = ("O",)
+        self, batch: list[str], aggregation_strategy: str = "none", ignore_labels: Sequence[str] | str = ("O",)
     ) -> Iterator[list[dict[str, Any]]]:
         if aggregation_strategy not in AGGREGATIONS:
             raise UserError(
                 f"aggregation_strategy is {aggregation_strategy!r}; it is one of {', '.join(AGGREGATIONS)}."
             )
+        ignore_labels = [ignore_labels] if isinstance(ignore_labels, str) else ignore_labels
         names = label_names(self.lm)
         encoded = self.encode(batch, return_offsets=True)
         logits = self.forward(encoded)["logits"]
@@ -116,97 +120,148 @@ def _close(group: dict[str, Any], decode: Callable[[list[int]], str]) -> dict[st
 
 
 class QuestionAnswering(Pipeline):
-    """The part of a context that answers a question: {"question": ..., "context": ...}.
+    """The part of a context that answers a question: {"question": ..., "context": ...}, or question= and context= of a call.
 
-    Long contexts are read in windows that overlap. The score is the product of the shares of start and end, each over
-    all windows' positions in the context (Devlin et al. 2018, section 4.2).
+    Long contexts are read in windows that overlap. The score is the product of the shares of start and end, each among the
+    context's tokens in one window and the summary token before them, which stands for no answer (Devlin et al. 2018, section
+    4.3). An answer that several windows hold has the highest of its scores.
 
-    Options: `top_k` (1), `doc_stride` (128) tokens that windows have in common, `max_answer_len` (15) tokens,
-    `max_seq_len` (384), `handle_impossible_answer` (False): let "" be an answer, as in SQuAD 2.0.
+    Options: `top_k` (1), `doc_stride` tokens that windows have in common (128, or half of max_seq_len if that is less),
+    `max_answer_len` (15) tokens, `max_seq_len` (384, or the model's length), `handle_impossible_answer` (False): let "" be an
+    answer, as in SQuAD 2.0; `align_to_words` (True): widen answers to whole words, as the tokenizer parts them.
     An answer is {"score", "start", "end", "answer"}, characters of the context; with top_k > 1 a list.
     """
 
     heads = ("span",)
 
+    @classmethod
+    def wrong(cls, one: Any) -> str | None:
+        problem = flaw(one, ["question", "context"], '{"question": TEXT, "context": TEXT}')
+        if problem is None and not one["context"].strip():
+            return "has an empty context: give the text that holds the answer."
+        return problem
+
+    def __call__(self, inputs: Any = None, context: Any = None, *, question: Any = None, **options: Any) -> Any:
+        """As Pipeline's, and with `question` and `context`: two texts, two lists, or a list of questions about one context.
+
+        Raises:
+          UserError: as Pipeline's; one of the two is missing, or there are not as many contexts as questions.
+        """
+        if context is None and question is None:
+            return super().__call__(inputs, **options)
+        question = inputs if question is None else question
+        texts = isinstance(question, str), isinstance(context, str)
+        if texts == (True, True):
+            return super().__call__({"question": question, "context": context}, **options)
+        if not isinstance(question, list | tuple) or not isinstance(context, str | list | tuple):
+            raise UserError(
+                f"question-answering was given question={question!r:.80} and context={context!r:.80}. Give two texts, two lists, "
+                "or a list of questions and one context."
+            )
+        contexts = [context] * len(question) if texts[1] else context
+        if len(contexts) != len(question):
+            raise UserError(
+                f"There are {len(question)} questions and {len(contexts)} contexts: give one context for each, or one for all."
+            )
+        pairs = [{"question": one, "context": other} for one, other in zip(question, contexts, strict=True)]
+        return super().__call__(pairs, **options)
+
     def run(
         self,
         batch: list[Mapping[str, str]],
         top_k: int = 1,
-        doc_stride: int = 128,
+        doc_stride: int | None = None,
         max_answer_len: int = 15,
         max_seq_len: int = 384,
         handle_impossible_answer: bool = False,
+        align_to_words: bool = True,
     ) -> Iterator[Any]:
+        length = min(max_seq_len, self.longest or max_seq_len)
+        stride = min(length // 2, 128) if doc_stride is None else doc_stride
+        for name, value, least in (
+            ("top_k", top_k, 1),
+            ("max_answer_len", max_answer_len, 1),
+            ("doc_stride", stride, 0),
+        ):
+            if value < least:
+                raise UserError(f"{self.task}: {name}={value}: it is at least {least}.")
         for one in batch:
-            if not isinstance(one, Mapping):
-                raise UserError('question-answering takes {"question": TEXT, "context": TEXT}.')
-            question, context = only(one, ["question", "context"])
-            if not context.strip():
-                raise UserError("The context of a question is empty: give the text that holds the answer.")
-            windows = self._windows(question, context, min(max_seq_len, self.longest or max_seq_len), doc_stride)
-            answers = self._search(context, windows, top_k, max_answer_len, handle_impossible_answer)
+            context = one["context"]
+            read, widened = self._windows(one["question"], context, length, stride)
+            widen = widened if align_to_words else lambda first, last: (first, last)
+            answers = self._search(context, read, widen, top_k, max_answer_len, handle_impossible_answer)
             yield answers[0] if top_k == 1 else answers
 
-    def _windows(self, question: str, context: str, length: int, stride: int) -> list[dict[str, Any]]:
-        """Windows of the context, each with the question: ids, where its part of the context stands, and characters."""
-        empty = self.tokenizer(question, "")["input_ids"].shape[1]
-        offsets = self.tokenizer(context, add_special_tokens=False, return_offsets=True)["offset_mapping"][0]
-        room = length - empty
-        if room <= stride:
+    def _windows(self, question: str, context: str, length: int, stride: int) -> tuple[list[Window], _Widen]:
+        """Windows of the context, each with the question; and what makes characters [first, last) whole words."""
+        backend = self.tokenizer.backend
+        with self.tokenizer._lock:  # truncation is a state of the backend
+            asked, whole = backend.encode_batch([question, context], add_special_tokens=False)
+        special = backend.num_special_tokens_to_add(True)
+        room = length - special - len(asked.ids)
+        if not any(context[first:last].strip() for first, last in whole.offsets):
             raise UserError(
-                f"The question takes {empty} of max_seq_len={length} tokens, which leaves no more than doc_stride={stride} for the "
-                "context. Shorten it, raise max_seq_len or lower doc_stride."
+                f"The context {context!r:.80} is empty for this model, whose tokenizer has no token for it: give the text that "
+                "holds the answer."
             )
-        windows, first = [], 0
-        while True:
-            last = min(first + room, len(offsets))
-            begin, end = int(offsets[first][0]), int(offsets[last - 1][1])
-            encoded = self.tokenizer(question, context[begin:end], return_offsets=True)
-            own = encoded["offset_mapping"][0]
-            inside = self._context_places(question, encoded)
-            windows.append({"encoded": encoded, "places": inside, "offsets": own + begin})
-            if last == len(offsets):
-                return windows
-            first = last - stride
-
-    def _context_places(self, question: str, encoded: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Places of the context's tokens: real ones after the question's."""
-        ids, offsets = encoded["input_ids"][0], encoded["offset_mapping"][0]
-        special = np.isin(
-            ids,
-            [
-                self.tokenizer.roles[role]
-                for role in ("cls", "sep", "bos", "eos", "pad")
-                if role in self.tokenizer.roles
-            ],
-        )
-        real = np.flatnonzero((offsets[:, 1] > offsets[:, 0]) & ~special)
-        asked = self.tokenizer(question, add_special_tokens=False)["input_ids"].shape[1]
-        return real[asked:]
+        if room < 1 or room <= stride and len(whole.ids) > room:
+            raise UserError(
+                f"The question takes {special + len(asked.ids)} of max_seq_len={length} tokens, which leaves no more than "
+                f"doc_stride={stride} for the context. Shorten it, raise max_seq_len or lower doc_stride."
+            )
+        (read,) = windows(self.tokenizer, [question], [context], length, min(stride, room - 1))
+        return read, _widener(context, whole.word_ids, whole.offsets)
 
     def _search(
-        self, context: str, windows: list[dict[str, Any]], top_k: int, longest: int, may_be_none: bool
+        self, context: str, read: list[Window], widen: _Widen, top_k: int, longest: int, may_be_none: bool
     ) -> list[dict[str, Any]]:
         found: dict[tuple[int, int], float] = {}
         none = 1.0
-        for window in windows:
-            outputs = self.forward(window["encoded"])
-            places = window["places"]
-            allowed = np.concatenate([[0], places]) if may_be_none else places
+        for window in read:
+            rows = {"input_ids": window.ids[None], "attention_mask": np.ones_like(window.ids)[None]}
+            outputs = self.forward(rows | ({"token_type_ids": window.types[None]} if self.tokenizer.uses_types else {}))
+            places = np.flatnonzero(window.offsets[:, 0] >= 0)
+            summary = [0] if may_be_none or window.ids[0] == self.tokenizer.roles.get("cls") else []
+            allowed = np.concatenate([np.array(summary, int), places])
             start, end = (_shares(outputs[f"{side}_logits"][0], allowed) for side in ("start", "end"))
             none = min(none, float(start[0] * end[0]))
-            pairs = np.triu(start[places][:, None] * end[places][None, :])
-            pairs = np.tril(pairs, longest - 1)
-            best = np.argsort(-pairs, axis=None, kind="stable")[: 4 * top_k]
-            for a, b in zip(*np.unravel_index(best, pairs.shape), strict=True):
-                first, last = int(window["offsets"][places[a]][0]), int(window["offsets"][places[b]][1])
-                while first < last and context[first].isspace():
+            more = np.arange(len(places))[None, :] - np.arange(len(places))[:, None]  # tokens after the first
+            pairs = np.where((more >= 0) & (more < longest), start[places][:, None] * end[places][None, :], -1.0)
+            own: dict[tuple[int, int], float] = {}
+            for best in np.argsort(-pairs, axis=None, kind="stable").tolist():
+                a, b = divmod(best, len(places))
+                if len(own) == top_k or pairs[a, b] < 0:
+                    break
+                first, last = widen(int(window.offsets[places[a], 0]), int(window.offsets[places[b], 1]))
+                while first < last and context[first].isspace():  # a space belongs to the token, not to the answer
                     first += 1
-                found[first, last] = max(found.get((first, last), 0.0), float(pairs[a, b]))
+                if first < last:
+                    own.setdefault((first, last), float(pairs[a, b]))
+            for span, score in own.items():
+                found[span] = max(found.get(span, 0.0), score)
         answers = [{"score": score, "start": a, "end": b, "answer": context[a:b]} for (a, b), score in found.items()]
         if may_be_none:
             answers.append({"score": none, "start": 0, "end": 0, "answer": ""})
         return sorted(answers, key=lambda answer: -answer["score"])[:top_k]
+
+
+def _widener(context: str, words: Iterable[int | None], offsets: Iterable[tuple[int, int]]) -> _Widen:
+    """What makes the characters [first, last) of some tokens those of whole words.
+
+    Args:
+      words: of each token of the context, the number of its word.
+      offsets: the characters that it covers.
+    """
+    starts: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for word, tokens in itertools.groupby(zip(words, offsets, strict=True), key=lambda token: token[0]):
+        spans = [span for _, span in tokens if span[0] < span[1]]
+        # Some tokenizers take a whole text for a word: such are left alone.
+        if word is None or not spans or len(context[spans[0][0] : spans[-1][1]].split()) != 1:
+            continue
+        starts |= {first: spans[0][0] for first, _ in spans}
+        ends |= {last: spans[-1][1] for _, last in spans}
+    return lambda first, last: (starts.get(first, first), ends.get(last, last))
 
 
 def _shares(logits_L: np.ndarray, allowed: np.ndarray) -> np.ndarray:

@@ -5,37 +5,65 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lm_research.data.chat_template import chat_ids
+from lm_research.decoding.options import NAMES
 from lm_research.decoding.request import encode
-from lm_research.errors import UserError
+from lm_research.errors import UserError, suggest
 from lm_research.pipelines.base import Pipeline
 
 Message = dict[str, str]
+_ARGUMENTS = (*(name for name in NAMES if name != "return_dict_in_generate"), "assistant_model")  # of lm.generate
 
 
 class TextGeneration(Pipeline):
     """Goes on with a text, or answers the last of some messages [{"role", "content"}, ...].
 
-    Options: `return_full_text` (True), and every argument of `lm.generate`.
+    Options: `return_full_text` (True); `prefix` before each text, which the answer does not show (max_length counts it);
+    `stop_sequence`, a text or several that end an answer behind them, as stop_strings; `return_tensors`: {"generated_token_ids"}, a
+    list with those of the prompt, instead of texts (`return_text`, which changes nothing); and every argument of `lm.generate`.
     An answer is a list of {"generated_text"}, one for each of num_return_sequences.
     """
 
     heads = ("causal_lm",)
+    passed_on = _ARGUMENTS
+
+    @classmethod
+    def wrong(cls, one: Any) -> str | None:
+        if isinstance(one, str) or is_chat(one):
+            return None
+        return f'is {one!r:.80}, not a text or messages [{{"role": "user", "content": TEXT}}, ...].'
 
     def is_one(self, inputs: Any) -> bool:
         return super().is_one(inputs) or is_chat(inputs)
 
-    def run(self, batch: list[Any], return_full_text: bool = True, **options: Any) -> Iterator[list[dict[str, Any]]]:
+    def run(
+        self,
+        batch: list[Any],
+        return_full_text: bool = True,
+        prefix: str = "",
+        stop_sequence: str | Sequence[str] | None = None,
+        return_tensors: bool = False,
+        return_text: bool | None = None,
+        **options: Any,
+    ) -> Iterator[list[dict[str, Any]]]:
+        tokenizer = self.lm.tokenizer
+        read = lambda one: chat_ids(tokenizer, one) if is_chat(one) else encode(tokenizer, [prefix + one])[0]  # noqa: E731
         if any(map(is_chat, batch)):
-            read = lambda one: chat_ids(self.lm.tokenizer, one) if is_chat(one) else encode(self.lm.tokenizer, [one])[0]  # noqa: E731
-            given = {"input_ids": [read(one) for one in batch]}
+            rows = [read(one) for one in batch]  # all of their tokens are read, padding among them if a template has it
+            given = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
         else:
-            given = {"prompts": batch}
+            given = {"prompts": [prefix + one for one in batch]}
+        options = _stopping(options, stop_sequence)
         output = self.lm.generate(**given, return_dict_in_generate=True, **options)
         copies = len(output.texts) // len(batch)
         for row, one in enumerate(batch):
-            texts = output.texts[row * copies : (row + 1) * copies]
-            if is_chat(one):
+            rows = slice(row * copies, (row + 1) * copies)
+            texts = output.texts[rows]
+            if return_tensors:
+                yield [{"generated_token_ids": [*read(one), *new]} for new in output.new_tokens[rows]]
+            elif is_chat(one):
                 reply = lambda text, one=one: [*one, {"role": "assistant", "content": text}]  # noqa: E731
                 yield [{"generated_text": reply(text) if return_full_text else text} for text in texts]
             else:
@@ -45,50 +73,130 @@ class TextGeneration(Pipeline):
 class TextToText(Pipeline):
     """Answers a text with a text, by an encoder-decoder.
 
-    Options: `prefix` before each text (by default the one that task_specific_params in config.json names for the task), and
-    every argument of `lm.generate`. An answer is a list of {"generated_text"}, {"summary_text"} or {"translation_text"}.
+    Options: `prefix` before each text (by default the one that task_specific_params in config.json names for the task);
+    `truncation=True` cuts texts at the model's length, which are refused otherwise; `src_lang` and `tgt_lang`, codes such as en_XX
+    of a tokenizer that marks texts with their language (mBART's); `stop_sequence`, `return_tensors` (the decoder's tokens) and
+    `return_text` as of text-generation; and every argument of `lm.generate`. An answer is a list of {"generated_text"},
+    {"summary_text"} or {"translation_text"}, with return_tensors {"generated_token_ids"} and so on. As in Hugging Face's pipeline, those to
+    a list of texts are no lists themselves where there is one sequence for each.
     """
 
     heads = ("seq2seq_lm",)
-    key = "generated_text"
+    passed_on = (*_ARGUMENTS, "decoder_input_ids", "decoder_attention_mask")
+    key = "generated"
 
-    def run(self, batch: list[str], prefix: str | None = None, **options: Any) -> Iterator[list[dict[str, str]]]:
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        answers = super().__call__(inputs, **options)
+        if isinstance(inputs, list) and all(len(found) == 1 for found in answers):
+            return [one for (one,) in answers]
+        return answers
+
+    def run(
+        self,
+        batch: list[str],
+        prefix: str | None = None,
+        truncation: bool | str = False,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        stop_sequence: str | Sequence[str] | None = None,
+        return_tensors: bool = False,
+        return_text: bool | None = None,
+        **options: Any,
+    ) -> Iterator[list[dict[str, Any]]]:
         own = (self.lm.config.to_dict().get("task_specific_params") or {}).get(self.task) or {}
         prefix = own.get("prefix", "") if prefix is None else prefix
         known = ("max_length", "min_length", "num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping")
         usual = {name: own[name] for name in known if name in own}
-        output = self.lm.generate(
-            prompts=[prefix + text for text in batch], return_dict_in_generate=True, **(usual | options)
-        )
+        texts, cut = [prefix + text for text in batch], truncation not in (False, "do_not_truncate")
+        given = {"prompts": texts}
+        if cut or src_lang is not None:
+            given = {"input_ids": [self._read(text, cut, src_lang) for text in texts]}
+        if tgt_lang is not None:
+            usual |= self._writing_in(tgt_lang)
+        options = usual | _stopping(options, stop_sequence)
+        output = self.lm.generate(**given, return_dict_in_generate=True, **options)
         copies = len(output.texts) // len(batch)
+        begun = output.sequences.shape[1] - max(map(len, output.new_tokens))  # tokens that the decoder was given
         for row in range(len(batch)):
-            yield [{self.key: text} for text in output.texts[row * copies : (row + 1) * copies]]
+            rows = range(row * copies, (row + 1) * copies)
+            if return_tensors:
+                start = output.sequences[:, :begun].tolist()
+                yield [{f"{self.key}_token_ids": [*start[one], *output.new_tokens[one]]} for one in rows]
+            else:
+                yield [{f"{self.key}_text": output.texts[one]} for one in rows]
+
+    def _read(self, text: str, cut: bool, language: str | None) -> list[int]:
+        """Tokens of a text for the encoder."""
+        tokenizer = self.lm.tokenizer
+        (ids,) = encode(tokenizer, [text], for_encoder=True)
+        if cut and 0 < self.longest < len(ids):
+            if callable(tokenizer):
+                ids = tokenizer(text, truncation=True, max_length=self.longest)["input_ids"][0].tolist()
+            else:
+                ids = [*ids[: self.longest - 1], ids[-1]]
+        if language is None:
+            return ids
+        usual, last = self._usual_language(language)
+        place = len(ids) - 1 if last else 0
+        assert ids[place] == usual, "the language stands at an end of each text"
+        return [*ids[:place], self.tokenizer.token_id(language), *ids[place + 1 :]]
+
+    def _writing_in(self, language: str) -> dict[str, Any]:
+        """Options of a text in a language: where it stands at the end of a source, decoders begin with it, else it comes next."""
+        _, last = self._usual_language(language)
+        return {"decoder_start_token_id" if last else "forced_bos_token_id": self.tokenizer.token_id(language)}
+
+    def _usual_language(self, language: str) -> tuple[int, bool]:
+        """The language that the tokenizer marks texts with by itself, and whether it stands at their end.
+
+        Raises:
+          UserError: the tokenizer does no such thing, or knows no `language`.
+        """
+        around = np.asarray(self.tokenizer("")["input_ids"])[0].tolist()
+        marks = [token for token in around if token not in self.tokenizer.roles.values()]
+        if len(marks) != 1 or len(around) < 2:
+            raise UserError(
+                f"{self.task} was given a language ({language}), but this model's tokenizer marks no text with its language: leave "
+                "out src_lang and tgt_lang."
+            )
+        special = set(self.tokenizer.special_ids.tolist()) - set(self.tokenizer.roles.values())
+        if self.tokenizer.token_id(language) not in special:
+            codes = filter(None, map(self.tokenizer.backend.id_to_token, special))
+            raise UserError(f"This model's tokenizer has no language {language!r}. {suggest(language, codes)}")
+        return marks[0], around[-1] == marks[0]
+
+
+def _stopping(options: dict[str, Any], stop_sequence: str | Sequence[str] | None) -> dict[str, Any]:
+    """Options with what Hugging Face's pipelines call stop_sequence."""
+    return options if stop_sequence is None else {"stop_strings": stop_sequence} | options
 
 
 class Summarization(TextToText):
     """See TextToText."""
 
-    key = "summary_text"
+    key = "summary"
 
 
 class Translation(TextToText):
     """See TextToText; the task may be written translation_XX_to_YY."""
 
-    key = "translation_text"
+    key = "translation"
 
 
 class Conversational(TextGeneration):
     """Messages [{"role", "content"}, ...] with the assistant's answer at their end."""
 
+    @classmethod
+    def wrong(cls, one: Any) -> str | None:
+        return None if is_chat(one) else f'is {one!r:.80}, not messages [{{"role": "user", "content": TEXT}}, ...].'
+
     def is_one(self, inputs: Any) -> bool:
         return is_chat(inputs)
 
     def run(self, batch: list[Any], **options: Any) -> Iterator[list[Message]]:
-        for one in batch:
-            if not is_chat(one):
-                raise UserError('conversational takes messages: [{"role": "user", "content": TEXT}, ...].')
         for answers in super().run(batch, **options):
-            yield answers[0]["generated_text"]
+            (found,) = answers[0].values()
+            yield found
 
 
 def is_chat(inputs: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import toys
 from toys import Exact
@@ -39,3 +41,22 @@ def test_tokens_follow_the_definition() -> None:
         eos_token_id=expected[0][3],
     )  # fmt: skip
     assert ended.new_tokens[0] == expected[0][: expected[0].index(expected[0][3]) + 1]
+
+
+class LetterTokenizer(toys.ByteTokenizer):
+    """Each byte is a character."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(token for token in ids if token < 256).decode("latin-1")
+
+
+def test_stop_strings_end_a_row() -> None:
+    """Behind the first token that completes one, in each row by itself."""
+    lm = toys.language_model(vocab=257, scale=0.3, tokenizer=LetterTokenizer())
+    options = dict(max_new_tokens=10, penalty_alpha=0.6, top_k=5, return_dict_in_generate=True)
+    free = generate(lm, prompts=["ab", "xyz"], **options)
+    stop = free.texts[0][3:5]
+    found = generate(lm, prompts=["ab", "xyz"], stop_strings=[stop], **options)
+    for text, whole in zip(found.texts, free.texts, strict=True):
+        assert text == (whole[: whole.index(stop) + 2] if stop in whole else whole)
+    assert len(found.new_tokens[0]) <= 5 and found.sequences[0, -1] == 256  # filled up beside the longer row

@@ -80,3 +80,14 @@ def test_what_cannot_be_computed_is_said() -> None:
     with pytest.raises(UserError, match="a Dense after the pooling"):
         dense.embed(TEXTS)
     assert dense.embed(TEXTS, pooling="mean").shape[0] == 4  # asked for, the vectors before it
+
+
+def test_token_ids_are_read_as_they_are() -> None:
+    lm = model(pooling="mean", max_length=12)
+    found = lm.embed([list(text.encode()) for text in TEXTS], batch_size=3)
+    np.testing.assert_allclose(found, lm.embed(TEXTS), atol=1e-6)
+    lm.tokenizer = None
+    assert lm.embed([[1, 2]]).shape == (1, found.shape[1])
+    for bad in ([[257]], [[-1]], [[10**30]], [[]], [[1.5]]):
+        with pytest.raises(UserError):
+            lm.embed(bad)

@@ -63,6 +63,40 @@ def test_either_side_may_be_padded(lm: LanguageModel) -> None:
         assert found[:, 7:].tolist() == plain[:, 5:].tolist()
 
 
+def test_padding_is_not_read_without_a_mask(lm: LanguageModel) -> None:
+    """As transformers: pad_token_id is hidden wherever it stands, unless it ends texts; a row of nothing else is read."""
+    padded = np.full((3, 7), 9)
+    for row, prompt in enumerate(PROMPTS):
+        padded[row, 7 - len(prompt) :] = prompt
+    padded[2, 4] = 9  # within a text
+    options = dict(max_new_tokens=6, pad_token_id=9)
+    found, hidden = generate(lm, padded, **options), generate(lm, padded, attention_mask=padded != 9, **options)
+    assert found.tolist() == hidden.tolist() == generate(lm, padded.tolist(), **options).tolist()
+    read = generate(lm, padded, attention_mask=np.ones_like(padded), **options)
+    assert found[:, 7:].tolist() != read[:, 7:].tolist()
+    ends = generate(lm, padded, eos_token_id=[9, 39], **options)
+    whole = generate(lm, padded, attention_mask=np.ones_like(padded), eos_token_id=[9, 39], **options)
+    assert ends.tolist() == whole.tolist() != generate(lm, padded, eos_token_id=[39], **options).tolist()
+    alone = generate(lm, [[9, 9]], **options)
+    assert alone.tolist() == generate(lm, [[9, 9]], attention_mask=[[1, 1]], **options).tolist()
+    filed = LanguageModel(lm.definition, lm.params, "gpt2", {"pad_token_id": 9})
+    assert filed.generate(padded, max_new_tokens=6).tolist() == hidden.tolist()
+
+
+def test_masks_may_be_of_rows_of_different_lengths(lm: LanguageModel) -> None:
+    masks = [[1] * len(prompt) for prompt in PROMPTS]
+    masks[2][0] = 0
+    found = generate(lm, PROMPTS, attention_mask=masks, max_new_tokens=4, return_dict_in_generate=True).new_tokens
+    cut = [*PROMPTS[:2], PROMPTS[2][1:]]
+    assert found == generate(lm, cut, max_new_tokens=4, return_dict_in_generate=True).new_tokens
+
+
+def test_seeds_are_taken_modulo_32_bits(lm: LanguageModel) -> None:
+    first = generate(lm, PROMPTS, seed=3, **SAMPLED).tolist()
+    for seed in (2**64 + 3, 3 - 2**32, np.int64(3), [2**64 + 3, 3, 3]):
+        assert generate(lm, PROMPTS, seed=seed, **SAMPLED).tolist() == first
+
+
 def test_texts_end_at_their_end_token(lm: LanguageModel, exact: Exact) -> None:
     free = [greedy(exact, prompt, 6) for prompt in PROMPTS]
     end = free[0][2]
@@ -154,6 +188,43 @@ def test_streams_join_to_the_text(speaker: LanguageModel, options: dict) -> None
         assert all(pieces)
 
 
+@pytest.mark.parametrize("way", [{"penalty_alpha": 0.4, "top_k": 4}, {"num_beams": 2}, {"draft": True}], ids=str)
+def test_every_way_gives_log_probabilities(lm: LanguageModel, exact: Exact, way: dict[str, Any]) -> None:
+    options = {"assistant_model": lm} if "draft" in way else way
+    output = generate(lm, PROMPTS, max_new_tokens=3, output_logprobs=True, return_dict_in_generate=True, **options)
+    for prompt, text, found in zip(PROMPTS, output.new_tokens, output.logprobs, strict=True):
+        expected = [exact.next([*prompt, *text[:place]])[token] for place, token in enumerate(text)]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_filters_of_a_models_files_matter_when_drawing(lm: LanguageModel) -> None:
+    """Many files say temperature 0 and mean the best token."""
+    filed = LanguageModel(lm.definition, lm.params, "gpt2", {})
+    filed.generation_config = {"temperature": 0.0, "top_k": -1, "do_sample": False}
+    assert filed.generate(PROMPTS, max_new_tokens=4).tolist() == generate(lm, PROMPTS, max_new_tokens=4).tolist()
+    with pytest.raises(UserError, match="top_k=-1"):
+        filed.generate(PROMPTS, max_new_tokens=4, do_sample=True)
+    with pytest.raises(UserError, match="temperature=0.0: it is above 0"):
+        filed.generate(PROMPTS, max_new_tokens=4, do_sample=True, top_k=0)
+
+
+def test_tokens_that_a_models_files_name_may_be_of_a_larger_vocabulary(lm: LanguageModel) -> None:
+    filed = LanguageModel(lm.definition, lm.params, "gpt2", {"eos_token_id": 50256, "pad_token_id": -1})
+    assert (
+        filed.generate(PROMPTS[:1], max_new_tokens=4).tolist() == generate(lm, PROMPTS[:1], max_new_tokens=4).tolist()
+    )
+    filed.generation_config = {"top_k": "many"}
+    with pytest.raises(UserError, match="model's files say top_k='many'.*an integer"):
+        filed.generate(PROMPTS, max_new_tokens=4)
+
+
+def test_arrays_are_as_good_as_lists(lm: LanguageModel) -> None:
+    words, plain = [[4, 5], [6, 7]], dict(max_new_tokens=5, eos_token_id=[11, 12], suppress_tokens=[1, 2])
+    arrays = {name: np.asarray(value) for name, value in plain.items()}
+    found = generate(lm, PROMPTS, bad_words_ids=np.asarray(words), **arrays)
+    assert found.tolist() == generate(lm, PROMPTS, bad_words_ids=words, **plain).tolist()
+
+
 def test_defaults_come_from_the_models_files(lm: LanguageModel) -> None:
     plain = generate(lm, PROMPTS, max_new_tokens=4, repetition_penalty=5.0, eos_token_id=11)
     filed = LanguageModel(lm.definition, lm.params, "gpt2", {"eos_token_id": 11, "repetition_penalty": 1.0})
@@ -178,6 +249,36 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"max_new_tokens": 29}, "positions for 32"),
     ({"max_length": 5}, "counts the prompt"),
     ({"max_new_tokens": "three"}, "wrong type"),
+    ({"max_new_tokens": True}, "an integer"),
+    ({"max_new_tokens": 2**31}, "32 bits"),
+    ({"top_k": 2.5, "do_sample": True}, "an integer"),
+    ({"presence_penalty": float("nan")}, "a number"),
+    ({"do_sample": "yes"}, "true or false"),
+    ({"stop_strings": 5}, "a text or a list of texts"),
+    ({"stop_strings": ["a", ""]}, "empty text"),
+    ({"suppress_tokens": "x"}, "a list of token ids"),
+    ({"bad_words_ids": [["a"]]}, "a list of lists"),
+    ({"bad_words_ids": [[]]}, "a list of lists"),
+    ({"exponential_decay_length_penalty": 5}, "a pair"),
+    ({"sequence_bias": {"500": 3.0}}, r"\[\[\[500\], 3.0\]"),
+    ({"sequence_bias": [[[], 3.0]]}, "without tokens"),
+    ({"sequence_bias": [[[4, 40], 3.0]]}, "sequence_bias holds the token 40, but this model's are from 0 to 39"),
+    ({"bad_words_ids": [[3], [4, -1]]}, "bad_words_ids holds the token -1"),
+    ({"force_words_ids": [[99999]], "num_beams": 4}, "force_words_ids holds the token 99999"),
+    ({"eos_token_id": 40}, "eos_token_id holds the token 40"),
+    ({"begin_suppress_tokens": [2**40]}, "begin_suppress_tokens holds"),
+    ({"top_logprobs": 41}, "more than the model's 40 tokens"),
+    ({"top_logprobs": 2, "num_beams": 2}, "output_logprobs=True"),
+    ({"top_logprobs": 2, "penalty_alpha": 0.5}, "output_logprobs=True"),
+    ({"penalty_alpha": 0.5, "stop_strings": "a"}, "tokenizer"),
+    ({"seed": 1.9, "do_sample": True}, "an integer, or a list"),
+    ({"input_ids": None, "prompts": [1, 2]}, "no text.*input_ids"),
+    ({"input_ids": None, "prompts": 5}, "input_ids"),
+    ({"input_ids": [[1.7]]}, r"\[B, L\]"),
+    ({"input_ids": [["a"]]}, r"\[B, L\]"),
+    ({"input_ids": [[10**30]]}, r"\[B, L\]"),
+    ({"input_ids": [[[1]]]}, r"\[B, L\]"),
+    ({"attention_mask": [["a"]]}, "another shape"),
     ({"encoder_no_repeat_ngram_size": 2}, "encoder-decoder"),
     ({"decoder_input_ids": [[1]]}, "plain decoder"),
     ({"seed": [1, 2]}, "3 prompts"),
@@ -202,8 +303,9 @@ def test_models_of_other_things_and_wrong_drafts_are_refused(lm: LanguageModel) 
     small = toys.language_model(vocab=8)
     with pytest.raises(UserError, match="same tokens"):
         generate(lm, PROMPTS, assistant_model=small)
-    with pytest.raises(UserError, match="leave out num_beams"):
-        generate(lm, PROMPTS, assistant_model=lm, num_beams=2)
+    for option in ({"num_beams": 2}, {"top_logprobs": 2}):
+        with pytest.raises(UserError, match="leave out num_beams"):
+            generate(lm, PROMPTS, assistant_model=lm, **option)
     with pytest.raises(UserError, match="one prompt"):
         stream(lm, input_ids=PROMPTS)
     with pytest.raises(UserError, match="tokenizer"):

@@ -45,7 +45,10 @@ def test_masks_hide_tokens() -> None:
     ids = np.array([[0, 0, 5, 6], [7, 8, 0, 0]])
     assert as_rows("input_ids", ids, ids > 0) == [[5, 6], [7, 8]]
     assert as_rows("input_ids", [[1], [2, 3]]) == [[1], [2, 3]]
-    for bad, mask in (([[1.5]], [[1]]), ([["a"]], [[1]]), ([[1]], [[0]]), ([[1]], [[1, 1]])):
+    assert as_rows("input_ids", [[1, 4], [2, 3, 5]], [[0, 1], [True, True, False]]) == [[4], [2, 3]]
+    bad_ids = ([[1.5]], [["a"]], [[True]], [[2**70]], [[[1]]], [1], 5, "ab", [[1], None])
+    bad_masks = ([[0]], [[1, 1]], [["a"]], [1], 1)
+    for bad, mask in [*((ids, None) for ids in bad_ids), ([[1.5]], [[1]]), *(([[1]], mask) for mask in bad_masks)]:
         with pytest.raises(UserError):
             as_rows("input_ids", bad, mask)
 

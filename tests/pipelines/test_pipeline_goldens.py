@@ -49,7 +49,7 @@ def test_answers_are_those_of_transformers(name: str, number: int, make: Any) ->
 def test_one_input_several_and_a_generator(make: Any) -> None:
     case = MODELS["classes"]["cases"][0]
     classify = make("classes", "text-classification")
-    assert_alike(classify(case["inputs"][0]), case["answers"][0])
+    assert_alike(classify(case["inputs"][0]), [case["answers"][0]])  # so does transformers 5.24 for one text
     read: list[str] = []
 
     def texts() -> Any:

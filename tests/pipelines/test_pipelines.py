@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from golden_pipelines import CONTENT, write_model, write_vocabulary
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "data"))
+
+from hf_folders import write_folder
 
 import lm_research
 from lm_research import pipeline
@@ -17,6 +23,7 @@ from lm_research.models.definition import define
 from lm_research.models.heads import Head
 from lm_research.pipelines.base import softmax
 from lm_research.pipelines.spans import QuestionAnswering
+from lm_research.pipelines.writing import TextGeneration
 from lm_research.pretrained import LanguageModel
 
 QUESTION = "Who visited the river?"
@@ -34,17 +41,19 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> QuestionAnswering:
 
 
 def test_an_answer_is_the_likeliest_span_of_the_context(reader: QuestionAnswering) -> None:
-    """All spans of at most 15 tokens, one by one, in the one window that holds everything."""
+    """All spans of at most 15 tokens, one by one, in the one window that holds everything; [CLS] has a share too."""
     tokens = reader.tokenizer(QUESTION, CONTEXT, return_offsets=True)
     outputs = reader.lm(**{name: tokens[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
     inside = np.flatnonzero((tokens["token_type_ids"][0] == 1) & (tokens["input_ids"][0] != 3))
     start, end = (
-        softmax(np.asarray(outputs[f"{side}_logits"])[0][inside].astype(np.float64)) for side in ("start", "end")
+        softmax(np.asarray(outputs[f"{side}_logits"])[0][[0, *inside]].astype(np.float64))[1:]
+        for side in ("start", "end")
     )
     spans = {(a, b): start[a] * end[b] for a in range(len(inside)) for b in range(a, min(a + 15, len(inside)))}
     best = sorted(spans, key=lambda span: -spans[span])[:4]
 
-    found = reader({"question": QUESTION, "context": CONTEXT}, top_k=4, max_seq_len=40, doc_stride=4)
+    options = dict(top_k=4, max_seq_len=40, doc_stride=4, align_to_words=False)
+    found = reader({"question": QUESTION, "context": CONTEXT}, **options)
 
     offsets = tokens["offset_mapping"][0][inside]
     for (a, b), answer in zip(best, found, strict=True):
@@ -53,16 +62,78 @@ def test_an_answer_is_the_likeliest_span_of_the_context(reader: QuestionAnswerin
         assert answer["answer"] == CONTEXT[answer["start"] : answer["end"]]
 
 
-def test_long_contexts_are_read_in_windows(reader: QuestionAnswering) -> None:
-    """Every window holds the question; together they hold every token of the context, `doc_stride` of them twice."""
-    windows = reader._windows(QUESTION, CONTEXT, 24, 5)
-    assert len(windows) > 1 and all(window["encoded"]["input_ids"].shape[1] <= 24 for window in windows)
-    covered = [{tuple(window["offsets"][place]) for place in window["places"]} for window in windows]
-    whole = reader.tokenizer(CONTEXT, add_special_tokens=False, return_offsets=True)["offset_mapping"][0]
-    assert set().union(*covered) == {tuple(pair) for pair in whole}
-    assert all(len(a & b) == 5 for a, b in zip(covered, covered[1:], strict=False))
-    found = reader({"question": QUESTION, "context": CONTEXT}, max_seq_len=24, doc_stride=5)
+@pytest.mark.parametrize("stride", [0, 1, 5, 10, 12])
+def test_long_contexts_are_read_in_windows(reader: QuestionAnswering, stride: int) -> None:
+    """Together windows hold the context's tokens as they are, also where one begins within a word; `stride` of them twice."""
+    whole = reader.tokenizer(CONTEXT, add_special_tokens=False)["input_ids"][0].tolist()
+    question = reader.tokenizer(QUESTION)["input_ids"][0].tolist()
+    windows, _ = reader._windows(QUESTION, CONTEXT, 24, stride)
+    parts = [window.ids[window.offsets[:, 0] >= 0].tolist() for window in windows]
+    assert len(windows) > 1
+    for window, part in zip(windows, parts, strict=True):
+        assert window.ids.tolist() == [*question, *part, 3] and len(window.ids) <= 24
+    assert parts[0] + [token for part in parts[1:] for token in part[stride:]] == whole
+    assert all(one[len(one) - stride :] == other[:stride] for one, other in zip(parts, parts[1:], strict=False))
+    if stride == 10:
+        assert any(reader.tokenizer.backend.id_to_token(part[0]).startswith("##") for part in parts)
+    found = reader({"question": QUESTION, "context": CONTEXT}, max_seq_len=24, doc_stride=stride)
     assert found["answer"] == CONTEXT[found["start"] : found["end"]] and found["answer"]
+
+
+def test_each_window_has_its_own_shares(reader: QuestionAnswering) -> None:
+    """Hugging Face's rule: softmax over [CLS] and the context's tokens of a window; the best product of any window."""
+    windows, _ = reader._windows(QUESTION, CONTEXT, 24, 5)
+    best = 0.0
+    for window in windows:
+        outputs = reader.lm(input_ids=window.ids[None], token_type_ids=window.types[None])
+        inside = np.flatnonzero(window.offsets[:, 0] >= 0)
+        start, end = (softmax(np.asarray(outputs[f"{side}_logits"])[0][[0, *inside]])[1:] for side in ("start", "end"))
+        best = max(best, *(start[a] * end[b] for a in range(len(inside)) for b in range(a, min(a + 15, len(inside)))))
+    found = reader({"question": QUESTION, "context": CONTEXT}, max_seq_len=24, doc_stride=5)
+    assert found["score"] == pytest.approx(best, rel=1e-4)
+
+
+def test_the_usual_stride_is_half_of_a_short_model(reader: QuestionAnswering) -> None:
+    """min(max_seq_len // 2, 128); a context that fits needs no stride at all."""
+    given = {"question": QUESTION, "context": CONTEXT}
+    asked = reader.tokenizer(QUESTION, "")["input_ids"].shape[1]
+    assert reader(given, max_seq_len=22) == reader(given, max_seq_len=22, doc_stride=11)
+    assert reader({"question": QUESTION, "context": "a king"}, max_seq_len=asked + 2)["answer"]
+    with pytest.raises(UserError, match="leaves no more than doc_stride=5"):
+        reader({"question": QUESTION, "context": "a king visited"}, max_seq_len=asked + 2)
+
+
+def test_answers_are_whole_words(reader: QuestionAnswering) -> None:
+    words = [(match.start(), match.end()) for match in re.finditer(r"\w+|[^\w\s]", CONTEXT)]
+    given = {"question": QUESTION, "context": CONTEXT}
+    pieces, whole = (reader(given, top_k=40, max_answer_len=2, align_to_words=way) for way in (False, True))
+    starts, ends = zip(*words, strict=True)
+    assert any(one["start"] not in starts or one["end"] not in ends for one in pieces)
+    assert all(one["start"] in starts and one["end"] in ends for one in whole)
+    widened = lambda one: (  # noqa: E731
+        max(start for start in starts if start <= one["start"]), min(end for end in ends if end >= one["end"])
+    )  # fmt: skip
+    assert widened(pieces[0]) == (whole[0]["start"], whole[0]["end"]) and pieces[0]["score"] == whole[0]["score"]
+
+
+def test_a_question_may_name_special_tokens(reader: QuestionAnswering) -> None:
+    (window,), _ = reader._windows("who [SEP] visits [SEP]", "a king visits", 40, 4)
+    ids = reader.tokenizer("a king visits", add_special_tokens=False)["input_ids"][0].tolist()
+    assert window.ids[window.offsets[:, 0] >= 0].tolist() == ids
+
+
+def test_questions_by_name(reader: QuestionAnswering) -> None:
+    other = "A queen visits mountains."
+    one, two = ({"question": QUESTION, "context": context} for context in (CONTEXT, other))
+    assert reader(question=QUESTION, context=CONTEXT) == reader(QUESTION, CONTEXT) == reader(one)
+    assert reader(question=[QUESTION] * 2, context=[CONTEXT, other]) == reader([one, two])
+    assert reader(question=[QUESTION, "who?"], context=other, top_k=2) == reader(
+        [two, two | {"question": "who?"}], top_k=2
+    )
+    with pytest.raises(UserError, match="2 questions and 1 contexts"):
+        reader(question=[QUESTION] * 2, context=[CONTEXT])
+    with pytest.raises(UserError, match="question=None and context='The king"):
+        reader(context=CONTEXT)
 
 
 def test_no_answer_is_one_where_it_may_be(reader: QuestionAnswering) -> None:
@@ -143,6 +214,20 @@ def test_similar_sentences(tmp_path: pathlib.Path) -> None:
     states = [np.asarray(pipeline("feature-extraction", folder)(text))[0].mean(0) for text in texts]
     cosine = [a @ states[0] / np.linalg.norm(a) / np.linalg.norm(states[0]) for a in states]
     assert found == pytest.approx(cosine, abs=1e-5)
+    # Also where the directory does not divide its embeddings by their lengths.
+    parts = ("Transformer", "Pooling")
+    modules = [
+        {"idx": i, "name": str(i), "path": "1_Pooling" * i, "type": f"sentence_transformers.models.{name}"}
+        for i, name in enumerate(parts)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    width = states[0].shape[-1]
+    pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    similar = pipeline("sentence-similarity", folder)
+    assert np.linalg.norm(similar.lm.embed(texts[:1])) != pytest.approx(1, abs=0.1)
+    assert similar({"source_sentence": texts[0], "sentences": texts}) == pytest.approx(cosine, abs=1e-5)
 
 
 def test_a_run_of_ours_fills_masks(tmp_path: pathlib.Path, bert_run: pathlib.Path) -> None:
@@ -172,10 +257,159 @@ def test_mistakes(case: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_questions_that_cannot_be_asked(reader: QuestionAnswering) -> None:
+    given = {"question": QUESTION, "context": CONTEXT}
     with pytest.raises(UserError, match="has no 'context'"):
         reader({"question": QUESTION})
-    with pytest.raises(UserError, match="context of a question is empty"):
+    with pytest.raises(UserError, match="Input 1 of question-answering has None as 'context', not a text"):
+        reader([given, {"question": QUESTION, "context": None}])
+    with pytest.raises(UserError, match="has an empty context"):
         reader({"question": QUESTION, "context": " "})
+    with pytest.raises(UserError, match="is empty for this model"):
+        reader({"question": QUESTION, "context": "\u200b"})
     with pytest.raises(UserError, match="leaves no more than doc_stride"):
-        reader({"question": QUESTION, "context": CONTEXT}, max_seq_len=12, doc_stride=8)
+        reader(given, max_seq_len=12, doc_stride=8)
+    for name in ("max_answer_len", "top_k"):
+        with pytest.raises(UserError, match=f"{name}=0: it is at least 1"):
+            reader(given, **{name: 0})
     assert define(reader.lm.definition.arch, Head("span")).head.name == reader.lm.head
+
+
+def test_options_are_looked_at_before_the_model() -> None:
+    for name, value, message in (
+        ("device", 0, "has no option 'device'. JAX takes the accelerator"),
+        ("torch_dtype", "float16", 'Write dtype="bfloat16"'),
+        ("top", 3, "Did you mean 'top_k'"),
+        ("truncation", True, "Texts are cut"),
+        ("batch_size", 0, "it is at least 1"),
+        ("batch_size", "8", "must be a whole number"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipeline("text-classification", "no/such/folder", **{name: value})
+
+
+def test_options_of_a_call(tmp_path: pathlib.Path) -> None:
+    classify = pipeline("text-classification", write_model("classes", tmp_path))
+    for inputs, options, message in (
+        ("x", {"topk": 2}, "Did you mean 'top_k'"),
+        ("x", {"device": 0}, "leave it out"),
+        ("x", {"batch_size": 0}, "it is at least 1"),
+        (["x"], {"batch_size": 0}, "it is at least 1"),
+        ("x", {"top_k": "two"}, "must be a whole number or 'one' or None"),
+        (None, {}, "Input 0 of text-classification is None, not a text"),
+        (["a", "b", None], {"batch_size": 2}, "Input 2 of text-classification is None"),
+        ([{"text": "a", "text_pair": 5}], {}, "has 5 as 'text_pair'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            classify(inputs, **options)
+    with pytest.raises(UserError, match="text-generation has no option 'max_new_token'. Did you mean 'max_new_tokens'"):
+        TextGeneration.check("text-generation", {"max_new_token": 5})
+    TextGeneration.check("text-generation", {"max_new_tokens": 5, "assistant_model": None})
+
+
+def test_one_text_is_answered_in_a_list(tmp_path: pathlib.Path) -> None:
+    """As transformers 5.24 does: [{...}] for a text, {...} for a pair or in a list, and what top_k says where a call has it."""
+    folder = write_model("classes", tmp_path)
+    classify, text = pipeline("text-classification", folder), "bread is good!"
+    (best,) = classify([text])
+    ranked = classify(text, top_k=None)
+    by_name = {one["label"]: one for one in ranked}
+    assert best == ranked[0] and classify(text) == [best] and classify(text, top_k=1) == [best]
+    assert list(classify(iter([text]))) == [best]
+    assert isinstance(classify({"text": text, "text_pair": text}), dict)
+    assert classify(text, return_all_scores=True) == [[by_name[name] for name in ("bad", "so-so", "good")]]
+    assert pipeline("text-classification", classify.lm, top_k=None)(text) == [ranked]
+
+
+def test_a_text_is_no_list_of_letters(tmp_path: pathlib.Path) -> None:
+    fill = pipeline("fill-mask", write_model("masked", tmp_path / "masked"))
+    assert fill("a [MASK]", targets="king") == fill("a [MASK]", targets=["king"])
+    similar = pipeline("sentence-similarity", write_model("features", tmp_path / "features"))
+    given = {"source_sentence": "a king", "sentences": ["the queen"]}
+    assert similar(given | {"sentences": "the queen"}) == similar(given)
+    with pytest.raises(UserError, match="has 5 as 'sentences'"):
+        similar(given | {"sentences": 5})
+
+
+def test_labels_may_come_second(tmp_path: pathlib.Path) -> None:
+    sort, labels = pipeline("zero-shot-classification", write_model("inference", tmp_path)), ["food", "travel"]
+    assert sort("bread", labels) == sort("bread", candidate_labels=labels)
+    assert sort(["bread", "a river"], labels) == sort(["bread", "a river"], candidate_labels="food, travel")
+    for options, message in (
+        ({"candidate_labels": 5}, "candidate_labels=5 must be a list of texts or a text"),
+        ({"candidate_labels": labels, "hypothesis_template": "{} {"}, "cannot be filled in"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sort("bread", **options)
+
+
+def test_a_causal_model_reads_what_fits_of_a_long_text(tmp_path: pathlib.Path) -> None:
+    """64 positions, of which the label's tokens but the last, which is only asked for, take some."""
+    lm, labels = causal(tmp_path, tmp_path), ["food", "the old river"]
+    sort = pipeline("zero-shot-classification", lm)
+    options = dict(candidate_labels=labels, hypothesis_template="is {}")
+    # The separator, then one token a word; "is the old river" has 4.
+    fits = "king " * (64 + 1 - 4 - 1)
+    assert sort(fits + "queen " * 50, **options)["scores"] == pytest.approx(sort(fits, **options)["scores"], rel=1e-6)
+    with pytest.raises(UserError, match="which leaves none for the text"):
+        sort("a king", candidate_labels=["food " * 65])
+
+
+def test_what_text_generation_takes_of_hugging_face(tmp_path: pathlib.Path) -> None:
+    lm = causal(tmp_path, tmp_path)
+    write = pipeline("text-generation", lm, max_new_tokens=5)
+    output = lm.generate(prompts="a queen the king", max_new_tokens=5, return_dict_in_generate=True)
+    assert write("the king", prefix="a queen ") == [{"generated_text": "the king" + output.texts[0]}]
+    ids = [lm.tokenizer.sep_id, *lm.tokenizer.encode("a queen the king"), *output.new_tokens[0]]
+    assert write(["a queen the king"], return_tensors=True) == [[{"generated_token_ids": ids}]]
+    stop = output.texts[0].split()[1]
+    expected = lm.generate(prompts="a queen the king", max_new_tokens=5, stop_strings=[stop])[0]
+    assert write("a queen the king", stop_sequence=stop, return_full_text=False) == [{"generated_text": expected}]
+    assert write("a queen the king", return_text=True) == write("a queen the king")
+    for inputs in (5, [None], {"role": "user"}):
+        with pytest.raises(UserError, match="not a text or messages"):
+            write(inputs)
+
+
+def translator(folder: pathlib.Path) -> LanguageModel:
+    """A tiny BART that reads at most 16 tokens, with mBART's tokenizer, which ends texts with </s> and their language."""
+    from lm_research.config import ModelConfig
+    from lm_research.data.hf_tokenizer import load_tokenizer
+    from lm_research.models.families import define_model
+
+    tokenizer = load_tokenizer(write_folder(folder, "mbart"))
+    section = ModelConfig(family="bart", hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_length=16)
+    config = {"decoder_start_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+    definition = define_model(section, tokenizer.size)
+    return LanguageModel(definition, definition.init(0), "bart", config, tokenizer)
+
+
+def test_translation_between_languages_of_texts_that_are_cut(tmp_path: pathlib.Path) -> None:
+    lm = translator(tmp_path)
+    romanian, english = (lm.tokenizer.token_id(code) for code in ("ro_RO", "en_XX"))
+    translate = pipeline("translation", lm, max_new_tokens=4, return_tensors=True)
+
+    def ids(source: list[int], start: int) -> list[dict[str, Any]]:
+        row = lm.generate(input_ids=[source], decoder_start_token_id=start, max_new_tokens=4)[0]
+        return [{"translation_token_ids": row.tolist()}]
+
+    plain = lm.tokenizer.encode("a king")
+    assert translate("a king") == ids([*plain, 2, english], 2)
+    assert translate("a king", src_lang="ro_RO", tgt_lang="en_XX") == ids([*plain, 2, romanian], english)
+    long = lm.tokenizer.encode("a king " * 20)
+    with pytest.raises(UserError, match="positions for 16"):
+        translate("a king " * 20)
+    assert translate("a king " * 20, truncation=True) == ids([*long[:14], 2, english], 2)
+    assert translate("a king " * 20, truncation=True, src_lang="ro_RO") == ids([*long[:14], 2, romanian], 2)
+    with pytest.raises(UserError, match="no language 'ro-RO'. Did you mean 'ro_RO'"):
+        translate("a king", tgt_lang="ro-RO")
+    lm.tokenizer = load_vocabulary(tmp_path / "bert")
+    with pytest.raises(UserError, match="marks no text with its language"):
+        pipeline("translation", lm)("a king", src_lang="ro_RO")
+
+
+def load_vocabulary(folder: pathlib.Path) -> Any:
+    from lm_research.data.hf_tokenizer import load_tokenizer
+
+    folder.mkdir()
+    write_vocabulary(folder)
+    return load_tokenizer(folder)
