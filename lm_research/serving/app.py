@@ -70,17 +70,20 @@ def make_app(lm: Any, name: str, limits: Limits = Limits(), token: str | None = 
       token: that requests must bear; None lets everyone in who can connect.
     """
     server = Server(lm, name, limits, token)
-    routes = [
-        Route("/", server.page),
-        Route("/healthz", server.health),
-        Route("/metrics", server.guarded(server.show_metrics)),
-        Route("/v1/models", server.guarded(server.models)),
-        Route("/v1/models/{name:path}", server.guarded(server.model)),
-        Route("/v1/embeddings", server.guarded(server.embeddings), methods=["POST"]),
-        Route("/v1/predict", server.guarded(server.predict), methods=["POST"]),
-        Route("/v1/inspect", server.guarded(server.inspect), methods=["POST"]),
-        Route("/v1/completions", server.guarded(server.completions), methods=["POST"]),
-        Route("/v1/chat/completions", server.guarded(server.chat), methods=["POST"]),
+    guarded = {
+        "/metrics": server.show_metrics,
+        "/v1/models": server.models,
+        "/v1/models/{name:path}": server.model,
+        "/v1/embeddings": server.embeddings,
+        "/v1/predict": server.predict,
+        "/v1/inspect": server.inspect,
+        "/v1/completions": server.completions,
+        "/v1/chat/completions": server.chat,
+    }
+    asked = (server.show_metrics, server.models, server.model)
+    routes = [Route("/", server.page), Route("/healthz", server.health)] + [
+        Route(path, server.guarded(path, handler), methods=["GET" if handler in asked else "POST"])
+        for path, handler in guarded.items()
     ]
 
     @contextlib.asynccontextmanager
@@ -124,11 +127,14 @@ class Server:
         self._reading, self._readers = asyncio.Semaphore(1), 0
         self._pipelines: dict[str, Any] = {}
 
-    def guarded(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
-        """A handler behind the token, whose mistakes become answers, and which is counted."""
+    def guarded(self, path: str, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        """A handler behind the token, whose mistakes become answers, and which is counted under its route's path.
+
+        What clients write into an address is no label: anyone could make as many as they like, and each is kept.
+        """
 
         async def handle(request: Request) -> Response:
-            with self.metrics.request(request.url.path) as record:
+            with self.metrics.request(path) as record:
                 response = await self._answer(handler, request)
                 record(response.status_code)
                 return response
@@ -136,8 +142,7 @@ class Server:
         return handle
 
     async def _answer(self, handler: Callable[[Request], Any], request: Request) -> Response:
-        given = request.headers.get("authorization", "").encode()
-        if self._token is not None and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+        if self._token is not None and not self._knows(request.headers.get("authorization", "")):
             return error(401, "Give the server's token: Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"})
         try:
             return await handler(request)
@@ -145,6 +150,12 @@ class Server:
             return error(400, str(mistake))
         except HTTPException as mistake:
             return error(mistake.status_code, mistake.detail, mistake.headers)
+
+    def _knows(self, given: str) -> bool:
+        """Whether a header bears the token, sent in UTF-8, as most clients do, or in Latin-1, as browsers do."""
+        wanted = f"Bearer {self._token}".encode()
+        in_latin_1 = hmac.compare_digest(given.encode(), wanted)
+        return hmac.compare_digest(given.encode("latin-1"), wanted) or in_latin_1  # headers are read as Latin-1
 
     async def body(self, request: Request) -> Any:
         """The JSON of a request; raises HTTPException."""
@@ -156,8 +167,9 @@ class Server:
             if len(found) > most:
                 raise HTTPException(413, f"The body is larger than {most:,} bytes.")
         try:
-            value = json.loads(found, parse_constant=_refuse)
-            if b"\\u" in found:  # half of a surrogate pair is no text
+            text = found.decode("utf-8-sig")  # json would let halves of surrogate pairs pass, which are no text
+            value = json.loads(text, parse_constant=_refuse)
+            if "\\u" in text:
                 json.dumps(value, ensure_ascii=False).encode()
             return value
         except (ValueError, RecursionError) as problem:
@@ -217,15 +229,14 @@ class Server:
         body = await self.body(request)
         self.check_model(body)
         given = messages.check(body, messages.EMBEDDINGS, ("input",))
-        texts = [given["input"]] if isinstance(given["input"], str) else given["input"]
-        form = given.get("encoding_format", "float")
-        if not 1 <= len(texts) <= _MOST_INPUTS or not all(isinstance(text, str) and text for text in texts):
+        form, texts = given.get("encoding_format", "float"), messages.inputs(given["input"])
+        if not 1 <= len(texts) <= _MOST_INPUTS or not all(map(len, texts)):
             raise UserError(f"input must be a text or a list of 1 to {_MOST_INPUTS} texts that are not empty.")
         if form not in ("float", "base64"):
             raise UserError(f"encoding_format is {form!r}; it must be float or base64.")
         rows = (await self.read(lambda: self.lm.embed(texts))).astype("<f4")
         shown = [row.tolist() if form == "float" else base64.b64encode(row.tobytes()).decode() for row in rows]
-        tokens = sum(len(self.lm.tokenizer.encode(text)) for text in texts)
+        tokens = sum(len(self.lm.tokenizer.encode(text) if isinstance(text, str) else text) for text in texts)
         data = [{"object": "embedding", "index": number, "embedding": row} for number, row in enumerate(shown)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": self.name, "usage": usage})

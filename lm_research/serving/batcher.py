@@ -167,16 +167,14 @@ class Batcher:
         return with_ends(options, self.lm.tokenizer)
 
     def prompt(self, text: str | list[int], options: Options) -> tuple[list[int], list[int] | None]:
-        """(tokens, source) of a prompt; raises a UserError if it does not fit."""
-        arch, most = self.lm.definition.arch, options.max_new_tokens
+        """(tokens, source) of a prompt; raises a UserError if the model can't read it."""
+        arch = self.lm.definition.arch
         ids = encode(self.lm.tokenizer, [text], arch.encoder is not None)[0] if isinstance(text, str) else text
         begin = next((one for one in (options.bos_token_id, *options.ends) if one is not None), None)
         ids = ids or ([] if begin is None else [begin])
         size = (arch.encoder or arch).vocab_size
         if not ids or min(ids) < 0 or max(ids) >= size:
             raise UserError(f"A prompt needs at least one token, and ids from 0 to {size - 1}.")
-        if most > self.max_tokens:
-            raise UserError(f"max_tokens is {most}; this server gives at most {self.max_tokens}.")
         source = None
         if arch.encoder is not None:
             if len(ids) > self.slots.places:
@@ -186,11 +184,22 @@ class Batcher:
             if start is None:
                 raise UserError("The model's files name no decoder_start_token_id, so it can't begin to write.")
             ids, source = [start], ids
-        if len(ids) + most > self.slots.length:
-            raise UserError(
-                f"The prompt has {len(ids)} tokens and max_tokens is {most}; together they may be {self.slots.length}."
-            )
         return ids, source
+
+    def most(self, tokens: Sequence[int], wanted: int, sized: bool) -> int:
+        """New tokens for a prompt: those wanted, or, unless the request is sized, as many of them as there is room for.
+
+        Raises a UserError if it does not fit.
+        """
+        room = self.slots.length - len(tokens)
+        most = wanted if sized else max(1, min(wanted, self.max_tokens, room))
+        if most > self.max_tokens:
+            raise UserError(f"max_tokens is {most}; this server gives at most {self.max_tokens}.")
+        if most > room:
+            raise UserError(
+                f"The prompt has {len(tokens)} tokens and max_tokens is {most}; together they may be {self.slots.length}."
+            )
+        return most
 
     def submit(self, writers: Sequence[Writer]) -> None:
         """Lets texts wait for slots, all or none; raises Busy."""

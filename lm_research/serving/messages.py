@@ -62,6 +62,7 @@ class Order:
       bias: of tokens, added to their scores.
       alone: it needs `generate`, see alone.py.
       silent: nothing is to be written (max_tokens 0), only echoed.
+      sized: max_tokens is given; else there is a usual number, or as many as there is room for.
     """
 
     prompts: list[Any]
@@ -77,6 +78,7 @@ class Order:
     bias: dict[int, float]
     alone: bool
     silent: bool
+    sized: bool
 
 
 def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict[str, Any]:
@@ -106,20 +108,33 @@ def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict
 def completion(body: Any) -> Order:
     """Of /v1/completions."""
     given = check(body, COMPLETION, ("prompt",))
-    prompt = given["prompt"]
-    if isinstance(prompt, list) and prompt and all(is_token(one) for one in prompt):
-        prompt = [prompt]
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not prompts or not all(
-        isinstance(one, str) or (isinstance(one, list) and all(map(is_token, one))) for one in prompts
-    ):
-        raise UserError("prompt must be a text, a list of texts, or token ids (a list, or a list of lists).")
+    prompts = _texts("prompt", given["prompt"])
     best = given.get("logprobs", -1)
     if "logprobs" in given and not 0 <= best <= 5:
         raise UserError(f"logprobs is {best}; it must be from 0 to 5.")
     if given.get("echo") and "logprobs" in given and given.get("stream"):
         raise UserError("echo with logprobs comes in one piece: it does not go with stream.")
     return _order(given, prompts, best, 16)
+
+
+def inputs(given: Any) -> list[str] | list[list[int]]:
+    """What /v1/embeddings is to read: texts, or token ids of each."""
+    found = _texts("input", given)
+    if len({type(one) for one in found}) > 1:
+        raise UserError("input has texts and token ids. Ask for either in a request.")
+    return found
+
+
+def _texts(name: str, given: Any) -> list[Any]:
+    """A text, several, or token ids of one or several, as a list of them."""
+    if isinstance(given, list) and given and all(is_token(one) for one in given):
+        given = [given]
+    found = [given] if isinstance(given, str) else given
+    if not found or not all(
+        isinstance(one, str) or (isinstance(one, list) and all(map(is_token, one))) for one in found
+    ):
+        raise UserError(f"{name} must be a text, a list of texts, or token ids (a list, or a list of lists).")
+    return found
 
 
 def chat(body: Any, lm: Any) -> Order:
@@ -129,7 +144,8 @@ def chat(body: Any, lm: Any) -> Order:
     best = given.get("top_logprobs", 0) if given.get("logprobs") else -1
     if "top_logprobs" in given and not (given.get("logprobs") and 0 <= best <= BEST):
         raise UserError(f"top_logprobs must be from 0 to {BEST}, and needs logprobs: true.")
-    given["max_tokens"] = given.get("max_completion_tokens", given.get("max_tokens", 128))
+    if "max_completion_tokens" in given:
+        given["max_tokens"] = given["max_completion_tokens"]
     return _order(given, [chat_ids(lm.tokenizer, said)], best, 128)
 
 
@@ -175,7 +191,10 @@ def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> 
     usage = bool((given.get("stream_options") or {}).get("include_usage"))
     bias, echo = _bias(given.get("logit_bias", {})), given.get("echo", False)
     answers = "messages" in given
-    return Order(prompts, arguments, count, kept, stops, best, stream, usage, echo, answers, bias, alone, silent)
+    return Order(
+        prompts, arguments, count, kept, stops, best, stream, usage, echo, answers, bias, alone, silent,
+        "max_tokens" in given,
+    )  # fmt: skip
 
 
 def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
@@ -206,6 +225,8 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
     if temperature > 0:
         names += tuple(NEUTRAL)
     arguments = {name: given[name] for name in names if name in given}
+    if arguments.get("top_k") == -1:  # as vLLM and its clients say that there is none
+        arguments["top_k"] = 0
     arguments |= {"max_new_tokens": given.get("max_tokens", usual) or 1, "do_sample": temperature > 0}
     if temperature > 0:
         arguments["temperature"] = max(float(temperature), 1e-4)

@@ -80,6 +80,8 @@ class Writing:
         writers: list[Writer] = []
         for prompt in order.prompts:
             tokens, source = batcher.prompt(prompt, options)
+            most = batcher.most(tokens, options.max_new_tokens, order.sized)
+            own = dataclasses.replace(options, max_new_tokens=most)
             before = tokens if source is None and not order.answers else []
             for copy in range(order.count):
 
@@ -89,11 +91,12 @@ class Writing:
 
                 writers.append(
                     Writer(
-                        batcher.lm.tokenizer, tokens, source, options, copy, order.stops,
+                        batcher.lm.tokenizer, tokens, source, own, copy, order.stops,
                         judged, deadline, deliver, order.bias, before,
                     )
                 )  # fmt: skip
-        return writers, arguments
+        # `generate` writes as much behind each of its prompts.
+        return writers, arguments | {"max_new_tokens": min(writer.options.max_new_tokens for writer in writers)}
 
     async def _echoes(self, order: Order, writers: list[Writer]) -> list[tuple[str, list[Event]]]:
         """The text of each prompt that is to be given back, and its tokens where their log-probabilities are wanted."""

@@ -42,6 +42,27 @@ def test_embeddings_are_those_of_the_run(running: Running, texts: str | list[str
     assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
+def test_token_ids_are_embedded_as_they_are(running: Running) -> None:
+    """One list of them is one text."""
+    lm = running.server.lm
+    ids = [[5, 6, 7, 8], [9, 10]]
+    answer = running.post("/v1/embeddings", {"input": ids}).json()
+    np.testing.assert_allclose([one["embedding"] for one in answer["data"]], lm.embed(ids), atol=1e-6)
+    assert answer["usage"] == {"prompt_tokens": 6, "total_tokens": 6}
+    (one,) = running.post("/v1/embeddings", {"input": ids[0]}).json()["data"]
+    np.testing.assert_allclose(one["embedding"], lm.embed(ids)[0], atol=1e-6)
+    (text,) = lm.inputs(["the king"])["input_ids"].tolist()
+    mask = lm.inputs(["the king"])["attention_mask"][0]
+    framed = [token for token, real in zip(text, mask, strict=True) if real]
+    np.testing.assert_allclose(lm.embed([framed]), lm.embed(["the king"]), atol=1e-6)
+
+
+def test_options_of_a_task_that_cannot_be_are_refused(running: Running) -> None:
+    task = running.server.tasks[0]
+    answer = running.post("/v1/predict", {"task": task, "inputs": "the king", "options": {"batch_size": 0}})
+    assert answer.status_code == 400 and "batch_size=0" in answer.json()["error"]["message"]
+
+
 def test_attentions_are_of_the_form_that_the_model_reads(running: Running) -> None:
     seen = running.post("/v1/inspect", {"text": "the king"}).json()
     assert (seen["tokens"][0], seen["tokens"][-1]) == ("[CLS]", "[SEP]")

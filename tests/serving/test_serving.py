@@ -223,7 +223,11 @@ MISTAKES: dict[str, tuple[str, Any, int, str]] = {
     "another model": ("completions", {"prompt": "a", "model": "gpt"}, 404, "'toy'"),
     "body": ("completions", {"prompt": "a" * 3000}, 413, "2,000 bytes"),
     "messages": ("chat/completions", {"messages": [{"role": "user"}]}, 400, "messages must be"),
-    "input": ("embeddings", {"input": []}, 400, "1 to 256 texts"),
+    "input": ("embeddings", {"input": []}, 400, "input must be a text"),
+    "input ids": ("embeddings", {"input": [1, 999]}, 400, "outside of 0 to 256"),
+    "mixed input": ("embeddings", {"input": ["a", [1]]}, 400, "Ask for either"),
+    "top_k of none": ("completions", {"prompt": "a", "max_tokens": 2, "top_k": -1}, 200, ""),
+    "top_k": ("completions", {"prompt": "a", "top_k": -2}, 400, "top_k=-2"),
     "task": ("predict", {"task": "fill-mask", "inputs": "a"}, 400, "no task 'fill-mask'"),
 }  # fmt: skip
 
@@ -242,6 +246,16 @@ def test_what_is_no_request(running: Running) -> None:
     assert httpx.post(url, content=b"{", headers=json_type).status_code == 400
     assert httpx.post(url, content=b'{"prompt": "a", "top_p": NaN}', headers=json_type).status_code == 400
     assert httpx.post(url, content=b'{"prompt": "a"}', headers={"content-type": "text/plain"}).status_code == 415
+    half = b'"a\xed\xa0\x80b"'  # half of a surrogate pair, as if it were a character
+    for path, body in (
+        ("completions", b'{"prompt": %b, "max_tokens": 2}'),
+        ("completions", b'{"prompt": %b, "max_tokens": 2, "stream": true}'),
+        ("embeddings", b'{"input": %b}'),
+    ):
+        answer = httpx.post(f"{running.url}/v1/{path}", content=body % half, headers=json_type)
+        assert answer.status_code == 400 and "no JSON" in answer.text
+    marked = httpx.post(url, content=b'\xef\xbb\xbf{"prompt": "a", "max_tokens": 2}', headers=json_type)
+    assert marked.status_code == 200  # a byte order mark
     assert httpx.get(url).status_code == 405
     assert httpx.get(running.url + "/v2").status_code == 404
 
@@ -255,6 +269,50 @@ def test_a_token_is_asked_for() -> None:
         assert httpx.get(running.url + "/healthz").json() == {"status": "ok"}
     finally:
         running.stop()
+
+
+def test_a_token_may_have_any_letters() -> None:
+    running = Running(make_app(LM, "toy", LIMITS, token="pässword"))
+    try:
+        for code, status in (("utf-8", 200), ("latin-1", 200), ("utf-16", 401)):
+            header = b"Bearer " + "pässword".encode(code).replace(b"\0", b"")
+            assert httpx.get(running.url + "/v1/models", headers={b"authorization": header}).status_code == status
+    finally:
+        running.stop()
+
+
+def test_addresses_make_no_labels() -> None:
+    """Nobody can make the server keep what they write, and least of all without its token."""
+    running = Running(make_app(LM, "toy", LIMITS, token="secret"))
+    try:
+        for number in range(5):
+            assert httpx.get(f"{running.url}/v1/models/x{number}").status_code == 401
+            assert httpx.get(f"{running.url}/x{number}").status_code == 404
+        said = httpx.get(running.url + "/metrics", headers={"authorization": "Bearer secret"}).text
+    finally:
+        running.stop()
+    labels = [line for line in said.splitlines() if line.startswith("lm_requests_total{")]
+    assert labels == ['lm_requests_total{path="/v1/models/{name:path}",status="401"} 5.0']
+
+
+def test_without_max_tokens_there_are_as_many_as_fit() -> None:
+    """16, unless the server gives less or the prompt leaves less room; each prompt for itself where rows go side by side."""
+    small = Running(make_app(LM, "toy", Limits(slots=2, length=24, max_tokens=12)))
+    try:
+        body = {"prompt": ["abc", "a" * 20], "temperature": 0}
+        answer = small.post("/v1/completions", body).json()
+        assert [choice["text"] for choice in answer["choices"]] == [
+            LM.tokenizer.decode(LM.generate([list(text.encode())], max_new_tokens=most)[0, len(text) :])
+            for text, most in zip(body["prompt"], (12, 24 - 20), strict=True)
+        ]
+        assert answer["usage"]["completion_tokens"] == 12 + 4
+        beams = small.post("/v1/completions", body | {"num_beams": 2}).json()
+        assert beams["usage"]["completion_tokens"] == 2 * 4  # one run of `generate`
+        full = small.post("/v1/completions", {"prompt": "a" * 24})
+        assert full.status_code == 400 and "24 tokens" in full.text
+        assert small.post("/v1/completions", {"prompt": "a" * 20, "max_tokens": 5}).status_code == 400
+    finally:
+        small.stop()
 
 
 def test_the_page_needs_no_network(running: Running) -> None:
