@@ -12,4 +12,4 @@ def get_sweep() -> Sweep:
     """Three rates, all judged by the loss at 15%."""
     points = settings.grid(objective__mask_rate=[0.15, 0.3, 0.4], seed=settings.seeds(3))
     fixed = {"objective.eval_mask_rate": 0.15, "objective.pairs": "none"}
-    return settings.study(CONFIG, points, {"train.num_steps": 1600}, fixed, "eval_mlm_loss_nats")
+    return settings.study(CONFIG, points, {"train.num_steps": 600}, fixed, "eval_mlm_loss_nats")
