@@ -267,8 +267,8 @@ def _check(options: Options) -> None:
 
     for name in NAMES:
         value = getattr(options, name)
-        fits = name == "seed" or not _is_number(value, np.integer) or -(2**31) <= value < 2**31
-        need(fits, f"{name}={value}: it does not fit into 32 bits.")
+        small = name == "seed" or not _is_number(value, np.integer) or -(2**31) <= value < 2**31
+        need(small, f"{name}={value}: it does not fit into 32 bits.")
     for name in ("num_beams", "num_return_sequences", "num_beam_groups", "num_assistant_tokens"):
         need(getattr(options, name) >= 1, f"{name}={getattr(options, name)}: it is at least 1.")
     for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_logprobs"):

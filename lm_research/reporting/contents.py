@@ -13,7 +13,7 @@ import numpy as np
 
 from lm_research.errors import UserError
 from lm_research.reporting import curves, scaling
-from lm_research.reporting.runs import Run, named, read_run
+from lm_research.reporting.runs import Run, named, names_of, read_run
 from lm_research.reporting.studies import FILE, Study, read_study
 from lm_research.training.run_directory import FREE_KEYS
 
@@ -58,10 +58,7 @@ def gather(paths: Sequence[Path]) -> Material:
       UserError: a folder that is neither, or a study.json that cannot be read.
     """
     studies = [read_study(path) for path in dict.fromkeys(paths) if (path / FILE).is_file()]
-    names = [study.directory.resolve().name for study in studies]
-    titles = [
-        name if names.count(name) == 1 else str(study.directory) for name, study in zip(names, studies, strict=True)
-    ]
+    titles = names_of([study.directory for study in studies])
     runs = named([path for path in paths if not (path / FILE).is_file()])
     every, notes = list(runs), []
     for study, title in zip(studies, titles, strict=True):

@@ -126,11 +126,13 @@ def read_run(directory: Path, name: str = "") -> Run:
 def named(directories: Sequence[Path]) -> list[Run]:
     """Reads runs; those whose folders have the same name are called by their paths."""
     directories = list(dict.fromkeys(directories))
+    return [read_run(path, name) for path, name in zip(directories, names_of(directories), strict=True)]
+
+
+def names_of(directories: Sequence[Path]) -> list[str]:
+    """What folders are called on a page: by their names, or where two have the same by their paths."""
     names = [path.resolve().name for path in directories]
-    return [
-        read_run(path, name if names.count(name) == 1 else str(path))
-        for path, name in zip(directories, names, strict=True)
-    ]
+    return [name if names.count(name) == 1 else str(path) for path, name in zip(directories, names, strict=True)]
 
 
 def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ study.json: {"metric", "direction": "minimize" or "maximize", "digest", "trials"
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -48,7 +49,7 @@ class Study:
         """The measured trials, the best first."""
         return sorted(self.measured, key=lambda trial: -trial["value"] if self.maximize else trial["value"])
 
-    @property
+    @functools.cached_property
     def varied(self) -> list[str]:
         """Parameters that tell trials apart: of several values, but for the seed and for those that go with an earlier one."""
         found: dict[tuple[int, ...], str] = {}
