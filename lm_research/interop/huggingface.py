@@ -212,7 +212,7 @@ class _Reader:
 
     def candidates(self, weight: Weight, layer: int) -> Iterator[str]:
         for name in weight.names:
-            name = name.replace("{}", str(layer))
+            name = weight.of_layer(name, layer)
             yield from (p + name[1:] for p in self.prefixes) if name.startswith("@") else (name,)
 
     def stored_name(self, path: str, layer: int = 0) -> str | None:
@@ -374,7 +374,7 @@ def save(
         weight = weights[path]
         for layer in range(_layers(path, shape.shape)[0]):
             for name in (weight.names[0], *weight.copies):
-                name = name.replace("{}", str(layer))
+                name = weight.of_layer(name, layer)
                 name = prefix + name[1:] if name.startswith("@") else name
                 entries.setdefault(name, []).append((path, layer))
     dead = {prefix + name[1:] if name.startswith("@") else name: value for name, value in (kept or {}).items()}

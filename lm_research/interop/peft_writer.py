@@ -85,7 +85,7 @@ def _config(
 
 
 def _stored_name(weight: Weight, layer: int, prefix: str) -> str:
-    name = weight.names[0].replace("{}", str(layer))
+    name = weight.of_layer(weight.names[0], layer)
     return prefix + name[1:] if name.startswith("@") else name
 
 

@@ -27,7 +27,8 @@ class Architecture:
       causal: whether a position sees only itself and earlier ones.
       encoder: the stack whose output this one also attends to, which makes it the decoder of an encoder-decoder.
       shared_tokens: whether the two share the encoder's token table.
-      share_layers: one block's parameters serve all N layers (Lan et al. 2019, ALBERT).
+      share_layers: a few blocks' parameters serve all N layers (Lan et al. 2019, ALBERT).
+      layer_groups, group_size: of shared layers: the depth is divided into so many groups, and each repeats so many blocks.
 
       positions: "learned" table, "sinusoidal" (Vaswani et al. 2017), "relative" bias on scores by distance bucket
         (Raffel et al. 2019), "rotary" (Su et al. 2021), or "none".
@@ -93,6 +94,8 @@ class Architecture:
     encoder: Architecture | None = None
     shared_tokens: bool = True
     share_layers: bool = False
+    layer_groups: int = 1
+    group_size: int = 1
 
     positions: Literal["learned", "sinusoidal", "relative", "rotary", "none"] = "learned"
     position_offset: int = 0
@@ -160,6 +163,21 @@ class Architecture:
     def embedding_width(self) -> int:
         """E."""
         return self.embedding_size or self.hidden_size
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks with parameters of their own."""
+        return self.layer_groups * self.group_size if self.share_layers else self.num_layers
+
+    @property
+    def block_of_layer(self) -> tuple[int, ...]:
+        """The number of each layer's block."""
+        if not self.share_layers:
+            return tuple(range(self.num_layers))
+        rounds = self.num_layers // self.group_size
+        # The quotients in floating point, as the released code divides: the depth need not be a multiple of the groups.
+        group = [int(number / (rounds / self.layer_groups)) for number in range(rounds)]
+        return tuple(first * self.group_size + inner for first in group for inner in range(self.group_size))
 
     @property
     def has_tokens(self) -> bool:

@@ -50,7 +50,7 @@ def train_flops(definition: ModelDefinition, length: int, predicted: float, sour
             keys = [key.key for key in path]
             if keys[-1] == "kernel":
                 from_source = "cross_attention" in keys and keys[-2] in ("key", "value")
-                repeats = arch.num_layers if arch.share_layers else 1
+                repeats = arch.num_layers / arch.num_blocks
                 layers += 6.0 * math.prod(leaf.shape) * repeats * (source_length if from_source else reads)
         keys_seen = reads + (source_length if "cross_attention" in stack else 0)
         attention += 12.0 * arch.num_layers * arch.num_heads * arch.head_width * reads * keys_seen

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
@@ -197,8 +198,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         self.embeddings = Embeddings(arch, rngs)
-        blocks = 1 if arch.share_layers else arch.num_layers
-        self.layers = nnx.vmap(lambda block_rngs: Block(arch, block_rngs))(rngs.split(blocks))
+        self.layers = nnx.vmap(lambda block_rngs: Block(arch, block_rngs))(rngs.split(arch.num_blocks))
         if arch.norm == "pre":
             self.final_norm = norm(arch)
         if arch.positions == "relative":
@@ -291,11 +291,13 @@ class Transformer(nnx.Module):
         arch = self.arch
         graphdef, stacked = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, arch.num_layers)
-        shared = jax.tree.map(lambda leaf: leaf[0], stacked) if arch.share_layers else None
+        one = jax.tree.map(lambda leaf: leaf[0], stacked) if arch.num_blocks == 1 else None
+        if arch.share_layers and one is None:
+            stacked = jax.tree.map(lambda leaf: leaf[np.array(arch.block_of_layer)], stacked)
 
         def body(x_BLD: jax.Array, layer: tuple) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             params, layer_key, number = layer
-            block = nnx.merge(graphdef, shared if arch.share_layers else params)
+            block = nnx.merge(graphdef, params if one is None else one)
             shares = [] if capture else None
             y_BLD = block(x_BLD, context, layer_key, number, shares)
             return y_BLD, (x_BLD, *shares) if capture else ()
@@ -303,7 +305,7 @@ class Transformer(nnx.Module):
         if arch.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[arch.remat], prevent_cse=not arch.scan_layers)
         unroll = 1 if arch.scan_layers else arch.num_layers
-        layers = (None if arch.share_layers else stacked, keys, jnp.arange(arch.num_layers))
+        layers = (stacked if one is None else None, keys, jnp.arange(arch.num_layers))
         return jax.lax.scan(body, x_BLD, layers, unroll=unroll)
 
 

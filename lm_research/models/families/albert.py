@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -39,9 +40,14 @@ DEFAULTS = {
     "vocab_size": 30000, "hidden_size": 4096, "num_attention_heads": 64, "intermediate_size": 16384,
     "hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
 }  # fmt: skip
-KEYS = (Key("embedding_size", "embedding_size", 128), *with_defaults(bert.KEYS, DEFAULTS))
+KEYS = (
+    Key("embedding_size", "embedding_size", 128),
+    Key("layer_groups", "num_hidden_groups", 1),
+    Key("group_size", "inner_group_num", 1),
+    *with_defaults(bert.KEYS, DEFAULTS),
+)
 OUTPUTS = {"seq_relationship_logits": "sop_logits"}  # what transformers calls it here
-UNSUPPORTED = {"position_embedding_type": "absolute", "num_hidden_groups": 1, "inner_group_num": 1}
+UNSUPPORTED = {"position_embedding_type": "absolute"}
 COPIES = (r"position_ids$", r"^predictions\.decoder\.(weight|bias)$")
 
 
@@ -52,11 +58,14 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     refuse(hf, UNSUPPORTED)
-    return Architecture(**read_keys(hf, KEYS), **TRAITS)
+    fields = read_keys(hf, KEYS)
+    # The format counts rounds: in each, all blocks of a group run.
+    return Architecture(**fields | {"num_layers": fields["num_layers"] * fields["group_size"]}, **TRAITS)
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:
-    return write_keys(arch.replace(embedding_size=arch.embedding_width), KEYS)
+    rounds = arch.num_layers // arch.group_size
+    return write_keys(arch.replace(num_layers=rounds, embedding_size=arch.embedding_width), KEYS)
 
 
 def prefix(arch: Architecture, head: str) -> str:
@@ -64,18 +73,21 @@ def prefix(arch: Architecture, head: str) -> str:
 
 
 def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
-    ours, theirs = "encoder/layers", "@encoder.albert_layer_groups.0.albert_layers.{}"
+    ours, theirs = "encoder/layers", "@encoder.albert_layer_groups.{}.albert_layers.{}"
+    blocks = (
+        *attention(f"{ours}/attention", f"{theirs}.attention", "query", "key", "value", "dense"),
+        *scales(f"{ours}/attention_norm", f"{theirs}.attention.LayerNorm"),
+        *matrix(f"{ours}/feed_forward/up", f"{theirs}.ffn"),
+        *matrix(f"{ours}/feed_forward/down", f"{theirs}.ffn_output"),
+        *scales(f"{ours}/feed_forward_norm", f"{theirs}.full_layer_layer_norm"),
+    )
     return (
         *table("encoder/embeddings/tokens", "@embeddings.word_embeddings.weight"),
         *table("encoder/embeddings/positions", "@embeddings.position_embeddings.weight"),
         *table("encoder/embeddings/types", "@embeddings.token_type_embeddings.weight"),
         *scales("encoder/embeddings/norm", "@embeddings.LayerNorm"),
         *matrix("encoder/embeddings/projection", "@encoder.embedding_hidden_mapping_in"),
-        *attention(f"{ours}/attention", f"{theirs}.attention", "query", "key", "value", "dense"),
-        *scales(f"{ours}/attention_norm", f"{theirs}.attention.LayerNorm"),
-        *matrix(f"{ours}/feed_forward/up", f"{theirs}.ffn"),
-        *matrix(f"{ours}/feed_forward/down", f"{theirs}.ffn_output"),
-        *scales(f"{ours}/feed_forward_norm", f"{theirs}.full_layer_layer_norm"),
+        *(dataclasses.replace(weight, group=arch.group_size) for weight in blocks),
         *matrix("pooler/dense", "@pooler"),
         *matrix("masked_lm/dense", "predictions.dense"),
         *scales("masked_lm/norm", "predictions.LayerNorm"),

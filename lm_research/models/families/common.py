@@ -1,7 +1,7 @@
 """What the family files share: from two kinds of config to an Architecture, and the names of weights in checkpoints.
 
 A family's names follow the format that Hugging Face's `transformers` writes. "@" at the start of a name stands for the
-model's prefix ("bert." in BertForMaskedLM, nothing in BertModel), "{}" for the number of a block.
+model's prefix ("bert." in BertForMaskedLM, nothing in BertModel), "{}" for the number of a block, or of a group and of a block in it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Weight:
       part, parts: it is the part-th of so many equal parts along the last (transposed) axis of the stored one.
       leading: stored with an additional axis of 1 in front.
       copies: names under which it is written once more.
+      group: blocks in a group, where names number both.
     """
 
     path: str
@@ -53,6 +54,13 @@ class Weight:
     parts: int = 1
     leading: bool = False
     copies: tuple[str, ...] = ()
+    group: int = 1
+
+    def of_layer(self, name: str, layer: int) -> str:
+        """One of the names with the number of a block in it."""
+        if name.count("{}") == 2:
+            return name.format(*divmod(layer, self.group))
+        return name.replace("{}", str(layer))
 
 
 def matrix(path: str, name: str, **options: Any) -> tuple[Weight, Weight]:

@@ -390,6 +390,15 @@ ENCODERS = [
     Case("albert_sequence", "AlbertForSequenceClassification", merged(ALBERT, num_labels=3), "sequence"),
     Case("albert_token", "AlbertForTokenClassification", merged(ALBERT, num_labels=4), "classes"),
     Case("albert_question", "AlbertForQuestionAnswering", ALBERT, "span"),
+    Case(  # five layers in three groups of two blocks: 5 is no multiple of 3
+        "albert_groups", "AlbertForMaskedLM",
+        merged(ALBERT, num_hidden_layers=5, num_hidden_groups=3, inner_group_num=2), "tokens", deep=True, length=6,
+    ),
+    Case("albert_groups_unused", "AlbertModel", merged(ALBERT, num_hidden_layers=2, num_hidden_groups=3)),
+    Case(
+        "albert_groups_losses", "AlbertForPreTraining", merged(ALBERT, num_hidden_groups=2, inner_group_num=2),
+        "tokens order", masks="right right", steps=4e-3,
+    ),
 ]  # fmt: skip
 
 DECODERS = [
