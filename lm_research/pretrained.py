@@ -171,12 +171,11 @@ class LanguageModel:
             )
 
     def _decoder_inputs(self, arrays: Mapping[str, Any]) -> Any:
-        pad, start = self.definition.arch.pad_id, self._config.get("decoder_start_token_id")
+        pad, start = max(self.definition.arch.pad_id, 0), self._config.get("decoder_start_token_id")
         source = arrays.get("labels") if self.head == "seq2seq_lm" else arrays["input_ids"]
         if source is None:
             raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")
-        pad = max(pad, 0)
-        if start is None and getattr(FAMILIES[self.family], "SHIFTS_AROUND", False):
+        if getattr(FAMILIES[self.family], "SHIFTS_AROUND", False):  # whatever start the files name for `generate`
             return shift_around(source, pad)
         return shift_right(source, pad if start is None else start, pad)
 

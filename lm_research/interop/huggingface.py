@@ -272,7 +272,7 @@ class _Reader:
 
     def dead_copies(self) -> dict[str, np.ndarray]:
         """Tensors of the files by the names that weights are written under a second time."""
-        dead = [name for weight in self.weights.values() for name in weight.copies]
+        dead = [name for weight in self.weights.values() for name in (*weight.copies, *weight.kept)]
         found = {name: [p + name.removeprefix("@") for p in self.prefixes] for name in dead}
         return {
             name: np.array(self.source.read(stored))
@@ -323,7 +323,9 @@ def load_params(
             arrays[path] = arrays[path].astype(default)
     used = set().union(*map(reader.stored_names, reader.shapes))
     copies = [re.compile(pattern) for pattern in FAMILIES[pretrained.family].COPIES]
-    copies += [re.compile(re.escape(name.removeprefix("@"))) for w in reader.weights.values() for name in w.copies]
+    copies += [
+        re.compile(re.escape(name.removeprefix("@"))) for w in reader.weights.values() for name in (*w.copies, *w.kept)
+    ]
     rest = [name for name in pretrained.source.names if name not in used]
     report = Report(
         new=tuple(path for path in new if states[path] == "new"),
@@ -373,7 +375,7 @@ def save(
     for path, shape in shapes.items():
         weight = weights[path]
         for layer in range(_layers(path, shape.shape)[0]):
-            for name in (weight.names[0], *weight.copies):
+            for name in (weight.names[0], *weight.copies, *(name for name in weight.kept if name in (kept or {}))):
                 name = weight.of_layer(name, layer)
                 name = prefix + name[1:] if name.startswith("@") else name
                 entries.setdefault(name, []).append((path, layer))

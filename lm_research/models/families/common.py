@@ -43,6 +43,7 @@ class Weight:
       part, parts: it is the part-th of so many equal parts along the last (transposed) axis of the stored one.
       leading: stored with an additional axis of 1 in front.
       copies: names under which it is written once more.
+      kept: names under which files may have it once more; what was read there is written back, and else nothing.
       group: blocks in a group, where names number both.
     """
 
@@ -54,6 +55,7 @@ class Weight:
     parts: int = 1
     leading: bool = False
     copies: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     group: int = 1
 
     def of_layer(self, name: str, layer: int) -> str:

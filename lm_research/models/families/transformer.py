@@ -5,14 +5,15 @@ Its checkpoints in the Hugging Face world are those of Marian (Junczys-Dowmunt e
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import bart
-from lm_research.models.families.bart import KEYS, STACK_KEYS, prefix, weights  # noqa: F401
-from lm_research.models.families.common import encoder_decoder
+from lm_research.models.families.bart import KEYS, STACK_KEYS, prefix  # noqa: F401
+from lm_research.models.families.common import Weight, encoder_decoder
 
 # Vaswani et al. 2017, table 3; vocabulary of 37,000 for English-German.
 SIZES = {
@@ -41,3 +42,8 @@ def to_hf(arch: Architecture) -> dict[str, Any]:
         "decoder_start_token_id": max(arch.pad_id, 0), "decoder_vocab_size": arch.vocab_size,
         "share_encoder_decoder_embeddings": arch.shared_tokens,
     }  # fmt: skip
+
+
+def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
+    """BART's, without a third table beside two untied ones unless the files had it: models whose sides differ have none."""
+    return tuple(dataclasses.replace(one, copies=(), kept=one.copies) for one in bart.weights(arch, head))

@@ -500,6 +500,12 @@ SEQ2SEQ = [
             decoder_start_token_id=50, d_model=21, decoder_attention_heads=7, scale_embedding=False,
         ), decoder="masked",
     ),
+    Case(
+        "marian_translation_untied", "MarianMTModel",
+        merged(MARIAN, tie_word_embeddings=False, share_encoder_decoder_embeddings=False, decoder_vocab_size=61), "target",
+    ),
+    Case("marian_translation_untied_shared", "MarianMTModel", merged(MARIAN, tie_word_embeddings=False), "target"),
+    Case("mbart_generation_start", "MBartForConditionalGeneration", merged(BART, decoder_start_token_id=7), "target"),
 ]  # fmt: skip
 
 
