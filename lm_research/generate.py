@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import io
 import json
 import os
 import pathlib
@@ -28,6 +29,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from lm_research import cli
+from lm_research.data.lines import end_at_line_feed
+from lm_research.data.sources.files import source_file
+from lm_research.data.sources.problems import Problems
+from lm_research.data.sources.text import read_lines
 from lm_research.errors import DataError, UserError, suggest
 
 Message = dict[str, str]
@@ -251,29 +256,28 @@ def _talk(lm: Any, arguments: dict[str, Any], lines: Iterator[str], system: str 
 
 def typed(file: TextIO) -> Iterator[str]:
     """Lines without their ends; raises a DataError if they are not UTF-8."""
+    if isinstance(file, io.TextIOWrapper):
+        file.reconfigure(newline="\n")
     try:
         for line in file:
             line.encode()  # where Python lets wrong bytes pass, as half characters
-            yield line.rstrip("\n")
+            yield end_at_line_feed(line).removesuffix("\n")
     except UnicodeError as error:
         raise DataError(f"Standard input is no text in UTF-8: {error}. Convert it, for example with iconv.") from error
 
 
 def read_prompts(path: str) -> list[str]:
-    """Prompts of a file. Lines end at line feeds only: JSON and texts may hold other characters that end lines elsewhere.
+    """Prompts of a file: its lines that are not blank or, of .jsonl, the field "prompt" of each.
 
     Raises:
       DataError: it cannot be read, or a line of .jsonl has no prompt that is a text.
     """
-    try:
-        text = pathlib.Path(path).read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--input={path} cannot be read: {error}.") from error
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    if not path.endswith(".jsonl"):
-        return [line for line in lines if line.strip()]
+    file = source_file(pathlib.Path(path), path)
+    lines = [(number, line.removesuffix("\n")) for number, line in read_lines(file, Problems("stop")) if line.strip()]
+    if file.kind != "json":
+        return [line for _, line in lines]
     prompts = []
-    for number, line in enumerate(lines if text else (), 1):
+    for number, line in lines:
         try:
             prompt = json.loads(line)["prompt"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -41,7 +41,7 @@ Log = Callable[[str], None]
 # From a title and what it counts to, if known, to a context that gives a function to be told of progress.
 Bars = Callable[[str, int | None], contextlib.AbstractContextManager[Callable[[int], object]]]
 _HERE = Processes(1)
-FORMAT = 2  # of the folder and of everything that decides its content; raise it to build all corpora anew
+FORMAT = 3  # of the folder and of everything that decides its content; raise it to build all corpora anew
 _LIBRARIES = ("numpy", "sentencepiece", "tokenizers")
 
 

@@ -18,6 +18,7 @@ from tokenizers.models import BPE, Unigram, WordPiece
 
 from lm_research.data import sentencepiece_model as spm
 from lm_research.data.hf_settings import KINDS, Kind, Settings
+from lm_research.data.lines import split_lines
 from lm_research.errors import TokenizerError
 
 SPACE = "\u2581"
@@ -25,6 +26,8 @@ SPACE = "\u2581"
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 FILES = {"wordpiece": ("vocab.txt",), "bytes": ("vocab.json", "merges.txt")}
 _KIND = {kind.name: kind for kind in KINDS}
+# White space (Unicode's property White_Space), which the tokenizers library cuts off the ends of a vocab.txt's lines.
+_TRIMMED = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 # Languages of mBART (Liu et al. 2020) and those that mBART-50 (Tang et al. 2020) adds, in the order of their ids.
 _LANGUAGES = (
     "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX "
@@ -93,8 +96,8 @@ def build(files: Mapping[str, bytes], names: tuple[str, ...], settings: Settings
 
 def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     kind, config = settings.kind or _KIND["BertTokenizer"], settings.config
-    lines = vocabulary.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    vocab = {line: number for number, line in enumerate(lines)}
+    lines = split_lines(vocabulary.decode("utf-8-sig"))
+    vocab = {line.rstrip(_TRIMMED): number for number, line in enumerate(lines)}
     unknown = str(settings.roles.get("unk") or kind.roles["unk"])
     if unknown not in vocab:
         raise TokenizerError(
@@ -115,8 +118,10 @@ def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
 def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     vocab = json.loads(vocabulary)
     kind = settings.kind or _KIND["RobertaTokenizer" if {"<s>", "</s>"} <= vocab.keys() else "GPT2Tokenizer"]
-    lines = merges.decode("utf-8").split("\n")
-    pairs = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+    lines = split_lines(merges.decode("utf-8-sig"))
+    pairs = [
+        tuple(filter(None, line.split(" "))) for line in lines if line.strip(" ") and not line.startswith("#version")
+    ]
     tokenizer = Tokenizer(BPE(vocab, pairs, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
     prefix = bool(settings.config.get("add_prefix_space", False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lm_research.data.lines import split_lines
 from lm_research.errors import DataError
 from lm_research.evaluation import statistics
 from lm_research.evaluation.runner import Plan
@@ -22,7 +23,7 @@ def read_scorers(plan: Plan, entry: Entry) -> list[Scorer]:
         path = plan.predictions(entry, number)
         try:
             labels = json.loads(path.with_name("task.json").read_text())["labels"]
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            rows = [json.loads(line) for line in split_lines(path.read_bytes().decode("utf-8"))]
             found.append(make_scorer(entry, labels, rows))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(

@@ -27,7 +27,7 @@ from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 from lm_research.errors import ConfigError, DataError
 
 Pair = tuple[str, str]
-FORMAT = 1  # of the folder and of everything that decides its content
+FORMAT = 2  # of the folder and of everything that decides its content
 _BATCH_PAIRS = 5_000  # tokenised in one call
 
 

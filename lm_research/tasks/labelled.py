@@ -26,6 +26,7 @@ from lm_research.config import Config
 from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.data.lines import split_lines
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer, Tokenizer
 from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
@@ -33,7 +34,7 @@ from lm_research.errors import DataError
 from lm_research.tasks.records import Record, fingerprint, read_records
 
 IGNORED = -100  # no label
-FORMAT = 1
+FORMAT = 2
 _BATCH = 1_000  # records tokenised in one call
 
 
@@ -152,7 +153,7 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
     kept = {}
     for part in parts:
         if (folder / f"{part}.jsonl").is_file():
-            kept[part] = [json.loads(line) for line in (folder / f"{part}.jsonl").read_text().splitlines()]
+            kept[part] = [json.loads(line) for line in split_lines((folder / f"{part}.jsonl").read_text())]
     return Labelled(
         tokenizer,
         parts["train"],

@@ -6,7 +6,6 @@ CoNLL columns (words and tags, a blank line between sentences), two text files w
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from lm_research.data import sources
 from lm_research.data.sources import tfds_source
 from lm_research.data.sources.files import SourceFile, find_files
 from lm_research.data.sources.problems import Problems
+from lm_research.data.sources.records import read_rows
 from lm_research.data.sources.text import read_lines
 from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
@@ -109,7 +109,7 @@ def _line_files(source: str) -> list[SourceFile]:
 def _read_lines(source: str) -> Iterator[Record]:
     """Records with the fields source and target, from two files whose lines belong together."""
     files = _line_files(source)
-    sides = [read_lines(file, Problems()) for file in files]
+    sides = [read_lines(file, Problems("stop")) for file in files]
     for pair in itertools.zip_longest(*sides):
         if None in pair:
             long, short = (0, 1) if pair[1] is None else (1, 0)
@@ -119,11 +119,13 @@ def _read_lines(source: str) -> Iterator[Record]:
                 "together, one by one; give both as many."
             )
         (number, text), (_, target) = pair
-        yield Record(f"{files[0].path}, line {number}", {SOURCE: text.rstrip("\n"), TARGET: target.rstrip("\n")})
+        yield Record(
+            f"{files[0].path}, line {number}", {SOURCE: text.removesuffix("\n"), TARGET: target.removesuffix("\n")}
+        )
 
 
 def _read_json(file: SourceFile) -> Iterator[Record]:
-    lines = ((number, line) for number, line in read_lines(file, Problems()) if line.strip())
+    lines = ((number, line) for number, line in read_lines(file, Problems("stop")) if line.strip())
     first = next(lines, None)
     if first is None:
         return
@@ -162,32 +164,9 @@ def _object(fields: Any, where: str) -> dict[str, Any]:
 
 
 def _read_table(file: SourceFile) -> Iterator[Record]:
-    number = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal number
-        for place, line in read_lines(file, Problems()):
-            number = place
-            yield line
-
-    options = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if file.kind == "tsv" else dict(strict=True)
-    rows, names = csv.reader(lines(), **options), None
-    while True:
-        where = f"{file.path}, line {number + 1}"
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise DataError(f"{where} is not a row of a table ({error}). Mend its quotes.") from error
-        if row is None:
-            return
-        if names is None:
-            names = row
-        elif row and len(row) != len(names):
-            raise DataError(
-                f"{where} has {len(row)} columns, and the first row names {len(names)}: {', '.join(names)}. Mend it."
-            )
-        elif row:
-            yield Record(where, dict(zip(names, row, strict=True)))
+    names, rows = read_rows(file, Problems("stop"))
+    for number, cells in rows:
+        yield Record(f"{file.path}, line {number}", dict(zip(names, cells, strict=True)))
 
 
 def _read_parquet(file: SourceFile) -> Iterator[Record]:
@@ -210,7 +189,7 @@ def _read_columns(file: SourceFile) -> Iterator[Record]:
     words: list[str] = []
     tags: list[str] = []
     start = 1
-    for number, line in _chain_end(read_lines(file, Problems())):
+    for number, line in _chain_end(read_lines(file, Problems("stop"))):
         columns = line.split()
         if columns and columns[0] != "-DOCSTART-":
             if len(columns) < 2:

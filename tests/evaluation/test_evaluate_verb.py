@@ -60,7 +60,7 @@ def run(
 
 
 def rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().removesuffix("\n").split("\n")]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_predictions_are_the_pipelines_and_scores_follow_from_them(folder: pathl
 def test_records_that_belong_together_are_judged_together(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Groups of three records and one of two; what is chosen of each is told from the predictions' own logits."""
     together = [
-        {"text": text, "label": CLASSES[n % 3], "question": n // 3, "worth": (n % 4) / 4}
+        {"text": f"{text}\u2028", "label": CLASSES[n % 3], "question": n // 3, "worth": (n % 4) / 4}
         for n, text in enumerate(TEXTS)
     ]
     write(folder / "together.jsonl", together)

@@ -77,10 +77,10 @@ def find_files(source: str) -> list[SourceFile]:
         return _guarded(source, _find_remote)
     root = pathlib.Path(source).expanduser()
     if root.is_file():
-        return [_source_file(root, root.name)]
+        return [source_file(root, root.name)]
     if root.is_dir():
         paths = (pathlib.Path(folder, name) for folder, _, files in os.walk(root) for name in files)
-        return _of_folder(source, [_source_file(path, path.relative_to(root).as_posix()) for path in paths])
+        return _of_folder(source, [source_file(path, path.relative_to(root).as_posix()) for path in paths])
     if _WILD.search(source):
         base = _fixed_part(root)
         found = map(pathlib.Path, glob.glob(str(root), recursive=True))
@@ -100,10 +100,10 @@ def _find_remote(source: str) -> list[SourceFile]:
         found = base.glob(str(root.relative_to(base)))
         return _of_pattern(source, [(path, path.relative_to(base).as_posix()) for path in found if path.is_file()])
     if root.is_file():
-        return [_source_file(root, root.name)]
+        return [source_file(root, root.name)]
     if not root.is_dir():
         raise DataError(f"The corpus {source!r} does not exist. Check the address, and that you may read it.")
-    return _of_folder(source, [_source_file(path, path.relative_to(root).as_posix()) for path in _walk(root)])
+    return _of_folder(source, [source_file(path, path.relative_to(root).as_posix()) for path in _walk(root)])
 
 
 def _walk(folder: Any) -> Iterator[Any]:
@@ -137,7 +137,8 @@ def _fixed_part(pattern: Any) -> Any:
     return next(path for path in parts if not _WILD.search(str(path)))
 
 
-def _source_file(path: Any, name: str) -> SourceFile:
+def source_file(path: Any, name: str) -> SourceFile:
+    """A file by its path, whether or not it is there."""
     return SourceFile(path, name, KINDS.get(_ending(path.name), "text"))
 
 
@@ -150,7 +151,7 @@ def _ending(name: str) -> str:
 def _of_pattern(source: str, found: list[tuple[Any, str]]) -> list[SourceFile]:
     if not found:
         raise DataError(f"No file matches {source!r}. ** stands for any number of folders, * for any part of one name.")
-    return sorted((_source_file(*pair) for pair in found), key=lambda file: file.name)
+    return sorted((source_file(*pair) for pair in found), key=lambda file: file.name)
 
 
 def _of_folder(source: str, files: list[SourceFile]) -> list[SourceFile]:

@@ -16,15 +16,18 @@ class Problems:
     """
 
     def __init__(self, policy: str = "error") -> None:
-        """`policy`: "error" or "skip"."""
-        self._skips = policy == "skip"
+        """`policy`: "error", "skip", or "stop", where skipping is no choice."""
+        self._policy = policy
         self.count = 0
         self.first: list[str] = []
 
     def found(self, what: str, fix: str = "Mend it") -> None:
         """Counts a problem, or raises it as a DataError; `what` begins with the file and, if there is one, the line."""
-        if not self._skips:
-            raise DataError(f"{what}. {fix}, or leave out what cannot be read with --config.data.on_error=skip.")
+        if self._policy != "skip":
+            otherwise = ", or leave out what cannot be read with --config.data.on_error=skip" * (
+                self._policy == "error"
+            )
+            raise DataError(f"{what}. {fix}{otherwise}.")
         self.count += 1
         if len(self.first) < _SHOWN:
             self.first.append(what)

@@ -18,6 +18,7 @@ from lm_research.errors import DataError, suggest
 
 _RECORDS = 1000  # read at once
 _LONGEST_FIELD = 2**31 - 1  # csv's own limit is 128 KiB
+_RETURN = "\udc0d"  # stands for a carriage return, at which csv would end a row; no text in UTF-8 holds it
 
 
 def read_json_lines(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
@@ -59,32 +60,58 @@ def _field(record: Any, key: str, where: str, problems: Problems) -> str | None:
 
 
 def read_table(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
-    """One column of a CSV file (quoted as in RFC 4180) or a TSV file (never quoted), whose first row names the columns."""
+    """One column of a table whose first row names the columns; see `read_rows`."""
+    names, rows = read_rows(file, problems)
+    column = _choose(names, key, str(file.path), "column") if names else 0
+    yield from (row[column] for _, row in rows)
+
+
+def read_rows(file: SourceFile, problems: Problems) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The first row's names of a CSV file (quoted as in RFC 4180) or a TSV file (never quoted), and (line, cells) of each further row.
+
+    A line is the row's first. Empty lines are no rows; a line break inside quotes becomes a line feed.
+    """
+    rows = (_divided if file.kind == "tsv" else _quoted)(file, problems)
+    _, names = next(rows, (0, []))
+    return names, (row for row in rows if _as_wide(row, names, file, problems))
+
+
+def _as_wide(row: tuple[int, list[str]], names: list[str], file: SourceFile, problems: Problems) -> bool:
+    number, cells = row
+    if len(cells) == len(names):
+        return True
+    problems.found(
+        f"{file.path}, line {number} has {len(cells)} columns, and the first row names {len(names)}: {', '.join(names)}"
+    )
+    return False
+
+
+def _divided(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+    for number, line in read_lines(file, problems):
+        if cells := line.removesuffix("\n"):
+            yield number, cells.split("\t")
+
+
+def _quoted(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(_LONGEST_FIELD)
     numbers = [0]  # of the line that csv read last
 
     def lines() -> Iterator[str]:
         for numbers[0], line in read_lines(file, problems):
-            yield line
+            yield line.replace("\r", _RETURN)
 
-    options = dict(delimiter="\t", quoting=csv.QUOTE_NONE) if file.kind == "tsv" else dict(strict=True)
-    rows = csv.reader(lines(), **options)
-    header, column = None, 0
+    rows = csv.reader(lines(), strict=True)
     while True:
         first = numbers[0] + 1
         try:
-            row = next(rows, None)
+            cells = next(rows, None)
         except csv.Error as error:
             problems.found(f"{file.path}, line {first} is not a row of a table ({error})", "Mend its quotes")
             continue
-        if row is None:
+        if cells is None:
             return
-        if header is None:
-            header, column = row, _choose(row, key, str(file.path), "column")
-        elif row and len(row) != len(header):
-            problems.found(f"{file.path}, line {first} has {len(row)} columns, and the first row names {len(header)}")
-        elif row:
-            yield row[column]
+        if cells:
+            yield first, [cell.replace(_RETURN, "\r") for cell in cells]
 
 
 def _choose(names: list[str], key: str, where: str, what: str) -> int:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import IO
 
+from lm_research.data.lines import end_at_line_feed
 from lm_research.data.sources.files import DAMAGE, SourceFile
 from lm_research.data.sources.problems import Problems
 
@@ -26,7 +27,7 @@ def read_text(file: SourceFile, documents: str, problems: Problems) -> Iterator[
 
 
 def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]]:
-    """(number, line) of a UTF-8 file, from 1; any kind of line break becomes a line feed, a byte order mark is skipped.
+    """(number, line) of a UTF-8 file, from 1, as data/lines.py has it; its end becomes a line feed, a byte order mark is skipped.
 
     Raises:
       DataError: it is no text file at all, cannot be read, or has a line that is not UTF-8 (see `problems`).
@@ -41,13 +42,8 @@ def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]
                     raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw, file, number, offset, problems
                 )
                 offset += len(raw)
-                if line is None:
-                    continue
-                if "\r" in line:
-                    line = line.replace("\r\n", "\n").replace("\r", "\n")
-                    yield from ((number, part) for part in line.splitlines(keepends=True))
-                else:
-                    yield number, line
+                if line is not None:
+                    yield number, end_at_line_feed(line)
     except _NotText:
         return
     except DAMAGE as error:
@@ -90,8 +86,8 @@ def _split(lines: Iterator[str], documents: str) -> Iterator[str]:
     if documents == "file":
         yield "".join(lines)
     elif documents == "line":
-        yield from (line.rstrip("\n") for line in lines if line.strip())
+        yield from (line.removesuffix("\n") for line in lines if line.strip())
     else:
         for blank, block in itertools.groupby(lines, key=lambda line: not line.strip()):
             if not blank:
-                yield "".join(block).rstrip("\n")
+                yield "".join(block).removesuffix("\n")
