@@ -167,7 +167,8 @@ class TaskConfig:
     )
     target: str = key(
         "label",
-        "classification: one label of several, any number of labels, or a value (regression). embedding: value learns how "
+        "classification: one label of several, any number of labels, or a value (regression); several values are a list, or "
+        "the fields that label_key names with commas between. embedding: value learns how "
         "similar a pair is; without it pairs belong together and label_key is not read.",
         choices=("label", "labels", "value"),
     )

@@ -118,10 +118,11 @@ class LanguageModel:
 
     @functools.cached_property
     def _forward(self) -> Any:
-        definition = self.definition
+        definition, problem_type = self.definition, self._config.get("problem_type")
 
         def run(params: Params, inputs: Mapping[str, jax.Array], capture: bool) -> dict[str, Any]:
-            return forward_lib.forward(definition.bind(params), definition.head.name, inputs, capture)
+            model, head = definition.bind(params), definition.head.name
+            return forward_lib.forward(model, head, inputs, capture, problem_type=problem_type)
 
         return jax.jit(run, static_argnums=2)
 
@@ -160,7 +161,24 @@ class LanguageModel:
                 raise UserError(f"{name} has shape {arrays[name].shape}, but {other} has {arrays[other].shape}.")
         if arch.num_types and "token_type_ids" in arrays:
             _check_range("token_type_ids", arrays["token_type_ids"], arch.num_types)
+        if self.head == "classification" and "labels" in arrays:
+            self._check_labels(arrays["labels"], len(arrays["input_ids"]))
         return arrays
+
+    def _check_labels(self, labels: Any, rows: int) -> None:
+        """Raises a UserError if the labels of a classification are not what its loss takes."""
+        classes = self.definition.head.num_labels
+        problem = forward_lib.problem_of(self._config.get("problem_type"), labels, classes)
+        single = problem == "single_label_classification"
+        if np.shape(labels)[:1] != (rows,) or labels.size != rows * (1 if single else classes):
+            raise UserError(
+                f"labels have shape {labels.shape}; {problem} with {classes} outputs takes {'one number' if single else classes} a row of "
+                f"{rows}. problem_type in config.json says what labels are; without it integers are classes and floats several labels."
+            )
+        if single and not np.issubdtype(labels.dtype, np.integer):
+            raise UserError(f"labels are of type {labels.dtype}; {problem} takes integers, the numbers of classes.")
+        if single:
+            _check_range("labels", jnp.where(labels == forward_lib.IGNORED, 0, labels), classes)
 
     def _check_ids(self, name: str, ids: Any, stack: Any, arrays: Mapping[str, Any]) -> None:
         _check_range(name, ids, stack.vocab_size)
@@ -272,7 +290,7 @@ def _check_range(name: str, ids: Any, size: int) -> None:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= size:
             raise UserError(
-                f"{name} holds {low if low < 0 else high}, outside of 0 to {size - 1}. Is it another model's tokenizer?"
+                f"{name} holds {low if low < 0 else high}, outside of 0 to {size - 1}. Are they another model's?"
             )
 
 

@@ -60,6 +60,8 @@ class LabelledJudge:
         self.corpus: Labelled = open_labelled(config, workdir, reader, lambda line: None)
         self.labels, self.exact = tuple(self.corpus.labels), entry.task == "classification" and entry.target == "label"
         self.task = kind(config, self.corpus)
+        if entry.task == "classification":
+            check_outputs(entry, lm, directory, kind.num_labels(config, self.corpus))
         self.records = lambda: read_records(entry.data, config)
         examples = self.task.examples(self.corpus.validation, "final")
         self.feed = Feed(examples, batch_size, 0, local_rows(mesh, batch_size), None)
@@ -120,6 +122,21 @@ def task_config(
         "train": {"batch_size": batch_size, "init_from": str(directory)}, "tokenizer": {"path": str(lm.tokenizer.name)},
         "objective": {name: own["objective"][name] for name in ("target_length", "decoder_start") if own},
     })  # fmt: skip
+
+
+def check_outputs(entry: Entry, lm: LanguageModel, directory: pathlib.Path, needed: int) -> None:
+    """Raises a ConfigError if a model's outputs are not what the records have: as many, and values where those are values."""
+    count, problem = lm.definition.head.num_labels, lm.config.to_dict().get("problem_type")
+    if needed != count:
+        raise ConfigError(
+            f"Task {entry.name}: target={entry.target} has {needed} outputs in {entry.data}, but {directory} has {count}. Name the right "
+            "field in label_key, or set target."
+        )
+    if problem and (problem == "regression") != (entry.target == "value"):
+        raise ConfigError(
+            f"Task {entry.name}: {directory} says problem_type={problem}, but target is {entry.target}. Set target to value where the "
+            "model gives values, and to label or labels where it does not."
+        )
 
 
 def class_names(entry: Entry, lm: LanguageModel, path: pathlib.Path) -> tuple[str, ...] | None:

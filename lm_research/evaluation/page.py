@@ -91,7 +91,9 @@ def _pictures(scorer: Scorer) -> str:
             )
             return _confusion(pairs, scorer.labels)
         case Value():
-            return f"<h3>Predicted over true values</h3>{charts.scatter(scorer.labels_N, scorer.values_N)}"
+            return (
+                f"<h3>Predicted over true values</h3>{charts.scatter(scorer.labels_N.ravel(), scorer.values_N.ravel())}"
+            )
         case Pairs():
             return (
                 "<h3>How much likelier the acceptable sentence is [nats]</h3><p>Left of the line the model prefers the other one.</p>"

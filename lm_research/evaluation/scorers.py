@@ -122,14 +122,14 @@ class SeveralLabels(Scorer):
 
 
 class Value(Scorer):
-    """A number."""
+    """A number, or several."""
 
     usual = "spearman"
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
         self.values_N, self.labels_N = (np.array([row[key] for row in rows], float) for key in ("prediction", "label"))
-        self.badness_N = np.square(self.values_N - self.labels_N)
+        self.badness_N = np.square(self.values_N - self.labels_N).reshape(len(rows), -1).mean(1)
         self.means = {"squared_error": self.badness_N}
 
     def score(self, index_I: np.ndarray) -> dict[str, float]:

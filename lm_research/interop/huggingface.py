@@ -28,6 +28,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
 from lm_research.models.families import DEFAULT_HEADS, FAMILIES, model_types
 from lm_research.models.families.common import Weight
+from lm_research.models.forward import PROBLEM_TYPES
 from lm_research.models.heads import HEADS, Head
 from lm_research.parallel.rules import tree_shardings
 
@@ -149,6 +150,8 @@ def inspect(
     _check_head(name, kind, arch.kind, encoder_only)
     arch = arch.encoder if encoder_only else arch
     labels = num_labels or len(config.get("id2label") or {}) or config.get("num_labels") or 2
+    if name == "classification":
+        config = _with_problem_type(config, labels, changed=num_labels is not None, directory=directory)
     spec = Head(name, labels)
     definition = define(arch, spec)
     reader = _Reader(source, family, definition)
@@ -163,6 +166,27 @@ def inspect(
     if head is not None or num_labels is not None:
         config = hf_config(definition, types[kind], config)
     return Pretrained(definition, types[kind], config, source, directory)
+
+
+def _with_problem_type(config: dict[str, Any], labels: int, changed: bool, directory: pathlib.Path) -> dict[str, Any]:
+    """A config.json whose problem_type goes with the number of outputs; one that a new number makes void is left out.
+
+    Raises:
+      PretrainedError: there is no such type, or it is one class of one.
+    """
+    problem = config.get("problem_type")
+    if problem is not None and problem not in PROBLEM_TYPES:
+        raise PretrainedError(
+            f"{directory}: config.json: problem_type is {problem!r}. {suggest(str(problem), PROBLEM_TYPES)}"
+        )
+    if problem != "single_label_classification" or labels > 1:
+        return config
+    if changed:
+        return {**config, "problem_type": None}
+    raise PretrainedError(
+        f"{directory}: config.json: problem_type is {problem} with one label, of which nothing can be told apart. Give two labels in "
+        "id2label, or set problem_type to regression (a value) or multi_label_classification (yes or no)."
+    )
 
 
 def _named_head(config: Mapping[str, Any], kind: str, family: ModuleType, stacks: str) -> tuple[bool, str]:

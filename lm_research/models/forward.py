@@ -27,7 +27,18 @@ INPUTS = (
 Arrays = dict[str, Any]
 
 
-def forward(model: Model, head: str, inputs: Mapping[str, jax.Array], capture: bool = False, key: Any = None) -> Arrays:
+# What the labels of a classification are, by `problem_type` of config.json.
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+def forward(
+    model: Model,
+    head: str,
+    inputs: Mapping[str, jax.Array],
+    capture: bool = False,
+    key: Any = None,
+    problem_type: str | None = None,
+) -> Arrays:
     """Runs a model.
 
     Args:
@@ -36,6 +47,7 @@ def forward(model: Model, head: str, inputs: Mapping[str, jax.Array], capture: b
       inputs: arrays [B, L] by the names of INPUTS (multiple choice: [B, choices, L]).
       capture: also return `hidden_states` and `attentions` (and those of the decoder and across).
       key: a jax.random key for dropout; None applies none.
+      problem_type: one of PROBLEM_TYPES, which decides the loss of head "classification"; None goes by the labels.
 
     Returns:
       `last_hidden_state` [B, L, D] of models without a head (with `pooler_output` [B, D] where they have one);
@@ -64,6 +76,8 @@ def forward(model: Model, head: str, inputs: Mapping[str, jax.Array], capture: b
         stack = model.decoder if model.arch.causal else model.encoder
         x_BLD = stack(tokens_BL, mask_BL, dropout_key=keys[0], **given, **options)
     outputs = HEADS[head](model, x_BLD, inputs, mask_BL, keys[2]) | outputs
+    if head == "classification" and inputs.get("labels") is not None:
+        outputs["loss"] = classification_loss(outputs["logits"], inputs["labels"], problem_type)
     return outputs | (_captured(model, captured) if capture else {})
 
 
@@ -120,6 +134,30 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -(chosen * counts).sum() / counts.sum()
 
 
+def problem_of(problem_type: str | None, labels: jax.Array, classes: int) -> str:
+    """What labels are: as config.json says, else as transformers finds it from the number of outputs and the labels' type.
+
+    Integers [B, C] can only be several labels at once.
+    """
+    if problem_type is not None:
+        return problem_type
+    if classes == 1:
+        return "regression"
+    single = jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape[1:] != (classes,)
+    return "single_label_classification" if single else "multi_label_classification"
+
+
+def classification_loss(logits_BC: jax.Array, labels: jax.Array, problem_type: str | None) -> jax.Array:
+    """Mean squared error of values, cross-entropy of one label a row, or binary cross-entropy of several; means over all outputs."""
+    problem = problem_of(problem_type, labels, logits_BC.shape[1])
+    if problem == "single_label_classification":
+        return cross_entropy(logits_BC, labels.reshape(-1))
+    labels_BC = labels.reshape(logits_BC.shape)
+    if problem == "regression":
+        return jnp.square(logits_BC - labels_BC).mean()
+    return (jax.nn.softplus(logits_BC) - logits_BC * labels_BC).mean()
+
+
 def _states(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
     outputs = {"last_hidden_state": x_BLD}
     if hasattr(model, "pooler"):
@@ -167,17 +205,7 @@ def _replaced(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Arra
 
 
 def _classes(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    logits_BC = model.classify(x_BLD, inputs["input_ids"], mask_BL, key)
-    labels = inputs.get("labels")
-    if labels is None:
-        return {"logits": logits_BC}
-    if logits_BC.shape[-1] == 1:  # a value
-        loss = jnp.square(logits_BC[:, 0] - labels.reshape(-1)).mean()
-    elif labels.ndim == 2 and labels.shape == logits_BC.shape:  # several classes at once, or several values
-        loss = (jax.nn.softplus(logits_BC) - logits_BC * labels).mean()
-    else:
-        loss = cross_entropy(logits_BC, labels.reshape(-1))
-    return {"logits": logits_BC, "loss": loss}
+    return {"logits": model.classify(x_BLD, inputs["input_ids"], mask_BL, key)}
 
 
 def _token_classes(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:

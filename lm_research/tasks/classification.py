@@ -1,13 +1,15 @@
-"""Classification of texts or pairs of them: one label of several, any number of labels, or a value (regression).
+"""Classification of texts or pairs of them: one label of several, any number of labels, or one or several values (regression).
 
 As in BERT's fine-tuning (Devlin et al. 2018, section 4.1): a linear layer on the summary of the row. The loss is cross-entropy, the
-sum of one binary cross-entropy a label divided by their number, or the squared error.
+sum of one binary cross-entropy a label divided by their number, or the squared error, a mean over the values.
 
 Legend: B batch, C classes, N records.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -41,10 +43,12 @@ class ClassificationReader(Reader):
 
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, config.task
+        self.num_values: int | None = None  # of a record, target=value: as many as the first has
 
     def names(self, records: Sequence[Record]) -> list[str]:
         if self.task.target == "value":
-            return []
+            keys = self._value_keys(records[0])
+            return keys if len(keys) > 1 else []
         found: dict[str, str] = {}
         for record in records:
             for name in self._labels(record):
@@ -53,6 +57,11 @@ class ClassificationReader(Reader):
             names = [name.strip() for name in self.task.labels.split(",")]
             if len(set(names)) < len(names):
                 raise DataError(f"config.task.labels names a label twice: {self.task.labels}. Name each once.")
+            if len(names) < 2 and self.task.target == "label":
+                raise DataError(
+                    f"config.task.labels={self.task.labels} is one label; two are needed to tell apart. Name all, or set "
+                    "--config.task.target=labels, where a record may have none."
+                )
             for name in set(found) - set(names):
                 raise DataError(
                     f"{found[name]} has the label {name!r}, which is not in config.task.labels. {suggest(name, names)}"
@@ -89,7 +98,9 @@ class ClassificationReader(Reader):
             return None
         kept: dict[str, Any] = {"group": str(record.get(self.task.together_key, "together_key"))}
         if self.task.credit_key:
-            kept["credit"] = self._number(record, "credit_key", "name another field in --config.task.credit_key")
+            key = self.task.credit_key
+            value = record.get(key, "credit_key")
+            kept["credit"] = _number(record, key, value, "name another field in --config.task.credit_key")
             if not 0 <= kept["credit"] <= 1:
                 raise DataError(
                     f"{record.where}: field {self.task.credit_key!r} is {kept['credit']:g}, not from 0 to 1. Mend it, or name another in "
@@ -99,7 +110,7 @@ class ClassificationReader(Reader):
 
     def _target(self, record: Record, numbers: dict[str, int]) -> Any:
         if self.task.target == "value":
-            return self._value(record)
+            return self._values(record)
         labels = self._labels(record)
         for name in labels:
             if name not in numbers:
@@ -122,19 +133,41 @@ class ClassificationReader(Reader):
             )
         return [str(value).strip()]
 
-    def _value(self, record: Record) -> float:
-        return self._number(record, "label_key", "set --config.task.target=label, which wants none")
+    def _value_keys(self, record: Record) -> list[str]:
+        """The fields of values: task.label_key, or each that it names with commas between."""
+        key = self.task.label_key
+        return [key] if key in record.fields else [name.strip() for name in key.split(",")]
 
-    def _number(self, record: Record, setting: str, otherwise: str) -> float:
-        key = getattr(self.task, setting)
-        value = record.get(key, setting)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise DataError(f"{record.where}: field {key!r} is {value!r}, not a number. Mend it, or {otherwise}.")
-        return number
+    def _values(self, record: Record) -> float | list[float]:
+        """One value, or several: of several fields, or a list in one (in a table as JSON)."""
+        keys = self._value_keys(record)
+        fields = [record.get(key, "label_key") for key in keys]
+        if len(keys) == 1 and isinstance(fields[0], str) and fields[0].lstrip().startswith("["):
+            with contextlib.suppress(ValueError):
+                fields = [json.loads(fields[0])]
+        listed = len(keys) == 1 and isinstance(fields[0], (list, tuple))
+        values = list(fields[0]) if listed else fields
+        numbers = [
+            _number(record, ",".join(keys), one, "set --config.task.target=label, which wants none") for one in values
+        ]
+        self.num_values = self.num_values or len(numbers)
+        if len(numbers) != self.num_values:
+            raise DataError(
+                f"{record.where}: field {self.task.label_key!r} has {len(numbers)} values where records before have {self.num_values}. "
+                "Give each record as many."
+            )
+        return numbers if listed or len(keys) > 1 else numbers[0]
+
+
+def _number(record: Record, key: str, value: Any, otherwise: str) -> float:
+    """A value as a finite number; raises a DataError that says what to do otherwise."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{record.where}: field {key!r} is {value!r}, not a number. Mend it, or {otherwise}.")
+    return number
 
 
 def _by_number(name: str) -> tuple[float, str]:
@@ -212,6 +245,11 @@ class Classification(Task):
     def reader(cls, config: Config) -> ClassificationReader:
         return ClassificationReader(config)
 
+    @classmethod
+    def num_labels(cls, config: Config, corpus: Labelled) -> int:
+        labels = corpus.arrays["train"]["labels"]
+        return labels.shape[1] if labels.ndim == 2 else max(1, len(corpus.labels))
+
     def usual_metric(self) -> str:
         return {"label": "accuracy", "labels": "f1_micro", "value": "spearman"}[self.target]
 
@@ -236,7 +274,8 @@ class Classification(Task):
     def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
         weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
         if self.target == "value":
-            return {"squared_error": (weights_B * jnp.square(logits[:, 0] - labels_B)).sum()}
+            errors_B = jnp.square(logits - labels_B.reshape(logits.shape)).mean(-1)
+            return {"squared_error": (weights_B * errors_B).sum()}
         if self.target == "labels":
             losses_BC = jax.nn.softplus(logits) - logits * labels_B
             return {"labels_loss_nats": (weights_B * losses_BC.mean(-1)).sum()}
@@ -251,7 +290,7 @@ class Classification(Task):
         logits = np.concatenate([real(output, "logits") for output in outputs])
         labels = np.concatenate([real(output, "labels_B") for output in outputs])
         if self.target == "value":
-            return metrics.regression(logits[:, 0], labels)
+            return metrics.regression(logits.reshape(labels.shape), labels)
         if self.target == "labels":
             return metrics.multi_label(logits > 0, labels > 0)
         found = metrics.classification(logits, labels)
@@ -268,7 +307,7 @@ class Classification(Task):
         for output in outputs:
             for logits, label in zip(real(output, "logits"), real(output, "labels_B"), strict=True):
                 if self.target == "value":
-                    yield {"label": float(label), "prediction": float(logits[0])}
+                    yield {"label": label.tolist(), "prediction": logits.reshape(label.shape).tolist()}
                 elif self.target == "labels":
                     names = lambda chosen: [name for name, one in zip(self.labels, chosen, strict=True) if one]  # noqa: E731
                     yield {"label": names(label > 0), "prediction": names(logits > 0)}
@@ -284,7 +323,7 @@ class Classification(Task):
     def baseline(self) -> str:
         labels, held = (self.corpus.arrays[part]["labels"] for part in ("train", "validation"))
         if self.target == "value":
-            return f"always the mean: squared error {np.square(held - labels.mean()).mean():.4g}"
+            return f"always the mean: squared error {np.square(held - labels.mean(0)).mean():.4g}"
         if self.target == "labels":
             return f"{labels.sum(1).mean():.3g} labels a record on average"
         usual = int(np.bincount(labels).argmax())

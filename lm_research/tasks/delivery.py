@@ -31,7 +31,8 @@ def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
     config = task.remembered(dict(config))
     if task.head(task.config) not in ("classification", "token_classification"):
         return config
-    labels = task.labels or ("LABEL_0",)
+    outputs = task.num_labels(task.config, task.corpus)
+    labels = task.labels or [f"LABEL_{number}" for number in range(outputs)]
     named = {
         "id2label": {str(number): name for number, name in enumerate(labels)},
         "label2id": {name: number for number, name in enumerate(labels)},

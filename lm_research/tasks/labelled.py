@@ -206,8 +206,8 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
         if reader.by_token:
             arrays["labels"] = np.concatenate([np.array(row.labels, np.int32) for row in rows])
         else:
-            kind = np.float32 if isinstance(rows[0].labels, float) else np.int32
-            arrays["labels"] = np.array([row.labels for row in rows], kind)
+            labels = np.array([row.labels for row in rows])
+            arrays["labels"] = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
         if len(rows) > len(records):
             arrays["record"] = np.cumsum([row.first for row in rows], dtype=np.int32) - 1
         if rows[0].offsets is not None and part != "train":

@@ -112,10 +112,13 @@ def multi_label(chosen_NC: np.ndarray, labels_NC: np.ndarray) -> dict[str, float
 
 
 def regression(values_N: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """pearson and spearman correlation (0 where one side is constant), and squared_error."""
+    """pearson and spearman correlation (0 where one side is constant), and squared_error; of several values [N, C] means over these."""
     from scipy import stats
 
     values_N, labels_N = values_N.astype(np.float64), labels_N.astype(np.float64)
+    if values_N.ndim == 2:
+        each = [regression(*pair) for pair in zip(values_N.T, labels_N.T, strict=True)]
+        return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
     return {
         "pearson": _correlation(values_N, labels_N),
         "spearman": _correlation(stats.rankdata(values_N), stats.rankdata(labels_N)),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pathlib
+import string
 import types
 from typing import Any
 
@@ -11,9 +14,13 @@ import numpy as np
 import pytest
 
 from lm_research.config import resolve
-from lm_research.errors import ConfigError
+from lm_research.errors import ConfigError, DataError
 from lm_research.monitor.held_out import Evaluation
+from lm_research.tasks import TASKS
 from lm_research.tasks.classification import Classification, class_weights
+from lm_research.tasks.delivery import hf_labels
+from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.records import Record
 
 NAMES = ("bad", "fair", "good")
 TRAIN = np.array([0] * 6 + [1] * 3 + [2], np.int32)  # 10 records
@@ -82,6 +89,52 @@ def test_several_labels_and_values() -> None:
     assert loss(np.array([1.5, 2.0, 1.0, 0.0], np.float32), values, (), target="value") == pytest.approx(
         (0.25 + 0 + 4) / 3
     )
+    two = np.array([[1.0, 3.0], [2.0, 2.0], [-1.0, 0.0], [50.0, 0.0]], np.float32)  # of several the mean counts
+    given = np.array([[1.5, 2.0], [2.0, 5.0], [1.0, 0.0], [0.0, 0.0]], np.float32)
+    assert loss(given, two, (), target="value") == pytest.approx(((0.25 + 1) + (0 + 9) + (4 + 0)) / 2 / 3)
+    one = np.log(np.array([[3], [3], [1], [9]], np.float32))  # a label that a record has or has not
+    assert loss([[1], [0], [1], [1]], one, ("a",), target="labels") == pytest.approx(
+        (math.log(4 / 3) + math.log(4) + math.log(2)) / 3, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "records", "labels", "names"),
+    [
+        ("label", [{"label": [1, 2.5]}, {"label": [0, -1]}, {"label": "[3, 4]"}], [[1, 2.5], [0, -1], [3, 4]], ()),
+        ("joy, fear", [{"joy": 1, "fear": "2.5"}, {"joy": 0, "fear": -1}], [[1, 2.5], [0, -1]], ("joy", "fear")),
+        ("label", [{"label": "1.5"}, {"label": 2}], [1.5, 2], ()),
+        ("label", [{"label": [1.5]}, {"label": [2]}], [[1.5], [2]], ()),
+    ],
+)
+def test_values_of_records(
+    keys: str, records: list[dict[str, Any]], labels: list[Any], names: tuple[str, ...], tmp_path: pathlib.Path
+) -> None:
+    """A list, or fields of one value each, whose names the outputs then have; a list of one is as one value."""
+    held = tmp_path / "held.jsonl"
+    for path in (tmp_path / "a.jsonl", held):
+        path.write_text("".join(json.dumps({"text": string.ascii_letters} | record) + "\n" for record in records))
+    task = {"name": "classification", "target": "value", "label_key": keys}
+    config = resolve({
+        "task": {**task, "train": str(tmp_path / "a.jsonl"), "validation": str(held)},
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 64},
+    })  # fmt: skip
+    kind = TASKS["classification"]
+    corpus = open_labelled(config, tmp_path / "run", kind.reader(config), lambda line: None)
+    assert corpus.arrays["train"]["labels"].tolist() == labels and corpus.labels == names
+    said = hf_labels(kind(config, corpus), {})
+    outputs = np.size(labels[0])
+    assert said["problem_type"] == "regression" and kind.num_labels(config, corpus) == outputs
+    assert list(said["id2label"].values()) == list(names or [f"LABEL_{i}" for i in range(outputs)])
+
+
+def test_records_with_other_numbers_of_values(tmp_path: pathlib.Path) -> None:
+    records = [Record("a.jsonl, line 1", {"label": [1, 2]}), Record("a.jsonl, line 2", {"label": [1, 2, 3]})]
+    reader = TASKS["classification"].reader(
+        resolve({"task": {"name": "classification", "train": "a.jsonl", "target": "value"}})
+    )
+    with pytest.raises(DataError, match="line 2: field 'label' has 3 values where records before have 2"):
+        [reader._values(record) for record in records]
 
 
 @pytest.mark.parametrize(

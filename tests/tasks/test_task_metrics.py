@@ -108,6 +108,9 @@ def test_values_by_hand() -> None:
     assert found["pearson"] == pytest.approx(3 / np.sqrt(2 * 14 / 3))  # covariance 3, sums of squares 14 / 3 and 2
     assert found["squared_error"] == pytest.approx(1 / 3)
     assert metrics.regression(np.ones(3), np.arange(3.0))["pearson"] == 0.0
+    two = metrics.regression(np.array([[1.0, 1], [2, 1], [4, 1]]), np.array([[1.0, 0], [2, 1], [3, 2]]))
+    assert two["pearson"] == pytest.approx(found["pearson"] / 2)  # the mean of that and of 0
+    assert two["squared_error"] == pytest.approx((1 + 1 + 0 + 1) / 6)
 
 
 @pytest.mark.parametrize("seed", range(3))
