@@ -154,6 +154,11 @@ class TaskConfig:
         "Field of the label: a name or number, a list of names, a value, (tagging) a list of tags, (seq2seq) the target, or (instruction) "
         "the answer.",
     )
+    column: str = key(
+        "",
+        "tagging, files of columns: the column of the tags, by its name in CoNLL-U (UPOS, XPOS, DEPREL, ...) or by its number, from 1, or "
+        "from the end, -1 being the last; empty is UPOS of CoNLL-U, else the last.",
+    )
     together_key: str = key(
         "",
         "classification, target=label: field that is equal in records that belong together; group_accuracy is the share of such groups "

@@ -1,7 +1,7 @@
 """Labelled records, one after another, with the place each came from, so that a mistake in one can be named by file and line.
 
 Read are JSON (one object a line, one list of objects a file, or SQuAD's nested form), CSV and TSV with a row of names, Parquet,
-CoNLL columns (words and tags, a blank line between sentences), two text files whose lines belong together, and TensorFlow Datasets.
+columns (words and tags, see columns.py), two text files whose lines belong together, and TensorFlow Datasets.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lm_research.data.sources.records import read_rows
 from lm_research.data.sources.text import read_lines
 from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
+from lm_research.tasks.columns import read_columns
 
 WORDS, TAGS = "tokens", "tags"  # the fields of a sentence in CoNLL columns
 LINES, SOURCE, TARGET = "lines:", "source", "target"  # two text files, and the fields of a pair of their lines
@@ -75,8 +76,11 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
     if source.startswith(LINES):
         yield from _read_lines(source)
         return
-    read = {"json": _read_json, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet, "text": _read_columns}
+    read = {"json": _read_json, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet}
     for file in find_files(source):
+        if file.kind == "text" or (file.kind == "tsv" and config.task.name == "tagging"):  # no table has lists of words
+            yield from _read_sentences(file, config.task.column)
+            continue
         if file.kind not in read:
             raise DataError(
                 f"{file.path}: labelled records are not read from {file.kind} files. Use .jsonl, .csv or .parquet."
@@ -184,30 +188,6 @@ def _read_parquet(file: SourceFile) -> Iterator[Record]:
         raise DataError(f"{file.path} is not a Parquet file, or damaged ({error}). Copy it again.") from error
 
 
-def _read_columns(file: SourceFile) -> Iterator[Record]:
-    """CoNLL columns: a word a line, its tag in the last column, blank lines between sentences, -DOCSTART- left out."""
-    words: list[str] = []
-    tags: list[str] = []
-    start = 1
-    for number, line in _chain_end(read_lines(file, Problems("stop"))):
-        columns = line.split()
-        if columns and columns[0] != "-DOCSTART-":
-            if len(columns) < 2:
-                raise DataError(
-                    f"{file.path}, line {number} has one column, {columns[0]!r}: a line of a CoNLL file has a word first and its "
-                    "tag last. Mend it, or give records (.jsonl, .csv, .parquet)."
-                )
-            start = start if words else number
-            words.append(columns[0])
-            tags.append(columns[-1])
-        elif words:
-            yield Record(f"{file.path}, line {start}", {WORDS: words, TAGS: tags})
-            words, tags = [], []
-
-
-def _chain_end(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """With a blank line after the last."""
-    number = 0
-    for number, line in lines:
-        yield number, line
-    yield number + 1, ""
+def _read_sentences(file: SourceFile, column: str) -> Iterator[Record]:
+    for sentence in read_columns(file, column):
+        yield Record(f"{file.path}, line {sentence.line}", {WORDS: sentence.words, TAGS: sentence.tags})
