@@ -134,7 +134,7 @@ def _key(config: Config) -> str:
         data.on_error,
         dataclasses.asdict(config.clean),
         vocabulary,
-        tokenizer.keep_newlines,
+        tokenizer.keep_newlines and ("one after another" if tokenizer.path else True),  # how sentences are tokenised
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 

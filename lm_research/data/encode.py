@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,12 +22,32 @@ def encode_documents(documents: Sequence[str], tokenizer: TextTokenizer, keep_ne
       source: for the piece.
     """
     sentences, counts = split_documents(documents, keep_newlines)
+    opening = np.zeros(len(sentences), bool)
+    opening[(np.cumsum(counts) - counts)[counts > 0]] = True
+    if keep_newlines and tokenizer.adds_space:  # which only the text of a whole document begins with
+        return _piece(*_encode_on(sentences, opening, tokenizer), counts, source)
     # Sentencepiece and WordPiece put the space between sentences back themselves; byte-level tokenizers do not.
     joined = tokenizer.decode([*tokenizer.encode("a"), *tokenizer.encode("b")])
     if not keep_newlines and joined == "ab":
-        opening = set((np.cumsum(counts) - counts).tolist())
-        sentences = [text if number in opening else " " + text for number, text in enumerate(sentences)]
-    tokens, lengths = tokenizer.encode_flat(sentences)
+        sentences = [text if opens else " " + text for text, opens in zip(sentences, opening, strict=True)]
+    return _piece(*tokenizer.encode_flat(sentences), counts, source)
+
+
+def _encode_on(
+    sentences: Sequence[str], opening: np.ndarray, tokenizer: TextTokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """As encode_flat; sentences that open no document go on with the one before them."""
+    rows: list[list[int]] = [[]] * len(sentences)
+    for encode, chosen in ((tokenizer.encode_batch, opening), (tokenizer.encode_after, ~opening)):
+        places = np.flatnonzero(chosen).tolist()
+        for place, ids in zip(places, encode([sentences[place] for place in places]), strict=True):
+            rows[place] = ids
+    lengths = np.array([len(row) for row in rows], np.int64)
+    return np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
+
+
+def _piece(tokens: np.ndarray, lengths: np.ndarray, counts: np.ndarray, source: int) -> Piece:
+    """A piece without empty sentences and documents."""
     if len(lengths) and not lengths.all():
         filled = np.concatenate([[0], np.cumsum(lengths > 0)])
         ends = np.cumsum(counts)

@@ -31,6 +31,11 @@ def frame_of(tokenizer: TextTokenizer) -> Frame:
     return Frame(tuple(encoding.ids[:first]), tuple(encoding.ids[last:]))
 
 
+def model_frame(tokenizer: TextTokenizer) -> Frame:
+    """Around what a task's model reads: the family's special tokens, or BERT's of a tokenizer that only knows ids."""
+    return frame_of(tokenizer) if hasattr(tokenizer, "backend") else Frame((tokenizer.cls_id,), (tokenizer.sep_id,))
+
+
 def target_frame(tokenizer: TextTokenizer) -> Frame:
     """Around what a decoder shall write: what comes before a text, and the end token after it."""
     return Frame(frame_of(tokenizer).head, (tokenizer.eos_id,))

@@ -105,3 +105,21 @@ def literal_form(spec: Mapping[str, Any], special_ids: Iterable[int]) -> str:
         kept = [token for token in spec.get("added_tokens") or () if not token["special"]]
         spec = {**spec, "model": {**model, "vocab": vocab}, "added_tokens": kept, "post_processor": None}
     return json.dumps(spec)
+
+
+def going_on(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json without what puts a space before a text."""
+
+    def changed(part: Any) -> Any:
+        if isinstance(part, list):
+            return [changed(one) for one in part if not _is_prefix(one)]
+        if not isinstance(part, dict) or _is_prefix(part):
+            return None if isinstance(part, dict) else part
+        more = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+        return {name: changed(value) for name, value in part.items()} | more.get(part.get("type"), {})
+
+    return {**spec, **{name: changed(spec.get(name)) for name in ("normalizer", "pre_tokenizer")}}
+
+
+def _is_prefix(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "Prepend" and part.get("prepend") in (SPACE, " ")

@@ -26,9 +26,9 @@ from lm_research.data.chat_template import TEMPLATE
 from lm_research.data.hf_inputs import pair_up, stack_rows
 from lm_research.data.hf_roles import add_tokens, uses_types
 from lm_research.data.hf_settings import ROLES, SETTINGS, Kind, Settings, read_settings
-from lm_research.data.hf_text import byte_lengths, literal_form, readable, word_starts
+from lm_research.data.hf_text import byte_lengths, going_on, literal_form, readable, uses, word_starts
 from lm_research.data.tokenizer import ROLES as OUR_ROLES
-from lm_research.data.tokenizer import TextTokenizer, Tokenizer, write_files
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer, after_space, write_files
 from lm_research.errors import TokenizerError
 
 WHOLE = "tokenizer.json"
@@ -235,7 +235,30 @@ class HFTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, as `encode`, on several threads. Calling the tokenizer finds special tokens in texts."""
-        return [encoding.ids for encoding in self._literal.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return _ids(self._literal, texts)
+
+    def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text where it goes on with another one: a tokenizer that puts a space before a text puts none here.
+
+        Tokenizers that fold white space cannot tell " a" from "a"; they do the same here as at the beginning.
+        """
+        return _ids(self._going_on, texts)
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Ids of each word of one text: together those of the words with a space between them.
+
+        Of byte-level tokenizers the first word gets a space too, as with add_prefix_space=True, which transformers asks for where
+        texts come word by word.
+        """
+        spaced = [after_space(word) for word in words]
+        if uses(self._spec.get("pre_tokenizer"), "ByteLevel"):
+            return self.encode_after(spaced)
+        return self.encode_batch(words[:1]) + self.encode_after(spaced[1:])
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether a text gets a space before it that it would not get after another one."""
+        return self._going_on is not self._literal
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts one after another, int32, and how many each has, int64."""
@@ -246,11 +269,16 @@ class HFTokenizer:
     @functools.cached_property
     def _literal(self) -> tokenizers.Tokenizer:
         """The backend without the special tokens that a text could name."""
-        backend = tokenizers.Tokenizer.from_str(literal_form(self._spec, self.special_ids))
-        backend.no_padding()
-        backend.no_truncation()
-        backend.encode_special_tokens = True
-        return backend
+        return _plain(literal_form(self._spec, self.special_ids))
+
+    @functools.cached_property
+    def _going_on(self) -> tokenizers.Tokenizer:
+        """`_literal` without the space before a text; itself where a space in the text then makes no difference."""
+        spec = json.loads(self._literal.to_str())
+        if (changed := going_on(spec)) == spec:
+            return self._literal
+        bare = _plain(json.dumps(changed))
+        return self._literal if _parts(bare, " a") == _parts(bare, "a") else bare
 
     def __call__(
         self,
@@ -367,6 +395,25 @@ class HFTokenizer:
     def starts_word(self) -> np.ndarray:
         """bool [size]: the token begins with a space or is a line break, or, of WordPiece, does not go on with a word."""
         return word_starts(self._vocab, self.size, self._spec) & ~self._is_special
+
+
+def _plain(spec: str) -> tokenizers.Tokenizer:
+    """The backend of a tokenizer.json that only makes ids of texts."""
+    backend = tokenizers.Tokenizer.from_str(spec)
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def _parts(backend: tokenizers.Tokenizer, text: str) -> list[str]:
+    """A text as the model of a backend meets it."""
+    text = backend.normalizer.normalize_str(text) if backend.normalizer else text
+    return [part for part, _ in backend.pre_tokenizer.pre_tokenize_str(text)] if backend.pre_tokenizer else [text]
 
 
 def _reopen(files: dict[str, bytes], where: str) -> TextTokenizer:

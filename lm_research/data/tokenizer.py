@@ -30,6 +30,7 @@ ROLES = {
     "mask": ("[MASK]", "<mask>"),
 }
 SPACE = "\u2581"  # what sentencepiece writes for a space
+NO_PREFIX = b"\x1a\x02\x18\x00"  # after a model file it sets normalizer_spec.add_dummy_prefix to false, by protobuf's rules of merging
 MAX_LINES = 1_000_000  # lines a vocabulary is learned from, and
 MAX_CHARACTERS = 200_000_000  # their length: beyond it training needs more memory than it gains in quality
 _LINE_CHARACTERS = 4000  # longer lines are cut; four bytes each stay under sentencepiece's limit below
@@ -70,6 +71,8 @@ class TextTokenizer(Protocol):
     @property
     def keeps_newlines(self) -> bool: ...
     @property
+    def adds_space(self) -> bool: ...
+    @property
     def special_ids(self) -> np.ndarray: ...
     @property
     def token_bytes(self) -> np.ndarray: ...
@@ -78,6 +81,8 @@ class TextTokenizer(Protocol):
     def token_id(self, token: str) -> int | None: ...
     def encode(self, text: str) -> list[int]: ...
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_after(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]: ...
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
     def pieces(self, ids: Iterable[int]) -> list[str]: ...
@@ -202,6 +207,30 @@ class Tokenizer:
         """Ids of each text, on several threads."""
         return self._encode(texts, int)
 
+    def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text where it goes on with another one: a model that puts a space before a text puts none here.
+
+        Models that fold runs of white space cannot tell " a" from "a"; they put their space here too.
+        """
+        return (self._going_on or self).encode_batch(texts)
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Ids of each word of one text: together those of the words with a space between them."""
+        return self.encode_batch(words[:1]) + self.encode_after([after_space(word) for word in words[1:]])
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether a text gets a space before it that it would not get after another one."""
+        return self._going_on is not None
+
+    @functools.cached_property
+    def _going_on(self) -> Tokenizer | None:
+        """The same model without the space before a text; None where that makes no difference, or spaces are folded."""
+        one, more = (self._model.normalize(text) for text in ("a", " a"))
+        if not one.startswith(SPACE) or more == one:
+            return None
+        return Tokenizer(self.proto + NO_PREFIX, self.name)
+
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts one after another, int32, and how many each has, int64; sooner than `encode_batch`."""
         rows = self._encode(texts, "numpy")
@@ -274,6 +303,11 @@ class Tokenizer:
         for token in np.flatnonzero(~self._is_special).tolist():
             starts[token] = self._model.id_to_piece(token).startswith((SPACE, "\n"))
         return starts
+
+
+def after_space(word: str) -> str:
+    """A word with one space before it."""
+    return word if word.startswith(" ") else f" {word}"
 
 
 def write_files(files: Mapping[str, bytes], directory: pathlib.Path) -> None:

@@ -302,7 +302,7 @@ def score(
     Args:
       lm: the model.
       prompts: texts, or `input_ids` with `attention_mask`: what is continued; for encoder-decoders what the encoder reads.
-      continuations: texts or lists of token ids. Texts are taken as they are: mind the space between a prompt and a word.
+      continuations: texts or lists of token ids. A text goes on where the prompt ends: mind the space between a prompt and a word.
 
     Raises:
       UserError: numbers of rows that differ, an empty row, or no tokenizer for texts.
@@ -313,7 +313,8 @@ def score(
     if any(isinstance(text, str) for text in texts):
         if lm.tokenizer is None:
             raise UserError("The model's directory has no tokenizer: give continuations as lists of token ids.")
-        texts = lm.tokenizer.encode_batch(texts)
+        begins = request.sources is not None  # a decoder of its own begins a text
+        texts = (lm.tokenizer.encode_batch if begins else lm.tokenizer.encode_after)(texts)
     if len(texts) != len(request.rows):
         raise UserError(f"There are {len(texts)} continuations for {len(request.rows)} prompts: give one for each.")
     return scoring.score_rows(request.engine, request.rows, texts, request.sources)

@@ -45,7 +45,7 @@ class FillMask(Pipeline):
     def _ids(self, targets: str | Sequence[str]) -> np.ndarray:
         ids = []
         for word in [targets] if isinstance(targets, str) else targets:
-            pieces = self.tokenizer.encode(f" {word}") or self.tokenizer.encode(word)
+            (pieces,) = self.tokenizer.encode_after([f" {word}"])
             if len(pieces) != 1:
                 raise UserError(
                     f"The target {word!r} is {len(pieces)} tokens for this model, and a mask stands for one."
@@ -201,7 +201,7 @@ class ZeroShotClassification(Pipeline):
             raise UserError(
                 "multi_label needs a model of natural language inference; a causal one only compares labels."
             )
-        continuations = self.lm.tokenizer.encode_batch([f" {one}" for one in hypotheses])
+        continuations = self.lm.tokenizer.encode_after([f" {one}" for one in hypotheses])
         most, (ids,) = max(map(len, continuations)), encode(self.lm.tokenizer, [text])
         room = self.longest + 1 - most if self.longest else len(ids)  # a continuation's last token is not read
         if room < 1:

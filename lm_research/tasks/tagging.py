@@ -1,6 +1,7 @@
 """Tagging: a label for each word, as for named entities and parts of speech (Devlin et al. 2018, section 5.3).
 
-The first piece of a word carries its label; the other pieces, and special tokens, carry none. Words past data.max_length are cut
+Words have the ids of running text, with the special tokens of the model's family around it. The first piece of a word carries its
+label; the other pieces, and special tokens, carry none. Words past data.max_length are cut
 off, neither learned nor scored; the log counts the records concerned.
 
 Legend: B batch, L length, C classes.
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config
+from lm_research.data.framing import model_frame
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import DataError, suggest
 from lm_research.objectives.base import Batch, Sums
@@ -70,7 +72,10 @@ class TaggingReader(Reader):
         return [" ".join(self._pair(record)[0])]
 
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
-        numbers = {name: number for number, name in enumerate(names)}
+        numbers, frame = {name: number for number, name in enumerate(names)}, model_frame(tokenizer)
+        blank = tokenizer.roles.get(
+            "unk", tokenizer.roles.get("pad", 0)
+        )  # for a word that is no token, as "\u200b" in BERT's
         for record in records:
             words, tags = self._pair(record)
             for tag in tags:
@@ -78,15 +83,13 @@ class TaggingReader(Reader):
                     raise DataError(
                         f"{record.where} has the tag {tag!r}, which no training record has. {suggest(tag, numbers)}"
                     )
-            # A word at a time: a space before it tells sentencepiece and byte-level BPE that one begins.
-            pieces = tokenizer.encode_batch([f" {word}" for word in words])
-            ids, labels = [tokenizer.cls_id], [IGNORED]
-            for own, tag in zip(pieces, tags, strict=True):
-                own = own or [tokenizer.unk_id]
+            ids, labels = [*frame.head], [IGNORED] * len(frame.head)
+            for own, tag in zip(tokenizer.encode_words(words), tags, strict=True):
+                own = own or [blank]
                 ids += own
                 labels += [numbers[tag], *[IGNORED] * (len(own) - 1)]
-            room = self.config.data.max_length - 1
-            yield Row([*ids[:room], tokenizer.sep_id], 0, [*labels[:room], IGNORED])
+            room = self.config.data.max_length - len(frame.tail)
+            yield Row([*ids[:room], *frame.tail], 0, [*labels[:room], *[IGNORED] * len(frame.tail)])
 
 
 class Tagging(Task):

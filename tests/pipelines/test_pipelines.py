@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_pipelines import CONTENT, write_model, write_vocabulary
+from golden_pipelines import write_model, write_vocabulary
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "data"))
 
@@ -152,15 +152,20 @@ def test_no_answer_is_one_where_it_may_be(reader: QuestionAnswering) -> None:
 
 def causal(folder: pathlib.Path, tmp: pathlib.Path) -> LanguageModel:
     """A tiny GPT-2 with the vocabulary of the goldens."""
+    write_vocabulary(tmp)
+    return causal_with(tmp, bos_token_id=2)
+
+
+def causal_with(vocabulary: pathlib.Path, **config: Any) -> LanguageModel:
+    """A tiny GPT-2 with a vocabulary."""
     from lm_research.config import ModelConfig
+    from lm_research.data.hf_tokenizer import load_tokenizer
     from lm_research.models.families import define_model
 
     section = ModelConfig(family="gpt2", hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_length=64)
-    definition = define_model(section, len(CONTENT["vocab"]))
-    write_vocabulary(tmp)
-    from lm_research.data.hf_tokenizer import load_tokenizer
-
-    return LanguageModel(definition, definition.init(0), "gpt2", {"bos_token_id": 2}, load_tokenizer(tmp))
+    tokenizer = load_tokenizer(vocabulary)
+    definition = define_model(section, tokenizer.size)
+    return LanguageModel(definition, definition.init(0), "gpt2", config, tokenizer)
 
 
 def test_writing_is_what_generate_says(tmp_path: pathlib.Path) -> None:
@@ -205,6 +210,24 @@ def test_a_causal_model_sorts_without_training(tmp_path: pathlib.Path) -> None:
     expected = softmax(np.array(means))
     assert found["scores"] == pytest.approx(sorted(expected, reverse=True), rel=1e-4)
     assert found["labels"][0] == labels[int(expected.argmax())]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_labels_go_on_with_the_text_in_sentencepiece_too(legacy: bool, tmp_path: pathlib.Path) -> None:
+    """Llama's kind puts a space before a text; a label behind one has the ids of the running text, and no second space."""
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy}
+    lm = causal_with(write_folder(tmp_path, "llama", tokenizer_config__json=settings))
+    text, labels = "God said", ["light", "the earth"]
+    prompt, whole = lm.tokenizer.encode(text), [lm.tokenizer.encode(f"{text} is {label}") for label in labels]
+    assert all(ids[: len(prompt)] == prompt for ids in whole)
+    expected = lm.score([text, text], [ids[len(prompt) :] for ids in whole])
+    for found, own in zip(lm.score([text, text], [f" is {label}" for label in labels]), expected, strict=True):
+        np.testing.assert_allclose(found, own, rtol=1e-6)
+    found = pipeline("zero-shot-classification", lm)(text, candidate_labels=labels, hypothesis_template="is {}")
+    shares = softmax(np.array([one.mean() for one in expected]))
+    assert dict(zip(found["labels"], found["scores"], strict=True)) == pytest.approx(
+        dict(zip(labels, shares, strict=True)), rel=1e-5
+    )
 
 
 def test_similar_sentences(tmp_path: pathlib.Path) -> None:
