@@ -7,7 +7,8 @@
 
 Tasks are those of lm_research.pipeline; its options are flags, lists written as JSON. Rows are lines of a text file, or records of
 .jsonl, .csv, .tsv or .parquet files. The output has a JSON object a row: {"row": number from 0, "input": ..., "output": ...}, in the
-order of the input. The same command goes on where a killed one stopped. Of several processes the last to end joins their parts.
+order of the input; the output of a blank line of text is null. The same command goes on where a killed one stopped. Of several
+processes the last to end joins their parts.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ import tqdm
 from lm_research import cli
 from lm_research.errors import DataError, UserError
 
+FORMAT = 2  # of outputs: which rows an input has
 _FIELDS = {  # task -> fields of its input where that is no single text
     "question-answering": ("question", "context"),
     "sentence-similarity": ("source_sentence", "sentences"),
     "conversational": ("messages",),
 }
+
+
+class BlankLine(str):
+    """A line of a text file with nothing in it: a row as any other, without an answer."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,12 +95,14 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
         bar = tqdm.tqdm(total=count_rows(args), initial=part.done, unit="row", disable=not sys.stderr.isatty())
         with bar:
             while batch := list(itertools.islice(left, args.batch_size)):
-                answers = pipe([one for _, one in batch], **options)
-                records = [
-                    {"row": number, "input": given, "output": answer}
-                    for (number, given), answer in zip(batch, answers, strict=True)
-                ]
-                part.write(records)
+                asked = [one for _, one in batch if not isinstance(one, BlankLine)]
+                answers = iter(pipe(asked, **options) if asked else [])
+                part.write(
+                    [
+                        {"row": number, "input": one, "output": None if isinstance(one, BlankLine) else next(answers)}
+                        for number, one in batch
+                    ]
+                )
                 bar.update(len(batch))
     if part.finish():
         print(f"{args.output}: {part.total:,} rows", file=sys.stderr)
@@ -134,7 +142,8 @@ def read_rows(args: argparse.Namespace) -> Iterator[Any]:
                 raise DataError(
                     f"{file.path}: {args.task} reads records with the fields {', '.join(fields)}, not lines. Give .jsonl or .csv."
                 )
-            yield from (line.rstrip("\n") for _, line in read_lines(file, Problems()) if line.strip())
+            lines = (line.removesuffix("\n") for _, line in read_lines(file, Problems("stop")))
+            yield from (line if line.strip() else BlankLine(line) for line in lines)
             continue
         for record in read_records(str(file.path), resolve({})):
             if fields:
@@ -162,7 +171,10 @@ def count_rows(args: argparse.Namespace) -> int | None:
     if not path.is_file() or path.suffix not in (".txt", ".jsonl"):
         return None
     with path.open("rb") as file:
-        lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        lines, last = 0, b"\n"
+        while block := file.read(1 << 20):
+            lines, last = lines + block.count(b"\n"), block[-1:]
+        lines += last != b"\n"
     return -(-(lines - args.process_id) // args.num_processes)
 
 
@@ -187,7 +199,7 @@ class Part:
         made_from = {
             "model": str(args.model), "task": args.task, "input": str(args.input), "bytes": stat.st_size if stat else None,
             "text_key": args.text_key, "pair_key": args.pair_key, "options": options, "num_processes": self.parts,
-            "dtype": args.dtype,
+            "dtype": args.dtype, "format": FORMAT,
         }  # fmt: skip
         self._made_from = json.loads(json.dumps(made_from))
         self._claimed, self.joined, self.done = False, False, 0

@@ -23,7 +23,7 @@ TEXTS = [" ".join(WORDS[(3 * n + k) % len(WORDS)] for k in range(2 + n % 5)) for
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("predict")
     write_model("classes", folder / "model")
-    (folder / "in.txt").write_text("\n".join(TEXTS) + "\n\n")
+    (folder / "in.txt").write_text("\n".join(TEXTS) + "\n")
     rows = "".join(f'{n},"{text}"\n' for n, text in enumerate(TEXTS))
     (folder / "in.csv").write_text(f"id,body\n{rows}")
     return folder
@@ -65,6 +65,30 @@ def test_it_goes_on_where_it_was_killed(folder: pathlib.Path, expected: list, tm
     output.write_bytes(whole[:cut])
     assert run(folder, output) == 0
     assert output.read_bytes() == whole and records(output) == expected
+
+
+BLANK = ["", TEXTS[0], "", " \t", TEXTS[1], "", "", "", "", TEXTS[2], ""]
+
+
+def test_a_blank_line_has_a_row_without_an_answer(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """`row` is the line's number from 0, so that an output can be pasted beside its input; five to eight are a batch without a text."""
+    (tmp_path / "in.txt").write_bytes("".join(f"{line}\r\n" for line in BLANK).encode())
+    flags = (f"--input={tmp_path}/in.txt",)
+    assert run(folder, tmp_path / "a.jsonl", *flags) == 0
+    found = records(tmp_path / "a.jsonl")
+    assert [(one["row"], one["input"]) for one in found] == list(enumerate(BLANK))
+    assert [one["output"] is None for one in found] == [not line.strip() for line in BLANK]
+    answers = pipeline("text-classification", folder / "model")(TEXTS[:3], top_k=2)
+    assert [one["output"][0]["label"] for one in found if one["output"]] == [one[0]["label"] for one in answers]
+    whole = (tmp_path / "a.jsonl").read_bytes()
+    (tmp_path / "a.jsonl").write_bytes(whole[: len(whole) // 2])
+    assert run(folder, tmp_path / "a.jsonl", *flags) == 0 and (tmp_path / "a.jsonl").read_bytes() == whole
+    for process in range(3):
+        assert run(folder, tmp_path / "b.jsonl", *flags, "--num_processes=3", f"--process_id={process}") == 0
+    shared = records(tmp_path / "b.jsonl")
+    assert [(one["row"], one["input"], one["output"] is None) for one in shared] == [
+        (one["row"], one["input"], one["output"] is None) for one in found
+    ]
 
 
 def test_several_processes_share_the_rows(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
