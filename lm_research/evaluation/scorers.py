@@ -141,7 +141,7 @@ class Tags(Scorer):
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        self.usual = "f1" if any("-" in name for name in labels) else "accuracy"
+        self.usual = "f1" if metrics.mark_entities(labels) else "accuracy"
         self.counts_N5 = np.stack([metrics.tag_counts(row["prediction"], row["label"]) for row in rows])
         self.badness_N = (self.counts_N5[:, 1] - self.counts_N5[:, 0]).astype(float)
         self.means = {}

@@ -5,6 +5,7 @@ Legend: N records, C classes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -133,19 +134,31 @@ def _correlation(a_N: np.ndarray, b_N: np.ndarray) -> float:
     return float(a_N @ b_N / np.sqrt(a_N @ a_N) / np.sqrt(b_N @ b_N))
 
 
-def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(type, first word, word after the last) of the entities that BIO, IOB1, BIOES or BILOU tags mark.
+# Begin, inside (or middle), end (or last) and single (or unit) words of an entity; its type follows, or there is but one type.
+_ENTITY_TAG = re.compile("([BIMELSU])(?:[-_](.*))?", re.DOTALL)
 
-    As conlleval does, an I- or E- tag that nothing precedes begins an entity of its own.
+
+def mark_entities(names: Sequence[str]) -> bool:
+    """Whether these are tags of entities: some have a prefix and a type, or all but O are prefixes alone."""
+    found = [_ENTITY_TAG.fullmatch(name) for name in names if name != "O"]
+    return any(match and match[2] is not None for match in found) or (bool(found) and all(found))
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(type, first word, word after the last) of the entities that BIO, IOB1, BIOES, BILOU or BMES tags mark.
+
+    As conlleval and seqeval have it, an I- or E- tag that nothing precedes begins an entity of its own, and tags without a type
+    ("B", "I-") are of one type, "_".
     """
     found, start, kind = set(), 0, ""
     for place, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        goes_on = prefix in ("I", "E", "L") and name == kind
+        match = _ENTITY_TAG.fullmatch(tag)
+        prefix, name = (match[1], match[2] or "_") if match else ("O", "")
+        goes_on = prefix in ("I", "M", "E", "L") and name == kind
         if kind and not goes_on:
             found.add((kind, start, place))
             kind = ""
-        if not goes_on and prefix in ("B", "I", "E", "L", "S", "U"):
+        if not goes_on and prefix != "O":
             start, kind = place, name
         if kind and prefix in ("E", "L", "S", "U"):
             found.add((kind, start, place + 1))

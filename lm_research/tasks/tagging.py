@@ -112,7 +112,7 @@ class Tagging(Task):
         return TaggingReader(config)
 
     def usual_metric(self) -> str:
-        return "f1" if any("-" in name for name in self.corpus.labels) else "accuracy"
+        return "f1" if metrics.mark_entities(self.corpus.labels) else "accuracy"
 
     def totals(self, batch: Batch) -> dict[str, jax.Array]:
         return total_of(batch) | {"words": (batch["labels_BL"] != IGNORED).sum().astype(jnp.float32)}

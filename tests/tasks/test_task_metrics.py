@@ -131,6 +131,10 @@ ENTITIES = {  # tags -> entities, as the conlleval script of CoNLL-2000 reads th
     "S-A B-B E-B O": {("A", 0, 1), ("B", 1, 3)},
     "B-A I-A E-A I-A": {("A", 0, 3), ("A", 3, 4)},
     "U-A B-B I-B L-B": {("A", 0, 1), ("B", 1, 4)},
+    "B I O I B E": {("_", 0, 2), ("_", 3, 4), ("_", 4, 6)},
+    "B- I B-_": {("_", 0, 2), ("_", 2, 3)},
+    "B-A-B I-A-B I-A": {("A-B", 0, 2), ("A", 2, 3)},
+    "B M E S": {("_", 0, 3), ("_", 3, 4)},
     "O O": set(),
     "NN VB": set(),
 }
@@ -139,6 +143,16 @@ ENTITIES = {  # tags -> entities, as the conlleval script of CoNLL-2000 reads th
 @pytest.mark.parametrize("tags", ENTITIES)
 def test_entities(tags: str) -> None:
     assert metrics.entities(tags.split()) == ENTITIES[tags]
+
+
+@pytest.mark.parametrize(
+    ("names", "marked"),
+    [("O B-A I-A", True), ("O B I", True), ("B I E S", True), ("O B-A MISC", True), ("NN VB -LRB- PRP", False), ("O", False),
+     ("S V E B I", False)],
+)  # fmt: skip
+def test_which_tags_mark_entities(names: str, marked: bool) -> None:
+    """Parts of speech do not, though some are written with a hyphen or as single letters (the last: Italian ones)."""
+    assert metrics.mark_entities(names.split()) == marked
 
 
 def test_tags_by_hand() -> None:
