@@ -19,10 +19,9 @@ from lm_research.errors import ConfigError, DataError
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.batches import local_rows, to_global
 from lm_research.pretrained import LanguageModel, from_pretrained
-from lm_research.tasks import TASKS
-from lm_research.tasks.base import real
+from lm_research.tasks import TASKS, delivery
 from lm_research.tasks.labelled import Labelled, Reader, Row, open_labelled
-from lm_research.tasks.records import Record, read_records
+from lm_research.tasks.records import Record
 from lm_research.training import native
 from lm_research.training.step import make_eval_step
 
@@ -58,11 +57,10 @@ class LabelledJudge:
         names = class_names(entry, lm, directory)
         reader = kind.reader(config) if names is None else _Named(kind.reader(config), names, directory)
         self.corpus: Labelled = open_labelled(config, workdir, reader, lambda line: None)
-        self.labels, self.exact = tuple(self.corpus.labels), entry.task == "classification" and entry.target == "label"
+        self.labels = tuple(self.corpus.labels)
         self.task = kind(config, self.corpus)
         if entry.task == "classification":
             check_outputs(entry, lm, directory, kind.num_labels(config, self.corpus))
-        self.records = lambda: read_records(entry.data, config)
         examples = self.task.examples(self.corpus.validation, "final")
         self.feed = Feed(examples, batch_size, 0, local_rows(mesh, batch_size), None)
         self.num_batches = -(-examples.num_examples // batch_size)
@@ -77,19 +75,8 @@ class LabelledJudge:
         return outputs
 
     def rows(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
-        """A prediction for each record, with its place and text; of one label of several with all logits."""
-        texts = self.task.reader(self.task.config).texts
-        found = zip(self.records(), self.task.records_of(outputs), strict=True)
-        together = self.exact and bool(self.task.config.task.together_key)
-        exact = (row for output in outputs if self.exact for row in real(output, "logits"))
-        for number, (record, prediction) in enumerate(found):
-            row = {"record": number, "where": record.where, "text": "\n".join(texts(record)), **prediction}
-            if together:
-                kept = dict(self.corpus.kept["validation"][number])
-                row |= {"together": kept.pop("group"), **kept}
-            if (logits_C := next(exact, None)) is not None:
-                row["logits"] = [float(f"{x:.9g}") for x in logits_C]  # float32 to the bit
-            yield row
+        """A prediction for each record, as a fine-tuning run writes them."""
+        yield from delivery.predictions(self.task, "validation", outputs)
 
 
 def task_config(

@@ -54,7 +54,7 @@ def deliver(
         if store is not None:
             found[part], outputs = evaluation.part(params, store)
             if jax.process_index() == 0:
-                delivery.write_predictions(workdir / f"predictions_{part}.jsonl", task, store, outputs)
+                delivery.write_predictions(workdir / f"predictions_{part}.jsonl", task, part, outputs)
     if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
         family, config = (origin.family, origin.config) if origin else (evaluation.config.model.family, None)
         definition, params = merged(evaluation.definition, params)

@@ -160,7 +160,10 @@ class Task(Objective):
       labels: names in order, () where labels are values.
       metric: name of the metric that tells which of two models is better; several with + between count by their mean.
       lower_is_better: whether that is the smaller one.
+      exact: whether predictions are written with all logits of a record.
     """
+
+    exact: bool = False
 
     token_term = ""
     predicted_share = 0.0
@@ -272,10 +275,6 @@ class Task(Objective):
     def write_beside(self, directory: pathlib.Path, arch: Architecture) -> None:
         """Writes into the finished model's directory what its users need beside model and tokenizer; nothing, for most tasks."""
         return
-
-    def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
-        """What predictions.jsonl says of a record beside: its text, as the tokenizer gives it back."""
-        return {"text": self.tokenizer.decode(store.document_tokens(number).tolist())}
 
     def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         raise AssertionError("a task predicts labels, not tokens")

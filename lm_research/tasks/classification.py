@@ -218,6 +218,7 @@ class Classification(Task):
 
     def __init__(self, config: Config, corpus: Labelled) -> None:
         self.target = config.task.target
+        self.exact = self.target == "label"
         self.metrics = {f"{self._term(config)}_loss_nats" if self.target != "value" else "squared_error": "rows"}
         self.loss_terms = tuple(self.metrics)
         together = bool(config.task.together_key) and self.target == "label"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import write_files
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params
-from lm_research.tasks.base import Task
+from lm_research.tasks.base import Task, real
 from lm_research.training import native
 
 _PROBLEMS = {
@@ -48,12 +47,29 @@ def beside(task: Task, model: dict[str, Any], arch: Architecture) -> dict[str, b
     return task.files(arch)
 
 
-def write_predictions(path: pathlib.Path, task: Task, store: TokenStore, outputs: list[dict[str, np.ndarray]]) -> None:
-    """One JSON object a record, in the records' order: number, text (as the tokenizer gives it back), label, prediction."""
+def predictions(task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    """A prediction for each record of a held-out part, in order, with its number, place and text as they are in the user's file.
+
+    Of one label of several there are all logits too; of records that belong together, what groups them.
+    """
+    together = task.exact and bool(task.config.task.together_key)
+    exact = (row for output in outputs if task.exact for row in real(output, "logits"))
+    with task.corpus.shown[part].open(encoding="utf-8") as lines:
+        for number, (line, prediction) in enumerate(zip(lines, task.records_of(outputs), strict=True)):
+            row = {"record": number, **json.loads(line), **prediction}
+            if together:
+                kept = dict(task.corpus.kept[part][number])
+                row |= {"together": kept.pop("group"), **kept}
+            if (logits_C := next(exact, None)) is not None:
+                row["logits"] = [float(f"{x:.9g}") for x in logits_C]  # float32 to the bit
+            yield row
+
+
+def write_predictions(path: pathlib.Path, task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> None:
+    """The predictions as JSON, one object a line."""
     with path.open("w", encoding="utf-8") as file:
-        for number, record in enumerate(task.records_of(outputs)):
-            shown = {"record": number, **task.shown(store, number), **record}
-            file.write(json.dumps(shown, ensure_ascii=False) + "\n")
+        for row in predictions(task, part, outputs):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def export(

@@ -236,11 +236,6 @@ class Embedding(Task):
             for rank, value in zip(ranks(vectors_NCD, texts_NC).tolist(), found, strict=True):
                 yield {"rank": rank, "similarity": value}
 
-    def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
-        count = 2 + bool(self.config.task.negative_key)
-        rows = range(count * number, count * (number + 1))
-        return {"texts": [self.tokenizer.decode(store.document_tokens(row).tolist()) for row in rows]}
-
     def baseline(self) -> str:
         arrays = self.corpus.arrays["validation"]
         if self.graded:

@@ -5,7 +5,8 @@ record, and beside each store `PART.npz`: `labels` (numbers of classes [N], of e
 [T] with -100 where there is none) and `second` [N], where the second text of a pair begins in its row (0: there is none). Of
 tasks that make several rows of a record there are also `record` [N], the number of the record that a row is of, and, of
 held-out parts whose answers are places in a text, `offsets` [T, 2], the characters that each token covers, and `PART.jsonl`,
-what their scores need of each record. It is built once and found again by what it is made of.
+what their scores need of each record. Beside held-out parts lies `PART.records.jsonl` too, the place and the text of each record, as the
+user wrote it, for those who read predictions. It is built once and found again by what it is made of.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ from lm_research.errors import DataError
 from lm_research.tasks.records import Record, fingerprint, read_records
 
 IGNORED = -100  # no label
-FORMAT = 2
+FORMAT = 3
 _BATCH = 1_000  # records tokenised in one call
 
 
@@ -103,12 +104,18 @@ class Reader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Labelled(Corpus):
-    """Attributes beside a corpus's: label names in order; arrays of each part; the test part, if any; kept records of held-out parts."""
+    """A data set.
+
+    Attributes beside a corpus's:
+      labels: names in order; arrays: of each part; test: that part, if any; kept: what scores need of records of held-out parts.
+      shown: of held-out parts, the file with {"where", "text"} of each record.
+    """
 
     labels: tuple[str, ...] = ()
     arrays: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     test: TokenStore | None = None
     kept: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    shown: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
 
 def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> Labelled:
@@ -163,6 +170,7 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
         arrays,
         parts.get("test"),
         kept,
+        {part: folder / f"{part}.records.jsonl" for part in parts if part != "train"},
     )
 
 
@@ -214,11 +222,17 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
             arrays["offsets"] = np.concatenate([row.offsets for row in rows])
         np.savez(folder / f"{part}.npz", **arrays)
         if part != "train" and reader.kept(records[0]) is not None:
-            lines = (json.dumps(reader.kept(record)) + "\n" for record in records)
-            (folder / f"{part}.jsonl").write_text("".join(lines))
+            _write_lines(folder / f"{part}.jsonl", map(reader.kept, records))
+        if part != "train":
+            shown = ({"where": record.where, "text": "\n".join(reader.texts(record))} for record in records)
+            _write_lines(folder / f"{part}.records.jsonl", shown)
         several = f" as {len(rows):,} rows" if len(rows) > len(records) else ""
         log(f"{part}: {len(records):,} records{several}, {reader.told(rows, tokenizer)}")
     log(f"labels: {', '.join(names) or ('values' if task.target == 'value' else 'none')}")
+
+
+def _write_lines(path: pathlib.Path, objects: Iterable[dict[str, Any] | None]) -> None:
+    path.write_text("".join(json.dumps(one) + "\n" for one in objects))
 
 
 def _read(source: str, config: Config, reader: Reader, log: Callable[[str], None]) -> list[Record]:

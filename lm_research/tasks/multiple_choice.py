@@ -176,10 +176,6 @@ class MultipleChoice(Task):
             share = round(float(shares_C[best] / shares_C.sum()), 6)
             yield {"label": int(label), "prediction": best, "probability": share}
 
-    def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
-        rows = np.flatnonzero(self.corpus.arrays[self.part_of(store)]["record"] == number)
-        return {"texts": [self.tokenizer.decode(store.document_tokens(row).tolist()) for row in rows.tolist()]}
-
     def baseline(self) -> str:
         counts = np.bincount(self.corpus.arrays["validation"]["record"])
         return f"guessing: accuracy {np.mean(1.0 / counts):.4g}"

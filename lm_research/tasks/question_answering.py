@@ -324,9 +324,6 @@ class QuestionAnswering(Task):
                 "n_best": sorted(listed, key=lambda one: -one["score"]),
             }
 
-    def shown(self, store: TokenStore, number: int) -> dict[str, Any]:
-        return {}  # a question is more than one row
-
     def baseline(self) -> str:
         none = [not question["answers"] for question in self.corpus.kept["validation"]]
         return f"never an answer: f1 {sum(none) / len(none):.4g}"

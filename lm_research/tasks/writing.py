@@ -151,9 +151,6 @@ class WritingTask(Task):
     def _target(self, kept: dict[str, Any]) -> str:
         return list(self.texts_of(kept).values())[-1]
 
-    def shown(self, store: Any, number: int) -> dict[str, Any]:
-        return {}  # the records themselves, which `records_of` gives
-
     def samples(self, outputs: list[dict[str, np.ndarray]], count: int) -> list[str]:
         found = zip(range(count), self.written(outputs), strict=False)
         pairs = ((list(self.texts_of(kept).values()), text) for _, (kept, text) in found)

@@ -76,7 +76,7 @@ def test_it_learns(run: pathlib.Path) -> None:
     assert found["eval_mrr_at_10"] > 0.8  # a random order of 74 candidates: about 0.04
     assert found["eval_contrastive_loss_nats"] < 1.0  # ln 31 is what guessing among 16 pairs and 16 negatives costs
     rows = [json.loads(line) for line in (run / "predictions_validation.jsonl").read_text().splitlines()]
-    assert len(rows) == 37 and rows[3]["texts"][:2] == [pairs(4, 1)[3][key] for key in ("text", "pair")]
+    assert len(rows) == 37 and rows[3]["text"].split("\n")[:2] == [pairs(4, 1)[3][key] for key in ("text", "pair")]
     assert found["eval_recall_at_1"] == pytest.approx(np.mean([row["rank"] == 1 for row in rows]))
     assert metrics(run)[0]["contrastive_loss_nats"] < np.log(32) + 1
 

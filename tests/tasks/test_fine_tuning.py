@@ -57,7 +57,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     keys = {"task.train": write(folder / "train.jsonl", texts(320, 0)), "data.cache_dir": folder / "cache"}
     return keys | {
         "task.validation": write(folder / "dev.jsonl", texts(75, 1)),
-        "task.test": write(folder / "t.jsonl", texts(30, 2)),
+        # Written as no tokenizer gives it back:
+        "task.test": write(folder / "t.jsonl", [row | {"text": f"Ça\u3000 {row['text']}\n"} for row in texts(30, 2)]),
     }
 
 
@@ -138,6 +139,15 @@ def test_evaluate_finds_what_the_run_says_of_itself(
     scores = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]["rich"]["scores"]
     for name, found in scores.items():
         assert found["mean"] == pytest.approx(summary(run)["test"][f"eval_{name}"], abs=1e-6), name
+    written, theirs = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (run / "predictions_test.jsonl", tmp_path / "out/rich/predictions.jsonl")
+    )
+    for number, (one, other) in enumerate(zip(written, theirs, strict=True), 1):
+        assert one["where"] == f"{files['task.test']}, line {number}"
+        assert one.pop("logits") == pytest.approx(other.pop("logits"), abs=1e-5)
+        assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-5)
+        assert one == other
 
 
 @pytest.mark.slow

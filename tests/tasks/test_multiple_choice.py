@@ -59,7 +59,7 @@ def test_it_learns_and_the_exported_model_says_the_same(tmp_path: pathlib.Path) 
     assert lm.head == "multiple_choice" and len(rows) == 37
     for row, given in zip(rows[:12], questions(37, 1), strict=False):
         texts = [f"{given['question']} {choice}" for choice in given["choices"]]
-        assert row["texts"] == texts
+        assert row["text"] == "\n".join([given["question"], *given["choices"]])
         encoded = lm.tokenizer([given["question"]] * len(texts), given["choices"], padding="max_length", max_length=16)
         logits = np.asarray(lm(**{name: x[None] for name, x in encoded.items()})["logits"])[0]
         shares = np.exp(logits) / np.exp(logits).sum()
