@@ -36,7 +36,7 @@ setup(
         "grain>=0.2.18",
         "importlib_resources>=6",  # tensorflow-datasets needs it on Python 3.11 and does not say so
         "jax>=0.10.2",
-        "jinja2>=3.1",
+        "jinja2>=3.1.6",  # earlier ones have holes in the sandbox
         "ml_collections>=1.1",
         "numpy>=2",
         "optax>=0.2.8",

@@ -1,7 +1,8 @@
 """Conversations as the text that a model was trained on: its chat template, a Jinja program in its tokenizer's files.
 
 Jinja runs in a sandbox, with the settings and extras that transformers' `apply_chat_template` gives templates: blocks take
-their line with them, `break` and `continue`, `tojson` that keeps letters as they are, `raise_exception`, `strftime_now`.
+their line with them, `break` and `continue`, `tojson` that keeps letters as they are, `raise_exception`, `strftime_now`, and
+`{% generation %}` ... `{% endgeneration %}` around what the model is to write.
 """
 
 from __future__ import annotations
@@ -9,16 +10,25 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lm_research.errors import UserError
 
 TEMPLATE = "chat_template.jinja"
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+Spans = list[tuple[int, int]]
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # names that templates read a message's thinking by
+_BEGIN, _END = (
+    "\ufdd0",
+    "\ufdd1",
+)  # around a generation block while a template runs; Unicode keeps both from ever being text
 
 # What a conversation becomes that no template was made for: "User: TEXT", a blank line, "Assistant: TEXT" and the end token, and so on.
 # Line breaks are written as texts, because those of a template's own lines are taken away.
@@ -51,19 +61,36 @@ def end_token(tokenizer: Any) -> str:
 
 
 def chat_text(
-    tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = True, template: str | None = None
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = True,
+    template: str | None = None,
+    tools: Sequence[Any] | None = None,
 ) -> str:
     """The text of a conversation.
 
     Args:
       tokenizer: with `files`, see data/hf_tokenizer.py.
-      messages: {"role", "content"} each.
+      messages: {"role", "content"} each, and whatever else the template reads. Fields that are None count as missing; a message's
+        thinking is known to the template by all its usual names.
       add_generation_prompt: end with what stands before an answer.
       template: instead of the tokenizer's own.
+      tools: JSON schemas that the template is told.
 
     Raises:
       UserError: there is no template, or it does not take these messages.
     """
+    return chat_spans(tokenizer, messages, add_generation_prompt, template, tools)[0]
+
+
+def chat_spans(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    template: str | None = None,
+    tools: Sequence[Any] | None = None,
+) -> tuple[str, Spans]:
+    """As chat_text, and the characters [from, to) of it that the template's generation blocks wrote, in order."""
     template = template or chat_template(tokenizer)
     if template is None:
         raise UserError(
@@ -73,11 +100,33 @@ def chat_text(
     settings = _settings(tokenizer.files)
     tokens = {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)}
     tokens.setdefault("eos_token", end_token(tokenizer))
-    values = dict(messages=[dict(one) for one in messages], add_generation_prompt=add_generation_prompt)
+    values = dict(messages=[_whole(one) for one in messages], add_generation_prompt=add_generation_prompt)
+    if any(mark in json.dumps(values, ensure_ascii=False, default=str) for mark in (_BEGIN, _END)):
+        raise UserError("A message holds U+FDD0 or U+FDD1, which Unicode keeps from being text. Take it out.")
     try:
-        return _compiled(template).render(**tokens, **values, tools=None, documents=None)
+        written = _compiled(template).render(**tokens, **values, tools=tools or None, documents=None)
     except Exception as error:  # a template is a program: it may fail in any way
         raise UserError(f"The model's chat_template does not take these messages: {error}") from error
+    return _unmarked(written)
+
+
+def _whole(message: Message) -> dict[str, Any]:
+    given = {name: value for name, value in message.items() if value is not None}
+    thoughts = [given[name] for name in _REASONING if name in given][:1]
+    return {"thinking": thoughts[0], **given, "reasoning_content": thoughts[0]} if thoughts else given
+
+
+def _unmarked(written: str) -> tuple[str, Spans]:
+    """A text without the marks of generation blocks, and where they stood."""
+    text, spans, start = "", [], 0
+    for part in re.split(f"([{_BEGIN}{_END}])", written):
+        if part == _BEGIN:
+            start = len(text)
+        elif part == _END:
+            spans.append((start, len(text)))
+        else:
+            text += part
+    return text, spans
 
 
 def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -97,7 +146,7 @@ def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
     environment.globals |= {
@@ -105,6 +154,18 @@ def _compiled(template: str) -> jinja2.Template:
         "strftime_now": lambda form: datetime.datetime.now().strftime(form),
     }
     return environment.from_string(template)
+
+
+class _Generation(Extension):
+    """The blocks `{% generation %}`, written with a mark on either side."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        begin, end = (nodes.Output([nodes.TemplateData(mark)]) for mark in (_BEGIN, _END))
+        return nodes.Scope([begin, *body, end]).set_lineno(line)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:

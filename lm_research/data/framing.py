@@ -46,3 +46,14 @@ def ids_within(tokenizer: TextTokenizer, text: str) -> list[int]:
     if hasattr(tokenizer, "backend"):
         return tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist() if text else []
     return tokenizer.encode(text)
+
+
+def ids_behind(tokenizer: TextTokenizer, before: str, text: str) -> list[int]:
+    """As `ids_within`, of a text that goes on with another one: what both together have after the ids of that one.
+
+    Where a token of both together reaches across, the text's own ids.
+    """
+    first, both = ids_within(tokenizer, before), ids_within(tokenizer, before + text)
+    if both[: len(first)] == first:
+        return both[len(first) :]
+    return tokenizer.encode_after([text])[0] if tokenizer.adds_space else ids_within(tokenizer, text)

@@ -3,10 +3,13 @@
 A record is one of
     a prompt and an answer (task.text_key and label_key), taken as they are: a space or line between them is up to the data;
     Alpaca's columns instruction, input (may be empty or missing) and output (Taori et al. 2023), made a conversation of two turns;
-    messages, a list of {"role", "content"}: every turn of the assistant is learned.
-Conversations become text by the tokenizer's chat_template or, without one, by data/chat_template.py's plain one, which the fine-tuned model
-then carries as its own; nothing else stands before or after them. Each answer ends with the end token. Prompts and answers are tokenised apart, as generation meets them. What is
-longer than data.max_length is cut at the end; the log counts it.
+    messages, a list of {"role", "content"} and whatever else the chat template reads, beside which `tools` may be given: every turn of
+        the assistant is learned.
+Conversations become text by the tokenizer's chat_template or, without one, by data/chat_template.py's plain one, which the fine-tuned
+model then carries as its own; nothing else stands before or after them. What is learned of them is what stands in the template's
+generation blocks, or without such all that the model has to write after the prompt of an answer, see data/chat_answers.py; then, and
+in records of a prompt and an answer, each answer ends with the end token. What is longer than data.max_length is cut at the end; the
+log counts it.
 
 Rows of one record, or with data.packing several, each for itself. Held-out records are decoded, as task.generate says, from all that
 comes before their last answer.
@@ -24,8 +27,9 @@ import jax
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data.chat_template import PLAIN, Message, chat_template, chat_text, end_token
-from lm_research.data.framing import frame_of, ids_within
+from lm_research.data.chat_answers import answer_ids, find_answers
+from lm_research.data.chat_template import PLAIN, chat_template
+from lm_research.data.framing import frame_of, ids_behind, ids_within
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.decoding.in_step import plain_prompts
@@ -42,7 +46,7 @@ from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 from lm_research.tasks.writing import WritingTask
 
-MESSAGES, ALPACA = "messages", ("instruction", "output")
+MESSAGES, TOOLS, ALPACA = "messages", "tools", ("instruction", "output")
 
 
 class InstructionReader(Reader):
@@ -60,10 +64,10 @@ class InstructionReader(Reader):
 
     def texts(self, record: Record) -> list[str]:
         found = self.kept(record)
-        return [one["content"] for one in found[MESSAGES]] if MESSAGES in found else list(found.values())
+        return [one.get("content") or "" for one in found[MESSAGES]] if MESSAGES in found else list(found.values())
 
     def kept(self, record: Record) -> dict[str, Any]:
-        """{"prompt", "answer"} or {"messages"}, checked; the last message is the assistant's."""
+        """{"prompt", "answer"}, or {"messages"} and maybe "tools", checked; the last message is the assistant's."""
         task, fields = self.config.task, record.fields
         if task.text_key in fields or not (MESSAGES in fields or set(ALPACA) <= set(fields)):
             if task.text_key not in fields and "." not in task.text_key:
@@ -76,18 +80,14 @@ class InstructionReader(Reader):
                 "answer": record.text(task.label_key, "label_key"),
             }
         if MESSAGES in fields:
-            return {MESSAGES: self._messages(record)}
+            return {MESSAGES: self._messages(record)} | ({TOOLS: fields[TOOLS]} if fields.get(TOOLS) else {})
         given = "\n\n".join(filter(None, [record.text("instruction", "text_key"), fields.get("input") or ""]))
         answer = {"role": "assistant", "content": record.text("output", "label_key")}
         return {MESSAGES: [{"role": "user", "content": given}, answer]}
 
-    def _messages(self, record: Record) -> list[dict[str, str]]:
+    def _messages(self, record: Record) -> list[dict[str, Any]]:
         found = record.fields[MESSAGES]
-        good = isinstance(found, list) and all(
-            isinstance(one, Mapping) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
-            for one in found
-        )
-        if not good:
+        if not (isinstance(found, list) and all(map(_is_message, found))):
             raise DataError(
                 f"{record.where}: {MESSAGES!r} is {str(found)[:80]!r}, not a list of objects with role and content. Mend it."
             )
@@ -97,39 +97,40 @@ class InstructionReader(Reader):
                 f"{record.where}: {MESSAGES!r} has no answer of the role 'assistant' after another message: nothing can be learned. Leave "
                 "it out."
             )
-        return [{"role": one["role"], "content": one["content"]} for one in found[: last + 1]]
+        return [dict(one) for one in found[: last + 1]]
 
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
-        head = prompt_head(tokenizer)
         for record in records:
-            found = self.kept(record)
-            parts = [ids_within(tokenizer, text) for text in self.turns(record, found, tokenizer)]
-            if MESSAGES not in found:  # templates write all that stands before a conversation
-                parts[0] = [*head, *parts[0]]
+            parts = self.parts(record, tokenizer)
             parts[0] = parts[0] or [tokenizer.eos_id]
-            for number in range(1, len(parts), 2):
-                if parts[number][-1:] != [tokenizer.eos_id]:
-                    parts[number] = [*parts[number], tokenizer.eos_id]
             for number in range(len(parts) - 2, 1, -2):  # answers with nothing between them become one
                 if not parts[number]:
                     parts[number - 1 : number + 2] = [parts[number - 1] + parts[number + 1]]
             ids = np.concatenate([np.array(part, np.int32) for part in parts])
             yield Row(ids, 0, 0, cuts=tuple(np.cumsum([len(part) for part in parts])[:-1].tolist()))
 
-    def turns(self, record: Record, found: dict[str, Any], tokenizer: TextTokenizer) -> list[str]:
-        """A prompt, its answer, what comes between that and the next answer, and so on; `found` is what `kept` gives."""
+    def parts(self, record: Record, tokenizer: TextTokenizer) -> list[list[int]]:
+        """Ids of a prompt, of its answer, of what comes between that and the next answer, and so on."""
+        found = self.kept(record)
         if MESSAGES not in found:
-            pair = [found["prompt"], found["answer"]]
-            if not pair[1].strip():
+            prompt, answer = found["prompt"], found["answer"]
+            if not answer.strip():
                 raise DataError(
                     f"{record.where} has an empty answer (field {self.config.task.label_key!r}). Leave it out, or let "
                     "--config.data.on_error=skip do that."
                 )
-            return pair
+            head = prompt_head(tokenizer)
+            return _ended([[*head, *ids_within(tokenizer, prompt)], ids_behind(tokenizer, prompt, answer)], tokenizer)
         try:
-            return conversation(tokenizer, found[MESSAGES])
+            answers = find_answers(tokenizer, found[MESSAGES], found.get(TOOLS))
         except UserError as error:
             raise DataError(f"{record.where}: {error}") from error
+        parts = answer_ids(tokenizer, answers)
+        if not any(parts[1::2]):
+            raise DataError(
+                f"{record.where}: the chat_template writes nothing of the answers that could be learned. Leave it out."
+            )
+        return parts if answers.marked else _ended(parts, tokenizer)
 
     def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
         room = self.config.data.max_length  # tokens that are read; what is learned goes one further
@@ -142,29 +143,17 @@ def prompt_head(tokenizer: TextTokenizer) -> list[int]:
     return [tokenizer.sep_id] if parts_documents(tokenizer) else list(frame_of(tokenizer).head)
 
 
-def conversation(tokenizer: TextTokenizer, messages: Sequence[Message]) -> list[str]:
-    """Texts before, of and between the assistant's answers; the end token, where the template writes it, ends an answer.
+def _is_message(one: Any) -> bool:
+    """Whether it has a role and a text, or calls tools instead."""
+    if not isinstance(one, Mapping) or not isinstance(one.get("role"), str):
+        return False
+    return isinstance(one.get("content"), str) or one.get("content") is None and bool(one.get("tool_calls"))
 
-    Raises:
-      UserError: the template does not take the messages, or rewrites earlier ones as the conversation goes on.
-    """
-    template, end = chat_template(tokenizer) or PLAIN, end_token(tokenizer)
-    parts, done = [], 0
-    for place, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        opening = chat_text(tokenizer, messages[:place], template=template)
-        whole = chat_text(tokenizer, messages[: place + 1], False, template)
-        if not whole.startswith(opening) or len(opening) < done:
-            raise UserError(
-                "The chat_template does not keep what comes before an answer as it was, so it cannot be told which tokens are the answer's."
-                " Give records with a prompt and an answer instead."
-            )
-        answer = whole[len(opening) :]
-        stop = answer.find(end) + len(end) if end and end in answer else len(answer.rstrip())
-        parts += [opening[done:], answer[:stop]]
-        done = len(opening) + stop
-    return parts
+
+def _ended(parts: list[list[int]], tokenizer: TextTokenizer) -> list[list[int]]:
+    """With the end token behind each answer."""
+    end = tokenizer.eos_id
+    return [part if number % 2 == 0 or part[-1:] == [end] else [*part, end] for number, part in enumerate(parts)]
 
 
 class AnswerRows:
@@ -273,7 +262,7 @@ class Instruction(CausalLanguageModel, WritingTask):
 
     def texts_of(self, kept: dict[str, Any]) -> dict[str, Any]:
         if MESSAGES in kept:
-            return {MESSAGES: kept[MESSAGES][:-1], "answer": kept[MESSAGES][-1]["content"]}
+            return {MESSAGES: kept[MESSAGES][:-1], "answer": kept[MESSAGES][-1].get("content") or ""}
         return {"prompt": kept["prompt"], "answer": kept["answer"]}
 
     def written_scores(self, predictions: list[str], targets: list[str]) -> dict[str, float]:

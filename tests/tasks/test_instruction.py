@@ -104,6 +104,23 @@ def test_every_answer_of_a_conversation_is_learned(tmp_path: pathlib.Path) -> No
     assert "tokenizer_config.json" not in task.files(None)
 
 
+def test_generation_blocks_say_what_is_learned(tmp_path: pathlib.Path) -> None:
+    """No end token is added then, and a call of a tool may stand for a text; the template knows fields beside the text."""
+    template = (
+        "{% for m in messages %}{{ m.name }} {% if m.role == 'assistant' %}{% generation %}{{ m.content or m.tool_calls[0] }}\
+{% endgeneration %}{% endif %} {% endfor %}{{ tools[0] }}"
+    )
+    rows = [{
+        "messages": [
+            {"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": None, "tool_calls": ["c"]},
+            {"role": "assistant", "content": "d d"},
+        ],
+        "tools": ["a"],
+    }] * 2  # fmt: skip
+    task, corpus, _ = task_of(tmp_path, rows, template)
+    assert learned(corpus, task) == ([B, C, D, D], [C, D, D])
+
+
 def test_answers_with_nothing_between_them_are_learned_as_one(tmp_path: pathlib.Path) -> None:
     rows = [{"messages": [*MESSAGES["messages"][:2], MESSAGES["messages"][3]]}] * 2
     task, corpus, _ = task_of(tmp_path, rows, CHAT)
@@ -126,6 +143,8 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no list": ({"messages": "a"}, "", "line 2: 'messages' is 'a', not a list of objects with role and content"),
     "no answer": ({"messages": [{"role": "user", "content": "a"}]}, "", "line 2: 'messages' has no answer"),
     "a template that refuses": (MESSAGES, "{{ raise_exception('never') }}", "line 2: .*does not take these messages: never"),
+    "a template that marks nothing": (MESSAGES, "{{ messages[0].content }}{% generation %}{% endgeneration %}", "line 2: .*nothing of the answers"),
+    "a message without a text": ({"messages": [{"role": "user", "content": None}]}, "", "line 2: 'messages' is .*not a list of objects"),
     "a template that forgets": (MESSAGES, "{{ messages[-1].content }}", "line 2: .*does not keep what comes before"),
 }  # fmt: skip
 
