@@ -90,7 +90,7 @@ def test_it_learns_to_turn_words_round(run: pathlib.Path) -> None:
 def test_scores_are_those_of_the_packages_for_what_was_written(part: str, run: pathlib.Path) -> None:
     rows, scores = predictions(run, part), summary(run)[part]
     written, targets = ([row[key] for row in rows] for key in ("prediction", "target"))
-    assert rows[0].keys() == {"record", "source", "target", "prediction", "exact_match"}
+    assert rows[0].keys() == {"record", "where", "text", "source", "target", "prediction", "exact_match"}
     assert scores["eval_bleu"] == pytest.approx(sacrebleu.corpus_bleu(written, [targets], force=True).score)
     assert scores["eval_chrf"] == pytest.approx(sacrebleu.corpus_chrf(written, [targets]).score)
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
