@@ -246,8 +246,15 @@ class TaskConfig:
     )
     bleu_tokenizer: str = key(
         "13a",
-        "seq2seq: sacrebleu's tokenizer for BLEU: 13a for languages with spaces, zh for Chinese, char for single characters.",
-        choices=("13a", "intl", "zh", "char", "none"),
+        "seq2seq: sacrebleu's tokenizer for BLEU: 13a for languages with spaces, zh for Chinese, ja-mecab for Japanese, ko-mecab for "
+        "Korean, char for single characters.",
+        choices=("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"),
+    )
+    rouge_tokenizer: str = key(
+        "auto",
+        "seq2seq: what ROUGE counts: rouge_score's own tokens (letters a to z and digits alone); auto, the same but words of other scripts "
+        "too, and characters of those without spaces (Chinese, Japanese, Thai); character; or whitespace, for texts divided beforehand.",
+        choices=("auto", "character", "whitespace", "rouge_score"),
     )
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.config import TaskConfig
 from lm_research.errors import ConfigError, suggest
 from lm_research.evaluation.suite import Entry
 from lm_research.tasks import metrics, text_metrics
 
+_TOKENIZERS = {name: getattr(TaskConfig(), name) for name in ("bleu_tokenizer", "rouge_tokenizer")}
 Predictions = Sequence[Mapping[str, Any]]
 
 
@@ -211,7 +213,7 @@ class Written(Scorer):
 
     usual = "bleu"
 
-    def __init__(self, rows: Predictions, tokenizer: str) -> None:
+    def __init__(self, rows: Predictions, tokenizer: str, rouge_tokenizer: str = "auto") -> None:
         super().__init__(rows, ())
         predictions, targets = ([row[key] for row in rows] for key in ("prediction", "target"))
         self.counted = {"bleu": text_metrics.bleu(tokenizer), "chrf": text_metrics.chrf()}
@@ -219,7 +221,7 @@ class Written(Scorer):
             name: np.array(metric._extract_corpus_statistics(predictions, [targets]))
             for name, metric in self.counted.items()
         }
-        by_record = text_metrics.rouge(predictions, targets)
+        by_record = text_metrics.rouge(predictions, targets, rouge_tokenizer)
         self.means = {name: np.array([one[name] for one in by_record]) for name in by_record[0]}
         self.means["exact_match"] = np.array([row["exact_match"] for row in rows], float)
         self.badness_N = 1.0 - self.means["rougel"]
@@ -259,7 +261,7 @@ def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Score
     if entry.task == "classification" and entry.target == "label" and entry.more.get("together_key"):
         return LabelsTogether(rows, labels)
     if entry.task == "seq2seq":
-        return Written(rows, entry.more.get("bleu_tokenizer", "13a"))
+        return Written(rows, *(entry.more.get(name, usual) for name, usual in _TOKENIZERS.items()))
     return kinds.get(entry.task, ByRecord)(rows, labels)
 
 

@@ -156,7 +156,7 @@ class Seq2Seq(SourceToTarget, WritingTask):
                 f"{_LEAST} or more."
             )
         if config.task.generate != "never":
-            text_metrics.check_installed()
+            text_metrics.check_installed(config.task.bleu_tokenizer)
 
     def __init__(self, config: Config, corpus: Labelled) -> None:
         super().__init__(config, corpus)
@@ -206,7 +206,8 @@ class Seq2Seq(SourceToTarget, WritingTask):
         return {"source": kept["source"], "target": kept["target"]}
 
     def written_scores(self, predictions: list[str], targets: list[str]) -> dict[str, float]:
-        return text_metrics.scores(predictions, targets, self.config.task.bleu_tokenizer)
+        task = self.config.task
+        return text_metrics.scores(predictions, targets, task.bleu_tokenizer, task.rouge_tokenizer)
 
     def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
         """The prefix, where pipelines look for it; other tasks of the model it came from are forgotten."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import rouge_score.tokenizers
 import sacrebleu
 
 from lm_research.evaluation.scorers import Written
@@ -27,6 +28,47 @@ def test_rouge_by_counting() -> None:
     """2 of 3 words shared with 2 of 4: F1 = 2 * (2/3) * (2/4) / (2/3 + 2/4) = 4/7; no pair is shared."""
     (found,) = text_metrics.rouge(["a x b"], ["a y b z"])
     assert found["rouge1"] == pytest.approx(4 / 7) and found["rougel"] == pytest.approx(4 / 7) and found["rouge2"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "tokens"),
+    [
+        (
+            "auto",
+            "Running the 3 tests, again!",
+            "run the 3 test again",
+        ),  # Porter's stems, of words of four letters and more
+        ("auto", "東京は晴れ、25度。OK", "東 京 は 晴 れ 25 度 ok"),
+        ("auto", "ฉันรักแมว", "ฉ ั น ร ั ก แ ม ว"),
+        ("auto", "Кошка спит; καλημέρα, مرحبا بالعالم!", "кошка спит καλημέρα مرحبا بالعالم"),
+        ("auto", "हिन्दी भाषा। 한국어 문장", "हिन्दी भाषा 한국어 문장"),
+        ("auto", "、。 ！", ""),
+        ("character", "Été, 12 猫", "é t é 1 2 猫"),
+        ("whitespace", "今天 天气 Nice, Days", "今天 天气 nice, days"),
+        ("rouge_score", "東京は 25 years", "25 year"),
+    ],
+)
+def test_what_rouge_counts(name: str, text: str, tokens: str) -> None:
+    assert text_metrics.RougeTokenizer(name).tokenize(text) == tokens.split()
+
+
+@pytest.mark.parametrize("text", [*WRITTEN, *TARGETS, "L'été, naïve café; Größe - e\u0301t 12.5% snake_case", "--"])
+def test_latin_script_has_rouge_scores_own_tokens(text: str) -> None:
+    stemmer = rouge_score.tokenizers.DefaultTokenizer(use_stemmer=True)
+    assert text_metrics.RougeTokenizer().tokenize(text) == stemmer.tokenize(text)
+
+
+@pytest.mark.parametrize(
+    ("written", "target", "rouge1", "rouge2"),
+    [
+        ("我们去公园。", "我们去学校。", 3 / 5, 2 / 4),  # of five characters and four pairs on either side
+        ("ฉันรักแมว", "ฉันรักหมา", 7 / 9, 5 / 8),
+        ("кошка спит дома", "кошка спит", 2 * 2 / (3 + 2), 2 * 1 / (2 + 1)),
+    ],
+)
+def test_rouge_of_other_scripts_by_counting(written: str, target: str, rouge1: float, rouge2: float) -> None:
+    (found,) = text_metrics.rouge([written], [target])
+    assert found["rouge1"] == pytest.approx(rouge1) and found["rouge2"] == pytest.approx(rouge2)
 
 
 def test_a_text_of_one_line_is_divided_into_sentences() -> None:
