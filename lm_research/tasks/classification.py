@@ -26,6 +26,7 @@ from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
 from lm_research.tasks.base import Rows, Task, one_by_one, real, text_of, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
+from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
 
 # Target -> its metrics.
@@ -43,43 +44,46 @@ class ClassificationReader(Reader):
 
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, config.task
+        self.known = [name.strip() for name in config.task.labels.split(",")]  # by the user
         self.num_values: int | None = None  # of a record, target=value: as many as the first has
 
     def names(self, records: Sequence[Record]) -> list[str]:
         if self.task.target == "value":
             keys = self._value_keys(records[0])
             return keys if len(keys) > 1 else []
-        found: dict[str, str] = {}
-        for record in records:
-            for name in self._labels(record):
-                found.setdefault(name, record.where)
+        given = ((record, zip(self._given(record), self._labels(record), strict=True)) for record in records)
+        found = label_names((value, key, record.where) for record, pairs in given for value, key in pairs)
         if self.task.labels:
-            names = [name.strip() for name in self.task.labels.split(",")]
-            if len(set(names)) < len(names):
-                raise DataError(f"config.task.labels names a label twice: {self.task.labels}. Name each once.")
-            if len(names) < 2 and self.task.target == "label":
-                raise DataError(
-                    f"config.task.labels={self.task.labels} is one label; two are needed to tell apart. Name all, or set "
-                    "--config.task.target=labels, where a record may have none."
-                )
-            for name in set(found) - set(names):
-                raise DataError(
-                    f"{found[name]} has the label {name!r}, which is not in config.task.labels. {suggest(name, names)}"
-                )
-            empty = [name for name in names if name not in found]
-            if empty:
-                raise DataError(
-                    f"{self.task.train} has no record with the label {', '.join(map(repr, empty))} of config.task.labels: nothing "
-                    "can be learned about it. Give records, or leave it out."
-                )
-            return names
-        if len(found) < 2 and self.task.target == "label":
+            return self._named(found)
+        if len(found) < (2 if self.task.target == "label" else 1):
+            enough = "two are needed to tell apart" if self.task.target == "label" else "nothing can be learned"
             raise DataError(
-                f"{self.task.train} has {len(found)} label in field {self.task.label_key!r} "
-                f"({', '.join(map(repr, found)) or 'none'}); two are needed to tell apart. Name the right field in "
-                "--config.task.label_key."
+                f"{self.task.train} has {len(found)} label{'s' * (not found)} in field {self.task.label_key!r} "
+                f"({', '.join(repr(name) for name, _ in found.values()) or 'none'}); {enough}. Name the right field in --config.task.label_key."
             )
-        return sorted(found, key=_by_number)
+        return sorted((name for name, _ in found.values()), key=_by_number)
+
+    def _named(self, found: dict[str, tuple[str, str]]) -> list[str]:
+        """The labels of task.labels, of which there are records of each, and no others."""
+        names = [name.strip() for name in self.task.labels.split(",")]
+        keys = label_numbers(names)
+        if len(names) < 2 and self.task.target == "label":
+            raise DataError(
+                f"config.task.labels={self.task.labels} is one label; two are needed to tell apart. Name all, or set "
+                "--config.task.target=labels, where a record may have none."
+            )
+        for key, (name, where) in found.items():
+            if key not in keys:
+                raise DataError(
+                    f"{where} has the label {name!r}, which is not in config.task.labels. {suggest(name, names)}"
+                )
+        empty = [name for name, key in zip(names, keys, strict=True) if key not in found]
+        if empty:
+            raise DataError(
+                f"{self.task.train} has no record with the label {', '.join(map(repr, empty))} of config.task.labels: nothing "
+                "can be learned about it. Give records, or leave it out."
+            )
+        return names
 
     def texts(self, record: Record) -> list[str]:
         return text_of(record, self.config)
@@ -88,7 +92,7 @@ class ClassificationReader(Reader):
         texts = [text_of(record, self.config) for record in records]
         seconds = [pair[1] for pair in texts] if self.task.pair_key else None
         encoded = encode_texts(tokenizer, [pair[0] for pair in texts], seconds, self.config.data.max_length)
-        numbers = {name: number for number, name in enumerate(names)}
+        numbers = label_numbers(names)
         for record, (ids, second) in zip(records, encoded, strict=True):
             yield Row(ids, second, self._target(record, numbers))
 
@@ -96,7 +100,8 @@ class ClassificationReader(Reader):
         """Which records belong together, and what it is worth to choose this one."""
         if not self.task.together_key or self.task.target != "label":
             return None
-        kept: dict[str, Any] = {"group": str(record.get(self.task.together_key, "together_key"))}
+        value = record.get(self.task.together_key, "together_key")
+        kept: dict[str, Any] = {"group": self._key(record, value, self.task.together_key, "together_key")}
         if self.task.credit_key:
             key = self.task.credit_key
             value = record.get(key, "credit_key")
@@ -122,16 +127,31 @@ class ClassificationReader(Reader):
         return [int(name in labels) for name in numbers]
 
     def _labels(self, record: Record) -> list[str]:
+        """What tells a record's labels from others; raises a DataError where one is none."""
+        otherwise = ", or set --config.task.target=labels for lists" * (self.task.target == "label")
+        return [self._key(record, one, self.task.label_key, "label_key", otherwise) for one in self._given(record)]
+
+    def _given(self, record: Record) -> list[Any]:
+        """The one label of a record or, of several, those of a list, or of a text: what its separator divides, or a list in JSON."""
         value = record.get(self.task.label_key, "label_key")
-        if self.task.target == "labels":
-            parts = value if isinstance(value, list) else str(value).split(self.task.label_separator)
-            return [name for part in parts if (name := str(part).strip())]
-        if value is None or isinstance(value, (list, dict)) or not str(value).strip():
+        if self.task.target == "label":
+            return [value]
+        if not isinstance(value, str):
+            return list(value) if isinstance(value, (list, tuple)) else [value]
+        if value.lstrip().startswith("["):
+            with contextlib.suppress(ValueError):
+                return json.loads(value)
+        return [part for part in value.split(self.task.label_separator) if part.strip()]
+
+    def _key(self, record: Record, value: Any, field: str, setting: str, otherwise: str = "") -> str:
+        """What tells a label from others; raises a DataError if there is none."""
+        key = label_key(value, self.known)
+        if not key:
             raise DataError(
-                f"{record.where}: field {self.task.label_key!r} is {value!r}, not a label. Mend it, name another field in "
-                "--config.task.label_key, or set --config.task.target=labels for lists."
+                f"{record.where}: field {field!r} is {record.fields.get(field, value)!r:.80}, not a label. Mend it, name another field in "
+                f"--config.task.{setting}{otherwise}."
             )
-        return [str(value).strip()]
+        return key
 
     def _value_keys(self, record: Record) -> list[str]:
         """The fields of values: task.label_key, or each that it names with commas between."""

@@ -75,6 +75,10 @@ class Reader(Protocol):
     config: Config
     by_token: ClassVar[bool] = False
 
+    def settled(self, parts: dict[str, list[Record]], log: Callable[[str], None]) -> dict[str, list[Record]]:
+        """The records of each part, with what only all of them together tell; the log is told of that."""
+        return parts
+
     def names(self, records: Sequence[Record]) -> list[str]:
         """All labels in order, from the training records; empty where labels are values."""
         ...
@@ -193,14 +197,11 @@ def _key(config: Config) -> str:
 def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> None:
     task = config.task
     read = lambda source: _read(source, config, reader, log)  # noqa: E731
-    parts = {"train": read(task.train)}
+    sources = {"train": task.train, "validation": task.validation, "test": task.test}
+    parts = reader.settled({part: read(source) for part, source in sources.items() if source}, log)
     names = reader.names(parts["train"])
-    if task.validation:
-        parts["validation"] = read(task.validation)
-    else:
+    if not task.validation:
         parts |= _hold_out(parts["train"], config)
-    if task.test:
-        parts["test"] = read(task.test)
     tokenizer = _make_tokenizer(config, (text for record in parts["train"] for text in reader.texts(record)), folder)
     (folder / "labels.json").write_text(json.dumps(names) + "\n")
     for part, records in parts.items():

@@ -8,7 +8,8 @@ Legend: B batch (questions), C choices, L length, R rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 import jax
@@ -23,7 +24,11 @@ from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
 from lm_research.tasks.base import Rows, Task, real, total_of
 from lm_research.tasks.labelled import Reader, Row, encode_texts
+from lm_research.tasks.labels import label_key
 from lm_research.tasks.records import Record
+
+# Ways of reading answers; of those that fit a file, the first counts.
+READINGS = TEXTS, LETTERS, FROM_0, FROM_1 = ("texts of choices", "letters", "numbers from 0", "numbers from 1")
 
 
 class ChoiceReader(Reader):
@@ -36,26 +41,59 @@ class ChoiceReader(Reader):
         return []  # the choices of one question are not those of another
 
     def texts(self, record: Record) -> list[str]:
-        context, choices, _ = self._question(record)
+        context, choices = self._question(record)
         return [context, *choices]
+
+    def settled(self, parts: dict[str, list[Record]], log: Callable[[str], None]) -> dict[str, list[Record]]:
+        """Records whose answers are numbers from 0. All of a part are read in one way, where there is one in that of the others."""
+        found = {part: self._readings(records) for part, records in parts.items()}
+        common = [reading for reading in READINGS if all(reading in ways for ways in found.values())]
+        settled = {}
+        for part, records in parts.items():
+            ways = {reading: found[part][reading] for reading in common or READINGS if reading in found[part]}
+            reading, *others = ways
+            others = [other for other in others if ways[other] != ways[reading]]
+            log(f"{part}: answers are read as {reading}" + f" ({' and '.join(others)} would fit too)" * bool(others))
+            rows = zip(records, ways[reading], strict=True)
+            settled[part] = [record._replace(fields=record.fields | {self.task.label_key: n}) for record, n in rows]
+        return settled
+
+    def _readings(self, records: Sequence[Record]) -> dict[str, list[int]]:
+        """Way of reading -> the numbers of the right choices, of each way that fits all records; raises a DataError if none does."""
+        ways: dict[str, list[int]] = {reading: [] for reading in READINGS}
+        for record in records:
+            value, choices = record.get(self.task.label_key, "label_key"), self._choices(record)
+            here = _numbers(value, choices)
+            if not here:
+                raise DataError(
+                    f"{record.where}: field {self.task.label_key!r} is {value!r:.80}, not one of {len(choices)} choices: a number from 0 to "
+                    f"{len(choices) - 1}, or from 1, a letter from A to {ascii_uppercase[min(len(choices), 26) - 1]}, or the text of one. "
+                    "Mend it, or name another field in --config.task.label_key."
+                )
+            if not ways.keys() & here.keys():
+                raise DataError(
+                    f"{record.where}: field {self.task.label_key!r} is {value!r:.80}, which can be {' or '.join(here)}, but the answers before "
+                    f"it, from {records[0].where} on, are {' or '.join(ways)}. All of a file are read in one way: write them alike."
+                )
+            ways = {reading: [*numbers, here[reading]] for reading, numbers in ways.items() if reading in here}
+        return ways
 
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
         given = [self._question(record) for record in records]
-        firsts = [context for context, choices, _ in given for _ in choices]
-        seconds = [choice for _, choices, _ in given for choice in choices]
+        firsts = [context for context, choices in given for _ in choices]
+        seconds = [choice for _, choices in given for choice in choices]
         encoded = encode_texts(tokenizer, firsts, seconds, self.config.data.max_length)
-        for _, choices, label in given:
+        for record, (_, choices) in zip(records, given, strict=True):
             for number in range(len(choices)):
-                yield Row(*next(encoded), label, number == 0)
+                yield Row(*next(encoded), record.fields[self.task.label_key], number == 0)
 
-    def _question(self, record: Record) -> tuple[str, list[str], int]:
-        """Context, choices as they are read, and the number of the right one."""
+    def _question(self, record: Record) -> tuple[str, list[str]]:
+        """Context, and choices as they are read."""
         choices = self._choices(record)
-        label = self._label(record, choices)
         if self.task.pair_key:
             start = record.text(self.task.pair_key, "pair_key")
             choices = [f"{start} {choice}" for choice in choices]
-        return record.text(self.task.text_key, "text_key"), choices, label
+        return record.text(self.task.text_key, "text_key"), choices
 
     def _choices(self, record: Record) -> list[str]:
         keys = [name.strip() for name in self.task.choices_key.split(",")]
@@ -69,25 +107,18 @@ class ChoiceReader(Reader):
             )
         return value
 
-    def _label(self, record: Record, choices: list[str]) -> int:
-        """A number from 0, the very text of a choice, a letter from A, or digits."""
-        value = record.get(self.task.label_key, "label_key")
-        number = value if type(value) is int else -1
-        if isinstance(value, str):
-            text = value.strip()
-            if choices.count(value) == 1:
-                number = choices.index(value)
-            elif text.isdecimal():
-                number = int(text)
-            elif len(text) == 1:
-                number = ord(text.upper()) - ord("A")
-        if not 0 <= number < len(choices):
-            raise DataError(
-                f"{record.where}: field {self.task.label_key!r} is {value!r}, not one of {len(choices)} choices: a number from 0 to "
-                f"{len(choices) - 1}, a letter from A to {chr(ord('A') + len(choices) - 1)}, or the text of one. Mend it, or name another "
-                "field in --config.task.label_key."
-            )
-        return number
+
+def _numbers(value: Any, choices: list[str]) -> dict[str, int]:
+    """Way of reading -> the number of the choice that a value then is."""
+    key, size, found = label_key(value, choices), len(choices), {}
+    if isinstance(value, str) and choices.count(value) == 1:
+        found[TEXTS] = choices.index(value)
+    if isinstance(value, str) and key.upper() in tuple(ascii_uppercase[:size]):
+        found[LETTERS] = ascii_uppercase.index(key.upper())
+    if key.isdecimal():
+        found |= {FROM_0: int(key)} if int(key) < size else {}
+        found |= {FROM_1: int(key) - 1} if 0 < int(key) <= size else {}
+    return found
 
 
 class Choices(Rows):

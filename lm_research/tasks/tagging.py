@@ -24,6 +24,7 @@ from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
 from lm_research.tasks.base import Task, real, total_of
 from lm_research.tasks.labelled import IGNORED, Reader, Row
+from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
 
 
@@ -34,6 +35,7 @@ class TaggingReader(Reader):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.known = [name.strip() for name in config.task.labels.split(",")]  # by the user
 
     def _pair(self, record: Record) -> tuple[list[str], list[str]]:
         task = self.config.task
@@ -52,7 +54,13 @@ class TaggingReader(Reader):
             )
         if not words:
             raise DataError(f"{record.where} has no words. Leave it out.")
-        return [str(word) for word in words], [str(tag) for tag in tags]
+        keys = [label_key(tag, self.known) for tag in tags]
+        for value, word, key in zip(tags, words, keys, strict=True):
+            if not key or not (isinstance(word, str) or type(word) in (int, float)) or word != word:
+                raise DataError(
+                    f"{record.where} has the word {word!r:.80} with the tag {value!r:.80}: one of them is none. Mend it."
+                )
+        return [str(word) for word in words], keys
 
     def names(self, records: Sequence[Record]) -> list[str]:
         found: dict[str, str] = {}
@@ -62,7 +70,7 @@ class TaggingReader(Reader):
         if not self.config.task.labels:
             return sorted(found, key=lambda tag: (tag != "O", tag))
         names = [name.strip() for name in self.config.task.labels.split(",")]
-        for tag in set(found) - set(names):
+        for tag in found.keys() - label_numbers(names):
             raise DataError(
                 f"{found[tag]} has the tag {tag!r}, which is not in config.task.labels. {suggest(tag, names)}"
             )
@@ -72,7 +80,7 @@ class TaggingReader(Reader):
         return [" ".join(self._pair(record)[0])]
 
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
-        numbers, frame = {name: number for number, name in enumerate(names)}, model_frame(tokenizer)
+        numbers, frame = label_numbers(names), model_frame(tokenizer)
         blank = tokenizer.roles.get(
             "unk", tokenizer.roles.get("pad", 0)
         )  # for a word that is no token, as "\u200b" in BERT's

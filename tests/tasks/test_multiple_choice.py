@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,16 +29,14 @@ TINY = {
 
 
 def questions(count: int, seed: int) -> list[dict[str, Any]]:
-    """Two to four choices of three words; the right one has "gold" in it."""
+    """Two to four choices of three words; the right one has "gold" in it. Answers are letters of seed 0, else numbers."""
     draw, rows = random.Random(seed), []
     for _ in range(count):
         choices = [[draw.choice(WORDS) for _ in range(3)] for _ in range(draw.randint(2, 4))]
         label = draw.randrange(len(choices))
         choices[label][draw.randrange(3)] = "gold"
         texts = [" ".join(choice) for choice in choices]
-        rows.append(
-            {"question": "what is there", "choices": texts, "label": draw.choice([label, "ABCD"[label], texts[label]])}
-        )
+        rows.append({"question": "what is there", "choices": texts, "label": label if seed else "ABCD"[label]})
     return rows
 
 
@@ -72,13 +71,15 @@ def test_it_learns_and_the_exported_model_says_the_same(tmp_path: pathlib.Path) 
     assert scores["accuracy"]["mean"] == pytest.approx(summary(run)["validation"]["eval_accuracy"])
 
 
-def corpus_of(folder: pathlib.Path, rows: list[dict[str, Any]], **keys: str) -> tuple[Any, Any]:
+def corpus_of(
+    folder: pathlib.Path, rows: list[dict[str, Any]], log: Callable[[str], None] = lambda line: None, **keys: str
+) -> tuple[Any, Any]:
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     file = str(write(folder / "a.jsonl", rows))
     task = {"name": "multiple_choice", "text_key": "question", "train": file, "validation": file} | keys
     config = resolve({"task": task, "data": {"max_length": 16}, "tokenizer": {"path": str(folder)}})
-    corpus = open_labelled(config, folder / "run", TASKS["multiple_choice"].reader(config), lambda line: None)
+    corpus = open_labelled(config, folder / "run", TASKS["multiple_choice"].reader(config), log)
     return TASKS["multiple_choice"](config, corpus), corpus
 
 
@@ -86,7 +87,7 @@ def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
     """A question of two choices beside one of three, and an empty row: [CLS] a [SEP] b c [SEP]; b and c are 6 and 7."""
     rows = [
         {"question": "a", "start": "b", "choices": ["c", "d"], "label": 1},
-        {"question": "a", "start": "b", "choices": ["c", "d", "e f"], "label": "C"},
+        {"question": "a", "start": "b", "choices": ["c", "d", "e f"], "label": 2},
     ]
     task, corpus = corpus_of(tmp_path, rows, pair_key="start")
     batch = task.examples(corpus.train, "train").batch(np.zeros(3, np.int64), np.array([0, 1, -1]), 8)
@@ -111,6 +112,46 @@ def test_forms_of_labels(label: Any, number: int, tmp_path: pathlib.Path) -> Non
     assert corpus.arrays["train"]["labels"].tolist() == [number] * 3
 
 
+THREE = ["b", "c", "d"]
+FILES = {  # answers of questions with the choices b, c, d: the numbers that they are, and what the log says
+    "numbers from 0": ([0, 2, 1], [0, 2, 1], "numbers from 0"),
+    "numbers from 1": ([1, 3, 2], [0, 2, 1], "numbers from 1"),
+    "from 1, in any form": (["1", 3.0, " 2.0 "], [0, 2, 1], "numbers from 1"),
+    "neither the first nor the last": ([1, 2, 1], [1, 2, 1], "numbers from 0 (numbers from 1 would fit too)"),
+    "letters": (["A", "c", " B"], [0, 2, 1], "letters"),
+    "texts that are letters": (["b", "d", "c"], [0, 2, 1], "texts of choices"),
+    "letters that are texts": (["a", "c", "b"], [0, 2, 1], "letters"),
+    "texts or letters": (["b", "c", "c"], [0, 1, 1], "texts of choices (letters would fit too)"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_answers_of_a_file_are_read_in_one_way(case: str, tmp_path: pathlib.Path) -> None:
+    """b alone is the first choice's text and the second one's letter: all answers together tell which."""
+    answers, numbers, said = FILES[case]
+    rows, lines = [{"question": "a", "choices": THREE, "label": answer} for answer in answers], []
+    _, corpus = corpus_of(tmp_path, rows, lines.append)
+    assert corpus.arrays["train"]["labels"][::3].tolist() == numbers
+    assert f"train: answers are read as {said}" in lines
+
+
+def test_numbers_of_one_part_tell_those_of_another(tmp_path: pathlib.Path) -> None:
+    """Training answers 1 to 3, held-out ones 1 and 2."""
+    held = write(tmp_path / "b.jsonl", [{"question": "a", "choices": THREE, "label": label} for label in (1, 2)])
+    rows = [{"question": "a", "choices": THREE, "label": label} for label in (1, 2, 3)]
+    _, corpus = corpus_of(tmp_path, rows, validation=str(held))
+    assert [corpus.arrays[part]["labels"][::3].tolist() for part in ("train", "validation")] == [[0, 1, 2], [0, 1]]
+
+
+@pytest.mark.parametrize("answers", [[0, 3], ["A", 1], ["d", "A"], [0, "C"], ["1", "d"]])
+def test_a_file_that_mixes_ways_is_refused(answers: list[Any], tmp_path: pathlib.Path) -> None:
+    rows = [{"question": "a", "choices": THREE, "label": answer} for answer in answers]
+    with pytest.raises(
+        DataError, match=r"a.jsonl, line 2: .*but the answers before it, from .*a.jsonl, line 1 on, are .*alike"
+    ):
+        corpus_of(tmp_path, rows)
+
+
 def test_choices_in_fields_of_their_own(tmp_path: pathlib.Path) -> None:
     _, corpus = corpus_of(tmp_path, [{"question": "a", "x": "b", "y": "c", "label": 0}], choices_key="x, y")
     assert corpus.train.document_tokens(1).tolist() == [2, 5, 3, 7, 3]
@@ -119,9 +160,14 @@ def test_choices_in_fields_of_their_own(tmp_path: pathlib.Path) -> None:
 GOOD = {"question": "a", "choices": ["b", "c"], "label": 0}
 WRONG = {
     "past the last": (
-        {"label": 2},
-        "field 'label' is 2, not one of 2 choices: a number from 0 to 1, a letter from A to B",
+        {"label": 3},
+        "field 'label' is 3, not one of 2 choices: a number from 0 to 1, or from 1, a letter from A to B",
     ),
+    "two numbers past": ({"label": "٣"}, "field 'label' is '٣', not one of 2 choices"),
+    "a letter that is two": ({"label": "ß"}, "field 'label' is 'ß', not one of 2 choices"),
+    "blank": ({"label": " "}, "field 'label' is ' ', not one of 2 choices"),
+    "no number": ({"label": float("nan")}, "field 'label' is nan, not one of 2 choices"),
+    "true": ({"label": True}, "field 'label' is True, not one of 2 choices"),
     "a letter past": ({"label": "C"}, "field 'label' is 'C', not one of 2 choices"),
     "no label": ({"label": None}, "field 'label' is None, not one of 2 choices"),
     "negative": ({"label": -1}, "field 'label' is -1"),

@@ -85,7 +85,7 @@ def test_copa(tmp_path: pathlib.Path) -> None:
     }
     reader, (one,) = read(tmp_path / "train.jsonl", record, "multiple_choice:copa")
     assert reader.texts(one) == ["It rained.", "effect It was wet.", "effect It was dry."]
-    assert reader._question(one)[2] == 1
+    assert reader.settled({"train": [one]}, lambda line: None)["train"][0].fields["label"] == 1
 
 
 @pytest.mark.parametrize(
