@@ -63,7 +63,7 @@ def label_numbers(names: Sequence[str]) -> dict[str, int]:
             raise DataError(f"A label of {', '.join(names)} is blank. Name each.")
         if key in numbers:
             raise DataError(
-                f"The labels {', '.join(names)} name a label twice: {names[numbers[key]]!r} and {name!r} are one. Name each once."
+                f"The list of labels {', '.join(names)} names a label twice: {names[numbers[key]]!r} and {name!r} are one. Name each once."
             )
         numbers[key] = number
     return numbers
