@@ -81,6 +81,15 @@ class LanguageModel:
         return self.definition.head.name
 
     @property
+    def context_length(self) -> int | None:
+        """Tokens that it is made to read at once: what a table of positions holds, or what config.json or the tokenizer says; else None."""
+        stack, config = self.definition.arch.encoder or self.definition.arch, self._config
+        if stack.positions == "learned":
+            return stack.max_length
+        said = (config.get(name) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
+        return next(filter(None, said), stack.max_length) or getattr(self.tokenizer, "max_length", None) or None
+
+    @property
     def num_params(self) -> int:
         return self.definition.num_params
 

@@ -22,7 +22,7 @@ from lm_research.evaluation.suite import Entry
 from lm_research.pretrained import from_pretrained
 from lm_research.tasks.records import read_records
 
-_LONGEST = 1024  # tokens read at a time by models without a table of positions
+_LONGEST = 1024  # tokens read at a time, of models that can read more
 
 
 class LanguageJudge:
@@ -42,8 +42,10 @@ class LanguageJudge:
                 f"{'none' if self.lm.tokenizer is None else f'head {self.lm.head!r}'}."
             )
         self.pseudo = PseudoLikelihood(self.lm) if masked else None
-        arch, self.start = self.lm.definition.arch, text_start(self.lm.tokenizer)
-        self.length = min(entry.max_length or _LONGEST, arch.max_length if arch.positions == "learned" else _LONGEST)
+        self.start, own = text_start(self.lm.tokenizer), self.lm.context_length
+        self.length = entry.max_length or min(_LONGEST, own or _LONGEST)
+        if self.lm.definition.arch.positions == "learned":
+            self.length = min(self.length, own)
         if self.start is None and not masked:
             raise ConfigError(f"{path}: the tokenizer has no token that begins a text. Name bos_token in its config.")
         self.records = list(read_records(entry.data, resolve({})))

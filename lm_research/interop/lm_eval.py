@@ -25,7 +25,7 @@ from lm_research.errors import ConfigError, UserError
 from lm_research.parallel.mesh import make_mesh
 from lm_research.pretrained import from_pretrained
 
-_LONGEST = 2048  # tokens read at a time by models without a table of positions
+_LONGEST = 2048  # tokens read at a time where nothing says how many, as the harness has it
 _ROWS = 8
 
 Judged = tuple[float, bool]
@@ -39,7 +39,8 @@ class ResearchLM(TemplateLM):
       path: the directory.
       dtype: float32, bfloat16 or float16; that of the files if left out.
       mesh: a preset of config.mesh.preset (dp, fsdp, fsdp+tensor): all devices share the work. Left out, one device does it.
-      max_length: tokens read at a time; those that the model has positions for, or 2048.
+      max_length: tokens read at a time, at most those that the model has a table of positions for; what its config.json or tokenizer
+        says if left out, or 2048.
       max_gen_toks: tokens written where a task does not say.
       batch_size: rows that run together.
 
@@ -69,9 +70,12 @@ class ResearchLM(TemplateLM):
             raise ConfigError(f"{path} has no tokenizer, so it cannot read texts. Put its files there.")
         self.path, self.tokenizer = str(path), self.lm.tokenizer
         self.backend = "seq2seq" if self.lm.head == "seq2seq_lm" else "causal"
+        self._parted = self.backend == "causal" and parts_documents(self.tokenizer)
+        self._prefix = self.tokenizer.pieces([self.prefix_token_id])[0]
         arch = self.lm.definition.arch
-        own = (arch.encoder or arch).max_length if arch.positions == "learned" else None
-        self.max_length = min(int(max_length or own or _LONGEST), own or 10**9)
+        self.max_length = int(max_length or self.lm.context_length or _LONGEST)
+        if (arch.encoder or arch).positions == "learned":
+            self.max_length = min(self.max_length, self.lm.context_length)
         self.max_gen_toks = int(max_gen_toks)
         self.batch_size = int(batch_size) if str(batch_size or "").isdigit() else _ROWS
         self.pseudo = PseudoLikelihood(self.lm, max(self.batch_size, 32)) if self.lm.head in HEADS else None
@@ -92,13 +96,18 @@ class ResearchLM(TemplateLM):
         return self.path
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **ignored: Any) -> list[int]:
-        """Ids, unless told not to with the special tokens that the model has learned to see around texts, or before them."""
-        plain = self.tokenizer.encode_batch([string])[0]
-        if add_special_tokens is False:
-            return plain
-        if self.backend == "causal" and parts_documents(self.tokenizer):
-            return [self.prefix_token_id, *plain]
-        return np.asarray(self.tokenizer(string)["input_ids"])[0].tolist() if string else []
+        """Ids, with the special tokens that the model has learned to see around texts, or before them.
+
+        Without these if told so, or if a text to be continued begins with the first of them already. Special tokens that a text names are
+        taken as such.
+        """
+        if self._parted:
+            plain = self.tokenizer.encode_batch([string])[0]
+            return plain if add_special_tokens is False else [self.prefix_token_id, *plain]
+        if not string:
+            return []
+        framed = add_special_tokens is not False and not (self._prefix and string.startswith(self._prefix))
+        return np.asarray(self.tokenizer(string, add_special_tokens=framed)["input_ids"])[0].tolist()
 
     # ------------------------------------------------------------------------------------------ likelihoods
 
@@ -155,7 +164,8 @@ class ResearchLM(TemplateLM):
         if self.pseudo is not None:
             totals = [value for value, _ in self._pseudo([(text, 0) for text in texts])]
         else:
-            rows = [self.tok_encode(text, add_special_tokens=False) for text in texts]
+            # As the harness does, the token that a tokenizer puts before a text is asked for like the others.
+            rows = [self.tok_encode(text, add_special_tokens=False if self._parted else None) for text in texts]
             parts = [
                 (i, pair) for i, row in enumerate(rows) for pair in windows(row, self.prefix_token_id, self.max_length)
             ]

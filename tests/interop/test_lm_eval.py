@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny
+from golden_models import golden_tensor
 
 import lm_research
 from lm_research.config import resolve
@@ -107,6 +109,33 @@ def test_generate_until(causal: pathlib.Path) -> None:
     stop = whole[0][1:3]
     stopped = model.generate_until(requests(("the river", {"until": [stop], "max_gen_toks": 4, "temperature": 0.0})))
     assert stopped == [whole[0][: whole[0].index(stop)]]
+
+
+STORED = json.loads((pathlib.Path(__file__).parent / "lm_eval_goldens" / "harness.json").read_text())
+
+
+@pytest.mark.parametrize("name", STORED["models"])
+def test_answers_are_those_of_the_harness_own_model(name: str, tmp_path: pathlib.Path) -> None:
+    """Its model "hf", on the same files: how much is read at a time, and what is cut, whatever the positions are."""
+    stored = STORED["models"][name]
+    tensors = {key: 4 * golden_tensor(key, tuple(shape)) for key, shape in stored["weights"].items()}
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(stored["config"]))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(STORED["tokenizers"][str(stored["bos"])]))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    model = interface.ResearchLM(str(tmp_path), batch_size=2)
+    assert model.max_length == stored["max_length"]
+    for kind in ("loglikelihood", "loglikelihood_rolling"):
+        found = getattr(model, kind)(requests(*map(tuple, STORED["requests"][kind])), disable_tqdm=True)
+        for one, expected in zip(found, stored[kind], strict=True):
+            assert one == pytest.approx(tuple(expected) if isinstance(expected, list) else expected, rel=1e-4), kind
+    if "generate_until" in stored:
+        given = requests(*map(tuple, STORED["requests"]["generate_until"]))
+        assert model.generate_until(given, disable_tqdm=True) == stored["generate_until"]
+    assert interface.ResearchLM(str(tmp_path), max_length=9).max_length == 9
+    longest = interface.ResearchLM(str(tmp_path), max_length=4096).max_length
+    assert longest == (24 if name == "learned" else 4096)  # no more than there are positions for
 
 
 def test_masked_models_give_pseudo_likelihoods(tmp_path: pathlib.Path) -> None:
