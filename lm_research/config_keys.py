@@ -242,7 +242,17 @@ class TaskConfig:
     )
     decoder_start: str = key(
         "",
-        "seq2seq: token that targets begin with, such as mBART's ro_RO; empty is the model's own, or that of objective.decoder_start.",
+        "seq2seq: token that targets begin with; empty is the model's own, or that of objective.decoder_start.",
+    )
+    source_language: str = key(
+        "",
+        "seq2seq: code of the sources' language, such as en_XX, for tokenizers that mark texts with it (mBART's, NLLB's, M2M-100's); "
+        "empty is src_lang of the tokenizer's files.",
+    )
+    target_language: str = key(
+        "",
+        "seq2seq: code of the targets' language, such as ro_RO; empty is tgt_lang of the tokenizer's files, or what the model's files "
+        "make it write.",
     )
     bleu_tokenizer: str = key(
         "13a",

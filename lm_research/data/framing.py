@@ -22,6 +22,8 @@ class Frame(NamedTuple):
 
 def frame_of(tokenizer: TextTokenizer) -> Frame:
     """Around what an encoder reads: the family's special tokens, or the end token of a tokenizer that only knows ids."""
+    if tokenizer.languages is not None:
+        return Frame(*tokenizer.languages.around(tokenizer.languages.source, tokenizer.eos_id))
     backend = getattr(tokenizer, "backend", None)
     if backend is None:
         return Frame((), (tokenizer.eos_id,))
@@ -37,7 +39,11 @@ def model_frame(tokenizer: TextTokenizer) -> Frame:
 
 
 def target_frame(tokenizer: TextTokenizer) -> Frame:
-    """Around what a decoder shall write: what comes before a text, and the end token after it."""
+    """Around what a decoder shall write: what comes before a text, and the end token after it; of tokenizers with languages as in the
+    source, with the code of what is written.
+    """
+    if tokenizer.languages is not None:
+        return Frame(*tokenizer.languages.around(tokenizer.languages.writes, tokenizer.eos_id))
     return Frame(frame_of(tokenizer).head, (tokenizer.eos_id,))
 
 

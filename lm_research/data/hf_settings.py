@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken
 
+from lm_research.data.languages import MBART, MBART_50, NLLB
 from lm_research.errors import TokenizerError
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -33,6 +34,9 @@ class Kind:
       wrap: how special tokens surround a text, see hf_vocabularies.py.
       types: whether models that use it tell a pair's texts apart by types.
       strips_mask: whether the mask takes the space before it with it, as in the models' training.
+      merges: whether its sentencepiece model is one of merges (BPE), not of scores (unigram).
+      languages: codes of those that it marks texts with, in the order of their ids; language: the one unless the files say.
+      begins: see languages.py.
     """
 
     name: str
@@ -42,6 +46,10 @@ class Kind:
     types: bool = False
     strips_mask: bool = False
     padding_side: str = "right"
+    merges: bool = False
+    languages: Sequence[str] = ()
+    language: str = ""
+    begins: bool = False
 
 
 KINDS = (
@@ -55,10 +63,20 @@ KINDS = (
         wrap="cls sep", types=True, strips_mask=True,
     ),
     Kind("XLMRobertaTokenizer", "pieces", _ROBERTA, wrap="cls sep sep", strips_mask=True),
-    Kind("MBartTokenizer", "pieces", _ROBERTA, wrap="language last", strips_mask=True),
-    Kind("MBart50Tokenizer", "pieces", _ROBERTA, wrap="language first", strips_mask=True),
     Kind(
-        "LlamaTokenizer", "pieces", dict(bos="<s>", eos="</s>", unk="<unk>"), wrap="bos eos", padding_side="left"
+        "MBartTokenizer", "pieces", _ROBERTA, wrap="language last", strips_mask=True,
+        languages=MBART, language="en_XX", begins=True,
+    ),
+    Kind(
+        "MBart50Tokenizer", "pieces", _ROBERTA, wrap="language first", strips_mask=True,
+        languages=MBART_50, language="en_XX",
+    ),
+    Kind(
+        "NllbTokenizer", "pieces", _ROBERTA, wrap="language first", strips_mask=True, merges=True,
+        languages=NLLB, language="eng_Latn",
+    ),
+    Kind(
+        "LlamaTokenizer", "pieces", dict(bos="<s>", eos="</s>", unk="<unk>"), wrap="bos eos", padding_side="left", merges=True,
     ),
 )  # fmt: skip
 # Classes and model types (with "Tokenizer" after them) that share another's tokenizer.

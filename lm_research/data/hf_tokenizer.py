@@ -27,6 +27,7 @@ from lm_research.data.hf_inputs import pair_up, stack_rows
 from lm_research.data.hf_roles import add_tokens, uses_types
 from lm_research.data.hf_settings import ROLES, SETTINGS, Kind, Settings, read_settings
 from lm_research.data.hf_text import byte_lengths, going_on, literal_form, readable, uses, word_starts
+from lm_research.data.languages import spoken
 from lm_research.data.tokenizer import ROLES as OUR_ROLES
 from lm_research.data.tokenizer import TextTokenizer, Tokenizer, after_space, write_files
 from lm_research.errors import TokenizerError
@@ -106,6 +107,23 @@ def with_special_tokens(tokenizer: TextTokenizer) -> HFTokenizer:
     return HFTokenizer(files, read_settings(files, tokenizer.name))
 
 
+def in_languages(tokenizer: TextTokenizer, source: str = "", target: str = "") -> TextTokenizer:
+    """The same tokenizer for texts in another language; "" keeps one.
+
+    Raises:
+      TokenizerError: it marks no text with its language, or has no such language.
+    """
+    if not (source or target):
+        return tokenizer
+    languages = spoken(tokenizer.languages, source or target)
+    for code in filter(None, (source, target)):
+        languages.id_of(code)
+    name = "tokenizer_config.json"
+    wanted = {"src_lang": source or languages.source, "tgt_lang": target or languages.target or None}
+    config = json.dumps(json.loads(tokenizer.files[name]) | wanted, indent=2, sort_keys=True) + "\n"
+    return tokenizer_from_files(tokenizer.files | {name: config.encode()}, tokenizer.name)
+
+
 def _is_plain(files: Mapping[str, bytes], settings: Settings) -> bool:
     """Whether a folder's only vocabulary is a sentencepiece model that one of our own models was trained with.
 
@@ -135,6 +153,7 @@ class HFTokenizer:
         beside it.
       max_length: tokens of the longest text that its model takes, None when unlimited.
       uses_types: whether its models tell a pair's two texts apart by types.
+      languages: those that it marks texts with; None if it marks none.
       padding_side, truncation_side: "right" or "left".
       backend: the `tokenizers.Tokenizer`; what changes it is up to the caller.
     """
@@ -147,14 +166,16 @@ class HFTokenizer:
             self.backend, kind = hf_vocabularies.build(files, names, settings)
             settings = settings if settings.kind else read_settings(files, settings.where, kind)
             own = add_tokens(self.backend, kind, settings, whole=False)
-            hf_vocabularies.wrap(self.backend, kind, settings, own)
+            self.languages = hf_vocabularies.find_languages(self.backend, kind, settings, own)
+            hf_vocabularies.wrap(self.backend, kind, settings, own, self.languages)
             text = None
         else:
             text = files[WHOLE].decode("utf-8", errors="replace")
             self.backend, kind = _parse(text, settings.where), settings.kind
             before = self.backend.to_str()
             own = add_tokens(self.backend, kind, settings, whole=True)
-            hf_vocabularies.follow_options(self.backend, settings, own)
+            self.languages = hf_vocabularies.find_languages(self.backend, kind, settings, own)
+            hf_vocabularies.follow_options(self.backend, settings, own, self.languages)
             if self.backend.to_str() != before:
                 text = None
         self._text = text or self.backend.to_str(pretty=True)
@@ -162,7 +183,8 @@ class HFTokenizer:
         self.backend.no_truncation()
         self._spec = json.loads(self._text)
         content = {key: value for key, value in self._spec.items() if key not in ("padding", "truncation")}
-        content = json.dumps([content, own], sort_keys=True).encode()
+        spoken = [[self.languages.source, self.languages.target]] if self.languages else []
+        content = json.dumps([content, own, *spoken], sort_keys=True).encode()
         self.digest = hashlib.sha256(content).hexdigest()
         self._vocab = self.backend.get_vocab()
         self.size = max(self._vocab.values()) + 1
@@ -266,6 +288,10 @@ class HFTokenizer:
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
 
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts to be written, which are those of texts to be read."""
+        return self.encode_batch(texts)
+
     @functools.cached_property
     def _literal(self) -> tokenizers.Tokenizer:
         """The backend without the special tokens that a text could name."""
@@ -282,8 +308,9 @@ class HFTokenizer:
 
     def __call__(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         text_pair: str | Sequence[str] | None = None,
+        text_target: str | Sequence[str] | None = None,
         *,
         padding: bool | str = False,
         truncation: bool = False,
@@ -298,6 +325,7 @@ class HFTokenizer:
 
         Args:
           text, text_pair: the texts, and the second ones of pairs.
+          text_target: texts to be written for them, in the form of the language that the tokenizer writes.
           padding: False; True or "longest" to the longest row; "max_length" to max_length.
           truncation: whether to cut rows to max_length, from the longer text of a pair first.
           max_length: in tokens, special ones included; None takes the model's own.
@@ -307,7 +335,8 @@ class HFTokenizer:
 
         Returns:
           NumPy int32 arrays [B, L] (B = 1 for one text): input_ids, attention_mask, token_type_ids if uses_types, and
-          offset_mapping [B, L, 2], the characters [from, to) of its text that each token covers.
+          offset_mapping [B, L, 2], the characters [from, to) of its text that each token covers. With text_target also labels,
+          its ids; without text, its ids as input_ids.
 
         Raises:
           TokenizerError: rows differ in length and are not padded, or max_length is needed and not known or too short.
@@ -320,10 +349,27 @@ class HFTokenizer:
         limit = self.max_length if max_length is None else max_length
         if padding == "max_length" and limit is None:
             raise TokenizerError(f'{self.name} names no longest length: give max_length with padding="max_length".')
-        rows = self._rows(pair_up(text, text_pair), limit if truncation else None, add_special_tokens)
+        cut = limit if truncation else None
         length = limit if padding == "max_length" else 0 if padding else None
-        pad_id = self.pad_id if padding else 0
-        return stack_rows(rows, length, pad_id, side == "left", self.uses_types, return_offsets)
+        how = (length, self.pad_id if padding else 0, side == "left", self.uses_types, return_offsets)
+        found = {}
+        if text_target is not None:
+            found = stack_rows(self._target_rows(pair_up(text_target, None), cut, add_special_tokens), *how)
+            if text is None:
+                return found
+            found = {"labels": found["input_ids"]}
+        return stack_rows(self._rows(pair_up(text, text_pair), cut, add_special_tokens), *how) | found
+
+    def _target_rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[tokenizers.Encoding]:
+        """Rows of texts to be written, with the code of their language."""
+        if self.languages is None or not add_special_tokens:
+            return self._rows(texts, limit, add_special_tokens)
+        return self._writing._rows(texts, limit, True)
+
+    @functools.cached_property
+    def _writing(self) -> HFTokenizer:
+        """The tokenizer of the other side, which reads the language that this one writes."""
+        return in_languages(self, source=self.languages.target)
 
     def _rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[tokenizers.Encoding]:
         if limit is None:

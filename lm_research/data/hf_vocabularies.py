@@ -2,8 +2,8 @@
 
 Each follows the published model's own training code, as the tokenizer.json files published with the models do. Where
 transformers 5.24 departs from that when it reads these older files, this does not: a mask of RoBERTa takes the space before
-it along; mBART normalises as its sentencepiece model says and mBART-50 writes no lone space at the end; ALBERT's commas are
-no part of a number; mT5 falls back to bytes; Llama begins a text with a token.
+it along; mBART normalises as its sentencepiece model says and mBART-50 and NLLB write no lone space; NLLB has its languages;
+ALBERT's commas are no part of a number; mT5 falls back to bytes; Llama begins a text with a token.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from lm_research.data import sentencepiece_model as spm
 from lm_research.data.hf_settings import KINDS, Kind, Settings
+from lm_research.data.languages import Languages
 from lm_research.data.lines import split_lines
 from lm_research.errors import TokenizerError
 
@@ -28,15 +29,6 @@ FILES = {"wordpiece": ("vocab.txt",), "bytes": ("vocab.json", "merges.txt")}
 _KIND = {kind.name: kind for kind in KINDS}
 # White space (Unicode's property White_Space), which the tokenizers library cuts off the ends of a vocab.txt's lines.
 _TRIMMED = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-# Languages of mBART (Liu et al. 2020) and those that mBART-50 (Tang et al. 2020) adds, in the order of their ids.
-_LANGUAGES = (
-    "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX "
-    "ro_RO ru_RU si_LK tr_TR vi_VN zh_CN"
-).split()
-_MORE_LANGUAGES = (
-    "af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN "
-    "te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
-).split()
 
 
 def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str, ...]:
@@ -132,14 +124,14 @@ def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokeni
 def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     model = spm.read_model(proto)
     kind = settings.kind or _guess_kind(model)
-    wanted = spm.BPE if kind.wrap == "bos eos" else spm.UNIGRAM
+    wanted = spm.BPE if kind.merges else spm.UNIGRAM
     if model.kind != wanted:
         names = {spm.BPE: "BPE", spm.UNIGRAM: "unigram"}
         raise TokenizerError(
             f"{settings.where}: a {kind.name} is a sentencepiece model of kind {names[wanted]}, but this one is of kind "
             f"{names.get(model.kind, model.kind)}."
         )
-    tokenizer = _merging(model, settings) if model.kind == spm.BPE else _unigram(model, kind, settings)
+    tokenizer = (_merging if kind.merges else _unigram)(model, kind, settings)
     # What no text may be: control pieces. What a text may say, but always as one token: user defined ones.
     tokenizer.add_tokens(
         [
@@ -148,8 +140,7 @@ def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
             if sort in (spm.CONTROL, spm.USER_DEFINED)
         ]
     )
-    if "language" in kind.wrap:
-        tokenizer.add_special_tokens([AddedToken(code, normalized=False) for code in _languages(kind)])
+    tokenizer.add_special_tokens([AddedToken(code, normalized=False) for code in kind.languages])
     if kind.wrap == "eos":
         sentinels = (f"<extra_id_{number}>" for number in itertools.count())
         for name in itertools.takewhile(lambda name: tokenizer.token_to_id(name) is not None, sentinels):
@@ -166,8 +157,11 @@ def _guess_kind(model: spm.SentencePieceModel) -> Kind:
     return _KIND["T5Tokenizer" if names[:2] == ["<pad>", "</s>"] else "XLMRobertaTokenizer"]
 
 
-def _languages(kind: Kind) -> list[str]:
-    return _LANGUAGES + (_MORE_LANGUAGES if kind.wrap == "language first" else [])
+def _fairseq(model: spm.SentencePieceModel, kind: Kind) -> list[tuple[str, float]]:
+    """Pieces as fairseq numbers them: <s> <pad> </s> <unk> where sentencepiece has <unk> <s> </s>; languages and a mask at the end."""
+    pieces = [(text, score) for text, score, _ in model.pieces[3:]]
+    own = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>", *kind.languages, "<mask>")]
+    return own[:4] + pieces + own[4:]
 
 
 def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
@@ -185,12 +179,14 @@ def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> T
             steps += [normalizers.NFKD(), normalizers.StripAccents()]
         if config.get("do_lower_case", True):
             steps.append(normalizers.Lowercase())
-    else:  # fairseq numbers <s> <pad> </s> <unk> where sentencepiece has <unk> <s> </s>
-        vocab = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")] + vocab[3:]
-        vocab += [(code, 0.0) for code in (_languages(kind) if "language" in kind.wrap else [])]
-        vocab.append(("<mask>", 0.0))
-        unknown = 3
-    tokenizer = Tokenizer(Unigram(vocab, unknown, model.byte_fallback))
+    else:
+        vocab, unknown = _fairseq(model, kind), 3
+    return _spaced(Tokenizer(Unigram(vocab, unknown, model.byte_fallback)), model, settings, steps)
+
+
+def _spaced(tokenizer: Tokenizer, model: spm.SentencePieceModel, settings: Settings, steps: Sequence = ()) -> Tokenizer:
+    """With a text normalised by `steps` and the model's own rules, runs of white space as one space, and a space before it."""
+    steps, config = list(steps), settings.config
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))
     if steps:
@@ -205,9 +201,10 @@ def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> T
     return tokenizer
 
 
-def _merging(model: spm.SentencePieceModel, settings: Settings) -> Tokenizer:
-    """Llama: merges in the order of their pieces' scores, bytes for what is not in the vocabulary."""
-    vocab = {text: number for number, (text, _, _) in enumerate(model.pieces)}
+def _merging(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
+    """Merges in the order of their pieces' scores; Llama has bytes for what is not in the vocabulary."""
+    names = [text for text, *_ in (_fairseq(model, kind) if kind.languages else model.pieces)]
+    vocab = {text: number for number, text in enumerate(names)}
     normal = {text: score for text, score, sort in model.pieces if sort == spm.NORMAL}
     merges = []
     for text, score in normal.items():
@@ -222,6 +219,8 @@ def _merging(model: spm.SentencePieceModel, settings: Settings) -> Tokenizer:
             byte_fallback=model.byte_fallback,
         )
     )
+    if kind.languages:
+        return _spaced(tokenizer, model, settings)
     prefix = settings.config.get("add_prefix_space")
     prefix = model.adds_prefix if prefix is None else bool(prefix)
     steps = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
@@ -242,12 +241,41 @@ def _fallback_decoder(strip: bool) -> decoders.Decoder:
     return decoders.Sequence(steps + [decoders.Strip(content=" ", left=1)] * strip)
 
 
-def wrap(tokenizer: Tokenizer, kind: Kind, settings: Settings, roles: Mapping[str, str]) -> None:
+def find_languages(
+    tokenizer: Tokenizer, kind: Kind | None, settings: Settings, roles: Mapping[str, str]
+) -> Languages | None:
+    """The languages of a tokenizer that has all its tokens, None if it marks no text with one.
+
+    Raises:
+      TokenizerError: the settings name one that it has not.
+    """
+    if kind is None or not kind.languages:
+        return None
+    added = sorted(tokenizer.get_added_tokens_decoder().items())
+    ids = {token.content: number for number, token in added if token.special and token.content not in roles.values()}
+    if not ids.keys() & set(kind.languages):
+        return None
+    config = settings.config
+    source = config.get("src_lang") or (kind.language if kind.language in ids else next(iter(ids)))
+    last = kind.wrap == "language last" or bool(config.get("legacy_behaviour"))
+    found = Languages(ids, source, config.get("tgt_lang") or "", last, kind.begins)
+    for key, code in (("src_lang", found.source), ("tgt_lang", found.target)):
+        if code and code not in ids:
+            known = " ".join(ids)
+            raise TokenizerError(
+                f"{settings.where}: {key} in tokenizer_config.json is {code!r}, which is none of {known}."
+            )
+    return found
+
+
+def wrap(
+    tokenizer: Tokenizer, kind: Kind, settings: Settings, roles: Mapping[str, str], languages: Languages | None
+) -> None:
     """Sets the special tokens that go around a text or a pair, as the kind's models were trained.
 
     Args:
       tokenizer: changed in place; has all its tokens.
-      kind, settings: of it.
+      kind, settings, languages: of it.
       roles: role -> token.
     """
 
@@ -270,11 +298,6 @@ def wrap(tokenizer: Tokenizer, kind: Kind, settings: Settings, roles: Mapping[st
             *ends, trims, bool(config.get("add_prefix_space", False))
         )
         return
-    language = config.get("src_lang") or "en_XX"
-    if "language" in kind.wrap and tokenizer.token_to_id(language) is None:
-        raise TokenizerError(
-            f"{settings.where}: src_lang in tokenizer_config.json is {language!r}, which is none of {' '.join(_languages(kind))}."
-        )
     start = "BOS " if bos and config.get("add_bos_token", vocabulary == "pieces") else ""
     end = " EOS" if eos and config.get("add_eos_token", False) else ""
     forms = {
@@ -285,10 +308,15 @@ def wrap(tokenizer: Tokenizer, kind: Kind, settings: Settings, roles: Mapping[st
         "language first": ("LANG $A EOS", "LANG $A $B EOS"),
         "bos eos": (f"{start}$A{end}", f"{start}$A{end} {start}$B{end}"),
     }
-    tokenizer.post_processor = template(*forms[kind.wrap], BOS=bos, EOS=eos, CLS=cls, SEP=sep, LANG=language)
+    form, language = kind.wrap, ""
+    if languages is not None:
+        form, language = f"language {'last' if languages.last else 'first'}", languages.source
+    tokenizer.post_processor = template(*forms[form], BOS=bos, EOS=eos, CLS=cls, SEP=sep, LANG=language)
 
 
-def follow_options(tokenizer: Tokenizer, settings: Settings, roles: Mapping[str, str]) -> None:
+def follow_options(
+    tokenizer: Tokenizer, settings: Settings, roles: Mapping[str, str], languages: Languages | None
+) -> None:
     """Makes a tokenizer from a tokenizer.json, in place, do as the tokenizer_config.json beside it says."""
     config, normalizer, splitter = settings.config, tokenizer.normalizer, tokenizer.pre_tokenizer
     if isinstance(normalizer, normalizers.BertNormalizer):
@@ -301,5 +329,6 @@ def follow_options(tokenizer: Tokenizer, settings: Settings, roles: Mapping[str,
     if isinstance(splitter, pre_tokenizers.ByteLevel) and config.get("add_prefix_space") is not None:
         splitter.add_prefix_space = bool(config["add_prefix_space"])
         tokenizer.pre_tokenizer = splitter
-    if settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys():
-        wrap(tokenizer, settings.kind, settings, roles)
+    ends = settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys()
+    if ends or languages is not None:  # whose code in the file is that of whoever saved it
+        wrap(tokenizer, settings.kind, settings, roles, languages)

@@ -19,6 +19,7 @@ import numpy as np
 import sentencepiece
 
 from lm_research.config import TokenizerConfig
+from lm_research.data.languages import Languages
 from lm_research.errors import TokenizerError
 
 # Role -> the names it goes by in published models, most telling first.
@@ -45,6 +46,7 @@ class TextTokenizer(Protocol):
       roles: role ("pad", "unk", "cls", "sep", "mask", "bos", "eos") -> id, of those that it has.
       size: number of ids; digest: SHA-256 of its content, in hexadecimal.
       files: name -> content of the files that must travel with a model; load_tokenizer opens a folder that holds them.
+      languages: those that it marks texts with; None if it marks none.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TextTokenizer(Protocol):
     size: int
     digest: str
     files: dict[str, bytes]
+    languages: Languages | None
 
     # Each raises a TokenizerError where a tokenizer has no such role.
     @property
@@ -84,6 +87,7 @@ class TextTokenizer(Protocol):
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]: ...
     def encode_words(self, words: Sequence[str]) -> list[list[int]]: ...
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
     def pieces(self, ids: Iterable[int]) -> list[str]: ...
     def save(self, path: pathlib.Path) -> None: ...
@@ -100,6 +104,8 @@ class Tokenizer:
       proto: the model file's bytes; digest: their SHA-256 in hexadecimal; files: {"tokenizer.model": proto}.
       name: where it comes from, for messages.
     """
+
+    languages: Languages | None = None
 
     def __init__(self, proto: bytes, name: str = "tokenizer.model") -> None:
         """Wraps a serialised sentencepiece model; raises RuntimeError when it is none."""
@@ -236,6 +242,10 @@ class Tokenizer:
         rows = self._encode(texts, "numpy")
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32, copy=False), lengths
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts to be written, which are those of texts to be read."""
+        return self.encode_batch(texts)
 
     def _encode(self, texts: Sequence[str], kind: type | str) -> list[Any]:
         """Ids of each text, as lists (int) or arrays ("numpy")."""

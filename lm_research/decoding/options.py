@@ -52,6 +52,8 @@ class Options:
       eos_token_id: one or several tokens that end a text. pad_token_id: fills rows up after it, and is not read in a
         decoder's input_ids without an attention mask, unless it ends texts too.
       bos_token_id: a prompt where none is given. decoder_start_token_id: the decoder's, of encoder-decoders.
+      src_lang, tgt_lang: of prompts and of what is written, codes such as ro_RO of a tokenizer that marks texts with their language
+        (mBART's, NLLB's, M2M-100's); where they are not given, what its files and the model's say.
       stop_strings: texts that end a row when they come up in it.
       return_dict_in_generate: return a GenerateOutput instead of its `sequences` (or texts).
       output_logprobs, top_logprobs: also return log-probabilities of new tokens, and of so many best ones (not with beams,
@@ -99,6 +101,8 @@ class Options:
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     decoder_start_token_id: int | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
     stop_strings: str | Sequence[str] | None = None
     return_dict_in_generate: bool = False
     output_logprobs: bool = False

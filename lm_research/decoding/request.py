@@ -11,6 +11,7 @@ import numpy as np
 
 from lm_research.data.framing import ids_within
 from lm_research.data.hf_tokenizer import with_special_tokens
+from lm_research.data.languages import spoken
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import TOKENS, Lengths, Options, make_filters, make_options, make_rules
@@ -40,9 +41,7 @@ class Request:
         self, lm: Any, arguments: Mapping[str, Any], inputs: Mapping[str, Any], texts: str | Sequence[str] | None
     ) -> None:
         self.engine, self.tokenizer, arch = engine_of(lm), lm.tokenizer, lm.definition.arch
-        self.options = options = with_ends(
-            make_options(arguments, getattr(lm, "generation_config", {}), dict(lm.config)), lm.tokenizer
-        )
+        self.options = options = settle(lm, arguments, texts is not None)
         _check_options(options, arguments, arch.vocab_size)
         given = _given(lm, inputs, texts, options)
         self.sources = sources = given if arch.encoder is not None else None
@@ -139,12 +138,31 @@ def beam_settings(options: Options, most: int) -> Settings:
 # --- what is given ----------------------------------------------------------------------------------------------------
 
 
-def with_ends(options: Options, tokenizer: Any) -> Options:
-    """Where the model's files name no end token, the tokenizer's."""
-    if options.eos_token_id is not None or tokenizer is None:
+def settle(lm: Any, given: Mapping[str, Any], texts: bool) -> Options:
+    """Options over those of the model's files, with the tokens that the tokenizer knows: the end, and the language to write in.
+
+    That language is tgt_lang; else what the files of the model name; else, of `texts`, what those of the tokenizer name: what goes
+    with token ids is up to the caller.
+
+    Raises:
+      UserError: as make_options; no such language.
+    """
+    tokenizer, generation = lm.tokenizer, getattr(lm, "generation_config", {})
+    options = make_options(given, generation, dict(lm.config))
+    if options.eos_token_id is None and tokenizer is not None:
+        end = next((tokenizer.roles[role] for role in ("eos", "sep") if role in tokenizer.roles), None)
+        options = dataclasses.replace(options, eos_token_id=end)
+    languages = getattr(tokenizer, "languages", None)  # any object that encodes and decodes may be a tokenizer here
+    for code in filter(None, (options.src_lang, options.tgt_lang)):
+        spoken(languages, code).id_of(code)
+    if languages is None or lm.definition.arch.encoder is None:
         return options
-    end = next((tokenizer.roles[role] for role in ("eos", "sep") if role in tokenizer.roles), None)
-    return dataclasses.replace(options, eos_token_id=end)
+    target = options.tgt_lang
+    if target is None and texts and not languages.named(dataclasses.asdict(options)):
+        target = languages.target
+    opening = languages.opening(target) if target else {}
+    fresh = {name: token for name, token in opening.items() if given.get(name) is None}
+    return dataclasses.replace(options, **fresh)
 
 
 def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> list[list[int]]:
@@ -166,7 +184,7 @@ def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> 
     texts = check_texts(texts)
     if lm.tokenizer is None:
         raise UserError("The model's directory has no tokenizer, so prompts can't be read. Give input_ids.")
-    rows = encode(lm.tokenizer, texts, for_encoder=lm.definition.arch.encoder is not None)
+    rows = encode(lm.tokenizer, texts, lm.definition.arch.encoder is not None, options.src_lang)
     if begin is None and not all(rows):
         raise UserError("A prompt is empty and the model names no bos_token_id to begin with. Give that, or a text.")
     return [row or [begin] for row in rows]
@@ -191,12 +209,17 @@ def check_texts(texts: Any) -> list[str]:
     return texts
 
 
-def encode(tokenizer: Any, texts: Sequence[str], for_encoder: bool = False) -> list[list[int]]:
-    """Texts with the special tokens that the tokenizer puts around them.
+def encode(
+    tokenizer: Any, texts: Sequence[str], for_encoder: bool = False, language: str | None = None
+) -> list[list[int]]:
+    """Texts with the special tokens that the tokenizer puts around them; those of a `language` where it is not the tokenizer's own.
 
     Those of plain ones begin with the separator of documents or, for encoders, end with the end token. What a tokenizer made for
     encoders puts around a text, a causal model has not learned with: it too reads the separator.
     """
+    if language is not None:
+        head, tail = tokenizer.languages.around(language, tokenizer.eos_id)
+        return [[*head, *ids_within(tokenizer, text), *tail] for text in texts]
     if callable(tokenizer) and (for_encoder or not parts_documents(tokenizer)):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
     rows = (ids_within(tokenizer, text) for text in texts)

@@ -26,7 +26,8 @@ from lm_research.training import native
 from lm_research.training.step import make_eval_step
 
 _OF_CLASSES = ("classification", "tagging")
-_REMEMBERED = ("source_prefix", "decoding", "decoder_start")  # how a run wrote its texts
+# How a run wrote its texts.
+_REMEMBERED = ("source_prefix", "decoding", "decoder_start", "source_language", "target_language")
 _LONGEST = 512  # tokens of a row where neither the run nor the model says
 
 

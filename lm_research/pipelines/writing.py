@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lm_research.data.chat_template import chat_ids
 from lm_research.decoding.options import NAMES
-from lm_research.decoding.request import encode
-from lm_research.errors import UserError, suggest
+from lm_research.decoding.request import encode, settle
 from lm_research.pipelines.base import Pipeline
 
 Message = dict[str, str]
@@ -75,7 +73,8 @@ class TextToText(Pipeline):
 
     Options: `prefix` before each text (by default the one that task_specific_params in config.json names for the task);
     `truncation=True` cuts texts at the model's length, which are refused otherwise; `src_lang` and `tgt_lang`, codes such as en_XX
-    of a tokenizer that marks texts with their language (mBART's); `stop_sequence`, `return_tensors` (the decoder's tokens) and
+    of a tokenizer that marks texts with their language (mBART's, NLLB's), as the task's name (translation_en_XX_to_ro_RO) or the files
+    say where they are not given; `stop_sequence`, `return_tensors` (the decoder's tokens) and
     `return_text` as of text-generation; and every argument of `lm.generate`. An answer is a list of {"generated_text"},
     {"summary_text"} or {"translation_text"}, with return_tensors {"generated_token_ids"} and so on. As in Hugging Face's pipeline, those to
     a list of texts are no lists themselves where there is one sequence for each.
@@ -109,11 +108,14 @@ class TextToText(Pipeline):
         usual = {name: own[name] for name in known if name in own}
         texts, cut = [prefix + text for text in batch], truncation not in (False, "do_not_truncate")
         given = {"prompts": texts}
-        if cut or src_lang is not None:
-            given = {"input_ids": [self._read(text, cut, src_lang) for text in texts]}
-        if tgt_lang is not None:
-            usual |= self._writing_in(tgt_lang)
-        options = usual | _stopping(options, stop_sequence)
+        source, target = self._named()
+        options = (
+            usual | {"src_lang": src_lang or source, "tgt_lang": tgt_lang or target} | _stopping(options, stop_sequence)
+        )
+        if cut and self.longest:
+            settled = settle(self.lm, options, texts=True)
+            given = {"input_ids": self._cut(texts, settled.src_lang)}
+            options |= {name: getattr(settled, name) for name in ("decoder_start_token_id", "forced_bos_token_id")}
         output = self.lm.generate(**given, return_dict_in_generate=True, **options)
         copies = len(output.texts) // len(batch)
         begun = output.sequences.shape[1] - max(map(len, output.new_tokens))  # tokens that the decoder was given
@@ -125,45 +127,26 @@ class TextToText(Pipeline):
             else:
                 yield [{f"{self.key}_text": output.texts[one]} for one in rows]
 
-    def _read(self, text: str, cut: bool, language: str | None) -> list[int]:
-        """Tokens of a text for the encoder."""
-        tokenizer = self.lm.tokenizer
-        (ids,) = encode(tokenizer, [text], for_encoder=True)
-        if cut and 0 < self.longest < len(ids):
-            if callable(tokenizer):
-                ids = tokenizer(text, truncation=True, max_length=self.longest)["input_ids"][0].tolist()
+    def _cut(self, texts: Sequence[str], language: str | None) -> list[list[int]]:
+        """Tokens of texts for the encoder, at most as many as it reads."""
+        rows = encode(self.tokenizer, texts, True, language)
+        head, tail = self.tokenizer.languages.around(language, self.tokenizer.eos_id) if language else ((), ())
+        for number, ids in enumerate(rows):
+            if len(ids) <= self.longest:
+                continue
+            if callable(self.tokenizer):
+                cut = self.tokenizer(texts[number], truncation=True, max_length=self.longest)["input_ids"][0].tolist()
+                rows[number] = [*head, *cut[len(head) : len(cut) - len(tail)], *tail]
             else:
-                ids = [*ids[: self.longest - 1], ids[-1]]
-        if language is None:
-            return ids
-        usual, last = self._usual_language(language)
-        place = len(ids) - 1 if last else 0
-        assert ids[place] == usual, "the language stands at an end of each text"
-        return [*ids[:place], self.tokenizer.token_id(language), *ids[place + 1 :]]
+                rows[number] = [*ids[: self.longest - 1], ids[-1]]
+        return rows
 
-    def _writing_in(self, language: str) -> dict[str, Any]:
-        """Options of a text in a language: where it stands at the end of a source, decoders begin with it, else it comes next."""
-        _, last = self._usual_language(language)
-        return {"decoder_start_token_id" if last else "forced_bos_token_id": self.tokenizer.token_id(language)}
-
-    def _usual_language(self, language: str) -> tuple[int, bool]:
-        """The language that the tokenizer marks texts with by itself, and whether it stands at their end.
-
-        Raises:
-          UserError: the tokenizer does no such thing, or knows no `language`.
-        """
-        around = np.asarray(self.tokenizer("")["input_ids"])[0].tolist()
-        marks = [token for token in around if token not in self.tokenizer.roles.values()]
-        if len(marks) != 1 or len(around) < 2:
-            raise UserError(
-                f"{self.task} was given a language ({language}), but this model's tokenizer marks no text with its language: leave "
-                "out src_lang and tgt_lang."
-            )
-        special = set(self.tokenizer.special_ids.tolist()) - set(self.tokenizer.roles.values())
-        if self.tokenizer.token_id(language) not in special:
-            codes = filter(None, map(self.tokenizer.backend.id_to_token, special))
-            raise UserError(f"This model's tokenizer has no language {language!r}. {suggest(language, codes)}")
-        return marks[0], around[-1] == marks[0]
+    def _named(self) -> tuple[str | None, ...]:
+        """Languages of a task translation_XX_to_YY, None where the tokenizer knows no such ones."""
+        found = re.fullmatch("translation_(.+)_to_(.+)", self.task)
+        languages = self.tokenizer.languages
+        known = found and languages and set(found.groups()) <= languages.ids.keys()
+        return found.groups() if known else (None, None)
 
 
 def _stopping(options: dict[str, Any], stop_sequence: str | Sequence[str] | None) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.decoding.options import Lengths, Options, make_options, make_rules
+from lm_research.decoding.options import Lengths, Options, make_rules
 from lm_research.decoding.prompts import names
-from lm_research.decoding.request import encode, engine_of, with_ends
+from lm_research.decoding.request import encode, engine_of, settle
 from lm_research.decoding.streaming import TextStream
 from lm_research.errors import UserError
 from lm_research.serving.slots import NEUTRAL, PENALTIES, Slots
@@ -163,13 +163,13 @@ class Batcher:
 
     def options(self, given: Mapping[str, Any]) -> Options:
         """Options of a request over the model's own; raises a UserError for values that can't be."""
-        options = make_options(self.arguments(given), self.lm.generation_config, self.lm.config.to_dict())
-        return with_ends(options, self.lm.tokenizer)
+        return settle(self.lm, self.arguments(given), texts=True)
 
     def prompt(self, text: str | list[int], options: Options) -> tuple[list[int], list[int] | None]:
         """(tokens, source) of a prompt; raises a UserError if the model can't read it."""
         arch = self.lm.definition.arch
-        ids = encode(self.lm.tokenizer, [text], arch.encoder is not None)[0] if isinstance(text, str) else text
+        reads = lambda: encode(self.lm.tokenizer, [text], arch.encoder is not None, options.src_lang)[0]  # noqa: E731
+        ids = reads() if isinstance(text, str) else text
         begin = next((one for one in (options.bos_token_id, *options.ends) if one is not None), None)
         ids = ids or ([] if begin is None else [begin])
         size = (arch.encoder or arch).vocab_size

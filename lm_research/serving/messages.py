@@ -21,6 +21,7 @@ _SHARED = {  # field -> type; None is always taken as not given
     "top_k": int, "min_p": _NUMBER, "typical_p": _NUMBER, "epsilon_cutoff": _NUMBER, "repetition_penalty": _NUMBER,
     "min_tokens": int, "num_beams": int, "num_beam_groups": int, "diversity_penalty": _NUMBER, "length_penalty": _NUMBER,
     "early_stopping": (bool, str), "force_words_ids": list, "no_repeat_ngram_size": int, "bad_words_ids": list,
+    "src_lang": str, "tgt_lang": str,
 }  # fmt: skip
 COMPLETION = _SHARED | {"prompt": (str, list), "logprobs": int, "echo": bool, "best_of": int}
 CHAT = _SHARED | {"messages": list, "max_completion_tokens": int, "logprobs": bool, "top_logprobs": int}

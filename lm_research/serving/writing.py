@@ -76,6 +76,8 @@ class Writing:
                 arguments["sequence_bias"] = {(token,): value for token, value in order.bias.items()}
         self._check_tokens(order)
         options = batcher.options(arguments)
+        # A language's tokens, which `generate` would not find out for token ids.
+        arguments |= {name: getattr(options, name) for name in ("decoder_start_token_id", "forced_bos_token_id")}
         deadline = time.monotonic() + batcher.max_seconds
         writers: list[Writer] = []
         for prompt in order.prompts:

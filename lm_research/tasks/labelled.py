@@ -87,6 +87,10 @@ class Reader(Protocol):
         """The texts of a record that a tokenizer may be trained on."""
         ...
 
+    def prepared(self, tokenizer: TextTokenizer) -> TextTokenizer:
+        """The tokenizer as the task wants it."""
+        return tokenizer
+
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
         """The rows of records."""
         ...
@@ -145,7 +149,7 @@ def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Ca
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
+    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config, reader), build)
     return read_labelled(folder)
 
 
@@ -178,10 +182,10 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
     )
 
 
-def _key(config: Config) -> str:
+def _key(config: Config, reader: Reader) -> str:
     task, tokenizer = config.task, config.tokenizer
     if tokenizer.path:
-        vocabulary: list[object] = [load_tokenizer(tokenizer.path).digest]
+        vocabulary: list[object] = [reader.prepared(load_tokenizer(tokenizer.path)).digest]
     else:
         vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
     facts = lambda source: fingerprint(source, config.data)  # noqa: E731
@@ -203,6 +207,8 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
     if not task.validation:
         parts |= _hold_out(parts["train"], config)
     tokenizer = _make_tokenizer(config, (text for record in parts["train"] for text in reader.texts(record)), folder)
+    reader.prepared(tokenizer).save_files(folder)
+    tokenizer = load_tokenizer(folder)
     (folder / "labels.json").write_text(json.dumps(names) + "\n")
     for part, records in parts.items():
         rows = [
@@ -269,8 +275,7 @@ def _make_tokenizer(config: Config, texts: Iterator[str], folder: pathlib.Path) 
         tokenizer = train_tokenizer(texts, config.tokenizer)
     else:
         tokenizer = Tokenizer.train(texts, config.tokenizer, folder / "tokenizer.model")
-    tokenizer.save_files(folder)
-    return load_tokenizer(folder)
+    return tokenizer
 
 
 def encode_texts(

@@ -2,7 +2,7 @@
 
 Encoder-decoders learn the target's tokens given the source, as in objectives/seq2seq.py, whose rows and loss these are. Sources are
 read with the special tokens that the model's tokenizer puts around a text, after task.source_prefix if there is one; targets end with the
-end token. Texts that are too long for data.max_length and objective.target_length are cut at the end; the log counts them.
+end token. Where a tokenizer marks texts with their language, each side has its own (task.source_language, task.target_language). Texts that are too long for data.max_length and objective.target_length are cut at the end; the log counts them.
 
 Held-out sources are decoded as task.generate says and scored by text_metrics.py.
 
@@ -22,11 +22,12 @@ import numpy as np
 from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.framing import frame_of, target_frame
+from lm_research.data.hf_tokenizer import in_languages
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.decoding.in_step import plain_prompts
 from lm_research.decoding.prompts import Prompts
-from lm_research.errors import ConfigError, DataError
+from lm_research.errors import ConfigError, DataError, TokenizerError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import FAMILIES
 from lm_research.objectives.base import Batch, Sums
@@ -36,7 +37,7 @@ from lm_research.tasks import text_metrics
 from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
-from lm_research.tasks.writing import WritingTask
+from lm_research.tasks.writing import WritingTask, origin_settings
 
 _LEAST = 8  # tokens of a row, of which some are special
 _PIPELINES = ("text2text-generation", "summarization", "translation")
@@ -67,6 +68,34 @@ class PairReader(Reader):
         task = self.config.task
         return bool(record.text(task.text_key, "text_key").strip() and record.text(task.label_key, "label_key").strip())
 
+    def prepared(self, tokenizer: TextTokenizer) -> TextTokenizer:
+        """With the languages of the task: those that its keys, the tokenizer's files or those of the model name.
+
+        Raises:
+          ConfigError: the tokenizer has no such language, or nothing tells what is written.
+        """
+        task, languages = self.config.task, tokenizer.languages
+        start = "" if languages is None else languages.code_of(tokenizer.token_id(task.decoder_start))
+        if start and task.target_language not in ("", start):
+            raise ConfigError(
+                f"config.task.decoder_start={task.decoder_start!r} and config.task.target_language={task.target_language!r} are two "
+                "languages. Leave out the first."
+            )
+        target = task.target_language or start
+        if languages is not None and not (target or languages.target):
+            target = languages.named(origin_settings(self.config.train.init_from))
+            if not target:
+                raise ConfigError(
+                    f"{tokenizer.name} marks texts with their language, and no file says which one is to be written. Name it in "
+                    f"config.task.target_language, and that of sources ({languages.source}) in config.task.source_language. "
+                    f"Valid: {', '.join(languages.ids)}."
+                )
+        try:
+            return in_languages(tokenizer, task.source_language, target)
+        except TokenizerError as error:
+            keys = f"source_language={task.source_language!r}, config.task.target_language={target!r}"
+            raise ConfigError(f"config.task.{keys}: {error}") from error
+
     def texts(self, record: Record) -> list[str]:
         source, target = self.pair(record)
         return [self.config.task.source_prefix + source, target]
@@ -77,7 +106,8 @@ class PairReader(Reader):
 
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
         """Both sides whole and without special tokens; one that the tokenizer makes nothing of is its unknown token."""
-        sides = [tokenizer.encode_batch(texts) for texts in zip(*map(self.texts, records), strict=True)]
+        sources, targets = zip(*map(self.texts, records), strict=True)
+        sides = tokenizer.encode_batch(sources), tokenizer.encode_targets(targets)
         for source, target in zip(*sides, strict=True):
             source, target = source or [tokenizer.unk_id], target or [tokenizer.unk_id]
             yield Row(np.array(source + target, np.int32), 0, 0, cuts=(len(source),))
@@ -160,17 +190,24 @@ class Seq2Seq(SourceToTarget, WritingTask):
 
     def __init__(self, config: Config, corpus: Labelled) -> None:
         super().__init__(config, corpus)
-        self.start = self._start()
-        self.options = dataclasses.replace(self.options, decoder_start_token_id=self.start)
+        languages = self.tokenizer.languages
+        opening = languages.opening(languages.writes) if languages else {}
+        self.start = self._start(opening.get("decoder_start_token_id"))
+        self.options = dataclasses.replace(self.options, **opening | {"decoder_start_token_id": self.start})
 
     @property
     def most(self) -> int:
         return rooms(self.config)[1]
 
-    def _start(self) -> int:
-        """The token that targets begin with: as task.decoder_start says, or the files of the model, or the objective's rule."""
+    def _start(self, language: int | None) -> int:
+        """The token that targets begin with: as task.decoder_start says, their language where decoders begin with it, or as the files of
+        the model say, or the objective's rule.
+        """
         token, known = self.config.task.decoder_start, self.origin.get("decoder_start_token_id")
-        if token:
+        around = self.origin and getattr(FAMILIES[self.origin["family"]], "SHIFTS_AROUND", False)
+        if token and (
+            self.tokenizer.languages is None or not self.tokenizer.languages.code_of(self.tokenizer.token_id(token))
+        ):
             number = self.tokenizer.token_id(token)
             if number is None:
                 raise ConfigError(
@@ -178,11 +215,15 @@ class Seq2Seq(SourceToTarget, WritingTask):
                 )
             return number
         role = self.config.objective.decoder_start
+        if role == "auto" and language is not None:
+            return language
+        if role == "auto" and around and self.tokenizer.languages is not None:
+            return target_frame(self.tokenizer).tail[-1]
         if role == "auto" and "start_role" in self.origin:
             return getattr(self.tokenizer, f"{self.origin['start_role']}_id")
         if role == "auto" and known is not None:
             return int(known)
-        if self.origin and getattr(FAMILIES[self.origin["family"]], "SHIFTS_AROUND", False):
+        if around:
             raise ConfigError(
                 f"{self.config.train.init_from} begins texts with the token of their language, and its files do not say which. Name it, "
                 "for example --config.task.decoder_start=ro_RO."

@@ -10,9 +10,11 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data"))
 
 import tiny
 import toys
+from language_folders import open_family
 from serving_clients import Running
 
 from lm_research.config import ModelConfig
@@ -65,3 +67,31 @@ def test_sources_are_not_mixed_up(lm: LanguageModel) -> None:
     batcher.close()
     assert [texts[text] for text in prompts] == lm.generate(prompts=prompts, max_new_tokens=8)
     assert len(set(texts.values())) > 1
+
+
+@pytest.mark.parametrize("family", ["MBart", "MBart50"])
+def test_texts_are_in_the_languages_of_the_files_or_the_request(family: str, tmp_path: pathlib.Path) -> None:
+    """In slots and alone, as `generate` writes them."""
+    tokenizer, golden = open_family(tmp_path, family)
+    definition = define_model(ModelConfig(family="mbart", **SHAPE), tokenizer.size)
+    params = tiny.random_params(definition, 2, 0.6)  # a seed that writes words
+    lm = LanguageModel(definition, params, "mbart", {"decoder_start_token_id": 2, "eos_token_id": 2}, tokenizer)
+    running, german = Running(make_app(lm, "toy", Limits(slots=2, length=24, max_tokens=6))), {"tgt_lang": "de_DE"}
+    try:
+        body, lengths = (
+            {"prompt": "light", "max_tokens": 6, "min_tokens": 6, "temperature": 0},
+            {"max_new_tokens": 6, "min_new_tokens": 6},
+        )
+        texts = {}
+        for more in ({}, {"num_beams": 2}, german, german | {"src_lang": "fr_XX"}):
+            texts[tuple(more)] = running.post("/v1/completions", body | more).json()["choices"][0]["text"]
+            assert [texts[tuple(more)]] == lm.generate(prompts=["light"], **lengths, **more), more
+        refused = running.post("/v1/completions", body | {"tgt_lang": "de"})
+    finally:
+        running.stop()
+    assert len(set(texts.values())) > 2 and refused.status_code == 400 and "Valid: de_DE" in refused.text
+    forced = {"decoder_start_token_id" if family == "MBart" else "forced_bos_token_id": golden["code"]}
+    assert (
+        texts[()]
+        == lm.generate(input_ids=golden["input_ids"][2:], **lengths, return_dict_in_generate=True, **forced).texts[0]
+    )

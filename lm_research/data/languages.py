@@ -1,0 +1,106 @@
+"""Languages of texts, where a tokenizer marks texts with them: mBART, mBART-50, NLLB and M2M-100.
+
+What is read carries the code of its language, and what is written that of its own, so a tokenizer has two forms of a text. Codes go by
+transformers' names: src_lang and tgt_lang of tokenizer_config.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from lm_research.errors import TokenizerError, suggest
+
+# Codes in the order of their ids: of mBART (Liu et al. 2020), those that mBART-50 (Tang et al. 2020) adds, of NLLB (NLLB Team 2022),
+# of M2M-100 (Fan et al. 2020) and of the models of Facebook's WMT 2021 entry (Tran et al. 2021).
+MBART = """
+ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX
+ro_RO ru_RU si_LK tr_TR vi_VN zh_CN
+""".split()
+MBART_50 = (
+    MBART
+    + """
+af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN
+te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI
+""".split()
+)
+NLLB = """
+ace_Arab ace_Latn acm_Arab acq_Arab aeb_Arab afr_Latn ajp_Arab aka_Latn amh_Ethi apc_Arab arb_Arab ars_Arab ary_Arab
+arz_Arab asm_Beng ast_Latn awa_Deva ayr_Latn azb_Arab azj_Latn bak_Cyrl bam_Latn ban_Latn bel_Cyrl bem_Latn ben_Beng
+bho_Deva bjn_Arab bjn_Latn bod_Tibt bos_Latn bug_Latn bul_Cyrl cat_Latn ceb_Latn ces_Latn cjk_Latn ckb_Arab crh_Latn
+cym_Latn dan_Latn deu_Latn dik_Latn dyu_Latn dzo_Tibt ell_Grek eng_Latn epo_Latn est_Latn eus_Latn ewe_Latn fao_Latn
+pes_Arab fij_Latn fin_Latn fon_Latn fra_Latn fur_Latn fuv_Latn gla_Latn gle_Latn glg_Latn grn_Latn guj_Gujr hat_Latn
+hau_Latn heb_Hebr hin_Deva hne_Deva hrv_Latn hun_Latn hye_Armn ibo_Latn ilo_Latn ind_Latn isl_Latn ita_Latn jav_Latn
+jpn_Jpan kab_Latn kac_Latn kam_Latn kan_Knda kas_Arab kas_Deva kat_Geor knc_Arab knc_Latn kaz_Cyrl kbp_Latn kea_Latn
+khm_Khmr kik_Latn kin_Latn kir_Cyrl kmb_Latn kon_Latn kor_Hang kmr_Latn lao_Laoo lvs_Latn lij_Latn lim_Latn lin_Latn
+lit_Latn lmo_Latn ltg_Latn ltz_Latn lua_Latn lug_Latn luo_Latn lus_Latn mag_Deva mai_Deva mal_Mlym mar_Deva min_Latn
+mkd_Cyrl plt_Latn mlt_Latn mni_Beng khk_Cyrl mos_Latn mri_Latn zsm_Latn mya_Mymr nld_Latn nno_Latn nob_Latn npi_Deva
+nso_Latn nus_Latn nya_Latn oci_Latn gaz_Latn ory_Orya pag_Latn pan_Guru pap_Latn pol_Latn por_Latn prs_Arab pbt_Arab
+quy_Latn ron_Latn run_Latn rus_Cyrl sag_Latn san_Deva sat_Beng scn_Latn shn_Mymr sin_Sinh slk_Latn slv_Latn smo_Latn
+sna_Latn snd_Arab som_Latn sot_Latn spa_Latn als_Latn srd_Latn srp_Cyrl ssw_Latn sun_Latn swe_Latn swh_Latn szl_Latn
+tam_Taml tat_Cyrl tel_Telu tgk_Cyrl tgl_Latn tha_Thai tir_Ethi taq_Latn taq_Tfng tpi_Latn tsn_Latn tso_Latn tuk_Latn
+tum_Latn tur_Latn twi_Latn tzm_Tfng uig_Arab ukr_Cyrl umb_Latn urd_Arab uzn_Latn vec_Latn vie_Latn war_Latn wol_Latn
+xho_Latn ydd_Hebr yor_Latn yue_Hant zho_Hans zho_Hant zul_Latn
+""".split()
+M2M_100 = """
+af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht hu hy id ig
+ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl
+so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu
+""".split()
+WMT_21 = "en ha is ja cs ru zh de".split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Languages:
+    """The languages of a tokenizer.
+
+    Attributes:
+      ids: code -> id of the token that stands for it.
+      source: code of what is read; target: of what is written, "" where the files do not say.
+      last: a code stands behind a text and its end token, not before it.
+      begins: a decoder begins with the code of its text in place of a start token (mBART); else it is the first token written.
+    """
+
+    ids: Mapping[str, int]
+    source: str
+    target: str
+    last: bool
+    begins: bool
+
+    @property
+    def writes(self) -> str:
+        """The code of what is written: where none is named that of what is read, as transformers has it."""
+        return self.target or self.source
+
+    def id_of(self, code: str) -> int:
+        """Id of a language; raises a TokenizerError if there is no such one."""
+        if code not in self.ids:
+            alike = [one for one in self.ids if one[:2].lower() == code[:2].lower()]
+            raise TokenizerError(f"This model's tokenizer has no language {code!r}. {suggest(code, alike or self.ids)}")
+        return self.ids[code]
+
+    def code_of(self, token: int | None) -> str:
+        """The language that a token stands for, "" for others."""
+        return next((code for code, number in self.ids.items() if number == token), "")
+
+    def around(self, code: str, end: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids before and after a text in a language; `end` is the end token."""
+        return ((), (end, self.id_of(code))) if self.last else ((self.id_of(code),), (end,))
+
+    def opening(self, code: str) -> dict[str, int]:
+        """How a decoder is made to write in a language, as an argument of `generate`."""
+        return {"decoder_start_token_id" if self.begins else "forced_bos_token_id": self.id_of(code)}
+
+    def named(self, settings: Mapping[str, object]) -> str:
+        """The language that such an argument in a model's files names, "" if it names none."""
+        token = settings.get("decoder_start_token_id" if self.begins else "forced_bos_token_id")
+        return self.code_of(token) if isinstance(token, int) else ""
+
+
+def spoken(languages: Languages | None, asked: str) -> Languages:
+    """Those of a tokenizer of which `asked` is wanted; raises a TokenizerError if it has none."""
+    if languages is None:
+        raise TokenizerError(
+            f"A language was given ({asked}), but this model's tokenizer marks no text with its language: leave it out."
+        )
+    return languages
