@@ -7,6 +7,9 @@ are asserts; they keep their traceback and end with exit code 1.
 from __future__ import annotations
 
 import difflib
+import os
+import pathlib
+import re
 from collections.abc import Iterable
 
 # Exit codes of every verb.
@@ -47,6 +50,35 @@ class PretrainedError(UserError):
 
 class NonFiniteLoss(Exception):
     """The loss or its gradient became NaN or infinite; the state before that update is kept."""
+
+
+def not_downloaded(path: str | os.PathLike) -> str:
+    """Closing sentences for a directory that does not exist and could be a name on the Hugging Face hub; "" where it could not."""
+    found = re.fullmatch(r"(?:https?:/+huggingface\.co/|hf:/+)?((?:[\w.-]+/)?[\w-][\w.-]*)/?", str(path))
+    name = found[1] if found else ""
+    parent = pathlib.Path(name).parent
+    if not name or name.startswith(".") or (parent != pathlib.Path(".") and parent.is_dir()):
+        return ""
+    cached = _in_hub_cache(name)
+    if cached:
+        return (
+            f" Nothing is downloaded, but the cache of the Hugging Face hub on this machine has {name}: give {cached}"
+        )
+    folder = name.rpartition("/")[2]
+    return (
+        f" Nothing is downloaded: if {name} is a model on the Hugging Face hub, get it with `hf download {name} --local-dir {folder}` "
+        f"(or huggingface_hub.snapshot_download({name!r}, local_dir={folder!r})) and give that directory."
+    )
+
+
+def _in_hub_cache(name: str) -> pathlib.Path | None:
+    """The newest snapshot with a config.json that huggingface_hub keeps of a model, the one of its main branch first."""
+    home = pathlib.Path(os.environ.get("HF_HOME") or pathlib.Path.home() / ".cache" / "huggingface")
+    cache = pathlib.Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{name.replace('/', '--')}"
+    main = cache / "refs" / "main"
+    commit = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    snapshots = [path.parent for path in cache.glob("snapshots/*/*config.json")]
+    return max(snapshots, key=lambda path: (path.name == commit, path.stat().st_mtime), default=None)
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:

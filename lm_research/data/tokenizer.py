@@ -20,7 +20,7 @@ import sentencepiece
 
 from lm_research.config import TokenizerConfig
 from lm_research.data.languages import Languages
-from lm_research.errors import TokenizerError
+from lm_research.errors import TokenizerError, not_downloaded
 
 # Role -> the names it goes by in published models, most telling first.
 ROLES = {
@@ -146,9 +146,10 @@ class Tokenizer:
         path = pathlib.Path(path)
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
+            more = "" if path.exists() or path.suffix in (".model", ".json") else not_downloaded(path)
             raise TokenizerError(
                 f"The tokenizer {path} {what}. Give the path of a sentencepiece .model file in config.tokenizer.path, "
-                "or leave that key empty to train a tokenizer on the corpus."
+                f"or leave that key empty to train a tokenizer on the corpus.{more}"
             )
         return cls.parse(path.read_bytes(), str(path))
 

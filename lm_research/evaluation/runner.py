@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 
 from lm_research.config import MeshConfig, resolve
-from lm_research.errors import DataError, UserError
+from lm_research.errors import DataError, UserError, not_downloaded
 from lm_research.evaluation.labelled import LabelledJudge
 from lm_research.evaluation.language_modelling import LanguageJudge
 from lm_research.evaluation.minimal_pairs import PairsJudge
@@ -174,7 +174,9 @@ def _files(model: str) -> list[Any]:
     """Names, sizes and times of a model's files, which tell whether it has changed."""
     path = pathlib.Path(model)
     if not path.is_dir():
-        raise DataError(f"--model={model} is no directory. Give that of a fine-tuned run, or of a model.")
+        raise DataError(
+            f"--model={model} is no directory. Give that of a fine-tuned run, or of a model.{not_downloaded(model)}"
+        )
     found = sorted(file for pattern in ("*", "model/*", "checkpoints/*", "params/*") for file in path.glob(pattern))
     kept = [file for file in found if file.suffix in (".safetensors", ".bin", ".msgpack", ".json") or file.is_dir()]
     return [

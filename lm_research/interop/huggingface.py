@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lm_research.errors import PretrainedError, suggest
+from lm_research.errors import PretrainedError, not_downloaded, suggest
 from lm_research.interop import peft, zero_biases
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
@@ -88,7 +88,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     if not directory.is_dir():
         what = "is a file" if directory.exists() else "does not exist"
         raise PretrainedError(
-            f"The model directory {directory} {what}. Give the path of a directory with a config.json."
+            f"The model directory {directory} {what}. Give the path of a directory with a config.json.{not_downloaded(directory)}"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

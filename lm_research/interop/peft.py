@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.errors import PretrainedError
+from lm_research.errors import PretrainedError, not_downloaded
 from lm_research.interop.safetensors_file import read_safetensors
 from lm_research.interop.stored import StoredTensor
 from lm_research.interop.tensor_files import TensorSource
@@ -47,6 +47,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise PretrainedError(
             f"{path} cannot be read as the config of a peft adapter ({error}). Give an adapter's directory."
+            f"{'' if directory.exists() else not_downloaded(directory)}"
         ) from error
     if kind != "LORA" or not isinstance(config.get("lora_alpha"), int | float):
         raise PretrainedError(
@@ -67,7 +68,7 @@ def base_of(directory: pathlib.Path) -> pathlib.Path:
         raise PretrainedError(
             f"{directory / CONFIG} says that the adapter belongs to {name!r}, which is no directory here. Name the base's directory as the "
             f"model and this one as the adapter: from_pretrained(BASE, adapter={str(directory)!r}) or convert --source BASE --adapter "
-            f"{directory}."
+            f"{directory}.{not_downloaded(name) if name else ''}"
         )
     return pathlib.Path(name)
 
