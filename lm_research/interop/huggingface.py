@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm_research.errors import PretrainedError, not_downloaded, suggest
-from lm_research.interop import peft, zero_biases
+from lm_research.interop import peft, quantised, tied_tables, zero_biases
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models.architecture import Architecture
@@ -45,6 +45,7 @@ class Pretrained:
       config: config.json, with the head that was asked for.
       source: its weight files.
       files: the folder with the tokenizer.
+      untied: pairs of tensors that config.json ties, but whose values differ.
     """
 
     definition: ModelDefinition
@@ -52,6 +53,7 @@ class Pretrained:
     config: dict[str, Any]
     source: TensorSource
     files: pathlib.Path
+    untied: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +62,16 @@ class Report:
 
     new: our parameters that the file does not have (freshly initialised). reshaped: those that it has in another
     shape (initialised too). unused: the file's tensors that the model does not have. kept: tensors that no
-    computation reads, but that the format has beside one that is read; they are written back as they were.
+    computation reads, but that the format has beside one that is read; they are written back as they were. untied: pairs
+    of tensors that config.json ties and that differ; both are used. passed_over: the same, where the second is used alone.
     """
 
     new: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     kept: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    untied: tuple[tuple[str, str], ...] = ()
+    passed_over: tuple[tuple[str, str], ...] = ()
 
     def lines(self) -> list[str]:
         """Sentences to log; empty if all fitted."""
@@ -74,6 +79,14 @@ class Report:
             ("initialised, because the files do not have them", self.new),
             ("initialised, because the files have them in another shape", self.reshaped),
             ("not used by this model", self.unused),
+            (
+                "tied by config.json, but with different values in the files, so that each is used for itself",
+                [f"{one} and {other}" for one, other in self.untied],
+            ),
+            (
+                "not used, because another tensor of other values is what is used in its place",
+                [f"{one} ({other} is used)" for one, other in self.passed_over],
+            ),
         )
         return [f"{what}: {', '.join(names)}" for what, names in parts if names]
 
@@ -132,14 +145,15 @@ def inspect(
             f"{directory / 'config.json'}: model_type is {kind!r}, which is not supported. Supported: {known}."
         )
     family = FAMILIES[types[kind]]
+    quantised.check_config(directory / "config.json", config)
     source = open_tensors(directory)
+    quantised.check_tensors(directory, {name: source.dtype(name) for name in source.names})
     if adapter is not None:
-        source = peft.AdaptedSource(source, adapter)
+        arch = _architecture(directory, family, config, source)
+        ties = tied_tables.members(source, family, arch, DEFAULT_HEADS[arch.kind])
+        source = peft.AdaptedSource(source, adapter, ties)
         head = head or source.head
-    try:
-        arch = family.from_hf(config, set(source.names))
-    except PretrainedError as error:
-        raise PretrainedError(f"{directory}: {error}") from error
+    arch = _architecture(directory, family, config, source)
     encoder_only, name = False, head
     if head is None:
         encoder_only, name = _named_head(config, kind, family, arch.kind)
@@ -148,6 +162,10 @@ def inspect(
     elif head in ("token_classification", "masked_lm") and arch.encoder is not None:
         encoder_only = True
     _check_head(name, kind, arch.kind, encoder_only)
+    arch, untied = tied_tables.fit(source, family, arch, name)
+    if untied:
+        flags = getattr(family, "TIE_FLAGS", tied_tables.FLAGS)
+        config |= {key: value for key, value in family.to_hf(arch).items() if key in flags}
     arch = arch.encoder if encoder_only else arch
     labels = num_labels or len(config.get("id2label") or {}) or config.get("num_labels") or 2
     if name == "classification":
@@ -165,7 +183,16 @@ def inspect(
     definition = definition if spec == definition.head else define(arch, spec)
     if head is not None or num_labels is not None:
         config = hf_config(definition, types[kind], config)
-    return Pretrained(definition, types[kind], config, source, directory)
+    return Pretrained(definition, types[kind], config, source, directory, untied)
+
+
+def _architecture(
+    directory: pathlib.Path, family: ModuleType, config: Mapping[str, Any], source: TensorSource
+) -> Architecture:
+    try:
+        return family.from_hf(config, set(source.names))
+    except PretrainedError as error:
+        raise PretrainedError(f"{directory}: {error}") from error
 
 
 def _with_problem_type(config: dict[str, Any], labels: int, changed: bool, directory: pathlib.Path) -> dict[str, Any]:
@@ -228,19 +255,12 @@ class _Reader:
 
     def __init__(self, source: TensorSource, family: ModuleType, definition: ModelDefinition) -> None:
         self.source, self.definition = source, definition
-        of = lambda head: family.prefix(definition.arch, head)  # noqa: E731
-        self.prefixes = tuple(dict.fromkeys((of(definition.head.name), "", *map(of, HEADS))))
+        self.names = tied_tables.Names(source, family, definition.arch, definition.head.name)
         self.shapes = flatten(definition.shapes)
         self.weights = weights_of(family, definition)
-        self._names = set(source.names)
-
-    def candidates(self, weight: Weight, layer: int) -> Iterator[str]:
-        for name in weight.names:
-            name = weight.of_layer(name, layer)
-            yield from (p + name[1:] for p in self.prefixes) if name.startswith("@") else (name,)
 
     def stored_name(self, path: str, layer: int = 0) -> str | None:
-        return next((name for name in self.candidates(self.weights[path], layer) if name in self._names), None)
+        return next(iter(self.names.stored(self.weights[path], layer)), None)
 
     def shape_of(self, path: str) -> tuple[int, ...] | None:
         """The stored shape of a parameter, or None if the files do not have it."""
@@ -263,8 +283,9 @@ class _Reader:
             name = self.stored_name(path, layer)
             if name is None:
                 if not may_miss:
-                    missing = next(self.candidates(weight, layer))
-                    where = self.source.file(next(iter(self._names))).parent if self._names else "the directory"
+                    missing = self.names.of(weight.of_layer(weight.names[0], layer))[0]
+                    names = self.source.names
+                    where = self.source.file(names[0]).parent if names else "the directory"
                     raise PretrainedError(
                         f"{where}: the weight files have no tensor {missing!r}, which config.json asks for. They belong to "
                         "another model, or are not complete. Download them again."
@@ -295,14 +316,21 @@ class _Reader:
         return array.reshape(shape)
 
     def dead_copies(self) -> dict[str, np.ndarray]:
-        """Tensors of the files by the names that weights are written under a second time."""
-        dead = [name for weight in self.weights.values() for name in (*weight.copies, *weight.kept)]
-        found = {name: [p + name.removeprefix("@") for p in self.prefixes] for name in dead}
-        return {
-            name: np.array(self.source.read(stored))
-            for name, candidates in found.items()
-            for stored in [c for c in candidates if c in self._names][:1]
+        """Tensors of the files that nothing reads and that belong to the format, by the family's names."""
+        dead = [name for weight in self.weights.values() for name in weight.kept]
+        found = {name: [one for one in self.names.of(name) if one in self.source.names] for name in dead}
+        return {name: np.array(self.source.read(stored[0])) for name, stored in found.items() if stored}
+
+    def others(self, used: set[str]) -> tuple[set[str], tuple[tuple[str, str], ...]]:
+        """Tensors that parameters could have been read from but were not: equal ones, and pairs (different one, what was read)."""
+        pairs: dict[str, list[str]] = {}
+        for read, *others in filter(None, map(self.names.stored, self.weights.values())):
+            for other in set(others) - used:
+                pairs.setdefault(other, []).append(read)
+        same = {
+            other for other, reads in pairs.items() if any(tied_tables.equal(self.source, one, other) for one in reads)
         }
+        return same, tuple((other, pairs[other][0]) for other in sorted(set(pairs) - same))
 
     def dtype(self, path: str) -> np.dtype:
         return self.source.dtype(self.stored_name(path))
@@ -347,15 +375,18 @@ def load_params(
             arrays[path] = arrays[path].astype(default)
     used = set().union(*map(reader.stored_names, reader.shapes))
     copies = [re.compile(pattern) for pattern in FAMILIES[pretrained.family].COPIES]
-    copies += [
-        re.compile(re.escape(name.removeprefix("@"))) for w in reader.weights.values() for name in (*w.copies, *w.kept)
-    ]
+    kept = {} if pretrained.untied else reader.dead_copies()  # config.json no longer says what they were for
+    used |= {stored for name in kept for stored in reader.names.of(name)}
+    same, passed_over = reader.others(used)
+    used |= same | {name for name, _ in passed_over}
     rest = [name for name in pretrained.source.names if name not in used]
     report = Report(
         new=tuple(path for path in new if states[path] == "new"),
         reshaped=tuple(path for path in new if states[path] == "reshaped"),
         unused=tuple(name for name in rest if not any(pattern.search(name) for pattern in copies)),
-        kept=reader.dead_copies(),
+        kept=kept,
+        untied=pretrained.untied,
+        passed_over=passed_over,
     )
     return unflatten(arrays), report
 
@@ -399,7 +430,8 @@ def save(
     for path, shape in shapes.items():
         weight = weights[path]
         for layer in range(_layers(path, shape.shape)[0]):
-            for name in (weight.names[0], *weight.copies, *(name for name in weight.kept if name in (kept or {}))):
+            back = [name for name in weight.kept if name in (kept or {})]
+            for name in dict.fromkeys((weight.names[0], *weight.copies, *back)):
                 name = weight.of_layer(name, layer)
                 name = prefix + name[1:] if name.startswith("@") else name
                 entries.setdefault(name, []).append((path, layer))
@@ -477,7 +509,7 @@ def _check_stored(arch: Architecture, module: ModuleType, written: Mapping[str, 
 
 def weights_of(family: ModuleType, definition: ModelDefinition, more: Iterable[str] = ()) -> dict[str, Weight]:
     """Weights by our path, those of this definition only, and of some more paths."""
-    known = {weight.path: weight for weight in family.weights(definition.arch, definition.head.name)}
+    known = tied_tables.weights(family, definition.arch, definition.head.name)
     missing = [path for path in flatten(definition.shapes) if path not in known]
     if missing:
         raise PretrainedError(

@@ -1,7 +1,8 @@
 """Adapters in the format of Hugging Face's peft: adapter_config.json and adapter_model.safetensors, read over the weights of their base.
 
 Format: https://huggingface.co/docs/peft, LoRA. `base_model.model.MODULE.lora_A.weight` [R, in] and `lora_B.weight` [out, R] are added to
-`MODULE.weight`; other tensors, a classifier's say, replace the base's.
+`MODULE.weight`, of tables `lora_embedding_A` [R, rows] and `lora_embedding_B` [width, R]; other tensors, a classifier's say, replace the
+base's. Only what an adapter names changes, though the base may tie it to another table: that is what peft's own models compute.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import json
 import math
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lm_research.errors import PretrainedError, not_downloaded
-from lm_research.interop.safetensors_file import read_safetensors
+from lm_research.interop import quantised
 from lm_research.interop.stored import StoredTensor
-from lm_research.interop.tensor_files import TensorSource
+from lm_research.interop.tensor_files import TensorSource, open_file
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+OLD_WEIGHTS = "adapter_model.bin"
 A, B = ".lora_A.weight", ".lora_B.weight"
+TABLE_A, TABLE_B = ".lora_embedding_A", ".lora_embedding_B"
 # Head -> task_type.
 TASKS = {
     "classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "span": "QUESTION_ANS", "causal_lm": "CAUSAL_LM",
@@ -76,29 +80,51 @@ def base_of(directory: pathlib.Path) -> pathlib.Path:
 class AdaptedSource(TensorSource):
     """The weights of a base with an adapter's."""
 
-    def __init__(self, base: TensorSource, directory: pathlib.Path) -> None:
-        """Raises a PretrainedError if the adapter is damaged or does not fit the base."""
+    def __init__(self, base: TensorSource, directory: pathlib.Path, tied: Mapping[str, str] | None = None) -> None:
+        """Reads the adapter's headers.
+
+        Args:
+          base: the weights that it is added to.
+          directory: of the adapter.
+          tied: tables that the base ties, by name, with the base's tensor that each is.
+
+        Raises:
+          PretrainedError: the adapter is damaged or does not fit the base.
+        """
         self.base, self.format, self._config, self._directory = base, base.format, read_config(directory), directory
-        tensors = read_safetensors(directory / WEIGHTS)
-        strange = [
-            name for name in tensors if not name.startswith(PREFIX) or (".lora_" in name and not name.endswith((A, B)))
-        ]
+        self._tied = tied or {}
+        path = directory / WEIGHTS
+        tensors = open_file(
+            path if path.is_file() or not (directory / OLD_WEIGHTS).is_file() else directory / OLD_WEIGHTS
+        )
+        quantised.check_tensors(path, {name: tensor.dtype for name, tensor in tensors.items()})
+        pairs = {A: B, TABLE_A: TABLE_B}
+        ends = (*pairs, *pairs.values())
+        strange = [n for n in tensors if not n.startswith(PREFIX) or (".lora_" in n and not n.endswith(ends))]
         if strange:
-            raise PretrainedError(f"{directory / WEIGHTS}: tensor {strange[0]!r} is not of an adapter of matrices.")
-        inner = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+            raise PretrainedError(f"{path}: tensor {strange[0]!r} is not of an adapter of matrices.")
+        # A layer that is adapted is called base_layer itself.
+        inner = {name.removeprefix(PREFIX).replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
         self._products: dict[str, tuple[str, StoredTensor, StoredTensor]] = {}
+        self._tables: set[str] = set()
         self._whole: dict[str, StoredTensor] = {}
+        touched = False
         for name, tensor in inner.items():
-            module = name.removesuffix(A).removesuffix(B)
-            if module != name and not {module + A, module + B} <= set(inner):
-                raise PretrainedError(
-                    f"{directory / WEIGHTS} has {PREFIX}{name}, but not its counterpart. Download it again."
-                )
-            if name.endswith(A):
-                self._products[self._name_in_base(f"{module}.weight")] = (module, tensor, inner[module + B])
-            elif not name.endswith(B):
-                self._whole[self._name_in_base(name, must=False)] = tensor
-        self.names = list(dict.fromkeys([*base.names, *self._whole]))
+            end = next((end for end in ends if name.endswith(end)), "")
+            module = name.removesuffix(end)
+            known = self._name_in_base(f"{module}.weight" if end else name, must=bool(end))
+            touched |= known in self._tied and (bool(end) or self._is_saved(name))
+            if not end:
+                self._whole[known] = tensor
+                continue
+            a, b = next(pair for pair in pairs.items() if end in pair)
+            if not {module + a, module + b} <= set(inner):
+                raise PretrainedError(f"{path} has {PREFIX}{name}, but not its counterpart. Download it again.")
+            self._products[known] = (module, inner[module + a], inner[module + b])
+            if a == TABLE_A:
+                self._tables.add(known)
+        # Tables that were one are several once one of them has changed.
+        self.names = list(dict.fromkeys([*base.names, *self._whole, *(self._tied if touched else ())]))
         for name in self._products:
             self._transposed(name)
 
@@ -109,19 +135,24 @@ class AdaptedSource(TensorSource):
 
     def _name_in_base(self, name: str, must: bool = True) -> str:
         """The base's name of a tensor; one may have a prefix such as "bert." that the other lacks."""
-        fits = [
-            known for known in self.base.names if f".{known}".endswith(f".{name}") or f".{name}".endswith(f".{known}")
-        ]
+        known = dict.fromkeys((*self.base.names, *self._tied))
+        fits = [one for one in known if f".{one}".endswith(f".{name}") or f".{name}".endswith(f".{one}")]
         if must and not fits:
             raise PretrainedError(
                 f"{self._directory}: the adapter changes {name!r}, which the base does not have. They belong to different models."
             )
         return max(fits, key=len, default=name)
 
+    def _is_saved(self, name: str) -> bool:
+        """Whether a whole tensor is of a module that was trained beside the base's, which stays as it is elsewhere."""
+        return any(f".{module}." in f".{name}" for module in self._config.get("modules_to_save") or ())
+
     def _transposed(self, name: str) -> bool:
         """Whether the base's matrix is [in, out]; raises a PretrainedError if it is neither that nor [out, in]."""
         _, a, b = self._products[name]
-        wanted, got = (b.shape[0], a.shape[1]), self.base.shape(name)
+        wanted, got = (b.shape[0], a.shape[1]), self.shape(name)
+        if name in self._tables and wanted == got[::-1]:
+            return True
         if b.shape[1] == a.shape[0] and wanted == got[:: -1 if self._config.get("fan_in_fan_out") else 1]:
             return bool(self._config.get("fan_in_fan_out"))
         if b.shape[1] == a.shape[0] and wanted in (got, got[::-1]):
@@ -138,18 +169,16 @@ class AdaptedSource(TensorSource):
         return alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._whole[name].shape if name in self._whole else self.base.shape(name)
+        return self._whole[name].shape if name in self._whole else self.base.shape(self._tied.get(name, name))
 
     def dtype(self, name: str) -> np.dtype:
-        return self._whole[name].dtype if name in self._whole else self.base.dtype(name)
+        return self._whole[name].dtype if name in self._whole else self.base.dtype(self._tied.get(name, name))
 
     def file(self, name: str) -> pathlib.Path:
-        return self._directory / WEIGHTS if name in self._whole else self.base.file(name)
+        return self._whole[name].path if name in self._whole else self.base.file(self._tied.get(name, name))
 
     def read(self, name: str) -> np.ndarray:
-        if name in self._whole:
-            return self._whole[name].load()
-        tensor = self.base.read(name)
+        tensor = self._whole[name].load() if name in self._whole else self.base.read(self._tied.get(name, name))
         if name not in self._products:
             return tensor
         module, a, b = self._products[name]

@@ -19,6 +19,8 @@ from lm_research.interop.torch_file import read_torch
 
 __all__ = ["TensorSource", "open_tensors", "write_tensors"]
 
+# Parts of names that wrappers of a model add: torch.compile, DataParallel and its kin, FSDP, activation checkpointing.
+WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 # TensorFlow's names for the parts of a layer norm, in checkpoints made before 2019.
 OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 MAX_LISTED = 20
@@ -82,6 +84,12 @@ FORMATS = (
 )
 
 
+def open_file(path: pathlib.Path) -> dict[str, StoredTensor]:
+    """The tensors of one file by name, whose ending tells the format; raises like `open_tensors`."""
+    format = next(format for format in FORMATS if path.suffix == pathlib.Path(format.file).suffix)
+    return _renamed(format, format.read(path))
+
+
 def open_tensors(directory: pathlib.Path) -> TensorSource:
     """Finds the weights of a model directory and checks what their files say of them.
 
@@ -124,7 +132,7 @@ def _read_shards(format: _Format, index: pathlib.Path) -> dict[str, StoredTensor
 def _renamed(format: _Format, tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     found: dict[str, StoredTensor] = {}
     for stored_name, tensor in tensors.items():
-        name = format.rename(stored_name)
+        name = ".".join(part for part in format.rename(stored_name).split(".") if part not in WRAPPERS)
         for old, new in OLD_ENDINGS.items():
             if name == old or name.endswith("." + old):
                 name = name.removesuffix(old) + new

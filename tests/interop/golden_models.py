@@ -26,7 +26,9 @@ class Golden:
     name: str
     kind: str  # the class in transformers, as in "architectures" of config.json
     family: str  # "model_type" of config.json
-    what: str  # "outputs": of one forward pass; "losses": of ten AdamW steps
+    what: (
+        str  # "outputs": of one forward pass; "losses": of ten AdamW steps; "apart": outputs of tied tables that differ
+    )
     config: str  # text of config.json
     weights: dict[str, tuple[int, ...]]  # every tensor of model.safetensors by name; a tied one is there once
     inputs: dict[str, np.ndarray]  # keyword arguments of the model; "losses": stacked, one batch a row

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tiny
 
 import lm_research
@@ -40,6 +41,24 @@ def test_the_sum_answers_as_pefts_merged_model(name: str) -> None:
     assert lm.report.lines() == []
     alone = np.asarray(read(name)(input_ids=golden["ids"].astype(np.int32))["logits"])
     assert np.abs(alone - golden["logits"]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["head_saved", "table_saved", "head_adapted", "table_adapted"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_adapter_of_one_use_of_a_tied_table_leaves_the_other(
+    name: str, wrapped: bool, tmp_path: pathlib.Path
+) -> None:
+    """Logits of peft's own model (peft_goldens/make_goldens.py); so do the names of a compiled model."""
+    base, adapter = GOLDENS / "gpt2" / "base", GOLDENS / "gpt2" / name
+    if wrapped:
+        tensors = safetensors.numpy.load_file(adapter / "adapter_model.safetensors")
+        adapter = pathlib.Path(shutil.copytree(adapter, tmp_path / "adapter"))
+        renamed = {name.replace("model.model.", "model.model._orig_mod.module."): x for name, x in tensors.items()}
+        safetensors.numpy.save_file(renamed, adapter / "adapter_model.safetensors")
+    lm, ids = lm_research.from_pretrained(base, adapter=adapter), np.load(GOLDENS / "gpt2" / "outputs.npz")["ids"]
+    logits = np.load(GOLDENS / "gpt2" / name / "logits.npz")["logits"]
+    np.testing.assert_allclose(np.asarray(lm(input_ids=ids)["logits"]), logits, rtol=1e-4, atol=2e-5)
+    assert not lm.config.tie_word_embeddings and "different values" in " ".join(lm.report.lines())
 
 
 def test_a_directory_that_names_its_base_is_a_model(tmp_path: pathlib.Path) -> None:

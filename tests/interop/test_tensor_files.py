@@ -50,6 +50,22 @@ def test_the_first_format_that_is_there_is_taken(tmp_path: pathlib.Path) -> None
     assert values(open_tensors(str(tmp_path))) == {"a": 3}
 
 
+@pytest.mark.parametrize(
+    "name", ["_orig_mod.a.b", "module._orig_mod.a.b", "_orig_mod.module.a.b", "a._orig_mod.b", "a.module.b._orig_mod"]
+)
+def test_the_wrappers_of_training_scripts_are_no_part_of_names(name: str, tmp_path: pathlib.Path) -> None:
+    """torch.compile puts `_orig_mod.` in front of the names of what it compiles, DataParallel `module.`, one around the other."""
+    save(tmp_path / "model.safetensors", **{name: 2})
+    assert values(open_tensors(tmp_path)) == {"a.b": 2}
+    (tmp_path / "model.safetensors").rename(tmp_path / "shard")
+    index(tmp_path, {name: "shard"})
+    assert values(open_tensors(tmp_path)) == {"a.b": 2}
+    save(tmp_path / "shard", **{name: 2, "a.b": 3})
+    index(tmp_path, {name: "shard", "a.b": "shard"})
+    with pytest.raises(PretrainedError, match="it would be called 'a.b', which another tensor is"):
+        open_tensors(tmp_path)
+
+
 def test_shards_are_read_as_the_index_says(tmp_path: pathlib.Path) -> None:
     save(tmp_path / "one", a=1, b=2, extra=9)
     save(tmp_path / "two", b=3, c=4)

@@ -48,7 +48,7 @@ KEYS = (
 )
 OUTPUTS = {"seq_relationship_logits": "sop_logits"}  # what transformers calls it here
 UNSUPPORTED = {"position_embedding_type": "absolute"}
-COPIES = (r"position_ids$", r"^predictions\.decoder\.(weight|bias)$")
+COPIES = (r"position_ids$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:

@@ -47,7 +47,7 @@ KEYS = (
     Key("eos_id", "eos_token_id", 2),
 )
 STACK_KEYS = ("num_layers", "layers", 12), ("intermediate_size", "ffn_dim", 4096), ("num_heads", "attention_heads", 16)
-COPIES = (r"embed_tokens\.weight$", r"^lm_head\.weight$", r"^(model\.)?version$")
+COPIES = (r"^(model\.)?version$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
@@ -79,7 +79,7 @@ def to_hf(arch: Architecture) -> dict[str, Any]:
     hf = write_keys(arch, KEYS) | {
         "vocab_size": arch.encoder.vocab_size,
         "scale_embedding": arch.embedding_scale != 1.0,
-        "tie_word_embeddings": arch.tied,
+        "tie_word_embeddings": arch.tied and arch.shared_tokens,
     }
     for name, stack in (("encoder", arch.encoder), ("decoder", arch)):
         hf |= {f"{name}_{key}": getattr(stack, field) for field, key, _ in STACK_KEYS}
@@ -92,19 +92,19 @@ def prefix(arch: Architecture, head: str) -> str:
 
 def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
     classifier = "qa_outputs" if head == "span" else "classification_head.out_proj"
-    tokens = ("@shared.weight", "@encoder.embed_tokens.weight")
+    shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+    output = ("lm_head.weight",) if head == "seq2seq_lm" else ()
     if arch.shared_tokens:
-        tables = table("encoder/embeddings/tokens", *tokens)
-    else:  # each side has its own; a table that nothing reads is stored as well where they could have been one
-        copies = () if arch.tied else tokens[:1]
-        tables = table("encoder/embeddings/tokens", tokens[1], copies=copies)
-        tables += table("decoder/embeddings/tokens", "@decoder.embed_tokens.weight")
+        tables = table("encoder/embeddings/tokens", shared, *own, copies=() if arch.tied else tuple(own))
+    else:  # each side has its own; a table that nothing reads is stored as well, as the files are no longer tied
+        tables = table("encoder/embeddings/tokens", own[0], shared, own[1], copies=(shared,), kept=(shared,))
+        tables += table("decoder/embeddings/tokens", own[1], shared, own[0], copies=output if arch.tied else ())
     return (
         *tables,
         *_stack("encoder"),
         *_stack("decoder"),
         *table("next_token/bias", "final_logits_bias", leading=True),
-        *table("next_token/table", "lm_head.weight"),
+        *table("next_token/table", "lm_head.weight", shared, *own[::-1]),
         *matrix("pooler/dense", "classification_head.dense"),
         *matrix("classifier", classifier),
     )

@@ -63,8 +63,8 @@ KEYS = (
     Key("pad_id", "pad_token_id", 0),
 )
 UNSUPPORTED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-# Tensors of older files that say nothing new: copies of tied ones, and counters.
-COPIES = (r"position_ids$", r"cls\.predictions\.decoder\.(weight|bias)$")
+# Tensors of older files that say nothing new.
+COPIES = (r"position_ids$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
@@ -114,7 +114,10 @@ def stack(layer: str, embeddings: str) -> tuple[Weight, ...]:
 
 
 def output_table(bias: str, decoder: str, arch: Architecture) -> tuple[Weight, ...]:
-    """Bias and table of the masked-token head. Untied, the decoder's bias is the one used, and both are stored."""
-    names = (f"{bias}.bias", f"{decoder}.bias")
-    biases = table("masked_lm/bias", *names) if arch.tied else table("masked_lm/bias", *names[::-1], copies=names[:1])
+    """Bias and table of the masked-token head. The decoder's bias is the one used; untied, both are stored."""
+    one, used = f"{bias}.bias", f"{decoder}.bias"
+    if arch.tied:
+        biases = table("masked_lm/bias", one, preferred=(used,))
+    else:
+        biases = table("masked_lm/bias", used, one, copies=(one,), kept=(one,))
     return (*biases, *table("masked_lm/table", f"{decoder}.weight"))

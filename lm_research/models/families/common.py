@@ -43,7 +43,8 @@ class Weight:
       part, parts: it is the part-th of so many equal parts along the last (transposed) axis of the stored one.
       leading: stored with an additional axis of 1 in front.
       copies: names under which it is written once more.
-      kept: names under which files may have it once more; what was read there is written back, and else nothing.
+      kept: names of tensors that nothing reads and that files may have beside it; what was read there is written back.
+      preferred: names that are read before `names` where the files have them, and never written.
       group: blocks in a group, where names number both.
     """
 
@@ -56,6 +57,7 @@ class Weight:
     leading: bool = False
     copies: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    preferred: tuple[str, ...] = ()
     group: int = 1
 
     def of_layer(self, name: str, layer: int) -> str:

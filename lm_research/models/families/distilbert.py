@@ -41,7 +41,7 @@ KEYS = (
     Key("tied", "tie_word_embeddings", True),
     Key("pad_id", "pad_token_id", 0),
 )
-COPIES = (r"position_ids$", r"vocab_projector\.weight$")
+COPIES = (r"position_ids$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:

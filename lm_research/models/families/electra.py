@@ -41,7 +41,7 @@ CLASSES = {
 DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 KEYS = (Key("embedding_size", "embedding_size", 128), *with_defaults(bert.KEYS, DEFAULTS))
 UNSUPPORTED = {**bert.UNSUPPORTED, "summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
-COPIES = (r"position_ids$", r"generator_lm_head\.weight$")
+COPIES = (r"position_ids$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:

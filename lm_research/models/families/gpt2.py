@@ -53,7 +53,7 @@ KEYS = (
     Key("pad_id", "pad_token_id", -1),
 )
 UNSUPPORTED = {"add_cross_attention": False}
-COPIES = (r"attn\.(bias|masked_bias)$", r"^lm_head\.weight$")
+COPIES = (r"attn\.(bias|masked_bias)$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:

@@ -68,7 +68,7 @@ KEYS = (
     Key("pad_id", "pad_token_id", -1),
 )
 ROPE_TYPES = ("default", "linear", "llama3")
-COPIES = (r"rotary_emb\.inv_freq$", r"^lm_head\.weight$")
+COPIES = (r"rotary_emb\.inv_freq$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:

@@ -12,6 +12,7 @@ from lm_research.models.families.t5 import (  # noqa: F401  (the family is T5 v1
     COPIES,
     ENCODER_ONLY,
     KEYS,
+    TIE_FLAGS,
     architecture,
     prefix,
     to_hf,
@@ -25,5 +26,4 @@ MODEL_TYPES = {"mt5": "MT5"}
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     """Like T5's, but its outputs are never scaled, whatever the file says about tying."""
-    arch = t5.from_hf(hf, names)
-    return arch.replace(tied="lm_head.weight" not in names, logit_scale=1.0)
+    return t5.from_hf(hf, names).replace(logit_scale=1.0)

@@ -28,7 +28,7 @@ MODEL_TYPES = {"roberta": "Roberta"}
 CLASSES = without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction")
 KEYS = with_defaults(bert.KEYS, {"vocab_size": 50265, "pad_token_id": 1})
 UNSUPPORTED = bert.UNSUPPORTED
-COPIES = (r"position_ids$", r"lm_head\.decoder\.(weight|bias)$")
+COPIES = (r"position_ids$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:

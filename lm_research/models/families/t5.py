@@ -74,11 +74,8 @@ KEYS = (
     Key("pad_id", "pad_token_id", 0),
     Key("eos_id", "eos_token_id", 1),
 )
-COPIES = (
-    r"embed_tokens\.weight$",
-    r"^lm_head\.weight$",
-    r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",
-)
+COPIES = (r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",)
+TIE_FLAGS = ()  # its key says whether outputs are scaled; what is tied, the files say alone
 
 
 def _dropout(rate: float) -> dict[str, float]:
@@ -135,11 +132,19 @@ def prefix(arch: Architecture, head: str) -> str:
 
 def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
     outer = {"classification": "classification_head.out_proj", "span": "qa_outputs"}.get(head, "classifier")
+    shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+    if arch.encoder is None:
+        tables = table("encoder/embeddings/tokens", shared, own[1], preferred=(own[0],))
+    elif arch.shared_tokens:
+        tables = table("encoder/embeddings/tokens", shared, *own)
+    else:  # what the output is tied to in these files is the shared table
+        tables = table("encoder/embeddings/tokens", own[0], shared, own[1])
+        tables += table("decoder/embeddings/tokens", own[1], shared, own[0], copies=(shared,))
     return (
-        *table("encoder/embeddings/tokens", "@shared.weight", "@encoder.embed_tokens.weight"),
+        *tables,
         *_stack("encoder", arch.gated),
         *_stack("decoder", arch.gated),
-        *table("next_token/table", "lm_head.weight"),
+        *table("next_token/table", "lm_head.weight", shared, *own),
         *matrix("pooler/dense", "classification_head.dense"),
         *matrix("classifier", outer),
     )

@@ -23,6 +23,7 @@ SIZES = {
 TRAITS = dict(norm="post", positions="sinusoidal")
 
 MODEL_TYPES = {"marian": "Marian"}
+TIE_FLAGS = ("tie_word_embeddings", "share_encoder_decoder_embeddings")
 CLASSES = {"MTModel": "seq2seq_lm", "Model": "none"}
 COPIES = (*bart.COPIES, r"embed_positions\.weight$")
 
@@ -40,10 +41,12 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
 def to_hf(arch: Architecture) -> dict[str, Any]:
     return bart.to_hf(arch) | {
         "decoder_start_token_id": max(arch.pad_id, 0), "decoder_vocab_size": arch.vocab_size,
-        "share_encoder_decoder_embeddings": arch.shared_tokens,
+        "share_encoder_decoder_embeddings": arch.shared_tokens, "tie_word_embeddings": arch.tied,
     }  # fmt: skip
 
 
 def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
     """BART's, without a third table beside two untied ones unless the files had it: models whose sides differ have none."""
-    return tuple(dataclasses.replace(one, copies=(), kept=one.copies) for one in bart.weights(arch, head))
+    if arch.shared_tokens:
+        return bart.weights(arch, head)
+    return tuple(dataclasses.replace(one, copies=()) for one in bart.weights(arch, head))

@@ -1,15 +1,18 @@
 """Makes the folders beside this file: tiny random models, LoRA adapters of peft for them, and what both together answer.
 
     pip install torch==2.13.0 transformers==5.24.0 peft==0.21.2
-    python tests/interop/peft_goldens/make_goldens.py
+    python tests/interop/peft_goldens/make_goldens.py [tied]
 
-NAME/base is the model, NAME/adapter what peft's save_pretrained wrote, NAME/outputs.npz the ids and the merged model's logits.
+NAME/base is the model, NAME/adapter what peft's save_pretrained wrote, NAME/outputs.npz the ids and the merged model's logits. gpt2/NAME is
+an adapter of gpt2/base that changes one use of its tied table, or both, and logits.npz the logits of peft's model without merging: merging
+adds what is meant for one use to the other, as both are one array there.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -35,10 +38,7 @@ def make(name: str, model: torch.nn.Module, base: torch.nn.Module, lora: LoraCon
             if "lora_B" in path or "modules_to_save" in path:
                 parameter.normal_(std=0.3)
     tuned.save_pretrained(folder / "adapter")
-    config = json.loads((folder / "adapter/adapter_config.json").read_text())
-    config["base_model_name_or_path"] = "somewhere/else"
-    (folder / "adapter/adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    (folder / "adapter/README.md").unlink(missing_ok=True)
+    tidy(folder / "adapter")
     ids = torch.arange(24).reshape(2, 12) * 7 % 39 + 1
     tuned.eval()
     apart = tuned(input_ids=ids).logits.detach()
@@ -48,7 +48,37 @@ def make(name: str, model: torch.nn.Module, base: torch.nn.Module, lora: LoraCon
     np.savez(folder / "outputs.npz", ids=ids.numpy(), logits=logits.numpy())
 
 
+def tied() -> None:
+    """Only what `torch.manual_seed(0)` gives is random."""
+    for name, options in {
+        "head_saved": {"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]},
+        "table_saved": {"target_modules": ["c_attn"], "modules_to_save": ["wte"]},
+        "head_adapted": {"target_modules": ["c_attn", "lm_head"]},
+        "table_adapted": {"target_modules": ["wte"]},
+    }.items():
+        torch.manual_seed(0)
+        base, folder = GPT2LMHeadModel.from_pretrained(HERE / "gpt2/base"), HERE / "gpt2" / name
+        tuned = get_peft_model(base, LoraConfig(r=2, lora_alpha=6, **options)).eval()
+        with torch.no_grad():
+            for path, parameter in tuned.named_parameters():
+                if "lora_" in path or "modules_to_save" in path:
+                    parameter.normal_(std=0.3)
+        tuned.save_pretrained(folder)
+        tidy(folder)
+        ids = torch.from_numpy(np.load(HERE / "gpt2/outputs.npz")["ids"])
+        np.savez_compressed(folder / "logits.npz", logits=tuned(input_ids=ids).logits.detach().numpy())
+
+
+def tidy(folder: pathlib.Path) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "somewhere/else"
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    (folder / "README.md").unlink(missing_ok=True)
+
+
 def main() -> None:
+    if sys.argv[1:] == ["tied"]:
+        return tied()
     torch.manual_seed(0)
     body = BertModel(bert_config())
     model = BertForSequenceClassification(bert_config())
@@ -61,6 +91,7 @@ def main() -> None:
     )
     lora = LoraConfig(r=4, lora_alpha=6, target_modules=["c_attn", "attn.c_proj"], fan_in_fan_out=True, use_rslora=True)
     make("gpt2", gpt2, gpt2, lora)
+    tied()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""Tables that config.json ties and that differ in the files: each is used, as transformers 5.24 does (goldens/apart_*.npz), and kept.
+
+What a family's output table is tied to, and which bias counts, are in `_tied_weights_keys` of transformers' classes.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import golden_models
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from golden_models import load_golden
+from test_goldens import run
+
+import lm_research
+from lm_research import convert
+from lm_research.interop.tensor_files import open_tensors
+from lm_research.models.definition import flatten
+
+APART = list(golden_models.golden_paths("apart"))
+SHARED, ENCODER, DECODER = (f"{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+HEAD = "lm_head.weight"
+# Golden -> the flag of the written config.json (T5's only says whether outputs are scaled), and the tensors that transformers' forward
+# pass reads: their names in our files and in the given ones.
+WRITTEN: dict[str, tuple[bool, dict[str, str]]] = {
+    "bert": (False, {name: name for name in ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")}),
+    "roberta_bias": (True, {"lm_head.bias": "lm_head.decoder.bias"}),
+    "albert": (False, {name: name for name in ("predictions.decoder.weight", "albert.embeddings.word_embeddings.weight")}),
+    "distilbert": (False, {name: name for name in ("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight")}),
+    "electra": (False, {"generator_lm_head.weight": "generator_lm_head.weight"}),
+    "gpt2": (False, {name: name for name in (HEAD, "transformer.wte.weight")}),
+    "llama": (False, {name: name for name in (HEAD, "model.embed_tokens.weight")}),
+    "t5": (True, {ENCODER: ENCODER, DECODER: SHARED, HEAD: HEAD}),
+    "t5_decoder_alone": (True, {SHARED: DECODER}),
+    "mt5_sides": (True, {ENCODER: ENCODER, DECODER: DECODER, HEAD: ENCODER}),
+    "bart_output": (False, {"model." + ENCODER: "model." + SHARED, "model." + DECODER: "model." + SHARED, HEAD: HEAD}),
+    "bart_decoder": (False, {"model." + ENCODER: "model." + SHARED, "model." + DECODER: "model." + DECODER, HEAD: "model." + SHARED}),
+    "mbart_sides": (False, {"model." + ENCODER: "model." + ENCODER, "model." + DECODER: "model." + DECODER, HEAD: "model." + DECODER}),
+    "marian": (True, {"model." + ENCODER: "model." + ENCODER, "model." + DECODER: "model." + SHARED}),
+}  # fmt: skip
+
+
+def logits(lm: Any, golden: golden_models.Golden) -> np.ndarray:
+    return np.asarray(run(lm, golden.inputs, False)["logits"])
+
+
+def real(golden: golden_models.Golden) -> np.ndarray:
+    """1 where an output counts: what a row of padding sees is nothing in causal models."""
+    mask = golden.inputs["attention_mask"]
+    return mask[..., None] if mask.shape == golden.outputs["logits"].shape[:2] else np.ones(1)
+
+
+@pytest.mark.parametrize("path", APART, ids=lambda path: path.stem)
+def test_different_tables_are_used_kept_and_told(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    golden = load_golden(path)
+    golden_models.write_checkpoint(tmp_path / "theirs", golden)
+    lm = lm_research.from_pretrained(tmp_path / "theirs")
+    wrong = np.abs(logits(lm, golden) - golden.outputs["logits"]) * real(golden)
+    assert wrong.max() < 1e-4
+    told = " ".join(lm.report.lines())
+    assert ("different values" in told or "other values" in told) == (path.stem != "apart_t5_decoder_alone")
+
+    lm.save_pretrained(tmp_path / "ours")
+    theirs, ours = open_tensors(tmp_path / "theirs"), open_tensors(tmp_path / "ours")
+    flag, written = WRITTEN[path.stem.removeprefix("apart_")]
+    for name, of in written.items():
+        np.testing.assert_array_equal(ours.read(name), theirs.read(of), err_msg=name)
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is flag and lm.config.tie_word_embeddings is flag
+
+
+@pytest.fixture
+def gpt2(tmp_path: pathlib.Path) -> tuple[pathlib.Path, golden_models.Golden]:
+    golden = load_golden(golden_models.FOLDER / "apart_gpt2.npz")
+    golden_models.write_checkpoint(tmp_path / "gpt2", golden)
+    return tmp_path / "gpt2", golden
+
+
+def test_equal_copies_are_dropped_without_a_word(gpt2: Any) -> None:
+    directory, _ = gpt2
+    tensors = safetensors.numpy.load_file(directory / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].copy()
+    safetensors.numpy.save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    lm = lm_research.from_pretrained(directory)
+    assert lm.report.lines() == [] and lm.config.tie_word_embeddings and "next_token" not in lm.params
+
+
+def test_a_table_that_no_head_reads_is_told(gpt2: Any) -> None:
+    lines = lm_research.from_pretrained(gpt2[0], head="none").report.lines()
+    assert len(lines) == 1 and "lm_head.weight" in lines[0]
+
+
+def test_native_directories_and_convert_keep_both(gpt2: Any, tmp_path: pathlib.Path) -> None:
+    directory, golden = gpt2
+    for to in ("native", "hf"):
+        assert convert.main(["--source", str(directory), "--output", str(tmp_path / to), "--to", to]) == 0
+        wrong = np.abs(logits(lm_research.from_pretrained(tmp_path / to), golden) - golden.outputs["logits"])
+        assert (wrong * real(golden)).max() < 1e-4
+        shutil.rmtree(tmp_path / to)
+
+
+def test_untied_tables_learn_apart(gpt2: Any) -> None:
+    """A run starts from both, and the gradient of one is not that of the other."""
+    start = lm_research.pretrained.StartingPoint(gpt2[0], lm_research.config.ModelConfig(), "causal_lm")
+    params = flatten(lm_research.from_pretrained(gpt2[0]).params)
+    assert not start.definition.arch.tied and start.new_parts == ""
+    table, output = params["decoder/embeddings/tokens"], params["next_token/table"]
+    assert np.abs(np.asarray(table) - np.asarray(output)).max() > 0.1
+    loss = lambda params: start.definition.bind(params).predict_tokens(jax.numpy.ones((1, 2, 21))).logits().sum()  # noqa: E731
+    gradient = flatten(jax.grad(loss)(lm_research.models.definition.unflatten(params)))
+    assert not gradient["decoder/embeddings/tokens"].any() and gradient["next_token/table"].any()
