@@ -45,7 +45,8 @@ class ClassificationReader(Reader):
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, config.task
         self.known = [name.strip() for name in config.task.labels.split(",")]  # by the user
-        self.num_values: int | None = None  # of a record, target=value: as many as the first has
+        self.num_values: int | None = None  # of a record, target=value: as many as the first has, a list as there
+        self.as_list: bool | None = None
 
     def names(self, records: Sequence[Record]) -> list[str]:
         if self.task.target == "value":
@@ -176,17 +177,18 @@ class ClassificationReader(Reader):
                 f"{record.where}: field {self.task.label_key!r} has {len(numbers)} values where records before have {self.num_values}. "
                 "Give each record as many."
             )
-        return numbers if listed or len(keys) > 1 else numbers[0]
+        self.as_list = listed or len(keys) > 1 if self.as_list is None else self.as_list
+        return numbers if self.as_list else numbers[0]
 
 
 def _number(record: Record, key: str, value: Any, otherwise: str) -> float:
     """A value as a finite number; raises a DataError that says what to do otherwise."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{record.where}: field {key!r} is {value!r}, not a number. Mend it, or {otherwise}.")
+        raise DataError(f"{record.where}: field {key!r} is {value!r:.80}, not a number. Mend it, or {otherwise}.")
     return number
 
 

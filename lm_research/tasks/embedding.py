@@ -82,11 +82,11 @@ class EmbeddingReader(Reader):
         task, value = self.task, record.get(self.task.label_key, "label_key")
         try:
             cosine = (float(value) - task.value_zero) / (task.value_one - task.value_zero)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             cosine = math.nan
         if not abs(cosine) <= 1 + _SLACK:
             raise DataError(
-                f"{record.where}: field {task.label_key!r} is {value!r}, which is not a number that stands for a cosine from -1 to 1, "
+                f"{record.where}: field {task.label_key!r} is {value!r:.80}, which is not a number that stands for a cosine from -1 to 1, "
                 f"where {task.value_zero:g} is 0 and {task.value_one:g} is 1 (config.task.value_zero and value_one). Mend it, or "
                 "change those."
             )

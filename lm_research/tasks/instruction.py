@@ -81,7 +81,8 @@ class InstructionReader(Reader):
             }
         if MESSAGES in fields:
             return {MESSAGES: self._messages(record)} | ({TOOLS: fields[TOOLS]} if fields.get(TOOLS) else {})
-        given = "\n\n".join(filter(None, [record.text("instruction", "text_key"), fields.get("input") or ""]))
+        extra = "" if fields.get("input") is None else record.text("input", "text_key")
+        given = "\n\n".join(filter(None, [record.text("instruction", "text_key"), extra]))
         answer = {"role": "assistant", "content": record.text("output", "label_key")}
         return {MESSAGES: [{"role": "user", "content": given}, answer]}
 

@@ -7,7 +7,6 @@ columns (words and tags, see columns.py), two text files whose lines belong toge
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from lm_research.data import sources
 from lm_research.data.sources import tfds_source
 from lm_research.data.sources.files import SourceFile, find_files
 from lm_research.data.sources.problems import Problems
-from lm_research.data.sources.records import read_rows
+from lm_research.data.sources.records import parse_json, read_rows
 from lm_research.data.sources.text import read_lines
 from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
@@ -134,31 +133,35 @@ def _read_json(file: SourceFile) -> Iterator[Record]:
     if first is None:
         return
     if first[1].lstrip().startswith("["):  # one list in the whole file
-        text = "".join([first[1], *(line for _, line in lines)])
         try:
-            records = json.loads(text)
+            records = parse_json("".join([first[1], *(line for _, line in lines)]))
         except ValueError as error:
             raise DataError(f"{file.path} begins like a JSON list and is none ({error}). Mend it.") from error
         for number, fields in enumerate(records, 1):
             yield Record(f"{file.path}, record {number}", _object(fields, f"{file.path}, record {number}"))
-        return
-    if first[1].rstrip() == "{" or '"paragraphs"' in first[1]:  # one object in the whole file: SQuAD's form
-        text = "".join([first[1], *(line for _, line in lines)])
+    elif first[1].rstrip().endswith("}"):
+        for number, line in itertools.chain([first], lines):
+            where = f"{file.path}, line {number}"
+            try:
+                fields = _object(parse_json(line), where)
+            except ValueError as error:
+                raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
+            whole = squad.is_nested(fields) and "data" in fields  # which names its places itself
+            yield from _expand(fields, str(file.path) if whole else where)
+    else:  # one object in the whole file, as SQuAD's
         try:
-            document = json.loads(text)
+            document = parse_json("".join([first[1], *(line for _, line in lines)]))
         except ValueError as error:
             raise DataError(
                 f"{file.path} begins like one JSON object and is none ({error}). Mend it, or write one object a line."
             ) from error
-        yield from (Record(where, fields) for where, fields in squad.flatten(document, str(file.path)))
-        return
-    for number, line in itertools.chain([first], lines):
-        where = f"{file.path}, line {number}"
-        try:
-            fields = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
-        yield from (Record(*found) for found in superglue.expand(_object(fields, where), where))
+        yield from _expand(_object(document, str(file.path)), str(file.path))
+
+
+def _expand(fields: dict[str, Any], where: str) -> Iterator[Record]:
+    """The records that an object is or holds."""
+    read = squad.flatten if squad.is_nested(fields) else superglue.expand
+    yield from (Record(*found) for found in read(fields, where))
 
 
 def _object(fields: Any, where: str) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _read_parquet(file: SourceFile) -> Iterator[Record]:
                 for fields in batch.to_pylist():
                     number += 1
                     yield Record(f"{file.path}, row {number}", fields)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file.path} is not a Parquet file, or damaged ({error}). Copy it again.") from error
 
 

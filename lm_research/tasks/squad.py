@@ -21,14 +21,29 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def flatten(document: Mapping[str, Any], file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def is_nested(fields: Mapping[str, Any]) -> bool:
+    """Whether an object is a SQuAD document, or an article of one, and no record that has a field "data" or "paragraphs"."""
+    inner = {"data": "paragraphs", "paragraphs": "qas"}
+    return any(
+        isinstance(one, dict) and below in one
+        for name, below in inner.items()
+        for one in (fields[name] if isinstance(fields.get(name), list) else ())
+    )
+
+
+def flatten(document: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, fields) of each question of data -> paragraphs -> qas; a question's fields are its own and its context.
+
+    Args:
+      document: a whole one, or an article of its data.
+      where: of it.
 
     Raises:
       DataError: a level is missing, or of another type.
     """
-    for a, article in enumerate(_level(document, "data", file)):
-        at = f"{file}, data {a}"
+    whole = "paragraphs" not in document
+    for a, article in enumerate(_level(document, "data", where) if whole else [document]):
+        at = f"{where}, data {a}" if whole else where
         for p, paragraph in enumerate(_level(article, "paragraphs", at)):
             below = f"{at}, paragraph {p}"
             for q, question in enumerate(_level(paragraph, "qas", below)):

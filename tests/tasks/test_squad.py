@@ -92,6 +92,21 @@ def test_files_are_made_flat(indent: int | None, tmp_path: pathlib.Path) -> None
     assert second.fields["context"] == "The cat sat." and second.where.endswith("a.json, data 0, paragraph 0, id '2'")
 
 
+def test_articles_one_a_line(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.jsonl").write_text((json.dumps(DOCUMENT["data"][0]) + "\n") * 2)
+    found = list(read_records(str(tmp_path / "a.jsonl"), resolve({})))
+    assert [record.fields["id"] for record in found] == ["1", "2", "1", "2"]
+    assert found[3].where.endswith("a.jsonl, line 2, paragraph 0, id '2'")
+
+
+@pytest.mark.parametrize("value", ["a text", 3, None, [], ["a", "b"], [{"text": "a"}], {"qas": []}], ids=repr)
+@pytest.mark.parametrize("name", ["paragraphs", "data"])
+def test_records_with_a_field_of_that_name(name: str, value: Any, tmp_path: pathlib.Path) -> None:
+    rows = [{name: value, "text": '"paragraphs"', "label": "a"}, {"text": "y", name: value, "label": "b"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [record.fields for record in read_records(str(tmp_path / "a.jsonl"), resolve({}))] == rows
+
+
 BROKEN: dict[str, tuple[Any, str]] = {
     "no paragraphs": ({"data": [{"paragraphs": 1}]}, "data 0 has no list 'paragraphs'"),
     "no questions": ({"data": [{"paragraphs": [{"context": "x"}]}]}, "data 0, paragraph 0 has no list 'qas'"),
@@ -99,7 +114,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"data": [{"paragraphs": [{"qas": ["x"]}]}]},
         "paragraph 0, question 0 is 'x', not an object",
     ),
-    "no data": ({"paragraphs": []}, "has no list 'data'"),
+    "no list of questions": ({"paragraphs": [{"qas": 1}]}, "paragraph 0 has no list 'qas'"),
 }
 
 
