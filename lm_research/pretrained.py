@@ -168,8 +168,9 @@ class LanguageModel:
         for name, other in same.items():
             if name in arrays and arrays[name].shape != arrays[other].shape:
                 raise UserError(f"{name} has shape {arrays[name].shape}, but {other} has {arrays[other].shape}.")
-        if arch.num_types and "token_type_ids" in arrays:
-            _check_range("token_type_ids", arrays["token_type_ids"], arch.num_types)
+        types = arch.vocab_size if arch.token_types else arch.num_types
+        if types and "token_type_ids" in arrays:
+            _check_range("token_type_ids", arrays["token_type_ids"], types)
         if self.head == "classification" and "labels" in arrays:
             self._check_labels(arrays["labels"], len(arrays["input_ids"]))
         return arrays

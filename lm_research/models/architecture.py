@@ -35,6 +35,7 @@ class Architecture:
       position_offset: rows of the learned table before position 0 (RoBERTa, BART: 2).
       count_padding: whether padding tokens take a position number too; RoBERTa counts only the others.
       num_types: rows of the token-type table; 0 has none.
+      token_types: token types that are given are rows of the token table, added to the others (GPT-2).
       embedding_size: E, width of the embeddings where it differs from D; 0 is D.
       embedding_projection: whether E is mapped to D by a dense layer although they may be equal.
       embedding_scale: factor on token embeddings.
@@ -101,6 +102,7 @@ class Architecture:
     position_offset: int = 0
     count_padding: bool = True
     num_types: int = 0
+    token_types: bool = False
     embedding_size: int = 0
     embedding_projection: bool = False
     embedding_scale: float = 1.0

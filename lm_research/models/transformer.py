@@ -78,6 +78,8 @@ class Embeddings(nnx.Module):
             # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
             one_hot = jax.nn.one_hot(0 if types_BL is None else types_BL, arch.num_types, dtype=jnp.float32)
             x_BLE += one_hot @ self.types[...]
+        if arch.token_types and types_BL is not None:
+            x_BLE += jnp.take(constrain(table_VE, "vocab", None), types_BL, axis=0)
         if arch.embedding_norm:
             x_BLE = self.norm(x_BLE)
         x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", "length", None)

@@ -143,7 +143,8 @@ class Pipeline(abc.ABC):
         sides = (width - length, 0) if left else (0, width - length)
         padded = {name: np.pad(x, ((0, height - rows), sides)) for name, x in arrays.items()}
         padded["attention_mask"][rows:, 0] = 1  # a row that sees nothing would divide by zero
-        if not self.lm.definition.arch.num_types:
+        arch = self.lm.definition.arch
+        if not (arch.num_types or arch.token_types):
             padded.pop("token_type_ids", None)
         outputs = self.lm(**padded)
         start = width - length if left else 0

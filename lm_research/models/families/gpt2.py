@@ -69,7 +69,7 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     scale = 1.0 if hf.get("scale_attn_weights") is False else 0.0
     residual = fields["init_std"] / (2 * fields["num_layers"]) ** 0.5
     return Architecture(
-        **fields, intermediate_size=inner, attention_scale=scale, residual_init_std=residual, **TRAITS
+        **fields, intermediate_size=inner, attention_scale=scale, residual_init_std=residual, token_types=True, **TRAITS
     )  # fmt: skip
 
 

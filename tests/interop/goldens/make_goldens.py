@@ -66,7 +66,7 @@ class Case:
     length: int = 9
     target: int = 7  # length of the decoder's side
     masks: str = "right left"  # rows 1 and 2 are padded there; "" gives no attention_mask at all
-    types: bool = True  # token_type_ids, where the family has them
+    types: bool | str = True  # token_type_ids, where the family has them; "tokens": rows of the token table (GPT-2)
     decoder: str = ""  # "given": decoder_input_ids, "masked": with decoder_attention_mask too
     deep: bool = False  # hidden states and attentions
     text: dict | None = None  # config.json word for word, where it is not what save_pretrained writes
@@ -101,6 +101,8 @@ def draw(case: Case, config, rng: np.random.RandomState) -> dict[str, np.ndarray
         del inputs["attention_mask"]
     if case.types and family in ("bert", "electra", "albert"):
         inputs["token_type_ids"] = rng.randint(0, config.type_vocab_size, (rows, length)) * mask
+    if case.types == "tokens":
+        inputs["token_type_ids"] = rng.randint(0, vocab, (rows, length))
     if case.labels == "choice":
         stacked = [draw(dataclasses.replace(case, labels=""), config, rng) for _ in range(4)]
         inputs = {key: np.stack([one[key] for one in stacked], 1) for key in stacked[0]}
@@ -408,6 +410,7 @@ ENCODERS = [
 
 DECODERS = [
     Case("gpt2_causal", "GPT2LMHeadModel", GPT2, "causal", deep=True),
+    Case("gpt2_causal_types", "GPT2LMHeadModel", GPT2, types="tokens"),
     Case("gpt2_causal_relu", "GPT2LMHeadModel", merged(GPT2, activation_function="relu", n_inner=None), "causal"),
     Case("gpt2_causal_untied", "GPT2LMHeadModel", merged(GPT2, tie_word_embeddings=False), "causal"),
     Case("gpt2_causal_layer_scaled", "GPT2LMHeadModel", merged(GPT2, scale_attn_by_inverse_layer_idx=True), "causal"),
