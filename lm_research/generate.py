@@ -260,7 +260,8 @@ def typed(file: TextIO) -> Iterator[str]:
     if isinstance(file, io.TextIOWrapper):
         file.reconfigure(newline="\n")
     try:
-        for line in file:
+        for number, line in enumerate(file):
+            line = line if number else line.removeprefix("\ufeff")
             line.encode()  # where Python lets wrong bytes pass, as half characters
             yield end_at_line_feed(line).removesuffix("\n")
     except UnicodeError as error:

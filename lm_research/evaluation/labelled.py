@@ -26,8 +26,8 @@ from lm_research.training import native
 from lm_research.training.step import make_eval_step
 
 _OF_CLASSES = ("classification", "tagging")
-# How a run wrote its texts.
-_REMEMBERED = ("source_prefix", "decoding", "decoder_start", "source_language", "target_language")
+# How a run wrote its texts, and which tags it read.
+_REMEMBERED = ("source_prefix", "decoding", "decoder_start", "source_language", "target_language", "column")
 _LONGEST = 512  # tokens of a row where neither the run nor the model says
 
 

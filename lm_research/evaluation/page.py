@@ -141,8 +141,10 @@ def _record(row: Mapping[str, Any]) -> str:
         wrong = ' class="wrong"' if row.get("exact_match", 1.0) < 1.0 else ""
         said = row["prediction"] or "no answer"
         body = f"{clean(row['text'])}<small>true: {clean(true)}; <span{wrong}>predicted: {clean(said)}</span></small>"
-    elif isinstance(row.get("label"), list) and len(row["label"]) == len(row["text"].split()) == len(row["prediction"]):
-        words = zip(row["text"].split(), row["label"], row["prediction"], strict=True)
+    elif isinstance(row.get("label"), list) and len(row["label"]) == len(row["text"].split(" ")) == len(
+        row["prediction"]
+    ):
+        words = zip(row["text"].split(" "), row["label"], row["prediction"], strict=True)
         body = " ".join(
             clean(word)
             if true == own

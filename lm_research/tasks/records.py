@@ -139,7 +139,7 @@ def _read_json(file: SourceFile) -> Iterator[Record]:
             raise DataError(f"{file.path} begins like a JSON list and is none ({error}). Mend it.") from error
         for number, fields in enumerate(records, 1):
             yield Record(f"{file.path}, record {number}", _object(fields, f"{file.path}, record {number}"))
-    elif first[1].rstrip().endswith("}"):
+    elif not first[1].lstrip().startswith("{") or first[1].rstrip().endswith("}"):
         for number, line in itertools.chain([first], lines):
             where = f"{file.path}, line {number}"
             try:

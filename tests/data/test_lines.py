@@ -5,6 +5,7 @@ Expected are the very pieces that the files are joined from: the rule is RFC 746
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import io
@@ -14,7 +15,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lm_research import generate
+from lm_research import generate, predict
 from lm_research.config import DataConfig, resolve
 from lm_research.data.hf_tokenizer import tokenizer_from_files
 from lm_research.data.lines import split_lines
@@ -92,12 +93,24 @@ def prompts(path: pathlib.Path, odd: str, end: str) -> list[str]:
     return generate.read_prompts(as_lines(path.with_suffix(".txt"), texts_of(odd), end))
 
 
+def rows(path: pathlib.Path, odd: str, end: str) -> list[str]:
+    source = as_lines(path.with_suffix(".txt"), texts_of(odd), end)
+    return list(predict.read_rows(argparse.Namespace(input=source, task="text-generation")))
+
+
+def columns(path: pathlib.Path, odd: str, end: str) -> list[str]:
+    source = as_lines(path.with_suffix(".conll"), [*(f"{text}\tO" for text in texts_of(odd)), ""], end)
+    (record,) = read_records(source, resolve({}))
+    return record.fields["tokens"]
+
+
 def standard_input(path: pathlib.Path, odd: str, end: str) -> list[str]:
-    return list(generate.typed(io.TextIOWrapper(io.BytesIO(end.join(texts_of(odd)).encode()), encoding="utf-8")))
+    content = ("\ufeff" + end.join(texts_of(odd))).encode()
+    return list(generate.typed(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")))
 
 
 READERS = [
-    documents, packed, paragraphs, pairs, json_lines, comma_separated, quoted, tab_separated, prompts, standard_input
+    documents, packed, paragraphs, pairs, json_lines, comma_separated, quoted, tab_separated, prompts, rows, columns, standard_input
 ]  # fmt: skip
 
 
