@@ -140,7 +140,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     history = [
         line for line in read_metrics(workdir / "metrics.jsonl") if "eval_loss_nats" in line and line["step"] <= start
     ]
-    evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log, history)
+    evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log, history, examples)
     clock = Clock(born)
     lives = Lives(workdir, clock, start, is_main)
     meter = Meter(config, objective, definition, examples, start, log, clock)

@@ -11,18 +11,22 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
-from lm_research.data.order import Feed
+from lm_research.data.order import Examples, Feed
 from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Objective
 from lm_research.parallel.batches import local_rows
+from lm_research.parallel.processes import summed
 from lm_research.tasks.base import Task
-from lm_research.training.evaluation import evaluate, unigram_loss
+from lm_research.training.evaluation import count_targets, evaluate, training_frequencies, unigram_loss
 from lm_research.training.metrics import MetricsWriter
 from lm_research.training.progress import Log, every
 from lm_research.training.state import State
 from lm_research.training.step import make_eval_step
+
+_SAMPLED = 2048  # training rows that tell how often special tokens are predicted
+_CHUNK = 128  # of them made at once
 
 
 class Evaluation:
@@ -38,7 +42,9 @@ class Evaluation:
         writer: MetricsWriter,
         log: Log,
         history: list[dict[str, float]],
+        examples: Examples,
     ) -> None:
+        """`history`: scores of earlier evaluations; `examples`: what is trained on."""
         self.config, self.objective, self.mesh, self.writer, self.log = config, objective, mesh, writer, log
         self.definition, self.corpus = definition, corpus
         self.feed, self.num_batches = self._feed(corpus.validation)
@@ -46,9 +52,20 @@ class Evaluation:
         self.preview = make_preview(config, definition, corpus)
         self.unigram_nats = None
         if objective.token_term:
-            self.unigram_nats = unigram_loss(corpus.train, map(self.feed, range(self.num_batches)))
+            self.unigram_nats = self._unigram_nats(examples)
         self.ranks = [self.rank(line) for line in history]
         self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
+
+    def _unigram_nats(self, examples: Examples) -> float:
+        """The yardstick: what frequencies of training's targets give the evaluation's, the same in every process."""
+        tokenizer = self.corpus.tokenizer
+        index = np.unique(np.linspace(0, examples.num_examples - 1, _SAMPLED).astype(np.int64))
+        parts = (index[start : start + _CHUNK] for start in range(0, len(index), _CHUNK))
+        sample_V = count_targets((examples.batch(np.zeros_like(part), part) for part in parts), tokenizer.size)
+        text_V = self.objective.predicted_counts(self.corpus.train)
+        local_V = count_targets(map(self.feed, range(self.num_batches)), tokenizer.size)
+        held_V = summed(local_V, "held-out targets")
+        return unigram_loss(training_frequencies(text_V, sample_V, tokenizer.special_ids), held_V)
 
     def _feed(self, store: TokenStore) -> tuple[Feed, int]:
         """Batches of a held-out store, and how many an evaluation reads."""

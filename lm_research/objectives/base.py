@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus, open_corpus
@@ -94,6 +95,10 @@ class Objective(abc.ABC):
     def samples(self, outputs: list[dict[str, Any]], count: int) -> list[str]:
         """A few lines to read about what was kept."""
         return []
+
+    def predicted_counts(self, store: TokenStore) -> np.ndarray:
+        """How often each id occurs in the part of a store's text that is predicted, [V]; all of it, for most objectives."""
+        return np.asarray(store.token_counts)
 
     @property
     @abc.abstractmethod

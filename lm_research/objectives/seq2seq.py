@@ -94,5 +94,12 @@ class SequenceToSequence(SourceToTarget):
     def open_corpus(cls, config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
         return open_pairs(config, workdir, log)
 
+    def predicted_counts(self, store: TokenStore) -> np.ndarray:
+        """Of the targets."""
+        starts = np.asarray(store.sentence_starts)
+        target_S = np.arange(len(starts) - 1) % 2 == 1
+        tokens = store.tokens[np.repeat(target_S, np.diff(starts))]
+        return np.bincount(tokens, minlength=len(store.token_counts))
+
     def examples(self, store: TokenStore, purpose: str) -> TextPairs:
         return TextPairs(store, self.tokenizer, self.config, purpose)

@@ -214,6 +214,14 @@ def numbers_of_process_0(numbers: Sequence[int]) -> list[int]:
     return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32)).tolist()
 
 
+def summed(counts: np.ndarray, what: str) -> np.ndarray:
+    """The sum of all processes' counts (each below 2**31), int64; `what` names the wait, once a run."""
+    if jax.process_count() == 1:
+        return counts
+    wait_for_all(what)
+    return multihost_utils.process_allgather(counts.astype(np.int32)).astype(np.int64).sum(0)
+
+
 def asked_to_stop(step: int, here: bool) -> bool:
     """Whether the run is to stop before `step`: the same answer in every process, whichever got the signal.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lm_research.data.store import TokenStore
 from lm_research.objectives.base import Objective
 from lm_research.parallel.batches import to_global
 
@@ -57,19 +56,38 @@ def evaluate(
     }
 
 
-def unigram_loss(train: TokenStore, batches: Iterator[dict[str, np.ndarray]]) -> float:
-    """Cross-entropy in nats of the training text's token frequencies on the very targets an evaluation predicts.
-
-    The floor a model must pass to have learned anything from context. Counts start at one (Laplace), so that tokens
-    the training text lacks have a probability.
-    """
-    counts_V = np.asarray(train.token_counts, np.float64) + 1.0
-    surprise_V = -np.log(counts_V / counts_V.sum())
-    total, weight = 0.0, 0.0
+def count_targets(batches: Iterable[dict[str, np.ndarray]], vocab_size: int) -> np.ndarray:
+    """How often each id is predicted in batches, int64 [V]."""
+    counts_V = np.zeros(vocab_size, np.int64)
     for batch in batches:
         for name, targets in batch.items():
             if name.startswith("targets_"):
-                weights = batch["weights_" + name.removeprefix("targets_")]
-                total += float((surprise_V[targets] * weights).sum())
-                weight += float(weights.sum())
-    return total / max(1.0, weight)
+                counted = batch["weights_" + name.removeprefix("targets_")] > 0
+                counts_V += np.bincount(targets[counted], minlength=vocab_size)
+    return counts_V
+
+
+def training_frequencies(text_V: np.ndarray, sample_V: np.ndarray, special_ids: np.ndarray) -> np.ndarray:
+    """How often each id would be predicted while all of the training text is, float64 [V].
+
+    Args:
+      text_V: how often it occurs in the text.
+      sample_V: how often it is predicted in some training rows. Tokens that stand for no text (sentinels, ends of texts), and others that
+        the text lacks, are in it alone: they come as often for a token of text as there.
+      special_ids: tokens that stand for no text.
+    """
+    of_text_V = text_V > 0
+    of_text_V[special_ids] = False
+    scale = text_V[of_text_V].sum() / max(1, sample_V[of_text_V].sum())
+    return np.where(of_text_V, text_V, sample_V * scale)
+
+
+def unigram_loss(frequencies_V: np.ndarray, targets_V: np.ndarray) -> float:
+    """Cross-entropy [nats] of frequencies on the very targets an evaluation predicts, of which each id has a count.
+
+    The floor a model must pass to have learned anything from context. Frequencies start at one (Laplace), so that tokens that training
+    never predicts have a probability.
+    """
+    frequencies_V = frequencies_V + 1.0
+    surprise_V = -np.log(frequencies_V / frequencies_V.sum())
+    return float(targets_V @ surprise_V) / max(1, int(targets_V.sum()))

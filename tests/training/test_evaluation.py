@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pathlib
 import types
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from lm_research.config import MeshConfig
 from lm_research.parallel.mesh import make_mesh
-from lm_research.training.evaluation import evaluate, unigram_loss
+from lm_research.training.evaluation import count_targets, evaluate, training_frequencies, unigram_loss
 
 OBJECTIVE = types.SimpleNamespace(
     metrics={"lm_loss_nats": "tokens", "lm_accuracy": "tokens", "pair_loss_nats": "rows"},
@@ -59,13 +58,22 @@ def test_no_tokens_at_all() -> None:
     assert run([sums(0.0, 0, 0, 0, 0, 0)])["eval_loss_nats"] == 0.0
 
 
-def test_unigram_loss(tmp_path: pathlib.Path) -> None:
+def test_unigram_loss() -> None:
     """Counts 3, 1, 0 of three tokens, plus one each: probabilities 4/7, 2/7, 1/7."""
-    store = types.SimpleNamespace(token_counts=np.array([3, 1, 0]))
     batches = [
         {"targets_BM": np.array([[0, 1], [2, 0]]), "weights_BM": np.array([[1.0, 1.0], [1.0, 0.0]])},
         {"targets_BM": np.array([[0, 0]]), "weights_BM": np.array([[1.0, 0.0]])},
     ]
+    targets_V = count_targets(batches, 3)
+    assert targets_V.tolist() == [2, 1, 1]
     expected = (2 * math.log(7 / 4) + math.log(7 / 2) + math.log(7)) / 4
-    assert unigram_loss(store, iter(batches)) == pytest.approx(expected)
-    assert unigram_loss(store, iter([])) == 0.0
+    assert unigram_loss(np.array([3, 1, 0]), targets_V) == pytest.approx(expected)
+    assert unigram_loss(np.array([3, 1, 0]), count_targets([], 3)) == 0.0
+
+
+def test_special_tokens_come_as_often_as_in_training_rows() -> None:
+    """Text of 60 tokens a and 40 b, also a stray end token; rows with 10 tokens of text, 4 sentinels, 2 ends: 40 and 20 a 100 tokens."""
+    text_V, sample_V = np.array([60, 40, 1, 0, 0]), np.array([7, 3, 2, 4, 0])
+    found = training_frequencies(text_V, sample_V, np.array([2, 3]))
+    assert found.tolist() == [60, 40, 20, 40, 0]
+    assert training_frequencies(text_V, np.array([7, 3, 0, 0, 0]), np.array([2, 3])).tolist() == [60, 40, 0, 0, 0]
