@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from lm_research.data.languages import MBART, MBART_50, NLLB
+from lm_research.data.languages import M2M_100, MBART, MBART_50, NLLB
 from lm_research.errors import TokenizerError
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -29,7 +29,8 @@ class Kind:
 
     Attributes:
       name: of the class.
-      vocabulary: "wordpiece" (vocab.txt), "bytes" (vocab.json and merges.txt) or "pieces" (sentencepiece).
+      vocabulary: "wordpiece" (vocab.txt), "bytes" (vocab.json and merges.txt), "pieces" (sentencepiece), or "two models" or "one
+        model" of sentencepiece with a vocab.json that numbers pieces.
       roles: role -> its token, unless the files say otherwise.
       wrap: how special tokens surround a text, see hf_vocabularies.py.
       types: whether models that use it tell a pair's texts apart by types.
@@ -76,6 +77,11 @@ KINDS = (
         languages=NLLB, language="eng_Latn",
     ),
     Kind(
+        "M2M100Tokenizer", "one model", dict(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>"), wrap="language first",
+        languages=M2M_100, language="en",
+    ),
+    Kind("MarianTokenizer", "two models", dict(eos="</s>", unk="<unk>", pad="<pad>"), wrap="eos"),
+    Kind(
         "LlamaTokenizer", "pieces", dict(bos="<s>", eos="</s>", unk="<unk>"), wrap="bos eos", padding_side="left", merges=True,
     ),
 )  # fmt: skip
@@ -93,6 +99,7 @@ def _plain(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower()).removesuffix("fast")
 
 
+KIND = {kind.name: kind for kind in KINDS}
 _BY_NAME = {_plain(kind.name): kind for kind in KINDS}
 _BY_NAME |= {
     _plain(f"{name}Tokenizer"): _BY_NAME[_plain(owner)] for owner, names in _SHARED.items() for name in names.split()

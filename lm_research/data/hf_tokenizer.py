@@ -25,7 +25,7 @@ from lm_research.data import hf_vocabularies
 from lm_research.data.chat_template import TEMPLATE
 from lm_research.data.hf_inputs import pair_up, stack_rows
 from lm_research.data.hf_roles import add_tokens, uses_types
-from lm_research.data.hf_settings import ROLES, SETTINGS, Kind, Settings, read_settings
+from lm_research.data.hf_settings import KIND, ROLES, SETTINGS, Kind, Settings, read_settings
 from lm_research.data.hf_text import byte_lengths, going_on, literal_form, readable, uses, word_starts
 from lm_research.data.languages import spoken
 from lm_research.data.tokenizer import ROLES as OUR_ROLES
@@ -34,8 +34,14 @@ from lm_research.errors import TokenizerError
 
 WHOLE = "tokenizer.json"
 STARTS = (WHOLE, "vocab.txt", "vocab.json", *hf_vocabularies.PIECES)  # a folder with any of these holds a tokenizer
-_LOOKED_FOR = (WHOLE, "vocab.txt", "vocab.json with merges.txt", *hf_vocabularies.PIECES)
-_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", *hf_vocabularies.PIECES)
+_LOOKED_FOR = (
+    WHOLE,
+    "vocab.txt",
+    "vocab.json with merges.txt or with source.spm and target.spm",
+    *hf_vocabularies.PIECES,
+)
+_VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", *hf_vocabularies.PIECES)
+_NUMBERED = {"two models": "MarianTokenizer", "one model": "M2M100Tokenizer"}  # see numbered_pieces.py
 # Whose place each role takes when a tokenizer has none of its own, first come.
 _STAND_INS = {"cls": ("bos",), "bos": ("cls",), "sep": ("eos",), "eos": ("sep",), "pad": ("eos", "sep")}
 
@@ -78,16 +84,22 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> TextTokenize
       TokenizerError: as load_tokenizer.
     """
     settings = read_settings(files, where)
-    if WHOLE in files:
+    if WHOLE in files and not (settings.kind and settings.kind.vocabulary in _NUMBERED):
         return HFTokenizer(files, settings)
     if _is_plain(files, settings):
         return Tokenizer.parse(files["tokenizer.model"], f"{where}/tokenizer.model")
-    if not hf_vocabularies.find_vocabulary(files, settings):
+    names = hf_vocabularies.find_vocabulary(files, settings)
+    if not names:
         raise TokenizerError(
             f"{where} is a folder without a tokenizer: looked for {', '.join(_LOOKED_FOR)}. Give the folder of a Hugging Face "
             "model, a tokenizer.json or a sentencepiece .model file in config.tokenizer.path, or leave that key empty to "
             "train a tokenizer on the corpus."
         )
+    for sort, name in _NUMBERED.items():
+        if names == hf_vocabularies.FILES[sort]:
+            from lm_research.data.numbered_pieces import NumberedPieces  # which is made of this file's class
+
+            return NumberedPieces(files, settings if settings.kind else read_settings(files, where, KIND[name]))
     return HFTokenizer(files, settings)
 
 
@@ -140,6 +152,12 @@ def _is_plain(files: Mapping[str, bytes], settings: Settings) -> bool:
     return [text for text, *_ in pieces[: len(OUR_ROLES)]] == [names[0] for names in OUR_ROLES.values()]
 
 
+def with_stand_ins(roles: Mapping[str, int]) -> dict[str, int]:
+    """Role -> id, of roles that others stand in for too."""
+    found = {role: [other for other in others if other in roles] for role, others in _STAND_INS.items()}
+    return {role: roles[others[0]] for role, others in found.items() if others} | dict(roles)
+
+
 class HFTokenizer:
     """A tokenizer of a Hugging Face directory.
 
@@ -188,10 +206,7 @@ class HFTokenizer:
         self.digest = hashlib.sha256(content).hexdigest()
         self._vocab = self.backend.get_vocab()
         self.size = max(self._vocab.values()) + 1
-        self.roles = {role: self._vocab[token] for role, token in own.items()}
-        for role, others in _STAND_INS.items():
-            if role not in own and (found := [other for other in others if other in own]):
-                self.roles[role] = self._vocab[own[found[0]]]
+        self.roles = with_stand_ins({role: self._vocab[token] for role, token in own.items()})
         self.max_length = settings.max_length
         self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
         self.uses_types = uses_types(settings, kind, self._spec.get("post_processor"))

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from lm_research.data import sentencepiece_model as spm
-from lm_research.data.hf_settings import KINDS, Kind, Settings
+from lm_research.data.hf_settings import KIND, Kind, Settings
 from lm_research.data.languages import Languages
 from lm_research.data.lines import split_lines
 from lm_research.errors import TokenizerError
@@ -25,8 +25,12 @@ from lm_research.errors import TokenizerError
 SPACE = "\u2581"
 # The files of each sort of vocabulary; of sentencepiece's names a class uses one, and the first that is there counts.
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-FILES = {"wordpiece": ("vocab.txt",), "bytes": ("vocab.json", "merges.txt")}
-_KIND = {kind.name: kind for kind in KINDS}
+FILES = {
+    "two models": ("source.spm", "target.spm", "vocab.json"),
+    "one model": ("sentencepiece.bpe.model", "vocab.json"),
+    "wordpiece": ("vocab.txt",),
+    "bytes": ("vocab.json", "merges.txt"),
+}
 # White space (Unicode's property White_Space), which the tokenizers library cuts off the ends of a vocab.txt's lines.
 _TRIMMED = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
@@ -45,14 +49,14 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
     if settings.asked and not settings.kind:
         raise TokenizerError(
             f"{settings.where} holds {found[0][0]} but its files ask for {settings.asked}, which cannot be built from it here "
-            f"(known: {', '.join(_KIND)} and classes like them). Save it as a tokenizer.json with the library that made it "
+            f"(known: {', '.join(KIND)} and classes like them). Save it as a tokenizer.json with the library that made it "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(...) in transformers), or, if it is one of the known "
             "ones, name that as tokenizer_class in tokenizer_config.json."
         )
     if settings.kind is None:
         return found[0]
     if settings.kind.vocabulary == "pieces":
-        fitting = [names for names in found if names[0] in PIECES]
+        fitting = [names for names in found if names[0] in PIECES and len(names) == 1]
     else:
         fitting = [names for names in found if names == FILES[settings.kind.vocabulary]]
     if not fitting:
@@ -87,7 +91,7 @@ def build(files: Mapping[str, bytes], names: tuple[str, ...], settings: Settings
 
 
 def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
-    kind, config = settings.kind or _KIND["BertTokenizer"], settings.config
+    kind, config = settings.kind or KIND["BertTokenizer"], settings.config
     lines = split_lines(vocabulary.decode("utf-8-sig"))
     vocab = {line.rstrip(_TRIMMED): number for number, line in enumerate(lines)}
     unknown = str(settings.roles.get("unk") or kind.roles["unk"])
@@ -109,7 +113,7 @@ def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
 
 def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     vocab = json.loads(vocabulary)
-    kind = settings.kind or _KIND["RobertaTokenizer" if {"<s>", "</s>"} <= vocab.keys() else "GPT2Tokenizer"]
+    kind = settings.kind or KIND["RobertaTokenizer" if {"<s>", "</s>"} <= vocab.keys() else "GPT2Tokenizer"]
     lines = split_lines(merges.decode("utf-8-sig"))
     pairs = [
         tuple(filter(None, line.split(" "))) for line in lines if line.strip(" ") and not line.startswith("#version")
@@ -151,10 +155,10 @@ def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
 def _guess_kind(model: spm.SentencePieceModel) -> Kind:
     names = [text for text, _, _ in model.pieces]
     if model.kind == spm.BPE:
-        return _KIND["LlamaTokenizer"]
+        return KIND["LlamaTokenizer"]
     if "[CLS]" in names:
-        return _KIND["AlbertTokenizer"]
-    return _KIND["T5Tokenizer" if names[:2] == ["<pad>", "</s>"] else "XLMRobertaTokenizer"]
+        return KIND["AlbertTokenizer"]
+    return KIND["T5Tokenizer" if names[:2] == ["<pad>", "</s>"] else "XLMRobertaTokenizer"]
 
 
 def _fairseq(model: spm.SentencePieceModel, kind: Kind) -> list[tuple[str, float]]:
@@ -253,8 +257,11 @@ def find_languages(
         return None
     added = sorted(tokenizer.get_added_tokens_decoder().items())
     ids = {token.content: number for number, token in added if token.special and token.content not in roles.values()}
-    if not ids.keys() & set(kind.languages):
-        return None
+    return languages_among(ids, kind, settings) if ids.keys() & set(kind.languages) else None
+
+
+def languages_among(ids: Mapping[str, int], kind: Kind, settings: Settings) -> Languages:
+    """Languages by their ids, with those that the settings name; raises a TokenizerError if they name others."""
     config = settings.config
     source = config.get("src_lang") or (kind.language if kind.language in ids else next(iter(ids)))
     last = kind.wrap == "language last" or bool(config.get("legacy_behaviour"))

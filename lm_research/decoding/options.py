@@ -39,7 +39,7 @@ class Options:
       temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff: filters of sampling, see sampling.py.
       repetition_penalty, encoder_repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size,
         encoder_no_repeat_ngram_size, bad_words_ids, sequence_bias, suppress_tokens, begin_suppress_tokens,
-        forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty: see processors.py. sequence_bias is pairs
+        forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty, renormalize_logits: see processors.py. sequence_bias is pairs
         of tokens and a number, [[[500], 3.0], [[7, 8], -2.0]], or in Python a dict {(500,): 3.0}.
 
       length_penalty: finished beams are ranked by log-probability / length ^ this.
@@ -88,6 +88,7 @@ class Options:
     forced_bos_token_id: int | None = None
     forced_eos_token_id: Tokens = None
     exponential_decay_length_penalty: tuple[int, float] | None = None
+    renormalize_logits: bool = False
 
     length_penalty: float = 1.0
     early_stopping: bool | str = False
@@ -417,6 +418,8 @@ def make_rules(options: Options, lengths: Lengths, width: int, vocabulary: int) 
         at = int(width == 1 and options.forced_bos_token_id is not None)
         tokens_T = np.asarray(options.begin_suppress_tokens, np.int32)
         rules["begin_suppress_tokens"] = {"tokens_T": tokens_T, "at": np.int32(at)}
+    if options.renormalize_logits and options.way == "beams":  # elsewhere only shares count
+        rules["renormalize"] = {}
     return rules
 
 

@@ -186,6 +186,11 @@ def length_decay(scores_RV: jax.Array, history: History, setting: Setting) -> ja
     return jnp.where(ends, raised, scores_RV)
 
 
+def renormalize(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
+    """Log-probabilities of what other rules have left."""
+    return jax.nn.log_softmax(scores_RV)
+
+
 def _mask(tokens_T: jax.Array, vocab: int) -> jax.Array:
     return (jnp.arange(vocab)[:, None] == jnp.asarray(tokens_T)).any(1)
 
@@ -211,4 +216,5 @@ RULES: dict[str, Rule] = {
     "length_decay": length_decay,
     "suppress_tokens": suppress_tokens,
     "begin_suppress_tokens": begin_suppress_tokens,
+    "renormalize": renormalize,
 }

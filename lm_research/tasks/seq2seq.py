@@ -75,7 +75,7 @@ class PairReader(Reader):
           ConfigError: the tokenizer has no such language, or nothing tells what is written.
         """
         task, languages = self.config.task, tokenizer.languages
-        start = "" if languages is None else languages.code_of(tokenizer.token_id(task.decoder_start))
+        start = language_named(tokenizer, task.decoder_start)
         if start and task.target_language not in ("", start):
             raise ConfigError(
                 f"config.task.decoder_start={task.decoder_start!r} and config.task.target_language={task.target_language!r} are two "
@@ -117,6 +117,14 @@ class PairReader(Reader):
         cut = [sum(len(row.parts[side]) > room[side] for row in rows) for side in (0, 1)]
         lengths = rooms(self.config)
         return f"{cut[0]:,} sources cut to {lengths[0]} tokens, {cut[1]:,} targets to {lengths[1]}"
+
+
+def language_named(tokenizer: TextTokenizer, name: str) -> str:
+    """The language of a code, or of a token that stands for it; "" if it is none."""
+    languages = tokenizer.languages
+    if languages is None or name in languages.ids:
+        return "" if languages is None else name
+    return languages.code_of(tokenizer.token_id(name))
 
 
 def frames(tokenizer: TextTokenizer) -> tuple[Any, Any]:
@@ -205,9 +213,7 @@ class Seq2Seq(SourceToTarget, WritingTask):
         """
         token, known = self.config.task.decoder_start, self.origin.get("decoder_start_token_id")
         around = self.origin and getattr(FAMILIES[self.origin["family"]], "SHIFTS_AROUND", False)
-        if token and (
-            self.tokenizer.languages is None or not self.tokenizer.languages.code_of(self.tokenizer.token_id(token))
-        ):
+        if token and not language_named(self.tokenizer, token):
             number = self.tokenizer.token_id(token)
             if number is None:
                 raise ConfigError(

@@ -15,7 +15,7 @@ from lm_research.data.languages import NLLB
 from lm_research.data.sentencepiece_model import read_model
 from lm_research.errors import TokenizerError
 
-FAMILIES = ["MBart", "MBart50", "Nllb", "Nllb legacy"]
+FAMILIES = ["MBart", "MBart50", "Nllb", "Nllb legacy", "M2M100"]
 SOURCES, TARGETS = goldens()["sources"], goldens()["targets"]
 
 

@@ -65,7 +65,7 @@ def opening(family: str, code: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("how", ["keys", "decoder_start", "model"])
-@pytest.mark.parametrize("family", ["MBart", "MBart50", "Nllb", "Nllb legacy"])
+@pytest.mark.parametrize("family", ["MBart", "MBart50", "Nllb", "Nllb legacy", "M2M100"])
 def test_each_side_carries_its_own_language(family: str, how: str, tmp_path: pathlib.Path) -> None:
     """Sources and labels are transformers' (`text_target`), and its mBART makes the decoder's inputs of labels turned round by one.
 

@@ -1,0 +1,37 @@
+"""A tiny directory as opus-mt's are, from marian_goldens; transformers made what it should give."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import pathlib
+import sys
+from typing import Any
+
+import safetensors.numpy
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "interop"))
+
+from golden_models import golden_tensor
+
+GOLDEN = pathlib.Path(__file__).parent / "marian_goldens" / "opus.json"
+
+
+@functools.cache
+def golden() -> dict[str, Any]:
+    return json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def files() -> dict[str, bytes]:
+    return {name: base64.b64decode(text) for name, text in golden()["files"].items()}
+
+
+def write_opus(folder: pathlib.Path) -> pathlib.Path:
+    """The directory: tokenizer, configuration and weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files().items():
+        (folder / name).write_bytes(content)
+    tensors = {name: golden_tensor(name, tuple(shape)) for name, shape in golden()["weights"].items()}
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
