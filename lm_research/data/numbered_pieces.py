@@ -160,11 +160,16 @@ class NumberedPieces(HFTokenizer):
 
     # ------------------------------------------------------------------------------------------ ids to text
 
-    def decode(self, ids: Any) -> str:
-        """The text that ids stand for; special tokens, and ids past the vocabulary, stand for none."""
-        kept = [int(token) for token in ids if int(token) in self._names]
-        pieces = [self._names[token] for token in kept if token not in self._specials]
-        return self._writes.decode_pieces(pieces).replace(SPACE, " ").strip()
+    def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
+        """The text that ids stand for; those that are none stand for no text, nor do special tokens, or else by their names."""
+        text, pieces = "", []
+        for token in [int(token) for token in np.ravel(ids) if int(token) in self._names]:
+            if token not in self._specials:
+                pieces.append(self._names[token])
+            elif not skip_special_tokens:
+                text += self._writes.decode_pieces(pieces) + self._names[token] + " " * self._has_codes
+                pieces = []
+        return (text + self._writes.decode_pieces(pieces)).replace(SPACE, " ").strip()
 
     def _piece(self, token: int) -> str:
         return self._names.get(token, f"<{token}>").replace("\n", "⏎")

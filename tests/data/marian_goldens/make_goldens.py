@@ -97,6 +97,7 @@ def main() -> None:
         "weights": {name: list(shape) for name, shape in shapes.items()},
         "texts": TEXTS, "input_ids": tokenizer(TEXTS)["input_ids"], "labels": labels,
         "decoded": tokenizer.batch_decode(labels, skip_special_tokens=True),
+        "named": tokenizer.batch_decode(labels),
         "padded": {name: value.tolist() for name, value in batch.items()},
         "sources": SOURCES, "ways": WAYS, "sequences": sequences,
     }  # fmt: skip
