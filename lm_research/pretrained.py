@@ -33,7 +33,7 @@ from lm_research.interop import huggingface, sentence_transformers
 from lm_research.interop.sentence_transformers import Embedding
 from lm_research.models import forward as forward_lib
 from lm_research.models.definition import ModelDefinition, Params, define
-from lm_research.models.families import FAMILIES
+from lm_research.models.families import family_of
 from lm_research.models.forward import INPUTS, shift_around, shift_right
 from lm_research.parallel.mesh import named_mesh
 from lm_research.training import native
@@ -90,6 +90,11 @@ class LanguageModel:
         return next(filter(None, said), stack.max_length) or getattr(self.tokenizer, "max_length", None) or None
 
     @property
+    def forward_head(self) -> str:
+        """What models.forward.forward takes for it: some families' labels stand where they are predicted, not one to the right."""
+        return getattr(family_of(self.family), "LOSSES", {}).get(self.head, self.head)
+
+    @property
     def num_params(self) -> int:
         return self.definition.num_params
 
@@ -121,17 +126,17 @@ class LanguageModel:
         capture = output_hidden_states or output_attentions
         outputs = self._forward(self.params, arrays, capture)
         hidden = ("" if output_hidden_states else "hidden_states", "" if output_attentions else "attentions")
-        names = getattr(FAMILIES[self.family], "OUTPUTS", {})
+        names = getattr(family_of(self.family), "OUTPUTS", {})
         kept = {name: x for name, x in outputs.items() if not name.endswith(tuple(filter(None, hidden)))}
         return {names.get(name, name): x for name, x in kept.items()}
 
     @functools.cached_property
     def _forward(self) -> Any:
         definition, problem_type = self.definition, self._config.get("problem_type")
+        head = self.forward_head
 
         def run(params: Params, inputs: Mapping[str, jax.Array], capture: bool) -> dict[str, Any]:
-            model, head = definition.bind(params), definition.head.name
-            return forward_lib.forward(model, head, inputs, capture, problem_type=problem_type)
+            return forward_lib.forward(definition.bind(params), head, inputs, capture, problem_type=problem_type)
 
         return jax.jit(run, static_argnums=2)
 
@@ -152,6 +157,9 @@ class LanguageModel:
                 )
         if arch.kind == "encoder-decoder" and "decoder_input_ids" not in arrays:
             arrays["decoder_input_ids"] = self._decoder_inputs(arrays)
+            if "decoder_attention_mask" not in arrays and getattr(family_of(self.family), "MASKS_TARGETS", False):
+                real = arrays["decoder_input_ids"] != self._pad_id
+                arrays["decoder_attention_mask"] = real.astype(np.int32)
         elif arch.kind != "encoder-decoder" and ("decoder_input_ids" in arrays or "decoder_attention_mask" in arrays):
             raise UserError(
                 f"This model is a plain {arch.kind}: it has no decoder_input_ids and decoder_attention_mask."
@@ -168,7 +176,8 @@ class LanguageModel:
         for name, other in same.items():
             if name in arrays and arrays[name].shape != arrays[other].shape:
                 raise UserError(f"{name} has shape {arrays[name].shape}, but {other} has {arrays[other].shape}.")
-        types = arch.vocab_size if arch.token_types else arch.num_types
+        reader = arch.encoder or arch
+        types = reader.vocab_size if reader.token_types else reader.num_types
         if types and "token_type_ids" in arrays:
             _check_range("token_type_ids", arrays["token_type_ids"], types)
         if self.head == "classification" and "labels" in arrays:
@@ -198,12 +207,18 @@ class LanguageModel:
                 "for example with tokenizer(..., truncation=True)."
             )
 
+    @property
+    def _pad_id(self) -> int:
+        """What fills up a decoder's inputs."""
+        said = self._config.get("pad_token_id")
+        return max(self.definition.arch.pad_id if said is None else said, 0)
+
     def _decoder_inputs(self, arrays: Mapping[str, Any]) -> Any:
-        pad, start = max(self.definition.arch.pad_id, 0), self._config.get("decoder_start_token_id")
+        pad, start = self._pad_id, self._config.get("decoder_start_token_id")
         source = arrays.get("labels") if self.head == "seq2seq_lm" else arrays["input_ids"]
         if source is None:
             raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")
-        if getattr(FAMILIES[self.family], "SHIFTS_AROUND", False):  # whatever start the files name for `generate`
+        if getattr(family_of(self.family), "SHIFTS_AROUND", False):  # whatever start the files name for `generate`
             return shift_around(source, pad)
         return shift_right(source, pad if start is None else start, pad)
 

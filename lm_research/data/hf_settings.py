@@ -154,6 +154,8 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
       TokenizerError: one of them is not a JSON object.
     """
     config, special, added, model = (_load(files, name, where) for name in SETTINGS)
+    if isinstance(model.get("encoder"), dict):  # a model made of two: its one tokenizer is the encoder's
+        model = {**model["encoder"], **{name: value for name, value in model.items() if name != "model_type"}}
     asked = config.get("tokenizer_class") or model.get("tokenizer_class")
     if asked and _plain(asked) in _GENERIC:
         asked, kind = None, guess

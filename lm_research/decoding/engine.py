@@ -160,8 +160,12 @@ def read(bound: Bound, prompts: Prompts, slots: int) -> tuple[jax.Array, Cache]:
         ones = jnp.ones_like(prompts.source_BM)
         _, memory = bound.model.encode(prompts.source_BM, prompts.source_mask_BM, query_segments_BL=ones)
     rows, width = prompts.tokens_BP.shape
-    cache = cache_lib.empty(bound, rows, slots, memory)
-    return cache_lib.extend(bound, prompts.tokens_BP, cache, sequential(prompts.start_B, jnp.int32(0), width, width))
+    cache = cache_lib.empty(bound, rows, slots, memory)._replace(first_B=prompts.first_B)
+    place = sequential(prompts.start_B, jnp.int32(0), width, width)
+    if not bound.model.arch.count_padding and prompts.first_B is None:
+        real_BP = (prompts.tokens_BP != bound.model.arch.pad_id) & (jnp.arange(width) >= prompts.start_B[:, None])
+        place = place._replace(positions_BL=jnp.cumsum(real_BP, axis=1) - 1)
+    return cache_lib.extend(bound, prompts.tokens_BP, cache, place)
 
 
 def predict(bound: Bound, x_RLD: jax.Array) -> jax.Array:
@@ -191,8 +195,8 @@ def repeat_cache(cache: Cache, rows: int, copies: int, stacked: bool) -> Cache:
         return jnp.repeat(x.reshape(rows, -1, *x.shape[-2:]), copies, axis=0).reshape(-1, *x.shape[1:])
 
     layers = jax.tree.map(repeat, tuple(cache[:4]))
-    mask = cache.memory_mask_BM
-    return Cache(*layers, None if mask is None else jnp.repeat(mask, copies, axis=0))
+    rows_of = lambda x: None if x is None else jnp.repeat(x, copies, axis=0)  # noqa: E731
+    return Cache(*layers, rows_of(cache.memory_mask_BM), rows_of(cache.first_B))
 
 
 def source_tokens(prompts: Prompts) -> jax.Array | None:

@@ -66,7 +66,7 @@ class MaskFiller:
 
         def predict(params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, positions_B: jax.Array) -> tuple:
             model = definition.bind(params)
-            x_BLD = model.encoder(tokens_BL, segments_BL)
+            x_BLD = model.reader(tokens_BL, segments_BL)
             logits_B1V = model.predict_tokens(x_BLD, positions_B[:, None]).logits()
             return jax.lax.top_k(jax.nn.softmax(logits_B1V[:, 0, : tokenizer.size]), best)
 

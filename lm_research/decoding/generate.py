@@ -206,7 +206,7 @@ def _logprobs(request: Request, new: list[list[int]]) -> list[np.ndarray] | None
         return None
     copies = len(new) // len(request.rows)
     repeat = lambda rows: None if rows is None else [row for row in rows for _ in range(copies)]  # noqa: E731
-    return scoring.score_rows(request.engine, repeat(request.rows), new, repeat(request.sources))
+    return scoring.score_rows(request.engine, repeat(request.rows), new, repeat(request.sources), repeat(request.first))
 
 
 def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None]:

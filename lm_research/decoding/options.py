@@ -191,6 +191,12 @@ def save_defaults(directory: pathlib.Path, values: Mapping[str, Any]) -> None:
         (pathlib.Path(directory) / FILE).write_text(text, encoding="utf-8")
 
 
+def of_writer(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json, with what only the one of its decoder says where a model is made of two."""
+    said = {name: value for name, value in config.items() if value is not None}
+    return {**dict(said.get("decoder") or {}), **said}
+
+
 def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapping[str, Any]) -> Options:
     """Options from arguments, over those of generation_config.json, over those of config.json.
 
@@ -205,7 +211,7 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
     for name in given:
         if name not in NAMES:
             raise UserError(f"generate has no argument {name!r}. {suggest(name, NAMES)}")
-    known = {name: value for name, value in config.items() if name in NAMES and value is not None}
+    known = {name: value for name, value in of_writer(config).items() if name in NAMES and value is not None}
     if file:
         known = {name: value for name, value in known.items() if name.endswith("_token_id")}
     known |= {name: value for name, value in file.items() if name in NAMES and value is not None}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_research.errors import UserError
+from lm_research.models.architecture import Architecture
 
 
 class Prompts(NamedTuple):
@@ -20,7 +21,8 @@ class Prompts(NamedTuple):
 
     tokens_BP: padded on the left; start_B: the first slot of each row's prompt. Of an encoder-decoder these are the
     decoder's, and source_BM, source_mask_BM the encoder's tokens, padded on the right. name_B2: two numbers that tell a row
-    from others for the draws of sampling: a digest of what it says, and how many rows before it say the same.
+    from others for the draws of sampling: a digest of what it says, and how many rows before it say the same. first_B: the position
+    of each row's first token, where it is not 0.
     """
 
     tokens_BP: np.ndarray
@@ -29,6 +31,7 @@ class Prompts(NamedTuple):
     source_BM: np.ndarray | None
     source_mask_BM: np.ndarray | None
     count: int
+    first_B: np.ndarray | None = None
 
 
 def bucket(length: int, least: int = 1) -> int:
@@ -110,6 +113,7 @@ def make_prompts(
     least: int = 16,
     most: int = 0,
     buckets: bool = True,
+    first: Sequence[int] | None = None,
 ) -> Prompts:
     """A batch of token lists.
 
@@ -121,6 +125,7 @@ def make_prompts(
       least: the shortest length that prompts are filled up to (an encoder-decoder's are short: 1).
       most: positions that the encoder has, where it has a table of them.
       buckets: False keeps lengths as they are.
+      first: the position of each prompt's first token; None is 0.
     """
     count = len(rows)
     batch = -(-(bucket(count) if buckets else count) // multiple) * multiple
@@ -143,7 +148,15 @@ def make_prompts(
     said = [(*row, -1, *(sources[number] if sources is not None else ())) for number, row in enumerate(rows)]
     name_B2 = np.zeros((batch, 2), np.uint32)
     name_B2[:count] = names(said)
-    return Prompts(tokens_BP, start_B, name_B2, source_BM, mask_BM, count)
+    first_B = None if first is None else np.array([*first, *[0] * (batch - count)], np.int32)
+    return Prompts(tokens_BP, start_B, name_B2, source_BM, mask_BM, count, first_B)
+
+
+def first_positions(arch: Architecture, hidden: Sequence[int]) -> list[int] | None:
+    """The position of the first token of each prompt that stands behind so much padding; None where all are 0."""
+    if arch.prompt_positions == "rows":
+        return [-arch.position_offset] * len(hidden)
+    return list(hidden) if arch.prompt_positions == "slots" and any(hidden) else None
 
 
 def names(said: Sequence[Sequence[int]]) -> np.ndarray:

@@ -53,7 +53,7 @@ class PseudoLikelihood:
             params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, places_B: jax.Array, hidden_B: jax.Array
         ) -> Any:
             model = lm.definition.bind(params)
-            x_BLD = model.encoder(tokens_BL, segments_BL)
+            x_BLD = model.reader(tokens_BL, segments_BL)
             log_BV = jax.nn.log_softmax(model.predict_tokens(x_BLD, places_B[:, None]).logits()[:, 0])
             return jnp.take_along_axis(log_BV, hidden_B[:, None], axis=1)[:, 0], log_BV.argmax(1) == hidden_B
 

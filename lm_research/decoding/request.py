@@ -15,7 +15,15 @@ from lm_research.data.languages import spoken
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import TOKENS, Lengths, Options, make_filters, make_options, make_rules
-from lm_research.decoding.prompts import as_rows, bucket, longest, make_prompts, parts_documents, without_padding
+from lm_research.decoding.prompts import (
+    as_rows,
+    bucket,
+    first_positions,
+    longest,
+    make_prompts,
+    parts_documents,
+    without_padding,
+)
 from lm_research.errors import UserError
 
 HEADS = ("causal_lm", "seq2seq_lm")
@@ -29,6 +37,11 @@ def engine_of(lm: Any) -> Engine:
             raise UserError(
                 f"This model predicts {lm.definition.head.name!r}, not text. Read it with head='causal_lm' (a decoder) or "
                 "'seq2seq_lm' (an encoder-decoder)."
+            )
+        if not lm.definition.arch.causal:
+            raise UserError(
+                "This model sees what comes later (its config.json says is_decoder: false), so it cannot write. Read it with "
+                "head='causal_lm', which makes it a decoder."
             )
         kept = lm.__dict__["_engine"] = (lm.params, Engine(lm.definition, lm.params))
     return kept[1]
@@ -60,12 +73,20 @@ class Request:
         self.before = given if sources is None and texts is not None else [[]] * len(given)
         for rows, size in ((given, (arch.encoder or arch).vocab_size), (self.rows, arch.vocab_size)):
             _check_ids(rows, size)
+        ids = inputs.get("input_ids") if sources is None else None
+        hidden = [
+            len(all_ids) - len(row) for all_ids, row in zip(self.rows if ids is None else ids, self.rows, strict=True)
+        ]
+        self.first = first_positions(arch, hidden)
         self.shown = rectangle(self.shown, options.pad)
         width = self.shown.shape[1]
         limit = arch.max_length if arch.positions == "learned" else 0
-        self.lengths = Lengths(options, width, longest(self.rows), limit)
+        before = max(0, *self.first) if self.first else 0
+        self.lengths = Lengths(options, width, longest(self.rows) + before, limit)
         most = arch.encoder.max_length if sources is not None and arch.encoder.positions == "learned" else 0
-        self.prompts = make_prompts(self.rows, options.pad, sources, self.engine.rows_multiple, most=most)
+        self.prompts = make_prompts(
+            self.rows, options.pad, sources, self.engine.rows_multiple, most=most, first=self.first
+        )
         self.slots = self.prompts.tokens_BP.shape[1]
         known = getattr(self.tokenizer, "size", arch.vocab_size)
         vocabulary = known if known < arch.vocab_size else 0

@@ -24,9 +24,10 @@ def score_rows(
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
     sources: Sequence[Sequence[int]] | None = None,
+    first: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
     """Log-probability [nats] of each token of each continuation after its prompt; see `judge_rows`."""
-    return [log_L for log_L, _ in judge_rows(engine, prompts, continuations, sources)]
+    return [log_L for log_L, _ in judge_rows(engine, prompts, continuations, sources, first)]
 
 
 def judge_rows(
@@ -34,6 +35,7 @@ def judge_rows(
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
     sources: Sequence[Sequence[int]] | None = None,
+    first: Sequence[int] | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each token of each continuation after its prompt: log-probability [nats], and whether it is the likeliest one.
 
@@ -42,13 +44,14 @@ def judge_rows(
       prompts: token ids (of an encoder-decoder: the decoder's).
       continuations: token ids, as many rows. The last token of a row is asked for but not read, so needs no position.
       sources: an encoder-decoder's encoder tokens.
+      first: the position of each prompt's first token; None is 0.
 
     Raises:
       UserError: an empty row, or one that is longer than the model's positions.
     """
     prompts, continuations = as_rows("prompts", prompts), as_rows("continuations", continuations)
     rows = [[*prompt, *more] for prompt, more in zip(prompts, continuations, strict=True)]
-    log_BL, best_BL = _judge(engine, rows, sources, None)
+    log_BL, best_BL = _judge(engine, rows, sources, None, first)
     return [(log_BL[i, -len(more) :], best_BL[i, -len(more) :]) for i, more in enumerate(continuations)]
 
 
@@ -65,7 +68,9 @@ def judge_prompt(engine: Engine, ids: Sequence[int], best: int) -> tuple[np.ndar
     return tuple(x[0, 1 - len(row) :] for x in (log_BL, best_BLT, best_log_BLT))
 
 
-def _judge(engine: Engine, rows: Sequence[Sequence[int]], sources: Any, best: int | None) -> list[np.ndarray]:
+def _judge(
+    engine: Engine, rows: Sequence[Sequence[int]], sources: Any, best: int | None, first: Any = None
+) -> list[np.ndarray]:
     """What `_said` finds of all tokens of rows but the first of each, aligned at their ends."""
     arch = engine.definition.arch
     if arch.positions == "learned" and longest(rows) > arch.max_length + 1:
@@ -74,7 +79,7 @@ def _judge(engine: Engine, rows: Sequence[Sequence[int]], sources: Any, best: in
             "Shorten it."
         )
     most = arch.encoder.max_length if arch.encoder is not None and arch.encoder.positions == "learned" else 0
-    batch = make_prompts([row[:-1] for row in rows], 0, sources, engine.rows_multiple, most=most)
+    batch = make_prompts([row[:-1] for row in rows], 0, sources, engine.rows_multiple, most=most, first=first)
     targets_BL = np.zeros_like(batch.tokens_BP)
     for number, row in enumerate(rows):
         targets_BL[number, -len(row) + 1 :] = row[1:]

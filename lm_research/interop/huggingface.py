@@ -26,13 +26,13 @@ from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
-from lm_research.models.families import DEFAULT_HEADS, FAMILIES, model_types
+from lm_research.models.families import DEFAULT_HEADS, family_of, name_of
 from lm_research.models.families.common import Weight
 from lm_research.models.forward import PROBLEM_TYPES
 from lm_research.models.heads import HEADS, Head
 from lm_research.parallel.rules import tree_shardings
 
-STACKS = ("encoder", "decoder")
+STACKS = ("encoder", "decoder", "memory_projection")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +137,11 @@ def inspect(
     if adapter is None and peft.is_adapter(directory):
         adapter, directory = directory, peft.base_of(directory)
     config = read_config(directory)
-    types = model_types()
-    kind = config.get("model_type")
-    if kind not in types:
-        known = ", ".join(sorted(types))
-        raise PretrainedError(
-            f"{directory / 'config.json'}: model_type is {kind!r}, which is not supported. Supported: {known}."
-        )
-    family = FAMILIES[types[kind]]
+    try:
+        family_name = name_of(config)
+    except PretrainedError as error:
+        raise PretrainedError(f"{directory / 'config.json'}: {error}") from error
+    kind, family = config["model_type"], family_of(family_name)
     quantised.check_config(directory / "config.json", config)
     source = open_tensors(directory)
     quantised.check_tensors(directory, {name: source.dtype(name) for name in source.names})
@@ -153,6 +150,8 @@ def inspect(
         ties = tied_tables.members(source, family, arch, DEFAULT_HEADS[arch.kind])
         source = peft.AdaptedSource(source, adapter, ties)
         head = head or source.head
+    if head == "causal_lm":
+        config = {**config, **getattr(family, "AS_DECODER", {})}
     arch = _architecture(directory, family, config, source)
     encoder_only, name = False, head
     if head is None:
@@ -161,7 +160,7 @@ def inspect(
         raise PretrainedError(f"There is no head {head!r}. {suggest(head, HEADS)}")
     elif head in ("token_classification", "masked_lm") and arch.encoder is not None:
         encoder_only = True
-    _check_head(name, kind, arch.kind, encoder_only)
+    _check_head(name, kind, arch.kind, family, encoder_only)
     arch, untied = tied_tables.fit(source, family, arch, name)
     if untied:
         flags = getattr(family, "TIE_FLAGS", tied_tables.FLAGS)
@@ -182,8 +181,8 @@ def inspect(
         spec = dataclasses.replace(spec, pooled=reader.shape_of("pooler/dense/kernel") is not None)
     definition = definition if spec == definition.head else define(arch, spec)
     if head is not None or num_labels is not None:
-        config = hf_config(definition, types[kind], config)
-    return Pretrained(definition, types[kind], config, source, directory, untied)
+        config = hf_config(definition, family_name, config)
+    return Pretrained(definition, family_name, config, source, directory, untied)
 
 
 def _architecture(
@@ -233,9 +232,11 @@ def _named_head(config: Mapping[str, Any], kind: str, family: ModuleType, stacks
     return False, getattr(family, "HEAD", DEFAULT_HEADS[stacks])
 
 
-def _check_head(head: str, kind: str, stacks: str, encoder_only: bool) -> None:
+def _check_head(head: str, kind: str, stacks: str, family: ModuleType, encoder_only: bool) -> None:
     """Raises a PretrainedError if such a stack cannot carry the head."""
     stacks = "encoder" if encoder_only else stacks
+    if stacks != "encoder-decoder" and "ForMaskedLM" in family.CLASSES and head in family.CLASSES.values():
+        return  # a stack that is an encoder or a decoder as its files say, with any head
     only = {"causal_lm": "decoder", "seq2seq_lm": "encoder-decoder"}
     encoders = ("masked_lm", "pretraining", "next_sentence", "replaced_token", "multiple_choice")
     needed = only.get(head, "encoder" if head in encoders else stacks)
@@ -246,7 +247,7 @@ def _check_head(head: str, kind: str, stacks: str, encoder_only: bool) -> None:
 
 def missing(pretrained: Pretrained) -> list[str]:
     """Our parameters that the files do not have under any name."""
-    reader = _Reader(pretrained.source, FAMILIES[pretrained.family], pretrained.definition)
+    reader = _Reader(pretrained.source, family_of(pretrained.family), pretrained.definition)
     return [path for path in reader.shapes if reader.shape_of(path) is None]
 
 
@@ -332,6 +333,13 @@ class _Reader:
         }
         return same, tuple((other, pairs[other][0]) for other in sorted(set(pairs) - same))
 
+    def unread(self, patterns: Iterable[str], names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Those of the tensors that fit one of the patterns, by their names with "@" for the model's prefix."""
+        found = [name for name in names if any(re.search(pattern, name) for pattern in patterns)]
+        prefix = lambda name: next((p for p in self.names.prefixes if p and name.startswith(p)), "")  # noqa: E731
+        shown = lambda name: f"@{name.removeprefix(prefix(name))}" if prefix(name) else name  # noqa: E731
+        return {shown(name): np.array(self.source.read(name)) for name in found}
+
     def dtype(self, path: str) -> np.dtype:
         return self.source.dtype(self.stored_name(path))
 
@@ -356,7 +364,7 @@ def load_params(
         damaged.
     """
     definition = pretrained.definition
-    reader = _Reader(pretrained.source, FAMILIES[pretrained.family], definition)
+    reader = _Reader(pretrained.source, family_of(pretrained.family), definition)
     states = {}
     for path in reader.shapes:
         of_head = path.split("/")[0] not in STACKS
@@ -374,12 +382,14 @@ def load_params(
         elif default:
             arrays[path] = arrays[path].astype(default)
     used = set().union(*map(reader.stored_names, reader.shapes))
-    copies = [re.compile(pattern) for pattern in FAMILIES[pretrained.family].COPIES]
+    family = family_of(pretrained.family)
     kept = {} if pretrained.untied else reader.dead_copies()  # config.json no longer says what they were for
     used |= {stored for name in kept for stored in reader.names.of(name)}
     same, passed_over = reader.others(used)
     used |= same | {name for name, _ in passed_over}
     rest = [name for name in pretrained.source.names if name not in used]
+    kept |= reader.unread(getattr(family, "KEPT", ()), rest)
+    copies = [re.compile(pattern) for pattern in (*family.COPIES, *getattr(family, "KEPT", ()))]
     report = Report(
         new=tuple(path for path in new if states[path] == "new"),
         reshaped=tuple(path for path in new if states[path] == "reshaped"),
@@ -419,7 +429,7 @@ def save(
     Raises:
       PretrainedError: the format has no class for this family and head.
     """
-    module = FAMILIES[family]
+    module = family_of(family)
     head = definition.head
     written = hf_config(definition, family, config)
     added = zero_biases.missing_biases(module, definition, written)
@@ -453,6 +463,9 @@ def save(
                 continue
             shape = stored_shape(weights[path], _layers(path, shapes[path].shape)[1])
             yield name, shape, np.dtype(leaves[path].dtype), functools.partial(tensor, parts)
+        for name in dead.keys() - entries.keys():
+            value = dead[name].astype(next(iter(leaves.values())).dtype)
+            yield name, value.shape, value.dtype, functools.partial(np.asarray, value)
 
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory, listed(), max_shard_bytes)
@@ -466,7 +479,7 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
       PretrainedError: the format has no class for this family and head.
     """
     arch, head = definition.arch, definition.head
-    module = getattr(FAMILIES[family], "FILES", FAMILIES[family])  # some families have another's files
+    module = getattr(family_of(family), "FILES", family_of(family))  # some families have another's files
     written = dict(config) if config else module.to_hf(arch)
     kind = written.setdefault("model_type", next(iter(module.MODEL_TYPES)))
     encoder_only = getattr(module, "ENCODER_ONLY", ())

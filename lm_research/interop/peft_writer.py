@@ -23,7 +23,7 @@ from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models import adapters
 from lm_research.models.adapters import AdaptedDefinition
 from lm_research.models.definition import Params, flatten
-from lm_research.models.families import FAMILIES
+from lm_research.models.families import family_of
 from lm_research.models.families.common import Weight
 
 
@@ -41,7 +41,7 @@ def write_adapter(
     Raises:
       PretrainedError: the format has no place for a parameter of this model.
     """
-    module, lora = FAMILIES[family], definition.lora
+    module, lora = family_of(family), definition.lora
     weights = weights_of(module, definition.base)
     prefix = module.prefix(definition.arch, definition.head.name)
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}

@@ -18,6 +18,7 @@ from lm_research.models.families.common import Weight
 from lm_research.models.heads import HEADS
 
 ENCODER, DECODER = "encoder/embeddings/tokens", "decoder/embeddings/tokens"
+OUTPUTS = ("next_token/table", "masked_lm/table")  # paths of the table of their own that predictions have otherwise
 PREDICT_TOKENS = ("masked_lm", "pretraining", "causal_lm", "seq2seq_lm")  # heads that use a token table
 FLAGS = ("tie_word_embeddings",)  # the keys of config.json that say it, where a family has no TIE_FLAGS
 ROWS = 4096  # that are compared at once
@@ -49,11 +50,11 @@ def weights(family: ModuleType, arch: Architecture, head: str) -> dict[str, Weig
     """A family's weights by path; a table with several uses is looked for under the names of all of them."""
     known = {weight.path: weight for weight in family.weights(arch, head)}
     apart = {weight.path: weight for weight in family.weights(arch.replace(tied=False, shared_tokens=False), head)}
-    one, uses = _tied_to(arch), []
+    one, uses = _tied_to(arch), ()
     if arch.encoder is not None and arch.shared_tokens:
-        one, uses = ENCODER, [ENCODER, DECODER]
+        one, uses = ENCODER, (ENCODER, DECODER)
     if arch.tied:
-        uses.append(_output(arch))
+        uses += OUTPUTS
     more = [name for path in uses if path in apart for name in apart[path].names]
     known[one] = dataclasses.replace(known[one], names=tuple(dict.fromkeys((*known[one].names, *more))))
     return known
@@ -80,7 +81,8 @@ def fit(
             arch = apart
     if arch.tied and head in PREDICT_TOKENS:
         apart, tied = arch.replace(tied=False), weights(family, arch, head)[_tied_to(arch)]
-        if differ(weights(family, apart, head).get(_output(arch)), tied):
+        known = weights(family, apart, head)
+        if differ(next((known[path] for path in OUTPUTS if path in known), None), tied):
             arch = apart
     return arch, tuple(differing.values())
 
@@ -110,8 +112,3 @@ def equal(source: TensorSource, one: str, other: str) -> bool:
 def _tied_to(arch: Architecture) -> str:
     """Path of the table that predictions are tied to."""
     return DECODER if arch.causal and arch.has_tokens else ENCODER
-
-
-def _output(arch: Architecture) -> str:
-    """Path of the table of their own that they have otherwise."""
-    return "next_token/table" if arch.causal else "masked_lm/table"

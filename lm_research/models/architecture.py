@@ -27,6 +27,7 @@ class Architecture:
       causal: whether a position sees only itself and earlier ones.
       encoder: the stack whose output this one also attends to, which makes it the decoder of an encoder-decoder.
       shared_tokens: whether the two share the encoder's token table.
+      memory_projection: whether the encoder's states are mapped to D by a dense layer before the decoder sees them.
       share_layers: a few blocks' parameters serve all N layers (Lan et al. 2019, ALBERT).
       layer_groups, group_size: of shared layers: the depth is divided into so many groups, and each repeats so many blocks.
 
@@ -34,6 +35,9 @@ class Architecture:
         (Raffel et al. 2019), "rotary" (Su et al. 2021), or "none".
       position_offset: rows of the learned table before position 0 (RoBERTa, BART: 2).
       count_padding: whether padding tokens take a position number too; RoBERTa counts only the others.
+      prompt_positions: what numbers the tokens of prompts that are padded in front, when they are continued: "tokens" counts real
+        ones, "slots" padding too (BART), "rows" real ones from the first row of the table, before `position_offset` (RoBERTa, whose
+        generation in transformers is so, though its training is not).
       num_types: rows of the token-type table; 0 has none.
       token_types: token types that are given are rows of the token table, added to the others (GPT-2).
       embedding_size: E, width of the embeddings where it differs from D; 0 is D.
@@ -68,6 +72,7 @@ class Architecture:
       pad_id: the padding token, for "last" and `count_padding`; -1 where there is none.
       head_activation: of the masked-token head; empty is `activation`.
       head_bias: whether token predictions of a decoder have a (constant) bias.
+      head_transform: whether a decoder predicts tokens through the masked-token head's layers, as BERT does.
       logit_scale: factor on hidden states before the vocabulary projection.
 
       dropout_rate: on embeddings and residual branches.
@@ -94,6 +99,7 @@ class Architecture:
     causal: bool = False
     encoder: Architecture | None = None
     shared_tokens: bool = True
+    memory_projection: bool = False
     share_layers: bool = False
     layer_groups: int = 1
     group_size: int = 1
@@ -101,6 +107,7 @@ class Architecture:
     positions: Literal["learned", "sinusoidal", "relative", "rotary", "none"] = "learned"
     position_offset: int = 0
     count_padding: bool = True
+    prompt_positions: Literal["tokens", "slots", "rows"] = "tokens"
     num_types: int = 0
     token_types: bool = False
     embedding_size: int = 0
@@ -136,6 +143,7 @@ class Architecture:
     pad_id: int = -1
     head_activation: str = ""
     head_bias: bool = False
+    head_transform: bool = False
     logit_scale: float = 1.0
 
     dropout_rate: float = 0.0
@@ -165,6 +173,11 @@ class Architecture:
     def embedding_width(self) -> int:
         """E."""
         return self.embedding_size or self.hidden_size
+
+    @property
+    def memory_width(self) -> int:
+        """Width of what a decoder sees of its encoder."""
+        return self.hidden_size if self.memory_projection else self.encoder.hidden_size
 
     @property
     def num_blocks(self) -> int:

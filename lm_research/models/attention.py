@@ -111,7 +111,7 @@ class Attention(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs, cross: bool = False) -> None:
         width = [(arch.hidden_size, "embed")]
-        memory = [(arch.encoder.hidden_size, "embed")] if cross else width
+        memory = [(arch.memory_width, "embed")] if cross else width
         heads = [(arch.num_heads, "heads"), (arch.head_width, None)]
         kv_heads = [(arch.kv_heads, "heads"), (arch.head_width, None)]
         self.query = Dense(width, heads, arch, rngs, bias=arch.qkv_bias)

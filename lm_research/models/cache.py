@@ -43,6 +43,7 @@ class Cache(NamedTuple):
     cross_keys: Layers = ()
     cross_values: Layers = ()
     memory_mask_BM: jax.Array | None = None
+    first_B: jax.Array | None = None  # the position of each row's first token, where it is not 0
 
 
 class Place(NamedTuple):
@@ -149,8 +150,12 @@ def extend(bound: Bound, tokens_BL: jax.Array, cache: Cache, place: Place) -> tu
     """
     decoder, arch = bound.model.decoder, bound.model.arch
     positions_BL = place.positions_BL
+    if cache.first_B is not None:
+        positions_BL += cache.first_B[:, None]
+    elif not arch.count_padding:  # padding stands before position 0
+        positions_BL = jnp.where(tokens_BL == arch.pad_id, -1, positions_BL)
     if arch.positions == "learned":  # padding, and rows that have ended, may stand outside
-        positions_BL = jnp.clip(positions_BL, 0, arch.max_length - 1)
+        positions_BL = jnp.clip(positions_BL, -arch.position_offset, arch.max_length - 1)
     table_VE = None if arch.has_tokens else bound.model.table_VE
     x_BLD = decoder.embeddings(tokens_BL, positions_BL, None, None, table_VE)
     bias, unlimited = scores_bias(bound, place)

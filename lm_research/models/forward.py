@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm_research.models.architecture import Architecture
 from lm_research.models.heads import Model
 from lm_research.models.transformer import Captured
 
@@ -61,11 +62,11 @@ def forward(
     mask_BL = jnp.ones_like(tokens_BL) if mask_BL is None else mask_BL
     captured: list[Captured] | None = [] if capture else None
     options = dict(query_segments_BL=jnp.ones_like(tokens_BL), captured=captured)
-    given = dict(positions_BL=inputs.get("position_ids"), types_BL=inputs.get("token_type_ids"))
+    given = dict(positions_BL=_positions(model.reader.arch, inputs), types_BL=inputs.get("token_type_ids"))
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
     outputs: Arrays = {}
     if model.arch.kind == "encoder-decoder":
-        source_BSD, memory = model.encode(tokens_BL, mask_BL, dropout_key=keys[0], **options)
+        source_BSD, memory = model.encode(tokens_BL, mask_BL, dropout_key=keys[0], **given, **options)
         targets_BL = inputs["decoder_input_ids"]
         target_mask_BL = inputs.get("decoder_attention_mask")
         target_mask_BL = jnp.ones_like(targets_BL) if target_mask_BL is None else target_mask_BL
@@ -73,19 +74,23 @@ def forward(
         x_BLD = model.decoder(targets_BL, target_mask_BL, dropout_key=keys[1], memory=memory, **options)
         outputs["encoder_last_hidden_state"] = source_BSD
     else:
-        stack = model.decoder if model.arch.causal else model.encoder
-        x_BLD = stack(tokens_BL, mask_BL, dropout_key=keys[0], **given, **options)
+        x_BLD = model.reader(tokens_BL, mask_BL, dropout_key=keys[0], **given, **options)
     outputs = HEADS[head](model, x_BLD, inputs, mask_BL, keys[2]) | outputs
     if head == "classification" and inputs.get("labels") is not None:
         outputs["loss"] = classification_loss(outputs["logits"], inputs["labels"], problem_type)
     return outputs | (_captured(model, captured) if capture else {})
 
 
+def _positions(arch: Architecture, inputs: Mapping[str, jax.Array]) -> jax.Array | None:
+    """Positions [B, L] of `position_ids`, which are rows of the table."""
+    rows_BL = inputs.get("position_ids")
+    return rows_BL if rows_BL is None or arch.positions != "learned" else rows_BL - arch.position_offset
+
+
 def final_states(model: Model, inputs: Mapping[str, jax.Array]) -> jax.Array:
     """States of the stack that reads `input_ids` (of an encoder-decoder the encoder), [B, L, D]."""
-    stack = model.decoder if model.arch.kind == "decoder" else model.encoder
     tokens_BL, mask_BL = inputs["input_ids"], inputs["attention_mask"]
-    return stack(
+    return model.reader(
         tokens_BL, mask_BL, types_BL=inputs.get("token_type_ids"), query_segments_BL=jnp.ones_like(tokens_BL)
     )  # fmt: skip
 

@@ -168,11 +168,14 @@ class Model(nnx.Module):
             self.decoder = Decoder(arch, rngs)
         else:
             self.encoder = Encoder(arch, rngs)
+        if arch.memory_projection:
+            memory = [(arch.encoder.hidden_size, "embed")]
+            self.memory_projection = Dense(memory, [(arch.hidden_size, None)], arch, rngs)
         width, name = [(arch.hidden_size, "embed")], head.name
         if name in ("masked_lm", "pretraining"):
             self.masked_lm = MaskedLMHead(arch, rngs)
         if name in ("causal_lm", "seq2seq_lm"):
-            self.next_token = NextTokenHead(arch, rngs)
+            self.next_token = (MaskedLMHead if arch.head_transform else NextTokenHead)(arch, rngs)
         if name in ("pretraining", "next_sentence", "classification", "multiple_choice") or (
             name == "none" and head.pooled
         ):
@@ -183,7 +186,7 @@ class Model(nnx.Module):
             self.replaced_token = ReplacedTokenHead(arch, rngs)
         labels = {"multiple_choice": 1, "span": 2}.get(name, head.num_labels)
         if name in ("classification", "token_classification", "span", "multiple_choice"):
-            biased = not arch.causal or arch.encoder is not None or name != "classification"
+            biased = bool(arch.pooler_activation) or name != "classification"
             self.classifier = Dense(width, [(labels, None)], arch, rngs, std=arch.readout_init_std, bias=biased)
         self.arch = arch
 
@@ -193,13 +196,19 @@ class Model(nnx.Module):
         stack = self.decoder if self.arch.causal and self.arch.has_tokens else self.encoder
         return stack.embeddings.tokens[...]
 
+    @property
+    def reader(self) -> Encoder | Decoder:
+        """The stack that reads `input_ids`."""
+        return self.decoder if self.arch.kind == "decoder" else self.encoder
+
     def encode(
         self, tokens_BS: jax.Array, segments_BS: jax.Array | None = None, **options: object
     ) -> tuple[jax.Array, Memory]:
         """States of the encoder [B, S, D], and what a decoder reads of them. Options as Transformer's."""
         x_BSD = self.encoder(tokens_BS, segments_BS, **options)
         segments_BS = jnp.ones_like(tokens_BS) if segments_BS is None else segments_BS
-        return x_BSD, Memory(x_BSD, segments_BS, self.encoder.embeddings.tokens[...])
+        seen_BSD = self.memory_projection(x_BSD) if self.arch.memory_projection else x_BSD
+        return x_BSD, Memory(seen_BSD, segments_BS, self.encoder.embeddings.tokens[...])
 
     def predict_tokens(self, x_BLD: jax.Array, positions_BM: jax.Array | None = None) -> Projection:
         """Projection of the states at the given positions only; the rest would be computed for nothing. None: all."""
@@ -207,7 +216,7 @@ class Model(nnx.Module):
             # A product with one-hot rows instead of a gather: same values, and a gradient without a scatter.
             picked = jax.nn.one_hot(positions_BM, x_BLD.shape[1], dtype=x_BLD.dtype)
             x_BLD = jnp.einsum("BML,BLD->BMD", picked, x_BLD)
-        head = self.next_token if self.arch.causal else self.masked_lm
+        head = self.masked_lm if hasattr(self, "masked_lm") else self.next_token
         return head(x_BLD, self.table_VE)
 
     def predict_next_sentence(self, x_BLD: jax.Array) -> jax.Array:

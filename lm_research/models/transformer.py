@@ -23,7 +23,7 @@ from lm_research.parallel.rules import constrain, length_parts
 
 
 class Memory(NamedTuple):
-    """What a decoder reads of its encoder: final states [B, S, D], their segments [B, S], its token table [V, E]."""
+    """What a decoder reads of its encoder: final states [B, S, D], mapped to its own width if need be, their segments [B, S], its token table [V, E]."""
 
     x_BSD: jax.Array
     segments_BS: jax.Array

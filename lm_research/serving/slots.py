@@ -20,7 +20,7 @@ import numpy as np
 from lm_research.decoding import processors, sampling
 from lm_research.decoding.engine import Engine, predict, read, sequential
 from lm_research.decoding.processors import History
-from lm_research.decoding.prompts import Prompts, bucket
+from lm_research.decoding.prompts import Prompts, bucket, first_positions
 from lm_research.models import cache as cache_lib
 from lm_research.models.cache import Bound, Cache
 
@@ -69,7 +69,7 @@ def join(bound: Bound, slots: int, pool: Cache, prompt: Prompts, row: jax.Array)
     mask = pool.memory_mask_BM
     if mask is not None:
         mask = jax.lax.dynamic_update_slice_in_dim(mask, new.memory_mask_BM[:1], row, 0)
-    return Cache(*layers, mask)
+    return pool._replace(**dict(zip(Cache._fields, layers, strict=False)), memory_mask_BM=mask)
 
 
 def step(
@@ -162,7 +162,11 @@ class Slots:
             for row, mask, ids in zip(source_BM, mask_BM, sources, strict=True):
                 row[: len(ids)], mask[: len(ids)] = ids, 1
         start_B = np.zeros(len(tokens), np.int32)
-        return Prompts(tokens_BP, start_B, np.zeros((len(tokens), 2), np.uint32), source_BM, mask_BM, np.int32(0))
+        first = first_positions(self.engine.definition.arch, start_B)
+        first_B = None if first is None else np.array(first, np.int32)
+        return Prompts(
+            tokens_BP, start_B, np.zeros((len(tokens), 2), np.uint32), source_BM, mask_BM, np.int32(0), first_B
+        )
 
     def join(
         self, row: int, tokens: list[int], source: list[int] | None, logprobs: bool, bias: Mapping[int, float] = {},

@@ -29,7 +29,7 @@ from lm_research.decoding.in_step import plain_prompts
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, DataError, TokenizerError
 from lm_research.models.architecture import Architecture
-from lm_research.models.families import FAMILIES
+from lm_research.models.families import family_of
 from lm_research.objectives.base import Batch, Sums
 from lm_research.objectives.encoder_decoder import SourceToTarget
 from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, rooms
@@ -212,7 +212,7 @@ class Seq2Seq(SourceToTarget, WritingTask):
         the model say, or the objective's rule.
         """
         token, known = self.config.task.decoder_start, self.origin.get("decoder_start_token_id")
-        around = self.origin and getattr(FAMILIES[self.origin["family"]], "SHIFTS_AROUND", False)
+        around = self.origin and getattr(family_of(self.origin["family"]), "SHIFTS_AROUND", False)
         if token and not language_named(self.tokenizer, token):
             number = self.tokenizer.token_id(token)
             if number is None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from lm_research.config import Config, resolve
 from lm_research.decoding.in_step import ARGUMENTS, decode
-from lm_research.decoding.options import FILE, load_defaults, make_options
+from lm_research.decoding.options import FILE, load_defaults, make_options, of_writer
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, UserError, suggest
 from lm_research.interop import huggingface
@@ -207,7 +207,7 @@ def origin_settings(path: str) -> dict[str, Any]:
     directory = pathlib.Path(path)
     ours = native.is_native(directory) or native.is_run(directory)
     found = (native if ours else huggingface).inspect(directory)
-    settings = {**found.config, **load_defaults(found.files), "family": found.family}
+    settings = {**of_writer(found.config), **load_defaults(found.files), "family": found.family}
     if native.is_run(directory):
         run = resolve(json.loads((found.files / "config.json").read_text()))
         settings |= {} if run.task.name else {"start_role": start_role(run)}

@@ -25,7 +25,7 @@ from lm_research.interop.huggingface import Report, hf_config
 from lm_research.models import adapters
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
-from lm_research.models.families import FAMILIES
+from lm_research.models.families import family_of
 from lm_research.models.heads import HEADS, Head
 from lm_research.parallel.rules import tree_shardings
 from lm_research.training.digest import digest_arrays
@@ -131,8 +131,7 @@ def _inspect_native(directory: pathlib.Path) -> Native:
     content = json.loads((directory / MODEL).read_text())
     definition = define(_architecture(content["architecture"]), Head(**content["head"]))
     family, arrays = content["family"], directory / PARAMS
-    if family not in FAMILIES:
-        raise ValueError(f"its family is {family!r}. {suggest(family, FAMILIES)}")
+    family_of(family)
     return Native(definition, definition, family, content["config"], arrays, "", content["digests"], directory)
 
 
@@ -173,7 +172,7 @@ def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any])
     try:
         return hf_config(definition, family, config)
     except PretrainedError:
-        return {**FAMILIES[family].to_hf(definition.arch), **config}
+        return {**family_of(family).to_hf(definition.arch), **config}
 
 
 def missing(native: Native) -> list[str]:

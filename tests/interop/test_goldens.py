@@ -35,7 +35,7 @@ def read(golden: Golden, directory: pathlib.Path) -> LanguageModel:
 def run(lm: LanguageModel, inputs: dict[str, np.ndarray], capture: bool) -> dict[str, Any]:
     """`lm(**inputs)` through a program that compiles faster."""
     lm._forward = tiny.jit(
-        lambda params, given: forward(lm.definition.bind(params), lm.head, given, capture)
+        lambda params, given: forward(lm.definition.bind(params), lm.forward_head, given, capture)
     )  # fmt: skip
     wrapped, lm._forward = lm._forward, lambda params, given, _: wrapped(params, given)
     return lm(**inputs, output_hidden_states=capture, output_attentions=capture)
@@ -89,7 +89,7 @@ def test_ten_steps_of_adamw_follow_transformers_losses(path: pathlib.Path, tmp_p
     optimizer = optax.adamw(rate, settings["beta1"], settings["beta2"], settings["epsilon"], weight_decay=decay)
 
     def loss_of(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        return forward(lm.definition.bind(params), lm.head, batch)["loss"]
+        return forward(lm.definition.bind(params), lm.forward_head, batch)["loss"]
 
     @tiny.jit
     def step(params: Any, state: Any, batch: dict[str, jax.Array]) -> tuple:

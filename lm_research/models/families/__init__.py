@@ -5,15 +5,19 @@ This package and interop/ are the only places that know families by name.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from lm_research.config import ModelConfig
-from lm_research.errors import ConfigError, suggest
+from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import (
     albert,
     bart,
     bert,
+    composite,
     distilbert,
     electra,
     gpt2,
@@ -75,5 +79,31 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
 
 
 def model_types() -> dict[str, str]:
-    """`model_type` of config.json -> family."""
+    """`model_type` of config.json -> family; a model that is made of two has the families of both."""
     return {kind: name for name, family in FAMILIES.items() for kind in family.MODEL_TYPES}
+
+
+def name_of(hf: Mapping[str, Any]) -> str:
+    """The name of the family whose config.json this is.
+
+    Raises:
+      PretrainedError: there is none.
+    """
+    types, kind = model_types(), hf.get("model_type")
+    if kind == composite.MODEL_TYPE:
+        return composite.name_of(hf, types)
+    if kind not in types:
+        known = ", ".join(sorted([*types, composite.MODEL_TYPE]))
+        raise PretrainedError(f"model_type is {kind!r}, which is not supported. Supported: {known}.")
+    return types[kind]
+
+
+@functools.cache
+def family_of(name: str) -> ModuleType | composite.Composite:
+    """The family of a name: a key of FAMILIES, or ENCODER2DECODER; raises a ValueError if there is none."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    encoder, _, decoder = name.partition("2")
+    if encoder in composite.ENCODERS and decoder in composite.DECODERS:
+        return composite.Composite(FAMILIES[encoder], FAMILIES[decoder])
+    raise ValueError(f"its family is {name!r}. {suggest(name, FAMILIES)}")

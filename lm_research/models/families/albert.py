@@ -35,7 +35,7 @@ TRAITS = {**bert.TRAITS, "share_layers": True, "embedding_projection": True}
 
 HEAD = "pretraining"  # what it is pre-trained with
 MODEL_TYPES = {"albert": "Albert"}
-CLASSES = without(bert.CLASSES, "ForNextSentencePrediction")
+CLASSES = without(bert.CLASSES, "ForNextSentencePrediction", "LMHeadModel")
 DEFAULTS = {
     "vocab_size": 30000, "hidden_size": 4096, "num_attention_heads": 64, "intermediate_size": 16384,
     "hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,

@@ -30,6 +30,7 @@ TRAITS = dict(norm="post", embedding_norm=True, position_offset=OFFSET, pooling=
 MODEL_TYPES = {"bart": "Bart"}
 CLASSES = {
     "ForConditionalGeneration": "seq2seq_lm",
+    "ForCausalLM": "causal_lm",
     "ForSequenceClassification": "classification",
     "ForQuestionAnswering": "span",
     "Model": "none",
@@ -46,7 +47,10 @@ KEYS = (
     Key("pad_id", "pad_token_id", 1),
     Key("eos_id", "eos_token_id", 2),
 )
+AS_DECODER = {"is_decoder": True, "is_encoder_decoder": False}  # keys of config.json that make a decoder alone of it
+LOSSES = {"causal_lm": "seq2seq_lm"}  # labels of the decoder alone are not moved: each stands where it is predicted
 STACK_KEYS = ("num_layers", "layers", 12), ("intermediate_size", "ffn_dim", 4096), ("num_heads", "attention_heads", 16)
+KEPT = (r"\.encoder_attn(_layer_norm)?\.",)  # of a decoder alone: only one with an encoder reads them
 COPIES = (r"^(model\.)?version$",)
 
 
@@ -67,8 +71,18 @@ def read(hf: Mapping[str, Any], traits: Mapping[str, Any]) -> Architecture:
     fields["tied"] = hf.get("tie_word_embeddings", True)
     fields["shared_tokens"] = fields["tied"] and hf.get("share_encoder_decoder_embeddings", True)
     fields["vocab_size"] = hf.get("decoder_vocab_size") or fields["vocab_size"]
+    if alone(hf):
+        fields |= {"shared_tokens": True, "head_bias": False, "prompt_positions": "slots"}
+        return Architecture(causal=True, **fields, **stack("decoder"))
     encoder = Architecture(**inner, **stack("encoder"))
     return Architecture(causal=True, encoder=encoder, **fields, **stack("decoder"))
+
+
+def alone(hf: Mapping[str, Any]) -> bool:
+    """Whether config.json is one of the decoder without the encoder."""
+    classes = [str(name) for name in hf.get("architectures") or ()]
+    said = bool(hf.get("is_decoder")) and not hf.get("is_encoder_decoder", True)
+    return said or any(name.endswith("ForCausalLM") for name in classes)
 
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
@@ -76,13 +90,16 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:
+    stacks = {"encoder": arch.encoder, "decoder": arch} if arch.encoder is not None else {"decoder": arch}
     hf = write_keys(arch, KEYS) | {
-        "vocab_size": arch.encoder.vocab_size,
+        "vocab_size": (arch.encoder or arch).vocab_size,
         "scale_embedding": arch.embedding_scale != 1.0,
         "tie_word_embeddings": arch.tied and arch.shared_tokens,
     }
-    for name, stack in (("encoder", arch.encoder), ("decoder", arch)):
+    for name, stack in stacks.items():
         hf |= {f"{name}_{key}": getattr(stack, field) for field, key, _ in STACK_KEYS}
+    if arch.encoder is None:
+        return hf | AS_DECODER
     return hf | {"is_encoder_decoder": True, "decoder_start_token_id": arch.eos_id}
 
 
@@ -94,7 +111,9 @@ def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
     classifier = "qa_outputs" if head == "span" else "classification_head.out_proj"
     shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
     output = ("lm_head.weight",) if head == "seq2seq_lm" else ()
-    if arch.shared_tokens:
+    if arch.encoder is None:  # files of both stacks may have one table for all
+        tables = table("decoder/embeddings/tokens", own[1], shared, own[0])
+    elif arch.shared_tokens:
         tables = table("encoder/embeddings/tokens", shared, *own, copies=() if arch.tied else tuple(own))
     else:  # each side has its own; a table that nothing reads is stored as well, as the files are no longer tied
         tables = table("encoder/embeddings/tokens", own[0], shared, own[1], copies=(shared,), kept=(shared,))

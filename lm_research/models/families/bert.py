@@ -5,7 +5,8 @@ Multilingual BERT is the base size with a vocabulary of 119,547 (cased) or 105,8
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import dataclasses
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
@@ -32,13 +33,14 @@ SIZES = {
     "base": dict(num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072),
     "large": dict(num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096),
 }
-TRAITS = dict(norm="post", embedding_norm=True, init="truncated_normal")
+TRAITS = dict(norm="post", embedding_norm=True, init="truncated_normal", head_transform=True)
 
 HEAD = "pretraining"  # what it is pre-trained with
 MODEL_TYPES = {"bert": "Bert"}
 CLASSES = {
     "ForPreTraining": "pretraining",
     "ForMaskedLM": "masked_lm",
+    "LMHeadModel": "causal_lm",
     "ForNextSentencePrediction": "next_sentence",
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "token_classification",
@@ -62,9 +64,12 @@ KEYS = (
     Key("tied", "tie_word_embeddings", True),
     Key("pad_id", "pad_token_id", 0),
 )
-UNSUPPORTED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+DECODER_KEYS = (*KEYS, Key("causal", "is_decoder", False))
+AS_DECODER = {"is_decoder": True}  # keys of config.json that make a decoder of it
+UNSUPPORTED = {"position_embedding_type": "absolute"}
 # Tensors of older files that say nothing new.
 COPIES = (r"position_ids$",)
+KEPT = (r"\.crossattention\.",)  # of a decoder alone: only one with an encoder reads them
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
@@ -73,11 +78,11 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     refuse(hf, UNSUPPORTED)
-    return Architecture(**read_keys(hf, KEYS), **TRAITS)
+    return Architecture(**read_keys(hf, DECODER_KEYS), **TRAITS)
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:
-    return write_keys(arch, KEYS)
+    return write_keys(arch, DECODER_KEYS)
 
 
 def prefix(arch: Architecture, head: str) -> str:
@@ -86,7 +91,7 @@ def prefix(arch: Architecture, head: str) -> str:
 
 def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
     classifier = "qa_outputs" if head == "span" else "classifier"
-    return (
+    found = (
         *stack("@encoder.layer.{}", "@embeddings"),
         *matrix("pooler/dense", "@pooler.dense"),
         *matrix("masked_lm/dense", "cls.predictions.transform.dense"),
@@ -95,18 +100,33 @@ def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
         *matrix("next_sentence", "cls.seq_relationship"),
         *matrix("classifier", classifier),
     )
+    return placed(found, arch, head)
+
+
+def placed(found: Iterable[Weight], arch: Architecture, head: str) -> tuple[Weight, ...]:
+    """Weights of an encoder and of its masked-token head by the paths they have where it is a decoder, or predicts the next token."""
+    moves = {"encoder": "decoder"} if arch.causal else {}
+    moves |= {"masked_lm": "next_token"} if head in ("causal_lm", "seq2seq_lm") else {}
+
+    def move(weight: Weight) -> Weight:
+        part, _, rest = weight.path.partition("/")
+        return dataclasses.replace(weight, path=f"{moves.get(part, part)}/{rest}") if part in moves else weight
+
+    return tuple(map(move, found))
 
 
 def stack(layer: str, embeddings: str) -> tuple[Weight, ...]:
     """Embeddings and blocks of BERT and of all that kept its names."""
-    ours = "encoder/layers"
+    ours, projections = "encoder/layers", ("self.query", "self.key", "self.value", "output.dense")
     return (
         *table("encoder/embeddings/tokens", f"{embeddings}.word_embeddings.weight"),
         *table("encoder/embeddings/positions", f"{embeddings}.position_embeddings.weight"),
         *table("encoder/embeddings/types", f"{embeddings}.token_type_embeddings.weight"),
         *scales("encoder/embeddings/norm", f"{embeddings}.LayerNorm"),
-        *attention(f"{ours}/attention", f"{layer}.attention", "self.query", "self.key", "self.value", "output.dense"),
+        *attention(f"{ours}/attention", f"{layer}.attention", *projections),
         *scales(f"{ours}/attention_norm", f"{layer}.attention.output.LayerNorm"),
+        *attention(f"{ours}/cross_attention", f"{layer}.crossattention", *projections),
+        *scales(f"{ours}/cross_attention_norm", f"{layer}.crossattention.output.LayerNorm"),
         *matrix(f"{ours}/feed_forward/up", f"{layer}.intermediate.dense"),
         *matrix(f"{ours}/feed_forward/down", f"{layer}.output.dense"),
         *scales(f"{ours}/feed_forward_norm", f"{layer}.output.LayerNorm"),

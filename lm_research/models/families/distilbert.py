@@ -26,7 +26,7 @@ SIZES = {"base": dict(num_layers=6, hidden_size=768, num_heads=12, intermediate_
 TRAITS = {**bert.TRAITS, "norm_epsilon": 1e-12, "num_types": 0, "pooler_activation": "relu"}
 
 MODEL_TYPES = {"distilbert": "DistilBert"}
-CLASSES = without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction")
+CLASSES = without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel")
 KEYS = (
     Key("vocab_size", "vocab_size", 30522),
     Key("hidden_size", "dim", 768),

@@ -36,10 +36,12 @@ TRAITS = {**bert.TRAITS, "head_activation": "gelu", "pooler_activation": "gelu"}
 MODEL_TYPES = {"electra": "Electra"}
 CLASSES = {
     "ForPreTraining": "replaced_token",
-    **without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction"),
+    **without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel"),
+    "ForCausalLM": "causal_lm",
 }
 DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
-KEYS = (Key("embedding_size", "embedding_size", 128), *with_defaults(bert.KEYS, DEFAULTS))
+KEYS = (Key("embedding_size", "embedding_size", 128), *with_defaults(bert.DECODER_KEYS, DEFAULTS))
+AS_DECODER, KEPT = bert.AS_DECODER, bert.KEPT
 UNSUPPORTED = {**bert.UNSUPPORTED, "summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
 COPIES = (r"position_ids$",)
 
@@ -68,7 +70,7 @@ def prefix(arch: Architecture, head: str) -> str:
 def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
     inner = {"classification": "classifier.dense"}.get(head, "sequence_summary.summary")
     outer = {"classification": "classifier.out_proj", "span": "qa_outputs"}.get(head, "classifier")
-    return (
+    found = (
         *bert.stack("@encoder.layer.{}", "@embeddings"),
         *matrix("encoder/embeddings/projection", "@embeddings_project"),
         *matrix("masked_lm/dense", "generator_predictions.dense"),
@@ -80,3 +82,4 @@ def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
         *matrix("pooler/dense", inner),
         *matrix("classifier", outer),
     )
+    return bert.placed(found, arch, head)

@@ -14,7 +14,6 @@ from lm_research.models.families.common import (
     from_config,
     matrix,
     read_keys,
-    refuse,
     scales,
     table,
     write_keys,
@@ -52,8 +51,9 @@ KEYS = (
     Key("tied", "tie_word_embeddings", True),
     Key("pad_id", "pad_token_id", -1),
 )
-UNSUPPORTED = {"add_cross_attention": False}
+AS_DECODER: dict[str, Any] = {}  # it is one
 COPIES = (r"attn\.(bias|masked_bias)$",)
+KEPT = (r"\.(crossattention|ln_cross_attn)\.",)  # of a decoder alone: only one with an encoder reads them
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
@@ -63,7 +63,6 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-    refuse(hf, UNSUPPORTED)
     fields = read_keys(hf, KEYS)
     inner = hf.get("n_inner") or 4 * fields["hidden_size"]
     scale = 1.0 if hf.get("scale_attn_weights") is False else 0.0
@@ -94,6 +93,7 @@ def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
         matrix(f"{ours}/attention/{name}", f"{theirs}.attn.c_attn", transpose=False, part=part, parts=3)
         for part, name in enumerate(("query", "key", "value"))
     ]
+    crossed = f"{ours}/cross_attention"
     classifier = {"classification": "score", "span": "qa_outputs"}.get(head, "classifier")
     return (
         *table("decoder/embeddings/tokens", "@wte.weight"),
@@ -101,6 +101,11 @@ def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
         *(weight for pair in qkv for weight in pair),
         *matrix(f"{ours}/attention/output", f"{theirs}.attn.c_proj", transpose=False, inputs=2),
         *scales(f"{ours}/attention_norm", f"{theirs}.ln_1"),
+        *matrix(f"{crossed}/query", f"{theirs}.crossattention.q_attn", transpose=False),
+        *matrix(f"{crossed}/key", f"{theirs}.crossattention.c_attn", transpose=False, part=0, parts=2),
+        *matrix(f"{crossed}/value", f"{theirs}.crossattention.c_attn", transpose=False, part=1, parts=2),
+        *matrix(f"{crossed}/output", f"{theirs}.crossattention.c_proj", transpose=False, inputs=2),
+        *scales(f"{crossed}_norm", f"{theirs}.ln_cross_attn"),
         *matrix(f"{ours}/feed_forward/up", f"{theirs}.mlp.c_fc", transpose=False),
         *matrix(f"{ours}/feed_forward/down", f"{theirs}.mlp.c_proj", transpose=False),
         *scales(f"{ours}/feed_forward_norm", f"{theirs}.ln_2"),

@@ -9,9 +9,12 @@ from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import bart
 from lm_research.models.families.bart import (  # noqa: F401
+    AS_DECODER,
     CLASSES,
     COPIES,
+    KEPT,
     KEYS,
+    LOSSES,
     prefix,
     weights,
 )

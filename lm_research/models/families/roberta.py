@@ -22,18 +22,23 @@ from lm_research.models.families.common import (
 
 # Liu et al. 2019, section 3.1 and 5: the shapes of BERT; vocabulary of 50,265 byte-level pieces.
 SIZES = {name: bert.SIZES[name] for name in ("base", "large")}
-TRAITS = {**bert.TRAITS, "head_activation": "gelu", "count_padding": False}
+TRAITS = {**bert.TRAITS, "head_activation": "gelu", "count_padding": False, "prompt_positions": "rows"}
 
 MODEL_TYPES = {"roberta": "Roberta"}
-CLASSES = without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction")
-KEYS = with_defaults(bert.KEYS, {"vocab_size": 50265, "pad_token_id": 1})
-UNSUPPORTED = bert.UNSUPPORTED
+CLASSES = {
+    **without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel"),
+    "ForCausalLM": "causal_lm",
+}
+KEYS = with_defaults(bert.DECODER_KEYS, {"vocab_size": 50265, "pad_token_id": 1})
+AS_DECODER, UNSUPPORTED, KEPT = bert.AS_DECODER, bert.UNSUPPORTED, bert.KEPT
 COPIES = (r"position_ids$",)
 
 
 def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
     # Two rows come before position 0, as in the released models, whose padding token is number 1.
-    traits = TRAITS | dict(count_padding=True, num_types=1, norm_epsilon=1e-5, position_offset=2, pad_id=1)
+    traits = TRAITS | dict(
+        count_padding=True, prompt_positions="tokens", num_types=1, norm_epsilon=1e-5, position_offset=2, pad_id=1
+    )
     return from_config(config, vocab_size, **traits)
 
 
@@ -55,7 +60,7 @@ def prefix(arch: Architecture, head: str) -> str:
 
 def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
     inner, outer = ("classifier.dense", "classifier.out_proj") if head == "classification" else ("@pooler.dense", "")
-    return (
+    found = (
         *bert.stack("@encoder.layer.{}", "@embeddings"),
         *matrix("pooler/dense", inner),
         *matrix("masked_lm/dense", "lm_head.dense"),
@@ -63,3 +68,4 @@ def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
         *bert.output_table("lm_head", "lm_head.decoder", arch),
         *matrix("classifier", outer or ("qa_outputs" if head == "span" else "classifier")),
     )
+    return bert.placed(found, arch, head)

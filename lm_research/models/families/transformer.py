@@ -12,7 +12,7 @@ from typing import Any
 from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import bart
-from lm_research.models.families.bart import KEYS, STACK_KEYS, prefix  # noqa: F401
+from lm_research.models.families.bart import AS_DECODER, KEPT, KEYS, LOSSES, STACK_KEYS, prefix  # noqa: F401
 from lm_research.models.families.common import Weight, encoder_decoder
 
 # Vaswani et al. 2017, table 3; vocabulary of 37,000 for English-German.
@@ -24,7 +24,7 @@ TRAITS = dict(norm="post", positions="sinusoidal")
 
 MODEL_TYPES = {"marian": "Marian"}
 TIE_FLAGS = ("tie_word_embeddings", "share_encoder_decoder_embeddings")
-CLASSES = {"MTModel": "seq2seq_lm", "Model": "none"}
+CLASSES = {"MTModel": "seq2seq_lm", "ForCausalLM": "causal_lm", "Model": "none"}
 COPIES = (*bart.COPIES, r"embed_positions\.weight$")
 
 
@@ -39,9 +39,11 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:
-    return bart.to_hf(arch) | {
-        "decoder_start_token_id": max(arch.pad_id, 0), "decoder_vocab_size": arch.vocab_size,
-        "share_encoder_decoder_embeddings": arch.shared_tokens, "tie_word_embeddings": arch.tied,
+    hf = bart.to_hf(arch) | {"decoder_vocab_size": arch.vocab_size, "tie_word_embeddings": arch.tied}
+    if arch.encoder is None:
+        return hf
+    return hf | {
+        "decoder_start_token_id": max(arch.pad_id, 0), "share_encoder_decoder_embeddings": arch.shared_tokens,
     }  # fmt: skip
 
 

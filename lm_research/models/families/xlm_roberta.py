@@ -2,8 +2,10 @@
 
 from lm_research.models.families import roberta
 from lm_research.models.families.roberta import (  # noqa: F401  (the family is RoBERTa but for names and sizes)
+    AS_DECODER,
     CLASSES,
     COPIES,
+    KEPT,
     KEYS,
     architecture,
     from_hf,

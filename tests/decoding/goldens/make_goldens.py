@@ -12,6 +12,7 @@ Small models of odd sizes in float32 whose weights follow the rule of tests/inte
                                      on the right (what encoders read)
     cases                            arguments of generate, and its sequences; of beams also their scores
 
+Decoders of encoders' kinds, and models made of an encoder and a decoder, have few cases; of each also the uncached run must agree.
 Where a case says so, the end token is one that the model likes to say, so that texts do end. A case whose result hangs on
 differences in the last bits would fail elsewhere: each is made a second time with weights that differ by a millionth, and
 left out if the tokens change. So it is if they change with the token that fills up prompts, which transformers counts as said.
@@ -84,15 +85,47 @@ MODELS = {
     ),
 }  # fmt: skip
 
+BERT = dict(
+    vocab_size=VOCAB, hidden_size=21, num_hidden_layers=3, num_attention_heads=3, intermediate_size=37,
+    max_position_embeddings=40, type_vocab_size=2,
+)  # fmt: skip
+GPT2 = MODELS["gpt2"][1]
+BART = dict(
+    vocab_size=VOCAB, d_model=24, encoder_layers=3, decoder_layers=3, decoder_attention_heads=4, decoder_ffn_dim=29,
+    max_position_embeddings=40,
+)  # fmt: skip
+
+
+def pair(encoder: dict, decoder: dict, pad: int = 0) -> tuple[str, dict]:
+    decoder = dict(decoder, is_decoder=True, add_cross_attention=True)
+    tokens = dict(decoder_start_token_id=4, pad_token_id=pad, eos_token_id=3)
+    return "EncoderDecoderModel", dict(encoder=encoder, decoder=decoder, **tokens)
+
+
+FEW = {
+    "bert_decoder": ("BertLMHeadModel", dict(BERT, is_decoder=True)),
+    "roberta_decoder": ("RobertaForCausalLM", dict(BERT, is_decoder=True)),
+    "electra_decoder": ("ElectraForCausalLM", dict(BERT, is_decoder=True, embedding_size=10)),
+    "bart_decoder": ("BartForCausalLM", BART),
+    "mbart_decoder": ("MBartForCausalLM", BART),
+    "marian_decoder": ("MarianForCausalLM", dict(BART, pad_token_id=1, eos_token_id=2)),
+    "pair_bert_bert": pair(dict(BERT, model_type="bert"), dict(BERT, model_type="bert", hidden_size=24)),
+    "pair_roberta_roberta": pair(dict(BERT, model_type="roberta"), dict(BERT, model_type="roberta"), 1),
+    "pair_bert_gpt2": pair(dict(BERT, model_type="bert"), dict(GPT2, model_type="gpt2")),
+    "pair_electra_bart": pair(dict(BERT, model_type="electra", embedding_size=10), dict(BART, model_type="bart")),
+}
+
 
 def describe(name: str, folder: pathlib.Path) -> Golden:
-    kind, config = MODELS[name]
+    kind, config = {**MODELS, **FEW}[name]
     model_class = getattr(transformers, kind)
     model = model_class(model_class.config_class(**config))
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     with safetensors.safe_open(folder / "model.safetensors", framework="np") as file:
         weights = {key: tuple(file.get_slice(key).get_shape()) for key in sorted(file.keys())}
+    if kind.startswith("Marian"):  # its sinusoidal positions follow from their number
+        weights = {key: shape for key, shape in weights.items() if not key.endswith("embed_positions.weight")}
     text = (folder / "config.json").read_text()
     return Golden(name, kind, json.loads(text)["model_type"], "outputs", text, weights, {}, {}, {}, VERSIONS)
 
@@ -156,6 +189,18 @@ def cases_of(seq2seq: bool, liked: int, words: list[int]) -> list[dict]:
     return [{"max_new_tokens": NEW, **case} if "max_length" not in case else case for case in cases]
 
 
+def few_cases_of(seq2seq: bool, liked: int) -> list[dict]:
+    end = {"eos_token_id": liked, "pad_token_id": 3}
+    cases = [
+        {}, end, {"no_repeat_ngram_size": 2}, {**end, "min_new_tokens": 5}, {"num_beams": 3},
+        {"num_beams": 3, **end, "length_penalty": 0.6}, {"num_beams": 3, "no_repeat_ngram_size": 2},
+        {"num_beams": 4, **end, "no_repeat_ngram_size": 2, "num_return_sequences": 3},
+    ]  # fmt: skip
+    if seq2seq:
+        cases.append({"decoder_input_ids": [[4, 5, 6], [4, 7, 8], [4, 9, 9]], "no_repeat_ngram_size": 2})
+    return [{"max_new_tokens": NEW, **case} for case in cases]
+
+
 def run(model, inputs: dict, arguments: dict) -> dict:
     tensors = {name: torch.tensor(value) for name, value in inputs.items()}
     given = {k: torch.tensor(v) if k == "decoder_input_ids" else v for k, v in arguments.items()}
@@ -176,8 +221,12 @@ def make(name: str) -> None:
     free = run(model, inputs, {"max_new_tokens": NEW, "no_repeat_ngram_size": 2})["sequences"][0][-NEW:]
     plain = run(model, inputs, {"max_new_tokens": NEW})["sequences"][1][-NEW:]
     cases, left = [], 0
-    for arguments in cases_of(model.config.is_encoder_decoder, plain[4], free[1:6]):
+    seq2seq = model.config.is_encoder_decoder
+    for arguments in few_cases_of(seq2seq, free[4]) if name in FEW else cases_of(seq2seq, plain[4], free[1:6]):
         found, *checks = run(model, inputs, arguments), run(other, inputs, arguments), run(model, refilled, arguments)
+        if name in FEW:
+            uncached = run(model, inputs, {**arguments, "use_cache": False})
+            assert uncached["sequences"] == found["sequences"], (name, arguments)
         new = [
             [row[len(inputs["input_ids"][0]) :] if causal else row for row in x["sequences"]] for x in (found, *checks)
         ]
@@ -200,7 +249,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or MODELS:
+    for name in sys.argv[1:] or {**MODELS, **FEW}:
         make(name)
 
 

@@ -1,0 +1,109 @@
+"""An encoder of one family and a decoder of another in one model (Rothe et al. 2019, arXiv:1907.12461), for example bert2gpt2.
+
+The decoder attends to the encoder's states, which a dense layer maps to its width where they are of another one. Such a family is named
+ENCODER2DECODER. In the Hugging Face world these are EncoderDecoderModels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from types import ModuleType
+from typing import Any
+
+from lm_research.errors import PretrainedError
+from lm_research.models.architecture import Architecture
+from lm_research.models.families.common import Weight, matrix
+
+MODEL_TYPE = "encoder-decoder"
+ENCODERS = ("albert", "bert", "distilbert", "electra", "roberta", "xlm_roberta")
+DECODERS = ("bart", "bert", "electra", "gpt2", "mbart", "roberta", "transformer", "xlm_roberta")
+OF_DECODER = {"is_decoder": True, "add_cross_attention": True}
+# What decoders alone do otherwise.
+TRAITS = dict(shared_tokens=False, head_bias=False, prompt_positions="tokens")
+
+
+def name_of(hf: Mapping[str, Any], types: Mapping[str, str]) -> str:
+    """The name for a config.json, by the families of model types.
+
+    Raises:
+      PretrainedError: it does not say which models it is made of, or one that cannot have this part.
+    """
+    names = []
+    for part, fitting in (("encoder", ENCODERS), ("decoder", DECODERS)):
+        inner = hf.get(part)
+        kind = inner.get("model_type") if isinstance(inner, Mapping) else None
+        if types.get(kind) not in fitting:
+            known = ", ".join(sorted(kind for kind, family in types.items() if family in fitting))
+            raise PretrainedError(
+                f"model_type of the {part} is {kind!r}, which is not supported there. Supported: {known}."
+            )
+        names.append(types[kind])
+    return "2".join(names)
+
+
+class Composite:
+    """What the file of a family has, for two of them."""
+
+    MODEL_TYPES = {MODEL_TYPE: "EncoderDecoder"}
+    CLASSES = {"Model": "seq2seq_lm"}
+    KEPT = (r"^encoder\.pooler\.",)  # a summary of the encoder's that nothing reads
+    MASKS_TARGETS = True  # decoder inputs that are made from labels are hidden where they are padding
+
+    def __init__(self, encoder: ModuleType, decoder: ModuleType) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        pairs = (("encoder", encoder), ("decoder", decoder))
+        self.COPIES = tuple(re.sub(r"^\^", rf"^{part}\\.", one) for part, family in pairs for one in family.COPIES)
+
+    def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+        encoder = self.encoder.from_hf(hf["encoder"], set(_below("encoder", names)))
+        inner = {**hf["decoder"], **self.decoder.AS_DECODER}
+        decoder = self.decoder.from_hf(inner, set(_below("decoder", names)))
+        if encoder.causal:
+            raise PretrainedError(
+                "config.json: is_decoder is true in `encoder`, but an encoder sees both ways. Set it to false."
+            )
+        projects = encoder.hidden_size != decoder.hidden_size
+        if projects and hf["decoder"].get("cross_attention_hidden_size") is not None:
+            raise PretrainedError(
+                f"config.json: cross_attention_hidden_size is set in `decoder`, but the widths {encoder.hidden_size} and "
+                f"{decoder.hidden_size} differ, which only a projection can join. Leave it out."
+            )
+        return decoder.replace(encoder=encoder, memory_projection=projects, **TRAITS)
+
+    def to_hf(self, arch: Architecture) -> dict[str, Any]:
+        encoder, decoder = (
+            family.to_hf(stack) | {"model_type": next(iter(family.MODEL_TYPES))}
+            for family, stack in ((self.encoder, arch.encoder), (self.decoder, arch.replace(encoder=None)))
+        )
+        hf = {"model_type": MODEL_TYPE, "is_encoder_decoder": True, "encoder": encoder, "decoder": decoder | OF_DECODER}
+        return hf if arch.pad_id < 0 else hf | {"pad_token_id": arch.pad_id}
+
+    def prefix(self, arch: Architecture, head: str) -> str:
+        return ""
+
+    def weights(self, arch: Architecture, head: str) -> tuple[Weight, ...]:
+        decoder = arch.replace(encoder=None)
+        prefix = self.decoder.prefix(decoder, "causal_lm")
+        reads = [weight for weight in self.encoder.weights(arch.encoder, "none") if weight.path.startswith("encoder/")]
+        writes = [
+            weight for weight in self.decoder.weights(decoder, "causal_lm") if not weight.path.startswith("encoder/")
+        ]
+        return (
+            *_named("encoder.", "encoder.", reads),
+            *_named("decoder.", f"decoder.{prefix}", writes),
+            *matrix("memory_projection", "enc_to_dec_proj"),
+        )
+
+
+def _named(outer: str, inner: str, weights: Iterable[Weight]) -> Iterator[Weight]:
+    """Weights with what their names begin with in a model of two: `inner` in place of "@", `outer` before others."""
+    name = lambda one: inner + one[1:] if one.startswith("@") else outer + one  # noqa: E731
+    for weight in weights:
+        changes = {field: tuple(map(name, getattr(weight, field))) for field in ("names", "copies", "kept")}
+        yield dataclasses.replace(weight, **changes)
+
+
+def _below(part: str, names: Iterable[str]) -> Iterator[str]:
+    return (name.removeprefix(f"{part}.") for name in names if name.startswith(f"{part}."))
