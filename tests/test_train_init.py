@@ -56,11 +56,27 @@ def test_what_does_not_fit_is_logged(lab: Any, hf: pathlib.Path, tmp_path: pathl
     assert "not used by this model" in log and "cls.seq_relationship.weight" in log
 
 
-def test_a_decoder_cannot_start_from_an_encoder(
+def test_an_encoder_becomes_a_decoder(lab: Any, hf: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """As transformers' BertLMHeadModel with is_decoder: the same parameters, the same head, and no sight of what comes."""
+    workdir = tmp_path / "gpt"
+    assert lab.train(workdir, f"--config.train.init_from={hf}", *STEPS, variant="gpt") == 0
+    lm = lm_research.from_pretrained(workdir)
+    assert lm.head == "causal_lm" and lm.config.is_decoder and lm.config.architectures == ("BertLMHeadModel",)
+    before, after = params(hf), params(workdir)
+    moved = {name.replace("decoder/", "encoder/").replace("next_token/", "masked_lm/"): x for name, x in after.items()}
+    assert set(before) - set(moved) == {name for name in before if name.startswith(("pooler/", "next_sentence/"))}
+    for name, value in moved.items():  # the average that this run keeps is rounded
+        np.testing.assert_allclose(value, before[name], rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+def test_a_decoder_cannot_start_from_what_is_always_an_encoder(
     lab: Any, hf: pathlib.Path, tmp_path: pathlib.Path, capsys: Any
 ) -> None:
-    assert lab.train(tmp_path / "gpt", f"--config.train.init_from={hf}", *STEPS, variant="gpt") == 2
-    assert "head 'causal_lm' needs a decoder, but bert is an encoder" in capsys.readouterr().err
+    config = {"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"], "dim": 32, "hidden_dim": 64}
+    shutil.copytree(hf, tmp_path / "distil")
+    (tmp_path / "distil" / "config.json").write_text(json.dumps(config))
+    assert lab.train(tmp_path / "gpt", f"--config.train.init_from={tmp_path}/distil", *STEPS, variant="gpt") == 2
+    assert "head 'causal_lm' needs a decoder, but distilbert is an encoder" in capsys.readouterr().err
     empty = tmp_path / "empty"
     empty.mkdir()
     assert lab.train(tmp_path / "x", f"--config.train.init_from={empty}", *STEPS) == 2

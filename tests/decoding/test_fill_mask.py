@@ -29,7 +29,7 @@ class SuccessorModel:
     def __init__(self, params: Any) -> None:
         self.table_VD = params
 
-    def encoder(self, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
+    def reader(self, tokens_BL: jax.Array, segments_BL: jax.Array) -> jax.Array:
         left = jax.nn.one_hot(jnp.roll(tokens_BL, 1, 1) + 1, tiny.VOCAB)
         right = jax.nn.one_hot(jnp.roll(tokens_BL, -1, 1) - 1, tiny.VOCAB)
         row_ends = segments_BL.sum(1)[:, None, None]  # so that a wrong segment shows in the shares
@@ -77,7 +77,7 @@ def test_a_trained_model_fills_the_gaps_it_has_learned() -> None:
 
     def loss(params: Any) -> jax.Array:
         model = definition.bind(params)
-        logits = model.predict_tokens(model.encoder(rows_BL, segments_BL), places_BM).logits()[:, 0]
+        logits = model.predict_tokens(model.reader(rows_BL, segments_BL), places_BM).logits()[:, 0]
         return optax.softmax_cross_entropy_with_integer_labels(logits, np.array(sentence)).mean()
 
     def learn(_: int, carry: tuple) -> tuple:
