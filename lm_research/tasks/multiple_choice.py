@@ -75,7 +75,9 @@ class ChoiceReader(Reader):
                     f"{record.where}: field {self.task.label_key!r} is {value!r:.80}, which can be {' or '.join(here)}, but the answers before "
                     f"it, from {records[0].where} on, are {' or '.join(ways)}. All of a file are read in one way: write them alike."
                 )
-            ways = {reading: [*numbers, here[reading]] for reading, numbers in ways.items() if reading in here}
+            ways = {reading: numbers for reading, numbers in ways.items() if reading in here}
+            for reading, numbers in ways.items():
+                numbers.append(here[reading])
         return ways
 
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
