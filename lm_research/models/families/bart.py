@@ -94,7 +94,7 @@ def to_hf(arch: Architecture) -> dict[str, Any]:
     hf = write_keys(arch, KEYS) | {
         "vocab_size": (arch.encoder or arch).vocab_size,
         "scale_embedding": arch.embedding_scale != 1.0,
-        "tie_word_embeddings": arch.tied and arch.shared_tokens,
+        "tie_word_embeddings": arch.tied and (arch.encoder is None or arch.shared_tokens),
     }
     for name, stack in stacks.items():
         hf |= {f"{name}_{key}": getattr(stack, field) for field, key, _ in STACK_KEYS}
