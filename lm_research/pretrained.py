@@ -49,7 +49,7 @@ class LanguageModel:
       config: config.json in the Hugging Face format, with attribute access (`lm.config.hidden_size`).
       definition: architecture and head.
       params: nested dict of arrays; stacked layers have a leading axis.
-      tokenizer: data/hf_tokenizer.py's or data/tokenizer.py's, or None where the directory holds none.
+      tokenizer: data/hf_tokenizer.py's, or None where the directory holds none.
       family: its family's name.
       report: what was initialised or left unused when it was read.
       generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
@@ -358,7 +358,10 @@ def from_pretrained(
     definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
     for line in report.lines():
         LOG.warning("%s: %s", directory, line)
-    lm = LanguageModel(definition, params, found.family, found.config, find_tokenizer(found.files), report)
+    tokenizer = find_tokenizer(found.files)
+    if tokenizer is not None and isinstance(found, native.Native):
+        tokenizer = native.tokenizer_of(tokenizer, definition.arch, definition.head.name, found.objective)
+    lm = LanguageModel(definition, params, found.family, found.config, tokenizer, report)
     lm.generation_config = decoding_options.load_defaults(found.files)
     lm.embedding = sentence_transformers.load(found.files)
     return lm

@@ -324,7 +324,7 @@ def test_every_family_writes_a_config_that_reads_the_same(write: Any) -> None:
 
 def test_a_run_directory_is_a_model(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     lm = lm_research.from_pretrained(bert_run)
-    assert isinstance(lm.tokenizer, Tokenizer) and lm.head == "pretraining"
+    assert isinstance(lm.tokenizer, HFTokenizer) and lm.head == "pretraining"
     tokens = np.array([[lm.tokenizer.cls_id, *lm.tokenizer.encode("In the beginning")[:5], lm.tokenizer.sep_id]])
     logits = lm(input_ids=tokens)["prediction_logits"]
     assert convert.main(["--source", str(bert_run), "--output", str(tmp_path / "hf"), "--to", "hf"]) == 0

@@ -15,6 +15,8 @@ from lm_research.errors import TokenizerError
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+# A class of transformers that takes tokenizer.json as it stands; most others build theirs from its vocabulary alone.
+PLAIN_CLASS = "PreTrainedTokenizerFast"
 _GENERIC = {"pretrainedtokenizerfast", "pretrainedtokenizer", "tokenizersbackend"}  # classes that say nothing
 _UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a longest text
 

@@ -25,7 +25,7 @@ from lm_research.data import hf_vocabularies
 from lm_research.data.chat_template import TEMPLATE
 from lm_research.data.hf_inputs import pair_up, stack_rows
 from lm_research.data.hf_roles import add_tokens, uses_types
-from lm_research.data.hf_settings import KIND, ROLES, SETTINGS, Kind, Settings, read_settings
+from lm_research.data.hf_settings import KIND, PLAIN_CLASS, ROLES, SETTINGS, Kind, Settings, read_settings
 from lm_research.data.hf_text import byte_lengths, going_on, literal_form, readable, uses, word_starts
 from lm_research.data.languages import spoken
 from lm_research.data.tokenizer import ROLES as OUR_ROLES
@@ -87,7 +87,9 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> TextTokenize
     if WHOLE in files and not (settings.kind and settings.kind.vocabulary in _NUMBERED):
         return HFTokenizer(files, settings)
     if _is_plain(files, settings):
-        return Tokenizer.parse(files["tokenizer.model"], f"{where}/tokenizer.model")
+        tokenizer = Tokenizer.parse(files["tokenizer.model"], f"{where}/tokenizer.model")
+        tokenizer.files |= {name: files[name] for name in (TEMPLATE,) if name in files}
+        return tokenizer
     names = hf_vocabularies.find_vocabulary(files, settings)
     if not names:
         raise TokenizerError(
@@ -101,22 +103,6 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> TextTokenize
 
             return NumberedPieces(files, settings if settings.kind else read_settings(files, where, KIND[name]))
     return HFTokenizer(files, settings)
-
-
-def with_special_tokens(tokenizer: TextTokenizer) -> HFTokenizer:
-    """A tokenizer that is called with texts and puts special tokens around them, of one that only knows ids.
-
-    A model that sentencepiece trained for us gets BERT's form, [CLS] text [SEP], or [CLS] text [SEP] text [SEP].
-
-    Raises:
-      TokenizerError: its model cannot be read so.
-    """
-    if isinstance(tokenizer, HFTokenizer):
-        return tokenizer
-    names = {f"{role}_token": tokenizer.pieces([number])[0] for role, number in tokenizer.roles.items()}
-    settings = {"tokenizer_class": "AlbertTokenizer", "do_lower_case": False, "keep_accents": True, **names}
-    files = {"spiece.model": tokenizer.files["tokenizer.model"], "tokenizer_config.json": json.dumps(settings).encode()}
-    return HFTokenizer(files, read_settings(files, tokenizer.name))
 
 
 def in_languages(tokenizer: TextTokenizer, source: str = "", target: str = "") -> TextTokenizer:
@@ -222,7 +208,7 @@ class HFTokenizer:
         config = {key: value for key, value in settings.config.items() if key != "added_tokens_decoder"}
         for role in ROLES:
             config.pop(f"{role}_token", None)
-        config.setdefault("tokenizer_class", kind.name if kind else settings.asked or "PreTrainedTokenizerFast")
+        config.setdefault("tokenizer_class", kind.name if kind else settings.asked or PLAIN_CLASS)
         config |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         config |= {"model_max_length": self.max_length} if self.max_length else {}
         names = {f"{role}_token": token for role, token in own.items()}

@@ -27,6 +27,7 @@ class SentencePieceModel:
     byte_fallback: bool
     charsmap: bytes  # compiled rules of normalisation; empty for none
     adds_prefix: bool  # a space before the text
+    removes_spaces: bool  # those at both ends, and all but one of several
 
 
 def read_model(data: bytes) -> SentencePieceModel:
@@ -57,6 +58,7 @@ def read_model(data: bytes) -> SentencePieceModel:
         byte_fallback=bool(trainer.get(35, 0)),
         charsmap=normalizer.get(2, b""),
         adds_prefix=bool(normalizer.get(3, 1)),
+        removes_spaces=bool(normalizer.get(4, 1)),
     )
 
 

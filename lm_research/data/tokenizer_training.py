@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from lm_research.config import TokenizerConfig
+from lm_research.data.hf_settings import PLAIN_CLASS
 from lm_research.data.hf_tokenizer import tokenizer_from_files
 from lm_research.data.tokenizer import TextTokenizer, sample_lines, sentinels
 from lm_research.errors import TokenizerError
@@ -62,6 +63,11 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokeni
 
 def _train(lines: list[str], config: TokenizerConfig) -> TextTokenizer:
     files = _train_wordpiece(lines, config) if config.kind == "wordpiece" else _train_bytes(lines, config)
+    files = tokenizer_from_files(files, f"trained {config.kind}").files
+    # The class that was named has told what stands around texts. Now tokenizer.json holds all, whatever model it goes with.
+    settings = json.loads(files["tokenizer_config.json"])
+    settings.pop("do_lower_case", None)
+    files["tokenizer_config.json"] = json.dumps(settings | {"tokenizer_class": PLAIN_CLASS}).encode()
     return tokenizer_from_files(files, f"trained {config.kind}")
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.data.hf_tokenizer import with_special_tokens
+from lm_research.data.run_tokenizer import with_special_tokens
 from lm_research.decoding.prompts import bucket
 from lm_research.errors import UserError
 

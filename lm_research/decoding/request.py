@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lm_research.data.framing import ids_within
-from lm_research.data.hf_tokenizer import with_special_tokens
 from lm_research.data.languages import spoken
+from lm_research.data.run_tokenizer import with_special_tokens
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import TOKENS, Lengths, Options, make_filters, make_options, make_rules

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lm_research.data.hf_tokenizer import with_special_tokens
+from lm_research.data.run_tokenizer import with_special_tokens
 from lm_research.decoding.options import fits
 from lm_research.errors import UserError, suggest
 from lm_research.pretrained import LanguageModel

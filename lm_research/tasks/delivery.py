@@ -89,4 +89,5 @@ def export(
     except PretrainedError:
         described = native.describe(definition, family, config)["config"]
         native.save(directory, definition, family, params, hf_labels(task, described))
-    write_files(task.tokenizer.files | task.files(definition.arch), directory)
+    tokenizer = native.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)
+    write_files(tokenizer.files | task.files(definition.arch), directory)

@@ -19,7 +19,6 @@ Legend: B batch, L length, P slots of prompts, I items of a batch, T tokens of a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.data.chat_answers import answer_ids, find_answers
-from lm_research.data.chat_template import PLAIN, chat_template
+from lm_research.data.chat_template import PLAIN, TEMPLATE, chat_template
 from lm_research.data.framing import frame_of, ids_behind, ids_within
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
@@ -271,9 +270,7 @@ class Instruction(CausalLanguageModel, WritingTask):
 
     def files(self, arch: Architecture) -> dict[str, bytes]:
         """Where the plain template made the conversations, it goes with the tokenizer."""
-        files, name = super().files(arch), "tokenizer_config.json"
-        talks = any(MESSAGES in kept for kept in self.corpus.kept["validation"])
-        if talks and name in self.tokenizer.files and not chat_template(self.tokenizer):
-            settings = json.loads(self.tokenizer.files[name]) | {"chat_template": PLAIN}
-            files[name] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
+        files = super().files(arch)
+        if any(MESSAGES in kept for kept in self.corpus.kept["validation"]) and not chat_template(self.tokenizer):
+            files[TEMPLATE] = PLAIN.encode()
         return files

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data.hf_tokenizer import with_special_tokens
+from lm_research.data.run_tokenizer import with_special_tokens
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.windows import Window, context_rooms, windows

@@ -20,6 +20,9 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from lm_research.config import LoraConfig
+from lm_research.data.hf_tokenizer import HFTokenizer
+from lm_research.data.run_tokenizer import as_read, form_of
+from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import Report, hf_config
 from lm_research.models import adapters
@@ -46,6 +49,7 @@ class Native:
       arrays: the Orbax directory; `subtree`: the name the parameters have in it, or "".
       digests: of the arrays, by path.
       files: the folder with the tokenizer.
+      objective: name of the one that a run was pre-trained with; "" for a task, or where nothing tells.
     """
 
     definition: ModelDefinition
@@ -56,6 +60,7 @@ class Native:
     subtree: str
     digests: dict[str, str]
     files: pathlib.Path
+    objective: str = ""
 
 
 def is_native(directory: pathlib.Path) -> bool:
@@ -154,9 +159,11 @@ def _inspect_run(directory: pathlib.Path) -> Native:
     stored = json.loads((step / "files" / MODEL).read_text())
     definition = define(_architecture(stored["architecture"]), Head(**stored["head"]))
     adapted = adapters.adapt(definition, LoraConfig(**stored.get("lora", {})))
+    run = json.loads((step / "files" / "config.json").read_text())
     return Native(
-        definition, adapted, stored["family"], stored["config"], step / "state", subtree, digests, step / "files"
-    )
+        definition, adapted, stored["family"], stored["config"], step / "state", subtree, digests, step / "files",
+        "" if run["task"]["name"] else run["objective"]["name"],
+    )  # fmt: skip
 
 
 def _architecture(fields: Mapping[str, Any]) -> Architecture:
@@ -173,6 +180,12 @@ def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any])
         return hf_config(definition, family, config)
     except PretrainedError:
         return {**family_of(family).to_hf(definition.arch), **config}
+
+
+def tokenizer_of(tokenizer: TextTokenizer, arch: Architecture, head: str, objective: str = "") -> HFTokenizer:
+    """A run's tokenizer as a model with this head has learned to read with it; `objective` is Native's."""
+    form, reader = form_of(arch.kind, head, objective), arch.encoder or arch
+    return as_read(tokenizer, form, types=reader.num_types > 1, max_length=reader.max_length or None)
 
 
 def missing(native: Native) -> list[str]:

@@ -1,0 +1,118 @@
+"""What a sentencepiece model does to a text before it looks for pieces, as a normalizer of the `tokenizers` library.
+
+A model's compiled rules are pairs of texts: at each place of a text the longest left side that stands there becomes its right
+side. The library's own reader of these rules (Precompiled) looks at one grapheme at a time and takes the shortest left side,
+which loses accents of decomposed letters. Here it only ever sees single characters; sequences are composed by Unicode's NFC,
+kept to those that the rules know.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import unicodedata
+from collections.abc import Iterable
+
+import numpy as np
+from tokenizers import Regex, normalizers
+
+from lm_research.data.sentencepiece_model import SentencePieceModel
+
+SPACE = "\u2581"
+# Two characters that Unicode keeps from texts. One stands where NFC must not compose, one between the characters of a grapheme.
+_WALL, _GAP = "\U0010fffe", "\U0010ffff"
+_INSIDE = r"(?m:(?<=.))"  # not at a text's beginning
+# Places within a grapheme: before what joins the character before it.
+_JOINS = _INSIDE + r"(?:(?=[\p{M}\x{200c}\x{200d}\x{e33}\x{eb3}\x{ff9e}\x{ff9f}])|(?<=\r)(?=\n))"
+
+
+def normalizer_of(model: SentencePieceModel, space: str) -> normalizers.Normalizer | None:
+    """The model's normalizer.
+
+    Args:
+      model: of it.
+      space: what stands for a space in the vocabulary: SPACE, or a space if texts may hold SPACE itself.
+    """
+    steps = [*_charsmap(model.charsmap)] if model.charsmap else []
+    if model.removes_spaces:
+        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    if model.adds_prefix:
+        steps.append(normalizers.Prepend(" "))
+        if space == " ":  # a text is read in parts then, between which SPACE stands
+            parts = ((r"\A " + SPACE, SPACE), (f"{SPACE}(?=[^{SPACE}])", f"{SPACE} "))
+            steps += [normalizers.Replace(Regex(pattern), text) for pattern, text in parts]
+    if space != " ":
+        steps.append(normalizers.Replace(" ", space))
+    if model.removes_spaces:
+        steps.append(normalizers.Replace(Regex(f"{space}+\\z"), ""))
+    return normalizers.Sequence(steps) if steps else None
+
+
+@functools.lru_cache(maxsize=4)
+def _charsmap(charsmap: bytes) -> tuple[normalizers.Normalizer, ...]:
+    rules = (normalizers.Replace(Regex(_JOINS), _GAP), normalizers.Precompiled(charsmap), normalizers.Replace(_GAP, ""))
+    walls = _walls([key for key in _keys(charsmap) if len(key) > 1])
+    if not walls:
+        return rules
+    return (normalizers.Replace(Regex(walls), _WALL), *rules, normalizers.NFC(), normalizers.Replace(_WALL, ""))
+
+
+def _walls(sequences: list[str]) -> str:
+    """A pattern of the places between two characters that must not be composed; "" if nothing is."""
+    if not sequences:
+        return ""
+    before, after = collections.defaultdict(set), collections.defaultdict(set)
+    for first, second in {key[place : place + 2] for key in sequences for place in range(len(key) - 1)}:
+        after[first].add(second)
+        before[second].add(first)
+    goes_on, joined = set(after), set(before)
+    # Of marks: those behind which others may come; the same ones for all of a group.
+    groups = collections.defaultdict(set)
+    for mark in joined:
+        groups[frozenset(after.get(mark, ()))].add(mark)
+    places = [f"(?<!{_set(goes_on)})(?={_set(joined)})", rf"(?=[[\p{{M}}\x{{344}}]&&[^{_set(joined)[1:]}])"]
+    for seconds, marks in sorted(groups.items(), key=lambda group: min(group[1])):
+        allowed = f"(?!{_set(seconds)})" if seconds else ""
+        places.append(f"(?<={_set(marks)}){allowed}(?={_set(joined)})")
+    # NFC composes across marks that stand below or beside a letter: only letters that take them may have them.
+    for mark in sorted(joined & goes_on):
+        if unicodedata.combining(mark) not in (0, 230):
+            places.append(f"(?<!{_set(before[mark])})(?={_set(mark)})")
+    some = rf"(?=[\p{{M}}\x{{344}}{_set(joined)[1:]})"
+    return f"{_INSIDE}{some}(?:{'|'.join(places)})"
+
+
+def _set(characters: Iterable[str]) -> str:
+    """A class of characters as a pattern."""
+    ranges: list[list[int]] = []
+    for number in sorted(map(ord, characters)):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return "[" + "".join(f"\\x{{{a:x}}}" + f"-\\x{{{b:x}}}" * (b > a) for a, b in ranges) + "]"
+
+
+def _keys(charsmap: bytes) -> list[str]:
+    """Left sides of the rules: the length of a double-array trie (4 bytes), that, and the right sides.
+
+    A unit of the trie (Darts-clone) has a label in its lowest byte, a bit that tells that a key ends there, and the offset to
+    where its children are: child = (unit's place ^ offset) ^ label.
+    """
+    size = int.from_bytes(charsmap[:4], "little")
+    units = np.frombuffer(charsmap[4 : 4 + size], "<u4").astype(np.int64)
+    places = np.arange(len(units))
+    label, bases = units & 255, places ^ ((units >> 10) << ((units & 512) >> 6))
+    inner = np.flatnonzero((units >> 31 == 0) & (label > 0))
+    inner = inner[np.argsort(inner ^ label[inner], kind="stable")]
+    owners = inner ^ label[inner]  # where the children of a unit begin; units with the same endings share them
+    keys: list[str] = []
+    level, texts = np.zeros(1, np.int64), [b""]
+    while len(level):
+        keys += [texts[row].decode("utf-8", errors="replace") for row in np.flatnonzero((units[level] >> 8) & 1)]
+        first, last = (np.searchsorted(owners, bases[level], side) for side in ("left", "right"))
+        counts = last - first
+        rows = np.repeat(np.arange(len(level)), counts)
+        level = inner[np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(len(rows))]
+        texts = [texts[row] + bytes((byte,)) for row, byte in zip(rows.tolist(), label[level].tolist(), strict=True)]
+    return keys

@@ -1,0 +1,89 @@
+"""Tokenizers of tiny runs as their models' directories hold them: every family with every kind of vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+import random
+import tempfile
+
+from lm_research.config import ModelConfig, TokenizerConfig
+from lm_research.data.hf_tokenizer import HFTokenizer
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer
+from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.interop.huggingface import hf_config
+from lm_research.models.families import FAMILIES, define_model
+from lm_research.training.native import tokenizer_of
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens" / "run_exports.json"
+# Name -> settings of its training; "_lines" keep line breaks.
+VOCABULARIES = {
+    "unigram": TokenizerConfig(kind="unigram", vocab_size=320),
+    "unigram_lines": TokenizerConfig(kind="unigram", vocab_size=320, keep_newlines=True),
+    "bpe": TokenizerConfig(kind="bpe", vocab_size=420),
+    "bpe_lines": TokenizerConfig(kind="bpe", vocab_size=420, keep_newlines=True),
+    "wordpiece": TokenizerConfig(kind="wordpiece", vocab_size=110),
+    "wordpiece_cased": TokenizerConfig(kind="wordpiece", vocab_size=110, lowercase=False),
+    "byte_bpe": TokenizerConfig(kind="byte_bpe", vocab_size=330),
+    "byte_bpe_lines": TokenizerConfig(kind="byte_bpe", vocab_size=330, keep_newlines=True),
+}
+# Pre-training objectives of encoder-decoders, whose sources look different.
+OBJECTIVES = {"t5": "span_corruption", "mt5": "span_corruption", "bart": "denoising", "mbart": "denoising"}
+PAIRS = [(family, vocabulary) for family in FAMILIES for vocabulary in VOCABULARIES]
+
+TEXTS = [
+    "",
+    " ",
+    "the river ran over the hill and the old king",
+    "  The  King\tsaid:\n\n  “no”.\r\nAnd went   ",
+    "a\u00a0no-break\u3000ideographic\u2003em\u200bzero\u2028line\u0085next\x0bvt\x0cff",
+    "control \x00\x01\x07\x1b\x7f\u00ad\ufeffcharacters",
+    "full-width ＡＢＣ１２３，！ ﬁne ½ ² ™ ㎏ ﷺ",
+    "decomposed: cafe\u0301 e\u0302\u0301 u\u0323\u0302 a\u0316\u0301 ﬁ\u0301 Ａ\u0301 ê\u0301 q\u0301 \u0301alone",
+    "ガ行 ハ\u309a カ\u3099 ｶﾞ 한국 \u1112\u1161\u11ab ㅎㅏㄴ",
+    "日本語と漢字、中文。 ไทยน้ำ हिन्दी क\u093c",
+    "العربيّة شَدَّة \u0651\u064e עִבְרִית ١٢٣",
+    "👩\u200d👩\u200d👧\ufe0f 🏳\ufe0f\u200d🌈 👍🏽 🇩🇪 ❤\ufe0f",
+    "▁literal▁ lower one ▁eighth▁",
+    "<0x41> <0xE2> <0x0A> [UNKNOWN] <unknown>",
+    "named [SEP] and </s> in [MASK], <mask> text[PAD]<pad> [CLS]<s>[UNK]<unk>.",
+    "<extra_id_0> the <extra_id_1>",
+    "kingking kingdom's don't 3.14 1,000,000 a-b_c@d.e #x",
+    "thé ÉTUDE İstanbul ẞ ǅ ΑΣ",
+    "𝔘𝔫𝔦 𝒄𝒐𝒅𝒆 \U0001f9ff\U000e0001",
+    "x\u0344y i\u031b\u0340 ᄀ\u1161가\u11a8",
+]
+SECONDS = ["", "the hill", "  and \n more ", "猫", "[SEP]"] * 4
+
+
+def corpus() -> list[str]:
+    """Sentences of a few words, English and others; the same ones each time."""
+    draw = random.Random(0)
+    words = "the river ran over hill and old king said went no café 日本 한국 один 3 12 “yes” naïve kingdom, don't".split()
+    return [" ".join(draw.choices(words, k=12)) + ".\n  The  end" for _ in range(150)]
+
+
+@functools.cache
+def trained(vocabulary: str) -> TextTokenizer:
+    config = VOCABULARIES[vocabulary]
+    config = dataclasses.replace(config, sentinels=2)
+    if config.kind in LIBRARY_KINDS:
+        return train_tokenizer(corpus(), config)
+    with tempfile.TemporaryDirectory() as folder:
+        return Tokenizer.train(corpus(), config, pathlib.Path(folder) / "tokenizer.model")
+
+
+def exported(family: str, vocabulary: str) -> tuple[HFTokenizer, bytes]:
+    """What a run of a family with such a vocabulary leaves: its tokenizer, and its config.json."""
+    tokenizer = trained(vocabulary)
+    definition = define_model(_model(family), tokenizer.size)
+    arch, head = definition.arch, definition.head.name
+    config = hf_config(definition, family)
+    return tokenizer_of(tokenizer, arch, head, OBJECTIVES.get(family, "")), json.dumps(config).encode()
+
+
+def _model(family: str) -> ModelConfig:
+    sizes = dict(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, max_length=64)
+    return ModelConfig(family=family, **sizes)
