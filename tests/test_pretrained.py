@@ -18,7 +18,7 @@ from interop import golden_models
 
 import lm_research
 from lm_research import convert
-from lm_research.data.tokenizer import Tokenizer
+from lm_research.data.hf_tokenizer import HFTokenizer
 from lm_research.errors import PretrainedError, UserError
 from lm_research.models.definition import flatten
 from lm_research.models.families import family_of, model_types, name_of

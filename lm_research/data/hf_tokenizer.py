@@ -29,7 +29,7 @@ from lm_research.data.hf_settings import KIND, PLAIN_CLASS, ROLES, SETTINGS, Kin
 from lm_research.data.hf_text import byte_lengths, going_on, literal_form, readable, uses, word_starts
 from lm_research.data.languages import spoken
 from lm_research.data.tokenizer import ROLES as OUR_ROLES
-from lm_research.data.tokenizer import TextTokenizer, Tokenizer, after_space, write_files
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer, after_space, known_ids, write_files
 from lm_research.errors import TokenizerError
 
 WHOLE = "tokenizer.json"
@@ -392,11 +392,21 @@ class HFTokenizer:
 
     # ------------------------------------------------------------------------------------------ ids to text
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for; special tokens, and ids past the vocabulary, stand for none."""
-        kept = [int(token) for token in ids]
-        kept = [token for token in kept if token < self.size and not self._is_special[token]]
-        return self.backend.decode(kept, skip_special_tokens=False)
+    def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
+        """The text that ids stand for.
+
+        Args:
+          ids: an array or a list, of NumPy or JAX, or one of them. Those below 0, as labels that do not count have them, and past
+            the vocabulary stand for no text.
+          skip_special_tokens: whether special tokens stand for none either, or are written by their names.
+        """
+        kept = known_ids(ids, self.size)
+        kept = kept[~self._is_special[kept]] if skip_special_tokens else kept
+        return self.backend.decode(kept.tolist(), skip_special_tokens=False)
+
+    def batch_decode(self, rows: Any, skip_special_tokens: bool = True) -> list[str]:
+        """The text of each row of ids, as `decode`."""
+        return [self.decode(row, skip_special_tokens) for row in rows]
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """One readable piece for each id: its text with ▁ for a space and ⏎ for a line break, <id> for none."""

@@ -16,6 +16,7 @@ from lm_research.data.sentencepiece_rules import SPACE, normalizer_of
 from lm_research.errors import TokenizerError
 
 _NEVER = 1000.0  # nats below the rarest piece: what no text is divided into
+_MANY = 10_000  # spaces
 _BYTE_NAMES = "<>x0123456789ABCDEF"
 
 
@@ -28,11 +29,11 @@ def to_backend(proto: bytes, literal: bool, name: str) -> Tokenizer:
       name: of the model, for messages.
 
     Raises:
-      TokenizerError: the model is of a kind that divides texts neither by scores nor by merges.
+      TokenizerError: the model is one of whole words.
     """
     model = spm.read_model(proto)
-    if model.kind not in (spm.UNIGRAM, spm.BPE):
-        raise TokenizerError(f"{name}: a sentencepiece model of words or characters has no counterpart in tokenizer.json.")
+    if model.kind not in (spm.UNIGRAM, spm.BPE, spm.CHAR):
+        raise TokenizerError(f"{name}: a sentencepiece model of whole words has no counterpart in tokenizer.json.")
     space = " " if literal else SPACE
     pieces = [(text.replace(SPACE, space), score, sort) for text, score, sort in model.pieces]
     tokenizer = Tokenizer((_unigram if model.kind == spm.UNIGRAM else _merges)(pieces, model))
@@ -43,12 +44,14 @@ def to_backend(proto: bytes, literal: bool, name: str) -> Tokenizer:
     if splits:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     steps = [decoders.Replace(SPACE, " ")] * (not literal) + [decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence(steps + [decoders.Strip(content=" ", left=1)] * model.adds_prefix)
+    if model.removes_spaces or model.adds_prefix:
+        steps.append(decoders.Strip(content=" ", left=_MANY if model.removes_spaces else 1))
+    tokenizer.decoder = decoders.Sequence(steps)
     tokenizer.add_special_tokens(
         [AddedToken(text, normalized=False) for text, _, sort in model.pieces if sort == spm.CONTROL]
     )
     whole = [text for text, _, sort in pieces if sort == spm.USER_DEFINED and len(text) > 1]
-    if model.kind == spm.BPE:  # no merges lead there
+    if model.kind != spm.UNIGRAM:  # no merges lead there
         tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
     return tokenizer
 
@@ -66,7 +69,7 @@ def _unigram(pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel
 
 
 def _merges(pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel) -> BPE:
-    """Merges in the order of what they make; of several that make the same, the one that sentencepiece would meet first."""
+    """Merges in the order of what they make (none for a model of characters); of several that make the same, the one that sentencepiece would meet first."""
     vocab = {text: number for number, (text, _, _) in enumerate(pieces)}
     normal = {text: score for text, score, sort in pieces if sort == spm.NORMAL}
     merges = []

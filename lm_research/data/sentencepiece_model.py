@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
-UNIGRAM, BPE = 1, 2  # kinds of models
+UNIGRAM, BPE, CHAR = 1, 2, 4  # kinds of models
 
 _VARINT, _LENGTH = 0, 2  # ways that a field is written; the others by the bytes they take:
 _FIXED = {1: 8, 5: 4}

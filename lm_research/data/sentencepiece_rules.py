@@ -16,11 +16,12 @@ from collections.abc import Iterable
 import numpy as np
 from tokenizers import Regex, normalizers
 
-from lm_research.data.sentencepiece_model import SentencePieceModel
+from lm_research.data.sentencepiece_model import USER_DEFINED, SentencePieceModel
 
 SPACE = "\u2581"
 # Two characters that Unicode keeps from texts. One stands where NFC must not compose, one between the characters of a grapheme.
 _WALL, _GAP = "\U0010fffe", "\U0010ffff"
+_MASKS = range(0xFDD0, 0xFDF0)  # others: they stand for symbols that a model takes as they are
 _INSIDE = r"(?m:(?<=.))"  # not at a text's beginning
 # Places within a grapheme: before what joins the character before it.
 _JOINS = _INSIDE + r"(?:(?=[\p{M}\x{200c}\x{200d}\x{e33}\x{eb3}\x{ff9e}\x{ff9f}])|(?<=\r)(?=\n))"
@@ -33,7 +34,13 @@ def normalizer_of(model: SentencePieceModel, space: str) -> normalizers.Normaliz
       model: of it.
       space: what stands for a space in the vocabulary: SPACE, or a space if texts may hold SPACE itself.
     """
-    steps = [*_charsmap(model.charsmap)] if model.charsmap else []
+    steps = []
+    if model.charsmap:
+        symbols = sorted((text for text, _, sort in model.pieces if sort == USER_DEFINED), key=len, reverse=True)
+        masks = [*zip(symbols, map(chr, _MASKS), strict=False)]
+        steps += [normalizers.Replace(symbol, mask) for symbol, mask in masks]
+        steps += _charsmap(model.charsmap)
+        steps += [normalizers.Replace(mask, symbol) for symbol, mask in masks]
     if model.removes_spaces:
         steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if model.adds_prefix:

@@ -88,7 +88,7 @@ class TextTokenizer(Protocol):
     def encode_words(self, words: Sequence[str]) -> list[list[int]]: ...
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]: ...
-    def decode(self, ids: Iterable[int]) -> str: ...
+    def decode(self, ids: Any) -> str: ...
     def pieces(self, ids: Iterable[int]) -> list[str]: ...
     def save(self, path: pathlib.Path) -> None: ...
     def save_files(self, directory: pathlib.Path | str) -> None: ...
@@ -264,10 +264,10 @@ class Tokenizer:
         ids = self._model.encode(text.split(SPACE))
         return ids[0] + [token for part in ids[1:] for token in literal + part]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for; roles, and ids past the vocabulary (rows that pad a table), stand for none."""
-        kept = [int(token) for token in ids if int(token) < self._pieces]
-        return self._model.decode([token for token in kept if not self._is_special[token]])
+    def decode(self, ids: Any) -> str:
+        """The text that ids stand for; roles, and ids below 0 or past the vocabulary (rows that pad a table), stand for none."""
+        kept = known_ids(ids, self._pieces)
+        return self._model.decode(kept[~self._is_special[kept]].tolist())
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """One readable piece for each id, roles by name, a line break as ⏎."""
@@ -314,6 +314,23 @@ class Tokenizer:
         for token in np.flatnonzero(~self._is_special).tolist():
             starts[token] = self._model.id_to_piece(token).startswith((SPACE, "\n"))
         return starts
+
+
+def known_ids(ids: Any, size: int) -> np.ndarray:
+    """Those of a text's ids that are ids, from 0 to below `size`: int64 [L]. `ids` is an array or a list, or one of them.
+
+    Raises:
+      TokenizerError: they are ids of several texts, or none at all.
+    """
+    try:
+        row = np.atleast_1d(np.asarray(ids))
+    except ValueError:  # rows of several lengths
+        row = np.zeros((0, 0))
+    if row.ndim != 1 or row.size and not np.issubdtype(row.dtype, np.number):
+        raise TokenizerError(
+            f"decode takes the ids of one text, not {str(ids)[:80]!r}; batch_decode takes those of several."
+        )
+    return row[(row >= 0) & (row < size)].astype(np.int64)
 
 
 def after_space(word: str) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import random
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from lm_research.config import ModelConfig, TokenizerConfig
 from lm_research.data.hf_tokenizer import HFTokenizer
 from lm_research.data.tokenizer import TextTokenizer, Tokenizer
 from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 from lm_research.interop.huggingface import hf_config
-from lm_research.models.families import FAMILIES, define_model
+from lm_research.models.families import define_model
 from lm_research.training.native import tokenizer_of
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens" / "run_exports.json"
@@ -31,6 +36,7 @@ VOCABULARIES = {
 }
 # Pre-training objectives of encoder-decoders, whose sources look different.
 OBJECTIVES = {"t5": "span_corruption", "mt5": "span_corruption", "bart": "denoising", "mbart": "denoising"}
+FAMILIES = "bert roberta xlm_roberta distilbert albert electra gpt2 gpt3 llama t5 mt5 bart mbart transformer".split()
 PAIRS = [(family, vocabulary) for family in FAMILIES for vocabulary in VOCABULARIES]
 
 TEXTS = [
@@ -61,7 +67,9 @@ SECONDS = ["", "the hill", "  and \n more ", "猫", "[SEP]"] * 4
 def corpus() -> list[str]:
     """Sentences of a few words, English and others; the same ones each time."""
     draw = random.Random(0)
-    words = "the river ran over hill and old king said went no café 日本 한국 один 3 12 “yes” naïve kingdom, don't".split()
+    words = (
+        "the river ran over hill and old king said went no café 日本 한국 один 3 12 “yes” naïve kingdom, don't".split()
+    )
     return [" ".join(draw.choices(words, k=12)) + ".\n  The  end" for _ in range(150)]
 
 
@@ -87,3 +95,10 @@ def exported(family: str, vocabulary: str) -> tuple[HFTokenizer, bytes]:
 def _model(family: str) -> ModelConfig:
     sizes = dict(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, max_length=64)
     return ModelConfig(family=family, **sizes)
+
+
+def digest_of(batches: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of the ids and types of several batches of rows, in hexadecimal."""
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    rows = [{name: np.asarray(batch[name]).tolist() for name in names if name in batch} for batch in batches]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
