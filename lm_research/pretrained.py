@@ -363,6 +363,8 @@ def from_pretrained(
         tokenizer = native.tokenizer_of(tokenizer, definition.arch, definition.head.name, found.objective)
     lm = LanguageModel(definition, params, found.family, found.config, tokenizer, report)
     lm.generation_config = decoding_options.load_defaults(found.files)
+    if isinstance(found, native.Native) and lm.head in ("causal_lm", "seq2seq_lm"):
+        lm.generation_config = decoding_options.token_ids(found.config) | lm.generation_config
     lm.embedding = sentence_transformers.load(found.files)
     return lm
 

@@ -37,6 +37,7 @@ from lm_research.monitor.held_out import Evaluation
 from lm_research.monitor.meter import Meter, step_size
 from lm_research.monitor.summary import closing_words, deliver, summarise
 from lm_research.objectives.base import Objective
+from lm_research.objectives.encoder_decoder import start_role
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, local_rows, settle_batch, to_global
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
@@ -355,10 +356,14 @@ def checkpoint_files(
     config: Config, corpus: Corpus, definition: ModelDefinition, origin: StartingPoint | None, objective: Objective
 ) -> dict[str, bytes]:
     """What lies beside the arrays in every checkpoint."""
-    model = native.describe(definition, config.model.family, origin.config if origin else None)
+    task, arch, head = isinstance(objective, Task), definition.arch, definition.head.name
+    tokens = native.tokens_of(corpus.tokenizer, arch, head, "" if task else config.objective.name)
+    if head == "seq2seq_lm" and not task:
+        tokens["decoder_start_token_id"] = corpus.tokenizer.roles[start_role(config)]
+    model = native.describe(definition, config.model.family, origin.config if origin else None, tokens)
     return {
         **corpus.tokenizer.files,
-        **(delivery.beside(objective, model, definition.arch) if isinstance(objective, Task) else {}),
+        **(delivery.beside(objective, model, arch) if task else {}),
         native.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
         "config.json": config_lib.dumps(config).encode(),
         "corpus.json": json.dumps({"digest": corpus.digest}).encode(),

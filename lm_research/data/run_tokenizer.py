@@ -41,6 +41,12 @@ def form_of(kind: str, head: str, objective: str = "") -> str:
     return BEFORE if head == "causal_lm" and kind == "decoder" else AROUND
 
 
+def roles_of(tokenizer: TextTokenizer, form: str) -> dict[str, int]:
+    """Role -> id, as `as_read` with this form has them."""
+    parts = form == BEFORE and (isinstance(tokenizer, Tokenizer) or _changes(tokenizer, form))
+    return tokenizer.roles | (dict.fromkeys(("bos", "eos"), tokenizer.roles["sep"]) if parts else {})
+
+
 def with_special_tokens(tokenizer: TextTokenizer) -> HFTokenizer:
     """The tokenizer, if it can be called, or else one in BERT's form: [CLS] text [SEP], or [CLS] text [SEP] text [SEP]."""
     return tokenizer if isinstance(tokenizer, HFTokenizer) else as_read(tokenizer, AROUND, types=True)

@@ -184,6 +184,12 @@ def load_defaults(directory: pathlib.Path) -> dict[str, Any]:
     return values
 
 
+def token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says of the tokens that texts begin and end with and are filled up with."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
 def save_defaults(directory: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes generation_config.json, if there is anything to write."""
     if values:

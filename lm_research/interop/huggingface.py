@@ -434,6 +434,10 @@ def save(
     written = hf_config(definition, family, config)
     added = zero_biases.missing_biases(module, definition, written)
     shapes, leaves = flatten(definition.shapes) | added, flatten(params) | zero_biases.zeros(added)
+    spare = definition.arch.position_offset - _files_of(family).from_hf(written, set()).position_offset
+    for path in (path for path in shapes if spare > 0 and path.endswith("embeddings/positions")):
+        leaves[path] = leaves[path][spare:]  # rows before the first position, which nothing reads
+        shapes[path] = jax.ShapeDtypeStruct(leaves[path].shape, leaves[path].dtype)
     weights = weights_of(module, definition, added)
     prefix = module.prefix(definition.arch, head.name)
     entries: dict[str, list[tuple[str, int]]] = {}
@@ -479,7 +483,7 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
       PretrainedError: the format has no class for this family and head.
     """
     arch, head = definition.arch, definition.head
-    module = getattr(family_of(family), "FILES", family_of(family))  # some families have another's files
+    module = _files_of(family)
     written = dict(config) if config else module.to_hf(arch)
     kind = written.setdefault("model_type", next(iter(module.MODEL_TYPES)))
     encoder_only = getattr(module, "ENCODER_ONLY", ())
@@ -502,6 +506,27 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
         written["id2label"] = {str(i): f"LABEL_{i}" for i in range(head.num_labels)}
         written["label2id"] = {label: int(i) for i, label in written["id2label"].items()}
     return written
+
+
+def _files_of(family: str) -> ModuleType:
+    """The family whose files hold its models: some have another's."""
+    return getattr(family_of(family), "FILES", family_of(family))
+
+
+def with_tokens(config: Mapping[str, Any], family: str, tokens: Mapping[str, int]) -> dict[str, Any]:
+    """A new config.json with ids of special tokens, by their names in it, in place of the family's own.
+
+    Where positions begin behind the padding token's number, as many of them are left; that token keeps the family's number if
+    there are not so many rows before them.
+    """
+    module = _files_of(family)
+    named = {**config, **tokens}
+    before, after = module.from_hf(config, set()), module.from_hf(named, set())
+    if after.position_offset > before.position_offset:
+        named["pad_token_id"] = config["pad_token_id"]
+    elif after.max_length != before.max_length:
+        named["max_position_embeddings"] += before.max_length - after.max_length
+    return named
 
 
 def _check_stored(arch: Architecture, module: ModuleType, written: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from lm_research.data.corpus import Corpus
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
+from lm_research.models.definition import define as define_model_of
 from lm_research.objectives import check_objective, make_objective, objective_class
 from lm_research.objectives import define as define_objective
 from lm_research.objectives.base import Objective
@@ -52,8 +53,15 @@ def check(config: Config, arch: Architecture) -> None:
 def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
     """The model of a run that starts from nothing."""
     if config.task.name:
-        return TASKS[config.task.name].define_for(config, vocab_size, corpus)
-    return define_objective(config, vocab_size)
+        definition = TASKS[config.task.name].define_for(config, vocab_size, corpus)
+    else:
+        definition = define_objective(config, vocab_size)
+    arch, roles = definition.arch, corpus.tokenizer.roles
+    if arch.encoder is None:
+        return definition
+    # These look for the end of texts by its number, which a family knows of its own tokenizer alone.
+    encoder = arch.encoder.replace(pad_id=roles["pad"])
+    return define_model_of(arch.replace(encoder=encoder, pad_id=roles["pad"], eos_id=roles["eos"]), definition.head)
 
 
 def make(config: Config, corpus: Corpus, arch: Architecture) -> Objective:

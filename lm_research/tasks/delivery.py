@@ -83,11 +83,11 @@ def export(
     """Writes the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it."""
     directory.mkdir(parents=True, exist_ok=True)
     task.write_beside(directory, definition.arch)
+    tokens = native.tokens_of(task.tokenizer, definition.arch, definition.head.name)
+    config = hf_labels(task, native.describe(definition, family, config, tokens)["config"])
     try:
-        config = hf_labels(task, huggingface.hf_config(definition, family, config))
         huggingface.save(directory, definition, family, jax.device_get(params), config)
     except PretrainedError:
-        described = native.describe(definition, family, config)["config"]
-        native.save(directory, definition, family, params, hf_labels(task, described))
+        native.save(directory, definition, family, params, config)
     tokenizer = native.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)
     write_files(tokenizer.files | task.files(definition.arch), directory)

@@ -21,10 +21,10 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from lm_research.config import LoraConfig
 from lm_research.data.hf_tokenizer import HFTokenizer
-from lm_research.data.run_tokenizer import as_read, form_of
+from lm_research.data.run_tokenizer import as_read, form_of, roles_of
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
-from lm_research.interop.huggingface import Report, hf_config
+from lm_research.interop.huggingface import Report, hf_config, with_tokens
 from lm_research.models import adapters
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
@@ -93,19 +93,27 @@ def save(
     (directory / MODEL).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def describe(definition: ModelDefinition, family: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def describe(
+    definition: ModelDefinition,
+    family: str,
+    config: Mapping[str, Any] | None = None,
+    tokens: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """What model.json says about a model.
 
     Args:
       definition, family: the model.
       config: its config.json in the Hugging Face format; None makes one, as far as that format has a place for it.
+      tokens: ids of special tokens by their names in a config.json that is made.
     """
+    if config is None:
+        config = with_tokens(_config(definition, family, {}), family, tokens or {})
     lora = {"lora": dataclasses.asdict(definition.lora)} if isinstance(definition, adapters.AdaptedDefinition) else {}
     return lora | {
         "family": family,
         "architecture": dataclasses.asdict(definition.arch),
         "head": dataclasses.asdict(definition.head),
-        "config": dict(config) if config is not None else _config(definition, family, {}),
+        "config": dict(config),
     }
 
 
@@ -186,6 +194,12 @@ def tokenizer_of(tokenizer: TextTokenizer, arch: Architecture, head: str, object
     """A run's tokenizer as a model with this head has learned to read with it; `objective` is Native's."""
     form, reader = form_of(arch.kind, head, objective), arch.encoder or arch
     return as_read(tokenizer, form, types=reader.num_types > 1, max_length=reader.max_length or None)
+
+
+def tokens_of(tokenizer: TextTokenizer, arch: Architecture, head: str, objective: str = "") -> dict[str, int]:
+    """Ids of the special tokens of `tokenizer_of`'s, by their names in config.json."""
+    roles = roles_of(tokenizer, form_of(arch.kind, head, objective))
+    return {f"{role}_token_id": roles[role] for role in ("pad", "bos", "eos") if role in roles}
 
 
 def missing(native: Native) -> list[str]:
