@@ -333,6 +333,33 @@ def test_a_run_directory_is_a_model(bert_run: pathlib.Path, tmp_path: pathlib.Pa
     np.testing.assert_array_equal(again(input_ids=tokens)["prediction_logits"], logits)
 
 
+def test_a_run_reads_texts_as_it_learned_to(
+    bert_run: pathlib.Path, gpt_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """From the objectives: BERT's rows are [CLS] text [SEP]; a causal model's documents are parted by [SEP], so that a text follows one.
+
+    The vocabularies begin with [PAD] [UNK] [CLS] [SEP]."""
+    for run, head, tail in ((bert_run, [2], [3]), (gpt_run, [3], [])):
+        lm = lm_research.from_pretrained(run)
+        batch = lm.tokenizer(["In the beginning", "God"], padding=True)
+        rows = zip(batch["input_ids"], batch["attention_mask"], ["In the beginning", "God"], strict=True)
+        for row, mask, text in rows:
+            assert row[mask > 0].tolist() == head + lm.tokenizer.encode(text) + tail
+        first, last = head[0], 3
+        named = {"bos_token_id": first, "eos_token_id": last, "pad_token_id": 0}
+        assert {name: lm.config[name] for name in named} == named
+        folder = tmp_path / run.name
+        lm.save_pretrained(folder)
+        again = lm_research.from_pretrained(folder)
+        np.testing.assert_array_equal(
+            again.tokenizer(["In the beginning", "God"], padding=True)["input_ids"], batch["input_ids"]
+        )
+        settings = folder / "generation_config.json"
+        assert settings.exists() == (lm.head == "causal_lm")
+        assert not settings.exists() or json.loads(settings.read_text()) == named
+    assert again.generate(prompts="God", max_new_tokens=4) == lm.generate(prompts="God", max_new_tokens=4)
+
+
 def test_a_checkpoint_of_a_run_is_a_model(bert_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Any of them, by its folder; its digests are those of its own manifest."""
     first = min((bert_run / "checkpoints").iterdir(), key=lambda path: int(path.name))

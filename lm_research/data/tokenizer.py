@@ -317,13 +317,13 @@ class Tokenizer:
 
 
 def known_ids(ids: Any, size: int) -> np.ndarray:
-    """Those of a text's ids that are ids, from 0 to below `size`: int64 [L]. `ids` is an array or a list, or one of them.
+    """Those of a text's ids that are ids, from 0 to below `size`: int64 [L]. `ids` is an array, a list or an iterator, or one of them.
 
     Raises:
       TokenizerError: they are ids of several texts, or none at all.
     """
     try:
-        row = np.atleast_1d(np.asarray(ids))
+        row = np.atleast_1d(np.asarray(list(ids) if isinstance(ids, Iterator) else ids))
     except ValueError:  # rows of several lengths
         row = np.zeros((0, 0))
     if row.ndim != 1 or row.size and not np.issubdtype(row.dtype, np.number):

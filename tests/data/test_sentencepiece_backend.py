@@ -71,7 +71,7 @@ def test_texts_become_what_sentencepiece_makes_of_them(name: str) -> None:
     """Decomposed accents, Korean letters, ligatures with marks, Arabic vowels in any order, control characters, spaces."""
     proto, reference = trained(name)
     normalizer = normalizer_of(read_model(proto), SPACE)
-    for text in texts(3000, seed=1):
+    for text in texts(1000, seed=1):
         assert normalizer.normalize_str(text) == reference.normalize(text), ascii(text)
 
 
@@ -85,9 +85,9 @@ def test_ids_are_those_of_sentencepiece(name: str) -> None:
     left_out = [
         "<s>",
         "<unk>",
-        *[SPACE] * (name == "nfkc"),
+        *[SPACE] * (name in ("nfkc", "symbols")),
     ]  # which keeps line breaks but folds spaces, as ours never do
-    strings = [text for text in texts(3000, seed=2) if not any(one in text for one in left_out)]
+    strings = [text for text in texts(1000, seed=2) if not any(one in text for one in left_out)]
     for text in strings:
         found, expected = backend.encode(text, add_special_tokens=False).ids, tokenizer.encode(text)
         if found != expected:

@@ -18,9 +18,8 @@ from lm_research.config import ModelConfig, TokenizerConfig
 from lm_research.data.hf_tokenizer import HFTokenizer
 from lm_research.data.tokenizer import TextTokenizer, Tokenizer
 from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
-from lm_research.interop.huggingface import hf_config
 from lm_research.models.families import define_model
-from lm_research.training.native import tokenizer_of
+from lm_research.training.native import describe, tokenizer_of, tokens_of
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens" / "run_exports.json"
 # Name -> settings of its training; "_lines" keep line breaks.
@@ -86,13 +85,13 @@ def trained(vocabulary: str) -> TextTokenizer:
 def exported(family: str, vocabulary: str) -> tuple[HFTokenizer, bytes]:
     """What a run of a family with such a vocabulary leaves: its tokenizer, and its config.json."""
     tokenizer = trained(vocabulary)
-    definition = define_model(_model(family), tokenizer.size)
-    arch, head = definition.arch, definition.head.name
-    config = hf_config(definition, family)
-    return tokenizer_of(tokenizer, arch, head, OBJECTIVES.get(family, "")), json.dumps(config).encode()
+    definition = define_model(model_section(family), tokenizer.size)
+    how = tokenizer, definition.arch, definition.head.name, OBJECTIVES.get(family, "")
+    config = describe(definition, family, None, tokens_of(*how))["config"]
+    return tokenizer_of(*how), json.dumps(config).encode()
 
 
-def _model(family: str) -> ModelConfig:
+def model_section(family: str) -> ModelConfig:
     sizes = dict(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, max_length=64)
     return ModelConfig(family=family, **sizes)
 

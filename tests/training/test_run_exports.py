@@ -11,12 +11,27 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from run_exports import GOLDENS, PAIRS, SECONDS, TEXTS, VOCABULARIES, digest_of, exported, trained
+from run_exports import (
+    FAMILIES,
+    GOLDENS,
+    PAIRS,
+    SECONDS,
+    TEXTS,
+    VOCABULARIES,
+    digest_of,
+    exported,
+    model_section,
+    trained,
+)
+from tiny import random_params
 
+import lm_research
 from lm_research.data.chat_template import TEMPLATE, chat_ids
 from lm_research.data.hf_tokenizer import load_tokenizer, tokenizer_from_files
 from lm_research.data.run_tokenizer import AROUND, BEFORE, as_read
 from lm_research.errors import TokenizerError
+from lm_research.models.families import define_model
+from lm_research.pretrained import LanguageModel
 
 GOLDEN = json.loads(GOLDENS.read_text(encoding="utf-8"))
 
@@ -42,6 +57,32 @@ def test_ids_of_training_are_those_that_transformers_gives(vocabulary: str) -> N
         if number not in named:
             assert found[number] == expected[number], text
     assert as_read(trained(vocabulary), AROUND).encode_batch(TEXTS) == found  # those too
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("vocabulary", ["wordpiece", "byte_bpe"])
+def test_config_json_names_the_tokens_of_the_tokenizer(family: str, vocabulary: str) -> None:
+    """[PAD] [UNK] [CLS] [SEP] are the first pieces of one, <s> <pad> </s> of the other; what parts documents begins them, too."""
+    pad, first, last = {"wordpiece": (0, 2, 3), "byte_bpe": (1, 0, 2)}[vocabulary]
+    config = json.loads(exported(family, vocabulary)[1])
+    first = last if config["architectures"][0].endswith(("CausalLM", "LMHeadModel")) else first
+    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (pad, first, last)
+    assert not {-1, 50256} & {value for value in config.values() if type(value) is int}
+
+
+@pytest.mark.parametrize("vocabulary", ["unigram", "byte_bpe"])
+def test_positions_begin_behind_the_padding_token(vocabulary: str, tmp_path: pathlib.Path) -> None:
+    """RoBERTa's rule in transformers: position 0 is row padding_idx + 1 of the table; here 0 + 1 and 1 + 1."""
+    tokenizer, config = exported("roberta", vocabulary)
+    definition = define_model(model_section("roberta"), tokenizer.size)
+    lm = LanguageModel(definition, random_params(definition), "roberta", json.loads(config), tokenizer)
+    lm.save_pretrained(tmp_path)
+    again = lm_research.from_pretrained(tmp_path)
+    rows = tokenizer.pad_id + 1 + 64
+    assert again.config.max_position_embeddings == again.params["encoder"]["embeddings"]["positions"].shape[0] == rows
+    batch = lm.tokenizer(["the king", "the old river ran"], padding=True)
+    found, expected = (model(**batch)["logits"][batch["attention_mask"] > 0] for model in (again, lm))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_one_face_for_all() -> None:
