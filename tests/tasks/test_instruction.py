@@ -95,13 +95,11 @@ def test_every_answer_of_a_conversation_is_learned(tmp_path: pathlib.Path) -> No
     task, corpus, _ = task_of(tmp_path, [MESSAGES, MESSAGES])
     one = [USER, COLON, A, ASSISTANT, COLON, B, SEP, USER, COLON, C, ASSISTANT, COLON, D, SEP]
     assert learned(corpus, task) == (one, [B, SEP, D, SEP])
-    assert json.loads(task.files(None)["tokenizer_config.json"])["chat_template"].startswith(
-        "{% for message in messages"
-    )
+    assert task.files(None)["chat_template.jinja"].startswith(b"{% for message in messages")
     (tmp_path / "own").mkdir()
     task, corpus, _ = task_of(tmp_path / "own", [MESSAGES, MESSAGES], CHAT)
     assert learned(corpus, task) == ([A, B, SEP, C, D, SEP], [B, SEP, D, SEP])
-    assert "tokenizer_config.json" not in task.files(None)
+    assert "chat_template.jinja" not in task.files(None)
 
 
 def test_generation_blocks_say_what_is_learned(tmp_path: pathlib.Path) -> None:
