@@ -70,14 +70,15 @@ def as_read(
     """
     if isinstance(tokenizer, Tokenizer):
         names = {role: tokenizer.pieces([token])[0] for role, token in tokenizer.roles.items()}
-        return _written(tokenizer, _backend(tokenizer), names, {}, form or BEHIND, types, max_length)
+        spec = json.loads(_backend(tokenizer).to_str())
+        return _written(tokenizer, spec, names, {}, form or BEHIND, types, max_length)
     config = json.loads(tokenizer.files["tokenizer_config.json"])
     changed = form in (BEFORE, BEHIND) and _changes(tokenizer, form)
     if not changed and config["tokenizer_class"] != PLAIN_CLASS:
         return tokenizer
     names = {role: config[f"{role}_token"] for role in ROLES if config.get(f"{role}_token")}
-    backend = Backend.from_str(tokenizer.files[WHOLE].decode("utf-8"))
-    return _written(tokenizer, backend, names, config, form if changed else "", types, max_length)
+    spec = json.loads(tokenizer.files[WHOLE])
+    return _written(tokenizer, spec, names, config, form if changed else "", types, max_length)
 
 
 def _changes(tokenizer: HFTokenizer, form: str) -> bool:
@@ -99,19 +100,21 @@ def _backend(tokenizer: Tokenizer) -> Backend:
 
 def _written(
     tokenizer: TextTokenizer,
-    backend: Backend,
+    spec: dict[str, Any],
     names: dict[str, Any],
     config: Mapping[str, Any],
     form: str,
     types: bool,
     max_length: int | None,
 ) -> HFTokenizer:
+    # The library reads numbers in JSON with an error in the last place: what is there already is not written by it again.
     if form:
         names.setdefault("eos", names["sep"])
         used = [role for role in ("cls", "sep") if role in _FORMS[form][0]]
-        ids = [(_text(names[role]), backend.token_to_id(_text(names[role]))) for role in used]
+        ids = [(_text(names[role]), tokenizer.roles[role]) for role in used]
         single, pair = (" ".join(_named(part, names) for part in text.split()) for text in _FORMS[form])
-        backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+        processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+        spec["post_processor"] = json.loads(processor.__getstate__())
     if form == BEFORE:  # documents are parted by it, and so it begins them, too
         names["bos"] = names["eos"] = names["sep"]
     inputs = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
@@ -122,7 +125,7 @@ def _written(
     }  # fmt: skip
     special = {f"{role}_token": name for role, name in names.items()}
     files = {
-        **tokenizer.files, WHOLE: backend.to_str().encode(), "tokenizer_config.json": json.dumps(config).encode(),
+        **tokenizer.files, WHOLE: json.dumps(spec, ensure_ascii=False).encode(), "tokenizer_config.json": json.dumps(config).encode(),
         "special_tokens_map.json": json.dumps(special).encode(),
     }  # fmt: skip
     return HFTokenizer(files, read_settings(files, tokenizer.name))
