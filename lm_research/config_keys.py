@@ -198,7 +198,15 @@ class TaskConfig:
         "LABEL=WEIGHT, ... for every label.",
     )
     stride: int = key(
-        128, "question_answering: tokens of a long context that neighbouring windows have in common.", low=0
+        128,
+        "question_answering, tagging: tokens of a long context or sentence that neighbouring windows have in common (tagging: at most half "
+        "of a window).",
+        low=0,
+    )
+    long_sentences: str = key(
+        "windows",
+        "tagging: sentences of more than data.max_length tokens: read in windows, or cut; then the tags of missing words count as O.",
+        choices=("windows", "cut"),
     )
     max_answer_length: int = key(30, "question_answering: tokens of the longest answer.", low=1)
     n_best: int = key(20, "question_answering: answers weighed, and written to predictions, for each question.", low=1)

@@ -1,4 +1,4 @@
-"""A question and a long context as rows of a model's length: windows of the context that overlap, each after the question.
+"""Texts that are longer than a model reads, as windows that overlap: of a context, each after its question, or of the words of a text.
 
 Legend: L ids of a row.
 """
@@ -26,6 +26,43 @@ class Window(NamedTuple):
     ids: np.ndarray
     types: np.ndarray
     offsets: np.ndarray
+
+
+class WordWindow(NamedTuple):
+    """Words [first, stop) of a text; of these, [own_first, own_stop) have more around them here than in any other window."""
+
+    first: int
+    stop: int
+    own_first: int
+    own_stop: int
+
+
+def word_windows(sizes: Sequence[int], room: int, stride: int) -> list[WordWindow]:
+    """Windows of whole words that hold at most `room` tokens; every word is one window's own.
+
+    Args:
+      sizes: tokens of each word, from 1 to room.
+      stride: tokens that neighbours have in common, at most; half of the room if that is less.
+    """
+    ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    words, stride, first, spans = len(sizes), min(stride, room // 2), 0, []
+    while True:
+        stop = int(np.searchsorted(ends, ends[first] + room, side="right")) - 1
+        spans.append((first, stop))
+        if stop >= words:
+            break
+        shared, fits = np.searchsorted(ends, (ends[stop] - stride, ends[stop + 1] - room))  # and the next word fits
+        first = max(first + 1, int(shared), int(fits))
+    cuts = [0]
+    for (_, stop), (first, _) in zip(spans, spans[1:], strict=False):
+        middle = (
+            ends[first] + ends[stop]
+        ) / 2  # where as much stands to the left in the one as to the right in the other
+        inside = (ends[first:stop] + ends[first + 1 : stop + 1]) / 2
+        cuts.append(max(cuts[-1], first + int((inside <= middle).sum())))
+    return [
+        WordWindow(*span, *own) for span, own in zip(spans, zip(cuts, [*cuts[1:], words], strict=True), strict=True)
+    ]
 
 
 def context_rooms(tokenizer: HFTokenizer, questions: Sequence[str], max_length: int) -> list[int]:

@@ -6,6 +6,7 @@ Legend: C classes.
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,12 +23,16 @@ from lm_research.pretrained import LanguageModel, from_pretrained
 from lm_research.tasks import TASKS, delivery
 from lm_research.tasks.labelled import Labelled, Reader, Row, open_labelled
 from lm_research.tasks.records import Record
+from lm_research.tasks.tagging import COUNT_AS_O
 from lm_research.training import native
 from lm_research.training.step import make_eval_step
 
+LOG = logging.getLogger("lm_research")
 _OF_CLASSES = ("classification", "tagging")
-# How a run wrote its texts, and which tags it read.
-_REMEMBERED = ("source_prefix", "decoding", "decoder_start", "source_language", "target_language", "column")
+# How a run wrote its texts, and which tags it read, how.
+_REMEMBERED = (
+    "source_prefix", "decoding", "decoder_start", "source_language", "target_language", "column", "stride", "long_sentences",
+)  # fmt: skip
 _LONGEST = 512  # tokens of a row where neither the run nor the model says
 
 
@@ -57,7 +62,7 @@ class LabelledJudge:
             raise ConfigError(f"{directory} has no tokenizer, so it cannot read texts. Put its files there.")
         names = class_names(entry, lm, directory)
         reader = kind.reader(config) if names is None else _Named(kind.reader(config), names, directory)
-        self.corpus: Labelled = open_labelled(config, workdir, reader, lambda line: None)
+        self.corpus: Labelled = open_labelled(config, workdir, reader, _warn_of_cuts)
         self.labels = tuple(self.corpus.labels)
         self.task = kind(config, self.corpus)
         if entry.task == "classification":
@@ -78,6 +83,12 @@ class LabelledJudge:
     def rows(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
         """A prediction for each record, as a fine-tuning run writes them."""
         yield from delivery.predictions(self.task, "validation", outputs)
+
+
+def _warn_of_cuts(line: str) -> None:
+    """Of what is said about the records, what changes the scores."""
+    if COUNT_AS_O in line:
+        LOG.warning(line)
 
 
 def task_config(

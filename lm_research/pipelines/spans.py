@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.data.windows import Window, windows
+from lm_research.data.framing import model_frame
+from lm_research.data.windows import Window, windows, word_windows
 from lm_research.errors import UserError
 from lm_research.pipelines.base import Pipeline, flaw, label_names, softmax
 
@@ -22,7 +23,10 @@ AGGREGATIONS = ("none", "simple", "first", "average", "max")
 class TokenClassification(Pipeline):
     """Classes of the tokens of a text, or of the entities they make up.
 
-    Options: `aggregation_strategy`: none gives tokens {"entity", "score", "index", "word", "start", "end"}; the others
+    A text that is longer than the model reads is read in windows of whole words that overlap; each word's class comes from the window where
+    it has most around it.
+
+    Options: `stride` (128): tokens that neighbouring windows share, at most half of one. `aggregation_strategy`: none gives tokens {"entity", "score", "index", "word", "start", "end"}; the others
     {"entity_group", "score", "word", "start", "end"}: simple joins neighbouring tokens of one class; first, average and max
     first give each word the class of its first token, of its tokens' mean, or of its surest token. `ignore_labels` (["O"]).
     Tags B-X and I-X are read as one class X; B- begins anew.
@@ -31,7 +35,11 @@ class TokenClassification(Pipeline):
     heads = ("token_classification",)
 
     def run(
-        self, batch: list[str], aggregation_strategy: str = "none", ignore_labels: Sequence[str] | str = ("O",)
+        self,
+        batch: list[str],
+        aggregation_strategy: str = "none",
+        ignore_labels: Sequence[str] | str = ("O",),
+        stride: int = 128,
     ) -> Iterator[list[dict[str, Any]]]:
         if aggregation_strategy not in AGGREGATIONS:
             raise UserError(
@@ -39,8 +47,11 @@ class TokenClassification(Pipeline):
             )
         ignore_labels = [ignore_labels] if isinstance(ignore_labels, str) else ignore_labels
         names = label_names(self.lm)
-        encoded = self.encode(batch, return_offsets=True)
-        logits = self.forward(encoded)["logits"]
+        if stride < 0:
+            raise UserError(f"stride is {stride}; it is at least 0.")
+        encoded = self.tokenizer(list(batch), padding=True, return_offsets=True)
+        fits = not self.longest or encoded["input_ids"].shape[1] <= self.longest
+        logits = self.forward(encoded)["logits"] if fits else self._in_windows(encoded, stride)
         for row, text in enumerate(batch):
             tokens = self._tokens(text, encoded, softmax(logits[row]), row)
             if aggregation_strategy == "none":
@@ -50,6 +61,43 @@ class TokenClassification(Pipeline):
             pieces = tokens if aggregation_strategy == "simple" else _words(tokens, aggregation_strategy)
             groups = _groups(pieces, names, self.tokenizer.decode)
             yield [group for group in groups if group["entity_group"] not in ignore_labels]
+
+    def _in_windows(self, encoded: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
+        """Logits [B, L, C] of rows of which some are too long; those of special tokens around a text are 0."""
+        frame, found = model_frame(self.tokenizer), []
+        room = self.longest - frame.size
+        for row, mask in enumerate(encoded["attention_mask"]):
+            real = np.flatnonzero(mask)
+            head, body, tail = np.split(real, [len(frame.head), len(real) - len(frame.tail)])
+            starts, ends = encoded["offset_mapping"][row, body].T
+            opens = (starts[1:] != ends[:-1]) | self.tokenizer.starts_word[encoded["input_ids"][row, body[1:]]]
+            words = np.split(body, np.flatnonzero(opens) + 1)
+            words = [word[at : at + room] for word in words for at in range(0, len(word), room)]
+            for window in word_windows(list(map(len, words)), room, stride):
+                places = np.concatenate([head, *words[window.first : window.stop], tail])
+                before, own = (sum(map(len, words[a:b])) for a, b in itertools.pairwise(window[:1] + window[2:]))
+                found.append((row, places, slice(len(head) + before, len(head) + before + own)))
+        logits = np.zeros((*encoded["input_ids"].shape, self.lm.definition.head.num_labels), np.float32)
+        for start in range(0, len(found), self.batch_size):
+            part = found[start : start + self.batch_size]
+            read = self._of_places(encoded, [one[:2] for one in part])
+            for (row, places, own), logits_LC in zip(part, read, strict=True):
+                logits[row, places[own]] = logits_LC[own]
+        return logits
+
+    def _of_places(
+        self, encoded: Mapping[str, np.ndarray], windows: Sequence[tuple[int, np.ndarray]]
+    ) -> Iterator[np.ndarray]:
+        """Logits [L, C] of windows, each a row's number and the places of its tokens there."""
+        width, left = max(len(places) for _, places in windows), self.tokenizer.padding_side == "left"
+        sides = [slice(width - len(at), width) if left else slice(len(at)) for _, at in windows]
+        rows = {name: np.zeros((len(windows), width), np.int32) for name in encoded if name != "offset_mapping"}
+        rows["input_ids"][:] = self.tokenizer.pad_id
+        for number, ((row, places), side) in enumerate(zip(windows, sides, strict=True)):
+            for name, values in rows.items():
+                values[number, side] = encoded[name][row, places]
+        for logits_LC, side in zip(self.forward(rows)["logits"], sides, strict=True):
+            yield logits_LC[side]
 
     def _tokens(
         self, text: str, encoded: Mapping[str, np.ndarray], shares: np.ndarray, row: int

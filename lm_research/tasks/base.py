@@ -6,6 +6,7 @@ Legend: B batch, L length, N records.
 from __future__ import annotations
 
 import abc
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -77,6 +78,17 @@ class Rows:
         if self.credits is not None:
             batch["credits_B"] = self.credits[item_B]
         return batch | {"row_weights_B": real_B.astype(np.float32)}
+
+
+class Windows(Rows):
+    """Rows of which a record may have several; they know their number, counted from `first`."""
+
+    first = 0
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
+        """As Rows', and window_B [B] int32."""
+        numbers_B = (self.first + np.maximum(index_B, 0)).astype(np.int32)
+        return super().batch(epoch_B, index_B, width) | {"window_B": numbers_B}
 
 
 class SharedRows(Rows):
@@ -231,8 +243,11 @@ class Task(Objective):
     def examples(self, store: TokenStore, purpose: str) -> Rows:
         arrays = self.corpus.arrays[self.part_of(store)]
         # What is predicted is told record by record, so held-out records have rows of their own.
-        rows = SharedRows if self.config.data.packing and self.rows is Rows and purpose == "train" else self.rows
-        return rows(store, arrays, self.tokenizer.pad_id, self.config.data.max_length, self.by_token)
+        rows = SharedRows if self.config.data.packing and self.packs and purpose == "train" else self.rows
+        made = rows(store, arrays, self.tokenizer.pad_id, self.config.data.max_length, self.by_token)
+        if isinstance(made, Windows) and self.part_of(store) == "test":  # numbered on from those of the validation part
+            made.first = self.corpus.validation.num_documents
+        return made
 
     def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
         """The head's output for a batch, in float32; where records share rows, of each slot [B, K, C] or token."""
@@ -256,9 +271,29 @@ class Task(Objective):
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """What an evaluation keeps of a batch: logits, labels and the weight of each row."""
-        names = ("labels_B", "labels_BL", "groups_B", "credits_B", "row_weights_B")
+        names = ("labels_B", "labels_BL", "groups_B", "credits_B", "window_B", "row_weights_B")
         kept = {name: batch[name] for name in names if name in batch}
         return kept | {"logits": self.logits(model, batch, None)}
+
+    def by_record(
+        self, outputs: list[dict[str, np.ndarray]], *names: str
+    ) -> Iterator[tuple[str, int, list[tuple[Any, ...]]]]:
+        """(part, record, [(row, its outputs of these names)]) of each record of a part whose rows are Windows, in order.
+
+        If not all rows were read (eval.num_batches), a last record that lacks some is left out, unless it is the only one.
+        """
+        numbers = np.concatenate([real(output, "window_B") for output in outputs])
+        held = self.corpus.validation.num_documents
+        part, first = ("test", held) if numbers[0] >= held else ("validation", 0)
+        record = self.corpus.arrays[part].get("record")
+        record = np.arange(getattr(self.corpus, part).num_documents) if record is None else record
+        counts = np.bincount(record)
+        read = ([x for output in outputs for x in real(output, name)] for name in names)
+        rows = zip((numbers - first).tolist(), *read, strict=True)
+        for number, own in itertools.groupby(rows, lambda row: int(record[row[0]])):
+            whole = list(own)
+            if len(whole) == counts[number] or number == record[numbers[0] - first]:
+                yield part, number, whole
 
     @abc.abstractmethod
     def scores(self, outputs: dict[str, np.ndarray]) -> dict[str, float]:

@@ -11,7 +11,6 @@ Legend: B batch, L length, P tokens of a window's context, K tokens of the longe
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,14 +21,13 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.data.run_tokenizer import with_special_tokens
-from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.windows import Window, context_rooms, windows
 from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import squad
-from lm_research.tasks.base import Rows, Task, real, total_of
+from lm_research.tasks.base import Task, Windows, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
 
@@ -139,17 +137,6 @@ def _target(window: Window, answers: list[tuple[str, int]]) -> list[int]:
     return [int(inside[first]), int(inside[last])]
 
 
-class Windows(Rows):
-    """Rows that know their number, counted from `first`."""
-
-    first = 0
-
-    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """As Rows' (labels_B [B, 2]: the places of start and end), and window_B [B] int32."""
-        numbers_B = (self.first + np.maximum(index_B, 0)).astype(np.int32)
-        return super().batch(epoch_B, index_B, width) | {"window_B": numbers_B}
-
-
 class Span(NamedTuple):
     """Characters [start, end) of a context, and the sum of the two scores."""
 
@@ -233,33 +220,14 @@ class QuestionAnswering(Task):
         chosen_B2 = jnp.take_along_axis(shares_BL2, batch["labels_B"][:, None, :], axis=1)[:, 0]
         return {"span_loss_nats": -(batch["row_weights_B"] * chosen_B2.mean(-1)).sum()}
 
-    def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
-        return super().outputs(model, batch) | {"window_B": batch["window_B"]}
-
-    def examples(self, store: TokenStore, purpose: str) -> Rows:
-        """Windows; those of the test part are numbered on from those of the validation part."""
-        examples = super().examples(store, purpose)
-        examples.first = self.corpus.validation.num_documents if self.part_of(store) == "test" else 0
-        return examples
-
     def found(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[Found]:
-        """What was found for each question of a part, in order.
-
-        If not all windows were read (eval.num_batches), a last question that lacks some is left out, unless it is the only one.
-        """
-        numbers = np.concatenate([real(output, "window_B") for output in outputs])
-        held = self.corpus.validation.num_documents
-        part, first = ("test", held) if numbers[0] >= held else ("validation", 0)
-        store, arrays, kept = getattr(self.corpus, part), self.corpus.arrays[part], self.corpus.kept[part]
-        starts = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
-        record = arrays.get("record", np.arange(store.num_documents))
-        counts = np.bincount(record)
-        read = (logits for output in outputs for logits in real(output, "logits"))
-        rows = zip((numbers - first).tolist(), read, strict=True)
-        for question, own in itertools.groupby(rows, lambda row: int(record[row[0]])):
-            windows = [(logits, arrays["offsets"][starts[row] : starts[row + 1]]) for row, logits in own]
-            if len(windows) == counts[question] or question == record[numbers[0] - first]:
-                yield self._search(kept[question], windows)
+        """What was found for each question of a part, in order."""
+        for part, question, rows in self.by_record(outputs, "logits"):
+            store, arrays, kept = getattr(self.corpus, part), self.corpus.arrays[part], self.corpus.kept[part]
+            starts = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
+            yield self._search(
+                kept[question], [(logits, arrays["offsets"][starts[row] : starts[row + 1]]) for row, logits in rows]
+            )
 
     def _search(self, question: dict[str, Any], windows: list[tuple[np.ndarray, np.ndarray]]) -> Found:
         """The best spans of at most task.max_answer_length tokens over all windows; each once, with its highest score."""

@@ -1,8 +1,11 @@
 """Tagging: a label for each word, as for named entities and parts of speech (Devlin et al. 2018, section 5.3).
 
 Words have the ids of running text, with the special tokens of the model's family around it. The first piece of a word carries its
-label; the other pieces, and special tokens, carry none. Words past data.max_length are cut
-off, neither learned nor scored; the log counts the records concerned.
+label; the other pieces, and special tokens, carry none.
+
+A sentence that is longer than data.max_length is read in windows that overlap (data/windows.py); each word is learned, and its tag
+predicted, in the window where it has most around it. With task.long_sentences=cut the words past data.max_length are cut off
+instead: nothing is learned of them, and their tags are predicted as O; the log says how many they are.
 
 Legend: B batch, L length, C classes.
 """
@@ -19,13 +22,17 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.framing import model_frame
 from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.windows import WordWindow, word_windows
 from lm_research.errors import DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
-from lm_research.tasks.base import Task, real, total_of
+from lm_research.tasks.base import Task, Windows, total_of
 from lm_research.tasks.labelled import IGNORED, Reader, Row
 from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
+
+NO_ENTITY = "O"
+COUNT_AS_O = "count as O"
 
 
 class TaggingReader(Reader):
@@ -35,6 +42,7 @@ class TaggingReader(Reader):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.cuts, self.missing = config.task.long_sentences == "cut", 0  # words cut off since the last `told`
         self.known = [name.strip() for name in config.task.labels.split(",")]  # by the user
 
     def _pair(self, record: Record) -> tuple[list[str], list[str]]:
@@ -81,6 +89,7 @@ class TaggingReader(Reader):
 
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
         numbers, frame = label_numbers(names), model_frame(tokenizer)
+        room, stride = self.config.data.max_length - frame.size, self.config.task.stride
         blank = tokenizer.roles.get(
             "unk", tokenizer.roles.get("pad", 0)
         )  # for a word that is no token, as "\u200b" in BERT's
@@ -91,19 +100,47 @@ class TaggingReader(Reader):
                     raise DataError(
                         f"{record.where} has the tag {tag!r}, which no training record has. {suggest(tag, numbers)}"
                     )
-            ids, labels = [*frame.head], [IGNORED] * len(frame.head)
-            for own, tag in zip(tokenizer.encode_words(words), tags, strict=True):
-                own = own or [blank]
-                ids += own
-                labels += [numbers[tag], *[IGNORED] * (len(own) - 1)]
-            room = self.config.data.max_length - len(frame.tail)
-            yield Row([*ids[:room], *frame.tail], 0, [*labels[:room], *[IGNORED] * len(frame.tail)])
+            # A word that is longer than a row is known by its beginning.
+            pieces = [own[:room] or [blank] for own in tokenizer.encode_words(words)]
+            spans = (
+                [WordWindow(0, len(words), 0, len(words))]
+                if self.cuts
+                else word_windows(list(map(len, pieces)), room, stride)
+            )
+            for first, stop, own_first, own_stop in spans:
+                ids, labels = [], []
+                for place in range(first, stop):
+                    ids += pieces[place]
+                    label = numbers[tags[place]] if own_first <= place < own_stop else IGNORED
+                    labels += [label, *[IGNORED] * (len(pieces[place]) - 1)]
+                self.missing += sum(label != IGNORED for label in labels[room:])
+                around = ([IGNORED] * len(ids) for ids in frame)
+                yield Row(
+                    [*frame.head, *ids[:room], *frame.tail],
+                    0,
+                    [*next(around), *labels[:room], *next(around)],
+                    first == 0,
+                )
+
+    def kept(self, record: Record) -> dict[str, Any] | None:
+        """All tags, where words may be cut off."""
+        return {"tags": self._pair(record)[1]} if self.cuts else None
+
+    def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
+        longest, missing, self.missing = self.config.data.max_length, self.missing, 0
+        if missing:
+            return f"{missing:,} words lie past data.max_length={longest}: their tags {COUNT_AS_O}"
+        several = sum(not row.first for row in rows)
+        return (
+            f"sentences past data.max_length={longest} tokens in {several:,} more windows" if several else "none is cut"
+        )
 
 
 class Tagging(Task):
     """Mean loss over words."""
 
     kinds = ("encoder", "decoder")
+    rows = Windows
     by_token = True
     packs = True
     total_names = ("words", "rows", "real")
@@ -140,11 +177,16 @@ class Tagging(Task):
         return kept | {"chosen_BL": kept["logits"].argmax(-1).astype(jnp.int32)}
 
     def _sentences(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[tuple[list[str], list[str]]]:
-        """(predicted, true) tags of each record."""
-        for output in outputs:
-            for chosen, labels in zip(real(output, "chosen_BL"), real(output, "labels_BL"), strict=True):
-                words = labels != IGNORED
-                yield [self.labels[i] for i in chosen[words]], [self.labels[i] for i in labels[words]]
+        """(predicted, true) tags of all words of each record."""
+        for part, number, rows in self.by_record(outputs, "chosen_BL", "labels_BL"):
+            chosen, labels = (np.concatenate([row[place] for row in rows]) for place in (1, 2))
+            words = labels != IGNORED
+            own, true = ([self.labels[i] for i in x[words]] for x in (chosen, labels))
+            if part in self.corpus.kept:
+                numbers = label_numbers(self.labels)
+                true = [self.labels[numbers[tag]] for tag in self.corpus.kept[part][number]["tags"]]
+                own += [NO_ENTITY] * (len(true) - len(own))
+            yield own, true
 
     def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
         pairs = list(self._sentences(outputs))
