@@ -138,13 +138,12 @@ def run(config: Config, workdir: pathlib.Path) -> int:
 
     # ---------------------------------------------------------------- batches, evaluation, what people see
     feed = make_feed(config, mesh, examples)
-    history = [
-        line for line in read_metrics(workdir / "metrics.jsonl") if "eval_loss_nats" in line and line["step"] <= start
-    ]
+    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= start]
+    history = [line for line in lines if "eval_loss_nats" in line]
     evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log, history, examples)
     clock = Clock(born)
     lives = Lives(workdir, clock, start, is_main)
-    meter = Meter(config, objective, definition, examples, start, log, clock)
+    meter = Meter(config, objective, definition, examples, start, log, clock, lines)
 
     # ---------------------------------------------------------------- how far
     programs: dict[tuple[tuple[int, ...], ...], Any] = {}

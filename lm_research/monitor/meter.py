@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,17 +33,23 @@ class Meter:
         start: int,
         log: Log,
         clock: Clock,
+        lines: Sequence[dict[str, float]] = (),
     ) -> None:
+        """`lines`: of metrics.jsonl up to step `start`, whose count of tokens goes on."""
         self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
         lengths = row_lengths(config, definition, examples)
         self.flops = train_flops_per_token(definition, lengths[1], objective.predicted_share, lengths[0])
         self.peak, source = peak_flops()
+        self.measured = jax.devices()[0].platform == "cpu"
         if self.peak:
             log(
                 f"mfu: (6 N + 12 layers D L) x real tokens/s / {self.peak:.3g} FLOP/s ({source}); N counts matrix products, "
                 f"the vocabulary's for predicted positions only: {self.flops:.3g} FLOP a token"
                 + (f" of rows of {lengths[0]} + {lengths[1]}" if lengths[0] else "")
             )
+        counts = [line.get("tokens") for line in lines if "tokens_per_second" in line]
+        self.tokens = counts[-1] if counts else 0  # None where an older version wrote lines without
+        self.log = log
         self.clock, self.waited = clock, clock.lost["data"]
         clock.lap()
 
@@ -59,15 +66,28 @@ class Meter:
             "epoch": step * self.config.train.batch_size / self.examples.num_examples,
             "tokens_per_second": round(tokens_per_second, 1),
             "flops_per_second": float(f"{flops_per_second:.6g}"),
-            "step_seconds": round(seconds, 5),
+            "step_seconds": float(f"{seconds:.6g}"),
             "goodput": round(self.clock.goodput, 4),
             **spread(seconds, waited),
         }
         if isinstance(self.examples, Mixture):
             values |= {f"epoch_{name}": epoch for name, epoch in self.examples.epochs(step).items()}
+        if self.tokens is not None:  # a sum of whole numbers, while below 2**24 a window
+            self.tokens += int(window["total_real"])
+            values["tokens"] = self.tokens
         if self.peak:
-            values["mfu"] = round(flops_per_second / self.peak, 5)
+            values |= self._mfu(flops_per_second)
         return values
+
+    def _mfu(self, flops_per_second: float) -> dict[str, float]:
+        """Share of the peak; none from the moment on that a run does more than the peak that was measured of its CPU."""
+        if flops_per_second > self.peak and self.measured:
+            self.log(
+                f"mfu: left out from here on, for steps exceed the measured {self.peak:.3g} FLOP/s: the CPU was busy then"
+            )
+            self.peak = None
+            return {}
+        return {"mfu": round(flops_per_second / self.peak, 5)}
 
 
 def spread(step_seconds: float, data_seconds: float) -> dict[str, float]:

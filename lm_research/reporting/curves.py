@@ -1,6 +1,7 @@
 """Metrics over a run, by step, tokens, FLOPs and hours.
 
-metrics.jsonl has rates and not totals: what a window of steps took is its rate x its seconds a step x its steps.
+metrics.jsonl counts tokens. Of hours it has the seconds a step, and what else a window of steps took is its rate over that of tokens x its
+tokens; in lines of older versions, without the count, its rate x its seconds a step x its steps.
 """
 
 from __future__ import annotations
@@ -47,10 +48,22 @@ def _total(lines: Sequence[dict[str, Any]], rate: str | None) -> tuple[np.ndarra
     if not windows or not all(keys <= line.keys() for line in windows):
         return None
     steps = np.array([0, *(line["step"] for line in windows)], float)
-    rates = np.array([line["step_seconds"] * (line[rate] if rate else 1 / 3600) for line in windows], float)
-    steps = np.append(steps, max(max(line["step"] for line in lines), steps[-1]))
-    return steps, np.concatenate([[0.0], np.cumsum(np.diff(steps) * np.append(rates, rates[-1]))])
+    if rate and all({"tokens", "tokens_per_second"} <= line.keys() for line in windows):
+        tokens = np.diff([0, *(line["tokens"] for line in windows)])
+        shares = [
+            1.0 if rate == RATES["tokens"] else line[rate] / max(line["tokens_per_second"], 1e-9) for line in windows
+        ]
+        used = tokens * np.array(shares)
+    else:
+        rates = [line["step_seconds"] * (line[rate] if rate else 1 / 3600) for line in windows]
+        used = np.diff(steps) * np.array(rates)
+    end = max(max(line["step"] for line in lines), steps[-1])
+    more = (end - steps[-1]) * used[-1] / max(1.0, steps[-1] - steps[-2])
+    return np.append(steps, end), np.cumsum([0.0, *used, more])
 
 
 def _at(known: tuple[np.ndarray, np.ndarray], steps: Sequence[int]) -> list[float]:
-    return [float(f"{value:.6g}") for value in np.interp(steps, *known)]  # the rates have no more digits
+    found = np.interp(steps, *known)
+    return [
+        int(value) if value.is_integer() else float(f"{value:.6g}") for value in found.tolist()
+    ]  # rates have six digits
