@@ -222,9 +222,17 @@ class TaskConfig:
     )
     pooling: str = key(
         "",
-        "embedding: what of a text's states is its vector: their mean, the first (cls) or the last; empty is what the model "
-        "directory says, else last of causal models and mean of others.",
-        choices=("", "mean", "cls", "last"),
+        "embedding: what of a text's states is its vector: mean, cls (the first), last, max, mean_sqrt_len or weightedmean, or "
+        "several joined (cls+mean); empty is what the model directory says, else last of causal models and mean of others.",
+    )
+    prompt: str = key(
+        "", "embedding: text put before each text; empty is the one that the model directory names as usual, if any."
+    )
+    similarity: str = key(
+        "",
+        "embedding: how vectors are compared for scores; empty is what the model directory says, else cosine, or dot without "
+        "normalize.",
+        choices=("", "cosine", "dot", "euclidean", "manhattan"),
     )
     normalize: bool = key(True, "embedding: vectors of length 1, so that products are cosines.")
     temperature: float = key(

@@ -228,21 +228,29 @@ class LanguageModel:
         pooling: str | None = None,
         normalize: bool | None = None,
         batch_size: int = 32,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> np.ndarray:
-        """Embeddings of texts, float32 [len(texts), D]; similar texts have a large product.
+        """Embeddings of texts, float32 [len(texts), D], to be compared by `similarity`.
 
         Args:
           texts: or token ids of each, which are read as they are; cut at the length that the directory names, or the model's.
-          pooling: "mean" of the final states of real tokens (Reimers and Gurevych 2019), or the state of the first ("cls") or
-            "last" of them; None is what the directory says, or mean.
+          pooling: "mean" of the final states of real tokens (Reimers and Gurevych 2019), another of forward.pool, or several with +
+            between them, and then no layer that the directory has behind the pooling; None is what the directory says, or mean.
           normalize: to length 1; None is what the directory says, or true.
           batch_size: texts run together.
+          prompt_name: of a text that the directory has to be put before each; None is the one that it names as usual, if any.
+          prompt: that text itself; "" for none.
 
         Raises:
-          UserError: no tokenizer, or no such pooling.
+          UserError: no tokenizer, no such pooling, or no such prompt.
         """
         run = lambda batch, *how: self._embed(self.params, self._checked(batch), *how)  # noqa: E731
-        return embed_lib.embed(self, run, texts, pooling, normalize, batch_size)
+        return embed_lib.embed(self, run, texts, pooling, normalize, batch_size, prompt_name, prompt)
+
+    def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """How alike embeddings a [N, D] and b [M, D] are, float32 [N, M], as the directory says vectors are compared (cosine)."""
+        return embed_lib.similarities(a, b, (self.embedding or Embedding()).similarity)
 
     def inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Texts as the model has learned to read them, as arrays [B, L]; see decoding.request.read_texts."""
@@ -402,7 +410,7 @@ class StartingPoint:
       family: a key of FAMILIES.
       config: its config.json in the Hugging Face format.
       tokenizer: where its tokenizer is found.
-      pooling: how it makes embeddings of texts, one of forward.POOLINGS; "" where it does not say.
+      embedding: how it makes embeddings of texts; None where it does not say, or in a way that is not trained here.
     """
 
     def __init__(self, path: PathLike, model: ModelConfig, head: str, num_labels: int | None = None) -> None:
@@ -415,7 +423,7 @@ class StartingPoint:
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config
         said = sentence_transformers.load(self._found.files)
-        self.pooling = said.pooling if said is not None and said.supported else ""
+        self.embedding = said if said is not None and said.supported and not said.dense else None
 
     @property
     def new_parts(self) -> str:

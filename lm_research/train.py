@@ -336,8 +336,18 @@ def follow(origin: StartingPoint | None, config: Config) -> Config:
     }  # fmt: skip
     path = config.tokenizer.path or str(origin.tokenizer)
     lora = {"full": config.lora.full or origin.new_parts} if config.lora.rank else {}
-    pooling = origin.pooling if config.task.name == "embedding" and not config.task.pooling else config.task.pooling
-    return config_lib.replace(config, model=shape, tokenizer={"path": path}, lora=lora, task={"pooling": pooling})
+    return config_lib.replace(
+        config, model=shape, tokenizer={"path": path}, lora=lora, task=_as_origin_embeds(origin, config)
+    )
+
+
+def _as_origin_embeds(origin: StartingPoint, config: Config) -> dict[str, str]:
+    """Keys of the section task that are empty, and that the origin's way of making embeddings decides."""
+    said = origin.embedding
+    if said is None or config.task.name != "embedding":
+        return {}
+    found = {"pooling": said.pooling, "prompt": said.prompt(), "similarity": said.similarity}
+    return {name: value for name, value in found.items() if not getattr(config.task, name)}
 
 
 def start_from(origin: StartingPoint, state: State, shardings: State, mesh: jax.sharding.Mesh, log: Log) -> State:

@@ -17,6 +17,7 @@ ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 # A class of transformers that takes tokenizer.json as it stands; most others build theirs from its vocabulary alone.
 PLAIN_CLASS = "PreTrainedTokenizerFast"
+SENTENCES = "sentence_bert_config.json"  # of sentence-transformers, beside a model
 _GENERIC = {"pretrainedtokenizerfast", "pretrainedtokenizer", "tokenizersbackend"}  # classes that say nothing
 _UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a longest text
 
@@ -121,6 +122,7 @@ class Settings:
       stated: the roles that the files themselves speak of.
       added: id -> token, for tokens that have an id of their own in the files.
       extra: special tokens without an id in the files.
+      lowercases: whether texts lose their capitals first, as sentence-transformers does where its files say so.
     """
 
     where: str
@@ -131,6 +133,7 @@ class Settings:
     stated: frozenset[str]
     added: dict[int, AddedToken]
     extra: list[AddedToken]
+    lowercases: bool = False
 
     @property
     def max_length(self) -> int | None:
@@ -145,7 +148,7 @@ class Settings:
 
 
 def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = None) -> Settings:
-    """Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json where they are given.
+    """Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json and sentence_bert_config.json where given.
 
     Args:
       files: name -> content; others do not matter.
@@ -192,6 +195,7 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
         # added_tokens.json does not tell which tokens are special; those with a role are.
         added={n: _token(t, special=isinstance(t, str) and t in known) for n, t in sorted(by_id.items())},
         extra=[_token(name) for name in names],
+        lowercases=bool(_load(files, SENTENCES, where).get("do_lower_case")),
     )
 
 

@@ -25,7 +25,16 @@ from lm_research.data import hf_vocabularies
 from lm_research.data.chat_template import TEMPLATE
 from lm_research.data.hf_inputs import pair_up, stack_rows
 from lm_research.data.hf_roles import add_tokens, uses_types
-from lm_research.data.hf_settings import KIND, PLAIN_CLASS, ROLES, SETTINGS, Kind, Settings, read_settings
+from lm_research.data.hf_settings import (
+    KIND,
+    PLAIN_CLASS,
+    ROLES,
+    SENTENCES,
+    SETTINGS,
+    Kind,
+    Settings,
+    read_settings,
+)
 from lm_research.data.hf_text import byte_lengths, going_on, literal_form, readable, uses, word_starts
 from lm_research.data.languages import spoken
 from lm_research.data.tokenizer import ROLES as OUR_ROLES
@@ -63,7 +72,7 @@ def load_tokenizer(path: pathlib.Path | str) -> TextTokenizer:
     if path.is_dir():
         steps = {int(folder.name): folder for folder in path.glob("checkpoints/*") if folder.name.isdigit()}
         path = steps[max(steps)] / "files" if steps else path
-        names = (WHOLE, *_VOCABULARIES, *SETTINGS, TEMPLATE)
+        names = (WHOLE, *_VOCABULARIES, *SETTINGS, SENTENCES, TEMPLATE)
         files = {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
         return tokenizer_from_files(files, str(path))
     if path.suffix == ".json" and path.is_file():
@@ -182,6 +191,8 @@ class HFTokenizer:
             hf_vocabularies.follow_options(self.backend, settings, own, self.languages)
             if self.backend.to_str() != before:
                 text = None
+        if settings.lowercases and hf_vocabularies.lower_first(self.backend):
+            text = None
         self._text = text or self.backend.to_str(pretty=True)
         self.backend.no_padding()
         self.backend.no_truncation()

@@ -339,3 +339,14 @@ def follow_options(
     ends = settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys()
     if ends or languages is not None:  # whose code in the file is that of whoever saved it
         wrap(tokenizer, settings.kind, settings, roles, languages)
+
+
+def lower_first(tokenizer: Tokenizer) -> bool:
+    """Makes a tokenizer, in place, take capitals away before all else; False where it did so already."""
+    spec = json.loads(tokenizer.to_str())["normalizer"]
+    parts = (spec.get("normalizers") or [spec]) if spec else []
+    if any(part["type"] == "Lowercase" or part.get("lowercase") for part in parts):
+        return False
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return True

@@ -1,62 +1,152 @@
-"""Embeddings of texts: the final states of their tokens, pooled.
+"""Embeddings of texts: the final states of their tokens, pooled; and how alike two embeddings are.
 
-Legend: B batch, L length, D width.
+Legend: B batch, L length, D width, N, M texts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_research.decoding.request import read_texts
-from lm_research.interop.sentence_transformers import Embedding
+from lm_research.errors import UserError
+from lm_research.interop.sentence_transformers import SIMILARITIES, Dense, Embedding
 from lm_research.models import forward
 from lm_research.models.definition import ModelDefinition, Params
 
 
 def embed(
     lm: Any,
-    run: Callable[[Mapping[str, np.ndarray], str, bool], jax.Array],
+    run: Callable[..., jax.Array],
     texts: Sequence[str] | Sequence[Sequence[int]],
     pooling: str | None,
     normalize: bool | None,
     batch_size: int,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
 ) -> np.ndarray:
     """Float32 [len(texts), D]; see LanguageModel.embed.
 
     Args:
       lm: a LanguageModel.
-      run: (rows, pooling, normalize) -> vectors [B, D] of its.
+      run: (rows, pooling, normalize, skipped) -> vectors [B, D] of its, as `program` makes them.
       texts: or token ids of each, which are read as they are.
 
     Raises:
-      UserError: no tokenizer, ids that are none of the model's, or a pooling that is not supported.
+      UserError: no tokenizer, ids that are none of the model's, a pooling that is not supported, or a prompt that there is not.
     """
     said = lm.embedding or Embedding()
     if pooling is not None:  # "first" is what cls was called before
-        said = dataclasses.replace(said, pooling="cls" if pooling == "first" else pooling, further=())
+        pooling = "cls" if pooling == "first" else pooling
+        said = dataclasses.replace(said, pooling=pooling, further=(), dense=(), truncate_dim=0)
     said.check()
-    normalize = said.normalize if normalize is None else normalize
-    arch, framed = lm.definition.arch, lm.embedding is not None
+    begins, texts, width = prompted(said, texts, prompt_name, prompt), list(texts), _width(said, lm.definition.arch)
+    if begins:
+        texts = [begins + text for text in texts]
+    most, framed = said.max_length or getattr(lm.tokenizer, "max_length", None) or 0, lm.embedding is not None
+    read = lambda some: read_texts(lm.tokenizer, lm.definition.arch, some, most, framed)  # noqa: E731
+    skipped = prompt_tokens(lm.tokenizer, read, begins) if begins and not said.include_prompt else 0
+    at_once = (said.normalize if normalize is None else normalize) and not said.dense
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least
     rows: dict[int, np.ndarray] = {}
     for start in range(0, len(texts), batch_size):
         chosen = order[start : start + batch_size]
-        batch = read_texts(lm.tokenizer, arch, [texts[i] for i in chosen], said.max_length, framed)
-        rows |= dict(zip(chosen, np.asarray(run(batch, said.pooling, normalize)), strict=False))
-    return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, arch.hidden_size), np.float32)
+        found = run(read([texts[i] for i in chosen]), said.pooling, at_once, np.int32(skipped))
+        rows |= dict(zip(chosen, np.asarray(_finished(found, said, normalize)), strict=False))
+    return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, width), np.float32)
 
 
-def program(definition: ModelDefinition) -> Callable[[Params, Mapping[str, jax.Array], str, bool], jax.Array]:
-    """(parameters, rows, pooling, normalize) -> vectors [B, D], jitted."""
+def prompted(said: Embedding, texts: Sequence[Any], prompt_name: str | None, prompt: str | None) -> str:
+    """What is put before texts; token ids get nothing. Raises a UserError for a name that there is not."""
+    if len(texts) and not isinstance(texts[0], str):
+        if prompt_name is not None or prompt is not None:
+            raise UserError(
+                "Token ids are read as they are: a prompt goes before texts only. Put its ids before theirs."
+            )
+        return ""
+    return said.prompt(prompt_name) if prompt is None else prompt
 
-    def run(params: Params, inputs: Mapping[str, jax.Array], pooling: str, normalize: bool) -> jax.Array:
+
+def prompt_tokens(tokenizer: Any, read: Callable[[list[str]], Mapping[str, np.ndarray]], prompt: str) -> int:
+    """Tokens that a prompt has at the beginning of a row: its own and special ones before it."""
+    row = read([prompt])
+    ids = row["input_ids"][0][row["attention_mask"][0] > 0]
+    return len(ids) - int(ids[-1] in tokenizer.special_ids)
+
+
+def _width(said: Embedding, arch: Any) -> int:
+    width = said.dense[-1].kernel.shape[1] if said.dense else (arch.encoder or arch).hidden_size * len(said.poolings)
+    return min(width, said.truncate_dim or width)
+
+
+def _finished(x_BD: jax.Array, said: Embedding, normalize: bool | None) -> jax.Array:
+    """Pooled vectors through what follows. With `normalize` those that are cut get length 1 once more."""
+    for layer in said.dense:
+        x_BD = _dense(jnp.asarray(x_BD), layer)
+    if said.dense and (said.normalize if normalize is None else normalize):
+        x_BD = forward.to_length_1(x_BD)
+    if said.truncate_dim:
+        x_BD = x_BD[:, : said.truncate_dim]
+        x_BD = forward.to_length_1(x_BD) if normalize else x_BD
+    return x_BD
+
+
+def _dense(x_BD: jax.Array, layer: Dense) -> jax.Array:
+    functions = {
+        "Identity": lambda x: x,
+        "Tanh": jnp.tanh,
+        "ReLU": jax.nn.relu,
+        "GELU": lambda x: jax.nn.gelu(x, approximate=False),
+        "SiLU": jax.nn.silu,
+        "Sigmoid": jax.nn.sigmoid,
+    }
+    product = functools.partial(jnp.matmul, precision="highest")
+    y_BD = functions[layer.activation](product(x_BD, layer.kernel) + (0 if layer.bias is None else layer.bias))
+    return y_BD if layer.residual is None else y_BD + product(x_BD, layer.residual)
+
+
+def similarities(a_ND: np.ndarray, b_MD: np.ndarray, kind: str) -> np.ndarray:
+    """How alike vectors are, each of a with each of b, float32 [N, M], of a kind of SIMILARITIES.
+
+    Distances are negative, so that more is always closer. Raises a UserError for another kind.
+    """
+    a_ND, b_MD = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a_ND, b_MD))
+    if kind in ("cosine", "dot"):
+        return (_length_1(a_ND) @ _length_1(b_MD).T) if kind == "cosine" else a_ND @ b_MD.T
+    return np.array([alike(a_D, b_MD, kind) for a_D in a_ND], np.float32).reshape(len(a_ND), len(b_MD))
+
+
+def alike(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
+    """The same of vectors [..., D] that stand at the same place, [...]."""
+    if kind == "cosine":
+        return (_length_1(a) * _length_1(b)).sum(-1)
+    if kind == "dot":
+        return (a * b).sum(-1)
+    if kind == "euclidean":
+        return -np.sqrt(np.square(a - b).sum(-1))
+    if kind == "manhattan":
+        return -np.abs(a - b).sum(-1)
+    raise UserError(f"similarity is {kind!r}; it is one of {', '.join(SIMILARITIES)}.")
+
+
+def _length_1(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt(np.square(x).sum(-1, keepdims=True)).clip(1e-12)
+
+
+def program(definition: ModelDefinition) -> Callable[..., jax.Array]:
+    """(parameters, rows, pooling, normalize, skipped) -> vectors [B, D], jitted."""
+
+    def run(
+        params: Params, inputs: Mapping[str, jax.Array], pooling: str, normalize: bool, skipped: jax.Array
+    ) -> jax.Array:
         x_BLD = forward.final_states(definition.bind(params), inputs)
-        x_BD = forward.pool(x_BLD, inputs["attention_mask"], pooling)
+        x_BD = forward.pool(x_BLD, inputs["attention_mask"], pooling, skipped)
         return forward.to_length_1(x_BD) if normalize else x_BD
 
     return jax.jit(run, static_argnums=(2, 3))

@@ -114,7 +114,9 @@ def task_config(
     learned = own.get("task", {}) if own.get("task", {}).get("name") == entry.task else {}
     given |= {name: learned[name] for name in _REMEMBERED if name in learned} | {"generate": "each"}
     if lm.embedding is not None and lm.embedding.supported:
-        given |= {"pooling": lm.embedding.pooling, "normalize": lm.embedding.normalize}
+        said = lm.embedding
+        given |= {"pooling": said.pooling, "normalize": said.normalize, "prompt": said.prompt()}
+        given |= {"similarity": said.similarity}
     return resolve({
         "task": given | {"labels": ",".join(class_names(entry, lm, path) or ())} | dict(entry.more),
         "data": {"max_length": length}, "model": {"max_length": max(length, longest)},

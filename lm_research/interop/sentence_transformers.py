@@ -1,8 +1,9 @@
 """How a model's states become the embedding of a text, as sentence-transformers writes it down beside a model.
 
-There `modules.json` lists what a text goes through: the model, `1_Pooling`, whose config.json says which states count, and
-perhaps `2_Normalize`; `sentence_bert_config.json` has the number of tokens that texts are cut to. In the checkpoints of a
-run, which hold plain files only, `embedding.json` says the same.
+There `modules.json` lists what a text goes through: the model, `1_Pooling`, whose config.json says which states count, perhaps
+`2_Dense`, layers on the pooled vector, and `Normalize`; `sentence_bert_config.json` has the number of tokens that texts are cut to,
+`config_sentence_transformers.json` texts that are put before them and how vectors are compared. In the checkpoints of a run, which
+hold plain files only, `embedding.json` says the same.
 """
 
 from __future__ import annotations
@@ -10,41 +11,84 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lm_research.errors import PretrainedError, UserError
+from lm_research.interop.tensor_files import open_tensors
 from lm_research.models.forward import POOLINGS
 
 NATIVE = "embedding.json"
-# Our name of a pooling -> the key that is true in 1_Pooling/config.json.
-_MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
-_NAMES = {"lasttoken": "last"}  # of files that name the mode in one word, where that differs from ours
+CONFIG = "config_sentence_transformers.json"
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+# Our name of a pooling -> the key that is true in 1_Pooling/config.json; vectors of several are joined in this order.
+_MODES = {
+    "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens", "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens", "weightedmean": "pooling_mode_weightedmean_tokens",
+    "last": "pooling_mode_lasttoken",
+}  # fmt: skip
+_NAMES = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # in one word, where that differs from ours
 _MODULES = "sentence_transformers.models"
+_IDLE = ("Dropout",)  # modules that do nothing once a model is trained
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
+
+
+class Dense(NamedTuple):
+    """A layer on pooled vectors: its kernel [in, out], bias [out] or None, and the name of what follows, of ACTIVATIONS.
+
+    `residual` is what its input is multiplied by and added [in, out]; None without.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray | None
+    activation: str
+    residual: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """What is done to the final states of a text's tokens.
+    """What is done to a text and to the final states of its tokens.
 
     Attributes:
-      pooling: one of forward.POOLINGS, or the name of one that is not supported.
+      pooling: one of forward.POOLINGS, several with + between them, whose vectors are joined, or the name of one that is not supported.
       normalize: whether vectors have length 1.
-      max_length: tokens that texts are cut to; 0 is what the model has positions for.
-      further: kinds of modules that follow and are not supported, such as Dense.
+      max_length: tokens that texts are cut to; 0 is what the tokenizer names, or the model has positions for.
+      further: kinds of modules that follow and are not supported.
+      include_prompt: whether the tokens of what is put before a text are pooled with its own.
+      prompts: name -> text that is put before texts.
+      default_prompt_name: of the prompt where none is asked for; None is none.
+      similarity: of two vectors, one of SIMILARITIES.
+      truncate_dim: how many numbers of a vector are kept, from the first; 0 is all.
+      dense: layers between pooling and normalisation.
+      files: name -> content of the files that say all this, as they were found.
     """
 
     pooling: str = "mean"
     normalize: bool = True
     max_length: int = 0
     further: tuple[str, ...] = ()
+    include_prompt: bool = True
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity: str = "cosine"
+    truncate_dim: int = 0
+    dense: tuple[Dense, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def dumps(self) -> bytes:
         """The content of `embedding.json`."""
-        return (json.dumps(dataclasses.asdict(self)) + "\n").encode()
+        kept = (field.name for field in dataclasses.fields(self) if field.compare)
+        return (json.dumps({name: getattr(self, name) for name in kept}) + "\n").encode()
+
+    @property
+    def poolings(self) -> list[str]:
+        return self.pooling.split("+")
 
     @property
     def supported(self) -> bool:
-        return self.pooling in POOLINGS and not self.further
+        return set(self.poolings) <= set(POOLINGS) and not self.further
 
     def check(self) -> None:
         """Raises a UserError if embeddings of this kind cannot be computed."""
@@ -53,66 +97,157 @@ class Embedding:
                 f"This model's modules.json has a {self.further[0]} after the pooling, which is not supported. Give lm.embed a "
                 "pooling to have the vectors before it."
             )
-        if self.pooling not in POOLINGS:
-            raise UserError(f"pooling is {self.pooling!r}; it is {', '.join(POOLINGS[:-1])} or {POOLINGS[-1]}.")
+        for name in self.poolings:
+            if name not in POOLINGS:
+                raise UserError(
+                    f"pooling is {name!r}; it is {', '.join(POOLINGS[:-1])} or {POOLINGS[-1]}, or several with + between them."
+                )
+
+    def prompt(self, name: str | None = None) -> str:
+        """The text that is put before texts: the named one or, for None, the usual one, which may be none at all.
+
+        Raises:
+          UserError: there is none of that name.
+        """
+        name = self.default_prompt_name if name is None else name
+        known = {"query": "", "document": "", **self.prompts}  # the two that every model of sentence-transformers has
+        if name is not None and name not in known:
+            raise UserError(
+                f"The model has no prompt {name!r} ({CONFIG} is where prompts are named); it has: {', '.join(known)}. Name one of "
+                "these, or give the text itself as prompt."
+            )
+        return "" if name is None else known[name]
 
 
 def load(directory: pathlib.Path) -> Embedding | None:
-    """What a model directory says, or None if it says nothing.
+    """What a model directory says, or None if it says nothing; where both kinds of files are there, modules.json counts.
 
     Raises:
       PretrainedError: one of the files is damaged.
     """
     try:
-        if (directory / NATIVE).is_file():
-            fields = json.loads((directory / NATIVE).read_text())
-            return Embedding(**{**fields, "further": tuple(fields["further"])})
-        if not (directory / "modules.json").is_file():
+        if (directory / "modules.json").is_file():
+            return _load(directory)
+        if not (directory / NATIVE).is_file():
             return None
-        modules = json.loads((directory / "modules.json").read_text())
-        paths = {str(module["type"]).rpartition(".")[2]: directory / module["path"] for module in modules}
-        pooling = _read(paths["Pooling"] / "config.json") if "Pooling" in paths else {}
-        length = _read(directory / "sentence_bert_config.json").get("max_seq_length") or 0
+        fields = json.loads((directory / NATIVE).read_text())
+        return Embedding(**{**fields, "further": tuple(fields["further"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise PretrainedError(
             f"{directory}: modules.json and what it names cannot be read ({type(error).__name__}: {error}). Copy them again, or "
             "delete modules.json to go without."
         ) from error
-    further = tuple(name for name in paths if name not in ("Transformer", "Pooling", "Normalize"))
-    return Embedding(_mode(pooling), "Normalize" in paths, int(length), further)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+def _load(directory: pathlib.Path) -> Embedding:
+    files: dict[str, bytes] = {}
+
+    def read(name: str) -> Any:
+        path = directory / name
+        if path.is_file():
+            files[name] = path.read_bytes()
+        return json.loads(files[name]) if name in files else {}
+
+    modules = [(str(one["type"]).rpartition(".")[2], one["path"]) for one in read("modules.json")]
+    fields: dict[str, Any] = {"pooling": "mean", "normalize": False}
+    dense, further = [], []
+    for kind, path in modules:
+        config = read(f"{path}/config.json") if path else {}
+        if kind == "Pooling":
+            fields |= {"pooling": _mode(config), "include_prompt": config.get("include_prompt", True)}
+        elif kind == "Normalize":
+            fields["normalize"] = True
+        elif (
+            kind == "Dense"
+            and not fields["normalize"]
+            and _is_plain(config)
+            and (weights := _weights(directory / path))
+        ):
+            dense.append(_dense(directory / path, config))
+            files |= {f"{path}/{name}": (directory / path / name).read_bytes() for name in weights}
+        elif kind not in ("Transformer", *_IDLE):
+            further.append(kind)
+    own = next(iter(sorted(directory.glob("sentence_*_config.json"))), None)
+    said = read(CONFIG)
+    return Embedding(
+        **fields,
+        max_length=int((read(own.name).get("max_seq_length") if own else 0) or 0),
+        further=tuple(further),
+        prompts={str(name): str(text or "") for name, text in (said.get("prompts") or {}).items()},
+        default_prompt_name=said.get("default_prompt_name"),
+        similarity=said["similarity_fn_name"] if said.get("similarity_fn_name") in SIMILARITIES else "cosine",
+        truncate_dim=int(said.get("truncate_dim") or 0),
+        dense=tuple(dense),
+        files=files,
+    )
 
 
 def _mode(config: dict[str, Any]) -> str:
-    """Our name of the pooling; several at once are joined by "+", which none of ours is."""
-    if isinstance(config.get("pooling_mode"), str):
-        return _NAMES.get(config["pooling_mode"], config["pooling_mode"])
+    """Our name of the pooling, or names with + between them."""
+    given = config.get("pooling_mode")
+    if given:
+        return "+".join(_NAMES.get(mode, mode) for mode in ([given] if isinstance(given, str) else given))
     ours = {key: name for name, key in _MODES.items()}
-    chosen = [ours.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-    return "+".join(chosen) or "mean"
+    others = [key for key in config if key.startswith("pooling_mode_") and key not in ours]
+    return "+".join(ours.get(key, key) for key in (*ours, *others) if config.get(key) is True) or "mean"
+
+
+def _activation(config: dict[str, Any]) -> str:
+    return str(config.get("activation_function") or "torch.nn.Tanh").rpartition(".")[2]
+
+
+def _is_plain(config: dict[str, Any]) -> bool:
+    """Whether a Dense maps the vector of a text to another."""
+    sides = {config.get(f"module_{side}_name") or "sentence_embedding" for side in ("input", "output")}
+    return sides == {"sentence_embedding"} and _activation(config) in ACTIVATIONS
+
+
+def _weights(directory: pathlib.Path) -> list[str]:
+    return [name for name in ("model.safetensors", "pytorch_model.bin") if (directory / name).is_file()]
+
+
+def _dense(directory: pathlib.Path, config: dict[str, Any]) -> Dense:
+    tensors = open_tensors(directory)
+    kernel = tensors.read("linear.weight").T.astype(np.float32)
+    bias = tensors.read("linear.bias").astype(np.float32) if config.get("bias", True) else None
+    residual = None
+    if config.get("use_residual"):
+        square = kernel.shape[0] == kernel.shape[1]
+        residual = np.eye(len(kernel), dtype=np.float32) if square else tensors.read("residual.weight").T
+    return Dense(kernel, bias, _activation(config), residual)
 
 
 def save(directory: pathlib.Path, embedding: Embedding, width: int) -> None:
-    """Writes the files of sentence-transformers into a model directory. `width` is that of the vectors."""
+    """Writes the files of sentence-transformers into a model directory: as they were found, or else what `embedding` says.
+
+    `width` is that of a state.
+    """
+    for name, content in (embedding.files or _files(embedding, width)).items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+
+
+def _files(embedding: Embedding, width: int) -> dict[str, bytes]:
     kinds = ["Transformer", "Pooling", *(["Normalize"] if embedding.normalize else [])]
     paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds[1:], 1))]
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"{_MODULES}.{kind}"}
         for number, (kind, path) in enumerate(zip(kinds, paths, strict=True))
     ]
-    for path in paths[1:]:
-        (directory / path).mkdir(exist_ok=True)
-    modes = {key: name == embedding.pooling for name, key in _MODES.items()}
-    _write(directory / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
+    poolings = embedding.poolings
+    pooling: dict[str, Any] = {"word_embedding_dimension": width} | {_MODES[one]: one in poolings for one in _MODES}
+    if poolings != [one for one in _MODES if one in poolings]:  # flags cannot tell another order
+        theirs = {ours: name for name, ours in _NAMES.items()}
+        pooling["pooling_mode"] = [theirs.get(one, one) for one in poolings]
+    contents = {"1_Pooling/config.json": pooling | {"include_prompt": embedding.include_prompt}}
+    if embedding.normalize:
+        contents["2_Normalize/config.json"] = {}
     if embedding.max_length:
-        _write(
-            directory / "sentence_bert_config.json", {"max_seq_length": embedding.max_length, "do_lower_case": False}
-        )
-    _write(directory / "modules.json", modules)  # last: it is what the others are found by
-
-
-def _write(path: pathlib.Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+        contents["sentence_bert_config.json"] = {"max_seq_length": embedding.max_length, "do_lower_case": False}
+    contents[CONFIG] = {
+        "prompts": dict(embedding.prompts),
+        "default_prompt_name": embedding.default_prompt_name,
+        "similarity_fn_name": embedding.similarity,
+    } | ({"truncate_dim": embedding.truncate_dim} if embedding.truncate_dim else {})
+    contents["modules.json"] = modules  # last: it is what the others are found by
+    return {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in contents.items()}

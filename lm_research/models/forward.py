@@ -96,21 +96,41 @@ def final_states(model: Model, inputs: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def mean_of_real(x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
-    """Mean over the positions whose mask is 1, [B, D] in float32."""
+    """Mean over the positions whose mask is 1, [B, D] in float32; of other masks, weighted by them."""
     weights_BL1 = mask_BL[..., None].astype(jnp.float32)
     return (x_BLD.astype(jnp.float32) * weights_BL1).sum(1) / weights_BL1.sum(1).clip(1.0)
 
 
-POOLINGS = ("mean", "cls", "last")  # how the states of a text become one vector
+# How the states of a text become one vector.
+POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean")
 
 
-def pool(x_BLD: jax.Array, mask_BL: jax.Array, pooling: str) -> jax.Array:
-    """One vector a row, [B, D] in float32: the mean over real positions, or the state of the first or the last of them."""
+def pool(x_BLD: jax.Array, mask_BL: jax.Array, pooling: str, skipped: int | jax.Array = 0) -> jax.Array:
+    """One vector a row, [B, D] in float32, of the states at real positions, padding being on either side.
+
+    Args:
+      pooling: their "mean"; their sum by the root of their number ("mean_sqrt_len"); their mean where the n-th counts n times
+        ("weightedmean"); the largest of each number ("max"); the first ("cls") or the last. Vectors of several with + between them
+        are joined, [B, D of all].
+      skipped: real positions at the beginning of each row that are left out.
+    """
+    x_BLD = x_BLD.astype(jnp.float32)
+    place_BL = (mask_BL > 0).astype(jnp.int32).cumsum(1)  # from 1, of real positions
+    real_BL = (mask_BL > 0) & (place_BL > skipped)
+    return jnp.concatenate([_pooled(x_BLD, real_BL, place_BL, one) for one in pooling.split("+")], axis=-1)
+
+
+def _pooled(x_BLD: jax.Array, real_BL: jax.Array, place_BL: jax.Array, pooling: str) -> jax.Array:
     if pooling == "mean":
-        return mean_of_real(x_BLD, mask_BL)
-    real_BL = (mask_BL > 0).astype(jnp.int32)
+        return mean_of_real(x_BLD, real_BL)
+    if pooling == "mean_sqrt_len":
+        return mean_of_real(x_BLD, real_BL) * jnp.sqrt(real_BL.sum(1, keepdims=True))
+    if pooling == "weightedmean":
+        return mean_of_real(x_BLD, real_BL * place_BL)
+    if pooling == "max":
+        return jnp.where(real_BL[..., None], x_BLD, -jnp.inf).max(1)
     at_B = real_BL.argmax(1) if pooling == "cls" else (real_BL * jnp.arange(real_BL.shape[1])).argmax(1)
-    return jnp.take_along_axis(x_BLD, at_B[:, None, None], axis=1)[:, 0].astype(jnp.float32)
+    return jnp.take_along_axis(x_BLD, at_B[:, None, None], axis=1)[:, 0]
 
 
 def to_length_1(x_BD: jax.Array) -> jax.Array:

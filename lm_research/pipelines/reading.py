@@ -230,9 +230,10 @@ class FeatureExtraction(Pipeline):
 
 
 class SentenceSimilarity(Pipeline):
-    """Cosine similarity of {"source_sentence": ...} to each of its "sentences" (a list; one text is a list of one), by `lm.embed`.
+    """Similarity of {"source_sentence": ...} to each of its "sentences" (a list; one text is a list of one), by `lm.embed`: the
+    cosine, unless the model's directory says otherwise.
 
-    Options: `pooling`, see LanguageModel.embed; without it the model's own.
+    Options: `pooling`, `prompt_name` and `prompt`, see LanguageModel.embed; without them the model's own.
     """
 
     heads = ("none",)
@@ -247,9 +248,15 @@ class SentenceSimilarity(Pipeline):
             return None
         return flaw(one, ["sentences"], form)
 
-    def run(self, batch: list[Mapping[str, Any]], pooling: str | None = None) -> Iterator[list[float]]:
+    def run(
+        self,
+        batch: list[Mapping[str, Any]],
+        pooling: str | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+    ) -> Iterator[list[float]]:
         for one in batch:
             others = [one["sentences"]] if isinstance(one["sentences"], str) else one["sentences"]
-            # A directory may say that its embeddings are not of length 1; a cosine is of such.
-            vectors = self.lm.embed([one["source_sentence"], *others], pooling=pooling, normalize=True)
-            yield (vectors[1:] @ vectors[0]).tolist()
+            texts = [one["source_sentence"], *others]
+            vectors = self.lm.embed(texts, pooling=pooling, prompt_name=prompt_name, prompt=prompt)
+            yield self.lm.similarity(vectors[:1], vectors[1:])[0].tolist()

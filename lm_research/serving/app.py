@@ -28,7 +28,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from lm_research.data.chat_template import chat_template
+from lm_research.decoding.embed import prompted
 from lm_research.errors import UserError
+from lm_research.interop.sentence_transformers import Embedding
 from lm_research.pipelines import PIPELINES, pipeline
 from lm_research.pipelines.writing import TextGeneration, TextToText
 from lm_research.serving import messages
@@ -234,9 +236,11 @@ class Server:
             raise UserError(f"input must be a text or a list of 1 to {_MOST_INPUTS} texts that are not empty.")
         if form not in ("float", "base64"):
             raise UserError(f"encoding_format is {form!r}; it must be float or base64.")
-        rows = (await self.read(lambda: self.lm.embed(texts))).astype("<f4")
+        named = {name: given.get(name) for name in ("prompt_name", "prompt")}
+        begins = prompted(self.lm.embedding or Embedding(), texts, **named)
+        rows = (await self.read(lambda: self.lm.embed(texts, **named))).astype("<f4")
         shown = [row.tolist() if form == "float" else base64.b64encode(row.tobytes()).decode() for row in rows]
-        tokens = sum(len(self.lm.tokenizer.encode(text) if isinstance(text, str) else text) for text in texts)
+        tokens = sum(len(self.lm.tokenizer.encode(begins + text) if isinstance(text, str) else text) for text in texts)
         data = [{"object": "embedding", "index": number, "embedding": row} for number, row in enumerate(shown)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "data": data, "model": self.name, "usage": usage})

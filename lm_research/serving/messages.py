@@ -25,7 +25,10 @@ _SHARED = {  # field -> type; None is always taken as not given
 }  # fmt: skip
 COMPLETION = _SHARED | {"prompt": (str, list), "logprobs": int, "echo": bool, "best_of": int}
 CHAT = _SHARED | {"messages": list, "max_completion_tokens": int, "logprobs": bool, "top_logprobs": int}
-EMBEDDINGS = {"model": str, "input": (str, list), "encoding_format": str, "user": str}
+EMBEDDINGS = {
+    "model": str, "input": (str, list), "encoding_format": str, "user": str,
+    "prompt_name": str, "prompt": str,  # beyond OpenAI's, of `lm.embed`
+}  # fmt: skip
 PREDICT = {"model": str, "task": str, "inputs": (str, list, dict), "options": dict}
 INSPECT = {"model": str, "text": str}
 MOST_CHOICES = 16  # texts of one request: prompts times n, best_of or num_beams

@@ -13,6 +13,7 @@ Legend: B batch (records), C texts of a record, D width, L length, N records of 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -25,8 +26,9 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
-from lm_research.errors import ConfigError, DataError
-from lm_research.interop import sentence_transformers
+from lm_research.decoding.embed import alike
+from lm_research.errors import ConfigError, DataError, UserError
+from lm_research.interop import huggingface, sentence_transformers
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
@@ -38,9 +40,31 @@ from lm_research.tasks.base import Task, real, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.multiple_choice import Choices
 from lm_research.tasks.records import Record
-from lm_research.tasks.similarity import contrast, cosines, ranks
+from lm_research.tasks.similarity import contrast, ranks
+from lm_research.training import native
 
 _SLACK = 1e-6  # by which a cosine may leave [-1, 1] through rounding
+
+
+def origin_embedding(path: str) -> sentence_transformers.Embedding:
+    """What the model directory that a run starts from, if any, says of embeddings.
+
+    Raises:
+      ConfigError: it has modules behind the pooling, which are not trained here.
+    """
+    directory = pathlib.Path(path)
+    files = (
+        (native if native.is_native(directory) or native.is_run(directory) else huggingface).inspect(directory).files
+        if path
+        else None
+    )
+    found = (files and sentence_transformers.load(files)) or sentence_transformers.Embedding()
+    if found.further or found.dense:
+        raise ConfigError(
+            f"{path} has a {(*found.further, 'Dense')[0]} behind the pooling (modules.json), which is neither trained nor judged here. "
+            "Delete that file to start from the model alone."
+        )
+    return found
 
 
 class EmbeddingReader(Reader):
@@ -70,7 +94,7 @@ class EmbeddingReader(Reader):
 
     def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
         texts = [self.texts(record) for record in records]
-        flat = [text for several in texts for text in several]
+        flat = [self.task.prompt + text for several in texts for text in several]
         encoded = encode_texts(tokenizer, flat, None, self.config.data.max_length)
         for record, several in zip(records, texts, strict=True):
             label = self._cosine(record) if self.task.target == "value" else 0
@@ -127,6 +151,13 @@ class Embedding(Task):
             self.metric_names = ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10")
         self.loss_terms = tuple(self.metrics)[:1]
         super().__init__(config, corpus)
+        self.origin, task = origin_embedding(config.train.init_from), config.task
+        self.similarity = task.similarity or ("cosine" if task.normalize else "dot")  # which is what the loss takes
+        self.ranking = "dot" if task.normalize and self.similarity == "cosine" else self.similarity
+        self.skipped = 0  # tokens at the beginning of rows that are not pooled
+        if config.task.prompt and not self.origin.include_prompt:
+            ((ids, _),) = encode_texts(self.tokenizer, [config.task.prompt], None, config.data.max_length)
+            self.skipped = len(ids) - int(ids[-1] in self.tokenizer.special_ids)
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -141,6 +172,10 @@ class Embedding(Task):
         super().check(config, arch)
         task, train = config.task, config.train
         cls.reader(config)
+        try:
+            cls.settings(config, arch).check()
+        except UserError as error:
+            raise ConfigError(f"config.task.pooling: {error}") from error
         if task.target == "labels":
             raise ConfigError(
                 "config.task.target=labels is not for task.name=embedding: take value (graded similarities), or leave it out "
@@ -174,12 +209,24 @@ class Embedding(Task):
         pooling = config.task.pooling or ("last" if arch.causal else "mean")
         return sentence_transformers.Embedding(pooling, config.task.normalize, config.data.max_length)
 
+    def said(self, arch: Architecture) -> sentence_transformers.Embedding:
+        """The same with the prompts of the model that the run started from; what the run put before texts is the usual one."""
+        origin, prompt = self.origin, self.config.task.prompt
+        prompts, usual = dict(origin.prompts), origin.default_prompt_name
+        if prompt != (prompts.get(usual) or ""):
+            usual = next((name for name, text in prompts.items() if text == prompt), "default")
+            prompts[usual] = prompt
+        return dataclasses.replace(
+            self.settings(self.config, arch), prompts=prompts, default_prompt_name=usual, similarity=self.similarity,
+            include_prompt=origin.include_prompt, truncate_dim=origin.truncate_dim,
+        )  # fmt: skip
+
     def files(self, arch: Architecture) -> dict[str, bytes]:
         """How the run's own readers make vectors of its states."""
-        return {sentence_transformers.NATIVE: self.settings(self.config, arch).dumps()}
+        return {sentence_transformers.NATIVE: self.said(arch).dumps()}
 
     def write_beside(self, directory: pathlib.Path, arch: Architecture) -> None:
-        sentence_transformers.save(directory, self.settings(self.config, arch), arch.hidden_size)
+        sentence_transformers.save(directory, self.said(arch), arch.hidden_size)
 
     def usual_metric(self) -> str:
         return "spearman" if self.graded else "mrr_at_10"
@@ -194,7 +241,7 @@ class Embedding(Task):
         stack = model.decoder if arch.causal else model.encoder
         types_BL = rows["types_BL"] if arch.num_types > 1 else None
         x_BLD = stack(rows["tokens_BL"], rows["segments_BL"], types_BL=types_BL, dropout_key=key)
-        vectors_BD = pool(x_BLD, rows["segments_BL"], self.settings(self.config, arch).pooling)
+        vectors_BD = pool(x_BLD, rows["segments_BL"], self.settings(self.config, arch).pooling, self.skipped)
         vectors_BD = to_length_1(vectors_BD) if self.config.task.normalize else vectors_BD
         return vectors_BD.reshape(*shape[:2], -1)
 
@@ -217,23 +264,23 @@ class Embedding(Task):
         """Vectors [N, C, D], numbers of texts [N, C] and labels [N] of all records."""
         names = ("logits", "texts_BC", "labels_B")
         vectors_NCD, texts_NC, labels_N = (np.concatenate([real(one, name) for one in outputs]) for name in names)
-        return vectors_NCD, texts_NC, labels_N
+        return vectors_NCD[..., : self.origin.truncate_dim or None], texts_NC, labels_N
 
     def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
         vectors_NCD, texts_NC, labels_N = self._kept(outputs)
         if self.graded:
-            return metrics.regression(cosines(vectors_NCD), labels_N)
-        return metrics.retrieval(ranks(vectors_NCD, texts_NC))
+            return metrics.regression(alike(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity), labels_N)
+        return metrics.retrieval(ranks(vectors_NCD, texts_NC, self.ranking))
 
     def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl: similarity and, of pairs, the rank of the right text among all."""
         vectors_NCD, texts_NC, labels_N = self._kept(outputs)
-        found = [round(value, 6) for value in cosines(vectors_NCD).tolist()]
+        found = [round(value, 6) for value in alike(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity).tolist()]
         if self.graded:
             for label, value in zip(labels_N.tolist(), found, strict=True):
                 yield {"label": label, "prediction": value}
         else:
-            for rank, value in zip(ranks(vectors_NCD, texts_NC).tolist(), found, strict=True):
+            for rank, value in zip(ranks(vectors_NCD, texts_NC, self.ranking).tolist(), found, strict=True):
                 yield {"rank": rank, "similarity": value}
 
     def baseline(self) -> str:

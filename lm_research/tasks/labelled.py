@@ -192,7 +192,7 @@ def _key(config: Config, reader: Reader) -> str:
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
     names = "name text_key pair_key label_key target label_separator labels stride choices_key negative_key value_zero value_one"
-    names += " together_key credit_key source_prefix column long_sentences"
+    names += " together_key credit_key prompt source_prefix column long_sentences"
     keys = [*(getattr(task, name) for name in names.split()), config.data.on_error]
     every = [FORMAT, facts(task.train), held_out, test, vocabulary, keys, config.data.max_length]
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]

@@ -6,7 +6,7 @@ Legend: N records, C classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -191,15 +191,19 @@ def of_tag_counts(counts_5: np.ndarray) -> dict[str, float]:
 
 
 def first_ranks(
-    queries_QD: np.ndarray, candidates_KD: np.ndarray, right_Q: Sequence[np.ndarray], chunk: int = 512
+    queries_QD: np.ndarray,
+    candidates_KD: np.ndarray,
+    right_Q: Sequence[np.ndarray],
+    chunk: int = 512,
+    compare: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda a_QD, b_KD: a_QD @ b_KD.T,
 ) -> np.ndarray:
-    """Of each query the rank [Q], from 1, of the best of its right candidates (numbers from 0) by product.
+    """Of each query the rank [Q], from 1, of the best of its right candidates (numbers from 0) by product, or as `compare` says.
 
     A wrong candidate that is as near as the right one counts as nearer: a model that makes all texts equal finds nothing.
     """
     ranks_Q = np.empty(len(queries_QD), np.int64)
     for start in range(0, len(queries_QD), chunk):
-        scores_QK = queries_QD[start : start + chunk] @ candidates_KD.T
+        scores_QK = compare(queries_QD[start : start + chunk], candidates_KD)
         for scores_K, (number, right) in zip(scores_QK, enumerate(right_Q[start : start + chunk], start), strict=True):
             best = scores_K[right].max()
             ranks_Q[number] = 1 + (scores_K >= best).sum() - (scores_K[right] >= best).sum()

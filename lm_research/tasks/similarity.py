@@ -1,14 +1,17 @@
-"""What is made of the vectors of paired texts: the contrastive loss, cosines, and the ranks of right texts among all.
+"""What is made of the vectors of paired texts: the contrastive loss, and the ranks of right texts among all.
 
 Legend: B batch (records), C texts of a record, D width, K candidates, N records of a part.
 """
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.decoding.embed import similarities
 from lm_research.tasks import metrics
 
 
@@ -48,14 +51,8 @@ def _softmax_loss(logits_BK: jax.Array, own_BK: jax.Array, hidden_BK: jax.Array)
     return jax.nn.logsumexp(logits_BK, axis=1) - own_B, own_B >= logits_BK.max(1)
 
 
-def cosines(vectors_NCD: np.ndarray) -> np.ndarray:
-    """Of the first two texts of each record."""
-    lengths_NC = np.sqrt(np.square(vectors_NCD[:, :2]).sum(-1)).clip(1e-12)
-    return (vectors_NCD[:, 0] * vectors_NCD[:, 1]).sum(-1) / lengths_NC[:, 0] / lengths_NC[:, 1]
-
-
-def ranks(vectors_NCD: np.ndarray, texts_NC: np.ndarray) -> np.ndarray:
-    """Rank [N] of the right text of each record among all different second and further texts.
+def ranks(vectors_NCD: np.ndarray, texts_NC: np.ndarray, similarity: str = "dot") -> np.ndarray:
+    """Rank [N] of the right text of each record among all different second and further texts, by a kind of similarity.
 
     Right is each text that is the second one of a record with the same first one.
     """
@@ -66,4 +63,5 @@ def ranks(vectors_NCD: np.ndarray, texts_NC: np.ndarray) -> np.ndarray:
     for first, place in zip(texts_NC[:, 0].tolist(), place_N.tolist(), strict=True):
         right.setdefault(first, set()).add(place)
     right_N = [np.array(sorted(right[first])) for first in texts_NC[:, 0].tolist()]
-    return metrics.first_ranks(vectors_NCD[:, 0], candidates_KD, right_N)
+    compare = functools.partial(similarities, kind=similarity)
+    return metrics.first_ranks(vectors_NCD[:, 0], candidates_KD, right_N, compare=compare)

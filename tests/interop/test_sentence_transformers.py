@@ -2,17 +2,152 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
-from lm_research.errors import PretrainedError, UserError
+import lm_research
+from lm_research import evaluate
+from lm_research.errors import ConfigError, PretrainedError, UserError
 from lm_research.interop.sentence_transformers import NATIVE, Embedding, load, save
+from lm_research.serving.app import make_app
+from lm_research.tasks.embedding import origin_embedding
+
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "sentence_goldens" / "sentences.json").read_text())
+PROMPTED = Embedding(
+    "max",
+    prompts={"query": "find: "},
+    default_prompt_name="query",
+    similarity="dot",
+    include_prompt=False,
+    truncate_dim=4,
+)
 
 
-@pytest.mark.parametrize("said", [Embedding("mean", True, 256), Embedding("cls", False), Embedding("last", True, 32)])
+def write(folder: pathlib.Path, case: dict[str, Any]) -> pathlib.Path:
+    """The directory of a case: a tiny model, and sentence-transformers' files."""
+    files = {name: base64.b64decode(text) for name, text in GOLDEN["models"][case["base"]].items()}
+    for name, number in case["files"].items():
+        text = GOLDEN["contents"][number]
+        files[name.removesuffix(".64")] = base64.b64decode(text) if name.endswith(".64") else text.encode()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def case_named(name: str, base: str = "bert") -> dict[str, Any]:
+    (found,) = (case for case in GOLDEN["cases"] if (case["name"], case["base"]) == (name, base))
+    return found
+
+
+def unpacked(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"{case['base']} {case['name']}")
+def test_vectors_and_similarities_are_those_of_sentence_transformers(
+    case: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    """See sentence_goldens/make_goldens.py; the files are written back as they were, and read so again."""
+    lm, texts = lm_research.from_pretrained(write(tmp_path / "a", case)), GOLDEN["texts"]
+    for one in case["calls"]:
+        call = dict(one["call"])
+        normalize = {"normalize": call.pop("normalize_embeddings")} if "normalize_embeddings" in call else {}
+        found = lm.embed(texts, **call, **normalize)
+        np.testing.assert_allclose(found, unpacked(one["vectors"]).reshape(len(texts), -1), atol=2e-5)
+        np.testing.assert_allclose(lm.similarity(found[:1], found[1:])[0], unpacked(one["alike"]), rtol=1e-4, atol=2e-5)
+        if case["name"] == "usual prompt":
+            asked = lm_research.pipeline("sentence-similarity", lm)
+            alike = asked({"source_sentence": texts[0], "sentences": texts[1:]}, **call)
+            np.testing.assert_allclose(alike, unpacked(one["alike"]), rtol=1e-4, atol=2e-5)
+    lm.save_pretrained(tmp_path / "b")
+    again = lm_research.from_pretrained(tmp_path / "b")
+    assert again.embedding == lm.embedding
+    if again.embedding.dense:
+        np.testing.assert_allclose(again.embed(texts), lm.embed(texts), atol=1e-6)
+    for name in case["files"]:
+        if name != "tokenizer_config.json":
+            content = (tmp_path / "a" / name.removesuffix(".64")).read_bytes()
+            assert (tmp_path / "b" / name.removesuffix(".64")).read_bytes() == content, name
+
+
+def test_the_server_puts_prompts_before_texts(tmp_path: pathlib.Path) -> None:
+    case = case_named("usual prompt")
+    lm, texts = lm_research.from_pretrained(write(tmp_path, case)), GOLDEN["texts"]
+    client = TestClient(make_app(lm, "model"))
+    for one in case["calls"]:
+        answer = client.post("/v1/embeddings", json={"input": texts, **one["call"]}).json()
+        found = [row["embedding"] for row in answer["data"]]
+        np.testing.assert_allclose(found, unpacked(one["vectors"]).reshape(len(texts), -1), atol=2e-5)
+        said = one["call"].get("prompt", lm.embedding.prompt(one["call"].get("prompt_name")))
+        assert answer["usage"]["total_tokens"] == sum(len(lm.tokenizer.encode(said + text)) for text in texts)
+    answer = client.post("/v1/embeddings", json={"input": texts, "prompt_name": "none"})
+    assert answer.status_code == 400 and "no prompt 'none'" in answer.json()["error"]["message"]
+    ids = [[2, 5, 3]]
+    np.testing.assert_allclose(lm.embed(ids), lm.embed(["a"], prompt=""), atol=1e-6)  # ids are read as they are
+    with pytest.raises(UserError, match="a prompt goes before texts only"):
+        lm.embed(ids, prompt_name="query")
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("usual prompt", "bert"), ("skipped prompt", "bert"), ("skipped prompt", "llama"), ("cut", "bert")],
+)
+def test_evaluation_compares_as_the_files_say(name: str, base: str, tmp_path: pathlib.Path) -> None:
+    """Similarities of the first text and the others, with the usual prompt before them."""
+    model, texts, call = (
+        write(tmp_path / "model", case_named(name, base)),
+        GOLDEN["texts"],
+        case_named(name, base)["calls"][0],
+    )
+    rows = [{"text": texts[0], "pair": text, "label": number / 4} for number, text in enumerate(texts[1:])]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "name": "pairs",
+        "task": "embedding",
+        "data": str(tmp_path / "pairs.jsonl"),
+        "pair_key": "pair",
+        "target": "value",
+    }
+    (tmp_path / "suite.json").write_text(json.dumps([task]))
+    given = [f"--model={model}", f"--suite={tmp_path}/suite.json", f"--output={tmp_path}/out", "--resamples=5"]
+    assert evaluate.main(given) == 0
+    (file,) = (tmp_path / "out").rglob("*.jsonl")
+    found = [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
+    np.testing.assert_allclose(found, unpacked(call["alike"]), rtol=1e-4, atol=2e-5)
+
+
+def test_a_dense_layer_is_not_judged(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ConfigError, match="has a Dense behind the pooling"):
+        origin_embedding(str(write(tmp_path, case_named("dense"))))
+
+
+def test_prompts_that_there_are() -> None:
+    """sentence-transformers gives every model the names query and document."""
+    assert Embedding().prompt() == Embedding().prompt("query") == Embedding().prompt("document") == ""
+    assert PROMPTED.prompt() == PROMPTED.prompt("query") == "find: "
+    with pytest.raises(UserError, match="no prompt 'passage' .*it has: query, document"):
+        PROMPTED.prompt("passage")
+    with pytest.raises(UserError, match="no prompt 'lost'"):
+        Embedding(default_prompt_name="lost").prompt()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Embedding("mean", True, 256),
+        Embedding("cls", False),
+        Embedding("last", True, 32),
+        Embedding("mean+cls"),
+        PROMPTED,
+    ],
+)
 def test_there_and_back(said: Embedding, tmp_path: pathlib.Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / NATIVE).write_bytes(said.dumps())
@@ -45,8 +180,10 @@ POOLINGS = {  # how versions 2 to 5, and 6, write it -> what it is
     "last": (OLD | {"pooling_mode_lasttoken": True}, "last"),
     "last, 6": ({"embedding_dimension": 8, "pooling_mode": "lasttoken", "include_prompt": True}, "last"),
     "mean, 6": ({"embedding_dimension": 8, "pooling_mode": "mean"}, "mean"),
-    "max": (OLD | {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
-    "two": (OLD | {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls+mean"),
+    "max": (OLD | {"pooling_mode_max_tokens": True}, "max"),
+    "two": (OLD | {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "cls+mean"),
+    "two, 6": ({"embedding_dimension": 8, "pooling_mode": ["mean_sqrt_len_tokens", "lasttoken"]}, "mean_sqrt_len+last"),
+    "another": ({"embedding_dimension": 8, "pooling_mode": "median"}, "median"),
 }
 
 
@@ -55,9 +192,11 @@ def test_pooling(case: str, tmp_path: pathlib.Path) -> None:
     config, expected = POOLINGS[case]
     said = load(written(tmp_path, config))
     assert said == Embedding(expected, normalize=False)
-    assert said.supported == (expected in ("cls", "mean", "last"))
+    assert said.supported == (case != "another")
     if not said.supported:
-        with pytest.raises(UserError, match="it is mean, cls or last"):
+        with pytest.raises(
+            UserError, match="pooling is 'median'; it is mean, cls, last, max, mean_sqrt_len or weightedmean"
+        ):
             said.check()
 
 

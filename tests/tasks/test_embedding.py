@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -107,14 +108,19 @@ def test_every_door_pools_as_the_run_did(run: pathlib.Path, folder: str, tmp_pat
 def test_scores_do_not_depend_on_the_batch_size(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
-    """37 records in batches of 16 and of 5: none is dropped or counted twice. The pooling is that of the model directory."""
-    start = {"train.init_from": run / "model", "optimizer.learning_rate": 0.0, "optimizer.weight_decay": 0.0}
+    """37 records in batches of 16 and of 5: none is dropped or counted twice. Pooling and prompts are those of the model directory."""
+    model, said = shutil.copytree(run / "model", tmp_path / "model"), "config_sentence_transformers.json"
+    prompts = {"prompts": {"query": "", "other": "find "}, "default_prompt_name": "query", "similarity_fn_name": "dot"}
+    (model / said).write_text(json.dumps(prompts))
+    start = {"train.init_from": model, "optimizer.learning_rate": 0.0, "optimizer.weight_decay": 0.0}
     start |= {"train.num_epochs": 0, "train.num_steps": 1, "train.batch_size": 5, "task.negative_key": "wrong"}
     assert train(tmp_path / "run", **files, **start) == 0
     own, before = summary(tmp_path / "run")["validation"], summary(run)["validation"]
     for name in ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10"):
         assert own[f"eval_{name}"] == before[f"eval_{name}"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["task"]["pooling"] == "cls"
+    assert json.loads((tmp_path / "run" / "model" / said).read_text()) == prompts
+    assert lm_research.from_pretrained(tmp_path / "run").embedding.prompts == prompts["prompts"]
 
 
 def test_evaluate_finds_what_the_run_says_of_itself(
