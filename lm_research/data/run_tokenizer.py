@@ -74,7 +74,7 @@ def as_read(
         return _written(tokenizer, spec, names, {}, form or BEHIND, types, max_length)
     config = json.loads(tokenizer.files["tokenizer_config.json"])
     changed = form in (BEFORE, BEHIND) and _changes(tokenizer, form)
-    if not changed and config["tokenizer_class"] != PLAIN_CLASS:
+    if not changed and config.get("tokenizer_class") != PLAIN_CLASS:
         return tokenizer
     names = {role: config[f"{role}_token"] for role in ROLES if config.get(f"{role}_token")}
     spec = json.loads(tokenizer.files[WHOLE])
