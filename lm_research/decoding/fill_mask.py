@@ -15,6 +15,7 @@ import numpy as np
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.models.definition import ModelDefinition
+from lm_research.parallel.batches import to_host
 from lm_research.parallel.rules import replicated
 
 
@@ -85,7 +86,7 @@ class MaskFiller:
             row[gap.position + 1] = role.mask_id
         segments_BL = (tokens_BL != role.pad_id).astype(np.int32)
         positions_B = np.asarray([gap.position + 1 for gap in gaps], np.int32)
-        shares_BT, best_BT = jax.device_get(self._predict(params, tokens_BL, segments_BL, positions_B))
+        shares_BT, best_BT = to_host(self._predict(params, tokens_BL, segments_BL, positions_B))
         lines = []
         for gap, shares_T, best_T in zip(gaps, shares_BT, best_BT, strict=True):
             guesses = "   ".join(

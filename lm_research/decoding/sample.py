@@ -17,6 +17,7 @@ import numpy as np
 
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.models.definition import ModelDefinition
+from lm_research.parallel.batches import to_host
 
 
 class Sampler:
@@ -57,7 +58,7 @@ class Sampler:
         for row, ids in zip(tokens_BL, encoded, strict=True):
             row[1 : 1 + len(ids)] = ids
         lengths_B = np.asarray([1 + len(ids) for ids in encoded], np.int32)
-        done_BL = jax.device_get(self._sample(params, tokens_BL, lengths_B, jax.random.key(seed)))
+        done_BL = to_host(self._sample(params, tokens_BL, lengths_B, jax.random.key(seed)))
         texts = []
         for row, length in zip(done_BL, lengths_B, strict=True):
             ends = np.flatnonzero(row[length:] == role.sep_id)

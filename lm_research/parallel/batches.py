@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lm_research.config import Config, replace
@@ -51,6 +52,13 @@ def local_rows(mesh: Mesh, num_rows: int) -> slice:
     spans = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
     starts = [span[0].indices(num_rows) for span in spans]
     return slice(min(start for start, _, _ in starts), max(stop for _, stop, _ in starts))
+
+
+def to_host(arrays: Any) -> Any:
+    """Arrays of a program as NumPy's, whole in every process, however the program left them divided."""
+    if jax.process_count() == 1:
+        return jax.device_get(arrays)
+    return multihost_utils.process_allgather(arrays, tiled=True)
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray], leading: int = 0) -> dict[str, jax.Array]:
