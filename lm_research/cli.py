@@ -22,9 +22,19 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from lm_research import config_files
+from lm_research import config_files, leaving
 from lm_research.config import Config, check_key, describe, resolve, walk
-from lm_research.errors import BUG, DONE, NON_FINITE_LOSS, USER_MISTAKE, ConfigError, NonFiniteLoss, UserError, suggest
+from lm_research.errors import (
+    BUG,
+    DONE,
+    NON_FINITE_LOSS,
+    STOPPED_BY_SIGNAL,
+    USER_MISTAKE,
+    ConfigError,
+    NonFiniteLoss,
+    UserError,
+    suggest,
+)
 
 Main = Callable[[Config, Path], int | None]
 
@@ -55,7 +65,8 @@ _USAGE = """\
 
 
 def run(main: Main, *, verb: str, summary: str) -> NoReturn:
-    """Runs `main` on this process's command line and exits with its code; see `call`."""
+    """Runs `main` on this process's command line and exits with its code; see `call`. A signal that `main` does not take ends it."""
+    leaving.watch("before the first step")
     sys.exit(call(main, sys.argv[1:], verb=verb, summary=summary))
 
 
@@ -75,15 +86,20 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False) -> int:
     """Runs `action` and returns its exit code (None is success).
 
     A UserError is printed as one paragraph and gives exit code 2, a NonFiniteLoss gives 3, anything else is a
-    bug: it keeps its traceback and gives 1. With `debug` the mistakes show their traceback as well.
+    bug: it keeps its traceback and gives 1. With `debug` the mistakes show their traceback as well. A signal with nothing to
+    save is one line and 75.
     """
     try:
-        return action() or DONE
+        with leaving.raising():
+            return action() or DONE
     except (UserError, NonFiniteLoss) as error:
         if debug:
             traceback.print_exc()
         print_error(str(error))
         return NON_FINITE_LOSS if isinstance(error, NonFiniteLoss) else USER_MISTAKE
+    except leaving.Left:
+        leaving.tell()
+        return STOPPED_BY_SIGNAL
     except Exception:
         traceback.print_exc()
         return BUG

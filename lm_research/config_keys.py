@@ -549,9 +549,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig:
-    every_steps: int = key(
-        20, "Steps between lines of metrics; the only points where the host waits for the device.", low=1
-    )
+    every_steps: int = key(20, "Steps between lines of metrics.", low=1)
     trackers: str = key(
         "tensorboard",
         "Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, several with commas, or none.",

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tqdm
 
-from lm_research import cli
+from lm_research import cli, leaving
 from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data import bucket
@@ -33,7 +32,7 @@ from lm_research.data.show import LEGEND, show_row
 from lm_research.data.split import PARTS
 from lm_research.data.store import MANIFEST, TokenStore
 from lm_research.data.workers import Processes, Runner, available
-from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError, UserError
+from lm_research.errors import DONE, ConfigError, UserError
 
 if TYPE_CHECKING:
     from lm_research.objectives import Objective
@@ -94,18 +93,12 @@ def prepare(config: Config, workdir: Path, runner: Runner) -> int:
     from lm_research.objectives import OBJECTIVES  # brings jax, which the workers do without
     from lm_research.objectives.base import Objective
 
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with leaving.watching("before the corpus was finished"):
         objective = OBJECTIVES.get(config.objective.name, Objective)
         if objective.open_corpus.__func__ is Objective.open_corpus.__func__:
             corpus = open_corpus(config, workdir, _log, runner, bars)
         else:  # a corpus of its own kind
             corpus = objective.open_corpus(config, workdir, _log)
-    except KeyboardInterrupt:
-        _log("stopped; the same command goes on with what is finished.")
-        return STOPPED_BY_SIGNAL
-    finally:
-        signal.signal(signal.SIGTERM, before)
     folder = corpus.train.path.parent
     _log(f"digest {corpus.digest}\nlook at it: python -m lm_research.prepare --inspect={folder}")
     return DONE

@@ -9,6 +9,11 @@ batch that comes after it and the lines of metrics before it always belong toget
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a signal may come while the libraries below are read
+    from lm_research import leaving
+
+    leaving.watch("before the first step")
+
 import contextlib
 import itertools
 import json
@@ -22,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research import cli, tasks
+from lm_research import cli, leaving, tasks
 from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
@@ -53,6 +58,7 @@ from lm_research.training.goodput import Clock, Lives, birth, in_words
 from lm_research.training.groups import make_groups
 from lm_research.training.metrics import MetricsWriter, read_metrics
 from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.pace import Pace
 from lm_research.training.progress import Log, Progress, Trace, every
 from lm_research.training.signals import StopRequest
 from lm_research.training.state import State, init_state, state_shardings, window_zeros
@@ -175,12 +181,16 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         state = begin()
     batches = load(feed, start, course.last, config.data.num_workers)
     progress, trace = Progress(start, course.end, log, is_main), Trace(config_lib.profile_range(config), workdir)
+    pause = config.train.stop_after or course.last
+    if start < min(course.end, pause):
+        prepared(state, feed(start))  # compiled while a signal still ends the run at once
 
     # ---------------------------------------------------------------- the loop
-    pause = config.train.stop_after or course.last
+    pace = Pace(start)
     saved_at = time.monotonic()
     with writer, StopRequest() as stop_request:
         for step in itertools.count(start):
+            progress.reach(pace.wait())
             # What a restored step was due, it got before it was saved.
             fresh, scores, there = step > start or start == 0, None, step >= min(course.end, pause)
             if fresh and (evaluation.due(step) or there):
@@ -205,7 +215,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
             trace.before(step + 1)
             state = program(state, batch, *course.arguments, peak=peak)
             trace.after(step + 1, state)
-            progress.advance()
+            pace.began(step + 1, state)
             if every(config.logging.every_steps, step + 1):
                 raise_if_halted(state, feed, workdir, checkpoints)
                 values = meter.line(step + 1, state, lambda number: schedule(number, *course.numbers))
@@ -215,11 +225,12 @@ def run(config: Config, workdir: pathlib.Path) -> int:
                 lives.write(step + 1, now=False)
             if course.follow(step + 1, state):
                 progress.retarget(course.end)
-        progress.close()
+        progress.close(int(state["step"]))
         trace.close()
         batches.close()
         with clock.paused("checkpoint"):
             checkpoints.wait()  # until all is on disk
+        leaving.say("after its last step, with all of them saved")
     lives.write(int(state["step"]))
     seconds = lives.total() if is_main else None
 

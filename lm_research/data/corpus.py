@@ -32,8 +32,8 @@ from lm_research.data.split import PARTS, TRAIN, Choice, choose
 from lm_research.data.spool import Spool, spool
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenise import tokenise
-from lm_research.data.tokenizer import TextTokenizer, Tokenizer
-from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.tokenizer_training import learn_tokenizer
 from lm_research.data.workers import Processes, Runner, WorkerDied
 from lm_research.errors import DataError, TokenizerError, UserError
 
@@ -249,10 +249,7 @@ def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path,
     else:
         texts = _training_texts(choices)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            if settings.kind in LIBRARY_KINDS:
-                tokenizer = train_tokenizer(texts, settings)
-            else:
-                tokenizer = Tokenizer.train(texts, settings, pathlib.Path(temporary) / "tokenizer.model")
+            tokenizer = learn_tokenizer(texts, settings, pathlib.Path(temporary) / "tokenizer.model", log)
         what = f"Trained tokenizer ({settings.kind})"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     tokenizer.save_files(temporary)

@@ -12,8 +12,9 @@ import io
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import sentencepiece
@@ -165,7 +166,9 @@ class Tokenizer:
             ) from error
 
     @classmethod
-    def train(cls, texts: Iterable[str], config: TokenizerConfig, path: pathlib.Path) -> Tokenizer:
+    def train(
+        cls, texts: Iterable[str], config: TokenizerConfig, path: pathlib.Path, words: IO[bytes] | None = None
+    ) -> Tokenizer:
         """Learns a vocabulary and writes it to `path`; the same text gives the same bytes.
 
         Pieces 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]; characters outside the vocabulary become UTF-8 byte pieces,
@@ -176,15 +179,17 @@ class Tokenizer:
           texts: documents or sentences, read once. Of more than MAX_LINES lines, every n-th is taken.
           config: kind, vocab_size and keep_newlines are used.
           path: of the .model file, which appears only when it is whole.
+          words: a file that gets what sentencepiece says of its progress.
 
         Raises:
           TokenizerError: there is no text, or vocab_size does not suit it; the message names a size that does.
         """
         model = io.BytesIO()
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sample_lines(texts)), model_writer=model, **_trainer_options(config)
-            )
+            lines, options = iter(sample_lines(texts)), _trainer_options(config)
+            if words is not None and _has_stderr():
+                options |= dict(minloglevel=0, logstream=words)
+            sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=model, **options)
         except RuntimeError as error:
             raise _training_error(str(error), config) from error
         tokenizer = cls(model.getvalue())
@@ -336,6 +341,14 @@ def known_ids(ids: Any, size: int) -> np.ndarray:
 def after_space(word: str) -> str:
     """A word with one space before it."""
     return word if word.startswith(" ") else f" {word}"
+
+
+def _has_stderr() -> bool:
+    """Whether standard error is the process's own, where sentencepiece writes, and not a notebook's."""
+    try:
+        return sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def write_files(files: Mapping[str, bytes], directory: pathlib.Path) -> None:

@@ -1,23 +1,30 @@
-"""Training WordPiece and byte-level BPE vocabularies with the `tokenizers` library; the same text gives the same bytes.
+"""Training a vocabulary, and with the `tokenizers` library WordPiece and byte-level BPE; the same text gives the same bytes.
 
-What comes out are the files of a published tokenizer of that sort (vocab.txt; vocab.json and merges.txt), so that anything
+What comes out of that library are the files of a published tokenizer of that sort (vocab.txt; vocab.json and merges.txt), so that anything
 that reads those reads these.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable
+import os
+import pathlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from lm_research.config import TokenizerConfig
 from lm_research.data.hf_settings import PLAIN_CLASS
-from lm_research.data.hf_tokenizer import tokenizer_from_files
-from lm_research.data.tokenizer import TextTokenizer, sample_lines, sentinels
+from lm_research.data.hf_tokenizer import load_tokenizer, tokenizer_from_files
+from lm_research.data.tokenizer import TextTokenizer, Tokenizer, sample_lines, sentinels
 from lm_research.errors import TokenizerError
 
 LIBRARY_KINDS = ("wordpiece", "byte_bpe")
@@ -27,6 +34,58 @@ _COVERAGE = (
     0.9995  # share of the text whose characters WordPiece knows; the rest are unknown, as in BERT's vocabularies
 )
 _MIN_COUNT = 2  # of a pair of pieces that becomes a piece
+_LINE_SECONDS = 15.0  # between lines about a training that is under way
+
+
+def learn_tokenizer(
+    texts: Iterable[str], config: TokenizerConfig, path: pathlib.Path, log: Callable[[str], None]
+) -> TextTokenizer:
+    """Learns a vocabulary of any kind; `log` is told now and then how far that is.
+
+    Args:
+      texts, config: see `Tokenizer.train` and `train_tokenizer`, which raise.
+      path: of the sentencepiece model that the kinds of that library leave.
+    """
+    with _told(config, log) as words:
+        if config.kind in LIBRARY_KINDS:
+            return train_tokenizer(texts, config)
+        return Tokenizer.train(texts, config, path, words)
+
+
+def make_tokenizer(
+    texts: Iterable[str], config: TokenizerConfig, folder: pathlib.Path, log: Callable[[str], None]
+) -> TextTokenizer:
+    """The tokenizer that the config names, or else learns, for whose files there is `folder`; raises a TokenizerError."""
+    if config.path:
+        return load_tokenizer(config.path)
+    return learn_tokenizer(texts, config, folder / "tokenizer.model", log)
+
+
+@contextlib.contextmanager
+def _told(config: TokenizerConfig, log: Callable[[str], None]) -> Iterator[IO[bytes]]:
+    """Tells how long a training takes and what the trainer wrote last; the value is the file for that."""
+    title, started, done = f"Training the tokenizer ({config.kind})", time.monotonic(), threading.Event()
+
+    def tell(file: int) -> None:
+        while not done.wait(_LINE_SECONDS):
+            log(f"{title}: {time.monotonic() - started:.0f} s. {_last_words(file)}".rstrip())
+
+    log(f"{title} of {config.vocab_size:,} pieces.")
+    with tempfile.TemporaryFile() as words:
+        teller = threading.Thread(target=tell, args=(words.fileno(),), daemon=True)
+        teller.start()
+        try:
+            yield words
+        finally:
+            done.set()
+            teller.join()
+
+
+def _last_words(file: int) -> str:
+    """The last whole line of sentencepiece's log (`I0000 ... file.cc:461] EM sub_iter=0 size=55407 ...`), or ""."""
+    size = os.fstat(file).st_size
+    lines = os.pread(file, 2000, max(0, size - 2000)).decode(errors="replace").split("\n")[:-1]
+    return lines[-1].partition("] ")[2][:120] if lines else ""
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokenizer:

@@ -22,8 +22,8 @@ from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sources import fingerprint, read_documents
 from lm_research.data.sources.files import find_files
-from lm_research.data.tokenizer import TextTokenizer, Tokenizer
-from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.tokenizer_training import make_tokenizer
 from lm_research.errors import ConfigError, DataError
 
 Pair = tuple[str, str]
@@ -118,7 +118,8 @@ def _build(config: Config, folder: pathlib.Path, log: Callable[[str], None]) -> 
         chosen[draws.argmin()], chosen[draws.argmax()] = True, False
         held[numbers[chosen]] = True
     train = lambda: _select(config.data.source, config, keep & ~held)  # noqa: E731
-    tokenizer = _make_tokenizer(config, train(), folder)
+    make_tokenizer((text for pair in train() for text in pair), config.tokenizer, folder, log).save_files(folder)
+    tokenizer = load_tokenizer(folder)
     if config.data.validation_source:
         shown = np.array(list(_whole(config.data.validation_source, config)), bool)
         validation = _select(config.data.validation_source, config, shown)
@@ -134,19 +135,6 @@ def _whole(source: str, config: Config) -> Iterator[bool]:
 
 def _select(source: str, config: Config, wanted: np.ndarray) -> Iterator[Pair]:
     return (pair for pair, want in zip(read_pairs(source, config), wanted, strict=True) if want)
-
-
-def _make_tokenizer(config: Config, pairs: Iterator[Pair], folder: pathlib.Path) -> TextTokenizer:
-    if config.tokenizer.path:
-        tokenizer = load_tokenizer(config.tokenizer.path)
-    else:
-        texts = (text for pair in pairs for text in pair)
-        if config.tokenizer.kind in LIBRARY_KINDS:
-            tokenizer = train_tokenizer(texts, config.tokenizer)
-        else:
-            tokenizer = Tokenizer.train(texts, config.tokenizer, folder / "tokenizer.model")
-    tokenizer.save_files(folder)
-    return load_tokenizer(folder)
 
 
 def _encode(pairs: Iterator[Pair], tokenizer: TextTokenizer) -> Iterator[list[list[int]]]:

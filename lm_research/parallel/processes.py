@@ -16,6 +16,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lm_research.errors import BUG, NON_FINITE_LOSS, USER_MISTAKE, NonFiniteLoss, UserError
+from lm_research import leaving
+from lm_research.errors import BUG, NON_FINITE_LOSS, STOPPED_BY_SIGNAL, USER_MISTAKE, NonFiniteLoss, UserError
 from lm_research.parallel.roll_call import PodError, roll_call
 
 # Limits in seconds, each with the variable that changes it.
@@ -33,6 +35,9 @@ START = ("LM_RESEARCH_START_SECONDS", 300.0)  # for all processes to come
 HEARTBEAT = ("LM_RESEARCH_HEARTBEAT_SECONDS", 60.0)  # a process that is silent for so long counts as dead
 STEP = ("LM_RESEARCH_STEP_SECONDS", 1800.0)  # between two steps, with an evaluation or a compilation between them
 BUILD = ("LM_RESEARCH_BUILD_SECONDS", 86400.0)  # for process 0 to do what the others wait for: a corpus
+_PREEMPTION = "jax_enable_preemption_service"
+_LEAVING = "lm_research/leaving"  # a key that a process sets when it leaves before the first step
+_LOOK = 0.2  # seconds between looks at it
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -126,6 +131,7 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
         yield True
         return
     roll_call(place.coordinator, place.num_processes, place.process_id, seconds_of(START))
+    jax.config.update(_PREEMPTION, False)  # until there are steps to agree on, see `agree_on_stops`
     jax.distributed.initialize(
         place.coordinator,
         place.num_processes,
@@ -135,6 +141,7 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
         heartbeat_timeout_seconds=max(1, int(seconds_of(HEARTBEAT))),
     )
     try:
+        threading.Thread(target=_leave_together, daemon=True).start()
         yield place.process_id == 0
         end_watch()
         jax.distributed.shutdown()
@@ -142,8 +149,48 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
         _leave(error, place, workdir)
 
 
+def _leave_together() -> None:
+    """Before the first step a signal to one process is one to all: jax.distributed's own agreement is by steps."""
+    from jax._src.distributed import global_state
+
+    while global_state.client is not None and global_state.preemption_sync_manager is None:
+        if leaving.asked():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                global_state.client.key_value_set(_LEAVING, "", allow_overwrite=True)
+            return
+        if _has_left():
+            time.sleep(
+                0 if jax.process_index() else 5 * _LOOK
+            )  # who left is still there for a moment, and needs process 0
+            leaving.leave()
+        time.sleep(_LOOK)
+
+
+def _has_left() -> bool:
+    """Whether a process has left because of a signal before the first step."""
+    from jax._src.distributed import global_state
+
+    try:
+        return global_state.client.key_value_try_get(_LEAVING) is not None
+    except (jax.errors.JaxRuntimeError, AttributeError):  # nobody has; or the coordinator is gone, or all of it is over
+        return False
+
+
+def agree_on_stops() -> None:
+    """From here on SIGTERM is jax.distributed's, which lets all processes stop at the same step."""
+    if jax.process_count() > 1:
+        from jax._src.distributed import global_state
+
+        jax.config.update(_PREEMPTION, True)
+        global_state.initialize_preemption_sync_manager()
+
+
 def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
     """Says why, on standard error and in this process's log, and ends the process without waiting for anybody."""
+    if isinstance(error, leaving.Left) or _has_left():
+        leaving.tell()
+        time.sleep(2 * _LOOK if place.process_id else 4 * _LOOK)  # the others learn of it, from process 0
+        os._exit(STOPPED_BY_SIGNAL)
     expected = isinstance(error, UserError | NonFiniteLoss)
     cause = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, jax.errors.JaxRuntimeError):

@@ -29,8 +29,8 @@ from lm_research.data.corpus import Corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.lines import split_lines
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer, Tokenizer
-from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.tokenizer_training import make_tokenizer
 from lm_research.errors import DataError
 from lm_research.tasks.records import Record, fingerprint, read_records
 
@@ -206,7 +206,8 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
     names = reader.names(parts["train"])
     if not task.validation:
         parts |= _hold_out(parts["train"], config)
-    tokenizer = _make_tokenizer(config, (text for record in parts["train"] for text in reader.texts(record)), folder)
+    texts = (text for record in parts["train"] for text in reader.texts(record))
+    tokenizer = make_tokenizer(texts, config.tokenizer, folder, log)
     reader.prepared(tokenizer).save_files(folder)
     tokenizer = load_tokenizer(folder)
     (folder / "labels.json").write_text(json.dumps(names) + "\n")
@@ -266,16 +267,6 @@ def _hold_out(records: list[Record], config: Config) -> dict[str, list[Record]]:
         "train": [record for record, out in zip(records, held, strict=True) if not out],
         "validation": [record for record, out in zip(records, held, strict=True) if out],
     }
-
-
-def _make_tokenizer(config: Config, texts: Iterator[str], folder: pathlib.Path) -> TextTokenizer:
-    if config.tokenizer.path:
-        tokenizer = load_tokenizer(config.tokenizer.path)
-    elif config.tokenizer.kind in LIBRARY_KINDS:
-        tokenizer = train_tokenizer(texts, config.tokenizer)
-    else:
-        tokenizer = Tokenizer.train(texts, config.tokenizer, folder / "tokenizer.model")
-    return tokenizer
 
 
 def encode_texts(

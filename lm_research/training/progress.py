@@ -49,8 +49,9 @@ class Progress:
             initial=start, total=stop, unit="step", dynamic_ncols=True, disable=not self._live, file=sys.stdout
         )
 
-    def advance(self) -> None:
-        self._bar.update()
+    def reach(self, step: int) -> None:
+        """Shows that the device has finished this step."""
+        self._bar.update(step - self._bar.n)
 
     def retarget(self, stop: int) -> None:
         """Another end of the run."""
@@ -68,7 +69,9 @@ class Progress:
             left = datetime.timedelta(seconds=round(values["step_seconds"] * (self._stop - step)))
             self._log("  ".join([f"step {step:>6}/{self._stop}", *shown, f"eta {left}"]))
 
-    def close(self) -> None:
+    def close(self, step: int) -> None:
+        """Ends it after this step."""
+        self.reach(step)
         self._bar.close()
 
 

@@ -10,9 +10,8 @@ from types import FrameType
 
 import jax
 
+from lm_research.leaving import SIGNALS
 from lm_research.parallel import processes
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
@@ -26,6 +25,7 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
+        processes.agree_on_stops()
         for number in SIGNALS if jax.process_count() == 1 else (signal.SIGINT,):
             self._previous[number] = signal.signal(number, self._handle)
         return self

@@ -7,10 +7,13 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
+from typing import IO
 
 import pytest
 
 from lm_research.config import TokenizerConfig
+from lm_research.data import tokenizer_training
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
@@ -133,3 +136,25 @@ def test_vocabulary_is_that_of_the_published_format() -> None:
         hashlib.sha256(tokenizer.files["vocab.json"]).hexdigest()
         == hashlib.sha256(train_tokenizer(TEXTS, config("byte_bpe")).files["vocab.json"]).hexdigest()
     )
+
+
+def test_a_long_training_tells_how_far_it_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first line, then one now and then with the trainer's last whole line, in the form that sentencepiece writes."""
+    said: list[str] = []
+
+    def learn(texts: object, config: TokenizerConfig, path: object, words: IO[bytes]) -> str:
+        words.write(
+            b"I0000 00:00:1.5 12 trainer.cc:9] Alphabet size=27\nI0000 00:00:1.6 12 unigram.cc:903] EM size=5\nI0"
+        )
+        words.flush()
+        deadline = time.monotonic() + 60
+        while len(said) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return "learned"
+
+    monkeypatch.setattr(tokenizer_training.Tokenizer, "train", learn)
+    monkeypatch.setattr(tokenizer_training, "_LINE_SECONDS", 0.05)
+    settings = TokenizerConfig(vocab_size=4096)
+    assert tokenizer_training.learn_tokenizer([], settings, tmp_path / "model", said.append) == "learned"
+    assert said[0] == "Training the tokenizer (unigram) of 4,096 pieces."
+    assert said[2] == "Training the tokenizer (unigram): 0 s. EM size=5"

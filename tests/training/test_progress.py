@@ -38,10 +38,10 @@ def test_plain_lines_without_a_terminal(tmp_path: pathlib.Path, capsys: pytest.C
         "tokens_per_second": 12345.6,
         "step_seconds": 2.0,
     }
-    progress.advance()
+    progress.reach(20)
     progress.metrics(20, values)
     progress.metrics(20, {**values, "mfu": 0.5})
-    progress.close()
+    progress.close(20)
     first, second = capsys.readouterr().out.splitlines()
     assert first == "step     20/50  loss 2.5000  lr 1.00e-03  grad 0.75  12,346 tok/s  eta 0:01:00"
     assert "mfu 50.0%" in second
