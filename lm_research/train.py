@@ -51,7 +51,7 @@ from lm_research.parallel.rules import RULES, replicated
 from lm_research.pretrained import StartingPoint
 from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
-from lm_research.training import budget, native, run_directory
+from lm_research.training import budget, longer, native, run_directory
 from lm_research.training.budget import Course
 from lm_research.training.checkpoint import Checkpoints
 from lm_research.training.goodput import Clock, Lives, birth, in_words
@@ -108,9 +108,6 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = settle_steps(config, examples.num_examples)
     config = budget.settle(config, *step_size(config, objective, definition, examples))
-    if is_main:
-        run_directory.store_config(workdir, config)
-        run_directory.record_environment(workdir, definition.num_params)
     log(describe(config, definition, examples))
 
     # ---------------------------------------------------------------- state and step
@@ -127,6 +124,12 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     checkpoints = Checkpoints(
         workdir, config.checkpoint, checkpoint_files(config, corpus, definition, origin, objective)
     )
+    longer.check(workdir, config, checkpoints.latest_step or 0)
+    if is_main:
+        changed = run_directory.store_config(workdir, config)
+        run_directory.record_environment(workdir, definition.num_params, changed)
+        if words := longer.in_words(config, changed, checkpoints.latest_step or 0):
+            log(words)
 
     def begin() -> State:
         if checkpoints.latest_step is None:

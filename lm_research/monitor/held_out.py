@@ -54,6 +54,10 @@ class Evaluation:
         if objective.token_term:
             self.unigram_nats = self._unigram_nats(examples)
         self.ranks = [self.rank(line) for line in history]
+        if self.exhausted:
+            log(
+                f"held-out: no better for task.patience={config.task.patience} evaluations, so the run is at its end; with more it goes on"
+            )
         self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
 
     def _unigram_nats(self, examples: Examples) -> float:

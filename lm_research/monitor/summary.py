@@ -82,12 +82,14 @@ next:
   compare   python -m lm_research.compare {workdir} runs/OTHER"""
     scores, unigram = summary["eval"], summary["unigram_loss_nats"]
     term = "eval_lm_loss_nats" if "eval_lm_loss_nats" in scores else "eval_mlm_loss_nats"
-    longer = "larger --config.train.budget" if config.train.budget else "longer --config.train.num_steps"
+    longer = (
+        "train.budget" if config.train.budget else "train.num_epochs" if config.train.num_epochs else "train.num_steps"
+    )
     look = f"\n  look      tensorboard --logdir={workdir}" if "tensorboard" in tracker_names(config) else ""
     return f"""
 finished: {summary["step"]} steps, parameters {summary["digests"]["parameters"]}
 held-out: {scores[term]:.3f} nats a token against {unigram:.3f} of unigram frequencies; perplexity {scores["eval_perplexity"]:.1f}
 next:{look}
-  longer    the same command with a {longer} and a new --workdir
+  longer    the same command with a larger --config.{longer}
   your text --config.data.source=FILE_OR_FOLDER --workdir=runs/mine
   compare   python -m lm_research.compare {workdir} runs/OTHER"""

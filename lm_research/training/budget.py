@@ -120,7 +120,15 @@ class TimedCourse(Course):
         self._told = 0
         self._mark(start)
         self.last = _NO_END
-        if self._plans:
+        self._earlier = stored.get("earlier", [])
+        another = bool(self._plans) and stored.get("budget") not in (None, config.train.budget)
+        if processes.of_process_0(another):  # as if it had been this one from the first step on
+            self._earlier = [*self._earlier, {name: stored.get(name) for name in ("budget", "plans")}]
+            more = processes.numbers_of_process_0([self._fitting(start)])[0]
+            self._plans = []
+            check_warmup(config, max(1, start + more))
+            self._plan(0, max(1, start, start + more))
+        elif self._plans:
             self._take()
             self._told = self.end
             log(f"budget: {config.train.budget}, {self._left():,.0f} s of it left for steps {start} to {self.end}")
@@ -192,6 +200,7 @@ class TimedCourse(Course):
         if jax.process_index() == 0:
             plans = [{"step": at, "end": to} for at, to in self._plans]
             content = {"budget": self._config.train.budget, "num_steps": end, "plans": plans, "seconds_each": each}
+            content |= {"earlier": self._earlier} if self._earlier else {}
             write_atomically(self._path, json.dumps(content, indent=1) + "\n")
         if abs(end - self._told) <= 0.03 * end:
             return  # no news; the file has it

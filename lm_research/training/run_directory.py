@@ -1,7 +1,7 @@
 """The run directory: everything needed to explain, continue or repeat a run.
 
 config.json       the resolved config; usable as --config
-environment.json  versions, devices, git commit, number of parameters and command of each start
+environment.json  versions, devices, git commit, number of parameters, command and changed keys of each start
 metrics.jsonl     one object a line, units in the names
 log.txt           what was printed
 summary.json      at the end: status, steps, final metrics, digests of the state, where the time went
@@ -31,9 +31,12 @@ from lm_research.errors import CheckpointError
 
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
-    "logging.trackers", "checkpoint.", "eval.num_samples", "profile.", "data.num_workers", "data.cache_dir", "train.nonfinite",
-    "mesh.", "train.stop_after",
+    "logging.", "checkpoint.", "eval.", "profile.", "data.num_workers", "data.cache_dir", "train.nonfinite", "mesh.",
+    "train.stop_after",
 )  # fmt: skip
+# And these how far it goes; longer.py says what that means.
+LENGTH_KEYS = ("train.num_steps", "train.num_epochs", "train.budget", "task.patience")
+Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 PACKAGES = (
     "lm_research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tensorflow-datasets", "numpy",
 )  # fmt: skip
@@ -69,17 +72,17 @@ def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
     return handle
 
 
-def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (old, new) for every key whose value differs between two resolved configs."""
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> Changes:
+    """Every key whose value differs between two resolved configs."""
     old, new = config_lib.by_key(old), config_lib.by_key(new)
     return {name: (old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)}
 
 
-def check_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
-    """Raises a CheckpointError if the directory holds a run whose config computes something else."""
+def check_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
+    """What has changed since the directory's run was last started, and may; raises a CheckpointError if it computes something else."""
     path = workdir / "config.json"
     if not path.exists():
-        return
+        return {}
     try:
         old = json.loads(path.read_text())
         if not isinstance(old, dict):
@@ -88,16 +91,15 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
         raise CheckpointError(
             f"{path} cannot be read as a run's config ({error}). Restore it, or choose another --workdir."
         ) from error
-    derived = config.train.num_epochs or config.train.budget  # steps follow from them later
-    free = FREE_KEYS + (("train.num_steps",) if derived else ())
     changed = changed_keys(_with_defaults(old), config_lib.to_dict(config))
-    changed = {name: pair for name, pair in changed.items() if not name.startswith(free)}
-    if changed:
-        listed = "; ".join(f"{name} was {before!r}, is {now!r}" for name, (before, now) in changed.items())
+    others = {name: pair for name, pair in changed.items() if not name.startswith(FREE_KEYS + LENGTH_KEYS)}
+    if others:
+        listed = "; ".join(f"{name} was {before!r}, is {now!r}" for name, (before, now) in others.items())
         raise CheckpointError(
             f"--workdir={workdir} holds another run, whose config differs: {listed}. Choose a new --workdir, or go on with "
             f"that run by --config={path}."
         )
+    return changed
 
 
 def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
@@ -109,14 +111,15 @@ def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def store_config(workdir: pathlib.Path, config: config_lib.Config) -> None:
-    """Checks config.json again, now that the steps are settled, and writes it."""
-    check_config(workdir, config)
+def store_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
+    """Checks config.json again, now that the steps are settled, and writes it: what the newest start was told; returns what changed."""
+    changed = check_config(workdir, config)
     write_atomically(workdir / "config.json", config_lib.dumps(config))
+    return changed
 
 
-def record_environment(workdir: pathlib.Path, num_params: int) -> None:
-    """Adds this start, and the size of its model, to environment.json (a list, one entry a start)."""
+def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes | None = None) -> None:
+    """Adds this start, the size of its model, and which keys were changed for it to environment.json (a list, one entry a start)."""
     path = workdir / "environment.json"
     try:
         starts = list(json.loads(path.read_text()))
@@ -137,6 +140,7 @@ def record_environment(workdir: pathlib.Path, num_params: int) -> None:
         "versions": versions,
         "git_commit": _git_commit(),
         "parameters": num_params,
+        "changed": {name: list(pair) for name, pair in (changed or {}).items()},
         "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),

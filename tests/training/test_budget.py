@@ -226,6 +226,23 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: pathlib.Path, monkeypat
     assert (again.end, last) == (steps, steps) and (tmp_path / "budget.json").read_text() == before
 
 
+def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """180 s are spent; with 360 s it takes as many steps again, on the schedule of a run that was planned to end there."""
+    machine = Machine(monkeypatch, lambda now: 0.1)
+    _, first, _, seconds = live(machine, tmp_path, 180)
+    course, steps, log, more = live(machine, tmp_path, 360, start=first)
+    assert steps == pytest.approx(2 * first, rel=0.1) and 360 - 12 < seconds + more < 360 + 6
+    stored = json.loads((tmp_path / "budget.json").read_text())
+    assert stored["budget"] == "360s" and stored["plans"][0]["step"] == 0
+    assert [plans["budget"] for plans in stored["earlier"]] == ["180s"] and stored["earlier"][0]["plans"][-1][
+        "end"
+    ] == first
+    at, place, pace, length = course.numbers[0].tolist()
+    assert place + (steps - at) * pace == pytest.approx(length, rel=1e-5)
+    assert length == pytest.approx(stored["plans"][0]["end"])
+    assert live(machine, tmp_path, 360, start=steps)[1] == steps  # and is finished again
+
+
 def test_plans_after_the_checkpoint_are_forgotten(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plans = [{"step": 0, "end": 1000}, {"step": 300, "end": 900}, {"step": 500, "end": 700}]
     (tmp_path / "budget.json").write_text(json.dumps({"plans": plans}))

