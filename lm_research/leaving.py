@@ -36,6 +36,7 @@ class _Told:
     when = ""
     written = False
     raises = False  # whether somebody catches Left
+    fd = -1  # where Python writes signals for the thread
 
 
 def watch(when: str) -> None:
@@ -99,11 +100,13 @@ def _start(when: str) -> Callable[[], None]:
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
     handlers = {number: signal.signal(number, _handle) for number in SIGNALS}
-    before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+    before, _Told.fd = _Told.fd, pythons.fileno()
+    _wakes(_Told.fd)
     threading.Thread(target=_wait, args=(ours, pythons), daemon=True).start()
 
     def restore() -> None:
-        signal.set_wakeup_fd(before)
+        _Told.fd = before
+        _wakes(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         pythons.close()  # ends the thread
@@ -118,8 +121,18 @@ def _ignore(lost: Any, otherwise: Callable[[Any], Any] = sys.unraisablehook) -> 
 
 
 sys.unraisablehook = _ignore
-# What a process forks would wake this process's thread by signals of its own.
-os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+
+def _wakes(fd: int) -> None:
+    """A signal is written to this file from here on; -1 to none. Python allows it on the main thread alone."""
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+
+
+# What this process forks would wake its thread by signals of its own, were it ever to have the file.
+os.register_at_fork(
+    before=lambda: _Told.fd >= 0 and _wakes(-1), after_in_parent=lambda: _Told.fd >= 0 and _wakes(_Told.fd)
+)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
