@@ -36,7 +36,6 @@ class _Told:
     when = ""
     written = False
     raises = False  # whether somebody catches Left
-    fd = -1  # where Python writes signals for the thread
 
 
 def watch(when: str) -> None:
@@ -100,13 +99,11 @@ def _start(when: str) -> Callable[[], None]:
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
     handlers = {number: signal.signal(number, _handle) for number in SIGNALS}
-    before, _Told.fd = _Told.fd, pythons.fileno()
-    _wakes(_Told.fd)
+    before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_wait, args=(ours, pythons), daemon=True).start()
 
     def restore() -> None:
-        _Told.fd = before
-        _wakes(before)
+        signal.set_wakeup_fd(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         pythons.close()  # ends the thread
@@ -123,15 +120,17 @@ def _ignore(lost: Any, otherwise: Callable[[Any], Any] = sys.unraisablehook) -> 
 sys.unraisablehook = _ignore
 
 
-def _wakes(fd: int) -> None:
-    """A signal is written to this file from here on; -1 to none. Python allows it on the main thread alone."""
-    if threading.current_thread() is threading.main_thread():
-        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+def _in_child() -> None:
+    """What a process forks would wake this process's thread by signals of its own."""
+    signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-# What this process forks would wake its thread by signals of its own, were it ever to have the file.
+# A signal that came to the child before it is set apart would be taken for one to the parent, and then be lost: it waits.
 os.register_at_fork(
-    before=lambda: _Told.fd >= 0 and _wakes(-1), after_in_parent=lambda: _Told.fd >= 0 and _wakes(_Told.fd)
+    before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS),
+    after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS),
+    after_in_child=_in_child,
 )
 
 
