@@ -38,6 +38,8 @@ from lm_research.errors import (
 
 Main = Callable[[Config, Path], int | None]
 
+# Keys of the section tokenizer that only training one reads.
+TO_TRAIN = ("kind", "vocab_size", "lowercase", "sentinels")
 # Flags that say where this process stands among those of a run; parallel/processes.py reads the variables.
 _PLACE = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
@@ -135,9 +137,22 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     loaded = config_files.load(dict(pairs)["config"])
     overrides = [(flag, value) for flag, value in pairs if flag.startswith("config.")]
     config = resolve(_apply(loaded, overrides))
+    _check_tokenizer([flag for flag, _ in overrides], config)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's worker processes read the global flags
     return config, workdir
+
+
+def _check_tokenizer(given: Sequence[str], config: Config) -> None:
+    """Raises a ConfigError for flags about a tokenizer to train where none is trained. A config file may have such keys: recipes do."""
+    unused = [f"config.tokenizer.{name}" for name in TO_TRAIN if f"config.tokenizer.{name}" in given]
+    for key in ("train.init_from", "tokenizer.path"):
+        section, name = key.split(".")
+        if unused and (value := getattr(getattr(config, section), name)):
+            raise ConfigError(
+                f"--{unused[0]} is of a tokenizer to train, and none is trained beside {key}={value}, whose tokenizer is used. Leave out "
+                f"{' and '.join(f'--{flag}' for flag in unused)}, or {key}."
+            )
 
 
 def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:

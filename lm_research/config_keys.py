@@ -451,7 +451,7 @@ class TrainConfig:
     init_from: str = key(
         "",
         "Model directory (Hugging Face's format, native, or a run's) to start from. Its shape replaces the model "
-        "section's, its tokenizer is used unless tokenizer.path names another.",
+        "section's, and its tokenizer is used; tokenizer.path may name one for a directory that has none.",
     )
     freeze: str = key(
         "",

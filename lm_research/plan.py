@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m lm_research.plan",
-        description="Plans a run: memory, traffic, time and cost on a topology. --config and --config.SECTION.KEY as in train.",
+        description="Plans a run: memory, traffic, time and cost on a topology. --config and --config.SECTION.KEY as in train. "
+        "A model directory that it starts from, and the records of a task, are opened for their shapes.",
         allow_abbrev=False,
     )
     parser.add_argument("--topology", help="TPU slice: CHIP:SHAPE, for example v5e:16x16 or v5p:4x4x4")
@@ -61,7 +62,9 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is loaded: an accelerator that is here stays untouched
     from lm_research.planning import estimate, report, search
     from lm_research.planning.topology import parse_topology
+    from lm_research.starting_point import find_origin, follow
 
+    config = follow(find_origin(config), config)
     topology = parse_topology(args.topology or args.hardware, args.slices)
     if args.search:
         plans = search.search(config, topology, args.price)

@@ -22,7 +22,6 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import FrozenConfigDict
 
-from lm_research.config import ModelConfig
 from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
@@ -400,42 +399,6 @@ def load_params(
     if isinstance(found, native.Native):
         return native.load_params(found, mesh, dtype, seed)
     return huggingface.load_params(found, mesh, dtype, seed, fresh_head)
-
-
-class StartingPoint:
-    """A model directory that a training run starts from.
-
-    Attributes:
-      definition: its architecture, with dropout, compute type, loop, remat and attention of the run, and the run's head.
-      family: a key of FAMILIES.
-      config: its config.json in the Hugging Face format.
-      tokenizer: where its tokenizer is found.
-      embedding: how it makes embeddings of texts; None where it does not say, or in a way that is not trained here.
-    """
-
-    def __init__(self, path: PathLike, model: ModelConfig, head: str, num_labels: int | None = None) -> None:
-        """Looks at the directory; raises a PretrainedError like `from_pretrained`."""
-        self.directory = pathlib.Path(path)
-        self._found = inspect(self.directory, head, num_labels)
-        self.tokenizer = self.directory if isinstance(self._found, native.Native) else self._found.files
-        names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat", "attention")
-        arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
-        self.definition = define(arch, self._found.definition.head)
-        self.family, self.config = self._found.family, self._found.config
-        said = sentence_transformers.load(self._found.files)
-        self.embedding = said if said is not None and said.supported and not said.dense else None
-
-    @property
-    def new_parts(self) -> str:
-        """Patterns, with commas between, of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
-        missing = (native if isinstance(self._found, native.Native) else huggingface).missing(self._found)
-        parts = {path.partition("/")[0] for path in missing}
-        return ",".join(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
-
-    def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
-        """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used."""
-        params, report = load_params(self._found, mesh, "float32", seed, fresh_head=True)
-        return params, report.lines()
 
 
 def find_tokenizer(directory: pathlib.Path) -> Any:

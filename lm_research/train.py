@@ -34,7 +34,7 @@ from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed, Groups, lengths_of
-from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, ConfigError, NonFiniteLoss, TokenizerError
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
 from lm_research.models.adapters import adapt, adapters_of
 from lm_research.models.definition import ModelDefinition, flatten, unflatten
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
@@ -48,7 +48,7 @@ from lm_research.parallel.batches import check_batch, local_rows, settle_batch, 
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import RULES, replicated
-from lm_research.pretrained import StartingPoint
+from lm_research.starting_point import StartingPoint, find_origin, follow
 from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
 from lm_research.training import budget, longer, native, run_directory
@@ -317,51 +317,6 @@ def describe(config: Config, definition: ModelDefinition, examples: Examples) ->
         f"{examples.num_examples:,} examples{read}"
         + (f"\nrows: {examples.notes}" if getattr(examples, "notes", "") else "")
     )
-
-
-def find_origin(config: Config, corpus: Corpus | None = None) -> StartingPoint | None:
-    """The model directory that the run starts from, if it does; raises a PretrainedError if there is none such.
-
-    Of a labelled data set the head gets its classes.
-    """
-    if not config.train.init_from:
-        if config.lora.rank:
-            raise ConfigError(
-                f"lora.rank={config.lora.rank} trains adapters of a model that stays as it is, so it needs one: name its directory in "
-                "--config.train.init_from, or train all parameters with --config.lora.rank=0."
-            )
-        return None
-    kind = tasks.asked(config)
-    if corpus is None or not issubclass(kind, Task):
-        return StartingPoint(config.train.init_from, config.model, kind.head(config))
-    return StartingPoint(config.train.init_from, config.model, kind.head(config), kind.num_labels(config, corpus))
-
-
-def follow(origin: StartingPoint | None, config: Config) -> Config:
-    """The config with what the origin decides: the model's family and shape and, unless another is named, the tokenizer."""
-    if origin is None:
-        return config
-    arch, width = origin.definition.arch, config.data.max_length
-    shape = {
-        "family": origin.family, "hidden_size": arch.hidden_size, "num_layers": arch.num_layers, "num_heads": arch.num_heads,
-        "num_kv_heads": arch.num_kv_heads, "head_size": arch.head_size, "embedding_size": arch.embedding_size,
-        "intermediate_size": arch.intermediate_size, "max_length": arch.max_length or max(config.model.max_length, width),
-        "vocab_size": arch.vocab_size, "norm": arch.norm, "mup_base_width": arch.mup_base_width, "mup_base_head_size": 0,
-    }  # fmt: skip
-    path = config.tokenizer.path or str(origin.tokenizer)
-    lora = {"full": config.lora.full or origin.new_parts} if config.lora.rank else {}
-    return config_lib.replace(
-        config, model=shape, tokenizer={"path": path}, lora=lora, task=_as_origin_embeds(origin, config)
-    )
-
-
-def _as_origin_embeds(origin: StartingPoint, config: Config) -> dict[str, str]:
-    """Keys of the section task that are empty, and that the origin's way of making embeddings decides."""
-    said = origin.embedding
-    if said is None or config.task.name != "embedding":
-        return {}
-    found = {"pooling": said.pooling, "prompt": said.prompt(), "similarity": said.similarity}
-    return {name: value for name, value in found.items() if not getattr(config.task, name)}
 
 
 def start_from(origin: StartingPoint, state: State, shardings: State, mesh: jax.sharding.Mesh, log: Log) -> State:

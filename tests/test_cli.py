@@ -84,6 +84,18 @@ def test_an_override_may_mend_what_the_file_got_wrong(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("beside", ["train.init_from", "tokenizer.path"])
+@pytest.mark.parametrize("key", ["kind=bpe", "vocab_size=999", "lowercase=true", "sentinels=5"])
+def test_flags_of_a_tokenizer_to_train_where_none_is_trained(tmp_path: Path, beside: str, key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"--config.tokenizer.{key.partition('=')[0]} .*{beside}=somewhere.*Leave out"
+    ):
+        parse(tmp_path, f"--config.{beside}=somewhere", f"--config.tokenizer.{key}")
+    assert parse(
+        tmp_path, f"--config.{beside}=somewhere", "--config.tokenizer.keep_newlines=true"
+    )  # recipes have the others
+
+
 def test_argument_of_get_config(tmp_path: Path) -> None:
     config, _ = cli.parse([f"{QUICKSTART}:gpt", f"--workdir={tmp_path}"])
     assert config.objective.name == "causal_lm"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +52,46 @@ def test_a_search_prints_what_fits(tmp_path: pathlib.Path, capsys: pytest.Captur
     assert f"{len(plans)} plans fit" in capsys.readouterr().out and plans
 
 
+# As tests/interop/peft_goldens/bert/base/config.json has it: V 40, D 16, F 24, 16 positions, 2 layers.
+EMBEDDINGS = 40 * 16 + 16 * 16 + 2 * 16 + 2 * 16
+LAYERS = 2 * (4 * (16 * 16 + 16) + 2 * 2 * 16 + (16 * 24 + 24) + (24 * 16 + 16))
+POOLER = 16 * 16 + 16
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "keys", "head", "texts"),
+    [
+        ("classification", {"text": "a b"}, ["--config.data.packing=False"], 16 * 3 + 3, 1),
+        ("multiple_choice", {"context": "a", "choices": ["b", "c d", "e"], "answer": 1}, ["--config.task.pair_key=",
+         "--config.task.text_key=context", "--config.task.choices_key=choices", "--config.task.label_key=answer"], 16 + 1, 3),
+    ],
+)  # fmt: skip
+def test_a_task_from_a_model_directory(
+    tmp_path: pathlib.Path, task: str, fields: dict, keys: list[str], head: int, texts: int
+) -> None:
+    model, records, out = tmp_path / "model", tmp_path / "train.jsonl", tmp_path / "plan.json"
+    shutil.copytree(ROOT / "tests/interop/peft_goldens/bert/base", model)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789"][:40]
+    (model / "vocab.txt").write_text("\n".join(words) + "\n")
+    records.write_text("".join(json.dumps({"label": label, **fields}) + "\n" for label in ("x", "y", "z", "x")))
+    flags = [
+        f"--config.train.init_from={model}",
+        f"--config.task.train={records}",
+        "--config.data.max_length=16",
+        *keys,
+    ]
+    given = [
+        f"--config=configs/finetune/{task}.py",
+        "--topology=v5e:2x2",
+        f"--json={out}",
+        "--config.train.batch_size=8",
+    ]
+    assert plan.main([*given, *flags]) == 0
+    values = json.loads(out.read_text())
+    assert values["parameters"] == EMBEDDINGS + LAYERS + POOLER + head
+    assert values["tokens_per_step"] == 8 * texts * 16
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -66,6 +107,8 @@ def test_a_search_prints_what_fits(tmp_path: pathlib.Path, capsys: pytest.Captur
         ([BERT, "--topology=v5e:4x4", "--search", "--compile"], "--search ranks"),
         ([BERT, "--topology=v5e:4x4", "--json=/nowhere/plan.json"], "cannot be written"),
         (["--topology=v5e:4x4"], "--config is missing"),
+        (["--config=configs/finetune/classification.py", "--topology=v5e:4x4"], "--config.task.train"),
+        ([BERT, "--topology=v5e:4x4", "--config.train.init_from=/nowhere"], "/nowhere does not exist"),
     ],
 )
 def test_mistakes_are_one_paragraph(flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

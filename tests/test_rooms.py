@@ -29,6 +29,7 @@ FLOORS = (
     {"tasks"},
     {"analysis"},
     {"pretrained", "planning"},
+    {"starting_point"},
     {"pipelines", "monitor", "sweeping", "evaluation", "reporting"},
     {"serving"},
     {"train", "evaluate", "generate", "predict", "serve", "prepare", "convert", "plan", "compare", "report"},

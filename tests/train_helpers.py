@@ -101,13 +101,23 @@ class Lab:
 
     def train(self, workdir: pathlib.Path, *flags: str, variant: str = "bert") -> int:
         """Runs the verb in this process; returns its exit code."""
-        return call([*self.flags(variant), f"--workdir={workdir}", *flags])
+        return call(without_training_of_tokenizers([*self.flags(variant), f"--workdir={workdir}", *flags]))
 
     def start(
         self, workdir: pathlib.Path, *flags: str, variant: str = "bert", before: str = "", **environment: str
     ) -> subprocess.Popen[str]:
         """Starts the verb in a process of its own, after the Python statements of `before` if there are any."""
-        return start([*self.flags(variant), f"--workdir={workdir}", *flags], before, **environment)
+        flags = without_training_of_tokenizers([*self.flags(variant), f"--workdir={workdir}", *flags])
+        return start(flags, before, **environment)
+
+
+def without_training_of_tokenizers(flags: list[str]) -> list[str]:
+    """Flags without those about a tokenizer to train, which a run that starts from a model refuses, if it starts from one."""
+    if not any(flag.startswith("--config.train.init_from=") for flag in flags):
+        return flags
+    return [
+        flag for flag in flags if not flag.startswith(("--config.tokenizer.kind=", "--config.tokenizer.vocab_size="))
+    ]
 
 
 def call(argv: list[str]) -> int:

@@ -142,9 +142,12 @@ def _unpacked(path: pathlib.Path) -> list[dict[str, np.ndarray]]:
 
 
 def _check(plan: Plan) -> None:
-    """Raises a UserError if the output was begun with other tasks, models or options, or from files that have changed since."""
-    data = resolve({}).data
+    """Notes what the output is made from, and clears what was begun, but not finished, from what has changed since.
 
+    Raises:
+      UserError: it has predictions made by other models or options, or from other files.
+    """
+    data = resolve({}).data
     made_from = {
         "models": [str(model) for model in plan.models],
         "files": {model: _files(model) for entry in plan.entries for model in _paths(plan, entry)},
@@ -156,14 +159,30 @@ def _check(plan: Plan) -> None:
     made_from, path = json.loads(json.dumps(made_from)), plan.output / "made_from.json"
     if path.exists():
         before = json.loads(path.read_text())
-        changed = [name for name in made_from if before.get(name) != made_from[name]]
-        if changed:
-            raise UserError(
-                f"{plan.output} was begun with other {' and '.join(changed)}: see {path}. Give another --output, or delete it."
-            )
+        for name in sorted({task["name"] for task in before["tasks"]}):
+            now, then = _made_from(made_from, name), _made_from(before, name)
+            changed = [what for what in then if now.get(what) != then[what]]
+            if changed and any((plan.output / name).glob("predictions*.jsonl")):
+                raise UserError(
+                    f"{plan.output} has predictions of task {name}, made with other {' and '.join(changed)}: see {path}. Give another --output, "
+                    "or delete it."
+                )
+            if changed:
+                shutil.rmtree(plan.output / name, ignore_errors=True)
     elif any(path for path in plan.output.iterdir() if path.name != ".lock"):
         raise UserError(f"{plan.output} holds files that are of no evaluation. Give another --output.")
     write_atomically(path, json.dumps(made_from, indent=1, ensure_ascii=False) + "\n")
+
+
+def _made_from(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the predictions of one task depend on, of the content of made_from.json; {} if the task is not in it."""
+    for task in content["tasks"]:
+        if task["name"] == name:
+            models = [model.replace("{task}", name) for model in content["models"]]
+            files = {model: content["files"].get(model) for model in models}
+            common = {key: content[key] for key in ("models", "batch_size", "dtype")}
+            return common | {"files": files, "task": task, "data": content["data"].get(task["data"])}
+    return {}
 
 
 def _paths(plan: Plan, entry: Entry) -> list[str]:

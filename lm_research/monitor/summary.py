@@ -11,7 +11,7 @@ import jax
 from lm_research.config import Config, tracker_names
 from lm_research.models.adapters import merged
 from lm_research.monitor.held_out import Evaluation
-from lm_research.pretrained import StartingPoint
+from lm_research.starting_point import StartingPoint
 from lm_research.tasks import delivery
 from lm_research.training import run_directory
 from lm_research.training.digest import digest_of

@@ -180,7 +180,7 @@ def _bytes(config: Config, work: Workload, mesh: AbstractMesh, paths: set[str]) 
 
 def kept_per_row(config: Config, remat: str, shape: Mapping[str, int]) -> float:
     """`activation_bytes` under a policy; traced once for all plans of a model."""
-    plain = dict(batch_size=1, accumulation_steps=1)
+    plain = dict(batch_size=2, accumulation_steps=1)
     alike = replace(config, model={"remat": remat}, train=plain, mesh=dataclasses.asdict(MeshConfig()))
     return activation_bytes(alike, shape["tensor"], shape["context"])
 

@@ -16,16 +16,19 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
-from lm_research.config import Config, replace
+from lm_research import tasks
+from lm_research.config import Config, MeshConfig, ModelConfig, TrainConfig, replace
 from lm_research.data.store import write_store
 from lm_research.errors import ConfigError
 from lm_research.models.adapters import adapt
 from lm_research.models.definition import ModelDefinition
-from lm_research.models.families import table_rows
+from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
 from lm_research.models.flops import Flops, train_flops
 from lm_research.objectives import define, make_objective
 from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
+from lm_research.tasks.base import SharedRows
+from lm_research.tasks.labelled import Labelled
 from lm_research.training.groups import Groups, make_groups
 
 
@@ -61,7 +64,12 @@ class Workload:
     @property
     def length(self) -> int:
         """L."""
-        return self.row["tokens_BL"].shape[0]
+        return self.row["tokens_BL"].shape[-1]
+
+    @property
+    def texts_per_row(self) -> int:
+        """C, the texts of an example that are read each by itself, such as the choices of a question."""
+        return math.prod(self.row["tokens_BL"].shape[:-1])
 
     @property
     def source_length(self) -> int:
@@ -70,14 +78,13 @@ class Workload:
 
     @property
     def tokens_per_row(self) -> int:
-        """Positions of an example, padding included: S + L."""
-        return self.source_length + self.length
+        """Positions of an example, padding included: S + L of each text."""
+        return (self.source_length + self.length) * self.texts_per_row
 
     @property
     def predicted_per_row(self) -> int:
-        """M: positions the vocabulary projection is made for."""
-        targets = next(leaf for name, leaf in self.row.items() if name.startswith("targets_"))
-        return targets.shape[0]
+        """M: positions the vocabulary projection is made for; 0 where labels are predicted."""
+        return next((leaf.shape[0] for name, leaf in self.row.items() if name.startswith("targets_")), 0)
 
     def batch(self, rows: int, micro_batches: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a batch [B, ...], or [A, B, ...] with micro-batches."""
@@ -99,17 +106,21 @@ def vocab_size(config: Config) -> int:
     return table_rows(config.model, config.tokenizer.vocab_size)
 
 
-def make_workload(config: Config) -> Workload:
-    """Describes a run without allocating it. The shapes come from the objective itself, on a few made-up tokens.
+def make_workload(config: Config, whole: Config | None = None) -> Workload:
+    """Describes a run without allocating it.
+
+    The shapes of a row come from the objective itself, on a few made-up tokens; or from the task, on the records that the config names,
+    which alone tell how many labels there are and how long the longest is.
+
+    Args:
+      config: of the run; the shape of a model directory that it starts from stands in its model section (starting_point.follow).
+      whole: the run's own config, where `config` is of a part of its model.
 
     Raises:
-      ConfigError: what training would refuse too, or a run that starts from a model directory.
+      ConfigError: what training would refuse too.
     """
-    if config.train.init_from:
-        raise ConfigError(
-            f"plan does not open train.init_from={config.train.init_from}. Give the model's shape in the model section, and "
-            "--config.train.init_from= (empty)."
-        )
+    if config.task.name:
+        return _of_task(config, whole or config)
     size = vocab_size(config)
     definition = adapt(define(config, size), config.lora)
     objective = make_objective(config, Vocabulary(size), definition.arch)
@@ -117,20 +128,51 @@ def make_workload(config: Config) -> Workload:
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(pathlib.Path(folder) / "store", iter(documents), "plan", size)
         batch = objective.examples(store, "train").batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    row = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in batch.items()}
-    return Workload(config, definition, objective, row)
+    return Workload(config, definition, objective, _row(batch))
+
+
+def _of_task(config: Config, whole: Config) -> Workload:
+    tasks.check(config, define_model(config.model, VOCAB_MULTIPLE).arch)
+    start = TrainConfig(init_from=whole.train.init_from)  # of the other sections the reading of records knows nothing
+    corpus = _read_records(dataclasses.replace(whole, model=ModelConfig(), mesh=MeshConfig(), train=start))
+    definition = adapt(tasks.define(config, table_rows(config.model, corpus.tokenizer.size), corpus), config.lora)
+    task = tasks.make(config, corpus, definition.arch)
+    examples = task.examples(corpus.train, "train")
+    if isinstance(
+        examples, SharedRows
+    ):  # each planned as if a record had a row of its own, which is the most that there can be
+        row_1K = np.full((1, examples.slots), -1)
+        row_1K[0, 0] = 0
+        batch = examples.shared(row_1K)
+    else:
+        batch = examples.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    return Workload(config, definition, task, _row(batch))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_records(config: Config) -> Labelled:
+    """A task's data set; its files are in memory, or stay open, when their folder is gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tasks.TASKS[config.task.name].open_corpus(config, pathlib.Path(folder), lambda _: None)
+
+
+def _row(batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in batch.items()}
 
 
 def flops_per_row(work: Workload) -> Flops:
     """Of forward and backward pass over one example; training's MFU counts by the same function."""
-    return train_flops(work.definition, work.length, work.predicted_per_row, work.source_length)
+    one = train_flops(work.definition, work.length, work.predicted_per_row, work.source_length)
+    texts = work.texts_per_row
+    return Flops(one.layers * texts, one.attention * texts, one.head)
 
 
 def local_config(config: Config, tensor: int) -> Config:
     """The model that one chip computes under tensor parallelism: 1/tensor of heads, feed-forward and vocabulary."""
     model = config.model
     head_size = model.head_size or model.hidden_size // model.num_heads
-    size = -(-vocab_size(config) // tensor)
+    rows = make_workload(config).definition.arch.vocab_size if config.task.name else vocab_size(config)
+    size = -(-rows // tensor)
     changes = dict(
         num_heads=model.num_heads // tensor, intermediate_size=model.intermediate_size // tensor, head_size=head_size,
         num_kv_heads=model.num_kv_heads // tensor, vocab_size=size,
@@ -147,7 +189,7 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float
     16 bits it comes near the S B D (34 + 5 H S / D) bytes a layer of Korthikanti et al. 2022 (equation 1), plus what
     softmax in float32 adds. With a context axis the rings are traced (they keep no scores), and its chips share what is kept.
     """
-    work = make_workload(local_config(config, tensor) if tensor > 1 else config)
+    work = make_workload(local_config(config, tensor) if tensor > 1 else config, config)
     groups = work.groups
 
     def kept(rows: int) -> int:

@@ -226,7 +226,33 @@ def test_models_and_records_that_do_not_fit(folder: pathlib.Path, tmp_path: path
     assert "classes.jsonl, line 2 has the label 'so-so', which" in unknown and "does not know" in unknown
     output = folder / "out"
     assert run(folder, output, "classes.json", "--dtype=bfloat16") == 2
-    assert "was begun with other dtype" in capsys.readouterr().err
+    assert "made with other dtype" in capsys.readouterr().err
+
+
+def test_a_file_is_mended_and_the_same_command_goes_on(
+    folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any
+) -> None:
+    """A wrong label stops the second task; what the first has made stays, and is not made again."""
+    good = (folder / "classes.jsonl").read_text()
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.jsonl").write_text(good)
+    tasks = [
+        {"name": name, "task": "classification", "data": str(tmp_path / f"{name}.jsonl")}
+        for name in ("first", "second")
+    ]
+    (folder / "two.json").write_text(json.dumps({"tasks": tasks}))
+    (tmp_path / "second.jsonl").write_text(good.replace('"good"', '"goood"'))
+    assert run(folder, tmp_path / "out", "two.json") == 2
+    assert "goood" in capsys.readouterr().err
+    made = (tmp_path / "out" / "first" / "predictions.jsonl").stat().st_mtime_ns
+    (tmp_path / "second.jsonl").write_text(good)
+    assert run(folder, tmp_path / "out", "two.json") == 0
+    assert (tmp_path / "out" / "first" / "predictions.jsonl").stat().st_mtime_ns == made
+    rows = [(tmp_path / "out" / name / "predictions.jsonl").read_text().count("\n") for name in ("first", "second")]
+    assert rows == [good.count("\n")] * 2
+    (tmp_path / "first.jsonl").write_text(good.replace('"good"', '"bad"'))
+    assert run(folder, tmp_path / "out", "two.json") == 2  # what is finished was made from another file
+    assert "predictions of task first, made with other data" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     assert run(folder, tmp_path / "mine") == 2 and "files that are of no evaluation" in capsys.readouterr().err

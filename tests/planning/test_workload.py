@@ -103,8 +103,6 @@ def test_what_only_a_file_would_tell_is_refused() -> None:
     config = tiny.config("gpt2", model={"vocab_size": 0}, tokenizer={"path": "somewhere"})
     with pytest.raises(ConfigError, match="--config.model.vocab_size"):
         make_workload(config)
-    with pytest.raises(ConfigError, match="init_from"):
-        make_workload(tiny.config("gpt2", train={"init_from": "runs/one"}))
 
 
 @pytest.mark.parametrize("name", ["replaced_token", "seq2seq", "denoising"])

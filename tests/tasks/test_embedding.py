@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from train_helpers import ROOT, call, metrics, summary
+from train_helpers import ROOT, call, metrics, summary, without_training_of_tokenizers
 
 import lm_research
 from lm_research import evaluate
@@ -54,6 +54,7 @@ def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> pathlib.Path:
 
 def train(workdir: pathlib.Path, **keys: Any) -> int:
     flags = [f"--config.{key}={value}" for key, value in (TINY | keys).items()]
+    flags = without_training_of_tokenizers(flags)
     return call([f"--config={ROOT}/configs/finetune/embedding.py", f"--workdir={workdir}", *flags])
 
 

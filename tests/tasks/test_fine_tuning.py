@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from train_helpers import ROOT, call, checkpoints, metrics, same, summary
+from train_helpers import ROOT, call, checkpoints, metrics, same, summary, without_training_of_tokenizers
 
 import lm_research
 from lm_research import evaluate
@@ -48,6 +48,7 @@ def texts(count: int, seed: int) -> list[dict[str, Any]]:
 
 def train(workdir: pathlib.Path, config: str = "classification", **keys: Any) -> int:
     flags = [f"--config.{key}={value}" for key, value in (TINY | keys).items()]
+    flags = without_training_of_tokenizers(flags)
     return call([f"--config={ROOT}/configs/finetune/{config}.py", f"--workdir={workdir}", *flags])
 
 

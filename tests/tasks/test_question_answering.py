@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from train_helpers import ROOT, call, summary
+from train_helpers import ROOT, call, summary, without_training_of_tokenizers
 
 import lm_research
 from lm_research import evaluate
@@ -51,6 +51,7 @@ def document(articles: int, seed: int) -> dict[str, Any]:
 
 def train(workdir: pathlib.Path, **keys: Any) -> int:
     flags = [f"--config.{key}={value}" for key, value in (TINY | keys).items()]
+    flags = without_training_of_tokenizers(flags)
     return call([f"--config={ROOT}/configs/finetune/question_answering.py", f"--workdir={workdir}", *flags])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sacrebleu
 from rouge_score import rouge_scorer
-from train_helpers import ROOT, call, checkpoints, finish, metrics, same, start, summary
+from train_helpers import ROOT, call, checkpoints, finish, metrics, same, start, summary, without_training_of_tokenizers
 
 import lm_research
 from lm_research import evaluate, predict
@@ -49,6 +49,7 @@ def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> pathlib.Path:
 
 def train(workdir: pathlib.Path, **keys: Any) -> int:
     flags = [f"--config.{key}={value}" for key, value in (TINY | keys).items()]
+    flags = without_training_of_tokenizers(flags)
     return call([f"--config={ROOT}/configs/finetune/seq2seq.py", f"--workdir={workdir}", *flags])
 
 
