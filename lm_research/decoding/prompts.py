@@ -15,6 +15,10 @@ import numpy as np
 from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
 
+HIDDEN = -(
+    2**31
+)  # in an encoder's rows: a place that a mask hides, which still moves the positions of what comes after it
+
 
 class Prompts(NamedTuple):
     """What a batch starts from; rows after the first `count` fill it up.
@@ -62,6 +66,21 @@ def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
     if not rows or not all(rows):
         raise UserError(f"{name} holds {'an empty row' if rows else 'no rows'}. Each row needs at least one token.")
     return rows
+
+
+def source_rows(ids: Any, mask: Any) -> list[list[int]]:
+    """Token lists for an encoder, HIDDEN where a mask hides a token, but for those at the end; raises a UserError as `as_rows`."""
+    as_rows("input_ids", ids, mask)  # which checks the mask
+    found = []
+    for row, keep in zip(as_rows("input_ids", ids), mask, strict=True):
+        end = int(np.flatnonzero(np.asarray(keep) > 0)[-1]) + 1
+        found.append([token if kept > 0 else HIDDEN for token, kept in zip(row[:end], keep[:end], strict=True)])
+    return found
+
+
+def visible(row: Sequence[int]) -> list[int]:
+    """A row of `source_rows` without what is hidden."""
+    return [token for token in row if token != HIDDEN]
 
 
 def _arrays(rows: Any, *kinds: type) -> list[np.ndarray] | None:
@@ -120,7 +139,7 @@ def make_prompts(
     Args:
       rows: the prompts (of the decoder).
       pad_id: fills up.
-      sources: of the encoder.
+      sources: of the encoder, which may have HIDDEN places.
       multiple: the number of rows is filled up to a multiple of it, the devices that share them.
       least: the shortest length that prompts are filled up to (an encoder-decoder's are short: 1).
       most: positions that the encoder has, where it has a table of them.
@@ -143,9 +162,10 @@ def make_prompts(
         mask_BM = np.zeros_like(source_BM)
         mask_BM[:, 0] = 1
         for number, row in enumerate(sources):
-            source_BM[number, : len(row)] = row
-            mask_BM[number, : len(row)] = 1
-    said = [(*row, -1, *(sources[number] if sources is not None else ())) for number, row in enumerate(rows)]
+            there_L = np.array(row) != HIDDEN
+            source_BM[number, : len(row)] = np.where(there_L, row, pad_id)
+            mask_BM[number, : len(row)] = there_L
+    said = [(*row, -1, *(visible(sources[number]) if sources is not None else ())) for number, row in enumerate(rows)]
     name_B2 = np.zeros((batch, 2), np.uint32)
     name_B2[:count] = names(said)
     first_B = None if first is None else np.array([*first, *[0] * (batch - count)], np.int32)

@@ -22,6 +22,8 @@ from lm_research.decoding.prompts import (
     longest,
     make_prompts,
     parts_documents,
+    source_rows,
+    visible,
     without_padding,
 )
 from lm_research.errors import UserError
@@ -72,7 +74,7 @@ class Request:
         # What the new text is to be read behind: a text that was given as one. An answer stands alone.
         self.before = given if sources is None and texts is not None else [[]] * len(given)
         for rows, size in ((given, (arch.encoder or arch).vocab_size), (self.rows, arch.vocab_size)):
-            _check_ids(rows, size)
+            _check_ids([visible(row) for row in rows] if rows is sources else rows, size)
         ids = inputs.get("input_ids") if sources is None else None
         hidden = [
             len(all_ids) - len(row) for all_ids, row in zip(self.rows if ids is None else ids, self.rows, strict=True)
@@ -193,8 +195,10 @@ def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> 
         raise UserError("generate takes prompts (texts) or input_ids (token ids), not both.")
     if ids is not None:
         mask = inputs.get("attention_mask")
+        if lm.definition.arch.encoder is not None:  # without a mask transformers 5 lets encoders read padding, too
+            return as_rows("input_ids", ids) if mask is None else source_rows(ids, mask)
         rows = as_rows("input_ids", ids, mask)
-        if mask is not None or lm.definition.arch.encoder is not None:  # transformers 5 lets encoders read padding, too
+        if mask is not None:
             return rows
         return without_padding(rows, options.pad_token_id, options.ends)
     begin = next((token for token in (options.bos_token_id, *options.ends[:1]) if token is not None), None)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lm_research.decoding.generate import generate
+from lm_research.errors import UserError
 from lm_research.pretrained import LanguageModel
 
 QUICK = {"gpt2": (1, 4), "llama": (1,), "mistral": (1,), "t5": (1, 4), "bart": (1,)}  # beams
@@ -73,3 +74,25 @@ def test_goldens_are_not_trivial() -> None:
         ended = [case for case in content["cases"] if 3 in (row[-1] for row in case["sequences"])]
         wide = [case for case in content["cases"] if case["arguments"].get("num_beams", 1) > 1]
         assert len(ended) > 3 and any(case["sequences"][:3] != greedy for case in wide)
+
+
+def left_padded() -> list[Any]:
+    content = json.loads((golden_texts.FOLDER.parent / "left_goldens" / "sources.json").read_text())
+    masked = {True: "masked", False: "no mask"}
+    return [
+        pytest.param(
+            case, id=f"{case['model']} {masked[case['inputs']['attention_mask'] is not None]} {len(case['arguments'])}"
+        )
+        for case in content["cases"]
+    ]
+
+
+@pytest.mark.parametrize("case", left_padded())
+def test_padding_before_sources_moves_what_an_encoder_reads_as_in_transformers(case: dict, models: Any) -> None:
+    assert generate(models(case["model"]), **case["inputs"], **case["arguments"]).tolist() == case["sequences"]
+
+
+def test_a_source_without_a_token_of_the_vocabulary_is_refused(models: Any) -> None:
+    for mask in (None, [[0, 1, 1]]):
+        with pytest.raises(UserError, match="holds the token -1"):
+            generate(models("bart"), input_ids=[[1, -1, 5]], attention_mask=mask, max_new_tokens=1)
