@@ -153,3 +153,13 @@ def test_what_a_template_does_not_take_is_explained(tmp_path: pathlib.Path, temp
 def test_models_that_were_not_made_for_messages_say_so(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="no chat_template"):
         chat_ids(tokenizer(tmp_path), TALK)
+
+
+def test_a_call_of_a_tool_has_no_content(tmp_path: pathlib.Path) -> None:
+    """None reaches the template as such, as a null in its JSON; a field that tables fill in with None is none."""
+    template = (
+        "{% for m in messages %}{{ 'null' if m.content is none else m.content }}{{ m.name is defined }};{% endfor %}"
+    )
+    lm = tokenizer(tmp_path, chat_template=template)
+    calls = [{"role": "user", "content": "a", "name": None}, {"role": "assistant", "content": None, "tool_calls": [{}]}]
+    assert chat_text(lm, calls) == "aFalse;nullFalse;"
