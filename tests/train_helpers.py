@@ -112,8 +112,8 @@ class Lab:
 
 
 def without_training_of_tokenizers(flags: list[str]) -> list[str]:
-    """Flags without those about a tokenizer to train, which a run that starts from a model refuses, if it starts from one."""
-    if not any(flag.startswith("--config.train.init_from=") for flag in flags):
+    """Flags without those about a tokenizer to train, which a run that takes one refuses, if it takes one."""
+    if not any(flag.startswith(("--config.train.init_from=", "--config.tokenizer.path=")) for flag in flags):
         return flags
     return [
         flag for flag in flags if not flag.startswith(("--config.tokenizer.kind=", "--config.tokenizer.vocab_size="))
