@@ -71,7 +71,7 @@ def chat_text(
 
     Args:
       tokenizer: with `files`, see data/hf_tokenizer.py.
-      messages: {"role", "content"} each, and whatever else the template reads. Fields that are None count as missing, but for the content; a message's
+      messages: {"role", "content"} each, and whatever else the template reads. Fields that are None count as missing; a message's
         thinking is known to the template by all its usual names.
       add_generation_prompt: end with what stands before an answer.
       template: instead of the tokenizer's own.
@@ -111,7 +111,7 @@ def chat_spans(
 
 
 def _whole(message: Message) -> dict[str, Any]:
-    given = {name: value for name, value in message.items() if value is not None or name == "content"}
+    given = {name: value for name, value in message.items() if value is not None}
     thoughts = [given[name] for name in _REASONING if name in given][:1]
     return {"thinking": thoughts[0], **given, "reasoning_content": thoughts[0]} if thoughts else given
 

@@ -38,7 +38,8 @@ def label_key(value: Any, known: Collection[str] = ()) -> str:
         return ""
     if text.lower() in ("true", "false"):
         return text.capitalize()
-    return found[1] if (found := _WHOLE.fullmatch(text)) else text
+    text = found[1] if (found := _WHOLE.fullmatch(text)) else text
+    return "0" if text == "-0" else text
 
 
 def label_names(given: Iterable[tuple[Any, str, str]]) -> dict[str, tuple[str, str]]:

@@ -56,7 +56,15 @@ def test_no_label_is_refused_where_it_stands(name: str, none: Any, tmp_path: pat
         names(write(tmp_path / name, labels))
 
 
-ONE = [[True, "true"], ["True", "true", True], [1, 1.0, "1", "1.0"], [False, "False"], [2, "2.00"], ["0", 0.0]]
+ONE = [
+    [True, "true"],
+    ["True", "true", True],
+    [1, 1.0, "1", "1.0"],
+    [False, "False"],
+    [2, "2.00"],
+    ["0", 0.0],
+    [0, -0.0, "-0.0", "-0"],
+]
 
 
 @pytest.mark.parametrize("forms", ONE, ids=repr)
