@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lm_research" / "__init__.py").read_text())[1]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "httpx>=0.28"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "safetensors>=0.5", "httpx>=0.28"]
 SWEEP = ["optuna>=4.5", "sqlalchemy>=2"]
 REPORT = ["plotly>=6"]
 METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]
@@ -38,6 +38,7 @@ setup(
         "jax>=0.10.2",
         "jinja2>=3.1.6",  # earlier ones have holes in the sandbox
         "ml_collections>=1.1",
+        "msgspec>=0.19",
         "numpy>=2",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",

@@ -32,8 +32,8 @@ from lm_research import cli
 from lm_research.data.lines import end_at_line_feed
 from lm_research.data.sources.files import source_file
 from lm_research.data.sources.problems import Problems
-from lm_research.data.sources.records import parse_json
 from lm_research.data.sources.text import read_lines
+from lm_research.documents import json_value
 from lm_research.errors import DataError, UserError, suggest
 
 Message = dict[str, str]
@@ -281,7 +281,7 @@ def read_prompts(path: str) -> list[str]:
     prompts = []
     for number, line in lines:
         try:
-            prompt = parse_json(line)["prompt"]
+            prompt = json_value(line)["prompt"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f'{path}, line {number}: no JSON object with a "prompt". Mend or remove it.') from error
         if not isinstance(prompt, str):

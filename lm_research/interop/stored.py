@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from lm_research.documents import json_value
 from lm_research.errors import PretrainedError
 
 MAX_RANK = 32
@@ -96,22 +96,9 @@ def parse_json(path: pathlib.Path, text: bytes, what: str) -> dict[str, Any]:
       PretrainedError: `text`, called `what` in the message, is something else.
     """
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        value = json_value(text, unique=True)
+    except ValueError as error:
         raise damaged(path, f"{what} is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise damaged(path, f"{what} is not a JSON object")
     return value
-
-
-class _TwiceError(ValueError):
-    pass
-
-
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _TwiceError(f"the name {key!r} occurs twice")
-        found[key] = value
-    return found

@@ -15,8 +15,9 @@ from lm_research.data import sources
 from lm_research.data.sources import tfds_source
 from lm_research.data.sources.files import SourceFile, find_files
 from lm_research.data.sources.problems import Problems
-from lm_research.data.sources.records import parse_json, read_rows
+from lm_research.data.sources.records import read_rows
 from lm_research.data.sources.text import read_lines
+from lm_research.documents import json_value
 from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
 from lm_research.tasks.columns import read_columns
@@ -134,7 +135,7 @@ def _read_json(file: SourceFile) -> Iterator[Record]:
         return
     if first[1].lstrip().startswith("["):  # one list in the whole file
         try:
-            records = parse_json("".join([first[1], *(line for _, line in lines)]))
+            records = json_value("".join([first[1], *(line for _, line in lines)]))
         except ValueError as error:
             raise DataError(f"{file.path} begins like a JSON list and is none ({error}). Mend it.") from error
         for number, fields in enumerate(records, 1):
@@ -143,14 +144,14 @@ def _read_json(file: SourceFile) -> Iterator[Record]:
         for number, line in itertools.chain([first], lines):
             where = f"{file.path}, line {number}"
             try:
-                fields = _object(parse_json(line), where)
+                fields = _object(json_value(line), where)
             except ValueError as error:
                 raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
             whole = squad.is_nested(fields) and "data" in fields  # which names its places itself
             yield from _expand(fields, str(file.path) if whole else where)
     else:  # one object in the whole file, as SQuAD's
         try:
-            document = parse_json("".join([first[1], *(line for _, line in lines)]))
+            document = json_value("".join([first[1], *(line for _, line in lines)]))
         except ValueError as error:
             raise DataError(
                 f"{file.path} begins like one JSON object and is none ({error}). Mend it, or write one object a line."

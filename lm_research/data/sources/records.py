@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import pathlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,27 +13,12 @@ from typing import Any
 from lm_research.data.sources.files import SourceFile
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
+from lm_research.documents import json_value
 from lm_research.errors import DataError, suggest
 
 _RECORDS = 1000  # read at once
 _LONGEST_FIELD = 2**31 - 1  # csv's own limit is 128 KiB
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _RETURN = "\udc0d"  # stands for a carriage return, at which csv would end a row; no text in UTF-8 holds it
-
-
-def parse_json(text: str) -> Any:
-    """A JSON value; characters of its texts that UTF-8 cannot hold (halves of surrogate pairs) become question marks.
-
-    Raises:
-      ValueError: it is none, or too deep.
-    """
-    try:
-        value = json.loads(text)
-        if _HALF.search(text):
-            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    return value
 
 
 def read_json_lines(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
@@ -45,7 +28,7 @@ def read_json_lines(file: SourceFile, key: str, problems: Problems) -> Iterator[
             continue
         where = f"{file.path}, line {number}"
         try:
-            record = parse_json(line)
+            record = json_value(line)
         except ValueError as error:
             problems.found(
                 f"{where} is not JSON ({error})",
@@ -200,7 +183,7 @@ def _text_of_record(record: bytes, key: str, where: str, problems: Problems) -> 
         if not key:
             return record.decode("utf-8")
         if record.lstrip().startswith(b"{"):
-            return _field(parse_json(record.decode("utf-8")), key, where, problems)
+            return _field(json_value(record.decode("utf-8")), key, where, problems)
         features = _example_features(record)
         if key not in features:
             problems.found(f"{where} has no feature {key!r}; its features: {', '.join(features) or 'none'}")
