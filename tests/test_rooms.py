@@ -16,7 +16,7 @@ PACKAGE = ROOT / "lm_research"
 # Ground floor first. A file imports from its own room and from floors below; rooms of one floor do not know each other.
 FLOORS = (
     {"errors"},
-    {"documents", "leaving"},
+    {"documents", "leaving", "paths"},
     {"config_keys"},
     {"config"},
     {"config_files"},
@@ -36,7 +36,10 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Stricter than the floors: the verbs' shared face stays light, and parallel/ would bring jax into data/.
-ONLY = {"cli": {"errors", "documents", "leaving", "config", "config_files"}, "data": {"errors", "documents", "config"}}
+ONLY = {
+    "cli": {"errors", "documents", "leaving", "paths", "config", "config_files"},
+    "data": {"errors", "documents", "paths", "config"},
+}
 FORBIDDEN_OUTSIDE = {"torch", "transformers", "tensorflow"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
 KNOWS_FAMILIES = {PACKAGE / "models" / "families", PACKAGE / "interop"}
@@ -214,6 +217,6 @@ import importlib, sys
 for name in {modules}:
     importlib.import_module(name)
 ours = {{m.split('.')[1] for m in sys.modules if m.startswith('lm_research.')}}
-print(sorted(ours - {{'data', 'errors', 'documents', 'config', 'config_keys'}}))
+print(sorted(ours - {{'data', 'errors', 'documents', 'paths', 'config', 'config_keys'}}))
 """
     assert run_python(code) == "[]"
