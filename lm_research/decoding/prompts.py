@@ -15,9 +15,9 @@ import numpy as np
 from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
 
-HIDDEN = -(
-    2**31
-)  # in an encoder's rows: a place that a mask hides, which still moves the positions of what comes after it
+# Added to a token that a mask hides in an encoder's rows. The token is kept, because it moves the positions of what comes after it,
+# and encoders that count positions from their padding pass over that one token alone.
+HIDDEN = -(2**40)
 
 
 class Prompts(NamedTuple):
@@ -69,18 +69,23 @@ def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
 
 
 def source_rows(ids: Any, mask: Any) -> list[list[int]]:
-    """Token lists for an encoder, HIDDEN where a mask hides a token, but for those at the end; raises a UserError as `as_rows`."""
+    """Token lists for an encoder, HIDDEN added where a mask hides a token, but for those at the end; raises a UserError as `as_rows`."""
     as_rows("input_ids", ids, mask)  # which checks the mask
     found = []
     for row, keep in zip(as_rows("input_ids", ids), mask, strict=True):
         end = int(np.flatnonzero(np.asarray(keep) > 0)[-1]) + 1
-        found.append([token if kept > 0 else HIDDEN for token, kept in zip(row[:end], keep[:end], strict=True)])
+        found.append([token if kept > 0 else HIDDEN + token for token, kept in zip(row[:end], keep[:end], strict=True)])
     return found
+
+
+def unhidden(row: Sequence[int]) -> list[int]:
+    """A row of `source_rows` with the tokens that its mask hides."""
+    return [token if token > HIDDEN // 2 else token - HIDDEN for token in row]
 
 
 def visible(row: Sequence[int]) -> list[int]:
     """A row of `source_rows` without what is hidden."""
-    return [token for token in row if token != HIDDEN]
+    return [token for token in row if token > HIDDEN // 2]
 
 
 def _arrays(rows: Any, *kinds: type) -> list[np.ndarray] | None:
@@ -162,8 +167,9 @@ def make_prompts(
         mask_BM = np.zeros_like(source_BM)
         mask_BM[:, 0] = 1
         for number, row in enumerate(sources):
-            there_L = np.array(row) != HIDDEN
-            source_BM[number, : len(row)] = np.where(there_L, row, pad_id)
+            row_L = np.array(row, np.int64)
+            there_L = row_L > HIDDEN // 2
+            source_BM[number, : len(row)] = np.where(there_L, row_L, row_L - HIDDEN)
             mask_BM[number, : len(row)] = there_L
     said = [(*row, -1, *(visible(sources[number]) if sources is not None else ())) for number, row in enumerate(rows)]
     name_B2 = np.zeros((batch, 2), np.uint32)

@@ -23,7 +23,7 @@ from lm_research.decoding.prompts import (
     make_prompts,
     parts_documents,
     source_rows,
-    visible,
+    unhidden,
     without_padding,
 )
 from lm_research.errors import UserError
@@ -74,7 +74,7 @@ class Request:
         # What the new text is to be read behind: a text that was given as one. An answer stands alone.
         self.before = given if sources is None and texts is not None else [[]] * len(given)
         for rows, size in ((given, (arch.encoder or arch).vocab_size), (self.rows, arch.vocab_size)):
-            _check_ids([visible(row) for row in rows] if rows is sources else rows, size)
+            _check_ids([unhidden(row) for row in rows] if rows is sources else rows, size)
         ids = inputs.get("input_ids") if sources is None else None
         hidden = [
             len(all_ids) - len(row) for all_ids, row in zip(self.rows if ids is None else ids, self.rows, strict=True)

@@ -41,7 +41,9 @@ def main() -> None:
         mask = [[0] * (9 - sum(mask)) + [1] * sum(mask) for mask in behind["attention_mask"]]
         for masked in (True, False):
             inputs = {"input_ids": moved, "attention_mask": mask if masked else None}
-            for arguments in ({"no_repeat_ngram_size": 2}, {"num_beams": 3, "no_repeat_ngram_size": 2}):
+            # Encoders that count positions from their own padding see it, whatever generation fills up with.
+            filled = [{"pad_token_id": 3}] if "roberta" in name and masked else []
+            for arguments in ({"no_repeat_ngram_size": 2}, {"num_beams": 3, "no_repeat_ngram_size": 2}, *filled):
                 arguments = {"max_new_tokens": 8, **arguments}
                 given = {key: value for key, value in inputs.items() if value is not None}
                 texts, again, unmoved = (
