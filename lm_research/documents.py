@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
 import re
 import reprlib
-import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, NoReturn
 
 import msgspec
@@ -22,6 +20,8 @@ import yaml
 from msgspec import Meta
 
 from lm_research.errors import DataError, UserError
+from lm_research.paths import open_file
+from lm_research.texts import whole
 
 # Types of numbers that nearly every file of settings has.
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -36,12 +36,13 @@ _MAX_NODES = 10**6  # of a YAML document with its aliases written out
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def json_value(text: str | bytes, *, unique: bool = False) -> Any:
+def json_value(text: str | bytes, *, unique: bool = False, halves: Callable[[], None] | None = None) -> Any:
     """A JSON value; characters of its texts that UTF-8 cannot hold (halves of surrogate pairs) become question marks.
 
     Args:
       text: of one value; bytes are UTF-8.
       unique: whether a key that occurs twice in an object is refused, as safetensors does.
+      halves: called if there were such halves.
 
     Raises:
       ValueError: it is none, or too deep; the text says why, with the line where there are several.
@@ -52,7 +53,9 @@ def json_value(text: str | bytes, *, unique: bool = False) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=pairs)
         if _HALF.search(text):
-            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+            given, value = value, whole(value)
+            if halves is not None and value != given:
+                halves()
     except RecursionError as error:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from error
     except json.JSONDecodeError as error:
@@ -113,7 +116,7 @@ def parse_yaml(
             node = loader.get_single_node()
             if node is not None:
                 _check_nodes(node)
-            value = None if node is None else _without_halves(loader.construct_document(node))
+            value = None if node is None else whole(loader.construct_document(node))
         finally:
             loader.dispose()
     except RecursionError as mistake:
@@ -138,18 +141,12 @@ def read_bytes(
 ) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Pipes, sockets and devices are refused, for they may never end."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            os.close(descriptor)
-            raise error(f"{path} is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}. {fix}")
-        with open(descriptor, "rb") as file:
+        with open_file(path) as file:
             data = file.read(limit + 1)
     except FileNotFoundError as mistake:
         raise error(f"There is no file {path}. {fix}") from mistake
-    except (OSError, ValueError) as mistake:  # ValueError: a path with a NUL
-        reason = mistake.strerror if isinstance(mistake, OSError) else str(mistake)
-        raise error(f"{path} cannot be read: {reason}. {fix}") from mistake
+    except OSError as mistake:
+        raise error(f"{path} cannot be read: {mistake.strerror}. {fix}") from mistake
     if len(data) > limit:
         raise error(f"{path} has more than {limit // 2**20} MiB, too much for what it is to hold. {fix}")
     return data
@@ -204,15 +201,6 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the name {key!r} occurs twice")
         found[key] = value
     return found
-
-
-def _without_halves(value: Any) -> Any:
-    """`value` with question marks for halves of surrogate pairs, as `json_value` has them."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, dict):
-        return {_without_halves(key): _without_halves(inner) for key, inner in value.items()}
-    return [_without_halves(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

@@ -1,11 +1,27 @@
-"""Paths that people give, in flags and in files of settings: what no file system takes is refused before anything looks for it."""
+"""Paths that people give, in flags and in files of settings: what no file system takes is refused before anything looks for it.
+
+What a path leads to may be no file of data: pipes, sockets and devices may never end, and links may lead nowhere. `open_file` never waits.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import pathlib
+import stat
+from typing import BinaryIO
 
 from lm_research.errors import ConfigError, UserError
 
+FILE, FOLDER, NOTHING = "file", "folder", ""
+_NAMES = {
+    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+_TROUBLES = {
+    errno.ELOOP: "a link that leads back to itself",
+    errno.ENAMETOOLONG: "a name that is too long for a file",
+    errno.EACCES: "out of reach: permission denied",
+}
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that Linux takes: NAME_MAX, and PATH_MAX without the byte that ends it
 
 
@@ -37,3 +53,41 @@ def path_of(text: str, where: str, *, error: type[UserError] = ConfigError) -> p
         return pathlib.Path(text).expanduser()
     except RuntimeError as mistake:
         raise error(f"{where}={text}: there is no home directory for {names[0].decode()}. Write it out.") from mistake
+
+
+def kind(path: str | os.PathLike[str]) -> str:
+    """What a path leads to: FILE, FOLDER, NOTHING, or what else it is in words. Nothing is opened, and no error raised."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "a link to nothing" if os.path.islink(path) else NOTHING
+    except OSError as error:
+        return _TROUBLES.get(error.errno, str(error.strerror))
+    except ValueError:  # a zero character, or half a character
+        return "a name that no file can have"
+    if stat.S_ISREG(mode):
+        return FILE
+    return FOLDER if stat.S_ISDIR(mode) else _NAMES.get(stat.S_IFMT(mode), "no regular file")
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file, to be read. Anything else is never waited for.
+
+    Raises:
+      OSError: it cannot be opened, or is no regular file; its strerror says what it is.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, _described(path) or error.strerror, str(path)) from error
+    except ValueError as error:
+        raise OSError(errno.EINVAL, _described(path), str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _described(path) or "it is no regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def _described(path: str | os.PathLike[str]) -> str:
+    found = kind(path)
+    return "" if found in (FILE, NOTHING) else f"it is {'a folder' if found == FOLDER else found}"

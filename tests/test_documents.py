@@ -107,13 +107,13 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: pathlib.Path) -> 
     (tmp_path / "large").write_bytes(b"x" * 2**20 + b"x")
     (tmp_path / "link").symlink_to("nowhere")
     for name, limit, message in (
-        ("pipe", 1, "is no regular file"),
-        (".", 1, "is a directory"),
+        ("pipe", 1, "cannot be read: it is a named pipe"),
+        (".", 1, "cannot be read: it is a folder"),
         ("large", 2**20, "has more than 1 MiB"),
         ("link", 1, "There is no file"),
         ("none", 1, "There is no file"),
-        ("n" * 300, 1, "cannot be read: File name too long"),
-        ("nul\0", 1, "cannot be read: embedded null byte"),
+        ("n" * 300, 1, "cannot be read: it is a name that is too long"),
+        ("nul\0", 1, "cannot be read: it is a name that no file can have"),
     ):
         with pytest.raises(DataError, match=message):
             documents.read_bytes(tmp_path / name, limit=limit)

@@ -1,13 +1,18 @@
-"""Texts that are no paths are refused before a file system is asked. Limits: NAME_MAX and PATH_MAX of Linux's limits.h, 255 and 4096."""
+"""Texts that are no paths are refused before a file system is asked. Limits: NAME_MAX and PATH_MAX of Linux's limits.h, 255 and 4096.
+
+What is no regular file is named, and never waited for.
+"""
 
 from __future__ import annotations
 
+import os
 import pathlib
+import socket
 
 import pytest
 
 from lm_research.errors import ConfigError, DataError
-from lm_research.paths import path_of
+from lm_research.paths import FILE, FOLDER, NOTHING, kind, open_file, path_of
 
 
 @pytest.mark.parametrize(
@@ -40,3 +45,36 @@ def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert path_of("~/runs", "--workdir") == pathlib.Path("/somewhere/runs")
     with pytest.raises(ConfigError):
         path_of("", "--workdir")
+
+
+@pytest.fixture
+def odd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder with everything that can stand in one."""
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    for name, target in {"good": "file", "lost": "nowhere", "loop": "loop", "null": os.devnull}.items():
+        (tmp_path / name).symlink_to(target)
+    return tmp_path
+
+
+KINDS = {
+    "file": FILE, "good": FILE, "folder": FOLDER, "none": NOTHING, "file/below": NOTHING, "pipe": "a named pipe", "socket": "a socket",
+    "null": "a device", "lost": "a link to nothing", "loop": "a link that leads back to itself",
+    "n" * 300: "a name that is too long for a file", "nul\0": "a name that no file can have", "\ud800": "a name that no file can have",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS, ids=repr)
+def test_kinds(name: str, odd: pathlib.Path) -> None:
+    assert kind(odd / name) == KINDS[name]
+    if KINDS[name] == FILE:
+        with open_file(odd / name) as file:
+            assert file.read() == b"content"
+    else:
+        with pytest.raises(OSError) as error:
+            open_file(odd / name)
+        assert KINDS[name] in error.value.strerror
