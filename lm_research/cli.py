@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from lm_research import config_files, leaving
 from lm_research.config import Config, check_key, describe, resolve, walk
+from lm_research.documents import short
 from lm_research.errors import (
     BUG,
     DONE,
@@ -35,6 +36,7 @@ from lm_research.errors import (
     UserError,
     suggest,
 )
+from lm_research.paths import path_of
 
 Main = Callable[[Config, Path], int | None]
 
@@ -47,6 +49,7 @@ _PLACE = {
     "process_id": "JAX_PROCESS_ID",
 }
 _FLAGS = ("--config", "--workdir", "--help", "--help_config", "--debug", *(f"--{name}" for name in _PLACE))
+_LONGEST = 4000  # letters of a mistake's paragraph
 _BOOLEANS = ("true", "false", "t", "f", "1", "0")  # what absl reads as one
 
 _USAGE = """\
@@ -109,7 +112,11 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False) -> int:
 
 def print_error(message: str) -> None:
     """Prints `error: message` on stderr as one paragraph: wrapped on a terminal, one line for a log or pipe."""
-    paragraph = " ".join(f"error: {message}".split())
+    words = (f"{word[:150]}...{word[-150:]}" if len(word) > 400 else word for word in f"error: {message}".split())
+    paragraph = " ".join(words)
+    if len(paragraph) > _LONGEST:
+        paragraph = f"{paragraph[: _LONGEST // 2]} ... {paragraph[-_LONGEST // 2 :]}"
+    paragraph = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in paragraph)
     if sys.stderr.isatty():
         width = min(shutil.get_terminal_size().columns, 100)
         paragraph = textwrap.fill(paragraph, width, break_long_words=False, break_on_hyphens=False)
@@ -222,14 +229,12 @@ def directory(text: str, flag: str = "--workdir") -> Path:
     Raises:
       ConfigError: it is empty, a remote address, a file, or not to be written.
     """
-    if not text.strip():
-        raise ConfigError(f"{flag} is empty. Give the directory that is written to, for example runs/quickstart.")
     if "://" in text:
         raise ConfigError(
             f"{flag}={text} is a remote address, and runs write to a file system. Mount it (gcsfuse, s3fs, NFS) and "
             "give the mounted directory."
         )
-    path = Path(text).expanduser()
+    path = path_of(text, flag)
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise ConfigError(f"{flag}={text}: {existing} is a file, not a directory. Choose another place.")
@@ -264,7 +269,7 @@ def _explain(error: flags.Error, overrides: list[tuple[str, str]]) -> str:
                 hint = f" Write {int(float(text))}." if float(text) == int(float(text)) else ""
             except (ValueError, OverflowError):
                 pass
-        return f"--{name}={text}: {text!r} is not {wanted}.{hint} It means: {field.metadata['meaning']}"
+        return f"--{name}={text[:60]}: {short(text)} is not {wanted}.{hint} It means: {field.metadata['meaning']}"
     return f"{error}. --help shows the usage."
 
 

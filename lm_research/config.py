@@ -37,10 +37,20 @@ from lm_research.config_keys import (  # noqa: F401 - read from here
     TokenizerConfig,
     TrainConfig,
 )
+from lm_research.documents import short, whole_number
 from lm_research.errors import ConfigError, suggest
+from lm_research.paths import path_of
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "none")
 MUP_OPTIMIZERS = ("adamw", "lion")  # whose updates have a size of their own, whatever the gradient's
+# What a number of any key may be where its own bounds are wider: counters are int32, arithmetic on devices float32.
+LIMITS: dict[type, tuple[float, float]] = {int: (-(2**31) + 1, 2**31 - 1), float: (-1e30, 1e30)}
+LONGEST_TEXT = 2**20  # characters of a key that is a text: a list of 50,000 labels
+TOKENS_PER_STEP = 2**28  # the largest batches in the literature have a quarter of it
+_PATHS = (
+    "data.source", "data.validation_source", "data.cache_dir", "data.tfds_dir", "tokenizer.path", "train.init_from", "task.train",
+    "task.validation", "task.test",
+)  # fmt: skip
 _BUDGET_UNITS = {
     "s": ("seconds", 1.0), "min": ("seconds", 60.0), "h": ("seconds", 3600.0), "d": ("seconds", 86400.0),
     "flops": ("flops", 1.0), "tokens": ("tokens", 1.0),
@@ -116,27 +126,41 @@ def check_key(name: str) -> None:
     raise ConfigError(f"config.{name} is not a key of this run. {hint}")
 
 
-def _check_value(name: str, value: Any, field: dataclasses.Field, kind: type) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind:
+def check_value(name: str, value: Any, field: dataclasses.Field, kind: type) -> Any:
+    """The value of a key, whole numbers made floats where it takes these; raises a ConfigError unless it is one that the key can have."""
+    meaning = f"It means: {field.metadata['meaning']}"
+    if type(value) is not kind and not (kind is float and type(value) is int):
         raise ConfigError(
-            f"config.{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__}). "
-            f"It means: {field.metadata['meaning']}"
+            f"config.{name} must be of type {kind.__name__}, got {short(value)} ({type(value).__name__}). {meaning}"
         )
-    if kind is float and not math.isfinite(value):
-        raise ConfigError(
-            f"config.{name} must be a finite number, got {value!r}. It means: {field.metadata['meaning']}"
-        )
+    if kind is float and not math.isfinite(value if type(value) is float else 0):
+        raise ConfigError(f"config.{name} must be a finite number, got {value!r}. {meaning}")
     choices, low, high = (field.metadata[k] for k in ("choices", "low", "high"))
     if choices and value not in choices:
-        raise ConfigError(
-            f"config.{name} is {value!r}. {suggest(str(value), choices)} It means: {field.metadata['meaning']}"
-        )
-    if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ConfigError(f"config.{name} is {value!r}; it must be {bounds}. It means: {field.metadata['meaning']}")
-    return value
+        raise ConfigError(f"config.{name} is {short(value)}. {suggest(short(value)[1:-1], choices)} {meaning}")
+    if kind is str:
+        _check_text(name, value)
+    if kind in LIMITS:
+        lowest, highest = LIMITS[kind]
+        least, most = (lowest if low is None else low), (highest if high is None else high)
+        if not least <= value <= most:
+            bounds = f"at least {least}" if value < least else f"from {least} to {most}"
+            raise ConfigError(f"config.{name} is {short(value)}; it must be {bounds}. {meaning}")
+    return kind(value)
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raises a ConfigError for a text that no key can have, or that is no path where the key is one."""
+    wrong = next((i for i, letter in enumerate(value) if letter == "\0" or "\ud800" <= letter <= "\udfff"), None)
+    if wrong is not None:
+        what = "a NUL" if value[wrong] == "\0" else "no text in UTF-8"
+        raise ConfigError(f"config.{name} is {short(value)}: character {wrong + 1} is {what}. Leave it out.")
+    if len(value) > LONGEST_TEXT:
+        raise ConfigError(f"config.{name} has {len(value):,} characters, and at most {LONGEST_TEXT:,} are read.")
+    if (
+        name in _PATHS and value.strip() and not value.startswith("lines:")
+    ):  # which names two, looked at where they are opened
+        path_of(value, f"config.{name}")
 
 
 def resolve(values: Mapping[str, Any]) -> Config:
@@ -161,7 +185,7 @@ def resolve(values: Mapping[str, Any]) -> Config:
     tree: dict[str, Any] = {}
     for name, field, kind in walk():
         section, _, leaf = name.rpartition(".")
-        value = _check_value(name, given.get(name, field.default), field, kind)
+        value = check_value(name, given.get(name, field.default), field, kind)
         (tree.setdefault(section, {}) if section else tree)[leaf] = value
     types = typing.get_type_hints(Config)
     config = Config(**{k: types[k](**v) if isinstance(v, dict) else v for k, v in tree.items()})
@@ -195,6 +219,11 @@ def _check_combinations(config: Config) -> None:
         raise ConfigError(
             f"data.max_length={config.data.max_length} is longer than model.max_length={model.max_length}, the positions "
             f"the model has. Shorten the examples or set --config.model.max_length={config.data.max_length}."
+        )
+    if (tokens := train.batch_size * config.data.max_length) > TOKENS_PER_STEP:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} rows of data.max_length={config.data.max_length} are {tokens:,} tokens a step, of which at "
+            f"most {TOKENS_PER_STEP:,} are made. Lower one of them."
         )
     if train.batch_size % train.accumulation_steps and not train.batch_per_device:
         raise ConfigError(
@@ -239,11 +268,11 @@ def budget(config: Config) -> Budget | None:
             f"train.budget={text} and train.num_epochs={config.train.num_epochs:g} both set the number of steps. Set one: "
             "--config.train.num_epochs=0 or --config.train.budget=."
         )
-    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\+?\d+)?)\s*([a-z]+)", text.lower())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]+)?)\s*([a-z]+)", text.lower())
     amount, unit = (float(found[1]), found[2]) if found else (0.0, "")
-    if unit not in _BUDGET_UNITS or not 0 < amount < math.inf:
+    if unit not in _BUDGET_UNITS or not 0 < amount <= LIMITS[float][1]:
         raise ConfigError(
-            f"train.budget={text!r} is not an amount above 0 with a unit ({', '.join(_BUDGET_UNITS)}). Write for example 90s, 30min, "
+            f"train.budget={short(text)} is not an amount above 0 (and of 1e30 at most) with a unit ({', '.join(_BUDGET_UNITS)}). Write for example 90s, 30min, "
             "2h, 1e18flops or 2e9tokens."
         )
     kind, factor = _BUDGET_UNITS[unit]
@@ -281,10 +310,10 @@ def profile_range(config: Config) -> tuple[int, int] | None:
     text = config.profile.steps
     if not text:
         return None
-    first, _, last = text.partition("-")
-    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-        raise ConfigError(f"profile.steps={text!r} is not a range of steps. Write FIRST-LAST, for example 10-13.")
-    return int(first), int(last)
+    first, last = (whole_number(part) for part in text.partition("-")[::2])
+    if first is None or last is None or not 1 <= first <= last:
+        raise ConfigError(f"profile.steps={short(text)} is not a range of steps. Write FIRST-LAST, for example 10-13.")
+    return first, last
 
 
 def replace(config: Config, **sections: Mapping[str, Any]) -> Config:

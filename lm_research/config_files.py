@@ -10,8 +10,8 @@ import contextlib
 import difflib
 import importlib
 import inspect
-import json
 import linecache
+import os
 import re
 import sys
 import traceback
@@ -22,10 +22,13 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lm_research.config import check_key, default_config, resolve, walk
+from lm_research.config import check_key, check_value, default_config, walk
+from lm_research.documents import parse_json, read_bytes
 from lm_research.errors import ConfigError, UserError, suggest
+from lm_research.paths import FILE, kind, path_of
 
 STORED_NAME = "config.json"
+_LARGEST = 16 * 2**20  # bytes of a config file
 
 
 def load(spec: str) -> ConfigDict:
@@ -40,23 +43,26 @@ def load(spec: str) -> ConfigDict:
     path, argument = _split(spec)
     if path.is_dir():
         path = _stored_in(path)
-    if not path.is_file():
+    found = kind(path)
+    if not found:
         raise ConfigError(f"--config={spec}: there is no file {str(path)!r}. {_nearest_file(path)}")
+    if found != FILE:
+        raise ConfigError(f"--config={spec} is {found}. Give a file such as configs/quickstart.py.")
     if path.suffix not in (".py", ".json"):
         raise ConfigError(
             f"--config={spec}: {str(path)!r} is neither a Python config file (.py) nor a stored config (.json). "
             "Give a file such as configs/quickstart.py, or the directory of an earlier run."
         )
+    content = read_bytes(path, error=ConfigError, fix="Give a file such as configs/quickstart.py.", limit=_LARGEST)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error}. Check its permissions and that it is UTF-8 text."
-        ) from error
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Write it as UTF-8 text.") from error
     if path.suffix == ".py":
         values = _run_python(path, text, argument)
     elif argument is None:
-        values = _parse_json(path, text)
+        fix = "Mend it, or go back to the Python config file that the run came from."
+        values = parse_json(text, str(path), error=ConfigError, fix=fix)
     else:
         raise ConfigError(f"--config={spec}: only Python config files take an argument. Drop {':' + argument!r}.")
     try:
@@ -69,9 +75,9 @@ def _split(spec: str) -> tuple[Path, str | None]:
     if not spec:
         raise ConfigError("--config is empty. Give a config file, for example --config=configs/quickstart.py.")
     match = re.fullmatch(r"(.+?\.(?:py|json)):(.*)", spec)
-    if match and not Path(spec).exists():
-        return Path(match[1]).expanduser(), match[2]
-    return Path(spec).expanduser(), None
+    if match and not os.path.exists(spec):
+        return path_of(match[1], "--config"), match[2]
+    return path_of(spec, "--config"), None
 
 
 def _stored_in(directory: Path) -> Path:
@@ -95,21 +101,6 @@ def _nearest_file(path: Path) -> str:
     if names:
         return f"Config files in {folder}/: {', '.join(names)}."
     return f"The current directory is {Path.cwd()}; paths are relative to it."
-
-
-def _parse_json(path: Path, text: str) -> Mapping[str, Any]:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}). Mend that line, or go back to the Python "
-            "config file that the run came from."
-        ) from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path} holds a JSON {type(values).__name__}, not an object of sections. Give the config.json of a run."
-        )
-    return values
 
 
 def _run_python(path: Path, text: str, argument: str | None) -> Mapping[str, Any]:
@@ -205,10 +196,10 @@ def _explain(error: BaseException, code: str) -> str:
             check_key(target[1])
         except ConfigError as mistake:
             return str(mistake)
-        for name, field, kind in walk():
+        for name, field, typed in walk():
             if name == target[1] and isinstance(error, TypeError):
                 return (
-                    f"`{code}` gives config.{name} a value of the wrong type; it must be of type {kind.__name__}. "
+                    f"`{code}` gives config.{name} a value of the wrong type; it must be of type {typed.__name__}. "
                     f"It means: {field.metadata['meaning']}"
                 )
     missing = re.search(r'Key "(\w+)" does not exist', str(error))
@@ -231,11 +222,8 @@ def _typed(values: Mapping[str, Any]) -> ConfigDict:
             given[section] = content
     for name in given:
         check_key(name)
-    for name, _, kind in walk():
-        if name not in given:
-            continue
-        if type(given[name]) is not kind and not (kind is float and type(given[name]) is int):
-            resolve(values)  # raises, naming the key, its type and its meaning
-        section, _, leaf = name.rpartition(".")
-        (config[section] if section else config)[leaf] = given[name]
+    for name, field, typed in walk():
+        if name in given:
+            section, _, leaf = name.rpartition(".")
+            (config[section] if section else config)[leaf] = check_value(name, given[name], field, typed)
     return config

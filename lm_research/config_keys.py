@@ -7,7 +7,7 @@ from typing import Any
 
 
 def key(default: Any, meaning: str, *, choices: tuple = (), low: float | None = None, high: float | None = None) -> Any:
-    """A config key: its default, what it means, and the values it may take (`low` and `high` inclusive)."""
+    """A config key: its default, what it means, and the values it may take (`low` and `high` inclusive; config.LIMITS where none is given)."""
     return dataclasses.field(default=default, metadata=dict(meaning=meaning, choices=choices, low=low, high=high))
 
 
@@ -15,18 +15,23 @@ def key(default: Any, meaning: str, *, choices: tuple = (), low: float | None = 
 class ModelConfig:
     family: str = key("bert", "Model family; lm_research/models/families has one file each.")
     variant: str = key("", "Variant of families that have several (t5: v1.0, v1.1; llama: llama, mistral, qwen2).")
-    hidden_size: int = key(768, "Width D of the residual stream.", low=1)
-    num_layers: int = key(12, "Number of Transformer blocks N.", low=1)
-    num_heads: int = key(12, "Attention heads H; must divide hidden_size, unless head_size is set.", low=1)
-    intermediate_size: int = key(3072, "Width F of the feed-forward layer.", low=1)
-    num_encoder_layers: int = key(0, "Encoder-decoders: blocks of the encoder; 0 is num_layers.", low=0)
-    num_kv_heads: int = key(0, "Heads of keys and values, shared by groups of query heads; 0 is num_heads.", low=0)
-    head_size: int = key(0, "Width K of a head; 0 is hidden_size / num_heads.", low=0)
-    embedding_size: int = key(0, "Width E of the embeddings (albert, electra); 0 is hidden_size.", low=0)
-    vocab_size: int = key(
-        0, "Rows of the embedding table; 0 takes the tokenizer's size, rounded up to a multiple of 128.", low=0
+    hidden_size: int = key(768, "Width D of the residual stream.", low=1, high=2**20)
+    num_layers: int = key(12, "Number of Transformer blocks N.", low=1, high=4096)
+    num_heads: int = key(12, "Attention heads H; must divide hidden_size, unless head_size is set.", low=1, high=2**16)
+    intermediate_size: int = key(3072, "Width F of the feed-forward layer.", low=1, high=2**22)
+    num_encoder_layers: int = key(0, "Encoder-decoders: blocks of the encoder; 0 is num_layers.", low=0, high=4096)
+    num_kv_heads: int = key(
+        0, "Heads of keys and values, shared by groups of query heads; 0 is num_heads.", low=0, high=2**16
     )
-    max_length: int = key(512, "Longest sequence the position table covers.", low=8)
+    head_size: int = key(0, "Width K of a head; 0 is hidden_size / num_heads.", low=0, high=2**16)
+    embedding_size: int = key(0, "Width E of the embeddings (albert, electra); 0 is hidden_size.", low=0, high=2**20)
+    vocab_size: int = key(
+        0,
+        "Rows of the embedding table; 0 takes the tokenizer's size, rounded up to a multiple of 128.",
+        low=0,
+        high=2**24,
+    )
+    max_length: int = key(512, "Longest sequence the position table covers.", low=8, high=2**24)
     dropout_rate: float = key(0.1, "Dropout on embeddings and on both residual branches.", low=0.0, high=0.99)
     attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
     norm: str = key(
@@ -40,9 +45,13 @@ class ModelConfig:
         "Maximal update parametrisation: the hidden_size at which the learning rate was found; rates and initial weights are scaled "
         "from there, so that it suits other widths. 0 is the usual parametrisation.",
         low=0,
+        high=2**20,
     )
     mup_base_head_size: int = key(
-        0, "mup_base_width: width of a head there, if heads grow; 0 is as here, and the model has more heads.", low=0
+        0,
+        "mup_base_width: width of a head there, if heads grow; 0 is as here, and the model has more heads.",
+        low=0,
+        high=2**16,
     )
     dtype: str = key("float32", "Compute type; parameters are always float32.", choices=("float32", "bfloat16"))
     scan_layers: bool = key(True, "Compile one block and loop over it (fast compile) or unroll all (can run faster).")
@@ -106,7 +115,7 @@ class ObjectiveConfig:
     generator_size: float = key(
         0.25, "replaced_token: generator's widths and heads as a share of the model's.", low=0.01, high=1.0
     )
-    discriminator_weight: float = key(50.0, "replaced_token: factor on the discriminator's loss.", low=0.0)
+    discriminator_weight: float = key(50.0, "replaced_token: factor on the discriminator's loss.", low=0.0, high=1e6)
     infill_rate: float = key(0.3, "denoising: share of tokens in spans, each replaced by one mask.", low=0.0, high=0.95)
     permute_rate: float = key(1.0, "denoising: share of examples with sentences in random order.", low=0.0, high=1.0)
     delete_rate: float = key(0.0, "denoising: share of tokens deleted.", low=0.0, high=0.95)
@@ -117,6 +126,7 @@ class ObjectiveConfig:
         0,
         "seq2seq: tokens per target; 0 is data.max_length. Task instruction: of a written answer; 0 is half of it.",
         low=0,
+        high=2**24,
     )
     decoder_start: str = key(
         "auto",
@@ -202,14 +212,17 @@ class TaskConfig:
         "question_answering, tagging: tokens of a long context or sentence that neighbouring windows have in common (tagging: at most half "
         "of a window).",
         low=0,
+        high=2**24,
     )
     long_sentences: str = key(
         "windows",
         "tagging: sentences of more than data.max_length tokens: read in windows, or cut; then the tags of missing words count as O.",
         choices=("windows", "cut"),
     )
-    max_answer_length: int = key(30, "question_answering: tokens of the longest answer.", low=1)
-    n_best: int = key(20, "question_answering: answers weighed, and written to predictions, for each question.", low=1)
+    max_answer_length: int = key(30, "question_answering: tokens of the longest answer.", low=1, high=2**16)
+    n_best: int = key(
+        20, "question_answering: answers weighed, and written to predictions, for each question.", low=1, high=10_000
+    )
     null_threshold: float = key(
         0.0,
         "question_answering: a question has no answer where the score of none minus the best answer's is above this (SQuAD 2.0).",
@@ -319,7 +332,7 @@ class DataConfig:
         choices=("error", "skip"),
     )
     tfds_dir: str = key("", "tfds: data_dir; empty uses TFDS's default (~/tensorflow_datasets).")
-    max_length: int = key(128, "Tokens per example L.", low=8)
+    max_length: int = key(128, "Tokens per example L.", low=8, high=2**24)
     group_by_length: bool = key(
         False,
         "Labelled tasks, rows that are not packed: batches of records of about equal length, so that little is padding. The shuffled records of "
@@ -334,7 +347,9 @@ class DataConfig:
         "",
         "Where tokenizers and token stores are kept between runs, here or at gs://; empty keeps them in the workdir.",
     )
-    num_workers: int = key(0, "Worker processes that prepare batches; 0 uses threads, enough for most models.", low=0)
+    num_workers: int = key(
+        0, "Worker processes that prepare batches; 0 uses threads, enough for most models.", low=0, high=1024
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,7 +392,7 @@ class TokenizerConfig:
     path: str = key(
         "", "Tokenizer to use instead of training one: a Hugging Face folder, tokenizer.json or sentencepiece .model."
     )
-    vocab_size: int = key(8192, "Pieces of the tokenizer to train.", low=64)
+    vocab_size: int = key(8192, "Pieces of the tokenizer to train.", low=64, high=2**24)
     keep_newlines: bool = key(False, "Keep line breaks as a token of their own (causal models that write lines).")
     lowercase: bool = key(False, "wordpiece: fold capitals and accents, as uncased BERT does.")
     sentinels: int = key(
@@ -395,13 +410,15 @@ class OptimizerConfig:
         "Optimizer; each has its own scale of learning rates, and the defaults below are AdamW's.",
         choices=("adamw", "adafactor", "lamb", "lion", "muon", "sgd"),
     )
-    learning_rate: float = key(1e-4, "Peak learning rate; muon: of hidden matrices (0.02 is usual).", low=0.0)
-    adam_learning_rate: float = key(3e-4, "muon: peak learning rate of all else, which AdamW trains.", low=0.0)
+    learning_rate: float = key(1e-4, "Peak learning rate; muon: of hidden matrices (0.02 is usual).", low=0.0, high=1e6)
+    adam_learning_rate: float = key(
+        3e-4, "muon: peak learning rate of all else, which AdamW trains.", low=0.0, high=1e6
+    )
     momentum: float = key(0.95, "muon: decay of the momentum of hidden matrices.", low=0.0, high=0.999999)
     beta1: float = key(0.9, "Decay of the first moment; sgd: momentum. adafactor has none.", low=0.0, high=0.999999)
     beta2: float = key(0.999, "Decay of the second moment; lion: of its only one.", low=0.0, high=0.9999999)
-    epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0)
-    weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0)
+    epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0, high=1e6)
+    weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0, high=1e6)
     clip_norm: float = key(1.0, "Global gradient norm above which the gradient is scaled down; 0 never clips.", low=0.0)
     layer_decay: float = key(
         1.0,
@@ -429,25 +446,26 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    num_steps: int = key(1000, "Optimizer steps of the whole run.", low=1)
+    num_steps: int = key(1000, "Optimizer steps of the whole run.", low=1, high=2**31 - 2)
     stop_after: int = key(
         0,
         "Evaluate, save and end well after this step, before num_steps; the run goes on with a later one. 0 is none.",
         low=0,
     )
-    num_epochs: float = key(0.0, "Passes over the training examples; above 0 it sets num_steps.", low=0.0)
+    num_epochs: float = key(0.0, "Passes over the training examples; above 0 it sets num_steps.", low=0.0, high=1e9)
     budget: str = key(
         "",
         "What the run may spend, instead of num_steps: time (90s, 30min, 2h), 1e18flops or 2e9tokens; empty goes by num_steps.",
     )
-    batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1)
+    batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1, high=2**24)
     batch_per_device: int = key(
         0,
         "Instead of batch_size: examples of a micro-batch on each device that has rows of its own (the mesh's data x fsdp). batch_size becomes "
         "that times those devices times accumulation_steps, and is kept with the run.",
         low=0,
+        high=2**24,
     )
-    accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1)
+    accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1, high=2**24)
     init_from: str = key(
         "",
         "Model directory (Hugging Face's format, native, or a run's) to start from. Its shape replaces the model "
@@ -477,8 +495,9 @@ class LoraConfig:
         0,
         "Rank of adapters (Hu et al. 2021): they and a new head learn, the rest of the model stays. 0 has none.",
         low=0,
+        high=2**16,
     )
-    alpha: float = key(16.0, "An adapter's product counts alpha / rank.", low=0.0)
+    alpha: float = key(16.0, "An adapter's product counts alpha / rank.", low=0.0, high=1e6)
     rslora: bool = key(False, "It counts alpha / sqrt(rank) instead (Kalajdzievski 2023), for large ranks.")
     targets: str = key(
         "attention/(query|value)/",
@@ -502,13 +521,15 @@ class LoraConfig:
 class EvalConfig:
     every_steps: int = key(1000, "Steps between evaluations on held-out documents; 0 evaluates only at the end.", low=0)
     num_batches: int = key(0, "Batches of each evaluation; 0 reads all held-out examples once.", low=0)
-    num_samples: int = key(4, "Samples or fill-mask examples shown after each evaluation.", low=0)
+    num_samples: int = key(4, "Samples or fill-mask examples shown after each evaluation.", low=0, high=1000)
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     every_steps: int = key(1000, "Steps between checkpoints; 0 saves only by time and at the end.", low=0)
-    every_minutes: float = key(15.0, "Minutes between checkpoints; 0 saves only by steps and at the end.", low=0.0)
+    every_minutes: float = key(
+        15.0, "Minutes between checkpoints; 0 saves only by steps and at the end.", low=0.0, high=1e9
+    )
     keep: int = key(2, "Newest checkpoints kept.", low=1)
     keep_best: int = key(1, "Checkpoints with the lowest evaluation loss kept as well.", low=0)
 
@@ -524,17 +545,26 @@ class MeshConfig:
         ),
     )  # fmt: skip
     slices: int = key(
-        0, "Slices (TPU pods joined by the data-centre network) the devices are; 0 takes what is found.", low=0
+        0,
+        "Slices (TPU pods joined by the data-centre network) the devices are; 0 takes what is found.",
+        low=0,
+        high=2**20,
     )
-    data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0)
-    fsdp: int = key(0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0)
+    data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0, high=2**20)
+    fsdp: int = key(
+        0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0, high=2**20
+    )
     context: int = key(
         0,
         "Devices on the context axis (each row's positions divided; ring attention); 0 leaves it to the preset.",
         low=0,
+        high=2**20,
     )
     tensor: int = key(
-        0, "Devices on the tensor axis (heads, feed-forward, vocabulary divided); 0 leaves it to the preset.", low=0
+        0,
+        "Devices on the tensor axis (heads, feed-forward, vocabulary divided); 0 leaves it to the preset.",
+        low=0,
+        high=2**20,
     )
     rules: str = key(
         "",

@@ -182,11 +182,24 @@ def _refuse(value: Any, mistake: Exception, where: str, error: type[UserError], 
     reason = found[1].replace("`", "") if found else str(mistake)
     place = f", at {found[2]}" if found and found[2] else ""
     reason = reason[:1].lower() + reason[1:]
-    raise error(f"{where} is {_short.repr(value)}: {reason}{place}. {fix}") from mistake
+    raise error(f"{where} is {short(value)}: {reason}{place}. {fix}") from mistake
 
 
 _short = reprlib.Repr()
-_short.maxlevel, _short.maxdict, _short.maxlist, _short.maxstring, _short.maxother = 2, 3, 3, 60, 60
+_short.maxlevel, _short.maxdict, _short.maxlist, _short.maxstring, _short.maxother, _short.maxlong = 2, 3, 3, 60, 60, 40
+
+
+def short(value: Any) -> str:
+    """What a message shows of a value: its repr, the middle left out where it is long."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return f"a whole number of {value.bit_length()} bits"
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text of digits (0 to 9) is, spaces around it aside; None of any other text, and of one with more than 18 digits."""
+    return int(text) if re.fullmatch(r"\s*[0-9]{1,18}\s*", text) else None
 
 
 def is_finite(value: Any) -> bool:
