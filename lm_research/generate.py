@@ -35,6 +35,7 @@ from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
 from lm_research.documents import json_value
 from lm_research.errors import DataError, UserError, suggest
+from lm_research.paths import path_of
 
 Message = dict[str, str]
 NEW_TOKENS = 64  # where nothing says how many
@@ -274,19 +275,21 @@ def read_prompts(path: str) -> list[str]:
     Raises:
       DataError: it cannot be read, or a line of .jsonl has no prompt that is a text.
     """
-    file = source_file(pathlib.Path(path), path)
-    lines = [(number, line.removesuffix("\n")) for number, line in read_lines(file, Problems("stop")) if line.strip()]
+    file, problems = source_file(path_of(path, "--input", error=DataError), path), Problems("stop")
+    lines = [(number, line.removesuffix("\n")) for number, line in read_lines(file, problems) if line.strip()]
     if file.kind != "json":
         return [line for _, line in lines]
     prompts = []
     for number, line in lines:
+        where = f"{path}, line {number}"
         try:
-            prompt = json_value(line)["prompt"]
+            prompt = json_value(line, halves=lambda where=where: problems.halves(where))["prompt"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f'{path}, line {number}: no JSON object with a "prompt". Mend or remove it.') from error
+            raise DataError(f'{where}: no JSON object with a "prompt". Mend or remove it.') from error
         if not isinstance(prompt, str):
-            raise DataError(f"{path}, line {number}: the prompt {str(prompt)[:80]} is no text. Put it in quotes.")
+            raise DataError(f"{where}: the prompt {str(prompt)[:80]} is no text. Put it in quotes.")
         prompts.append(prompt)
+    problems.tell(path)
     return prompts
 
 

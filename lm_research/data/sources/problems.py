@@ -1,6 +1,11 @@
-"""Damaged lines, rows and records of a corpus: each ends the reading, or is left out and counted."""
+"""Damaged lines, rows and records of a corpus: each ends the reading, or is left out and counted.
+
+Halves of characters (texts.py) are mended and counted.
+"""
 
 from __future__ import annotations
+
+import sys
 
 from lm_research.errors import DataError
 
@@ -13,6 +18,7 @@ class Problems:
     Attributes:
       count: lines, rows, records and ends of files that were left out.
       first: what was wrong with the first few of them, with file and line.
+      mended: records with halves of characters; first_mended: where the first of them is.
     """
 
     def __init__(self, policy: str = "error") -> None:
@@ -20,6 +26,7 @@ class Problems:
         self._policy = policy
         self.count = 0
         self.first: list[str] = []
+        self.mended, self.first_mended = 0, ""
 
     def found(self, what: str, fix: str = "Mend it") -> None:
         """Counts a problem, or raises it as a DataError; `what` begins with the file and, if there is one, the line."""
@@ -32,9 +39,24 @@ class Problems:
         if len(self.first) < _SHOWN:
             self.first.append(what)
 
+    def halves(self, where: str) -> None:
+        """Counts a record with halves of characters, which are question marks now."""
+        self.mended += 1
+        self.first_mended = self.first_mended or where
+
     def report(self, source: str) -> str:
-        """One line for the log; empty when all was well."""
-        if not self.count:
-            return ""
-        more = f", and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
-        return f"Warning: {source}: skipped {self.count:,} that cannot be read: {'; '.join(self.first)}{more}."
+        """What the log says; empty when all was well."""
+        said = []
+        if self.count:
+            more = f", and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
+            said.append(f"skipped {self.count:,} that cannot be read: {'; '.join(self.first)}{more}")
+        if self.mended:
+            said.append(
+                f"halves of characters (such as \\ud83d alone) became question marks in {self.mended:,} records, the first {self.first_mended}"
+            )
+        return f"Warning: {source}: {'; '.join(said)}." if said else ""
+
+    def tell(self, source: str) -> None:
+        """Prints the report on standard error, where no log is kept."""
+        if said := self.report(source):
+            print(said, file=sys.stderr, flush=True)

@@ -10,14 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from lm_research.data.sources.files import SourceFile
+from lm_research.data.sources.files import DAMAGE, SourceFile, unpacks_too_far
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
 from lm_research.documents import json_value
 from lm_research.errors import DataError, suggest
 
 _RECORDS = 1000  # read at once
-_LONGEST_FIELD = 2**31 - 1  # csv's own limit is 128 KiB
+_LONGEST_CELL = (
+    2**25
+)  # characters; csv's own limit is 2**17. A quote that is never closed would take the rest of the file
 _RETURN = "\udc0d"  # stands for a carriage return, at which csv would end a row; no text in UTF-8 holds it
 
 
@@ -28,7 +30,7 @@ def read_json_lines(file: SourceFile, key: str, problems: Problems) -> Iterator[
             continue
         where = f"{file.path}, line {number}"
         try:
-            record = json_value(line)
+            record = json_value(line, halves=lambda where=where: problems.halves(where))
         except ValueError as error:
             problems.found(
                 f"{where} is not JSON ({error})",
@@ -93,7 +95,7 @@ def _divided(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[s
 
 
 def _quoted(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(_LONGEST_CELL)
     numbers = [0]  # of the line that csv read last
 
     def lines() -> Iterator[str]:
@@ -143,39 +145,62 @@ def read_parquet(file: SourceFile, key: str, problems: Problems) -> Iterator[str
             ]
             column = texts[_choose(texts, key, str(file.path), "column of texts")]
             number = 0
-            for batch in table.iter_batches(batch_size=_RECORDS, columns=[column]):
+            for batch in read_batches(table, [column], _RECORDS):
                 for text in batch.column(0).to_pylist():
                     number += 1
                     if text is None:
                         problems.found(f"{file.path}, row {number}: {column!r} is null")
                     else:
                         yield text
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, *DAMAGE, OSError, ValueError, OverflowError) as error:
         problems.found(f"{file.path} is not a Parquet file, or damaged ({_words(error)})", "Copy it again")
+
+
+def read_batches(table: Any, columns: list[str] | None, size: int) -> Iterator[Any]:
+    """Record batches of a pyarrow ParquetFile; raises a ValueError for columns that unpack to more than any text does."""
+    for group in range(table.num_row_groups):
+        facts = table.metadata.row_group(group)
+        for place in range(facts.num_columns):
+            column = facts.column(place)
+            name = column.path_in_schema.partition(".")[0]
+            if (columns is None or name in columns) and unpacks_too_far(
+                column.total_uncompressed_size, column.total_compressed_size
+            ):
+                raise ValueError(
+                    f"column {name!r} unpacks to {column.total_uncompressed_size:,} bytes, as no text does"
+                )
+        yield from table.iter_batches(batch_size=size, row_groups=[group], columns=columns)
 
 
 def read_array_record(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
     """Records of an ArrayRecord file: UTF-8 texts; with `key`, JSON objects or tf.train.Examples with that field."""
+    try:
+        with _local(file) as path:
+            yield from _read_local(path, file, key, problems)
+    except (*DAMAGE, OSError) as error:
+        problems.found(f"{file.path} cannot be read: {_words(error)}", "Give a whole file that you may read")
+
+
+def _read_local(path: pathlib.Path, file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
     from array_record.python import array_record_module
 
     number = 0
-    with _local(file) as path:
-        try:
-            reader = array_record_module.ArrayRecordReader(str(path))
-            if not reader.ok():
-                reader.close()  # raises what is wrong
-            for start in range(0, reader.num_records(), _RECORDS):
-                stop = min(start + _RECORDS, reader.num_records())
-                for number, record in enumerate(reader.read(list(range(start, stop))), start):
-                    text = _text_of_record(record, key, f"{file.path}, record {number}", problems)
-                    if text is not None:
-                        yield text
-            reader.close()
-        except (RuntimeError, ValueError, IndexError) as error:
-            problems.found(
-                f"{file.path} is not an ArrayRecord file, or damaged after record {number} ({_words(error)})",
-                "Copy it again",
-            )
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        if not reader.ok():
+            reader.close()  # raises what is wrong
+        for start in range(0, reader.num_records(), _RECORDS):
+            stop = min(start + _RECORDS, reader.num_records())
+            for number, record in enumerate(reader.read(list(range(start, stop))), start):
+                text = _text_of_record(record, key, f"{file.path}, record {number}", problems)
+                if text is not None:
+                    yield text
+        reader.close()
+    except (RuntimeError, ValueError, IndexError) as error:
+        problems.found(
+            f"{file.path} is not an ArrayRecord file, or damaged after record {number} ({_words(error)})",
+            "Copy it again",
+        )
 
 
 def _text_of_record(record: bytes, key: str, where: str, problems: Problems) -> str | None:
@@ -183,7 +208,7 @@ def _text_of_record(record: bytes, key: str, where: str, problems: Problems) -> 
         if not key:
             return record.decode("utf-8")
         if record.lstrip().startswith(b"{"):
-            return _field(json_value(record.decode("utf-8")), key, where, problems)
+            return _field(json_value(record, halves=lambda: problems.halves(where)), key, where, problems)
         features = _example_features(record)
         if key not in features:
             problems.found(f"{where} has no feature {key!r}; its features: {', '.join(features) or 'none'}")
@@ -252,6 +277,7 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
 def _local(file: SourceFile) -> Iterator[pathlib.Path]:
     """A path that libraries for local files can open: the file's own, or that of an unpacked or fetched copy."""
     if isinstance(file.path, pathlib.Path) and file.path.suffix not in (".gz", ".bz2", ".xz"):
+        file.open().close()  # the libraries would wait for a pipe
         yield file.path
         return
     with tempfile.NamedTemporaryFile(suffix=".array_record") as copy:
@@ -262,5 +288,5 @@ def _local(file: SourceFile) -> Iterator[pathlib.Path]:
 
 
 def _words(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(isinstance(error, OSError) and error.strerror or error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:300] + " ..."

@@ -10,6 +10,7 @@ from lm_research.data.lines import end_at_line_feed
 from lm_research.data.sources.files import DAMAGE, SourceFile
 from lm_research.data.sources.problems import Problems
 
+LONGEST_LINE = 2**27  # bytes: what reads a line holds it a few times
 _HEAD_BYTES = 8192
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAGIC = {
@@ -30,14 +31,17 @@ def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]
     """(number, line) of a UTF-8 file, from 1, as data/lines.py has it; its end becomes a line feed, a byte order mark is skipped.
 
     Raises:
-      DataError: it is no text file at all, cannot be read, or has a line that is not UTF-8 (see `problems`).
+      DataError: it is no text file at all, cannot be read, or has a line that is not UTF-8 or too long (see `problems`).
     """
     number = 0
     try:
         with file.open() as stream:
             _check_head(stream, file, problems)
             offset = 0
-            for number, raw in enumerate(stream, 1):
+            for number, raw in enumerate(_raw_lines(stream), 1):
+                if len(raw) > LONGEST_LINE:
+                    offset += len(raw) + _pass_over(stream, raw, f"{file.path}, line {number}", problems)
+                    continue
                 line = _decode(
                     raw.removeprefix(_BYTE_ORDER_MARK) if number == 1 else raw, file, number, offset, problems
                 )
@@ -49,7 +53,26 @@ def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]
     except DAMAGE as error:
         problems.found(f"{file.path} is damaged after line {number} ({error})", "Copy it again")
     except OSError as error:
-        problems.found(f"{file.path} cannot be read: {error.strerror or error}")
+        problems.found(f"{file.path} cannot be read: {error.strerror or error}", "Give a whole file that you may read")
+
+
+def _raw_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines with their ends; of one that is too long a little more than may be."""
+    while raw := stream.readline(LONGEST_LINE + 1):
+        yield raw
+
+
+def _pass_over(stream: IO[bytes], raw: bytes, where: str, problems: Problems) -> int:
+    """Reads the rest of a line that is too long, and returns its bytes."""
+    problems.found(
+        f"{where} has more than {LONGEST_LINE // 2**20} MiB",
+        "Divide it, for example with `fold -s` (text) or `jq -c '.[]'` (a JSON list), and give the result",
+    )
+    size = 0
+    while raw and not raw.endswith(b"\n"):
+        raw = stream.readline(LONGEST_LINE)
+        size += len(raw)
+    return size
 
 
 class _NotText(Exception):
