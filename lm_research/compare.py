@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_research import cli
+from lm_research import cli, run_files
 from lm_research.config import by_key
+from lm_research.documents import read_json
 from lm_research.errors import BUG, DONE, CheckpointError
+from lm_research.paths import FILE, FOLDER, kind
 
 # Config that cannot change what a run computes; it may well change what it writes down.
 _HARMLESS = ("logging.", "checkpoint.", "profile.", "eval.num_samples", "data.cache_dir")
@@ -135,20 +136,20 @@ def load(directory: Path) -> Run:
     Raises:
       CheckpointError: it is missing, its run has not finished, or a file in it is damaged.
     """
-    if not directory.is_dir():
+    if kind(directory) != FOLDER:
         raise CheckpointError(f"{directory} is not a directory. Give the --workdir of a finished run.")
-    if not (directory / "config.json").is_file():
+    if kind(directory / "config.json") != FILE:
         raise CheckpointError(f"{directory} has no config.json, so it is no run directory. Give a run's --workdir.")
-    if not (directory / "summary.json").is_file():
+    if not kind(directory / "summary.json"):
         raise CheckpointError(
             f"{directory} has no summary.json: its run has not finished. Start it again with the same command, which "
             "resumes it."
         )
-    summary = _read_object(directory / "summary.json")
+    summary = run_files.read_summary(directory)
     lacking = [key for key in ("status", "step", "digests") if summary.get(key) in (None, "", {})]
-    if lacking or not isinstance(summary["digests"], dict):
+    if lacking:
         raise CheckpointError(
-            f"{directory / 'summary.json'} lacks {', '.join(lacking) or 'readable digests'}, the mark of a run's end. "
+            f"{directory / 'summary.json'} lacks {', '.join(lacking)}, the mark of a run's end. "
             "Run it again to its end."
         )
     metrics = _read_metrics(directory / "metrics.jsonl")
@@ -157,34 +158,21 @@ def load(directory: Path) -> Run:
             f"{directory / 'summary.json'} is of step {summary['step']}, and metrics.jsonl goes on to step {last}: the run went on after it "
             "and has not ended since. Start it again with the same command, which resumes it."
         )
-    return Run(by_key(_read_object(directory / "config.json")), metrics, summary)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}). Restore it or repeat the run.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object. Restore it or repeat the run.")
-    return values
+    config = read_json(directory / "config.json", error=CheckpointError, fix="Restore it or repeat the run.")
+    return Run(by_key(config), metrics, summary)
 
 
 def _read_metrics(path: Path) -> dict[int, dict[str, Any]]:
     """Metrics by step, without timings. Lines of one step are joined; of a step done again the last counts."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Restore it or repeat the run.") from error
     metrics: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(run_files.read_text(path).splitlines(), start=1):
         try:
-            values = json.loads(line)
-            step = int(values.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            values = run_files.line_of(line)
+        except ValueError as error:
             raise CheckpointError(
-                f"{path}, line {number}: not a JSON object with a step. Mend or remove that line."
+                f"{path}, line {number}: not a JSON object with a step and numbers ({error}). Mend or remove that line."
             ) from error
+        step = values.pop("step")
         metrics.setdefault(step, {}).update({key: value for key, value in values.items() if not is_timing(key)})
     return metrics
 

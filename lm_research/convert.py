@@ -10,7 +10,6 @@ bit unless --dtype asks for another type.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import pathlib
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 
 from lm_research import cli
 from lm_research.errors import PretrainedError
+from lm_research.run_files import read_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
         raise PretrainedError(
             "--to peft writes adapters as they were trained: leave out --head, --dtype and --adapter."
         )
-    base = json.loads((found.files / "config.json").read_text())["train"]["init_from"]
+    base = read_config(found.files / "config.json", PretrainedError)["train"]["init_from"]
     write_adapter(output, found.stored, found.family, native.load_adapted(found), base)
     print(f"{source} -> {output} (peft): adapters of rank {found.stored.lora.rank} for {base}")
 

@@ -20,7 +20,7 @@ FLOORS = (
     {"documents", "leaving"},
     {"config_keys"},
     {"config"},
-    {"config_files"},
+    {"config_files", "run_files"},
     {"parallel"},
     {"data", "models"},
     {"interop"},

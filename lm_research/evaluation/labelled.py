@@ -5,7 +5,6 @@ Legend: C classes.
 
 from __future__ import annotations
 
-import json
 import logging
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from lm_research.errors import ConfigError, DataError
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.batches import local_rows, to_global
 from lm_research.pretrained import LanguageModel, from_pretrained
+from lm_research.run_files import read_config
 from lm_research.tasks import TASKS, delivery
 from lm_research.tasks.labelled import Labelled, Reader, Row, open_labelled
 from lm_research.tasks.records import Record
@@ -96,7 +96,7 @@ def task_config(
 ) -> Config:
     """The config that a fine-tuning run on these records would have, as far as reading and scoring them goes."""
     longest, length = lm.definition.arch.max_length or 0, entry.max_length
-    own = json.loads((path / "config.json").read_text()) if native.is_run(path) else {}
+    own = read_config(path / "config.json") if native.is_run(path) else {}
     if not length and own:
         length = own["data"]["max_length"]
     if not length:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from lm_research.data.lines import split_lines
+from lm_research.documents import Count, Finite, check, check_fields, parse_json, read_bytes, read_json
 from lm_research.errors import DataError
 from lm_research.evaluation import statistics
-from lm_research.evaluation.runner import Plan
+from lm_research.evaluation.runner import AGAIN, Plan, read_made_from
 from lm_research.evaluation.scorers import Scorer, main_metric, make_scorer
 from lm_research.evaluation.suite import Entry
 from lm_research.training.run_directory import write_atomically
+
+_LARGEST = 2**32  # bytes of predictions
+# Of predictions, as far as all tasks that have them mean the same.
+_FIELDS = {
+    "record": Count, "where": str, "text": str, "logits": list[Finite], "probability": Finite, "good": str, "bad": str, "good_nats": Finite,
+    "bad_nats": Finite, "good_tokens": Count, "bad_tokens": Count, "nats": Finite, "tokens": Count, "words": Count, "bytes": Count, "rank": Count,
+    "similarity": Finite, "answers": list[str], "exact_match": Finite, "f1": Finite, "target": str, "together": str | int, "credit": Finite,
+    "group": str,
+}  # fmt: skip
 
 
 def read_scorers(plan: Plan, entry: Entry) -> list[Scorer]:
@@ -21,15 +31,35 @@ def read_scorers(plan: Plan, entry: Entry) -> list[Scorer]:
     found = []
     for number in range(len(plan.models)):
         path = plan.predictions(entry, number)
+        labels = read_json(path.with_name("task.json"), _Labels, fix=AGAIN)["labels"]
+        rows = _read_rows(path)
         try:
-            labels = json.loads(path.with_name("task.json").read_text())["labels"]
-            rows = [json.loads(line) for line in split_lines(path.read_bytes().decode("utf-8"))]
             found.append(make_scorer(entry, labels, rows))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
             raise DataError(
-                f"{path} cannot be read ({type(error).__name__}: {error}). Evaluate again into another --output."
+                f"{path} holds no predictions of a task {entry.task} ({type(error).__name__}: {error}). {AGAIN}"
             ) from error
     return found
+
+
+class _Labels(TypedDict):
+    labels: list[str]
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The predictions of a file, one a line; raises a DataError that names the line that is none, or a number that is not finite."""
+    try:
+        lines = split_lines(read_bytes(path, fix=AGAIN, limit=_LARGEST).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}). {AGAIN}") from error
+    if not lines:
+        raise DataError(f"{path} is empty. {AGAIN}")
+    rows = [parse_json(line, f"{path}, line {number}", fix=AGAIN) for number, line in enumerate(lines, 1)]
+    for number, row in enumerate(rows, 1):
+        check_fields(row, _FIELDS, f"{path}, line {number}", fix=AGAIN)
+        if missing := [name for name in ("record", "where") if row.get(name) is None]:
+            raise DataError(f"{path}, line {number} has no {missing[0]!r}. {AGAIN}")
+    return rows
 
 
 def read_plan(output: pathlib.Path) -> Plan:
@@ -39,8 +69,8 @@ def read_plan(output: pathlib.Path) -> Plan:
         raise DataError(
             f"{output} holds no finished evaluation. Make one: python -m lm_research.evaluate --model ... --output {output}"
         )
-    made_from = json.loads(path.read_text())
-    entries = [Entry(**entry | {"labels": tuple(entry["labels"])}) for entry in made_from["tasks"]]
+    made_from = read_made_from(path)
+    entries = [check(entry, Entry, str(path), fix=AGAIN) for entry in made_from["tasks"]]
     return Plan(entries, made_from["models"], output, made_from["batch_size"], made_from["dtype"])
 
 

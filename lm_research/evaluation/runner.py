@@ -13,14 +13,15 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypedDict
 
 import jax
 import numpy as np
 import tqdm
 
 from lm_research.config import MeshConfig, resolve
+from lm_research.documents import Object, Size, check, read_json
 from lm_research.errors import DataError, UserError, not_downloaded
 from lm_research.evaluation.labelled import LabelledJudge
 from lm_research.evaluation.language_modelling import LanguageJudge
@@ -31,6 +32,7 @@ from lm_research.tasks import TASKS
 from lm_research.tasks.records import fingerprint
 from lm_research.training.run_directory import lock, write_atomically
 
+AGAIN = "Restore it, or evaluate again into another --output."
 _SAVE_SECONDS = 10.0  # of work that a kill may cost
 
 
@@ -115,7 +117,7 @@ def _judge(plan: Plan, entry: Entry, model: str, path: pathlib.Path, mesh: Any) 
                 outputs, pending, saved = outputs + fresh, [], time.monotonic()
     facts = {"labels": list(judge.labels)}
     labels = path.with_name("task.json")
-    if labels.exists() and json.loads(labels.read_text()) != facts:
+    if labels.exists() and read_json(labels, fix=AGAIN) != facts:
         raise UserError(
             f"Task {entry.name}: {model} has other classes, or in another order, than the models before it. Evaluate it apart."
         )
@@ -158,7 +160,7 @@ def _check(plan: Plan) -> None:
     }
     made_from, path = json.loads(json.dumps(made_from)), plan.output / "made_from.json"
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_made_from(path)
         for name in sorted({task["name"] for task in before["tasks"]}):
             now, then = _made_from(made_from, name), _made_from(before, name)
             changed = [what for what in then if now.get(what) != then[what]]
@@ -174,7 +176,26 @@ def _check(plan: Plan) -> None:
     write_atomically(path, json.dumps(made_from, indent=1, ensure_ascii=False) + "\n")
 
 
-def _made_from(content: dict[str, Any], name: str) -> dict[str, Any]:
+class MadeFrom(TypedDict):
+    """made_from.json."""
+
+    models: list[str]
+    files: Object
+    tasks: list[Object]
+    data: Object
+    batch_size: Size
+    dtype: str | None
+
+
+def read_made_from(path: pathlib.Path) -> MadeFrom:
+    """What an output is made from; raises a DataError if the file is damaged."""
+    content = read_json(path, MadeFrom, fix=AGAIN)
+    for task in content["tasks"]:
+        check(task, Entry, f"{path}: a task", fix=AGAIN)
+    return content
+
+
+def _made_from(content: Mapping[str, Any][str, Any], name: str) -> dict[str, Any]:
     """What the predictions of one task depend on, of the content of made_from.json; {} if the task is not in it."""
     for task in content["tasks"]:
         if task["name"] == name:

@@ -13,7 +13,6 @@ A Python file has the same list as `TASKS`. Files are looked for beside the suit
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import re
 import runpy
@@ -22,9 +21,14 @@ from importlib import resources
 from typing import Any
 
 from lm_research.config import TaskConfig, resolve
+from lm_research.documents import check, parse_yaml, read_json, read_yaml, short
 from lm_research.errors import ConfigError, suggest
+from lm_research.paths import FILE, FOLDER, NOTHING, kind, path_of
 
 _SHIPPED = "suites"
+_TFDS = "tfds:"
+_LONGEST, _LONGEST_NAME = 2**24, 100  # tokens of a text; bytes of a task's name
+_TASK_KEYS = ("text_key", "pair_key", "label_key", "label_separator", "metric")  # of an entry and of config.task alike
 _NOT_HERE = {
     "train",
     "validation",
@@ -74,12 +78,12 @@ class Entry:
 
 def load_suite(given: str, kinds: Mapping[str, Any]) -> list[Entry]:
     """The tasks of a suite, by its file or its name; raises a ConfigError that names file, task and key."""
-    path = pathlib.Path(given)
+    path = path_of(given, "--suite")
     shipped = {file.name.removesuffix(".yaml"): file for file in _folder().iterdir() if file.name.endswith(".yaml")}
-    if path.is_file():
+    if kind(path) not in (NOTHING, FOLDER):
         content = _read(path)
     elif given in shipped:
-        content = _parse_yaml(shipped[given].read_text(encoding="utf-8"), given)
+        content = parse_yaml(shipped[given].read_text(encoding="utf-8"), given, error=ConfigError)
     else:
         hint = suggest(given, shipped)
         raise ConfigError(f"--suite={given} is neither a file nor a suite that comes with the library. {hint}")
@@ -97,26 +101,15 @@ def _folder() -> Any:
 
 def _read(path: pathlib.Path) -> Any:
     if path.suffix == ".py":
+        if kind(path) != FILE:
+            raise ConfigError(f"{path} is {kind(path)}. Give a file.")
         try:
             return {"tasks": runpy.run_path(str(path)).get("TASKS")}
-        except Exception as error:  # the user's own program
+        except (Exception, SystemExit) as error:  # the user's own program
             raise ConfigError(f"{path} raised {type(error).__name__}: {error}. Mend it.") from error
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise ConfigError(f"{path} is no suite: one is a .yaml, .json or .py file.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else _parse_yaml(text, str(path))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. Mend it.") from error
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}. Mend it.") from error
+    return (read_json if path.suffix == ".json" else read_yaml)(path, Any, error=ConfigError)
 
 
 def _tasks(content: Any, given: str) -> list[Any]:
@@ -130,11 +123,12 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
     known = {field.name for field in dataclasses.fields(Entry)} - {"more"}
     further = {field.name for field in dataclasses.fields(TaskConfig)} - known - _NOT_HERE
     if not isinstance(fields, Mapping):
-        raise ConfigError(f"{given}, task {number} is {fields!r}, not keys with values. Mend it.")
-    where = f"{given}, task {fields.get('name', number)}"
+        raise ConfigError(f"{given}, task {number} is {short(fields)}, not keys with values. Mend it.")
+    name = fields.get("name", number)
+    where = f"{given}, task {name if isinstance(name, str) and len(name) <= _LONGEST_NAME else short(name)}"
     for key in fields:
         if key not in known | further:
-            raise ConfigError(f"{where}: there is no key {key!r}. {suggest(str(key), known | further)}")
+            raise ConfigError(f"{where}: there is no key {short(key)}. {suggest(str(key), known | further)}")
     for key in ("name", "task", "data"):
         if not fields.get(key):
             raise ConfigError(f"{where} has no {key!r}. Add it.")
@@ -142,21 +136,30 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
     more = {key: value for key, value in fields.items() if key in further}
     labels = values.pop("labels", None)
     if labels:
-        values["labels"] = tuple(str(x).strip() for x in (labels.split(",") if isinstance(labels, str) else labels))
+        listed = labels.split(",") if isinstance(labels, str) else labels
+        listed = check(listed, list[str | int | float], f"{where}: labels", error=ConfigError)
+        values["labels"] = tuple(str(x).strip() for x in listed)
     for key, value in values.items():
-        kind = {"labels": tuple, "max_length": int}.get(key, str)
-        if type(value) is not kind:
-            raise ConfigError(f"{where}: {key} is {value!r}, which is no {kind.__name__}. Mend it.")
+        wanted = {"labels": tuple, "max_length": int}.get(key, str)
+        if type(value) is not wanted:
+            raise ConfigError(f"{where}: {key} is {short(value)}, which is no {wanted.__name__}. Mend it.")
+    if not 0 <= values.get("max_length", 0) <= _LONGEST:
+        raise ConfigError(f"{where}: max_length is {short(values['max_length'])}; it must be from 0 to {_LONGEST}.")
     if values["task"] not in kinds:
         raise ConfigError(f"{where}: there is no task {values['task']!r}. {suggest(values['task'], kinds)}")
-    if not re.fullmatch(r"\w[\w.+-]*", values["name"]):
-        raise ConfigError(f"{where}: a name becomes a folder. Use letters, digits, dots, dashes and underscores alone.")
+    if not re.fullmatch(r"\w[\w.+-]*", values["name"]) or len(values["name"].encode()) > _LONGEST_NAME:
+        raise ConfigError(
+            f"{where}: a name becomes a folder. Use up to {_LONGEST_NAME} letters, digits, dots, dashes and underscores alone."
+        )
     if values.get("target", "label") not in ("label", "labels", "value"):
         raise ConfigError(f"{where}: target is {values['target']!r}; it is label, labels or value.")
     if values.get("scored", "all") not in ("all", "shared"):
         raise ConfigError(f"{where}: scored is {values['scored']!r}; it is all or shared.")
+    if not values["data"].startswith((_TFDS, "lines:")):
+        path_of(values["data"], f"{where}: data")
+    texts = {key: value for key, value in values.items() if key in _TASK_KEYS and type(value) is str}
     try:
-        resolve({"task": more})
+        resolve({"task": more | texts})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     return Entry(**values, more=more)
@@ -164,4 +167,4 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
 
 def _find(data: str, folder: pathlib.Path) -> str:
     beside = folder / data
-    return str(beside) if not data.startswith("tfds:") and beside.exists() else data
+    return str(beside) if not data.startswith(_TFDS) and kind(beside) else data

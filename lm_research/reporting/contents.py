@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lm_research.errors import UserError
+from lm_research.paths import kind
 from lm_research.reporting import curves, scaling
 from lm_research.reporting.runs import Run, named, names_of, read_run
 from lm_research.reporting.studies import FILE, Study, read_study
@@ -57,9 +58,9 @@ def gather(paths: Sequence[Path]) -> Material:
     Raises:
       UserError: a folder that is neither, or a study.json that cannot be read.
     """
-    studies = [read_study(path) for path in dict.fromkeys(paths) if (path / FILE).is_file()]
+    studies = [read_study(path) for path in dict.fromkeys(paths) if kind(path / FILE)]
     titles = names_of([study.directory for study in studies])
-    runs = named([path for path in paths if not (path / FILE).is_file()])
+    runs = named([path for path in paths if not kind(path / FILE)])
     every, notes = list(runs), []
     for study, title in zip(studies, titles, strict=True):
         drawn, others = trial_runs(study, f"{title}: " if len(studies) > 1 else "", notes)
@@ -80,7 +81,7 @@ def trial_runs(study: Study, prefix: str, notes: list[str]) -> tuple[list[Run], 
             continue
         directory = study.directory / str(trial.get("run") or "")
         measured = trial in study.measured  # of any other trial its row in the table says why it has no run
-        if trial.get("run") and (measured or (directory / "config.json").is_file()):
+        if trial.get("run") and (measured or kind(directory / "config.json")):
             try:
                 runs[trial["run"]] = read_run(directory, prefix + study.label(trial))
             except UserError as error:

@@ -6,21 +6,24 @@ Unlike `compare`, which needs finished runs, a report takes a run as it is: in p
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_research import run_files
 from lm_research.config import by_key
-from lm_research.errors import CheckpointError
-from lm_research.training.goodput import read_lives, total_time
+from lm_research.documents import read_json
+from lm_research.errors import CheckpointError, UserError
+from lm_research.paths import FILE, FOLDER, NOTHING, kind
+from lm_research.training.goodput import total_time
 
-_SAMPLES_AFTER = re.compile(r"held-out after step (\d+):")
+_SAMPLES_AFTER = re.compile(r"held-out after step ([0-9]{1,10}):")
 _TIME_OF_A_LINE = 20  # letters of log.txt before the text: "2026-01-31 12:34:56 "
 _SAMPLE = "  | "
+_CONFIG = "So it cannot be read as a JSON object of keys: restore it or repeat the run."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +54,14 @@ class Run:
     @property
     def step(self) -> int:
         """The last step that anything is known of."""
-        return max([line["step"] for line in self.lines] + [_whole(self.summary.get("step"))])
+        return max([line["step"] for line in self.lines] + [self.summary.get("step", 0)])
 
     @property
     def status(self) -> str:
         """ "finished", "stopped", or "unfinished": running, or ended without a word."""
-        if _whole(self.summary.get("step")) < self.step:  # of an earlier end, after which the run went on
+        if self.summary.get("step", 0) < self.step:  # of an earlier end, after which the run went on
             return "unfinished"
-        return str(self.summary.get("status", "unfinished"))
+        return self.summary.get("status", "unfinished")
 
     @property
     def final(self) -> dict[str, Any]:
@@ -66,18 +69,17 @@ class Run:
         last: dict[str, Any] = {}
         for line in self.lines:
             last.update(line)
-        test = self.summary.get("test")
-        last |= {f"test_{key.removeprefix('eval_')}": v for key, v in test.items()} if isinstance(test, dict) else {}
+        last |= {f"test_{key.removeprefix('eval_')}": value for key, value in self.summary.get("test", {}).items()}
         return {key: value for key, value in last.items() if key != "step"}
 
     @property
     def parameters(self) -> int | None:
-        return next((s["parameters"] for s in reversed(self.starts) if isinstance(s.get("parameters"), int)), None)
+        known = (start.get("parameters") for start in reversed(self.starts))
+        return next((count for count in known if type(count) is int and 0 < count < 2**63), None)
 
     @property
     def digests(self) -> dict[str, str]:
-        found = self.summary.get("digests")
-        return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+        return self.summary.get("digests", {})
 
     @property
     def commands(self) -> list[str]:
@@ -92,28 +94,24 @@ def read_run(directory: Path, name: str = "") -> Run:
     Raises:
       CheckpointError: there is no run: no directory, or no readable config.json in it.
     """
-    if not directory.is_dir():
+    if kind(directory) != FOLDER:
         raise CheckpointError(f"{directory} is not a directory. Give the --workdir of a run, or the folder of a study.")
-    if not (directory / "config.json").is_file():
+    if kind(directory / "config.json") != FILE:
         raise CheckpointError(
             f"{directory} holds neither config.json nor study.json, so it is no run and no study. Give the --workdir of a run, "
             "or the folder of a study."
         )
     notes: list[str] = []
-    config = _read(directory / "config.json", dict, notes)
-    if notes:
-        raise CheckpointError(notes[0])
+    config = read_json(directory / "config.json", error=CheckpointError, fix=_CONFIG)
     lines = read_lines(directory / "metrics.jsonl", notes)
-    starts = [start for start in _read(directory / "environment.json", list, notes) if isinstance(start, dict)]
-    summary = _read(directory / "summary.json", dict, notes)
-    try:
-        seconds = total_time(read_lives(directory))
-    except (KeyError, TypeError, AttributeError):
-        seconds = {}
-        notes.append(f"{directory / 'time.json'} is damaged, so where the time went is not known.")
+    starts, summary, lives = (
+        _noted(notes, read, directory / name)
+        for read, name in ((_starts, "environment.json"), (_summary, "summary.json"), (_lives, "time.json"))
+    )
+    seconds = total_time(lives or [])
     run = Run(
-        name or directory.resolve().name, directory, by_key(config), lines, starts, seconds if any(seconds.values()) else {},
-        summary, read_samples(directory / "log.txt"), notes,
+        name or directory.resolve().name, directory, by_key(config), lines, starts or [], seconds if any(seconds.values()) else {},
+        summary or {}, read_samples(directory / "log.txt"), notes,
     )  # fmt: skip
     notes.extend(_not_finite(directory, lines))
     if run.status != "finished" and lines:
@@ -137,22 +135,14 @@ def names_of(directories: Sequence[Path]) -> list[str]:
 
 def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     """Lines of a metrics.jsonl that are JSON objects with a whole step; `notes` gets a sentence about the others."""
-    try:
-        content = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        content = ""
+    content = _noted(notes, run_files.read_text, path) or ""
     if not content.strip():
         notes.append(f"{path} holds no metrics yet, so there are no curves of this run.")
     lines, damaged = [], []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            values = json.loads(line)
-            usable = isinstance(values["step"], int)
-        except (ValueError, KeyError, TypeError):
-            usable = False
-        if usable:
-            lines.append(values)
-        else:
+            lines.append(run_files.line_of(line))
+        except ValueError:
             damaged.append(number)
     if damaged and damaged[-1] == len(content.splitlines()) and not content.endswith("\n"):
         notes.append(
@@ -160,16 +150,13 @@ def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
         )
     if damaged:
         listed = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        notes.append(f"{path}, line {listed}: not a JSON object with a step; left out. Mend or remove it.")
+        notes.append(f"{path}, line {listed}: not a JSON object with a step and numbers; left out. Mend or remove it.")
     return lines
 
 
 def read_samples(path: Path) -> list[tuple[int, str]]:
     """(step, text) of the samples that log.txt shows under its evaluations; of a step evaluated again, the last."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
+    lines = (_noted([], run_files.read_text, path) or "").splitlines()
     found: dict[int, list[str]] = {}
     step = None
     for line in (line[_TIME_OF_A_LINE:] for line in lines):
@@ -183,18 +170,27 @@ def read_samples(path: Path) -> list[tuple[int, str]]:
     return [(step, "\n".join(texts)) for step, texts in sorted(found.items()) if texts]
 
 
-def _read(path: Path, kind: type, notes: list[str]) -> Any:
-    """A JSON file of a kind; an empty one where the file is missing, or damaged, which `notes` then says."""
+def _noted(notes: list[str], read: Callable[[Path], Any], path: Path) -> Any:
+    """What a file holds; None where it is missing, or damaged, which `notes` then says."""
+    if kind(path) == NOTHING:
+        return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, kind):
-            raise ValueError(f"a {type(value).__name__}")
-    except FileNotFoundError:
-        return kind()
-    except (OSError, ValueError) as error:
-        notes.append(f"{path} cannot be read as a JSON {kind.__name__} ({error}). Restore it or repeat the run.")
-        return kind()
-    return value
+        return read(path)
+    except UserError as error:
+        notes.append(f"{error} It is left out.")
+        return None
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    return read_json(path, list[dict[str, Any]], fix="Restore it, or go without.")
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    return run_files.read_summary(path.parent)
+
+
+def _lives(path: Path) -> list[run_files.Life]:
+    return run_files.read_lives(path.parent)
 
 
 def _not_finite(directory: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -208,7 +204,3 @@ def _not_finite(directory: Path, lines: Sequence[Mapping[str, Any]]) -> list[str
         f"{directory}: {key} is not finite in {len(found)} lines, first at step {found[0]:,}; charts leave them out."
         for key, found in steps.items()
     ]
-
-
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) else 0

@@ -11,14 +11,34 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 import numpy as np
+from msgspec import Meta
 from scipy.stats import rankdata
 
+from lm_research.documents import Count, read_json, short
 from lm_research.errors import DataError
 
 FILE = "study.json"
+_FIX = "So it cannot be read as a study: it should hold metric, direction and trials, each with number, params, value and state; restore it, or let the sweep write it again."
+_Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Trial(TypedDict, total=False):
+    number: Required[Count]
+    params: Required[dict[str, bool | _Whole | float | str | None]]
+    value: _Whole | float | None
+    state: Required[str]
+    run: str
+    reason: str
+
+
+class _Content(TypedDict, total=False):
+    metric: str
+    direction: str
+    digest: str
+    trials: Required[list[_Trial]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,36 +122,21 @@ def read_study(directory: Path) -> Study:
     """Reads DIRECTORY/study.json.
 
     Raises:
-      DataError: it cannot be read, or is no list of trials with number, params, value and state.
+      DataError: it cannot be read, or a field is missing or of another type.
     """
     path = directory / FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        trials = [
-            {
-                **trial,
-                "number": int(trial["number"]),
-                "params": dict(trial["params"]),
-                "value": trial.get("value"),
-                "state": str(trial["state"]).lower(),
-            }
-            for trial in content["trials"]
-        ]
-        direction = str(content.get("direction", "minimize")).lower()
-        if direction not in ("minimize", "maximize"):
-            raise ValueError(f"direction {direction!r} is neither minimize nor maximize")
-        return Study(
-            directory,
-            str(content.get("metric", "value")),
-            direction == "maximize",
-            str(content.get("digest", "")),
-            sorted(trials, key=lambda trial: trial["number"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be read as a study: {type(error).__name__}: {error}. It should hold metric, direction and trials, each "
-            "with number, params, value and state; restore it, or let the sweep write it again."
-        ) from error
+    content = read_json(path, _Content, fix=_FIX)
+    direction = content.get("direction", "minimize").lower()
+    if direction not in ("minimize", "maximize"):
+        raise DataError(f"{path}: direction {short(direction)} is neither minimize nor maximize. {_FIX}")
+    trials = [{"value": None, **trial, "state": trial["state"].lower()} for trial in content["trials"]]
+    return Study(
+        directory,
+        content.get("metric", "value"),
+        direction == "maximize",
+        content.get("digest", ""),
+        sorted(trials, key=lambda trial: trial["number"]),
+    )
 
 
 def _is_number(value: Any) -> bool:

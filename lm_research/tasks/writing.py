@@ -29,6 +29,7 @@ from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, Sums
 from lm_research.objectives.cross_entropy import smoothing, token_loss
 from lm_research.objectives.encoder_decoder import start_role
+from lm_research.run_files import read_config
 from lm_research.tasks import text_metrics
 from lm_research.tasks.base import Task, real
 from lm_research.tasks.labelled import Labelled
@@ -187,7 +188,7 @@ def parse_decoding(text: str) -> dict[str, Any]:
             )
         try:
             given[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             given[name] = value
     try:
         make_options(given, {}, {})
@@ -209,6 +210,6 @@ def origin_settings(path: str) -> dict[str, Any]:
     found = (native if ours else huggingface).inspect(directory)
     settings = {**of_writer(found.config), **load_defaults(found.files), "family": found.family}
     if native.is_run(directory):
-        run = resolve(json.loads((found.files / "config.json").read_text()))
+        run = resolve(read_config(found.files / "config.json"))
         settings |= {} if run.task.name else {"start_role": start_role(run)}
     return settings

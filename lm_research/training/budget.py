@@ -17,14 +17,16 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import jax
 import numpy as np
+from msgspec import Meta
 
 from lm_research import config as config_lib
 from lm_research.config import Config
-from lm_research.errors import ConfigError
+from lm_research.documents import Object, check_fields, read_json
+from lm_research.errors import CheckpointError, ConfigError
 from lm_research.parallel import processes
 from lm_research.training.goodput import Clock, Lives
 from lm_research.training.progress import Log
@@ -295,8 +297,24 @@ def _seconds(take: Callable[[], Any], count: int) -> float:
     return max((time.monotonic() - begin) / count, 1e-6)
 
 
+class _Plan(TypedDict):
+    step: Annotated[int, Meta(ge=0, le=_NO_END)]
+    end: Annotated[int, Meta(ge=1, le=_NO_END)]
+
+
+_FIELDS = {
+    "budget": str, "plans": list[_Plan], "seconds_each": dict[str, Annotated[float, Meta(ge=0, le=1e12)]], "earlier": list[Object],
+}  # fmt: skip
+
+
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+    """The content of budget.json, {} where there is none; raises a CheckpointError if it is damaged, for it decides the learning rate."""
+    if not path.exists():
         return {}
+    fix = "Restore it, or delete it: the run then goes on as if it had begun with this start."
+    content = read_json(path, error=CheckpointError, fix=fix)
+    check_fields(content, _FIELDS, str(path), error=CheckpointError, fix=fix)
+    steps = [plan["step"] for plan in content.get("plans") or ()]
+    if steps != sorted(set(steps)) or any(plan["end"] <= plan["step"] for plan in content.get("plans") or ()):
+        raise CheckpointError(f"{path}: its plans do not follow one another. {fix}")
+    return {name: value for name, value in content.items() if value is not None}

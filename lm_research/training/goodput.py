@@ -14,9 +14,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from lm_research.training.run_directory import write_atomically
+from lm_research.errors import CheckpointError
+from lm_research.run_files import Life, read_lives
+from lm_research.training.run_directory import keep_damaged, write_atomically
 
 # What a life spends beside steps: until its first step, compiling, waiting for batches, evaluating, saving.
 CAUSES = ("start", "compile", "data", "eval", "checkpoint")
@@ -95,7 +96,12 @@ class Lives:
         self._path, self._clock, self._main = workdir / FILE, clock, main_process
         begin = time.time() - (time.monotonic() - clock.born)
         self._entry = {"begin": round(begin, 1), "first": first}
-        self._before = read_lives(workdir)
+        try:
+            self._before = read_lives(workdir)
+        except CheckpointError:
+            self._before = []
+            if main_process:
+                keep_damaged(self._path)
         self._written = 0.0
 
     def write(self, step: int, now: bool = True) -> None:
@@ -122,15 +128,7 @@ class Lives:
         return total_time([*self._before, *([self._entry] if "seconds" in self._entry else [])])
 
 
-def read_lives(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lives of a run so far; none where there is no readable account."""
-    try:
-        return list(json.loads((workdir / FILE).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return []
-
-
-def total_time(lives: list[dict[str, Any]]) -> dict[str, float]:
+def total_time(lives: list[Life]) -> dict[str, float]:
     """Seconds of a run from its first start on: in steps that count, and by cause.
 
     Beside CAUSES there are `repeated`, the time of steps that a later life took again, and `down`, from the end of a life to the next
@@ -139,7 +137,7 @@ def total_time(lives: list[dict[str, Any]]) -> dict[str, float]:
     total = dict.fromkeys(("steps", *CAUSES, "repeated", "down"), 0.0)
     for life, following in zip(lives, [*lives[1:], None][: len(lives)], strict=True):
         for name, seconds in life["seconds"].items():
-            total[name] += seconds
+            total[name] = total.get(name, 0.0) + seconds
         if following is not None:
             taken = life["last"] - life["first"]
             again = min(taken, max(0, life["last"] - following["first"]))

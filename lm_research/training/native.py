@@ -13,16 +13,17 @@ import logging
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from lm_research.config import LoraConfig
+from lm_research.config import resolve
 from lm_research.data.hf_tokenizer import HFTokenizer
 from lm_research.data.run_tokenizer import as_read, form_of, roles_of
 from lm_research.data.tokenizer import TextTokenizer
+from lm_research.documents import Object, read_json, whole_number
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import Report, hf_config, with_tokens
 from lm_research.models import adapters
@@ -31,9 +32,33 @@ from lm_research.models.definition import ModelDefinition, Params, define, flatt
 from lm_research.models.families import family_of
 from lm_research.models.heads import HEADS, Head
 from lm_research.parallel.rules import tree_shardings
+from lm_research.run_files import read_config
 from lm_research.training.digest import digest_arrays
 
 MODEL, PARAMS = "model.json", "params"
+_FIX = "Restore it from a copy, or make the directory again."
+
+
+class _Model(TypedDict, total=False):
+    """model.json."""
+
+    family: Required[str]
+    architecture: Required[Architecture]
+    head: Required[Head]
+    config: Required[Object]
+    lora: Object
+
+
+class _NativeModel(_Model):
+    digests: Required[dict[str, str]]
+
+
+class _Manifest(TypedDict):
+    """Of a checkpoint's manifest.json, what is read here."""
+
+    digests: dict[str, str]
+
+
 # Orbax warns of a file of its own that a part of a checkpoint never has.
 logging.getLogger("absl").addFilter(lambda record: "Metadata file does not exist" not in record.getMessage())
 
@@ -141,21 +166,23 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
 
 
 def _inspect_native(directory: pathlib.Path) -> Native:
-    content = json.loads((directory / MODEL).read_text())
-    definition = define(_architecture(content["architecture"]), Head(**content["head"]))
-    family, arrays = content["family"], directory / PARAMS
-    family_of(family)
-    return Native(definition, definition, family, content["config"], arrays, "", content["digests"], directory)
+    content = read_json(directory / MODEL, _NativeModel, error=PretrainedError, fix=_FIX)
+    definition, arrays = _definition(content, directory / MODEL), directory / PARAMS
+    return Native(
+        definition, definition, content["family"], content["config"], arrays, "", content["digests"], directory
+    )
 
 
 def _inspect_run(directory: pathlib.Path) -> Native:
     step = directory
     if (directory / "checkpoints").is_dir():
-        steps = sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+        steps = sorted(
+            number for path in (directory / "checkpoints").iterdir() if (number := whole_number(path.name)) is not None
+        )
         if not steps:
             raise ValueError("the run has not saved a checkpoint yet")
         step = directory / "checkpoints" / str(steps[-1])
-    manifest = json.loads((step / "files" / "manifest.json").read_text())
+    manifest = read_json(step / "files" / "manifest.json", _Manifest, error=PretrainedError, fix=_FIX)
     subtree = "ema" if any(path.startswith("ema/") for path in manifest["digests"]) else "params"
     prefix = f"{subtree}/"
     digests = {path.removeprefix(prefix): d for path, d in manifest["digests"].items() if path.startswith(prefix)}
@@ -164,22 +191,31 @@ def _inspect_run(directory: pathlib.Path) -> Native:
             f"checkpoint {step.name} has no {MODEL}, which says what the model is and predicts. Training writes it into every "
             "checkpoint: copy it from another checkpoint of this run, or go on with the run until it saves the next one."
         )
-    stored = json.loads((step / "files" / MODEL).read_text())
-    definition = define(_architecture(stored["architecture"]), Head(**stored["head"]))
-    adapted = adapters.adapt(definition, LoraConfig(**stored.get("lora", {})))
-    run = json.loads((step / "files" / "config.json").read_text())
+    stored = read_json(step / "files" / MODEL, _Model, error=PretrainedError, fix=_FIX)
+    definition = _definition(stored, step / "files" / MODEL)
+    adapted = adapters.adapt(definition, resolve({"lora": stored.get("lora", {})}).lora)
+    run = read_config(step / "files" / "config.json", PretrainedError)
     return Native(
         definition, adapted, stored["family"], stored["config"], step / "state", subtree, digests, step / "files",
         "" if run["task"]["name"] else run["objective"]["name"],
     )  # fmt: skip
 
 
-def _architecture(fields: Mapping[str, Any]) -> Architecture:
-    fields = dict(fields)
-    if fields["encoder"] is not None:
-        fields["encoder"] = _architecture(fields["encoder"])
-    fields["rotary_scaling"] = tuple(tuple(pair) for pair in fields["rotary_scaling"])
-    return Architecture(**fields)
+def _definition(content: _Model, path: pathlib.Path) -> ModelDefinition:
+    """The model of a model.json; raises a PretrainedError for one that cannot be."""
+    family_of(content["family"])
+    for arch in filter(None, (content["architecture"], content["architecture"].encoder)):
+        numbers = [value for value in dataclasses.asdict(arch).values() if type(value) is int]
+        if (
+            max(numbers) >= 2**31
+            or min(numbers) < -1
+            or max(arch.num_layers, arch.layer_groups, arch.group_size) > 4096
+        ):
+            raise PretrainedError(f"{path} describes a model with sizes that cannot be. {_FIX}")
+    try:
+        return define(content["architecture"], content["head"])
+    except Exception as error:  # of numbers that do not fit each other, raised by whatever meets them first
+        raise PretrainedError(f"{path} describes no model ({type(error).__name__}: {error}). {_FIX}") from error
 
 
 def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any]) -> dict[str, Any]:

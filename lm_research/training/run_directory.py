@@ -16,10 +16,12 @@ from __future__ import annotations
 import datetime
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 import sys
 from typing import IO, Any
@@ -27,7 +29,8 @@ from typing import IO, Any
 import jax
 
 from lm_research import config as config_lib
-from lm_research.errors import CheckpointError
+from lm_research.documents import Object, read_json
+from lm_research.errors import CheckpointError, DataError
 
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
@@ -47,6 +50,19 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)
+
+
+def aside(path: pathlib.Path) -> pathlib.Path:
+    """The first of PATH, PATH-2, PATH-3, ... that does not exist."""
+    places = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(place for place in places if not os.path.lexists(place))
+
+
+def keep_damaged(path: pathlib.Path) -> pathlib.Path:
+    """Copies a file that cannot be read as what it is, before it is replaced; returns the copy, PATH.damaged."""
+    kept = aside(path.with_name(f"{path.name}.damaged"))
+    shutil.copyfile(path, kept)
+    return kept
 
 
 def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
@@ -83,14 +99,7 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
     path = workdir / "config.json"
     if not path.exists():
         return {}
-    try:
-        old = json.loads(path.read_text())
-        if not isinstance(old, dict):
-            raise ValueError(f"a {type(old).__name__} instead of an object")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a run's config ({error}). Restore it, or choose another --workdir."
-        ) from error
+    old = read_json(path, error=CheckpointError, fix="Restore it, or choose another --workdir.")
     changed = changed_keys(_with_defaults(old), config_lib.to_dict(config))
     others = {name: pair for name, pair in changed.items() if not name.startswith(FREE_KEYS + LENGTH_KEYS)}
     if others:
@@ -122,9 +131,10 @@ def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes 
     """Adds this start, the size of its model, and which keys were changed for it to environment.json (a list, one entry a start)."""
     path = workdir / "environment.json"
     try:
-        starts = list(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        starts = read_json(path, list[Object]) if path.exists() else []
+    except DataError:
         starts = []
+        keep_damaged(path)
     versions = {}
     for package in PACKAGES:
         try:

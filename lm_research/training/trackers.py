@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from lm_research.config import by_key
+from lm_research.documents import read_json
 from lm_research.errors import ConfigError
 from lm_research.training.run_directory import write_atomically
 
@@ -263,10 +264,9 @@ class _Ids:
         self._path = workdir / IDS
 
     def _read(self) -> dict[str, str]:
-        try:
-            return dict(json.loads(self._path.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return {}
+        return (
+            read_json(self._path, dict[str, str], fix="Delete it to begin anew there.") if self._path.exists() else {}
+        )
 
     def get(self, tracker: str) -> str | None:
         with self._lock:

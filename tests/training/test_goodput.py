@@ -87,6 +87,11 @@ def test_the_account_is_written_now_and_then(hands: Turned, tmp_path: pathlib.Pa
     Lives(tmp_path / "other", Clock(born=100.0), first=0, main_process=False).write(5)  # has no folder, and writes none
 
 
-def test_a_torn_account_begins_anew(tmp_path: pathlib.Path) -> None:
-    (tmp_path / goodput.FILE).write_text('[{"begin": 1')
-    assert read_lives(tmp_path) == []
+@pytest.mark.parametrize(
+    "text", ['[{"begin": 1', '[{"begin": 1, "first": 0, "end": 2, "last": 1, "seconds": {"eval": 1}}]', "[" * 100_000]
+)
+def test_a_torn_account_begins_anew(text: str, tmp_path: pathlib.Path, hands: Turned) -> None:
+    (tmp_path / goodput.FILE).write_text(text)
+    Lives(tmp_path, Clock(born=100.0), first=0).write(5)
+    assert [life["last"] for life in read_lives(tmp_path)] == [5]
+    assert (tmp_path / f"{goodput.FILE}.damaged").read_text() == text
