@@ -10,6 +10,7 @@ and its `main(config, workdir)` sees only what has been checked. Every other ver
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -17,14 +18,14 @@ import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from lm_research import config_files, leaving
 from lm_research.config import Config, check_key, describe, resolve, walk
-from lm_research.documents import short
+from lm_research.documents import json_value, short
 from lm_research.errors import (
     BUG,
     DONE,
@@ -37,6 +38,7 @@ from lm_research.errors import (
     suggest,
 )
 from lm_research.paths import path_of
+from lm_research.texts import is_text
 
 Main = Callable[[Config, Path], int | None]
 
@@ -84,18 +86,21 @@ def call(main: Main, argv: Sequence[str], *, verb: str, summary: str) -> int:
         return _show(_USAGE.format(verb=verb, summary=summary))
     if {"--help_config", "-help_config"} & set(argv):
         return _show(describe())
-    return guarded(lambda: main(*parse(argv)), debug="--debug" in argv)
+    return guarded(lambda: main(*parse(argv)), debug="--debug" in argv, argv=argv)
 
 
-def guarded(action: Callable[[], int | None], *, debug: bool = False) -> int:
+def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequence[str] | None = None) -> int:
     """Runs `action` and returns its exit code (None is success).
 
     A UserError is printed as one paragraph and gives exit code 2, a NonFiniteLoss gives 3, anything else is a
     bug: it keeps its traceback and gives 1. With `debug` the mistakes show their traceback as well. A signal with nothing to
-    save is one line and 75.
+    save is one line and 75. `argv` are the words of the command line, by default the process's: bytes that are not UTF-8 are refused.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal of another encoding cannot show
     try:
         with leaving.raising():
+            _check_words(sys.argv[1:] if argv is None else argv)
             return action() or DONE
     except (UserError, NonFiniteLoss) as error:
         if debug:
@@ -108,6 +113,29 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False) -> int:
     except Exception:
         traceback.print_exc()
         return BUG
+
+
+def json_word(text: str) -> Any:
+    """The JSON value that a word of the command line is.
+
+    Raises:
+      ValueError: it is none.
+      UserError: one of its texts holds half a character.
+    """
+
+    def refuse() -> None:
+        raise UserError(f"{short(text)} holds half a character (a lone surrogate), which no text has. Take it out.")
+
+    return json_value(text, halves=refuse)
+
+
+def _check_words(argv: Sequence[str]) -> None:
+    for word in argv:
+        if not is_text(word):
+            raise UserError(
+                f"The argument {ascii(word[:80])} is no text in UTF-8. Write it so (LC_ALL=C.UTF-8 makes a terminal do it), or name the file "
+                "by a link."
+            )
 
 
 def print_error(message: str) -> None:

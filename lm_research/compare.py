@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nThe runs are equal." if equal else "\nThe runs differ.")
         return DONE if equal or not arguments.assert_equal else _DIFFERENT
 
-    return cli.guarded(compare, debug=arguments.debug)
+    return cli.guarded(compare, debug=arguments.debug, argv=argv)
 
 
 def report(a: Run, b: Run) -> bool:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-shard-gb", type=float, default=5.0, help="hf: size above which weights are divided (5)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args = parser.parse_args(argv)
-    return cli.guarded(lambda: convert(args), debug=args.debug)
+    return cli.guarded(lambda: convert(args), debug=args.debug, argv=argv)
 
 
 def convert(args: argparse.Namespace) -> None:

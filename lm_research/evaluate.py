@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args = parser.parse_args(argv)
-    return cli.guarded(lambda: run(args), debug=args.debug)
+    return cli.guarded(lambda: run(args), debug=args.debug, argv=argv)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--system", help="what a conversation begins with, for models with a chat template")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args, rest = parser.parse_known_args(argv)
-    return cli.guarded(lambda: run(args, rest), debug=args.debug)
+    return cli.guarded(lambda: run(args, rest), debug=args.debug, argv=argv)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -186,7 +186,7 @@ def forced(lm: Any, text: str) -> list[list[int]]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return cli.json_word(text)
     except ValueError:
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 

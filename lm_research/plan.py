@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write everything there as JSON too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args, rest = parser.parse_known_args(argv)
-    return cli.guarded(lambda: plan(args, rest), debug=args.debug)
+    return cli.guarded(lambda: plan(args, rest), debug=args.debug, argv=argv)
 
 
 def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args, rest = parser.parse_known_args(argv)
-    return cli.guarded(lambda: run(args, rest), debug=args.debug)
+    return cli.guarded(lambda: run(args, rest), debug=args.debug, argv=argv)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -120,7 +120,7 @@ def task_options(rest: Sequence[str]) -> dict[str, Any]:
         if not equals and words and not words[0].startswith("--"):
             equals, value = "=", words.pop(0)
         try:
-            options[name.replace("-", "_")] = json.loads(value) if equals else True
+            options[name.replace("-", "_")] = cli.json_word(value) if equals else True
         except ValueError:
             options[name.replace("-", "_")] = {"None": None, "True": True, "False": False}.get(value, value)
     return options

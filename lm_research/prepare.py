@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     if {"--help_config", "-help_config"} & set(argv):
         return cli.call(lambda config, workdir: DONE, argv, verb="prepare", summary="")
-    return cli.guarded(lambda: _run(argv), debug="--debug" in argv)
+    return cli.guarded(lambda: _run(argv), debug="--debug" in argv, argv=argv)
 
 
 def _run(argv: list[str]) -> int:

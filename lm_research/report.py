@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{output}: {len(material.runs)} runs, {len(material.studies)} studies. Open it in a browser.")
         return DONE
 
-    return cli.guarded(report, debug=arguments.debug)
+    return cli.guarded(report, debug=arguments.debug, argv=argv)
 
 
 if __name__ == "__main__":

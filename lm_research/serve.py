@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max_body_bytes", type=int, default=1 << 20, help="of a request (1048576)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args = parser.parse_args(argv)
-    return cli.guarded(lambda: run(args), debug=args.debug)
+    return cli.guarded(lambda: run(args), debug=args.debug, argv=argv)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 from tokenizers import Encoding
 
 from lm_research.errors import TokenizerError
+from lm_research.texts import whole
 
 
 def pair_up(text: str | Sequence[str], text_pair: str | Sequence[str] | None) -> list[str] | list[tuple[str, str]]:
-    """The texts, or the pairs, that arguments of a tokenizer name.
+    """The texts, or the pairs, that arguments of a tokenizer name, without halves of characters (texts.py).
 
     Raises:
       TokenizerError: they are no texts, or there are more first texts than second ones or the other way round.
@@ -24,6 +25,7 @@ def pair_up(text: str | Sequence[str], text_pair: str | Sequence[str] | None) ->
     wrong = [type(value).__name__ for value in (*first, *(second or ())) if not isinstance(value, str)]
     if wrong:
         raise TokenizerError(f"A tokenizer takes a text or a list of texts, not a list with a {wrong[0]} in it.")
+    first, second = whole(first), whole(second)
     if second is None:
         return first
     if len(first) != len(second) or isinstance(text, str) != isinstance(text_pair, str):

@@ -40,6 +40,7 @@ from lm_research.data.languages import spoken
 from lm_research.data.tokenizer import ROLES as OUR_ROLES
 from lm_research.data.tokenizer import TextTokenizer, Tokenizer, after_space, known_ids, write_files
 from lm_research.errors import TokenizerError
+from lm_research.texts import whole
 
 WHOLE = "tokenizer.json"
 STARTS = (WHOLE, "vocab.txt", "vocab.json", *hf_vocabularies.PIECES)  # a folder with any of these holds a tokenizer
@@ -475,7 +476,7 @@ def _plain(spec: str) -> tokenizers.Tokenizer:
 
 
 def _ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [encoding.ids for encoding in backend.encode_batch_fast(whole(list(texts)), add_special_tokens=False)]
 
 
 def _parts(backend: tokenizers.Tokenizer, text: str) -> list[str]:

@@ -28,6 +28,7 @@ from lm_research.data.hf_tokenizer import HFTokenizer, with_stand_ins
 from lm_research.data.languages import M2M_100, WMT_21
 from lm_research.data.tokenizer import NO_PREFIX, write_files
 from lm_research.errors import TokenizerError
+from lm_research.texts import whole
 
 _LONGEST = 512  # tokens that Marian's models take where no file says it
 _CODE = re.compile(">>.*?<<", re.DOTALL)
@@ -118,6 +119,7 @@ class NumberedPieces(HFTokenizer):
         return _open(self._reads.serialized_model_proto() + NO_PREFIX, self.name)
 
     def _encode(self, model: sentencepiece.SentencePieceProcessor, texts: Sequence[str]) -> list[list[int]]:
+        texts = whole(list(texts))
         codes = [match.group() if self._has_codes and (match := _CODE.match(text)) else "" for text in texts]
         cut = model.encode([text[len(code) :] for text, code in zip(texts, codes, strict=True)], out_type=str)
         rows = ([code, *pieces] if code else pieces for code, pieces in zip(codes, cut, strict=True))

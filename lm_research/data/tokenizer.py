@@ -22,6 +22,7 @@ import sentencepiece
 from lm_research.config import TokenizerConfig
 from lm_research.data.languages import Languages
 from lm_research.errors import TokenizerError, not_downloaded
+from lm_research.texts import is_text, whole
 
 # Role -> the names it goes by in published models, most telling first.
 ROLES = {
@@ -208,6 +209,8 @@ class Tokenizer:
         """Id of a token by its exact name, None when it is not in the vocabulary."""
         if token in self._added:
             return self._pieces + self._added.index(token)
+        if not is_text(token):
+            return None
         found = self._model.piece_to_id(token)
         return found if self._model.id_to_piece(found) == token else None
 
@@ -257,7 +260,8 @@ class Tokenizer:
         """Ids of each text, as lists (int) or arrays ("numpy")."""
         if not texts:
             return []
-        ids = self._model.encode(list(texts), return_type=kind)
+        texts = whole(list(texts))
+        ids = self._model.encode(texts, return_type=kind)
         if self.keeps_newlines:  # and so keeps everything, but for the character that stands for a space
             for row, text in enumerate(texts):
                 if SPACE in text:
@@ -415,7 +419,7 @@ def sample_lines(texts: Iterable[str]) -> list[str]:
     """Lines spread evenly over the texts: all, or every n-th once they pass MAX_LINES or MAX_CHARACTERS."""
     kept: list[str] = []
     stride, characters = 1, 0
-    for number, line in enumerate(_lines(texts)):
+    for number, line in enumerate(_lines(map(whole, texts))):
         if number % stride:
             continue
         kept.append(line)

@@ -15,6 +15,7 @@ import numpy as np
 
 from lm_research.decoding.processors import words
 from lm_research.errors import UserError, suggest
+from lm_research.texts import is_text
 
 LOG = logging.getLogger("lm_research")
 FILE = "generation_config.json"
@@ -304,6 +305,10 @@ def _check(options: Options) -> None:
         need(good, f"{name} is a list of lists of token ids, one for each word; got {lists!r}.")
     need(all(len(tokens) for tokens, _ in options.biases), "sequence_bias has a sequence without tokens. Take it out.")
     need(all(options.stops), "stop_strings holds an empty text, which is everywhere. Take it out.")
+    need(
+        all(map(is_text, options.stops)),
+        "stop_strings holds half a character (a lone surrogate), which no text has. Take it out.",
+    )
     _check_together(options, need)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from lm_research.data.run_tokenizer import with_special_tokens
 from lm_research.decoding.prompts import bucket
 from lm_research.errors import UserError
+from lm_research.texts import whole
 
 HEADS = ("masked_lm", "pretraining")
 
@@ -66,7 +67,7 @@ class PseudoLikelihood:
           UserError: a text has no token to ask for, or more than the model has positions.
         """
         found = []
-        all_encoded = self.tokenizer.backend.encode_batch(list(texts))
+        all_encoded = self.tokenizer.backend.encode_batch(whole(list(texts)))
         for text, start, encoded in zip(texts, starts or [0] * len(texts), all_encoded, strict=True):
             own = zip(encoded.special_tokens_mask, encoded.offsets, strict=True)
             places = [

@@ -27,6 +27,7 @@ from lm_research.decoding.prompts import (
     without_padding,
 )
 from lm_research.errors import UserError
+from lm_research.texts import whole
 
 HEADS = ("causal_lm", "seq2seq_lm")
 
@@ -216,7 +217,7 @@ def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> 
 
 
 def check_texts(texts: Any) -> list[str]:
-    """Prompts as a list; raises a UserError if they are not a text or texts."""
+    """Prompts as a list, without halves of characters (texts.py); raises a UserError if they are not a text or texts."""
     if not isinstance(texts, str | Iterable):
         raise UserError(f"prompts is a text or a list of texts; got {texts!r}. Token ids are given as input_ids.")
     texts = [texts] if isinstance(texts, str) else list(texts)
@@ -225,13 +226,7 @@ def check_texts(texts: Any) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise UserError(f"prompts holds {str(text)[:80]}, which is no text. Token ids are given as input_ids.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"A prompt is no text: {error}. Such halves of characters come from bytes that are not UTF-8."
-            ) from error
-    return texts
+    return whole(texts)
 
 
 def encode(

@@ -19,6 +19,7 @@ from lm_research.data.run_tokenizer import with_special_tokens
 from lm_research.decoding.options import fits
 from lm_research.errors import UserError, suggest
 from lm_research.pretrained import LanguageModel
+from lm_research.texts import whole
 
 _NARROWEST = 32  # tokens; rows are padded to this, or twice, four times ... as many
 _CUT = "Texts are cut at the model's length and padded as a batch needs it: leave it out."
@@ -113,7 +114,7 @@ class Pipeline(abc.ABC):
                 if wrong := self.wrong(one):
                     raise UserError(f"Input {number} of {self.task} {wrong}")
             first += len(batch)
-            yield from self.run(batch, **options)
+            yield from self.run(whole(batch), **options)
 
     @abc.abstractmethod
     def run(self, batch: list[Any], **options: Any) -> Iterable[Any]:

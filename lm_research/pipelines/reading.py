@@ -11,6 +11,7 @@ from lm_research.decoding.generate import score
 from lm_research.decoding.request import encode
 from lm_research.errors import UserError
 from lm_research.pipelines.base import Pipeline, flaw, label_names, sigmoid, softmax
+from lm_research.texts import whole
 
 
 class FillMask(Pipeline):
@@ -162,6 +163,7 @@ class ZeroShotClassification(Pipeline):
     ) -> Iterator[dict[str, Any]]:
         if isinstance(candidate_labels, str):
             candidate_labels = [label.strip() for label in candidate_labels.split(",") if label.strip()]
+        candidate_labels = whole(list(candidate_labels))
         if not candidate_labels or "{}" not in hypothesis_template:
             raise UserError("Give candidate_labels=[...], and a hypothesis_template with {} where the label goes.")
         try:

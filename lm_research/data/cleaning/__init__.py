@@ -14,6 +14,7 @@ import unicodedata
 from lm_research.config import CleanConfig
 from lm_research.data.cleaning import scripts, scrub
 from lm_research.errors import ConfigError
+from lm_research.texts import whole
 
 # Why a document is left out. A document's reason is its place here; 0 keeps it.
 REASONS = ("kept", "empty", "short", "long", "script", "exact_duplicate", "near_duplicate")
@@ -49,7 +50,7 @@ class Cleaner:
 
     def __call__(self, text: str) -> Cleaned:
         """Characters that UTF-8 cannot hold (halves of surrogate pairs) become question marks whatever the config says."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = whole(text)
         if self._clean.unicode != "none":
             text = normalise(text, self._clean.unicode)
         scrubbed = (0,) * len(scrub.KINDS)
