@@ -29,12 +29,9 @@ from lm_research.documents import json_value, short
 from lm_research.errors import (
     BUG,
     DONE,
-    NON_FINITE_LOSS,
     STOPPED_BY_SIGNAL,
-    USER_MISTAKE,
+    TOLD,
     ConfigError,
-    NonFiniteLoss,
-    UserError,
     suggest,
 )
 from lm_research.paths import path_of
@@ -92,7 +89,7 @@ def call(main: Main, argv: Sequence[str], *, verb: str, summary: str) -> int:
 def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequence[str] | None = None) -> int:
     """Runs `action` and returns its exit code (None is success).
 
-    A UserError is printed as one paragraph and gives exit code 2, a NonFiniteLoss gives 3, anything else is a
+    A UserError is printed as one paragraph and gives exit code 2, a NonFiniteLoss gives 3, a DeviceFault 4, anything else is a
     bug: it keeps its traceback and gives 1. With `debug` the mistakes show their traceback as well. A signal with nothing to
     save is one line and 75. `argv` are the words of the command line, by default the process's: bytes that are not UTF-8 are refused.
     """
@@ -102,11 +99,11 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequ
         with leaving.raising():
             _check_words(sys.argv[1:] if argv is None else argv)
             return action() or DONE
-    except (UserError, NonFiniteLoss) as error:
+    except TOLD as error:
         if debug:
             traceback.print_exc()
         print_error(str(error))
-        return NON_FINITE_LOSS if isinstance(error, NonFiniteLoss) else USER_MISTAKE
+        return error.exit_code
     except leaving.Left:
         leaving.tell()
         return STOPPED_BY_SIGNAL

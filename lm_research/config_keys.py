@@ -487,6 +487,12 @@ class TrainConfig:
         "On a NaN or infinite loss: stop before the update (exit code 3), or skip that update.",
         choices=("stop", "skip"),
     )
+    check_every: int = key(
+        0,
+        "Of so many steps one is computed twice, and where devices share only the rows of a batch on other devices too; other bits stop the "
+        "run and name the device (exit code 4). 0 never checks.",
+        low=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

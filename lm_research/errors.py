@@ -17,11 +17,14 @@ DONE = 0
 BUG = 1
 USER_MISTAKE = 2
 NON_FINITE_LOSS = 3
+DEVICE_FAULT = 4
 STOPPED_BY_SIGNAL = 75  # EX_TEMPFAIL: the work is saved; the same command goes on from there
 
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend. `str(error)` is the paragraph they read."""
+
+    exit_code = USER_MISTAKE
 
 
 class ConfigError(UserError):
@@ -50,6 +53,18 @@ class PretrainedError(UserError):
 
 class NonFiniteLoss(Exception):
     """The loss or its gradient became NaN or infinite; the state before that update is kept."""
+
+    exit_code = NON_FINITE_LOSS
+
+
+class DeviceFault(Exception):
+    """The same computation gave other bits: a device computes something wrong (train.check_every). Nothing of that step is kept."""
+
+    exit_code = DEVICE_FAULT
+
+
+# What ends a command with a paragraph; anything else is a bug.
+TOLD = (UserError, NonFiniteLoss, DeviceFault)
 
 
 def not_downloaded(path: str | os.PathLike) -> str:

@@ -60,6 +60,7 @@ from lm_research.training.metrics import MetricsWriter, read_metrics
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.pace import Pace
 from lm_research.training.progress import Log, Progress, Trace, every
+from lm_research.training.recheck import Recheck
 from lm_research.training.signals import StopRequest
 from lm_research.training.state import State, init_state, state_shardings, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
@@ -184,6 +185,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         state = begin()
     batches = load(feed, start, course.last, config.data.num_workers)
     progress, trace = Progress(start, course.end, log, is_main), Trace(config_lib.profile_range(config), workdir)
+    recheck = Recheck(config, objective, definition, mesh, workdir, checkpoints, start, log)
     pause = config.train.stop_after or course.last
     if start < min(course.end, pause):
         prepared(state, feed(start))  # compiled while a signal still ends the run at once
@@ -215,9 +217,17 @@ def run(config: Config, workdir: pathlib.Path) -> int:
             with clock.waiting(idle=state["step"].is_ready()):
                 batch = next(batches)
             program, batch = prepared(state, batch)
+            if recheck.due(step + 1):
+                jax.block_until_ready(state)
+                with clock.paused("check"):
+                    state, rehearsed = recheck.before(step + 1, program, state, batch, *course.arguments, peak=peak)
             trace.before(step + 1)
             state = program(state, batch, *course.arguments, peak=peak)
             trace.after(step + 1, state)
+            if recheck.due(step + 1):
+                jax.block_until_ready(state)
+                with clock.paused("check"):
+                    recheck.after(step + 1, state, rehearsed)
             pace.began(step + 1, state)
             if every(config.logging.every_steps, step + 1):
                 raise_if_halted(state, feed, workdir, checkpoints)

@@ -72,6 +72,7 @@ def test_flags() -> None:
         "assert-equal",
         "logdir",
         "xla_force_host_platform_device_count",
+        "xla_gpu_deterministic_ops",
         "source",  # convert
         "output",
         "to",
@@ -161,7 +162,14 @@ def test_exit_codes() -> None:
     from lm_research import errors
 
     table = {int(code): text for code, text in re.findall(r"^\| (\d+) \| (.+) \|$", README, flags=re.MULTILINE)}
-    codes = (errors.DONE, errors.BUG, errors.USER_MISTAKE, errors.NON_FINITE_LOSS, errors.STOPPED_BY_SIGNAL)
+    codes = (
+        errors.DONE,
+        errors.BUG,
+        errors.USER_MISTAKE,
+        errors.NON_FINITE_LOSS,
+        errors.DEVICE_FAULT,
+        errors.STOPPED_BY_SIGNAL,
+    )
     assert set(table) == set(codes)
     assert "signal" in table[75].lower() or "SIGTERM" in table[75]
 

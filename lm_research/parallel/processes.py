@@ -27,7 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lm_research import leaving
-from lm_research.errors import BUG, NON_FINITE_LOSS, STOPPED_BY_SIGNAL, USER_MISTAKE, NonFiniteLoss, UserError
+from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD
 from lm_research.parallel.roll_call import PodError, roll_call
 
 # Limits in seconds, each with the variable that changes it.
@@ -191,7 +191,7 @@ def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
         leaving.tell()
         time.sleep(2 * _LOOK if place.process_id else 4 * _LOOK)  # the others learn of it, from process 0
         os._exit(STOPPED_BY_SIGNAL)
-    expected = isinstance(error, UserError | NonFiniteLoss)
+    expected = isinstance(error, TOLD)
     cause = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, jax.errors.JaxRuntimeError):
         cause += "\nProbably another process of this run ended first: its output has the cause."
@@ -206,7 +206,7 @@ def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
     sys.stderr.flush()
     if place.process_id == 0:
         time.sleep(1)  # jax.distributed ends the others with process 0: those that met the same error say so first
-    os._exit(NON_FINITE_LOSS if isinstance(error, NonFiniteLoss) else USER_MISTAKE if expected else BUG)
+    os._exit(error.exit_code if expected else BUG)
 
 
 def log_name(process_id: int) -> str:

@@ -7,7 +7,8 @@ mesh axis cannot divide is refused with the arithmetic, because padding it silen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -164,7 +165,22 @@ def context_size() -> int:
 
 def first_row(rows: int) -> jax.Array:
     """Number in the whole batch of this device's first row, in a program per device that holds `rows` of them."""
-    return jax.lax.axis_index(RULES["batch"]) * rows
+    place = _places[-1] if _places else jax.lax.axis_index(RULES["batch"])
+    return place * rows
+
+
+_places: list[jax.Array] = []
+
+
+@contextlib.contextmanager
+def standing_at(place: jax.Array) -> Iterator[None]:
+    """While a program per device is traced inside, a device has the rows of this place among the batch's devices, not of its own, and
+    all heads."""
+    _places.append(place)
+    try:
+        yield
+    finally:
+        _places.pop()
 
 
 def per_device(run: Callable, heads: Sequence[jax.Array], rows: Sequence[jax.Array | None], whole: Any) -> jax.Array:
@@ -190,7 +206,7 @@ def per_device(run: Callable, heads: Sequence[jax.Array], rows: Sequence[jax.Arr
 
 def first_head(heads: int) -> jax.Array:
     """Number among all heads of this device's first one, in a program per device that holds `heads` of them."""
-    return jax.lax.axis_index(RULES["act_heads"]) * heads
+    return jnp.int32(0) if _places else jax.lax.axis_index(RULES["act_heads"]) * heads
 
 
 def flatten_rows(x_BL: jax.Array) -> jax.Array:

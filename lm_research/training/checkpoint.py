@@ -101,6 +101,11 @@ class Checkpoints:
         return self._manager.latest_step()
 
     @property
+    def steps(self) -> list[int]:
+        """Numbers of all complete checkpoints, rising."""
+        return sorted(self._manager.all_steps())
+
+    @property
     def best_step(self) -> int | None:
         """Number of the complete checkpoint with the lowest rank, the newest of equals; None if none was evaluated."""
         known = [step for step in self._manager.all_steps() if math.isfinite(self._ranks.get(step, math.inf))]

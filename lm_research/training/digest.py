@@ -32,7 +32,8 @@ def _words(x: jax.Array) -> jax.Array:
 # One small program a shape, which parameters, moments and averages share: a program for a whole tree takes far longer
 # to compile.
 @jax.jit
-def _digest(x: jax.Array) -> jax.Array:
+def digest_words(x: jax.Array) -> jax.Array:
+    """The digest of an array, [2] uint32."""
     words = _words(x)
     sums = []
     for pair in _KEYS:
@@ -45,7 +46,7 @@ def _digest(x: jax.Array) -> jax.Array:
 
 def digest_arrays(tree: Any) -> dict[str, str]:
     """Digest of every array of a nested dict: path "a/b/c" -> 16 hexadecimal digits."""
-    words = flatten(jax.device_get(jax.tree.map(_digest, tree)))
+    words = flatten(jax.device_get(jax.tree.map(digest_words, tree)))
     return {path: f"{int(a):08x}{int(b):08x}" for path, (a, b) in words.items()}
 
 

@@ -19,8 +19,8 @@ from lm_research.errors import CheckpointError
 from lm_research.run_files import Life, read_lives
 from lm_research.training.run_directory import keep_damaged, write_atomically
 
-# What a life spends beside steps: until its first step, compiling, waiting for batches, evaluating, saving.
-CAUSES = ("start", "compile", "data", "eval", "checkpoint")
+# What a life spends beside steps: until its first step, compiling, waiting for batches, evaluating, saving, checking devices.
+CAUSES = ("start", "compile", "data", "eval", "checkpoint", "check")
 FILE = "time.json"
 _SECONDS_BETWEEN_WRITES = 10.0  # of time.json: a death loses the account of no more
 
