@@ -20,9 +20,20 @@ NON_FINITE_LOSS = 3
 DEVICE_FAULT = 4
 STOPPED_BY_SIGNAL = 75  # EX_TEMPFAIL: the work is saved; the same command goes on from there
 
+_LONGEST = 4000  # characters of a message
+
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend. `str(error)` is the paragraph they read."""
+    """A mistake that the person at the keyboard can mend. `str(error)` is the paragraph they read.
+
+    What a message takes from a file could be endless, or move a terminal's cursor: the middle of a long one is left out, and
+    characters that cannot be printed become question marks.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST * 3 // 4]} [...] {message[-_LONGEST // 4 :]}"
+        super().__init__("".join(letter if letter.isprintable() or letter.isspace() else "?" for letter in message))
 
     exit_code = USER_MISTAKE
 
