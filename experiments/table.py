@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lm_research import cli
+from lm_research import cli, flags
 from lm_research.errors import DONE, ConfigError
 from lm_research.reporting.studies import Study, read_study
 
@@ -25,21 +24,20 @@ Point = tuple[tuple[str, Any], ...]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m experiments.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", type=pathlib.Path, help="folder with study.json")
+    parser.add_argument("study", type=flags.path, help="folder with study.json")
     parser.add_argument("--metrics", default="", help="of summary.json, with commas between (the study's own)")
     parser.add_argument("--across", default="", help="key whose values become columns")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    options = parser.parse_args(argv)
 
-    def show() -> int:
+    def show(options: argparse.Namespace) -> int:
         study = read_study(options.study)
         print(table(study, [name for name in options.metrics.split(",") if name], options.across))
         return DONE
 
-    return cli.guarded(show, debug=options.debug)
+    return cli.parsed(parser, show, argv)
 
 
 def table(study: Study, metrics: Sequence[str] = (), across: str = "") -> str:

@@ -34,6 +34,7 @@ from lm_research.errors import (
     ConfigError,
     suggest,
 )
+from lm_research.flags import Parser
 from lm_research.paths import path_of
 from lm_research.texts import is_text
 
@@ -84,6 +85,16 @@ def call(main: Main, argv: Sequence[str], *, verb: str, summary: str) -> int:
     if {"--help_config", "-help_config"} & set(argv):
         return _show(describe())
     return guarded(lambda: main(*parse(argv)), debug="--debug" in argv, argv=argv)
+
+
+def parsed(parser: Parser, action: Callable[..., int | None], argv: Sequence[str] | None, *, rest: bool = False) -> int:
+    """Runs `action` on what a parser makes of a command line, with `rest` on what it leaves too, and returns the exit code; see `guarded`."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+
+    def run() -> int | None:
+        return action(*(parser.parse_known_args(argv) if rest else [parser.parse_args(argv)]))
+
+    return guarded(run, debug="--debug" in argv, argv=argv)
 
 
 def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequence[str] | None = None) -> int:

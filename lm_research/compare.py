@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_research import cli, run_files
+from lm_research import cli, flags, run_files
 from lm_research.config import by_key
 from lm_research.documents import read_json
 from lm_research.errors import BUG, DONE, CheckpointError
@@ -38,27 +38,26 @@ class Run:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m lm_research.compare", description="Lays two runs that have ended side by side."
     )
-    parser.add_argument("a", type=Path, metavar="A", help="directory of a run")
-    parser.add_argument("b", type=Path, metavar="B", help="directory of another")
+    parser.add_argument("a", type=flags.path, metavar="A", help="directory of a run")
+    parser.add_argument("b", type=flags.path, metavar="B", help="directory of another")
     parser.add_argument(
         "--assert-equal",
         action="store_true",
         help="exit with 1 where metrics by step, status, steps or digests differ",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    arguments = parser.parse_args(argv)
 
-    def compare() -> int:
+    def compare(arguments: argparse.Namespace) -> int:
         a, b = load(arguments.a), load(arguments.b)
         print(f"A  {arguments.a}{ended(a)}\nB  {arguments.b}{ended(b)}")
         equal = report(a, b)
         print("\nThe runs are equal." if equal else "\nThe runs differ.")
         return DONE if equal or not arguments.assert_equal else _DIFFERENT
 
-    return cli.guarded(compare, debug=arguments.debug, argv=argv)
+    return cli.parsed(parser, compare, argv)
 
 
 def report(a: Run, b: Run) -> bool:

@@ -15,30 +15,38 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from lm_research import cli
+from lm_research import cli, flags
 from lm_research.errors import PretrainedError
 from lm_research.run_files import read_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m lm_research.convert", description="Converts a model directory from one format to another."
     )
     parser.add_argument(
         "--source",
         required=True,
+        type=flags.path_text,
         help="a Hugging Face directory, a native one, a run directory or RUN/checkpoints/STEP",
     )
-    parser.add_argument("--output", required=True, help="directory to write; must not hold anything yet")
+    parser.add_argument(
+        "--output", required=True, type=flags.path_text, help="directory to write; must not hold anything yet"
+    )
     parser.add_argument("--to", required=True, choices=("hf", "native", "peft"), help="format to write")
     parser.add_argument("--head", help="what the model predicts, if not what the source says (masked_lm, none, ...)")
-    parser.add_argument("--adapter", help="a directory of peft's format whose LoRA is added to the source's weights")
+    parser.add_argument(
+        "--adapter",
+        type=flags.path_text,
+        help="a directory of peft's format whose LoRA is added to the source's weights",
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the written arrays")
-    parser.add_argument("--max-shard-gb", type=float, default=5.0, help="hf: size above which weights are divided (5)")
+    parser.add_argument(
+        "--max-shard-gb", type=flags.number(1e-6, 1e6), default=5.0, help="hf: size above which weights are divided (5)"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    args = parser.parse_args(argv)
-    return cli.guarded(lambda: convert(args), debug=args.debug, argv=argv)
+    return cli.parsed(parser, convert, argv)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -53,8 +61,6 @@ def convert(args: argparse.Namespace) -> None:
     output = pathlib.Path(args.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise PretrainedError(f"--output={output} exists and is not an empty directory. Choose a new one.")
-    if not args.max_shard_gb > 0:
-        raise PretrainedError(f"--max-shard-gb={args.max_shard_gb} must be above 0.")
     if args.to == "peft":
         write_adapters(args, output)
         return

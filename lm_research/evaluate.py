@@ -14,47 +14,46 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 
-from lm_research import cli
+from lm_research import cli, flags
 from lm_research.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m lm_research.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--model", action="append", default=[],
+        "--model", action="append", default=[], type=flags.path_text,
         help="a fine-tuned run or a model directory; {task} in it stands for a task's name; several are seeds of one model",
     )  # fmt: skip
     parser.add_argument(
         "--suite", help="a .yaml, .json or .py file that lists tasks, or a name that comes with the library"
     )
-    parser.add_argument("--output", type=pathlib.Path, help="directory to write")
-    parser.add_argument("--compare", nargs=2, type=pathlib.Path, metavar=("A", "B"), help="outputs of two evaluations")
-    parser.add_argument("--batch_size", type=int, default=32, help="records that run together (32)")
-    parser.add_argument("--resamples", type=int, default=1000, help="samples of bootstrap and permutation tests (1000)")
+    parser.add_argument("--output", type=flags.path, help="directory to write")
+    parser.add_argument("--compare", nargs=2, type=flags.path, metavar=("A", "B"), help="outputs of two evaluations")
+    parser.add_argument("--batch_size", type=flags.whole(1, 2**20), default=32, help="records that run together (32)")
+    parser.add_argument(
+        "--resamples",
+        type=flags.whole(2, 10**6),
+        default=1000,
+        help="samples of bootstrap and permutation tests (1000)",
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    args = parser.parse_args(argv)
-    return cli.guarded(lambda: run(args), debug=args.debug, argv=argv)
+    return cli.parsed(parser, run, argv)
 
 
 def run(args: argparse.Namespace) -> None:
     """Does what the arguments say; raises a UserError where it cannot."""
-    if args.batch_size < 1 or args.resamples < 2:
-        raise UserError(
-            f"--batch_size={args.batch_size} must be at least 1, and --resamples={args.resamples} at least 2."
-        )
     if args.compare:
         _compare(args)
         return

@@ -35,6 +35,8 @@ from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
 from lm_research.documents import json_value
 from lm_research.errors import DataError, UserError, suggest
+from lm_research.flags import Parser, path_text
+from lm_research.flags import whole as whole_number
 from lm_research.paths import path_of
 
 Message = dict[str, str]
@@ -45,28 +47,36 @@ HELP = "Empty line: forget what was said. Ctrl-D: end."
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
     asks = {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lm_research.generate",
         description=__doc__,
         epilog=decoding_help() if asks else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", required=True, help="a Hugging Face directory, a native one, or a run directory")
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=path_text,
+        help="a Hugging Face directory, a native one, or a run directory",
+    )
     parser.add_argument("--prompt", action="append", help="text to continue or answer; may be given several times")
-    parser.add_argument("--input", help="file with one prompt a line, or .jsonl with objects that have a prompt")
-    parser.add_argument("--output", help="file to write, a JSON object a text: prompt, text, tokens")
-    parser.add_argument("--batch_size", type=int, default=8, help="prompts of --input that run together (8)")
+    parser.add_argument(
+        "--input", type=path_text, help="file with one prompt a line, or .jsonl with objects that have a prompt"
+    )
+    parser.add_argument("--output", type=path_text, help="file to write, a JSON object a text: prompt, text, tokens")
+    parser.add_argument(
+        "--batch_size", type=whole_number(1, 2**20), default=8, help="prompts of --input that run together (8)"
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )
     parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
-    parser.add_argument("--assistant_model", help="directory of a model that drafts")
+    parser.add_argument("--assistant_model", type=path_text, help="directory of a model that drafts")
     parser.add_argument("--force_words", help="JSON list of texts that must occur, instead of force_words_ids")
     parser.add_argument("--system", help="what a conversation begins with, for models with a chat template")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    args, rest = parser.parse_known_args(argv)
-    return cli.guarded(lambda: run(args, rest), debug=args.debug, argv=argv)
+    return cli.parsed(parser, run, argv, rest=True)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -77,8 +87,6 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     """
     if args.prompt and args.input:
         raise UserError("--prompt and --input are both given. Keep one of them.")
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size={args.batch_size} must be at least 1.")
     arguments, prompts = flags(rest), args.prompt
     if args.input:
         prompts = read_prompts(args.input)

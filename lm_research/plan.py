@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from lm_research import cli
+from lm_research import cli, flags
 from lm_research.config import Config
 from lm_research.errors import DONE, ConfigError
 
@@ -27,7 +27,7 @@ TOLERANCE = 0.2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m lm_research.plan",
         description="Plans a run: memory, traffic, time and cost on a topology. --config and --config.SECTION.KEY as in train. "
         "A model directory that it starts from, and the records of a task, are opened for their shapes.",
@@ -35,15 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--topology", help="TPU slice: CHIP:SHAPE, for example v5e:16x16 or v5p:4x4x4")
     parser.add_argument("--hardware", help="instead of it, a machine of GPUs: CHIP:NUMBER, for example h200:8")
-    parser.add_argument("--slices", type=int, default=1, help="slices or machines, joined by the network (1)")
+    parser.add_argument(
+        "--slices", type=flags.whole(1, 10**5), default=1, help="slices or machines, joined by the network (1)"
+    )
     parser.add_argument("--compile", action="store_true", help="also compile the step for the topology (needs libtpu)")
     parser.add_argument("--effort", choices=("low", "full"), default="full", help="of the compiler; low is far faster")
     parser.add_argument("--search", action="store_true", help="try meshes, micro-batches and remat; rank what fits")
-    parser.add_argument("--price", type=float, help="of one chip for one hour, in any currency")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write everything there as JSON too")
+    parser.add_argument("--price", type=flags.number(), help="of one chip for one hour, in any currency")
+    parser.add_argument("--json", type=flags.path, metavar="FILE", help="write everything there as JSON too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    args, rest = parser.parse_known_args(argv)
-    return cli.guarded(lambda: plan(args, rest), debug=args.debug, argv=argv)
+    return cli.parsed(parser, plan, argv, rest=True)
 
 
 def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -54,8 +55,6 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """
     if bool(args.topology) == bool(args.hardware):
         raise ConfigError("Give one of --topology=v5e:16x16 (a TPU slice) and --hardware=h200:8 (a machine of GPUs).")
-    if args.price is not None and not args.price >= 0:
-        raise ConfigError(f"--price={args.price} must be a number of 0 or more: what one chip costs for an hour.")
     if args.search and args.compile:
         raise ConfigError("--search ranks plans by arithmetic. Pick one of them and give --compile with its keys.")
     config, _ = cli.parse([*rest, f"--workdir={tempfile.gettempdir()}"])

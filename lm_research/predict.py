@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import tqdm
 
-from lm_research import cli
+from lm_research import cli, flags
 from lm_research.errors import DataError, UserError
 
 FORMAT = 2  # of outputs: which rows an input has
@@ -43,28 +43,34 @@ class BlankLine(str):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m lm_research.predict",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", required=True, help="a Hugging Face directory, a native one, or a run directory")
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=flags.path_text,
+        help="a Hugging Face directory, a native one, or a run directory",
+    )
     parser.add_argument("--task", required=True, help="a task of lm_research.pipeline")
-    parser.add_argument("--input", required=True, help="file of texts or records")
-    parser.add_argument("--output", required=True, help="file to write, one JSON object a row")
+    parser.add_argument("--input", required=True, type=flags.path_text, help="file of texts or records")
+    parser.add_argument("--output", required=True, type=flags.path_text, help="file to write, one JSON object a row")
     parser.add_argument("--text_key", default="text", help="field of the text in records (text)")
     parser.add_argument("--pair_key", default="", help="text-classification: field of a second text")
-    parser.add_argument("--batch_size", type=int, default=16, help="rows that run together (16)")
-    parser.add_argument("--num_processes", type=int, default=1, help="processes that share the rows (1)")
-    parser.add_argument("--process_id", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument("--batch_size", type=flags.whole(1, 2**20), default=16, help="rows that run together (16)")
+    parser.add_argument(
+        "--num_processes", type=flags.whole(1, 2**20), default=1, help="processes that share the rows (1)"
+    )
+    parser.add_argument("--process_id", type=flags.whole(0, 2**20), default=0, help="which of them this is, from 0")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )
     parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    args, rest = parser.parse_known_args(argv)
-    return cli.guarded(lambda: run(args, rest), debug=args.debug, argv=argv)
+    return cli.parsed(parser, run, argv, rest=True)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> None:

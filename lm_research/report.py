@@ -11,22 +11,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm_research import cli
+from lm_research import cli, flags
 from lm_research.errors import DONE, ConfigError
 from lm_research.reporting import contents, page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lm_research.report", description="Writes a page about runs and studies."
+    parser = flags.Parser(prog="python -m lm_research.report", description="Writes a page about runs and studies.")
+    parser.add_argument(
+        "paths", nargs="+", type=flags.path, metavar="RUN_OR_STUDY", help="a run's --workdir, or a study's"
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN_OR_STUDY", help="a run's --workdir, or a study's")
-    parser.add_argument("--output", type=Path, help="the page (report.html, of one run or study inside its folder)")
+    parser.add_argument(
+        "--output", type=flags.path, help="the page (report.html, of one run or study inside its folder)"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    arguments = parser.parse_args(argv)
 
-    def report() -> int:
+    def report(arguments: argparse.Namespace) -> int:
         paths = arguments.paths
         material = contents.gather(paths)
         output = arguments.output or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{output}: {len(material.runs)} runs, {len(material.studies)} studies. Open it in a browser.")
         return DONE
 
-    return cli.guarded(report, debug=arguments.debug, argv=argv)
+    return cli.parsed(parser, report, argv)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def test_flags_are_read_as_json() -> None:
         (["--prompt", "a", "stray"], "quotes"),
         (["--prompt", "a", "--force_words=river"], "JSON list of texts"),
         (["--prompt", "a", "--temperature=0", "--do_sample"], "above 0"),
-        (["--prompt", "a", "--batch_size=0"], "at least 1"),
+        (["--prompt", "a", "--batch_size=0"], "from 1 to"),
         (["--prompt", "a", "--eos_token_id", "abc"], "--eos_token_id='abc'"),
         (["--prompt", "a", "--do_sample", "--seed", "abc"], "an integer, or a list"),
         (["--prompt", "a", "--bad_words_ids", '[["a"]]'], "a list of lists"),
