@@ -32,6 +32,7 @@ from lm_research.errors import (
     STOPPED_BY_SIGNAL,
     TOLD,
     ConfigError,
+    UserError,
     suggest,
 )
 from lm_research.flags import Parser
