@@ -35,6 +35,7 @@ from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import family_of
 from lm_research.models.forward import INPUTS, shift_around, shift_right
 from lm_research.parallel.mesh import named_mesh
+from lm_research.paths import path_of
 from lm_research.training import native
 
 LOG = logging.getLogger("lm_research")
@@ -354,7 +355,8 @@ def from_pretrained(
       PretrainedError: no such directory, an unsupported model, or damaged files.
       MeshError: there is no such mesh, or it can't divide the model.
     """
-    directory = pathlib.Path(path)
+    directory = path_of(os.fspath(path), "The model's path", error=PretrainedError)
+    adapter = adapter and path_of(os.fspath(adapter), "The adapter's path", error=PretrainedError)
     mesh = named_mesh(mesh) if isinstance(mesh, str) else mesh
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise PretrainedError(

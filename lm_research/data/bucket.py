@@ -18,6 +18,7 @@ from typing import Any
 from lm_research.data.sources.files import DRIVERS, is_remote
 from lm_research.data.store import publish
 from lm_research.errors import DataError
+from lm_research.paths import path_of
 
 LIST = "files.json"
 _PIECE = 16 * 2**20  # bytes copied at once
@@ -27,12 +28,14 @@ def corpora(cache_dir: str, workdir: pathlib.Path) -> pathlib.Path:
     """The local folder that a run's corpora lie in: that of the config, the run's own, or the copies of a bucket's."""
     if is_remote(cache_dir):
         return copies() / cache_dir.replace("://", "/").rstrip("/")
-    return pathlib.Path(cache_dir).expanduser() if cache_dir else pathlib.Path(workdir) / "data"
+    return path_of(cache_dir, "config.data.cache_dir", error=DataError) if cache_dir else pathlib.Path(workdir) / "data"
 
 
 def copies() -> pathlib.Path:
     """Where copies of what lies in buckets are kept: LM_RESEARCH_CACHE, or ~/.cache/lm_research/corpora."""
-    return pathlib.Path(os.environ.get("LM_RESEARCH_CACHE", "~/.cache/lm_research/corpora")).expanduser()
+    return path_of(
+        os.environ.get("LM_RESEARCH_CACHE") or "~/.cache/lm_research/corpora", "LM_RESEARCH_CACHE", error=DataError
+    )
 
 
 def find_or_build(
@@ -63,7 +66,7 @@ def find_or_build(
 def local_folder(address: str) -> pathlib.Path:
     """A corpus or store by its folder or address, copied here if need be; raises a DataError where there is none."""
     if not is_remote(address):
-        return pathlib.Path(address).expanduser()
+        return path_of(address, "The folder", error=DataError)
     folder = copies() / address.replace("://", "/").rstrip("/")
     if not folder.is_dir() and not _fetch(address, folder):
         raise DataError(

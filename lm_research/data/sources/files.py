@@ -229,6 +229,15 @@ def _matching_one(folder: pathlib.Path, part: str, seen: _Seen) -> Iterator[path
         yield from (folder / name for name in shown if fnmatch.fnmatchcase(name, part))
 
 
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises a DataError if there is anything but files in a folder, or below it, that a library would open and wait for."""
+    if kind(folder) != FOLDER:
+        return
+    for path, is_folder in _below(folder, set()):
+        if not is_folder and (found := kind(path)) != FILE:
+            raise DataError(f"{path} is {found}. Take it out of {folder}.")
+
+
 def _guarded(source: str, find: Callable[[str], list[SourceFile]]) -> list[SourceFile]:
     scheme = source.partition(":")[0]
     try:

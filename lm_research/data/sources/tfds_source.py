@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm_research.config import DataConfig
+from lm_research.data.sources.files import check_folder, is_remote
 from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError, suggest
+from lm_research.paths import path_of
 
 _LEGACY = ("text", "translate", "summarization", "question_answering")  # their builders register when imported
 _RECORDS = 1000  # read at once
@@ -121,10 +123,17 @@ def _parse(name: str) -> tuple[str, str]:
 def _builder(name: str, data: DataConfig) -> Any:
     import tensorflow_datasets as tfds
 
+    given = (
+        path_of(data.tfds_dir, "config.data.tfds_dir", error=DataError)
+        if data.tfds_dir and not is_remote(data.tfds_dir)
+        else None
+    )
+    if given:
+        check_folder(given / re.split("[/:]", name)[0])
     for module in _LEGACY:
         importlib.import_module(f"tensorflow_datasets.{module}")
     try:
-        return tfds.builder(name, data_dir=data.tfds_dir or None)
+        return tfds.builder(name, data_dir=str(given) if given else data.tfds_dir or None)
     except tfds.core.DatasetNotFoundError as error:
         known = re.findall(r"^\t- (\S+)$", str(error), flags=re.MULTILINE)
         hint = suggest(re.split("[/:]", name)[0], known or ["wikipedia"])
