@@ -347,6 +347,12 @@ class DataConfig:
         "",
         "Where tokenizers and token stores are kept between runs, here or at gs://; empty keeps them in the workdir.",
     )
+    verify: str = key(
+        "auto",
+        "Whether token stores are what was written, by their digests: auto reads up to 1 GiB whole before a run begins, of more a sample, and the "
+        "rest in the background; full reads all of it first; off none of it. The ids of batches are looked at in any case.",
+        choices=("auto", "full", "off"),
+    )
     num_workers: int = key(
         0, "Worker processes that prepare batches; 0 uses threads, enough for most models.", low=0, high=1024
     )
@@ -538,6 +544,12 @@ class CheckpointConfig:
     )
     keep: int = key(2, "Newest checkpoints kept.", low=1)
     keep_best: int = key(1, "Checkpoints with the lowest evaluation loss kept as well.", low=0)
+    on_damage: str = key(
+        "fallback",
+        "A newest checkpoint that is damaged: go on from the newest whole one, told in the log, and keep the damaged one in "
+        "checkpoints/damaged; or stop.",
+        choices=("fallback", "stop"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

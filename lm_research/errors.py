@@ -10,6 +10,8 @@ import difflib
 import os
 import pathlib
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 
 # Exit codes of every verb.
@@ -105,6 +107,23 @@ def _in_hub_cache(name: str) -> pathlib.Path | None:
     commit = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
     snapshots = [path.parent for path in cache.glob("snapshots/*/*config.json")]
     return max(snapshots, key=lambda path: (path.name == commit, path.stat().st_mtime), default=None)
+
+
+def prepare_again() -> str:
+    """The command that makes the corpus of this process's run again; where this is no such command, what it looks like."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    flags = [
+        flag
+        for flag in sys.argv[1:]
+        if not flag.startswith(("--debug", "--coordinator=", "--num_processes=", "--process_id="))
+    ]
+    if (
+        spec is None
+        or spec.name not in ("lm_research.train", "lm_research.prepare")
+        or "--config" not in " ".join(flags)
+    ):
+        flags = ["--config=RUN", "--workdir=RUN"]
+    return f"`python -m lm_research.prepare {shlex.join(flags)}`"
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shlex
 import sys
 import time
@@ -30,7 +31,8 @@ from lm_research.data.corpus import Corpus, open_corpus, read_corpus
 from lm_research.data.ngram import baselines
 from lm_research.data.show import LEGEND, show_row
 from lm_research.data.split import PARTS
-from lm_research.data.store import MANIFEST, TokenStore
+from lm_research.data.store import MANIFEST, DamagedStore, TokenStore
+from lm_research.data.verify import Verification
 from lm_research.data.workers import Processes, Runner, available
 from lm_research.errors import DONE, ConfigError, UserError
 
@@ -90,15 +92,28 @@ def _run(argv: list[str]) -> int:
 
 def prepare(config: Config, workdir: Path, runner: Runner) -> int:
     """Makes the corpus, or finds it; returns the exit code."""
-    from lm_research.objectives import OBJECTIVES  # brings jax, which the workers do without
+    from lm_research import tasks  # brings jax, which the workers do without
     from lm_research.objectives.base import Objective
+    from lm_research.training.run_directory import aside
 
-    with leaving.watching("before the corpus was finished"):
-        objective = OBJECTIVES.get(config.objective.name, Objective)
-        if objective.open_corpus.__func__ is Objective.open_corpus.__func__:
+    kind = tasks.asked(config)
+
+    def open_whole() -> Corpus:
+        if kind.open_corpus.__func__ is Objective.open_corpus.__func__:
             corpus = open_corpus(config, workdir, _log, runner, bars)
         else:  # a corpus of its own kind
-            corpus = objective.open_corpus(config, workdir, _log)
+            corpus = kind.open_corpus(config, workdir, _log)
+        Verification(corpus.stores, config.data.verify if config.data.verify == "off" else "full", _log)
+        return corpus
+
+    with leaving.watching("before the corpus was finished"):
+        try:
+            corpus = open_whole()
+        except DamagedStore as error:
+            kept = aside(error.folder.with_name(f"{error.folder.name}.damaged"))
+            os.rename(error.folder, kept)
+            _log(f"{error} It is kept in {kept} and made again.")
+            corpus = open_whole()
     folder = corpus.train.path.parent
     _log(f"digest {corpus.digest}\nlook at it: python -m lm_research.prepare --inspect={folder}")
     return DONE

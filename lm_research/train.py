@@ -34,7 +34,8 @@ from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed, Groups, lengths_of
-from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, NonFiniteLoss, TokenizerError
+from lm_research.data.verify import Verification
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, DataError, NonFiniteLoss, TokenizerError
 from lm_research.models.adapters import adapt, adapters_of
 from lm_research.models.definition import ModelDefinition, flatten, unflatten
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
@@ -56,7 +57,7 @@ from lm_research.training.budget import Course
 from lm_research.training.checkpoint import Checkpoints
 from lm_research.training.goodput import Clock, Lives, birth, in_words
 from lm_research.training.groups import make_groups
-from lm_research.training.metrics import MetricsWriter, read_metrics
+from lm_research.training.metrics import MetricsWriter, find_gaps, read_metrics
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.pace import Pace
 from lm_research.training.progress import Log, Progress, Trace, every
@@ -101,6 +102,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     # ---------------------------------------------------------------- corpus, model, objective
     with processes.process_0_first("corpus"):
         corpus = kind.open_corpus(config, workdir, log)
+    verification = Verification(corpus.stores, config.data.verify, log)
     vocab_size = pick_vocab_size(config, corpus)
     origin = find_origin(config, corpus) if config.task.name else origin  # now that the labels are known
     definition = adapt(origin.definition if origin else tasks.define(config, vocab_size, corpus), config.lora)
@@ -125,30 +127,38 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     checkpoints = Checkpoints(
         workdir, config.checkpoint, checkpoint_files(config, corpus, definition, origin, objective)
     )
-    longer.check(workdir, config, checkpoints.latest_step or 0)
-    if is_main:
-        changed = run_directory.store_config(workdir, config)
-        run_directory.record_environment(workdir, definition.num_params, changed)
-        if words := longer.in_words(config, changed, checkpoints.latest_step or 0):
-            log(words)
+
+    def read(step: int) -> State:
+        check_corpus(checkpoints, corpus, step)
+        return checkpoints.restore(shapes, shardings, step)
 
     def begin() -> State:
-        if checkpoints.latest_step is None:
+        state = checkpoints.resume(read, log)
+        if state is None:
             state = new_state(np.uint32(config.seed))
             return start_from(origin, state, shardings, mesh, log) if origin else state
-        check_corpus(checkpoints, corpus)
-        state = checkpoints.restore(shapes, shardings)
         log(f"resuming after step {int(state['step'])}")
         return state
 
     state = begin()
     start = int(state["step"])
+    if verification.background:
+        checkpoints.trust(start)
+    longer.check(workdir, config, start)
+    if is_main:
+        changed = run_directory.store_config(workdir, config)
+        run_directory.record_environment(workdir, definition.num_params, changed)
+        if words := longer.in_words(config, changed, start):
+            log(words)
     trackers, shown = config_lib.tracker_names(config), config_lib.to_dict(config)
     writer = MetricsWriter(workdir, trackers, start, is_main, shown, log)
 
     # ---------------------------------------------------------------- batches, evaluation, what people see
-    feed = make_feed(config, mesh, examples)
+    feed = make_feed(config, mesh, examples, definition.arch.vocab_size, corpus.train.path)
     lines = [line for line in read_metrics(workdir / "metrics.jsonl") if line["step"] <= start]
+    gaps = find_gaps(lines, start, config.logging.every_steps, checkpoints.lines(start) if start else None)
+    if gaps:
+        log(gaps)
     history = [line for line in lines if "eval_loss_nats" in line]
     evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log, history, examples)
     clock = Clock(born)
@@ -203,13 +213,17 @@ def run(config: Config, workdir: pathlib.Path) -> int:
                 with clock.paused("eval"):
                     scores = evaluation.run(step, state)
             finished = there or evaluation.exhausted
+            if finished:
+                verification.wait()
             processes.watch_step()
             stopping = stop_request.at(step)  # asked once, so that nothing leaves without saving
             due = every(config.checkpoint.every_steps, step) or finished or stopping
+            if verification.background and (due or every(config.logging.every_steps, step)):
+                raise_if_damaged(verification, checkpoints)
             if fresh and (due or overdue(config, step, saved_at)):
                 raise_if_halted(state, feed, workdir, checkpoints)
                 with clock.paused("checkpoint"):
-                    checkpoints.save(state, scores, evaluation.rank(scores))
+                    checkpoints.save(state, scores, evaluation.rank(scores), writer.lines)
                 lives.write(step)
                 saved_at = time.monotonic()
             if finished or stopping:
@@ -258,7 +272,7 @@ def run(config: Config, workdir: pathlib.Path) -> int:
         best = checkpoints.best_step
         if best not in (None, int(state["step"])):
             del state
-            state = checkpoints.restore(shapes, shardings, best)
+            state = checkpoints.resume_best(lambda step: checkpoints.restore(shapes, shardings, step), log)
         summary |= deliver(evaluation, state, origin, workdir)
     checkpoints.close()
     log(closing_words(config, workdir, summary) if is_main else summary["status"])
@@ -295,13 +309,13 @@ def pick_vocab_size(config: Config, corpus: Corpus) -> int:
     return table_rows(config.model, size)
 
 
-def make_feed(config: Config, mesh: jax.sharding.Mesh, examples: Examples) -> Feed:
-    """The batches of a run, of which this process makes its rows."""
+def make_feed(config: Config, mesh: jax.sharding.Mesh, examples: Examples, *known: Any) -> Feed:
+    """The batches of a run, of which this process makes its rows. `known`: ids that the model has, and the store (see `Feed`)."""
     size, accumulation = config.train.batch_size, config.train.accumulation_steps
     grouped = config.data.group_by_length
     groups = Groups(lengths_of(examples), size, config.seed) if grouped else None
     ways = math.prod(mesh.shape[axis] for axis in RULES["batch"])
-    return Feed(examples, size, accumulation, local_rows(mesh, size // accumulation), config.seed, groups, ways)
+    return Feed(examples, size, accumulation, local_rows(mesh, size // accumulation), config.seed, groups, ways, *known)
 
 
 def settle_steps(config: Config, num_examples: int) -> Config:
@@ -358,9 +372,9 @@ def checkpoint_files(
     }
 
 
-def check_corpus(checkpoints: Checkpoints, corpus: Corpus) -> None:
+def check_corpus(checkpoints: Checkpoints, corpus: Corpus, step: int) -> None:
     """Raises a CheckpointError if the run so far read another text or tokenizer than it would read from here on."""
-    before = json.loads(checkpoints.read_file("corpus.json"))["digest"]
+    before = json.loads(checkpoints.read_file("corpus.json", step))["digest"]
     if before != corpus.digest:
         raise CheckpointError(
             f"{checkpoints.directory}: the run was trained on a corpus with digest {before}, but the text or tokenizer that "
@@ -376,6 +390,21 @@ def compile_step(
     compiled = train_step.lower(state, batch, *course.arguments, peak=peak).compile()
     log(f"step compiled in {time.perf_counter() - begin:.1f} s")
     return compiled
+
+
+def raise_if_damaged(verification: Verification, checkpoints: Checkpoints) -> None:
+    """Ends the run where the text it reads has turned out to be damaged, in all processes, who must come here together.
+
+    Raises:
+      DataError: and what may have been learnt from it is no checkpoint any more.
+    """
+    damage = verification.damage
+    if processes.everywhere(damage is None):
+        if processes.everywhere(not verification.pending):
+            checkpoints.trust_all()
+        return
+    words = str(damage or "Another process has found damage in its token store; its log has the words.")
+    raise DataError(f"{words} {checkpoints.distrust()}")
 
 
 def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:

@@ -196,12 +196,15 @@ def test_damaged_checkpoint_and_the_way_out(
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
+    stop = "--config.checkpoint.on_damage=stop"
     advice = f"Remove {workdir}/checkpoints/20 to go on from step 18."
-    one_paragraph(lab.train(workdir), capsys.readouterr().err, (f"{workdir}/checkpoints/20 ", advice))
+    one_paragraph(lab.train(workdir, stop), capsys.readouterr().err, (f"{workdir}/checkpoints/20 ", advice))
     path.unlink()
-    one_paragraph(lab.train(workdir), capsys.readouterr().err, (f"{workdir}/checkpoints/20 ", advice))
+    one_paragraph(lab.train(workdir, stop), capsys.readouterr().err, (f"{workdir}/checkpoints/20 ", advice))
     (workdir / "checkpoints/20/files/corpus.json").write_text("{}")
-    one_paragraph(lab.train(workdir), capsys.readouterr().err, ("files/corpus.json is not what was written", advice))
+    one_paragraph(
+        lab.train(workdir, stop), capsys.readouterr().err, ("files/corpus.json is not what was written", advice)
+    )
 
 
 @pytest.mark.parametrize(

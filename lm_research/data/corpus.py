@@ -54,6 +54,11 @@ class Corpus:
     validation: TokenStore
     digest: str
 
+    @property
+    def stores(self) -> list[TokenStore]:
+        """All that a run reads."""
+        return [self.train, self.validation]
+
 
 @contextlib.contextmanager
 def _no_bar(title: str, total: int | None) -> Iterator[Callable[[int], object]]:

@@ -6,14 +6,17 @@ Legend: A accumulation steps, B rows of one micro-batch on this process.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Protocol
 
 import numpy as np
 
 from lm_research.data.random import permute
+from lm_research.data.store import damaged
 from lm_research.errors import ConfigError
 
 POOL_STEPS = 50  # batches that are sorted by length together
+_IDS = ("tokens_", "source_tokens_")  # how names of arrays with ids begin
 
 
 class Examples(Protocol):
@@ -103,6 +106,8 @@ class Feed:
       seed: of the order; None reads in order, once (evaluation).
       groups: gives batches of about equal length; None shuffles all.
       ways: of how many the number of rows must be a multiple, where the examples of a batch share rows.
+      vocabulary: rows of the model's table of tokens, which a device would not miss: ids that it lacks are an error. 0 takes all.
+      store: where the tokens come from, for its message.
     """
 
     examples: Examples
@@ -112,9 +117,25 @@ class Feed:
     seed: int | None
     groups: Groups | None = None
     ways: int = 1
+    vocabulary: int = 0
+    store: pathlib.Path = pathlib.Path()
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        """The batch of step `number` (with a seed) or evaluation batch `number` (without)."""
+        """The batch of step `number` (with a seed) or evaluation batch `number` (without).
+
+        Raises:
+          DamagedStore: it has an id that the model has no row for.
+        """
+        batch = self._make(number)
+        for name, ids in batch.items() if self.vocabulary else ():
+            if name.startswith(_IDS) and ids.size and int(ids.max()) >= self.vocabulary:
+                raise damaged(
+                    self.store,
+                    f"tokens.bin gives id {int(ids.max())} to a batch, and the model knows {self.vocabulary} of them",
+                )
+        return batch
+
+    def _make(self, number: int) -> dict[str, np.ndarray]:
         if self.seed is None:
             epoch_B, index_B = eval_examples(number, self.batch_size, self.examples.num_examples)
         else:

@@ -4,7 +4,7 @@
     sentences.npy   int64 [S + 1]: where each sentence starts in tokens.bin, then the end
     documents.npy   int64 [D + 1]: where each document starts in sentences.npy, then the end
     counts.npy      int64 [V]: how often each id occurs, for unigram baselines
-    manifest.json   counts, sizes of the files, digests and versions; written last
+    manifest.json   counts, sizes of the files, digests (of all, and of each file's blocks of 64 MiB) and versions; written last
 
 The store of a mixture holds its sources one after another. Its manifest says which documents are whose ("sources"), and
 source_counts.npy, int64 [sources, V], has the counts of each: see `TokenStore.source`.
@@ -23,15 +23,28 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from lm_research.errors import DataError
+from lm_research.documents import json_value
+from lm_research.errors import DataError, prepare_again
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+BLOCK = 64 * 2**20  # bytes of a file that have a digest of their own (verify.py)
 _PIECE_TOKENS = 1_000_000  # from which on small pieces are written together
+
+
+class DamagedStore(DataError):
+    """A store, or a file beside it, that is not what was written; `folder`: of the corpus that it is part of."""
+
+    def __init__(self, words: str, folder: pathlib.Path) -> None:
+        super().__init__(words, folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +124,22 @@ class TokenStore:
             found = (path / name).stat().st_size if (path / name).is_file() else None
             if found != size:
                 state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                raise _damaged(path, f"{name} {state}")
+                raise damaged(path, f"{name} {state}")
         try:
             tokens = np.memmap(path / "tokens.bin", dtype=np.dtype(manifest["dtype"]).newbyteorder("<"), mode="r")
             tables = [np.load(path / f"{name}.npy", mmap_mode="r") for name in ("sentences", "documents", "counts")]
-        except (ValueError, OSError, TypeError) as error:
-            raise _damaged(path, str(error)) from error
+        except Exception as error:  # NumPy raises many kinds for a header that is none
+            raise damaged(path, str(error)) from error
+        if any(table.dtype != np.dtype("<i8") or table.ndim != 1 or not len(table) for table in tables):
+            raise damaged(path, "a table of it is no list of 64-bit integers")
         store = cls(path, manifest, tokens, *tables)
         ends = (int(tables[0][-1]), len(tables[0]) - 1, int(tables[1][-1]), len(tables[1]) - 1)
         said = (store.num_tokens, store.num_sentences, store.num_sentences, store.num_documents)
         if ends != said or len(tokens) != store.num_tokens:
-            raise _damaged(path, f"its tables end at {ends} and its manifest says {said}")
+            name = "documents.npy" if ends[:2] == said[:2] and len(tokens) == said[0] else "sentences.npy"
+            raise damaged(path, f"{name}, or {MANIFEST}: its tables end at {ends} and its manifest says {said}")
+        if manifest.get("vocab_size", len(tables[2])) != len(tables[2]):
+            raise damaged(path, f"counts.npy has {len(tables[2])} ids and {MANIFEST} says {manifest['vocab_size']}")
         return store
 
 
@@ -136,23 +154,30 @@ def _open_source(path: pathlib.Path, name: str) -> TokenStore:
     return TokenStore.open(path).source(name)
 
 
-def _damaged(path: pathlib.Path, what: str) -> DataError:
-    return DataError(
-        f"The token store {path} is damaged: {what}. Delete the folder {path.parent}; the next run rebuilds it."
+def damaged(path: pathlib.Path, what: str, kind: str = "token store") -> DamagedStore:
+    """The error of a part of a corpus, with the way to make it again."""
+    return DamagedStore(
+        f"The {kind} {path} is damaged: {what}. Delete the folder {path.parent}; the next run rebuilds it. Or make it again now: "
+        f"{prepare_again()} keeps the damaged folder aside.",
+        path.parent,
     )
 
 
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json_value((path / MANIFEST).read_bytes())
     except FileNotFoundError:
         what = f"it has no {MANIFEST}" if path.is_dir() else "the folder does not exist"
         raise DataError(f"{path} is not a token store: {what}.") from None
-    except ValueError as error:
-        raise _damaged(path, f"{MANIFEST} is not JSON ({error})") from error
+    except (ValueError, OSError) as error:
+        raise damaged(path, f"{MANIFEST} is not JSON ({error})") from error
     needed = {"format", "dtype", "files", "num_tokens", "num_sentences", "num_documents", "digest"}
     if not isinstance(manifest, dict) or needed - set(manifest):
-        raise _damaged(path, f"{MANIFEST} lacks keys")
+        raise damaged(path, f"{MANIFEST} lacks keys")
+    counts = [manifest["num_tokens"], manifest["num_sentences"], manifest["num_documents"]]
+    sizes = manifest["files"].values() if isinstance(manifest["files"], dict) else [None]
+    if not all(type(number) is int for number in [*counts, *sizes]) or manifest["dtype"] not in ("uint16", "uint32"):
+        raise damaged(path, f"{MANIFEST} has keys of another type")
     if manifest["format"] != FORMAT:
         raise DataError(
             f"The token store {path} has format {manifest['format']}; this version of lm_research reads format "
@@ -257,7 +282,9 @@ def _write_files(
     documents_of = np.zeros(len(counts), dtype=np.int64)
     sentence_starts, document_starts = array.array("q", [0]), array.array("q", [0])
     digest = hashlib.sha256(dtype.str.encode())
-    with open(path / "tokens.bin", "wb") as file:
+    blocks = {}
+    with open(path / "tokens.bin", "wb") as opened:
+        file = _Digested(opened)
         for piece in _joined(pieces):
             assert piece.tokens.min() >= 0 and piece.tokens.max() < vocab_size, (piece.tokens.max(), vocab_size)
             _extend(sentence_starts, piece.sentence_lengths)
@@ -267,7 +294,8 @@ def _write_files(
             data = piece.tokens.astype(dtype).tobytes()
             digest.update(data)
             file.write(data)
-        _sync(file)
+        _sync(opened)
+        blocks["tokens.bin"] = file.digests()
     if len(document_starts) == 1:
         raise DataError(f"There is no document to store in {path.parent}: the corpus is empty.")
     tables = dict(sentences=np.array(sentence_starts), documents=np.array(document_starts), counts=counts.sum(0))
@@ -281,9 +309,11 @@ def _write_files(
             for source, (documents, tokens) in zip(sources, numbers, strict=True)
         ]
     for name, table in tables.items():
-        with open(path / f"{name}.npy", "wb") as file:
-            np.save(file, table.astype("<i8"))
-            _sync(file)
+        with open(path / f"{name}.npy", "wb") as opened:
+            file = _Digested(opened)
+            np.lib.format.write_array(file, table.astype("<i8"), allow_pickle=False)
+            _sync(opened)
+            blocks[f"{name}.npy"] = file.digests()
     manifest = dict(
         format=FORMAT,
         dtype=dtype.name,
@@ -294,6 +324,7 @@ def _write_files(
         tokenizer_digest=tokenizer_digest,
         digest=digest.hexdigest(),
         files={name: (path / name).stat().st_size for name in ("tokens.bin", *(f"{name}.npy" for name in tables))},
+        blocks=dict(bytes=BLOCK, sha256=blocks),
         versions=dict(numpy=np.__version__),
     )
     manifest |= {key: value() if callable(value) else value for key, value in extra.items()}
@@ -301,6 +332,28 @@ def _write_files(
         file.write(json.dumps(manifest, indent=2) + "\n")
         _sync(file)
     return manifest["digest"]
+
+
+class _Digested:
+    """A file that is written, and SHA-256 of each of its blocks."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._done, self._left = file, [], BLOCK
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        view = memoryview(data).cast("B")
+        while len(view):
+            part, view = view[: self._left], view[self._left :]
+            self._digest.update(part)
+            self._left -= len(part)
+            if not self._left:
+                self._done.append(self._digest.hexdigest())
+                self._digest, self._left = hashlib.sha256(), BLOCK
+
+    def digests(self) -> list[str]:
+        return [*self._done, *([self._digest.hexdigest()] if self._left < BLOCK else [])]
 
 
 def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:

@@ -15,6 +15,7 @@ import numpy as np
 from lm_research.config import Config, resolve
 from lm_research.data.order import Feed
 from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.verify import Verification
 from lm_research.errors import ConfigError, DataError
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.batches import local_rows, to_global
@@ -63,6 +64,7 @@ class LabelledJudge:
         names = class_names(entry, lm, directory)
         reader = kind.reader(config) if names is None else _Named(kind.reader(config), names, directory)
         self.corpus: Labelled = open_labelled(config, workdir, reader, _warn_of_cuts)
+        Verification(self.corpus.stores, config.data.verify, _warn_of_cuts)
         self.labels = tuple(self.corpus.labels)
         self.task = kind(config, self.corpus)
         if entry.task == "classification":

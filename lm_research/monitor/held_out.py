@@ -77,7 +77,11 @@ class Evaluation:
         num_batches = -(-examples.num_examples // size)
         if self.config.eval.num_batches:
             num_batches = min(num_batches, self.config.eval.num_batches)
-        return Feed(examples, size, 0, local_rows(self.mesh, size), None), num_batches
+        return self._in_order(examples, store), num_batches
+
+    def _in_order(self, examples: Examples, store: TokenStore) -> Feed:
+        size, rows = self.config.train.batch_size, self.definition.arch.vocab_size
+        return Feed(examples, size, 0, local_rows(self.mesh, size), None, vocabulary=rows, store=store.path)
 
     def rank(self, scores: dict[str, float] | None) -> float | None:
         """What orders models, the smaller the better: the loss, or a task's metric."""
@@ -95,7 +99,7 @@ class Evaluation:
     def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
         """Scores and outputs of all of a store."""
         examples, size, outputs = self.objective.examples(store, "final"), self.config.train.batch_size, []
-        feed = Feed(examples, size, 0, local_rows(self.mesh, size), None)
+        feed = self._in_order(examples, store)
         batches = load(feed, 0, -(-examples.num_examples // size))
         return evaluate(self.step, params, batches, self.objective, self.mesh, outputs), outputs
 

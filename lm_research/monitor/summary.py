@@ -86,9 +86,12 @@ next:
         "train.budget" if config.train.budget else "train.num_epochs" if config.train.num_epochs else "train.num_steps"
     )
     look = f"\n  look      tensorboard --logdir={workdir}" if "tensorboard" in tracker_names(config) else ""
+    held_out = "its last evaluation is missing from metrics.jsonl"
+    if term in scores and "eval_perplexity" in scores:
+        held_out = f"{scores[term]:.3f} nats a token against {unigram:.3f} of unigram frequencies; perplexity {scores['eval_perplexity']:.1f}"
     return f"""
 finished: {summary["step"]} steps, parameters {summary["digests"]["parameters"]}
-held-out: {scores[term]:.3f} nats a token against {unigram:.3f} of unigram frequencies; perplexity {scores["eval_perplexity"]:.1f}
+held-out: {held_out}
 next:{look}
   longer    the same command with a larger --config.{longer}
   your text --config.data.source=FILE_OR_FOLDER --workdir=runs/mine

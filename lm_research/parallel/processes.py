@@ -254,6 +254,13 @@ def of_process_0(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(value))
 
 
+def everywhere(value: bool) -> bool:
+    """Whether `value` is true in all processes; a tiny collective, as `of_process_0`."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.array([value])).all())
+
+
 def numbers_of_process_0(numbers: Sequence[int]) -> list[int]:
     """Process 0's `numbers` (below 2**31), in all of them, as `of_process_0`; all must give as many."""
     if jax.process_count() == 1:

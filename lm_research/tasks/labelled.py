@@ -23,6 +23,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from lm_research import documents
 from lm_research.config import Config
 from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus
@@ -31,11 +32,13 @@ from lm_research.data.lines import split_lines
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.tokenizer_training import make_tokenizer
-from lm_research.errors import DataError
+from lm_research.data.verify import check_files
+from lm_research.errors import DataError, UserError
 from lm_research.tasks.records import Record, fingerprint, read_records
 
 IGNORED = -100  # no label
 FORMAT = 3
+DIGESTS = "digests.json"  # SHA-256 of each file beside the stores; written last
 _BATCH = 1_000  # records tokenised in one call
 
 
@@ -125,6 +128,10 @@ class Labelled(Corpus):
     kept: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
     shown: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
+    @property
+    def stores(self) -> list[TokenStore]:
+        return [*super().stores, *([self.test] if self.test else [])]
+
 
 def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> Labelled:
     """The data set of a run; the first call builds it.
@@ -155,6 +162,19 @@ def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Ca
 
 def read_labelled(folder: pathlib.Path) -> Labelled:
     """A data set by its folder; raises a DataError or TokenizerError where it is damaged."""
+    if (folder / DIGESTS).is_file():  # earlier versions wrote none
+        check_files(
+            folder, documents.read_json(folder / DIGESTS, dict[str, str], error=DataError, fix=f"Delete {folder}.")
+        )
+    try:
+        return _read_labelled(folder)
+    except UserError:
+        raise
+    except Exception as error:  # NumPy raises many kinds for an archive that is none
+        raise store.damaged(folder / DIGESTS, f"a file beside it cannot be read ({error})", "data set of") from error
+
+
+def _read_labelled(folder: pathlib.Path) -> Labelled:
     tokenizer = load_tokenizer(folder)
     parts = {
         part: TokenStore.open(folder / part) for part in ("train", "validation", "test") if (folder / part).is_dir()
@@ -236,6 +256,9 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
             _write_lines(folder / f"{part}.records.jsonl", shown)
         several = f" as {len(rows):,} rows" if len(rows) > len(records) else ""
         log(f"{part}: {len(records):,} records{several}, {reader.told(rows, tokenizer)}")
+    beside = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in beside}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
     log(f"labels: {', '.join(names) or ('values' if task.target == 'value' else 'none')}")
 
 

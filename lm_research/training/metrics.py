@@ -12,7 +12,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lm_research.training.run_directory import write_atomically
+from lm_research.documents import json_value
+from lm_research.training.run_directory import keep_damaged, write_atomically
 from lm_research.training.trackers import Trackers
 
 
@@ -33,14 +34,14 @@ class MetricsWriter:
         `config` is what trackers show with the run, `warn` gets a line if one of them fails.
         """
         path = workdir / "metrics.jsonl" if main_process else pathlib.Path(os.devnull)
-        if main_process:
-            _drop_after(path, resume_step)
+        self.lines = _drop_after(path, resume_step, warn) if main_process else 0  # those there are
         self._file = open(path, "a", buffering=1)
         self._trackers = Trackers(trackers if main_process else (), workdir, resume_step, config or {}, warn)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line: the step and the values, numbers as they are."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self.lines += 1
         self._trackers.write(step, values)
 
     def write_text(self, step: int, name: str, text: str) -> None:
@@ -60,21 +61,56 @@ class MetricsWriter:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics.jsonl; what a crash cut short, and everything after it, is left out."""
-    lines = []
-    if path.exists():
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(values, dict) or "step" not in values:
-                break
+    """All whole lines of a metrics.jsonl; what a crash cut short, or something damaged, is left out."""
+    return _read(path)[0]
+
+
+def find_gaps(lines: Sequence[Mapping[str, Any]], start: int, every: int, written: int | None) -> str:
+    """What is missing of the lines up to the step that a run goes on from, as a sentence; "" if nothing is.
+
+    Args:
+      lines: those there are.
+      start: that step.
+      every: steps between lines (logging.every_steps).
+      written: how many there were when the step was saved; None where the checkpoint does not say.
+    """
+    if written is None:
+        written = len(lines) + bool(start >= every and not lines)
+    if len(lines) >= written:
+        return ""
+    steps = [0, *sorted({line["step"] for line in lines}), start]
+    gaps = [f"{a + 1} to {b}" for a, b in zip(steps, steps[1:], strict=False) if b - a > every]
+    lost = f"{written - len(lines)} of its lines" if lines else "all lines"
+    return (
+        f"WARNING: metrics.jsonl was deleted, cut or damaged: {lost} up to step {start} are missing"
+        + (f" (steps {', '.join(gaps)})" if gaps else "")
+        + ". The run goes on; they stay missing."
+    )
+
+
+def _read(path: pathlib.Path) -> tuple[list[dict[str, Any]], bool]:
+    """The lines, and whether one was left out that no crash explains: not the last, which it cuts short."""
+    lines, damaged = [], False
+    content = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(content, 1):
+        try:
+            values = json_value(line)
+        except ValueError:
+            values = None
+        if isinstance(values, dict) and type(values.get("step")) is int:
             lines.append(values)
-    return lines
+        else:
+            damaged |= number < len(content)
+    return lines, damaged
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
-    if path.exists():
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+def _drop_after(path: pathlib.Path, step: int, warn: Callable[[str], None]) -> int:
+    """Drops the lines of later steps, and what is no line; returns how many are left."""
+    if not path.exists():
+        return 0
+    lines, damaged = _read(path)
+    if damaged:
+        warn(f"WARNING: {path} has lines that cannot be read; as it was, it is kept in {keep_damaged(path)}.")
+    kept = [line for line in lines if line["step"] <= step]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+    return len(kept)

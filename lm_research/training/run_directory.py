@@ -9,7 +9,7 @@ time.json         the time of each start, by what it was spent on
 budget.json       the steps planned with a budget of time
 checked.json      the last step that train.check_every found nothing in
 trackers.json     the run's ids at Weights & Biases and MLflow
-checkpoints/ data/ tensorboard/ profile/ nonfinite/
+checkpoints/ data/ tensorboard/ profile/ nonfinite/; checkpoints/damaged/ and *.damaged, what came back damaged
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lm_research.errors import CheckpointError, DataError
 
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
-    "logging.", "checkpoint.", "eval.", "profile.", "data.num_workers", "data.cache_dir", "train.nonfinite", "mesh.",
+    "logging.", "checkpoint.", "eval.", "profile.", "data.num_workers", "data.cache_dir", "data.verify", "train.nonfinite", "mesh.",
     "train.stop_after", "train.check_every",
 )  # fmt: skip
 # And these how far it goes; longer.py says what that means.

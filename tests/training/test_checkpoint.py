@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -20,7 +21,7 @@ from lm_research.config import CheckpointConfig, MeshConfig
 from lm_research.errors import CheckpointError
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import replicated
-from lm_research.training.checkpoint import Checkpoints
+from lm_research.training.checkpoint import Checkpoints, steps_in
 
 # What Orbax's threads say of damaged arrays after the error itself has been told.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -272,3 +273,128 @@ def test_manifest(tmp_path: pathlib.Path) -> None:
     assert manifest["step"] == 5 and manifest["metrics"]["eval_loss_nats"] == 0.25
     assert set(manifest["files"]) == set(FILES)
     assert "params/layers/dense/kernel" in manifest["digests"] and "halted" not in manifest["digests"]
+
+
+def resume(workdir: pathlib.Path, told: list[str] | None = None, best: bool = False, **keys: Any) -> dict | None:
+    """What a run would go on from."""
+    everywhere = jax.tree.map(lambda _: replicated(make_mesh(MeshConfig())), state(0))
+    store = open_(workdir, **keys)
+    try:
+        take = store.resume_best if best else store.resume
+        log = (told if told is not None else []).append
+        return take(lambda step: store.restore(jax.eval_shape(lambda: state(0)), everywhere, step), log)
+    finally:
+        store.close()
+
+
+def gone(path: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.symlink_to("nowhere")
+
+
+def as_file(path: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("x")
+
+
+def emptied(path: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def odd_manifest(content: str) -> Callable[[pathlib.Path], None]:
+    return lambda path: (path / "files/manifest.json").write_text(content) and None
+
+
+WRECKS = {
+    "dangling link": gone,
+    "a file": as_file,
+    "empty": emptied,
+    "no state": lambda path: shutil.rmtree(path / "state"),
+    "state is a file": lambda path: as_file(path / "state"),
+    "no files": lambda path: shutil.rmtree(path / "files"),
+    "manifest is a folder": lambda path: (
+        (path / "files/manifest.json").unlink(),
+        (path / "files/manifest.json").mkdir(),
+    ),
+    "deep manifest": odd_manifest("[" * 100_000),
+    "long number": odd_manifest('{"digests": {}, "files": {}, "rank": ' + "1" * 5000 + "}"),
+    "a list": odd_manifest("[]"),
+    "no digests": odd_manifest('{"digests": 3, "files": {}}'),
+    "other digests": odd_manifest('{"digests": {"params": 1}, "files": {}}'),
+    "cut manifest of the arrays": lambda path: truncate(path / "state/manifest.ocdbt"),
+    "no data": lambda path: shutil.rmtree(path / "state/ocdbt.process_0"),
+}
+
+
+@pytest.mark.parametrize("kind", WRECKS)
+def test_a_wreck_is_passed_over_and_kept(tmp_path: pathlib.Path, kind: str) -> None:
+    save(tmp_path, 5, 7)
+    WRECKS[kind](tmp_path / "checkpoints/7")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints/7 .* Remove .* to go on from step 5"):
+        resume(tmp_path, on_damage="stop")
+    told: list[str] = []
+    assert_same(resume(tmp_path, told), state(5))
+    assert len(told) == 2 and all(line.startswith("WARNING: ") for line in told)
+    assert f"{tmp_path}/checkpoints/7 " in told[0] and f"kept in {tmp_path}/checkpoints/damaged/7" in told[0]
+    assert os.path.lexists(tmp_path / "checkpoints/damaged/7")
+    assert_same(resume(tmp_path, told), state(5))  # and it is not asked again
+    assert len(told) == 2
+    store = open_(tmp_path)
+    store.save(state(7))
+    store.close()
+    assert_same(resume(tmp_path), state(7))
+
+
+def test_none_is_moved_where_none_is_whole(tmp_path: pathlib.Path) -> None:
+    assert resume(tmp_path) is None
+    save(tmp_path, 3, 5, 7)
+    for step, kind in ((3, "empty"), (5, "a file"), (7, "no data")):
+        WRECKS[kind](tmp_path / f"checkpoints/{step}")
+    with pytest.raises(CheckpointError, match="None of the 3 checkpoints .* Nothing was moved"):
+        resume(tmp_path)
+    assert found(tmp_path) == [3, 5, 7]
+
+
+def test_what_does_not_fit_is_not_moved(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 5, 7)
+    store = open_(tmp_path)
+    everywhere = jax.tree.map(lambda _: replicated(make_mesh(MeshConfig())), other_shape())
+    with pytest.raises(CheckpointError, match="None of the 2 checkpoints"):
+        store.resume(lambda step: store.restore(jax.eval_shape(other_shape), everywhere, step), print)
+    store.close()
+    assert found(tmp_path) == [5, 7]
+
+
+def test_what_the_machine_cannot_read_is_not_damaged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 5, 7)
+    read = pathlib.Path.read_bytes
+
+    def refuse(path: pathlib.Path) -> bytes:
+        if path.parts[-3:] == ("7", "files", "manifest.json"):
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+    with pytest.raises(CheckpointError, match="7 cannot be read .PermissionError"):
+        resume(tmp_path)
+    assert found(tmp_path) == [5, 7]
+
+
+def test_the_best_whole_one(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 3, 5, 7, losses={3: 0.2, 5: 0.1, 7: 0.3})
+    WRECKS["no data"](tmp_path / "checkpoints/5")
+    told: list[str] = []
+    assert_same(resume(tmp_path, told, best=True), state(3))
+    assert "damaged/5" in told[0] and found_steps(tmp_path) == [3, 7]
+
+
+def found_steps(workdir: pathlib.Path) -> list[int]:
+    return sorted(steps_in(workdir / "checkpoints"))
+
+
+def test_names_that_are_no_steps(tmp_path: pathlib.Path) -> None:
+    for name in ("007", "7.damaged", "damaged", "-1", "1e3", "٣", "²", "tmp", "12", "0"):
+        (tmp_path / name).mkdir()
+    assert sorted(steps_in(tmp_path)) == [0, 12]
+    assert list(steps_in(tmp_path / "nowhere")) == []

@@ -7,9 +7,10 @@ import math
 import pathlib
 import struct
 
+import pytest
 from tensorboardX.proto import event_pb2
 
-from lm_research.training.metrics import MetricsWriter, read_metrics
+from lm_research.training.metrics import MetricsWriter, find_gaps, read_metrics
 
 
 def write(workdir: pathlib.Path, steps: range, resume: int = 0, trackers: tuple[str, ...] = ()) -> None:
@@ -94,3 +95,40 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: pathlib.Path) -> None:
     assert ("train/loss_nats", 3, 0.5) in found and ("eval/loss_nats", 3, 0.25) in found
     assert any(tag.startswith("samples") and step == 3 for tag, step, _ in found)
     assert not any("note" in tag for tag, _, _ in found)
+
+
+LINES = [{"step": step} for step in (10, 20, 25, 30)]  # every 10 steps, and an evaluation after 25
+
+
+@pytest.mark.parametrize(
+    ("left", "written", "says"),
+    [
+        (LINES, 4, ""),
+        (LINES, None, ""),  # of a checkpoint that does not say how many there were
+        ([], None, "all lines up to step 30 are missing (steps 1 to 30)"),
+        ([], 4, "all lines up to step 30 are missing (steps 1 to 30)"),
+        (LINES[:1], 4, "3 of its lines up to step 30 are missing (steps 11 to 30)"),
+        (LINES[3:], 4, "3 of its lines up to step 30 are missing (steps 1 to 30)"),
+        (LINES[:2] + LINES[3:], 4, "1 of its lines up to step 30 are missing."),
+        ([LINES[0], LINES[3]], 4, "2 of its lines up to step 30 are missing (steps 11 to 30)"),
+    ],
+)
+def test_gaps(left: list[dict], written: int | None, says: str) -> None:
+    found = find_gaps(left, 30, 10, written)
+    assert says in found and bool(found) == bool(says)
+
+
+def test_no_lines_are_due_before_the_first_one() -> None:
+    assert find_gaps([], 9, 10, None) == find_gaps([], 9, 10, 0) == ""
+
+
+def test_damaged_lines_are_left_out_and_kept_elsewhere(tmp_path: pathlib.Path) -> None:
+    """Whatever stands in a line: no number of a step, JSON that is too deep or too long for Python, or no UTF-8."""
+    path, told = tmp_path / "metrics.jsonl", []
+    bad = [b'{"step": "2"}', b"[" * 10**5, b'{"step": ' + b"1" * 5000 + b"}", b'{"step": true}', b'\xff{"step": 2}']
+    path.write_bytes(b"\n".join([b'{"step": 1}', *bad, b'{"step": 3}', b'{"step": 4}', b'{"st']))
+    before = path.read_bytes()
+    MetricsWriter(tmp_path, (), 3, warn=told.append).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert len(told) == 1 and str(tmp_path / "metrics.jsonl.damaged") in told[0]
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == before
