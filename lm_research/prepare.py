@@ -194,6 +194,7 @@ def inspect(folder: Path, config: Config | None = None) -> Iterator[str]:
     from lm_research.objectives import OBJECTIVES
 
     corpus = read_corpus(folder.parent if folder.name in PARTS and (folder / MANIFEST).is_file() else folder)
+    Verification(corpus.stores, "auto", _log)
     manifest = corpus.train.manifest
     tokenizer, roles = manifest.get("tokenizer", {}), corpus.tokenizer.roles
     yield f"corpus      {corpus.train.path.parent}, digest {corpus.digest[:16]}"

@@ -10,7 +10,7 @@ from lm_research import tasks
 from lm_research.config import Config, ModelConfig, replace
 from lm_research.data.corpus import Corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
-from lm_research.errors import ConfigError, TokenizerError
+from lm_research.errors import ConfigError, PretrainedError, TokenizerError
 from lm_research.interop import huggingface, sentence_transformers
 from lm_research.models.definition import Params, define
 from lm_research.pretrained import PathLike, inspect, load_params
@@ -49,8 +49,17 @@ class StartingPoint:
         return ",".join(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
 
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
-        """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used."""
+        """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used.
+
+        Raises:
+          PretrainedError: like `from_pretrained`, or they are not all finite: no loss of theirs would be.
+        """
         params, report = load_params(self._found, mesh, "float32", seed, fresh_head=True)
+        if report.nonfinite:
+            raise PretrainedError(
+                f"train.init_from={self.directory} has weights that are NaN or infinite, and every loss would be: "
+                f"{', '.join(huggingface.listed(report.nonfinite))}. Download or convert it again, or start from an earlier checkpoint of it."
+            )
         return params, report.lines()
 
 

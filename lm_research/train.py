@@ -130,7 +130,9 @@ def run(config: Config, workdir: pathlib.Path) -> int:
 
     def read(step: int) -> State:
         check_corpus(checkpoints, corpus, step)
-        return checkpoints.restore(shapes, shardings, step)
+        state = checkpoints.restore(shapes, shardings, step)
+        checkpoints.check_weights(state, step)
+        return state
 
     def begin() -> State:
         state = checkpoints.resume(read, log)

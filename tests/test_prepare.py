@@ -136,3 +136,20 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(config_file: pathlib.Pat
     folder = corpus_folder(resolve(json.loads(config_file.read_text())), tmp_path / "run")
     assert not folder.exists() and list(folder.parent.rglob("*.npz"))
     assert prepare.main(arguments) == 0 and folder.is_dir()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing"])
+def test_a_damaged_corpus_is_made_again(
+    config_file: pathlib.Path, tmp_path: pathlib.Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--config={config_file}", f"--workdir={tmp_path}/run", "--workers", "1"]
+    assert prepare.main(arguments) == 0
+    digest = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("digest"))
+    (tokens,) = (tmp_path / "run/data").glob("*/train/tokens.bin")
+    data = tokens.read_bytes()
+    tokens.write_bytes(bytes([data[0] ^ 1]) + data[1:]) if damage == "flipped" else tokens.unlink()
+    assert prepare.main(arguments) == 0
+    shown = capsys.readouterr().out
+    folder = tokens.parents[1]
+    assert f"It is kept in {folder}.damaged and made again." in shown and digest in shown
+    assert tokens.read_bytes() == data and folder.with_name(f"{folder.name}.damaged").is_dir()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import shutil
+import time
 from collections.abc import Callable
 
 import pytest
 from train_helpers import Lab, checkpoints, metrics, same
+
+from lm_research.data import verify
 
 # What Orbax's threads say of damaged arrays after the error itself has been told.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -150,3 +154,41 @@ def test_lost_metrics_are_told(
     assert [line["step"] for line in metrics(run)] == left
     if damage is flipped:
         assert (run / "metrics.jsonl.damaged").read_bytes() == whole
+
+
+def test_text_that_turns_out_to_be_damaged(
+    lab: Lab,
+    bert_run: pathlib.Path,
+    run: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large store, read in the background, whose damage is found after another checkpoint was saved."""
+    for step in (12, 18, 20):
+        shutil.rmtree(run / f"checkpoints/{step}")
+    shutil.copytree(lab.folder / "cache", run.parent / "cache")
+    cache = f"--config.data.cache_dir={run.parent}/cache"
+    (tokens,) = (run.parent / "cache").glob("*/train/tokens.bin")
+    whole, do = tokens.read_bytes(), verify._do
+    flip(tokens)
+    for name in ("WHOLE", "SAMPLE"):
+        monkeypatch.setattr(verify, name, 0)
+
+    def late(work: list) -> None:
+        deadline = time.monotonic() + 60
+        while work and 12 not in checkpoints(run) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        do(work)
+
+    monkeypatch.setattr(verify, "_do", late)
+    assert lab.train(run, cache) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: The token store {tokens.parent} is damaged: tokens.bin is not what was written")
+    assert "Checkpoints 12" in error and "Checkpoint 6 is from before" in error and error.count("\n") == 1
+    assert "learning" not in error and checkpoints(run) == [6]
+    assert (run / "checkpoints/of_damaged_text/12").is_dir()
+    tokens.write_bytes(whole)
+    assert lab.train(run, cache) == 0
+    assert same(bert_run, run) and checkpoints(run) == checkpoints(bert_run)
+    manifest = json.loads((run / "checkpoints/20/files/manifest.json").read_text())
+    assert "trusted" not in manifest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
@@ -64,6 +65,7 @@ class Report:
     shape (initialised too). unused: the file's tensors that the model does not have. kept: tensors that no
     computation reads, but that the format has beside one that is read; they are written back as they were. untied: pairs
     of tensors that config.json ties and that differ; both are used. passed_over: the same, where the second is used alone.
+    nonfinite: tensors with NaN or infinite values, and how many these are in words; of a run's arrays by our names.
     """
 
     new: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ class Report:
     kept: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     untied: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[tuple[str, str], ...] = ()
+    nonfinite: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Sentences to log; empty if all fitted."""
@@ -87,8 +90,30 @@ class Report:
                 "not used, because another tensor of other values is what is used in its place",
                 [f"{one} ({other} is used)" for one, other in self.passed_over],
             ),
+            ("with values that are no numbers, so that what it computes is none", listed(self.nonfinite)),
         )
         return [f"{what}: {', '.join(names)}" for what, names in parts if names]
+
+
+_all_finite = jax.jit(lambda x: jnp.isfinite(x).all())
+
+
+def nonfinite_in(value: Any) -> str:
+    """ "3 NaN and 1 infinite of 768" of an array, or "" where all of it is finite."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return ""
+    numpy = jnp if isinstance(value, jax.Array) else np
+    if bool(_all_finite(value) if numpy is jnp else np.isfinite(value).all()):
+        return ""
+    nan, infinite = int(numpy.isnan(value).sum()), int(numpy.isinf(value).sum())
+    parts = [f"{count:,} {name}" for count, name in ((nan, "NaN"), (infinite, "infinite")) if count]
+    return f"{' and '.join(parts)} of {value.size:,}"
+
+
+def listed(nonfinite: Mapping[str, str], most: int = 5) -> list[str]:
+    """Some of the tensors of `Report.nonfinite`, for a sentence."""
+    words = [f"{name} ({count})" for name, count in itertools.islice(nonfinite.items(), most)]
+    return words + ([f"{len(nonfinite) - most} more"] if len(nonfinite) > most else [])
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any]:
@@ -259,6 +284,7 @@ class _Reader:
         self.names = tied_tables.Names(source, family, definition.arch, definition.head.name)
         self.shapes = flatten(definition.shapes)
         self.weights = weights_of(family, definition)
+        self.nonfinite: dict[str, str] = {}  # of the tensors that were read, see Report
 
     def stored_name(self, path: str, layer: int = 0) -> str | None:
         return next(iter(self.names.stored(self.weights[path], layer)), None)
@@ -313,7 +339,10 @@ class _Reader:
         layers, part = _layers(path, shape)
         array = np.empty((layers, *part), dtype)
         for layer in range(layers):
-            array[layer] = from_stored(self.weights[path], self.source.read(self.stored_name(path, layer)), part)
+            name = self.stored_name(path, layer)
+            array[layer] = from_stored(self.weights[path], self.source.read(name), part)
+            if found := nonfinite_in(array[layer]):
+                self.nonfinite[name] = found
         return array.reshape(shape)
 
     def dead_copies(self) -> dict[str, np.ndarray]:
@@ -397,6 +426,7 @@ def load_params(
         kept=kept,
         untied=pretrained.untied,
         passed_over=passed_over,
+        nonfinite=reader.nonfinite,
     )
     return unflatten(arrays), report
 

@@ -29,6 +29,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from lm_research.config import CheckpointConfig
 from lm_research.documents import json_value
 from lm_research.errors import CheckpointError
+from lm_research.interop.huggingface import listed, nonfinite_in
+from lm_research.models.definition import flatten
 from lm_research.parallel import processes
 from lm_research.training.digest import digest_arrays
 from lm_research.training.run_directory import aside
@@ -337,6 +339,16 @@ class Checkpoints:
         """Lines that metrics.jsonl had up to a checkpoint; None where that was not written down."""
         lines = self._manifest(step).get("lines")
         return lines if type(lines) is int else None
+
+    def check_weights(self, state: State, step: int) -> None:
+        """Raises a DamagedCheckpoint if weights of a state that was restored are NaN or infinite: no step from there can be taken."""
+        weights = flatten({name: state[name] for name in ("params", "ema") if name in state})
+        found = {path: words for path, x in weights.items() if (words := nonfinite_in(x))}
+        if found:
+            raise DamagedCheckpoint(
+                f"The checkpoint {self.directory / str(step)} has weights that are NaN or infinite, as they were when it was saved: "
+                f"{', '.join(listed(found))}. {self._way_out(step)}"
+            )
 
     def read_file(self, name: str, step: int | None = None) -> bytes:
         """Content of one of the small files of a checkpoint (the newest by default).

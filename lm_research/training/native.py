@@ -7,7 +7,9 @@ run directory (training/run_directory.py) holds the same things in other places,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import pathlib
@@ -23,9 +25,9 @@ from lm_research.config import resolve
 from lm_research.data.hf_tokenizer import HFTokenizer
 from lm_research.data.run_tokenizer import as_read, form_of, roles_of
 from lm_research.data.tokenizer import TextTokenizer
-from lm_research.documents import Object, read_json, whole_number
+from lm_research.documents import Object, read_json
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
-from lm_research.interop.huggingface import Report, hf_config, with_tokens
+from lm_research.interop.huggingface import Report, hf_config, nonfinite_in, with_tokens
 from lm_research.models import adapters
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
@@ -33,6 +35,7 @@ from lm_research.models.families import family_of
 from lm_research.models.heads import HEADS, Head
 from lm_research.parallel.rules import tree_shardings
 from lm_research.run_files import read_config
+from lm_research.training.checkpoint import steps_in
 from lm_research.training.digest import digest_arrays
 
 MODEL, PARAMS = "model.json", "params"
@@ -57,6 +60,7 @@ class _Manifest(TypedDict):
     """Of a checkpoint's manifest.json, what is read here."""
 
     digests: dict[str, str]
+    files: dict[str, str]
 
 
 # Orbax warns of a file of its own that a part of a checkpoint never has.
@@ -151,8 +155,10 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
     read = _inspect_native if is_native(directory) else _inspect_run
     try:
         found = read(directory)
-    except (OSError, ValueError, TypeError, KeyError, ConfigError, CheckpointError) as error:
-        raise PretrainedError(f"The model directory {directory} cannot be read: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, ConfigError, CheckpointError, PretrainedError) as error:
+        raise PretrainedError(
+            f"The model directory {directory} cannot be read: {error}{_way_out(directory)}"
+        ) from error
     if head is None and num_labels is None:
         return found
     if head is not None and head not in HEADS:
@@ -176,13 +182,15 @@ def _inspect_native(directory: pathlib.Path) -> Native:
 def _inspect_run(directory: pathlib.Path) -> Native:
     step = directory
     if (directory / "checkpoints").is_dir():
-        steps = sorted(
-            number for path in (directory / "checkpoints").iterdir() if (number := whole_number(path.name)) is not None
-        )
+        steps = sorted(steps_in(directory / "checkpoints"))
         if not steps:
             raise ValueError("the run has not saved a checkpoint yet")
         step = directory / "checkpoints" / str(steps[-1])
     manifest = read_json(step / "files" / "manifest.json", _Manifest, error=PretrainedError, fix=_FIX)
+    for name, digest in manifest["files"].items():
+        path = step / "files" / name
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"checkpoint {step.name} is damaged: files/{name} is not what was written")
     subtree = "ema" if any(path.startswith("ema/") for path in manifest["digests"]) else "params"
     prefix = f"{subtree}/"
     digests = {path.removeprefix(prefix): d for path, d in manifest["digests"].items() if path.startswith(prefix)}
@@ -262,12 +270,14 @@ def load_params(
         shardings = flatten(tree_shardings(mesh, native.definition.shapes, native.definition.axes))
         shardings |= flatten(tree_shardings(mesh, native.stored.shapes, native.stored.axes))
     arrays = _read(native, [*common, *parts], shardings)
+    nonfinite = {path: found for path, x in arrays.items() if (found := nonfinite_in(x))}
     arrays = flatten(adapters.merged(native.stored, unflatten(arrays))[1])
     new = [path for path in wanted if path not in arrays]
     arrays |= native.definition.init_only(new, seed, shardings)
     if dtype:
         arrays = {path: x.astype(dtype) for path, x in arrays.items()}
-    report = Report(new=tuple(new), unused=tuple(path for path in stored if path not in {*common, *parts}))
+    unused = tuple(path for path in stored if path not in {*common, *parts})
+    report = Report(new=tuple(new), unused=unused, nonfinite=nonfinite)
     return unflatten({path: arrays[path] for path in wanted}), report
 
 
@@ -283,14 +293,42 @@ def _read(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dic
         arrays = _restore(native, paths, shardings)
     except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise PretrainedError(f"The parameters in {native.arrays} cannot be read ({reason}).") from error
+        raise PretrainedError(
+            f"The parameters in {native.arrays} cannot be read ({reason}).{_way_out(native.files.parent)}"
+        ) from error
     found = digest_arrays(unflatten(arrays))
     for path in paths:
         if found[path] != native.digests.get(path):
             raise PretrainedError(
                 f"{native.arrays}: array {path} is damaged: its digest is {found[path]}, but {native.digests.get(path)} was written."
+                + _way_out(native.files.parent)
             )
     return arrays
+
+
+def _way_out(directory: pathlib.Path) -> str:
+    """Which older checkpoint of a run can be read, as a closing sentence for one that cannot; "" of what is no run's.
+
+    Who reads a run moves nothing in it, and takes no other step than the newest by himself: training falls back, and scores of a step
+    that nobody asked for would pass for the newest's.
+    """
+    if (directory / "checkpoints").is_dir():
+        newest = max(steps_in(directory / "checkpoints"), default=-1)
+        directory = directory / "checkpoints" / str(newest)
+    if directory.parent.name != "checkpoints" or not directory.name.isdecimal():
+        return ""
+    for step in sorted(steps_in(directory.parent), reverse=True):
+        if step < int(directory.name):
+            with contextlib.suppress(Exception):  # this one is damaged too
+                found = _inspect_run(directory.parent / str(step))
+                paths = list(flatten(found.stored.shapes))
+                arrays = _restore(found, paths, dict.fromkeys(paths, SingleDeviceSharding(jax.devices()[0])))
+                if digest_arrays(unflatten(arrays)) == {path: found.digests.get(path) for path in paths}:
+                    return (
+                        f" Checkpoint {step} is whole: give {directory.parent / str(step)}, or start the training command again, which "
+                        "falls back to it."
+                    )
+    return " No older checkpoint of this run is whole. Take another run, or a copy of this one."
 
 
 def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
