@@ -7,11 +7,21 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
+from typing import Any
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
 from train_helpers import Lab, checkpoints, metrics, same
 
+import lm_research
+from lm_research import convert
+from lm_research.config import CheckpointConfig
 from lm_research.data import verify
+from lm_research.errors import PretrainedError
+from lm_research.training.checkpoint import Checkpoints
 
 # What Orbax's threads say of damaged arrays after the error itself has been told.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -192,3 +202,75 @@ def test_text_that_turns_out_to_be_damaged(
     assert same(bert_run, run) and checkpoints(run) == checkpoints(bert_run)
     manifest = json.loads((run / "checkpoints/20/files/manifest.json").read_text())
     assert "trusted" not in manifest
+
+
+@pytest.mark.parametrize("kind", ["no arrays", "empty", "flipped model.json"])
+def test_who_reads_a_run_names_the_whole_checkpoint(run: pathlib.Path, kind: str, tmp_path: pathlib.Path) -> None:
+    """Readers move nothing, and take no other step by themselves."""
+    damages = DAMAGES | {
+        "no arrays": lambda path: shutil.rmtree(path / "state/ocdbt.process_0/d"),
+        "flipped model.json": lambda path: flip(path / "files/model.json"),
+    }
+    for step, damage in ((20, kind), (18, "no arrays")):
+        damages[damage](run / f"checkpoints/{step}")
+    for path in (run, run / "checkpoints/20"):
+        with pytest.raises(PretrainedError, match=f"Checkpoint 12 is whole: give {run}/checkpoints/12"):
+            lm_research.from_pretrained(path)
+    assert convert.main(["--source", str(run), "--output", str(tmp_path / "hf"), "--to", "hf"]) == 2
+    assert checkpoints(run) == [6, 12, 18, 20] and not (tmp_path / "hf").exists()
+    assert lm_research.from_pretrained(run / "checkpoints/12").num_params == 33_154  # of the log of the run
+
+
+TENSOR = "bert.encoder.layer.1.output.dense.bias"
+WORDS = "2 NaN and 1 infinite of 32"  # which `with_nan` puts there; the run is 32 wide
+
+
+def with_nan(path: pathlib.Path, name: str) -> None:
+    tensors = dict(safetensors.numpy.load_file(path))
+    tensors[name] = tensors[name].copy()
+    tensors[name][[0, 5, 9]] = np.nan, np.nan, -np.inf
+    safetensors.numpy.save_file(tensors, path)
+
+
+def test_weights_that_are_no_numbers(
+    lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    """Of a Hugging Face directory, a native one, and a conversion into a type that is too narrow."""
+    lm = lm_research.from_pretrained(bert_run)
+    lm.save_pretrained(tmp_path / "hf")
+    with_nan(tmp_path / "hf/model.safetensors", TENSOR)
+    assert convert.main(["--source", str(tmp_path / "hf"), "--output", str(tmp_path / "native"), "--to", "native"]) == 0
+    assert f"{TENSOR} ({WORDS})" in caplog.text
+    caplog.clear()
+    ours = lm_research.from_pretrained(tmp_path / "native")
+    assert f"encoder/layers/feed_forward/down/bias ({WORDS[:-2]}64)" in caplog.text  # both layers in one array
+    capsys.readouterr()
+    for name, path in (("hf", TENSOR), ("native", "down/bias")):
+        assert lab.train(tmp_path / "run", f"--config.train.init_from={tmp_path}/{name}") == 2
+        error = capsys.readouterr().err
+        assert f"train.init_from={tmp_path}/{name} has weights that are NaN or infinite" in error and path in error
+        assert "learning" not in error and error.count("\n") == 1
+    caplog.clear()
+    ours.params["encoder"]["embeddings"]["tokens"] = np.full_like(ours.params["encoder"]["embeddings"]["tokens"], 1e5)
+    ours.save_pretrained(tmp_path / "wide")
+    lm_research.from_pretrained(tmp_path / "wide", dtype="float16")  # whose largest number is 65,504
+    assert "word_embeddings.weight (" in caplog.text and "infinite of" in caplog.text
+
+
+def test_no_run_goes_on_from_weights_that_are_no_numbers(
+    lab: Lab, bert_run: pathlib.Path, run: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = run / "checkpoints/20"
+    with ocp.PyTreeCheckpointer() as reader:
+        state = jax.tree.map(np.array, reader.restore(newest / "state"))
+    files = {path.name: path.read_bytes() for path in (newest / "files").iterdir() if path.name != "manifest.json"}
+    state["params"]["pooler"]["dense"]["bias"][3] = np.nan
+    shutil.rmtree(newest)
+    store = Checkpoints(run, CheckpointConfig(keep=4), files)
+    store.save(jax.tree.map(jax.numpy.asarray, state))
+    store.close()
+    error = refused(lab, run, capsys, "--config.checkpoint.on_damage=stop")
+    assert "checkpoints/20 has weights that are NaN or infinite" in error
+    assert "params/pooler/dense/bias (1 NaN of 32)" in error and "learning" not in error
+    assert lab.train(run) == 0
+    assert "resuming after step 18" in capsys.readouterr().out and same(bert_run, run)

@@ -71,7 +71,8 @@ def load_tokenizer(path: pathlib.Path | str) -> TextTokenizer:
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir():
-        steps = {int(folder.name): folder for folder in path.glob("checkpoints/*") if folder.name.isdigit()}
+        folders = [file.parents[1] for name in STARTS for file in path.glob(f"checkpoints/*/files/{name}")]
+        steps = {int(folder.name): folder for folder in folders if folder.name.isdecimal()}
         path = steps[max(steps)] / "files" if steps else path
         names = (WHOLE, *_VOCABULARIES, *SETTINGS, SENTENCES, TEMPLATE)
         files = {name: (path / name).read_bytes() for name in names if (path / name).is_file()}

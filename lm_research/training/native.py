@@ -99,7 +99,10 @@ def is_native(directory: pathlib.Path) -> bool:
 def is_run(directory: pathlib.Path) -> bool:
     """Whether it is the directory of a training run, or of one of its checkpoints."""
     run = (directory / "checkpoints").is_dir() and (directory / "config.json").is_file()
-    return run or (directory / "files" / "manifest.json").is_file()
+    if run or (directory / "files" / "manifest.json").is_file():
+        return True
+    of_run = directory.parent.name == "checkpoints" and (directory.parent.parent / "config.json").is_file()
+    return of_run and directory.name.isdecimal() and not (directory / "config.json").exists()  # a damaged one
 
 
 def save(
@@ -324,11 +327,8 @@ def _way_out(directory: pathlib.Path) -> str:
                 paths = list(flatten(found.stored.shapes))
                 arrays = _restore(found, paths, dict.fromkeys(paths, SingleDeviceSharding(jax.devices()[0])))
                 if digest_arrays(unflatten(arrays)) == {path: found.digests.get(path) for path in paths}:
-                    return (
-                        f" Checkpoint {step} is whole: give {directory.parent / str(step)}, or start the training command again, which "
-                        "falls back to it."
-                    )
-    return " No older checkpoint of this run is whole. Take another run, or a copy of this one."
+                    return f" Nothing was changed. Checkpoint {step} is whole: give {directory.parent / str(step)}."
+    return " Nothing was changed. No older checkpoint of this run is whole: take another run, or a copy of this one."
 
 
 def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> dict[str, Any]:
