@@ -165,7 +165,10 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     evaluation = Evaluation(config, objective, definition, corpus, mesh, writer, log, history, examples)
     clock = Clock(born)
     lives = Lives(workdir, clock, start, is_main)
-    meter = Meter(config, objective, definition, examples, start, log, clock, lines)
+    if start and not lives.known:
+        log("WARNING: time.json is missing or damaged: the time of the steps up to here counts for nothing.")
+    untold = gaps and start - max((line["step"] for line in lines), default=0) >= config.logging.every_steps
+    meter = Meter(config, objective, definition, examples, start, log, clock, None if untold else lines)
 
     # ---------------------------------------------------------------- how far
     programs: dict[tuple[tuple[int, ...], ...], Any] = {}

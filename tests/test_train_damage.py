@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
-from train_helpers import Lab, checkpoints, metrics, same
+from train_helpers import Lab, checkpoints, finish, metrics, same, start
 
 import lm_research
 from lm_research import convert
@@ -274,3 +274,27 @@ def test_no_run_goes_on_from_weights_that_are_no_numbers(
     assert "params/pooler/dense/bias (1 NaN of 32)" in error and "learning" not in error
     assert lab.train(run) == 0
     assert "resuming after step 18" in capsys.readouterr().out and same(bert_run, run)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_where_one_alone_finds_the_damage(lab: Lab, tmp_path: pathlib.Path) -> None:
+    """Each has written, and reads, its own half of the arrays."""
+
+    def pod(workdir: pathlib.Path, port: int) -> list[str]:
+        flags = [*lab.flags(), f"--workdir={workdir}", "--config.mesh.preset=fsdp", f"--coordinator=localhost:{port}"]
+        both = [start([*flags, "--num_processes=2", f"--process_id={n}"], JAX_PLATFORMS="cpu") for n in "01"]
+        done = [finish(process) for process in both]
+        assert [code for code, _ in done] == [0, 0], done
+        return [output for _, output in done]
+
+    pod(tmp_path / "whole", 18478)
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    for step, process in ((20, 1), (18, 0)):
+        folder = tmp_path / f"run/checkpoints/{step}/state/ocdbt.process_{process}/d"
+        largest = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[:100])
+    assert "resuming after step 12" in pod(tmp_path / "run", 18479)[0]
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints/damaged").iterdir()) == ["18", "20"]
+    assert same(tmp_path / "whole", tmp_path / "run")
+    log = (tmp_path / "run/logs/process_1.txt").read_text()
+    assert "resuming after step 12" in log

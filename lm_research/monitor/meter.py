@@ -33,9 +33,9 @@ class Meter:
         start: int,
         log: Log,
         clock: Clock,
-        lines: Sequence[dict[str, float]] = (),
+        lines: Sequence[dict[str, float]] | None = (),
     ) -> None:
-        """`lines`: of metrics.jsonl up to step `start`, whose count of tokens goes on."""
+        """`lines`: of metrics.jsonl up to step `start`, whose count of tokens goes on; None where the last of them are lost."""
         self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
         lengths = row_lengths(config, definition, examples)
         self.flops = train_flops_per_token(definition, lengths[1], objective.predicted_share, lengths[0])
@@ -47,8 +47,8 @@ class Meter:
                 f"the vocabulary's for predicted positions only: {self.flops:.3g} FLOP a token"
                 + (f" of rows of {lengths[0]} + {lengths[1]}" if lengths[0] else "")
             )
-        counts = [line.get("tokens") for line in lines if "tokens_per_second" in line]
-        self.tokens = counts[-1] if counts else 0  # None where an older version wrote lines without
+        counts = [0, *(line.get("tokens") for line in lines or () if "tokens_per_second" in line)]
+        self.tokens = None if lines is None else counts[-1]  # None too where an older version wrote lines without
         self.log = log
         self.clock, self.waited = clock, clock.lost["data"]
         clock.lap()

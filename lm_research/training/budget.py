@@ -137,6 +137,10 @@ class TimedCourse(Course):
             if start < self.end and not processes.of_process_0(self._left() > 0):
                 self._plan(start, start + 1)
         else:  # until it is calibrated: a rate of a schedule without an end
+            if start:
+                log(
+                    f"WARNING: {FILE} is missing: the run is planned anew, and so is its learning rate, from step {start} on."
+                )
             self._plans = [(0, _NO_END)]
             self._take()
             self._plans = []

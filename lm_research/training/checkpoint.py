@@ -17,6 +17,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -265,7 +266,7 @@ class Checkpoints:
                 failed[step] = str(error)
                 continue
             for damaged, kept in self._set_aside(list(failed)).items():
-                log(f"WARNING: {failed[damaged].rpartition(' Remove ')[0]} It is kept in {kept}.")
+                log(f"WARNING: {_fault(failed[damaged])} It is kept in {kept}.")
             if failed:
                 log(
                     f"WARNING: going on from checkpoint {step}, which is whole; what came after it is done again "
@@ -276,9 +277,9 @@ class Checkpoints:
             raise DamagedCheckpoint(*failed.values())
         kept = self.directory / DAMAGED
         if failed:
-            listed = "; ".join(_short(why) for why in list(failed.values())[:3])
+            listed = " ".join(_fault(why) for why in list(failed.values())[:3])
             raise DamagedCheckpoint(
-                f"None of the {len(failed)} checkpoints in {self.directory} can be read: {listed}. Nothing was moved or started anew. Put a "
+                f"None of the {len(failed)} checkpoints in {self.directory} can be read: {listed} Nothing was moved or started anew. Put a "
                 "copy of one of them back, or start in a new --workdir."
             )
         if kept.is_dir() and any(kept.iterdir()):
@@ -408,5 +409,7 @@ def steps_in(directory: pathlib.Path) -> Iterator[int]:
     return (int(name) for name in names if name.isdecimal() and name.isascii() and name == str(int(name)))
 
 
-def _short(text: str, most: int = 200) -> str:
-    return text if len(text) <= most else text[:most] + " ..."
+def _fault(words: str, most: int = 220) -> str:
+    """What is wrong with a checkpoint, without the way out."""
+    fault = re.split(" Remove | There is no older one", words)[0]
+    return fault if len(fault) <= most else f"{fault[:most]} ..."

@@ -119,6 +119,11 @@ class Lives:
         self._written = time.monotonic()
 
     @property
+    def known(self) -> bool:
+        """Whether there is an account of earlier lives."""
+        return bool(self._before)
+
+    @property
     def spent(self) -> float:
         """Seconds of the lives before this one, without those between them."""
         return sum(sum(life["seconds"].values()) for life in self._before)

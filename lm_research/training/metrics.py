@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lm_research.documents import json_value
+from lm_research.run_files import line_of
 from lm_research.training.run_directory import keep_damaged, write_atomically
 from lm_research.training.trackers import Trackers
 
@@ -94,12 +94,8 @@ def _read(path: pathlib.Path) -> tuple[list[dict[str, Any]], bool]:
     content = path.read_text(errors="replace").splitlines() if path.exists() else []
     for number, line in enumerate(content, 1):
         try:
-            values = json_value(line)
+            lines.append(line_of(line))
         except ValueError:
-            values = None
-        if isinstance(values, dict) and type(values.get("step")) is int:
-            lines.append(values)
-        else:
             damaged |= number < len(content)
     return lines, damaged
 
