@@ -16,13 +16,25 @@ suffix, contrastive search, a draft model.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import functools
 import os
 import pathlib
+import socket
 import sys
 from collections.abc import Sequence
 
-from lm_research import cli
-from lm_research.errors import UserError
+from lm_research import cli, leaving
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, UserError
+
+LOCAL = ("127.0.0.1", "::1", "localhost")
+_DAY = 86400
+RANGES: dict[str, tuple[float, float]] = {  # of flags; comparisons with NaN are false
+    "slots": (1, 4096), "length": (2, 2**20), "max_tokens": (1, 2**20), "max_queue": (0, 2**16),
+    "max_seconds": (1, _DAY), "max_body_bytes": (1, 2**30), "max_connections": (1, 2**16), "read_seconds": (0.1, _DAY),
+    "drain_seconds": (1, _DAY),
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,47 +54,85 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="port to listen at (8000)")
     parser.add_argument("--token_env", help="environment variable with the token that requests must bear")
     parser.add_argument("--token_file", help="file with that token")
+    parser.add_argument("--allowed_hosts", help="more names that requests may ask by, a list with commas; * is all")
     parser.add_argument("--slots", type=int, default=32, help="texts at a time (32)")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a prompt and its text (1024)")
     parser.add_argument("--max_tokens", type=int, default=512, help="new tokens that a request may ask for (512)")
     parser.add_argument("--max_queue", type=int, default=128, help="texts that may wait (128)")
     parser.add_argument("--max_seconds", type=float, default=120.0, help="for a request, waiting included (120)")
     parser.add_argument("--max_body_bytes", type=int, default=1 << 20, help="of a request (1048576)")
+    parser.add_argument("--max_connections", type=int, default=512, help="open at a time (512)")
+    parser.add_argument("--read_seconds", type=float, default=30.0, help="for the head of a request, and its body (30)")
+    parser.add_argument("--drain_seconds", type=float, default=30.0, help="from SIGTERM or Ctrl-C to the end (30)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     args = parser.parse_args(argv)
     return cli.guarded(lambda: run(args), debug=args.debug, argv=argv)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Serves until it is stopped.
+def run(args: argparse.Namespace) -> int:
+    """Serves until it is stopped; returns the exit code.
 
     Raises:
       UserError: see the message.
     """
     token = read_token(args)
-    for name in ("slots", "length", "max_tokens", "max_queue", "max_seconds", "max_body_bytes"):
-        least = 0 if name == "max_queue" else 2 if name == "length" else 1
-        if getattr(args, name) < least:
-            raise UserError(f"--{name}={getattr(args, name)}: it must be at least {least}.")
+    for name, (least, most) in RANGES.items():
+        if not least <= (value := getattr(args, name)) <= most:
+            raise UserError(f"--{name}={value}: it must be at least {least} and at most {most}.")
     if not 0 <= args.port < 65536:
         raise UserError(f"--port={args.port}: it must be from 0 to 65535.")
-    if args.host not in ("127.0.0.1", "::1", "localhost") and token is None:
+    if args.host not in LOCAL and token is None:
         raise UserError(f"--host={args.host} lets others connect: give --token_env or --token_file.")
+    _check_address(args.host, args.port)
     try:
         import uvicorn
 
         from lm_research.serving.app import Limits, make_app
+        from lm_research.serving.connections import Connection, Listener, leave
     except ImportError as error:
         raise UserError(f"Serving needs {error.name}: pip install 'lm_research[serve]'.") from error
     from lm_research.pretrained import from_pretrained
 
-    lm = from_pretrained(args.model, head=args.head, dtype=args.dtype, mesh=args.mesh)
-    if lm.tokenizer is None:
-        raise UserError(f"{args.model} holds no tokenizer, so it can't read texts. Put its files beside the model's.")
-    limits = Limits(args.slots, args.length, args.max_tokens, args.max_queue, args.max_seconds, args.max_body_bytes)
-    name = args.name or pathlib.Path(args.model).resolve().name
-    app = make_app(lm, name, limits, token)
-    uvicorn.run(app, host=args.host, port=args.port, log_level="info", server_header=False)
+    with leaving.watching("before it served"):
+        lm = from_pretrained(args.model, head=args.head, dtype=args.dtype, mesh=args.mesh)
+        if lm.tokenizer is None:
+            raise UserError(
+                f"{args.model} holds no tokenizer, so it can't read texts. Put its files beside the model's."
+            )
+        limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
+        name = args.name or pathlib.Path(args.model).resolve().name
+        more = [host.strip() for host in (args.allowed_hosts or "").split(",") if host.strip()]
+        hosts = None if token is not None and not more else [args.host, *more]  # strangers' pages don't know a token
+        app = make_app(lm, name, limits, token, hosts)
+    watched = functools.partial(
+        Connection, most=args.max_connections, read_seconds=args.read_seconds,
+        longest=args.max_seconds + 2 * args.read_seconds,
+    )  # fmt: skip
+    config = uvicorn.Config(
+        app, host=args.host, port=args.port, http=watched, ws="none", log_level="info", server_header=False
+    )
+    listener = Listener(config, app.state.server, args.drain_seconds)
+    try:
+        listener.run()
+    except SystemExit as failed:  # uvicorn's, who has said why
+        raise UserError(f"The server can't listen at --host={args.host} --port={args.port}. Choose others.") from failed
+    code = STOPPED_BY_SIGNAL if listener.cut else DONE
+    if not app.state.server.close(0.0):
+        leave(code)
+    return code
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises a UserError for an address that can't be listened at, before a model is read for nothing."""
+    try:
+        for family, kind, number, _, place in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with contextlib.closing(socket.socket(family, kind, number)) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(place)
+    except (OSError, UnicodeError, ValueError) as error:
+        raise UserError(f"--host={host} --port={port}: nothing can listen there ({error}). Choose others.") from error
 
 
 def read_token(args: argparse.Namespace) -> str | None:

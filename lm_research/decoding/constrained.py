@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.decoding.processors import NO_TOKEN, History
+from lm_research.decoding.processors import NO_TOKEN, History, table_shape
 
 NEVER = -1e9
 
 
 def table(words: Sequence[Sequence[int]]) -> np.ndarray:
-    """Words as one array [W, T], filled up with NO_TOKEN on the right."""
-    table_WT = np.full((len(words), max(map(len, words))), NO_TOKEN, np.int32)
-    for row, word in zip(table_WT, words, strict=True):
+    """Words as one array [W, T], filled up with NO_TOKEN on the right, and to one of few sizes with words of no tokens."""
+    table_WT = np.full(table_shape(words, 4), NO_TOKEN, np.int32)
+    for row, word in zip(table_WT, words, strict=False):
         row[: len(word)] = word
     return table_WT
 
@@ -34,19 +34,22 @@ def progress(history: History, words_WT: jax.Array) -> tuple[jax.Array, jax.Arra
     longest, length_W = words_WT.shape[1], (words_WT != NO_TOKEN).sum(1)
     fresh_RS = history.slots(history.length_R - history.new_R)
     said_RS = jnp.where(fresh_RS, history.tokens_RS, NO_TOKEN - 1)
-    fits_RWS = jnp.ones((len(said_RS), len(words_WT), said_RS.shape[1]), bool)
-    for place in range(longest):  # a word that starts at slot s
-        later_RS = jnp.roll(said_RS, -place, axis=1)
-        later_RS = jnp.where(jnp.arange(said_RS.shape[1]) < said_RS.shape[1] - place, later_RS, NO_TOKEN - 1)
+    slots, place_T = said_RS.shape[1], jnp.arange(longest)
+
+    def fit(place: jax.Array, fits_RWS: jax.Array) -> jax.Array:  # a word that starts at slot s
+        later_RS = jnp.where(jnp.arange(slots) < slots - place, jnp.roll(said_RS, -place, axis=1), NO_TOKEN - 1)
         wanted_W1 = words_WT[:, place, None]
-        fits_RWS &= (wanted_W1 == NO_TOKEN) | (later_RS[:, None] == wanted_W1)
-    partial_RW = jnp.zeros(fits_RWS.shape[:2], jnp.int32)
-    for count in range(1, longest):
-        ends_RW = (history.new_R >= count)[:, None] & (count < length_W)
-        for place in range(count):
-            ends_RW &= history.back(count - place)[:, None] == words_WT[:, place]
-        partial_RW = jnp.where(ends_RW, count, partial_RW)
-    return fits_RWS.any(2), partial_RW
+        return fits_RWS & ((wanted_W1 == NO_TOKEN) | (later_RS[:, None] == wanted_W1))
+
+    def begin(count: jax.Array, partial_RW: jax.Array) -> jax.Array:  # a text that ends with so many first tokens
+        latest_RT = jnp.roll(history.latest(longest), count - longest, axis=1)
+        same_RWT = (place_T >= count) | (latest_RT[:, None] == words_WT)
+        ends_RW = same_RWT.all(2) & (history.new_R >= count)[:, None] & (count < length_W)
+        return jnp.where(ends_RW, count, partial_RW)
+
+    shape = (len(said_RS), len(words_WT))
+    fits_RWS = jax.lax.fori_loop(0, longest, fit, jnp.ones((*shape, slots), bool))
+    return fits_RWS.any(2), jax.lax.fori_loop(1, longest, begin, jnp.zeros(shape, jnp.int32))
 
 
 def candidates(likely: Any, totals_BKV: jax.Array, history: History, words_WT: jax.Array, ends_E: jax.Array) -> Any:
@@ -66,7 +69,9 @@ def candidates(likely: Any, totals_BKV: jax.Array, history: History, words_WT: j
     token_BC = jnp.concatenate([likely.token_BC, token_BX], axis=1)
     parent_BC = jnp.concatenate([likely.parent_BC, parent_BX], axis=1)
     scores_BC = jnp.concatenate([likely.scores_BC, jnp.where(flat(wanted_BKX), flat(scores_BKX), NEVER)], axis=1)
+    live_BC = jnp.concatenate([jnp.ones(likely.token_BC.shape, bool), flat(wanted_BKX)], axis=1)
     same_BCC = (token_BC[:, :, None] == token_BC[:, None]) & (parent_BC[:, :, None] == parent_BC[:, None])
+    same_BCC &= live_BC[:, None]
     repeated_BC = (same_BCC & jnp.tril(jnp.ones(same_BCC.shape[1:], bool), -1)).any(2)
     # An end is no candidate of a text that lacks words.
     ends_BC = (token_BC[..., None] == ends_E).any(2)

@@ -57,7 +57,9 @@ def embed(
     rows: dict[int, np.ndarray] = {}
     for start in range(0, len(texts), batch_size):
         chosen = order[start : start + batch_size]
-        found = run(read([texts[i] for i in chosen]), said.pooling, at_once, np.int32(skipped))
+        # As many rows as twice, four times ... one, so that few shapes are compiled; what fills up is left out below.
+        filled = chosen + chosen[-1:] * (min(batch_size, 1 << (len(chosen) - 1).bit_length()) - len(chosen))
+        found = run(read([texts[i] for i in filled]), said.pooling, at_once, np.int32(skipped))
         rows |= dict(zip(chosen, np.asarray(_finished(found, said, normalize)), strict=False))
     return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, width), np.float32)
 

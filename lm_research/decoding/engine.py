@@ -8,10 +8,12 @@ Legend: B prompts, R rows (B x copies), P slots of prompts, S slots, V vocabular
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ from lm_research.parallel.rules import RULES
 
 # What numbers a program is told: {"rules": ..., "filters": ..., "ends_E", "pad", "seed_B"}, see options.py.
 Settings = Mapping[str, Any]
+PROGRAMS = 128  # that a model keeps, of one function, plan and shape of arrays each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,28 +107,40 @@ class Engine:
         if apart:
             with self.on_mesh():
                 self.params = jax.jit(functools.partial(cache_lib.unroll, definition))(params)
-        self._programs: dict[Any, Any] = {}
+        self._programs: collections.OrderedDict[Any, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
 
     def on_mesh(self) -> contextlib.AbstractContextManager:
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
     def program(self, function: Any, plan: Any, donate: int | None = None) -> Any:
-        """`function(bound, plan, *arrays)` compiled as a function of (params, *arrays); kept for the next time."""
-        key = (function, plan, donate)
-        if key not in self._programs:
+        """`function(bound, plan, *arrays)` compiled as a function of (params, *arrays); the latest PROGRAMS are kept."""
+
+        def call(*arrays: Any) -> Any:
+            compiled = self._compiled((function, plan, donate), arrays)
+            with self.on_mesh():
+                return compiled(self.params, *arrays)
+
+        return call
+
+    def _compiled(self, wanted: tuple[Any, Any, int | None], arrays: Any) -> Any:
+        """The jitted function of a program for arrays of these shapes; those that are not used are dropped, and with them what they hold."""
+        leaves, tree = jax.tree.flatten(arrays)
+        key = wanted, tree, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+        function, plan, donate = wanted
+        with self._lock:
+            if key in self._programs:
+                self._programs.move_to_end(key)
+                return self._programs[key]
 
             def run(params: Params, *arrays: Any) -> Any:
                 return function(cache_lib.bind(self.definition, params), plan, *arrays)
 
             jitted = jax.jit(run, donate_argnums=() if donate is None else donate + 1)
             self._programs[key] = jitted
-        compiled = self._programs[key]
-
-        def call(*arrays: Any) -> Any:
-            with self.on_mesh():
-                return compiled(self.params, *arrays)
-
-        return call
+            if len(self._programs) > PROGRAMS:
+                self._programs.popitem(last=False)
+            return jitted
 
     def start(self, plan: Plan, prompts: Prompts, settings: Settings) -> State:
         """Reads prompts and chooses the first new token of each row."""

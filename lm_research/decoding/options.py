@@ -419,7 +419,8 @@ def make_rules(options: Options, lengths: Lengths, width: int, vocabulary: int) 
         rules["bad_words"] = words(bad)
     if options.biases:
         sequences, biases = zip(*options.biases, strict=True)
-        rules["sequence_bias"] = {"words_WT": words(sequences), "bias_W": np.asarray(biases, np.float32)}
+        words_WT, bias_W = words(sequences), np.asarray(biases, np.float32)
+        rules["sequence_bias"] = {"words_WT": words_WT, "bias_W": np.pad(bias_W, (0, len(words_WT) - len(bias_W)))}
     if lengths.least and len(ends_E):
         rules["min_new_tokens"] = {"count": np.int32(lengths.least), "ends_E": ends_E}
     if options.forced_bos_token_id is not None and width == 1:

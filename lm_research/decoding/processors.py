@@ -44,6 +44,12 @@ class History(NamedTuple):
         token_R = jnp.take_along_axis(self.tokens_RS, jnp.maximum(slot_R, 0)[:, None], axis=1)[:, 0]
         return jnp.where(slot_R >= self.start_R, token_R, NO_TOKEN)
 
+    def latest(self, count: int) -> jax.Array:
+        """The `count` latest tokens [R, count], NO_TOKEN before the start."""
+        slot_RT = self.length_R[:, None] - count + jnp.arange(count)
+        tokens_RT = jnp.take_along_axis(self.tokens_RS, jnp.maximum(slot_RT, 0), axis=1)
+        return jnp.where(slot_RT >= self.start_R[:, None], tokens_RT, NO_TOKEN)
+
 
 Setting = Any
 Rule = Callable[[jax.Array, History, Setting], jax.Array]
@@ -58,25 +64,32 @@ def apply(scores_RV: jax.Array, history: History, settings: Mapping[str, Setting
 
 
 def words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
-    """Token sequences as one array [W, T], filled up with NO_TOKEN on the left."""
-    table_WT = np.full((len(sequences), max(map(len, sequences))), NO_TOKEN, np.int32)
-    for row, sequence in zip(table_WT, sequences, strict=True):
+    """Token sequences as one array [W, T], filled up with NO_TOKEN on the left, and to one of few sizes with rows of nothing else."""
+    table_WT = np.full(table_shape(sequences), NO_TOKEN, np.int32)
+    for row, sequence in zip(table_WT, sequences, strict=False):
         row[len(row) - len(sequence) :] = sequence
     return table_WT
+
+
+def table_shape(sequences: Sequence[Sequence[int]], rows: int = 16) -> tuple[int, int]:
+    """The shape of a table of words, of few (`rows` or twice, four times ... as many), so that other words seldom need another program."""
+    sizes = (rows, len(sequences)), (4, max(map(len, sequences)))
+    return tuple(least << ((size - 1) // least).bit_length() for least, size in sizes)
 
 
 # --- biases and bans of words -----------------------------------------------------------------------------------------
 
 
 def sequence_bias(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
-    """Adds bias_W to the last token of each word of words_WT where the tokens before it were just said."""
-    words_WT = setting["words_WT"]
-    fits_RW = jnp.ones((len(scores_RV), len(words_WT)), bool)
-    for distance in range(1, words_WT.shape[1]):
-        wanted_W = words_WT[:, -1 - distance]
-        fits_RW &= (wanted_W == NO_TOKEN) | (history.back(distance)[:, None] == wanted_W)
-    rows = jnp.arange(len(scores_RV))[:, None]
-    return scores_RV.at[rows, words_WT[:, -1]].add(jnp.where(fits_RW, setting["bias_W"], 0.0))
+    """Adds bias_W to the last token of each word of words_WT, of which it is the first ones, where the others were just said."""
+    words_WT, vocab = setting["words_WT"], scores_RV.shape[1]
+    bias_W = jnp.pad(jnp.asarray(setting["bias_W"]), (0, len(words_WT) - len(setting["bias_W"])))
+    earlier_WT = words_WT[:, :-1]
+    said_RT = history.latest(earlier_WT.shape[1])
+    fits_RW = ((earlier_WT == NO_TOKEN) | (said_RT[:, None] == earlier_WT)).all(2)
+    rows, last_W = jnp.arange(len(scores_RV))[:, None], words_WT[:, -1]
+    last_W = jnp.where(last_W == NO_TOKEN, vocab, last_W)  # rows that fill up
+    return scores_RV.at[rows, last_W].add(jnp.where(fits_RW, bias_W, 0.0), mode="drop")
 
 
 def bad_words(scores_RV: jax.Array, history: History, words_WT: jax.Array) -> jax.Array:
@@ -160,7 +173,8 @@ def _ban_ngrams(
         said_R1 = history.back(distance)[:, None]
         return fits_RT & (before_RT == said_R1) & (said_R1 != NO_TOKEN)
 
-    fits_RT = jax.lax.fori_loop(1, size, narrow, counts_RT)
+    # No sequence that is longer than the text comes twice: it would only be waited for.
+    fits_RT = jax.lax.fori_loop(1, jnp.minimum(size, history.tokens_RS.shape[1] + 1), narrow, counts_RT)
     return scores_RV.at[rows, jnp.where(fits_RT, hay_RT, vocab)].set(NEVER, mode="drop")
 
 

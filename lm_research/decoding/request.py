@@ -123,7 +123,7 @@ class Request:
             slots=bucket(self.slots + self.lengths.most),
             copies=options.num_return_sequences,
             sample=options.do_sample,
-            candidates=options.top_k if options.do_sample and options.top_k < vocab else 0,
+            candidates=min(bucket(options.top_k), vocab) if options.do_sample and 0 < options.top_k < vocab else 0,
             logprobs=options.output_logprobs or options.top_logprobs > 0,
             best=options.top_logprobs,
         )

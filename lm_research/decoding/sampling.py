@@ -107,12 +107,13 @@ def draw(scores_RV: jax.Array, settings: Mapping[str, Any], keys_R: jax.Array, c
       scores_RV: scores, -inf for what must not come.
       settings: of filters.
       keys_R: a jax.random key for each row.
-      candidates: only so many best tokens are looked at: top_k's number where that is known when compiling, which spares
-        sorting the vocabulary; 0 are all.
+      candidates: only so many best tokens are looked at, at least top_k, where that is known when compiling, which spares sorting
+        the vocabulary; 0 are all.
     """
-    if not candidates or candidates >= scores_RV.shape[1]:
+    if not candidates:
         return _categorical(keys_R, apply(scores_RV, settings))
     scores_RC, tokens_RC = jax.lax.top_k(scores_RV, candidates)
+    scores_RC = jnp.where(jnp.arange(candidates) < settings["top_k"], scores_RC, NEVER)  # they are in order
     settings = {name: value for name, value in settings.items() if name != "top_k"}
     choice_R = _categorical(keys_R, apply(scores_RC, settings))
     return jnp.take_along_axis(tokens_RC, choice_R[:, None], axis=1)[:, 0]

@@ -6,15 +6,16 @@ They run through `generate` in a thread of their own, a few tokens at a time, so
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
-import queue
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from lm_research.decoding.generate import GenerateOutput, in_pieces
+from lm_research.decoding.processors import table_shape
+from lm_research.decoding.prompts import bucket
 from lm_research.decoding.streaming import continuation
 from lm_research.errors import UserError
 from lm_research.serving.batcher import Busy, Event, Writer
@@ -28,7 +29,7 @@ ARGUMENTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Job:
     """A request.
 
@@ -43,6 +44,24 @@ class Job:
     copies: int
     stops: list[str]
 
+    @property
+    def dead(self) -> bool:
+        """Whether nobody waits any more, or only for being told that it is too late."""
+        return all(writer.dead for writer in self.writers)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What its programs are compiled for, roughly: jobs of one shape are likely to share them."""
+        sizes = "max_new_tokens", "num_beams", "num_beam_groups", "num_return_sequences"
+        lengths = (max(len(writer.source or writer.tokens) for writer in self.writers), len(self.writers))
+        words = [
+            table_shape(self.arguments[name])
+            for name in ("bad_words_ids", "force_words_ids")
+            if self.arguments.get(name)
+        ]
+        numbers = (*(self.arguments.get(name) or 1 for name in sizes), *lengths)
+        return tuple(map(bucket, numbers)), tuple(words), frozenset(self.arguments), self.arguments["do_sample"]
+
 
 class Alone:
     """A queue of jobs and the thread that does them.
@@ -52,44 +71,81 @@ class Alone:
     """
 
     def __init__(self, lm: Any, max_queue: int) -> None:
-        self.lm, self.active, self._closed = lm, 0, False
-        self._queue: queue.Queue[Job | None] = queue.Queue(max_queue + 1)
+        self.lm, self.max_queue, self._closed = lm, max_queue, False
+        self._job: Job | None = None
+        self._known: set[tuple[Any, ...]] = set()
+        self._turn = False
+        self._queue: collections.deque[Job] = collections.deque()
+        self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="alone", daemon=True)
         self._thread.start()
 
     @property
+    def active(self) -> int:
+        return int(self._job is not None)
+
+    @property
     def waiting(self) -> int:
-        return self._queue.qsize()
+        return len(self._queue)
 
     def submit(self, job: Job) -> None:
         """Lets a job wait; raises Busy if too many do."""
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full as full:
-            raise Busy from full
+        with self._wake:
+            for late in [one for one in self._queue if one.dead]:
+                self._queue.remove(late)
+                _end(late, "timeout")
+            if self._closed or len(self._queue) > self.max_queue:
+                raise Busy
+            self._queue.append(job)
+            self._wake.notify()
 
-    def close(self) -> None:
-        """Ends the thread after the piece that it is at; jobs that wait get an error."""
-        self._closed = True
-        with self._queue.mutex:
-            left = [job for job in self._queue.queue if job is not None]
-            self._queue.queue.clear()
-        self._queue.put(None)
-        self._thread.join()
+    def abandon(self) -> list[Writer]:
+        """Tells all whose texts are under way that the server ends, and whose they were. The piece under way may still go on."""
+        with self._wake:
+            self._closed, left = True, [*self._queue, *filter(None, [self._job])]
+            self._queue.clear()
+            self._wake.notify()
+        for job in left:
+            for writer in job.writers:
+                writer.cancelled = True
+            _end(job, "closing")
+        return [writer for job in left for writer in job.writers]
+
+    def close(self, seconds: float | None = None) -> bool:
+        """Ends the thread after the piece that it is at, whether that was within some seconds; jobs that wait get an error."""
+        with self._wake:
+            self._closed, left = True, list(self._queue)
+            self._queue.clear()
+            self._wake.notify()
         for job in left:
             _end(job, "error")
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _next(self) -> Job | None:
+        """The next job, None at the end: in turn one for which there are programs, likely, and any, so that not all wait for compilers."""
+        with self._wake:
+            self._job = None
+            while not self._queue and not self._closed:
+                self._wake.wait()
+            if self._closed:
+                return None
+            self._turn = not self._turn
+            known = [job for job in self._queue if job.shape in self._known] if self._turn else []
+            self._job = (known or self._queue)[0]
+            self._queue.remove(self._job)
+            return self._job
 
     def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
-            self.active = 1
+        while (job := self._next()) is not None:
             try:
                 self._do(job)
+                self._known.add(job.shape)
             except UserError as mistake:
                 _end(job, "refused", str(mistake))
-            except Exception:
+            except BaseException:  # libraries of other languages have such of their own
                 LOG.exception("a request failed")
                 _end(job, "error")
-            self.active = 0
 
     def _do(self, job: Job) -> None:
         if self._over(job):
@@ -108,11 +164,9 @@ class Alone:
         """Whether nobody waits for a job any more, or its time is up, of which it is told."""
         if self._closed:
             _end(job, "error")
-        elif time.monotonic() > job.writers[0].deadline:
+        elif job.dead:
             _end(job, "timeout")
-        elif not all(writer.cancelled for writer in job.writers):
-            return False
-        return True
+        return self._closed or job.dead
 
 
 def _end(job: Job, finish: str, reason: str = "") -> None:

@@ -13,17 +13,17 @@ import base64
 import contextlib
 import dataclasses
 import hmac
-import json
+import logging
 import pathlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import Any
 
-import anyio.to_thread
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -33,16 +33,21 @@ from lm_research.errors import UserError
 from lm_research.interop.sentence_transformers import Embedding
 from lm_research.pipelines import PIPELINES, pipeline
 from lm_research.pipelines.writing import TextGeneration, TextToText
-from lm_research.serving import messages
+from lm_research.serving import bodies, messages
+from lm_research.serving.access import Access, page_policy
 from lm_research.serving.alone import Alone
 from lm_research.serving.batcher import Batcher
+from lm_research.serving.lanes import Lane
 from lm_research.serving.metrics import Metrics
 from lm_research.serving.replies import problem
 from lm_research.serving.writing import Writing
 
+LOG = logging.getLogger("lm_research")
 PAGE = pathlib.Path(__file__).with_name("page.html")
 _MOST_INPUTS = 256  # texts of one request to embed or predict
 _MOST_SEEN = 64  # tokens whose attentions are shown
+_DIGESTERS = 4  # threads that read bodies and texts, and write answers
+_PATIENCE = 1.0  # seconds that threads are waited for at the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Limits:
 
     Attributes:
       slots, length, max_tokens, max_queue, max_seconds: see Batcher.
-      max_body_bytes: of a request.
+      max_body_bytes: of a request; read_seconds: in which it must come.
     """
 
     slots: int = 32
@@ -60,9 +65,12 @@ class Limits:
     max_queue: int = 128
     max_seconds: float = 120.0
     max_body_bytes: int = 1 << 20
+    read_seconds: float = 30.0
 
 
-def make_app(lm: Any, name: str, limits: Limits = Limits(), token: str | None = None) -> Starlette:
+def make_app(
+    lm: Any, name: str, limits: Limits = Limits(), token: str | None = None, hosts: Collection[str] | None = None
+) -> Starlette:
     """The application of one model.
 
     Args:
@@ -70,6 +78,7 @@ def make_app(lm: Any, name: str, limits: Limits = Limits(), token: str | None = 
       name: what it is called in answers.
       limits: what it takes.
       token: that requests must bear; None lets everyone in who can connect.
+      hosts: names that it answers to, beside those of this machine; None does to all, see access.py.
     """
     server = Server(lm, name, limits, token)
     guarded = {
@@ -84,24 +93,30 @@ def make_app(lm: Any, name: str, limits: Limits = Limits(), token: str | None = 
     }
     asked = (server.show_metrics, server.models, server.model)
     routes = [Route("/", server.page), Route("/healthz", server.health)] + [
-        Route(path, server.guarded(path, handler), methods=["GET" if handler in asked else "POST"])
+        Route(
+            path,
+            server.guarded(path, handler, reads=handler not in asked),
+            methods=["GET" if handler in asked else "POST"],
+        )
         for path, handler in guarded.items()
     ]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        if server.batcher:
-            await anyio.to_thread.run_sync(server.alone.close)
-            await anyio.to_thread.run_sync(server.batcher.close)
+        server.end()
+        await asyncio.get_running_loop().run_in_executor(None, server.close, _PATIENCE)
 
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
+    names = [Middleware(Access, hosts=hosts)]
+    app = Starlette(routes=routes, middleware=names, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
     app.state.server = server
     return app
 
 
-def error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": problem(status, message)}, status, headers)
+def error(
+    status: int, message: str, headers: dict[str, str] | None = None, fields: Collection[str] = ()
+) -> JSONResponse:
+    return JSONResponse({"error": problem(status, message, fields)}, status, headers)
 
 
 async def _http_error(request: Request, exception: Exception) -> Response:
@@ -124,34 +139,98 @@ class Server:
             if (lm.head in kind.heads or kind.heads == ("none",)) and not issubclass(kind, TextGeneration | TextToText)
         ]  # fmt: skip
         self.metrics = Metrics(self.batcher, self.alone)
-        self.writing = Writing(self.batcher, self.alone, self.metrics, name, self.read) if self.batcher else None
+        self.writing = None
+        if self.batcher:
+            self.writing = Writing(self.batcher, self.alone, self.metrics, name, self.read, self.digest)
         self._since = int(time.time())
-        self._reading, self._readers = asyncio.Semaphore(1), 0
+        # One thread runs the model on what is only read; some do all else that takes time, for which no other request waits.
+        self._reader = Lane("reader", 1, limits.max_queue)
+        self._digesters = Lane("digester", _DIGESTERS, limits.max_queue + limits.slots)
+        self._under_way: set[asyncio.Task] = set()
+        self._ending = False
         self._pipelines: dict[str, Any] = {}
 
-    def guarded(self, path: str, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    def guarded(self, path: str, handler: Callable[..., Any], reads: bool) -> Callable[[Request], Any]:
         """A handler behind the token, whose mistakes become answers, and which is counted under its route's path.
 
-        What clients write into an address is no label: anyone could make as many as they like, and each is kept.
+        It is given the request, or what its body says if it `reads` one, and when its time is over. What clients write into an
+        address is no label: anyone could make as many as they like, and each is kept.
         """
 
         async def handle(request: Request) -> Response:
             with self.metrics.request(path) as record:
-                response = await self._answer(handler, request)
+                response = await self._answer(handler, request, reads)
                 record(response.status_code)
                 return response
 
         return handle
 
-    async def _answer(self, handler: Callable[[Request], Any], request: Request) -> Response:
+    async def _answer(self, handler: Callable[..., Any], request: Request, reads: bool) -> Response:
+        deadline, fields = time.monotonic() + self.limits.max_seconds, set[str]()
         if self._token is not None and not self._knows(request.headers.get("authorization", "")):
             return error(401, "Give the server's token: Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"})
         try:
-            return await handler(request)
+            if not reads:
+                return await handler(request)
+            data = await bodies.receive(request, self.limits.max_body_bytes, self.limits.read_seconds)
+
+            async def work() -> Response:
+                body = await self.digest(lambda: bodies.parse(data))
+                fields.update(body if isinstance(body, dict) else ())
+                return await handler(body, deadline)
+
+            return await self._in_time(work(), request, deadline)
         except UserError as mistake:
-            return error(400, str(mistake))
+            return error(400, str(mistake), fields=fields)
         except HTTPException as mistake:
             return error(mistake.status_code, mistake.detail, mistake.headers)
+        except ClientDisconnect:
+            self.metrics.disconnects.inc()
+            return error(499, "The client is gone.")
+        except Exception:
+            LOG.exception("a request failed")
+            return error(500, "The server failed at this request. Its log says where.")
+
+    async def _in_time(self, work: Coroutine[Any, Any, Any], request: Request, deadline: float) -> Response:
+        """What some work answers, which is given up when its time is over, its client is gone, or the server ends.
+
+        What it has running in a thread goes on there, and keeps its place.
+        """
+        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+        self._under_way.add(task)
+        try:
+            await asyncio.wait({task, gone}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+            if task.cancelled() or (self._ending and not task.done()):
+                raise HTTPException(503, "The server is being stopped. Ask again later.", {"Retry-After": "5"})
+            if task.done():
+                return task.result()
+            if gone.done():
+                raise ClientDisconnect
+            raise HTTPException(504, f"Not done within {self.limits.max_seconds:g} seconds.")
+        finally:
+            self._under_way.discard(task)
+            gone.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})  # it gives back its slots first
+            if not task.cancelled():
+                task.exception()  # which has been told, or comes too late
+
+    def end(self) -> bool:
+        """Answers all that is under way that the server ends; whether there was anything. Called in the event loop."""
+        left = len(self._under_way)
+        self._ending = True
+        for lane in filter(None, (self.batcher, self.alone)):
+            left += len(lane.abandon())
+        for task in self._under_way:
+            task.cancel()
+        return left > 0
+
+    def close(self, seconds: float) -> bool:
+        """Ends the threads; whether all did within some seconds. Those that don't are inside of a compiler, most likely."""
+        end = time.monotonic() + seconds
+        lanes = filter(None, (self.alone, self.batcher, self._reader, self._digesters))
+        return all([lane.close(max(0.0, end - time.monotonic())) for lane in lanes])
 
     def _knows(self, given: str) -> bool:
         """Whether a header bears the token, sent in UTF-8, as most clients do, or in Latin-1, as browsers do."""
@@ -159,54 +238,25 @@ class Server:
         in_latin_1 = hmac.compare_digest(given.encode(), wanted)
         return hmac.compare_digest(given.encode("latin-1"), wanted) or in_latin_1  # headers are read as Latin-1
 
-    async def body(self, request: Request) -> Any:
-        """The JSON of a request; raises HTTPException."""
-        if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
-            raise HTTPException(415, "Send JSON, with content-type: application/json.")
-        found, most = bytearray(), self.limits.max_body_bytes
-        async for piece in request.stream():
-            found += piece
-            if len(found) > most:
-                raise HTTPException(413, f"The body is larger than {most:,} bytes.")
-        try:
-            text = found.decode("utf-8-sig")  # json would let halves of surrogate pairs pass, which are no text
-            value = json.loads(text, parse_constant=_refuse)
-            if "\\u" in text:
-                json.dumps(value, ensure_ascii=False).encode()
-            return value
-        except (ValueError, RecursionError) as problem:
-            raise HTTPException(400, f"The body is no JSON: {problem}.") from problem
-
     def check_model(self, body: Any) -> None:
         """Raises HTTPException if another model is asked for."""
         asked = body.get("model") if isinstance(body, dict) else None
         if isinstance(asked, str) and asked != self.name:
-            raise HTTPException(404, f"There is no model {asked!r} here, but {self.name!r}.")
+            raise HTTPException(404, f"There is no model {asked[:80]!r} here, but {self.name!r}.")
 
     async def read(self, function: Callable[[], Any]) -> Any:
         """Runs the model on texts in a thread, one request at a time; others wait, up to limits."""
-        if self._readers >= self.limits.max_queue:
-            raise HTTPException(429, "Too many requests wait. Try again later.", {"Retry-After": "1"})
-        self._readers += 1
+        return await self._reader.run(function)
 
-        async def run() -> Any:
-            try:
-                async with self._reading:
-                    return await anyio.to_thread.run_sync(function)
-            finally:
-                self._readers -= 1
-
-        task = asyncio.ensure_future(run())
-        try:  # what runs in a thread can't be stopped: it keeps its place until it ends
-            return await asyncio.wait_for(asyncio.shield(task), self.limits.max_seconds)
-        except TimeoutError as late:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise HTTPException(504, f"Not done within {self.limits.max_seconds:g} seconds.") from late
+    async def digest(self, function: Callable[[], Any]) -> Any:
+        """Does what takes time and not the model, such as reading long texts, in a thread."""
+        return await self._digesters.run(function)
 
     # ----------------------------------------------------------------------------------------------------- routes
 
     async def page(self, request: Request) -> Response:
-        return HTMLResponse(await anyio.to_thread.run_sync(PAGE.read_text))
+        page = await self.digest(lambda: PAGE.read_text(encoding="utf-8"))
+        return HTMLResponse(page, headers={"Content-Security-Policy": page_policy(page)})
 
     async def health(self, request: Request) -> Response:
         failed = self.batcher is not None and self.batcher.failed
@@ -227,8 +277,7 @@ class Server:
         more["chats"] = self.batcher is not None and chat_template(self.lm.tokenizer) is not None
         return {"id": self.name, "object": "model", "created": self._since, "owned_by": "local", **more}
 
-    async def embeddings(self, request: Request) -> Response:
-        body = await self.body(request)
+    async def embeddings(self, body: Any, deadline: float) -> Response:
         self.check_model(body)
         given = messages.check(body, messages.EMBEDDINGS, ("input",))
         form, texts = given.get("encoding_format", "float"), messages.inputs(given["input"])
@@ -237,16 +286,23 @@ class Server:
         if form not in ("float", "base64"):
             raise UserError(f"encoding_format is {form!r}; it must be float or base64.")
         named = {name: given.get(name) for name in ("prompt_name", "prompt")}
-        begins = prompted(self.lm.embedding or Embedding(), texts, **named)
-        rows = (await self.read(lambda: self.lm.embed(texts, **named))).astype("<f4")
-        shown = [row.tolist() if form == "float" else base64.b64encode(row.tobytes()).decode() for row in rows]
-        tokens = sum(len(self.lm.tokenizer.encode(begins + text) if isinstance(text, str) else text) for text in texts)
-        data = [{"object": "embedding", "index": number, "embedding": row} for number, row in enumerate(shown)]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": self.name, "usage": usage})
 
-    async def predict(self, request: Request) -> Response:
-        body = await self.body(request)
+        def run() -> Response:
+            begins = prompted(self.lm.embedding or Embedding(), texts, **named)
+            rows = self.lm.embed(texts, **named).astype("<f4")
+            shown = [row.tolist() if form == "float" else base64.b64encode(row.tobytes()).decode() for row in rows]
+            read = (
+                self.lm.tokenizer.encode_batch([begins + text for text in texts])
+                if isinstance(texts[0], str)
+                else texts
+            )
+            data = [{"object": "embedding", "index": number, "embedding": row} for number, row in enumerate(shown)]
+            usage = dict.fromkeys(("prompt_tokens", "total_tokens"), sum(map(len, read)))
+            return JSONResponse({"object": "list", "data": data, "model": self.name, "usage": usage})
+
+        return await self.read(run)
+
+    async def predict(self, body: Any, deadline: float) -> Response:
         self.check_model(body)
         given = messages.check(body, messages.PREDICT, ("task", "inputs"))
         task, inputs, options = given["task"], given["inputs"], given.get("options", {})
@@ -258,52 +314,72 @@ class Server:
             if not isinstance(one, str | dict):
                 raise UserError("Each of inputs must be a text or an object.")
 
-        def run() -> Any:
+        _check_labels(inputs, options)
+
+        def run() -> Response:
             if task not in self._pipelines:
                 self._pipelines[task] = pipeline(task, self.lm)
             try:
-                return _plain(self._pipelines[task](inputs, **options))
-            except (TypeError, KeyError, ValueError, AttributeError) as problem:
+                outputs = _plain(self._pipelines[task](inputs, **options))
+            except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as problem:
                 raise UserError(f"The task {task} does not take these inputs and options: {problem}.") from problem
+            return JSONResponse({"model": self.name, "task": task, "outputs": outputs})
 
-        return JSONResponse({"model": self.name, "task": task, "outputs": await self.read(run)})
+        return await self.read(run)
 
-    async def inspect(self, request: Request) -> Response:
-        body = await self.body(request)
+    async def inspect(self, body: Any, deadline: float) -> Response:
         self.check_model(body)
         given = messages.check(body, messages.INSPECT, ("text",))
         if self.lm.definition.arch.encoder is not None:
             raise UserError("Attentions are shown of encoders and decoders, not of pairs of them.")
         if not given["text"]:
             raise UserError("text has no tokens.")
-        inputs = self.lm.inputs([given["text"]])
-        seen = int(inputs["attention_mask"].sum())
-        if seen > _MOST_SEEN:
-            raise UserError(f"text has {seen} tokens; attentions are shown of up to {_MOST_SEEN}.")
-        outputs = await self.read(lambda: self.lm(**inputs, output_attentions=True)["attentions"])
-        real_L = inputs["attention_mask"][0] > 0
-        shown = [np.round(np.asarray(layer)[0][:, real_L][:, :, real_L], 4).tolist() for layer in outputs]
-        tokens = self.lm.tokenizer.pieces(inputs["input_ids"][0][real_L])
-        return JSONResponse({"tokens": tokens, "attentions": shown})
 
-    async def completions(self, request: Request) -> Response:
-        return await self._write(request, chat=False)
+        def run() -> Response:
+            inputs = self.lm.inputs([given["text"]])
+            seen = int(inputs["attention_mask"].sum())
+            if seen > _MOST_SEEN:
+                raise UserError(f"text has {seen} tokens; attentions are shown of up to {_MOST_SEEN}.")
+            outputs = self.lm(**inputs, output_attentions=True)["attentions"]
+            real_L = inputs["attention_mask"][0] > 0
+            shown = [np.round(np.asarray(layer)[0][:, real_L][:, :, real_L], 4).tolist() for layer in outputs]
+            tokens = self.lm.tokenizer.pieces(inputs["input_ids"][0][real_L])
+            return JSONResponse({"tokens": tokens, "attentions": shown})
 
-    async def chat(self, request: Request) -> Response:
-        return await self._write(request, chat=True)
+        return await self.read(run)
 
-    async def _write(self, request: Request, chat: bool) -> Response:
-        body = await self.body(request)
+    async def completions(self, body: Any, deadline: float) -> Response:
+        return await self._write(lambda: messages.completion(body), body, False, deadline)
+
+    async def chat(self, body: Any, deadline: float) -> Response:
+        return await self._write(lambda: messages.chat(body, self.lm), body, True, deadline)
+
+    async def _write(self, make: Callable[[], messages.Order], body: Any, chat: bool, deadline: float) -> Response:
         self.check_model(body)
         if self.writing is None:
             raise UserError(f"This model has the head {self.lm.head!r} and can't write. Use /v1/predict.")
-        order = messages.chat(body, self.lm) if chat else messages.completion(body)
-        found = await self.writing.answer(request, order, chat)
-        return found if order.stream else JSONResponse(found)
+        found = await self.writing.answer(make, chat, deadline)
+        return found if isinstance(found, Response) else await self.digest(lambda: JSONResponse(found))
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+def _check_labels(inputs: Any, options: dict[str, Any]) -> None:
+    """Raises a UserError for options that make too much work of an input: each label is read with each input."""
+    count = len(inputs) if isinstance(inputs, list) else 1
+    for name, value in options.items():
+        labels = len(value) if isinstance(value, list) else value.count(",") + 1 if isinstance(value, str) else 1
+        if labels * count > _MOST_INPUTS and labels > 1:
+            raise UserError(
+                f"options.{name} has {labels} values for {count} inputs; together at most {_MOST_INPUTS} are read."
+            )
+    size = options.get("batch_size")
+    if isinstance(size, int) and size > _MOST_INPUTS:
+        raise UserError(f"options.batch_size={size}: it is at most {_MOST_INPUTS}.")
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the client is gone. The body has been read, so nothing else can come."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.data.framing import ids_within
 from lm_research.decoding.options import Lengths, Options, make_rules
 from lm_research.decoding.prompts import names
 from lm_research.decoding.request import encode, engine_of, settle
@@ -21,6 +22,12 @@ from lm_research.errors import UserError
 from lm_research.serving.slots import NEUTRAL, PENALTIES, Slots
 
 LOG = logging.getLogger("lm_research")
+SAMPLE = 16  # characters for each token that there is room for, which are read first of a longer text
+SURE = 2  # times as many tokens as there is room for: what comes behind them can't make them fit
+
+
+class Conversation(str):
+    """A prompt that has all its special tokens."""
 
 
 class Busy(Exception):
@@ -31,7 +38,7 @@ class Busy(Exception):
 class Event:
     """What a step added to a text, which had `offset` characters before.
 
-    `finish` is "stop", "length", "timeout", "error" or "refused" (`text` says why) in the last one.
+    `finish` is "stop", "length", "timeout", "closing", "error" or "refused" (`text` says why) in the last one.
     """
 
     text: str = ""
@@ -65,6 +72,11 @@ class Writer:
         self.deadline, self._deliver, self.said, self.cancelled, self.ended = deadline, deliver, 0, False, False
         self._stream, self._stops, self._text, self._given = TextStream(tokenizer, before), list(stops), "", 0
         self.total, self.bias, self.before = 0.0, bias, before
+
+    @property
+    def dead(self) -> bool:
+        """Whether nobody waits any more, or only for being told that it is too late."""
+        return self.cancelled or time.monotonic() > self.deadline
 
     def deliver(self, event: Event) -> None:
         self.ended = bool(event.finish)
@@ -168,8 +180,7 @@ class Batcher:
     def prompt(self, text: str | list[int], options: Options) -> tuple[list[int], list[int] | None]:
         """(tokens, source) of a prompt; raises a UserError if the model can't read it."""
         arch = self.lm.definition.arch
-        reads = lambda: encode(self.lm.tokenizer, [text], arch.encoder is not None, options.src_lang)[0]  # noqa: E731
-        ids = reads() if isinstance(text, str) else text
+        ids = self._read(text, options) if isinstance(text, str) else text
         begin = next((one for one in (options.bos_token_id, *options.ends) if one is not None), None)
         ids = ids or ([] if begin is None else [begin])
         size = (arch.encoder or arch).vocab_size
@@ -185,6 +196,23 @@ class Batcher:
                 raise UserError("The model's files name no decoder_start_token_id, so it can't begin to write.")
             ids, source = [start], ids
         return ids, source
+
+    def _read(self, text: str, options: Options) -> list[int]:
+        """Token ids of a text; of one that is far too long only its beginning is looked at."""
+        arch = self.lm.definition.arch
+
+        def reads(part: str) -> list[int]:
+            if isinstance(text, Conversation):
+                return ids_within(self.lm.tokenizer, part)
+            return encode(self.lm.tokenizer, [part], arch.encoder is not None, options.src_lang)[0]
+
+        room = self.slots.places or self.slots.length
+        if len(text) > SAMPLE * room and (begun := len(reads(text[: SAMPLE * room]))) > SURE * room:
+            raise UserError(
+                f"The prompt has {len(text)} characters, of which the first {SAMPLE * room} alone are {begun} tokens; this server "
+                f"reads at most {room}."
+            )
+        return reads(text)
 
     def most(self, tokens: Sequence[int], wanted: int, sized: bool) -> int:
         """New tokens for a prompt: those wanted, or, unless the request is sized, as many of them as there is room for.
@@ -204,6 +232,7 @@ class Batcher:
     def submit(self, writers: Sequence[Writer]) -> None:
         """Lets texts wait for slots, all or none; raises Busy."""
         with self._wake:
+            self._forget()
             if self.failed or self._closed or len(self._queue) + len(writers) > self.max_queue + self._free():
                 raise Busy
             self._queue.extend(writers)
@@ -219,17 +248,30 @@ class Batcher:
                 writer.cancelled = True
             self._wake.notify()
 
-    def close(self) -> None:
+    def abandon(self) -> list[Writer]:
+        """Tells all whose texts are under way that the server ends, and whose they were. The step under way may still go on."""
+        with self._wake:
+            self._closed, left = True, [*self._rows.values(), *self._queue]
+            self._queue.clear()
+            self._wake.notify()
+        for writer in left:
+            writer.cancelled = True
+            writer.deliver(Event(finish="closing"))
+        return left
+
+    def close(self, seconds: float | None = None) -> bool:
+        """Ends the thread after the step that it is at; whether that was within some seconds."""
         with self._wake:
             self._closed = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
             while self._turn():
                 pass
-        except Exception:
+        except BaseException:  # libraries of other languages have such of their own
             LOG.exception("the server's model failed")
             self.failed = True
         finally:
@@ -259,15 +301,20 @@ class Batcher:
 
     def _drop(self) -> None:
         """Frees the rows of those that are gone or late; called with the lock."""
-        now = time.monotonic()
-        gone = lambda writer: writer.cancelled or now > writer.deadline  # noqa: E731
-        for writer in [one for one in (*self._rows.values(), *self._queue) if gone(one) and not one.cancelled]:
-            writer.deliver(Event(finish="timeout"))
-        leaving = [row for row, writer in self._rows.items() if gone(writer)]
+        leaving = [row for row, writer in self._rows.items() if writer.dead]
         for row in leaving:
-            del self._rows[row]
+            writer = self._rows.pop(row)
+            if not writer.cancelled:
+                writer.deliver(Event(finish="timeout"))
         self.slots.free(leaving)
-        self._queue = collections.deque(writer for writer in self._queue if not gone(writer))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Takes those that are gone or late out of the queue; called with the lock."""
+        for writer in self._queue:
+            if writer.dead and not writer.cancelled:
+                writer.deliver(Event(finish="timeout"))
+        self._queue = collections.deque(writer for writer in self._queue if not writer.dead)
 
     def _say(self) -> None:
         found = self.slots.step(list(self._rows))
@@ -278,12 +325,21 @@ class Batcher:
                 event.logprob = float(found["logprob"][row])
                 pairs = zip(found["best"][row].tolist(), found["best_logprobs"][row].tolist(), strict=True)
                 event.best = [(token, value) for token, value in pairs if np.isfinite(value)]
-            if writer.push(event):
+            if self._pushed(writer, event):
                 ended.append(row)
         with self._wake:
             for row in ended:
                 del self._rows[row]
             self.slots.free(ended)
+
+    def _pushed(self, writer: Writer, event: Event) -> bool:
+        """Whether a text is at its end, as it is where its tokenizer fails, which is no reason for others to end."""
+        try:
+            return writer.push(event)
+        except Exception:
+            LOG.exception("a text could not be read from its tokens")
+            writer.deliver(Event(finish="error"))
+            return True
 
 
 def draw_seed() -> int:

@@ -7,47 +7,90 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lm_research.data.chat_template import chat_ids
+from lm_research.data.chat_template import chat_text
 from lm_research.errors import UserError, suggest
 from lm_research.serving.alone import ARGUMENTS
+from lm_research.serving.batcher import Conversation
 from lm_research.serving.slots import BEST, BIASES, NEUTRAL
 
 _NUMBER = (int, float)
 _SHARED = {  # field -> type; None is always taken as not given
     "model": str, "max_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "n": int, "stream": bool,
     "stream_options": dict, "stop": (str, list), "presence_penalty": _NUMBER, "frequency_penalty": _NUMBER,
-    "logit_bias": dict, "seed": int, "user": str,
+    "logit_bias": dict, "seed": int,
     # Beyond OpenAI's, under the names of `generate`: what slots do, then what runs alone.
     "top_k": int, "min_p": _NUMBER, "typical_p": _NUMBER, "epsilon_cutoff": _NUMBER, "repetition_penalty": _NUMBER,
     "min_tokens": int, "num_beams": int, "num_beam_groups": int, "diversity_penalty": _NUMBER, "length_penalty": _NUMBER,
     "early_stopping": (bool, str), "force_words_ids": list, "no_repeat_ngram_size": int, "bad_words_ids": list,
     "src_lang": str, "tgt_lang": str,
 }  # fmt: skip
-COMPLETION = _SHARED | {"prompt": (str, list), "logprobs": int, "echo": bool, "best_of": int}
+# What says how to keep, count or speed up a request, and asks for nothing here: taken and not looked at.
+HARMLESS = {
+    "user": str, "metadata": dict, "store": bool, "service_tier": str, "safety_identifier": str, "prompt_cache_key": str,
+    "prompt_cache_retention": str, "reasoning_effort": str, "reasoning": dict, "verbosity": str, "prediction": dict,
+    "parallel_tool_calls": bool, "request_id": str, "priority": int, "cache_salt": str, "include_reasoning": bool,
+}  # fmt: skip
+COMPLETION = _SHARED | {
+    "prompt": (str, list),
+    "logprobs": int,
+    "echo": bool,
+    "best_of": int,
+    "max_completion_tokens": int,
+}
 CHAT = _SHARED | {"messages": list, "max_completion_tokens": int, "logprobs": bool, "top_logprobs": int}
 EMBEDDINGS = {
-    "model": str, "input": (str, list), "encoding_format": str, "user": str,
+    "model": str, "input": (str, list), "encoding_format": str,
     "prompt_name": str, "prompt": str,  # beyond OpenAI's, of `lm.embed`
 }  # fmt: skip
 PREDICT = {"model": str, "task": str, "inputs": (str, list, dict), "options": dict}
 INSPECT = {"model": str, "text": str}
 MOST_CHOICES = 16  # texts of one request: prompts times n, best_of or num_beams
-# Fields of OpenAI's format that nothing here does: the value that asks for nothing, and why others are refused.
-REFUSED: dict[str, tuple[Any, str]] = {
-    "suffix": ("", "these models write forwards only"),
-    "tools": ([], "calls of tools are not parsed: describe tools in a message"),
-    "tool_choice": ("none", "calls of tools are not parsed"),
-    "functions": ([], "calls of functions are not parsed"),
-    "function_call": ("none", "calls of functions are not parsed"),
-    "parallel_tool_calls": (True, "calls of tools are not parsed"),
-    "response_format": ({"type": "text"}, "only text is written; no grammar holds the model to JSON"),
-    "modalities": (["text"], "only text is written"),
-    "audio": (None, "only text is written"),
-    "store": (False, "nothing is kept here"),
-    "metadata": ({}, "nothing is kept here"),
-    "dimensions": (None, "embeddings have the model's own width"),
-    "penalty_alpha": (0, "contrastive search looks at all candidates of a step at once; use `lm.generate`"),
-    "assistant_model": (None, "this server has one model"),
+MOST_MESSAGES = 1024  # of a conversation, and parts of its messages
+MOST_STOPS, LONGEST_STOP = 4, 200  # texts, and characters of each
+# Words that are banned or forced: how many, tokens of each, and tokens of all together.
+WORDS = {"bad_words_ids": (1024, 64, 4096), "force_words_ids": (16, 16, 64)}
+_NAMES = ("model", "src_lang", "tgt_lang", "prompt_name", "task", "encoding_format", "early_stopping")
+_LONGEST_NAME = 200  # characters of these
+# Fields of OpenAI's format, and of vLLM's, that nothing here does: the values that ask for nothing, and why others are refused.
+_TOOLS = "calls of tools are not parsed: describe tools in a message"
+_TEMPLATE = "conversations are written by the model's own template"
+_JSON = "no grammar holds the model to JSON: ask for it in a message and check what comes, or force words with force_words_ids"
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "suffix": (("",), "these models write forwards only"),
+    "tools": (([],), _TOOLS),
+    "tool_choice": (("none", "auto"), _TOOLS),
+    "functions": (([],), _TOOLS),
+    "function_call": (("none", "auto"), _TOOLS),
+    "response_format": (({"type": "text"},), _JSON),
+    "structured_outputs": ((), _JSON),
+    "guided_json": ((), _JSON),
+    "guided_regex": ((), _JSON),
+    "guided_choice": ((), _JSON),
+    "guided_grammar": ((), _JSON),
+    "modalities": ((["text"],), "only text is written"),
+    "audio": ((), "only text is written"),
+    "web_search_options": ((), "nothing is looked up"),
+    "dimensions": ((), "embeddings have the model's own width"),
+    "penalty_alpha": ((0,), "contrastive search looks at all candidates of a step at once; use `lm.generate`"),
+    "assistant_model": ((), "this server has one model"),
+    "use_beam_search": ((False,), "ask for num_beams"),
+    "ignore_eos": ((False,), "texts end where the model ends them"),
+    "stop_token_ids": (([],), "texts end at the model's own end tokens, or at stop"),
+    "include_stop_str_in_output": ((False,), "texts end before a stop text"),
+    "skip_special_tokens": ((True,), "special tokens are not written"),
+    "spaces_between_special_tokens": ((True,), "special tokens are not written"),
+    "add_special_tokens": ((True,), "texts are read as the model has learned them"),
+    "truncate_prompt_tokens": ((-1,), "prompts are read whole"),
+    "prompt_logprobs": ((0,), "ask for echo with logprobs in /v1/completions"),
+    "return_tokens_as_token_ids": ((False,), "tokens are answered as texts"),
+    "return_token_ids": ((False,), "tokens are answered as texts"),
+    "allowed_token_ids": (([],), "ask for logit_bias or bad_words_ids"),
+    "add_generation_prompt": ((True,), _TEMPLATE),
+    "continue_final_message": ((False,), _TEMPLATE),
+    "chat_template": ((), _TEMPLATE),
+    "chat_template_kwargs": (({},), _TEMPLATE),
+    "documents": (([],), _TEMPLATE),
+    "mm_processor_kwargs": (({},), "only text is read"),
 }
 
 
@@ -89,24 +132,29 @@ def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict
     """The given fields of a body; raises a UserError for unknown or missing ones, and for wrong types."""
     if not isinstance(body, dict):
         raise UserError("The body must be a JSON object.")
+    known = fields | HARMLESS
     given = {name: value for name, value in body.items() if value is not None}
     for name in [name for name in given if name in REFUSED and name not in fields]:
         idle, reason = REFUSED[name]
-        if given.pop(name) != idle:
+        if given.pop(name) not in idle:
             raise UserError(f"The field {name!r} is not served: {reason}. Leave it out.")
     for name, value in given.items():
-        if name not in fields:
-            raise UserError(f"There is no field {name!r} here. {suggest(name, fields)}")
-        kinds = fields[name] if isinstance(fields[name], tuple) else (fields[name],)
+        if name not in known:
+            raise UserError(f"There is no field {name[:80]!r} here. {suggest(name[:80], known)}")
+        kinds = known[name] if isinstance(known[name], tuple) else (known[name],)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise UserError(f"{name} is {type(value).__name__}; it must be {wanted}.")
         if isinstance(value, float) and not math.isfinite(value):  # such as 1e999
             raise UserError(f"{name} must be a finite number.")
+        if kinds == (int,) and not -(2**63) <= value < 2**63:
+            raise UserError(f"{name} must fit into 64 bits.")
+        if isinstance(value, str) and name in _NAMES and len(value) > _LONGEST_NAME:
+            raise UserError(f"{name} has {len(value)} characters; it names something with at most {_LONGEST_NAME}.")
     for name in needed:
         if name not in given:
             raise UserError(f"The field {name!r} is missing.")
-    return given
+    return {name: value for name, value in given.items() if name not in HARMLESS}
 
 
 def completion(body: Any) -> Order:
@@ -144,21 +192,23 @@ def _texts(name: str, given: Any) -> list[Any]:
 def chat(body: Any, lm: Any) -> Order:
     """Of /v1/chat/completions."""
     given = check(body, CHAT, ("messages",))
+    if len(given["messages"]) > MOST_MESSAGES:
+        raise UserError(f"messages has {len(given['messages'])} messages; at most {MOST_MESSAGES} are read.")
     said = [_message(one) for one in given["messages"] or [None]]
     best = given.get("top_logprobs", 0) if given.get("logprobs") else -1
     if "top_logprobs" in given and not (given.get("logprobs") and 0 <= best <= BEST):
         raise UserError(f"top_logprobs must be from 0 to {BEST}, and needs logprobs: true.")
-    if "max_completion_tokens" in given:
-        given["max_tokens"] = given["max_completion_tokens"]
-    return _order(given, [chat_ids(lm.tokenizer, said)], best, 128)
+    return _order(given, [Conversation(chat_text(lm.tokenizer, said))], best, 128)
 
 
 def _message(one: Any) -> dict[str, str]:
     """A message with its text, which may come in parts."""
     if isinstance(one, dict) and isinstance(one.get("content"), list) and one["content"]:
         parts = one["content"]
+        if len(parts) > MOST_MESSAGES:
+            raise UserError(f"A message of messages has {len(parts)} parts; at most {MOST_MESSAGES} are read.")
         if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-            raise UserError('Parts of a message must be {"type": "text", "text": TEXT}: only text is read here.')
+            raise UserError('Parts of messages must be {"type": "text", "text": TEXT}: only text is read here.')
         texts = [part.get("text") for part in parts]
         one = {**one, "content": "".join(texts) if all(isinstance(text, str) for text in texts) else None}
     if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("role", "content")):
@@ -177,8 +227,10 @@ def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> 
         raise UserError("best_of is known when all its texts are: it goes neither with stream nor with num_beams.")
     stops = given.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
-    if len(stops) > 4 or not all(isinstance(one, str) and 0 < len(one) <= 200 for one in stops):
-        raise UserError("stop must be up to 4 texts of 1 to 200 characters.")
+    if len(stops) > MOST_STOPS or not all(isinstance(one, str) and 0 < len(one) <= LONGEST_STOP for one in stops):
+        raise UserError(f"stop must be up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters.")
+    if "max_completion_tokens" in given:
+        given["max_tokens"] = given["max_completion_tokens"]
     arguments = _arguments(given, usual)
     alone = any(given.get(name, idle) != idle for name, idle in ARGUMENTS.items())
     if beams > 1 and stops:
@@ -211,6 +263,7 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
         ("presence_penalty", "frequency_penalty", "diversity_penalty", "length_penalty"), (-100, 100)
     )
     ranges |= {
+        "max_tokens": (0, 2**31 - 1),
         "temperature": (0, 100),
         "repetition_penalty": (0.01, 100),
         "min_tokens": (0, 10**6),
@@ -219,11 +272,8 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
     for name, (least, most) in ranges.items():
         if name in given and not least <= given[name] <= most:
             raise UserError(f"{name} is {given[name]}; it must be from {least} to {most}.")
-    for name in ("bad_words_ids", "force_words_ids"):
-        if not all(
-            isinstance(one, list) and one and all(map(is_token, one)) for one in given.get(name, [[0]]) or [None]
-        ):
-            raise UserError(f"{name} must be a list of lists of token ids, one for each word.")
+    for name in WORDS:
+        _check_words(name, given.get(name, [[0]]))
     names = ("presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
     temperature = given.get("temperature", 1.0 if given.get("num_beams", 1) == 1 else 0.0)
     if temperature > 0:
@@ -239,6 +289,21 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
     return arguments
 
 
+def _check_words(name: str, words: list[Any]) -> None:
+    """Raises a UserError for what is no list of words, or too many."""
+    if not words or not all(isinstance(one, list) and one and all(map(is_token, one)) for one in words):
+        raise UserError(f"{name} must be a list of lists of token ids, one for each word.")
+    most, longest, tokens = WORDS[name]
+    found = len(words), max(map(len, words)), sum(map(len, words))
+    for number, limit, what in zip(
+        found, WORDS[name], ("words", "tokens in a word", "tokens in all words"), strict=True
+    ):
+        if number > limit:
+            raise UserError(
+                f"{name} has {number} {what}; at most {limit} are taken ({most} words, {longest} tokens in each, {tokens} in all)."
+            )
+
+
 def _bias(given: dict[str, Any]) -> dict[int, float]:
     """logit_bias by token; raises a UserError if it is not one."""
     if len(given) > BIASES:
@@ -246,7 +311,9 @@ def _bias(given: dict[str, Any]) -> dict[int, float]:
     for token, value in given.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and -100 <= value <= 100
         if not (token.isascii() and token.isdigit() and len(token) < 10) or not number:
-            raise UserError(f"logit_bias must have numbers from -100 to 100 by token id, not {value!r} for {token!r}.")
+            raise UserError(
+                f"logit_bias must have numbers from -100 to 100 by token id, not {str(value)[:80]} for {token[:80]!r}."
+            )
     return {int(token): float(value) for token, value in given.items()}
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from lm_research.decoding.streaming import continuation
 from lm_research.serving.batcher import Event
+
+_LONGEST = 1000  # characters of a message: what clients sent is not sent back
 
 
 class Reply:
@@ -16,7 +20,7 @@ class Reply:
     def __init__(self, model: str, tokenizer: Any, chat: bool, best: int) -> None:
         """`best` alternatives a token; -1 without log-probabilities."""
         self.tokenizer, self.chat, self.best = tokenizer, chat, best
-        self._inside = tokenizer.encode("a")
+        self._inside, self._texts = tokenizer.encode("a"), {}
         prefix = "chatcmpl" if chat else "cmpl"
         self.head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
@@ -72,13 +76,18 @@ class Reply:
 
     def _text(self, token: int) -> str:
         """As inside of a text, so that a space before a word counts."""
-        return continuation(self.tokenizer, self._inside, [token])
+        if token not in self._texts:
+            self._texts[token] = continuation(self.tokenizer, self._inside, [token])
+        return self._texts[token]
 
 
-def problem(status: int, message: str) -> dict[str, Any]:
-    """What an answer of this HTTP status says under "error"."""
+def problem(status: int, message: str, fields: Collection[str] = ()) -> dict[str, Any]:
+    """What an answer of this HTTP status says under "error"; its `param` is the first of the request's fields that the message names."""
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"message": message, "type": kind, "param": None, "code": str(status)}
+    message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."
+    missing = re.match(r"The field '(\w+)' is missing", message)
+    named = missing[1] if missing else next((word for word in re.findall(r"\w+", message) if word in fields), None)
+    return {"message": message, "type": kind, "param": named, "code": str(status)}
 
 
 def usage(prompt: int, said: int) -> dict[str, int]:

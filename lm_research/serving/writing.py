@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from lm_research.decoding.request import engine_of
@@ -24,27 +23,54 @@ from lm_research.serving.batcher import Batcher, Busy, Event, Writer, draw_seed
 from lm_research.serving.messages import Order
 from lm_research.serving.metrics import Metrics
 from lm_research.serving.replies import Reply, problem, usage
+from lm_research.serving.slots import BEST
 
 Reading = Callable[[Callable[[], Any]], Awaitable[Any]]
-_BROKEN = {"timeout": (504, "The time for this request is over."), "error": (500, "The server's model failed.")}
+_BROKEN = {
+    "timeout": (504, "The time for this request is over."),
+    "error": (500, "The server's model failed."),
+    "closing": (503, "The server is being stopped. Ask again later."),
+}
 
 
 class Writing:
     """Answers orders of texts, in the slots of a batcher or alone."""
 
-    def __init__(self, batcher: Batcher, alone: Alone, metrics: Metrics, name: str, read: Reading) -> None:
-        """`read` runs the model on a text in a thread, see app.Server.read."""
-        self.batcher, self.alone, self.metrics, self.name, self.read = batcher, alone, metrics, name, read
+    def __init__(
+        self, batcher: Batcher, alone: Alone, metrics: Metrics, name: str, read: Reading, digest: Reading
+    ) -> None:
+        """`read` runs the model on a text in a thread, `digest` all else that takes time, see app.Server."""
+        self.batcher, self.alone, self.metrics, self.name = batcher, alone, metrics, name
+        self.read, self.digest = read, digest
 
-    async def answer(self, request: Request, order: Order, chat: bool) -> Any:
+    async def answer(self, make: Callable[[], Order], chat: bool, deadline: float) -> Any:
         """A JSON object, or a response if it is to be streamed.
+
+        Args:
+          make: gives the order.
+          chat: it is of messages.
+          deadline: when the time for it is over [s], as of time.monotonic.
 
         Raises:
           UserError: it can't be done as asked.
-          HTTPException: no place, no time, or nobody who waits.
+          HTTPException: no place or no time.
         """
         events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        writers, arguments = self._writers(order, events)
+        loop = asyncio.get_running_loop()
+
+        def tell(number: int, event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed: nobody waits then
+                loop.call_soon_threadsafe(events.put_nowait, (number, event))
+
+        def plan() -> tuple[Order, list[Writer], dict[str, Any], Reply]:
+            order = make()
+            return (
+                order,
+                *self._writers(order, deadline, tell),
+                Reply(self.name, self.batcher.lm.tokenizer, chat, order.best),
+            )
+
+        order, writers, arguments, reply = await self.digest(plan)
         echoes = await self._echoes(order, writers)
         try:
             if order.silent:
@@ -58,19 +84,22 @@ class Writing:
             if self.batcher.failed:
                 raise HTTPException(500, _BROKEN["error"][1]) from busy
             raise HTTPException(429, "Too many requests wait. Try again later.", {"Retry-After": "1"}) from busy
-        reply = Reply(self.name, self.batcher.lm.tokenizer, chat, order.best)
         if order.stream:
-            return Stream(self, writers, self._stream(order, writers, events, reply))
-        return await self._whole(request, order, writers, events, reply, echoes)
+            return Stream(self, writers, self._stream(order, writers, events, reply, deadline))
+        return await self._whole(order, writers, events, reply, echoes)
 
-    def _writers(self, order: Order, events: asyncio.Queue) -> tuple[list[Writer], dict[str, Any]]:
-        """The texts of an order, and the arguments with which `generate` makes them."""
-        batcher, loop = self.batcher, asyncio.get_running_loop()
+    def _writers(
+        self, order: Order, deadline: float, tell: Callable[[int, Event], None]
+    ) -> tuple[list[Writer], dict[str, Any]]:
+        """The texts of an order, and the arguments with which `generate` makes them; `tell` hears of each with its number."""
+        batcher = self.batcher
         arguments = batcher.arguments({"seed": draw_seed()} | order.arguments)
         judged = order.best >= 0 or order.count > order.kept
         if order.alone:
             drawn = arguments["do_sample"] or arguments["num_beams"] > 1
-            arguments |= {"num_return_sequences": order.count if drawn else 1, "top_logprobs": max(order.best, 0)}
+            arguments |= {"num_return_sequences": order.count if drawn else 1, "top_logprobs": 0}
+            if order.best > 0:  # as many for all, which is one program
+                arguments["top_logprobs"] = min(BEST, batcher.slots.vocab)
             arguments |= {"output_logprobs": judged, "return_dict_in_generate": True}
             if order.bias:
                 arguments["sequence_bias"] = {(token,): value for token, value in order.bias.items()}
@@ -78,7 +107,6 @@ class Writing:
         options = batcher.options(arguments)
         # A language's tokens, which `generate` would not find out for token ids.
         arguments |= {name: getattr(options, name) for name in ("decoder_start_token_id", "forced_bos_token_id")}
-        deadline = time.monotonic() + batcher.max_seconds
         writers: list[Writer] = []
         for prompt in order.prompts:
             tokens, source = batcher.prompt(prompt, options)
@@ -86,11 +114,7 @@ class Writing:
             own = dataclasses.replace(options, max_new_tokens=most)
             before = tokens if source is None and not order.answers else []
             for copy in range(order.count):
-
-                def deliver(event: Event, number: int = len(writers)) -> None:
-                    with contextlib.suppress(RuntimeError):  # the loop may be closed: nobody waits then
-                        loop.call_soon_threadsafe(events.put_nowait, (number, event))
-
+                deliver = functools.partial(tell, len(writers))
                 writers.append(
                     Writer(
                         batcher.lm.tokenizer, tokens, source, own, copy, order.stops,
@@ -130,43 +154,33 @@ class Writing:
         return usage(read, said)
 
     async def _whole(
-        self, request: Request, order: Order, writers: list[Writer], events: asyncio.Queue, reply: Reply,
+        self, order: Order, writers: list[Writer], events: asyncio.Queue, reply: Reply,
         echoes: list[tuple[str, list[Event]]],
     ) -> dict[str, Any]:  # fmt: skip
         found: list[list[Event]] = [[] for _ in writers]
-        gone = asyncio.ensure_future(_disconnected(request))
         try:
             while not all(row and row[-1].finish for row in found):
-                taking = asyncio.ensure_future(events.get())
-                await asyncio.wait({taking, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not taking.done():
-                    taking.cancel()
-                    self.metrics.disconnects.inc()
-                    raise HTTPException(499, "The client is gone.")
-                number, event = taking.result()
+                number, event = await events.get()
                 found[number].append(event)
                 if event.finish == "refused":
                     raise UserError(event.text)
                 if event.finish in _BROKEN:
                     raise HTTPException(*_BROKEN[event.finish])
         finally:
-            gone.cancel()
             self.batcher.cancel(writers)
-        choices = []
-        for first in range(0, len(writers), order.count):
-            given, before = echoes[first // order.count]
-            for number in _likeliest(writers, range(first, first + order.count), order.kept):
-                own = [dataclasses.replace(event, offset=event.offset + len(given)) for event in found[number]]
-                choices.append((given + "".join(event.text for event in own), [*before, *own]))
-        return reply.whole(choices, self._usage(writers, order.count))
+        usage = self._usage(writers, order.count)
+        return await self.digest(lambda: reply.whole(_choices(order, writers, found, echoes), usage))
 
     async def _stream(
-        self, order: Order, writers: list[Writer], events: asyncio.Queue, reply: Reply
+        self, order: Order, writers: list[Writer], events: asyncio.Queue, reply: Reply, deadline: float
     ) -> AsyncIterator[str]:
-        """Server-sent events."""
+        """Server-sent events. At the deadline comes the last, even if a program is being compiled then."""
         open_rows, begun = set(range(len(writers))), set()
         while open_rows:
-            number, event = await events.get()
+            try:
+                number, event = await asyncio.wait_for(events.get(), deadline - time.monotonic())
+            except TimeoutError:
+                number, event = 0, Event(finish="timeout")
             if event.finish == "refused" or event.finish in _BROKEN:
                 yield _sse({"error": problem(*_BROKEN.get(event.finish, (400, event.text)))})
                 return
@@ -204,6 +218,19 @@ class Stream(StreamingResponse):
             await self._events.aclose()
 
 
+def _choices(
+    order: Order, writers: list[Writer], found: list[list[Event]], echoes: list[tuple[str, list[Event]]]
+) -> list[tuple[str, list[Event]]]:
+    """Texts and events of an order's answer."""
+    choices = []
+    for first in range(0, len(writers), order.count):
+        given, before = echoes[first // order.count]
+        for number in _likeliest(writers, range(first, first + order.count), order.kept):
+            own = [dataclasses.replace(event, offset=event.offset + len(given)) for event in found[number]]
+            choices.append((given + "".join(event.text for event in own), [*before, *own]))
+    return choices
+
+
 def _judged(lm: Any, tokens: list[int], best: int) -> list[Event]:
     """The tokens of a prompt with their log-probabilities; the first has none, because nothing stands before it."""
     places = offsets(lm.tokenizer, tokens)
@@ -223,9 +250,3 @@ def _likeliest(writers: list[Writer], numbers: range, kept: int) -> list[int]:
 
 def _sse(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
-async def _disconnected(request: Request) -> None:
-    """Returns when the client is gone. The body has been read, so nothing else can come."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

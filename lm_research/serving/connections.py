@@ -1,0 +1,156 @@
+"""Connections that can't be held for nothing: how many are open, how long a request may take to come and an answer to go.
+
+And the end of a server: what is under way may end in the time that it is given, then the process does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lm_research.errors import STOPPED_BY_SIGNAL
+from lm_research.serving.replies import problem
+
+_PHRASES = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
+
+
+class Connection(H11Protocol):
+    """A connection that is watched.
+
+    Attributes:
+      since: when it last came further [s]: a whole head or body of a request, or a part of an answer.
+    """
+
+    def __init__(self, *given: Any, most: int, read_seconds: float, longest: float, **named: Any) -> None:
+        """
+        Args:
+          given, named: of uvicorn's.
+          most: open connections.
+          read_seconds: that a request's head, then its body, or a part of the answer may take to be sent.
+          longest: seconds from a request to the end of its answer.
+        """
+        super().__init__(*given, **named)
+        self.most, self.read_seconds, self.longest = most, read_seconds, longest
+        self.since = self._begun = self.loop.time()
+        self._place: Any = None
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) <= self.most:
+            return
+        # Those that have asked for nothing yet make room, the oldest first.
+        idle = [one for one in self.connections if one is not self and one.waits and not one.transport.is_closing()]
+        if idle:
+            oldest = min(idle, key=lambda one: one.since)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+        else:
+            self.refuse(503, "Too many connections are open. Try again later.")
+
+    @property
+    def waits(self) -> bool:
+        """Whether no request is under way."""
+        return self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete)
+
+    def refuse(self, status: int, message: str) -> None:
+        """Closes the connection with an answer to nothing."""
+        self._refused = True
+        body = json.dumps({"error": problem(status, message)}).encode()
+        more = "Retry-After: 1\r\n" if status == 503 else ""
+        head = (
+            f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        )
+        self.transport.write(f"{head}{more}Connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._refused:
+            super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.refuse(400, msg)
+        else:  # in the middle of an answer
+            self.transport.abort()
+
+    def look(self, now: float) -> None:
+        """Ends the connection if it has not come further for too long."""
+        begun, busy = self.cycle, self.cycle is not None and not self.cycle.response_complete
+        left = self.transport.get_write_buffer_size()
+        place = (id(begun), busy, self.conn.their_state, left, self.transport.is_closing())
+        if self._place is None or place[0] != self._place[0]:
+            self._begun = now
+        if place != self._place or (busy and not left and self.conn.their_state is not h11.SEND_BODY):
+            self.since, self._place = now, place
+        if busy and now - self._begun > self.longest:
+            self.transport.abort()
+        elif now - self.since > self.read_seconds:
+            if self.waits and not self.transport.is_closing() and self.conn.trailing_data[0]:
+                self.refuse(408, f"The request did not come within {self.read_seconds:g} seconds.")
+            else:
+                self.transport.abort()
+
+
+class Listener(uvicorn.Server):
+    """uvicorn's, whose connections are watched, and which ends within `drain_seconds` after SIGTERM or Ctrl-C, whatever is under way.
+
+    Attributes:
+      cut: whether some request was not answered before the end.
+    """
+
+    def __init__(self, config: uvicorn.Config, app_server: Any, drain_seconds: float) -> None:
+        """`app_server`: of the application; its `end` answers all that is under way, and says whether there was anything."""
+        super().__init__(config)
+        self.app_server, self.drain_seconds, self.cut = app_server, drain_seconds, False
+        # A quarter of the time, but no more than two seconds, is kept for what ends others.
+        self._spare = min(2.0, drain_seconds / 4)
+        config.timeout_graceful_shutdown = drain_seconds - self._spare / 2
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 5 == 0:
+            now = asyncio.get_running_loop().time()
+            for one in list(self.server_state.connections):
+                one.look(now)
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins the end; a second signal is the end. uvicorn's own would raise the signal again, which is no mistake to be told of."""
+        if self.should_exit:
+            self.force_exit = True
+            leave(STOPPED_BY_SIGNAL)
+        self.should_exit = True
+        last = threading.Timer(self.drain_seconds, leave, (STOPPED_BY_SIGNAL,))
+        last.daemon = True
+        last.start()
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.drain_seconds - self._spare, self._end)
+        loop.call_later(self.drain_seconds - 0.75 * self._spare, self._abort)
+        await super().shutdown(sockets)
+
+    def _end(self) -> None:
+        self.cut = self.app_server.end() or self.cut
+
+    def _abort(self) -> None:
+        for one in list(self.server_state.connections):
+            one.transport.abort()
+
+
+def leave(code: int) -> None:
+    """Ends the process now. Threads may be inside of a compiler that can't be stopped, and would hold up an orderly end."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
