@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
@@ -167,12 +168,16 @@ class ZeroShotClassification(Pipeline):
         if not candidate_labels or "{}" not in hypothesis_template:
             raise UserError("Give candidate_labels=[...], and a hypothesis_template with {} where the label goes.")
         try:
-            hypotheses = [hypothesis_template.format(label) for label in candidate_labels]
-        except (LookupError, ValueError) as error:
+            # Widths of fields could take any memory, and names of fields any value of Python's.
+            plain = all(not (name or spec or how) for _, name, spec, how in Formatter().parse(hypothesis_template))
+            hypotheses = [hypothesis_template.format(label) for label in candidate_labels] if plain else []
+        except (LookupError, ValueError):
+            hypotheses = []
+        if not hypotheses:
             raise UserError(
-                f"hypothesis_template={hypothesis_template!r} cannot be filled in ({error}). Write {{}} once, where the label "
-                "goes, and other braces twice."
-            ) from error
+                f"hypothesis_template={hypothesis_template!r:.80} cannot be filled in. Write {{}} once, where the label goes, and other "
+                "braces twice."
+            )
         for text in batch:
             if self.lm.head == "causal_lm":
                 scores = self._by_likelihood(text, hypotheses, multi_label)

@@ -19,6 +19,8 @@ from lm_research.pipelines.base import Pipeline, flaw, label_names, softmax
 _Widen = Callable[[int, int], tuple[int, int]]
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 
+_MOST_WINDOWS = 10_000  # of a context
+
 
 class TokenClassification(Pipeline):
     """Classes of the tokens of a text, or of the entities they make up.
@@ -256,6 +258,11 @@ class QuestionAnswering(Pipeline):
             raise UserError(
                 f"The question takes {special + len(asked.ids)} of max_seq_len={length} tokens, which leaves no more than "
                 f"doc_stride={stride} for the context. Shorten it, raise max_seq_len or lower doc_stride."
+            )
+        if len(whole.ids) > room + _MOST_WINDOWS * (room - stride):
+            raise UserError(
+                f"A context of {len(whole.ids)} tokens would be read in more than {_MOST_WINDOWS:,} windows with max_seq_len={length} and "
+                f"doc_stride={stride}. Lower doc_stride, or shorten it."
             )
         (read,) = windows(self.tokenizer, [question], [context], length, min(stride, room - 1))
         return read, _widener(context, whole.word_ids, whole.offsets)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from lm_research.decoding.engine import PROGRAMS
 from lm_research.decoding.generate import GenerateOutput, in_pieces
 from lm_research.decoding.processors import table_shape
 from lm_research.decoding.prompts import bucket
@@ -73,7 +74,7 @@ class Alone:
     def __init__(self, lm: Any, max_queue: int) -> None:
         self.lm, self.max_queue, self._closed = lm, max_queue, False
         self._job: Job | None = None
-        self._known: set[tuple[Any, ...]] = set()
+        self._known: collections.deque[tuple[Any, ...]] = collections.deque(maxlen=PROGRAMS)
         self._turn = False
         self._queue: collections.deque[Job] = collections.deque()
         self._wake = threading.Condition()
@@ -140,7 +141,8 @@ class Alone:
         while (job := self._next()) is not None:
             try:
                 self._do(job)
-                self._known.add(job.shape)
+                if job.shape not in self._known:
+                    self._known.append(job.shape)
             except UserError as mistake:
                 _end(job, "refused", str(mistake))
             except BaseException:  # libraries of other languages have such of their own

@@ -136,7 +136,7 @@ class Server:
             self.alone = Alone(lm, limits.max_queue)
         self.tasks = [
             task for task, kind in PIPELINES.items()
-            if (lm.head in kind.heads or kind.heads == ("none",)) and not issubclass(kind, TextGeneration | TextToText)
+            if lm.head in kind.heads and not issubclass(kind, TextGeneration | TextToText)
         ]  # fmt: skip
         self.metrics = Metrics(self.batcher, self.alone)
         self.writing = None
@@ -318,7 +318,8 @@ class Server:
 
         def run() -> Response:
             if task not in self._pipelines:
-                self._pipelines[task] = pipeline(task, self.lm)
+                self._pipelines[task] = found = pipeline(task, self.lm)
+                found.forward = self._wanted(found.forward)
             try:
                 outputs = _plain(self._pipelines[task](inputs, **options))
             except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as problem:
@@ -326,6 +327,15 @@ class Server:
             return JSONResponse({"model": self.name, "task": task, "outputs": outputs})
 
         return await self.read(run)
+
+    def _wanted(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A pass of the model that is only made while somebody waits for it: a long text may need many."""
+
+        def run(*given: Any, **named: Any) -> Any:
+            self._reader.go_on()
+            return forward(*given, **named)
+
+        return run
 
     async def inspect(self, body: Any, deadline: float) -> Response:
         self.check_model(body)
@@ -363,13 +373,19 @@ class Server:
 
 
 def _check_labels(inputs: Any, options: dict[str, Any]) -> None:
-    """Raises a UserError for options that make too much work of an input: each label is read with each input."""
-    count = len(inputs) if isinstance(inputs, list) else 1
+    """Raises a UserError for what makes too much work of a request: each label is read with each input, and so are sentences."""
+    several = inputs if isinstance(inputs, list) else [inputs]
+    for one in filter(lambda one: isinstance(one, dict), several):
+        for name, value in one.items():
+            if isinstance(value, list) and len(value) * len(several) > _MOST_INPUTS:
+                raise UserError(
+                    f"{str(name)[:80]} of inputs has {len(value)} values; a request has at most {_MOST_INPUTS}."
+                )
     for name, value in options.items():
         labels = len(value) if isinstance(value, list) else value.count(",") + 1 if isinstance(value, str) else 1
-        if labels * count > _MOST_INPUTS and labels > 1:
+        if labels * len(several) > _MOST_INPUTS and labels > 1:
             raise UserError(
-                f"options.{name} has {labels} values for {count} inputs; together at most {_MOST_INPUTS} are read."
+                f"{name[:80]} of options has {labels} values for {len(several)} inputs; together at most {_MOST_INPUTS} are read."
             )
     size = options.get("batch_size")
     if isinstance(size, int) and size > _MOST_INPUTS:

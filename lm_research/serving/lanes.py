@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import queue
 import threading
 import time
@@ -13,12 +14,19 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 
+@dataclasses.dataclass
+class _Job:
+    function: Callable[[], Any]
+    future: Future = dataclasses.field(default_factory=Future)
+    given_up: bool = False
+
+
 class Lane:
     """Some threads, and a bound on what waits for them."""
 
     def __init__(self, name: str, threads: int, most: int) -> None:
-        self._most, self._open = most + threads, 0
-        self._queue: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._most, self._open, self._current = most + threads, 0, threading.local()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -27,13 +35,19 @@ class Lane:
         """What a function gives in a thread; raises HTTPException if too many wait. Given up, it keeps its thread until it ends."""
         if self._open >= self._most:
             raise HTTPException(429, "Too many requests wait. Try again later.", {"Retry-After": "1"})
-        future: Future = Future()
+        job = _Job(function)
         self._open += 1
         try:
-            self._queue.put((future, function))
-            return await asyncio.wrap_future(future)
+            self._queue.put(job)
+            return await asyncio.wrap_future(job.future)
         finally:
+            job.given_up = True
             self._open -= 1
+
+    def go_on(self) -> None:
+        """For a function to call now and then: raises HTTPException once nobody waits for it any more."""
+        if self._current.job.given_up:
+            raise HTTPException(504, "Nobody waits any more.")
 
     def close(self, seconds: float) -> bool:
         """Ends the threads after what they are at; whether that was within some seconds."""
@@ -46,12 +60,12 @@ class Lane:
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            future, function = job
-            if not future.set_running_or_notify_cancel():  # nobody waits any more
+            if not job.future.set_running_or_notify_cancel():  # nobody waits any more
                 continue
+            self._current.job = job
             try:
-                future.set_result(function())
+                job.future.set_result(job.function())
             except Exception as error:
-                future.set_exception(error)
+                job.future.set_exception(error)
             except BaseException as panic:  # of a library of another language
-                future.set_exception(RuntimeError(f"A library failed: {panic}"))
+                job.future.set_exception(RuntimeError(f"A library failed: {panic}"))

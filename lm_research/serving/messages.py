@@ -219,8 +219,15 @@ def _message(one: Any) -> dict[str, str]:
 def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> Order:
     kept, stream = given.get("n", 1), given.get("stream", False)
     count, beams = given.get("best_of", kept), given.get("num_beams", 1)
+    name = (
+        "prompt"
+        if len(prompts) > MOST_CHOICES
+        else next((one for one in ("n", "best_of", "num_beams") if one in given), "n")
+    )
     if not 1 <= kept or not 1 <= count or not 1 <= beams or max(count, kept, beams) * len(prompts) > MOST_CHOICES:
-        raise UserError(f"prompts times n, best_of or num_beams must be from 1 to {MOST_CHOICES} a request.")
+        raise UserError(
+            f"{name} asks for too many or too few texts: prompts times n, best_of or num_beams must be from 1 to {MOST_CHOICES} a request."
+        )
     if count < kept:
         raise UserError(f"best_of is {count}, but n is {kept}: the n likeliest of best_of texts are answered.")
     if count > kept and (stream or beams > 1):

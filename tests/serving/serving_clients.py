@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import threading
@@ -12,23 +13,38 @@ from typing import Any
 import httpx
 import uvicorn
 
+from lm_research.serving.connections import Connection, Listener
+
 
 class Running:
     """An application that listens on a free port."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(
+        self, app: Any, most: int = 64, read_seconds: float = 30.0, longest: float = 120.0, drain_seconds: float = 5.0
+    ) -> None:
+        """The numbers are those of Connection and Listener."""
         self.server = app.state.server
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self._uvicorn = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+        self.port = listening.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        http = functools.partial(Connection, most=most, read_seconds=read_seconds, longest=longest)
+        self._uvicorn = Listener(uvicorn.Config(app, log_level="warning", http=http), self.server, drain_seconds)
         self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()
         wait(lambda: self._uvicorn.started)
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
+        """Ends it; whether some request was not answered."""
         self._uvicorn.should_exit = True
         self._thread.join(20)
+        return self._uvicorn.cut
+
+    def dial(self, sent: bytes) -> socket.socket:
+        """A connection of its own, on which something is sent."""
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        client.sendall(sent)
+        return client
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=60, **more)
