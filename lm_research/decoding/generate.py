@@ -181,6 +181,7 @@ def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     engine, prompts = request.engine, as_arrays(request.prompts)
     if piece:
         state = engine.program(beam.begin, plan)(prompts, settings)
+        yield None
         proceed = engine.program(beam.proceed, plan, donate=0)
         for until in range(1 + piece, request.lengths.most + piece, piece):
             state = proceed(state, settings, np.int32(until))

@@ -1,6 +1,6 @@
-"""Requests whose ways of decoding rows of one batch can't share, such as beams: one at a time, beside the slots.
+"""Requests whose ways of decoding rows of one batch can't share, such as beams: beside the slots.
 
-They run through `generate` in a thread of their own, a few tokens at a time, so that the steps of the slots come in between
+They run through `generate` in threads of their own, a few tokens at a time, so that the steps of the slots come in between
 (while a program of a new shape is compiled, too). Their texts are known at their ends and come in one piece each.
 """
 
@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,25 +66,29 @@ class Job:
 
 
 class Alone:
-    """A queue of jobs and the thread that does them.
+    """A queue of jobs and two threads that do them: one those for which there are programs, likely, one those that need new ones.
+
+    So nobody waits for the compilation of what others ask for, but those who need one themselves.
 
     Attributes:
-      active: jobs under way (0 or 1); waiting: jobs before it.
+      active: jobs under way; waiting: jobs before them.
     """
 
     def __init__(self, lm: Any, max_queue: int) -> None:
         self.lm, self.max_queue, self._closed = lm, max_queue, False
-        self._job: Job | None = None
+        self._jobs: dict[bool, Job] = {}
         self._known: collections.deque[tuple[Any, ...]] = collections.deque(maxlen=PROGRAMS)
-        self._turn = False
         self._queue: collections.deque[Job] = collections.deque()
         self._wake = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="alone", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, args=(known,), name="alone", daemon=True) for known in (True, False)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def active(self) -> int:
-        return int(self._job is not None)
+        return len(self._jobs)
 
     @property
     def waiting(self) -> int:
@@ -98,14 +103,14 @@ class Alone:
             if self._closed or len(self._queue) > self.max_queue:
                 raise Busy
             self._queue.append(job)
-            self._wake.notify()
+            self._wake.notify_all()
 
     def abandon(self) -> list[Writer]:
         """Tells all whose texts are under way that the server ends, and whose they were. The piece under way may still go on."""
         with self._wake:
-            self._closed, left = True, [*self._queue, *filter(None, [self._job])]
+            self._closed, left = True, [*self._queue, *self._jobs.values()]
             self._queue.clear()
-            self._wake.notify()
+            self._wake.notify_all()
         for job in left:
             for writer in job.writers:
                 writer.cancelled = True
@@ -113,36 +118,35 @@ class Alone:
         return [writer for job in left for writer in job.writers]
 
     def close(self, seconds: float | None = None) -> bool:
-        """Ends the thread after the piece that it is at, whether that was within some seconds; jobs that wait get an error."""
+        """Ends the threads after the pieces that they are at, whether that was within some seconds; jobs that wait get an error."""
         with self._wake:
             self._closed, left = True, list(self._queue)
             self._queue.clear()
-            self._wake.notify()
+            self._wake.notify_all()
         for job in left:
             _end(job, "error")
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        end = None if seconds is None else time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
-    def _next(self) -> Job | None:
-        """The next job, None at the end: in turn one for which there are programs, likely, and any, so that not all wait for compilers."""
+    def _next(self, known: bool) -> Job | None:
+        """The next job of a kind, None at the end."""
         with self._wake:
-            self._job = None
-            while not self._queue and not self._closed:
+            self._jobs.pop(known, None)
+            while not self._closed:
+                job = next((job for job in self._queue if (job.shape in self._known) == known), None)
+                if job is not None:
+                    self._queue.remove(job)
+                    self._jobs[known] = job
+                    return job
                 self._wake.wait()
-            if self._closed:
-                return None
-            self._turn = not self._turn
-            known = [job for job in self._queue if job.shape in self._known] if self._turn else []
-            self._job = (known or self._queue)[0]
-            self._queue.remove(self._job)
-            return self._job
+            return None
 
-    def _run(self) -> None:
-        while (job := self._next()) is not None:
+    def _run(self, known: bool) -> None:
+        while (job := self._next(known)) is not None:
             try:
                 self._do(job)
-                if job.shape not in self._known:
-                    self._known.append(job.shape)
             except UserError as mistake:
                 _end(job, "refused", str(mistake))
             except BaseException:  # libraries of other languages have such of their own
@@ -161,6 +165,10 @@ class Alone:
         for number, writer in enumerate(job.writers):  # of copies that can't differ there is one text
             row = number * len(output.new_tokens) // len(job.writers)
             _tell(writer, output, row, job.stops, self.lm.tokenizer)
+        with self._wake:
+            if job.shape not in self._known:
+                self._known.append(job.shape)
+                self._wake.notify_all()
 
     def _over(self, job: Job) -> bool:
         """Whether nobody waits for a job any more, or its time is up, of which it is told."""

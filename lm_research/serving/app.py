@@ -46,7 +46,7 @@ LOG = logging.getLogger("lm_research")
 PAGE = pathlib.Path(__file__).with_name("page.html")
 _MOST_INPUTS = 256  # texts of one request to embed or predict
 _MOST_SEEN = 64  # tokens whose attentions are shown
-_DIGESTERS = 4  # threads that read bodies and texts, and write answers
+_DIGESTERS = 2  # threads that read bodies and texts, and write answers
 _PATIENCE = 1.0  # seconds that threads are waited for at the end
 
 

@@ -49,14 +49,19 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) <= self.most:
             return
-        # Those that have asked for nothing yet make room, the oldest first.
-        idle = [one for one in self.connections if one is not self and one.waits and not one.transport.is_closing()]
+        # Those whose requests have not come whole make room, the oldest first; then those that may ask for more.
+        idle = [one for one in self.connections if one is not self and one.open and not one.transport.is_closing()]
         if idle:
-            oldest = min(idle, key=lambda one: one.since)
-            self.connections.discard(oldest)
-            oldest.transport.abort()
+            first = min(idle, key=lambda one: (one.waits and one.cycle is not None, one.since))
+            self.connections.discard(first)
+            first.transport.abort()
         else:
             self.refuse(503, "Too many connections are open. Try again later.")
+
+    @property
+    def open(self) -> bool:
+        """Whether the next is the client's turn: a request has not come, or not whole."""
+        return self.waits or self.conn.their_state is h11.SEND_BODY
 
     @property
     def waits(self) -> bool:

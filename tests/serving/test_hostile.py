@@ -319,14 +319,16 @@ def test_slow_heads_and_bodies_are_cut_off() -> None:
         running.stop()
 
 
-def test_connections_that_ask_for_nothing_keep_nobody_out() -> None:
-    running = Running(make_app(LM, "toy", Limits(slots=1, length=32)), most=4)
+def test_connections_that_ask_for_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that come no further make room; those that are waited for do not."""
+    running, go = Running(make_app(LM, "toy", Limits(slots=1, length=32)), most=4), threading.Event()
+    monkeypatch.setattr(running.server.batcher.slots, "step", lambda taken: go.wait(60))
+    body = json.dumps(ASKED["completions"]).encode()
     try:
-        held = [running.dial(b"GET / HT") for _ in range(12)]
+        held = [running.dial(sent) for sent in (b"GET / HT", b"", head(1000) + b"{") for _ in range(6)]
         assert httpx.get(running.url + "/healthz").status_code == 200
-        busy = [running.dial(head(1000) + b"{") for _ in range(4)]
-        wait(lambda: len(running._uvicorn.server_state.connections) == 4)
-        wait(lambda: not any(one.waits for one in running._uvicorn.server_state.connections))
+        busy = [running.dial(head(len(body)) + body) for _ in range(4)]
+        wait(lambda: len(running.server._under_way) == 4)
         answer = httpx.get(running.url + "/healthz")
         assert answer.status_code == 503 and answer.headers["retry-after"] and answer.json()["error"]["code"] == "503"
         for one in (*held, *busy):
@@ -334,6 +336,7 @@ def test_connections_that_ask_for_nothing_keep_nobody_out() -> None:
         wait(lambda: not running._uvicorn.server_state.connections)
         assert httpx.get(running.url + "/healthz").status_code == 200
     finally:
+        go.set()
         running.stop()
 
 
