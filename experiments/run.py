@@ -126,4 +126,4 @@ def run(args: argparse.Namespace, flags: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    sys.exit(main())
+    cli.start(main)

@@ -143,4 +143,4 @@ def collect(name: str, options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,4 +147,4 @@ def _markdown(lines: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

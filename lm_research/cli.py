@@ -5,7 +5,8 @@ A verb that runs from a config ends with
     if __name__ == "__main__":
         cli.run(main, verb="train", summary="Pre-trains a language model.")
 
-and its `main(config, workdir)` sees only what has been checked. Every other verb wraps its work in `guarded`.
+and its `main(config, workdir)` sees only what has been checked. Every other verb wraps its work in `guarded`, and ends with
+`cli.start(main)`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from lm_research import config_files, leaving
+from lm_research import config_files, disk, leaving, streams
 from lm_research.config import Config, check_key, describe, resolve, walk
 from lm_research.documents import json_value, short
 from lm_research.errors import (
@@ -31,6 +32,7 @@ from lm_research.errors import (
     DONE,
     STOPPED_BY_SIGNAL,
     TOLD,
+    USER_MISTAKE,
     ConfigError,
     UserError,
     suggest,
@@ -73,7 +75,28 @@ _USAGE = """\
 def run(main: Main, *, verb: str, summary: str) -> NoReturn:
     """Runs `main` on this process's command line and exits with its code; see `call`. A signal that `main` does not take ends it."""
     leaving.watch("before the first step")
-    sys.exit(call(main, sys.argv[1:], verb=verb, summary=summary))
+    start(lambda: call(main, sys.argv[1:], verb=verb, summary=summary))
+
+
+def start(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a verb as this process, and exits with its code.
+
+    A verb whose output nobody reads to its end (`| head`), or whose output has no room, goes on without it. The second is a mistake,
+    told when all else is done.
+    """
+    streams.make_lossy()
+    try:
+        code = main()
+    except SystemExit as left:  # of argparse
+        code = left.code
+    lost = streams.failure()
+    if not code and lost is not None and not isinstance(lost, BrokenPipeError):
+        print_error(
+            f"Standard output cannot be written: {lost.strerror}. What the command writes to files of its own is whole. Send its output to "
+            "another place."
+        )
+        code = USER_MISTAKE
+    sys.exit(code)
 
 
 def call(main: Main, argv: Sequence[str], *, verb: str, summary: str) -> int:
@@ -101,9 +124,10 @@ def parsed(parser: Parser, action: Callable[..., int | None], argv: Sequence[str
 def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequence[str] | None = None) -> int:
     """Runs `action` and returns its exit code (None is success).
 
-    A UserError is printed as one paragraph and gives exit code 2, a NonFiniteLoss gives 3, a DeviceFault 4, anything else is a
-    bug: it keeps its traceback and gives 1. With `debug` the mistakes show their traceback as well. A signal with nothing to
-    save is one line and 75. `argv` are the words of the command line, by default the process's: bytes that are not UTF-8 are refused.
+    A UserError is printed as one paragraph and gives exit code 2, and so does what the operating system refuses (see disk.py); a
+    NonFiniteLoss gives 3, a DeviceFault 4, anything else is a bug: it keeps its traceback and gives 1. With `debug` the mistakes show
+    their traceback as well. A signal with nothing to save is one line and 75. `argv` are the words of the command line, by default the
+    process's: bytes that are not UTF-8 are refused.
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal of another encoding cannot show
@@ -119,9 +143,14 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequ
     except leaving.Left:
         leaving.tell()
         return STOPPED_BY_SIGNAL
-    except Exception:
-        traceback.print_exc()
-        return BUG
+    except Exception as error:
+        refused = disk.told(error)
+        if debug or refused is None:
+            traceback.print_exc()
+        if refused is None:
+            return BUG
+        print_error(str(refused))
+        return USER_MISTAKE
 
 
 def json_word(text: str) -> Any:
@@ -311,8 +340,5 @@ def _explain(error: flags.Error, overrides: list[tuple[str, str]]) -> str:
 
 
 def _show(text: str) -> int:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `--help_config | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text, flush=True)
     return DONE

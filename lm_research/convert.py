@@ -10,10 +10,12 @@ bit unless --dtype asks for another type.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import pathlib
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lm_research import cli, flags
 from lm_research.errors import PretrainedError
@@ -55,15 +57,35 @@ def convert(args: argparse.Namespace) -> None:
     Raises:
       PretrainedError: the source cannot be read, the output exists, or the format has no place for the model.
     """
-    from lm_research.pretrained import from_pretrained  # after the arguments are checked: it loads JAX
-
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     output = pathlib.Path(args.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise PretrainedError(f"--output={output} exists and is not an empty directory. Choose a new one.")
+    with emptied_on_failure(output):
+        write(args, output)
+
+
+@contextlib.contextmanager
+def emptied_on_failure(output: pathlib.Path) -> Iterator[None]:
+    """A directory that is not there or empty: if something fails inside, it is so again, and the same command can begin anew."""
+    there = output.is_dir()
+    try:
+        yield
+    except BaseException:
+        for path in output.iterdir() if output.is_dir() else ():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if not there and output.is_dir():
+            output.rmdir()
+        raise
+
+
+def write(args: argparse.Namespace, output: pathlib.Path) -> None:
+    """Converts; see `convert`."""
     if args.to == "peft":
         write_adapters(args, output)
         return
+    from lm_research.pretrained import from_pretrained  # after the arguments are checked: it loads JAX
+
     lm = from_pretrained(args.source, head=args.head, dtype=args.dtype, adapter=args.adapter)
     if args.to == "hf":
         lm.save_pretrained(output, max_shard_bytes=int(args.max_shard_gb * 1e9))
@@ -97,4 +119,4 @@ def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

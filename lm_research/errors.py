@@ -101,7 +101,7 @@ def not_downloaded(path: str | os.PathLike) -> str:
 
 def _in_hub_cache(name: str) -> pathlib.Path | None:
     """The newest snapshot with a config.json that huggingface_hub keeps of a model, the one of its main branch first."""
-    home = pathlib.Path(os.environ.get("HF_HOME") or pathlib.Path.home() / ".cache" / "huggingface")
+    home = pathlib.Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
     cache = pathlib.Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{name.replace('/', '--')}"
     main = cache / "refs" / "main"
     commit = main.read_text(encoding="utf-8").strip() if main.is_file() else ""

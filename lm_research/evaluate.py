@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from lm_research import cli, flags
+from lm_research.disk import write_atomically
 from lm_research.errors import UserError
 
 
@@ -79,10 +80,10 @@ def _compare(args: argparse.Namespace) -> None:
     text = comparison.table(found)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        (args.output / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
-        (args.output / "comparison.md").write_text(text)
+        write_atomically(args.output / "comparison.json", json.dumps(found, indent=1) + "\n")
+        write_atomically(args.output / "comparison.md", text)
     print(text)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

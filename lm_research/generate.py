@@ -28,7 +28,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from lm_research import cli
+from lm_research import cli, disk
 from lm_research.data.lines import end_at_line_feed
 from lm_research.data.sources.files import source_file
 from lm_research.data.sources.problems import Problems
@@ -38,6 +38,7 @@ from lm_research.errors import DataError, UserError, suggest
 from lm_research.flags import Parser, path_text
 from lm_research.flags import whole as whole_number
 from lm_research.paths import path_of
+from lm_research.streams import failure
 
 Message = dict[str, str]
 NEW_TOKENS = 64  # where nothing says how many
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if not {"max_new_tokens", "max_length"} & (set(arguments) | set(lm.generation_config)):
         arguments["max_new_tokens"] = NEW_TOKENS
     if args.input or len(prompts or ()) > 1 or args.output or (prompts and not streams(arguments)):
-        with open_output(args.output) if args.output else _Standard() as file:
+        with disk.naming(args.output or ""), open_output(args.output) if args.output else _Standard() as file:
             write_texts(lm, prompts, arguments, args.batch_size, file, as_json=bool(args.output))
     elif prompts:
         say(lm, prompts[0], arguments)
@@ -146,7 +147,9 @@ def open_output(path: str) -> TextIO:
     try:
         return open(path, "w", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"--output={path} cannot be written: {error}. Choose another file.") from error
+        raise DataError(
+            f"--output={path} cannot be written: {disk.why(error, path)}. Choose another file, or mend that."
+        ) from error
 
 
 def flags(rest: Sequence[str]) -> dict[str, Any]:
@@ -306,6 +309,8 @@ def write_texts(
 ) -> None:
     """Writes the texts of prompts, batch after batch."""
     for batch in batches(prompts, batch_size):
+        if file is sys.stdout and failure():
+            return  # nobody reads it any more
         output = lm.generate(prompts=batch, **{**arguments, "return_dict_in_generate": True})
         copies = len(output.texts) // len(batch)
         for number, (text, tokens) in enumerate(zip(output.texts, output.new_tokens, strict=True)):
@@ -325,4 +330,4 @@ def batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

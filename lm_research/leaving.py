@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
+from lm_research import streams  # noqa: F401 (before a file gets the number of a standard stream)
 from lm_research.errors import STOPPED_BY_SIGNAL
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -91,7 +92,8 @@ def tell() -> None:
     if not _Told.written and _Told.number is not None:
         _Told.written = True
         name = signal.Signals(_Told.number).name
-        os.write(1, f"stopped by {name} {_Told.when}; the same command goes on from there.\n".encode())
+        with contextlib.suppress(OSError):  # nobody reads it
+            os.write(1, f"stopped by {name} {_Told.when}; the same command goes on from there.\n".encode())
 
 
 def _start(when: str) -> Callable[[], None]:

@@ -12,13 +12,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from lm_research import cli, flags
 from lm_research.config import Config
+from lm_research.disk import why, write_atomically
 from lm_research.errors import DONE, ConfigError
 
 # A step that the compiler and the arithmetic put so far apart in memory is said to be in dispute.
@@ -93,12 +93,12 @@ def write(path: pathlib.Path | None, values: Any) -> None:
     if path is None:
         return
     try:
-        path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(
-            f"--json={path} cannot be written ({error.strerror}). Give a file in an existing folder."
+            f"--json={path} cannot be written ({why(error, path)}). Give a file in an existing folder."
         ) from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import tqdm
 
-from lm_research import cli, flags
+from lm_research import cli, disk, flags
 from lm_research.errors import DataError, UserError
 
 FORMAT = 2  # of outputs: which rows an input has
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     Raises:
       UserError: see the message.
     """
-    from lm_research.pipelines import find, pipeline  # after the arguments are checked: it loads JAX
+    from lm_research.pipelines import find  # after the arguments are checked: it loads JAX
 
     kind = find(args.task)
     if args.batch_size < 1 or not 0 <= args.process_id < args.num_processes:
@@ -92,6 +92,14 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     part = Part(args, options)
     if part.joined:
         return
+    with disk.keeping(lambda: f"{part.done:,} rows are written, and are kept.", part.output):
+        _predict(args, options, part)
+
+
+def _predict(args: argparse.Namespace, options: dict[str, Any], part: Part) -> None:
+    """Adds the rows that are still to come."""
+    from lm_research.pipelines import pipeline
+
     rows = itertools.islice(enumerate(read_rows(args)), args.process_id, None, args.num_processes)
     left = itertools.islice(rows, part.done, None)
     first = next(left, None)
@@ -191,7 +199,7 @@ class Part:
     written with the first rows, so a command that fails before it has any leaves nothing that a corrected one would be held to.
 
     Attributes:
-      done: rows that an earlier start finished.
+      done: rows that are finished, by earlier starts too.
       joined: the parts of all processes have become the output.
       total: rows of the whole output, once `finish` has said True.
     """
@@ -240,7 +248,7 @@ class Part:
             self.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--output={self.output}: the folder {self.output.parent} cannot be made ({error.strerror}). Choose another place."
+                f"--output={self.output}: the folder {self.output.parent} cannot be made ({disk.why(error, self.output)}). Choose another place."
             ) from error
         if self.output.is_dir():
             raise UserError(
@@ -254,9 +262,9 @@ class Part:
             file = self.facts.open("a+")
         except OSError as error:
             raise UserError(
-                f"--output={self.output}: {self.facts} cannot be written ({error.strerror}). Choose another place."
+                f"--output={self.output}: {self.facts} cannot be written ({disk.why(error, self.facts)}). Choose another place, or mend that."
             ) from error
-        with file:
+        with disk.naming(self.facts), file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
@@ -264,7 +272,9 @@ class Part:
         """Whether the output was begun by another command, which wrote no row; raises a UserError if that one did."""
         facts.seek(0)
         text = facts.read()
-        before = json.loads(text) if text else {}
+        before: dict[str, Any] = {}
+        with contextlib.suppress(ValueError):  # cut short before there was a row, by a kill or a full disk
+            before = json.loads(text)
         changed = [name for name in self._made_from if before.get(name) != self._made_from[name]]
         if changed and any(path.stat().st_size or path.name.endswith(".done") for path in self._files()):
             raise UserError(
@@ -290,8 +300,9 @@ class Part:
         with contextlib.nullcontext() if self._claimed else self._locked() as facts:
             if facts:
                 self._claim(facts)
-            with self.path.open("ab") as file:
+            with disk.naming(self.path), self.path.open("ab") as file:
                 file.write(lines)
+        self.done += len(records)
 
     def finish(self) -> bool:
         """Joins the parts if this process is the last to end; whether the output is whole."""
@@ -311,13 +322,11 @@ class Part:
         paths = [self._part(number) for number in range(self.parts)]
         if not all(_done(path).exists() for path in paths):
             return False
-        temporary = self.output.with_name(f".{self.output.name}.tmp")
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(path.open("rb")) for path in paths]
-            whole = stack.enter_context(temporary.open("wb"))
+            whole = stack.enter_context(disk.whole(self.output))
             for lines in itertools.zip_longest(*files, fillvalue=b""):
                 whole.writelines(lines)
-        os.replace(temporary, self.output)
         for path in paths:
             path.unlink()
             _done(path).unlink()
@@ -352,4 +361,4 @@ def _whole_lines(path: pathlib.Path, batch: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

@@ -258,4 +258,4 @@ def _show_objective(name: str, kind: type[Objective], config: Config, corpus: Co
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

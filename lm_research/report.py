@@ -7,11 +7,11 @@ differ, a sweep's pictures where a folder holds a study. Runs may still be going
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lm_research import cli, flags
+from lm_research.disk import why, write_atomically
 from lm_research.errors import DONE, ConfigError
 from lm_research.reporting import contents, page
 
@@ -32,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         material = contents.gather(paths)
         output = arguments.output or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
         try:
-            output.write_text(page.render(material), encoding="utf-8")
+            write_atomically(output, page.render(material))
         except OSError as error:
-            raise ConfigError(f"--output={output} cannot be written: {error.strerror}. Choose another file.") from error
+            raise ConfigError(
+                f"--output={output} cannot be written: {why(error, output)}. Choose another file, or mend that."
+            ) from error
         print(f"{output}: {len(material.runs)} runs, {len(material.studies)} studies. Open it in a browser.")
         return DONE
 
@@ -42,4 +44,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

@@ -22,7 +22,6 @@ import functools
 import os
 import pathlib
 import socket
-import sys
 from collections.abc import Sequence
 
 from lm_research import cli, leaving
@@ -154,4 +153,4 @@ def read_token(args: argparse.Namespace) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

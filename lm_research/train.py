@@ -35,6 +35,7 @@ from lm_research.data.loader import load
 from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed, Groups, lengths_of
 from lm_research.data.verify import Verification
+from lm_research.disk import keeping, whole
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, DataError, NonFiniteLoss, TokenizerError
 from lm_research.models.adapters import adapt, adapters_of
 from lm_research.models.definition import ModelDefinition, flatten, unflatten
@@ -54,7 +55,7 @@ from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
 from lm_research.training import budget, longer, native, run_directory
 from lm_research.training.budget import Course
-from lm_research.training.checkpoint import Checkpoints
+from lm_research.training.checkpoint import Checkpoints, steps_in
 from lm_research.training.goodput import Clock, Lives, birth, in_words
 from lm_research.training.groups import make_groups
 from lm_research.training.metrics import MetricsWriter, find_gaps, read_metrics
@@ -72,12 +73,14 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     """The verb; returns the exit code."""
     keep_freed_memory()
     give_simulated_devices_threads()
-    with processes.joined(workdir) as is_main:
+    with processes.joined(workdir) as is_main, keeping(lambda: safe(workdir), workdir):
         with run_directory.lock(workdir) if is_main else contextlib.nullcontext():  # until it ends, however it ends
-            return run(config, workdir)
+            with contextlib.ExitStack() as ends:
+                return run(config, workdir, ends)
 
 
-def run(config: Config, workdir: pathlib.Path) -> int:
+def run(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> int:
+    """One run; what is to be ended with it, whatever happens, goes into `ends`."""
     born = birth()
     # ---------------------------------------------------------------- directory and devices
     origin = find_origin(config)
@@ -124,9 +127,8 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     train_step = jit_train_step(make_train_step(objective, definition, optimizer, schedule, config), shardings)
 
     # ---------------------------------------------------------------- restore, or begin
-    checkpoints = Checkpoints(
-        workdir, config.checkpoint, checkpoint_files(config, corpus, definition, origin, objective)
-    )
+    files = checkpoint_files(config, corpus, definition, origin, objective)
+    checkpoints = ends.enter_context(Checkpoints(workdir, config.checkpoint, files))
 
     def read(step: int) -> State:
         check_corpus(checkpoints, corpus, step)
@@ -284,6 +286,13 @@ def run(config: Config, workdir: pathlib.Path) -> int:
     return DONE if done or paused else STOPPED_BY_SIGNAL
 
 
+def safe(workdir: pathlib.Path) -> str:
+    """What is not lost of a run that ends here, in a sentence."""
+    if steps := sorted(steps_in(workdir / "checkpoints")):
+        return f"Checkpoint {steps[-1]} is whole, and the run goes on from it."
+    return "No checkpoint was saved yet, so the run begins anew."
+
+
 def overdue(config: Config, step: int, since: float) -> bool:
     """Whether a save is due by the clock; by process 0's, asked where all of them wait for each other anyway."""
     minutes = config.checkpoint.every_minutes
@@ -294,8 +303,9 @@ def overdue(config: Config, step: int, since: float) -> bool:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs (JAX_COMPILATION_CACHE_DIR moves them; empty turns that off)."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path("~/.cache/lm_research/xla").expanduser()))
+    home = os.path.expanduser("~")  # which not every user has
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and home != "~":
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, ".cache/lm_research/xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -424,7 +434,8 @@ def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints
     own = f"_process_{jax.process_index()}" if jax.process_index() else ""  # each holds its own rows
     path = workdir / "nonfinite" / f"step_{step + 1}{own}.npz"
     path.parent.mkdir(exist_ok=True)
-    np.savez(path, **feed(step))
+    with whole(path) as file:
+        np.savez(file, **feed(step))
     checkpoints.save(state)
     checkpoints.close()
     summarise(state, workdir, "nonfinite", None)

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "lm_research"
 # Ground floor first. A file imports from its own room and from floors below; rooms of one floor do not know each other.
 FLOORS = (
     {"errors"},
-    {"paths", "texts"},
+    {"disk", "paths", "streams", "texts"},
     {"documents", "flags", "leaving"},
     {"config_keys"},
     {"config"},
@@ -38,8 +38,8 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Stricter than the floors: the verbs' shared face stays light, and parallel/ would bring jax into data/.
 ONLY = {
-    "cli": {"errors", "paths", "texts", "documents", "flags", "leaving", "config", "config_files"},
-    "data": {"errors", "paths", "texts", "documents", "config"},
+    "cli": {"errors", "disk", "paths", "streams", "texts", "documents", "flags", "leaving", "config", "config_files"},
+    "data": {"errors", "disk", "paths", "texts", "documents", "config"},
 }
 FORBIDDEN_OUTSIDE = {"torch", "transformers", "tensorflow"}
 DEVICE_LIBRARIES = {"jax", "jaxlib", "flax", "optax", "orbax"}
@@ -218,6 +218,6 @@ import importlib, sys
 for name in {modules}:
     importlib.import_module(name)
 ours = {{m.split('.')[1] for m in sys.modules if m.startswith('lm_research.')}}
-print(sorted(ours - {{'data', 'errors', 'paths', 'texts', 'documents', 'config', 'config_keys'}}))
+print(sorted(ours - {{'data', 'errors', 'disk', 'paths', 'texts', 'documents', 'config', 'config_keys'}}))
 """
     assert run_python(code) == "[]"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from lm_research import cli
@@ -47,4 +46,4 @@ def law(directory: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.start(main)

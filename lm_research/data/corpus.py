@@ -35,6 +35,7 @@ from lm_research.data.tokenise import tokenise
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.tokenizer_training import learn_tokenizer
 from lm_research.data.workers import Processes, Runner, WorkerDied
+from lm_research.disk import why
 from lm_research.errors import DataError, TokenizerError, UserError
 
 Log = Callable[[str], None]
@@ -161,8 +162,8 @@ def _build(config: Config, folder: pathlib.Path, log: Log, runner: Runner, bars:
         if folder.is_dir():  # another machine, which our lock does not reach, was first and cleared the work away
             return
         raise DataError(
-            f"The corpus cannot be stored in {folder.parent}: {error.strerror or error}. Set config.data.cache_dir to a folder "
-            "that can be written and has room for the text twice."
+            f"The corpus cannot be stored in {folder.parent}: {why(error, folder)}. What is finished is kept there, and the same command goes "
+            "on with it once that is mended; or set config.data.cache_dir to a folder that can be written and has room for the text twice."
         ) from error
 
 

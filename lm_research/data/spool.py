@@ -11,9 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,6 +22,7 @@ from lm_research.data import sources
 from lm_research.data.cleaning import REASONS, Cleaner, near_duplicates, scrub
 from lm_research.data.sources.problems import Problems
 from lm_research.data.workers import Runner
+from lm_research.disk import whole
 from lm_research.errors import DataError
 
 SHARD_CHARACTERS = 1_000_000
@@ -217,18 +216,10 @@ def write_shard(
     )
     text = np.frombuffer("".join(texts).encode("utf-8"), dtype=np.uint8)
     arrays = dataclasses.asdict(facts) | {"text": text, "ends": np.cumsum(facts.characters_D)}
-    write_atomically(path, lambda file: np.savez(file, **arrays))
-
-
-def write_atomically(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
-    """Calls `write` with a file that appears at `path` only when it is whole and on disk."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole(path) as file:
+        np.savez(file, **arrays)
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
+    with whole(path) as file:
+        file.write(json.dumps(content).encode())

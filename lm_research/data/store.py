@@ -27,6 +27,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from lm_research.disk import naming
 from lm_research.documents import json_value
 from lm_research.errors import DataError, prepare_again
 
@@ -243,7 +244,8 @@ def assemble_store(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
-        digest = _write_files(temporary, pieces, tokenizer_digest, vocab_size, sources, extra)
+        with naming(path):
+            digest = _write_files(temporary, pieces, tokenizer_digest, vocab_size, sources, extra)
         publish(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

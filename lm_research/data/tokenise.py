@@ -13,10 +13,11 @@ import numpy as np
 from lm_research.data.encode import encode_documents
 from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.split import PARTS, Choice
-from lm_research.data.spool import Advance, Spool, write_atomically
+from lm_research.data.spool import Advance, Spool
 from lm_research.data.store import Piece
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.workers import Runner
+from lm_research.disk import whole
 
 _ARRAYS = ("tokens", "sentence_lengths", "document_lengths")
 
@@ -97,4 +98,5 @@ def _tokenise_shard(task: _Task) -> None:
         piece = encode_documents(texts, tokenizer, task.keep_newlines)
         arrays |= {f"{part}_{name}": getattr(piece, name) for name in _ARRAYS}
         arrays[f"{part}_bytes"] = np.int64(sum(len(text.encode()) for text in texts))
-    write_atomically(task.path, lambda file: np.savez(file, **arrays))
+    with whole(task.path) as file:
+        np.savez(file, **arrays)

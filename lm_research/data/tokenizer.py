@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
 import pathlib
 import re
 import sys
@@ -21,6 +20,7 @@ import sentencepiece
 
 from lm_research.config import TokenizerConfig
 from lm_research.data.languages import Languages
+from lm_research.disk import write_atomically
 from lm_research.errors import TokenizerError, not_downloaded
 from lm_research.texts import is_text, whole
 
@@ -359,9 +359,7 @@ def write_files(files: Mapping[str, bytes], directory: pathlib.Path) -> None:
     """Writes files into a folder, which is made if need be; each appears only when it is whole."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        temporary = directory / f".{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(content)
-        os.replace(temporary, directory / name)
+        write_atomically(directory / name, content)
 
 
 def sentinels(config: TokenizerConfig) -> list[str]:

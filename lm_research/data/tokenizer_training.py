@@ -46,7 +46,7 @@ def learn_tokenizer(
       texts, config: see `Tokenizer.train` and `train_tokenizer`, which raise.
       path: of the sentencepiece model that the kinds of that library leave.
     """
-    with _told(config, log) as words:
+    with _told(config, log, path.parent) as words:
         if config.kind in LIBRARY_KINDS:
             return train_tokenizer(texts, config)
         return Tokenizer.train(texts, config, path, words)
@@ -62,8 +62,8 @@ def make_tokenizer(
 
 
 @contextlib.contextmanager
-def _told(config: TokenizerConfig, log: Callable[[str], None]) -> Iterator[IO[bytes]]:
-    """Tells how long a training takes and what the trainer wrote last; the value is the file for that."""
+def _told(config: TokenizerConfig, log: Callable[[str], None], folder: pathlib.Path) -> Iterator[IO[bytes]]:
+    """Tells how long a training takes and what the trainer wrote last; the value is the file for that, a nameless one in `folder`."""
     title, started, done = f"Training the tokenizer ({config.kind})", time.monotonic(), threading.Event()
 
     def tell(file: int) -> None:
@@ -71,7 +71,7 @@ def _told(config: TokenizerConfig, log: Callable[[str], None]) -> Iterator[IO[by
             log(f"{title}: {time.monotonic() - started:.0f} s. {_last_words(file)}".rstrip())
 
     log(f"{title} of {config.vocab_size:,} pieces.")
-    with tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile(dir=folder) as words:
         teller = threading.Thread(target=tell, args=(words.fileno(),), daemon=True)
         teller.start()
         try:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lm_research.decoding.processors import words
+from lm_research.disk import write_atomically
 from lm_research.errors import UserError, suggest
 from lm_research.texts import is_text
 
@@ -195,7 +196,7 @@ def save_defaults(directory: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes generation_config.json, if there is anything to write."""
     if values:
         text = json.dumps(dict(values), indent=2, sort_keys=True) + "\n"
-        (pathlib.Path(directory) / FILE).write_text(text, encoding="utf-8")
+        write_atomically(pathlib.Path(directory) / FILE, text)
 
 
 def of_writer(config: Mapping[str, Any]) -> dict[str, Any]:

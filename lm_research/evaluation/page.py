@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.disk import write_atomically
 from lm_research.evaluation import charts
 from lm_research.evaluation.runner import Plan
 from lm_research.evaluation.scorers import OneLabel, Pairs, Scorer, SeveralLabels, Tags, Value
-from lm_research.training.run_directory import write_atomically
 
 _WORST = 20  # records that are shown
 _CLASSES = 12  # of a confusion matrix; of more, the most frequent confusions are listed

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from lm_research.data.lines import split_lines
+from lm_research.disk import write_atomically
 from lm_research.documents import Count, Finite, check, check_fields, parse_json, read_bytes, read_json
 from lm_research.errors import DataError
 from lm_research.evaluation import statistics
 from lm_research.evaluation.runner import AGAIN, Plan, read_made_from
 from lm_research.evaluation.scorers import Scorer, main_metric, make_scorer
 from lm_research.evaluation.suite import Entry
-from lm_research.training.run_directory import write_atomically
 
 _LARGEST = 2**32  # bytes of predictions
 # Of predictions, as far as all tasks that have them mean the same.

@@ -21,6 +21,7 @@ import numpy as np
 import tqdm
 
 from lm_research.config import MeshConfig, resolve
+from lm_research.disk import keeping, whole, write_atomically
 from lm_research.documents import Object, Size, check, read_json
 from lm_research.errors import DataError, UserError, not_downloaded
 from lm_research.evaluation.labelled import LabelledJudge
@@ -30,7 +31,7 @@ from lm_research.evaluation.suite import Entry
 from lm_research.parallel.mesh import make_mesh
 from lm_research.tasks import TASKS
 from lm_research.tasks.records import fingerprint
-from lm_research.training.run_directory import lock, write_atomically
+from lm_research.training.run_directory import lock
 
 AGAIN = "Restore it, or evaluate again into another --output."
 _SAVE_SECONDS = 10.0  # of work that a kill may cost
@@ -80,7 +81,8 @@ def run(plan: Plan, log: Callable[[str], None]) -> None:
     Raises:
       UserError: a model or records that do not fit, or an output that is of another evaluation or in use.
     """
-    with lock(plan.output, "--output"):
+    kept = lambda: "The predictions that are written are kept."  # noqa: E731
+    with keeping(kept, plan.output), lock(plan.output, "--output"):
         _check(plan)
         mesh = make_mesh(MeshConfig())
         # float32 is not the shortened products that TPUs and GPUs make of it by default
@@ -128,10 +130,8 @@ def _judge(plan: Plan, entry: Entry, model: str, path: pathlib.Path, mesh: Any) 
 
 
 def _pack(path: pathlib.Path, outputs: list[dict[str, np.ndarray]]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")  # which a kill may leave behind
-    with temporary.open("wb") as file:
+    with whole(path) as file:
         np.savez(file, **{f"{i}/{name}": x for i, output in enumerate(outputs) for name, x in output.items()})
-    temporary.replace(path)
 
 
 def _unpacked(path: pathlib.Path) -> list[dict[str, np.ndarray]]:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lm_research.disk import write_atomically
 from lm_research.errors import PretrainedError, not_downloaded, suggest
 from lm_research.interop import peft, quantised, tied_tables, zero_biases
 from lm_research.interop.tensor_files import TensorSource, open_tensors
@@ -503,7 +504,7 @@ def save(
 
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory, listed(), max_shard_bytes)
-    (directory / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_atomically(directory / "config.json", json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
 def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:

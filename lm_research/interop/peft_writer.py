@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.disk import write_atomically
 from lm_research.errors import PretrainedError
 from lm_research.interop.huggingface import to_stored, weights_of
 from lm_research.interop.peft import CONFIG, PREFIX, TASKS, WEIGHTS, A, B
@@ -66,7 +67,7 @@ def write_adapter(
     path.replace(directory / WEIGHTS)
     transposed = any(not pieces[0][0].transpose for pieces in parts.values())
     config = _config(definition, base, joined, sorted({_module(name) for name in whole}), transposed)
-    (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_atomically(directory / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _config(

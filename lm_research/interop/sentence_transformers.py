@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_research.disk import write_atomically
 from lm_research.errors import PretrainedError, UserError
 from lm_research.interop.tensor_files import open_tensors
 from lm_research.models.forward import POOLINGS
@@ -224,7 +225,7 @@ def save(directory: pathlib.Path, embedding: Embedding, width: int) -> None:
     """
     for name, content in (embedding.files or _files(embedding, width)).items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(content)
+        write_atomically(directory / name, content)
 
 
 def _files(embedding: Embedding, width: int) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from lm_research.disk import size, why
 from lm_research.errors import PretrainedError
 from lm_research.interop.safetensors_file import METADATA, file_order, header_of
 
@@ -68,7 +69,11 @@ def write_tensors(
             if OURS.fullmatch(path.name) and path.name not in written:
                 path.unlink()
     except OSError as error:
-        raise PretrainedError(f"Weights cannot be written to {directory}: {error.strerror or error}.") from error
+        needed = size(sum(_num_bytes(tensor) for shard in shards for tensor in shard))
+        raise PretrainedError(
+            f"Weights of {needed} cannot be written to {directory}: {why(error, directory)}. What stood there is as it was. Make room, or "
+            "choose another directory."
+        ) from error
     finally:
         for path in temporary.values():
             with contextlib.suppress(OSError):

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 
 from lm_research.config import Config, tracker_names
+from lm_research.disk import write_atomically
 from lm_research.models.adapters import merged
 from lm_research.monitor.held_out import Evaluation
 from lm_research.starting_point import StartingPoint
 from lm_research.tasks import delivery
-from lm_research.training import run_directory
 from lm_research.training.digest import digest_of
 from lm_research.training.metrics import read_metrics
 from lm_research.training.state import State
@@ -40,7 +40,7 @@ def summarise(
         "seconds": seconds,
     }
     if jax.process_index() == 0:
-        run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -61,7 +61,7 @@ def deliver(
         delivery.export(workdir / "model", definition, family, params, config, task)
     if jax.process_index() == 0:
         summary = json.loads((workdir / "summary.json").read_text()) | found
-        run_directory.write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
     return found | {"words": task.words_of(found["validation"])}
 
 

@@ -21,6 +21,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+from lm_research.disk import write_atomically
 from lm_research.errors import ConfigError, UserError
 from lm_research.sweeping.sweep import Choice, Sweep, config_digest
 from lm_research.training.trackers import redacted
@@ -310,8 +311,6 @@ def _born(pid: int) -> str:
 
 def write_table(study: Study) -> str:
     """Writes WORKDIR/study.json and table.md; returns the table."""
-    from lm_research.training.run_directory import write_atomically
-
     table = study.table()
     keys = list(study.sweep.space)
     sign = 1 if table["direction"] == "minimize" else -1

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lm_research.data.tokenizer import write_files
+from lm_research.disk import number_of, whole
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface
 from lm_research.models.architecture import Architecture
@@ -67,9 +68,9 @@ def predictions(task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> 
 
 def write_predictions(path: pathlib.Path, task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> None:
     """The predictions as JSON, one object a line."""
-    with path.open("w", encoding="utf-8") as file:
+    with whole(path) as file:
         for row in predictions(task, part, outputs):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
 def export(
@@ -87,7 +88,9 @@ def export(
     config = hf_labels(task, native.describe(definition, family, config, tokens)["config"])
     try:
         huggingface.save(directory, definition, family, jax.device_get(params), config)
-    except PretrainedError:
+    except PretrainedError as error:
+        if number_of(error) is not None:  # no room for one format is no room for another
+            raise
         native.save(directory, definition, family, params, config)
     tokenizer = native.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)
     write_files(tokenizer.files | task.files(definition.arch), directory)

@@ -25,12 +25,12 @@ from msgspec import Meta
 
 from lm_research import config as config_lib
 from lm_research.config import Config
+from lm_research.disk import write_atomically
 from lm_research.documents import Object, check_fields, read_json
 from lm_research.errors import CheckpointError, ConfigError
 from lm_research.parallel import processes
 from lm_research.training.goodput import Clock, Lives
 from lm_research.training.progress import Log
-from lm_research.training.run_directory import write_atomically
 
 FILE = "budget.json"
 _TOLERANCE = 0.01  # share of the budget by which the end may be off before the plan changes

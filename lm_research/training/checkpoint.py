@@ -11,6 +11,7 @@ is moved unless an older one could be read: what no checkpoint survives is no da
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,6 +19,7 @@ import math
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from lm_research import disk
 from lm_research.config import CheckpointConfig
 from lm_research.documents import json_value
 from lm_research.errors import CheckpointError
@@ -34,12 +37,14 @@ from lm_research.interop.huggingface import listed, nonfinite_in
 from lm_research.models.definition import flatten
 from lm_research.parallel import processes
 from lm_research.training.digest import digest_arrays
+from lm_research.training.orbax_noise import quieten
 from lm_research.training.run_directory import aside
 from lm_research.training.state import State
 
 # Not saved: a state that halted is never saved as a later step, so it would always be -1.
 TRANSIENT = ("halted",)
 MANIFEST = "manifest.json"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what is being written
 DAMAGED = "damaged"  # the folder of checkpoints that are none any more
 DOUBTFUL = "of_damaged_text"  # and of those that may have learnt from text that was none
 # What a reader says when the machine, and not the file, keeps it from reading.
@@ -48,6 +53,9 @@ _PASSING = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Permission denied", "Too
 
 class DamagedCheckpoint(CheckpointError):
     """A checkpoint that is not what was written."""
+
+
+quieten()
 
 
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
@@ -132,6 +140,7 @@ class Checkpoints:
         self.files = dict(files)
         self._falls_back = config.on_damage == "fallback"
         self._ranks: dict[int, float] = {}
+        self._bytes = 0  # of a checkpoint's arrays and files
         self._trusted: list[
             int
         ] = []  # the last step that was saved before any of the text was in doubt; empty while none is
@@ -200,7 +209,9 @@ class Checkpoints:
             # Here the writer would read the very buffers that the next step overwrites; elsewhere Orbax copies them first.
             kept = jax.block_until_ready(_copy(kept))
         args = ocp.args.Composite(state=StateSave(kept), files=FilesSave(files))
-        self._manager.save(step, args=args)
+        self._bytes = sum(x.nbytes for x in jax.tree.leaves(kept)) + sum(map(len, files.values()))
+        with self._writing():
+            self._manager.save(step, args=args)
 
     def restore(self, shapes: State, shardings: State, step: int | None = None) -> State:
         """Reads a checkpoint (the newest by default) onto the mesh that `shardings` name, and checks its digests.
@@ -397,10 +408,29 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk and visible."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
+        """After an error: what is being saved is saved if it can be, and no thread goes on."""
+        if kind is None:
+            return
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        if disk.number_of(error) is not None and jax.process_count() == 1:
+            for path in self.directory.glob(f"*{_UNFINISHED}*"):  # so that what it took is free
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        """Names the checkpoints where one cannot be written, which may be told by a later call than began it."""
+        return disk.saving(self.directory, lambda: f"A checkpoint takes about {disk.size(self._bytes)}.")
 
 
 def steps_in(directory: pathlib.Path) -> Iterator[int]:

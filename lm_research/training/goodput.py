@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lm_research.disk import write_atomically
 from lm_research.errors import CheckpointError
 from lm_research.run_files import Life, read_lives
-from lm_research.training.run_directory import keep_damaged, write_atomically
+from lm_research.training.run_directory import keep_damaged
 
 # What a life spends beside steps: until its first step, compiling, waiting for batches, evaluating, saving, checking devices.
 CAUSES = ("start", "compile", "data", "eval", "checkpoint", "check")

@@ -12,8 +12,9 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lm_research.disk import naming, write_atomically
 from lm_research.run_files import line_of
-from lm_research.training.run_directory import keep_damaged, write_atomically
+from lm_research.training.run_directory import keep_damaged
 from lm_research.training.trackers import Trackers
 
 
@@ -40,7 +41,8 @@ class MetricsWriter:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One line: the step and the values, numbers as they are."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        with naming(self._file.name):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
         self.lines += 1
         self._trackers.write(step, values)
 
@@ -50,8 +52,11 @@ class MetricsWriter:
 
     def close(self, failed: bool = False) -> None:
         """Waits for the trackers, for a bounded time; `failed`: the run ends by an error."""
-        self._file.close()
-        self._trackers.close(failed)
+        try:
+            with naming(self._file.name):
+                self._file.close()
+        finally:
+            self._trackers.close(failed)
 
     def __enter__(self) -> MetricsWriter:
         return self

@@ -25,6 +25,7 @@ from lm_research.config import resolve
 from lm_research.data.hf_tokenizer import HFTokenizer
 from lm_research.data.run_tokenizer import as_read, form_of, roles_of
 from lm_research.data.tokenizer import TextTokenizer
+from lm_research.disk import saving, size, write_atomically
 from lm_research.documents import Object, read_json
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import Report, hf_config, nonfinite_in, with_tokens
@@ -37,8 +38,10 @@ from lm_research.parallel.rules import tree_shardings
 from lm_research.run_files import read_config
 from lm_research.training.checkpoint import steps_in
 from lm_research.training.digest import digest_arrays
+from lm_research.training.orbax_noise import quieten
 
 MODEL, PARAMS = "model.json", "params"
+quieten()
 _FIX = "Restore it from a copy, or make the directory again."
 
 
@@ -117,12 +120,13 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MODEL).unlink(missing_ok=True)
     shutil.rmtree(directory / PARAMS, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    needed = size(sum(x.nbytes for x in jax.tree.leaves(params)))
+    with saving(directory, lambda: f"The parameters take about {needed}."), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((directory / PARAMS).absolute(), params)
     if tokenizer is not None:
         tokenizer.save_files(directory)
     content = describe(definition, family, config) | {"digests": digest_arrays(params)}
-    (directory / MODEL).write_text(json.dumps(content, indent=1) + "\n")
+    write_atomically(directory / MODEL, json.dumps(content, indent=1) + "\n")
 
 
 def describe(

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import tqdm
 
+from lm_research.disk import naming
+
 
 class Log:
     """Prints lines (above the bar, if there is one) and keeps them in a file with the time."""
@@ -23,8 +25,9 @@ class Log:
 
     def __call__(self, text: str = "") -> None:
         now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        for line in text.splitlines() or [""]:
-            self._file.write(f"{now} {line}\n")
+        with naming(self._file.name):
+            for line in text.splitlines() or [""]:
+                self._file.write(f"{now} {line}\n")
         if self._main:
             tqdm.tqdm.write(text)
             sys.stdout.flush()

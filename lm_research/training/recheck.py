@@ -32,6 +32,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from lm_research.config import Config
+from lm_research.disk import write_atomically
 from lm_research.errors import ConfigError, DeviceFault
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective
@@ -43,7 +44,6 @@ from lm_research.training.checkpoint import Checkpoints
 from lm_research.training.digest import digest_words
 from lm_research.training.groups import make_groups
 from lm_research.training.progress import Log, every
-from lm_research.training.run_directory import write_atomically
 from lm_research.training.state import State
 from lm_research.training.step import loss_and_gradient
 

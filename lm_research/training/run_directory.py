@@ -30,6 +30,7 @@ from typing import IO, Any
 import jax
 
 from lm_research import config as config_lib
+from lm_research.disk import why, write_atomically
 from lm_research.documents import Object, read_json
 from lm_research.errors import CheckpointError, DataError
 
@@ -44,13 +45,6 @@ Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 PACKAGES = (
     "lm_research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tensorflow-datasets", "numpy",
 )  # fmt: skip
-
-
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Replaces a file so that a reader, or a crash, sees the old or the new content and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
 
 
 def aside(path: pathlib.Path) -> pathlib.Path:
@@ -77,7 +71,7 @@ def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
         handle = open(workdir / ".lock", "w")
     except OSError as error:
         raise CheckpointError(
-            f"{flag}={workdir} cannot be written: {error.strerror}. Choose another directory."
+            f"{flag}={workdir} cannot be written: {why(error, workdir)}. Choose another directory, or mend that."
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ one line of the log, and a run that ends waits for it only so long. metrics.json
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import logging
@@ -21,9 +22,9 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from lm_research.config import by_key
+from lm_research.disk import write_atomically
 from lm_research.documents import read_json
 from lm_research.errors import ConfigError
-from lm_research.training.run_directory import write_atomically
 
 IDS = "trackers.json"  # in the run directory: the id of the run at each tracker, so that a resumed run goes on with it
 _QUEUE = 10_000  # lines that wait for a slow tracker before further ones are dropped
@@ -133,7 +134,8 @@ class _Thread(threading.Thread):
         """One line a run, for the first thing that goes wrong."""
         if not self._warned:
             self._warned = True
-            self._warn(f"tracker {self._tracker} {what}; the run goes on, and metrics.jsonl has every line")
+            with contextlib.suppress(OSError):  # of the log, on a disk that may be full: the run meets it too
+                self._warn(f"tracker {self._tracker} {what}; the run goes on, and metrics.jsonl has every line")
 
 
 def redacted(text: str) -> str:
@@ -146,22 +148,35 @@ def redacted(text: str) -> str:
 
 
 class TensorBoard:
-    """Event files in WORKDIR/tensorboard; later steps than the one a run resumes from are purged."""
+    """Event files in WORKDIR/tensorboard; later steps than the one a run resumes from are purged.
+
+    Written on this thread: the package's SummaryWriter has one of its own, which dies of a full disk and then blocks who writes to it.
+    """
 
     def __init__(self, workdir: pathlib.Path, resume_step: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        folder = workdir / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._summary, self._event, self._file = summary, Event, EventsWriter(str(folder / "events"))
+        first = resume_step + 1
+        self._put(first, {"file_version": "brain.Event:2"}, {"session_log": SessionLog(status=SessionLog.START)})
+
+    def _put(self, step: int, *contents: dict[str, Any]) -> None:
+        for content in contents:
+            self._file.write_event(self._event(step=step, wall_time=time.time(), **content))
+        self._file.flush()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        self._put(step, *({"summary": self._summary.scalar(name, value)} for name, value in values.items()))
 
     def write_text(self, step: int, name: str, text: str) -> None:
-        self._writer.add_text(name, text.replace("\n", "  \n"), step)
+        self._put(step, {"summary": self._summary.text(name, text.replace("\n", "  \n"))})
 
     def close(self, failed: bool) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 class WeightsAndBiases:

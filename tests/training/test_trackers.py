@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import sys
@@ -192,6 +193,21 @@ def test_a_training_run_with_failing_trackers_is_the_run_without(
     losses = [[line.get("loss_nats") for line in metrics(run)] for run in (tmp_path, bert_run)]
     assert losses[0] == losses[1] and list((tmp_path / "tensorboard").iterdir())
     assert recorder.told("wandb.finish") == [0]
+
+
+def test_event_files_without_room_are_told_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboardX import record_writer
+
+    full = open("/dev/full", "wb")  # Linux: no write to it succeeds
+    monkeypatch.setattr(record_writer, "open_file", lambda path: full)
+    warnings: list[str] = []
+    trackers = Trackers(("tensorboard",), tmp_path, 0, {}, warnings.append)
+    for step in range(100):
+        trackers.write(step, {"loss_nats": 1.0})
+    trackers.close()
+    assert len(warnings) == 1 and "No space left on device" in warnings[0]
+    with contextlib.suppress(OSError):
+        full.close()
 
 
 def test_names() -> None:

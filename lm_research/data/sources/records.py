@@ -13,6 +13,7 @@ from typing import Any
 from lm_research.data.sources.files import DAMAGE, SourceFile, unpacks_too_far
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
+from lm_research.disk import naming
 from lm_research.documents import json_value
 from lm_research.errors import DataError, suggest
 
@@ -280,7 +281,7 @@ def _local(file: SourceFile) -> Iterator[pathlib.Path]:
         file.open().close()  # the libraries would wait for a pipe
         yield file.path
         return
-    with tempfile.NamedTemporaryFile(suffix=".array_record") as copy:
+    with tempfile.NamedTemporaryFile(suffix=".array_record") as copy, naming(copy.name):
         with file.open() as stream:
             shutil.copyfileobj(stream, copy)
         copy.flush()

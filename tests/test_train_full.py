@@ -1,0 +1,104 @@
+"""A training run whose disk fills up ends in one paragraph, and the same command then ends as a run that was never disturbed.
+
+Room is taken away at the call that writes, with the error that Linux gives (ENOSPC); the run itself is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from train_helpers import Lab, checkpoints, same, unfinished
+
+from lm_research import disk
+from lm_research.training import checkpoint, metrics, progress
+
+
+def refused(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the second checkpoint, step 12, which a thread of Orbax writes."""
+    write = checkpoint._FilesHandler.save
+
+    def save(self: Any, directory: Any, args: Any) -> None:
+        (refused if json.loads(args.contents["manifest.json"])["step"] == 12 else write)(self, directory, args)
+
+    monkeypatch.setattr(checkpoint._FilesHandler, "save", save)
+
+
+class Full:
+    """A file on which there is no room once some text has been written to it."""
+
+    def __init__(self, file: Any, text: str) -> None:
+        self.file, self.text, self.name = file, text, file.name
+
+    def write(self, text: str) -> int:
+        return refused() if self.text in text else self.file.write(text)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def in_lines(module: Any, text: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """The files that a module opens, at the line that has `text`."""
+    return lambda monkeypatch: monkeypatch.setattr(
+        module, "open", lambda *a, **k: Full(open(*a, **k), text), raising=False
+    )
+
+
+def in_file(name: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """A file that is to appear whole."""
+    whole = disk.whole
+
+    @contextlib.contextmanager
+    def full(path: pathlib.Path, keep: bool = True) -> Any:
+        with whole(path, keep) as file:
+            yield file
+            if path.name == name:
+                with disk.naming(path):
+                    refused()
+
+    return lambda monkeypatch: monkeypatch.setattr(disk, "whole", full)
+
+
+@pytest.mark.parametrize(
+    ("fill", "file", "safe"),
+    [
+        (in_lines(progress, "run: "), "log.txt", "No checkpoint was saved yet"),
+        (in_file("config.json"), "config.json", "No checkpoint was saved yet"),
+        (in_lines(metrics, '"step": 14'), "metrics.jsonl", "Checkpoint 12 is whole"),
+        (in_files, "checkpoints", "A checkpoint takes about"),
+        (in_file("summary.json"), "summary.json", "Checkpoint 20 is whole"),
+    ],
+    ids=["start", "config", "metrics", "checkpoint", "summary"],
+)
+def test_full(
+    lab: Lab,
+    bert_run: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    fill: Any,
+    file: str,
+    safe: str,
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        fill(monkeypatch)
+        assert lab.train(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith(
+        f"error: {tmp_path / file} cannot be written: No space left on device ("
+    )
+    assert safe in said
+    if file == "checkpoints":
+        assert checkpoints(tmp_path) == [6] and "Checkpoint 6 is whole" in said
+    assert not [*unfinished(tmp_path), *unfinished(tmp_path / "checkpoints")]
+    assert lab.train(tmp_path) == 0
+    assert same(tmp_path, bert_run)
