@@ -198,12 +198,11 @@ def _read_table(file: SourceFile, problems: Problems) -> Iterator[Record]:
 
 def _read_parquet(file: SourceFile, problems: Problems) -> Iterator[Record]:
     import pyarrow
-    from pyarrow import parquet
 
     try:
         with file.open() as stream:
             number = 0
-            for batch in read_batches(parquet.ParquetFile(stream), None, _ROWS):
+            for batch in read_batches(stream, None, _ROWS):
                 for fields in batch.to_pylist():
                     number += 1
                     yield Record(f"{file.path}, row {number}", fields)

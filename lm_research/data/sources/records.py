@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from lm_research.data.sources.files import DAMAGE, SourceFile, unpacks_too_far
 from lm_research.data.sources.problems import Problems
@@ -137,8 +138,7 @@ def read_parquet(file: SourceFile, key: str, problems: Problems) -> Iterator[str
 
     try:
         with file.open() as stream:
-            table = parquet.ParquetFile(stream)
-            schema = table.schema_arrow
+            schema = parquet.ParquetFile(stream).schema_arrow
             texts = [
                 field.name
                 for field in schema
@@ -146,7 +146,7 @@ def read_parquet(file: SourceFile, key: str, problems: Problems) -> Iterator[str
             ]
             column = texts[_choose(texts, key, str(file.path), "column of texts")]
             number = 0
-            for batch in read_batches(table, [column], _RECORDS):
+            for batch in read_batches(stream, [column], _RECORDS):
                 for text in batch.column(0).to_pylist():
                     number += 1
                     if text is None:
@@ -157,19 +157,15 @@ def read_parquet(file: SourceFile, key: str, problems: Problems) -> Iterator[str
         problems.found(f"{file.path} is not a Parquet file, or damaged ({_words(error)})", "Copy it again")
 
 
-def read_batches(table: Any, columns: list[str] | None, size: int) -> Iterator[Any]:
-    """Record batches of a pyarrow ParquetFile; raises a ValueError for columns that unpack to more than any text does."""
+def read_batches(stream: IO[bytes], columns: list[str] | None, size: int) -> Iterator[Any]:
+    """Record batches of a Parquet file; raises a ValueError if its groups of rows unpack to more than data do."""
+    from pyarrow import parquet
+
+    packed, table = stream.seek(0, io.SEEK_END), parquet.ParquetFile(stream)
     for group in range(table.num_row_groups):
-        facts = table.metadata.row_group(group)
-        for place in range(facts.num_columns):
-            column = facts.column(place)
-            name = column.path_in_schema.partition(".")[0]
-            if (columns is None or name in columns) and unpacks_too_far(
-                column.total_uncompressed_size, column.total_compressed_size
-            ):
-                raise ValueError(
-                    f"column {name!r} unpacks to {column.total_uncompressed_size:,} bytes, as no text does"
-                )
+        unpacked = table.metadata.row_group(group).total_byte_size  # damaged facts of columns would end the process
+        if unpacks_too_far(unpacked, packed):
+            raise ValueError(f"a group of rows unpacks to {unpacked:,} bytes, as no data do")
         yield from table.iter_batches(batch_size=size, row_groups=[group], columns=columns)
 
 
