@@ -231,3 +231,20 @@ def test_help_config_into_a_closed_pipe(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_arguments_that_are_not_utf_8() -> None:
+    """They come as halves of surrogate pairs (PEP 383), which no file that the run writes could hold."""
+    code = f"import sys; sys.argv[1:] = []; from lm_research import cli; sys.exit(cli.guarded(print, argv=[{chr(39)}--a=\\udce9{chr(39)}]))"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1 and r"\udce9" in found.stderr and not found.stdout
+
+
+def test_a_terminal_that_cannot_show_a_text() -> None:
+    code = (
+        "import sys; from lm_research import cli; sys.exit(cli.guarded(lambda: print('caf\\xe9 \\U0001f600'), argv=[]))"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "caf\\xe9 \\U0001f600\n", "")

@@ -456,3 +456,10 @@ def test_orphaned_flax_files_give_the_same_model(name: str, write: Any) -> None:
 def test_files_of_the_flax_classes_name_them(write: Any) -> None:
     lm = lm_research.from_pretrained(write("bert_masked", architectures=["FlaxBertForMaskedLM"]))
     assert lm.head == "masked_lm"
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "\ud800", "~no_such_user_here/model", ""])
+def test_names_that_no_directory_has(name: str, tmp_path: pathlib.Path) -> None:
+    for given in ({"path": name}, {"path": tmp_path, "adapter": name or "\0"}):
+        with pytest.raises(PretrainedError, match="path"):
+            lm_research.from_pretrained(**given)

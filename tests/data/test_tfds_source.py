@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import socket
@@ -98,6 +99,24 @@ def test_failed_preparation(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tiny.TinyTextForTests, "download_and_prepare", fail)
     with pytest.raises(DataError, match="preparing it failed: disk is full"):
         read(NAME, tmp_path)
+
+
+def test_what_is_no_file_is_named(tmp_path: pathlib.Path) -> None:
+    """A pipe in place of a shard, or of what tells of them, would be waited for."""
+    tfds.builder(NAME[5:], data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    shard = next(tmp_path.rglob("*train*array_record*"))
+    for path in (shard, shard.with_name("dataset_info.json")):
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(DataError, match=f"{path.name} is a named pipe"):
+            read(NAME, tmp_path)
+        path.unlink()
+        path.write_bytes(content)
+    assert read(NAME, tmp_path)
+    for name in ("n" * 300, "a\0b", "~no_such_user_here/a"):
+        with pytest.raises(DataError, match="config.data.tfds_dir"):
+            read(NAME, pathlib.Path(name))
 
 
 def test_format_that_needs_tensorflow(prepared: pathlib.Path, tmp_path: pathlib.Path) -> None:
