@@ -350,7 +350,7 @@ class DataConfig:
     verify: str = key(
         "auto",
         "Whether token stores are what was written, by their digests: auto reads up to 1 GiB whole before a run begins, of more a sample, and the "
-        "rest in the background; full reads all of it first; off none of it. The ids of batches are looked at in any case.",
+        "rest in the background; full reads all of it first; off looks at ids and offsets alone.",
         choices=("auto", "full", "off"),
     )
     num_workers: int = key(

@@ -24,6 +24,12 @@ STOPPED_BY_SIGNAL = 75  # EX_TEMPFAIL: the work is saved; the same command goes 
 
 _LONGEST = 4000  # characters of a message
 
+# Flags of a run that its corpus has nothing to do with.
+_NOT_OF_TEXT = (
+    "--debug", "--coordinator=", "--num_processes=", "--process_id=", "--config.logging.", "--config.eval.", "--config.checkpoint.",
+    "--config.profile.", "--config.mesh.", "--config.data.verify=", "--config.data.num_workers=",
+)  # fmt: skip
+
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend. `str(error)` is the paragraph they read.
@@ -112,11 +118,7 @@ def _in_hub_cache(name: str) -> pathlib.Path | None:
 def prepare_again() -> str:
     """The command that makes the corpus of this process's run again; where this is no such command, what it looks like."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    flags = [
-        flag
-        for flag in sys.argv[1:]
-        if not flag.startswith(("--debug", "--coordinator=", "--num_processes=", "--process_id="))
-    ]
+    flags = [flag for flag in sys.argv[1:] if "=" not in flag or not flag.startswith(_NOT_OF_TEXT)]
     if (
         spec is None
         or spec.name not in ("lm_research.train", "lm_research.prepare")

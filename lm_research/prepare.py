@@ -94,8 +94,10 @@ def prepare(config: Config, workdir: Path, runner: Runner) -> int:
     """Makes the corpus, or finds it; returns the exit code."""
     from lm_research import tasks  # brings jax, which the workers do without
     from lm_research.objectives.base import Objective
+    from lm_research.starting_point import find_origin, follow
     from lm_research.training.run_directory import aside
 
+    config = follow(find_origin(config), config)
     kind = tasks.asked(config)
 
     def open_whole() -> Corpus:

@@ -41,11 +41,12 @@ class DamagedStore(DataError):
     """A store, or a file beside it, that is not what was written; `folder`: of the corpus that it is part of."""
 
     def __init__(self, words: str, folder: pathlib.Path) -> None:
-        super().__init__(words, folder)
+        super().__init__(words)
         self.folder = folder
 
-    def __str__(self) -> str:
-        return self.args[0]
+    def __reduce__(self) -> tuple:
+        """Of worker processes, to the one that reads their batches."""
+        return DamagedStore, (str(self), self.folder)
 
 
 @dataclasses.dataclass(frozen=True)

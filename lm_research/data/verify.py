@@ -58,6 +58,7 @@ class Verification:
         self._ended = threading.Event()
         for store in stores if size <= WHOLE else ():
             check_tables(store)
+            check_ids(store, store.tokens, 0)
         if mode == "off":
             return
         old = [store for store in stores if not _has_blocks(store)]

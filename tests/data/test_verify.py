@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import pickle
 import threading
 
 import numpy as np
@@ -91,8 +92,13 @@ def test_ids_outside_of_the_vocabulary(made: TokenStore) -> None:
     ids = made.tokens.copy()
     ids[7] = 100
     with_digests(made, "tokens.bin", ids.tobytes())
-    with pytest.raises(DamagedStore, match="tokens.bin has id 100 at token 7, and the vocabulary has 100 ids"):
-        check(made)
+    for mode in ("auto", "full", "off"):
+        with pytest.raises(
+            DamagedStore, match="tokens.bin has id 100 at token 7, and the vocabulary has 100 ids"
+        ) as caught:
+            check(made, mode)
+    again = pickle.loads(pickle.dumps(caught.value))  # as from a worker process
+    assert (str(again), again.folder) == (str(caught.value), made.path.parent)
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])

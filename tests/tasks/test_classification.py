@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_research import prepare
 from lm_research.config import resolve
 from lm_research.errors import ConfigError, DataError
 from lm_research.monitor.held_out import Evaluation
@@ -147,3 +148,30 @@ def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
     config = resolve({"task": {"name": "classification", "train": "x.jsonl", "patience": patience}})
     state = types.SimpleNamespace(config=config, ranks=[-value for value in accuracies])
     assert Evaluation.exhausted.fget(state) == ends
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", ["train.npz", "validation.npz", "labels.json", "train/tokens.bin"])
+def test_a_damaged_data_set_is_told_and_made_again(
+    name: str, old: bool, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`old`: as an earlier version made it, without digests of its files; then NumPy or JSON find what they find."""
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": f"{i} {string.ascii_letters}", "label": f"l{i % 2}"}) + "\n" for i in range(40))
+    )
+    task = {"name": "classification", "train": str(tmp_path / "a.jsonl")}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"task": task, "tokenizer": {"kind": "wordpiece", "vocab_size": 64}})
+    )
+    arguments = [f"--config={tmp_path}/config.json", f"--workdir={tmp_path}/run"]
+    assert prepare.main(arguments) == 0
+    (folder,) = (tmp_path / "run/data").iterdir()
+    whole = (folder / name).read_bytes()
+    if old:
+        (folder / "digests.json").unlink()
+    (folder / name).write_bytes(whole[: len(whole) // 2] + b"\xff" + whole[len(whole) // 2 + 1 :])
+    capsys.readouterr()
+    assert prepare.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "is damaged" in shown and f"kept in {folder}.damaged" in shown and (old or name.split("/")[-1] in shown)
+    assert (folder / "digests.json").is_file() and (folder / name).stat().st_size == len(whole)
