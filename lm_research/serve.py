@@ -23,6 +23,7 @@ import os
 import pathlib
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 from lm_research import cli, leaving
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, UserError
@@ -83,26 +84,40 @@ def run(args: argparse.Namespace) -> int:
     if args.host not in LOCAL and token is None:
         raise UserError(f"--host={args.host} lets others connect: give --token_env or --token_file.")
     _check_address(args.host, args.port)
+    with leaving.watching("before it served"):
+        config, server = _application(args, token)
+    from lm_research.serving.connections import Listener, leave
+
+    listener = Listener(config, server, args.drain_seconds)
+    try:
+        listener.run()
+    except SystemExit as failed:  # uvicorn's, who has said why
+        raise UserError(f"The server can't listen at --host={args.host} --port={args.port}. Choose others.") from failed
+    code = STOPPED_BY_SIGNAL if listener.cut else DONE
+    if not server.close(0.0):
+        leave(code)
+    return code
+
+
+def _application(args: argparse.Namespace, token: str | None) -> tuple[Any, Any]:
+    """uvicorn's config of the application, and its Server."""
     try:
         import uvicorn
 
         from lm_research.serving.app import Limits, make_app
-        from lm_research.serving.connections import Connection, Listener, leave
+        from lm_research.serving.connections import Connection
     except ImportError as error:
         raise UserError(f"Serving needs {error.name}: pip install 'lm_research[serve]'.") from error
     from lm_research.pretrained import from_pretrained
 
-    with leaving.watching("before it served"):
-        lm = from_pretrained(args.model, head=args.head, dtype=args.dtype, mesh=args.mesh)
-        if lm.tokenizer is None:
-            raise UserError(
-                f"{args.model} holds no tokenizer, so it can't read texts. Put its files beside the model's."
-            )
-        limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
-        name = args.name or pathlib.Path(args.model).resolve().name
-        more = [host.strip() for host in (args.allowed_hosts or "").split(",") if host.strip()]
-        hosts = None if token is not None and not more else [args.host, *more]  # strangers' pages don't know a token
-        app = make_app(lm, name, limits, token, hosts)
+    lm = from_pretrained(args.model, head=args.head, dtype=args.dtype, mesh=args.mesh)
+    if lm.tokenizer is None:
+        raise UserError(f"{args.model} holds no tokenizer, so it can't read texts. Put its files beside the model's.")
+    limits = Limits(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Limits)})
+    name = args.name or pathlib.Path(args.model).resolve().name
+    more = [host.strip() for host in (args.allowed_hosts or "").split(",") if host.strip()]
+    hosts = None if token is not None and not more else [args.host, *more]  # strangers' pages don't know a token
+    app = make_app(lm, name, limits, token, hosts)
     watched = functools.partial(
         Connection, most=args.max_connections, read_seconds=args.read_seconds,
         longest=args.max_seconds + 2 * args.read_seconds,
@@ -110,15 +125,7 @@ def run(args: argparse.Namespace) -> int:
     config = uvicorn.Config(
         app, host=args.host, port=args.port, http=watched, ws="none", log_level="info", server_header=False
     )
-    listener = Listener(config, app.state.server, args.drain_seconds)
-    try:
-        listener.run()
-    except SystemExit as failed:  # uvicorn's, who has said why
-        raise UserError(f"The server can't listen at --host={args.host} --port={args.port}. Choose others.") from failed
-    code = STOPPED_BY_SIGNAL if listener.cut else DONE
-    if not app.state.server.close(0.0):
-        leave(code)
-    return code
+    return config, app.state.server
 
 
 def _check_address(host: str, port: int) -> None:

@@ -47,7 +47,7 @@ PAGE = pathlib.Path(__file__).with_name("page.html")
 _MOST_INPUTS = 256  # texts of one request to embed or predict
 _MOST_SEEN = 64  # tokens whose attentions are shown
 _DIGESTERS = 2  # threads that read bodies and texts, and write answers
-_PATIENCE = 1.0  # seconds that threads are waited for at the end
+_PATIENCE = 0.5  # seconds that threads are waited for at the end
 
 
 @dataclasses.dataclass(frozen=True)

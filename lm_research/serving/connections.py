@@ -18,7 +18,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from lm_research.errors import STOPPED_BY_SIGNAL
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL
 from lm_research.serving.replies import problem
 
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
@@ -135,9 +135,13 @@ class Listener(uvicorn.Server):
             self.force_exit = True
             leave(STOPPED_BY_SIGNAL)
         self.should_exit = True
-        last = threading.Timer(self.drain_seconds, leave, (STOPPED_BY_SIGNAL,))
+        last = threading.Timer(self.drain_seconds, self._leave)
         last.daemon = True
         last.start()
+
+    def _leave(self) -> None:
+        """Ends the process when the time is over; threads may be inside of a compiler even if all requests are answered."""
+        leave(STOPPED_BY_SIGNAL if self.cut or self.server_state.tasks else DONE)
 
     async def shutdown(self, sockets: Any = None) -> None:
         loop = asyncio.get_running_loop()

@@ -12,6 +12,7 @@ import pytest
 import toys
 from toys import ByteTokenizer, Exact
 
+from lm_research.decoding import engine
 from lm_research.decoding.generate import engine_of, generate, score, stream
 from lm_research.errors import UserError
 from lm_research.pretrained import LanguageModel
@@ -142,6 +143,15 @@ def test_few_programs_serve_many_shapes(lm: LanguageModel) -> None:
         generate(fresh, [[1] * length] * 3, max_new_tokens=new, do_sample=True, temperature=temperature, top_p=0.9)
     sizes = [program._cache_size() for program in engine_of(fresh)._programs.values()]
     assert sizes == [1, 1]  # one that reads and one that says
+
+
+def test_programs_that_are_not_used_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And made again when they are wanted: callers can't make a model keep ever more."""
+    monkeypatch.setattr(engine, "PROGRAMS", 2)
+    lm = toys.language_model()
+    found = [lm.generate(input_ids=[[1, 2]], max_new_tokens=most).tolist() for most in (2, 20, 2)]
+    assert found[0] == found[2] and found[1][0][:4] == found[0][0]
+    assert len(engine_of(lm)._programs) == 2
 
 
 def test_log_probabilities_are_the_models(lm: LanguageModel, exact: Exact) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from lm_research.decoding import processors
+from lm_research.decoding import constrained, processors
 from lm_research.decoding.processors import History
 
 VOCAB, PROMPT, SLOTS = 8, 6, 12
@@ -108,6 +109,37 @@ def test_no_ngram_of_the_encoder_comes(size: int) -> None:
                 scores[token] = NEVER
 
     assert check("encoder_no_repeat_ngram", np.int32(size), expected) > 5
+
+
+def test_sequences_longer_than_the_text_are_none() -> None:
+    """Of 12 slots; nothing counts up to the size that is asked for."""
+    scores_RV, history, *_ = draw(0)
+    for size in (SLOTS + 2, 2**31 - 1):
+        found = processors.no_repeat_ngram(jnp.asarray(scores_RV), history, jnp.int32(size))
+        assert (np.asarray(found) == scores_RV).all()
+
+
+def test_no_program_grows_with_a_word() -> None:
+    """As many operations for words of 64 tokens as for such of 4, and for 16 of them as for one."""
+    scores_RV, history, *_ = draw(0)
+
+    def operations(function: Callable[..., object], *arrays: object) -> int:
+        return str(jax.make_jaxpr(function)(*arrays)).count("=")
+
+    counts = set()
+    for number, length in ((1, 4), (16, 4), (1, 64), (16, 64)):
+        words = [[3] * length] * number
+        ban = operations(processors.bad_words, jnp.asarray(scores_RV), history, processors.words(words))
+        counts.add((ban, operations(constrained.progress, history, constrained.table(words))))
+    assert len(counts) == 1
+
+
+def test_tables_of_words_have_few_shapes() -> None:
+    """16, 32, ... 1,024 words of 4, 8, ... 64 tokens."""
+    shapes = {
+        processors.words([[1] * longest] * number).shape for number in range(1, 1025, 3) for longest in (1, 4, 5, 64)
+    }
+    assert shapes == {(16 << n, t) for n in range(7) for t in (4, 8, 64)}
 
 
 def test_bad_words_and_biases_of_words() -> None:

@@ -140,3 +140,12 @@ def test_draws_follow_the_filtered_distribution(settings: dict, candidates: int)
 def test_the_best_is_the_first_of_equals() -> None:
     scores_RC = jnp.array([[0.0, 2.0, 2.0, 1.0], [3.0, 3.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, 0.0, -1.0]])
     assert sampling.best(scores_RC).tolist() == [1, 0, 2]
+
+
+def test_more_candidates_than_top_k_draw_the_same() -> None:
+    """A program for up to 8 candidates draws as one for just 5 does: the first 5 in order, with the same noise."""
+    scores_RV = jax.random.normal(jax.random.key(0), (64, 32))
+    keys_R = jax.random.split(jax.random.key(1), 64)
+    settings = {"top_k": jnp.int32(5), "top_p": jnp.float32(0.9)}
+    exact, wider = (sampling.draw(scores_RV, settings, keys_R, candidates) for candidates in (5, 8))
+    assert exact.tolist() == wider.tolist() and len(set(exact.tolist())) > 8
