@@ -2,7 +2,8 @@
 
 The sweep's file has a get_sweep() (lm_research/sweeping/sweep.py says what it can ask for). A trial is an ordinary run directory,
 WORKDIR/trials/NUMBER; the study is WORKDIR/study.db, or any storage of Optuna by --storage, so that many machines can share one. The same
-command goes on after a stop or a death, and may be started several times at once. Ctrl-C and SIGTERM save what runs.
+command goes on after a stop or a death, and may be started several times at once. Ctrl-C and SIGTERM save what runs;
+a second one does not wait for it.
 WORKDIR/table.md has the results, best first.
 
 --launcher=tpu_vm runs each worker's trials on a TPU VM of its own, NAME-WORKER, and --launcher=slurm each trial as a job; the flags of
@@ -24,7 +25,7 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from lm_research import cli
+from lm_research import cli, leaving
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError
 from lm_research.sweeping import sweep as sweeps
 
@@ -114,8 +115,10 @@ def run(args: argparse.Namespace, flags: Sequence[str]) -> int:
     workers = Workers(sweep, workdir, args.storage, log, variables, launch, cache)
     write_table(study)  # so that a report can be made from the start
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: workers.stop.set())
+        for number in leaving.SIGNALS:
+            signal.signal(
+                number, lambda number, _: leaving.leave(number) if workers.stop.is_set() else workers.stop.set()
+            )
     done = workers.run(args.workers)
     print(write_table(study), end="")
     if done and (reason := study.all_failed()):

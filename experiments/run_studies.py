@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from lm_research import cli
+from lm_research import cli, leaving
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError, suggest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -61,14 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names, with commas between (all)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     options = parser.parse_args(argv)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the study that runs is told
+    # As Ctrl-C by itself: the study that runs is told.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in leaving.SIGNALS}
     try:
         return cli.guarded(lambda: run(options), debug=options.debug)
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
         return STOPPED_BY_SIGNAL
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(options: argparse.Namespace) -> int:

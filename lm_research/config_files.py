@@ -18,10 +18,11 @@ import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from lm_research import leaving
 from lm_research.config import check_key, check_value, default_config, walk
 from lm_research.documents import parse_json, read_bytes
 from lm_research.errors import ConfigError, UserError, suggest
@@ -108,7 +109,7 @@ def _run_python(path: Path, text: str, argument: str | None) -> Mapping[str, Any
     module = types.ModuleType("config_file")
     module.__file__ = str(path.resolve())
     linecache.checkcache(module.__file__)
-    with _importable(path.resolve()), _blamed(path):
+    with _importable(path.resolve()), blamed(path):
         exec(compile(text, module.__file__, "exec"), module.__dict__)
         get_config = getattr(module, "get_config", None)
         if not callable(get_config):
@@ -166,17 +167,25 @@ def _importable(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _blamed(path: Path) -> Iterator[None]:
-    """Turns whatever a config file raises into a ConfigError with file and line."""
+def blamed(path: Path) -> Iterator[None]:
+    """Turns whatever a config file, or another program of the user's, raises into a ConfigError with file and line; and what would end
+    Python at once, which would look like success."""
+
+    def end(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    ending, os._exit = os._exit, end
     try:
         yield
+    except leaving.Left:
+        raise
     except SyntaxError as error:
         file = Path(error.filename).name if error.filename else path.name
         where = path if file == path.name else path.parent / file
         raise ConfigError(
             f"{where}, line {error.lineno}: Python cannot read it ({error.msg}). Mend that line."
         ) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # KeyboardInterrupt too: of the signals that are somebody's, none comes as one
         folder = path.resolve().parent
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == folder]
         if not frames:
@@ -184,6 +193,8 @@ def _blamed(path: Path) -> Iterator[None]:
         where = f"{path.parent / Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         code = (frames[-1].line or "").strip()
         raise ConfigError(f"{where}: {_explain(error, code)}") from error
+    finally:
+        os._exit = ending
 
 
 def _explain(error: BaseException, code: str) -> str:

@@ -24,7 +24,9 @@ import io
 import json
 import os
 import pathlib
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -231,10 +233,16 @@ def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str], system: str |
     """Answers lines. An encoder-decoder answers each line alone; a decoder as its chat template has it, or else it goes on with all
     that was said. Ctrl-C ends it as the end of the lines does.
     """
+    before = signal.getsignal(signal.SIGINT)
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         _talk(lm, arguments, iter(lines), system)
     except KeyboardInterrupt:
         print(file=sys.stderr)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _talk(lm: Any, arguments: dict[str, Any], lines: Iterator[str], system: str | None) -> None:

@@ -7,6 +7,7 @@ signal wakes as well, ends the process if the main thread has not done so GRACE 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -22,6 +23,8 @@ from lm_research import streams  # noqa: F401 (before a file gets the number of 
 from lm_research.errors import STOPPED_BY_SIGNAL
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_GOES_ON = "goes on from there"
+_exit = os._exit  # a config file that is run may have no other way out, see `blamed`
 GRACE = 1.0  # seconds
 
 
@@ -35,24 +38,25 @@ class _Told:
     number: int | None = None
     heard = False  # by the thread, before the main thread does
     when = ""
+    then = ""
     written = False
     raises = False  # whether somebody catches Left
 
 
-def watch(when: str) -> None:
+def watch(when: str = "before it was done", then: str = "does the rest") -> None:
     """From now on SIGTERM and Ctrl-C end this process, unless another handler takes their place.
 
-    `when`: what the line says of the moment, such as "before the first step".
+    `when`, `then`: what the line says of the moment, such as "before the first step", and of what the same command does.
     """
     if signal.getsignal(SIGNALS[0]) is _handle:
-        say(when)
+        say(when, then)
     else:
-        _start(when)
+        _start(when, then)
 
 
-def say(when: str) -> None:
+def say(when: str, then: str = _GOES_ON) -> None:
     """Changes what the line says of the moment."""
-    _Told.when = when
+    _Told.when, _Told.then = when, then
 
 
 @contextlib.contextmanager
@@ -68,7 +72,7 @@ def raising() -> Iterator[None]:
 @contextlib.contextmanager
 def watching(when: str) -> Iterator[None]:
     """The same as `watch` for as long as the context lasts."""
-    restore = _start(when)
+    restore = _start(when, _GOES_ON)
     try:
         yield
     finally:
@@ -84,7 +88,7 @@ def leave(number: int = signal.SIGTERM) -> NoReturn:
     """Ends the process at once, as if this signal had come to it."""
     _Told.number = number
     tell()
-    os._exit(STOPPED_BY_SIGNAL)
+    _exit(STOPPED_BY_SIGNAL)
 
 
 def tell() -> None:
@@ -92,17 +96,19 @@ def tell() -> None:
     if not _Told.written and _Told.number is not None:
         _Told.written = True
         name = signal.Signals(_Told.number).name
-        with contextlib.suppress(OSError):  # nobody reads it
-            os.write(1, f"stopped by {name} {_Told.when}; the same command goes on from there.\n".encode())
+        line = f"stopped by {name} {_Told.when}; the same command {_Told.then}.\n"
+        with contextlib.suppress(OSError):  # nobody may listen any more
+            os.write(1, line.encode())
 
 
-def _start(when: str) -> Callable[[], None]:
-    _Told.number, _Told.heard, _Told.when, _Told.written = None, False, when, False
+def _start(when: str, then: str) -> Callable[[], None]:
+    _Told.number, _Told.heard, _Told.when, _Told.then, _Told.written = None, False, when, then, False
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
     handlers = {number: signal.signal(number, _handle) for number in SIGNALS}
     before = signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_wait, args=(ours, pythons), daemon=True).start()
+    atexit.register(_at_the_end)
 
     def restore() -> None:
         signal.set_wakeup_fd(before)
@@ -134,6 +140,13 @@ os.register_at_fork(
     after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS),
     after_in_child=_in_child,
 )
+
+
+def _at_the_end() -> None:
+    """The command has its exit code: a signal changes nothing any more. Python would bring the default handlers back."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

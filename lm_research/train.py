@@ -12,7 +12,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # a signal may come while the libraries below are read
     from lm_research import leaving
 
-    leaving.watch("before the first step")
+    leaving.watch("before the first step", "goes on from there")
 
 import contextlib
 import itertools

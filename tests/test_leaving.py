@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -133,3 +134,45 @@ def test_of_two_processes_both_leave(lab: Lab, tmp_path: pathlib.Path, process_i
     for process in pod:
         code, output = finish(process, timeout=30)
         assert code == 75 and "before the first step" in output and "Traceback" not in output, output
+
+
+COMMANDS = [
+    *(f"lm_research.{name}" for name in "train evaluate predict generate serve prepare convert plan report compare".split()),
+    "experiments.run", "experiments.run_studies",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_signal_at_the_first_moment(module: str) -> None:
+    """Sent as soon as Python begins to read the command itself; nothing else is to be seen than one line."""
+    command = [sys.executable, "-v", "-m", module]  # tells of each import, and of the first lines of ours
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[1]
+    )
+    number = signal.SIGINT if len(module) % 2 else signal.SIGTERM
+    for line in process.stderr:
+        if line.startswith("import 'lm_research.leaving'"):
+            break
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors[-1000:]
+    told = f"stopped by ({number.name}|a signal) before it was done; the same command does the rest.\n"
+    assert re.fullmatch(told, output)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "os._exit(0)", "raise SystemExit", "raise KeyboardInterrupt", "f()"])
+@pytest.mark.parametrize("kind", ["config", "sweep", "suite"])
+def test_a_file_that_would_end_the_command_is_a_mistake(tmp_path: pathlib.Path, kind: str, end: str) -> None:
+    from lm_research import config_files
+    from lm_research.errors import ConfigError
+    from lm_research.evaluation import suite
+    from lm_research.sweeping import sweep
+
+    path, leave = tmp_path / "file.py", os._exit
+    path.write_text(f"import os, sys\ndef f(): f()\n{end}\n")
+    read = {"config": lambda: config_files.load(str(path)), "sweep": lambda: sweep.load(str(path)),
+            "suite": lambda: suite.load_suite(str(path), {})}[kind]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"file\.py, line [23]: "):
+        read()
+    assert os._exit is leave

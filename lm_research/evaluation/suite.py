@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from lm_research import config_files
 from lm_research.config import TaskConfig, resolve
 from lm_research.documents import check, parse_yaml, read_json, read_yaml, short
 from lm_research.errors import ConfigError, suggest
@@ -103,10 +104,8 @@ def _read(path: pathlib.Path) -> Any:
     if path.suffix == ".py":
         if kind(path) != FILE:
             raise ConfigError(f"{path} is {kind(path)}. Give a file.")
-        try:
+        with config_files.blamed(path):
             return {"tasks": runpy.run_path(str(path)).get("TASKS")}
-        except (Exception, SystemExit) as error:  # the user's own program
-            raise ConfigError(f"{path} raised {type(error).__name__}: {error}. Mend it.") from error
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise ConfigError(f"{path} is no suite: one is a .yaml, .json or .py file.")
     return (read_json if path.suffix == ".json" else read_yaml)(path, Any, error=ConfigError)

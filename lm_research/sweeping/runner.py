@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import math
 import os
@@ -115,7 +116,7 @@ class Workers:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **extra},
-                preexec_fn=_die_with_parent,
+                preexec_fn=functools.partial(_die_with_parent, os.getpid()),
                 start_new_session=True,  # a terminal's Ctrl-C is for the driver, which tells each trial once: twice would end it at once
             )
             try:
@@ -195,9 +196,11 @@ class Workers:
         self.log(f"trial {trial.number}: ended by {how}" + (", goes on" if deaths < DEATHS else ", given up"))
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(driver: int) -> None:
     """A training process whose driver is killed saves and ends, so that the next driver finds its directory free."""
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    if os.getppid() != driver:  # it was killed before this was known
+        os._exit(STOPPED_BY_SIGNAL)
 
 
 def _in_use(where: pathlib.Path) -> bool:

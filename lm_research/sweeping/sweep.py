@@ -19,7 +19,7 @@ import numpy as np
 
 from lm_research import config as config_lib
 from lm_research import config_files
-from lm_research.errors import ConfigError, UserError, suggest
+from lm_research.errors import ConfigError, suggest
 
 METHODS = ("grid", "random", "tpe", "list")
 _LENGTHS = {"train.num_steps", "train.stop_after", "train.num_epochs", "train.budget"}  # what rungs are instead of
@@ -222,15 +222,11 @@ def load(path: str) -> Sweep:
         raise ConfigError(
             f"--sweep={path}: there is no such file. Give one with a get_sweep(), for example experiments/lr/sweep.py."
         )
-    try:
+    with config_files.blamed(file):
         made = runpy.run_path(str(file))
         if "get_sweep" not in made:
             raise ConfigError("it has no get_sweep().")
         sweep = made["get_sweep"]()
-    except UserError as error:
-        raise ConfigError(f"--sweep={path}: {error}") from error
-    except Exception as error:  # the user's own program
-        raise ConfigError(f"--sweep={path} failed with {type(error).__name__}: {error}.") from error
     if not isinstance(sweep, Sweep):
         raise ConfigError(f"--sweep={path}: get_sweep() returned a {type(sweep).__name__}, not a Sweep.")
     train = config_files.load(sweep.config).train
