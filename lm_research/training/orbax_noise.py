@@ -6,6 +6,7 @@ under way; TensorStore's threads, which still write as the first of them fails, 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import traceback
@@ -31,5 +32,9 @@ def _is_no_echo(record: logging.LogRecord) -> bool:
 
 
 def _ignore(lost: Any) -> None:
-    if not (lost.exc_type is RuntimeError and "Event loop is closed" in str(lost.exc_value)):
+    late = lost.exc_type is RuntimeError and "Event loop is closed" in str(lost.exc_value)
+    reading = (
+        inspect.iscoroutine(lost.object) and "/orbax/" in lost.object.cr_code.co_filename
+    )  # as the first error came
+    if not (late or reading):
         _Before.hook(lost)
