@@ -177,7 +177,7 @@ def settle(lm: Any, given: Mapping[str, Any], texts: bool) -> Options:
         end = next((tokenizer.roles[role] for role in ("eos", "sep") if role in tokenizer.roles), None)
         options = dataclasses.replace(options, eos_token_id=end)
     languages = getattr(tokenizer, "languages", None)  # any object that encodes and decodes may be a tokenizer here
-    for code in filter(None, (options.src_lang, options.tgt_lang)):
+    for code in (one for one in (options.src_lang, options.tgt_lang) if one is not None):
         spoken(languages, code).id_of(code)
     if languages is None or lm.definition.arch.encoder is None:
         return options

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -33,7 +32,7 @@ class Access:
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         """`hosts`: names, beside this machine's own, that requests may ask by; None or "*" let all names in."""
         self.app = app
-        self.extra = {name_of(host) for host in hosts or ()}
+        self.extra = {name_of(host) for host in hosts or ()} - {""}
         self.hosts = None if hosts is None or "*" in hosts else {*LOCAL, *self.extra}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,12 +68,11 @@ class Access:
 
 
 def name_of(place: str) -> str:
-    """The name or address in HOST, HOST:PORT or [ADDRESS]:PORT, "" if it is none."""
-    place = f"[{place}]" if place.count(":") > 1 and not place.startswith("[") else place
-    try:
-        return (urlsplit(f"//{place}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    """The name or address in HOST, HOST:PORT, ADDRESS or [ADDRESS]:PORT, "" if it is none."""
+    if place.count(":") > 1 and not place.startswith("["):
+        return place.lower()
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+))(?::\d*)?", place)
+    return (found[1] or found[2]).lower().rstrip(".") if found else ""
 
 
 def page_policy(page: str) -> str:

@@ -154,6 +154,12 @@ def test_fields_that_ask_for_nothing_change_nothing(running: Running, path: str)
     assert running.post(f"/v1/{path}", nulls | ASKED[path]).status_code == 200
 
 
+def test_no_language_is_a_mistake_of_the_request(running: Running) -> None:
+    for code in ("", "xx"):
+        answer = running.post("/v1/completions", ASKED["completions"] | {"src_lang": code})
+        assert answer.status_code == 400, answer.text
+
+
 def test_all_tokens_but_one_are_banned(running: Running) -> None:
     """Of 257 tokens 256 are banned, so each one said is the other; 800 words more make no difference."""
     words = [[token] for token in range(257) if token != ord("x")] + [[1, 2, token % 257] for token in range(700)]
@@ -356,6 +362,8 @@ def test_connections_that_ask_for_nothing_keep_nobody_out(monkeypatch: pytest.Mo
         ({"host": "localhost.evil.example"}, False),
         ({"host": "127.0.0.1.evil.example:8000"}, False),
         ({"host": "evil.example@localhost:x["}, False),
+        ({"host": "evil.example@localhost"}, False),
+        ({"host": "localhost/a"}, False),
         ({"host": ""}, False),
         ({"host": "localhost:8000", "origin": "http://localhost:8000"}, True),
         ({"host": "localhost:8000", "origin": "https://models.example"}, True),
@@ -366,7 +374,7 @@ def test_connections_that_ask_for_nothing_keep_nobody_out(monkeypatch: pytest.Mo
     ],
 )
 def test_names_that_are_answered_to(headers: dict[str, str], allowed: bool) -> None:
-    access = Access(None, ["127.0.0.1", "models.example"])
+    access = Access(None, ["127.0.0.1", "models.example", "["])
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     from starlette.datastructures import Headers
 
