@@ -181,7 +181,7 @@ def _refuse(value: Any, mistake: Exception, where: str, error: type[UserError], 
     found = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", str(mistake), re.DOTALL)
     reason = found[1].replace("`", "") if found else str(mistake)
     place = f", at {found[2]}" if found and found[2] else ""
-    reason = reason[:1].lower() + reason[1:]
+    reason = reason[:1].lower() + (reason[1:] if len(reason) <= 300 else f"{reason[1:297]}...")
     raise error(f"{where} is {short(value)}: {reason}{place}. {fix}") from mistake
 
 

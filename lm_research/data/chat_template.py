@@ -1,6 +1,6 @@
 """Conversations as the text that a model was trained on: its chat template, a Jinja program in its tokenizer's files.
 
-Jinja runs in a sandbox, with the settings and extras that transformers' `apply_chat_template` gives templates: blocks take
+Jinja runs in a sandbox that bounds time and size, with the settings and extras that transformers' `apply_chat_template` gives templates: blocks take
 their line with them, `break` and `continue`, `tojson` that keeps letters as they are, `raise_exception`, `strftime_now`, and
 `{% generation %}` ... `{% endgeneration %}` around what the model is to write.
 """
@@ -17,12 +17,16 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lm_research.data.template_sandbox import BoundedSandbox, bounded, charge
+from lm_research.documents import json_value
 from lm_research.errors import UserError
+from lm_research.texts import whole
 
 TEMPLATE = "chat_template.jinja"
 Message = Mapping[str, Any]
+_MOST = 2**18  # characters of a template, and
+_WIDEST = 100  # of a step in the JSON that it writes
 Spans = list[tuple[int, int]]
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names that templates read a message's thinking by
 _BEGIN, _END = (
@@ -46,7 +50,10 @@ def chat_template(tokenizer: Any) -> str | None:
     """
     files: Mapping[str, bytes] = getattr(tokenizer, "files", {})
     if TEMPLATE in files:
-        return files[TEMPLATE].decode("utf-8", errors="replace")
+        try:
+            return files[TEMPLATE].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{tokenizer.name}: {TEMPLATE} is not UTF-8 text ({error}). Copy it again.") from error
     template = _settings(files).get("chat_template")
     if isinstance(template, list):
         named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
@@ -104,10 +111,15 @@ def chat_spans(
     if any(mark in json.dumps(values, ensure_ascii=False, default=str) for mark in (_BEGIN, _END)):
         raise UserError("A message holds U+FDD0 or U+FDD1, which Unicode keeps from being text. Take it out.")
     try:
-        written = _compiled(template).render(**tokens, **values, tools=tools or None, documents=None)
+        with bounded():
+            written = _compiled(template).render(**tokens, **values, tools=tools or None, documents=None)
     except Exception as error:  # a template is a program: it may fail in any way
-        raise UserError(f"The model's chat_template does not take these messages: {error}") from error
-    return _unmarked(written)
+        reason = " ".join(str(error)[:500].split()) or type(error).__name__
+        raise UserError(
+            f"The model's chat_template does not take these messages: {reason.rstrip('.')}. Mend the messages, or the template in "
+            f"{TEMPLATE} or tokenizer_config.json."
+        ) from error
+    return _unmarked(whole(written))
 
 
 def _whole(message: Message) -> dict[str, Any]:
@@ -140,19 +152,18 @@ def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
-    return json.loads(files.get("tokenizer_config.json", b"{}"))
+    return json_value(files.get("tokenizer_config.json", b"{}"))
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
+    if len(template) > _MOST:
+        raise ValueError(f"it has more than {_MOST:,} characters")
+    environment = BoundedSandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {
-        "raise_exception": _refuse,
-        "strftime_now": lambda form: datetime.datetime.now().strftime(form),
-    }
+    environment.add_filter("tojson", _to_json)
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
     return environment.from_string(template)
 
 
@@ -168,10 +179,23 @@ class _Generation(Extension):
         return nodes.Scope([begin, *body, end]).set_lineno(line)
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
     """Jinja's own would write < > & ' as escapes, which are for web pages."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+    widths = [indent if isinstance(indent, int) else len(indent or ""), *map(len, separators or ())]
+    if max(widths) > _WIDEST:
+        raise ValueError(f"tojson indents or separates by more than {_WIDEST} characters")
+    charge(value, max(widths))
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(form: str) -> str:
+    if len(form) > 1000:
+        raise ValueError("strftime_now has a form of more than 1,000 characters")
+    return datetime.datetime.now().strftime(form)
 
 
 def _refuse(message: str) -> NoReturn:
+    charge(message, 0)
     raise jinja2.TemplateError(message)

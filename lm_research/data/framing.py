@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_research.data.tokenizer import TextTokenizer
+from lm_research.data.tokenizer_spec import in_use
 
 
 class Frame(NamedTuple):
@@ -27,7 +28,8 @@ def frame_of(tokenizer: TextTokenizer) -> Frame:
     backend = getattr(tokenizer, "backend", None)
     if backend is None:
         return Frame((), (tokenizer.eos_id,))
-    encoding = backend.encode("a")
+    with in_use(tokenizer.name):
+        encoding = backend.encode("a")
     inner = np.flatnonzero(np.asarray(encoding.special_tokens_mask) == 0)
     first, last = (int(inner[0]), int(inner[-1]) + 1) if len(inner) else (len(encoding.ids), len(encoding.ids))
     return Frame(tuple(encoding.ids[:first]), tuple(encoding.ids[last:]))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, Required, TypedDict
 
+from msgspec import Meta
 from tokenizers import AddedToken
 
 from lm_research.data.languages import M2M_100, MBART, MBART_50, NLLB
+from lm_research.documents import Object, check_fields, parse_json
 from lm_research.errors import TokenizerError
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -20,6 +21,56 @@ PLAIN_CLASS = "PreTrainedTokenizerFast"
 SENTENCES = "sentence_bert_config.json"  # of sentence-transformers, beside a model
 _GENERIC = {"pretrainedtokenizerfast", "pretrainedtokenizer", "tokenizersbackend"}  # classes that say nothing
 _UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a longest text
+
+# Ids have a bound because tables of all of them are made; the largest vocabularies in use have about a million.
+MAX_IDS = 2**22
+Id = Annotated[int, Meta(ge=0, lt=MAX_IDS)]
+Name = Annotated[str, Meta(max_length=256)]  # of a class, a language or an input of models
+Content = Annotated[str, Meta(max_length=10_000)]  # of a token
+_Switch = bool | Annotated[int, Meta(ge=0, le=1)]
+
+
+class TokenFields(TypedDict, total=False):
+    """A token that is more than its text."""
+
+    content: Required[Content]
+    lstrip: _Switch | None
+    rstrip: _Switch | None
+    single_word: _Switch | None
+    normalized: _Switch | None
+    special: _Switch | None
+
+
+_Token = Content | TokenFields
+_ADDED = dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], TokenFields]
+_SIDE = Literal["left", "right"]
+_OPTIONS = """add_bos_token add_eos_token add_prefix_space do_lower_case keep_accents legacy legacy_behaviour separate_vocabs
+strip_accents tokenize_chinese_chars trim_offsets""".split()
+_NULL_SAYS_NOTHING = ("do_lower_case", "tokenize_chinese_chars", "extra_ids")  # elsewhere it means no, or none
+# Types of what is read of each file, where it is not null.
+_TYPES: dict[str, dict[str, Any]] = {
+    "tokenizer_config.json": {
+        **dict.fromkeys((f"{role}_token" for role in ROLES), _Token),
+        **dict.fromkeys(_OPTIONS, _Switch),
+        "added_tokens_decoder": _ADDED,
+        "additional_special_tokens": list[_Token],
+        "extra_special_tokens": list[_Token] | dict[str, _Token],
+        "chat_template": str | list[Any] | Object,
+        "extra_ids": Annotated[int, Meta(ge=0, le=10**5)],
+        "model_input_names": list[Name],
+        "model_max_length": Annotated[float, Meta(ge=1)],
+        "padding_side": _SIDE,
+        "truncation_side": _SIDE,
+        **dict.fromkeys(("tokenizer_class", "src_lang", "tgt_lang", "language_codes"), Name),
+    },
+    "special_tokens_map.json": {
+        **dict.fromkeys((f"{role}_token" for role in ROLES), _Token),
+        "additional_special_tokens": list[_Token],
+    },
+    "config.json": {"tokenizer_class": Name, "model_type": Name},
+    SENTENCES: {"do_lower_case": _Switch},
+}
+_FIX = "Mend it, or copy the file again from where the model came from."
 
 _BERT = dict(unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]")
 _ROBERTA = dict(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>", cls="<s>", mask="<mask>")
@@ -139,7 +190,7 @@ class Settings:
     def max_length(self) -> int | None:
         """Tokens of the longest text that the model takes, special ones included."""
         length = self.config.get("model_max_length")
-        return int(length) if isinstance(length, (int, float)) and length < _UNLIMITED else None
+        return int(length) if length is not None and length < _UNLIMITED else None
 
     def side(self, key: str) -> str:
         """ "left" or "right", of padding_side or truncation_side."""
@@ -156,11 +207,11 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
       guess: the kind when the files name none.
 
     Raises:
-      TokenizerError: one of them is not a JSON object.
+      TokenizerError: one of them is not a JSON object, or a value in it is of a wrong type.
     """
     config, special, added, model = (_load(files, name, where) for name in SETTINGS)
-    if isinstance(model.get("encoder"), dict):  # a model made of two: its one tokenizer is the encoder's
-        model = {**model["encoder"], **{name: value for name, value in model.items() if name != "model_type"}}
+    config = {key: value for key, value in config.items() if value is not None or key not in _NULL_SAYS_NOTHING}
+    config |= {key: bool(config[key]) for key in _OPTIONS if config.get(key) is not None}
     asked = config.get("tokenizer_class") or model.get("tokenizer_class")
     if asked and _plain(asked) in _GENERIC:
         asked, kind = None, guess
@@ -178,9 +229,10 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
     for role, name in (kind.roles if kind else {}).items():
         if role not in roles:
             roles[role] = _token(name, lstrip=strips_mask and role == "mask")
-    by_id = {int(token): name for name, token in added.items()} | {
+    by_id = {number: name for name, number in added.items()} | {
         int(number): token for number, token in (config.get("added_tokens_decoder") or {}).items()
     }
+    _check_ids(by_id, where)
     names = [*(config.get("additional_special_tokens") or []), *(special.get("additional_special_tokens") or [])]
     more = config.get("extra_special_tokens") or []  # by name in some files
     names += more.values() if isinstance(more, dict) else more
@@ -193,8 +245,12 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
         roles=roles,
         stated=stated,
         # added_tokens.json does not tell which tokens are special; those with a role are.
-        added={n: _token(t, special=isinstance(t, str) and t in known) for n, t in sorted(by_id.items())},
-        extra=[_token(name) for name in names],
+        added={
+            number: token
+            for number, value in sorted(by_id.items())
+            if (token := _token(value, special=isinstance(value, str) and value in known))
+        },
+        extra=[token for name in names if (token := _token(name))],
         lowercases=bool(_load(files, SENTENCES, where).get("do_lower_case")),
     )
 
@@ -202,20 +258,30 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
 def _load(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
     if name not in files:
         return {}
-    try:
-        content = json.loads(files[name])
-    except ValueError as error:
-        raise TokenizerError(f"{where}: {name} is not JSON ({error}). Copy it again.") from error
-    if not isinstance(content, dict):
-        raise TokenizerError(f"{where}: {name} holds no JSON object. Copy it again.")
+    kind = dict[Content, Id] if name == "added_tokens.json" else Object
+    content = parse_json(files[name], f"{where}/{name}", kind, error=TokenizerError, fix=_FIX)
+    if name == "config.json" and isinstance(content.get("encoder"), dict):
+        # A model made of two: its one tokenizer is the encoder's.
+        content = {**content["encoder"], **{key: value for key, value in content.items() if key != "model_type"}}
+    check_fields(content, _TYPES.get(name, {}), f"{where}/{name}", error=TokenizerError, fix=_FIX)
     return content
 
 
+def _check_ids(by_id: Mapping[int, Any], where: str) -> None:
+    highest = max(by_id, default=0)
+    if highest >= MAX_IDS:
+        raise TokenizerError(
+            f"{where}/tokenizer_config.json: added_tokens_decoder has the id {highest}, but ids may only go to {MAX_IDS - 1}. {_FIX}"
+        )
+
+
 def _token(value: str | dict[str, Any] | None, special: bool = True, lstrip: bool = False) -> AddedToken | None:
-    if value is None:
+    """The token, None for null and for an empty text, as transformers has it."""
+    text = value.get("content") if isinstance(value, dict) else value
+    if not text:
         return None
     if isinstance(value, str):
         return AddedToken(value, special=special, lstrip=lstrip, normalized=not special)
-    flags = {key: bool(value.get(key, False)) for key in ("lstrip", "rstrip", "single_word")}
+    flags = {key: bool(value.get(key)) for key in ("lstrip", "rstrip", "single_word")}
     special = bool(value.get("special", special))
-    return AddedToken(value["content"], special=special, normalized=bool(value.get("normalized", not special)), **flags)
+    return AddedToken(text, special=special, normalized=bool(value.get("normalized", not special)), **flags)

@@ -13,7 +13,9 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import pathlib
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -39,6 +41,8 @@ from lm_research.data.hf_text import byte_lengths, going_on, literal_form, reada
 from lm_research.data.languages import spoken
 from lm_research.data.tokenizer import ROLES as OUR_ROLES
 from lm_research.data.tokenizer import TextTokenizer, Tokenizer, after_space, known_ids, write_files
+from lm_research.data.tokenizer_spec import FIX, check_ends, in_use, parse_spec
+from lm_research.documents import json_value, read_bytes
 from lm_research.errors import TokenizerError
 from lm_research.texts import whole
 
@@ -69,19 +73,34 @@ def load_tokenizer(path: pathlib.Path | str) -> TextTokenizer:
     Raises:
       TokenizerError: there is nothing like that, it is damaged, or its class is not known here.
     """
-    path = pathlib.Path(path).expanduser()
-    if path.is_dir():
-        folders = [file.parents[1] for name in STARTS for file in path.glob(f"checkpoints/*/files/{name}")]
-        steps = {int(folder.name): folder for folder in folders if folder.name.isdecimal()}
+    try:
+        path = pathlib.Path(path).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+        kept = [file for name in STARTS for file in path.glob(f"checkpoints/*/files/{name}")] if is_folder else []
+        folders = [file.parents[1] for file in kept]
+        steps = {int(folder.name): folder for folder in folders if re.fullmatch("[0-9]{1,18}", folder.name)}
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # a name that is too long, of a user that is not there, with a NUL
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise TokenizerError(
+            f"The tokenizer {str(path)[:200]!r} cannot be opened: {reason}. Give another path."
+        ) from error
+    if is_folder:
         path = steps[max(steps)] / "files" if steps else path
-        names = (WHOLE, *_VOCABULARIES, *SETTINGS, SENTENCES, TEMPLATE)
-        files = {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
-        return tokenizer_from_files(files, str(path))
-    if path.suffix == ".json" and path.is_file():
-        beside = {name: path.with_name(name) for name in (*SETTINGS, TEMPLATE) if path.name == WHOLE}
-        files = {name: file.read_bytes() for name, file in beside.items() if file.is_file()}
-        return tokenizer_from_files(files | {WHOLE: path.read_bytes()}, str(path))
+        return tokenizer_from_files(_read(path, WHOLE, *_VOCABULARIES, *SETTINGS, SENTENCES, TEMPLATE), str(path))
+    if path.suffix == ".json" and is_file:
+        files = _read(path.parent, *SETTINGS, TEMPLATE) if path.name == WHOLE else {}
+        return tokenizer_from_files(files | {WHOLE: read_bytes(path, error=TokenizerError, fix=FIX)}, str(path))
     return Tokenizer.load(path)
+
+
+def _read(folder: pathlib.Path, *names: str) -> dict[str, bytes]:
+    """Those of the files that a folder has."""
+    found = [name for name in names if os.path.lexists(folder / name)]
+    return {name: read_bytes(folder / name, error=TokenizerError, fix=FIX) for name in found}
 
 
 def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> TextTokenizer:
@@ -129,7 +148,7 @@ def in_languages(tokenizer: TextTokenizer, source: str = "", target: str = "") -
         languages.id_of(code)
     name = "tokenizer_config.json"
     wanted = {"src_lang": source or languages.source, "tgt_lang": target or languages.target or None}
-    config = json.dumps(json.loads(tokenizer.files[name]) | wanted, indent=2, sort_keys=True) + "\n"
+    config = json.dumps(json_value(tokenizer.files[name]) | wanted, indent=2, sort_keys=True) + "\n"
     return tokenizer_from_files(tokenizer.files | {name: config.encode()}, tokenizer.name)
 
 
@@ -183,28 +202,28 @@ class HFTokenizer:
             own = add_tokens(self.backend, kind, settings, whole=False)
             self.languages = hf_vocabularies.find_languages(self.backend, kind, settings, own)
             hf_vocabularies.wrap(self.backend, kind, settings, own, self.languages)
-            text = None
+            spec = None
         else:
-            text = files[WHOLE].decode("utf-8", errors="replace")
-            self.backend, kind = _parse(text, settings.where), settings.kind
-            before = self.backend.to_str()
+            self.backend, spec = parse_spec(files[WHOLE], f"{settings.where}/{WHOLE}")
+            before, kind = self.backend.to_str(), settings.kind
             own = add_tokens(self.backend, kind, settings, whole=True)
             self.languages = hf_vocabularies.find_languages(self.backend, kind, settings, own)
             hf_vocabularies.follow_options(self.backend, settings, own, self.languages)
             if self.backend.to_str() != before:
-                text = None
+                spec = None
         if settings.lowercases and hf_vocabularies.lower_first(self.backend):
-            text = None
-        self._text = text or self.backend.to_str(pretty=True)
+            spec = None
+        self._text = self.backend.to_str(pretty=True) if spec is None else files[WHOLE].decode("utf-8")
         self.backend.no_padding()
         self.backend.no_truncation()
-        self._spec = json.loads(self._text)
+        self._spec = spec or json.loads(self._text)
         content = {key: value for key, value in self._spec.items() if key not in ("padding", "truncation")}
         spoken = [[self.languages.source, self.languages.target]] if self.languages else []
         content = json.dumps([content, own, *spoken], sort_keys=True).encode()
         self.digest = hashlib.sha256(content).hexdigest()
         self._vocab = self.backend.get_vocab()
         self.size = max(self._vocab.values()) + 1
+        check_ends(self._spec, self.size, f"{settings.where}/{WHOLE}")
         self.roles = with_stand_ins({role: self._vocab[token] for role, token in own.items()})
         self.max_length = settings.max_length
         self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
@@ -221,7 +240,9 @@ class HFTokenizer:
         config = {key: value for key, value in settings.config.items() if key != "added_tokens_decoder"}
         for role in ROLES:
             config.pop(f"{role}_token", None)
-        config.setdefault("tokenizer_class", kind.name if kind else settings.asked or PLAIN_CLASS)
+        config["tokenizer_class"] = config.get("tokenizer_class") or (
+            kind.name if kind else settings.asked or PLAIN_CLASS
+        )
         config |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         config |= {"model_max_length": self.max_length} if self.max_length else {}
         names = {f"{role}_token": token for role, token in own.items()}
@@ -271,14 +292,16 @@ class HFTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, as `encode`, on several threads. Calling the tokenizer finds special tokens in texts."""
-        return _ids(self._literal, texts)
+        with in_use(self.name):
+            return _ids(self._literal, texts)
 
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text where it goes on with another one: a tokenizer that puts a space before a text puts none here.
 
         Tokenizers that fold white space cannot tell " a" from "a"; they do the same here as at the beginning.
         """
-        return _ids(self._going_on, texts)
+        with in_use(self.name):
+            return _ids(self._going_on, texts)
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """Ids of each word of one text: together those of the words with a space between them.
@@ -387,7 +410,7 @@ class HFTokenizer:
 
     def _rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[tokenizers.Encoding]:
         if limit is None:
-            with self._lock:
+            with self._lock, in_use(self.name):
                 return self.backend.encode_batch(texts, add_special_tokens=add_special_tokens)
         pairs = bool(texts) and isinstance(texts[0], tuple)
         room = limit - (self.backend.num_special_tokens_to_add(pairs) if add_special_tokens else 0)
@@ -396,7 +419,7 @@ class HFTokenizer:
                 f"max_length={limit} leaves no room for {'two texts' if pairs else 'a text'} beside special tokens: give at "
                 f"least {limit - room + 1 + pairs}."
             )
-        with self._lock:
+        with self._lock, in_use(self.name):
             self.backend.enable_truncation(limit, strategy="longest_first", direction=self.truncation_side)
             try:
                 return self.backend.encode_batch(texts, add_special_tokens=add_special_tokens)
@@ -415,7 +438,8 @@ class HFTokenizer:
         """
         kept = known_ids(ids, self.size)
         kept = kept[~self._is_special[kept]] if skip_special_tokens else kept
-        return self.backend.decode(kept.tolist(), skip_special_tokens=False)
+        with in_use(self.name):
+            return self.backend.decode(kept.tolist(), skip_special_tokens=False)
 
     def batch_decode(self, rows: Any, skip_special_tokens: bool = True) -> list[str]:
         """The text of each row of ids, as `decode`."""
@@ -488,16 +512,6 @@ def _parts(backend: tokenizers.Tokenizer, text: str) -> list[str]:
 
 def _reopen(files: dict[str, bytes], where: str) -> TextTokenizer:
     return tokenizer_from_files(files, where)
-
-
-def _parse(text: str, where: str) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
-        raise TokenizerError(
-            f"{where}: {WHOLE} is damaged, or of a newer version than the tokenizers library {tokenizers.__version__} reads "
-            f"({error}). Copy it again, or upgrade that library."
-        ) from error
 
 
 def _as_json(token: tokenizers.AddedToken) -> dict[str, Any]:

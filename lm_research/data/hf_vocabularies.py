@@ -17,9 +17,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from lm_research.data import sentencepiece_model as spm
-from lm_research.data.hf_settings import KIND, Kind, Settings
+from lm_research.data.hf_settings import KIND, Id, Kind, Settings
 from lm_research.data.languages import Languages
 from lm_research.data.lines import split_lines
+from lm_research.data.tokenizer_spec import guarded
+from lm_research.documents import parse_json
 from lm_research.errors import TokenizerError
 
 SPACE = "\u2581"
@@ -80,14 +82,8 @@ def build(files: Mapping[str, bytes], names: tuple[str, ...], settings: Settings
       TokenizerError: a file is damaged, or of another sort than its name says.
     """
     builders: dict[str, Callable[..., tuple[Tokenizer, Kind]]] = {"vocab.txt": _wordpiece, "vocab.json": _bytes}
-    try:
+    with guarded(f"{settings.where}: {' and '.join(names)} cannot be read", "Copy it again."):
         return builders.get(names[0], _pieces)(*(files[name] for name in names), settings)
-    except TokenizerError:
-        raise
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise TokenizerError(
-            f"{settings.where}: {' and '.join(names)} cannot be read ({error}). Copy it again."
-        ) from error
 
 
 def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
@@ -112,7 +108,8 @@ def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
 
 
 def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
-    vocab = json.loads(vocabulary)
+    where = f"{settings.where}/vocab.json"
+    vocab = parse_json(vocabulary, where, dict[str, Id], error=TokenizerError, fix="Copy it again.")
     kind = settings.kind or KIND["RobertaTokenizer" if {"<s>", "</s>"} <= vocab.keys() else "GPT2Tokenizer"]
     lines = split_lines(merges.decode("utf-8-sig"))
     pairs = [
@@ -133,7 +130,7 @@ def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
         names = {spm.BPE: "BPE", spm.UNIGRAM: "unigram"}
         raise TokenizerError(
             f"{settings.where}: a {kind.name} is a sentencepiece model of kind {names[wanted]}, but this one is of kind "
-            f"{names.get(model.kind, model.kind)}."
+            f"{names.get(model.kind, model.kind)}: the file is of another model, or it is cut. Copy it again."
         )
     tokenizer = (_merging if kind.merges else _unigram)(model, kind, settings)
     # What no text may be: control pieces. What a text may say, but always as one token: user defined ones.

@@ -22,11 +22,13 @@ from tokenizers import AddedToken
 from lm_research.data import hf_vocabularies
 from lm_research.data.chat_template import TEMPLATE
 from lm_research.data.framing import frame_of, target_frame
-from lm_research.data.hf_settings import SETTINGS, Settings
+from lm_research.data.hf_settings import SETTINGS, Id, Settings
 from lm_research.data.hf_text import SPACE
 from lm_research.data.hf_tokenizer import HFTokenizer, with_stand_ins
 from lm_research.data.languages import M2M_100, WMT_21
+from lm_research.data.sentencepiece_model import read_model
 from lm_research.data.tokenizer import NO_PREFIX, write_files
+from lm_research.documents import parse_json
 from lm_research.errors import TokenizerError
 from lm_research.texts import whole
 
@@ -186,22 +188,18 @@ class NumberedPieces(HFTokenizer):
 
 def _open(proto: bytes, where: str) -> sentencepiece.SentencePieceProcessor:
     try:
-        model = sentencepiece.SentencePieceProcessor(model_proto=proto)
-    except RuntimeError as error:
-        raise TokenizerError(f"{where} is not a sentencepiece model, or it is damaged. Copy it again.") from error
-    if not model.get_piece_size():
-        raise TokenizerError(f"{where} is a sentencepiece model without pieces. Copy it again.")
-    return model
+        read_model(proto)
+        return sentencepiece.SentencePieceProcessor(model_proto=proto)
+    except (RuntimeError, ValueError) as error:
+        raise TokenizerError(
+            f"{where} is not a sentencepiece model, or it is damaged ({error}). Copy it again."
+        ) from error
 
 
 def _numbers(content: bytes, where: str) -> dict[str, int]:
     """vocab.json: piece -> id."""
-    try:
-        vocab = json.loads(content)
-    except ValueError as error:
-        raise TokenizerError(f"{where} is not JSON ({error}). Copy it again.") from error
-    whole = isinstance(vocab, dict) and all(type(number) is int and number >= 0 for number in vocab.values())
-    if not whole or "<unk>" not in vocab:
+    vocab = parse_json(content, where, dict[str, Id], error=TokenizerError, fix="Copy it again.")
+    if "<unk>" not in vocab:
         raise TokenizerError(f"{where} does not number pieces, <unk> among them. Copy it again.")
     return vocab
 
@@ -209,9 +207,9 @@ def _numbers(content: bytes, where: str) -> dict[str, int]:
 def _splitter(tokens: Mapping[str, AddedToken]) -> re.Pattern[str]:
     """Finds tokens in a text, the longest first, with the white space that they take along."""
     names = sorted(tokens, key=len, reverse=True)
-    space = {True: r"\s*", False: ""}
+    before, behind = {True: r"(?<!\s)\s*", False: ""}, {True: r"\s*", False: ""}
     return re.compile(
         "("
-        + "|".join(space[tokens[name].lstrip] + re.escape(name) + space[tokens[name].rstrip] for name in names)
+        + "|".join(before[tokens[name].lstrip] + re.escape(name) + behind[tokens[name].rstrip] for name in names)
         + ")"
     )

@@ -10,11 +10,20 @@ import dataclasses
 import struct
 from collections.abc import Iterator
 
+import numpy as np
+
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
 UNIGRAM, BPE, CHAR = 1, 2, 4  # kinds of models
 
+MAX_SCORE = 1e9  # of a piece, in either direction: nats, or for merges the place in their order
+_MAX_PIECES = 2**22
+_LONGEST = 2**13  # bytes of a piece; those in use have hundreds at most
+_MAX_KEYS = 2**20  # left sides of compiled rules, and
+_LONGEST_KEY = 256  # their bytes
+
 _VARINT, _LENGTH = 0, 2  # ways that a field is written; the others by the bytes they take:
 _FIXED = {1: 8, 5: 4}
+_TRAINER, _NORMALIZER, _DENORMALIZER = 2, 3, 5  # parts of a model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,32 +43,99 @@ def read_model(data: bytes) -> SentencePieceModel:
     """Reads a serialised ModelProto.
 
     Raises:
-      ValueError: the bytes are no such message, or one without pieces.
+      ValueError: the bytes are no such message, one without pieces, or one with values that no model has.
     """
     pieces: list[tuple[str, float, int]] = []
-    trainer: dict[int, int | bytes] = {}
-    normalizer: dict[int, int | bytes] = {}
+    specs: dict[int, dict[int, int | bytes]] = {_TRAINER: {}, _NORMALIZER: {}, _DENORMALIZER: {}}
     try:
         for number, value in _fields(data):
             if number == 1:
                 piece = dict(_fields(value))
                 (score,) = struct.unpack("<f", piece.get(2, bytes(4)))
                 pieces.append((piece[1].decode(), score, piece.get(3, NORMAL)))
-            elif number in (2, 3):
-                (trainer if number == 2 else normalizer).update(_fields(value))
+            elif number in specs:
+                specs[number].update(_fields(value))
     except (IndexError, KeyError, TypeError, AttributeError, struct.error, UnicodeDecodeError) as error:
         raise ValueError("not a sentencepiece model") from error
-    if not pieces:
-        raise ValueError("a sentencepiece model without pieces")
+    trainer, normalizer = specs[_TRAINER], specs[_NORMALIZER]
+    _check_pieces(pieces)
+    for spec in (normalizer, specs[_DENORMALIZER]):
+        check_charsmap(spec.get(2, b""))
+    kind, unknown = trainer.get(3, UNIGRAM), trainer.get(40, 0)
+    if not isinstance(kind, int) or not isinstance(unknown, int) or unknown >= len(pieces):
+        raise ValueError("a sentencepiece model whose unknown piece is none of its pieces")
     return SentencePieceModel(
         pieces,
-        kind=trainer.get(3, UNIGRAM),
-        unk_id=trainer.get(40, 0),
+        kind=kind,
+        unk_id=unknown,
         byte_fallback=bool(trainer.get(35, 0)),
         charsmap=normalizer.get(2, b""),
         adds_prefix=bool(normalizer.get(3, 1)),
         removes_spaces=bool(normalizer.get(4, 1)),
     )
+
+
+def _check_pieces(pieces: list[tuple[str, float, int]]) -> None:
+    if not pieces:
+        raise ValueError("a sentencepiece model without pieces")
+    if len(pieces) > _MAX_PIECES:
+        raise ValueError(f"a sentencepiece model with more than {_MAX_PIECES:,} pieces")
+    for number, (text, score, sort) in enumerate(pieces):
+        if not -MAX_SCORE <= score <= MAX_SCORE:
+            raise ValueError(f"its piece {number} has the score {score}")
+        if not isinstance(sort, int) or not NORMAL <= sort <= BYTE:
+            raise ValueError(f"its piece {number} is of no known sort")
+        if not text or len(text) > _LONGEST:
+            raise ValueError(f"its piece {number} has {len(text)} characters")
+
+
+def check_charsmap(charsmap: bytes | int) -> None:
+    """Raises a ValueError for compiled rules of normalisation that point outside of themselves: readers of them trust them."""
+    if charsmap == b"":
+        return
+    if not isinstance(charsmap, bytes):
+        raise ValueError("compiled rules that are no bytes")
+    trie_keys(charsmap)
+
+
+def trie_keys(charsmap: bytes) -> list[str]:
+    """Left sides of compiled rules: the length of a double-array trie (4 bytes), that, and the right sides, each with a NUL behind it.
+
+    A unit of the trie (Darts-clone) has a label in its lowest byte, a bit that tells that a key ends there, and the offset to
+    where its children are: child = (unit's place ^ offset) ^ label. The one with label 0 has the place of a right side.
+
+    Raises:
+      ValueError: the rules are damaged.
+    """
+    size, right = int.from_bytes(charsmap[:4], "little"), len(charsmap) - 4
+    right -= size
+    if size % 4 or not size or right < 1 or charsmap[-1]:
+        raise ValueError("compiled rules of the wrong length")
+    charsmap[4 + size :].decode("utf-8")  # whose error is a ValueError
+    units = np.frombuffer(charsmap[4 : 4 + size], "<u4").astype(np.int64)
+    places = np.arange(len(units))
+    label, bases = units & 255, places ^ ((units >> 10) << ((units & 512) >> 6))
+    inner = np.flatnonzero((units >> 31 == 0) & (label > 0))
+    inner = inner[np.argsort(inner ^ label[inner], kind="stable")]
+    owners = inner ^ label[inner]  # where the children of a unit begin; units with the same endings share them
+    keys: list[str] = []
+    level, texts = np.zeros(1, np.int64), [b""]
+    while len(level):
+        if (bases[level] | 255).max() >= len(units):
+            raise ValueError("compiled rules that lead outside of themselves")
+        ends = np.flatnonzero((units[level] >> 8) & 1)
+        values = units[bases[level[ends]]]
+        if len(values) and ((values >> 31 == 0).any() or (values & 0x7FFFFFFF).max() >= right):
+            raise ValueError("compiled rules with right sides outside of them")
+        keys += [texts[row].decode("utf-8", errors="replace") for row in ends]
+        first, last = (np.searchsorted(owners, bases[level], side) for side in ("left", "right"))
+        counts = last - first
+        if len(keys) + counts.sum() > _MAX_KEYS or len(texts[0]) > _LONGEST_KEY:
+            raise ValueError("compiled rules without an end")
+        rows = np.repeat(np.arange(len(level)), counts)
+        level = inner[np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(len(rows))]
+        texts = [texts[row] + bytes((byte,)) for row, byte in zip(rows.tolist(), label[level].tolist(), strict=True)]
+    return keys
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -92,3 +168,5 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         place, shift = place + 1, shift + 7
         if byte < 0x80:
             return value, place
+        if shift > 63:
+            raise IndexError("a number of more than 64 bits")

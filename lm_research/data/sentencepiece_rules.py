@@ -13,10 +13,9 @@ import functools
 import unicodedata
 from collections.abc import Iterable
 
-import numpy as np
 from tokenizers import Regex, normalizers
 
-from lm_research.data.sentencepiece_model import USER_DEFINED, SentencePieceModel
+from lm_research.data.sentencepiece_model import USER_DEFINED, SentencePieceModel, trie_keys
 
 SPACE = "\u2581"
 # Two characters that Unicode keeps from texts. One stands where NFC must not compose, one between the characters of a grapheme.
@@ -58,7 +57,7 @@ def normalizer_of(model: SentencePieceModel, space: str) -> normalizers.Normaliz
 @functools.lru_cache(maxsize=4)
 def _charsmap(charsmap: bytes) -> tuple[normalizers.Normalizer, ...]:
     rules = (normalizers.Replace(Regex(_JOINS), _GAP), normalizers.Precompiled(charsmap), normalizers.Replace(_GAP, ""))
-    walls = _walls([key for key in _keys(charsmap) if len(key) > 1])
+    walls = _walls([key for key in trie_keys(charsmap) if len(key) > 1])
     if not walls:
         return rules
     return (normalizers.Replace(Regex(walls), _WALL), *rules, normalizers.NFC(), normalizers.Replace(_WALL, ""))
@@ -98,28 +97,3 @@ def _set(characters: Iterable[str]) -> str:
         else:
             ranges.append([number, number])
     return "[" + "".join(f"\\x{{{a:x}}}" + f"-\\x{{{b:x}}}" * (b > a) for a, b in ranges) + "]"
-
-
-def _keys(charsmap: bytes) -> list[str]:
-    """Left sides of the rules: the length of a double-array trie (4 bytes), that, and the right sides.
-
-    A unit of the trie (Darts-clone) has a label in its lowest byte, a bit that tells that a key ends there, and the offset to
-    where its children are: child = (unit's place ^ offset) ^ label.
-    """
-    size = int.from_bytes(charsmap[:4], "little")
-    units = np.frombuffer(charsmap[4 : 4 + size], "<u4").astype(np.int64)
-    places = np.arange(len(units))
-    label, bases = units & 255, places ^ ((units >> 10) << ((units & 512) >> 6))
-    inner = np.flatnonzero((units >> 31 == 0) & (label > 0))
-    inner = inner[np.argsort(inner ^ label[inner], kind="stable")]
-    owners = inner ^ label[inner]  # where the children of a unit begin; units with the same endings share them
-    keys: list[str] = []
-    level, texts = np.zeros(1, np.int64), [b""]
-    while len(level):
-        keys += [texts[row].decode("utf-8", errors="replace") for row in np.flatnonzero((units[level] >> 8) & 1)]
-        first, last = (np.searchsorted(owners, bases[level], side) for side in ("left", "right"))
-        counts = last - first
-        rows = np.repeat(np.arange(len(level)), counts)
-        level = inner[np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(len(rows))]
-        texts = [texts[row] + bytes((byte,)) for row, byte in zip(rows.tolist(), label[level].tolist(), strict=True)]
-    return keys

@@ -20,7 +20,9 @@ import sentencepiece
 
 from lm_research.config import TokenizerConfig
 from lm_research.data.languages import Languages
+from lm_research.data.sentencepiece_model import read_model
 from lm_research.disk import write_atomically
+from lm_research.documents import read_bytes
 from lm_research.errors import TokenizerError, not_downloaded
 from lm_research.texts import is_text, whole
 
@@ -116,8 +118,6 @@ class Tokenizer:
         self.digest = hashlib.sha256(proto).hexdigest()
         self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         self._pieces = self._model.get_piece_size()
-        if not self._pieces:
-            raise RuntimeError("a sentencepiece model without pieces")
         self._added: list[str] = []
         self.pad_id = self._role("pad", self._model.pad_id())
         self.unk_id = self._role("unk", self._model.unk_id())
@@ -153,16 +153,17 @@ class Tokenizer:
                 f"The tokenizer {path} {what}. Give the path of a sentencepiece .model file in config.tokenizer.path, "
                 f"or leave that key empty to train a tokenizer on the corpus.{more}"
             )
-        return cls.parse(path.read_bytes(), str(path))
+        return cls.parse(read_bytes(path, error=TokenizerError, fix="Copy it again."), str(path))
 
     @classmethod
     def parse(cls, proto: bytes, name: str) -> Tokenizer:
         """Wraps a serialised sentencepiece model; raises a TokenizerError that names it when it is none."""
         try:
+            read_model(proto)  # the library itself trusts what it reads
             return cls(proto, name)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise TokenizerError(
-                f"The tokenizer {name} ({len(proto)} bytes) is not a sentencepiece model, or it is damaged. "
+                f"The tokenizer {name} ({len(proto)} bytes) is not a sentencepiece model, or it is damaged ({error}). "
                 "Copy it again, or leave config.tokenizer.path empty to train a tokenizer on the corpus."
             ) from error
 

@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 
 from lm_research.data.hf_tokenizer import HFTokenizer
+from lm_research.data.tokenizer_spec import in_use
 from lm_research.texts import whole
 
 
@@ -69,7 +70,8 @@ def word_windows(sizes: Sequence[int], room: int, stride: int) -> list[WordWindo
 def context_rooms(tokenizer: HFTokenizer, questions: Sequence[str], max_length: int) -> list[int]:
     """Tokens that a row of max_length has left for the context beside each question; below 0 where even that is too long."""
     special = tokenizer.backend.num_special_tokens_to_add(True)
-    encoded = tokenizer.backend.encode_batch(whole(list(questions)), add_special_tokens=False)
+    with in_use(tokenizer.name):
+        encoded = tokenizer.backend.encode_batch(whole(list(questions)), add_special_tokens=False)
     return [max_length - special - len(question.ids) for question in encoded]
 
 
@@ -80,7 +82,7 @@ def windows(
 
     Every question must leave room for more than `stride` tokens of its context (`context_rooms`).
     """
-    with tokenizer._lock:  # truncation is a state of the backend
+    with tokenizer._lock, in_use(tokenizer.name):  # truncation is a state of the backend
         tokenizer.backend.enable_truncation(max_length, stride=stride, strategy="only_second", direction="right")
         try:
             encodings = tokenizer.backend.encode_batch(whole(list(zip(questions, contexts, strict=True))))

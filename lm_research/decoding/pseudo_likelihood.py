@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.data.run_tokenizer import with_special_tokens
+from lm_research.data.tokenizer_spec import in_use
 from lm_research.decoding.prompts import bucket
 from lm_research.errors import UserError
 from lm_research.texts import whole
@@ -67,7 +68,8 @@ class PseudoLikelihood:
           UserError: a text has no token to ask for, or more than the model has positions.
         """
         found = []
-        all_encoded = self.tokenizer.backend.encode_batch(whole(list(texts)))
+        with in_use(self.tokenizer.name):
+            all_encoded = self.tokenizer.backend.encode_batch(whole(list(texts)))
         for text, start, encoded in zip(texts, starts or [0] * len(texts), all_encoded, strict=True):
             own = zip(encoded.special_tokens_mask, encoded.offsets, strict=True)
             places = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import pathlib
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from lm_research.data import template_sandbox
 from lm_research.data.chat_template import chat_ids, chat_template, chat_text
 from lm_research.data.hf_tokenizer import HFTokenizer, load_tokenizer
 from lm_research.errors import UserError
@@ -162,3 +164,105 @@ def test_a_content_of_none_is_missing(tmp_path: pathlib.Path) -> None:
     assert chat_text(tokenizer(tmp_path, chat_template=asks), calls) == "True:False:False;False:False:False;"
     trims = "{% for m in messages %}[{{ m['content'] | trim }}]{% endfor %}"
     assert chat_text(tokenizer(tmp_path, chat_template=trims), calls) == "[a][]"
+
+
+TWICE = "{% set ns = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}"
+GROWS = "{%% set ns = namespace(x='ab', y=[1]) %%}{%% for i in range(60) %%}%s{%% endfor %%}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'x' * 10**9 }}",
+        "{{ (1,) * 10**9 }}",
+        "{{ 10 ** (10**9) }}",
+        "{{ '%1000000000s' % 'x' }}",
+        "{{ '%*d' % (10**9, 5) }}",
+        "{{ '{:>1000000000}'.format('x') }}",
+        "{{ '{:>{w}}'.format('x', w=10**9) }}",
+        "{{ ('{0}' * 100000).format('x' * 100000) }}",
+        "{{ ['{:>1000000000}']|map('format')|list }}{{ '%1000000000s'|format('x') }}",
+        "{{ 'x'.center(10**9) }}",
+        "{{ 'x'|center(width=10**9) }}",
+        "{{ ['x']|map('center', 10**9)|list }}",
+        "{{ '\\t'.expandtabs(10**9) }}",
+        "{{ 'x'.zfill(10**9) }}",
+        "{{ 'x'.encode().rjust(10**9) }}",
+        "{{ (5).to_bytes(length=10**9) }}",
+        "{{ 'x'|indent(10**9) }}",
+        "{{ [1]|tojson(indent=10**9) }}",
+        "{{ [1, 2]|tojson(separators=('x' * 10**6, ':')) }}",
+        "{{ [1]|batch(10**9, 'x')|list }}",
+        "{{ 1.5|round(10**8, 'ceil') }}",
+        "{{ ('a' * 100000).replace('', 'b' * 100000) }}",
+        "{{ ('a' * 10**5).encode().replace('a'.encode(), ('b' * 10**5).encode()) }}",
+        "{{ ('a' * 100000)|replace(old='a', new='b' * 100000) }}",
+        "{{ ('x' * 10**6).join('y' * 10**6) }}",
+        "{{ range(100000)|join('x' * 10**6) }}",
+        "{{ ('a' * 100000).translate({97: 'b' * 10**6}) }}",
+        "{{ ([[1] * 1000] * 20000)|sum(start=[]) }}",
+        "{{ range(10**9) }}",
+        "{% for i in range(10**5) %}{% for j in range(10**5) %}{% endfor %}{% endfor %}",
+        "{% for i in range(10**5) recursive %}{{ loop(range(10**5)) }}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{% set a = f(n - 1) %}{% set a = f(n - 1) %}{% endif %}{% endmacro %}{{ f(100) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for i in range(10**5) %}" + "x" * 10**5 + "{% endfor %}",
+        GROWS % "{% set ns.x = ns.x + ns.x %}",
+        GROWS % "{% set ns.x = ns.x ~ ns.x %}",
+        GROWS % "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}",
+        GROWS % "{% set ns.x = ns.x|tojson %}",
+        GROWS % "{% set ns.y = ns.y + ns.y %}",
+        TWICE + "{{ ns.x }}",
+        TWICE + "{{ ns.x|tojson }}",
+        TWICE + "{{ ns.x == ns.y }}",
+        TWICE + "{{ [ns.x]|select('eq', ns.y)|list }}",
+        TWICE + "{{ [ns.x].count(ns.y) }}",
+        TWICE + "{{ '%s' % [ns.x] }}",
+        TWICE + "{{ raise_exception(ns.x) }}",
+        "{{ strftime_now('%Y' * 10**6) }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{{ raise_exception.__globals__.json }}",
+        "{{ '{0.__class__.__mro__}'.format(1) + 1 }}",
+        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+        "x" * 10**6,
+    ],
+)
+def test_templates_are_bounded_in_time_and_size_in_any_thread(
+    template: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """Each of these would take hours or gigabytes, or leave the sandbox; the limits are lowered to make the test quick."""
+    monkeypatch.setattr(template_sandbox, "SECONDS", 0.2)
+    monkeypatch.setattr(template_sandbox, "MOST_CHARACTERS", 2**22)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(UserError) as caught:
+        pool.submit(chat_text, tokenizer(tmp_path), TALK, template=template).result()
+    message = str(caught.value)
+    assert "chat_template does not take these messages" in message and "\n" not in message and len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ '\\ud800' }}", "?"),  # half of a pair, which no text has
+        ("{{ '%5s|%-4d|%s' % ('ab', 3, [1, 'é']) }}", "   ab|3   |[1, 'é']"),
+        ("{{ '{:>4}|{a[k]}|{!r}'.format(5, 'b', a={'k': 1}) }}", "   5|1|'b'"),
+        ("{{ 'ab' * 3 + 'c' ~ 1 ~ none }}{{ 2 ** 10 }}", "ababab" + "c1None1024"),
+        ("{% for x in [1, 2, 3] %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{% endfor %}", "1/3,2/3,3/3"),
+        ("{% for k, v in {'a': 1}.items() %}{{ k }}={{ v }}{% endfor %}{{ 'a-b'.split('-')[-1][::-1] }}", "a=1b"),
+        ("{{ messages|map(attribute='role')|unique|join(', ') }}{{ 'x'|indent(2, true) }}", "user, assistant  x"),
+        ("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ 'a' in 'cat' }}{{ 3 is divisibleby 3 }}", "2TrueTrue"),
+        ("{{ {'a': ['é<', 1]}|tojson(indent=1) }}", '{\n "a": [\n  "é<",\n  1\n ]\n}'),
+        ("{% macro f(a) %}<{{ a }}{{ caller() }}>{% endmacro %}{% call f(1) %}c{% endcall %}", "<1c>"),
+        ("{% for x in [[1, [2]], 3] recursive %}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}{% endfor %}", "(1(2))3"),
+        ("{{ 'ab'.replace('a', 'c').center(6)|trim|upper|replace('B', 'd')|title }}{{ [3, 1]|sort|sum }}", "Cd4"),
+    ],
+)  # fmt: skip
+def test_bounds_change_nothing_else(template: str, text: str, tmp_path: pathlib.Path) -> None:
+    """The texts are those of Jinja's own sandbox, worked out by its documentation's rules."""
+    assert chat_text(tokenizer(tmp_path), TALK, template=template) == text
+
+
+def test_a_template_file_that_is_no_text(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="chat_template.jinja is not UTF-8 text"):
+        chat_text(tokenizer(tmp_path), TALK)

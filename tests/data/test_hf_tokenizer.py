@@ -299,14 +299,14 @@ def test_folders_that_hold_no_tokenizer(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("family", "file", "content", "says"),
     [
-        ("bert", "tokenizer.json", b"{}", "tokenizer.json is damaged"),
-        ("bert", "tokenizer.json", b"\xff\x00", "tokenizer.json is damaged"),
+        ("bert", "tokenizer.json", b"{}", "tokenizer.json is no object with a model"),
+        ("bert", "tokenizer.json", b"\xff\x00", "tokenizer.json is not JSON"),
         ("bert", "vocab.txt", b"a\nb\n", "lacks the unknown token"),
         ("bert", "vocab.txt", b"\xff\xfe", "vocab.txt cannot be read"),
         ("bert", "tokenizer_config.json", b"{", "tokenizer_config.json is not JSON"),
-        ("bert", "config.json", b"[]", "config.json holds no JSON object"),
+        ("bert", "config.json", b"[]", "config.json is .*: expected object"),
         ("gpt2", "merges.txt", b"x y\n", "vocab.json and merges.txt cannot be read"),
-        ("gpt2", "vocab.json", b"{", "vocab.json and merges.txt cannot be read"),
+        ("gpt2", "vocab.json", b"{", "vocab.json is not JSON"),
         ("t5", "spiece.model", b"hello", "spiece.model cannot be read"),
         ("t5", "spiece.model", b"", "without pieces"),
     ],

@@ -1,0 +1,107 @@
+"""Whether a regular expression may take more than its share of time or memory.
+
+Oniguruma, which the `tokenizers` library has, tries every way to divide a text among repetitions that stand inside each other: for
+(a+)+ these are twice as many with each character. It gives up in the end, by a panic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+_MAX_LENGTH = 2**20  # characters
+_MAX_COUNT = 10_000  # times that a part may be asked for
+_MAX_WAYS = 16  # times for a part that can be read in several ways
+_QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(,?)(\d*)\}")
+_HEAD = re.compile(r"\(\?(?:<?[=!]|<[^>]*>|'[^']*'|[imx-]*:|[>~|]|[imx-]+(?=\)))|\(")
+_ESCAPE = re.compile(r"\\(?:[pP]\{[^}]*\}|[xuo]\{[^}]*\}|[xu][0-9a-fA-F]{2,4}|k<[^>]*>|.)", re.DOTALL)
+
+
+@dataclasses.dataclass
+class _Group:
+    """What is known of a group up to here."""
+
+    repeats: bool = False  # whether something in it is repeated without bound
+    branches: bool = False  # whether something in it can be read in several ways
+    count: int = 1  # times that its largest part is asked for
+    firsts: list[str] = dataclasses.field(default_factory=lambda: [""])  # how its alternatives begin
+
+    def add(self, inner: _Group, text: str) -> None:
+        """Goes on with a part."""
+        self.repeats |= inner.repeats
+        self.branches |= inner.branches
+        self.count = max(self.count, inner.count)
+        self.firsts[-1] = self.firsts[-1] or text
+
+
+def check_pattern(pattern: str) -> None:
+    """Raises a ValueError that says why a pattern must not be used; of what it cannot read Oniguruma tells."""
+    if len(pattern) > _MAX_LENGTH:
+        raise ValueError(f"it has more than {_MAX_LENGTH:,} characters")
+    groups, place = [_Group()], 0
+    while place < len(pattern):
+        part, character, start = _Group(), pattern[place], place
+        if character == "|":
+            groups[-1].firsts.append("")
+            place += 1
+            continue
+        if character == "(":
+            if pattern.startswith("(?#", place):
+                place = pattern.find(")", place) % (len(pattern) + 1) + 1
+                continue
+            groups.append(_Group())
+            place += len(_HEAD.match(pattern, place)[0])
+            continue
+        if character == ")":
+            if len(groups) == 1:
+                return
+            part = groups.pop()
+            heads = part.firsts
+            part.branches |= len(heads) > 1 and (len(set(heads)) < len(heads) or not all(map(str.isalnum, heads)))
+            place += 1
+        elif character == "[":
+            place = _after_class(pattern, place)
+        elif character == "\\":
+            if pattern[place + 1 : place + 3] in ("g<", "g'"):
+                raise ValueError("it calls a part of itself")
+            found = _ESCAPE.match(pattern, place)
+            place = found.end() if found else len(pattern)
+        else:
+            place += 1
+        place = _quantified(pattern, place, part)
+        groups[-1].add(part, pattern[start:place])
+
+
+def _quantified(pattern: str, place: int, part: _Group) -> int:
+    """Where a pattern goes on behind the quantifiers at a place, which are those of `part`."""
+    while (found := _QUANTIFIER.match(pattern, place)) and found[0] not in ("{}", "{,}"):
+        least, comma, most = found.groups()
+        unbounded = found[0] in "*+" or bool(comma and not most)
+        times = 1 if found[0] == "?" else _MAX_WAYS + 1 if unbounded else int((most or least)[:9])
+        if (part.repeats or part.branches) and times > _MAX_WAYS:
+            raise ValueError("it repeats a part that can itself be read in several ways, which may take for ever")
+        part.count *= max(1, int((most or least or "1")[:9]))
+        if part.count > _MAX_COUNT:
+            raise ValueError(f"it repeats a part more than {_MAX_COUNT:,} times")
+        part.repeats |= unbounded or times > _MAX_WAYS and least != most
+        place = found.end()
+        if pattern[place : place + 1] == "?" or found[0] in "*+?" and pattern[place : place + 1] == "+":
+            place += 1  # lazy, or possessive
+    return place
+
+
+def _after_class(pattern: str, place: int) -> int:
+    """The place behind a class of characters, which may hold others."""
+    depth, first = 0, place
+    while place < len(pattern):
+        character = pattern[place]
+        if character == "\\":
+            place += 1
+        elif character == "[":
+            depth, first = depth + 1, place + 1 + pattern.startswith("^", place + 1)
+        elif character == "]" and place > first - (pattern[place - 1] == "^"):
+            depth -= 1
+            if not depth:
+                return place + 1
+        place += 1
+    return place
