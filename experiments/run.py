@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import re
 import shlex
 import signal
 import sys
@@ -25,7 +26,7 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from lm_research import cli, leaving
+from lm_research import cli, flags, leaving
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError
 from lm_research.sweeping import sweep as sweeps
 
@@ -64,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code: 0 all trials are done, 75 it was stopped and goes on, 2 a mistake, or all trials failed."""
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m experiments.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sweep", required=True, help="file with a get_sweep()")
     parser.add_argument("--workdir", required=True, help="directory of the study")
-    parser.add_argument("--workers", type=int, default=1, help="trials at a time (1)")
+    parser.add_argument("--workers", type=flags.whole(1, 1024), default=1, help="trials at a time (1)")
     parser.add_argument(
         "--launcher", choices=("local", "tpu_vm", "slurm"), default="local", help="where they run (local)"
     )
@@ -82,8 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a variable of the trials; {worker} is the worker's number: --env 'CUDA_VISIBLE_DEVICES={worker}'",
     )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    args = parser.parse_args(argv[:cut])
-    return cli.guarded(lambda: run(args, argv[cut + 1 :]), debug=args.debug)
+    return cli.parsed(parser, lambda args: run(args, argv[cut + 1 :]), argv[:cut])
 
 
 def environment(args: argparse.Namespace) -> dict[str, str]:
@@ -91,27 +91,25 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
 
     Trials that run side by side here may share a GPU, of whose memory each would otherwise take three quarters at once.
     """
-    wrong = [text for text in args.env if "=" not in text]
+    wrong = [text for text in args.env if not re.match(r"[A-Za-z_]\w*=", text) or "\0" in text]
     if wrong:
         raise ConfigError(f"--env {wrong[0]}: write NAME=VALUE.")
     shared = args.workers > 1 and args.launcher == "local" and _PREALLOCATE not in os.environ
     return ({_PREALLOCATE: "false"} if shared else {}) | dict(text.split("=", 1) for text in args.env)
 
 
-def run(args: argparse.Namespace, flags: Sequence[str]) -> int:
-    """Does what the arguments say; `flags`: of the launcher."""
+def run(args: argparse.Namespace, launcher_flags: Sequence[str]) -> int:
+    """Does what the arguments say."""
     from lm_research.sweeping.runner import Workers  # after the arguments are checked: they load Optuna
     from lm_research.sweeping.study import Study, write_table
 
-    if args.workers < 1:
-        raise ConfigError(f"--workers={args.workers} must be 1 or more.")
     workdir = cli.directory(args.workdir)
     cache = cli.directory(args.cache_dir, "--cache_dir") if args.cache_dir else None
     sweep, variables = sweeps.load(args.sweep), environment(args)
     study = Study(sweep, workdir, args.storage)
     log = lambda line: print(f"{datetime.now():%H:%M:%S} {line}", flush=True)  # noqa: E731
     log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} begun before")
-    launch = launcher(args.launcher, flags, sweep.module)
+    launch = launcher(args.launcher, launcher_flags, sweep.module)
     workers = Workers(sweep, workdir, args.storage, log, variables, launch, cache)
     write_table(study)  # so that a report can be made from the start
     if threading.current_thread() is threading.main_thread():

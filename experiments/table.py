@@ -9,13 +9,13 @@ with --across) is bold where the metric is the study's.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from lm_research import cli, flags
-from lm_research.errors import DONE, ConfigError
+from lm_research import cli, flags, run_files
+from lm_research.documents import is_finite
+from lm_research.errors import DONE, CheckpointError, ConfigError
 from lm_research.reporting.studies import Study, read_study
 
 Point = tuple[tuple[str, Any], ...]
@@ -86,14 +86,14 @@ def values_of(study: Study, trial: dict[str, Any]) -> dict[str, float]:
     """Metrics of a finished trial; none of another."""
     if trial["state"] != "complete":
         return {}
-    found = {study.metric: trial["value"]}
+    found = {study.metric: float(trial["value"])} if is_finite(trial["value"]) else {}
     try:
-        summary = json.loads((study.directory / trial["run"] / "summary.json").read_text())
-    except (OSError, ValueError, KeyError):
+        summary = run_files.read_summary(study.directory / trial.get("run", ""))
+    except CheckpointError:
         return found  # what study.json has is enough for the study's own metric
     seconds = summary.get("seconds") or {}
-    numbers = {**summary.get("train", {}), **summary.get("eval", {}), "seconds": sum(seconds.values())}
-    return {name: float(v) for name, v in numbers.items() if isinstance(v, int | float)} | found
+    numbers = {**(summary.get("train") or {}), **(summary.get("eval") or {}), "seconds": sum(seconds.values())}
+    return {name: float(v) for name, v in numbers.items() if is_finite(v) and abs(v) < 2**63} | found
 
 
 def best_mean(cells: dict[tuple[Point, str], list[float]], study: Study) -> float | None:

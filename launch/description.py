@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -15,10 +14,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+from lm_research.documents import check_fields, read_json, short
+from lm_research.errors import UserError
+from lm_research.paths import path_of
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+_MOST, _LONGEST = 10_000, 4096  # machines or chips of a kind; characters of a value
 
 
-class LaunchError(Exception):
+class LaunchError(UserError):
     """Something that stops a launch, said in one paragraph: what, where, the fix."""
 
 
@@ -56,8 +60,16 @@ class Description:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", self.name):
             raise LaunchError(f"--name={self.name}: use 1 to 40 lower-case letters, digits and dashes, a letter first.")
-        if self.slices < 1:
-            raise LaunchError(f"--slices={self.slices} must be at least 1.")
+        for name in ("slices", "hosts", "chips"):
+            if not 1 <= getattr(self, name) <= _MOST:
+                raise LaunchError(f"--{name}={short(getattr(self, name))} must be at least 1, and at most {_MOST}.")
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name)
+            for text in given if isinstance(given, tuple) else (given,):
+                if isinstance(text, str) and (not text.isprintable() or len(text) > _LONGEST):
+                    raise LaunchError(
+                        f"--{field.name}={short(text)} has signs that no text has here, or more than {_LONGEST} characters."
+                    )
         for name in self.secrets:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise LaunchError(
@@ -73,6 +85,12 @@ class Description:
     def command(self, python: str = "python3") -> str:
         """The training command as a shell reads it."""
         return shlex.join([python, "-m", "lm_research.train", *self.train])
+
+
+_KINDS = {
+    field.name: {"str": str, "int": int, "bool": bool}.get(str(field.type), list[str])
+    for field in dataclasses.fields(Description)
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -99,13 +117,16 @@ def from_flags(flags: argparse.Namespace, train: Sequence[str]) -> Description:
     names = {field.name for field in dataclasses.fields(Description)}
     values = {}
     if flags.run:
-        try:
-            values = dict(json.loads(pathlib.Path(flags.run).read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise LaunchError(f"--run={flags.run} cannot be read as a JSON object: {error}.") from error
+        values = read_json(
+            path_of(flags.run, "--run", error=LaunchError), error=LaunchError, fix="So it cannot be read: mend it."
+        )
         if values.keys() - names:
             unknown = ", ".join(sorted(values.keys() - names))
             raise LaunchError(f"--run={flags.run}: unknown {unknown}. Valid: {', '.join(sorted(names))}.")
+        check_fields(
+            values, {**_KINDS, "train": list[str], "secrets": list[str]}, f"--run={flags.run}", error=LaunchError
+        )
+        values = {name: value for name, value in values.items() if value is not None}
     values |= {name: getattr(flags, name) for name in names - {"train"} if getattr(flags, name) is not None}
     if train:
         values["train"] = train

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from launch.description import Description, LaunchError, add_flags, build_wheel, from_flags, split_train
 from launch.gcloud import Gcloud, say
+from lm_research.flags import number, whole
 
 HOME = "lm_research_run"  # folder of a worker: wheel, environment, log, pid, exit code
 PYTHON = "3.12"
@@ -254,11 +255,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("verb", choices=("create", "run", "logs", "stop", "delete", "ssh"))
     add_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="print the exact commands and run none")
-    parser.add_argument("--tries", type=int, default=6, help="of a command that fails for a passing reason")
-    parser.add_argument("--wait", type=float, default=5.0, help="seconds before the second try; doubles")
-    parser.add_argument("--poll", type=float, default=30.0, help="seconds between two looks at the machines")
-    parser.add_argument("--patience", type=float, default=86400.0, help="seconds to wait for capacity")
-    parser.add_argument("--restarts", type=int, default=100, help="of a run that was stopped or taken away")
+    parser.add_argument("--tries", type=whole(1, 1000), default=6, help="of a command that fails for a passing reason")
+    parser.add_argument("--wait", type=number(), default=5.0, help="seconds before the second try; doubles")
+    parser.add_argument("--poll", type=number(), default=30.0, help="seconds between two looks at the machines")
+    parser.add_argument("--patience", type=number(), default=86400.0, help="seconds to wait for capacity")
+    parser.add_argument("--restarts", type=whole(0, 10**6), default=100, help="of a run that was stopped or taken away")
     parser.add_argument(
         "--delete_after", action="store_true", help="delete the machines when `run` ends, however it ends"
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import json
-import math
 import os
 import pathlib
 import signal
@@ -16,7 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lm_research import config_files
+from lm_research import config_files, run_files
+from lm_research.documents import is_finite
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
 from lm_research.sweeping.sweep import Sweep
@@ -219,7 +218,11 @@ def _steps(where: pathlib.Path) -> list[int]:
 
 
 def _evaluations(where: pathlib.Path, metric: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[metric]) for line in read_metrics(where / "metrics.jsonl") if metric in line]
+    return [
+        (line["step"], line[metric])
+        for line in read_metrics(where / "metrics.jsonl")
+        if type(line.get(metric)) in (int, float)
+    ]
 
 
 def _weaker(study: Study, number: int, step: int, value: float) -> bool:
@@ -238,12 +241,12 @@ def _weaker(study: Study, number: int, step: int, value: float) -> bool:
 def _value(where: pathlib.Path, metric: str) -> tuple[float | None, str]:
     """The metric of a run's summary, or why there is none."""
     try:
-        summary = json.loads((where / "summary.json").read_text())
-    except (OSError, ValueError) as error:
-        return None, f"{where / 'summary.json'} cannot be read: {error}"
-    values = {**summary["train"], **summary["eval"]}
+        summary = run_files.read_summary(where)
+    except CheckpointError as error:
+        return None, str(error)
+    values = {**summary.get("train", {}), **summary.get("eval", {})}
     value = values.get(metric)
-    if isinstance(value, (int, float)) and math.isfinite(value):
+    if is_finite(value):
         return float(value), ""
     if metric in values:
         return None, f"its {metric} is {value}"
@@ -251,6 +254,6 @@ def _value(where: pathlib.Path, metric: str) -> tuple[float | None, str]:
 
 
 def _last_words(output: pathlib.Path) -> str:
-    lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in output.read_bytes()[-65536:].decode("utf-8", "replace").splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error: ")] or lines
     return told[-1].removeprefix("error: ").strip() if told else ""

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
-import pathlib
 import runpy
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from lm_research import config as config_lib
 from lm_research import config_files
+from lm_research.documents import Count, check_fields, is_finite, short
 from lm_research.errors import ConfigError, suggest
+from lm_research.paths import FILE, path_of
+from lm_research.paths import kind as kind_of
+from lm_research.texts import is_text
 
 METHODS = ("grid", "random", "tpe", "list")
+MOST = 100_000  # trials of a study
+_LONGEST = 4096  # characters of a value that is a text
 _LENGTHS = {"train.num_steps", "train.stop_after", "train.num_epochs", "train.budget"}  # what rungs are instead of
 _KINDS = {name: kind for name, _, kind in config_lib.walk()}
+_FIELDS = {name: (field, kind) for name, field, kind in config_lib.walk()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +88,9 @@ class Sweep:
     points: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(
+            {name: getattr(self, name) for name in _TYPES}, _TYPES, "The sweep", error=ConfigError, fix="Mend it."
+        )
         for name, valid in (("method", METHODS), ("direction", ("minimize", "maximize"))):
             if getattr(self, name) not in valid:
                 raise ConfigError(
@@ -92,13 +101,20 @@ class Sweep:
         if not self.space:
             raise ConfigError("The sweep's space is empty: name the keys that vary, with their values.")
         for key in (*self.space, *self.fixed):
-            config_lib.check_key(key)
+            config_lib.check_key(str(key))
+        for key, value in self.fixed.items():
+            _check_value(key, value)
         if twice := self.space.keys() & self.fixed.keys():
             raise ConfigError(f"The sweep both varies and fixes {', '.join(sorted(twice))}. Keep one of the two.")
         for key, values in self.space.items():
             self._check(key, values)
         if self.method == "grid" and not self.num_trials:
             object.__setattr__(self, "num_trials", math.prod(len(c.values) for c in self.space.values()))
+        if self.num_trials > MOST:
+            raise ConfigError(
+                f"The sweep has {self.num_trials:,} trials, and a study {MOST:,} at most. Give its keys fewer values, or draw some of them with "
+                "method='random' and num_trials."
+            )
         if self.num_trials < 1:
             raise ConfigError(f"The sweep's num_trials is {self.num_trials}: say how many trials {self.method} makes.")
         if self.rungs and (sorted(set(self.rungs)) != list(self.rungs) or self.rungs[0] < 1 or self.eta < 2):
@@ -119,6 +135,8 @@ class Sweep:
 
     def _read_points(self) -> None:
         """Makes the space of the points, in which each key has the values that occur."""
+        if len(self.points) > MOST:
+            raise ConfigError(f"The sweep has {len(self.points):,} points, and a study {MOST:,} trials at most.")
         object.__setattr__(self, "points", tuple(dict(point) for point in self.points))
         if self.method != "list" or self.space or not self.points or not self.points[0]:
             raise ConfigError(
@@ -137,6 +155,8 @@ class Sweep:
 
     def _check(self, key: str, values: Choice | Uniform) -> None:
         if isinstance(values, Choice):
+            for value in values.values:
+                _check_value(key, value)
             if not values.values or len(set(map(repr, values.values))) < len(values.values):
                 raise ConfigError(f"The sweep's choices for {key} are {values.values}: give one or more, each once.")
         elif not isinstance(values, Uniform):
@@ -146,21 +166,26 @@ class Sweep:
         elif (kind := _KINDS[key]) not in (int, float) or (kind is int) != values.integer:
             wanted = {int: "whole numbers: add integer=True", float: "no whole numbers: leave integer out"}
             raise ConfigError(f"The sweep's {key} has {values}, and the key takes {wanted.get(kind, 'Choice(...)')}.")
+        elif not all(is_finite(end) and abs(end) <= 1e30 for end in (values.low, values.high)):
+            raise ConfigError(f"The sweep's {key} has {values}: low and high are finite numbers.")
         elif values.log and values.integer and values.low < 1:
             raise ConfigError(f"The sweep's {key} has {values}: of whole numbers with log=True low is 1 or more.")
         elif not values.low < values.high or (values.log and values.low <= 0):
             raise ConfigError(f"The sweep's {key} has {values}: low must be below high, and above 0 with log=True.")
+        else:
+            for end in (values.low, values.high):
+                _check_end(key, end, values)
 
     def planned(self, number: int) -> dict[str, Any]:
         """The values of a trial of a grid, a list or a random sweep: a pure function of its number and the seed."""
         if self.method == "list":
             return dict(self.points[number % len(self.points)])
         if self.method == "grid":
-            choices = [choice.values for choice in self.space.values()]
-            total = math.prod(map(len, choices))
-            return dict(
-                zip(self.space, next(itertools.islice(itertools.product(*choices), number % total, None)), strict=True)
-            )
+            found: dict[str, Any] = {}
+            for key, choice in reversed(self.space.items()):  # the last key fastest
+                number, place = divmod(number, len(choice.values))
+                found[key] = choice.values[place]
+            return {key: found[key] for key in self.space}
         draw, values = np.random.default_rng([self.seed, number]), {}
         for key, kind in self.space.items():
             if isinstance(kind, Choice):
@@ -186,6 +211,31 @@ class Sweep:
         if not self.points:
             del content["points"]  # studies from before there were any keep their digest
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+_TYPES = {
+    "config": str, "space": dict, "fixed": dict, "method": str, "num_trials": Count, "metric": str, "direction": str, "seed": Count,
+    "rungs": tuple[Count, ...], "eta": Count, "prune": bool, "module": Annotated[str, Meta(pattern=r"^[\w.]{1,200}$")], "points": tuple[dict, ...],
+}  # fmt: skip
+
+
+def _check_value(key: str, value: Any) -> None:
+    """Raises a ConfigError for what no flag can say; whether the key can have it, its trial tells."""
+    text = value if isinstance(value, str) else ""
+    known = isinstance(value, bool | str) or is_finite(value)
+    if not known or "\0" in text or not is_text(text) or len(text) > _LONGEST:
+        raise ConfigError(
+            f"The sweep gives {key} the value {short(value)}: values are finite numbers, true or false, and texts of {_LONGEST} characters."
+        )
+
+
+def _check_end(key: str, end: float, values: Uniform) -> None:
+    """Raises a ConfigError if a key cannot have an end of its range."""
+    field, kind = _FIELDS[key]
+    try:
+        config_lib.check_value(key, kind(end), field, kind)
+    except (ConfigError, ValueError, OverflowError) as error:
+        raise ConfigError(f"The sweep's {key} has {values}, whose end cannot be: {error}") from error
 
 
 def _between(kind: Uniform, share: float) -> float:
@@ -217,10 +267,10 @@ def config_digest(sweep: Sweep, params: Mapping[str, Any]) -> str:
 
 def load(path: str) -> Sweep:
     """The sweep of a file; raises a ConfigError that names the file if it has none."""
-    file = pathlib.Path(path)
-    if not file.is_file():
+    file = path_of(path, "--sweep")
+    if (found := kind_of(file)) != FILE:
         raise ConfigError(
-            f"--sweep={path}: there is no such file. Give one with a get_sweep(), for example experiments/lr/sweep.py."
+            f"--sweep={path}: {f'it is {found}' if found else 'there is no such file'}. Give one with a get_sweep(), for example experiments/lr/sweep.py."
         )
     with config_files.blamed(file):
         made = runpy.run_path(str(file))
