@@ -27,6 +27,7 @@ from typing import IO, Any
 import tqdm
 
 from lm_research import cli, disk, flags
+from lm_research.documents import parse_json, read_bytes, short
 from lm_research.errors import DataError, UserError
 
 FORMAT = 2  # of outputs: which rows an input has
@@ -224,8 +225,8 @@ class Part:
                     f"{there[0]} exists and was not made by this command. Give another --output, or delete it."
                 )
             return
-        with self._locked() as facts:
-            if self._changed(facts):
+        with self._locked():
+            if self._changed():
                 return
             self.joined = self.output.exists() and self.parts > 1
             if _done(
@@ -268,25 +269,32 @@ class Part:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
-    def _changed(self, facts: IO[str]) -> bool:
+    def _changed(self) -> bool:
         """Whether the output was begun by another command, which wrote no row; raises a UserError if that one did."""
-        facts.seek(0)
-        text = facts.read()
-        before: dict[str, Any] = {}
-        with contextlib.suppress(ValueError):  # cut short before there was a row, by a kill or a full disk
-            before = json.loads(text)
+        before = self._before()
         changed = [name for name in self._made_from if before.get(name) != self._made_from[name]]
         if changed and any(path.stat().st_size or path.name.endswith(".done") for path in self._files()):
             raise UserError(
-                f"{self.output} was begun with {', '.join(f'{name} {before.get(name)!r}' for name in changed)}, and is now asked for "
-                f"with {', '.join(f'{name} {self._made_from[name]!r}' for name in changed)}. Give another --output, or delete it and "
+                f"{self.output} was begun with {', '.join(f'{name} {short(before.get(name))}' for name in changed)}, and is now asked for "
+                f"with {', '.join(f'{name} {short(self._made_from[name])}' for name in changed)}. Give another --output, or delete it and "
                 f"what stands beside it under its name ({self.facts.name} and parts)."
             )
         return bool(changed)
 
+    def _before(self) -> dict[str, Any]:
+        """What the file of facts says, {} where it is empty; raises a UserError if it is damaged and rows depend on it."""
+        fix = f"Restore it, give another --output, or delete {self.output} and what stands beside it under its name."
+        data = read_bytes(self.facts, error=UserError, fix=fix)
+        try:
+            return parse_json(data, str(self.facts), error=UserError, fix=fix) if data.strip() else {}
+        except UserError:
+            if any(path.stat().st_size for path in self._files()):
+                raise
+            return {}
+
     def _claim(self, facts: IO[str]) -> None:
         """Says in the file of facts what the output is made from; raises a UserError if another command has written rows."""
-        if self._changed(facts):
+        if self._changed():
             for path in self._files():  # empty ones, of that other command
                 path.unlink()
             facts.truncate(0)

@@ -64,7 +64,7 @@ from lm_research.training.pace import Pace
 from lm_research.training.progress import Log, Progress, Trace, every
 from lm_research.training.recheck import Recheck
 from lm_research.training.signals import StopRequest
-from lm_research.training.state import State, init_state, state_shardings, window_zeros
+from lm_research.training.state import State, check_room, init_state, state_shardings, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
 from lm_research.training.trackers import check_installed
 
@@ -120,6 +120,7 @@ def run(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> in
     optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
     shardings = state_shardings(mesh, definition, shapes, config.mesh)
+    check_room(shapes, shardings)
     new_state = jax.jit(
         lambda seed: init_state(definition, optimizer, config, objective, seed), out_shardings=shardings
     )

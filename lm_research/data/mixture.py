@@ -11,7 +11,6 @@ Legend: B rows, S sources.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,6 +20,7 @@ from lm_research.config import DataConfig
 from lm_research.data.order import Examples
 from lm_research.data.random import permute
 from lm_research.data.store import TokenStore
+from lm_research.documents import whole_number
 from lm_research.errors import ConfigError, suggest
 
 BLOCK = 65_536  # rows; shares are kept to one part in this
@@ -73,7 +73,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and value >= 0 else None
+    return value if 0 <= value <= 1e30 else None
 
 
 def stages_of(data: DataConfig, tokens: Mapping[str, int]) -> list[Stage]:
@@ -105,7 +105,7 @@ def stages_of(data: DataConfig, tokens: Mapping[str, int]) -> list[Stage]:
             if name not in names:
                 raise ConfigError(f"{where} names {name!r}. {suggest(name, names)}")
         values = [_number(given.get(name, "")) for name in names]
-        if not colon or not step.strip().isdigit() or None in values:
+        if not colon or whole_number(step) is None or None in values:
             raise ConfigError(f"{where} is not STEP: {' '.join(f'{name}=WEIGHT' for name in names)}.")
         if int(step) <= stages[-1].step:
             raise ConfigError(f"{where}: stages go from an earlier step to a later one, the first above 0.")

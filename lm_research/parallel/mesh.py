@@ -21,6 +21,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from lm_research.config import MeshConfig
+from lm_research.documents import whole_number
 from lm_research.errors import MeshError, suggest
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -87,12 +88,12 @@ def named_mesh(text: str) -> Mesh:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = (word.strip() for word in part.partition("="))
-        if axis not in AXES or not size.isdecimal() or int(size) < 1:
+        if axis not in AXES or not whole_number(size):
             raise MeshError(
                 f"mesh: {part!r} is neither AXIS=DEVICES, as in fsdp=4,tensor=2, nor is it a preset. "
                 f"{suggest(axis, (*AXES, *presets))}"
             )
-        sizes[axis] = int(size)
+        sizes[axis] = whole_number(size)
     return make_mesh(MeshConfig(**sizes))
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lm_research import leaving
+from lm_research.documents import whole_number
 from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD
 from lm_research.parallel.roll_call import PodError, roll_call
 
@@ -58,7 +59,7 @@ def seconds_of(limit: tuple[str, float]) -> float:
         value = float(text) if text else default
     except ValueError:
         value = 0.0
-    if not value > 0:
+    if not 0 < value < 1e9:
         raise PodError(f"{name}={text} is not a positive number of seconds. Write for example {name}={default:g}.")
     return value
 
@@ -91,14 +92,15 @@ def _told(given: list[str]) -> Place:
         raise PodError(f"{' and '.join(missing)} must be given too: the three flags {', '.join(flags)} go together.")
     coordinator, num_processes, process_id = given
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not 0 < (whole_number(port) or 0) < 65536:
         raise PodError(f"--coordinator={coordinator} is not HOST:PORT, for example 10.0.0.1:8476.")
-    if not (num_processes.isdigit() and process_id.isdigit() and int(process_id) < int(num_processes)):
+    count, number = whole_number(num_processes), whole_number(process_id)
+    if count is None or number is None or not number < count < 2**20:
         raise PodError(
             f"--num_processes={num_processes} and --process_id={process_id} do not fit: processes are numbered from 0 to "
             "--num_processes minus 1."
         )
-    return Place(coordinator, int(num_processes), int(process_id))
+    return Place(coordinator, count, number)
 
 
 def _many_tasks() -> bool:

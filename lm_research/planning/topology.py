@@ -49,7 +49,7 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     if name not in CHIPS:
         raise MeshError(f"topology {text!r}: there is no chip {name!r} here. {suggest(name, CHIPS)} {example}")
     chip = CHIPS[name]
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sides):
+    if not re.fullmatch(r"[1-9][0-9]{0,4}(x[1-9][0-9]{0,4})*", sides):
         raise MeshError(f"topology {text!r}: {sides!r} is not a number of chips along each side. {example}")
     shape = tuple(int(side) for side in sides.split("x"))
     if len(shape) != (chip.torus or 1):

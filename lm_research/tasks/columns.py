@@ -93,7 +93,7 @@ def _form_of(file: SourceFile) -> Form:
 def _place(column: str, names: tuple[str, ...], file: str) -> int:
     """Index of the column of the tags; by default UPOS of CoNLL-U, else the last."""
     column = column or ("UPOS" if names else "-1")
-    if re.fullmatch(r"-?[1-9]\d*", column):
+    if re.fullmatch(r"-?[1-9][0-9]{0,8}", column):
         return int(column) - (int(column) > 0)
     if column.upper() in names:
         return names.index(column.upper())

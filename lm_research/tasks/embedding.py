@@ -106,7 +106,7 @@ class EmbeddingReader(Reader):
         task, value = self.task, record.get(self.task.label_key, "label_key")
         try:
             cosine = (float(value) - task.value_zero) / (task.value_one - task.value_zero)
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, ArithmeticError):
             cosine = math.nan
         if not abs(cosine) <= 1 + _SLACK:
             raise DataError(

@@ -117,7 +117,7 @@ def _numbers(value: Any, choices: list[str]) -> dict[str, int]:
         found[TEXTS] = choices.index(value)
     if isinstance(value, str) and key.upper() in tuple(ascii_uppercase[:size]):
         found[LETTERS] = ascii_uppercase.index(key.upper())
-    if key.isdecimal():
+    if key.isdecimal() and len(key) < 10:
         found |= {FROM_0: int(key)} if int(key) < size else {}
         found |= {FROM_1: int(key) - 1} if 0 < int(key) <= size else {}
     return found

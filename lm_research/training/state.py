@@ -13,6 +13,7 @@ halted      int32, the step whose loss was not finite, or -1; nothing is updated
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ import optax
 from jax.sharding import Mesh
 
 from lm_research.config import Config, MeshConfig
+from lm_research.errors import MeshError
 from lm_research.models.definition import ModelDefinition, flatten
 from lm_research.objectives.base import Objective
 from lm_research.parallel.rules import over_data, parse_rules, replicated, tree_shardings
@@ -100,6 +102,20 @@ def init_state(
     if config.train.ema_decay:
         state["ema"] = jax.tree.map(jnp.copy, params)
     return state
+
+
+def check_room(shapes: State, shardings: State) -> None:
+    """Raises a MeshError, before anything is allocated, if a device has less memory than its part of the state takes."""
+    leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
+    needed = sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in leaves)
+    room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if room is None:  # a CPU, whose devices share the machine's memory
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / jax.local_device_count()
+    if needed > room:
+        raise MeshError(
+            f"Parameters and optimizer of this model take {needed / 2**30:,.1f} GiB on each device, which has {room / 2**30:,.1f} GiB. Make "
+            "the model smaller, or divide it over more devices (--config.mesh.preset=fsdp); python -m lm_research.plan says what a run needs."
+        )
 
 
 def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State, config: MeshConfig | None = None) -> State:
