@@ -200,3 +200,16 @@ def test_no_rows_make_an_empty_output(folder: pathlib.Path, tmp_path: pathlib.Pa
     for process in (1, 0):
         assert run(folder, tmp_path / "b.jsonl", *given, "--num_processes=2", f"--process_id={process}") == 0
     assert (tmp_path / "b.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{", "\0", "null"], ids=range(5))
+def test_damaged_notes_are_told_and_rows_kept(
+    folder: pathlib.Path, tmp_path: pathlib.Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, notes = tmp_path / "a.jsonl", tmp_path / "a.jsonl.made_from.json"
+    output.write_text('{"row": 0}\n')
+    notes.write_text(text)
+    assert run(folder, output) == 2
+    error = capsys.readouterr().err
+    assert "a.jsonl.made_from.json" in error and error.count("\n") == 1
+    assert output.read_text() == '{"row": 0}\n' and notes.read_text() == text

@@ -1,0 +1,60 @@
+"""Suites that are none: bombs, depth, cycles, wrong types and names that are no folders are one paragraph, whatever the format."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from lm_research.errors import ConfigError
+from lm_research.evaluation.suite import load_suite
+
+KINDS = {"classification": None}
+GOOD = {"name": "a", "task": "classification", "data": "x.jsonl"}
+# Ten aliases in each of nine levels stand for 10**9 values.
+BOMB = (
+    "a0: &a0 [x]\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+    + "tasks: *a9\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("s.yaml", BOMB), ("s.yaml", "tasks: &a [*a]"), ("s.yaml", "[" * 5000), ("s.yaml", "tasks: !!python/object:os.system []"),
+        ("s.yaml", "{" * 50), ("s.yaml", "tasks: !!int x"), ("s.yaml", "? [a]\n: b"), ("s.yaml", "tasks: [1]"), ("s.yaml", "\0"),
+        ("s.json", "[" * 100_000), ("s.json", '{"a":' * 2000), ("s.json", "[" + "9" * 5000 + "]"), ("s.json", "null"), ("s.json", ""),
+        ("s.py", "import sys; sys.exit(0)"), ("s.py", "TASKS = []; TASKS.append(TASKS)"), ("s.py", "x = 1\0"), ("s.py", "TASKS = 3"),
+    ],
+    ids=range(18),
+)  # fmt: skip
+def test_what_is_no_suite(name: str, text: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=name) as caught:
+        load_suite(str(tmp_path / name), KINDS)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": 3}, {"name": "x" * 300}, {"name": "../x"}, {"name": ["a"]}, {"task": []}, {"data": {}}, {"data": "a\0b"}, {"data": "x" * 300},
+        {"labels": 3}, {"labels": [["a"]]}, {"labels": {"a": 1}}, {"max_length": -1}, {"max_length": 2**40}, {"max_length": 1.5}, {"max_length": True},
+        {"text_key": 3}, {"stride": "x"}, {"stride": 10**30}, {"normalize": 1}, {"prompt": "\ud800"}, {"metric": []}, {"nosuch" * 5000: 1},
+    ],
+    ids=range(22),
+)  # fmt: skip
+def test_a_key_that_cannot_be(changes: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "s.py").write_text(f"TASKS = [{GOOD | changes!r}]")
+    with pytest.raises(ConfigError, match="task") as caught:
+        load_suite(str(tmp_path / "s.py"), KINDS)
+    assert len(str(caught.value)) < 40_000
+
+
+def test_a_suite_that_is_one(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "s.json").write_text(json.dumps([GOOD | {"labels": [0, "b"], "max_length": 7}]))
+    (entry,) = load_suite(str(tmp_path / "s.json"), KINDS)
+    assert (entry.labels, entry.max_length) == (("0", "b"), 7)
