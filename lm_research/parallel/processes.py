@@ -39,6 +39,8 @@ BUILD = ("LM_RESEARCH_BUILD_SECONDS", 86400.0)  # for process 0 to do what the o
 _PREEMPTION = "jax_enable_preemption_service"
 _LEAVING = "lm_research/leaving"  # a key that a process sets when it leaves before the first step
 _LOOK = 0.2  # seconds between looks at it
+# What a collective says once a process that it waits for is gone (gloo, and jax.distributed's own service).
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "heartbeat timeout", "Socket closed")
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -195,7 +197,13 @@ def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
         os._exit(STOPPED_BY_SIGNAL)
     expected = isinstance(error, TOLD)
     cause = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    lost = isinstance(error, jax.errors.JaxRuntimeError) and any(words in str(error) for words in _LOST)
+    if lost:
+        cause = (
+            f"another process of this run was lost ({' '.join(str(error).split())[:200]}); its own output has the cause. The last checkpoint "
+            "is whole; the same command, started in every process, goes on from there."
+        )
+    elif isinstance(error, jax.errors.JaxRuntimeError):
         cause += "\nProbably another process of this run ended first: its output has the cause."
     text = f"process {place.process_id} of {place.num_processes} ends: {cause}\n"
     with contextlib.suppress(OSError):
@@ -208,7 +216,7 @@ def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
     sys.stderr.flush()
     if place.process_id == 0:
         time.sleep(1)  # jax.distributed ends the others with process 0: those that met the same error say so first
-    os._exit(error.exit_code if expected else BUG)
+    os._exit(STOPPED_BY_SIGNAL if lost else error.exit_code if expected else BUG)
 
 
 def log_name(process_id: int) -> str:
