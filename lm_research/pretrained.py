@@ -73,7 +73,7 @@ class LanguageModel:
 
     @property
     def config(self) -> FrozenConfigDict:
-        return FrozenConfigDict(self._config)
+        return FrozenConfigDict(_attributes(self._config), allow_dotted_keys=True)
 
     @property
     def head(self) -> str:
@@ -299,6 +299,14 @@ class LanguageModel:
     def score(self, prompts: Any = None, continuations: Any = (), **inputs: Any) -> list[np.ndarray]:
         """Log-probability [nats] of each token of given continuations (texts, or lists of token ids)."""
         return generate_lib.score(self, prompts, continuations, **inputs)
+
+
+def _attributes(value: Any, listed: bool = False) -> Any:
+    """A value of config.json as ConfigDict takes it: no keys of Python's own, and in lists pairs in place of objects."""
+    if isinstance(value, Mapping):
+        inner = {key: _attributes(one, listed) for key, one in value.items() if not key.startswith("__")}
+        return tuple(inner.items()) if listed else inner
+    return [_attributes(one, True) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _array(name: str, value: Any) -> Any:

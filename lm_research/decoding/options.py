@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 import types
 import typing
@@ -15,7 +16,8 @@ import numpy as np
 
 from lm_research.decoding.processors import words
 from lm_research.disk import write_atomically
-from lm_research.errors import UserError, suggest
+from lm_research.documents import Object, read_json, short
+from lm_research.errors import PretrainedError, UserError, suggest
 from lm_research.texts import is_text
 
 LOG = logging.getLogger("lm_research")
@@ -172,17 +174,14 @@ def load_defaults(directory: pathlib.Path) -> dict[str, Any]:
     """What generation_config.json in a model's directory says, {} if there is none.
 
     Raises:
-      UserError: it holds no JSON object.
+      PretrainedError: it holds no JSON object, or a value of the wrong type.
     """
     path = pathlib.Path(directory) / FILE
     if not path.is_file():
         return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}). Copy it again, or remove it to do without.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object. Copy it again, or remove it to do without.")
+    fix = "Copy it again, or remove it to do without."
+    values = read_json(path, Object, error=PretrainedError, fix=fix)
+    check_types({name: value for name, value in values.items() if value is not None}, f"{path}: ", PretrainedError)
     return values
 
 
@@ -202,7 +201,8 @@ def save_defaults(directory: pathlib.Path, values: Mapping[str, Any]) -> None:
 def of_writer(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json, with what only the one of its decoder says where a model is made of two."""
     said = {name: value for name, value in config.items() if value is not None}
-    return {**dict(said.get("decoder") or {}), **said}
+    inner = said.get("decoder")
+    return {**(inner if isinstance(inner, Mapping) else {}), **said}
 
 
 def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapping[str, Any]) -> Options:
@@ -239,13 +239,18 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
     return options
 
 
-def check_types(given: Mapping[str, Any], where: str = "") -> None:
-    """Raises a UserError if a value is not of its argument's type; it begins with `where`. Arguments of other names are left alone."""
+def check_types(given: Mapping[str, Any], where: str = "", error: type[UserError] = UserError) -> None:
+    """Raises an `error` if a value is not of its argument's type; it begins with `where`. Arguments of other names are left alone."""
     for name, value in given.items():
         if name in _KINDS and not fits(value, _KINDS[name]):
             plain = next((one for one in (*typing.get_args(_KINDS[name]), _KINDS[name]) if one in _PLAIN), None)
             form = _FORMS.get(name) or _PLAIN[plain]
-            raise UserError(f"{where}{name}={str(repr(value))[:80]}, which has the wrong type: it must be {form}.")
+            raise error(f"{where}{name}={_shown(value)}, which has the wrong type: it must be {form}.")
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    return short(value) if isinstance(value, dict | list | tuple | str | int | float) else repr(value)[:80]
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -287,7 +292,8 @@ def _check(options: Options) -> None:
     for name in NAMES:
         value = getattr(options, name)
         small = name == "seed" or not _is_number(value, np.integer) or -(2**31) <= value < 2**31
-        need(small, f"{name}={value}: it does not fit into 32 bits.")
+        need(small, f"{name}={_shown(value)}: it does not fit into 32 bits.")
+        need(not isinstance(value, float) or math.isfinite(value), f"{name}={value}: it is a finite number.")
     for name in ("num_beams", "num_return_sequences", "num_beam_groups", "num_assistant_tokens"):
         need(getattr(options, name) >= 1, f"{name}={getattr(options, name)}: it is at least 1.")
     for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_logprobs"):

@@ -21,6 +21,8 @@ from lm_research.interop.stored import StoredTensor, check_shape, damaged, map_f
 ARRAY_TYPES = (1, 3)
 CHUNKED = "__msgpack_chunked_array__"
 MAX_DEPTH = 64
+MAX_VALUES = 1_000_000
+MAX_TEXT = 1000  # bytes of a name
 _KNOWN = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64".split()
 DTYPES = {name: np.dtype(name) for name in _KNOWN} | {
     name: np.dtype(getattr(ml_dtypes, name))
@@ -49,8 +51,9 @@ class _Span(NamedTuple):
 class _Walker:
     """Reads msgpack values from `data`, one after another, between `position` and `end`."""
 
-    def __init__(self, path: pathlib.Path, data: np.ndarray, position: int, end: int) -> None:
-        self.path, self.data, self.position, self.end = path, data, position, end
+    def __init__(self, path: pathlib.Path, data: np.ndarray, position: int, end: int, budget: list[int]) -> None:
+        """`budget` holds how many values may come, of all walkers through the file."""
+        self.path, self.data, self.position, self.end, self.budget = path, data, position, end, budget
 
     def take(self, size: int) -> int:
         """Offset of the next `size` bytes, which are then behind."""
@@ -67,12 +70,17 @@ class _Walker:
     def text(self, span: Any) -> str:
         if not isinstance(span, _Span):
             raise damaged(self.path, f"byte {self.position} should end a text")
+        if span.size > MAX_TEXT:
+            raise damaged(self.path, f"the text that ends at byte {self.position} has {span.size} bytes")
         return self.data[span.offset : span.offset + span.size].tobytes().decode("utf-8")
 
     def value(self, way: tuple[str, ...]) -> Any:
         """The next value: dict, list, StoredTensor, _Span, number, bool or None. `way` is the keys that lead to it."""
+        self.budget[0] -= 1
         if len(way) > MAX_DEPTH:
             raise damaged(self.path, f"its maps are nested deeper than {MAX_DEPTH}")
+        if self.budget[0] < 0:
+            raise damaged(self.path, f"it has more than {MAX_VALUES} values, which no model has")
         code = self.number(1)
         if code <= 0x7F or code >= 0xE0:
             return code if code <= 0x7F else code - 256
@@ -112,7 +120,7 @@ class _Walker:
         kind, start = self.number(1), self.take(size)
         if kind not in ARRAY_TYPES:
             return None
-        name, inner = "/".join(way), _Walker(self.path, self.data, start, start + size)
+        name, inner = "/".join(way), _Walker(self.path, self.data, start, start + size, self.budget)
         parts = inner.value((*way, "?"))
         if (
             not isinstance(parts, list)
@@ -141,7 +149,7 @@ def read_flax(path: pathlib.Path) -> dict[str, StoredTensor]:
       PretrainedError: the file is damaged.
     """
     data = map_file(path)
-    walker = _Walker(path, data, 0, len(data))
+    walker = _Walker(path, data, 0, len(data), [MAX_VALUES])
     try:
         tree = walker.value(())
     except UnicodeDecodeError as error:

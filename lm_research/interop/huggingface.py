@@ -22,16 +22,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lm_research.disk import write_atomically
-from lm_research.errors import PretrainedError, not_downloaded, suggest
-from lm_research.interop import peft, quantised, tied_tables, zero_biases
+from lm_research.documents import short
+from lm_research.errors import PretrainedError, suggest
+from lm_research.interop import model_config, peft, quantised, tied_tables, zero_biases
+from lm_research.interop.model_config import read_config
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
 from lm_research.models.families import DEFAULT_HEADS, family_of, name_of
-from lm_research.models.families.common import Weight
-from lm_research.models.forward import PROBLEM_TYPES
+from lm_research.models.families.common import FIX, Weight
 from lm_research.models.heads import HEADS, Head
+from lm_research.models.limits import flaw
 from lm_research.parallel.rules import tree_shardings
 
 STACKS = ("encoder", "decoder", "memory_projection")
@@ -117,32 +119,6 @@ def listed(nonfinite: Mapping[str, str], most: int = 5) -> list[str]:
     return words + ([f"{len(nonfinite) - most} more"] if len(nonfinite) > most else [])
 
 
-def read_config(directory: pathlib.Path) -> dict[str, Any]:
-    """config.json of a model directory.
-
-    Raises:
-      PretrainedError: there is none, or it is not one of a model.
-    """
-    path = directory / "config.json"
-    if not directory.is_dir():
-        what = "is a file" if directory.exists() else "does not exist"
-        raise PretrainedError(
-            f"The model directory {directory} {what}. Give the path of a directory with a config.json.{not_downloaded(directory)}"
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        found = ", ".join(sorted(entry.name for entry in directory.iterdir())[:10]) or "nothing"
-        raise PretrainedError(
-            f"{directory} holds no config.json, so it is no model directory. It holds: {found}."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise PretrainedError(f"{path} cannot be read as JSON: {error}. Download it again.") from error
-    if not isinstance(config, dict):
-        raise PretrainedError(f"{path} holds a {type(config).__name__} instead of an object. Download it again.")
-    return config
-
-
 def inspect(
     directory: pathlib.Path,
     head: str | None = None,
@@ -160,13 +136,14 @@ def inspect(
     Raises:
       PretrainedError: no model, one of an unknown type, or with settings that are not supported.
     """
+    model_config.check_asked(num_labels)
     if adapter is None and peft.is_adapter(directory):
         adapter, directory = directory, peft.base_of(directory)
     config = read_config(directory)
     try:
         family_name = name_of(config)
     except PretrainedError as error:
-        raise PretrainedError(f"{directory / 'config.json'}: {error}") from error
+        raise model_config.in_file(directory, error) from error
     kind, family = config["model_type"], family_of(family_name)
     quantised.check_config(directory / "config.json", config)
     source = open_tensors(directory)
@@ -181,7 +158,10 @@ def inspect(
     arch = _architecture(directory, family, config, source)
     encoder_only, name = False, head
     if head is None:
-        encoder_only, name = _named_head(config, kind, family, arch.kind)
+        try:
+            encoder_only, name = _named_head(config, kind, family, arch.kind)
+        except PretrainedError as error:
+            raise model_config.in_file(directory, error) from error
     elif head not in HEADS:
         raise PretrainedError(f"There is no head {head!r}. {suggest(head, HEADS)}")
     elif head in ("token_classification", "masked_lm") and arch.encoder is not None:
@@ -192,9 +172,9 @@ def inspect(
         flags = getattr(family, "TIE_FLAGS", tied_tables.FLAGS)
         config |= {key: value for key, value in family.to_hf(arch).items() if key in flags}
     arch = arch.encoder if encoder_only else arch
-    labels = num_labels or len(config.get("id2label") or {}) or config.get("num_labels") or 2
+    labels = num_labels or model_config.num_labels(config, directory, name)
     if name == "classification":
-        config = _with_problem_type(config, labels, changed=num_labels is not None, directory=directory)
+        config = model_config.with_problem_type(config, labels, changed=num_labels is not None, directory=directory)
     spec = Head(name, labels)
     definition = define(arch, spec)
     reader = _Reader(source, family, definition)
@@ -215,30 +195,12 @@ def _architecture(
     directory: pathlib.Path, family: ModuleType, config: Mapping[str, Any], source: TensorSource
 ) -> Architecture:
     try:
-        return family.from_hf(config, set(source.names))
+        arch = family.from_hf(config, set(source.names))
+        if wrong := flaw(arch, model_config.names_of(family)):
+            raise PretrainedError(f"config.json: {wrong}. {FIX}")
     except PretrainedError as error:
-        raise PretrainedError(f"{directory}: {error}") from error
-
-
-def _with_problem_type(config: dict[str, Any], labels: int, changed: bool, directory: pathlib.Path) -> dict[str, Any]:
-    """A config.json whose problem_type goes with the number of outputs; one that a new number makes void is left out.
-
-    Raises:
-      PretrainedError: there is no such type, or it is one class of one.
-    """
-    problem = config.get("problem_type")
-    if problem is not None and problem not in PROBLEM_TYPES:
-        raise PretrainedError(
-            f"{directory}: config.json: problem_type is {problem!r}. {suggest(str(problem), PROBLEM_TYPES)}"
-        )
-    if problem != "single_label_classification" or labels > 1:
-        return config
-    if changed:
-        return {**config, "problem_type": None}
-    raise PretrainedError(
-        f"{directory}: config.json: problem_type is {problem} with one label, of which nothing can be told apart. Give two labels in "
-        "id2label, or set problem_type to regression (a value) or multi_label_classification (yes or no)."
-    )
+        raise model_config.in_file(directory, error) from error
+    return arch
 
 
 def _named_head(config: Mapping[str, Any], kind: str, family: ModuleType, stacks: str) -> tuple[bool, str]:
@@ -252,7 +214,7 @@ def _named_head(config: Mapping[str, Any], kind: str, family: ModuleType, stacks
     if config.get("architectures"):
         known = ", ".join(prefix + suffix for suffix in family.CLASSES)
         raise PretrainedError(
-            f"config.json: architectures is {config['architectures']!r}; of {kind} these are supported: {known}. Name the "
+            f"config.json: architectures is {short(config['architectures'])}; of {kind} these are supported: {known}. Name the "
             f"head you want with head=..., one of {', '.join(HEADS)}."
         )
     return False, getattr(family, "HEAD", DEFAULT_HEADS[stacks])
@@ -346,6 +308,18 @@ class _Reader:
                 self.nonfinite[name] = found
         return array.reshape(shape)
 
+    def check_amount(self, paths: Iterable[str]) -> None:
+        """Raises a PretrainedError if parameters take many times the room of the files: their tensors are the same bytes, then."""
+        amounts = [(math.prod(self.shapes[path].shape), self.dtype(path).itemsize) for path in paths]
+        claimed = sum(size * width for size, width in amounts)
+        files = {self.source.file(name) for name in self.source.names}
+        held = sum(file.stat().st_size for file in files)
+        if claimed > 8 * held + 2**20:  # tied tables are read twice or thrice
+            raise PretrainedError(
+                f"{sorted(files)[0]}: the weight files hold {held:,} bytes, but the parameters that config.json asks for take {claimed:,} of "
+                "them. Many tensors share their bytes, which no model does. Download them again."
+            )
+
     def dead_copies(self) -> dict[str, np.ndarray]:
         """Tensors of the files that nothing reads and that belong to the format, by the family's names."""
         dead = [name for weight in self.weights.values() for name in weight.kept]
@@ -400,6 +374,7 @@ def load_params(
         of_head = path.split("/")[0] not in STACKS
         states[path] = reader.check(path, may_miss=of_head, may_differ=of_head and fresh_head)
     new = [path for path, state in states.items() if state != "found"]
+    reader.check_amount(path for path, state in states.items() if state == "found")
     shardings = {path: None for path in reader.shapes}
     if mesh is not None:
         shardings = flatten(tree_shardings(mesh, definition.shapes, definition.axes))

@@ -7,7 +7,6 @@ base's. Only what an adapter names changes, though the base may tie it to anothe
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.documents import Finite, Object, Size, check_fields, read_json, short
 from lm_research.errors import PretrainedError, not_downloaded
 from lm_research.interop import quantised
 from lm_research.interop.stored import StoredTensor
@@ -37,6 +37,13 @@ _REFUSED = {
 }  # fmt: skip
 
 
+_KINDS: dict[str, Any] = {
+    "peft_type": str, "lora_alpha": Finite, "alpha_pattern": dict[str, Finite], "base_model_name_or_path": str, "task_type": str,
+    "fan_in_fan_out": bool, "use_rslora": bool, "modules_to_save": list[str], "r": Size,
+}  # fmt: skip
+_SLOW = re.compile(r"\)[*+?{]|\\[0-9]|\(\?")  # a repeated group may be matched in 2^N ways
+
+
 def is_adapter(directory: pathlib.Path) -> bool:
     """Whether it is a directory of an adapter and not of a whole model."""
     return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
@@ -45,22 +52,29 @@ def is_adapter(directory: pathlib.Path) -> bool:
 def read_config(directory: pathlib.Path) -> dict[str, Any]:
     """adapter_config.json; raises a PretrainedError if it is none of a LoRA that can be read."""
     path = directory / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config["peft_type"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise PretrainedError(
-            f"{path} cannot be read as the config of a peft adapter ({error}). Give an adapter's directory."
-            f"{'' if directory.exists() else not_downloaded(directory)}"
-        ) from error
-    if kind != "LORA" or not isinstance(config.get("lora_alpha"), int | float):
-        raise PretrainedError(
-            f"{path}: peft_type is {kind!r} and lora_alpha {config.get('lora_alpha')!r}; only LORA with a number is read."
-        )
+    fix = f"Give an adapter's directory.{'' if directory.exists() else not_downloaded(directory)}"
+    if not path.is_file():
+        raise PretrainedError(f"{path} cannot be read as the config of a peft adapter: there is no such file. {fix}")
+    config = read_json(path, Object, error=PretrainedError, fix=fix)
+    check_fields(config, _KINDS, str(path), error=PretrainedError, fix="Download it again, or mend it.")
+    if config.get("peft_type") != "LORA" or config.get("lora_alpha") is None:
+        said = f"peft_type is {short(config.get('peft_type'))} and lora_alpha {short(config.get('lora_alpha'))}"
+        raise PretrainedError(f"{path}: {said}; only LORA with a number is read. {fix}")
+    for pattern in config.get("alpha_pattern") or {}:
+        if _SLOW.search(pattern) or len(re.findall(r"[*+?{]", pattern)) > 2 or len(pattern) > 200:
+            raise PretrainedError(
+                f"{path}: alpha_pattern has {short(pattern)}, which may take years to look for. Name the module in plain."
+            )
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise PretrainedError(
+                f"{path}: alpha_pattern has {short(pattern)}, which is no regular expression ({error}). {fix}"
+            ) from error
     for name, only in _REFUSED.items():
         if config.get(name) not in (only, None):
             raise PretrainedError(
-                f"{path}: {name} is {config[name]!r}, which is not supported. Merge the adapter with peft first."
+                f"{path}: {name} is {short(config[name])}, which is not supported. Merge the adapter with peft first."
             )
     return config
 
@@ -68,9 +82,13 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
 def base_of(directory: pathlib.Path) -> pathlib.Path:
     """The directory of the model that an adapter belongs to; raises a PretrainedError if it is not on this machine."""
     name = read_config(directory).get("base_model_name_or_path")
-    if not name or not pathlib.Path(name).is_dir():
+    try:
+        found = bool(name) and pathlib.Path(name).is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if not found:
         raise PretrainedError(
-            f"{directory / CONFIG} says that the adapter belongs to {name!r}, which is no directory here. Name the base's directory as the "
+            f"{directory / CONFIG} says that the adapter belongs to {short(name)}, which is no directory here. Name the base's directory as the "
             f"model and this one as the adapter: from_pretrained(BASE, adapter={str(directory)!r}) or convert --source BASE --adapter "
             f"{directory}.{not_downloaded(name) if name else ''}"
         )
@@ -150,6 +168,11 @@ class AdaptedSource(TensorSource):
     def _transposed(self, name: str) -> bool:
         """Whether the base's matrix is [in, out]; raises a PretrainedError if it is neither that nor [out, in]."""
         _, a, b = self._products[name]
+        if not (len(a.shape) == len(b.shape) == 2 and a.shape[0] and all(x.dtype.kind in "fV" for x in (a, b))):
+            raise PretrainedError(
+                f"{self._directory}: the adapter of {name!r} has {a.dtype} of shape {a.shape} and {b.dtype} of {b.shape}, which are no "
+                "matrices of numbers. Download it again."
+            )
         wanted, got = (b.shape[0], a.shape[1]), self.shape(name)
         if name in self._tables and wanted == got[::-1]:
             return True

@@ -66,7 +66,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
     if length > len(data) - start:
         raise damaged(path, f"its header should have {length} bytes, but only {len(data) - start} follow")
     if length > MAX_JSON_BYTES:
-        raise damaged(path, f"its header has {length} bytes, and {MAX_JSON_BYTES} is the most that the format allows")
+        raise damaged(path, f"its header has {length} bytes, and {MAX_JSON_BYTES} is the most that is read")
     header = parse_json(path, data[start : start + length].tobytes(), "its header")
     header.pop(METADATA, None)
     data_bytes = len(data) - start - length

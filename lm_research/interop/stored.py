@@ -16,7 +16,9 @@ from lm_research.errors import PretrainedError
 
 MAX_RANK = 32
 MAX_BYTES = 2**63 - 1
-MAX_JSON_BYTES = 100_000_000  # the limit of the safetensors library for its headers
+MAX_JSON_BYTES = (
+    2**25
+)  # of headers and indexes: those of the largest models have 10 MB; the safetensors library's limit is 100
 MAX_WORDS = 300  # characters of a message that come from a file
 LFS_POINTER = b"version https://git-lfs"
 
@@ -71,6 +73,14 @@ def map_file(path: pathlib.Path) -> np.ndarray:
     return data
 
 
+def shown(value: Any) -> str:
+    """A value of a file for a message. What a pickle nests is not shown: a few bytes can nest it without end."""
+    if isinstance(value, list | tuple):
+        items = [shown(item) if isinstance(item, int | str) else type(item).__name__ for item in value[:6]]
+        return f"[{', '.join(items)}{', ...' if len(value) > 6 else ''}]"
+    return reprlib.repr(value) if isinstance(value, str | int | float | bytes | None) else f"a {type(value).__name__}"
+
+
 def is_count(value: Any) -> bool:
     """Whether `value` is an integer from 0 to 2**63 - 1; True and False are not."""
     return type(value) is int and 0 <= value <= MAX_BYTES
@@ -83,7 +93,7 @@ def check_shape(path: pathlib.Path, tensor: str, shape: Any, dtype: np.dtype) ->
       PretrainedError: it is no sequence of sizes, or has too many or too large ones.
     """
     if not isinstance(shape, list | tuple) or len(shape) > MAX_RANK or not all(is_count(size) for size in shape):
-        raise damaged(path, f"{reprlib.repr(shape)} is not a shape", tensor)
+        raise damaged(path, f"{shown(shape)} is not a shape", tensor)
     if math.prod(max(size, 1) for size in shape) * dtype.itemsize > MAX_BYTES:
         raise damaged(path, f"an array of shape {tuple(shape)} is too large for any machine", tensor)
     return tuple(shape)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lm_research.documents import read_bytes
 from lm_research.errors import PretrainedError
 from lm_research.interop import flax_file
 from lm_research.interop.flax_file import read_flax
@@ -110,9 +111,8 @@ def open_tensors(directory: pathlib.Path) -> TensorSource:
 
 def _read_shards(format: _Format, index: pathlib.Path) -> dict[str, StoredTensor]:
     """The tensors that an index {"weight_map": {tensor: file}} names, in its order."""
-    if index.stat().st_size > MAX_JSON_BYTES:
-        raise damaged(index, f"an index of {index.stat().st_size} bytes is too large")
-    weight_map = parse_json(index, index.read_bytes(), "it").get("weight_map")
+    content = read_bytes(index, error=PretrainedError, fix="Download it again.", limit=MAX_JSON_BYTES)
+    weight_map = parse_json(index, content, "it").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise damaged(index, "it has no weight_map")
     for name, shard in weight_map.items():

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import math
 import pathlib
-import reprlib
 import zipfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,12 +20,23 @@ import numpy as np
 
 from lm_research.errors import PretrainedError
 from lm_research.interop.restricted_pickle import ForbiddenGlobal, Storage, TorchTensor, load
-from lm_research.interop.stored import StoredTensor, check_shape, damaged, is_count, map_file, printable
+from lm_research.interop.stored import StoredTensor, check_shape, damaged, is_count, map_file, printable, shown
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the state dict
+MAX_PICKLE = 2**26  # bytes
+MAX_DIRECTORY = 2**24  # bytes, of 200,000 entries or so
 LOCAL_HEADER = 30  # bytes of a zip entry's header before its name
+
+
+class _Pieces(io.BufferedReader):
+    """A file of which no one may want a larger piece at once than a zip file's directory has."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY:
+            raise zipfile.BadZipFile(f"a directory of {size} bytes")
+        return super().read(size)
 
 
 class _Place(NamedTuple):
@@ -72,16 +82,16 @@ def _entries(path: pathlib.Path, state: Any) -> Iterator[tuple[str, TorchTensor]
         state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict):
         raise damaged(path, "it holds no state dict")
+    if state.unnamed:
+        raise damaged(path, "a tensor has a name that is no text")
     for name, value in state.items():
         if isinstance(value, TorchTensor):
-            if not isinstance(name, str):
-                raise damaged(path, f"a tensor has the name {reprlib.repr(name)}, which is no text")
             yield name, value
 
 
 def _open_zip(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _Place], bool]:
     """(state dict, places of the storages, whether they are little endian)."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(_Pieces(io.FileIO(path))) as archive:
         entries: dict[str, zipfile.ZipInfo] = {}
         for info in archive.infolist():
             if info.filename in entries:
@@ -93,6 +103,9 @@ def _open_zip(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _Pla
         if len(pickles) != 1:
             raise damaged(path, "it is a zip file without data.pkl of torch.save")
         prefix = pickles[0].removesuffix("data.pkl")
+        for name, most in ((pickles[0], MAX_PICKLE), (prefix + "byteorder", 64)):
+            if name in entries and entries[name].file_size > most:
+                raise damaged(path, f"its entry {name!r} has {entries[name].file_size} bytes, too many for what it is")
         byte_order = archive.read(prefix + "byteorder") if prefix + "byteorder" in entries else b"little"
         if byte_order not in (b"little", b"big"):
             raise damaged(path, f"its byte order is {byte_order[:20]!r}")
@@ -102,7 +115,17 @@ def _open_zip(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _Pla
         for name, info in entries.items()
         if name.startswith(prefix + "data/")
     }
+    _check_apart(path, places)
     return state, places, byte_order == b"little"
+
+
+def _check_apart(path: pathlib.Path, places: dict[str, _Place]) -> None:
+    """Storages do not overlap, so that all of them together are no larger than the file."""
+    end, before = 0, ""
+    for place, key in sorted((place, key) for key, place in places.items() if place.size):
+        if place.offset < end:
+            raise damaged(path, f"its storages {before!r} and {key!r} overlap")
+        end, before = place.offset + place.size, key
 
 
 def _zip_place(path: pathlib.Path, data: np.ndarray, info: zipfile.ZipInfo) -> _Place:
@@ -126,9 +149,11 @@ def _open_legacy(path: pathlib.Path, data: np.ndarray) -> tuple[Any, dict[str, _
         state, keys = load(file, dtypes), load(file)
         position = file.tell()
     places: dict[str, _Place] = {}
+    if type(keys) is not list:
+        raise damaged(path, "it has no list of its storages")
     for key in keys:
-        if key not in dtypes:
-            raise damaged(path, f"no tensor tells the type of storage {reprlib.repr(key)}")
+        if type(key) is not str or key not in dtypes:
+            raise damaged(path, f"no tensor tells the type of storage {shown(key)}")
         size = int.from_bytes(data[position : position + 8].tobytes(), "little" if little else "big")
         num_bytes = size * dtypes[key].itemsize
         if position + 8 + num_bytes > len(data):
@@ -163,6 +188,8 @@ def _stored(
         end = (last + 1) * dtype.itemsize
     if end > storage.size * storage.dtype.itemsize or storage.first + storage.size > storage.root_size:
         raise damaged(path, f"it reaches beyond the {storage.size} elements of its storage {storage.key!r}", name)
+    if math.prod(shape) * dtype.itemsize > max(place.size, 1):
+        raise damaged(path, f"its shape {shape} has more elements than its storage {storage.key!r}", name)
     first_byte = place.offset + storage.first * storage.dtype.itemsize + tensor.first * dtype.itemsize
     in_bytes = tuple(stride * dtype.itemsize for stride in strides)
 

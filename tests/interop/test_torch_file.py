@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from lm_research.errors import PretrainedError
+from lm_research.interop import restricted_pickle
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 
 # Files of torch.save in PyTorch 2.13, compressed by zlib; the second with _use_new_zipfile_serialization=False:
@@ -257,7 +258,7 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "enormous": (zip_with(storage(), shape=(2**40, 2**40), strides=(0, 0)), "tensor 'w': .* too large"),
     "no tensors": (zipped(mapping(a=integer(1)), {}), "it holds no tensors"),
     "no state dict": (zipped(MATRIX, {"0": SIX.tobytes()}), "it holds no state dict"),
-    "number as name": (zipped(b"}" + integer(3) + MATRIX + b"s", {"0": SIX.tobytes()}), "the name 3, which is no text"),
+    "number as name": (zipped(b"}" + integer(3) + MATRIX + b"s", {"0": SIX.tobytes()}), "a name that is no text"),
     "memo of gigabytes": (zipped(b"}r\xff\xff\xff\xff", {}), "memo entry 4294967295"),
     "not a tensor's storage": (zip_with(integer(3)), "it is no PyTorch file"),
 }
@@ -269,6 +270,110 @@ def test_damage_is_named(what: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(PretrainedError, match=message) as caught:
         opened(tmp_path, content)
     assert str(tmp_path / "pytorch_model.bin") in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ((), ()), then twice that, ... : 2^60 empty tuples in 300 bytes. A hash, a comparison or a print of it takes years.
+DOUBLED = b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60)) + b"h\x3c"
+DEEP = b")" + b"\x85" * 100_000  # (((...))): a hash of it overflows the stack of the C library
+ENDLESS = b"]q\x00h\x00a"  # a list in itself
+ORDERED = named("collections", "OrderedDict")
+
+
+@pytest.mark.parametrize("value", [DOUBLED, DEEP, ENDLESS], ids=["doubled", "deep", "endless"])
+@pytest.mark.parametrize(
+    ("around", "message"),
+    [
+        (lambda value: mapping(w=MATRIX, other=value), None),
+        (lambda value: b"}" + value + b"K\x01s" + b"(" + text("w") + MATRIX + b"u", None),
+        (lambda value: b"}(" + value + MATRIX + text("w") + MATRIX + b"u", "a name that is no text"),
+        (
+            lambda value: ORDERED + several(b"](" + several(value, b"N") + several(text("w"), MATRIX) + b"e") + b"R",
+            None,
+        ),
+        (lambda value: mapping(w=value + b"Q"), "a storage"),
+        (
+            lambda value: mapping(w=several(text("storage"), value, text("0"), text("cpu"), b"K\x06") + b"Q"),
+            "a storage",
+        ),
+        (
+            lambda value: mapping(
+                w=several(value, named("torch", "FloatStorage"), text("0"), text("cpu"), b"K\x06") + b"Q"
+            ),
+            "a storage",
+        ),
+        (lambda value: mapping(w=tensor(storage(), 0, (), ()).replace(b"(t", value, 1)), "tensor 'w'"),
+        (lambda value: mapping(w=value + b"R"), "a call of what is no function"),
+        (lambda value: mapping(w=value + b"}b"), "where a _Dict should be"),
+        (lambda value: value, "it holds no state dict"),
+    ],
+)
+def test_nested_values_neither_hang_nor_crash(
+    value: bytes, around: Callable[[bytes], bytes], message: str | None, tmp_path: pathlib.Path
+) -> None:
+    content = zipped(around(value), {"0": SIX.tobytes()})
+    if message is None:
+        assert opened(tmp_path, content).names == ["w"]
+    else:
+        with pytest.raises(PretrainedError, match=message) as caught:
+            opened(tmp_path, content)
+        assert len(str(caught.value)) < 1000
+
+
+def test_names_of_storages_that_are_nested_are_refused(tmp_path: pathlib.Path) -> None:
+    content = legacy(mapping(w=MATRIX), {"0": (6, SIX.tobytes())})
+    with pytest.raises(PretrainedError, match=r"no tensor tells the type of storage \[tuple, tuple\]"):
+        opened(tmp_path, content.replace(b"](" + text("0") + b"e", b"](" + DOUBLED + b"e"))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (b"B\xff\xff\xff\xff", "an argument of 4294967295 bytes"),
+        (b"X\xff\xff\xff\x7f", "an argument of 2147483647 bytes"),
+        (b"\x8d" + struct.pack("<Q", 2**62), "an argument of 4611686018427387904 bytes"),
+        (b"\x8e" + struct.pack("<Q", 2**63), "it is no PyTorch file"),
+        (b"\x8b" + struct.pack("<i", 2**30), "an argument of 1073741824 bytes"),
+        (b"\x8b" + struct.pack("<i", 5000) + b"\x01" * 5000, "a number of 39993 bits"),  # 8 x 4,999 + 1
+        (b"I" + b"9" * 10_000 + b"\n", "it is no PyTorch file"),
+        (b"h\x07", "it is no PyTorch file"),
+        (b"]" * 1_001, "more than 1000 instructions"),
+        (b"t", "it is no PyTorch file"),
+        (b"(i os\nsystem\n", "an instruction INST|it is no PyTorch file"),
+        (b"\x82\x01", "an instruction EXT1, which no state dict has"),
+    ],
+)
+def test_sizes_that_a_pickle_claims_are_not_allocated(
+    state: bytes, message: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restricted_pickle, "MAX_INSTRUCTIONS", 1000)
+    for content in (zipped(state, {}), legacy(state, {})):
+        with pytest.raises(PretrainedError, match=message):
+            opened(tmp_path, content)
+
+
+def with_directory(content: bytes, change: Callable[[bytearray, int], None]) -> bytes:
+    """A zip file with something else in the last entry of its directory."""
+    changed = bytearray(content)
+    change(changed, changed.rindex(b"PK\x01\x02"))
+    return bytes(changed)
+
+
+def test_entries_of_a_zip_file_do_not_share_their_bytes(tmp_path: pathlib.Path) -> None:
+    """Bytes 42 to 45 of an entry of the directory are where it lies (APPNOTE 4.3.12): entry 1 is given that of entry 0."""
+    state = mapping(w=MATRIX, v=tensor(storage(key="1"), 0, (6,), (1,)))
+    content = zipped(state, {"0": SIX.tobytes(), "1": SIX.tobytes()})
+    first = content.index(b"PK\x03\x04", content.index(b"byteorder"))
+    shared = with_directory(
+        content, lambda data, at: data.__setitem__(slice(at + 42, at + 46), struct.pack("<I", first))
+    )
+    with pytest.raises(PretrainedError, match="its storages '0' and '1' overlap"):
+        opened(tmp_path, shared)
+
+
+def test_a_tensor_has_no_more_elements_than_its_storage(tmp_path: pathlib.Path) -> None:
+    """2^40 numbers that are one and the same: 4 TB as soon as they are read."""
+    with pytest.raises(PretrainedError, match="more elements than its storage"):
+        opened(tmp_path, zip_with(storage(), shape=(2**20, 2**20), strides=(0, 0)))
 
 
 class Call:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from lm_research.config import ModelConfig
+from lm_research.documents import short
 from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import (
@@ -92,9 +93,9 @@ def name_of(hf: Mapping[str, Any]) -> str:
     types, kind = model_types(), hf.get("model_type")
     if kind == composite.MODEL_TYPE:
         return composite.name_of(hf, types)
-    if kind not in types:
+    if not isinstance(kind, str) or kind not in types:
         known = ", ".join(sorted([*types, composite.MODEL_TYPE]))
-        raise PretrainedError(f"model_type is {kind!r}, which is not supported. Supported: {known}.")
+        raise PretrainedError(f"model_type is {short(kind)}, which is not supported. Supported: {known}.")
     return types[kind]
 
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
+from lm_research.documents import Size
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.common import (
     Key,
     Weight,
     attention,
+    check_others,
     encoder_decoder,
+    given,
     matrix,
     read_keys,
     scales,
@@ -47,6 +50,10 @@ KEYS = (
     Key("pad_id", "pad_token_id", 1),
     Key("eos_id", "eos_token_id", 2),
 )
+OTHERS = {
+    "scale_embedding": bool, "tie_word_embeddings": bool, "share_encoder_decoder_embeddings": bool, "decoder_vocab_size": Size,
+    "is_decoder": bool, "is_encoder_decoder": bool,
+}  # fmt: skip
 AS_DECODER = {"is_decoder": True, "is_encoder_decoder": False}  # keys of config.json that make a decoder alone of it
 LOSSES = {"causal_lm": "seq2seq_lm"}  # labels of the decoder alone are not moved: each stands where it is predicted
 STACK_KEYS = ("num_layers", "layers", 12), ("intermediate_size", "ffn_dim", 4096), ("num_heads", "attention_heads", 16)
@@ -60,6 +67,7 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 def read(hf: Mapping[str, Any], traits: Mapping[str, Any]) -> Architecture:
     """The two stacks of a config.json of BART's kind."""
+    check_others(hf, OTHERS)
     fields = {**traits, **read_keys(hf, KEYS)}
     if hf.get("scale_embedding"):
         fields["embedding_scale"] = fields["hidden_size"] ** 0.5
@@ -68,8 +76,8 @@ def read(hf: Mapping[str, Any], traits: Mapping[str, Any]) -> Architecture:
         return read_keys(hf, [Key(field, f"{name}_{key}", default) for field, key, default in STACK_KEYS])
 
     inner = {name: value for name, value in fields.items() if name not in ("eos_id", "head_bias")}
-    fields["tied"] = hf.get("tie_word_embeddings", True)
-    fields["shared_tokens"] = fields["tied"] and hf.get("share_encoder_decoder_embeddings", True)
+    fields["tied"] = given(hf, "tie_word_embeddings", True)
+    fields["shared_tokens"] = fields["tied"] and given(hf, "share_encoder_decoder_embeddings", True)
     fields["vocab_size"] = hf.get("decoder_vocab_size") or fields["vocab_size"]
     if alone(hf):
         fields |= {"shared_tokens": True, "head_bias": False, "prompt_positions": "slots"}
@@ -81,7 +89,7 @@ def read(hf: Mapping[str, Any], traits: Mapping[str, Any]) -> Architecture:
 def alone(hf: Mapping[str, Any]) -> bool:
     """Whether config.json is one of the decoder without the encoder."""
     classes = [str(name) for name in hf.get("architectures") or ()]
-    said = bool(hf.get("is_decoder")) and not hf.get("is_encoder_decoder", True)
+    said = bool(hf.get("is_decoder")) and not given(hf, "is_encoder_decoder", True)
     return said or any(name.endswith("ForCausalLM") for name in classes)
 
 

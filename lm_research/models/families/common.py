@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm_research.config import ModelConfig
+from lm_research.documents import Count, Size, check, check_fields, short
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
+from lm_research.models.limits import RANGES
 from lm_research.models.mup import parametrise
 
 # Names of activations in Hugging Face's files -> ours. The last three are other spellings of the tanh approximation.
@@ -29,6 +31,7 @@ ACTIVATION_NAMES = {
     "swish": "silu",
     "tanh": "tanh",
 }
+FIX = "Download config.json again, or mend it."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,30 +144,43 @@ def without(classes: Mapping[str, str], *names: str) -> dict[str, str]:
 
 
 def read_keys(hf: Mapping[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
-    """Fields of an Architecture from a config.json.
+    """Fields of an Architecture from a config.json. A value of null is the one where a file leaves the key out.
 
     Raises:
-      PretrainedError: a value of the wrong type, or an activation that is not known.
+      PretrainedError: a value of the wrong type or out of its field's range (models/limits.py), or an unknown activation.
     """
     fields = {}
     for key in keys:
-        value = hf.get(key.name, key.default)
+        value = hf.get(key.name)
         value = key.default if value is None else value
-        if isinstance(key.default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
         if key.field.endswith("activation"):
-            if value not in ACTIVATION_NAMES:
-                raise PretrainedError(
-                    f"config.json: {key.name} is {value!r}, an activation that is not supported. "
-                    f"Supported: {', '.join(ACTIVATION_NAMES)}."
-                )
-            value = ACTIVATION_NAMES[value]
-        elif type(value) is not type(key.default):
-            raise PretrainedError(
-                f"config.json: {key.name} is {value!r}, but a value of type {type(key.default).__name__} is expected."
-            )
+            value = read_activation(key.name, value)
+        elif value is not key.default:
+            kind = RANGES.get(key.field, type(key.default))
+            kind = Size if kind is Count and key.default > 0 else kind  # 0 is no size where a file may leave it out
+            value = check(value, kind, f"config.json: {key.name}", error=PretrainedError, fix=FIX)
         fields[key.field] = value
     return fields
+
+
+def read_activation(name: str, value: Any) -> str:
+    """Our name of an activation of config.json; raises a PretrainedError if there is none."""
+    if isinstance(value, str) and value in ACTIVATION_NAMES:
+        return ACTIVATION_NAMES[value]
+    raise PretrainedError(
+        f"config.json: {name} is {short(value)}, an activation that is not supported. Supported: {', '.join(ACTIVATION_NAMES)}."
+    )
+
+
+def check_others(hf: Mapping[str, Any], kinds: Mapping[str, Any], where: str = "config.json") -> None:
+    """Raises a PretrainedError unless keys that no Key has are null or of their types."""
+    check_fields(hf, kinds, where, error=PretrainedError, fix=FIX)
+
+
+def given(hf: Mapping[str, Any], name: str, default: Any) -> Any:
+    """The value of a key, or `default` where it is left out or null."""
+    value = hf.get(name)
+    return default if value is None else value
 
 
 def write_keys(arch: Architecture, keys: Iterable[Key]) -> dict[str, Any]:
@@ -182,6 +198,6 @@ def refuse(hf: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
         allowed = allowed if isinstance(allowed, tuple) else (allowed,)
         if name in hf and hf[name] is not None and hf[name] not in allowed:
             raise PretrainedError(
-                f"config.json: {name} is {hf[name]!r}, which this family's code does not have "
+                f"config.json: {name} is {short(hf[name])}, which this family's code does not have "
                 f"(supported: {', '.join(map(repr, allowed))})."
             )

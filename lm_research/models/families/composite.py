@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from types import ModuleType
 from typing import Any
 
+from lm_research.documents import short
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.common import Weight, matrix
@@ -34,10 +35,10 @@ def name_of(hf: Mapping[str, Any], types: Mapping[str, str]) -> str:
     for part, fitting in (("encoder", ENCODERS), ("decoder", DECODERS)):
         inner = hf.get(part)
         kind = inner.get("model_type") if isinstance(inner, Mapping) else None
-        if types.get(kind) not in fitting:
+        if not isinstance(kind, str) or types.get(kind) not in fitting:
             known = ", ".join(sorted(kind for kind, family in types.items() if family in fitting))
             raise PretrainedError(
-                f"model_type of the {part} is {kind!r}, which is not supported there. Supported: {known}."
+                f"model_type of the {part} is {short(kind)}, which is not supported there. Supported: {known}."
             )
         names.append(types[kind])
     return "2".join(names)
@@ -57,9 +58,8 @@ class Composite:
         self.COPIES = tuple(re.sub(r"^\^", rf"^{part}\\.", one) for part, family in pairs for one in family.COPIES)
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-        encoder = self.encoder.from_hf(hf["encoder"], set(_below("encoder", names)))
-        inner = {**hf["decoder"], **self.decoder.AS_DECODER}
-        decoder = self.decoder.from_hf(inner, set(_below("decoder", names)))
+        encoder = _part("encoder", self.encoder, hf["encoder"], names)
+        decoder = _part("decoder", self.decoder, {**hf["decoder"], **self.decoder.AS_DECODER}, names)
         if encoder.causal:
             raise PretrainedError(
                 "config.json: is_decoder is true in `encoder`, but an encoder sees both ways. Set it to false."
@@ -95,6 +95,13 @@ class Composite:
             *_named("decoder.", f"decoder.{prefix}", writes),
             *matrix("memory_projection", "enc_to_dec_proj"),
         )
+
+
+def _part(part: str, family: ModuleType, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+    try:
+        return family.from_hf(hf, set(_below(part, names)))
+    except PretrainedError as error:
+        raise PretrainedError(str(error).replace("config.json: ", f"config.json: {part}: ", 1)) from error
 
 
 def _named(outer: str, inner: str, weights: Iterable[Weight]) -> Iterator[Weight]:

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
+from lm_research.documents import Rate, Size
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.common import (
     Key,
     Weight,
+    check_others,
     from_config,
     matrix,
     read_keys,
@@ -51,6 +53,7 @@ KEYS = (
     Key("tied", "tie_word_embeddings", True),
     Key("pad_id", "pad_token_id", -1),
 )
+OTHERS = {"n_inner": Size, "scale_attn_weights": bool, "embd_pdrop": Rate}
 AS_DECODER: dict[str, Any] = {}  # it is one
 COPIES = (r"attn\.(bias|masked_bias)$",)
 KEPT = (r"\.(crossattention|ln_cross_attn)\.",)  # of a decoder alone: only one with an encoder reads them
@@ -63,6 +66,7 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+    check_others(hf, OTHERS)
     fields = read_keys(hf, KEYS)
     inner = hf.get("n_inner") or 4 * fields["hidden_size"]
     scale = 1.0 if hf.get("scale_attn_weights") is False else 0.0

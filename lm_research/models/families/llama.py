@@ -7,21 +7,25 @@ queries, keys and values).
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import Any, Literal
 
 from lm_research.config import ModelConfig
+from lm_research.documents import Count, Object, Size, short
 from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.common import (
     Key,
     Weight,
     attention,
+    check_others,
     from_config,
+    given,
     matrix,
     read_keys,
     table,
     write_keys,
 )
+from lm_research.models.limits import STRETCHES, Wavelength
 
 # Touvron et al. 2023, table 2 and the released weights; Grattafiori et al. 2024, table 3; Jiang et al. 2023, table 1;
 # Yang et al. 2024, table 1.
@@ -67,7 +71,13 @@ KEYS = (
     Key("tied", "tie_word_embeddings", False),
     Key("pad_id", "pad_token_id", -1),
 )
-ROPE_TYPES = ("default", "linear", "llama3")
+_NUMBERS = {name: Wavelength for names in STRETCHES.values() for name in names}
+_ROPE = {"rope_theta": Wavelength, "rope_type": str, "type": str, "partial_rotary_factor": float, **_NUMBERS}
+OTHERS = {
+    "num_key_value_heads": Size, "head_dim": Size, "attention_bias": bool, "mlp_bias": bool, "use_sliding_window": bool,
+    "sliding_window": Size, "max_window_layers": Count, "layer_types": list[Literal["full_attention", "sliding_attention"]],
+    "rope_theta": Wavelength, "rope_parameters": Object, "rope_scaling": Object,
+}  # fmt: skip
 COPIES = (r"rotary_emb\.inv_freq$",)
 
 
@@ -80,39 +90,46 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     kind = hf["model_type"]
+    check_others(hf, OTHERS)
     fields = read_keys(hf, KEYS)
     fields["num_kv_heads"] = hf.get("num_key_value_heads") or (8 if kind == "mistral" else fields["num_heads"])
     fields["head_size"] = hf.get("head_dim") or 0
-    fields["qkv_bias"] = hf.get("attention_bias", False) if kind == "llama" else kind == "qwen2"
-    fields["output_bias"] = hf.get("attention_bias", False) if kind == "llama" else False
-    fields["mlp_bias"] = hf.get("mlp_bias", False)
+    fields["qkv_bias"] = given(hf, "attention_bias", False) if kind == "llama" else kind == "qwen2"
+    fields["output_bias"] = given(hf, "attention_bias", False) if kind == "llama" else False
+    fields["mlp_bias"] = given(hf, "mlp_bias", False)
     windowed = kind == "mistral" or (kind == "qwen2" and hf.get("use_sliding_window", False))
     window = (hf.get("sliding_window", 4096) or 0) if windowed else 0
     first = _first_windowed(hf, fields["num_layers"]) if window and kind == "qwen2" else 0
-    return Architecture(**fields, **_rope(hf), window=window, window_from=first, **TRAITS)
+    return Architecture(**fields, **_rope(hf, fields["max_length"]), window=window, window_from=first, **TRAITS)
 
 
-def _rope(hf: Mapping[str, Any]) -> dict[str, Any]:
+def _rope(hf: Mapping[str, Any], max_length: int) -> dict[str, Any]:
     """Version 5 files say `rope_parameters`; older ones `rope_theta` and `rope_scaling`, with `type` or `rope_type`."""
-    given = dict(hf.get("rope_parameters") or {}) or dict(hf.get("rope_scaling") or {})
-    theta = float(given.pop("rope_theta", hf.get("rope_theta") or 10000.0))
-    kind = given.pop("rope_type", given.pop("type", "default"))
-    given.pop("type", None)
-    if kind not in ROPE_TYPES or given.get("partial_rotary_factor", 1.0) != 1.0:
+    name = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
+    said = {key: value for key, value in (hf.get(name) or {}).items() if value is not None}
+    check_others(said, _ROPE, f"config.json: {name}")
+    theta = float(said.get("rope_theta") or hf.get("rope_theta") or 10000.0)
+    kind = said.get("rope_type", said.get("type", "default"))
+    nested = next((key for key, value in said.items() if isinstance(value, dict)), None)  # blocks of several kinds
+    if nested or kind not in ("default", *STRETCHES) or said.get("partial_rotary_factor", 1.0) != 1.0:
         raise PretrainedError(
-            f"config.json: rotary positions of type {kind!r} {given or ''} are not supported "
-            f"(supported: {', '.join(ROPE_TYPES)})."
+            f"config.json: {name} is {short(said)}, rotary positions that are not supported (supported: rope_type "
+            f"default, {', '.join(STRETCHES)} for whole heads and all blocks)."
         )
-    given.pop("partial_rotary_factor", None)
-    scaling = () if kind == "default" else (("type", kind), *sorted((k, float(v)) for k, v in given.items()))
-    return dict(rotary_theta=theta, rotary_scaling=scaling)
+    if kind == "default":
+        return dict(rotary_theta=theta, rotary_scaling=())
+    said = {"original_max_position_embeddings": max_length, **said}
+    numbers = sorted((key, float(said[key])) for key in STRETCHES[kind] if key in said)
+    return dict(rotary_theta=theta, rotary_scaling=(("type", kind), *numbers))
 
 
 def _first_windowed(hf: Mapping[str, Any], num_layers: int) -> int:
     """Qwen2's blocks see everything up to this one, and a window from it on."""
     kinds = hf.get("layer_types")
     if not kinds:
-        return min(hf.get("max_window_layers", 28), num_layers)
+        return min(given(hf, "max_window_layers", 28), num_layers)
+    if len(kinds) != num_layers:
+        raise PretrainedError(f"config.json: layer_types has {len(kinds)} entries, but there are {num_layers} blocks.")
     first = kinds.index("sliding_attention") if "sliding_attention" in kinds else num_layers
     if "full_attention" in kinds[first:]:
         raise PretrainedError(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
+from lm_research.documents import short
 from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.common import (
@@ -17,12 +18,15 @@ from lm_research.models.families.common import (
     Key,
     Weight,
     attention,
+    check_others,
     encoder_decoder,
+    given,
     matrix,
     read_keys,
     table,
     write_keys,
 )
+from lm_research.models.limits import Depth
 
 # Raffel et al. 2019, section 3.7: layers of each stack, width, heads, width of a head, feed-forward width.
 _TABLE = {
@@ -74,6 +78,10 @@ KEYS = (
     Key("pad_id", "pad_token_id", 0),
     Key("eos_id", "eos_token_id", 1),
 )
+OTHERS = {
+    "num_layers": Depth, "num_decoder_layers": Depth, "feed_forward_proj": str, "scale_decoder_outputs": bool,
+    "tie_word_embeddings": bool,
+}  # fmt: skip
 COPIES = (r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",)
 TIE_FLAGS = ()  # its key says whether outputs are scaled; what is tied, the files say alone
 
@@ -94,17 +102,18 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+    check_others(hf, OTHERS)
     fields = read_keys(hf, KEYS)
     fields |= _dropout(fields["dropout_rate"])
-    kind = hf.get("feed_forward_proj", "relu")
+    kind = given(hf, "feed_forward_proj", "relu")
     gate, _, name = kind.rpartition("-")
     name = "gelu_new" if kind == "gated-gelu" else name
     if gate not in ("", "gated") or name not in ACTIVATION_NAMES:
-        raise PretrainedError(f"config.json: feed_forward_proj is {kind!r}; supported are NAME and gated-NAME.")
+        raise PretrainedError(f"config.json: feed_forward_proj is {short(kind)}; supported are NAME and gated-NAME.")
     fields |= dict(activation=ACTIVATION_NAMES[name], gated=bool(gate), max_length=0)
     # Version 5 of transformers says scale_decoder_outputs where older files say tie_word_embeddings. A file that is not
     # scaled has an output table of its own, unless it was saved without one.
-    scaled = hf.get("scale_decoder_outputs", hf.get("tie_word_embeddings", True)) is not False
+    scaled = given(hf, "scale_decoder_outputs", given(hf, "tie_word_embeddings", True))
     output = dict(
         tied=scaled or "lm_head.weight" not in names, logit_scale=fields["hidden_size"] ** -0.5 if scaled else 1.0
     )

@@ -1,0 +1,120 @@
+"""config.json of a Hugging Face model: reading it, the types of the keys that no family has for itself, and its labels.
+
+The keys of a family and their types are in its file in models/families/ (KEYS, OTHERS), ranges of sizes in models/limits.py.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from lm_research.documents import Object, read_json, short
+from lm_research.errors import PretrainedError, not_downloaded, suggest
+from lm_research.models.families.common import FIX, check_others
+from lm_research.models.forward import PROBLEM_TYPES
+from lm_research.models.limits import MAX_LABELS, Labels, Token
+
+CONFIG = "config.json"
+_Tokens = Token | list[Token]
+# Of a model and of the parts of one that is made of two.
+_KINDS: dict[str, Any] = {
+    "architectures": list[str], "num_labels": Labels, "id2label": dict[str, str | int | float | bool | None],
+    "label2id": Object, "problem_type": str, "is_encoder_decoder": bool, "is_decoder": bool, "add_cross_attention": bool,
+    "tie_word_embeddings": bool, "cross_attention_hidden_size": int, "bos_token_id": Token, "eos_token_id": _Tokens,
+    "pad_token_id": Token, "decoder_start_token_id": _Tokens, "forced_bos_token_id": _Tokens, "forced_eos_token_id": _Tokens,
+    "task_specific_params": Object, "quantization_config": Object, "compression_config": Object, "quantization": Object,
+}  # fmt: skip
+LABELLED = ("classification", "token_classification")
+
+
+def read_config(directory: pathlib.Path) -> dict[str, Any]:
+    """config.json of a model directory, whose keys have the types that they should.
+
+    Raises:
+      PretrainedError: there is none, or it is not one of a model.
+    """
+    path = directory / CONFIG
+    try:
+        if not directory.is_dir():
+            what = "is a file" if directory.exists() else "does not exist"
+            raise PretrainedError(
+                f"The model directory {directory} {what}. Give the path of a directory with a config.json.{not_downloaded(directory)}"
+            )
+        found = sorted(entry.name for entry in directory.iterdir())
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise PretrainedError(f"The model directory {directory} cannot be read: {error}. Give another path.") from error
+    if CONFIG not in found:
+        listed = ", ".join(found[:10]) or "nothing"
+        raise PretrainedError(f"{directory} holds no config.json, so it is no model directory. It holds: {listed}.")
+    config = read_json(path, Object, error=PretrainedError, fix="Download it again.")
+    _check(config, str(path))
+    for part in ("encoder", "decoder"):
+        if isinstance(config.get(part), dict):
+            _check(config[part], f"{path}: {part}")
+    return config
+
+
+def _check(config: Mapping[str, Any], where: str) -> None:
+    check_others(config, _KINDS, where)
+    if len(config.get("id2label") or ()) > MAX_LABELS:
+        raise PretrainedError(
+            f"{where}: id2label has {len(config['id2label'])} labels; at most {MAX_LABELS} are possible. {FIX}"
+        )
+
+
+def in_file(directory: pathlib.Path, error: PretrainedError) -> PretrainedError:
+    """An error about config.json with the directory in front."""
+    text = str(error)
+    return PretrainedError(f"{directory / text}" if text.startswith(CONFIG) else f"{directory / CONFIG}: {text}")
+
+
+def num_labels(config: Mapping[str, Any], directory: pathlib.Path, head: str) -> int:
+    """How many labels config.json has; raises a PretrainedError if a head that gives labels has none for some of its numbers."""
+    named = config.get("id2label") or {}
+    if head in LABELLED and named:
+        numbers = [_number(key) for key in named]
+        if sorted(numbers) != list(range(len(named))):
+            raise PretrainedError(
+                f"{directory / CONFIG}: the keys of id2label are {short(list(named))}, but {len(named)} labels have the numbers 0 to "
+                f"{len(named) - 1}. {FIX}"
+            )
+    return len(named) or config.get("num_labels") or 2
+
+
+def _number(key: str) -> int:
+    return int(key) if key.isdecimal() and len(key) < 10 else -1
+
+
+def check_asked(labels: Any) -> None:
+    """Raises a PretrainedError unless it is None or a possible number of labels."""
+    if labels is not None and (type(labels) is not int or not 1 <= labels <= MAX_LABELS):
+        raise PretrainedError(f"num_labels is {short(labels)}; it is a whole number from 1 to {MAX_LABELS}.")
+
+
+def with_problem_type(config: dict[str, Any], labels: int, changed: bool, directory: pathlib.Path) -> dict[str, Any]:
+    """A config.json whose problem_type goes with the number of outputs; one that a new number makes void is left out.
+
+    Raises:
+      PretrainedError: there is no such type, or it is one class of one.
+    """
+    problem = config.get("problem_type")
+    if problem is not None and problem not in PROBLEM_TYPES:
+        raise PretrainedError(
+            f"{directory}: config.json: problem_type is {problem!r:.80}. {suggest(problem[:80], PROBLEM_TYPES)}"
+        )
+    if problem != "single_label_classification" or labels > 1:
+        return config
+    if changed:
+        return {**config, "problem_type": None}
+    raise PretrainedError(
+        f"{directory}: config.json: problem_type is {problem} with one label, of which nothing can be told apart. Give two labels in "
+        "id2label, or set problem_type to regression (a value) or multi_label_classification (yes or no)."
+    )
+
+
+def names_of(family: ModuleType) -> dict[str, str]:
+    """Field of an Architecture -> the key of config.json that has it."""
+    known = {"num_kv_heads": "num_key_value_heads", "head_size": "head_dim"}
+    return known | {key.field: key.name for key in getattr(family, "KEYS", ())}
