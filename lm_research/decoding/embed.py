@@ -46,6 +46,7 @@ def embed(
         pooling = "cls" if pooling == "first" else pooling
         said = dataclasses.replace(said, pooling=pooling, further=(), dense=(), truncate_dim=0)
     said.check()
+    _check_width(said, lm.definition.arch)
     begins, texts, width = prompted(said, texts, prompt_name, prompt), list(texts), _width(said, lm.definition.arch)
     if begins:
         texts = [begins + text for text in texts]
@@ -80,6 +81,16 @@ def prompt_tokens(tokenizer: Any, read: Callable[[list[str]], Mapping[str, np.nd
     row = read([prompt])
     ids = row["input_ids"][0][row["attention_mask"][0] > 0]
     return len(ids) - int(ids[-1] in tokenizer.special_ids)
+
+
+def _check_width(said: Embedding, arch: Any) -> None:
+    """Raises a UserError if the first layer behind the pooling is one for other vectors."""
+    width = (arch.encoder or arch).hidden_size * len(said.poolings)
+    if said.dense and len(said.dense[0].kernel) != width:
+        raise UserError(
+            f"The layer behind the pooling takes {len(said.dense[0].kernel)} numbers, but vectors have {width}: modules.json and the model do "
+            "not belong together. Give a pooling to have the vectors before it."
+        )
 
 
 def _width(said: Embedding, arch: Any) -> int:

@@ -49,14 +49,15 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
         listed = ", ".join(found[:10]) or "nothing"
         raise PretrainedError(f"{directory} holds no config.json, so it is no model directory. It holds: {listed}.")
     config = read_json(path, Object, error=PretrainedError, fix="Download it again.")
-    _check(config, str(path))
+    check_config(config, str(path))
     for part in ("encoder", "decoder"):
         if isinstance(config.get(part), dict):
-            _check(config[part], f"{path}: {part}")
+            check_config(config[part], f"{path}: {part}")
     return config
 
 
-def _check(config: Mapping[str, Any], where: str) -> None:
+def check_config(config: Mapping[str, Any], where: str) -> None:
+    """Raises a PretrainedError unless the keys that no family has for itself have their types."""
     check_others(config, _KINDS, where)
     if len(config.get("id2label") or ()) > MAX_LABELS:
         raise PretrainedError(

@@ -12,11 +12,13 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from lm_research.disk import write_atomically
+from lm_research.documents import Count, Object, check_fields, parse_json, read_bytes, short
 from lm_research.errors import PretrainedError, UserError
 from lm_research.interop.tensor_files import open_tensors
 from lm_research.models.forward import POOLINGS
@@ -34,6 +36,41 @@ _NAMES = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # in on
 _MODULES = "sentence_transformers.models"
 _IDLE = ("Dropout",)  # modules that do nothing once a model is trained
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
+
+
+_CONFIG = "config.json"
+_MODULE_FILES = (_CONFIG, "model.safetensors", "pytorch_model.bin")
+_Prompts = dict[str, str | None]
+# Keys of the files of modules, and of those beside modules.json.
+_KINDS: dict[str, Any] = {
+    "pooling_mode": str | list[str], **dict.fromkeys(_MODES.values(), bool), "include_prompt": bool, "bias": bool, "use_residual": bool,
+    "activation_function": str, "module_input_name": str, "module_output_name": str, "max_seq_length": Count, "prompts": _Prompts,
+    "default_prompt_name": str, "similarity_fn_name": str, "truncate_dim": Count,
+}  # fmt: skip
+
+
+class _Module(TypedDict):
+    """An entry of modules.json."""
+
+    type: str
+    path: str
+
+
+class _Native(TypedDict):
+    """embedding.json."""
+
+    pooling: str
+    normalize: bool
+    max_length: Count
+    further: list[str]
+    include_prompt: bool
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    similarity: str
+    truncate_dim: Count
+
+
+_Modules = Annotated[list[_Module], Meta(max_length=100)]
 
 
 class Dense(NamedTuple):
@@ -131,53 +168,76 @@ def load(directory: pathlib.Path) -> Embedding | None:
             return _load(directory)
         if not (directory / NATIVE).is_file():
             return None
-        fields = json.loads((directory / NATIVE).read_text())
+        fields = _read(directory / NATIVE, _Native)
         return Embedding(**{**fields, "further": tuple(fields["further"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (UserError, OSError, ValueError, KeyError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise PretrainedError(
-            f"{directory}: modules.json and what it names cannot be read ({type(error).__name__}: {error}). Copy them again, or "
-            "delete modules.json to go without."
+            f"{directory}: modules.json and what it names cannot be read ({reason.rstrip('.')}). Copy them again, or delete modules.json "
+            "to go without."
         ) from error
+
+
+def _read(path: pathlib.Path, kind: Any = Object) -> Any:
+    return parse_json(read_bytes(path, error=PretrainedError, fix=""), str(path), kind, error=PretrainedError, fix="")
+
+
+def _inside(directory: pathlib.Path, path: str) -> pathlib.Path:
+    """What a path in modules.json leads to; raises a PretrainedError if that is not in the model's directory, links followed.
+
+    The snapshots that huggingface_hub keeps are links to files in `blobs` beside them, which belong to the same model.
+    """
+    home, found = directory.resolve(), directory / path
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    inner = [found, *(found / name for name in _MODULE_FILES)]
+    if "\0" in path or not all(
+        one.resolve().is_relative_to(home) or one.resolve().is_relative_to(blobs) for one in inner
+    ):
+        raise PretrainedError(f"modules.json names {short(path)}, which is not in the model's directory")
+    return found
 
 
 def _load(directory: pathlib.Path) -> Embedding:
     files: dict[str, bytes] = {}
 
-    def read(name: str) -> Any:
+    def read(name: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
         path = directory / name
-        if path.is_file():
-            files[name] = path.read_bytes()
-        return json.loads(files[name]) if name in files else {}
+        if not path.is_file():
+            return {}
+        files[name] = read_bytes(path, error=PretrainedError, fix="")
+        found = parse_json(files[name], str(path), error=PretrainedError, fix="")
+        check_fields(found, kinds, str(path), error=PretrainedError, fix="")
+        return {key: value for key, value in found.items() if value is not None}
 
-    modules = [(str(one["type"]).rpartition(".")[2], one["path"]) for one in read("modules.json")]
+    files["modules.json"] = read_bytes(directory / "modules.json", error=PretrainedError, fix="")
+    modules = parse_json(
+        files["modules.json"], str(directory / "modules.json"), _Modules, error=PretrainedError, fix=""
+    )
     fields: dict[str, Any] = {"pooling": "mean", "normalize": False}
     dense, further = [], []
-    for kind, path in modules:
-        config = read(f"{path}/config.json") if path else {}
+    for module in modules:
+        kind, path = module["type"].rpartition(".")[2], module["path"]
+        place = _inside(directory, path)
+        config = read(f"{path}/{_CONFIG}", _KINDS) if path else {}
         if kind == "Pooling":
             fields |= {"pooling": _mode(config), "include_prompt": config.get("include_prompt", True)}
         elif kind == "Normalize":
             fields["normalize"] = True
-        elif (
-            kind == "Dense"
-            and not fields["normalize"]
-            and _is_plain(config)
-            and (weights := _weights(directory / path))
-        ):
-            dense.append(_dense(directory / path, config))
-            files |= {f"{path}/{name}": (directory / path / name).read_bytes() for name in weights}
+        elif kind == "Dense" and not fields["normalize"] and _is_plain(config) and (weights := _weights(place)):
+            dense.append(_dense(place, config, len(dense) and dense[-1].kernel.shape[1]))
+            files |= {f"{path}/{name}": (place / name).read_bytes() for name in weights}
         elif kind not in ("Transformer", *_IDLE):
             further.append(kind)
     own = next(iter(sorted(directory.glob("sentence_*_config.json"))), None)
-    said = read(CONFIG)
+    said = read(CONFIG, _KINDS)
     return Embedding(
         **fields,
-        max_length=int((read(own.name).get("max_seq_length") if own else 0) or 0),
+        max_length=read(own.name, _KINDS).get("max_seq_length", 0) if own else 0,
         further=tuple(further),
-        prompts={str(name): str(text or "") for name, text in (said.get("prompts") or {}).items()},
+        prompts={name: text or "" for name, text in said.get("prompts", {}).items()},
         default_prompt_name=said.get("default_prompt_name"),
         similarity=said["similarity_fn_name"] if said.get("similarity_fn_name") in SIMILARITIES else "cosine",
-        truncate_dim=int(said.get("truncate_dim") or 0),
+        truncate_dim=said.get("truncate_dim", 0),
         dense=tuple(dense),
         files=files,
     )
@@ -207,14 +267,25 @@ def _weights(directory: pathlib.Path) -> list[str]:
     return [name for name in ("model.safetensors", "pytorch_model.bin") if (directory / name).is_file()]
 
 
-def _dense(directory: pathlib.Path, config: dict[str, Any]) -> Dense:
+def _dense(directory: pathlib.Path, config: dict[str, Any], width: int) -> Dense:
+    """A layer for vectors of this width; 0 where that is not known."""
     tensors = open_tensors(directory)
-    kernel = tensors.read("linear.weight").T.astype(np.float32)
-    bias = tensors.read("linear.bias").astype(np.float32) if config.get("bias", True) else None
+
+    def read(name: str, rank: int) -> np.ndarray:
+        if name not in tensors.names or len(tensors.shape(name)) != rank or tensors.dtype(name).kind not in "fV":
+            raise PretrainedError(f"{directory} has no {name} with numbers in {rank} dimensions")
+        return tensors.read(name).astype(np.float32)
+
+    kernel = read("linear.weight", 2).T
+    bias = read("linear.bias", 1) if config.get("bias", True) else None
     residual = None
     if config.get("use_residual"):
         square = kernel.shape[0] == kernel.shape[1]
-        residual = np.eye(len(kernel), dtype=np.float32) if square else tensors.read("residual.weight").T
+        residual = np.eye(len(kernel), dtype=np.float32) if square else read("residual.weight", 2).T
+    if len(kernel) != (width or len(kernel)) or any(
+        x is not None and x.shape != shape for x, shape in ((bias, kernel.shape[1:]), (residual, kernel.shape))
+    ):
+        raise PretrainedError(f"the layers of {directory} do not fit each other")
     return Dense(kernel, bias, _activation(config), residual)
 
 

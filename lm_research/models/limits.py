@@ -13,6 +13,8 @@ from msgspec import Meta
 
 from lm_research.documents import Count, Rate, Size, is_finite
 from lm_research.models.architecture import Architecture
+from lm_research.models.heads import HEADS, Head
+from lm_research.models.layers import ACTIVATIONS
 
 MAX_PARAMETERS = 10**13  # 40 TB in float32, ten times the largest models there are
 MAX_LABELS = 2**20
@@ -31,7 +33,8 @@ RANGES: dict[str, Any] = {
     "eos_id": Token, "pad_id": Token, "rotary_theta": Wavelength, "norm_epsilon": Rate, "dropout_rate": Rate,
     "attention_dropout_rate": Rate, "activation_dropout_rate": Rate, "init_std": Scale, "residual_init_std": Scale,
     "attention_scale": Scale, "embedding_scale": Scale, "logit_scale": Scale,
-    "dtype": Literal["float32", "bfloat16", "float16"],
+    "activation": Literal[tuple(ACTIVATIONS)], "pooler_activation": Literal["", *ACTIVATIONS],
+    "head_activation": Literal["", *ACTIVATIONS], "dtype": Literal["float32", "bfloat16", "float16"],
 }  # fmt: skip
 # Way of stretching rotary positions -> the numbers it needs.
 STRETCHES = {
@@ -49,6 +52,15 @@ def flaw(arch: Architecture, names: Mapping[str, str] | None = None) -> str:
     """
     inner = flaw(arch.encoder, names) if arch.encoder is not None else ""
     return inner or _out_of_range(arch, names or {}) or _unfitting(arch, names or {}) or _too_large(arch, names or {})
+
+
+def head_flaw(head: Head) -> str:
+    """The same of a head."""
+    if head.name not in HEADS:
+        return f"there is no head {head.name!r:.60}"
+    return (
+        "" if 1 <= head.num_labels <= MAX_LABELS else f"num_labels is {head.num_labels}; it is from 1 to {MAX_LABELS}"
+    )
 
 
 def num_parameters(arch: Architecture) -> int:

@@ -29,11 +29,13 @@ from lm_research.disk import saving, size, write_atomically
 from lm_research.documents import Object, read_json
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import Report, hf_config, nonfinite_in, with_tokens
+from lm_research.interop.model_config import check_asked, check_config
 from lm_research.models import adapters
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
 from lm_research.models.families import family_of
 from lm_research.models.heads import HEADS, Head
+from lm_research.models.limits import flaw, head_flaw
 from lm_research.parallel.rules import tree_shardings
 from lm_research.run_files import read_config
 from lm_research.training.checkpoint import steps_in
@@ -159,6 +161,7 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
     Raises:
       PretrainedError: it is damaged, or there is no such head.
     """
+    check_asked(num_labels)
     read = _inspect_native if is_native(directory) else _inspect_run
     try:
         found = read(directory)
@@ -219,14 +222,9 @@ def _inspect_run(directory: pathlib.Path) -> Native:
 def _definition(content: _Model, path: pathlib.Path) -> ModelDefinition:
     """The model of a model.json; raises a PretrainedError for one that cannot be."""
     family_of(content["family"])
-    for arch in filter(None, (content["architecture"], content["architecture"].encoder)):
-        numbers = [value for value in dataclasses.asdict(arch).values() if type(value) is int]
-        if (
-            max(numbers) >= 2**31
-            or min(numbers) < -1
-            or max(arch.num_layers, arch.layer_groups, arch.group_size) > 4096
-        ):
-            raise PretrainedError(f"{path} describes a model with sizes that cannot be. {_FIX}")
+    check_config(content["config"], f"{path}: config")
+    if wrong := flaw(content["architecture"]) or head_flaw(content["head"]):
+        raise PretrainedError(f"{path}: {wrong}. {_FIX}")
     try:
         return define(content["architecture"], content["head"])
     except Exception as error:  # of numbers that do not fit each other, raised by whatever meets them first
