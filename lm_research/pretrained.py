@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
 from lm_research.decoding import embed as embed_lib
@@ -72,8 +72,12 @@ class LanguageModel:
         self.embedding: Embedding | None = None
 
     @property
-    def config(self) -> FrozenConfigDict:
-        return FrozenConfigDict(_attributes(self._config), allow_dotted_keys=True)
+    def config(self) -> FrozenConfigDict | ConfigDict:
+        given = _attributes(self._config)
+        try:
+            return FrozenConfigDict(given)
+        except ValueError:  # labels with a dot in them, which only the other kind takes
+            return ConfigDict(given, allow_dotted_keys=True).lock()
 
     @property
     def head(self) -> str:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
+from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import bert
 from lm_research.models.families.common import (
+    FIX,
     Weight,
     from_config,
     matrix,
@@ -46,6 +48,11 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     refuse(hf, UNSUPPORTED)
     fields = read_keys(hf, KEYS)
     offset = fields["pad_id"] + 1
+    if not 0 < offset < fields["max_length"]:
+        raise PretrainedError(
+            f"config.json: pad_token_id is {fields['pad_id']}, but positions begin behind its number and max_position_embeddings is "
+            f"{fields['max_length']}. {FIX}"
+        )
     return Architecture(**fields | {"max_length": fields["max_length"] - offset}, position_offset=offset, **TRAITS)
 
 
