@@ -109,6 +109,8 @@ def saving(path: pathlib.Path, note: Callable[[], str]) -> Iterator[None]:
     """Gives errors of the operating system that a library wraps, about files within, the name of what is saved, and a note."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         number = number_of(error)
         if number is None:
@@ -120,9 +122,8 @@ def saving(path: pathlib.Path, note: Callable[[], str]) -> Iterator[None]:
 
 def why(error: OSError, path: pathlib.Path | str) -> str:
     """Why something at `path` failed: the system's words and, where there is no room, how much there is."""
-    if error.errno in FIXES:
-        return _facts(error.errno, str(path))
-    return error.strerror or str(error)
+    number = number_of(error)  # which shutil's errors have in their words alone
+    return (error.strerror or str(error)) if number is None else _facts(number, str(path))
 
 
 def number_of(error: BaseException | None) -> int | None:

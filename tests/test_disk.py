@@ -125,3 +125,8 @@ def test_sizes(number: float, words: str) -> None:
 
 def test_room_of_what_is_not_there_yet(tmp_path: pathlib.Path) -> None:
     assert re.fullmatch(r"[\d.,]+ \w+ of [\d.,]+ \w+ are free", disk.room(tmp_path / "a" / "b"))
+
+
+def test_errors_of_shutil_have_their_number_in_words_alone(tmp_path: pathlib.Path) -> None:
+    error = shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")])  # as copytree raises it
+    assert disk.why(error, tmp_path).startswith("No space left on device (")

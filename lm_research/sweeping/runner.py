@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lm_research import config_files, run_files
+from lm_research import config_files, disk, run_files
 from lm_research.documents import is_finite
-from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, USER_MISTAKE, CheckpointError
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
 from lm_research.sweeping.sweep import Sweep
 from lm_research.training import run_directory
@@ -141,6 +142,11 @@ class Workers:
             study.release(trial)
         else:
             reason = _last_words(output) or f"exit code {code}"
+            if code == USER_MISTAKE and _refused(reason, self.workdir):
+                study.release(trial)  # nothing is wrong with it
+                raise disk.DiskError(
+                    f"Trial {number} could not go on, nor can others: {reason} Trials that have ended are kept."
+                )
             study.fail(number, reason)
             self.log(f"trial {number}: failed: {reason}")
 
@@ -200,6 +206,11 @@ def _die_with_parent(driver: int) -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
     if os.getppid() != driver:  # it was killed before this was known
         os._exit(STOPPED_BY_SIGNAL)
+
+
+def _refused(reason: str, workdir: pathlib.Path) -> bool:
+    """Whether a trial ended because the system let it write no more; on a full disk its last words may be missing."""
+    return disk.number_of(RuntimeError(reason)) is not None or shutil.disk_usage(workdir).free < 2**16
 
 
 def _in_use(where: pathlib.Path) -> bool:

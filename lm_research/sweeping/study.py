@@ -21,7 +21,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from lm_research.disk import write_atomically
+from lm_research.disk import number_of, told, write_atomically
 from lm_research.errors import ConfigError, UserError
 from lm_research.sweeping.sweep import Choice, Sweep, config_digest
 from lm_research.training.trackers import redacted
@@ -65,6 +65,11 @@ class Study:
                 if known is None:
                     self.study.set_user_attr("digest", sweep.digest())
         except Exception as error:  # of many kinds, by database
+            if local and (number := number_of(error)) is not None:
+                place = self._lock.with_suffix("")
+                raise told(
+                    OSError(number, os.strerror(number), str(place)), "Trials that have ended are kept."
+                ) from error
             raise ConfigError(
                 f"The study's storage {redacted(self.url)} cannot be used: {redacted(str(error))}."
             ) from error

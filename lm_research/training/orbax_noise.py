@@ -10,6 +10,7 @@ import inspect
 import logging
 import sys
 import traceback
+import warnings
 from typing import Any
 
 
@@ -17,6 +18,9 @@ def quieten() -> None:
     """From now on none of it is shown."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_no_echo)
+    warnings.filterwarnings(
+        "ignore", "coroutine '.*' was never awaited", RuntimeWarning
+    )  # as the first one of several failed
     if sys.unraisablehook is not _ignore:
         _Before.hook = sys.unraisablehook
         sys.unraisablehook = _ignore
@@ -33,8 +37,9 @@ def _is_no_echo(record: logging.LogRecord) -> bool:
 
 def _ignore(lost: Any) -> None:
     late = lost.exc_type is RuntimeError and "Event loop is closed" in str(lost.exc_value)
+    unmade = lost.exc_type is AttributeError and "_ssock" in str(lost.exc_value)  # a loop that got no file of its own
     reading = (
         inspect.iscoroutine(lost.object) and "/orbax/" in lost.object.cr_code.co_filename
     )  # as the first error came
-    if not (late or reading):
+    if not (late or unmade or reading):
         _Before.hook(lost)
