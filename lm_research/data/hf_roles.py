@@ -13,9 +13,9 @@ from lm_research.errors import TokenizerError
 
 def add_tokens(backend: Tokenizer, kind: Kind | None, settings: Settings, whole: bool) -> dict[str, str]:
     """Adds the tokens that the settings name; gives role -> token. `whole` tells that a tokenizer.json was read."""
+    there = backend.get_added_tokens_decoder()
+    backend.add_tokens([token for number, token in settings.added.items() if number not in there])
     for number, token in settings.added.items():
-        if number not in backend.get_added_tokens_decoder():
-            backend.add_tokens([token])
         if backend.token_to_id(token.content) != number:
             raise TokenizerError(
                 f"{settings.where}: the settings give {token.content!r} the id {number}, but after the tokens of the "
@@ -28,8 +28,7 @@ def add_tokens(backend: Tokenizer, kind: Kind | None, settings: Settings, whole:
         roles = {role: token for role, token in roles.items() if role in stated or token.content in vocab}
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     fresh = [token for token in (*roles.values(), *settings.extra) if token.content not in known]
-    for token in fresh:
-        backend.add_special_tokens([token])
+    backend.add_special_tokens(fresh)
     own = {role: token.content for role, token in roles.items()}
     if kind is None:  # roles go by the names that they usually have
         for role, names in {**USUAL_NAMES, "eos": ("<|endoftext|>",)}.items():

@@ -56,7 +56,7 @@ _TYPES: dict[str, dict[str, Any]] = {
         "additional_special_tokens": list[_Token],
         "extra_special_tokens": list[_Token] | dict[str, _Token],
         "chat_template": str | list[Any] | Object,
-        "extra_ids": Annotated[int, Meta(ge=0, le=10**5)],
+        "extra_ids": Annotated[int, Meta(ge=0, le=10**4)],
         "model_input_names": list[Name],
         "model_max_length": Annotated[float, Meta(ge=1)],
         "padding_side": _SIDE,

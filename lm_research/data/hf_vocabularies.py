@@ -144,8 +144,8 @@ def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     tokenizer.add_special_tokens([AddedToken(code, normalized=False) for code in kind.languages])
     if kind.wrap == "eos":
         sentinels = (f"<extra_id_{number}>" for number in itertools.count())
-        for name in itertools.takewhile(lambda name: tokenizer.token_to_id(name) is not None, sentinels):
-            tokenizer.add_special_tokens([AddedToken(name, normalized=False)])
+        known = itertools.takewhile(lambda name: tokenizer.token_to_id(name) is not None, sentinels)
+        tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in known])
     return tokenizer, kind
 
 

@@ -259,7 +259,7 @@ class QuestionAnswering(Pipeline):
                 f"The question takes {special + len(asked.ids)} of max_seq_len={length} tokens, which leaves no more than "
                 f"doc_stride={stride} for the context. Shorten it, raise max_seq_len or lower doc_stride."
             )
-        if len(whole.ids) > room + _MOST_WINDOWS * (room - stride):
+        if len(whole.ids) > room + _MOST_WINDOWS * max(1, room - stride):
             raise UserError(
                 f"A context of {len(whole.ids)} tokens would be read in more than {_MOST_WINDOWS:,} windows with max_seq_len={length} and "
                 f"doc_stride={stride}. Lower doc_stride, or shorten it."

@@ -64,6 +64,7 @@ def changed(files: dict[str, bytes], name: str, place: str, value: Any) -> dict[
         ("tokenizer_config.json", "added_tokens_decoder", {"x": {"content": "a"}}),
         ("tokenizer_config.json", "added_tokens_decoder", {"900000000": {"content": "a"}}),
         ("tokenizer_config.json", "do_lower_case", "yes"),
+        ("tokenizer_config.json", "extra_ids", 10**5),
         ("tokenizer_config.json", "padding_side", DEEP),
         ("special_tokens_map.json", "unk_token", []),
         ("added_tokens.json", "a", 2**31),
