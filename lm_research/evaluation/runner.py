@@ -14,11 +14,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Annotated, Any, Protocol, TypedDict
 
 import jax
 import numpy as np
 import tqdm
+from msgspec import Meta
 
 from lm_research.config import MeshConfig, resolve
 from lm_research.disk import keeping, whole, write_atomically
@@ -179,9 +180,9 @@ def _check(plan: Plan) -> None:
 class MadeFrom(TypedDict):
     """made_from.json."""
 
-    models: list[str]
+    models: Annotated[list[str], Meta(min_length=1)]
     files: Object
-    tasks: list[Object]
+    tasks: Annotated[list[Object], Meta(min_length=1)]
     data: Object
     batch_size: Size
     dtype: str | None
