@@ -271,7 +271,7 @@ def test_a_mesh_takes_the_parameters_by_the_rules(write: Any) -> None:
         (lambda d: shutil.rmtree(d), "does not exist"),
         (lambda d: (d / "config.json").unlink(), "no config.json"),
         (lambda d: (d / "config.json").write_text("{"), "config.json is not JSON: .* Download it again"),
-        (lambda d: (d / "config.json").write_text("[]"), "a list instead of an object"),
+        (lambda d: (d / "config.json").write_text("[]"), "expected object, got array"),
         (
             lambda d: (d / "config.json").write_text('{"model_type": "mamba"}'),
             "model_type is 'mamba'.*Supported: albert",
