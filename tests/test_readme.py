@@ -176,3 +176,9 @@ def test_exit_codes() -> None:
 
 def test_nothing_is_left_to_fill_in() -> None:
     assert not re.findall(r"@[A-Z_]+@|TODO|FIXME|not yet measured", README)
+
+
+def test_the_tests_that_security_md_names_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/.]+)`", text)
+    assert len(named) > 10 and [path for path in named if not (ROOT / path).exists()] == []
