@@ -305,6 +305,11 @@ def directory(text: str, flag: str = "--workdir") -> Path:
     if not existing.is_dir():
         raise ConfigError(f"{flag}={text}: {existing} is a file, not a directory. Choose another place.")
     if not os.access(existing, os.W_OK | os.X_OK):
+        if os.statvfs(existing).f_flag & os.ST_RDONLY:
+            raise ConfigError(
+                f"{flag}={text}: {existing} is on a file system that is mounted read-only. What is there is as it was. Mount it for "
+                "writing and run the same command again, or choose another place."
+            )
         raise ConfigError(f"{flag}={text}: no permission to write in {existing}. Choose another place.")
     return path
 

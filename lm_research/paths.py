@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from lm_research.errors import ConfigError, UserError
 
-FILE, FOLDER, NOTHING = "file", "folder", ""
+FILE, FOLDER, NOTHING, LINK_TO_NOTHING = "file", "folder", "", "a link to nothing"
 _NAMES = {
     stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
@@ -60,7 +60,7 @@ def kind(path: str | os.PathLike[str]) -> str:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return "a link to nothing" if os.path.islink(path) else NOTHING
+        return LINK_TO_NOTHING if os.path.islink(path) else NOTHING
     except OSError as error:
         return _TROUBLES.get(error.errno, str(error.strerror))
     except ValueError:  # a zero character, or half a character
@@ -68,6 +68,15 @@ def kind(path: str | os.PathLike[str]) -> str:
     if stat.S_ISREG(mode):
         return FILE
     return FOLDER if stat.S_ISDIR(mode) else _NAMES.get(stat.S_IFMT(mode), "no regular file")
+
+
+def odd_file(folder: pathlib.Path) -> str:
+    """The first thing in a folder, at any depth, that is neither a file nor a folder, and what it is; "" if none can be seen."""
+    for place, _, names in os.walk(folder):
+        for name in sorted(names):
+            if (found := kind(path := os.path.join(place, name))) not in (FILE, NOTHING, _TROUBLES[errno.EACCES]):
+                return f"{path} is {found}, and no file"
+    return ""
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 import time
@@ -204,18 +205,23 @@ def test_text_that_turns_out_to_be_damaged(
     assert "trusted" not in manifest
 
 
-@pytest.mark.parametrize("kind", ["no arrays", "empty", "flipped model.json"])
-def test_who_reads_a_run_names_the_whole_checkpoint(run: pathlib.Path, kind: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("kind", ["no arrays", "empty", "flipped model.json", "pipe", "no metadata"])
+def test_who_reads_a_run_names_the_whole_checkpoint(
+    run: pathlib.Path, kind: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Readers move nothing, and take no other step by themselves."""
     damages = DAMAGES | {
         "no arrays": lambda path: shutil.rmtree(path / "state/ocdbt.process_0/d"),
         "flipped model.json": lambda path: flip(path / "files/model.json"),
+        "pipe": lambda path: ((path / "state/_METADATA").unlink(), os.mkfifo(path / "state/_METADATA")),
+        "no metadata": lambda path: (path / "state/_METADATA").unlink(),
     }
     for step, damage in ((20, kind), (18, "no arrays")):
         damages[damage](run / f"checkpoints/{step}")
     for path in (run, run / "checkpoints/20"):
         with pytest.raises(PretrainedError, match=f"Checkpoint 12 is whole: give {run}/checkpoints/12"):
             lm_research.from_pretrained(path)
+    assert not caplog.records  # of Orbax, beside the paragraph
     assert convert.main(["--source", str(run), "--output", str(tmp_path / "hf"), "--to", "hf"]) == 2
     assert checkpoints(run) == [6, 12, 18, 20] and not (tmp_path / "hf").exists()
     assert lm_research.from_pretrained(run / "checkpoints/12").num_params == 33_154  # of the log of the run

@@ -36,6 +36,7 @@ from lm_research.errors import CheckpointError
 from lm_research.interop.huggingface import listed, nonfinite_in
 from lm_research.models.definition import flatten
 from lm_research.parallel import processes
+from lm_research.paths import FILE, FOLDER, NOTHING, kind, odd_file
 from lm_research.training.digest import digest_arrays
 from lm_research.training.orbax_noise import quieten
 from lm_research.training.run_directory import aside
@@ -44,6 +45,7 @@ from lm_research.training.state import State
 # Not saved: a state that halted is never saved as a later step, so it would always be -1.
 TRANSIENT = ("halted",)
 MANIFEST = "manifest.json"
+_TIMES = "_CHECKPOINT_METADATA"  # Orbax's: read as soon as it looks at a folder; nobody misses it
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what is being written
 DAMAGED = "damaged"  # the folder of checkpoints that are none any more
 DOUBTFUL = "of_damaged_text"  # and of those that may have learnt from text that was none
@@ -152,6 +154,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
         )
+        for step in steps_in(self.directory):
+            path = self.directory / str(step) / _TIMES
+            if kind(path) not in (FILE, FOLDER, NOTHING):  # a pipe, which holds nothing, and which Orbax would wait for
+                path.unlink(missing_ok=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         for step in self._manager.all_steps():
             self._learn_rank(step)
@@ -386,6 +392,8 @@ class Checkpoints:
         path = self.directory / str(step)
         if step is None or not os.path.lexists(path):
             raise CheckpointError(f"No checkpoint found in {self.directory}. Train first, or check the path.")
+        if odd := odd_file(path):  # Orbax would wait for a pipe
+            raise self._unreadable(step, ValueError(odd))
         try:
             manifest = json_value((path / "files" / MANIFEST).read_bytes())
             return {**manifest, "digests": dict(manifest["digests"]), "files": dict(manifest["files"])}

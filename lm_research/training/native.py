@@ -37,6 +37,7 @@ from lm_research.models.families import family_of
 from lm_research.models.heads import HEADS, Head
 from lm_research.models.limits import flaw, head_flaw
 from lm_research.parallel.rules import tree_shardings
+from lm_research.paths import odd_file
 from lm_research.run_files import read_config
 from lm_research.training.checkpoint import steps_in
 from lm_research.training.digest import digest_arrays
@@ -68,8 +69,9 @@ class _Manifest(TypedDict):
     files: dict[str, str]
 
 
-# Orbax warns of a file of its own that a part of a checkpoint never has.
-logging.getLogger("absl").addFilter(lambda record: "Metadata file does not exist" not in record.getMessage())
+# Orbax warns of a file of its own that a part of a checkpoint never has, and of arrays that `_restore` finds missing.
+_ECHOES = ("Metadata file does not exist", "Failed to get item metadata")
+logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith(_ECHOES))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +186,7 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
 def _inspect_native(directory: pathlib.Path) -> Native:
     content = read_json(directory / MODEL, _NativeModel, error=PretrainedError, fix=_FIX)
     definition, arrays = _definition(content, directory / MODEL), directory / PARAMS
+    _check_files(arrays)
     return Native(
         definition, definition, content["family"], content["config"], arrays, "", content["digests"], directory
     )
@@ -196,6 +199,7 @@ def _inspect_run(directory: pathlib.Path) -> Native:
         if not steps:
             raise ValueError("the run has not saved a checkpoint yet")
         step = directory / "checkpoints" / str(steps[-1])
+    _check_files(step)
     manifest = read_json(step / "files" / "manifest.json", _Manifest, error=PretrainedError, fix=_FIX)
     for name, digest in manifest["files"].items():
         path = step / "files" / name
@@ -217,6 +221,11 @@ def _inspect_run(directory: pathlib.Path) -> Native:
         definition, adapted, stored["family"], stored["config"], step / "state", subtree, digests, step / "files",
         "" if run["task"]["name"] else run["objective"]["name"],
     )  # fmt: skip
+
+
+def _check_files(folder: pathlib.Path) -> None:
+    if odd := odd_file(folder):  # Orbax would wait for a pipe
+        raise ValueError(odd)
 
 
 def _definition(content: _Model, path: pathlib.Path) -> ModelDefinition:
@@ -337,6 +346,8 @@ def _restore(native: Native, paths: list[str], shardings: Mapping[str, Any]) -> 
     """These arrays of the Orbax directory and no others."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(native.arrays.absolute()).item_metadata
+        if metadata is None:
+            raise ValueError(f"nothing tells which arrays {native.arrays} holds")
         tree = metadata[native.subtree] if native.subtree else metadata
         kept = {path: leaf for path, leaf in flatten(tree).items() if path in paths}
         target = {

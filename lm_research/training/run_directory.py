@@ -33,6 +33,7 @@ from lm_research import config as config_lib
 from lm_research.disk import why, write_atomically
 from lm_research.documents import Object, read_json
 from lm_research.errors import CheckpointError, DataError
+from lm_research.paths import FILE, FOLDER, LINK_TO_NOTHING, NOTHING, kind
 
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
@@ -41,6 +42,7 @@ FREE_KEYS = (
 )  # fmt: skip
 # And these how far it goes; longer.py says what that means.
 LENGTH_KEYS = ("train.num_steps", "train.num_epochs", "train.budget", "task.patience")
+_OPENED = (".lock", "log.txt", "metrics.jsonl")
 Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 PACKAGES = (
     "lm_research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tensorflow-datasets", "numpy",
@@ -68,6 +70,10 @@ def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        for name in _OPENED:  # a pipe would be waited for
+            if (found := kind(workdir / name)) not in (FILE, NOTHING, LINK_TO_NOTHING):
+                found = "a folder" if found == FOLDER else found
+                raise CheckpointError(f"{workdir / name} is {found}, where {flag} keeps a file. Move it away.")
         handle = open(workdir / ".lock", "w")
     except OSError as error:
         raise CheckpointError(

@@ -302,6 +302,10 @@ def emptied(path: pathlib.Path) -> None:
     path.mkdir()
 
 
+def pipe(name: str) -> Callable[[pathlib.Path], None]:
+    return lambda path: ((path / name).unlink(missing_ok=True), os.mkfifo(path / name)) and None
+
+
 def odd_manifest(content: str) -> Callable[[pathlib.Path], None]:
     return lambda path: (path / "files/manifest.json").write_text(content) and None
 
@@ -310,6 +314,8 @@ WRECKS = {
     "dangling link": gone,
     "a file": as_file,
     "empty": emptied,
+    "a pipe of Orbax's": pipe("state/_METADATA"),
+    "a pipe of ours": pipe("files/manifest.json"),
     "no state": lambda path: shutil.rmtree(path / "state"),
     "state is a file": lambda path: as_file(path / "state"),
     "no files": lambda path: shutil.rmtree(path / "files"),
@@ -344,6 +350,12 @@ def test_a_wreck_is_passed_over_and_kept(tmp_path: pathlib.Path, kind: str) -> N
     store.save(state(7))
     store.close()
     assert_same(resume(tmp_path), state(7))
+
+
+def test_a_pipe_that_nobody_needs_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 5)
+    pipe("_CHECKPOINT_METADATA")(tmp_path / "checkpoints/5")
+    assert_same(resume(tmp_path), state(5))
 
 
 def test_none_is_moved_where_none_is_whole(tmp_path: pathlib.Path) -> None:

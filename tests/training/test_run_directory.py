@@ -51,6 +51,13 @@ def test_place_that_cannot_be_written(place: str) -> None:
         run_directory.lock(pathlib.Path(place))
 
 
+@pytest.mark.parametrize("name", [".lock", "log.txt", "metrics.jsonl"])
+def test_a_pipe_is_never_waited_for(tmp_path: pathlib.Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/{name} is a named pipe, .* Move it away"):
+        run_directory.lock(tmp_path)
+
+
 def test_write_atomically_replaces_and_leaves_nothing_beside(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "file.json"
     for content in ("first, and longer", b"second"):
