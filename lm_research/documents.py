@@ -146,6 +146,7 @@ def read_bytes(
     except FileNotFoundError as mistake:
         raise error(f"There is no file {path}. {fix}") from mistake
     except OSError as mistake:
+        fix = "Change its permissions." if isinstance(mistake, PermissionError) else fix
         raise error(f"{path} cannot be read: {mistake.strerror}. {fix}") from mistake
     if len(data) > limit:
         raise error(f"{path} has more than {limit // 2**20} MiB, too much for what it is to hold. {fix}")

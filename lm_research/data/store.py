@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -30,10 +31,12 @@ import numpy as np
 from lm_research.disk import naming
 from lm_research.documents import json_value
 from lm_research.errors import DataError, prepare_again
+from lm_research.paths import odd_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 BLOCK = 64 * 2**20  # bytes of a file that have a digest of their own (verify.py)
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _PIECE_TOKENS = 1_000_000  # from which on small pieces are written together
 
 
@@ -131,6 +134,8 @@ class TokenStore:
             tokens = np.memmap(path / "tokens.bin", dtype=np.dtype(manifest["dtype"]).newbyteorder("<"), mode="r")
             tables = [np.load(path / f"{name}.npy", mmap_mode="r") for name in ("sentences", "documents", "counts")]
         except Exception as error:  # NumPy raises many kinds for a header that is none
+            if of_the_machine(error):
+                raise
             raise damaged(path, str(error)) from error
         if any(table.dtype != np.dtype("<i8") or table.ndim != 1 or not len(table) for table in tables):
             raise damaged(path, "a table of it is no list of 64-bit integers")
@@ -165,13 +170,22 @@ def damaged(path: pathlib.Path, what: str, kind: str = "token store") -> Damaged
     )
 
 
+def of_the_machine(error: Exception) -> bool:
+    """Whether the machine, and not the file, keeps a file from being read: nothing is damaged, and nothing is to be deleted."""
+    return isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE)
+
+
 def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    if odd := odd_file(path):  # a pipe would be waited for
+        raise damaged(path, odd)
     try:
         manifest = json_value((path / MANIFEST).read_bytes())
     except FileNotFoundError:
         what = f"it has no {MANIFEST}" if path.is_dir() else "the folder does not exist"
         raise DataError(f"{path} is not a token store: {what}.") from None
     except (ValueError, OSError) as error:
+        if of_the_machine(error):
+            raise
         raise damaged(path, f"{MANIFEST} is not JSON ({error})") from error
     needed = {"format", "dtype", "files", "num_tokens", "num_sentences", "num_documents", "digest"}
     if not isinstance(manifest, dict) or needed - set(manifest):

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_research.data.store import DamagedStore, TokenStore, damaged
+from lm_research.data.store import DamagedStore, TokenStore, damaged, of_the_machine
+from lm_research.paths import open_file
 
 WHOLE = 2**30  # bytes of all stores of a run up to which auto reads them whole
 SAMPLE = 16  # blocks that it reads of larger ones before the run begins
@@ -186,8 +187,11 @@ def check_files(folder: pathlib.Path, digests: dict[str, str]) -> None:
     """Raises a DamagedStore unless the small files of a corpus are what was written: name -> SHA-256, hexadecimal."""
     for name, digest in digests.items():
         try:
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            with open_file(folder / name) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
+            if of_the_machine(error):
+                raise
             raise damaged(folder / name, error.strerror or str(error), "file") from error
         if found != digest:
             raise damaged(folder / name, "it is not what was written", "file")

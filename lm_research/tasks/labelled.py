@@ -34,6 +34,7 @@ from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.tokenizer_training import make_tokenizer
 from lm_research.data.verify import check_files
 from lm_research.errors import DataError, UserError
+from lm_research.paths import odd_file
 from lm_research.tasks.records import Record, fingerprint, read_records
 
 IGNORED = -100  # no label
@@ -162,6 +163,8 @@ def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Ca
 
 def read_labelled(folder: pathlib.Path) -> Labelled:
     """A data set by its folder; raises a DataError or TokenizerError where it is damaged."""
+    if odd := odd_file(folder):  # a pipe would be waited for
+        raise store.damaged(folder / DIGESTS, odd, "data set of")
     if (folder / DIGESTS).is_file():  # earlier versions wrote none
         check_files(
             folder, documents.read_json(folder / DIGESTS, dict[str, str], error=DataError, fix=f"Delete {folder}.")
@@ -171,6 +174,8 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
     except UserError:
         raise
     except Exception as error:  # NumPy raises many kinds for an archive that is none
+        if store.of_the_machine(error):
+            raise
         raise store.damaged(folder / DIGESTS, f"a file beside it cannot be read ({error})", "data set of") from error
 
 

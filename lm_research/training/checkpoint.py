@@ -404,9 +404,12 @@ class Checkpoints:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(". See full TensorStore")[0]
         reason = reason if len(reason) < 300 else reason[:300] + " ..."
         passing = isinstance(error, PermissionError | MemoryError) or any(words in reason for words in _PASSING)
-        return (CheckpointError if passing else DamagedCheckpoint)(
-            f"The checkpoint {self.directory / str(step)} cannot be read ({reason}). {self._way_out(step)}"
-        )
+        what = f"The checkpoint {self.directory / str(step)} cannot be read ({reason})."
+        if passing:
+            return CheckpointError(
+                f"{what} That is no damage: give this process the permissions, files or memory that it needs, and run the same command again."
+            )
+        return DamagedCheckpoint(f"{what} {self._way_out(step)}")
 
     def _way_out(self, step: int) -> str:
         older = [number for number in steps_in(self.directory) if number < step]

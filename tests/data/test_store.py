@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -138,6 +141,27 @@ def test_damaged_manifest(manifest: str | None, message: str, tmp_path: pathlib.
     path = tmp_path / "store/manifest.json"
     path.unlink() if manifest is None else path.write_text(manifest)
     with pytest.raises(DataError, match=message):
+        TokenStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "manifest.json"])
+def test_pipes_are_not_waited_for(name: str, tmp_path: pathlib.Path) -> None:
+    write_store(tmp_path / "store", DOCUMENTS, "abc", 2**16)
+    (tmp_path / "store" / name).unlink()
+    os.mkfifo(tmp_path / "store" / name)
+    with pytest.raises(DataError, match=f"damaged: {tmp_path}/store/{name} is a named pipe"):
+        TokenStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize("reader", ["numpy.memmap", "numpy.load", "pathlib.Path.read_bytes"])
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), OSError(errno.EMFILE, "no")])
+def test_what_the_machine_cannot_read_is_not_damaged(
+    reader: str, error: OSError, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told to delete a store for want of a permission."""
+    write_store(tmp_path / "store", DOCUMENTS, "abc", 2**16)
+    monkeypatch.setattr(reader, mock.Mock(side_effect=error))
+    with pytest.raises(type(error)):
         TokenStore.open(tmp_path / "store")
 
 

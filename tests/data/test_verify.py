@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 import pickle
 import threading
@@ -188,6 +189,7 @@ def test_a_batch_with_ids_that_the_model_lacks(tmp_path: pathlib.Path) -> None:
 def test_files_beside_stores(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.json").write_text("[]")
     check_files(tmp_path, {"a.json": hashlib.sha256(b"[]").hexdigest()})
-    for digests in ({"a.json": "0"}, {"b.json": "0"}):
+    os.mkfifo(tmp_path / "pipe")
+    for digests in ({"a.json": "0"}, {"b.json": "0"}, {"pipe": "0"}):
         with pytest.raises(DamagedStore, match=f"The file {tmp_path}/{next(iter(digests))} is damaged"):
             check_files(tmp_path, digests)

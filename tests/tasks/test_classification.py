@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import math
 import pathlib
 import string
@@ -175,3 +176,7 @@ def test_a_damaged_data_set_is_told_and_made_again(
     shown = capsys.readouterr().out
     assert "is damaged" in shown and f"kept in {folder}.damaged" in shown and (old or name.split("/")[-1] in shown)
     assert (folder / "digests.json").is_file() and (folder / name).stat().st_size == len(whole)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)  # and nobody waits for one who writes
+    assert prepare.main(arguments) == 0
+    assert f"{folder / name} is a named pipe" in capsys.readouterr().out and (folder / name).is_file()
