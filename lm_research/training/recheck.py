@@ -33,7 +33,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lm_research.config import Config
 from lm_research.disk import write_atomically
-from lm_research.errors import ConfigError, DeviceFault
+from lm_research.documents import read_json
+from lm_research.errors import CheckpointError, ConfigError, DeviceFault
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective
 from lm_research.parallel import processes
@@ -268,6 +269,6 @@ def unpark(kept: State) -> State:
 def _read(path: pathlib.Path) -> int:
     """The last step that passed before this start; 0 if none is known."""
     try:
-        return int(json.loads(path.read_text())["step"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return int(read_json(path, error=CheckpointError)["step"])
+    except (CheckpointError, ValueError, TypeError, KeyError, OverflowError):
         return 0

@@ -56,9 +56,12 @@ def aside(path: pathlib.Path) -> pathlib.Path:
 
 
 def keep_damaged(path: pathlib.Path) -> pathlib.Path:
-    """Copies a file that cannot be read as what it is, before it is replaced; returns the copy, PATH.damaged."""
+    """Copies a file that cannot be read as what it is, before it is replaced; returns the copy, PATH.damaged. What is no file moves there."""
     kept = aside(path.with_name(f"{path.name}.damaged"))
-    shutil.copyfile(path, kept)
+    if kind(path) == FILE:
+        shutil.copyfile(path, kept)
+    else:
+        os.rename(path, kept)
     return kept
 
 

@@ -42,7 +42,15 @@ def test_time_goes_to_steps_or_to_a_cause(hands: Turned) -> None:
         hands.now += 2.0
     with clock.paused("eval"):
         hands.now += 5.0
-    assert clock.account() == {"steps": 6.0, "start": 10.0, "compile": 3.0, "data": 1.0, "eval": 5.0, "checkpoint": 0.0}
+    assert clock.account() == {
+        "steps": 6.0,
+        "start": 10.0,
+        "compile": 3.0,
+        "data": 1.0,
+        "eval": 5.0,
+        "checkpoint": 0.0,
+        "check": 0.0,
+    }
     assert clock.goodput == pytest.approx(6.0 / 25.0)
     assert clock.lap() == 7.0  # waiting for a batch is part of a step's time, pauses are not
     assert clock.lap() == 0.0
@@ -69,7 +77,9 @@ def test_a_death_costs_the_steps_taken_twice_and_the_time_between(hands: Turned,
         hands.now += 6.0
     hands.now += 40.0
     again.write(60)
-    expected = dict(steps=60.0, start=0.0, compile=6.0, data=0.0, eval=0.0, checkpoint=0.0, repeated=10.0, down=20.0)
+    expected = dict(
+        steps=60.0, start=0.0, compile=6.0, data=0.0, eval=0.0, checkpoint=0.0, check=0.0, repeated=10.0, down=20.0
+    )
     assert again.total() == pytest.approx(expected)
     assert total_time(read_lives(tmp_path)) == pytest.approx(expected)
     assert set(total_time([]).values()) == {0.0}  # of a run that was stopped before its first step

@@ -58,6 +58,19 @@ def test_a_pipe_is_never_waited_for(tmp_path: pathlib.Path, name: str) -> None:
         run_directory.lock(tmp_path)
 
 
+def test_what_is_no_file_is_kept_as_it_is(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a").mkdir()
+    os.mkfifo(tmp_path / "b")
+    (tmp_path / "c").symlink_to("nowhere")
+    (tmp_path / "d").write_text("{")
+    for name, is_kept in zip(
+        "abcd", (os.path.isdir, lambda path: path.is_fifo(), os.path.islink, os.path.isfile), strict=True
+    ):
+        kept = run_directory.keep_damaged(tmp_path / name)
+        assert kept == tmp_path / f"{name}.damaged" and is_kept(kept)
+        assert os.path.lexists(tmp_path / name) == (name == "d")
+
+
 def test_write_atomically_replaces_and_leaves_nothing_beside(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "file.json"
     for content in ("first, and longer", b"second"):
