@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from lm_research.errors import UserError
+from lm_research.paths import SPECIAL, kind
 
 _SERVER = "The disk or its server fails: read the system's log (dmesg), and copy what is there before more is written"
 _LIMIT = "Raise the limit in the shell that starts it"
@@ -165,8 +166,8 @@ def _facts(number: int, path: str) -> str:
     words = os.strerror(number)
     if number in (errno.ENOSPC, errno.EDQUOT) and path:
         return f"{words} ({room(path)})"
-    for one, kind, name in ((errno.EFBIG, resource.RLIMIT_FSIZE, "f"), (errno.EMFILE, resource.RLIMIT_NOFILE, "n")):
-        limit = resource.getrlimit(kind)[0]
+    for one, limited, name in ((errno.EFBIG, resource.RLIMIT_FSIZE, "f"), (errno.EMFILE, resource.RLIMIT_NOFILE, "n")):
+        limit = resource.getrlimit(limited)[0]
         if number == one and limit != resource.RLIM_INFINITY:
             shown = size(limit) if name == "f" else f"{limit} at once"
             return f"{words} (the limit of this process is {shown}, `ulimit -{name}`)"
@@ -199,8 +200,11 @@ def size(number: float) -> str:
 def whole(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
     """A file that appears at `path` when the block ends, with all its bytes on the disk; nothing is left of one that fails.
 
-    `keep`: whether the bytes are to outlast a power cut that follows at once; what is written often does without.
+    `keep`: whether the bytes are to outlast a power cut that follows at once; what is written often does without. A pipe, socket or
+    device is refused: the file would take its place.
     """
+    if kind(path) in SPECIAL:
+        raise DiskError(f"{path} is {kind(path)}, and a file would take its place. Name another place.")
     temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
     try:
         with naming(path):

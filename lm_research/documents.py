@@ -19,8 +19,8 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from lm_research import paths
 from lm_research.errors import DataError, UserError
-from lm_research.paths import open_file
 from lm_research.texts import whole
 
 # Types of numbers that nearly every file of settings has.
@@ -141,11 +141,11 @@ def read_bytes(
 ) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Pipes, sockets and devices are refused, for they may never end."""
     try:
-        with open_file(path) as file:
+        with paths.open_file(path) as file:
             data = file.read(limit + 1)
-    except FileNotFoundError as mistake:
-        raise error(f"There is no file {path}. {fix}") from mistake
     except OSError as mistake:
+        if paths.kind(path) == paths.NOTHING:
+            raise error(f"There is no file {path}. {fix}") from mistake
         fix = "Change its permissions." if isinstance(mistake, PermissionError) else fix
         raise error(f"{path} cannot be read: {mistake.strerror}. {fix}") from mistake
     if len(data) > limit:

@@ -17,6 +17,7 @@ FILE, FOLDER, NOTHING, LINK_TO_NOTHING = "file", "folder", "", "a link to nothin
 _NAMES = {
     stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
+SPECIAL = frozenset(_NAMES.values())  # of what `kind` says
 _TROUBLES = {
     errno.ELOOP: "a link that leads back to itself",
     errno.ENAMETOOLONG: "a name that is too long for a file",

@@ -417,7 +417,7 @@ def load_params(
 
 def find_tokenizer(directory: pathlib.Path) -> Any:
     """The tokenizer in a directory, or None if it has no file of one."""
-    if not any((directory / name).exists() for name in STARTS):
+    if not any(os.path.lexists(directory / name) for name in STARTS):
         return None
     try:
         return load_tokenizer(directory)

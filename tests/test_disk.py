@@ -116,6 +116,13 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: pathlib.Path, monkeypatch: pytes
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "plan.json")
+    with pytest.raises(disk.DiskError, match=r"plan\.json is a named pipe.*Name another place"):
+        disk.write_atomically(tmp_path / "plan.json", "{}")
+    assert (tmp_path / "plan.json").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("number", "words"), [(999, "999 bytes"), (1_234_567, "1.23 MB"), (5.4e9, "5.4 GB"), (2e15, "2,000 TB")]
 )

@@ -110,7 +110,7 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: pathlib.Path) -> 
         ("pipe", 1, "cannot be read: it is a named pipe"),
         (".", 1, "cannot be read: it is a folder"),
         ("large", 2**20, "has more than 1 MiB"),
-        ("link", 1, "There is no file"),
+        ("link", 1, "cannot be read: it is a link to nothing"),
         ("none", 1, "There is no file"),
         ("n" * 300, 1, "cannot be read: it is a name that is too long"),
         ("nul\0", 1, "cannot be read: it is a name that no file can have"),

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "lm_research"
 # Ground floor first. A file imports from its own room and from floors below; rooms of one floor do not know each other.
 FLOORS = (
     {"errors"},
-    {"disk", "paths", "streams", "texts"},
+    {"paths", "texts"},
+    {"disk", "streams"},
     {"documents", "flags", "leaving"},
     {"config_keys"},
     {"config"},

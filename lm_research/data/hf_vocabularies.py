@@ -21,7 +21,7 @@ from lm_research.data.hf_settings import KIND, Id, Kind, Settings
 from lm_research.data.languages import Languages
 from lm_research.data.lines import split_lines
 from lm_research.data.tokenizer_spec import guarded
-from lm_research.documents import parse_json
+from lm_research.documents import parse_json, short
 from lm_research.errors import TokenizerError
 
 SPACE = "\u2581"
@@ -93,7 +93,7 @@ def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     unknown = str(settings.roles.get("unk") or kind.roles["unk"])
     if unknown not in vocab:
         raise TokenizerError(
-            f"{settings.where}: vocab.txt lacks the unknown token {unknown}: it is not a WordPiece vocabulary."
+            f"{settings.where}: vocab.txt lacks the unknown token {unknown}, so it is not a WordPiece vocabulary. Copy it again."
         )
     tokenizer = Tokenizer(WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(
@@ -115,6 +115,11 @@ def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokeni
     pairs = [
         tuple(filter(None, line.split(" "))) for line in lines if line.strip(" ") and not line.startswith("#version")
     ]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise TokenizerError(
+            f"{settings.where}: merges.txt has the line {short(' '.join(wrong[0]))}, which is not two tokens with a space between. Copy it "
+            "again."
+        )
     tokenizer = Tokenizer(BPE(vocab, pairs, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
     prefix = bool(settings.config.get("add_prefix_space", False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)

@@ -7,13 +7,15 @@ import json
 import logging
 import math
 import pathlib
+import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lm_research import paths
 from lm_research.decoding.processors import words
 from lm_research.disk import write_atomically
 from lm_research.documents import Object, read_json, short
@@ -177,7 +179,7 @@ def load_defaults(directory: pathlib.Path) -> dict[str, Any]:
       PretrainedError: it holds no JSON object, or a value of the wrong type.
     """
     path = pathlib.Path(directory) / FILE
-    if not path.is_file():
+    if paths.kind(path) == paths.NOTHING:
         return {}
     fix = "Copy it again, or remove it to do without."
     values = read_json(path, Object, error=PretrainedError, fix=fix)
@@ -232,7 +234,14 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
     if "min_length" in given:
         known.pop("min_new_tokens", None)
     options = Options(**(known | given))
-    _check(options)
+    try:
+        _check(options)
+    except UserError as error:
+        name = re.match(r"\w*", str(error))[0]  # a message begins with it
+        if name in given or name not in known:
+            raise
+        said = FILE if file.get(name) is not None else "config.json"
+        raise UserError(f"The model's {said}: {error} Mend it there, or give {name} yourself.") from error
     ignored = {"temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff"} & set(given)
     if ignored and not options.do_sample:
         LOG.warning("%s only matter when drawing: add do_sample=True.", ", ".join(sorted(ignored)))
@@ -284,6 +293,15 @@ def _is_number(value: Any, kind: type) -> bool:
     return getattr(value, "ndim", None) == 0 and np.issubdtype(np.asarray(value).dtype, kind)
 
 
+def _numbers(value: Any) -> Iterator[Any]:
+    """What is not a list, tuple, range or dict, of a value that may be such and hold more of them."""
+    if isinstance(value, list | tuple | range | Mapping):
+        for one in value.items() if isinstance(value, Mapping) else value:
+            yield from _numbers(one)
+    else:
+        yield value
+
+
 def _check(options: Options) -> None:
     def need(condition: bool, message: str) -> None:
         if not condition:
@@ -291,21 +309,22 @@ def _check(options: Options) -> None:
 
     for name in NAMES:
         value = getattr(options, name)
-        small = name == "seed" or not _is_number(value, np.integer) or -(2**31) <= value < 2**31
-        need(small, f"{name}={_shown(value)}: it does not fit into 32 bits.")
-        need(not isinstance(value, float) or math.isfinite(value), f"{name}={value}: it is a finite number.")
+        for one in _numbers(value) if name != "seed" else ():
+            small = not _is_number(one, np.integer) or -(2**31) <= one < 2**31
+            need(small, f"{name}={_shown(value)}: {_shown(one)} does not fit into 32 bits.")
+            need(not isinstance(one, float) or math.isfinite(one), f"{name}={_shown(value)}: {one} is not finite.")
     for name in ("num_beams", "num_return_sequences", "num_beam_groups", "num_assistant_tokens"):
-        need(getattr(options, name) >= 1, f"{name}={getattr(options, name)}: it is at least 1.")
+        need(getattr(options, name) >= 1, f"{name}={getattr(options, name)}: it must be at least 1.")
     for name in ("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "top_logprobs"):
-        need(getattr(options, name) >= 0, f"{name}={getattr(options, name)}: it is at least 0, which is none.")
+        need(getattr(options, name) >= 0, f"{name}={getattr(options, name)}: it must be 0 (off) or more.")
     for name in ("max_new_tokens", "max_length"):
         value = getattr(options, name)
-        need(value is None or value >= 1, f"{name}={value}: it is at least 1.")
+        need(value is None or value >= 1, f"{name}={value}: it must be at least 1.")
     if options.do_sample:  # else the filters do nothing: a model's files may say temperature 0 to mean the best token
         _check_filters(options, need)
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
-        need(getattr(options, name) > 0, f"{name}={getattr(options, name)}: it is above 0; 1 is none.")
-    need(options.early_stopping in (True, False, "never"), 'early_stopping is True, False or "never".')
+        need(getattr(options, name) > 0, f"{name}={getattr(options, name)}: it must be above 0 (1 is off).")
+    need(options.early_stopping in (True, False, "never"), 'early_stopping must be True, False or "never".')
     for name in ("bad_words_ids", "force_words_ids"):
         lists = getattr(options, name)
         good = lists is None or (len(lists) and all(map(len, lists)))
@@ -320,15 +339,15 @@ def _check(options: Options) -> None:
 
 
 def _check_filters(options: Options, need: Any) -> None:
-    need(options.top_k >= 0, f"top_k={options.top_k}: it is at least 0, which is none.")
+    need(options.top_k >= 0, f"top_k={options.top_k}: it must be 0 (off) or more.")
     need(
         options.temperature > 0,
-        f"temperature={options.temperature}: it is above 0. For the best token each time leave out do_sample.",
+        f"temperature={options.temperature}: it must be above 0. For the best token each time leave out do_sample.",
     )
     for name in ("top_p", "typical_p", "min_p", "epsilon_cutoff"):
         value = getattr(options, name)
-        need(value is None or 0 <= value <= 1, f"{name}={value}: it is a share from 0 to 1.")
-    need(options.top_p > 0 and options.typical_p > 0, "top_p and typical_p are above 0; 1 keeps all tokens.")
+        need(value is None or 0 <= value <= 1, f"{name}={value}: it must be from 0 to 1.")
+    need(options.top_p > 0 and options.typical_p > 0, "top_p and typical_p must be above 0; 1 keeps all tokens.")
 
 
 def _check_together(options: Options, need: Any) -> None:

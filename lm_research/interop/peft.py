@@ -20,6 +20,7 @@ from lm_research.errors import PretrainedError, not_downloaded
 from lm_research.interop import quantised
 from lm_research.interop.stored import StoredTensor
 from lm_research.interop.tensor_files import TensorSource, open_file
+from lm_research.paths import NOTHING, kind
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 OLD_WEIGHTS = "adapter_model.bin"
@@ -53,7 +54,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     """adapter_config.json; raises a PretrainedError if it is none of a LoRA that can be read."""
     path = directory / CONFIG
     fix = f"Give an adapter's directory.{'' if directory.exists() else not_downloaded(directory)}"
-    if not path.is_file():
+    if kind(path) == NOTHING:
         raise PretrainedError(f"{path} cannot be read as the config of a peft adapter: there is no such file. {fix}")
     config = read_json(path, Object, error=PretrainedError, fix=fix)
     check_fields(config, _KINDS, str(path), error=PretrainedError, fix="Download it again, or mend it.")

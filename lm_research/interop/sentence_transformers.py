@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, TypedDict
@@ -22,6 +23,7 @@ from lm_research.documents import Count, Object, check_fields, parse_json, read_
 from lm_research.errors import PretrainedError, UserError
 from lm_research.interop.tensor_files import open_tensors
 from lm_research.models.forward import POOLINGS
+from lm_research.paths import NOTHING, kind
 
 NATIVE = "embedding.json"
 CONFIG = "config_sentence_transformers.json"
@@ -164,16 +166,16 @@ def load(directory: pathlib.Path) -> Embedding | None:
       PretrainedError: one of the files is damaged.
     """
     try:
-        if (directory / "modules.json").is_file():
+        if kind(directory / "modules.json") != NOTHING:
             return _load(directory)
-        if not (directory / NATIVE).is_file():
+        if kind(directory / NATIVE) == NOTHING:
             return None
         fields = _read(directory / NATIVE, _Native)
         return Embedding(**{**fields, "further": tuple(fields["further"])})
     except (UserError, OSError, ValueError, KeyError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise PretrainedError(
-            f"{directory}: modules.json and what it names cannot be read ({reason.rstrip('.')}). Copy them again, or delete modules.json "
+            f"{directory}: modules.json and what it names cannot be read ({reason.rstrip('. ')}). Copy them again, or delete modules.json "
             "to go without."
         ) from error
 
@@ -190,9 +192,10 @@ def _inside(directory: pathlib.Path, path: str) -> pathlib.Path:
     home, found = directory.resolve(), directory / path
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     inner = [found, *(found / name for name in _MODULE_FILES)]
-    if "\0" in path or not all(
-        one.resolve().is_relative_to(home) or one.resolve().is_relative_to(blobs) for one in inner
-    ):
+    places = [
+        pathlib.Path(os.path.realpath(one)) for one in inner if "\0" not in path
+    ]  # loops of links are as they stand
+    if "\0" in path or not all(one.is_relative_to(home) or one.is_relative_to(blobs) for one in places):
         raise PretrainedError(f"modules.json names {short(path)}, which is not in the model's directory")
     return found
 
@@ -202,7 +205,7 @@ def _load(directory: pathlib.Path) -> Embedding:
 
     def read(name: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
         path = directory / name
-        if not path.is_file():
+        if kind(path) == NOTHING:
             return {}
         files[name] = read_bytes(path, error=PretrainedError, fix="")
         found = parse_json(files[name], str(path), error=PretrainedError, fix="")
@@ -216,18 +219,18 @@ def _load(directory: pathlib.Path) -> Embedding:
     fields: dict[str, Any] = {"pooling": "mean", "normalize": False}
     dense, further = [], []
     for module in modules:
-        kind, path = module["type"].rpartition(".")[2], module["path"]
+        layer, path = module["type"].rpartition(".")[2], module["path"]
         place = _inside(directory, path)
         config = read(f"{path}/{_CONFIG}", _KINDS) if path else {}
-        if kind == "Pooling":
+        if layer == "Pooling":
             fields |= {"pooling": _mode(config), "include_prompt": config.get("include_prompt", True)}
-        elif kind == "Normalize":
+        elif layer == "Normalize":
             fields["normalize"] = True
-        elif kind == "Dense" and not fields["normalize"] and _is_plain(config) and (weights := _weights(place)):
+        elif layer == "Dense" and not fields["normalize"] and _is_plain(config) and (weights := _weights(place)):
             dense.append(_dense(place, config, len(dense) and dense[-1].kernel.shape[1]))
             files |= {f"{path}/{name}": (place / name).read_bytes() for name in weights}
-        elif kind not in ("Transformer", *_IDLE):
-            further.append(kind)
+        elif layer not in ("Transformer", *_IDLE):
+            further.append(layer)
     own = next(iter(sorted(directory.glob("sentence_*_config.json"))), None)
     said = read(CONFIG, _KINDS)
     return Embedding(

@@ -17,6 +17,7 @@ from lm_research.interop.safetensors_file import read_safetensors
 from lm_research.interop.stored import MAX_JSON_BYTES, StoredTensor, damaged, parse_json
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.interop.torch_file import read_torch
+from lm_research.paths import FILE, FOLDER, NOTHING, kind
 
 __all__ = ["TensorSource", "open_tensors", "write_tensors"]
 
@@ -102,9 +103,12 @@ def open_tensors(directory: pathlib.Path) -> TensorSource:
     directory = pathlib.Path(directory)
     for format in FORMATS:
         path, index = directory / format.file, directory / f"{format.file}.index.json"
-        if path.is_file():
+        for file in (path, index):
+            if (found := kind(file)) not in (FILE, NOTHING):
+                raise damaged(file, f"it is {'a folder' if found == FOLDER else found}")
+        if kind(path) == FILE:
             return _Files(format.name, _renamed(format, format.read(path)))
-        if index.is_file():
+        if kind(index) == FILE:
             return _Files(format.name, _renamed(format, _read_shards(format, index)))
     raise PretrainedError(_nothing_in(directory))
 
@@ -119,7 +123,7 @@ def _read_shards(format: _Format, index: pathlib.Path) -> dict[str, StoredTensor
         if not isinstance(shard, str) or shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
             raise damaged(index, f"{shard!r} is not the name of a file beside it", name)
     shards = sorted(set(weight_map.values()))
-    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    missing = [shard for shard in shards if kind(index.parent / shard) != FILE]
     if missing:
         raise damaged(index, f"of its {len(shards)} files, {len(missing)} are missing: {_some(missing)}")
     found = {shard: format.read(index.parent / shard) for shard in shards}

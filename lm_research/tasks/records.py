@@ -17,7 +17,7 @@ from lm_research.data.sources.files import DAMAGE, SourceFile, find_files
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.records import read_batches, read_rows
 from lm_research.data.sources.text import read_lines
-from lm_research.documents import json_value
+from lm_research.documents import json_value, short
 from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
 from lm_research.tasks.columns import read_columns
@@ -58,7 +58,7 @@ class Record(NamedTuple):
         value = self.get(key, setting)
         if not isinstance(value, str):
             raise DataError(
-                f"{self.where}: field {key!r} is {value!r}, not a text. Mend it, or name another field in "
+                f"{self.where}: field {key!r} is {short(value)}, not a text. Mend it, or name another field in "
                 f"--config.task.{setting}."
             )
         return value
@@ -121,10 +121,10 @@ def _read_lines(source: str, problems: Problems) -> Iterator[Record]:
     sides = [read_lines(file, problems) for file in files]
     for pair in itertools.zip_longest(*sides):
         if None in pair:
-            long, short = (0, 1) if pair[1] is None else (1, 0)
-            number = pair[long][0]
+            more, less = (0, 1) if pair[1] is None else (1, 0)
+            number = pair[more][0]
             raise DataError(
-                f"{files[long].path}, line {number} has no partner: {files[short].path} ends after line {number - 1}. Their lines belong "
+                f"{files[more].path}, line {number} has no partner: {files[less].path} ends after line {number - 1}. Their lines belong "
                 "together, one by one; give both as many."
             )
         (number, text), (_, target) = pair
@@ -142,7 +142,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
         try:
             records = json_value(_joined(first, lines, file), halves=lambda: problems.halves(str(file.path)))
         except ValueError as error:
-            raise DataError(f"{file.path} begins like a JSON list and is none ({error}). Mend it.") from error
+            raise DataError(f"{file.path} begins like a JSON list but is not one ({error}). Mend it.") from error
         for number, fields in enumerate(records, 1):
             yield Record(f"{file.path}, record {number}", _object(fields, f"{file.path}, record {number}"))
     elif not first[1].lstrip().startswith("{") or first[1].rstrip().endswith("}"):
@@ -159,7 +159,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
             document = json_value(_joined(first, lines, file), halves=lambda: problems.halves(str(file.path)))
         except ValueError as error:
             raise DataError(
-                f"{file.path} begins like one JSON object and is none ({error}). Mend it, or write one object a line."
+                f"{file.path} begins like one JSON object but is not one ({error}). Mend it, or write one object a line."
             ) from error
         yield from _expand(_object(document, str(file.path)), str(file.path))
 

@@ -23,6 +23,7 @@ from lm_research.config import Config
 from lm_research.data.framing import model_frame
 from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.windows import WordWindow, word_windows
+from lm_research.documents import short
 from lm_research.errors import DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
@@ -53,7 +54,7 @@ class TaggingReader(Reader):
         for name, value in (("text_key", words), ("label_key", tags)):
             if not isinstance(value, list):
                 raise DataError(
-                    f"{record.where}: the field of --config.task.{name} is {value!r}, not a list with one entry a word. Mend it, or "
+                    f"{record.where}: the field of --config.task.{name} is {short(value)}, not a list with one entry a word. Mend it, or "
                     "name another field."
                 )
         if len(words) != len(tags):
@@ -66,7 +67,8 @@ class TaggingReader(Reader):
         for value, word, key in zip(tags, words, keys, strict=True):
             if not key or not (isinstance(word, str) or type(word) in (int, float)) or word != word:
                 raise DataError(
-                    f"{record.where} has the word {word!r:.80} with the tag {value!r:.80}: one of them is none. Mend it."
+                    f"{record.where} has the word {short(word)} with the tag {short(value)}: a word is a text or a number, "
+                    "and a tag is a name or a number, not empty. Mend it."
                 )
         return [str(word) for word in words], keys
 

@@ -306,6 +306,7 @@ def test_folders_that_hold_no_tokenizer(tmp_path: pathlib.Path) -> None:
         ("bert", "tokenizer_config.json", b"{", "tokenizer_config.json is not JSON"),
         ("bert", "config.json", b"[]", "config.json is .*: expected object"),
         ("gpt2", "merges.txt", b"x y\n", "vocab.json and merges.txt cannot be read"),
+        ("gpt2", "merges.txt", b"a b\nabc\n", "merges.txt has the line 'abc', which is not two tokens"),
         ("gpt2", "vocab.json", b"{", "vocab.json is not JSON"),
         ("t5", "spiece.model", b"hello", "spiece.model cannot be read"),
         ("t5", "spiece.model", b"", "without pieces"),

@@ -14,6 +14,7 @@ from toys import ByteTokenizer, Exact
 
 from lm_research.decoding import engine
 from lm_research.decoding.generate import engine_of, generate, score, stream
+from lm_research.decoding.options import make_options
 from lm_research.errors import UserError
 from lm_research.pretrained import LanguageModel
 
@@ -214,7 +215,7 @@ def test_filters_of_a_models_files_matter_when_drawing(lm: LanguageModel) -> Non
     assert filed.generate(PROMPTS, max_new_tokens=4).tolist() == generate(lm, PROMPTS, max_new_tokens=4).tolist()
     with pytest.raises(UserError, match="top_k=-1"):
         filed.generate(PROMPTS, max_new_tokens=4, do_sample=True)
-    with pytest.raises(UserError, match="temperature=0.0: it is above 0"):
+    with pytest.raises(UserError, match="temperature=0.0: it must be above 0"):
         filed.generate(PROMPTS, max_new_tokens=4, do_sample=True, top_k=0)
 
 
@@ -276,7 +277,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"bad_words_ids": [[3], [4, -1]]}, "bad_words_ids holds the token -1"),
     ({"force_words_ids": [[99999]], "num_beams": 4}, "force_words_ids holds the token 99999"),
     ({"eos_token_id": 40}, "eos_token_id holds the token 40"),
-    ({"begin_suppress_tokens": [2**40]}, "begin_suppress_tokens holds"),
+    ({"begin_suppress_tokens": [2**40]}, "begin_suppress_tokens=.*1099511627776 does not fit into 32 bits"),
+    ({"exponential_decay_length_penalty": [10**30, 1.5]}, "does not fit into 32 bits"),
+    ({"sequence_bias": [[[4], float("inf")]]}, "inf is not finite"),
     ({"top_logprobs": 41}, "more than the model's 40 tokens"),
     ({"top_logprobs": 2, "num_beams": 2}, "output_logprobs=True"),
     ({"top_logprobs": 2, "penalty_alpha": 0.5}, "output_logprobs=True"),
@@ -307,6 +310,15 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 def test_mistakes_are_explained(lm: LanguageModel, given: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         generate(lm, **{"input_ids": PROMPTS, **given})
+
+
+def test_what_the_files_say_wrongly_is_told_with_their_name(lm: LanguageModel) -> None:
+    file = {"bad_words_ids": [[3, 10**30]]}
+    with pytest.raises(UserError, match=r"generation_config.json: bad_words_ids=.*32 bits.*or give bad_words_ids"):
+        make_options({}, file, {})
+    with pytest.raises(UserError, match=r"config.json: num_beams=0: it must be at least 1"):
+        make_options({}, {}, {"num_beams": 0})
+    assert make_options({"bad_words_ids": [[3]]}, file, {}).bad_words_ids == [[3]]
 
 
 def test_models_of_other_things_and_wrong_drafts_are_refused(lm: LanguageModel) -> None:

@@ -212,3 +212,16 @@ def test_damaged_files(content: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "modules.json").write_text(content)
     with pytest.raises(PretrainedError, match="modules.json and what it names cannot be read"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["modules.json", "1_Pooling/config.json", "embedding.json"])
+@pytest.mark.parametrize("target", ["nothing", "itself"])
+def test_links_that_lead_nowhere_are_refused(name: str, target: str, tmp_path: pathlib.Path) -> None:
+    """Passed over, they would mean other vectors."""
+    if name != "embedding.json":
+        written(tmp_path, POOLINGS["cls"][0])
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(path if target == "itself" else tmp_path / target)
+    with pytest.raises(PretrainedError, match=f"{name} cannot be read: it is a link"):
+        load(tmp_path)

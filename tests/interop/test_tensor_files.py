@@ -96,6 +96,7 @@ def test_shards_of_flax(tmp_path: pathlib.Path) -> None:
         ({"a": ".."}, r"tensor 'a': '\.\.' is not the name"),
         ({"a": "one\0"}, "tensor 'a': .* is not the name"),
         ({"a": 3}, "tensor 'a': 3 is not the name"),
+        ({"a": "x" * 300}, "of its 1 files, 1 are missing"),  # a name may have 255 bytes
         (["a"], "it has no weight_map"),
         ({}, "it has no weight_map"),
     ],
@@ -144,6 +145,14 @@ def test_old_names_of_layer_norms(tmp_path: pathlib.Path) -> None:
     assert values(open_tensors(tmp_path)) == expected
     save(tmp_path / "model.safetensors", **{"LayerNorm.gamma": 1, "LayerNorm.weight": 1})
     with pytest.raises(PretrainedError, match=r"tensor '.*': it would be called 'LayerNorm.weight', which another"):
+        open_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_a_link_to_nothing_is_not_passed_over(name: str, tmp_path: pathlib.Path) -> None:
+    save(tmp_path / "pytorch_model.bin", a=1)
+    (tmp_path / name).symlink_to(tmp_path / "removed")
+    with pytest.raises(PretrainedError, match=f"{name} cannot be used: it is a link to nothing"):
         open_tensors(tmp_path)
 
 

@@ -137,7 +137,9 @@ def test_no_tag_is_refused(tag: Any) -> None:
     records = [
         Record(f"f.jsonl, line {n}", {"words": ["a", "b"], "labels": ["O", one]}) for n, one in enumerate(["O", tag], 1)
     ]
-    with pytest.raises(DataError, match="f.jsonl, line 2 has the word 'b' with the tag .*: one of them is none"):
+    with pytest.raises(
+        DataError, match="f.jsonl, line 2 has the word 'b' with the tag .*, and a tag is a name or a number"
+    ):
         TaggingReader(config).names(records)
 
 

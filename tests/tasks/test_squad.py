@@ -128,5 +128,5 @@ def test_broken_files(case: str, tmp_path: pathlib.Path) -> None:
 
 def test_a_file_cut_short(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(DOCUMENT, indent=1)[:-20])
-    with pytest.raises(DataError, match="a.json begins like one JSON object and is none"):
+    with pytest.raises(DataError, match="a.json begins like one JSON object but is not one"):
         list(read_records(str(tmp_path / "a.json"), resolve({})))
