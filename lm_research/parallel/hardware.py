@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import pathlib
+import re
 import time
 
 import jax
@@ -80,6 +83,27 @@ def platform() -> str:
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = jax.default_backend() if device is None else device.platform
     return "gpu" if name in ("cuda", "rocm") else name
+
+
+def memory_bytes() -> float:
+    """Memory of a device. CPU devices share the machine's."""
+    room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if room is None:
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / jax.local_device_count()
+    return room
+
+
+def free_bytes() -> float:
+    """Memory of a device that nothing takes now; all of it where the system does not say."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        said = pathlib.Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # no Linux
+        return memory_bytes()
+    found = re.search(r"^MemAvailable: +(\d+) kB$", said, re.MULTILINE)
+    return int(found[1]) * 1024 / jax.local_device_count() if found else memory_bytes()
 
 
 def _measured_cpu_flops(size: int = 2048, least: int = 4, most: int = 24) -> float:

@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lm_research.serving.replies import problem
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-_HEADERS = {
+HEADERS = {  # of all answers, those to what is no request too
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "SAMEORIGIN",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'self'",
 }
 
@@ -32,7 +33,8 @@ class Access:
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         """`hosts`: names, beside this machine's own, that requests may ask by; None or "*" let all names in."""
         self.app = app
-        self.extra = {name_of(host) for host in hosts or ()} - {""}
+        # Other servers of this machine have its names too, at other ports: their pages are those of others.
+        self.extra = {name_of(host) for host in hosts or ()} - {"", *LOCAL}
         self.hosts = None if hosts is None or "*" in hosts else {*LOCAL, *self.extra}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,7 +44,7 @@ class Access:
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message["headers"]}
-                more = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                more = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
                 message["headers"] = [*message["headers"], *(pair for pair in more if pair[0] not in given)]
             await send(message)
 
@@ -61,9 +63,12 @@ class Access:
                     "--allowed_hosts=NAME."
                 )
         for origin in headers.getlist("origin"):
-            place = origin.partition("://")[2]
-            if not place or (place != headers.get("host") and name_of(place) not in self.extra):
-                return f"Pages of {origin[:80]!r} may not ask this server. Start it with --allowed_hosts=NAME of that page."
+            place = origin.partition("://")[2].lower()
+            if not place or (place != headers.get("host", "").lower() and name_of(place) not in self.extra):
+                return (
+                    f"Pages of {origin[:80]!r} may not ask this server. If that is a proxy's name for it, start it with "
+                    "--allowed_hosts=NAME."
+                )
         return None
 
 

@@ -288,8 +288,10 @@ class Server:
         named = {name: given.get(name) for name in ("prompt_name", "prompt")}
 
         def run() -> Response:
-            begins = prompted(self.lm.embedding or Embedding(), texts, **named)
-            rows = self.lm.embed(texts, **named).astype("<f4")
+            with messages.about("prompt_name"):
+                begins = prompted(self.lm.embedding or Embedding(), texts, **named)
+            with messages.about("input"):
+                rows = self.lm.embed(texts, **named).astype("<f4")
             shown = [row.tolist() if form == "float" else base64.b64encode(row.tobytes()).decode() for row in rows]
             read = (
                 self.lm.tokenizer.encode_batch([begins + text for text in texts])
@@ -320,8 +322,12 @@ class Server:
             if task not in self._pipelines:
                 self._pipelines[task] = found = pipeline(task, self.lm)
                 found.forward = self._wanted(found.forward)
+            reader = self._pipelines[task]
             try:
-                outputs = _plain(self._pipelines[task](inputs, **options))
+                with messages.about("options"):
+                    PIPELINES[task].check(task, options)
+                with messages.about("inputs"):
+                    outputs = _plain(reader(inputs, **options))
             except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as problem:
                 raise UserError(f"The task {task} does not take these inputs and options: {problem}.") from problem
             return JSONResponse({"model": self.name, "task": task, "outputs": outputs})
@@ -346,7 +352,8 @@ class Server:
             raise UserError("text has no tokens.")
 
         def run() -> Response:
-            inputs = self.lm.inputs([given["text"]])
+            with messages.about("text"):
+                inputs = self.lm.inputs([given["text"]])
             seen = int(inputs["attention_mask"].sum())
             if seen > _MOST_SEEN:
                 raise UserError(f"text has {seen} tokens; attentions are shown of up to {_MOST_SEEN}.")

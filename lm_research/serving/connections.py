@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL
+from lm_research.serving.access import HEADERS
 from lm_research.serving.replies import problem
 
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
@@ -72,11 +73,10 @@ class Connection(H11Protocol):
         """Closes the connection with an answer to nothing."""
         self._refused = True
         body = json.dumps({"error": problem(status, message)}).encode()
-        more = "Retry-After: 1\r\n" if status == 503 else ""
-        head = (
-            f"HTTP/1.1 {status} {_PHRASES[status]}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        )
-        self.transport.write(f"{head}{more}Connection: close\r\n\r\n".encode() + body)
+        headers = {"Content-Type": "application/json", "Content-Length": len(body), "Connection": "close", **HEADERS}
+        headers |= {"Retry-After": 1} if status == 503 else {}
+        head = [f"HTTP/1.1 {status} {_PHRASES[status]}", *(f"{name}: {value}" for name, value in headers.items())]
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:

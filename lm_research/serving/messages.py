@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lm_research.data.chat_template import chat_text
@@ -27,7 +29,7 @@ _SHARED = {  # field -> type; None is always taken as not given
 # What says how to keep, count or speed up a request, and asks for nothing here: taken and not looked at.
 HARMLESS = {
     "user": str, "metadata": dict, "store": bool, "service_tier": str, "safety_identifier": str, "prompt_cache_key": str,
-    "prompt_cache_retention": str, "reasoning_effort": str, "reasoning": dict, "verbosity": str, "prediction": dict,
+    "prompt_cache_retention": str, "prompt_cache_options": dict, "reasoning_effort": str, "reasoning": dict, "verbosity": str, "prediction": dict,
     "parallel_tool_calls": bool, "request_id": str, "priority": int, "cache_salt": str, "include_reasoning": bool,
 }  # fmt: skip
 COMPLETION = _SHARED | {
@@ -70,6 +72,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "modalities": ((["text"],), "only text is written"),
     "audio": ((), "only text is written"),
     "web_search_options": ((), "nothing is looked up"),
+    "moderation": ((), "nothing is moderated"),
     "dimensions": ((), "embeddings have the model's own width"),
     "penalty_alpha": ((0,), "contrastive search looks at all candidates of a step at once; use `lm.generate`"),
     "assistant_model": ((), "this server has one model"),
@@ -84,6 +87,14 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "prompt_logprobs": ((0,), "ask for echo with logprobs in /v1/completions"),
     "return_tokens_as_token_ids": ((False,), "tokens are answered as texts"),
     "return_token_ids": ((False,), "tokens are answered as texts"),
+    "bad_words": (([],), "ask for bad_words_ids, their tokens"),
+    "echo": ((False,), "answers stand alone: ask for echo in /v1/completions"),
+    "best_of": ((1,), "ask for n answers, or for best_of in /v1/completions"),
+    "prompt_embeds": ((), "only text and token ids are read"),
+    "thinking_token_budget": ((), "nothing is thought aside: ask for max_tokens"),
+    "repetition_detection": ((), "ask for no_repeat_ngram_size"),
+    "structural_tag": ((), _JSON),
+    "kv_transfer_params": ((), "caches stay on this server"),
     "allowed_token_ids": (([],), "ask for logit_bias or bad_words_ids"),
     "add_generation_prompt": ((True,), _TEMPLATE),
     "continue_final_message": ((False,), _TEMPLATE),
@@ -91,6 +102,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "chat_template_kwargs": (({},), _TEMPLATE),
     "documents": (([],), _TEMPLATE),
     "mm_processor_kwargs": (({},), "only text is read"),
+    "media_io_kwargs": (({},), "only text is read"),
 }
 
 
@@ -126,6 +138,17 @@ class Order:
     alone: bool
     silent: bool
     sized: bool
+
+
+@contextlib.contextmanager
+def about(field: str, others: Collection[str] = ()) -> Iterator[None]:
+    """Puts a request's field before mistakes that are told of it in other words, and that name none of `others` either."""
+    try:
+        yield
+    except UserError as mistake:
+        if {field, *others} & set(re.findall(r"\w+", str(mistake))):
+            raise
+        raise UserError(f"{field}: {mistake}") from mistake
 
 
 def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict[str, Any]:
@@ -198,7 +221,9 @@ def chat(body: Any, lm: Any) -> Order:
     best = given.get("top_logprobs", 0) if given.get("logprobs") else -1
     if "top_logprobs" in given and not (given.get("logprobs") and 0 <= best <= BEST):
         raise UserError(f"top_logprobs must be from 0 to {BEST}, and needs logprobs: true.")
-    return _order(given, [Conversation(chat_text(lm.tokenizer, said))], best, 128)
+    with about("messages"):
+        text = chat_text(lm.tokenizer, said)
+    return _order(given, [Conversation(text)], best, 128)
 
 
 def _message(one: Any) -> dict[str, str]:

@@ -21,8 +21,10 @@ from lm_research.decoding import processors, sampling
 from lm_research.decoding.engine import Engine, predict, read, sequential
 from lm_research.decoding.processors import History
 from lm_research.decoding.prompts import Prompts, bucket, first_positions
+from lm_research.errors import UserError
 from lm_research.models import cache as cache_lib
 from lm_research.models.cache import Bound, Cache
+from lm_research.parallel.hardware import free_bytes
 
 BEST = 20  # alternatives to a token that can be asked for
 BIASES = 300  # tokens that a row may have a bias for
@@ -138,6 +140,7 @@ class Slots:
         if arch.encoder is not None:
             learned = arch.encoder.positions == "learned"
             self.places = min(length, arch.encoder.max_length) if learned else length
+        self._check_room()
         self.tokens_RS = np.zeros((count, length), np.int32)
         self.rows = {name: np.ones(count, np.int32) for name in ("length", "width", "most", "least", "top_k")}
         self.rows |= {name: np.zeros(count, np.uint32) for name in ("seed", "digest", "number")}
@@ -150,6 +153,23 @@ class Slots:
         self.free(range(count))
         empty = self._prompts([[0]] * count, [[0]] * count if self.places else None, 1)
         self.pool = engine.program(make_pool, length)(empty)
+
+    def _check_room(self) -> None:
+        """Raises a UserError, before anything is made, for slots that do not fit into the memory that is free."""
+        arch, devices = self.engine.definition.arch, 1 if self.engine.mesh is None else self.engine.mesh.size
+        per_token = 2 * arch.num_layers * arch.kv_heads * arch.head_width * np.dtype(arch.compute_dtype).itemsize
+        cache = self.count * (self.length + self.places) * per_token + self.count * (self.length + 2 * BIASES) * 4
+        # Each token of the longest prompt looks at each slot of its row; encoders begin with all rows.
+        looks = 4 * arch.num_heads * self.length**2
+        if self.places:
+            looks += 4 * arch.encoder.num_heads * self.places**2 * self.count
+        needed, free = (cache + looks) / devices, free_bytes()
+        if needed > free:
+            raise UserError(
+                f"--slots={self.count} --length={self.length}: the texts under way take up to {needed / 2**30:,.1f} GiB on each device "
+                f"({cache / devices / 2**30:,.1f} for keys and values, the rest to read the longest prompt), and "
+                f"{free / 2**30:,.1f} GiB are free. Lower --slots or --length."
+            )
 
     def _prompts(self, tokens: list[list[int]], sources: list[list[int]] | None, width: int) -> Prompts:
         """Prompts at the left of their rows."""

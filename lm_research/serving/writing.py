@@ -20,7 +20,7 @@ from lm_research.decoding.streaming import offsets
 from lm_research.errors import UserError
 from lm_research.serving.alone import Alone, Job
 from lm_research.serving.batcher import Batcher, Busy, Event, Writer, draw_seed
-from lm_research.serving.messages import Order
+from lm_research.serving.messages import Order, about
 from lm_research.serving.metrics import Metrics
 from lm_research.serving.replies import Reply, problem, usage
 from lm_research.serving.slots import BEST
@@ -104,13 +104,16 @@ class Writing:
             if order.bias:
                 arguments["sequence_bias"] = {(token,): value for token, value in order.bias.items()}
         self._check_tokens(order)
-        options = batcher.options(arguments)
+        language = "src_lang" if "src_lang" in order.arguments else "tgt_lang"
+        with about(language, order.arguments) if language in order.arguments else contextlib.nullcontext():
+            options = batcher.options(arguments)
         # A language's tokens, which `generate` would not find out for token ids.
         arguments |= {name: getattr(options, name) for name in ("decoder_start_token_id", "forced_bos_token_id")}
         writers: list[Writer] = []
         for prompt in order.prompts:
-            tokens, source = batcher.prompt(prompt, options)
-            most = batcher.most(tokens, options.max_new_tokens, order.sized)
+            with about("messages" if order.answers else "prompt"):
+                tokens, source = batcher.prompt(prompt, options)
+                most = batcher.most(tokens, options.max_new_tokens, order.sized)
             own = dataclasses.replace(options, max_new_tokens=most)
             before = tokens if source is None and not order.answers else []
             for copy in range(order.count):
@@ -140,10 +143,13 @@ class Writing:
 
     def _check_tokens(self, order: Order) -> None:
         """Raises a UserError for ids that the model has not."""
-        words = [word for name in ("bad_words_ids", "force_words_ids") for word in order.arguments.get(name, ())]
-        for token in [*order.bias, *(token for word in words for token in word)]:
-            if not 0 <= token < self.batcher.slots.vocab:
-                raise UserError(f"There is no token {token}: ids are from 0 to {self.batcher.slots.vocab - 1}.")
+        for name in ("logit_bias", "bad_words_ids", "force_words_ids"):
+            words = [order.bias] if name == "logit_bias" else order.arguments.get(name, ())
+            for token in (token for word in words for token in word):
+                if not 0 <= token < self.batcher.slots.vocab:
+                    raise UserError(
+                        f"{name}: there is no token {str(token)[:80]}; ids are from 0 to {self.batcher.slots.vocab - 1}."
+                    )
 
     def _usage(self, writers: list[Writer], count: int) -> dict[str, int]:
         """Numbers of tokens; a prompt with several texts counts once."""

@@ -13,7 +13,6 @@ halted      int32, the step whose loss was not finite, or -1; nothing is updated
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from lm_research.config import Config, MeshConfig
 from lm_research.errors import MeshError
 from lm_research.models.definition import ModelDefinition, flatten
 from lm_research.objectives.base import Objective
+from lm_research.parallel.hardware import memory_bytes
 from lm_research.parallel.rules import over_data, parse_rules, replicated, tree_shardings
 from lm_research.training.groups import make_groups
 
@@ -108,10 +108,7 @@ def check_room(shapes: State, shardings: State) -> None:
     """Raises a MeshError, before anything is allocated, if a device has less memory than its part of the state takes."""
     leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True)
     needed = sum(math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, place in leaves)
-    room = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if room is None:  # a CPU, whose devices share the machine's memory
-        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / jax.local_device_count()
-    if needed > room:
+    if needed > (room := memory_bytes()):
         raise MeshError(
             f"Parameters and optimizer of this model take {needed / 2**30:,.1f} GiB on each device, which has {room / 2**30:,.1f} GiB. Make "
             "the model smaller, or divide it over more devices (--config.mesh.preset=fsdp); python -m lm_research.plan says what a run needs."
