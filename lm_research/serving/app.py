@@ -16,7 +16,7 @@ import hmac
 import logging
 import pathlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,11 +40,13 @@ from lm_research.serving.batcher import Batcher
 from lm_research.serving.lanes import Lane
 from lm_research.serving.metrics import Metrics
 from lm_research.serving.replies import problem
+from lm_research.serving.room import rows_at_once
 from lm_research.serving.writing import Writing
 
 LOG = logging.getLogger("lm_research")
 PAGE = pathlib.Path(__file__).with_name("page.html")
 _MOST_INPUTS = 256  # texts of one request to embed or predict
+_TOGETHER = 32  # texts of one pass of the model, as `embed` has it
 _MOST_SEEN = 64  # tokens whose attentions are shown
 _DIGESTERS = 2  # threads that read bodies and texts, and write answers
 _PATIENCE = 0.5  # seconds that threads are waited for at the end
@@ -285,19 +287,33 @@ class Server:
             raise UserError(f"input must be a text or a list of 1 to {_MOST_INPUTS} texts that are not empty.")
         if form not in ("float", "base64"):
             raise UserError(f"encoding_format is {form!r}; it must be float or base64.")
+        if self.lm.definition.arch.kind == "encoder-decoder":
+            raise UserError("This model is an encoder-decoder; embeddings are made of encoders and decoders.")
         named = {name: given.get(name) for name in ("prompt_name", "prompt")}
 
         def run() -> Response:
             with messages.about("prompt_name"):
                 begins = prompted(self.lm.embedding or Embedding(), texts, **named)
-            with messages.about("input"):
-                rows = self.lm.embed(texts, **named).astype("<f4")
-            shown = [row.tolist() if form == "float" else base64.b64encode(row.tobytes()).decode() for row in rows]
+            arch, rows = self.lm.definition.arch, {}
             read = (
                 self.lm.tokenizer.encode_batch([begins + text for text in texts])
                 if isinstance(texts[0], str)
                 else texts
             )
+            left = sorted(range(len(texts)), key=lambda number: len(read[number]), reverse=True)
+            while left:  # the longest first, as many as one pass has memory for
+                self._reader.go_on()
+                length = min(len(read[left[0]]), arch.max_length or len(read[left[0]]))
+                count = min(_TOGETHER, rows_at_once("input", arch, length))
+                chosen, left = left[:count], left[count:]
+                with messages.about("input"):
+                    found = self.lm.embed([texts[number] for number in chosen], **named).astype("<f4")
+                rows |= dict(zip(chosen, found, strict=True))
+            self._reader.go_on()
+            shown = [
+                rows[number].tolist() if form == "float" else base64.b64encode(rows[number].tobytes()).decode()
+                for number in range(len(texts))
+            ]
             data = [{"object": "embedding", "index": number, "embedding": row} for number, row in enumerate(shown)]
             usage = dict.fromkeys(("prompt_tokens", "total_tokens"), sum(map(len, read)))
             return JSONResponse({"object": "list", "data": data, "model": self.name, "usage": usage})
@@ -335,11 +351,19 @@ class Server:
         return await self.read(run)
 
     def _wanted(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A pass of the model that is only made while somebody waits for it: a long text may need many."""
+        """A pass of the model that is only made while somebody waits for it, and of as many rows as there is memory for."""
 
-        def run(*given: Any, **named: Any) -> Any:
-            self._reader.go_on()
-            return forward(*given, **named)
+        def run(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            rows, length = batch["input_ids"].shape
+            count, parts = rows_at_once("inputs", self.lm.definition.arch, length), []
+            for first in range(0, rows, count):
+                self._reader.go_on()
+                parts.append(forward({name: x[first : first + count] for name, x in batch.items()}))
+            return (
+                parts[0]
+                if len(parts) == 1
+                else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            )
 
         return run
 

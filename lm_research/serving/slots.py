@@ -25,6 +25,7 @@ from lm_research.errors import UserError
 from lm_research.models import cache as cache_lib
 from lm_research.models.cache import Bound, Cache
 from lm_research.parallel.hardware import free_bytes
+from lm_research.serving.room import cache_bytes, score_bytes
 
 BEST = 20  # alternatives to a token that can be asked for
 BIASES = 300  # tokens that a row may have a bias for
@@ -157,12 +158,11 @@ class Slots:
     def _check_room(self) -> None:
         """Raises a UserError, before anything is made, for slots that do not fit into the memory that is free."""
         arch, devices = self.engine.definition.arch, 1 if self.engine.mesh is None else self.engine.mesh.size
-        per_token = 2 * arch.num_layers * arch.kv_heads * arch.head_width * np.dtype(arch.compute_dtype).itemsize
-        cache = self.count * (self.length + self.places) * per_token + self.count * (self.length + 2 * BIASES) * 4
+        cache = cache_bytes(arch, self.count, self.length + self.places) + self.count * (self.length + 2 * BIASES) * 4
         # Each token of the longest prompt looks at each slot of its row; encoders begin with all rows.
-        looks = 4 * arch.num_heads * self.length**2
+        looks = score_bytes(arch, self.length, self.length)
         if self.places:
-            looks += 4 * arch.encoder.num_heads * self.places**2 * self.count
+            looks += self.count * score_bytes(arch.encoder, self.places, self.places)
         needed, free = (cache + looks) / devices, free_bytes()
         if needed > free:
             raise UserError(

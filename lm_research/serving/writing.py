@@ -23,6 +23,7 @@ from lm_research.serving.batcher import Batcher, Busy, Event, Writer, draw_seed
 from lm_research.serving.messages import Order, about
 from lm_research.serving.metrics import Metrics
 from lm_research.serving.replies import Reply, problem, usage
+from lm_research.serving.room import check_search
 from lm_research.serving.slots import BEST
 
 Reading = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -110,8 +111,9 @@ class Writing:
         # A language's tokens, which `generate` would not find out for token ids.
         arguments |= {name: getattr(options, name) for name in ("decoder_start_token_id", "forced_bos_token_id")}
         writers: list[Writer] = []
+        field = "messages" if order.answers else "prompt"
         for prompt in order.prompts:
-            with about("messages" if order.answers else "prompt"):
+            with about(field):
                 tokens, source = batcher.prompt(prompt, options)
                 most = batcher.most(tokens, options.max_new_tokens, order.sized)
             own = dataclasses.replace(options, max_new_tokens=most)
@@ -125,7 +127,12 @@ class Writing:
                     )
                 )  # fmt: skip
         # `generate` writes as much behind each of its prompts.
-        return writers, arguments | {"max_new_tokens": min(writer.options.max_new_tokens for writer in writers)}
+        most = min(writer.options.max_new_tokens for writer in writers)
+        if order.alone:
+            lengths = [len(writer.source or writer.tokens) for writer in writers[:: order.count]]
+            texts = len(lengths) * max(order.count, arguments["num_beams"])
+            check_search(field, batcher.lm.definition.arch, lengths, texts, most)
+        return writers, arguments | {"max_new_tokens": most}
 
     async def _echoes(self, order: Order, writers: list[Writer]) -> list[tuple[str, list[Event]]]:
         """The text of each prompt that is to be given back, and its tokens where their log-probabilities are wanted."""

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import jax
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
@@ -24,11 +26,13 @@ import toys
 from serving_clients import Running, events, wait
 
 from lm_research import serve
+from lm_research.decoding.request import engine_of
 from lm_research.errors import UserError
-from lm_research.serving import messages
+from lm_research.serving import messages, room
 from lm_research.serving.access import Access, page_policy
 from lm_research.serving.app import PAGE, Limits, make_app
 from lm_research.serving.replies import problem
+from lm_research.serving.slots import Slots
 
 TEMPLATE = b'{"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}'
 
@@ -103,6 +107,16 @@ TOO_MUCH: list[tuple[str, str, Any]] = [
     ("embeddings", "input", ["a"] * 257),
     ("embeddings", "dimensions", 2),
     ("predict", "inputs", ["a"] * 257),
+    ("predict", "options", {"nope": 1}),
+    ("completions", "prompt", "a" * 40),
+    ("completions", "bad_words_ids", [[1], [999]]),
+    ("completions", "force_words_ids", [[10**400]]),
+    ("completions", "logit_bias", {"257": 1}),
+    ("completions", "tgt_lang", "en_XX"),
+    ("chat/completions", "messages", [{"role": "user", "content": "a" * 40}]),
+    ("chat/completions", "moderation", {"input": True}),
+    ("chat/completions", "bad_words", ["a"]),
+    ("embeddings", "prompt_name", "nope"),
 ]
 
 
@@ -125,7 +139,7 @@ def test_what_is_missing_or_unknown_is_named() -> None:
 HARMLESS = {
     "user": "me", "metadata": {"run": "1"}, "store": True, "service_tier": "auto", "safety_identifier": "x",
     "prompt_cache_key": "x", "reasoning_effort": "low", "verbosity": "low", "parallel_tool_calls": True,
-    "prediction": {"type": "content", "content": "x"},
+    "prediction": {"type": "content", "content": "x"}, "prompt_cache_options": {"mode": "implicit"},
 }  # fmt: skip
 NULLS = dict.fromkeys(
     (
@@ -138,7 +152,7 @@ NULLS = dict.fromkeys(
 )  # fmt: skip
 IDLE = {
     "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "modalities": ["text"],
-    "ignore_eos": False, "skip_special_tokens": True, "add_generation_prompt": True, "chat_template_kwargs": {},
+    "bad_words": [], "media_io_kwargs": {}, "ignore_eos": False, "skip_special_tokens": True, "add_generation_prompt": True, "chat_template_kwargs": {},
 }  # fmt: skip
 
 
@@ -285,6 +299,50 @@ def test_of_a_text_that_is_far_too_long_the_beginning_is_read(
     assert max(read) == 16 * 32
 
 
+# ----------------------------------------------------------------------------------------------------- memory
+
+
+def test_slots_without_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted for keys and values is what the slots then hold of them."""
+    slots, arch = Slots(engine_of(LM), 2, 32, {}), LM.definition.arch
+    held = sum(x.nbytes for x in jax.tree.leaves(tuple(slots.pool[:2])))
+    assert room.cache_bytes(arch, 2, 32) == held
+    monkeypatch.setattr("lm_research.serving.slots.free_bytes", lambda: held)  # the longest prompt needs more
+    with pytest.raises(UserError, match="--slots=2 --length=32: .* Lower --slots or --length"):
+        make_app(LM, "toy", LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "field"),
+    [
+        ("completions", {"num_beams": 2}, "prompt"),
+        ("chat/completions", {"num_beams": 2}, "messages"),
+        ("embeddings", {}, "input"),
+    ],
+)
+def test_texts_without_memory_are_refused(
+    running: Running, monkeypatch: pytest.MonkeyPatch, path: str, more: dict[str, Any], field: str
+) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda: 100)
+    answer = running.post(f"/v1/{path}", ASKED[path] | more)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == field and "memory" in answer.text
+
+
+def test_texts_to_embed_are_read_in_passes_that_have_memory(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of six tokens, in float32 and twice, are 8 * 36 bytes a head: two texts fit into a pass that has memory for two."""
+    texts = ["abcdef", "ab", "fedcba", "c"]
+    whole = running.post("/v1/embeddings", {"input": texts}).json()
+    sizes, real = [], LM.embed
+    monkeypatch.setattr(room, "PASS", 2 * 8 * 36 * LM.definition.arch.num_heads)
+    monkeypatch.setattr(
+        running.server.lm, "embed", lambda some, **named: sizes.append(len(some)) or real(some, **named)
+    )
+    parts = running.post("/v1/embeddings", {"input": texts}).json()
+    assert sizes == [2, 2] and parts["usage"] == whole["usage"]
+    for one, other in zip(parts["data"], whole["data"], strict=True):
+        np.testing.assert_allclose(one["embedding"], other["embedding"], atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------- connections
 
 
@@ -369,6 +427,9 @@ def test_connections_that_ask_for_nothing_keep_nobody_out(monkeypatch: pytest.Mo
         ({"host": "localhost:8000", "origin": "https://models.example"}, True),
         ({"host": "localhost:8000", "origin": "http://evil.example"}, False),
         ({"host": "localhost:8000", "origin": "http://localhost:3000"}, False),
+        ({"host": "localhost:8000", "origin": "HTTP://LOCALHOST:8000"}, True),
+        ({"host": "localhost:8000", "origin": "http://127.0.0.1:3000"}, False),
+        ({"host": "localhost:8000", "origin": "http://[::1]:3000"}, False),
         ({"host": "localhost:8000", "origin": "null"}, False),
         ({"host": "localhost:8000", "origin": "file://"}, False),
     ],
@@ -398,6 +459,8 @@ def test_browsers_are_told_what_the_page_may_do() -> None:
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert "frame-ancestors" in answer.headers["content-security-policy"]
+        none = until_closed(running.dial(b"\0\r\n\r\n"))  # no request, so no application answers
+        assert none.startswith(b"HTTP/1.1 400") and b"nosniff" in none and b"default-src 'none'" in none
     finally:
         running.stop()
 
