@@ -436,12 +436,18 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.close()
         if disk.number_of(error) is not None and jax.process_count() == 1:
-            for path in self.directory.glob(f"*{_UNFINISHED}*"):  # so that what it took is free
+            unfinished = list(self.directory.glob(f"*{_UNFINISHED}*"))
+            for path in unfinished:  # so that what it took is free
                 shutil.rmtree(path, ignore_errors=True)
+            if unfinished and "__notes__" not in vars(error):  # another file met the disk that it had filled
+                error.add_note(self._takes())
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Names the checkpoints where one cannot be written, which may be told by a later call than began it."""
-        return disk.saving(self.directory, lambda: f"A checkpoint takes about {disk.size(self._bytes)}.")
+        return disk.saving(self.directory, self._takes)
+
+    def _takes(self) -> str:
+        return f"A checkpoint takes about {disk.size(self._bytes)}."
 
 
 def steps_in(directory: pathlib.Path) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import math
@@ -391,6 +392,17 @@ def test_what_the_machine_cannot_read_is_not_damaged(tmp_path: pathlib.Path, mon
     with pytest.raises(CheckpointError, match="7 cannot be read .PermissionError.* no damage: give"):
         resume(tmp_path)
     assert found(tmp_path) == [5, 7]
+
+
+def test_a_full_disk_is_told_with_what_was_filling_it(tmp_path: pathlib.Path) -> None:
+    """The unfinished checkpoint is gone when the room is told, so the file that met the full disk alone would explain nothing."""
+    with pytest.raises(OSError, match="No space") as caught, open_(tmp_path) as store:
+        store.save(state(5))
+        store.wait()
+        (tmp_path / "checkpoints/7.orbax-checkpoint-tmp").mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+    assert caught.value.__notes__[0].startswith("A checkpoint takes about ")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
 
 
 def test_the_best_whole_one(tmp_path: pathlib.Path) -> None:
