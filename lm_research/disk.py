@@ -86,8 +86,11 @@ def keeping(safe: Callable[[], str], path: pathlib.Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _OF_WRITING:
+            raise
+        raise DiskError(f"{error} {safe()}") from error  # told where it was met, which knows nothing of the rest
     except Exception as error:
         if number_of(error) is None:
             raise

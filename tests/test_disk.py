@@ -11,7 +11,8 @@ import sqlite3
 
 import pytest
 
-from lm_research import cli, disk
+from lm_research import cli, disk, plan
+from lm_research.errors import UserError
 
 FULL = "/dev/full"  # Linux: every write to it fails with ENOSPC
 
@@ -104,6 +105,27 @@ def test_what_is_not_lost_is_said() -> None:
         r"/runs/a cannot be written: Disk quota exceeded \(.* free\)\. A checkpoint takes about 3 MB\. Checkpoint 6",
         said,
     )
+
+
+def test_what_is_not_lost_is_said_of_errors_that_were_told_already() -> None:
+    """Of those about writing alone: what is said of a file that cannot be read stays as it is."""
+
+    def fail(number: int) -> None:
+        with disk.keeping(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")):
+            raise UserError("Weights cannot be written.") from OSError(number, os.strerror(number))
+
+    with pytest.raises(disk.DiskError, match=r"^Weights cannot be written\. Checkpoint 6 is whole\.$"):
+        fail(errno.ENOSPC)
+    with pytest.raises(UserError, match=r"^Weights cannot be written\.$"):
+        fail(errno.EACCES)
+
+
+def test_a_plan_without_room_says_how_much_there_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "open", lambda *_: open(FULL, "wb"), raising=False)
+    with pytest.raises(
+        UserError, match=r"--json=.*plan\.json cannot be written: No space left on device \(.* are free\)"
+    ):
+        plan.write(tmp_path / "plan.json", {})
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
