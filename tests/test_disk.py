@@ -9,10 +9,12 @@ import re
 import shutil
 import sqlite3
 
+import numpy as np
 import pytest
 
 from lm_research import cli, disk, plan
 from lm_research.errors import UserError
+from lm_research.interop import stored
 
 FULL = "/dev/full"  # Linux: every write to it fails with ENOSPC
 
@@ -118,6 +120,24 @@ def test_what_is_not_lost_is_said_of_errors_that_were_told_already() -> None:
         fail(errno.ENOSPC)
     with pytest.raises(UserError, match=r"^Weights cannot be written\.$"):
         fail(errno.EACCES)
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [(PermissionError(13, "no"), "Change its permissions."), (OSError(5, "no"), "Download or convert it again.")],
+)
+def test_nothing_is_wrong_with_weights_that_may_not_be_read(
+    error: OSError, fix: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    with pytest.raises(UserError) as caught:
+        stored.map_file(tmp_path / "file")
+    assert str(caught.value).endswith(f"no. {fix}")
 
 
 def test_a_plan_without_room_says_how_much_there_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

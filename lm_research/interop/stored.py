@@ -21,6 +21,7 @@ MAX_JSON_BYTES = (
 )  # of headers and indexes: those of the largest models have 10 MB; the safetensors library's limit is 100
 MAX_WORDS = 300  # characters of a message that come from a file
 LFS_POINTER = b"version https://git-lfs"
+AGAIN = "Download or convert it again."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +41,10 @@ class StoredTensor:
     load: Callable[[], np.ndarray]
 
 
-def damaged(path: pathlib.Path, what: str, tensor: str | None = None) -> PretrainedError:
+def damaged(path: pathlib.Path, what: str, tensor: str | None = None, fix: str = AGAIN) -> PretrainedError:
     """The paragraph about a file that is not what its format asks for."""
     where = "" if tensor is None else f"tensor {printable(repr(tensor))}: "
-    return PretrainedError(
-        f"The weight file {path} cannot be used: {where}{printable(what)}. Download or convert it again."
-    )
+    return PretrainedError(f"The weight file {path} cannot be used: {where}{printable(what)}. {fix}")
 
 
 def printable(text: str) -> str:
@@ -65,7 +64,8 @@ def map_file(path: pathlib.Path) -> np.ndarray:
             raise damaged(path, "it is empty")
         data = np.memmap(path, dtype=np.uint8, mode="r")
     except OSError as error:
-        raise damaged(path, f"{error.strerror or error}") from error
+        fix = "Change its permissions." if isinstance(error, PermissionError) else AGAIN
+        raise damaged(path, f"{error.strerror or error}", fix=fix) from error
     if data[: len(LFS_POINTER)].tobytes() == LFS_POINTER:
         raise PretrainedError(
             f"{path} is a Git LFS pointer, not the weights themselves. Run `git lfs pull` in {path.parent}."
