@@ -18,6 +18,13 @@ if _COMMAND.partition(".")[0] in ("lm_research", "experiments") and "." in _COMM
     for _number in (_signal.SIGTERM, _signal.SIGINT):
         _signal.signal(_number, _leave)
 
+    import os
+
+    if "JAX_NUM_PROCESSES" in os.environ or any(word.startswith("--num_processes") for word in sys.orig_argv):
+        os.environ.setdefault(
+            "TF_CPP_MIN_LOG_LEVEL", "3"
+        )  # who is lost is told in words of ours, see parallel/peers.py
+
     from lm_research import leaving
 
     leaving.watch()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import functools
 import glob
 import os
 import pathlib
@@ -29,6 +30,7 @@ from jax.experimental import multihost_utils
 from lm_research import leaving
 from lm_research.documents import whole_number
 from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD
+from lm_research.parallel.peers import Peers, heartbeats_end
 from lm_research.parallel.roll_call import PodError, roll_call
 
 # Limits in seconds, each with the variable that changes it.
@@ -39,8 +41,14 @@ BUILD = ("LM_RESEARCH_BUILD_SECONDS", 86400.0)  # for process 0 to do what the o
 _PREEMPTION = "jax_enable_preemption_service"
 _LEAVING = "lm_research/leaving"  # a key that a process sets when it leaves before the first step
 _LOOK = 0.2  # seconds between looks at it
-# What a collective says once a process that it waits for is gone (gloo, and jax.distributed's own service).
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "heartbeat timeout", "Socket closed")
+# What a collective says once a process that it waits for is gone (gloo, NCCL, and jax.distributed's own service).
+_LOST = (
+    "Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "heartbeat timeout", "Socket closed",
+    "stopped sending heartbeats", "ncclRemoteError", "remote process exited",
+)  # fmt: skip
+_LATE = ("DEADLINE_EXCEEDED", "Timed out waiting")  # what it says of one that only does not answer, or comes late
+_peers: list[Peers] = []  # of this process, since it has joined others
+_ending = threading.Lock()
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -122,7 +130,7 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
     """Connects this process with the others of its run for as long as the context lasts; the value: is it process 0?
 
     Inside, an exception of one process ends it at once instead of leaving it in a barrier that nobody else reaches; the
-    others notice within the heartbeat's limit and end too. Must come before JAX's first use of a device.
+    others end too: at once if a process has ended or was killed, within the heartbeat's limit if it does not answer. Must come before JAX's first use of a device.
 
     Args:
       workdir: process N > 0 writes what ended it to logs/process_N.txt there, process 0 to log.txt.
@@ -134,21 +142,25 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
     if place is None:
         yield True
         return
-    roll_call(place.coordinator, place.num_processes, place.process_id, seconds_of(START))
-    jax.config.update(_PREEMPTION, False)  # until there are steps to agree on, see `agree_on_stops`
-    jax.distributed.initialize(
-        place.coordinator,
-        place.num_processes,
-        place.process_id,
-        cluster_detection_method="deactivate",
-        initialization_timeout=int(seconds_of(START)),
-        heartbeat_timeout_seconds=max(1, int(seconds_of(HEARTBEAT))),
-    )
+    connections = roll_call(place.coordinator, place.num_processes, place.process_id, seconds_of(START))
+    leave = functools.partial(_leave_lost, place, workdir)
+    _peers.append(Peers(connections, leave))
     try:
+        jax.config.update(_PREEMPTION, False)  # until there are steps to agree on, see `agree_on_stops`
+        with heartbeats_end(leave):
+            jax.distributed.initialize(
+                place.coordinator,
+                place.num_processes,
+                place.process_id,
+                cluster_detection_method="deactivate",
+                initialization_timeout=int(seconds_of(START)),
+                heartbeat_timeout_seconds=max(1, int(seconds_of(HEARTBEAT))),
+            )
         threading.Thread(target=_leave_together, daemon=True).start()
         yield place.process_id == 0
         end_watch()
         jax.distributed.shutdown()
+        _peers[-1].close()
     except BaseException as error:
         _leave(error, place, workdir)
 
@@ -166,6 +178,7 @@ def _leave_together() -> None:
             time.sleep(
                 0 if jax.process_index() else 5 * _LOOK
             )  # who left is still there for a moment, and needs process 0
+            _peers[-1].ends(jax.process_index(), STOPPED_BY_SIGNAL)
             leaving.leave()
         time.sleep(_LOOK)
 
@@ -191,32 +204,69 @@ def agree_on_stops() -> None:
 
 def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
     """Says why, on standard error and in this process's log, and ends the process without waiting for anybody."""
-    if isinstance(error, leaving.Left) or _has_left():
+    if isinstance(error, leaving.Left):
         leaving.tell()
+        _peers[-1].ends(place.process_id, STOPPED_BY_SIGNAL)
         time.sleep(2 * _LOOK if place.process_id else 4 * _LOOK)  # the others learn of it, from process 0
         os._exit(STOPPED_BY_SIGNAL)
+    sys.stdout.flush()
     expected = isinstance(error, TOLD)
+    if not expected:
+        words = _LOST if _peers[-1].silent() is None else _LOST + _LATE
+        lost = any(word in str(error) for word in words)
+        wait = 10 * _LOOK if isinstance(error, jax.errors.JaxRuntimeError) else 3 * _LOOK
+        if _peers[-1].wait(wait) or lost:
+            _leave_lost(place, workdir)
     cause = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
-    lost = isinstance(error, jax.errors.JaxRuntimeError) and any(words in str(error) for words in _LOST)
-    if lost:
-        cause = (
-            f"another process of this run was lost ({' '.join(str(error).split())[:200]}); its own output has the cause. The last checkpoint "
-            "is whole; the same command, started in every process, goes on from there."
-        )
-    elif isinstance(error, jax.errors.JaxRuntimeError):
+    if isinstance(error, jax.errors.JaxRuntimeError):
         cause += "\nProbably another process of this run ended first: its output has the cause."
+    code = error.exit_code if expected else BUG
+    _end(cause, code, place, workdir)
+
+
+def _leave_lost(place: Place, workdir: pathlib.Path) -> None:
+    """Ends this process because another one is lost; in any thread, whatever the main thread waits for."""
+    silent = _peers[-1].silent()
+    news = _peers[-1].news if silent is not None else _peers[-1].wait(5 * _LOOK)  # process 0 may know more
+    if leaving.asked() or (news is not None and news.code == STOPPED_BY_SIGNAL):
+        _peers[-1].ends(place.process_id, STOPPED_BY_SIGNAL)
+        leaving.leave()
+    code = STOPPED_BY_SIGNAL
+    if news is not None and news.code is not None:
+        code = news.code
+        cause = f"process {news.number} of this run ended with exit code {code}; its output and {log_name(news.number)} have the cause."
+    else:
+        number = news.number if news is not None else silent
+        if place.process_id == 0 and number is not None:
+            _peers[-1].ends(number, None)
+        who = "another process" if number is None else f"process {number}"
+        cause = (
+            f"{who} of this run is lost: it was killed, or does not answer any more; its own output may have the cause."
+        )
+    if code == STOPPED_BY_SIGNAL:
+        steps = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+        saved = f"What is saved is whole, up to checkpoint {max(steps)}" if steps else "No checkpoint was saved yet"
+        cause += f" {saved}; the same command, started in every process, goes on from there."
+    _end(cause, code, place, workdir)
+
+
+def _end(cause: str, code: int, place: Place, workdir: pathlib.Path) -> None:
+    """Writes the cause, and ends; of several threads that come here the first one does."""
+    if not _ending.acquire(blocking=False):
+        threading.Event().wait()
     text = f"process {place.process_id} of {place.num_processes} ends: {cause}\n"
     with contextlib.suppress(OSError):
         path = workdir / log_name(place.process_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
-    sys.stderr.write(text)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode(errors="backslashreplace"))
+    if code != STOPPED_BY_SIGNAL:
+        _peers[-1].ends(place.process_id, code)
     if place.process_id == 0:
         time.sleep(1)  # jax.distributed ends the others with process 0: those that met the same error say so first
-    os._exit(STOPPED_BY_SIGNAL if lost else error.exit_code if expected else BUG)
+    os._exit(code)
 
 
 def log_name(process_id: int) -> str:
@@ -242,7 +292,8 @@ def wait_for_all(what: str) -> None:
     """Returns once all processes have called it with this name, which serves once a run.
 
     Raises:
-      PodError: some did not within the limit, or one has ended.
+      PodError: some did not within the limit.
+      jax.errors.JaxRuntimeError: one is lost.
     """
     if jax.process_count() == 1:
         return
@@ -251,6 +302,8 @@ def wait_for_all(what: str) -> None:
     try:
         global_state.client.wait_at_barrier(f"lm_research/{what}", int(1000 * seconds_of(BUILD)))
     except jax.errors.JaxRuntimeError as error:
+        if any(words in str(error) for words in _LOST):
+            raise
         raise PodError(
             f"{what}: not all processes came here within {seconds_of(BUILD):g} s ({BUILD[0]} changes that), or one has ended: "
             f"{' '.join(str(error).split())}"

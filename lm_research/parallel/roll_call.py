@@ -20,8 +20,8 @@ class PodError(UserError):
     """Processes that cannot find each other, or were told different things."""
 
 
-def roll_call(coordinator: str, num_processes: int, process_id: int, seconds: float) -> None:
-    """Returns in every process once all of them have called it.
+def roll_call(coordinator: str, num_processes: int, process_id: int, seconds: float) -> dict[int, socket.socket]:
+    """Returns in every process once all of them have called it: its connections, by process (of process 0 to all, of others to it).
 
     Args:
       coordinator: HOST:PORT of process 0.
@@ -35,11 +35,14 @@ def roll_call(coordinator: str, num_processes: int, process_id: int, seconds: fl
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + seconds
     if process_id == 0:
-        answer = _count(coordinator, int(port), num_processes, deadline, seconds)
+        answer, connections = _count(coordinator, int(port), num_processes, deadline, seconds)
     else:
-        answer = _report(host.strip("[]"), int(port), num_processes, process_id, deadline, seconds)
+        answer, connections = _report(host.strip("[]"), int(port), num_processes, process_id, deadline, seconds)
     if answer != _GO:
+        for connection in connections.values():
+            connection.close()
         raise PodError(answer)
+    return connections
 
 
 def _listen(coordinator: str, port: int) -> socket.socket:
@@ -54,8 +57,10 @@ def _listen(coordinator: str, port: int) -> socket.socket:
         ) from error
 
 
-def _count(coordinator: str, port: int, num_processes: int, deadline: float, seconds: float) -> str:
-    """Process 0: takes reports until all are there, then tells all of them the same; returns what it told."""
+def _count(
+    coordinator: str, port: int, num_processes: int, deadline: float, seconds: float
+) -> tuple[str, dict[int, socket.socket]]:
+    """Process 0: takes reports until all are there, then tells all of them the same; returns what it told, and to whom."""
     present: dict[int, socket.socket] = {}
     answer = _GO
     with contextlib.ExitStack() as stack:
@@ -64,14 +69,22 @@ def _count(coordinator: str, port: int, num_processes: int, deadline: float, sec
         selector.register(server, selectors.EVENT_READ)
         while len(present) < num_processes - 1 and answer == _GO:
             left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
+            ready = {key.fileobj for key, _ in selector.select(left)} if left > 0 else set()
+            if not ready:
                 missing = sorted(set(range(1, num_processes)) - present.keys())
                 answer = _missing(missing, num_processes, seconds)
                 break
-            connection = stack.enter_context(server.accept()[0])
+            for number, connection in list(present.items()):
+                if connection in ready:  # it has nothing to say: it has ended, and may be started again
+                    selector.unregister(present.pop(number))
+                    connection.close()
+            if server not in ready:
+                continue
+            connection = server.accept()[0]
             connection.settimeout(5)
             report = _read_line(connection).split()
             if len(report) != 2 or not all(word.isdigit() for word in report):
+                connection.close()
                 continue  # somebody else, looking for open ports
             number, total = map(int, report)
             if total != num_processes:
@@ -81,10 +94,11 @@ def _count(coordinator: str, port: int, num_processes: int, deadline: float, sec
             elif number in present or not 0 < number < num_processes:
                 answer = f"Two processes have --process_id={number}. Give each its own, 0 to {num_processes - 1}."
             present[len(present) + num_processes if number in present else number] = connection
+            selector.register(connection, selectors.EVENT_READ)
         for connection in present.values():
             with contextlib.suppress(OSError):
                 connection.sendall(f"{answer}\n".encode())
-    return answer
+    return answer, present
 
 
 def _missing(missing: list[int], num_processes: int, seconds: float) -> str:
@@ -95,31 +109,35 @@ def _missing(missing: list[int], num_processes: int, seconds: float) -> str:
     )
 
 
-def _report(host: str, port: int, num_processes: int, process_id: int, deadline: float, seconds: float) -> str:
+def _report(
+    host: str, port: int, num_processes: int, process_id: int, deadline: float, seconds: float
+) -> tuple[str, dict[int, socket.socket]]:
     """The others: finds process 0, which may start later, and waits for its answer."""
     reason = "no answer"
     while time.monotonic() < deadline:
         try:
-            with socket.create_connection((host, port), timeout=5) as connection:
-                connection.sendall(f"{process_id} {num_processes}\n".encode())
-                connection.settimeout(max(deadline - time.monotonic(), 0) + 5)  # process 0 began to wait later, perhaps
-                answer = _read_line(connection)
-                if answer:
-                    return answer
+            connection = socket.create_connection((host, port), timeout=5)
+            connection.sendall(f"{process_id} {num_processes}\n".encode())
+            connection.settimeout(max(deadline - time.monotonic(), 0) + 5)  # process 0 began to wait later, perhaps
+            answer = _read_line(connection)
+            if answer:
+                return answer, {0: connection}
+            connection.close()
         except OSError as error:
             reason = error.strerror or str(error)
         time.sleep(0.2)
-    return (
+    told = (
         f"Process {process_id} could not reach process 0 at {host}:{port} within {seconds:g} s ({reason}). Check that process 0 "
         "runs and that the address of --coordinator is its own and open to the others."
     )
+    return told, {}
 
 
 def _read_line(connection: socket.socket) -> str:
     content = b""
     with contextlib.suppress(TimeoutError, ConnectionError):
         while not content.endswith(b"\n") and len(content) < 4096:
-            piece = connection.recv(4096)
+            piece = connection.recv(1)  # what follows the line is for peers.py
             if not piece:
                 break
             content += piece
