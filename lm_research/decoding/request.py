@@ -282,6 +282,7 @@ def read_texts(
         batch = tokenizer(list(texts), padding=True, truncation=limit > 0, max_length=limit or None)
     else:  # a run's own, that knows a separator before texts and nothing behind them
         batch = _filled([row[: limit or None] for row in encode(tokenizer, texts)])
+    batch = {name: x[:, : limit or None] for name, x in batch.items()}  # any object may be a tokenizer, and cut nothing
     # Filled up to a multiple of 32 tokens, so that few shapes are compiled, or to what the model takes.
     width = batch["input_ids"].shape[1]
     more = min(-width % 32, limit - width) if limit else -width % 32

@@ -328,6 +328,14 @@ def test_texts_without_memory_are_refused(
     assert answer.status_code == 400 and answer.json()["error"]["param"] == field and "memory" in answer.text
 
 
+def test_long_texts_are_cut_where_the_tokenizer_does_not(running: Running) -> None:
+    """The model has 32 positions, and this tokenizer, a token for each byte, cuts nothing."""
+    answers = [running.post("/v1/embeddings", {"input": ["a" * length, "b"]}) for length in (40, 32)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["data"] == answers[1].json()["data"]
+    assert running.post("/v1/inspect", {"text": "a" * 100}).status_code == 200
+
+
 def test_texts_to_embed_are_read_in_passes_that_have_memory(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of six tokens, in float32 and twice, are 8 * 36 bytes a head: two texts fit into a pass that has memory for two."""
     texts = ["abcdef", "ab", "fedcba", "c"]
