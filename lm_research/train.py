@@ -105,7 +105,7 @@ def run(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> in
     # ---------------------------------------------------------------- corpus, model, objective
     with processes.process_0_first("corpus"):
         corpus = kind.open_corpus(config, workdir, log)
-    verification = Verification(corpus.stores, config.data.verify, log)
+    verification = ends.enter_context(Verification(corpus.stores, config.data.verify, log))
     vocab_size = pick_vocab_size(config, corpus)
     origin = find_origin(config, corpus) if config.task.name else origin  # now that the labels are known
     definition = adapt(origin.definition if origin else tasks.define(config, vocab_size, corpus), config.lora)

@@ -205,6 +205,37 @@ def test_text_that_turns_out_to_be_damaged(
     assert "trusted" not in manifest
 
 
+@pytest.mark.parametrize("mode", ["off", "auto"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("sentences", 2**40), ("sentences", -(2**40)), ("documents", 10**9), ("tokens", 2**16 - 1)]
+)
+def test_a_batch_that_meets_damage_before_the_check_of_a_large_store_does(
+    lab: Lab,
+    bert_run: pathlib.Path,
+    tmp_path: pathlib.Path,
+    name: str,
+    value: int,
+    mode: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What NumPy says of offsets that are none is no bug. Half of all entries are damaged, so every batch has some."""
+    shutil.copytree(lab.folder / "cache", tmp_path / "cache")
+    flags = (f"--config.data.cache_dir={tmp_path / 'cache'}", f"--config.data.verify={mode}")
+    (store,) = (tmp_path / "cache").glob("*/train")
+    path = store / ("tokens.bin" if name == "tokens" else f"{name}.npy")
+    table = np.memmap(path, "<u2", "r+") if name == "tokens" else np.load(path, mmap_mode="r+")
+    table[1:-1:2] = value
+    table.flush()
+    for limit in ("WHOLE", "SAMPLE"):
+        monkeypatch.setattr(verify, limit, 0)
+    monkeypatch.setattr(verify.Verification, "_go_on", lambda self, work: self._ended.set())  # it comes too late
+    assert lab.train(tmp_path / "run", *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: The token store {store} is damaged: {path.name} ") and error.count("\n") == 1
+    assert "python -m lm_research.prepare" in error
+
+
 @pytest.mark.parametrize("kind", ["no arrays", "empty", "flipped model.json", "pipe", "no metadata"])
 def test_who_reads_a_run_names_the_whole_checkpoint(
     run: pathlib.Path, kind: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_research.data.store import DamagedStore, TokenStore, damaged, of_the_machine
+from lm_research.errors import UserError
 from lm_research.paths import open_file
 
 WHOLE = 2**30  # bytes of all stores of a run up to which auto reads them whole
 SAMPLE = 16  # blocks that it reads of larger ones before the run begins
 _TABLES = ("sentences", "documents")
+_OF_DAMAGE = (IndexError, ValueError, OverflowError, MemoryError)  # what NumPy says of offsets that are none
 _ROWS = 2**20  # entries of a table looked at at once
 
 
@@ -53,6 +55,7 @@ class Verification:
         Raises:
           DamagedStore: something is not what was written.
         """
+        self._stores = stores
         size = sum(sum(store.manifest["files"].values()) for store in stores)
         self.background = mode == "auto" and size > WHOLE
         self._damage: DamagedStore | None = None
@@ -78,6 +81,20 @@ class Verification:
             threading.Thread(target=self._go_on, args=(rest,), daemon=True, name="data.verify").start()
         else:
             _do([*work, *(functools.partial(check_whole, store) for store in old)])
+
+    def __enter__(self) -> Verification:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Of an error that offsets or ids out of range may have caused, before they were looked at, looks for them.
+
+        Raises:
+          DamagedStore: it has found some, which takes the place of the error.
+        """
+        if isinstance(error, _OF_DAMAGE) and not isinstance(error, UserError):
+            for store in self._stores:
+                check_tables(store)
+                check_ids(store, store.tokens, 0)
 
     @property
     def pending(self) -> bool:
