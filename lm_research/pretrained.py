@@ -27,6 +27,7 @@ from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
 from lm_research.decoding.request import read_texts
+from lm_research.disk import keeping
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface, sentence_transformers
 from lm_research.interop.sentence_transformers import Embedding
@@ -269,20 +270,24 @@ class LanguageModel:
 
         Raises:
           PretrainedError: the format has no class for this family and head.
+          DiskError: the directory cannot be written.
         """
         directory = pathlib.Path(directory)
-        huggingface.save(
-            directory, self.definition, self.family, self.params, self._config, max_shard_bytes, self.report.kept
-        )  # fmt: skip
-        if self.tokenizer is not None:
-            self.tokenizer.save_files(directory)
-        decoding_options.save_defaults(directory, self.generation_config)
-        self._save_embedding(directory)
+        with keeping(str, directory):
+            huggingface.save(
+                directory, self.definition, self.family, self.params, self._config, max_shard_bytes, self.report.kept
+            )  # fmt: skip
+            if self.tokenizer is not None:
+                self.tokenizer.save_files(directory)
+            decoding_options.save_defaults(directory, self.generation_config)
+            self._save_embedding(directory)
 
     def save_native(self, directory: PathLike) -> None:
         """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
-        native.save(pathlib.Path(directory), self.definition, self.family, self.params, self._config, self.tokenizer)
-        self._save_embedding(pathlib.Path(directory))
+        directory = pathlib.Path(directory)
+        with keeping(str, directory):
+            native.save(directory, self.definition, self.family, self.params, self._config, self.tokenizer)
+            self._save_embedding(directory)
 
     def _save_embedding(self, directory: pathlib.Path) -> None:
         if self.embedding is not None and self.embedding.supported:

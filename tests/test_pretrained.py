@@ -298,6 +298,17 @@ def _change(directory: pathlib.Path, **changes: Any) -> None:
     (directory / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.parametrize("way", ["save_pretrained", "save_native"])
+def test_a_place_that_cannot_be_written_is_named(write: Any, way: str, tmp_path: pathlib.Path) -> None:
+    """A file stands there, or in the way; Linux says EEXIST and ENOTDIR."""
+    lm = lm_research.from_pretrained(write("bert_model"))
+    (tmp_path / "file").write_text("kept")
+    for place in ("file", "file/inside"):
+        with pytest.raises(UserError, match=f"{tmp_path}/{place} cannot be used: .* Check the path"):
+            getattr(lm, way)(tmp_path / place)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_a_native_directory_that_changed_on_disk_is_refused(write: Any, tmp_path: pathlib.Path) -> None:
     lm_research.from_pretrained(write("bert_model")).save_native(tmp_path / "native")
     content = json.loads((tmp_path / "native" / "model.json").read_text())
