@@ -144,13 +144,23 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequ
         leaving.tell()
         return STOPPED_BY_SIGNAL
     except Exception as error:
-        refused = disk.told(error)
+        refused = disk.told(error) or _without_memory(error)
         if debug or refused is None:
             traceback.print_exc()
         if refused is None:
             return BUG
         print_error(str(refused))
         return USER_MISTAKE
+
+
+def _without_memory(error: Exception) -> UserError | None:
+    """The error for people, if memory was asked for that is not there; None for any other."""
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        return None
+    said = " ".join(str(error).split())[:200].rstrip(".") or "out of memory"
+    return UserError(
+        f"There is not enough memory: {said}. Take smaller batches, shorter texts, a smaller model or more devices."
+    )
 
 
 def json_word(text: str) -> Any:

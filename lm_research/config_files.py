@@ -189,7 +189,10 @@ def blamed(path: Path) -> Iterator[None]:
         folder = path.resolve().parent
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == folder]
         if not frames:
-            raise ConfigError(f"{path}: {error}") from error
+            said = (
+                str(error) if isinstance(error, UserError) else f"it raised {type(error).__name__}: {error}. Mend it."
+            )
+            raise ConfigError(f"{path}: {said}") from error
         where = f"{path.parent / Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         code = (frames[-1].line or "").strip()
         raise ConfigError(f"{where}: {_explain(error, code)}") from error

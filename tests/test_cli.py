@@ -248,3 +248,18 @@ def test_a_terminal_that_cannot_show_a_text() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert (found.returncode, found.stdout, found.stderr) == (0, "caf\\xe9 \\U0001f600\n", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), MemoryError("Unable to allocate 1.12 TiB"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory")],
+)
+def test_memory_that_is_not_there_is_no_bug(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> None:
+        raise error
+
+    assert cli.guarded(action, argv=[]) == 2
+    told = capsys.readouterr().err
+    assert (
+        told.startswith("error: There is not enough memory: ") and "smaller batches" in told and told.count("\n") == 1
+    )

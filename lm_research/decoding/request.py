@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from lm_research.data.framing import ids_within
@@ -27,6 +28,8 @@ from lm_research.decoding.prompts import (
     without_padding,
 )
 from lm_research.errors import UserError
+from lm_research.models.architecture import Architecture
+from lm_research.parallel.hardware import free_bytes
 from lm_research.texts import whole
 
 HEADS = ("causal_lm", "seq2seq_lm")
@@ -74,8 +77,9 @@ class Request:
             self.rows, self.shown = given, given if inputs.get("input_ids") is None else inputs["input_ids"]
         # What the new text is to be read behind: a text that was given as one. An answer stands alone.
         self.before = given if sources is None and texts is not None else [[]] * len(given)
-        for rows, size in ((given, (arch.encoder or arch).vocab_size), (self.rows, arch.vocab_size)):
-            _check_ids([unhidden(row) for row in rows] if rows is sources else rows, size)
+        for rows, reader in ((given, arch.encoder or arch), (self.rows, arch)):
+            _check_ids([unhidden(row) for row in rows] if rows is sources else rows, reader.vocab_size)
+            _check_room(longest(rows), reader)
         ids = inputs.get("input_ids") if sources is None else None
         hidden = [
             len(all_ids) - len(row) for all_ids, row in zip(self.rows if ids is None else ids, self.rows, strict=True)
@@ -283,6 +287,7 @@ def read_texts(
     else:  # a run's own, that knows a separator before texts and nothing behind them
         batch = _filled([row[: limit or None] for row in encode(tokenizer, texts)])
     batch = {name: x[:, : limit or None] for name, x in batch.items()}  # any object may be a tokenizer, and cut nothing
+    _check_room(batch["input_ids"].shape[1], arch.encoder or arch)
     # Filled up to a multiple of 32 tokens, so that few shapes are compiled, or to what the model takes.
     width = batch["input_ids"].shape[1]
     more = min(-width % 32, limit - width) if limit else -width % 32
@@ -340,6 +345,19 @@ def _check_ids(rows: Sequence[Sequence[int]], size: int) -> None:
                 f"A prompt holds the token {min(row) if min(row) < 0 else max(row)}, outside of 0 to {size - 1}. Is it another "
                 "model's tokenizer?"
             )
+
+
+def _check_room(tokens: int, arch: Architecture) -> None:
+    """Raises a UserError if attention among so many tokens takes more memory than a device has free.
+
+    Kernels of accelerators write no scores down; a CPU, and relative positions anywhere, do: [heads, L, L] of float32 for a row.
+    """
+    needed, room = 4 * arch.num_heads * tokens**2, free_bytes()
+    if needed > room and (jax.default_backend() == "cpu" or arch.positions == "relative"):
+        raise UserError(
+            f"A text has {tokens:,} tokens, among which attention takes {needed / 2**30:,.0f} GiB, and the device has {room / 2**30:,.0f} free. "
+            "Shorten it, for example with tokenizer(..., truncation=True), or give it in pieces."
+        )
 
 
 def _check_source(sources: Sequence[Sequence[int]], encoder: Any) -> None:

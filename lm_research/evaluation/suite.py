@@ -105,7 +105,7 @@ def _read(path: pathlib.Path) -> Any:
         if kind(path) != FILE:
             raise ConfigError(f"{path} is {kind(path)}. Give a file.")
         with config_files.blamed(path):
-            return {"tasks": runpy.run_path(str(path)).get("TASKS")}
+            return {"tasks": runpy.run_path(str(path.resolve())).get("TASKS")}
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise ConfigError(f"{path} is no suite: one is a .yaml, .json or .py file.")
     return (read_json if path.suffix == ".json" else read_yaml)(path, Any, error=ConfigError)
@@ -139,9 +139,9 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
         listed = check(listed, list[str | int | float], f"{where}: labels", error=ConfigError)
         values["labels"] = tuple(str(x).strip() for x in listed)
     for key, value in values.items():
-        wanted = {"labels": tuple, "max_length": int}.get(key, str)
+        wanted, name = {"labels": (tuple, "list"), "max_length": (int, "whole number")}.get(key, (str, "text"))
         if type(value) is not wanted:
-            raise ConfigError(f"{where}: {key} is {short(value)}, which is no {wanted.__name__}. Mend it.")
+            raise ConfigError(f"{where}: {key} is {short(value)}, which is not a {name}. Mend it.")
     if not 0 <= values.get("max_length", 0) <= _LONGEST:
         raise ConfigError(f"{where}: max_length is {short(values['max_length'])}; it must be from 0 to {_LONGEST}.")
     if values["task"] not in kinds:

@@ -273,7 +273,7 @@ def load(path: str) -> Sweep:
             f"--sweep={path}: {f'it is {found}' if found else 'there is no such file'}. Give one with a get_sweep(), for example experiments/lr/sweep.py."
         )
     with config_files.blamed(file):
-        made = runpy.run_path(str(file))
+        made = runpy.run_path(str(file.resolve()))
         if "get_sweep" not in made:
             raise ConfigError("it has no get_sweep().")
         sweep = made["get_sweep"]()

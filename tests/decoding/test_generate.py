@@ -16,6 +16,7 @@ from lm_research.decoding import engine
 from lm_research.decoding.generate import engine_of, generate, score, stream
 from lm_research.decoding.options import make_options
 from lm_research.errors import UserError
+from lm_research.models.definition import define
 from lm_research.pretrained import LanguageModel
 
 PROMPTS = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
@@ -310,6 +311,16 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 def test_mistakes_are_explained(lm: LanguageModel, given: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         generate(lm, **{"input_ids": PROMPTS, **given})
+
+
+def test_texts_without_room_for_their_attention_are_refused() -> None:
+    """A machine has less than the 4 * 2 heads * 10,000,000^2 bytes of scores."""
+    lm = toys.language_model(vocab=40)
+    lm.definition = define(lm.definition.arch.replace(positions="rotary", max_length=0), lm.definition.head)
+    with pytest.raises(
+        UserError, match=r"A text has 10,000,000 tokens, among which attention takes [\d,]+ GiB.*Shorten it"
+    ):
+        generate(lm, [[1] * 10_000_000])
 
 
 def test_what_the_files_say_wrongly_is_told_with_their_name(lm: LanguageModel) -> None:

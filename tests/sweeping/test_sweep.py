@@ -113,3 +113,12 @@ def test_a_file_without_a_sweep_is_refused(text: str, words: str, tmp_path: path
     assert str(path) in str(refused.value)
     with pytest.raises(ConfigError, match="no such file"):
         load(str(tmp_path / "other.py"))
+
+
+def test_a_mistake_in_a_file_that_is_named_from_here_has_its_line(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("sweep.py").write_text("def get_sweep():\n    return nothing\n")
+    with pytest.raises(ConfigError, match=r"^sweep.py, line 2: `return nothing` raised NameError"):
+        load("sweep.py")

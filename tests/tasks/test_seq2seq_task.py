@@ -303,7 +303,7 @@ def test_settings_that_cannot_be_used(
     cases = [
         ({"model.family": "gpt2"}, "fine-tunes a model of kind encoder-decoder"),
         ({"task.decoding": "num_beans=2"}, "num_beans=2'. Did you mean 'num_beams'"),
-        ({"task.decoding": "num_beams=0"}, "num_beams=0: it is at least 1"),
+        ({"task.decoding": "num_beams=0"}, "num_beams=0: it must be at least 1"),
         ({"task.generate": "end"}, "task.metric=chrf is of written texts"),
         ({"task.decoder_start": "ro_RO"}, "'ro_RO' is no token"),
         ({"objective.target_length": 4}, "hardly any room"),
