@@ -56,9 +56,11 @@ _MODEL = {
     "unk_id": Id,
     "dropout": Rate,
     "max_input_chars_per_word": Count,
-    "continuing_subword_prefix": str,
+    "continuing_subword_prefix": Content,
+    "end_of_word_suffix": Content,
 }
 _REPLACE = {"pattern": dict[Literal["String", "Regex"], Annotated[str, Meta(min_length=1)]], "content": Content}
+_PREPEND = {"prepend": Annotated[str, Meta(max_length=100)]}
 _MAX_GROWTH = 2**16  # times the length of a text that rules which replace parts of it may make of it
 
 
@@ -190,6 +192,8 @@ def _check_rules(part: Any, where: str) -> None:
             _check_template(part, where)
         elif part.get("type") == "Replace":
             check_fields(part, _REPLACE, where, error=TokenizerError, fix=FIX)
+        elif part.get("type") == "Prepend":
+            check_fields(part, _PREPEND, where, error=TokenizerError, fix=FIX)
         if isinstance(pattern := part.get("Regex"), str):
             try:
                 check_pattern(pattern)

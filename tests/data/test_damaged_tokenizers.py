@@ -101,6 +101,8 @@ def test_settings_of_the_wrong_type_are_named(name: str, place: str, value: Any)
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "!"}, "precompiled_charsmap"),
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\x04\0\0\0abcd\0").decode()}, "lead outside"),
         ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 30}, "1e"),
+        ("normalizer", {"type": "Prepend", "prepend": "q" * 10**7}, "prepend is 'qqq.*length <= 100"),
+        ("model.continuing_subword_prefix", "#" * 10**6, "continuing_subword_prefix is '###"),
         ("decoder", DEEP, "nested"),
     ],
 )  # fmt: skip
