@@ -215,7 +215,7 @@ MISTAKES: dict[str, tuple[str, Any, int, str]] = {
     "too long": ("completions", {"prompt": "a" * 30, "max_tokens": 9}, 400, "30 tokens"),
     "none": ("completions", {"prompt": "a", "max_tokens": 0}, 400, "nothing would be written"),
     "temperature": ("completions", {"prompt": "a", "temperature": -1}, 400, "temperature is -1"),
-    "top_p": ("completions", {"prompt": "a", "top_p": 1.5}, 400, "share from 0 to 1"),
+    "top_p": ("completions", {"prompt": "a", "top_p": 1.5}, 400, "must be from 0 to 1"),
     "n": ("completions", {"prompt": "a", "n": 99}, 400, "prompts times n"),
     "empty": ("completions", {"prompt": ""}, 200, ""),
     "ids": ("completions", {"prompt": [1, 999]}, 400, "ids from 0 to 256"),

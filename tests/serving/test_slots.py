@@ -103,7 +103,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("completions", {"logit_bias": {"5": 101}}, "-100 to 100"),
     ("completions", {"logit_bias": {"257": 1}}, "no token 257"),
     ("completions", {"logit_bias": {str(n): 1 for n in range(301)}}, "at most 300"),
-    ("completions", {"min_p": 1.5}, "share from 0 to 1"),
+    ("completions", {"min_p": 1.5}, "must be from 0 to 1"),
     ("completions", {"typical_p": 0}, "above 0"),
     ("completions", {"logit_bias": {"9" * 5000: 1}}, "by token id"),
     ("completions", {"repetition_penalty": 0}, "from 0.01 to 100"),
