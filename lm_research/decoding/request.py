@@ -176,7 +176,7 @@ def settle(lm: Any, given: Mapping[str, Any], texts: bool) -> Options:
       UserError: as make_options; no such language.
     """
     tokenizer, generation = lm.tokenizer, getattr(lm, "generation_config", {})
-    options = make_options(given, generation, dict(lm.config))
+    options = make_options(given, generation, lm.config.to_dict())
     if options.eos_token_id is None and tokenizer is not None:
         end = next((tokenizer.roles[role] for role in ("eos", "sep") if role in tokenizer.roles), None)
         options = dataclasses.replace(options, eos_token_id=end)
