@@ -106,14 +106,16 @@ def read_corpus(folder: pathlib.Path) -> Corpus:
     Raises:
       DataError, TokenizerError: it is none, or damaged.
     """
-    tokenizer = load_tokenizer(folder)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except TokenizerError as error:
+        if not (folder / TRAIN / store.MANIFEST).exists():  # it is no corpus
+            raise
+        raise store.damaged(folder / TRAIN, "the tokenizer beside it is not what was written") from error
     train, validation = (TokenStore.open(folder / part) for part in PARTS)
     for part in (train, validation):
         if part.manifest.get("tokenizer_digest") != tokenizer.digest:
-            raise DataError(
-                f"{part.path} was not made with the tokenizer in {folder}: their digests differ. Delete the folder "
-                f"{folder}; the next run rebuilds it."
-            )
+            raise store.damaged(part.path, f"it was not made with the tokenizer in {folder}: their digests differ")
     content = f"{tokenizer.digest} {train.digest} {validation.digest}"
     return Corpus(tokenizer, train, validation, hashlib.sha256(content.encode()).hexdigest())
 

@@ -181,6 +181,8 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any]:
     try:
         manifest = json_value((path / MANIFEST).read_bytes())
     except FileNotFoundError:
+        if (path / "tokens.bin").exists():
+            raise damaged(path, f"it has no {MANIFEST}") from None
         what = f"it has no {MANIFEST}" if path.is_dir() else "the folder does not exist"
         raise DataError(f"{path} is not a token store: {what}.") from None
     except (ValueError, OSError) as error:

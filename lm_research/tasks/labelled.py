@@ -166,9 +166,11 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
     if odd := odd_file(folder):  # a pipe would be waited for
         raise store.damaged(folder / DIGESTS, odd, "data set of")
     if (folder / DIGESTS).is_file():  # earlier versions wrote none
-        check_files(
-            folder, documents.read_json(folder / DIGESTS, dict[str, str], error=DataError, fix=f"Delete {folder}.")
-        )
+        try:
+            digests = documents.read_json(folder / DIGESTS, dict[str, str], error=DataError)
+        except DataError as error:
+            raise store.damaged(folder / DIGESTS, "it cannot be read", "file") from error
+        check_files(folder, digests)
     try:
         return _read_labelled(folder)
     except UserError:

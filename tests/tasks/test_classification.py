@@ -152,7 +152,7 @@ def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("name", ["train.npz", "validation.npz", "labels.json", "train/tokens.bin"])
+@pytest.mark.parametrize("name", ["train.npz", "validation.npz", "labels.json", "train/tokens.bin", "digests.json"])
 def test_a_damaged_data_set_is_told_and_made_again(
     name: str, old: bool, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
