@@ -297,7 +297,8 @@ def _check_flag(name: str) -> None:
         if matches:
             fix = " or ".join(f"--config.{key}" for key in matches[:4])
             raise ConfigError(f"--{name} is not a flag. Keys of the run are written {fix}.")
-    raise ConfigError(f"--{name} is not a flag. {suggest(f'--{name}', _FLAGS)}")
+    shown = name if len(name) <= 100 else f"{name[:100]}..."
+    raise ConfigError(f"--{shown} is not a flag. {suggest(f'--{shown}', _FLAGS)}")
 
 
 def directory(text: str, flag: str = "--workdir") -> Path:
