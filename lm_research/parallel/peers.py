@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import selectors
 import socket
@@ -34,7 +35,12 @@ class News(NamedTuple):
 
 
 class Peers:
-    """The connections of this process: of process 0 to all others, of the others to process 0."""
+    """The connections of this process: of process 0 to all others, of the others to process 0.
+
+    Attributes:
+      news: what has been heard of first, if anything has.
+      patience: seconds of silence that are news; none are once jax.distributed listens to heartbeats, which a busy interpreter sends too.
+    """
 
     def __init__(self, connections: Mapping[int, socket.socket], on_loss: Callable[[], None]) -> None:
         """Begins to listen, in a thread.
@@ -44,6 +50,7 @@ class Peers:
           on_loss: called in that thread some time after the first news.
         """
         self.news: News | None = None
+        self.patience = math.inf
         self._on_loss = on_loss
         self._selector = selectors.DefaultSelector()
         self._heard = dict.fromkeys(connections, time.monotonic())
@@ -62,10 +69,10 @@ class Peers:
             time.sleep(0.02)
         return self.news
 
-    def silent(self) -> int | None:
-        """The process that has been silent longest, if that is long."""
+    def silent(self, seconds: float = _SILENT) -> int | None:
+        """The process that has been silent longest, if for so long."""
         number = min(self._heard, key=self._heard.__getitem__, default=None)
-        return number if number is not None and time.monotonic() - self._heard[number] > _SILENT else None
+        return number if number is not None and time.monotonic() - self._heard[number] > seconds else None
 
     def ends(self, number: int, code: int | None) -> None:
         """Tells the others that a process (this one, or of process 0 any) has ended, and with which exit code."""
@@ -89,6 +96,9 @@ class Peers:
                 self._send(b"")
             for key, _ in self._selector.select(_PING):
                 self._hear(key)
+            late = self.silent(self.patience)
+            if late is not None and self.news is None:
+                self.news = News(late, None)
         if self.news is None or self._closed:
             return
         if 0 not in self._connections:

@@ -13,6 +13,7 @@ import dataclasses
 import faulthandler
 import functools
 import glob
+import math
 import os
 import pathlib
 import signal
@@ -145,6 +146,7 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
     connections = roll_call(place.coordinator, place.num_processes, place.process_id, seconds_of(START))
     leave = functools.partial(_leave_lost, place, workdir)
     _peers.append(Peers(connections, leave))
+    _peers[-1].patience = seconds_of(HEARTBEAT)
     try:
         jax.config.update(_PREEMPTION, False)  # until there are steps to agree on, see `agree_on_stops`
         with heartbeats_end(leave):
@@ -156,6 +158,7 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
                 initialization_timeout=int(seconds_of(START)),
                 heartbeat_timeout_seconds=max(1, int(seconds_of(HEARTBEAT))),
             )
+        _peers[-1].patience = math.inf
         threading.Thread(target=_leave_together, daemon=True).start()
         yield place.process_id == 0
         end_watch()

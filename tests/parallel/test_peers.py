@@ -108,3 +108,11 @@ def test_a_closed_connection_is_told_on(monkeypatch: pytest.MonkeyPatch) -> None
     worker = peers.Peers({0: first[1]}, lambda: ended.append("1"))
     second[1].close()
     assert all_of_0.wait(10) == worker.wait(10) == (2, None)
+
+
+def test_silence_is_news_while_there_are_no_heartbeats() -> None:
+    here, there = socket.socketpair()
+    silent = peers.Peers({1: here}, lambda: None)
+    silent.patience = 0.0
+    assert silent.wait(10) == (1, None)
+    there.close()
