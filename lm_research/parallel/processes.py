@@ -246,6 +246,8 @@ def _leave_lost(place: Place, workdir: pathlib.Path) -> None:
         cause = (
             f"{who} of this run is lost: it was killed, or does not answer any more; its own output may have the cause."
         )
+        if number == place.process_id:  # it was stopped, and has been continued
+            cause = "it did not answer for too long, and the others ended without it."
     if code == STOPPED_BY_SIGNAL:
         steps = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
         saved = f"What is saved is whole, up to checkpoint {max(steps)}" if steps else "No checkpoint was saved yet"
