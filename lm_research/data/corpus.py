@@ -109,9 +109,9 @@ def read_corpus(folder: pathlib.Path) -> Corpus:
     try:
         tokenizer = load_tokenizer(folder)
     except TokenizerError as error:
-        if not (folder / TRAIN / store.MANIFEST).exists():  # it is no corpus
+        if not (folder / PARTS[0] / store.MANIFEST).exists():  # it is no corpus
             raise
-        raise store.damaged(folder / TRAIN, "the tokenizer beside it is not what was written") from error
+        raise store.damaged(folder / PARTS[0], "the tokenizer beside it is not what was written") from error
     train, validation = (TokenStore.open(folder / part) for part in PARTS)
     for part in (train, validation):
         if part.manifest.get("tokenizer_digest") != tokenizer.digest:
