@@ -17,6 +17,7 @@ from lm_research.data import corpus as corpus_module
 from lm_research.data import sources
 from lm_research.data.corpus import Corpus, open_corpus
 from lm_research.data.hf_tokenizer import load_tokenizer
+from lm_research.data.store import DamagedStore
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.errors import DataError, TokenizerError
 
@@ -114,6 +115,18 @@ def test_same_text_elsewhere_has_the_same_digest(folder: pathlib.Path, tmp_path:
     other = write(tmp_path / "other", TEXTS)
     digests = {open_corpus(make_config(source), tmp_path / "run", print).digest for source in (folder, other)}
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"none"])
+def test_a_damaged_tokenizer_is_damage_of_the_corpus(
+    content: bytes, folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """So prepare makes it again, and nobody reads of a key for tokenizers that he never set."""
+    open_corpus(make_config(folder), tmp_path, print)
+    (made,) = (tmp_path / "data").iterdir()
+    (made / "tokenizer.model").write_bytes(content)
+    with pytest.raises(DamagedStore, match="the tokenizer beside it .* Delete the folder"):
+        open_corpus(make_config(folder), tmp_path, print)
 
 
 def test_left_over_temporary_folder_is_ignored(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
