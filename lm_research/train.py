@@ -55,7 +55,7 @@ from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
 from lm_research.training import budget, longer, native, run_directory
 from lm_research.training.budget import Course
-from lm_research.training.checkpoint import Checkpoints, steps_in
+from lm_research.training.checkpoint import Checkpoints, safe
 from lm_research.training.goodput import Clock, Lives, birth, in_words
 from lm_research.training.groups import make_groups
 from lm_research.training.metrics import MetricsWriter, find_gaps, read_metrics
@@ -73,7 +73,7 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     """The verb; returns the exit code."""
     keep_freed_memory()
     give_simulated_devices_threads()
-    with processes.joined(workdir) as is_main, keeping(lambda: safe(workdir), workdir):
+    with processes.joined(workdir) as is_main, keeping(lambda: safe(workdir / "checkpoints"), workdir):
         with run_directory.lock(workdir) if is_main else contextlib.nullcontext():  # until it ends, however it ends
             with contextlib.ExitStack() as ends:
                 return run(config, workdir, ends)
@@ -285,13 +285,6 @@ def run(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> in
     checkpoints.close()
     log(closing_words(config, workdir, summary) if is_main else summary["status"])
     return DONE if done or paused else STOPPED_BY_SIGNAL
-
-
-def safe(workdir: pathlib.Path) -> str:
-    """What is not lost of a run that ends here, in a sentence."""
-    if steps := sorted(steps_in(workdir / "checkpoints")):
-        return f"Checkpoint {steps[-1]} is whole, and the run goes on from it."
-    return "No checkpoint was saved yet, so the run begins anew."
 
 
 def overdue(config: Config, step: int, since: float) -> bool:

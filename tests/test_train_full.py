@@ -17,6 +17,8 @@ import pytest
 from train_helpers import Lab, checkpoints, same, unfinished
 
 from lm_research import disk
+from lm_research.errors import UserError
+from lm_research.parallel import processes
 from lm_research.training import checkpoint, metrics, progress
 
 
@@ -102,3 +104,24 @@ def test_full(
     assert not [*unfinished(tmp_path), *unfinished(tmp_path / "checkpoints")]
     assert lab.train(tmp_path) == 0
     assert same(tmp_path, bert_run)
+
+
+@pytest.mark.parametrize(("number", "ends"), [(errno.ENOSPC, 1), (errno.EINTR, 0)])
+def test_of_several_processes_all_end_with_the_one_that_cannot_write(
+    number: int, ends: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and from Orbax's thread: the main one waits for all of them."""
+
+    class Future:
+        def result(self, timeout: float | None = None) -> None:
+            raise OSError(number, os.strerror(number))
+
+    told: list[UserError] = []
+    monkeypatch.setattr(processes, "end_all", told.append)
+    (tmp_path / "6").mkdir()
+    with pytest.raises(OSError):
+        checkpoint._Written(Future(), tmp_path).result()
+    assert len(told) == ends
+    for error in told:
+        assert str(error).startswith(f"{tmp_path} cannot be written: No space left on device (")
+        assert "Checkpoint 6 is whole" in str(error)

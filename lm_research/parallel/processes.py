@@ -30,7 +30,7 @@ from jax.experimental import multihost_utils
 
 from lm_research import leaving
 from lm_research.documents import whole_number
-from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD
+from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD, UserError
 from lm_research.parallel.peers import Peers, heartbeats_end
 from lm_research.parallel.roll_call import PodError, roll_call
 
@@ -50,6 +50,9 @@ _LOST = (
 _LATE = ("DEADLINE_EXCEEDED", "Timed out waiting")  # what it says of one that only does not answer, or comes late
 _peers: list[Peers] = []  # of this process, since it has joined others
 _ending = threading.Lock()
+_joined: list[
+    tuple[Place, pathlib.Path]
+] = []  # where this process stands, while it is one of many, and its run's folder
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -160,7 +163,9 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
             )
         _peers[-1].patience = math.inf
         threading.Thread(target=_leave_together, daemon=True).start()
+        _joined[:] = [(place, workdir)]
         yield place.process_id == 0
+        _joined.clear()
         end_watch()
         jax.distributed.shutdown()
         _peers[-1].close()
@@ -184,6 +189,12 @@ def _leave_together() -> None:
             _peers[-1].ends(jax.process_index(), STOPPED_BY_SIGNAL)
             leaving.leave()
         time.sleep(_LOOK)
+
+
+def end_all(error: UserError) -> None:
+    """Ends all processes of a run of many, from any thread; does nothing in one that is alone."""
+    if _joined:
+        _leave(error, *_joined[0])
 
 
 def _has_left() -> bool:

@@ -75,8 +75,29 @@ class _FilesHandler(ocp.CheckpointHandler):
         return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+@dataclasses.dataclass
+class _Written:
+    """A future of Orbax that ends all processes where it fails: else its threads wait for each other, for ten minutes."""
+
+    future: Any
+    checkpoints: pathlib.Path
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self.future.result(timeout=timeout)
+        except Exception as error:
+            if refused := disk.told(error, safe(self.checkpoints), str(self.checkpoints)):
+                processes.end_all(refused)
+            raise
+
+
 class _StateHandler(ocp.StandardCheckpointHandler):
     """The arrays. A reading that fails returns its error, for behind it all processes wait for each other, failed or not."""
+
+    async def async_save(self, directory: epath.Path, *args: Any, **named: Any) -> list[Any]:
+        """The futures of a writing; one that the system refuses ends all processes of a run of many."""
+        futures = await super().async_save(directory, *args, **named)
+        return [_Written(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
 
     def restore(self, directory: epath.Path, *args: Any, **named: Any) -> Any:
         try:
@@ -454,6 +475,13 @@ def steps_in(directory: pathlib.Path) -> Iterator[int]:
     """Steps of what stands in a folder under the name of a checkpoint, whole or not, in no order; none where there is no folder."""
     names = os.listdir(directory) if directory.is_dir() else []
     return (int(name) for name in names if name.isdecimal() and name.isascii() and name == str(int(name)))
+
+
+def safe(directory: pathlib.Path) -> str:
+    """What is not lost of a run that ends here, in a sentence; `directory` holds its checkpoints."""
+    if steps := sorted(steps_in(directory)):
+        return f"Checkpoint {steps[-1]} is whole, and the run goes on from it."
+    return "No checkpoint was saved yet, so the run begins anew."
 
 
 def _fault(words: str, most: int = 220) -> str:
