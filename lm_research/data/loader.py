@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import functools
+import multiprocessing
+import os
 import pickle
+import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 
@@ -46,7 +50,16 @@ class _Pickled:
     make_batch: Callable[[int], Batch]
 
     def __call__(self, step: int) -> bytes:
+        _end_with_parent()
         return pickle.dumps(self.make_batch(int(step)), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """A worker process whose run is killed, which can tell it nothing, ends too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def load(
