@@ -290,7 +290,6 @@ def _check_flag(name: str) -> None:
     if name.startswith("noconfig."):
         check_key(name.removeprefix("noconfig."))
         raise ConfigError(f"--{name} is only for keys that are true or false. Write --{name.removeprefix('no')}=VALUE.")
-    name = name if len(name) <= 80 else f"{name[:80]}..."
     keys = [key for key, _, _ in walk()]
     for part in (name, name.partition(".")[2]):
         matches = [key for key in keys if part and (key == part or key.endswith("." + part))]
