@@ -18,9 +18,10 @@ import safetensors.numpy
 from train_helpers import Lab, checkpoints, finish, metrics, same, start
 
 import lm_research
-from lm_research import convert
-from lm_research.config import CheckpointConfig
+from lm_research import config_files, convert
+from lm_research.config import CheckpointConfig, resolve
 from lm_research.data import verify
+from lm_research.data.corpus import corpus_folder
 from lm_research.errors import PretrainedError
 from lm_research.training.checkpoint import Checkpoints
 
@@ -32,6 +33,11 @@ def flip(path: pathlib.Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
+
+
+def corpus_of(run: pathlib.Path) -> str:
+    """The name of a run's corpus in the cache, where those of other tests lie too."""
+    return corpus_folder(resolve(config_files.load(str(run))), run).name
 
 
 def largest(checkpoint: pathlib.Path) -> pathlib.Path:
@@ -179,7 +185,7 @@ def test_text_that_turns_out_to_be_damaged(
         shutil.rmtree(run / f"checkpoints/{step}")
     shutil.copytree(lab.folder / "cache", run.parent / "cache")
     cache = f"--config.data.cache_dir={run.parent}/cache"
-    (tokens,) = (run.parent / "cache").glob("*/train/tokens.bin")
+    tokens = run.parent / "cache" / corpus_of(bert_run) / "train" / "tokens.bin"
     whole, do = tokens.read_bytes(), verify._do
     flip(tokens)
     for name in ("WHOLE", "SAMPLE"):
@@ -222,7 +228,7 @@ def test_a_batch_that_meets_damage_before_the_check_of_a_large_store_does(
     """What NumPy says of offsets that are none is no bug. Half of all entries are damaged, so every batch has some."""
     shutil.copytree(lab.folder / "cache", tmp_path / "cache")
     flags = (f"--config.data.cache_dir={tmp_path / 'cache'}", f"--config.data.verify={mode}")
-    (store,) = (tmp_path / "cache").glob("*/train")
+    store = tmp_path / "cache" / corpus_of(bert_run) / "train"
     path = store / ("tokens.bin" if name == "tokens" else f"{name}.npy")
     table = np.memmap(path, "<u2", "r+") if name == "tokens" else np.load(path, mmap_mode="r+")
     table[1:-1:2] = value

@@ -72,7 +72,13 @@ def test_an_encoder_becomes_a_decoder(lab: Any, hf: pathlib.Path, tmp_path: path
 def test_a_decoder_cannot_start_from_what_is_always_an_encoder(
     lab: Any, hf: pathlib.Path, tmp_path: pathlib.Path, capsys: Any
 ) -> None:
-    config = {"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"], "dim": 32, "hidden_dim": 64}
+    config = {
+        "model_type": "distilbert",
+        "architectures": ["DistilBertForMaskedLM"],
+        "dim": 32,
+        "n_heads": 4,
+        "hidden_dim": 64,
+    }
     shutil.copytree(hf, tmp_path / "distil")
     (tmp_path / "distil" / "config.json").write_text(json.dumps(config))
     assert lab.train(tmp_path / "gpt", f"--config.train.init_from={tmp_path}/distil", *STEPS, variant="gpt") == 2

@@ -111,7 +111,8 @@ def read_corpus(folder: pathlib.Path) -> Corpus:
     except TokenizerError as error:
         if not (folder / PARTS[0] / store.MANIFEST).exists():  # it is no corpus
             raise
-        raise store.damaged(folder / PARTS[0], "the tokenizer beside it is not what was written") from error
+        names = ", ".join(sorted(path.name for path in folder.glob("tokenizer*")))
+        raise store.damaged(folder / PARTS[0], f"the tokenizer beside it ({names}) is not what was written") from error
     train, validation = (TokenStore.open(folder / part) for part in PARTS)
     for part in (train, validation):
         if part.manifest.get("tokenizer_digest") != tokenizer.digest:
