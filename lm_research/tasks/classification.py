@@ -9,7 +9,6 @@ Legend: B batch, C classes, N records.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenizer import TextTokenizer
+from lm_research.documents import json_value
 from lm_research.errors import ConfigError, DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
@@ -141,7 +141,7 @@ class ClassificationReader(Reader):
             return list(value) if isinstance(value, (list, tuple)) else [value]
         if value.lstrip().startswith("["):
             with contextlib.suppress(ValueError):
-                return json.loads(value)
+                return json_value(value)
         return [part for part in value.split(self.task.label_separator) if part.strip()]
 
     def _key(self, record: Record, value: Any, field: str, setting: str, otherwise: str = "") -> str:
@@ -165,7 +165,7 @@ class ClassificationReader(Reader):
         fields = [record.get(key, "label_key") for key in keys]
         if len(keys) == 1 and isinstance(fields[0], str) and fields[0].lstrip().startswith("["):
             with contextlib.suppress(ValueError):
-                fields = [json.loads(fields[0])]
+                fields = [json_value(fields[0])]
         listed = len(keys) == 1 and isinstance(fields[0], (list, tuple))
         values = list(fields[0]) if listed else fields
         numbers = [

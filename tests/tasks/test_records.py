@@ -131,3 +131,16 @@ def test_a_key_with_a_dot_looks_inside() -> None:
     assert record.text("with.dot", "text_key") == "own"
     with pytest.raises(DataError, match="a.jsonl, line 3, say has no field 'fr'.*--config.task.text_key"):
         record.text("say.fr", "text_key")
+
+
+@pytest.mark.parametrize("target", ["labels", "value"])
+def test_a_cell_of_many_brackets_is_a_text_or_no_value(tmp_path: pathlib.Path, target: str) -> None:
+    """RecursionError is what Python's own reader of JSON says of it."""
+    (tmp_path / "a.csv").write_text(f"text,label\nx,{'[' * 100_000}\n")
+    (record,) = read_records(str(tmp_path / "a.csv"), resolve({}))
+    reader = ClassificationReader(resolve({"task": {"name": "classification", "target": target}}))
+    if target == "labels":
+        assert reader._given(record) == ["[" * 100_000]
+    else:
+        with pytest.raises(DataError, match="line 2"):
+            reader._values(record)
