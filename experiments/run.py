@@ -26,7 +26,8 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from lm_research import cli, flags, leaving
+from lm_research import cli
+from lm_research.common import flags, interrupts
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError
 from lm_research.sweeping import sweep as sweeps
 
@@ -113,9 +114,9 @@ def run(args: argparse.Namespace, launcher_flags: Sequence[str]) -> int:
     workers = Workers(sweep, workdir, args.storage, log, variables, launch, cache)
     write_table(study)  # so that a report can be made from the start
     if threading.current_thread() is threading.main_thread():
-        for number in leaving.SIGNALS:
+        for number in interrupts.SIGNALS:
             signal.signal(
-                number, lambda number, _: leaving.leave(number) if workers.stop.is_set() else workers.stop.set()
+                number, lambda number, _: interrupts.leave(number) if workers.stop.is_set() else workers.stop.set()
             )
     done = workers.run(args.workers)
     print(write_table(study), end="")

@@ -22,7 +22,8 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from lm_research import cli, leaving
+from lm_research import cli
+from lm_research.common import interrupts
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, ConfigError, suggest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     options = parser.parse_args(argv)
     # As Ctrl-C by itself: the study that runs is told.
-    before = {number: signal.signal(number, signal.default_int_handler) for number in leaving.SIGNALS}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in interrupts.SIGNALS}
     try:
         return cli.guarded(lambda: run(options), debug=options.debug)
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lm_research import config_files
+from lm_research.config import loading
 from lm_research.errors import ConfigError
 from lm_research.sweeping import Sweep
 
@@ -36,7 +36,7 @@ def is_large() -> bool:
 
 def base(config: str) -> ConfigDict:
     """The config that the trials change: STUDY_CONFIG, or the study's own."""
-    return config_files.load(os.environ.get("STUDY_CONFIG") or config)
+    return loading.load(os.environ.get("STUDY_CONFIG") or config)
 
 
 def whole(name: str, default: int) -> int:

@@ -13,8 +13,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from lm_research import cli, flags, run_files
-from lm_research.documents import is_finite
+from lm_research import cli
+from lm_research.common import flags
+from lm_research.common.documents import is_finite
+from lm_research.config import run_files
 from lm_research.errors import DONE, CheckpointError, ConfigError
 from lm_research.reporting.studies import Study, read_study
 

@@ -14,9 +14,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from lm_research.documents import check_fields, read_json, short
+from lm_research.common.documents import check_fields, read_json, short
+from lm_research.common.paths import path_of
 from lm_research.errors import UserError
-from lm_research.paths import path_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MOST, _LONGEST = 10_000, 4096  # machines or chips of a kind; characters of a value

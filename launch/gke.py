@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch.description import Description, LaunchError, print_made
-from lm_research.flags import whole
+from lm_research.common.flags import whole
 
 FINAL_CODES = (2, 3)  # errors that a restart only repeats
 GRACE = 120  # seconds from SIGTERM until a pod is killed: for saving

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from launch.description import Description, LaunchError, add_flags, build_wheel, from_flags, split_train
 from launch.gcloud import Gcloud, say
-from lm_research.flags import number, whole
+from lm_research.common.flags import number, whole
 
 HOME = "lm_research_run"  # folder of a worker: wheel, environment, log, pid, exit code
 PYTHON = "3.12"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-# `python -m lm_research.train ...`: these are the first lines of ours that run. Until `leaving` is read a signal is answered by two built-in
+# `python -m lm_research.train ...`: these are the first lines of ours that run. Until `interrupts` is read a signal is answered by two built-in
 # modules alone.
 _COMMAND = next((name for flag, name in zip(sys.orig_argv, sys.orig_argv[1:]) if flag == "-m"), "")  # noqa: B905
 if _COMMAND.partition(".")[0] in ("lm_research", "experiments") and "." in _COMMAND:
@@ -25,9 +25,9 @@ if _COMMAND.partition(".")[0] in ("lm_research", "experiments") and "." in _COMM
             "TF_CPP_MIN_LOG_LEVEL", "3"
         )  # who is lost is told in words of ours, see parallel/peers.py
 
-    from lm_research import leaving
+    from lm_research.common import interrupts
 
-    leaving.watch()
+    interrupts.watch()
 
 __version__ = "0.1.0"
 __all__ = ["LanguageModel", "from_pretrained", "pipeline"]

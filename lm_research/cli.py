@@ -24,9 +24,12 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from lm_research import config_files, disk, leaving, streams
-from lm_research.config import Config, check_key, describe, resolve, walk
-from lm_research.documents import json_value, short
+from lm_research.common import disk, interrupts, streams
+from lm_research.common.documents import json_value, short
+from lm_research.common.flags import Parser
+from lm_research.common.paths import path_of
+from lm_research.common.texts import is_text
+from lm_research.config import Config, check_key, describe, loading, resolve, walk
 from lm_research.errors import (
     BUG,
     DONE,
@@ -37,9 +40,6 @@ from lm_research.errors import (
     UserError,
     suggest,
 )
-from lm_research.flags import Parser
-from lm_research.paths import path_of
-from lm_research.texts import is_text
 
 Main = Callable[[Config, Path], int | None]
 
@@ -74,7 +74,7 @@ _USAGE = """\
 
 def run(main: Main, *, verb: str, summary: str) -> NoReturn:
     """Runs `main` on this process's command line and exits with its code; see `call`. A signal that `main` does not take ends it."""
-    leaving.watch("before the first step", "goes on from there")
+    interrupts.watch("before the first step", "goes on from there")
     start(lambda: call(main, sys.argv[1:], verb=verb, summary=summary))
 
 
@@ -132,7 +132,7 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequ
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal of another encoding cannot show
     try:
-        with leaving.raising():
+        with interrupts.raising():
             _check_words(sys.argv[1:] if argv is None else argv)
             return action() or DONE
     except TOLD as error:
@@ -140,8 +140,8 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequ
             traceback.print_exc()
         print_error(str(error))
         return error.exit_code
-    except leaving.Left:
-        leaving.tell()
+    except interrupts.Left:
+        interrupts.tell()
         return STOPPED_BY_SIGNAL
     except Exception as error:
         refused = disk.told(error) or _without_memory(error)
@@ -217,7 +217,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
             raise ConfigError(f"--{name} is given {len(given)} times ({', '.join(given)}). Keep one of them.")
     os.environ.update({variable: dict(pairs)[flag] for flag, variable in _PLACE.items() if flag in dict(pairs)})
     workdir = directory(dict(pairs)["workdir"])
-    loaded = config_files.load(dict(pairs)["config"])
+    loaded = loading.load(dict(pairs)["config"])
     overrides = [(flag, value) for flag, value in pairs if flag.startswith("config.")]
     config = resolve(_apply(loaded, overrides))
     _check_tokenizer([flag for flag, _ in overrides], config)

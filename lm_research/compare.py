@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_research import cli, flags, run_files
-from lm_research.config import by_key
-from lm_research.documents import read_json
+from lm_research import cli
+from lm_research.common import flags
+from lm_research.common.documents import read_json
+from lm_research.common.paths import FILE, FOLDER, kind
+from lm_research.config import by_key, run_files
 from lm_research.errors import BUG, DONE, CheckpointError
-from lm_research.paths import FILE, FOLDER, kind
 
 # Config that cannot change what a run computes; it may well change what it writes down.
 _HARMLESS = ("logging.", "checkpoint.", "profile.", "eval.num_samples", "data.cache_dir")

@@ -17,9 +17,10 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
-from lm_research import cli, flags
+from lm_research import cli
+from lm_research.common import flags
+from lm_research.config.run_files import read_config
 from lm_research.errors import PretrainedError
-from lm_research.run_files import read_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,12 +100,12 @@ def write(args: argparse.Namespace, output: pathlib.Path) -> None:
 
 def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
     """A run's adapters for peft; raises a PretrainedError if the source is no run that trained some."""
+    from lm_research.interop import native_checkpoint
     from lm_research.interop.peft_writer import write_adapter
     from lm_research.models.adapters import AdaptedDefinition
-    from lm_research.training import native
 
     source = pathlib.Path(args.source)
-    found = native.inspect(source) if native.is_run(source) else None
+    found = native_checkpoint.inspect(source) if native_checkpoint.is_run(source) else None
     if found is None or not isinstance(found.stored, AdaptedDefinition):
         raise PretrainedError(
             f"--to peft writes the adapters of a run that trained some (lora.rank), and {source} is no such run."
@@ -114,7 +115,7 @@ def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
             "--to peft writes adapters as they were trained: leave out --head, --dtype and --adapter."
         )
     base = read_config(found.files / "config.json", PretrainedError)["train"]["init_from"]
-    write_adapter(output, found.stored, found.family, native.load_adapted(found), base)
+    write_adapter(output, found.stored, found.family, native_checkpoint.load_adapted(found), base)
     print(f"{source} -> {output} (peft): adapters of rank {found.stored.lora.rank} for {base}")
 
 

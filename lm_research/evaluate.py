@@ -17,8 +17,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from lm_research import cli, flags
-from lm_research.disk import write_atomically
+from lm_research import cli
+from lm_research.common import flags
+from lm_research.common.disk import write_atomically
 from lm_research.errors import UserError
 
 

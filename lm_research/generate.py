@@ -30,17 +30,18 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
-from lm_research import cli, disk
-from lm_research.data.lines import end_at_line_feed
+from lm_research import cli
+from lm_research.common import disk
+from lm_research.common.documents import json_value
+from lm_research.common.flags import Parser, path_text
+from lm_research.common.flags import whole as whole_number
+from lm_research.common.lines import end_at_line_feed
+from lm_research.common.paths import path_of
+from lm_research.common.streams import failure
 from lm_research.data.sources.files import source_file
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
-from lm_research.documents import json_value
 from lm_research.errors import DataError, UserError, suggest
-from lm_research.flags import Parser, path_text
-from lm_research.flags import whole as whole_number
-from lm_research.paths import path_of
-from lm_research.streams import failure
 
 Message = dict[str, str]
 NEW_TOKENS = 64  # where nothing says how many
@@ -246,7 +247,7 @@ def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str], system: str |
 
 
 def _talk(lm: Any, arguments: dict[str, Any], lines: Iterator[str], system: str | None) -> None:
-    from lm_research.data.chat_template import chat_ids, chat_template
+    from lm_research.tokenizers.chat_template import chat_ids, chat_template
 
     chats = chat_template(lm.tokenizer) is not None
     if system and not chats:

@@ -16,9 +16,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from lm_research import cli, flags
+from lm_research import cli
+from lm_research.common import flags
+from lm_research.common.disk import why, write_atomically
 from lm_research.config import Config
-from lm_research.disk import why, write_atomically
 from lm_research.errors import DONE, ConfigError
 
 # A step that the compiler and the arithmetic put so far apart in memory is said to be in dispute.
@@ -61,7 +62,7 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is loaded: an accelerator that is here stays untouched
     from lm_research.planning import estimate, report, search
     from lm_research.planning.topology import parse_topology
-    from lm_research.starting_point import find_origin, follow
+    from lm_research.run.init_from import find_origin, follow
 
     config = follow(find_origin(config), config)
     topology = parse_topology(args.topology or args.hardware, args.slices)

@@ -26,8 +26,9 @@ from typing import IO, Any
 
 import tqdm
 
-from lm_research import cli, disk, flags
-from lm_research.documents import parse_json, read_bytes, short
+from lm_research import cli
+from lm_research.common import disk, flags
+from lm_research.common.documents import parse_json, read_bytes, short
 from lm_research.errors import DataError, UserError
 
 FORMAT = 2  # of outputs: which rows an input has

@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tqdm
 
-from lm_research import cli, leaving
+from lm_research import cli
 from lm_research import config as config_lib
+from lm_research.common import interrupts
 from lm_research.config import Config
 from lm_research.data import bucket
 from lm_research.data.beam import Beam
 from lm_research.data.corpus import Corpus, open_corpus, read_corpus
+from lm_research.data.inspect import LEGEND, show_row
 from lm_research.data.ngram import baselines
-from lm_research.data.show import LEGEND, show_row
 from lm_research.data.split import PARTS
 from lm_research.data.store import MANIFEST, DamagedStore, TokenStore
 from lm_research.data.verify import Verification
@@ -94,8 +95,8 @@ def prepare(config: Config, workdir: Path, runner: Runner) -> int:
     """Makes the corpus, or finds it; returns the exit code."""
     from lm_research import tasks  # brings jax, which the workers do without
     from lm_research.objectives.base import Objective
-    from lm_research.starting_point import find_origin, follow
-    from lm_research.training.run_directory import aside
+    from lm_research.run.init_from import find_origin, follow
+    from lm_research.run.run_directory import aside
 
     config = follow(find_origin(config), config)
     kind = tasks.asked(config)
@@ -108,7 +109,7 @@ def prepare(config: Config, workdir: Path, runner: Runner) -> int:
         Verification(corpus.stores, config.data.verify if config.data.verify == "off" else "full", _log)
         return corpus
 
-    with leaving.watching("before the corpus was finished"):
+    with interrupts.watching("before the corpus was finished"):
         try:
             corpus = open_whole()
         except DamagedStore as error:

@@ -3,7 +3,7 @@
     lm = lm_research.from_pretrained("bert-base-uncased")
     lm(**lm.tokenizer("Paris is the [MASK] of France."))["logits"]
 
-A directory is one of Hugging Face's format (interop/huggingface.py), a native one (training/native.py), or the
+A directory is one of Hugging Face's format (interop/huggingface.py), a native one (interop/native_checkpoint.py), or the
 directory of a training run.
 """
 
@@ -22,22 +22,21 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lm_research.data.hf_tokenizer import STARTS, load_tokenizer
+from lm_research.common.disk import keeping
+from lm_research.common.paths import path_of
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
 from lm_research.decoding.request import read_texts
-from lm_research.disk import keeping
 from lm_research.errors import PretrainedError, TokenizerError, UserError
-from lm_research.interop import huggingface, sentence_transformers
-from lm_research.interop.sentence_transformers import Embedding
+from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.models import forward as forward_lib
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import family_of
 from lm_research.models.forward import INPUTS, shift_around, shift_right
+from lm_research.models.text_embedding import Embedding
 from lm_research.parallel.mesh import named_mesh
-from lm_research.paths import path_of
-from lm_research.training import native
+from lm_research.tokenizers.hf_tokenizer import STARTS, load_tokenizer
 
 LOG = logging.getLogger("lm_research")
 PathLike = str | os.PathLike
@@ -50,7 +49,7 @@ class LanguageModel:
       config: config.json in the Hugging Face format, with attribute access (`lm.config.hidden_size`).
       definition: architecture and head.
       params: nested dict of arrays; stacked layers have a leading axis.
-      tokenizer: data/hf_tokenizer.py's, or None where the directory holds none.
+      tokenizer: tokenizers/hf_tokenizer.py's, or None where the directory holds none.
       family: its family's name.
       report: what was initialised or left unused when it was read.
       generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
@@ -286,7 +285,7 @@ class LanguageModel:
         """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
         directory = pathlib.Path(directory)
         with keeping(str, directory):
-            native.save(directory, self.definition, self.family, self.params, self._config, self.tokenizer)
+            native_checkpoint.save(directory, self.definition, self.family, self.params, self._config, self.tokenizer)
             self._save_embedding(directory)
 
     def _save_embedding(self, directory: pathlib.Path) -> None:
@@ -385,38 +384,38 @@ def from_pretrained(
     for line in report.lines():
         LOG.warning("%s: %s", directory, line)
     tokenizer = find_tokenizer(found.files)
-    if tokenizer is not None and isinstance(found, native.Native):
-        tokenizer = native.tokenizer_of(tokenizer, definition.arch, definition.head.name, found.objective)
+    if tokenizer is not None and isinstance(found, native_checkpoint.Native):
+        tokenizer = native_checkpoint.tokenizer_of(tokenizer, definition.arch, definition.head.name, found.objective)
     lm = LanguageModel(definition, params, found.family, found.config, tokenizer, report)
     lm.generation_config = decoding_options.load_defaults(found.files)
-    if isinstance(found, native.Native) and lm.head in ("causal_lm", "seq2seq_lm"):
+    if isinstance(found, native_checkpoint.Native) and lm.head in ("causal_lm", "seq2seq_lm"):
         lm.generation_config = decoding_options.token_ids(found.config) | lm.generation_config
     lm.embedding = sentence_transformers.load(found.files)
     return lm
 
 
-Found = huggingface.Pretrained | native.Native
+Found = huggingface.Pretrained | native_checkpoint.Native
 
 
 def inspect(
     directory: pathlib.Path, head: str | None, num_labels: int | None = None, adapter: PathLike | None = None
 ) -> Found:
     """What a directory of any of the three kinds says about its model; raises a PretrainedError like `from_pretrained`."""
-    if not (native.is_native(directory) or native.is_run(directory)):
+    if not (native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)):
         return huggingface.inspect(directory, head, num_labels, adapter and pathlib.Path(adapter))
     if adapter is not None:
         raise PretrainedError(
             f"{directory} is in our own format, to which no peft adapter is added. Write it with convert --to hf first."
         )
-    return native.inspect(directory, head, num_labels)
+    return native_checkpoint.inspect(directory, head, num_labels)
 
 
 def load_params(
     found: Found, mesh: Mesh | None, dtype: str | None, seed: int, fresh_head: bool
 ) -> tuple[Params, huggingface.Report]:
     """Its parameters, see interop/huggingface.py (`fresh_head` is for its files alone: ours tell what fits)."""
-    if isinstance(found, native.Native):
-        return native.load_params(found, mesh, dtype, seed)
+    if isinstance(found, native_checkpoint.Native):
+        return native_checkpoint.load_params(found, mesh, dtype, seed)
     return huggingface.load_params(found, mesh, dtype, seed, fresh_head)
 
 

@@ -10,8 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm_research import cli, flags
-from lm_research.disk import why, write_atomically
+from lm_research import cli
+from lm_research.common import flags
+from lm_research.common.disk import why, write_atomically
 from lm_research.errors import DONE, ConfigError
 from lm_research.reporting import contents, page
 

@@ -25,7 +25,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from lm_research import cli, leaving
+from lm_research import cli
+from lm_research.common import interrupts
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, UserError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.host not in LOCAL and token is None:
         raise UserError(f"--host={args.host} lets others connect: give --token_env or --token_file.")
     _check_address(args.host, args.port)
-    with leaving.watching("before it served"):
+    with interrupts.watching("before it served"):
         config, server = _application(args, token)
     from lm_research.serving.connections import Listener, leave
 

@@ -10,9 +10,9 @@ batch that comes after it and the lines of metrics before it always belong toget
 from __future__ import annotations
 
 if __name__ == "__main__":  # a signal may come while the libraries below are read
-    from lm_research import leaving
+    from lm_research.common import interrupts
 
-    leaving.watch("before the first step", "goes on from there")
+    interrupts.watch("before the first step", "goes on from there")
 
 import contextlib
 import itertools
@@ -27,22 +27,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research import cli, leaving, tasks
+from lm_research import cli, tasks
 from lm_research import config as config_lib
+from lm_research.common import interrupts
+from lm_research.common.disk import keeping, whole
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import mix
 from lm_research.data.order import Examples, Feed, Groups, lengths_of
 from lm_research.data.verify import Verification
-from lm_research.disk import keeping, whole
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, CheckpointError, DataError, NonFiniteLoss, TokenizerError
+from lm_research.interop import native_checkpoint
 from lm_research.models.adapters import adapt, adapters_of
-from lm_research.models.definition import ModelDefinition, flatten, unflatten
+from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
-from lm_research.monitor.held_out import Evaluation
-from lm_research.monitor.meter import Meter, step_size
-from lm_research.monitor.summary import closing_words, deliver, summarise
 from lm_research.objectives.base import Objective
 from lm_research.objectives.encoder_decoder import start_role
 from lm_research.parallel import processes
@@ -50,23 +49,27 @@ from lm_research.parallel.batches import check_batch, local_rows, settle_batch, 
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import RULES, replicated
-from lm_research.starting_point import StartingPoint, find_origin, follow
+from lm_research.run import budget, longer, run_directory
+from lm_research.run.budget import Course
+from lm_research.run.checkpoint import Checkpoints, safe
+from lm_research.run.goodput import Clock, Lives, birth, in_words
+from lm_research.run.held_out import Evaluation
+from lm_research.run.init_from import StartingPoint, find_origin, follow
+from lm_research.run.meter import Meter, step_size
+from lm_research.run.metrics import MetricsWriter, find_gaps, read_metrics
+from lm_research.run.pace import Pace
+from lm_research.run.progress import Log, Progress, Trace, every
+from lm_research.run.recheck import Recheck
+from lm_research.run.signals import StopRequest
+from lm_research.run.summary import closing_words, deliver, summarise
+from lm_research.run.trackers import check_installed
 from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
-from lm_research.training import budget, longer, native, run_directory
-from lm_research.training.budget import Course
-from lm_research.training.checkpoint import Checkpoints, safe
-from lm_research.training.goodput import Clock, Lives, birth, in_words
 from lm_research.training.groups import make_groups
-from lm_research.training.metrics import MetricsWriter, find_gaps, read_metrics
 from lm_research.training.optimizer import make_optimizer, make_schedule
-from lm_research.training.pace import Pace
-from lm_research.training.progress import Log, Progress, Trace, every
-from lm_research.training.recheck import Recheck
-from lm_research.training.signals import StopRequest
 from lm_research.training.state import State, check_room, init_state, state_shardings, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
-from lm_research.training.trackers import check_installed
+from lm_research.trees import flatten, unflatten
 
 
 def main(config: Config, workdir: pathlib.Path) -> int:
@@ -265,7 +268,7 @@ def run(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> in
         batches.close()
         with clock.paused("checkpoint"):
             checkpoints.wait()  # until all is on disk
-        leaving.say("after its last step, with all of them saved")
+        interrupts.say("after its last step, with all of them saved")
     lives.write(int(state["step"]))
     seconds = lives.total() if is_main else None
 
@@ -368,14 +371,14 @@ def checkpoint_files(
 ) -> dict[str, bytes]:
     """What lies beside the arrays in every checkpoint."""
     task, arch, head = isinstance(objective, Task), definition.arch, definition.head.name
-    tokens = native.tokens_of(corpus.tokenizer, arch, head, "" if task else config.objective.name)
+    tokens = native_checkpoint.tokens_of(corpus.tokenizer, arch, head, "" if task else config.objective.name)
     if head == "seq2seq_lm" and not task:
         tokens["decoder_start_token_id"] = corpus.tokenizer.roles[start_role(config)]
-    model = native.describe(definition, config.model.family, origin.config if origin else None, tokens)
+    model = native_checkpoint.describe(definition, config.model.family, origin.config if origin else None, tokens)
     return {
         **corpus.tokenizer.files,
         **(delivery.beside(objective, model, arch) if task else {}),
-        native.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
+        native_checkpoint.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
         "config.json": config_lib.dumps(config).encode(),
         "corpus.json": json.dumps({"digest": corpus.digest}).encode(),
     }

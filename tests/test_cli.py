@@ -36,7 +36,7 @@ def test_main_gets_the_config_and_the_workdir(tmp_path: Path) -> None:
     assert call(lambda config, workdir: seen.append((config, workdir)), QUICKSTART, f"--workdir={tmp_path}/new") == 0
     (config, workdir) = seen[0]
     assert workdir == tmp_path / "new" and not workdir.exists()  # the verb makes it, not the flags
-    assert config == resolve(__import__("lm_research.config_files").config_files.load(QUICKSTART.split("=")[1]))
+    assert config == resolve(__import__("lm_research.config.loading").config.loading.load(QUICKSTART.split("=")[1]))
 
 
 @pytest.mark.parametrize(

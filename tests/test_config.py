@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import pytest
 
-from lm_research import config_files
 from lm_research.config import (
     Config,
     ModelConfig,
@@ -18,6 +17,7 @@ from lm_research.config import (
     default_config,
     describe,
     dumps,
+    loading,
     profile_range,
     replace,
     resolve,
@@ -34,7 +34,7 @@ GOLDEN = ROOT / "tests" / "goldens" / "schema.txt"
 
 
 def shipped(spec: str) -> Config:
-    return resolve(config_files.load(str(ROOT / "configs" / spec)))
+    return resolve(loading.load(str(ROOT / "configs" / spec)))
 
 
 @pytest.mark.parametrize("name", [*SHIPPED, *FINE_TUNING, "quickstart.py:bert", "quickstart.py:gpt"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from train_helpers import ROOT, call, summary
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "data"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "tokenizers"))
 
 from opus_folder import files, golden, write_opus
 

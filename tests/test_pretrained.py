@@ -18,11 +18,11 @@ from interop import golden_models
 
 import lm_research
 from lm_research import convert
-from lm_research.data.hf_tokenizer import HFTokenizer
 from lm_research.errors import PretrainedError, UserError
-from lm_research.models.definition import flatten
 from lm_research.models.families import family_of, model_types, name_of
 from lm_research.pretrained import LanguageModel
+from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from lm_research.trees import flatten
 
 GOLDENS = golden_models.FOLDER
 
@@ -399,7 +399,7 @@ def test_an_averaged_run_gives_its_average(gpt_run: pathlib.Path) -> None:
     assert lm.head == "causal_lm" and lm.family == "gpt2"
     steps = sorted(int(path.name) for path in (gpt_run / "checkpoints").iterdir() if path.name.isdigit())
     manifest = json.loads((gpt_run / "checkpoints" / str(steps[-1]) / "files" / "manifest.json").read_text())
-    from lm_research.training.digest import digest_arrays
+    from lm_research.models.digest import digest_arrays
 
     digests = {f"ema/{path}": digest for path, digest in digest_arrays(lm.params).items()}
     assert digests.items() <= manifest["digests"].items()

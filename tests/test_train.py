@@ -14,7 +14,7 @@ from train_helpers import EVALUATE, LOG, STEPS, Lab, call, checkpoints, metrics,
 
 from lm_research import train
 from lm_research.data.order import Feed
-from lm_research.training import run_directory
+from lm_research.run import run_directory
 
 HERE = pathlib.Path(__file__).parent
 

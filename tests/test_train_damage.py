@@ -18,12 +18,12 @@ import safetensors.numpy
 from train_helpers import Lab, checkpoints, finish, metrics, same, start
 
 import lm_research
-from lm_research import config_files, convert
-from lm_research.config import CheckpointConfig, resolve
+from lm_research import convert
+from lm_research.config import CheckpointConfig, loading, resolve
 from lm_research.data import verify
 from lm_research.data.corpus import corpus_folder
 from lm_research.errors import PretrainedError
-from lm_research.training.checkpoint import Checkpoints
+from lm_research.run.checkpoint import Checkpoints
 
 # What Orbax's threads say of damaged arrays after the error itself has been told.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -37,7 +37,7 @@ def flip(path: pathlib.Path) -> None:
 
 def corpus_of(run: pathlib.Path) -> str:
     """The name of a run's corpus in the cache, where those of other tests lie too."""
-    return corpus_folder(resolve(config_files.load(str(run))), run).name
+    return corpus_folder(resolve(loading.load(str(run))), run).name
 
 
 def largest(checkpoint: pathlib.Path) -> pathlib.Path:

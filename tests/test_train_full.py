@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from train_helpers import Lab, checkpoints, same, unfinished
 
-from lm_research import disk
+from lm_research.common import disk
 from lm_research.errors import UserError
 from lm_research.parallel import processes
-from lm_research.training import checkpoint, metrics, progress
+from lm_research.run import checkpoint, metrics, progress
 
 
 def refused(*_: Any, **__: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lm_research
-from lm_research.models.definition import flatten
+from lm_research.trees import flatten
 
 STEPS = ("--config.train.num_steps=2", "--config.eval.every_steps=0", "--config.optimizer.learning_rate=0.0")
 

@@ -11,7 +11,7 @@ import pytest
 from train_helpers import checkpoints, same, summary
 
 import lm_research
-from lm_research.models.definition import flatten
+from lm_research.trees import flatten
 
 LORA = ("--config.lora.rank=2", "--config.optimizer.learning_rate=0.01", "--config.lora.dropout=0.1")
 STEPS = ("--config.train.num_steps=8", "--config.checkpoint.every_steps=4", "--config.eval.every_steps=0")

@@ -19,7 +19,7 @@ from unittest import mock
 import jax
 
 from lm_research import cli, compare, train
-from lm_research.monitor import meter
+from lm_research.run import meter
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, LOG, SAVE, EVALUATE = 20, 7, 6, 10  # no two of them meet before the end, so every kind of resume occurs

@@ -12,8 +12,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from lm_research import config_files
-from lm_research.config import Config, replace, resolve
+from lm_research.config import Config, loading, replace, resolve
 from lm_research.errors import UserError
 from lm_research.planning.estimate import Plan
 from lm_research.planning.search import search
@@ -49,9 +48,9 @@ def configs() -> Iterator[tuple[str, Config]]:
     """Name and config of each run; the quick start, which is made for a laptop, is left out."""
     for path in sorted(CONFIGS.glob("*.py")):
         if path.name != "quickstart.py":
-            yield path.stem, resolve(config_files.load(str(path)))
+            yield path.stem, resolve(loading.load(str(path)))
     for name, (file, sizes, batch) in GIANTS.items():
-        config = resolve(config_files.load(str(CONFIGS / file)))
+        config = resolve(loading.load(str(CONFIGS / file)))
         yield name, replace(config, model=sizes, train={"batch_size": batch})
 
 

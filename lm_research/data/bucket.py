@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from lm_research.common.paths import path_of
 from lm_research.data.sources.files import DRIVERS, is_remote
 from lm_research.data.store import publish
 from lm_research.errors import DataError
-from lm_research.paths import path_of
 
 LIST = "files.json"
 _PIECE = 16 * 2**20  # bytes copied at once

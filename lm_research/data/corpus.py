@@ -24,19 +24,19 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import lm_research
+from lm_research.common.disk import why
 from lm_research.config import Config
 from lm_research.data import bucket, mixture, sources, store
 from lm_research.data.cleaning import Cleaner
-from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.split import PARTS, TRAIN, Choice, choose
 from lm_research.data.spool import Spool, spool
 from lm_research.data.store import TokenStore
 from lm_research.data.tokenise import tokenise
-from lm_research.data.tokenizer import TextTokenizer
-from lm_research.data.tokenizer_training import learn_tokenizer
 from lm_research.data.workers import Processes, Runner, WorkerDied
-from lm_research.disk import why
 from lm_research.errors import DataError, TokenizerError, UserError
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.tokenizer_training import learn_tokenizer
 
 Log = Callable[[str], None]
 # From a title and what it counts to, if known, to a context that gives a function to be told of progress.

@@ -9,7 +9,7 @@ import numpy as np
 
 from lm_research.data.sentences import split_documents
 from lm_research.data.store import Piece
-from lm_research.data.tokenizer import TextTokenizer
+from lm_research.tokenizers.base import TextTokenizer
 
 
 def encode_documents(documents: Sequence[str], tokenizer: TextTokenizer, keep_newlines: bool, source: int = 0) -> Piece:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from lm_research.common.documents import whole_number
 from lm_research.config import DataConfig
 from lm_research.data.order import Examples
 from lm_research.data.random import permute
 from lm_research.data.store import TokenStore
-from lm_research.documents import whole_number
 from lm_research.errors import ConfigError, suggest
 
 BLOCK = 65_536  # rows; shares are kept to one part in this

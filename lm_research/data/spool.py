@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.common.disk import whole
 from lm_research.config import CleanConfig, Config, DataConfig
 from lm_research.data import sources
 from lm_research.data.cleaning import REASONS, Cleaner, near_duplicates, scrub
 from lm_research.data.sources.problems import Problems
 from lm_research.data.workers import Runner
-from lm_research.disk import whole
 from lm_research.errors import DataError
 
 SHARD_CHARACTERS = 1_000_000

@@ -28,10 +28,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from lm_research.disk import naming
-from lm_research.documents import json_value
+from lm_research.common.disk import naming
+from lm_research.common.documents import json_value
+from lm_research.common.paths import odd_file
 from lm_research.errors import DataError, prepare_again
-from lm_research.paths import odd_file
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.common.disk import whole
 from lm_research.data.encode import encode_documents
-from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.split import PARTS, Choice
 from lm_research.data.spool import Advance, Spool
 from lm_research.data.store import Piece
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.workers import Runner
-from lm_research.disk import whole
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
 
 _ARRAYS = ("tokens", "sentence_lengths", "document_lengths")
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_research.common.paths import open_file
 from lm_research.data.store import DamagedStore, TokenStore, damaged, of_the_machine
 from lm_research.errors import UserError
-from lm_research.paths import open_file
 
 WHOLE = 2**30  # bytes of all stores of a run up to which auto reads them whole
 SAMPLE = 16  # blocks that it reads of larger ones before the run begins

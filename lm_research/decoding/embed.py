@@ -16,9 +16,9 @@ import numpy as np
 
 from lm_research.decoding.request import read_texts
 from lm_research.errors import UserError
-from lm_research.interop.sentence_transformers import SIMILARITIES, Dense, Embedding
 from lm_research.models import forward
 from lm_research.models.definition import ModelDefinition, Params
+from lm_research.models.text_embedding import SIMILARITIES, Dense, Embedding
 
 
 def embed(

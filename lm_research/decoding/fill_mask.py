@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import Tokenizer
 from lm_research.models.definition import ModelDefinition
 from lm_research.parallel.batches import to_host
 from lm_research.parallel.rules import replicated
+from lm_research.tokenizers.base import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

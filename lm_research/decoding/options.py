@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from lm_research import paths
+from lm_research.common import paths
+from lm_research.common.disk import write_atomically
+from lm_research.common.documents import Object, read_json, short
+from lm_research.common.texts import is_text
 from lm_research.decoding.processors import words
-from lm_research.disk import write_atomically
-from lm_research.documents import Object, read_json, short
 from lm_research.errors import PretrainedError, UserError, suggest
-from lm_research.texts import is_text
 
 LOG = logging.getLogger("lm_research")
 FILE = "generation_config.json"

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.data.run_tokenizer import with_special_tokens
-from lm_research.data.tokenizer_spec import in_use
+from lm_research.common.texts import whole
 from lm_research.decoding.prompts import bucket
 from lm_research.errors import UserError
-from lm_research.texts import whole
+from lm_research.tokenizers.run_tokenizer import with_special_tokens
+from lm_research.tokenizers.spec import in_use
 
 HEADS = ("masked_lm", "pretraining")
 

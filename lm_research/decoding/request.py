@@ -10,9 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_research.data.framing import ids_within
-from lm_research.data.languages import spoken
-from lm_research.data.run_tokenizer import with_special_tokens
+from lm_research.common.texts import whole
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import TOKENS, Lengths, Options, make_filters, make_options, make_rules
@@ -30,7 +28,9 @@ from lm_research.decoding.prompts import (
 from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
 from lm_research.parallel.hardware import free_bytes
-from lm_research.texts import whole
+from lm_research.tokenizers.languages import spoken
+from lm_research.tokenizers.run_tokenizer import with_special_tokens
+from lm_research.tokenizers.special_tokens import ids_within
 
 HEADS = ("causal_lm", "seq2seq_lm")
 

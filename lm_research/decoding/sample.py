@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.data.tokenizer import Tokenizer
 from lm_research.models.definition import ModelDefinition
 from lm_research.parallel.batches import to_host
+from lm_research.tokenizers.base import Tokenizer
 
 
 class Sampler:

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 
 from lm_research.config import Config, resolve
+from lm_research.config.run_files import read_config
 from lm_research.data.order import Feed
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.data.verify import Verification
 from lm_research.errors import ConfigError, DataError
 from lm_research.evaluation.suite import Entry
+from lm_research.interop import native_checkpoint
 from lm_research.parallel.batches import local_rows, to_global
 from lm_research.pretrained import LanguageModel, from_pretrained
-from lm_research.run_files import read_config
 from lm_research.tasks import TASKS, delivery
 from lm_research.tasks.labelled import Labelled, Reader, Row, open_labelled
 from lm_research.tasks.records import Record
 from lm_research.tasks.tagging import COUNT_AS_O
-from lm_research.training import native
+from lm_research.tokenizers.base import TextTokenizer
 from lm_research.training.step import make_eval_step
 
 LOG = logging.getLogger("lm_research")
@@ -50,7 +50,7 @@ class LabelledJudge:
     ) -> None:
         """Reads the model and the records; raises a UserError where they do not fit."""
         exported = path / "model"  # what a fine-tuning run leaves beside its checkpoints: the best of them
-        directory = exported if native.is_run(path) and exported.is_dir() else path
+        directory = exported if native_checkpoint.is_run(path) and exported.is_dir() else path
         kind = TASKS[entry.task]
         lm = from_pretrained(directory, dtype=dtype, mesh=mesh)
         config = task_config(entry, lm, path, directory, batch_size)
@@ -98,7 +98,7 @@ def task_config(
 ) -> Config:
     """The config that a fine-tuning run on these records would have, as far as reading and scoring them goes."""
     longest, length = lm.definition.arch.max_length or 0, entry.max_length
-    own = read_config(path / "config.json") if native.is_run(path) else {}
+    own = read_config(path / "config.json") if native_checkpoint.is_run(path) else {}
     if not length and own:
         length = own["data"]["max_length"]
     if not length:

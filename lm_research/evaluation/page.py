@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.disk import write_atomically
+from lm_research.common.disk import write_atomically
 from lm_research.evaluation import charts
 from lm_research.evaluation.runner import Plan
 from lm_research.evaluation.scorers import OneLabel, Pairs, Scorer, SeveralLabels, Tags, Value

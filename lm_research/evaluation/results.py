@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from lm_research.data.lines import split_lines
-from lm_research.disk import write_atomically
-from lm_research.documents import Count, Finite, check, check_fields, parse_json, read_bytes, read_json
+from lm_research.common.disk import write_atomically
+from lm_research.common.documents import Count, Finite, check, check_fields, parse_json, read_bytes, read_json
+from lm_research.common.lines import split_lines
 from lm_research.errors import DataError
 from lm_research.evaluation import statistics
 from lm_research.evaluation.runner import AGAIN, Plan, read_made_from

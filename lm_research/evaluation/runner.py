@@ -21,18 +21,18 @@ import numpy as np
 import tqdm
 from msgspec import Meta
 
+from lm_research.common.disk import keeping, whole, write_atomically
+from lm_research.common.documents import Object, Size, check, read_json
 from lm_research.config import MeshConfig, resolve
-from lm_research.disk import keeping, whole, write_atomically
-from lm_research.documents import Object, Size, check, read_json
 from lm_research.errors import DataError, UserError, not_downloaded
 from lm_research.evaluation.labelled import LabelledJudge
 from lm_research.evaluation.language_modelling import LanguageJudge
 from lm_research.evaluation.minimal_pairs import PairsJudge
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.mesh import make_mesh
+from lm_research.run.run_directory import lock
 from lm_research.tasks import TASKS
 from lm_research.tasks.records import fingerprint
-from lm_research.training.run_directory import lock
 
 AGAIN = "Restore it, or evaluate again into another --output."
 _SAVE_SECONDS = 10.0  # of work that a kill may cost

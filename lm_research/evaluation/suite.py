@@ -20,11 +20,10 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from lm_research import config_files
-from lm_research.config import TaskConfig, resolve
-from lm_research.documents import check, parse_yaml, read_json, read_yaml, short
+from lm_research.common.documents import check, parse_yaml, read_json, read_yaml, short
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, path_of
+from lm_research.config import TaskConfig, loading, resolve
 from lm_research.errors import ConfigError, suggest
-from lm_research.paths import FILE, FOLDER, NOTHING, kind, path_of
 
 _SHIPPED = "suites"
 _TFDS = "tfds:"
@@ -104,7 +103,7 @@ def _read(path: pathlib.Path) -> Any:
     if path.suffix == ".py":
         if kind(path) != FILE:
             raise ConfigError(f"{path} is {kind(path)}. Give a file.")
-        with config_files.blamed(path):
+        with loading.blamed(path):
             return {"tasks": runpy.run_path(str(path.resolve())).get("TASKS")}
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise ConfigError(f"{path} is no suite: one is a .yaml, .json or .py file.")

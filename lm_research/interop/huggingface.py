@@ -1,6 +1,6 @@
 """Directories of Hugging Face models: config.json and weights, to and from a ModelDefinition and its parameters.
 
-Format: https://huggingface.co/docs/transformers, what `save_pretrained` writes. Tokenizers are data/hf_tokenizer.py's.
+Format: https://huggingface.co/docs/transformers, what `save_pretrained` writes. Tokenizers are tokenizers/hf_tokenizer.py's.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lm_research.disk import write_atomically
-from lm_research.documents import short
+from lm_research.common.disk import write_atomically
+from lm_research.common.documents import short
 from lm_research.errors import PretrainedError, suggest
 from lm_research.interop import model_config, peft, quantised, tied_tables, zero_biases
 from lm_research.interop.model_config import read_config
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models.architecture import Architecture
-from lm_research.models.definition import ModelDefinition, Params, define, flatten, unflatten
+from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import DEFAULT_HEADS, family_of, name_of
 from lm_research.models.families.common import FIX, Weight
 from lm_research.models.heads import HEADS, Head
 from lm_research.models.limits import flaw
 from lm_research.parallel.rules import tree_shardings
+from lm_research.trees import flatten, unflatten
 
 STACKS = ("encoder", "decoder", "memory_projection")
 

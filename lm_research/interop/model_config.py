@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from lm_research.documents import Object, read_json, short
+from lm_research.common.documents import Object, read_json, short
 from lm_research.errors import PretrainedError, not_downloaded, suggest
 from lm_research.models.families.common import FIX, check_others
 from lm_research.models.forward import PROBLEM_TYPES

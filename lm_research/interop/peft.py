@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.documents import Finite, Object, Size, check_fields, read_json, short
+from lm_research.common.documents import Finite, Object, Size, check_fields, read_json, short
+from lm_research.common.paths import NOTHING, kind
 from lm_research.errors import PretrainedError, not_downloaded
 from lm_research.interop import quantised
 from lm_research.interop.stored import StoredTensor
 from lm_research.interop.tensor_files import TensorSource, open_file
-from lm_research.paths import NOTHING, kind
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 OLD_WEIGHTS = "adapter_model.bin"

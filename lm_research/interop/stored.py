@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.documents import json_value
+from lm_research.common.documents import json_value
 from lm_research.errors import PretrainedError
 
 MAX_RANK = 32

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_research.documents import read_bytes
+from lm_research.common.documents import read_bytes
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
 from lm_research.errors import PretrainedError
 from lm_research.interop import flax_file
 from lm_research.interop.flax_file import read_flax
@@ -17,7 +18,6 @@ from lm_research.interop.safetensors_file import read_safetensors
 from lm_research.interop.stored import MAX_JSON_BYTES, StoredTensor, damaged, parse_json
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.interop.torch_file import read_torch
-from lm_research.paths import FILE, FOLDER, NOTHING, kind
 
 __all__ = ["TensorSource", "open_tensors", "write_tensors"]
 

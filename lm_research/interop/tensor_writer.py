@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lm_research.disk import size, why
+from lm_research.common.disk import size, why
 from lm_research.errors import PretrainedError
 from lm_research.interop.safetensors_file import METADATA, file_order, header_of
 

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_research.models.definition import ModelDefinition, define, flatten
+from lm_research.models.definition import ModelDefinition, define
+from lm_research.trees import flatten
 
 
 def missing_biases(

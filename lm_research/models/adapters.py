@@ -24,9 +24,10 @@ from flax import nnx
 
 from lm_research.config import LoraConfig
 from lm_research.errors import ConfigError
-from lm_research.models.definition import ModelDefinition, Params, flatten, unflatten
+from lm_research.models.definition import ModelDefinition, Params
 from lm_research.models.heads import Model
 from lm_research.models.layers import Dense
+from lm_research.trees import flatten, unflatten
 
 A, B = "lora_a", "lora_b"
 

@@ -17,6 +17,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.heads import Head, Model
+from lm_research.trees import flatten
 
 Params = dict[str, Any]
 
@@ -64,24 +65,6 @@ class ModelDefinition:
     @property
     def num_params(self) -> int:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """Nested dicts as one: "a/b/c" -> leaf."""
-    pairs = jax.tree_util.tree_leaves_with_path(tree)
-    return {"/".join(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in pairs}
-
-
-def unflatten(leaves: Mapping[str, Any]) -> Params:
-    """The inverse of `flatten`."""
-    tree: Params = {}
-    for path, leaf in leaves.items():
-        *parents, last = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = leaf
-    return tree
 
 
 def define(arch: Architecture, head: Head) -> ModelDefinition:

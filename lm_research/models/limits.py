@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lm_research.documents import Count, Rate, Size, is_finite
+from lm_research.common.documents import Count, Rate, Size, is_finite
 from lm_research.models.architecture import Architecture
 from lm_research.models.heads import HEADS, Head
 from lm_research.models.layers import ACTIVATIONS

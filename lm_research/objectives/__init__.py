@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from lm_research.config import Config, ModelConfig
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError, suggest
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
@@ -16,6 +15,7 @@ from lm_research.objectives.prefix_lm import PrefixLanguageModel
 from lm_research.objectives.replaced_token import ReplacedTokenDetection
 from lm_research.objectives.seq2seq import SequenceToSequence
 from lm_research.objectives.span_corruption import SpanCorruption
+from lm_research.tokenizers.base import TextTokenizer
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "masked_lm": MaskedLanguageModel,

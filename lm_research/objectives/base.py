@@ -14,10 +14,10 @@ from lm_research.config import Config
 from lm_research.data.corpus import Corpus, open_corpus
 from lm_research.data.order import Examples
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import define_model
+from lm_research.tokenizers.base import TextTokenizer
 
 Batch = dict[str, jax.Array]
 # Metric name -> sum over the batch. Each is divided by the total named by its weight to give the metric.

@@ -19,10 +19,10 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.random import uniform
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.packing import split_documents
 from lm_research.objectives.rows import copy_pieces, ragged, ragged_uniform, smallest
+from lm_research.tokenizers.base import TextTokenizer
 
 
 def poisson_ends(mean: float) -> np.ndarray:

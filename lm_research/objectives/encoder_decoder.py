@@ -15,12 +15,12 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, NextTokenObjective, Sums
 from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
+from lm_research.tokenizers.base import TextTokenizer
 
 
 class Texts(NamedTuple):

@@ -19,7 +19,6 @@ import numpy as np
 from lm_research.config import Config, ObjectiveConfig
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch, Objective, Sums
@@ -28,6 +27,7 @@ from lm_research.objectives.masking import Masking, check_masking, num_masked
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of, split_documents
 from lm_research.objectives.pairs import TRUNCATE, PairReader, Segments
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
+from lm_research.tokenizers.base import TextTokenizer
 
 
 def pair_kind(config: ObjectiveConfig) -> str:

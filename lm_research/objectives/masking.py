@@ -19,9 +19,9 @@ import numpy as np
 
 from lm_research.config import ObjectiveConfig
 from lm_research.data.random import uniform
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError
 from lm_research.objectives.rows import positions_of, smallest
+from lm_research.tokenizers.base import TextTokenizer
 
 # Runs of more tokens without a word's beginning are text of a script without spaces: there each token is a word.
 LONGEST_WORD = 10

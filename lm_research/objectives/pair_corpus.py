@@ -19,12 +19,12 @@ import numpy as np
 from lm_research.config import Config, DataConfig
 from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus, read_corpus
-from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sources import fingerprint, read_documents
 from lm_research.data.sources.files import find_files
-from lm_research.data.tokenizer import TextTokenizer
-from lm_research.data.tokenizer_training import make_tokenizer
 from lm_research.errors import ConfigError, DataError
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.tokenizer_training import make_tokenizer
 
 Pair = tuple[str, str]
 FORMAT = 2  # of the folder and of everything that decides its content

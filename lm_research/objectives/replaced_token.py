@@ -22,7 +22,6 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
@@ -31,6 +30,7 @@ from lm_research.objectives.base import Batch, Sums
 from lm_research.objectives.cross_entropy import SLICE_ROWS, token_loss
 from lm_research.objectives.masked_lm import MaskedPairs, MaskedTokenObjective, encode
 from lm_research.objectives.masking import check_masking
+from lm_research.tokenizers.base import TextTokenizer
 
 OWN = ("projection",)  # parts of the embeddings that depend on a stack's width and are not shared
 

@@ -14,14 +14,14 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
-from lm_research.data.framing import Frame
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.pair_corpus import open_pairs
 from lm_research.objectives.rows import copy_pieces
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.special_tokens import Frame
 
 
 def rooms(config: Config) -> tuple[int, int]:

@@ -18,12 +18,12 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import ConfigError, TokenizerError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.packing import Pieces, split_documents
 from lm_research.objectives.rows import copy_pieces, positions_of, smallest
+from lm_research.tokenizers.base import TextTokenizer
 
 
 def count_spans(length: np.ndarray, rate: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:

@@ -20,8 +20,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from lm_research.common.documents import whole_number
 from lm_research.config import MeshConfig
-from lm_research.documents import whole_number
 from lm_research.errors import MeshError, suggest
 
 AXES = ("data", "fsdp", "context", "tensor")

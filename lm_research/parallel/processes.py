@@ -28,8 +28,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lm_research import leaving
-from lm_research.documents import whole_number
+from lm_research.common import interrupts
+from lm_research.common.documents import whole_number
 from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD, UserError
 from lm_research.parallel.peers import Peers, heartbeats_end
 from lm_research.parallel.roll_call import PodError, roll_call
@@ -40,7 +40,7 @@ HEARTBEAT = ("LM_RESEARCH_HEARTBEAT_SECONDS", 60.0)  # a process that is silent 
 STEP = ("LM_RESEARCH_STEP_SECONDS", 1800.0)  # between two steps, with an evaluation or a compilation between them
 BUILD = ("LM_RESEARCH_BUILD_SECONDS", 86400.0)  # for process 0 to do what the others wait for: a corpus
 _PREEMPTION = "jax_enable_preemption_service"
-_LEAVING = "lm_research/leaving"  # a key that a process sets when it leaves before the first step
+_LEAVING = "lm_research/interrupted"  # a key that a process sets when it leaves before the first step
 _LOOK = 0.2  # seconds between looks at it
 # What a collective says once a process that it waits for is gone (gloo, NCCL, and jax.distributed's own service).
 _LOST = (
@@ -178,7 +178,7 @@ def _leave_together() -> None:
     from jax._src.distributed import global_state
 
     while global_state.client is not None and global_state.preemption_sync_manager is None:
-        if leaving.asked():
+        if interrupts.asked():
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 global_state.client.key_value_set(_LEAVING, "", allow_overwrite=True)
             return
@@ -187,7 +187,7 @@ def _leave_together() -> None:
                 0 if jax.process_index() else 5 * _LOOK
             )  # who left is still there for a moment, and needs process 0
             _peers[-1].ends(jax.process_index(), STOPPED_BY_SIGNAL)
-            leaving.leave()
+            interrupts.leave()
         time.sleep(_LOOK)
 
 
@@ -218,8 +218,8 @@ def agree_on_stops() -> None:
 
 def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
     """Says why, on standard error and in this process's log, and ends the process without waiting for anybody."""
-    if isinstance(error, leaving.Left):
-        leaving.tell()
+    if isinstance(error, interrupts.Left):
+        interrupts.tell()
         _peers[-1].ends(place.process_id, STOPPED_BY_SIGNAL)
         time.sleep(2 * _LOOK if place.process_id else 4 * _LOOK)  # the others learn of it, from process 0
         os._exit(STOPPED_BY_SIGNAL)
@@ -242,9 +242,9 @@ def _leave_lost(place: Place, workdir: pathlib.Path) -> None:
     """Ends this process because another one is lost; in any thread, whatever the main thread waits for."""
     silent = _peers[-1].silent()
     news = _peers[-1].news if silent is not None else _peers[-1].wait(5 * _LOOK)  # process 0 may know more
-    if leaving.asked() or (news is not None and news.code == STOPPED_BY_SIGNAL):
+    if interrupts.asked() or (news is not None and news.code == STOPPED_BY_SIGNAL):
         _peers[-1].ends(place.process_id, STOPPED_BY_SIGNAL)
-        leaving.leave()
+        interrupts.leave()
     code = STOPPED_BY_SIGNAL
     if news is not None and news.code is not None:
         code = news.code

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lm_research.data.run_tokenizer import with_special_tokens
+from lm_research.common.texts import whole
 from lm_research.decoding.options import fits
 from lm_research.errors import UserError, suggest
 from lm_research.pretrained import LanguageModel
-from lm_research.texts import whole
+from lm_research.tokenizers.run_tokenizer import with_special_tokens
 
 _NARROWEST = 32  # tokens; rows are padded to this, or twice, four times ... as many
 _CUT = "Texts are cut at the model's length and padded as a batch needs it: leave it out."

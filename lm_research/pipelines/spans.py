@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.data.framing import model_frame
-from lm_research.data.windows import Window, windows, word_windows
 from lm_research.errors import UserError
 from lm_research.pipelines.base import Pipeline, flaw, label_names, softmax
+from lm_research.tokenizers.special_tokens import model_frame
+from lm_research.tokenizers.windows import Window, windows, word_windows
 
 _Widen = Callable[[int, int], tuple[int, int]]
 AGGREGATIONS = ("none", "simple", "first", "average", "max")

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lm_research.data.chat_template import chat_ids
 from lm_research.decoding.options import NAMES
 from lm_research.decoding.request import encode, settle
 from lm_research.pipelines.base import Pipeline
+from lm_research.tokenizers.chat_template import chat_ids
 
 Message = dict[str, str]
 _ARGUMENTS = (*(name for name in NAMES if name != "return_dict_in_generate"), "assistant_model")  # of lm.generate

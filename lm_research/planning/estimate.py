@@ -18,7 +18,6 @@ from jax.sharding import AbstractMesh, AxisType
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.models.adapters import is_adapter
 from lm_research.models.attention import in_kernels
-from lm_research.models.definition import flatten
 from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, settle_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
@@ -28,6 +27,7 @@ from lm_research.planning.traffic import Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.state import init_state, state_shardings
+from lm_research.trees import flatten
 
 FLOAT32 = 4
 # Products in float32 are six bfloat16 ones on a TPU (jax's precision "float32", which training asks for); NVIDIA's

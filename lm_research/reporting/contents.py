@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.common.paths import kind
 from lm_research.errors import UserError
-from lm_research.paths import kind
 from lm_research.reporting import curves, scaling
 from lm_research.reporting.runs import Run, named, names_of, read_run
 from lm_research.reporting.studies import FILE, Study, read_study
-from lm_research.training.run_directory import FREE_KEYS
+from lm_research.run.run_directory import FREE_KEYS
 
 MAX_TRIALS = 12  # of a study whose curves are drawn, the best ones
 MAX_SAMPLES = 12  # evaluations of a run whose samples are shown

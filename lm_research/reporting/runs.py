@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_research import run_files
-from lm_research.config import by_key
-from lm_research.documents import read_json
+from lm_research.common.documents import read_json
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
+from lm_research.config import by_key, run_files
 from lm_research.errors import CheckpointError, UserError
-from lm_research.paths import FILE, FOLDER, NOTHING, kind
-from lm_research.training.goodput import total_time
+from lm_research.run.goodput import total_time
 
 _SAMPLES_AFTER = re.compile(r"held-out after step ([0-9]{1,10}):")
 _TIME_OF_A_LINE = 20  # letters of log.txt before the text: "2026-01-31 12:34:56 "

@@ -17,7 +17,7 @@ import numpy as np
 from msgspec import Meta
 from scipy.stats import rankdata
 
-from lm_research.documents import Count, read_json, short
+from lm_research.common.documents import Count, read_json, short
 from lm_research.errors import DataError
 
 FILE = "study.json"

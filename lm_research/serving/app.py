@@ -27,10 +27,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lm_research.data.chat_template import chat_template
 from lm_research.decoding.embed import prompted
 from lm_research.errors import UserError
-from lm_research.interop.sentence_transformers import Embedding
+from lm_research.models.text_embedding import Embedding
 from lm_research.pipelines import PIPELINES, pipeline
 from lm_research.pipelines.writing import TextGeneration, TextToText
 from lm_research.serving import bodies, messages
@@ -42,6 +41,7 @@ from lm_research.serving.metrics import Metrics
 from lm_research.serving.replies import problem
 from lm_research.serving.room import rows_at_once
 from lm_research.serving.writing import Writing
+from lm_research.tokenizers.chat_template import chat_template
 
 LOG = logging.getLogger("lm_research")
 PAGE = pathlib.Path(__file__).with_name("page.html")

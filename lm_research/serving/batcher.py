@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.data.framing import ids_within
 from lm_research.decoding.options import Lengths, Options, make_rules
 from lm_research.decoding.prompts import names
 from lm_research.decoding.request import encode, engine_of, settle
 from lm_research.decoding.streaming import TextStream
 from lm_research.errors import UserError
 from lm_research.serving.slots import NEUTRAL, PENALTIES, Slots
+from lm_research.tokenizers.special_tokens import ids_within
 
 LOG = logging.getLogger("lm_research")
 SAMPLE = 16  # characters for each token that there is room for, which are read first of a longer text

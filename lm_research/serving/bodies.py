@@ -9,7 +9,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from lm_research.documents import json_value
+from lm_research.common.documents import json_value
 
 
 async def receive(request: Request, most: int, seconds: float) -> bytes:

@@ -9,11 +9,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from lm_research.data.chat_template import chat_text
 from lm_research.errors import UserError, suggest
 from lm_research.serving.alone import ARGUMENTS
 from lm_research.serving.batcher import Conversation
 from lm_research.serving.slots import BEST, BIASES, NEUTRAL
+from lm_research.tokenizers.chat_template import chat_text
 
 _NUMBER = (int, float)
 _SHARED = {  # field -> type; None is always taken as not given

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lm_research import config_files, disk, run_files
-from lm_research.documents import is_finite
+from lm_research.common import disk
+from lm_research.common.documents import is_finite
+from lm_research.config import loading, run_files
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, USER_MISTAKE, CheckpointError
+from lm_research.run import run_directory
+from lm_research.run.metrics import read_metrics
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
 from lm_research.sweeping.sweep import Sweep
-from lm_research.training import run_directory
-from lm_research.training.metrics import read_metrics
 
 # A process that dies without a word of its own (out of memory, pre-empted) is started again, but not after so many deaths at one step.
 DEATHS = 3
@@ -63,7 +64,7 @@ class Workers:
         self.sweep, self.workdir, self.storage, self.log = sweep, workdir, storage, log
         self.environment, self.stop = environment, threading.Event()
         self.launch = launch or (lambda arguments, _: [sys.executable, "-m", sweep.module, *arguments])
-        own_cache = config_files.load(sweep.config).data.cache_dir or "data.cache_dir" in sweep.values({})
+        own_cache = loading.load(sweep.config).data.cache_dir or "data.cache_dir" in sweep.values({})
         # One folder for corpora and tokenizers, so that trials that read the same build it once.
         self.shared = [] if own_cache else [f"--config.data.cache_dir={cache or workdir / 'cache'}"]
         self._errors: list[BaseException] = []

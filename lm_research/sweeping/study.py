@@ -21,10 +21,10 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from lm_research.disk import number_of, told, write_atomically
+from lm_research.common.disk import number_of, told, write_atomically
 from lm_research.errors import ConfigError, UserError
+from lm_research.run.trackers import redacted
 from lm_research.sweeping.sweep import Choice, Sweep, config_digest
-from lm_research.training.trackers import redacted
 
 try:
     import optuna

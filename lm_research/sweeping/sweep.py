@@ -17,12 +17,12 @@ import numpy as np
 from msgspec import Meta
 
 from lm_research import config as config_lib
-from lm_research import config_files
-from lm_research.documents import Count, check_fields, is_finite, short
+from lm_research.common.documents import Count, check_fields, is_finite, short
+from lm_research.common.paths import FILE, path_of
+from lm_research.common.paths import kind as kind_of
+from lm_research.common.texts import is_text
+from lm_research.config import loading
 from lm_research.errors import ConfigError, suggest
-from lm_research.paths import FILE, path_of
-from lm_research.paths import kind as kind_of
-from lm_research.texts import is_text
 
 METHODS = ("grid", "random", "tpe", "list")
 MOST = 100_000  # trials of a study
@@ -254,7 +254,7 @@ def config_digest(sweep: Sweep, params: Mapping[str, Any]) -> str:
     Raises:
       ConfigError: the values cannot be used.
     """
-    loaded = config_files.load(sweep.config)
+    loaded = loading.load(sweep.config)
     for key, value in sweep.values(params).items():
         section, _, name = key.rpartition(".")
         node = loaded[section] if section else loaded
@@ -272,14 +272,14 @@ def load(path: str) -> Sweep:
         raise ConfigError(
             f"--sweep={path}: {f'it is {found}' if found else 'there is no such file'}. Give one with a get_sweep(), for example experiments/lr/sweep.py."
         )
-    with config_files.blamed(file):
+    with loading.blamed(file):
         made = runpy.run_path(str(file.resolve()))
         if "get_sweep" not in made:
             raise ConfigError("it has no get_sweep().")
         sweep = made["get_sweep"]()
     if not isinstance(sweep, Sweep):
         raise ConfigError(f"--sweep={path}: get_sweep() returned a {type(sweep).__name__}, not a Sweep.")
-    train = config_files.load(sweep.config).train
+    train = loading.load(sweep.config).train
     if sweep.rungs and (train.budget or train.num_epochs):
         raise ConfigError(
             f"--sweep={path} has rungs, which are steps, and {sweep.config} sets train.budget={train.budget!r} and train.num_epochs="

@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.common.documents import json_value
 from lm_research.config import Config
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
-from lm_research.documents import json_value
 from lm_research.errors import ConfigError, DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
@@ -28,6 +27,7 @@ from lm_research.tasks.base import Rows, Task, one_by_one, real, text_of, total_
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
+from lm_research.tokenizers.base import TextTokenizer
 
 # Target -> its metrics.
 METRICS = {

@@ -10,14 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_research.data.tokenizer import write_files
-from lm_research.disk import number_of, whole
+from lm_research.common.disk import number_of, whole
 from lm_research.errors import PretrainedError
-from lm_research.interop import huggingface
+from lm_research.interop import huggingface, native_checkpoint
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params
 from lm_research.tasks.base import Task, real
-from lm_research.training import native
+from lm_research.tokenizers.base import write_files
 
 _PROBLEMS = {
     "label": "single_label_classification",
@@ -84,13 +83,13 @@ def export(
     """Writes the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it."""
     directory.mkdir(parents=True, exist_ok=True)
     task.write_beside(directory, definition.arch)
-    tokens = native.tokens_of(task.tokenizer, definition.arch, definition.head.name)
-    config = hf_labels(task, native.describe(definition, family, config, tokens)["config"])
+    tokens = native_checkpoint.tokens_of(task.tokenizer, definition.arch, definition.head.name)
+    config = hf_labels(task, native_checkpoint.describe(definition, family, config, tokens)["config"])
     try:
         huggingface.save(directory, definition, family, jax.device_get(params), config)
     except PretrainedError as error:
         if number_of(error) is not None:  # no room for one format is no room for another
             raise
-        native.save(directory, definition, family, params, config)
-    tokenizer = native.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)
+        native_checkpoint.save(directory, definition, family, params, config)
+    tokenizer = native_checkpoint.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)
     write_files(tokenizer.files | task.files(definition.arch), directory)

@@ -25,10 +25,9 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.decoding.embed import alike
 from lm_research.errors import ConfigError, DataError, UserError
-from lm_research.interop import huggingface, sentence_transformers
+from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
@@ -41,7 +40,7 @@ from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.multiple_choice import Choices
 from lm_research.tasks.records import Record
 from lm_research.tasks.similarity import contrast, ranks
-from lm_research.training import native
+from lm_research.tokenizers.base import TextTokenizer
 
 _SLACK = 1e-6  # by which a cosine may leave [-1, 1] through rounding
 
@@ -54,7 +53,13 @@ def origin_embedding(path: str) -> sentence_transformers.Embedding:
     """
     directory = pathlib.Path(path)
     files = (
-        (native if native.is_native(directory) or native.is_run(directory) else huggingface).inspect(directory).files
+        (
+            native_checkpoint
+            if native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
+            else huggingface
+        )
+        .inspect(directory)
+        .files
         if path
         else None
     )

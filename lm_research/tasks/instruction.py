@@ -5,9 +5,9 @@ A record is one of
     Alpaca's columns instruction, input (may be empty or missing) and output (Taori et al. 2023), made a conversation of two turns;
     messages, a list of {"role", "content"} and whatever else the chat template reads, beside which `tools` may be given: every turn of
         the assistant is learned.
-Conversations become text by the tokenizer's chat_template or, without one, by data/chat_template.py's plain one, which the fine-tuned
+Conversations become text by the tokenizer's chat_template or, without one, by tokenizers/chat_template.py's plain one, which the fine-tuned
 model then carries as its own; nothing else stands before or after them. What is learned of them is what stands in the template's
-generation blocks, or without such all that the model has to write after the prompt of an answer, see data/chat_answers.py; then, and
+generation blocks, or without such all that the model has to write after the prompt of an answer, see tokenizers/chat_answers.py; then, and
 in records of a prompt and an answer, each answer ends with the end token. What is longer than data.max_length is cut at the end; the
 log counts it.
 
@@ -26,11 +26,7 @@ import jax
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data.chat_answers import answer_ids, find_answers
-from lm_research.data.chat_template import PLAIN, TEMPLATE, chat_template
-from lm_research.data.framing import frame_of, ids_behind, ids_within
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.decoding.in_step import plain_prompts
 from lm_research.decoding.prompts import Prompts, parts_documents
 from lm_research.errors import ConfigError, DataError, UserError
@@ -44,6 +40,10 @@ from lm_research.tasks.labelled import Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 from lm_research.tasks.writing import WritingTask
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.chat_answers import answer_ids, find_answers
+from lm_research.tokenizers.chat_template import PLAIN, TEMPLATE, chat_template
+from lm_research.tokenizers.special_tokens import frame_of, ids_behind, ids_within
 
 MESSAGES, TOOLS, ALPACA = "messages", "tools", ("instruction", "output")
 

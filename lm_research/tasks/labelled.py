@@ -23,19 +23,19 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from lm_research import documents
+from lm_research.common import documents
+from lm_research.common.lines import split_lines
+from lm_research.common.paths import odd_file
 from lm_research.config import Config
 from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus
-from lm_research.data.hf_tokenizer import load_tokenizer
-from lm_research.data.lines import split_lines
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
-from lm_research.data.tokenizer_training import make_tokenizer
 from lm_research.data.verify import check_files
 from lm_research.errors import DataError, UserError
-from lm_research.paths import odd_file
 from lm_research.tasks.records import Record, fingerprint, read_records
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.tokenizer_training import make_tokenizer
 
 IGNORED = -100  # no label
 FORMAT = 3

@@ -18,7 +18,6 @@ import numpy as np
 
 from lm_research.config import Config
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.errors import DataError
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
@@ -26,6 +25,7 @@ from lm_research.tasks.base import Rows, Task, real, total_of
 from lm_research.tasks.labelled import Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key
 from lm_research.tasks.records import Record
+from lm_research.tokenizers.base import TextTokenizer
 
 # Ways of reading answers; of those that fit a file, the first counts.
 READINGS = TEXTS, LETTERS, FROM_0, FROM_1 = ("texts of choices", "letters", "numbers from 0", "numbers from 1")

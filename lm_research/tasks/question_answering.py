@@ -20,9 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data.run_tokenizer import with_special_tokens
-from lm_research.data.tokenizer import TextTokenizer
-from lm_research.data.windows import Window, context_rooms, windows
 from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch, Sums
@@ -30,6 +27,9 @@ from lm_research.tasks import squad
 from lm_research.tasks.base import Task, Windows, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.run_tokenizer import with_special_tokens
+from lm_research.tokenizers.windows import Window, context_rooms, windows
 
 ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
 

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from lm_research.common.documents import json_value, short
 from lm_research.config import Config, DataConfig
 from lm_research.data import sources
 from lm_research.data.sources import tfds_source
@@ -17,7 +18,6 @@ from lm_research.data.sources.files import DAMAGE, SourceFile, find_files
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.records import read_batches, read_rows
 from lm_research.data.sources.text import read_lines
-from lm_research.documents import json_value, short
 from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
 from lm_research.tasks.columns import read_columns

@@ -21,10 +21,7 @@ import numpy as np
 
 from lm_research import config as config_lib
 from lm_research.config import Config
-from lm_research.data.framing import frame_of, target_frame
-from lm_research.data.hf_tokenizer import in_languages
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenizer import TextTokenizer
 from lm_research.decoding.in_step import plain_prompts
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, DataError, TokenizerError
@@ -38,6 +35,9 @@ from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 from lm_research.tasks.writing import WritingTask, origin_settings
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.hf_tokenizer import in_languages
+from lm_research.tokenizers.special_tokens import frame_of, target_frame
 
 _LEAST = 8  # tokens of a row, of which some are special
 _PIPELINES = ("text2text-generation", "summarization", "translation")

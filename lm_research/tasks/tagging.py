@@ -3,7 +3,7 @@
 Words have the ids of running text, with the special tokens of the model's family around it. The first piece of a word carries its
 label; the other pieces, and special tokens, carry none.
 
-A sentence that is longer than data.max_length is read in windows that overlap (data/windows.py); each word is learned, and its tag
+A sentence that is longer than data.max_length is read in windows that overlap (tokenizers/windows.py); each word is learned, and its tag
 predicted, in the window where it has most around it. With task.long_sentences=cut the words past data.max_length are cut off
 instead: nothing is learned of them, and their tags are predicted as O; the log says how many they are.
 
@@ -19,11 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.common.documents import short
 from lm_research.config import Config
-from lm_research.data.framing import model_frame
-from lm_research.data.tokenizer import TextTokenizer
-from lm_research.data.windows import WordWindow, word_windows
-from lm_research.documents import short
 from lm_research.errors import DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
@@ -31,6 +28,9 @@ from lm_research.tasks.base import Task, Windows, total_of
 from lm_research.tasks.labelled import IGNORED, Reader, Row
 from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
+from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.special_tokens import model_frame
+from lm_research.tokenizers.windows import WordWindow, word_windows
 
 NO_ENTITY = "O"
 COUNT_AS_O = "count as O"

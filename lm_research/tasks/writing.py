@@ -19,21 +19,20 @@ import jax
 import numpy as np
 
 from lm_research.config import Config, resolve
+from lm_research.config.run_files import read_config
 from lm_research.decoding.in_step import ARGUMENTS, decode
 from lm_research.decoding.options import FILE, load_defaults, make_options, of_writer
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, UserError, suggest
-from lm_research.interop import huggingface
+from lm_research.interop import huggingface, native_checkpoint
 from lm_research.models.architecture import Architecture
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, Sums
 from lm_research.objectives.cross_entropy import smoothing, token_loss
 from lm_research.objectives.encoder_decoder import start_role
-from lm_research.run_files import read_config
 from lm_research.tasks import text_metrics
 from lm_research.tasks.base import Task, real
 from lm_research.tasks.labelled import Labelled
-from lm_research.training import native
 
 # What a model's files may say about the tokens of a text.
 _TOKENS = (
@@ -206,10 +205,10 @@ def origin_settings(path: str) -> dict[str, Any]:
     if not path:
         return {}
     directory = pathlib.Path(path)
-    ours = native.is_native(directory) or native.is_run(directory)
-    found = (native if ours else huggingface).inspect(directory)
+    ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
+    found = (native_checkpoint if ours else huggingface).inspect(directory)
     settings = {**of_writer(found.config), **load_defaults(found.files), "family": found.family}
-    if native.is_run(directory):
+    if native_checkpoint.is_run(directory):
         run = resolve(read_config(found.files / "config.json"))
         settings |= {} if run.task.name else {"start_role": start_role(run)}
     return settings

@@ -26,8 +26,9 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.errors import ConfigError
 from lm_research.models import adapters
-from lm_research.models.definition import Params, flatten, unflatten
+from lm_research.models.definition import Params
 from lm_research.models.mup import rate_share, width_ratio
+from lm_research.trees import flatten, unflatten
 
 _BELOW = ("embeddings", "relative_bias")  # what lies below the layers of a stack
 

@@ -18,7 +18,8 @@ import optax
 from optax.contrib import MuonDimensionNumbers, MuonState, scale_by_muon
 
 from lm_research.config import OptimizerConfig
-from lm_research.models.definition import Params, flatten, unflatten
+from lm_research.models.definition import Params
+from lm_research.trees import flatten, unflatten
 
 
 class State(NamedTuple):

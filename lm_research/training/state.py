@@ -22,11 +22,12 @@ from jax.sharding import Mesh
 
 from lm_research.config import Config, MeshConfig
 from lm_research.errors import MeshError
-from lm_research.models.definition import ModelDefinition, flatten
+from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Objective
 from lm_research.parallel.hardware import memory_bytes
 from lm_research.parallel.rules import over_data, parse_rules, replicated, tree_shardings
 from lm_research.training.groups import make_groups
+from lm_research.trees import flatten
 
 State = dict[str, Any]
 

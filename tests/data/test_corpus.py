@@ -16,10 +16,10 @@ from lm_research.config import Config, resolve
 from lm_research.data import corpus as corpus_module
 from lm_research.data import sources
 from lm_research.data.corpus import Corpus, open_corpus
-from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.store import DamagedStore
-from lm_research.data.tokenizer import Tokenizer
 from lm_research.errors import DataError, TokenizerError
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
 
 TEXTS = [f"Story {n}. The cat number {n} met dog {n * 7}.\nThey ran {n % 5} miles. Then they slept." for n in range(60)]
 

@@ -10,10 +10,10 @@ from hf_folders import write_folder
 
 from lm_research.config import TokenizerConfig
 from lm_research.data.encode import encode_documents
-from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sentences import split_sentences
-from lm_research.data.tokenizer import TextTokenizer, Tokenizer
-from lm_research.data.tokenizer_training import train_tokenizer
+from lm_research.tokenizers.base import TextTokenizer, Tokenizer
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 TEXTS = ["One cat. Two dogs! Three", "", "今日は晴れ。明日は雨。", "\n \n", "No.\nWay.  Out", "x"]
 

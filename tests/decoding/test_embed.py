@@ -11,8 +11,8 @@ import toys
 from toys import Exact
 
 from lm_research.errors import UserError
-from lm_research.interop.sentence_transformers import Embedding
 from lm_research.models.forward import pool
+from lm_research.models.text_embedding import Embedding
 
 GOLDENS = np.load(pathlib.Path(__file__).parents[1] / "tasks" / "goldens" / "embedding.npz")
 TEXTS = ["a", "some words", "a text that is the longest of them all", "b c"]

@@ -18,9 +18,9 @@ import tiny
 
 from lm_research.config import TokenizerConfig
 from lm_research.data.store import write_store
-from lm_research.data.tokenizer import Tokenizer
 from lm_research.decoding.fill_mask import Gap, MaskFiller, find_gaps
 from lm_research.models.heads import Projection
+from lm_research.tokenizers.base import Tokenizer
 
 
 class SuccessorModel:

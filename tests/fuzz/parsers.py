@@ -24,17 +24,15 @@ import safetensors.numpy
 from pyarrow import parquet
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "data"), str(TESTS)]
+sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "tokenizers"), str(TESTS)]
 
 import golden_models  # noqa: E402
 import hf_folders  # noqa: E402
 import language_folders  # noqa: E402
 import test_torch_file  # noqa: E402
 
-from lm_research import config_files, documents  # noqa: E402
-from lm_research.config import dumps, resolve  # noqa: E402
-from lm_research.data.chat_template import chat_text  # noqa: E402
-from lm_research.data.hf_tokenizer import load_tokenizer  # noqa: E402
+from lm_research.common import documents  # noqa: E402
+from lm_research.config import dumps, loading, resolve  # noqa: E402
 from lm_research.data.sources import read_documents  # noqa: E402
 from lm_research.data.store import TokenStore, write_store  # noqa: E402
 from lm_research.decoding.options import load_defaults, make_options  # noqa: E402
@@ -46,6 +44,8 @@ from lm_research.pretrained import from_pretrained  # noqa: E402
 from lm_research.reporting.runs import read_run  # noqa: E402
 from lm_research.serving import messages  # noqa: E402
 from lm_research.tasks.records import read_records  # noqa: E402
+from lm_research.tokenizers.chat_template import chat_text  # noqa: E402
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer  # noqa: E402
 
 Files = Mapping[str, bytes]
 
@@ -352,7 +352,7 @@ PARSERS = [
     Parser(
         "run config",
         lambda: {"config.json": dumps(resolve({})).encode()},
-        lambda folder: resolve(config_files.load(str(folder))),
+        lambda folder: resolve(loading.load(str(folder))),
         (),
         40,
     ),

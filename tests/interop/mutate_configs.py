@@ -27,7 +27,7 @@ import lm_research
 from lm_research.decoding.options import make_options
 from lm_research.errors import PretrainedError, UserError
 from lm_research.pretrained import inspect
-from lm_research.starting_point import StartingPoint
+from lm_research.run.init_from import StartingPoint
 
 # As they stand in JSON.
 VALUES = (

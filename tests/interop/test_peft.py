@@ -20,9 +20,10 @@ from lm_research.interop import huggingface
 from lm_research.interop.peft_writer import write_adapter
 from lm_research.interop.safetensors_file import read_safetensors
 from lm_research.models.adapters import adapt, merged
-from lm_research.models.definition import define, flatten
+from lm_research.models.definition import define
 from lm_research.models.families import define_model
-from lm_research.starting_point import StartingPoint
+from lm_research.run.init_from import StartingPoint
+from lm_research.trees import flatten
 
 GOLDENS = pathlib.Path(__file__).parent / "peft_goldens"
 HEADS: dict[str, dict[str, Any]] = {"bert": {"head": "classification", "num_labels": 3}, "gpt2": {}}
@@ -114,7 +115,7 @@ def test_what_we_write_means_the_same_when_read(
     params = tiny.random_params(adapted)
     plain = {path: leaf for path, leaf in flatten(params).items() if "lora_" not in path}
     body = define(base.arch, base.head)
-    huggingface.save(tmp_path / "base", body, family, lm_research.models.definition.unflatten(plain))
+    huggingface.save(tmp_path / "base", body, family, lm_research.trees.unflatten(plain))
     write_adapter(tmp_path / "adapter", adapted, family, params, str(tmp_path / "base"))
     found = flatten(lm_research.from_pretrained(tmp_path / "adapter").params)
     for path, leaf in flatten(merged(adapted, params)[1]).items():

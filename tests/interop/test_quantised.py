@@ -20,7 +20,7 @@ from lm_research import convert
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
 from lm_research.interop.tensor_files import open_tensors, write_tensors
-from lm_research.starting_point import StartingPoint
+from lm_research.run.init_from import StartingPoint
 
 E4M3, I8, U8, I32, F32 = ml_dtypes.float8_e4m3fn, np.int8, np.uint8, np.int32, np.float32
 UP = "model.layers.0.mlp.up_proj"

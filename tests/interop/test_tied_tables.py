@@ -21,8 +21,8 @@ from test_goldens import run
 import lm_research
 from lm_research import convert
 from lm_research.interop.tensor_files import open_tensors
-from lm_research.models.definition import flatten
-from lm_research.starting_point import StartingPoint
+from lm_research.run.init_from import StartingPoint
+from lm_research.trees import flatten
 
 APART = list(golden_models.golden_paths("apart"))
 SHARED, ENCODER, DECODER = (f"{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
@@ -114,5 +114,5 @@ def test_untied_tables_learn_apart(gpt2: Any) -> None:
     table, output = params["decoder/embeddings/tokens"], params["next_token/table"]
     assert np.abs(np.asarray(table) - np.asarray(output)).max() > 0.1
     loss = lambda params: start.definition.bind(params).predict_tokens(jax.numpy.ones((1, 2, 21))).logits().sum()  # noqa: E731
-    gradient = flatten(jax.grad(loss)(lm_research.models.definition.unflatten(params)))
+    gradient = flatten(jax.grad(loss)(lm_research.trees.unflatten(params)))
     assert not gradient["decoder/embeddings/tokens"].any() and gradient["next_token/table"].any()

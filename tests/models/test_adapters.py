@@ -13,9 +13,10 @@ import tiny
 from lm_research.config import LoraConfig, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.adapters import adapt, dropped, is_adapter, merged, product
-from lm_research.models.definition import ModelDefinition, flatten, unflatten
+from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import define_model
 from lm_research.models.forward import forward
+from lm_research.trees import flatten, unflatten
 
 FAMILIES = ["bert", "gpt2", "llama", "albert", "t5"]
 LORA = LoraConfig(rank=2, alpha=6.0)  # s = 3

@@ -14,13 +14,13 @@ import tiny
 
 from lm_research.config import Config, ModelConfig, resolve
 from lm_research.errors import ConfigError
-from lm_research.models.definition import flatten
 from lm_research.models.families import define_model
 from lm_research.objectives import make_objective
 from lm_research.training.groups import make_groups
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.state import init_state
 from lm_research.training.step import make_train_step
+from lm_research.trees import flatten
 
 BASE, STEPS = 32, 4
 

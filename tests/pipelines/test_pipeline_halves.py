@@ -15,11 +15,11 @@ from golden_pipelines import write_model
 import lm_research
 from lm_research import generate, pipeline, predict
 from lm_research.config import resolve
-from lm_research.data.hf_tokenizer import load_tokenizer
-from lm_research.data.tokenizer_training import train_tokenizer
 from lm_research.errors import UserError
 from lm_research.models.definition import define
 from lm_research.pretrained import LanguageModel
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 HALF, MARK = "the \ud800 king", "the ? king"
 MASKED = {"\ud800 [MASK]": "? [MASK]"}

@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 import tiny
 
-from lm_research import config_files
-from lm_research.config import Config, replace, resolve
+from lm_research.config import Config, loading, replace, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.families import t5
 from lm_research.models.flops import train_flops_per_token
@@ -16,7 +15,7 @@ from lm_research.planning.workload import activation_bytes, flops_per_row, make_
 
 
 def shipped(name: str, **sections: dict) -> Config:
-    return replace(resolve(config_files.load(f"configs/{name}.py")), **sections)
+    return replace(resolve(loading.load(f"configs/{name}.py")), **sections)
 
 
 def t5_11b(**sections: dict) -> Config:

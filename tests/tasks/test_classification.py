@@ -17,7 +17,7 @@ import pytest
 from lm_research import prepare
 from lm_research.config import resolve
 from lm_research.errors import ConfigError, DataError
-from lm_research.monitor.held_out import Evaluation
+from lm_research.run.held_out import Evaluation
 from lm_research.tasks import TASKS
 from lm_research.tasks.classification import Classification, class_weights
 from lm_research.tasks.delivery import hf_labels

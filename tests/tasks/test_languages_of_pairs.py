@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import tiny
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tokenizers"))
 
 from language_folders import goldens, write_family
 
 import lm_research
 from lm_research.config import ModelConfig, resolve
-from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.errors import ConfigError, UserError
 from lm_research.interop import huggingface
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel
 from lm_research.tasks import TASKS
 from lm_research.tasks.labelled import open_labelled
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
 
 SOURCES, TARGETS = goldens()["sources"], goldens()["targets"]
 

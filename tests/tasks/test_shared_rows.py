@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from train_helpers import ROOT
 
-from lm_research import config_files
-from lm_research.config import Config, replace, resolve
+from lm_research.config import Config, loading, replace, resolve
 from lm_research.data.order import Feed
 from lm_research.errors import ConfigError
 from lm_research.models.families import define_model
@@ -50,7 +49,7 @@ def make(tmp_path: pathlib.Path, task: str = "classification", count: int = 40, 
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in records(count, task)))
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/{task}.py"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/{task}.py"))
     small = dict(
         num_layers=2,
         hidden_size=16,
@@ -200,7 +199,7 @@ def test_held_out_records_have_rows_of_their_own(tmp_path: pathlib.Path) -> None
 
 
 def test_tasks_that_cannot_share_rows_say_so() -> None:
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/multiple_choice.py"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/multiple_choice.py"))
     config = replace(config, task={"train": "train.jsonl"}, data={"packing": True})
     with pytest.raises(ConfigError, match="several records into a row, which task multiple_choice cannot read"):
         check_task(config, define_model(config.model, 128).arch)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from train_helpers import ROOT
 
-from lm_research import config_files
-from lm_research.config import replace, resolve
+from lm_research.config import loading, replace, resolve
 from lm_research.data.order import eval_examples
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
@@ -62,7 +61,7 @@ RECORDS: dict[str, tuple[dict[str, Any], list[tuple[list[str], str]]]] = {
 def read(path: pathlib.Path, record: dict[str, Any], config: str = "classification:cb") -> tuple[Any, list[Any]]:
     path.write_text(json.dumps(record) + "\n")
     name, _, task = config.partition(":")
-    resolved = resolve(config_files.load(f"{ROOT}/configs/finetune/{name}.py:{task}"))
+    resolved = resolve(loading.load(f"{ROOT}/configs/finetune/{name}.py:{task}"))
     return TASKS[name].reader(resolved), list(read_records(str(path), resolved))
 
 
@@ -125,7 +124,7 @@ def held_out(
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     file = tmp_path / "val.jsonl"
     file.write_text((json.dumps(record) + "\n") * 2)
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:{name}"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/classification.py:{name}"))
     config = replace(config, task={"train": str(file), "validation": str(file)}, tokenizer={"path": str(tmp_path)})
     corpus = open_labelled(config, tmp_path / "run", TASKS["classification"].reader(config), lambda line: None)
     task = TASKS["classification"](config, corpus)

@@ -9,8 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from train_helpers import ROOT
 
-from lm_research import config_files
-from lm_research.config import resolve
+from lm_research.config import loading, resolve
 from lm_research.data.sources import tfds_source
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
@@ -35,7 +34,7 @@ def mocked(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("name", GLUE)
 def test_glue(name: str, mocked: None) -> None:
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:{name}"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/classification.py:{name}"))
     reader = TASKS["classification"].reader(config)
     for source in (config.task.train, config.task.validation):
         records = list(read_records(source, config))
@@ -48,7 +47,7 @@ def test_glue(name: str, mocked: None) -> None:
 
 def test_an_example_without_its_label_is_named(mocked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test splits of GLUE hide labels behind -1."""
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:sst2"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/classification.py:sst2"))
     monkeypatch.setattr(tfds_source, "_open", lambda *given: [{"sentence": b"a text", "label": -1, "idx": 0}])
     (record,) = read_records("tfds:glue/sst2@test", config)
     with pytest.raises(DataError, match="tfds:glue/sst2@test, example 0: field 'label' is None, not a label"):
@@ -57,7 +56,7 @@ def test_an_example_without_its_label_is_named(mocked: None, monkeypatch: pytest
 
 @pytest.mark.parametrize(("name", "kinds"), [("conll2003", "PER ORG LOC MISC"), ("wikiann_de", "PER ORG LOC")])
 def test_tags_of_a_data_set_are_their_names(name: str, kinds: str, mocked: None) -> None:
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/tagging.py:{name}"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/tagging.py:{name}"))
     names = {"O", *(f"{place}-{kind}" for place in "BI" for kind in kinds.split())}
     for source in (config.task.train, config.task.validation, config.task.test):
         records = list(read_records(source, config))
@@ -67,7 +66,7 @@ def test_tags_of_a_data_set_are_their_names(name: str, kinds: str, mocked: None)
 
 
 def test_stsb_as_pairs_with_cosines(mocked: None) -> None:
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/embedding.py:stsb"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/embedding.py:stsb"))
     record = next(read_records(config.task.validation, config))
     record.fields["label"] = 4.0
     reader = TASKS["embedding"].reader(config)
@@ -76,7 +75,7 @@ def test_stsb_as_pairs_with_cosines(mocked: None) -> None:
 
 def test_xnli_in_a_language(mocked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """English pairs to train on, and a test set whose records hold all languages; a record of its real schema."""
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:xnli_de"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/classification.py:xnli_de"))
     reader = TASKS["classification"].reader(config)
     record = next(read_records(config.task.train, config))
     assert reader.texts(record) == [record.fields["premise"], record.fields["hypothesis"]]
@@ -93,7 +92,7 @@ def test_xnli_in_a_language(mocked: None, monkeypatch: pytest.MonkeyPatch) -> No
     (record,) = read_records(config.task.test, config)
     assert reader.texts(record) == ["premise de", "hypothesis de"]
     assert record.fields["label"] == GLUE["mnli"][2]
-    wrong = resolve(config_files.load(f"{ROOT}/configs/finetune/classification.py:xnli_xx"))
+    wrong = resolve(loading.load(f"{ROOT}/configs/finetune/classification.py:xnli_xx"))
     with pytest.raises(DataError, match="example 0, premise has no field 'xx'.*in --config.task.text_key"):
         TASKS["classification"].reader(wrong).texts(record)
 
@@ -111,7 +110,7 @@ def test_squad(name: str, mocked: None, monkeypatch: pytest.MonkeyPatch) -> None
     }
     example |= {"is_impossible": np.bool_(False), "plausible_answers": answers} if name == "squad2" else {}
     monkeypatch.setattr(tfds_source, "_open", lambda *given: [example])
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/question_answering.py:{name}"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/question_answering.py:{name}"))
     (record,) = read_records(config.task.train, config)
     question = TASKS["question_answering"].reader(config).question(record)
     assert question == ("7", "Who?", "The cat sat \u00fc.", [("cat", 4), ("cat sat", 4)])
@@ -126,7 +125,7 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_pairs(name: str, mocked: None) -> None:
-    config = resolve(config_files.load(f"{ROOT}/configs/finetune/seq2seq.py:{name}"))
+    config = resolve(loading.load(f"{ROOT}/configs/finetune/seq2seq.py:{name}"))
     reader = TASKS["seq2seq"].reader(config)
     for source in (config.task.train, config.task.validation, config.task.test):
         records = list(read_records(source, config))

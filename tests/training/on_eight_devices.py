@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm_research.config import CheckpointConfig, MeshConfig
+from lm_research.models.digest import digest_arrays
 from lm_research.parallel.mesh import make_mesh
-from lm_research.training.checkpoint import Checkpoints
-from lm_research.training.digest import digest_arrays
+from lm_research.run.checkpoint import Checkpoints
 
 SHAPES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "fsdp 4, tensor 2": (1, 4, 2), "2, 2, 2": (2, 2, 2)}
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from lm_research.config import ModelConfig, TokenizerConfig
-from lm_research.data.hf_tokenizer import HFTokenizer
-from lm_research.data.tokenizer import TextTokenizer, Tokenizer
-from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.interop.native_checkpoint import describe, tokenizer_of, tokens_of
 from lm_research.models.families import define_model
-from lm_research.training.native import describe, tokenizer_of, tokens_of
+from lm_research.tokenizers.base import TextTokenizer, Tokenizer
+from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from lm_research.tokenizers.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens" / "run_exports.json"
 # Name -> settings of its training; "_lines" keep line breaks.

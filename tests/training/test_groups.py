@@ -15,12 +15,12 @@ from toy import Regression
 from lm_research.config import Config, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.adapters import adapt
-from lm_research.models.definition import flatten, unflatten
 from lm_research.models.families import define_model
 from lm_research.training.groups import make_groups
 from lm_research.training.optimizer import make_optimizer, make_schedule
 from lm_research.training.state import init_state
 from lm_research.training.step import make_train_step
+from lm_research.trees import flatten, unflatten
 
 LAYERS = 3
 SHAPES = {

@@ -16,10 +16,10 @@ import pytest
 from on_eight_devices import SHAPES, make_shapes
 
 from lm_research.config import CheckpointConfig, MeshConfig
+from lm_research.models.digest import digest_arrays
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import replicated
-from lm_research.training.checkpoint import Checkpoints
-from lm_research.training.digest import digest_arrays
+from lm_research.run.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

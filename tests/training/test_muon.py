@@ -11,10 +11,10 @@ import tiny
 
 from lm_research.config import OptimizerConfig
 from lm_research.models.adapters import matrices_of
-from lm_research.models.definition import flatten, unflatten
 from lm_research.training.muon import matrix_axes
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.state import optimizer_from_dict, optimizer_to_dict
+from lm_research.trees import flatten, unflatten
 
 SHAPES = {
     "encoder/layers/attention/query/kernel": (2, 6, 2, 4),  # [N, D, H, K]: 6 inputs, 8 outputs

@@ -26,12 +26,12 @@ from run_exports import (
 from tiny import random_params
 
 import lm_research
-from lm_research.data.chat_template import TEMPLATE, chat_ids
-from lm_research.data.hf_tokenizer import load_tokenizer, tokenizer_from_files
-from lm_research.data.run_tokenizer import AROUND, BEFORE, as_read
 from lm_research.errors import TokenizerError
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel
+from lm_research.tokenizers.chat_template import TEMPLATE, chat_ids
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.run_tokenizer import AROUND, BEFORE, as_read
 
 GOLDEN = json.loads(GOLDENS.read_text(encoding="utf-8"))
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from lm_research import config as config_lib
 from lm_research.data.store import TokenStore, write_store
-from lm_research.data.tokenizer import Tokenizer
 from lm_research.objectives import OBJECTIVES
+from lm_research.tokenizers.base import Tokenizer
 
 LENGTH, ROWS, BATCHES = 512, 64, 15
 WORDS = 2000

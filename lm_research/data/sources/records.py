@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
+from lm_research.common.disk import naming
+from lm_research.common.documents import json_value
 from lm_research.data.sources.files import DAMAGE, SourceFile, unpacks_too_far
 from lm_research.data.sources.problems import Problems
 from lm_research.data.sources.text import read_lines
-from lm_research.disk import naming
-from lm_research.documents import json_value
 from lm_research.errors import DataError, suggest
 
 _RECORDS = 1000  # read at once

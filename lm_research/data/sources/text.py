@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import IO
 
-from lm_research.data.lines import end_at_line_feed
+from lm_research.common.lines import end_at_line_feed
 from lm_research.data.sources.files import DAMAGE, SourceFile
 from lm_research.data.sources.problems import Problems
 
@@ -28,7 +28,7 @@ def read_text(file: SourceFile, documents: str, problems: Problems) -> Iterator[
 
 
 def read_lines(file: SourceFile, problems: Problems) -> Iterator[tuple[int, str]]:
-    """(number, line) of a UTF-8 file, from 1, as data/lines.py has it; its end becomes a line feed, a byte order mark is skipped.
+    """(number, line) of a UTF-8 file, from 1, as common/lines.py has it; its end becomes a line feed, a byte order mark is skipped.
 
     Raises:
       DataError: it is no text file at all, cannot be read, or has a line that is not UTF-8 or too long (see `problems`).

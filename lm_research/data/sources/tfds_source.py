@@ -10,11 +10,11 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+from lm_research.common.paths import path_of
 from lm_research.config import DataConfig
 from lm_research.data.sources.files import check_folder, is_remote
 from lm_research.data.sources.problems import Problems
 from lm_research.errors import DataError, suggest
-from lm_research.paths import path_of
 
 _LEGACY = ("text", "translate", "summarization", "question_answering")  # their builders register when imported
 _RECORDS = 1000  # read at once

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from lm_research.common.documents import short
 from lm_research.config import ModelConfig
-from lm_research.documents import short
 from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import (

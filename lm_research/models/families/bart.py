@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
+from lm_research.common.documents import Size
 from lm_research.config import ModelConfig
-from lm_research.documents import Size
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.common import (
     Key,

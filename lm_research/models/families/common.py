@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lm_research.common.documents import Count, Size, check, check_fields, short
 from lm_research.config import ModelConfig
-from lm_research.documents import Count, Size, check, check_fields, short
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.limits import RANGES

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from types import ModuleType
 from typing import Any
 
-from lm_research.documents import short
+from lm_research.common.documents import short
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.common import Weight, matrix

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
+from lm_research.common.documents import short
 from lm_research.config import ModelConfig
-from lm_research.documents import short
 from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.common import (

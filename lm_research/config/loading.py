@@ -1,0 +1,243 @@
+"""Reading `--config`: a Python file with `get_config()`, a stored config.json, or the run directory that holds one.
+
+A config file is the user's own program, so whatever goes wrong inside it becomes a `ConfigError` that names the
+file, the line and what to change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import inspect
+import linecache
+import os
+import re
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from lm_research.common import interrupts
+from lm_research.common.documents import parse_json, read_bytes
+from lm_research.common.paths import FILE, kind, path_of
+from lm_research.config import check_key, check_value, default_config, walk
+from lm_research.errors import ConfigError, UserError, suggest
+
+STORED_NAME = "config.json"
+_LARGEST = 16 * 2**20  # bytes of a config file
+
+
+def load(spec: str) -> ConfigDict:
+    """The config that `spec` stands for, complete (defaults filled in) but not yet checked as a whole.
+
+    Args:
+      spec: FILE.py, FILE.py:ARG (handed to `get_config`), FILE.json, or a directory that holds a config.json.
+
+    Raises:
+      ConfigError: nothing usable is there; the message names the file and, where one is at fault, the line.
+    """
+    path, argument = _split(spec)
+    if path.is_dir():
+        path = _stored_in(path)
+    found = kind(path)
+    if not found:
+        raise ConfigError(f"--config={spec}: there is no file {str(path)!r}. {_nearest_file(path)}")
+    if found != FILE:
+        raise ConfigError(f"--config={spec} is {found}. Give a file such as configs/quickstart.py.")
+    if path.suffix not in (".py", ".json"):
+        raise ConfigError(
+            f"--config={spec}: {str(path)!r} is neither a Python config file (.py) nor a stored config (.json). "
+            "Give a file such as configs/quickstart.py, or the directory of an earlier run."
+        )
+    content = read_bytes(path, error=ConfigError, fix="Give a file such as configs/quickstart.py.", limit=_LARGEST)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Write it as UTF-8 text.") from error
+    if path.suffix == ".py":
+        values = _run_python(path, text, argument)
+    elif argument is None:
+        fix = "Mend it, or go back to the Python config file that the run came from."
+        values = parse_json(text, str(path), error=ConfigError, fix=fix)
+    else:
+        raise ConfigError(f"--config={spec}: only Python config files take an argument. Drop {':' + argument!r}.")
+    try:
+        return _typed(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _split(spec: str) -> tuple[Path, str | None]:
+    if not spec:
+        raise ConfigError("--config is empty. Give a config file, for example --config=configs/quickstart.py.")
+    match = re.fullmatch(r"(.+?\.(?:py|json)):(.*)", spec)
+    if match and not os.path.exists(spec):
+        return path_of(match[1], "--config"), match[2]
+    return path_of(spec, "--config"), None
+
+
+def _stored_in(directory: Path) -> Path:
+    if (directory / STORED_NAME).is_file():
+        return directory / STORED_NAME
+    files = sorted(file.name for file in directory.glob("*.py") if file.name != "__init__.py")
+    inside = f"Config files in it: {', '.join(files)}." if files else "Give a config file or a run's directory."
+    raise ConfigError(f"--config={directory} is a directory without a {STORED_NAME}. {inside}")
+
+
+def _nearest_file(path: Path) -> str:
+    """A closing sentence that proposes a file close to the missing `path`."""
+    for candidate in (path.with_name(path.name + ".py"), Path("configs") / path.name):
+        if candidate.is_file():
+            return f"Did you mean {candidate}?"
+    folder = path.parent if path.parent.is_dir() else Path("configs")
+    names = sorted(file.name for file in folder.glob("*.py") if file.name != "__init__.py")
+    near = difflib.get_close_matches(path.name, names, n=1)
+    if near:
+        return f"Did you mean {folder / near[0]}?"
+    if names:
+        return f"Config files in {folder}/: {', '.join(names)}."
+    return f"The current directory is {Path.cwd()}; paths are relative to it."
+
+
+def _run_python(path: Path, text: str, argument: str | None) -> Mapping[str, Any]:
+    """Runs a config file and calls its `get_config`."""
+    module = types.ModuleType("config_file")
+    module.__file__ = str(path.resolve())
+    linecache.checkcache(module.__file__)
+    with _importable(path.resolve()), blamed(path):
+        exec(compile(text, module.__file__, "exec"), module.__dict__)
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise ConfigError("it defines no get_config(). Add `def get_config():` that returns a ConfigDict.")
+        arguments = [] if argument is None else [argument]
+        _check_call(path, get_config, arguments)
+        result = get_config(*arguments)
+        if not isinstance(result, ConfigDict | FrozenConfigDict):
+            hint = " Is `return config` missing?" if result is None else ""
+            raise ConfigError(
+                f"get_config() returned {type(result).__name__}, not a ConfigDict.{hint} Start from "
+                "lm_research.config.default_config(), change it and return it."
+            )
+        return result.to_dict()
+
+
+def _check_call(path: Path, get_config: Callable[..., Any], arguments: list[str]) -> None:
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        if arguments:
+            fix = f"get_config() takes no argument, but {arguments[0]!r} was given. Write --config={path}."
+        else:
+            fix = f"get_config() needs an argument. Write --config={path}:ARG."
+        raise ConfigError(fix) from error
+
+
+@contextlib.contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    """Lets config files import each other: as `configs.NAME` from the configs/ above them, else by bare name.
+
+    Modules that were imported on the way are forgotten again, and none is compiled to disk: the next run may come
+    from another checkout, or from a file changed within the same second.
+    """
+    home = next((folder for folder in path.parents if folder.name == "configs"), None)
+    stashed = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "configs"}
+    if home:  # a package by hand, so that no other `configs` on the path can come first
+        package = sys.modules["configs"] = types.ModuleType("configs")
+        package.__path__ = [str(home), str(Path("configs").resolve())]
+    before, writes = set(sys.modules), sys.dont_write_bytecode
+    root = str(home.parent if home else path.parent)
+    sys.path.insert(0, root)
+    sys.dont_write_bytecode = True
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
+        sys.dont_write_bytecode = writes
+        for name in set(sys.modules) - before | {"configs"} & sys.modules.keys():
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if name.split(".")[0] == "configs" or Path(file).parent == path.parent:
+                del sys.modules[name]
+        sys.modules.update(stashed)
+
+
+@contextlib.contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Turns whatever a config file, or another program of the user's, raises into a ConfigError with file and line; and what would end
+    Python at once, which would look like success."""
+
+    def end(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    ending, os._exit = os._exit, end
+    try:
+        yield
+    except interrupts.Left:
+        raise
+    except SyntaxError as error:
+        file = Path(error.filename).name if error.filename else path.name
+        where = path if file == path.name else path.parent / file
+        raise ConfigError(
+            f"{where}, line {error.lineno}: Python cannot read it ({error.msg}). Mend that line."
+        ) from error
+    except BaseException as error:  # KeyboardInterrupt too: of the signals that are somebody's, none comes as one
+        folder = path.resolve().parent
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == folder]
+        if not frames:
+            said = (
+                str(error) if isinstance(error, UserError) else f"it raised {type(error).__name__}: {error}. Mend it."
+            )
+            raise ConfigError(f"{path}: {said}") from error
+        where = f"{path.parent / Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        code = (frames[-1].line or "").strip()
+        raise ConfigError(f"{where}: {_explain(error, code)}") from error
+    finally:
+        os._exit = ending
+
+
+def _explain(error: BaseException, code: str) -> str:
+    """What an exception raised by the line `code` of a config file means."""
+    if isinstance(error, UserError):
+        return str(error)
+    target = re.match(r"\w+\.(\w+(?:\.\w+)?)\s*=(?!=)", code)
+    if target and isinstance(error, AttributeError | KeyError | TypeError):
+        try:
+            check_key(target[1])
+        except ConfigError as mistake:
+            return str(mistake)
+        for name, field, typed in walk():
+            if name == target[1] and isinstance(error, TypeError):
+                return (
+                    f"`{code}` gives config.{name} a value of the wrong type; it must be of type {typed.__name__}. "
+                    f"It means: {field.metadata['meaning']}"
+                )
+    missing = re.search(r'Key "(\w+)" does not exist', str(error))
+    if missing:  # a locked ConfigDict
+        near = suggest(missing[1], {name.rpartition(".")[2] for name, _, _ in walk()})
+        return f"`{code}`: there is no key {missing[1]!r} to set there. {near}"
+    return f"`{code}` raised {type(error).__name__}: {str(error).rstrip('.')}. Mend that line."
+
+
+def _typed(values: Mapping[str, Any]) -> ConfigDict:
+    """All keys of the schema, with those of `values` laid over the defaults."""
+    config = default_config()
+    given: dict[str, Any] = {}
+    for section, content in values.items():
+        if isinstance(content, Mapping):
+            if not content and not isinstance(config.get(section), ConfigDict):
+                raise ConfigError(f"config.{section} is an empty object and no section of a run. Remove it.")
+            given.update({f"{section}.{leaf}": value for leaf, value in content.items()})
+        else:
+            given[section] = content
+    for name in given:
+        check_key(name)
+    for name, field, typed in walk():
+        if name in given:
+            section, _, leaf = name.rpartition(".")
+            (config[section] if section else config)[leaf] = check_value(name, given[name], field, typed)
+    return config

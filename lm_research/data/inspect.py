@@ -1,0 +1,67 @@
+"""Batches as people can read them: pieces instead of ids, masks with what they hide.
+
+Legend: B rows, L length, M masked positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from lm_research.tokenizers.base import TextTokenizer
+
+_BOUNDARY = "‖"  # between documents of one row
+LEGEND = f"「a→b」 stands in the input as a and is to be predicted as b; ␣ is no target; {_BOUNDARY} divides the texts of a row"
+_SHOWN = ("tokens", "targets")
+
+
+def show_row(batch: Mapping[str, np.ndarray], row: int, tokenizer: TextTokenizer) -> list[str]:
+    """Lines "name: pieces" for each array of ids in a batch, and one of its other numbers.
+
+    Args:
+      batch: what an objective's examples give: arrays [B, ...] named as DESIGN's contract says. Inputs with mask_positions_BM
+        show each masked position as 「what stands there→what is to be predicted」; targets that weigh nothing are ␣.
+      row: which row.
+      tokenizer: gives the pieces.
+    """
+    return [f"{name}: {text}" for name, text in _lines({key: value[row] for key, value in batch.items()}, tokenizer)]
+
+
+def _lines(row: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Iterator[tuple[str, str]]:
+    masked = {} if "mask_positions_BM" not in row else _masked(row)
+    for key, values in row.items():
+        name, _, axes = key.rpartition("_")
+        if values.ndim == 1 and name.endswith(_SHOWN) and axes != "BM":
+            yield name, " ".join(_pieces(key, row, masked if name == "tokens" else {}, tokenizer))
+    plain = {key.rpartition("_")[0]: values for key, values in row.items() if values.ndim == 0}
+    if plain:
+        yield "numbers", ", ".join(f"{name} {value:.10g}" for name, value in plain.items())
+
+
+def _masked(row: Mapping[str, np.ndarray]) -> dict[int, int]:
+    """Position -> id to predict."""
+    real = row["weights_BM"] > 0
+    return dict(zip(row["mask_positions_BM"][real].tolist(), row["targets_BM"][real].tolist(), strict=True))
+
+
+def _pieces(key: str, row: Mapping[str, np.ndarray], masked: dict[int, int], tokenizer: TextTokenizer) -> list[str]:
+    name, _, axes = key.rpartition("_")
+    prefix = name.removesuffix("tokens").removesuffix("targets")
+    segments = row.get(f"{prefix}segments_{axes}")
+    weights = row.get(f"{prefix}weights_{axes}") if name.endswith("targets") else None
+    pieces = tokenizer.pieces(row[key].tolist())
+    shown: list[str] = []
+    before = None
+    for place, piece in enumerate(pieces):
+        segment = None if segments is None else int(segments[place])
+        if segment == 0:
+            continue
+        if before not in (None, segment):
+            shown.append(_BOUNDARY)
+        before = segment
+        if place in masked:
+            shown.append(f"「{piece}→{tokenizer.pieces([masked[place]])[0]}」")
+        else:
+            shown.append("␣" if weights is not None and not weights[place] else piece)
+    return shown

@@ -1,0 +1,1 @@
+"""A training run: its loop, directory, checkpoints, trackers, budget and time, evaluation and summary."""

@@ -1,0 +1,485 @@
+"""Checkpoints through Orbax: asynchronous, visible only when whole, restorable onto any mesh.
+
+A checkpoint WORKDIR/checkpoints/STEP/ holds `state` (plain nested dicts of arrays, see state.py) and `files`: the
+resolved config, the tokenizer, and a manifest with the evaluation at that step and a digest of each array and file that
+is checked when it is read.
+
+One that turns out to be damaged while a run resumes is passed over for the newest whole one, and kept in
+WORKDIR/checkpoints/damaged/STEP, where nobody takes it for a checkpoint (checkpoint.on_damage=stop refuses instead). None
+is moved unless an older one could be read: what no checkpoint survives is no damage of one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from lm_research.common import disk
+from lm_research.common.documents import json_value
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, odd_file
+from lm_research.config import CheckpointConfig
+from lm_research.config.run_files import steps_in
+from lm_research.errors import CheckpointError
+from lm_research.interop.huggingface import listed, nonfinite_in
+from lm_research.interop.orbax_noise import quieten
+from lm_research.models.digest import digest_arrays
+from lm_research.parallel import processes
+from lm_research.run.run_directory import aside
+from lm_research.training.state import State
+from lm_research.trees import flatten
+
+# Not saved: a state that halted is never saved as a later step, so it would always be -1.
+TRANSIENT = ("halted",)
+MANIFEST = "manifest.json"
+_TIMES = "_CHECKPOINT_METADATA"  # Orbax's: read as soon as it looks at a folder; nobody misses it
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what is being written
+DAMAGED = "damaged"  # the folder of checkpoints that are none any more
+DOUBTFUL = "of_damaged_text"  # and of those that may have learnt from text that was none
+# What a reader says when the machine, and not the file, keeps it from reading.
+_PASSING = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Permission denied", "Too many open files", "out of memory")
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that is not what was written."""
+
+
+quieten()
+
+
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+class _FilesHandler(ocp.CheckpointHandler):
+    """Small files, by name, as one item of a checkpoint."""
+
+    def save(self, directory: epath.Path, args: FilesSave) -> None:
+        if jax.process_index() == 0:
+            for name, content in args.contents.items():
+                (directory / name).write_bytes(content)
+
+    def restore(self, directory: epath.Path, args: FilesRestore | None = None) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@dataclasses.dataclass
+class _Written:
+    """A future of Orbax that ends all processes where it fails: else its threads wait for each other, for ten minutes."""
+
+    future: Any
+    checkpoints: pathlib.Path
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self.future.result(timeout=timeout)
+        except Exception as error:
+            if refused := disk.told(error, safe(self.checkpoints), str(self.checkpoints)):
+                processes.end_all(refused)
+            raise
+
+
+class _StateHandler(ocp.StandardCheckpointHandler):
+    """The arrays. A reading that fails returns its error, for behind it all processes wait for each other, failed or not."""
+
+    async def async_save(self, directory: epath.Path, *args: Any, **named: Any) -> list[Any]:
+        """The futures of a writing; one that the system refuses ends all processes of a run of many."""
+        futures = await super().async_save(directory, *args, **named)
+        return [_Written(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
+
+    def restore(self, directory: epath.Path, *args: Any, **named: Any) -> Any:
+        try:
+            return super().restore(directory, *args, **named)
+        except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
+            return error
+
+
+@ocp.args.register_with_handler(_StateHandler, for_save=True)
+@dataclasses.dataclass
+class StateSave(ocp.args.StandardSave):
+    pass
+
+
+@ocp.args.register_with_handler(_StateHandler, for_restore=True)
+@dataclasses.dataclass
+class StateRestore(ocp.args.StandardRestore):
+    pass
+
+
+@ocp.args.register_with_handler(_FilesHandler, for_save=True)
+@dataclasses.dataclass
+class FilesSave(ocp.args.CheckpointArgs):
+    contents: Mapping[str, bytes]
+
+
+@ocp.args.register_with_handler(_FilesHandler, for_restore=True)
+@dataclasses.dataclass
+class FilesRestore(ocp.args.CheckpointArgs):
+    pass
+
+
+@dataclasses.dataclass
+class _KeepBest(preservation_policy.PreservationPolicy):
+    """Keeps the `count` checkpoints with the lowest rank, known by step (Orbax forgets it at a restart)."""
+
+    count: int
+    ranks: dict[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        known = [step for step in steps if math.isfinite(self.ranks.get(step, math.inf))]
+        best = sorted(known, key=lambda step: (self.ranks[step], -step))[: self.count]
+        return [step in best for step in steps]
+
+
+@dataclasses.dataclass
+class _KeepThese(preservation_policy.PreservationPolicy):
+    """Keeps checkpoints by their steps."""
+
+    steps: list[int]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [info.step in self.steps for info in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, workdir: pathlib.Path, config: CheckpointConfig, files: Mapping[str, bytes]) -> None:
+        """`files` (name -> content) go into every checkpoint beside the state."""
+        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.files = dict(files)
+        self._falls_back = config.on_damage == "fallback"
+        self._ranks: dict[int, float] = {}
+        self._bytes = 0  # of a checkpoint's arrays and files
+        self._trusted: list[
+            int
+        ] = []  # the last step that was saved before any of the text was in doubt; empty while none is
+        keep = [
+            preservation_policy.LatestN(config.keep),
+            _KeepBest(config.keep_best, self._ranks),
+            _KeepThese(self._trusted),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
+        )
+        for step in steps_in(self.directory):
+            path = self.directory / str(step) / _TIMES
+            if kind(path) not in (FILE, FOLDER, NOTHING):  # a pipe, which holds nothing, and which Orbax would wait for
+                path.unlink(missing_ok=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        for step in self._manager.all_steps():
+            self._learn_rank(step)
+
+    def _learn_rank(self, step: int) -> None:
+        try:
+            manifest = self._manifest(step)
+            self._ranks[step] = float(manifest.get("rank", manifest["metrics"]["eval_loss_nats"]))
+        except (CheckpointError, KeyError, TypeError, ValueError, OverflowError):
+            pass  # saved without an evaluation, or damaged: not the best of any
+
+    @property
+    def latest_step(self) -> int | None:
+        """Number of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """Numbers of all complete checkpoints, rising."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def best_step(self) -> int | None:
+        """Number of the complete checkpoint with the lowest rank, the newest of equals; None if none was evaluated."""
+        return next(iter(self._by_rank()), None)
+
+    def save(
+        self, state: State, metrics: dict[str, float] | None = None, rank: float | None = None, lines: int | None = None
+    ) -> None:
+        """Starts writing the state under its step number; returns when it may be donated again.
+
+        Args:
+          state: a running (not halted) state.
+          metrics: evaluation metrics at this very step, if there was one.
+          rank: the smaller, the better the checkpoint; None takes the evaluation's loss.
+          lines: of metrics.jsonl up to this step.
+        """
+        step = int(state["step"])
+        if step in self._manager.all_steps():
+            return
+        kept = {name: tree for name, tree in state.items() if name not in TRANSIENT}
+        manifest = {
+            "step": step,
+            "metrics": metrics,
+            **({} if rank is None else {"rank": rank}),
+            **({} if lines is None else {"lines": lines}),
+            **({"trusted": self._trusted[0]} if self._trusted else {}),
+            "digests": digest_arrays(kept),
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
+        }
+        files = self.files | {MANIFEST: json.dumps(manifest, indent=1).encode()}
+        if metrics:
+            self._ranks[step] = metrics["eval_loss_nats"] if rank is None else rank
+        if jax.default_backend() == "cpu":
+            # Here the writer would read the very buffers that the next step overwrites; elsewhere Orbax copies them first.
+            kept = jax.block_until_ready(_copy(kept))
+        args = ocp.args.Composite(state=StateSave(kept), files=FilesSave(files))
+        self._bytes = sum(x.nbytes for x in jax.tree.leaves(kept)) + sum(map(len, files.values()))
+        with self._writing():
+            self._manager.save(step, args=args)
+
+    def restore(self, shapes: State, shardings: State, step: int | None = None) -> State:
+        """Reads a checkpoint (the newest by default) onto the mesh that `shardings` name, and checks its digests.
+
+        Raises:
+          CheckpointError: there is none, or it does not fit the model, or its content is not what was written.
+        """
+        step = self.latest_step if step is None else step
+        expected = self._manifest(step)["digests"]
+        names = [name for name in shapes if name not in TRANSIENT]
+        target = {
+            name: jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes[name], shardings[name]
+            )
+            for name in names
+        }
+        try:
+            state = self._manager.restore(step, args=ocp.args.Composite(state=StateRestore(target)))["state"]
+        except Exception as error:
+            state = error
+        if not processes.everywhere(not isinstance(state, Exception)):
+            raise self._unreadable(
+                step, state if isinstance(state, Exception) else OSError("another process cannot read it")
+            )
+        # What was read may lie in memory that its reader owns and takes back; the step is to overwrite memory of its own.
+        state = jax.block_until_ready(_copy(state))
+        found = digest_arrays(state)
+        for name in sorted(found.keys() | expected.keys()):
+            if found.get(name) != expected.get(name):
+                raise DamagedCheckpoint(
+                    f"The checkpoint {self.directory / str(step)} is damaged: array {name} has digest {found.get(name)}, but "
+                    f"{expected.get(name)} was written. {self._way_out(step)}"
+                )
+        return state | {"halted": jax.device_put(jnp.full((), -1, jnp.int32), shardings["halted"])}
+
+    def resume(self, read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
+        """The state of the newest checkpoint that `read` can read; None if there is no checkpoint.
+
+        Newer ones that are damaged are moved into DAMAGED, by process 0, and the log is told; all processes must come here.
+
+        Raises:
+          CheckpointError: there are checkpoints, and none is whole, or the newest is not and config.on_damage is stop;
+            or `read` raises one that speaks of no damage.
+        """
+        return self._first_whole(sorted(steps_in(self.directory), reverse=True), read, log)
+
+    def resume_best(self, read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
+        """The same for the checkpoint of the lowest rank, then the next."""
+        return self._first_whole(self._by_rank(), read, log)
+
+    def _by_rank(self) -> list[int]:
+        known = [step for step in self._manager.all_steps() if math.isfinite(self._ranks.get(step, math.inf))]
+        return sorted(known, key=lambda step: (self._ranks[step], -step))
+
+    def _first_whole(self, steps: list[int], read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
+        failed: dict[int, str] = {}  # texts: an error holds all that was read until it was raised
+        for step in steps:
+            try:
+                state = read(step)
+            except DamagedCheckpoint as error:
+                if not self._falls_back:
+                    raise
+                failed[step] = str(error)
+                continue
+            for damaged, kept in self._set_aside(list(failed)).items():
+                log(f"WARNING: {_fault(failed[damaged])} It is kept in {kept}.")
+            if failed:
+                log(
+                    f"WARNING: going on from checkpoint {step}, which is whole; what came after it is done again "
+                    "(checkpoint.on_damage=stop refuses instead)."
+                )
+            return state
+        if len(failed) == 1:
+            raise DamagedCheckpoint(*failed.values())
+        kept = self.directory / DAMAGED
+        if failed:
+            listed = " ".join(_fault(why) for why in list(failed.values())[:3])
+            raise DamagedCheckpoint(
+                f"None of the {len(failed)} checkpoints in {self.directory} can be read: {listed} Nothing was moved or started anew. Put a "
+                "copy of one of them back, or start in a new --workdir."
+            )
+        if kept.is_dir() and any(kept.iterdir()):
+            raise DamagedCheckpoint(
+                f"{self.directory} holds no checkpoint but the damaged ones in {kept}. Put a whole copy of one into {self.directory}, or "
+                "start in a new --workdir."
+            )
+        return None
+
+    def trust(self, start: int) -> None:
+        """From here on the text is in doubt, until `trust_all` or `distrust`: what is saved says which checkpoint is from before.
+
+        `start`: the step that the run goes on from, 0 where it begins; what it says of itself counts.
+        """
+        said = self._manifest(start).get("trusted") if start else None
+        self._trusted[:] = [said if type(said) is int and 0 <= said < start else start]
+
+    def trust_all(self) -> None:
+        """The text is what it was said to be."""
+        self._trusted.clear()
+
+    def distrust(self) -> str:
+        """The text is damaged: moves what was saved since `trust` aside, and says what is left. All processes must come here."""
+        self.wait()
+        (trusted,) = self._trusted or [0]
+        kept = self._set_aside([step for step in sorted(steps_in(self.directory)) if step > trusted], DOUBTFUL)
+        moved = (
+            f"Checkpoints {', '.join(map(str, kept))} may have learnt from it and are kept in {self.directory / DOUBTFUL}. "
+            if kept
+            else ""
+        )
+        if trusted and trusted in self._manager.all_steps():
+            return f"{moved}Checkpoint {trusted} is from before: the same command goes on from it, once the store is mended."
+        return f"{moved}There is no checkpoint from before: the same command begins anew, once the store is mended."
+
+    def _set_aside(self, steps: list[int], folder: str = DAMAGED) -> dict[int, pathlib.Path]:
+        """Moves checkpoints out of the way, and says where to."""
+        kept = {step: aside(self.directory / folder / str(step)) for step in steps}
+        if not kept:
+            return kept
+        processes.everywhere(True)  # have all seen what is there
+        for step, target in kept.items() if jax.process_index() == 0 else ():
+            try:
+                target.parent.mkdir(exist_ok=True)
+                os.rename(self.directory / str(step), target)
+            except OSError as error:
+                raise CheckpointError(
+                    f"The checkpoint {self.directory / str(step)} is damaged and cannot be moved to {target}: {error.strerror}. Move it "
+                    "away to go on from an older one."
+                ) from error
+        processes.everywhere(True)
+        self._manager.reload()
+        for step in steps:
+            self._ranks.pop(step, None)
+        return kept
+
+    def lines(self, step: int) -> int | None:
+        """Lines that metrics.jsonl had up to a checkpoint; None where that was not written down."""
+        lines = self._manifest(step).get("lines")
+        return lines if type(lines) is int else None
+
+    def check_weights(self, state: State, step: int) -> None:
+        """Raises a DamagedCheckpoint if weights of a state that was restored are NaN or infinite: no step from there can be taken."""
+        weights = flatten({name: state[name] for name in ("params", "ema") if name in state})
+        found = {path: words for path, x in weights.items() if (words := nonfinite_in(x))}
+        if found:
+            raise DamagedCheckpoint(
+                f"The checkpoint {self.directory / str(step)} has weights that are NaN or infinite, as they were when it was saved: "
+                f"{', '.join(listed(found))}. {self._way_out(step)}"
+            )
+
+    def read_file(self, name: str, step: int | None = None) -> bytes:
+        """Content of one of the small files of a checkpoint (the newest by default).
+
+        Raises:
+          CheckpointError: there is no checkpoint, or the file is not what was written.
+        """
+        step = self.latest_step if step is None else step
+        expected = self._manifest(step)["files"].get(name)
+        path = self.directory / str(step) / "files" / name
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        except OSError as error:
+            raise self._unreadable(step, error) from error
+        if found is None or found != expected:
+            state = "is missing" if found is None else "is not what was written"
+            raise DamagedCheckpoint(
+                f"The checkpoint {path.parent.parent} is damaged: files/{name} {state}. {self._way_out(step)}"
+            )
+        return path.read_bytes()
+
+    def _manifest(self, step: int | None) -> dict[str, Any]:
+        path = self.directory / str(step)
+        if step is None or not os.path.lexists(path):
+            raise CheckpointError(f"No checkpoint found in {self.directory}. Train first, or check the path.")
+        if odd := odd_file(path):  # Orbax would wait for a pipe
+            raise self._unreadable(step, ValueError(odd))
+        try:
+            manifest = json_value((path / "files" / MANIFEST).read_bytes())
+            return {**manifest, "digests": dict(manifest["digests"]), "files": dict(manifest["files"])}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(". See full TensorStore")[0]
+        reason = reason if len(reason) < 300 else reason[:300] + " ..."
+        passing = isinstance(error, PermissionError | MemoryError) or any(words in reason for words in _PASSING)
+        what = f"The checkpoint {self.directory / str(step)} cannot be read ({reason})."
+        if passing:
+            return CheckpointError(
+                f"{what} That is no damage: give this process the permissions, files or memory that it needs, and run the same command again."
+            )
+        return DamagedCheckpoint(f"{what} {self._way_out(step)}")
+
+    def _way_out(self, step: int) -> str:
+        older = [number for number in steps_in(self.directory) if number < step]
+        if older:
+            return f"Remove {self.directory / str(step)} to go on from step {max(older)}."
+        return "There is no older one; start in a new --workdir."
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk and visible."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        with self._writing():
+            self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
+        """After an error: what is being saved is saved if it can be, and no thread goes on."""
+        if kind is None:
+            return
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        if disk.number_of(error) is not None and jax.process_count() == 1:
+            unfinished = list(self.directory.glob(f"*{_UNFINISHED}*"))
+            for path in unfinished:  # so that what it took is free
+                shutil.rmtree(path, ignore_errors=True)
+            if unfinished and "__notes__" not in vars(error):  # another file met the disk that it had filled
+                error.add_note(self._takes())
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        """Names the checkpoints where one cannot be written, which may be told by a later call than began it."""
+        return disk.saving(self.directory, self._takes)
+
+    def _takes(self) -> str:
+        return f"A checkpoint takes about {disk.size(self._bytes)}."
+
+
+def safe(directory: pathlib.Path) -> str:
+    """What is not lost of a run that ends here, in a sentence; `directory` holds its checkpoints."""
+    if steps := sorted(steps_in(directory)):
+        return f"Checkpoint {steps[-1]} is whole, and the run goes on from it."
+    return "No checkpoint was saved yet, so the run begins anew."
+
+
+def _fault(words: str, most: int = 220) -> str:
+    """What is wrong with a checkpoint, without the way out."""
+    fault = re.split(" Remove | There is no older one", words)[0]
+    return fault if len(fault) <= most else f"{fault[:most]} ..."

@@ -1,0 +1,163 @@
+"""Where the wall time of a run goes: into steps, or into what.
+
+Goodput is the share of wall time in steps that count. A run's time is that of all its lives (a life is one start of the command,
+up to its end or death), so time.json keeps them all, and what a death costs is seen: the time until the next start, and
+the steps that were taken twice because no checkpoint held them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lm_research.common.disk import write_atomically
+from lm_research.config.run_files import Life, read_lives
+from lm_research.errors import CheckpointError
+from lm_research.run.run_directory import keep_damaged
+
+# What a life spends beside steps: until its first step, compiling, waiting for batches, evaluating, saving, checking devices.
+CAUSES = ("start", "compile", "data", "eval", "checkpoint", "check")
+FILE = "time.json"
+_SECONDS_BETWEEN_WRITES = 10.0  # of time.json: a death loses the account of no more
+
+
+def birth() -> float:
+    """What time.monotonic said when this process began, if it is a command of this package; else what it says now."""
+    now = time.monotonic()
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or not spec.name.startswith("lm_research."):
+        return now
+    try:  # proc(5): field 22, in clock ticks since the machine was started; the name before may have spaces
+        ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return now
+    return now - age if 0 < age < 600 else now
+
+
+class Clock:
+    """The account of one life, in seconds.
+
+    `paused` stops the time of steps, so that rates speak of steps alone. Waiting for a batch does not: it belongs to a step, and
+    is counted beside it, and only while the device had nothing to do.
+    """
+
+    def __init__(self, born: float) -> None:
+        """`born`: what time.monotonic said when the run began."""
+        self.born = born
+        self.lost = dict.fromkeys(CAUSES, 0.0)
+        self.lost["start"] = time.monotonic() - born
+        self._mark = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds of steps since the last lap."""
+        now = time.monotonic()
+        elapsed, self._mark = now - self._mark, now
+        return elapsed
+
+    @contextmanager
+    def paused(self, cause: str) -> Iterator[None]:
+        """Time that belongs to one of CAUSES and not to steps."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.lost[cause] += time.monotonic() - begin
+            self._mark += time.monotonic() - begin
+
+    @contextmanager
+    def waiting(self, idle: bool) -> Iterator[None]:
+        """A wait for a batch; `idle`: the device has done all it was given."""
+        begin = time.monotonic()
+        yield
+        self.lost["data"] += (time.monotonic() - begin) * idle
+
+    def account(self) -> dict[str, float]:
+        """Seconds in steps, and by cause; together the life so far."""
+        steps = time.monotonic() - self.born - sum(self.lost.values())
+        return {"steps": steps, **self.lost}
+
+    @property
+    def goodput(self) -> float:
+        """Share of this life in steps, 0 to 1."""
+        account = self.account()
+        return account["steps"] / sum(account.values())
+
+
+class Lives:
+    """WORKDIR/time.json: one entry a life, {begin, end [seconds since 1970], first, last [steps], seconds {}}."""
+
+    def __init__(self, workdir: pathlib.Path, clock: Clock, first: int, main_process: bool = True) -> None:
+        """`first`: the step that this life starts from."""
+        self._path, self._clock, self._main = workdir / FILE, clock, main_process
+        begin = time.time() - (time.monotonic() - clock.born)
+        self._entry = {"begin": round(begin, 1), "first": first}
+        try:
+            self._before = read_lives(workdir)
+        except CheckpointError:
+            self._before = []
+            if main_process:
+                keep_damaged(self._path)
+        self._written = 0.0
+
+    def write(self, step: int, now: bool = True) -> None:
+        """The account up to a step; without `now` only if some seconds have passed since the last time. A life without steps leaves
+        none."""
+        if (
+            not self._main
+            or step == self._entry["first"]
+            or not (now or time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES)
+        ):
+            return
+        seconds = {name: round(value, 3) for name, value in self._clock.account().items()}
+        self._entry |= {"end": round(time.time(), 1), "last": step, "seconds": seconds}
+        write_atomically(self._path, json.dumps([*self._before, self._entry], indent=1) + "\n")
+        self._written = time.monotonic()
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an account of earlier lives."""
+        return bool(self._before)
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the lives before this one, without those between them."""
+        return sum(sum(life["seconds"].values()) for life in self._before)
+
+    def total(self) -> dict[str, float]:
+        """`total_time` of all lives up to the last `write`."""
+        return total_time([*self._before, *([self._entry] if "seconds" in self._entry else [])])
+
+
+def total_time(lives: list[Life]) -> dict[str, float]:
+    """Seconds of a run from its first start on: in steps that count, and by cause.
+
+    Beside CAUSES there are `repeated`, the time of steps that a later life took again, and `down`, from the end of a life to the next
+    one's start.
+    """
+    total = dict.fromkeys(("steps", *CAUSES, "repeated", "down"), 0.0)
+    for life, following in zip(lives, [*lives[1:], None][: len(lives)], strict=True):
+        for name, seconds in life["seconds"].items():
+            total[name] = total.get(name, 0.0) + seconds
+        if following is not None:
+            taken = life["last"] - life["first"]
+            again = min(taken, max(0, life["last"] - following["first"]))
+            repeated = life["seconds"]["steps"] * again / max(1, taken)
+            total["steps"] -= repeated
+            total["repeated"] += repeated
+            total["down"] += max(0.0, following["begin"] - life["end"])
+    return total
+
+
+def in_words(total: dict[str, float]) -> str:
+    """ "97.2% of 1:02:03 in steps, eval 1.5%, compile 1.0%": causes of 0.05% and more, the largest first."""
+    wall = max(sum(total.values()), 1e-9)
+    causes = sorted(((seconds, name) for name, seconds in total.items() if name != "steps"), reverse=True)
+    parts = [f"{name} {seconds / wall:.1%}" for seconds, name in causes if seconds / wall >= 0.0005]
+    clock = f"{int(wall // 3600)}:{int(wall // 60 % 60):02d}:{int(wall % 60):02d}"
+    return ", ".join([f"{total['steps'] / wall:.1%} of {clock} in steps", *parts])

@@ -1,0 +1,130 @@
+"""Evaluations of a run: when they are due, what they write, and what they say of the best model so far."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research.config import Config
+from lm_research.data.corpus import Corpus
+from lm_research.data.loader import load
+from lm_research.data.order import Examples, Feed
+from lm_research.data.store import TokenStore
+from lm_research.decoding.preview import make_preview
+from lm_research.models.definition import ModelDefinition
+from lm_research.objectives.base import Objective
+from lm_research.parallel.batches import local_rows
+from lm_research.parallel.processes import summed
+from lm_research.run.metrics import MetricsWriter
+from lm_research.run.progress import Log, every
+from lm_research.tasks.base import Task
+from lm_research.training.evaluation import count_targets, evaluate, training_frequencies, unigram_loss
+from lm_research.training.state import State
+from lm_research.training.step import make_eval_step
+
+_SAMPLED = 2048  # training rows that tell how often special tokens are predicted
+_CHUNK = 128  # of them made at once
+
+
+class Evaluation:
+    """Held-out loss, the unigram yardstick, and samples to read."""
+
+    def __init__(
+        self,
+        config: Config,
+        objective: Objective,
+        definition: ModelDefinition,
+        corpus: Corpus,
+        mesh: jax.sharding.Mesh,
+        writer: MetricsWriter,
+        log: Log,
+        history: list[dict[str, float]],
+        examples: Examples,
+    ) -> None:
+        """`history`: scores of earlier evaluations; `examples`: what is trained on."""
+        self.config, self.objective, self.mesh, self.writer, self.log = config, objective, mesh, writer, log
+        self.definition, self.corpus = definition, corpus
+        self.feed, self.num_batches = self._feed(corpus.validation)
+        self.step = make_eval_step(objective, definition, corpus.tokenizer.token_bytes, mesh)
+        self.preview = make_preview(config, definition, corpus)
+        self.unigram_nats = None
+        if objective.token_term:
+            self.unigram_nats = self._unigram_nats(examples)
+        self.ranks = [self.rank(line) for line in history]
+        if self.exhausted:
+            log(
+                f"held-out: no better for task.patience={config.task.patience} evaluations, so the run is at its end; with more it goes on"
+            )
+        self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
+
+    def _unigram_nats(self, examples: Examples) -> float:
+        """The yardstick: what frequencies of training's targets give the evaluation's, the same in every process."""
+        tokenizer = self.corpus.tokenizer
+        index = np.unique(np.linspace(0, examples.num_examples - 1, _SAMPLED).astype(np.int64))
+        parts = (index[start : start + _CHUNK] for start in range(0, len(index), _CHUNK))
+        sample_V = count_targets((examples.batch(np.zeros_like(part), part) for part in parts), tokenizer.size)
+        text_V = self.objective.predicted_counts(self.corpus.train)
+        local_V = count_targets(map(self.feed, range(self.num_batches)), tokenizer.size)
+        held_V = summed(local_V, "held-out targets")
+        return unigram_loss(training_frequencies(text_V, sample_V, tokenizer.special_ids), held_V)
+
+    def _feed(self, store: TokenStore) -> tuple[Feed, int]:
+        """Batches of a held-out store, and how many an evaluation reads."""
+        examples, size = self.objective.examples(store, "validation"), self.config.train.batch_size
+        num_batches = -(-examples.num_examples // size)
+        if self.config.eval.num_batches:
+            num_batches = min(num_batches, self.config.eval.num_batches)
+        return self._in_order(examples, store), num_batches
+
+    def _in_order(self, examples: Examples, store: TokenStore) -> Feed:
+        size, rows = self.config.train.batch_size, self.definition.arch.vocab_size
+        return Feed(examples, size, 0, local_rows(self.mesh, size), None, vocabulary=rows, store=store.path)
+
+    def rank(self, scores: dict[str, float] | None) -> float | None:
+        """What orders models, the smaller the better: the loss, or a task's metric."""
+        if scores is None or not isinstance(self.objective, Task):
+            return scores and scores["eval_loss_nats"]
+        value = self.objective.value(scores)
+        return value if self.objective.lower_is_better else -value
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last task.patience evaluations were no better than the best before them."""
+        patience = self.config.task.patience
+        return 0 < patience < len(self.ranks) and min(self.ranks[-patience:]) >= min(self.ranks[:-patience])
+
+    def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
+        """Scores and outputs of all of a store."""
+        examples, size, outputs = self.objective.examples(store, "final"), self.config.train.batch_size, []
+        feed = self._in_order(examples, store)
+        batches = load(feed, 0, -(-examples.num_examples // size))
+        return evaluate(self.step, params, batches, self.objective, self.mesh, outputs), outputs
+
+    def due(self, step: int) -> bool:
+        """Whether one is due before the end."""
+        return every(self.config.eval.every_steps, step)
+
+    def run(self, step: int, state: State) -> dict[str, float]:
+        """Evaluates (the averaged parameters, if there are any), writes, prints, and returns the metrics."""
+        begin = time.perf_counter()
+        params = state.get("ema", state["params"])
+        batches, outputs = load(self.feed, 0, self.num_batches), []
+        scores = evaluate(self.step, params, batches, self.objective, self.mesh, outputs)
+        for name, (feed, num_batches) in self.sources.items():  # of a mixture, each by itself
+            part = evaluate(self.step, params, load(feed, 0, num_batches), self.objective, self.mesh)
+            scores |= {
+                f"eval_{name}_{key}": part[f"eval_{key}"] for key in ("loss_nats", "perplexity", "bits_per_byte")
+            }
+        texts = self.objective.samples(outputs, self.config.eval.num_samples) or self.preview(params, step)
+        self.writer.write(step, {**scores, "eval_seconds": round(time.perf_counter() - begin, 3)})
+        self.writer.write_text(step, "samples", "\n\n".join(texts))
+        parts = [f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
+        yardstick = f"unigram: {self.unigram_nats:.4g} nats" if self.unigram_nats else self.objective.baseline()
+        self.log(f"held-out after step {step}: {', '.join(parts)} ({yardstick})")
+        self.ranks.append(self.rank(scores))
+        for text in texts:
+            self.log("  | " + text.strip().replace("\n", "\n  | "))
+        return scores

@@ -1,0 +1,126 @@
+"""The model directory that a training run starts from (train.init_from), and what it decides of the run's config."""
+
+from __future__ import annotations
+
+import pathlib
+
+from jax.sharding import Mesh
+
+from lm_research import tasks
+from lm_research.config import Config, ModelConfig, replace
+from lm_research.data.corpus import Corpus
+from lm_research.errors import ConfigError, PretrainedError, TokenizerError
+from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
+from lm_research.models.definition import Params, define
+from lm_research.pretrained import PathLike, inspect, load_params
+from lm_research.tasks.base import Task
+from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+
+
+class StartingPoint:
+    """A model directory that a training run starts from.
+
+    Attributes:
+      definition: its architecture, with dropout, compute type, loop, remat and attention of the run, and the run's head.
+      family: a key of FAMILIES.
+      config: its config.json in the Hugging Face format.
+      tokenizer: where its tokenizer is found.
+      embedding: how it makes embeddings of texts; None where it does not say, or in a way that is not trained here.
+    """
+
+    def __init__(self, path: PathLike, model: ModelConfig, head: str, num_labels: int | None = None) -> None:
+        """Looks at the directory; raises a PretrainedError like `from_pretrained`."""
+        self.directory = pathlib.Path(path)
+        self._found = inspect(self.directory, head, num_labels)
+        self.tokenizer = self.directory if isinstance(self._found, native_checkpoint.Native) else self._found.files
+        names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat", "attention")
+        arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
+        self.definition = define(arch, self._found.definition.head)
+        self.family, self.config = self._found.family, self._found.config
+        said = sentence_transformers.load(self._found.files)
+        self.embedding = said if said is not None and said.supported and not said.dense else None
+
+    @property
+    def new_parts(self) -> str:
+        """Patterns, with commas between, of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
+        missing = (native_checkpoint if isinstance(self._found, native_checkpoint.Native) else huggingface).missing(
+            self._found
+        )
+        parts = {path.partition("/")[0] for path in missing}
+        return ",".join(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
+
+    def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
+        """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used.
+
+        Raises:
+          PretrainedError: like `from_pretrained`, or they are not all finite: no loss of theirs would be.
+        """
+        params, report = load_params(self._found, mesh, "float32", seed, fresh_head=True)
+        if report.nonfinite:
+            raise PretrainedError(
+                f"train.init_from={self.directory} has weights that are NaN or infinite, and every loss would be: "
+                f"{', '.join(huggingface.listed(report.nonfinite))}. Download or convert it again, or start from an earlier checkpoint of it."
+            )
+        return params, report.lines()
+
+
+def find_origin(config: Config, corpus: Corpus | None = None) -> StartingPoint | None:
+    """The model directory that the run starts from, if it does; raises a PretrainedError if there is none such.
+
+    Of a labelled data set the head gets its classes.
+    """
+    if not config.train.init_from:
+        if config.lora.rank:
+            raise ConfigError(
+                f"lora.rank={config.lora.rank} trains adapters of a model that stays as it is, so it needs one: name its directory in "
+                "--config.train.init_from, or train all parameters with --config.lora.rank=0."
+            )
+        return None
+    kind = tasks.asked(config)
+    if corpus is None or not issubclass(kind, Task):
+        return StartingPoint(config.train.init_from, config.model, kind.head(config))
+    return StartingPoint(config.train.init_from, config.model, kind.head(config), kind.num_labels(config, corpus))
+
+
+def follow(origin: StartingPoint | None, config: Config) -> Config:
+    """The config with what the origin decides: the model's family and shape, and the tokenizer.
+
+    Raises:
+      ConfigError: config.tokenizer.path names a tokenizer that gives other ids than the origin's.
+    """
+    if origin is None:
+        return config
+    arch, width = origin.definition.arch, config.data.max_length
+    shape = {
+        "family": origin.family, "hidden_size": arch.hidden_size, "num_layers": arch.num_layers, "num_heads": arch.num_heads,
+        "num_kv_heads": arch.num_kv_heads, "head_size": arch.head_size, "embedding_size": arch.embedding_size,
+        "intermediate_size": arch.intermediate_size, "max_length": arch.max_length or max(config.model.max_length, width),
+        "vocab_size": arch.vocab_size, "norm": arch.norm, "mup_base_width": arch.mup_base_width, "mup_base_head_size": 0,
+    }  # fmt: skip
+    path = str(origin.tokenizer)
+    if config.tokenizer.path not in ("", path):
+        _check_same_ids(config.tokenizer.path, origin)
+        path = config.tokenizer.path
+    lora = {"full": config.lora.full or origin.new_parts} if config.lora.rank else {}
+    return replace(config, model=shape, tokenizer={"path": path}, lora=lora, task=_as_origin_embeds(origin, config))
+
+
+def _check_same_ids(path: str, origin: StartingPoint) -> None:
+    try:
+        own = load_tokenizer(origin.tokenizer)
+    except TokenizerError:  # a directory of weights alone
+        return
+    if load_tokenizer(path).digest != own.digest:
+        raise ConfigError(
+            f"config.tokenizer.path={path} is not the tokenizer of train.init_from={origin.directory}, whose weights know its own ids alone. "
+            "Leave tokenizer.path empty; or, to use another vocabulary, leave train.init_from empty and train from the beginning."
+        )
+
+
+def _as_origin_embeds(origin: StartingPoint, config: Config) -> dict[str, str]:
+    """Keys of the section task that are empty, and that the origin's way of making embeddings decides."""
+    said = origin.embedding
+    if said is None or config.task.name != "embedding":
+        return {}
+    found = {"pooling": said.pooling, "prompt": said.prompt(), "similarity": said.similarity}
+    return {name: value for name, value in found.items() if not getattr(config.task, name)}

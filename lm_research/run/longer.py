@@ -1,0 +1,61 @@
+"""A run that goes on beyond the end it had, or to a nearer one.
+
+Parameters, optimizer, position in the data and the window of metrics go on as after any restart; only the learning rate depends on where
+the end is. It is always that of a run that had the new end from its first step, so it is a function of the config alone, however
+often and where the end was moved. Rates that no end decides (constant, inverse_sqrt, wsd before its decay, a warm-up in steps)
+make the run that is trained longer equal to the undisturbed longer one, bit for bit; others (linear, cosine, polynomial)
+jump from the old curve to the new one where it goes on.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from lm_research import config as config_lib
+from lm_research.config import Config
+from lm_research.errors import CheckpointError
+from lm_research.run.run_directory import LENGTH_KEYS, Changes
+from lm_research.training.optimizer import make_schedule
+
+
+def check(workdir: pathlib.Path, config: Config, done: int) -> None:
+    """Raises a CheckpointError if the run has gone further than it is asked to."""
+    if not config_lib.timed(config) and config.train.num_steps < done:
+        key = "budget" if config.train.budget else "num_epochs" if config.train.num_epochs else "num_steps"
+        asked = f"train.{key}={getattr(config.train, key)}"
+        raise CheckpointError(
+            f"{asked} ends after {config.train.num_steps:,} steps, but the run in {workdir} has already done {done:,} steps. Ask for that many or more, or start in a new --workdir."
+        )
+
+
+def in_words(config: Config, changed: Changes, done: int) -> str:
+    """What has changed since a run's last start, and what that does to the learning rate; "" where nothing has.
+
+    Args:
+      config: of this start, its steps settled.
+      changed: `run_directory.check_config` of it.
+      done: steps that the run has done.
+    """
+    lines = [f"changed: {name} was {before!r}, is {now!r}" for name, (before, now) in changed.items()]
+    ends = {name: before for name, (before, _) in changed.items() if name in LENGTH_KEYS and name.startswith("train.")}
+    if ends and done:
+        lines.append(_of_the_rate(config, ends, done))
+    return "\n".join(lines)
+
+
+def _of_the_rate(config: Config, ends: dict[str, Any], done: int) -> str:
+    if config_lib.timed(config):
+        return (
+            f"longer: the run goes on from step {done:,} until {config.train.budget} are used up. The learning rate of a step is that of a "
+            "run that was planned to end there from its first step."
+        )
+    steps, rate = config.train.num_steps, make_schedule(config)
+    line = (
+        f"longer: the run goes on from step {done:,} to {steps:,}. The learning rate of a step ({config.schedule.name}) is that of a run of "
+        f"{steps:,} steps from its first"
+    )
+    before = config_lib.replace(config, train={name.removeprefix("train."): value for name, value in ends.items()})
+    if done < steps and not config_lib.timed(before):
+        line += f": {float(rate(done)):.3g} in step {done + 1:,}, where it would have been {float(make_schedule(before)(done)):.3g}"
+    return line + "."

@@ -1,0 +1,175 @@
+"""The run directory: everything needed to explain, continue or repeat a run.
+
+config.json       the resolved config; usable as --config
+environment.json  versions, devices, git commit, number of parameters, command and changed keys of each start
+metrics.jsonl     one object a line, units in the names
+log.txt           what was printed
+summary.json      at the end: status, steps, final metrics, digests of the state, where the time went
+time.json         the time of each start, by what it was spent on
+budget.json       the steps planned with a budget of time
+checked.json      the last step that train.check_every found nothing in
+trackers.json     the run's ids at Weights & Biases and MLflow
+checkpoints/ data/ tensorboard/ profile/ nonfinite/; checkpoints/damaged/ and *.damaged, what came back damaged
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+from typing import IO, Any
+
+import jax
+
+from lm_research import config as config_lib
+from lm_research.common.disk import why, write_atomically
+from lm_research.common.documents import Object, read_json
+from lm_research.common.paths import FILE, FOLDER, LINK_TO_NOTHING, NOTHING, kind
+from lm_research.errors import CheckpointError, DataError
+
+# Changing these keys between restarts changes how a run is watched or saved, not what it computes.
+FREE_KEYS = (
+    "logging.", "checkpoint.", "eval.", "profile.", "data.num_workers", "data.cache_dir", "data.verify", "train.nonfinite", "mesh.",
+    "train.stop_after", "train.check_every",
+)  # fmt: skip
+# And these how far it goes; longer.py says what that means.
+LENGTH_KEYS = ("train.num_steps", "train.num_epochs", "train.budget", "task.patience")
+_OPENED = (".lock", "log.txt", "metrics.jsonl")
+Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
+PACKAGES = (
+    "lm_research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tensorflow-datasets", "numpy",
+)  # fmt: skip
+
+
+def aside(path: pathlib.Path) -> pathlib.Path:
+    """The first of PATH, PATH-2, PATH-3, ... that does not exist."""
+    places = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(place for place in places if not os.path.lexists(place))
+
+
+def keep_damaged(path: pathlib.Path) -> pathlib.Path:
+    """Copies a file that cannot be read as what it is, before it is replaced; returns the copy, PATH.damaged. What is no file moves there."""
+    kept = aside(path.with_name(f"{path.name}.damaged"))
+    if kind(path) == FILE:
+        shutil.copyfile(path, kept)
+    else:
+        os.rename(path, kept)
+    return kept
+
+
+def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
+    """Takes the directory, which `flag` named, for this process until the handle is closed or the process ends.
+
+    Raises:
+      CheckpointError: the directory cannot be written, or another run is using it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name in _OPENED:  # a pipe would be waited for
+            if (found := kind(workdir / name)) not in (FILE, NOTHING, LINK_TO_NOTHING):
+                found = "a folder" if found == FOLDER else found
+                raise CheckpointError(f"{workdir / name} is {found}, where {flag} keeps a file. Move it away.")
+        handle = open(workdir / ".lock", "w")
+    except OSError as error:
+        raise CheckpointError(
+            f"{flag}={workdir} cannot be written: {why(error, workdir)}. Choose another directory, or mend that."
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise CheckpointError(
+            f"{flag}={workdir} is in use by another running process. Wait for it, stop it, or choose another {flag}."
+        ) from error
+    return handle
+
+
+def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> Changes:
+    """Every key whose value differs between two resolved configs."""
+    old, new = config_lib.by_key(old), config_lib.by_key(new)
+    return {name: (old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)}
+
+
+def check_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
+    """What has changed since the directory's run was last started, and may; raises a CheckpointError if it computes something else."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return {}
+    old = read_json(path, error=CheckpointError, fix="Restore it, or choose another --workdir.")
+    changed = changed_keys(_with_defaults(old), config_lib.to_dict(config))
+    others = {name: pair for name, pair in changed.items() if not name.startswith(FREE_KEYS + LENGTH_KEYS)}
+    if others:
+        listed = "; ".join(f"{name} was {before!r}, is {now!r}" for name, (before, now) in others.items())
+        raise CheckpointError(
+            f"--workdir={workdir} holds another run, whose config differs: {listed}. Choose a new --workdir, or go on with "
+            f"that run by --config={path}."
+        )
+    return changed
+
+
+def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored config with the keys that the schema has got since: a run of an earlier version did what they say by default."""
+    filled = dict(stored)
+    for section, values in config_lib.to_dict(config_lib.Config()).items():
+        if isinstance(values, dict) and isinstance(stored.get(section, {}), dict):
+            filled[section] = values | stored.get(section, {})
+    return filled
+
+
+def store_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
+    """Checks config.json again, now that the steps are settled, and writes it: what the newest start was told; returns what changed."""
+    changed = check_config(workdir, config)
+    write_atomically(workdir / "config.json", config_lib.dumps(config))
+    return changed
+
+
+def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes | None = None) -> None:
+    """Adds this start, the size of its model, and which keys were changed for it to environment.json (a list, one entry a start)."""
+    path = workdir / "environment.json"
+    try:
+        starts = read_json(path, list[Object]) if path.exists() else []
+    except DataError:
+        starts = []
+        keep_damaged(path)
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    device = jax.devices()[0]
+    starts.append({
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "parameters": num_params,
+        "changed": {name: list(pair) for name, pair in (changed or {}).items()},
+        "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    })  # fmt: skip
+    write_atomically(path, json.dumps(starts, indent=1) + "\n")
+
+
+def _git_commit() -> str | None:
+    """Commit of the source this runs from, with "+changes" if files differ; None outside a checkout."""
+    where = pathlib.Path(__file__).parent
+    try:
+        run = lambda *args: subprocess.run(  # noqa: E731
+            ["git", "-C", str(where), *args], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        return run("rev-parse", "HEAD") + ("+changes" if run("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,49 @@
+"""SIGTERM and Ctrl-C: finish the step, save, leave with the exit code that says "go on with the same command".
+
+Of several processes, one that gets a signal stops all of them at the same step.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import jax
+
+from lm_research.common.interrupts import SIGNALS
+from lm_research.parallel import processes
+
+
+class StopRequest:
+    """Context manager that turns the first signal into a flag; a second one ends the process at once.
+
+    Among several processes SIGTERM is jax.distributed's, and Ctrl-C is handed on as one; see `at`.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        processes.agree_on_stops()
+        for number in SIGNALS if jax.process_count() == 1 else (signal.SIGINT,):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        for other in self._previous:
+            signal.signal(other, signal.SIG_DFL)
+        if jax.process_count() > 1:
+            processes.forward_to_preemption()
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def at(self, step: int) -> bool:
+        """Whether to stop before `step`; the same answer in all processes, who must ask before every step."""
+        return processes.asked_to_stop(step, bool(self))

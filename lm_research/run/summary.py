@@ -1,0 +1,98 @@
+"""The end of a run: summary.json, a fine-tuned model's directory and predictions, and the closing words."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from lm_research.common.disk import write_atomically
+from lm_research.config import Config, tracker_names
+from lm_research.models.adapters import merged
+from lm_research.models.digest import digest_of
+from lm_research.run.held_out import Evaluation
+from lm_research.run.init_from import StartingPoint
+from lm_research.run.metrics import read_metrics
+from lm_research.tasks import delivery
+from lm_research.training.state import State
+
+
+def summarise(
+    state: State,
+    workdir: pathlib.Path,
+    status: str,
+    unigram_nats: float | None,
+    seconds: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Writes summary.json: status, steps, last metrics, digests of what was learned, where the time went."""
+    lines = read_metrics(workdir / "metrics.jsonl")
+    last = lambda kind: next((line for line in reversed(lines) if kind in line), {})  # noqa: E731
+    names = [name for name in ("params", "optimizer", "ema") if name in state]
+    summary = {
+        "status": status,
+        "step": int(state["step"]),
+        "train": last("loss_nats"),
+        "eval": last("eval_loss_nats"),
+        "unigram_loss_nats": unigram_nats,
+        "digests": {{"params": "parameters"}.get(name, name): digest_of(state[name]) for name in names},
+        "seconds": seconds,
+    }
+    if jax.process_index() == 0:
+        write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def deliver(
+    evaluation: Evaluation, state: State, origin: StartingPoint | None, workdir: pathlib.Path
+) -> dict[str, Any]:
+    """What is left of a fine-tuning run: the best model in WORKDIR/model, its predictions, and its scores in summary.json."""
+    task, corpus, params = evaluation.objective, evaluation.corpus, state.get("ema", state["params"])
+    found: dict[str, Any] = {"best_step": int(state["step"])}
+    for part, store in (("validation", corpus.validation), ("test", corpus.test)):
+        if store is not None:
+            found[part], outputs = evaluation.part(params, store)
+            if jax.process_index() == 0:
+                delivery.write_predictions(workdir / f"predictions_{part}.jsonl", task, part, outputs)
+    if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
+        family, config = (origin.family, origin.config) if origin else (evaluation.config.model.family, None)
+        definition, params = merged(evaluation.definition, params)
+        delivery.export(workdir / "model", definition, family, params, config, task)
+    if jax.process_index() == 0:
+        summary = json.loads((workdir / "summary.json").read_text()) | found
+        write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
+    return found | {"words": task.words_of(found["validation"])}
+
+
+def closing_words(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:
+    if summary["status"] == "paused":
+        return f"paused after step {summary['step']} (train.stop_after); the same command with a later one goes on from there."
+    if summary["status"] != "finished":
+        return f"stopped by a signal after step {summary['step']}; everything is saved, and the same command goes on from there."
+    if "words" in summary:
+        test = "".join(
+            f"\ntest: {name.removeprefix('eval_')} {value:.4g}" for name, value in summary.get("test", {}).items()
+        )
+        return f"""
+finished: best after step {summary["best_step"]}, {summary["words"]}{test}
+next:
+  use       lm_research.from_pretrained("{workdir}/model")
+  read      {workdir}/predictions_validation.jsonl
+  compare   python -m lm_research.compare {workdir} runs/OTHER"""
+    scores, unigram = summary["eval"], summary["unigram_loss_nats"]
+    term = "eval_lm_loss_nats" if "eval_lm_loss_nats" in scores else "eval_mlm_loss_nats"
+    longer = (
+        "train.budget" if config.train.budget else "train.num_epochs" if config.train.num_epochs else "train.num_steps"
+    )
+    look = f"\n  look      tensorboard --logdir={workdir}" if "tensorboard" in tracker_names(config) else ""
+    held_out = "its last evaluation is missing from metrics.jsonl"
+    if term in scores and "eval_perplexity" in scores:
+        held_out = f"{scores[term]:.3f} nats a token against {unigram:.3f} of unigram frequencies; perplexity {scores['eval_perplexity']:.1f}"
+    return f"""
+finished: {summary["step"]} steps, parameters {summary["digests"]["parameters"]}
+held-out: {held_out}
+next:{look}
+  longer    the same command with a larger --config.{longer}
+  your text --config.data.source=FILE_OR_FOLDER --workdir=runs/mine
+  compare   python -m lm_research.compare {workdir} runs/OTHER"""

@@ -1,0 +1,1 @@
+"""Every kind of tokenizer behind one face; training, special tokens, chat templates."""

@@ -1,0 +1,201 @@
+"""Conversations as the text that a model was trained on: its chat template, a Jinja program in its tokenizer's files.
+
+Jinja runs in a sandbox that bounds time and size, with the settings and extras that transformers' `apply_chat_template` gives templates: blocks take
+their line with them, `break` and `continue`, `tojson` that keeps letters as they are, `raise_exception`, `strftime_now`, and
+`{% generation %}` ... `{% endgeneration %}` around what the model is to write.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+
+from lm_research.common.documents import json_value
+from lm_research.common.texts import whole
+from lm_research.errors import UserError
+from lm_research.tokenizers.template_sandbox import BoundedSandbox, bounded, charge
+
+TEMPLATE = "chat_template.jinja"
+Message = Mapping[str, Any]
+_MOST = 2**18  # characters of a template, and
+_WIDEST = 100  # of a step in the JSON that it writes
+Spans = list[tuple[int, int]]
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # names that templates read a message's thinking by
+_BEGIN, _END = (
+    "\ufdd0",
+    "\ufdd1",
+)  # around a generation block while a template runs; Unicode keeps both from ever being text
+
+# What a conversation becomes that no template was made for: "User: TEXT", a blank line, "Assistant: TEXT" and the end token, and so on.
+# Line breaks are written as texts, because those of a template's own lines are taken away.
+PLAIN = (
+    "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def chat_template(tokenizer: Any) -> str | None:
+    """The template in a tokenizer's files: chat_template.jinja, or of tokenizer_config.json; None without one.
+
+    Where there are several by name, "default" counts.
+    """
+    files: Mapping[str, bytes] = getattr(tokenizer, "files", {})
+    if TEMPLATE in files:
+        try:
+            return files[TEMPLATE].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{tokenizer.name}: {TEMPLATE} is not UTF-8 text ({error}). Copy it again.") from error
+    template = _settings(files).get("chat_template")
+    if isinstance(template, list):
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def end_token(tokenizer: Any) -> str:
+    """The end token as templates write it; "" of a tokenizer that no text can name its tokens to."""
+    backend = getattr(tokenizer, "backend", None)
+    return backend.id_to_token(tokenizer.roles["eos"]) if backend is not None and "eos" in tokenizer.roles else ""
+
+
+def chat_text(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = True,
+    template: str | None = None,
+    tools: Sequence[Any] | None = None,
+) -> str:
+    """The text of a conversation.
+
+    Args:
+      tokenizer: with `files`, see tokenizers/hf_tokenizer.py.
+      messages: {"role", "content"} each, and whatever else the template reads. Fields that are None count as missing; a message's
+        thinking is known to the template by all its usual names.
+      add_generation_prompt: end with what stands before an answer.
+      template: instead of the tokenizer's own.
+      tools: JSON schemas that the template is told.
+
+    Raises:
+      UserError: there is no template, or it does not take these messages.
+    """
+    return chat_spans(tokenizer, messages, add_generation_prompt, template, tools)[0]
+
+
+def chat_spans(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = False,
+    template: str | None = None,
+    tools: Sequence[Any] | None = None,
+) -> tuple[str, Spans]:
+    """As chat_text, and the characters [from, to) of it that the template's generation blocks wrote, in order."""
+    template = template or chat_template(tokenizer)
+    if template is None:
+        raise UserError(
+            "This model has no chat_template, neither chat_template.jinja nor one in tokenizer_config.json, so it was not "
+            "made for messages. Give a text as the prompt, or put its template there."
+        )
+    settings = _settings(tokenizer.files)
+    tokens = {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)}
+    tokens.setdefault("eos_token", end_token(tokenizer))
+    values = dict(messages=[_whole(one) for one in messages], add_generation_prompt=add_generation_prompt)
+    if any(mark in json.dumps(values, ensure_ascii=False, default=str) for mark in (_BEGIN, _END)):
+        raise UserError("A message holds U+FDD0 or U+FDD1, which Unicode keeps from being text. Take it out.")
+    try:
+        with bounded():
+            written = _compiled(template).render(**tokens, **values, tools=tools or None, documents=None)
+    except Exception as error:  # a template is a program: it may fail in any way
+        reason = " ".join(str(error)[:500].split()) or type(error).__name__
+        raise UserError(
+            f"The model's chat_template does not take these messages: {reason.rstrip('.')}. Mend the messages, or the template in "
+            f"{TEMPLATE} or tokenizer_config.json."
+        ) from error
+    return _unmarked(whole(written))
+
+
+def _whole(message: Message) -> dict[str, Any]:
+    given = {name: value for name, value in message.items() if value is not None}
+    thoughts = [given[name] for name in _REASONING if name in given][:1]
+    return {"thinking": thoughts[0], **given, "reasoning_content": thoughts[0]} if thoughts else given
+
+
+def _unmarked(written: str) -> tuple[str, Spans]:
+    """A text without the marks of generation blocks, and where they stood."""
+    text, spans, start = "", [], 0
+    for part in re.split(f"([{_BEGIN}{_END}])", written):
+        if part == _BEGIN:
+            start = len(text)
+        elif part == _END:
+            spans.append((start, len(text)))
+        else:
+            text += part
+    return text, spans
+
+
+def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation up to where the answer begins.
+
+    Special tokens stand where the template puts them; the tokenizer adds none, so none is there twice. Raises a UserError as
+    `chat_text` does.
+    """
+    text = chat_text(tokenizer, messages)
+    return tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist()
+
+
+def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
+    return json_value(files.get("tokenizer_config.json", b"{}"))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    if len(template) > _MOST:
+        raise ValueError(f"it has more than {_MOST:,} characters")
+    environment = BoundedSandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.add_filter("tojson", _to_json)
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    return environment.from_string(template)
+
+
+class _Generation(Extension):
+    """The blocks `{% generation %}`, written with a mark on either side."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        begin, end = (nodes.Output([nodes.TemplateData(mark)]) for mark in (_BEGIN, _END))
+        return nodes.Scope([begin, *body, end]).set_lineno(line)
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Jinja's own would write < > & ' as escapes, which are for web pages."""
+    widths = [indent if isinstance(indent, int) else len(indent or ""), *map(len, separators or ())]
+    if max(widths) > _WIDEST:
+        raise ValueError(f"tojson indents or separates by more than {_WIDEST} characters")
+    charge(value, max(widths))
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(form: str) -> str:
+    if len(form) > 1000:
+        raise ValueError("strftime_now has a form of more than 1,000 characters")
+    return datetime.datetime.now().strftime(form)
+
+
+def _refuse(message: str) -> NoReturn:
+    charge(message, 0)
+    raise jinja2.TemplateError(message)

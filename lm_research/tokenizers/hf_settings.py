@@ -1,0 +1,287 @@
+"""What the JSON files beside a Hugging Face vocabulary say: class of tokenizer, roles, added tokens, options."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+from msgspec import Meta
+from tokenizers import AddedToken
+
+from lm_research.common.documents import Object, check_fields, parse_json
+from lm_research.errors import TokenizerError
+from lm_research.tokenizers.languages import M2M_100, MBART, MBART_50, NLLB
+
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+# A class of transformers that takes tokenizer.json as it stands; most others build theirs from its vocabulary alone.
+PLAIN_CLASS = "PreTrainedTokenizerFast"
+SENTENCES = "sentence_bert_config.json"  # of sentence-transformers, beside a model
+_GENERIC = {"pretrainedtokenizerfast", "pretrainedtokenizer", "tokenizersbackend"}  # classes that say nothing
+_UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a longest text
+
+# Ids have a bound because tables of all of them are made; the largest vocabularies in use have about a million.
+MAX_IDS = 2**22
+Id = Annotated[int, Meta(ge=0, lt=MAX_IDS)]
+Name = Annotated[str, Meta(max_length=256)]  # of a class, a language or an input of models
+Content = Annotated[str, Meta(max_length=10_000)]  # of a token
+_Switch = bool | Annotated[int, Meta(ge=0, le=1)]
+
+
+class TokenFields(TypedDict, total=False):
+    """A token that is more than its text."""
+
+    content: Required[Content]
+    lstrip: _Switch | None
+    rstrip: _Switch | None
+    single_word: _Switch | None
+    normalized: _Switch | None
+    special: _Switch | None
+
+
+_Token = Content | TokenFields
+_ADDED = dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], TokenFields]
+_SIDE = Literal["left", "right"]
+_OPTIONS = """add_bos_token add_eos_token add_prefix_space do_lower_case keep_accents legacy legacy_behaviour separate_vocabs
+strip_accents tokenize_chinese_chars trim_offsets""".split()
+_NULL_SAYS_NOTHING = ("do_lower_case", "tokenize_chinese_chars", "extra_ids")  # elsewhere it means no, or none
+# Types of what is read of each file, where it is not null.
+_TYPES: dict[str, dict[str, Any]] = {
+    "tokenizer_config.json": {
+        **dict.fromkeys((f"{role}_token" for role in ROLES), _Token),
+        **dict.fromkeys(_OPTIONS, _Switch),
+        "added_tokens_decoder": _ADDED,
+        "additional_special_tokens": list[_Token],
+        "extra_special_tokens": list[_Token] | dict[str, _Token],
+        "chat_template": str | list[Any] | Object,
+        "extra_ids": Annotated[int, Meta(ge=0, le=10**4)],
+        "model_input_names": list[Name],
+        "model_max_length": Annotated[float, Meta(ge=1)],
+        "padding_side": _SIDE,
+        "truncation_side": _SIDE,
+        **dict.fromkeys(("tokenizer_class", "src_lang", "tgt_lang", "language_codes"), Name),
+    },
+    "special_tokens_map.json": {
+        **dict.fromkeys((f"{role}_token" for role in ROLES), _Token),
+        "additional_special_tokens": list[_Token],
+    },
+    "config.json": {"tokenizer_class": Name, "model_type": Name},
+    SENTENCES: {"do_lower_case": _Switch},
+}
+_FIX = "Mend it, or copy the file again from where the model came from."
+
+_BERT = dict(unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]")
+_ROBERTA = dict(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>", cls="<s>", mask="<mask>")
+_END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a tokenizer class of the transformers library stands for.
+
+    Attributes:
+      name: of the class.
+      vocabulary: "wordpiece" (vocab.txt), "bytes" (vocab.json and merges.txt), "pieces" (sentencepiece), or "two models" or "one
+        model" of sentencepiece with a vocab.json that numbers pieces.
+      roles: role -> its token, unless the files say otherwise.
+      wrap: how special tokens surround a text, see hf_vocabularies.py.
+      types: whether models that use it tell a pair's texts apart by types.
+      strips_mask: whether the mask takes the space before it with it, as in the models' training.
+      merges: whether its sentencepiece model is one of merges (BPE), not of scores (unigram).
+      languages: codes of those that it marks texts with, in the order of their ids; language: the one unless the files say.
+      begins: see languages.py.
+    """
+
+    name: str
+    vocabulary: str
+    roles: Mapping[str, str]
+    wrap: str
+    types: bool = False
+    strips_mask: bool = False
+    padding_side: str = "right"
+    merges: bool = False
+    languages: Sequence[str] = ()
+    language: str = ""
+    begins: bool = False
+
+
+KINDS = (
+    Kind("BertTokenizer", "wordpiece", _BERT, wrap="cls sep", types=True),
+    Kind("DistilBertTokenizer", "wordpiece", _BERT, wrap="cls sep"),
+    Kind("GPT2Tokenizer", "bytes", dict.fromkeys(("bos", "eos", "unk"), _END_OF_TEXT), wrap="bos eos"),
+    Kind("RobertaTokenizer", "bytes", _ROBERTA, wrap="cls sep sep", strips_mask=True),
+    Kind("T5Tokenizer", "pieces", dict(eos="</s>", unk="<unk>", pad="<pad>"), wrap="eos"),
+    Kind(
+        "AlbertTokenizer", "pieces", {**_BERT, "bos": "[CLS]", "eos": "[SEP]", "unk": "<unk>", "pad": "<pad>"},
+        wrap="cls sep", types=True, strips_mask=True,
+    ),
+    Kind("XLMRobertaTokenizer", "pieces", _ROBERTA, wrap="cls sep sep", strips_mask=True),
+    Kind(
+        "MBartTokenizer", "pieces", _ROBERTA, wrap="language last", strips_mask=True,
+        languages=MBART, language="en_XX", begins=True,
+    ),
+    Kind(
+        "MBart50Tokenizer", "pieces", _ROBERTA, wrap="language first", strips_mask=True,
+        languages=MBART_50, language="en_XX",
+    ),
+    Kind(
+        "NllbTokenizer", "pieces", _ROBERTA, wrap="language first", strips_mask=True, merges=True,
+        languages=NLLB, language="eng_Latn",
+    ),
+    Kind(
+        "M2M100Tokenizer", "one model", dict(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>"), wrap="language first",
+        languages=M2M_100, language="en",
+    ),
+    Kind("MarianTokenizer", "two models", dict(eos="</s>", unk="<unk>", pad="<pad>"), wrap="eos"),
+    Kind(
+        "LlamaTokenizer", "pieces", dict(bos="<s>", eos="</s>", unk="<unk>"), wrap="bos eos", padding_side="left", merges=True,
+    ),
+)  # fmt: skip
+# Classes and model types (with "Tokenizer" after them) that share another's tokenizer.
+_SHARED = {
+    "BertTokenizer": "Electra MobileBert SqueezeBert ConvBert MegatronBert Ernie Nezha LayoutLM RetriBert VisualBert NomicBert",
+    "RobertaTokenizer": "Bart Longformer LED Mvp RobertaPreLayerNorm Data2VecText",
+    "GPT2Tokenizer": "GPTNeo GPTJ CodeGen",
+    "T5Tokenizer": "MT5 SwitchTransformers",
+    "XLMRobertaTokenizer": "Xmod XLMRobertaXL",
+}
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower()).removesuffix("fast")
+
+
+KIND = {kind.name: kind for kind in KINDS}
+_BY_NAME = {_plain(kind.name): kind for kind in KINDS}
+_BY_NAME |= {
+    _plain(f"{name}Tokenizer"): _BY_NAME[_plain(owner)] for owner, names in _SHARED.items() for name in names.split()
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of one tokenizer.
+
+    Attributes:
+      where: the folder or file, for messages.
+      asked: the class or model type that the files name, None when they name none.
+      kind: what that stands for here, None when unknown or not named.
+      config: content of tokenizer_config.json.
+      roles: role -> its token, or None where the files deny the role; those of its kind where they do not speak of it.
+      stated: the roles that the files themselves speak of.
+      added: id -> token, for tokens that have an id of their own in the files.
+      extra: special tokens without an id in the files.
+      lowercases: whether texts lose their capitals first, as sentence-transformers does where its files say so.
+    """
+
+    where: str
+    asked: str | None
+    kind: Kind | None
+    config: dict[str, Any]
+    roles: dict[str, AddedToken | None]
+    stated: frozenset[str]
+    added: dict[int, AddedToken]
+    extra: list[AddedToken]
+    lowercases: bool = False
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of the longest text that the model takes, special ones included."""
+        length = self.config.get("model_max_length")
+        return int(length) if length is not None and length < _UNLIMITED else None
+
+    def side(self, key: str) -> str:
+        """ "left" or "right", of padding_side or truncation_side."""
+        default = self.kind.padding_side if self.kind and key == "padding_side" else "right"
+        return self.config.get(key) or default
+
+
+def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = None) -> Settings:
+    """Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json and sentence_bert_config.json where given.
+
+    Args:
+      files: name -> content; others do not matter.
+      where: their folder, for messages.
+      guess: the kind when the files name none.
+
+    Raises:
+      TokenizerError: one of them is not a JSON object, or a value in it is of a wrong type.
+    """
+    config, special, added, model = (_load(files, name, where) for name in SETTINGS)
+    config = {key: value for key, value in config.items() if value is not None or key not in _NULL_SAYS_NOTHING}
+    config |= {key: bool(config[key]) for key in _OPTIONS if config.get(key) is not None}
+    asked = config.get("tokenizer_class") or model.get("tokenizer_class")
+    if asked and _plain(asked) in _GENERIC:
+        asked, kind = None, guess
+    else:
+        model_type = model.get("model_type")
+        asked = asked or model_type and f"{model_type}Tokenizer"
+        kind = _BY_NAME.get(_plain(asked)) if asked else guess
+    strips_mask = bool(kind and kind.strips_mask)
+    roles: dict[str, AddedToken | None] = {}
+    for role in ROLES:
+        for source in (config, special):
+            if f"{role}_token" in source and roles.get(role) is None:
+                roles[role] = _token(source[f"{role}_token"], lstrip=strips_mask and role == "mask")
+    stated = frozenset(roles)
+    for role, name in (kind.roles if kind else {}).items():
+        if role not in roles:
+            roles[role] = _token(name, lstrip=strips_mask and role == "mask")
+    by_id = {number: name for name, number in added.items()} | {
+        int(number): token for number, token in (config.get("added_tokens_decoder") or {}).items()
+    }
+    _check_ids(by_id, where)
+    names = [*(config.get("additional_special_tokens") or []), *(special.get("additional_special_tokens") or [])]
+    more = config.get("extra_special_tokens") or []  # by name in some files
+    names += more.values() if isinstance(more, dict) else more
+    known = {str(token) for token in roles.values()}
+    return Settings(
+        where=where,
+        asked=asked,
+        kind=kind,
+        config=config,
+        roles=roles,
+        stated=stated,
+        # added_tokens.json does not tell which tokens are special; those with a role are.
+        added={
+            number: token
+            for number, value in sorted(by_id.items())
+            if (token := _token(value, special=isinstance(value, str) and value in known))
+        },
+        extra=[token for name in names if (token := _token(name))],
+        lowercases=bool(_load(files, SENTENCES, where).get("do_lower_case")),
+    )
+
+
+def _load(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
+    if name not in files:
+        return {}
+    kind = dict[Content, Id] if name == "added_tokens.json" else Object
+    content = parse_json(files[name], f"{where}/{name}", kind, error=TokenizerError, fix=_FIX)
+    if name == "config.json" and isinstance(content.get("encoder"), dict):
+        # A model made of two: its one tokenizer is the encoder's.
+        content = {**content["encoder"], **{key: value for key, value in content.items() if key != "model_type"}}
+    check_fields(content, _TYPES.get(name, {}), f"{where}/{name}", error=TokenizerError, fix=_FIX)
+    return content
+
+
+def _check_ids(by_id: Mapping[int, Any], where: str) -> None:
+    highest = max(by_id, default=0)
+    if highest >= MAX_IDS:
+        raise TokenizerError(
+            f"{where}/tokenizer_config.json: added_tokens_decoder has the id {highest}, but ids may only go to {MAX_IDS - 1}. {_FIX}"
+        )
+
+
+def _token(value: str | dict[str, Any] | None, special: bool = True, lstrip: bool = False) -> AddedToken | None:
+    """The token, None for null and for an empty text, as transformers has it."""
+    text = value.get("content") if isinstance(value, dict) else value
+    if not text:
+        return None
+    if isinstance(value, str):
+        return AddedToken(value, special=special, lstrip=lstrip, normalized=not special)
+    flags = {key: bool(value.get(key)) for key in ("lstrip", "rstrip", "single_word")}
+    special = bool(value.get("special", special))
+    return AddedToken(text, special=special, normalized=bool(value.get("normalized", not special)), **flags)

@@ -1,0 +1,354 @@
+"""Tokenizers of the `tokenizers` library from the vocabulary files that came before tokenizer.json.
+
+Each follows the published model's own training code, as the tokenizer.json files published with the models do. Where
+transformers 5.24 departs from that when it reads these older files, this does not: a mask of RoBERTa takes the space before
+it along; mBART normalises as its sentencepiece model says and mBART-50 and NLLB write no lone space; NLLB has its languages;
+ALBERT's commas are no part of a number; mT5 falls back to bytes; Llama begins a text with a token.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, Unigram, WordPiece
+
+from lm_research.common.documents import parse_json, short
+from lm_research.common.lines import split_lines
+from lm_research.errors import TokenizerError
+from lm_research.tokenizers import sentencepiece_model as spm
+from lm_research.tokenizers.hf_settings import KIND, Id, Kind, Settings
+from lm_research.tokenizers.languages import Languages
+from lm_research.tokenizers.spec import guarded
+
+SPACE = "\u2581"
+# The files of each sort of vocabulary; of sentencepiece's names a class uses one, and the first that is there counts.
+PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+FILES = {
+    "two models": ("source.spm", "target.spm", "vocab.json"),
+    "one model": ("sentencepiece.bpe.model", "vocab.json"),
+    "wordpiece": ("vocab.txt",),
+    "bytes": ("vocab.json", "merges.txt"),
+}
+# White space (Unicode's property White_Space), which the tokenizers library cuts off the ends of a vocab.txt's lines.
+_TRIMMED = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
+def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str, ...]:
+    """Names of the files that hold the vocabulary, () when there are none.
+
+    Raises:
+      TokenizerError: the settings name a class whose files are missing, or one that is not known here.
+    """
+    found = [
+        names for names in (*FILES.values(), *((name,) for name in PIECES)) if all(name in files for name in names)
+    ]
+    if not found:
+        return ()
+    if settings.asked and not settings.kind:
+        raise TokenizerError(
+            f"{settings.where} holds {found[0][0]} but its files ask for {settings.asked}, which cannot be built from it here "
+            f"(known: {', '.join(KIND)} and classes like them). Save it as a tokenizer.json with the library that made it "
+            "(AutoTokenizer.from_pretrained(...).save_pretrained(...) in transformers), or, if it is one of the known "
+            "ones, name that as tokenizer_class in tokenizer_config.json."
+        )
+    if settings.kind is None:
+        return found[0]
+    if settings.kind.vocabulary == "pieces":
+        fitting = [names for names in found if names[0] in PIECES and len(names) == 1]
+    else:
+        fitting = [names for names in found if names == FILES[settings.kind.vocabulary]]
+    if not fitting:
+        needed = FILES.get(settings.kind.vocabulary, (" or ".join(PIECES),))
+        raise TokenizerError(
+            f"{settings.where} asks for a {settings.kind.name}, which needs {' and '.join(needed)}, but holds only "
+            f"{', '.join(found[0])}. Copy the missing file, or a tokenizer.json."
+        )
+    return fitting[0]
+
+
+def build(files: Mapping[str, bytes], names: tuple[str, ...], settings: Settings) -> tuple[Tokenizer, Kind]:
+    """A tokenizer without special tokens around texts, and the kind it is.
+
+    Args:
+      files: name -> content.
+      names: of the vocabulary's files, from find_vocabulary.
+      settings: of the same folder; a kind that they do not tell is guessed from the vocabulary.
+
+    Raises:
+      TokenizerError: a file is damaged, or of another sort than its name says.
+    """
+    builders: dict[str, Callable[..., tuple[Tokenizer, Kind]]] = {"vocab.txt": _wordpiece, "vocab.json": _bytes}
+    with guarded(f"{settings.where}: {' and '.join(names)} cannot be read", "Copy it again."):
+        return builders.get(names[0], _pieces)(*(files[name] for name in names), settings)
+
+
+def _wordpiece(vocabulary: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
+    kind, config = settings.kind or KIND["BertTokenizer"], settings.config
+    lines = split_lines(vocabulary.decode("utf-8-sig"))
+    vocab = {line.rstrip(_TRIMMED): number for number, line in enumerate(lines)}
+    unknown = str(settings.roles.get("unk") or kind.roles["unk"])
+    if unknown not in vocab:
+        raise TokenizerError(
+            f"{settings.where}: vocab.txt lacks the unknown token {unknown}, so it is not a WordPiece vocabulary. Copy it again."
+        )
+    tokenizer = Tokenizer(WordPiece(vocab, unk_token=unknown, max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer, kind
+
+
+def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
+    where = f"{settings.where}/vocab.json"
+    vocab = parse_json(vocabulary, where, dict[str, Id], error=TokenizerError, fix="Copy it again.")
+    kind = settings.kind or KIND["RobertaTokenizer" if {"<s>", "</s>"} <= vocab.keys() else "GPT2Tokenizer"]
+    lines = split_lines(merges.decode("utf-8-sig"))
+    pairs = [
+        tuple(filter(None, line.split(" "))) for line in lines if line.strip(" ") and not line.startswith("#version")
+    ]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise TokenizerError(
+            f"{settings.where}: merges.txt has the line {short(' '.join(wrong[0]))}, which is not two tokens with a space between. Copy it "
+            "again."
+        )
+    tokenizer = Tokenizer(BPE(vocab, pairs, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
+    prefix = bool(settings.config.get("add_prefix_space", False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, kind
+
+
+def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
+    model = spm.read_model(proto)
+    kind = settings.kind or _guess_kind(model)
+    wanted = spm.BPE if kind.merges else spm.UNIGRAM
+    if model.kind != wanted:
+        names = {spm.BPE: "BPE", spm.UNIGRAM: "unigram"}
+        raise TokenizerError(
+            f"{settings.where}: a {kind.name} is a sentencepiece model of kind {names[wanted]}, but this one is of kind "
+            f"{names.get(model.kind, model.kind)}: the file is of another model, or it is cut. Copy it again."
+        )
+    tokenizer = (_merging if kind.merges else _unigram)(model, kind, settings)
+    # What no text may be: control pieces. What a text may say, but always as one token: user defined ones.
+    tokenizer.add_tokens(
+        [
+            AddedToken(text, special=sort == spm.CONTROL, normalized=False)
+            for text, _, sort in model.pieces
+            if sort in (spm.CONTROL, spm.USER_DEFINED)
+        ]
+    )
+    tokenizer.add_special_tokens([AddedToken(code, normalized=False) for code in kind.languages])
+    if kind.wrap == "eos":
+        sentinels = (f"<extra_id_{number}>" for number in itertools.count())
+        known = itertools.takewhile(lambda name: tokenizer.token_to_id(name) is not None, sentinels)
+        tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in known])
+    return tokenizer, kind
+
+
+def _guess_kind(model: spm.SentencePieceModel) -> Kind:
+    names = [text for text, _, _ in model.pieces]
+    if model.kind == spm.BPE:
+        return KIND["LlamaTokenizer"]
+    if "[CLS]" in names:
+        return KIND["AlbertTokenizer"]
+    return KIND["T5Tokenizer" if names[:2] == ["<pad>", "</s>"] else "XLMRobertaTokenizer"]
+
+
+def _fairseq(model: spm.SentencePieceModel, kind: Kind) -> list[tuple[str, float]]:
+    """Pieces as fairseq numbers them: <s> <pad> </s> <unk> where sentencepiece has <unk> <s> </s>; languages and a mask at the end."""
+    pieces = [(text, score) for text, score, _ in model.pieces[3:]]
+    own = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>", *kind.languages, "<mask>")]
+    return own[:4] + pieces + own[4:]
+
+
+def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
+    config = settings.config
+    vocab, unknown = [(text, score) for text, score, _ in model.pieces], model.unk_id
+    steps = []
+    if kind.wrap == "eos":  # T5: sentinels, the highest id first
+        has_them = any(text == f"{SPACE}<extra_id_0>" for text, _ in vocab)  # as mT5's model
+        count = int(config.get("extra_ids", 0 if has_them else 100))
+        vocab += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(count))]
+    elif kind.wrap == "cls sep":  # ALBERT, whose commas are no part of a number
+        vocab = [(text, score - 100 * bool(re.search(r"\d,$", text))) for text, score in vocab]
+        steps += [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+        if not config.get("keep_accents", False):
+            steps += [normalizers.NFKD(), normalizers.StripAccents()]
+        if config.get("do_lower_case", True):
+            steps.append(normalizers.Lowercase())
+    else:
+        vocab, unknown = _fairseq(model, kind), 3
+    return _spaced(Tokenizer(Unigram(vocab, unknown, model.byte_fallback)), model, settings, steps)
+
+
+def _spaced(tokenizer: Tokenizer, model: spm.SentencePieceModel, settings: Settings, steps: Sequence = ()) -> Tokenizer:
+    """With a text normalised by `steps` and the model's own rules, runs of white space as one space, and a space before it."""
+    steps, config = list(steps), settings.config
+    if model.charsmap:
+        steps.append(normalizers.Precompiled(model.charsmap))
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if config.get("add_prefix_space", model.adds_prefix) else "never"
+    words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    if model.byte_fallback:
+        tokenizer.decoder = _fallback_decoder(strip=scheme == "always")
+    else:
+        tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    return tokenizer
+
+
+def _merging(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
+    """Merges in the order of their pieces' scores; Llama has bytes for what is not in the vocabulary."""
+    names = [text for text, *_ in (_fairseq(model, kind) if kind.languages else model.pieces)]
+    vocab = {text: number for number, text in enumerate(names)}
+    normal = {text: score for text, score, sort in model.pieces if sort == spm.NORMAL}
+    merges = []
+    for text, score in normal.items():
+        cuts = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+        merges += [(-score, vocab[text], left, right) for left, right in cuts if left in normal and right in normal]
+    tokenizer = Tokenizer(
+        BPE(
+            vocab,
+            [(left, right) for *_, left, right in sorted(merges)],
+            unk_token=model.pieces[model.unk_id][0],
+            fuse_unk=True,
+            byte_fallback=model.byte_fallback,
+        )
+    )
+    if kind.languages:
+        return _spaced(tokenizer, model, settings)
+    prefix = settings.config.get("add_prefix_space")
+    prefix = model.adds_prefix if prefix is None else bool(prefix)
+    steps = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    if settings.config.get("legacy", True):  # as sentencepiece itself: a space before every stretch of text
+        steps += [normalizers.Prepend(SPACE)] * prefix + [normalizers.Replace(" ", SPACE)]
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+            replacement=SPACE, prepend_scheme="first" if prefix else "never", split=False
+        )
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = _fallback_decoder(strip=prefix)
+    return tokenizer
+
+
+def _fallback_decoder(strip: bool) -> decoders.Decoder:
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence(steps + [decoders.Strip(content=" ", left=1)] * strip)
+
+
+def find_languages(
+    tokenizer: Tokenizer, kind: Kind | None, settings: Settings, roles: Mapping[str, str]
+) -> Languages | None:
+    """The languages of a tokenizer that has all its tokens, None if it marks no text with one.
+
+    Raises:
+      TokenizerError: the settings name one that it has not.
+    """
+    if kind is None or not kind.languages:
+        return None
+    added = sorted(tokenizer.get_added_tokens_decoder().items())
+    ids = {token.content: number for number, token in added if token.special and token.content not in roles.values()}
+    return languages_among(ids, kind, settings) if ids.keys() & set(kind.languages) else None
+
+
+def languages_among(ids: Mapping[str, int], kind: Kind, settings: Settings) -> Languages:
+    """Languages by their ids, with those that the settings name; raises a TokenizerError if they name others."""
+    config = settings.config
+    source = config.get("src_lang") or (kind.language if kind.language in ids else next(iter(ids)))
+    last = kind.wrap == "language last" or bool(config.get("legacy_behaviour"))
+    found = Languages(ids, source, config.get("tgt_lang") or "", last, kind.begins)
+    for key, code in (("src_lang", found.source), ("tgt_lang", found.target)):
+        if code and code not in ids:
+            known = " ".join(ids)
+            raise TokenizerError(
+                f"{settings.where}: {key} in tokenizer_config.json is {code!r}, which is none of {known}."
+            )
+    return found
+
+
+def wrap(
+    tokenizer: Tokenizer, kind: Kind, settings: Settings, roles: Mapping[str, str], languages: Languages | None
+) -> None:
+    """Sets the special tokens that go around a text or a pair, as the kind's models were trained.
+
+    Args:
+      tokenizer: changed in place; has all its tokens.
+      kind, settings, languages: of it.
+      roles: role -> token.
+    """
+
+    def template(single: str, pair: str, **names: str) -> processors.PostProcessor:
+        used = {name: token for name, token in names.items() if name in single.split() or name in pair.split()}
+        ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(used.values())]
+
+        def fill(text: str) -> list[str]:
+            parts = [part.partition(":") for part in text.split()]
+            return [f"{used.get(name, name)}:{number or 0}" for name, _, number in parts]
+
+        return processors.TemplateProcessing(single=fill(single), pair=fill(pair), special_tokens=ids)
+
+    config, vocabulary = settings.config, kind.vocabulary
+    bos, eos, cls, sep = (roles.get(role, "") for role in ("bos", "eos", "cls", "sep"))
+    if kind.wrap == "cls sep sep" and kind.vocabulary == "bytes":
+        ends = ((token, tokenizer.token_to_id(token)) for token in (sep, cls))
+        trims = bool(config.get("trim_offsets", True))
+        tokenizer.post_processor = processors.RobertaProcessing(
+            *ends, trims, bool(config.get("add_prefix_space", False))
+        )
+        return
+    start = "BOS " if bos and config.get("add_bos_token", vocabulary == "pieces") else ""
+    end = " EOS" if eos and config.get("add_eos_token", False) else ""
+    forms = {
+        "cls sep": ("CLS $A SEP", "CLS $A SEP $B:1 SEP:1"),
+        "cls sep sep": ("CLS $A SEP", "CLS $A SEP SEP $B SEP"),
+        "eos": ("$A EOS", "$A EOS $B EOS"),
+        "language last": ("$A EOS LANG", "$A $B EOS LANG"),
+        "language first": ("LANG $A EOS", "LANG $A $B EOS"),
+        "bos eos": (f"{start}$A{end}", f"{start}$A{end} {start}$B{end}"),
+    }
+    form, language = kind.wrap, ""
+    if languages is not None:
+        form, language = f"language {'last' if languages.last else 'first'}", languages.source
+    tokenizer.post_processor = template(*forms[form], BOS=bos, EOS=eos, CLS=cls, SEP=sep, LANG=language)
+
+
+def follow_options(
+    tokenizer: Tokenizer, settings: Settings, roles: Mapping[str, str], languages: Languages | None
+) -> None:
+    """Makes a tokenizer from a tokenizer.json, in place, do as the tokenizer_config.json beside it says."""
+    config, normalizer, splitter = settings.config, tokenizer.normalizer, tokenizer.pre_tokenizer
+    if isinstance(normalizer, normalizers.BertNormalizer):
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            clean_text=normalizer.clean_text,
+            handle_chinese_chars=config.get("tokenize_chinese_chars", normalizer.handle_chinese_chars),
+            strip_accents=config.get("strip_accents", normalizer.strip_accents),
+            lowercase=config.get("do_lower_case", normalizer.lowercase),
+        )
+    if isinstance(splitter, pre_tokenizers.ByteLevel) and config.get("add_prefix_space") is not None:
+        splitter.add_prefix_space = bool(config["add_prefix_space"])
+        tokenizer.pre_tokenizer = splitter
+    ends = settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys()
+    if ends or languages is not None:  # whose code in the file is that of whoever saved it
+        wrap(tokenizer, settings.kind, settings, roles, languages)
+
+
+def lower_first(tokenizer: Tokenizer) -> bool:
+    """Makes a tokenizer, in place, take capitals away before all else; False where it did so already."""
+    spec = json.loads(tokenizer.to_str())["normalizer"]
+    parts = (spec.get("normalizers") or [spec]) if spec else []
+    if any(part["type"] == "Lowercase" or part.get("lowercase") for part in parts):
+        return False
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return True

@@ -1,0 +1,234 @@
+"""Reads a tokenizer.json, and keeps what the `tokenizers` library does not survive from it.
+
+That library is Rust: on contents that it does not expect it ends in a panic, which is no Exception in Python; it takes memory by the
+highest id; and its regular expressions run for as long as they like.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import reprlib
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Required, TypedDict
+
+import tokenizers
+from msgspec import Meta
+
+from lm_research.common.documents import Count, Object, Rate, check, check_fields, json_value
+from lm_research.errors import TokenizerError, UserError
+from lm_research.tokenizers.hf_settings import MAX_IDS, Content, Id
+from lm_research.tokenizers.patterns import check_pattern
+from lm_research.tokenizers.sentencepiece_model import MAX_SCORE, check_charsmap
+
+FIX = "Copy it again from where the model came from, or save it again with the library that made it."
+
+
+class _Added(TypedDict, total=False):
+    id: Required[Id]
+    content: Required[Content]
+
+
+class _Template(TypedDict, total=False):
+    """Of a post_processor."""
+
+    single: list[dict[str, _Place]]
+    pair: list[dict[str, _Place]]
+    special_tokens: dict[str, _Special]
+
+
+class _Place(TypedDict, total=False):
+    id: Required[str]
+    type_id: Required[Annotated[int, Meta(ge=0, lt=2**15)]]
+
+
+class _Special(TypedDict, total=False):
+    ids: Required[list[Id]]
+
+
+_PAIR = tuple[str, Annotated[float, Meta(ge=-MAX_SCORE, le=MAX_SCORE)]]
+_PARTS = {
+    "added_tokens": list[_Added],
+    **dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder", "model"), Object),
+}
+_MODEL = {
+    "vocab": Annotated[dict[str, Id], Meta(max_length=MAX_IDS)] | Annotated[list[_PAIR], Meta(max_length=MAX_IDS)],
+    "unk_id": Id,
+    "dropout": Rate,
+    "max_input_chars_per_word": Count,
+    "continuing_subword_prefix": Content,
+    "end_of_word_suffix": Content,
+}
+_REPLACE = {"pattern": dict[Literal["String", "Regex"], Annotated[str, Meta(min_length=1)]], "content": Content}
+_PREPEND = {"prepend": Annotated[str, Meta(max_length=100)]}
+_MAX_GROWTH = 2**16  # times the length of a text that rules which replace parts of it may make of it
+
+
+def parse_spec(data: bytes, where: str) -> tuple[tokenizers.Tokenizer, Object]:
+    """The tokenizer that a tokenizer.json describes, and the description.
+
+    Args:
+      data: the file; where: its path, for messages.
+
+    Raises:
+      TokenizerError: it is damaged, asks for more than a tokenizer needs, or is of a newer version than the library reads.
+    """
+    try:
+        text = data.decode("utf-8")
+        spec = json_value(text)
+    except ValueError as error:
+        raise TokenizerError(f"{where} is not JSON: {error}. {FIX}") from error
+    check_spec(spec, where)
+    problem = f"{where} is damaged, or of a newer version than the tokenizers library {tokenizers.__version__} reads"
+    with guarded(problem, "Copy it again, or upgrade that library."):
+        backend = tokenizers.Tokenizer.from_str(text)
+    return backend, spec
+
+
+@contextlib.contextmanager
+def guarded(problem: str, fix: str = FIX) -> Iterator[None]:
+    """Makes a TokenizerError of whatever the Rust library raises inside, its panics included."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= 300 else f"{reason[:297]}..."
+        raise TokenizerError(f"{problem} ({reason}). {fix}") from error
+
+
+def in_use(name: str) -> contextlib.AbstractContextManager[None]:
+    """`guarded` for what a tokenizer does with texts and ids."""
+    return guarded(
+        f"The tokenizer {name} fails on a text", f"A rule or a token in its files is wrong or missing. {FIX}"
+    )
+
+
+def check_spec(spec: Any, where: str) -> None:
+    """Raises a TokenizerError for the contents of a tokenizer.json that the library must not see."""
+    if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
+        raise TokenizerError(f"{where} is no object with a model in it. {FIX}")
+    check_fields(spec, _PARTS, where, error=TokenizerError, fix=FIX)
+    check_fields(spec["model"], _MODEL, f"{where}: model", error=TokenizerError, fix=FIX)
+    vocab, unknown = spec["model"].get("vocab"), spec["model"].get("unk_id")
+    if not vocab and not spec.get("added_tokens"):
+        raise TokenizerError(f"{where} has no tokens. {FIX}")
+    if isinstance(vocab, list) and unknown is not None and unknown >= len(vocab):
+        raise TokenizerError(f"{where}: model: unk_id is {unknown}, but vocab has only {len(vocab)} pieces. {FIX}")
+    _check_merges(spec["model"], where)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        _check_rules(spec.get(part), f"{where}: {part}")
+    growth = max(_growth(spec.get(part)) for part in ("normalizer", "decoder"))
+    if growth > _MAX_GROWTH:
+        raise TokenizerError(f"{where}: its rules may make a text {growth:.0e} times as long. {FIX}")
+    highest = _highest_id(spec.get("post_processor"))
+    if highest >= MAX_IDS:
+        raise TokenizerError(
+            f"{where}: post_processor has the id {highest}, but ids may only go to {MAX_IDS - 1}. {FIX}"
+        )
+
+
+def check_ends(spec: Object, size: int, where: str) -> None:
+    """Raises a TokenizerError if what goes around texts has an id that no token has."""
+    highest = _highest_id(spec.get("post_processor"))
+    if highest >= size:
+        raise TokenizerError(
+            f"{where}: post_processor puts the id {highest} around texts, but the tokens have the ids 0 to {size - 1}. {FIX}"
+        )
+
+
+def _highest_id(processor: Any) -> int:
+    """Of the ids of a post_processor: `ids` of templates, and of the older forms the pair of a token and its id."""
+    if isinstance(processor, dict):
+        values = [value for key, value in processor.items() if key != "tokens"]
+        numbers = processor.get("ids")
+        own = [number for number in numbers if type(number) is int] if isinstance(numbers, list) else []
+        own += [processor[key][1] for key in ("sep", "cls") if _is_token(processor.get(key))]
+        return max([*own, *map(_highest_id, values)], default=0)
+    return max(map(_highest_id, processor), default=0) if isinstance(processor, list) else 0
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and type(value[1]) is int
+
+
+def _check_merges(model: Object, where: str) -> None:
+    """Merges of parts of words: the library cuts the prefix off the second part without a look."""
+    prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
+    for merge in merges if prefix and isinstance(merges, list) else ():
+        second = (
+            merge.rpartition(" ")[2]
+            if isinstance(merge, str)
+            else merge[-1]
+            if isinstance(merge, list) and merge
+            else ""
+        )
+        if not isinstance(second, str) or not second.startswith(prefix):
+            shown = reprlib.repr(second)
+            raise TokenizerError(
+                f"{where}: model: merges has {shown} in second place, which lacks continuing_subword_prefix. {FIX}"
+            )
+
+
+def _check_template(template: Object, where: str) -> None:
+    value = check(template, _Template, where, error=TokenizerError, fix=FIX)
+    known = value.get("special_tokens") or {}
+    for form in ("single", "pair"):
+        for place in value.get(form) or ():
+            named = place.get("SpecialToken")
+            if named and named["id"] not in known:
+                raise TokenizerError(
+                    f"{where}: {form} names {reprlib.repr(named['id'])}, which special_tokens lacks. {FIX}"
+                )
+
+
+def _check_rules(part: Any, where: str) -> None:
+    if isinstance(part, list):
+        for inner in part:
+            _check_rules(inner, where)
+    elif isinstance(part, dict):
+        if part.get("type") == "TemplateProcessing":
+            _check_template(part, where)
+        elif part.get("type") == "Replace":
+            check_fields(part, _REPLACE, where, error=TokenizerError, fix=FIX)
+        elif part.get("type") == "Prepend":
+            check_fields(part, _PREPEND, where, error=TokenizerError, fix=FIX)
+        if isinstance(pattern := part.get("Regex"), str):
+            try:
+                check_pattern(pattern)
+            except ValueError as error:
+                shown = pattern if len(pattern) <= 100 else f"{pattern[:97]}..."
+                raise TokenizerError(f"{where} has the regular expression {shown!r}: {error}. {FIX}") from error
+        if part.get("type") == "Precompiled":
+            try:
+                check_charsmap(base64.b64decode(part.get("precompiled_charsmap") or "", validate=True))
+            except (ValueError, TypeError) as error:
+                raise TokenizerError(f"{where} has a damaged precompiled_charsmap ({error}). {FIX}") from error
+        for inner in part.values():
+            _check_rules(inner, where)
+
+
+def _growth(part: Any) -> float:
+    """How many times as long a text may become by the rules of a part that replace something in it, one after another."""
+    growth, written = 1.0, set[str]()  # by the rules so far, and the characters that they may have written
+    for rule in _replacements(part):
+        content, found = rule["content"], rule["pattern"].get("String")
+        own = len(content) / len(found) if found else 1.0 + len(content)
+        if own > 1:
+            growth = growth * own if not found or written.issuperset(found) else max(growth, own)
+            written |= set(content)
+    return growth
+
+
+def _replacements(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        if (
+            part.get("type") == "Replace"
+            and isinstance(part.get("content"), str)
+            and isinstance(part.get("pattern"), dict)
+        ):
+            yield part
+        part = list(part.values())
+    for inner in part if isinstance(part, list) else ():
+        yield from _replacements(inner)

@@ -1,0 +1,100 @@
+"""Texts that are longer than a model reads, as windows that overlap: of a context, each after its question, or of the words of a text.
+
+Legend: L ids of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+
+from lm_research.common.texts import whole
+from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from lm_research.tokenizers.spec import in_use
+
+
+class Window(NamedTuple):
+    """One row.
+
+    Attributes:
+      ids: [L], with the family's special tokens.
+      types: [L], 0 and 1 where the family tells the two texts apart, else 0.
+      offsets: [L, 2], the characters [from, to) of the context that each token covers; -1 for all other tokens.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray
+    offsets: np.ndarray
+
+
+class WordWindow(NamedTuple):
+    """Words [first, stop) of a text; of these, [own_first, own_stop) have more around them here than in any other window."""
+
+    first: int
+    stop: int
+    own_first: int
+    own_stop: int
+
+
+def word_windows(sizes: Sequence[int], room: int, stride: int) -> list[WordWindow]:
+    """Windows of whole words that hold at most `room` tokens; every word is one window's own.
+
+    Args:
+      sizes: tokens of each word, from 1 to room.
+      stride: tokens that neighbours have in common, at most; half of the room if that is less.
+    """
+    ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    words, stride, first, spans = len(sizes), min(stride, room // 2), 0, []
+    while True:
+        stop = int(np.searchsorted(ends, ends[first] + room, side="right")) - 1
+        spans.append((first, stop))
+        if stop >= words:
+            break
+        shared, fits = np.searchsorted(ends, (ends[stop] - stride, ends[stop + 1] - room))  # and the next word fits
+        first = max(first + 1, int(shared), int(fits))
+    cuts = [0]
+    for (_, stop), (first, _) in zip(spans, spans[1:], strict=False):
+        middle = (
+            ends[first] + ends[stop]
+        ) / 2  # where as much stands to the left in the one as to the right in the other
+        inside = (ends[first:stop] + ends[first + 1 : stop + 1]) / 2
+        cuts.append(max(cuts[-1], first + int((inside <= middle).sum())))
+    return [
+        WordWindow(*span, *own) for span, own in zip(spans, zip(cuts, [*cuts[1:], words], strict=True), strict=True)
+    ]
+
+
+def context_rooms(tokenizer: HFTokenizer, questions: Sequence[str], max_length: int) -> list[int]:
+    """Tokens that a row of max_length has left for the context beside each question; below 0 where even that is too long."""
+    special = tokenizer.backend.num_special_tokens_to_add(True)
+    with in_use(tokenizer.name):
+        encoded = tokenizer.backend.encode_batch(whole(list(questions)), add_special_tokens=False)
+    return [max_length - special - len(question.ids) for question in encoded]
+
+
+def windows(
+    tokenizer: HFTokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
+) -> Iterator[list[Window]]:
+    """The windows of each pair, first to last; neighbours have `stride` tokens of the context in common.
+
+    Every question must leave room for more than `stride` tokens of its context (`context_rooms`).
+    """
+    with tokenizer._lock, in_use(tokenizer.name):  # truncation is a state of the backend
+        tokenizer.backend.enable_truncation(max_length, stride=stride, strategy="only_second", direction="right")
+        try:
+            encodings = tokenizer.backend.encode_batch(whole(list(zip(questions, contexts, strict=True))))
+        finally:
+            tokenizer.backend.no_truncation()
+    for encoding in encodings:
+        yield [_window(part, tokenizer.uses_types) for part in (encoding, *encoding.overflowing)]
+
+
+def _window(encoding: tokenizers.Encoding, uses_types: bool) -> Window:
+    ids = np.array(encoding.ids, np.int32)
+    offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+    inside = np.array([number == 1 for number in encoding.sequence_ids], bool)
+    types = np.array(encoding.type_ids, np.int32) if uses_types else np.zeros_like(ids)
+    return Window(ids, types, np.where(inside[:, None], offsets, -1))

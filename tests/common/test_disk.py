@@ -1,0 +1,182 @@
+"""Full disks, lost rights and other refusals of the operating system: one paragraph, exit code 2, nothing half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import re
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+
+from lm_research import cli, plan
+from lm_research.common import disk
+from lm_research.errors import UserError
+from lm_research.interop import stored
+
+FULL = "/dev/full"  # Linux: every write to it fails with ENOSPC
+
+
+def test_a_write_without_room_names_file_reason_room_and_fix(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(8_388_608, 8_000_000, 388_608))
+
+    def action() -> None:
+        with open(FULL, "w") as file, disk.naming("/runs/a/metrics.jsonl"):
+            file.write("x")
+            file.flush()
+
+    assert cli.guarded(action) == 2
+    told = capsys.readouterr().err
+    assert told.splitlines() == [
+        "error: /runs/a/metrics.jsonl cannot be written: No space left on device (389 kB of 8.39 MB are free). Make room there, then run "
+        "the same command again."
+    ]
+
+
+@pytest.mark.parametrize("number", sorted(disk.FIXES), ids=lambda number: errno.errorcode[number])
+def test_every_refusal_is_a_paragraph(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> None:
+        raise OSError(number, os.strerror(number), "/runs/a")
+
+    assert cli.guarded(action) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith("error: /runs/a cannot be ") and os.strerror(number) in told
+
+
+def full_database() -> None:
+    """SQLite with as many pages as it may have: its own words for a full disk."""
+    base = sqlite3.connect(":memory:")
+    base.execute("pragma max_page_count = 2")
+    base.execute("create table t (x)")
+    for _ in range(3):
+        base.execute("insert into t values (zeroblob(5000))")
+
+
+def wrapped_by_tensorstore() -> None:
+    # As TensorStore 0.1 has it, shortened.
+    raise ValueError(
+        'RESOURCE_EXHAUSTED: Error writing local file "/runs/a/6/_sharding": Failed to write 24857 bytes to file 17: No space left '
+        "on device [os_error_code='28']"
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        (full_database, "No space left on device"),
+        (wrapped_by_tensorstore, "/runs/a/6/_sharding cannot be written: No space left on device"),
+    ],
+)
+def test_libraries_may_wrap_it(action: object, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.guarded(action) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_other_errors_stay_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> None:
+        try:
+            open("/no/such/file")
+        except FileNotFoundError:  # which may well be: the fault is the other one
+            raise KeyError("a bug") from None
+
+    def bug() -> None:
+        try:
+            open("/no/such/file")
+        except FileNotFoundError:
+            {}["a bug"]
+
+    for one in (action, bug):
+        assert cli.guarded(one) == 1
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_is_not_lost_is_said() -> None:
+    with (
+        pytest.raises(disk.DiskError) as caught,
+        disk.keeping(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")),
+    ):
+        error = OSError(errno.EDQUOT, "")
+        error.add_note("A checkpoint takes about 3 MB.")
+        raise error
+    said = str(caught.value)
+    assert re.match(
+        r"/runs/a cannot be written: Disk quota exceeded \(.* free\)\. A checkpoint takes about 3 MB\. Checkpoint 6",
+        said,
+    )
+
+
+def test_what_is_not_lost_is_said_of_errors_that_were_told_already() -> None:
+    """Of those about writing alone: what is said of a file that cannot be read stays as it is."""
+
+    def fail(number: int) -> None:
+        with disk.keeping(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")):
+            raise UserError("Weights cannot be written.") from OSError(number, os.strerror(number))
+
+    with pytest.raises(disk.DiskError, match=r"^Weights cannot be written\. Checkpoint 6 is whole\.$"):
+        fail(errno.ENOSPC)
+    with pytest.raises(UserError, match=r"^Weights cannot be written\.$"):
+        fail(errno.EACCES)
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [(PermissionError(13, "no"), "Change its permissions."), (OSError(5, "no"), "Download or convert it again.")],
+)
+def test_nothing_is_wrong_with_weights_that_may_not_be_read(
+    error: OSError, fix: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    with pytest.raises(UserError) as caught:
+        stored.map_file(tmp_path / "file")
+    assert str(caught.value).endswith(f"no. {fix}")
+
+
+def test_a_plan_without_room_says_how_much_there_is(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "open", lambda *_: open(FULL, "wb"), raising=False)
+    with pytest.raises(
+        UserError, match=r"--json=.*plan\.json cannot be written: No space left on device \(.* are free\)"
+    ):
+        plan.write(tmp_path / "plan.json", {})
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "summary.json"
+    disk.write_atomically(path, "before")
+    monkeypatch.setattr(disk, "open", lambda *_: open(FULL, "wb"), raising=False)
+    with pytest.raises(OSError, match="No space left") as caught:
+        disk.write_atomically(path, "after")
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "plan.json")
+    with pytest.raises(disk.DiskError, match=r"plan\.json is a named pipe.*Name another place"):
+        disk.write_atomically(tmp_path / "plan.json", "{}")
+    assert (tmp_path / "plan.json").is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(999, "999 bytes"), (1_234_567, "1.23 MB"), (5.4e9, "5.4 GB"), (2e15, "2,000 TB")]
+)
+def test_sizes(number: float, words: str) -> None:
+    assert disk.size(number) == words
+
+
+def test_room_of_what_is_not_there_yet(tmp_path: pathlib.Path) -> None:
+    assert re.fullmatch(r"[\d.,]+ \w+ of [\d.,]+ \w+ are free", disk.room(tmp_path / "a" / "b"))
+
+
+def test_errors_of_shutil_have_their_number_in_words_alone(tmp_path: pathlib.Path) -> None:
+    error = shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")])  # as copytree raises it
+    assert disk.why(error, tmp_path).startswith("No space left on device (")

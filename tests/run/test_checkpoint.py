@@ -1,0 +1,425 @@
+"""Checkpoints: exact, whole or absent, checked when read, kept by age and by loss."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_research.config import CheckpointConfig, MeshConfig
+from lm_research.config.run_files import steps_in
+from lm_research.errors import CheckpointError
+from lm_research.parallel.mesh import make_mesh
+from lm_research.parallel.rules import replicated
+from lm_research.run.checkpoint import Checkpoints
+
+# What Orbax's threads say of damaged arrays after the error itself has been told.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collect() -> Iterator[None]:
+    yield
+    gc.collect()  # now, while those warnings are silenced
+
+
+FILES = {"config.json": b'{"seed": 0}', "corpus.json": b'{"digest": "abc"}', "tokenizer.model": bytes(range(256))}
+
+
+def state(step: int) -> dict[str, Any]:
+    """A state of every type and shape a run has; its numbers depend on the step."""
+    rng = np.random.default_rng(step)
+
+    def draw() -> dict[str, jax.Array]:
+        kernel, bias = rng.normal(size=(24, 40)), rng.normal(size=40)
+        return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+
+    special = jnp.array([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-45], jnp.float32)
+    return {
+        "step": jnp.int32(step),
+        "seed": jnp.uint32(2**32 - 1),
+        "params": {"layers": {"dense": draw(), "norm": {"scale": special}}},
+        "optimizer": {"count": jnp.int32(step), "mu": draw()},
+        "window": {"loss": jnp.float32(rng.normal()), "steps": jnp.float32(3)},
+        "halted": jnp.int32(-1),
+    }
+
+
+def open_(workdir: pathlib.Path, **keys: Any) -> Checkpoints:
+    return Checkpoints(workdir, CheckpointConfig(**{"keep": 3, "keep_best": 0, **keys}), FILES)
+
+
+def save(workdir: pathlib.Path, *steps: int, losses: dict[int, float] | None = None, **keys: Any) -> list[int]:
+    """One run that saves at the given steps and ends; returns the steps found on disk."""
+    store = open_(workdir, **keys)
+    for step in steps:
+        loss = (losses or {}).get(step)
+        store.save(state(step), None if loss is None else {"eval_loss_nats": loss, "eval_perplexity": math.inf})
+    store.close()
+    return found(workdir)
+
+
+def found(workdir: pathlib.Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def restore(workdir: pathlib.Path, like: dict | None = None, step: int | None = None) -> dict:
+    like = like or state(0)
+    everywhere = jax.tree.map(lambda _: replicated(make_mesh(MeshConfig())), like)
+    store = open_(workdir)
+    try:
+        return store.restore(jax.eval_shape(lambda: like), everywhere, step)
+    finally:
+        store.close()
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype and x.shape == y.shape and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_what_was_saved_comes_back_to_the_last_bit(tmp_path: pathlib.Path) -> None:
+    assert save(tmp_path, 5, 7) == [5, 7]
+    assert_same(restore(tmp_path), state(7))
+    assert_same(restore(tmp_path, step=5), state(5))
+    store = open_(tmp_path)
+    assert store.latest_step == 7
+    assert {name: store.read_file(name) for name in FILES} == FILES
+    store.close()
+
+
+def test_saving_takes_a_picture_of_the_moment(tmp_path: pathlib.Path) -> None:
+    """The next step may overwrite the buffers while they are still being written."""
+    store = open_(tmp_path)
+    moving = jax.jit(lambda s: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), s), donate_argnums=0)
+    current = jax.jit(lambda s: jax.tree.map(jnp.copy, s))(state(3))
+    store.save(current)
+    for _ in range(20):
+        current = moving(current)
+    jax.block_until_ready(current)
+    store.close()
+    assert_same(restore(tmp_path), state(3))
+
+
+def test_saving_a_step_again_changes_nothing(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 5)
+    store = open_(tmp_path)
+    store.save({**state(6), "step": jnp.int32(5)})
+    store.close()
+    assert_same(restore(tmp_path), state(5))
+
+
+def test_nothing_saved_yet(tmp_path: pathlib.Path) -> None:
+    store = open_(tmp_path)
+    assert store.latest_step is None
+    with pytest.raises(CheckpointError, match=f"No checkpoint found in {tmp_path}/checkpoints"):
+        store.restore(state(0), state(0))
+    with pytest.raises(CheckpointError, match="No checkpoint found"):
+        store.read_file("corpus.json")
+    store.close()
+    save(tmp_path, 5)
+    with pytest.raises(CheckpointError, match="No checkpoint found"):
+        restore(tmp_path, step=4)
+
+
+def test_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
+    assert save(tmp_path, 1, 2, 3, 4, keep=2) == [3, 4]
+    assert save(tmp_path, 5, keep=1) == [5]
+
+
+def test_the_best_are_kept_too_over_any_number_of_restarts(tmp_path: pathlib.Path) -> None:
+    losses = {2: 0.5, 3: 0.9, 5: 0.7, 7: 0.6, 9: 0.4}
+    keys = dict(losses=losses, keep=1, keep_best=2)
+    assert save(tmp_path, 1, 2, 3, 4, **keys) == [2, 3, 4]
+    assert save(tmp_path, 5, 6, **keys) == [2, 5, 6]
+    assert save(tmp_path, 7, 8, **keys) == [2, 7, 8]
+    assert save(tmp_path, 9, 10, **keys) == [2, 9, 10]
+    assert save(tmp_path, 11, losses={11: math.nan}, keep=1, keep_best=2) == [2, 9, 11]
+    assert save(tmp_path, 12, losses={12: 0.9}, keep=1, keep_best=2) == [2, 9, 12]
+
+
+def test_of_equally_good_ones_the_newest_is_kept(tmp_path: pathlib.Path) -> None:
+    assert save(tmp_path, 1, 2, 3, losses={1: 0.5, 2: 0.5}, keep=1, keep_best=1) == [2, 3]
+
+
+def test_what_a_killed_save_left_is_ignored_and_removed(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 5, 7)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "7", folder / "9.orbax-checkpoint-tmp")
+    shutil.rmtree(folder / "9.orbax-checkpoint-tmp" / "state")
+    assert_same(restore(tmp_path), state(7))
+    assert save(tmp_path, 9) == [5, 7, 9]
+    assert_same(restore(tmp_path), state(9))
+
+
+@pytest.mark.parametrize("lost", ["state", "files", "files/manifest.json", "_CHECKPOINT_METADATA", "state/_METADATA"])
+def test_an_old_one_that_a_killed_cleanup_left_half_deleted_does_no_harm(tmp_path: pathlib.Path, lost: str) -> None:
+    save(tmp_path, 5, 7, losses={5: 0.1, 7: 0.2}, keep=2)
+    path = tmp_path / "checkpoints" / "5" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert_same(restore(tmp_path), state(7))
+    assert save(tmp_path, 9, 11, keep=2) == [9, 11]
+    assert_same(restore(tmp_path), state(11))
+
+
+def other_shape() -> dict:
+    other = state(0)
+    other["params"]["layers"]["dense"]["kernel"] = jnp.zeros((24, 41))
+    return other
+
+
+def other_name() -> dict:
+    other = state(0)
+    other["params"]["layers"]["tense"] = other["params"]["layers"].pop("dense")
+    return other
+
+
+def with_average() -> dict:
+    return state(0) | {"ema": state(0)["params"]}
+
+
+@pytest.mark.parametrize("like", [other_shape, other_name, with_average])
+def test_a_state_that_does_not_fit_is_refused(tmp_path: pathlib.Path, like: Callable[[], dict]) -> None:
+    save(tmp_path, 5)
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints/5 cannot be read.*start in a new --workdir"):
+        restore(tmp_path, like())
+
+
+def truncate(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: pathlib.Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(bytes(data))
+
+
+DAMAGES = {
+    "missing": pathlib.Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": truncate,
+    "flipped": flip,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_to_any_file_is_harmless_or_told(tmp_path: pathlib.Path, kind: str) -> None:
+    """Either the state comes back to the last bit, or the error names the checkpoint and a way out that works."""
+    original = tmp_path / "original"
+    save(original, 5, 7)
+    files = [path.relative_to(original) for path in sorted((original / "checkpoints/7").rglob("*")) if path.is_file()]
+    told = []
+    for number, file in enumerate(files):
+        workdir = tmp_path / str(number)
+        shutil.copytree(original, workdir)
+        DAMAGES[kind](workdir / file)
+        try:
+            assert_same(restore(workdir), state(7))
+        except CheckpointError as error:
+            told.append(file)
+            assert str(workdir / "checkpoints/7") in str(error) and len(str(error)) < 700
+            assert str(error).endswith(f" Remove {workdir}/checkpoints/7 to go on from step 5.")
+    assert any("ocdbt.process_0/d/" in str(file) for file in told)  # the arrays themselves
+    assert any(file.name == "manifest.json" for file in told)
+    shutil.rmtree(workdir / "checkpoints/7")
+    assert_same(restore(workdir), state(5))
+
+
+def test_flipped_bits_in_arrays_are_found(tmp_path: pathlib.Path) -> None:
+    """The array file is not self-checking everywhere; the digests of the manifest are."""
+    save(tmp_path, 7)
+    files = [path for path in (tmp_path / "checkpoints/7/state").rglob("*") if re.fullmatch("[0-9a-f]{32}", path.name)]
+    path = max(files, key=lambda path: path.stat().st_size)
+    data, errors = path.read_bytes(), []
+    for place in np.linspace(0, len(data) - 1, 12).astype(int):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            assert_same(restore(tmp_path), state(7))
+        except CheckpointError as error:
+            errors.append(str(error))
+    assert len(errors) >= 6
+    assert any(
+        re.search(r"is damaged: array \S+ has digest [0-9a-f]{16}, but [0-9a-f]{16} was written", e) for e in errors
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_small_files_are_checked_when_read(tmp_path: pathlib.Path, name: str, kind: str) -> None:
+    save(tmp_path, 5, 7)
+    DAMAGES[kind](tmp_path / "checkpoints/7/files" / name)
+    store = open_(tmp_path)
+    with pytest.raises(CheckpointError, match=f"checkpoints/7 is damaged: files/{name} .*go on from step 5"):
+        store.read_file(name)
+    assert store.read_file(name, step=5) == FILES[name]
+    store.close()
+
+
+def test_manifest(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 5, losses={5: 0.25})
+    manifest = json.loads((tmp_path / "checkpoints/5/files/manifest.json").read_text())
+    assert manifest["step"] == 5 and manifest["metrics"]["eval_loss_nats"] == 0.25
+    assert set(manifest["files"]) == set(FILES)
+    assert "params/layers/dense/kernel" in manifest["digests"] and "halted" not in manifest["digests"]
+
+
+def resume(workdir: pathlib.Path, told: list[str] | None = None, best: bool = False, **keys: Any) -> dict | None:
+    """What a run would go on from."""
+    everywhere = jax.tree.map(lambda _: replicated(make_mesh(MeshConfig())), state(0))
+    store = open_(workdir, **keys)
+    try:
+        take = store.resume_best if best else store.resume
+        log = (told if told is not None else []).append
+        return take(lambda step: store.restore(jax.eval_shape(lambda: state(0)), everywhere, step), log)
+    finally:
+        store.close()
+
+
+def gone(path: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.symlink_to("nowhere")
+
+
+def as_file(path: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("x")
+
+
+def emptied(path: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def pipe(name: str) -> Callable[[pathlib.Path], None]:
+    return lambda path: ((path / name).unlink(missing_ok=True), os.mkfifo(path / name)) and None
+
+
+def odd_manifest(content: str) -> Callable[[pathlib.Path], None]:
+    return lambda path: (path / "files/manifest.json").write_text(content) and None
+
+
+WRECKS = {
+    "dangling link": gone,
+    "a file": as_file,
+    "empty": emptied,
+    "a pipe of Orbax's": pipe("state/_METADATA"),
+    "a pipe of ours": pipe("files/manifest.json"),
+    "no state": lambda path: shutil.rmtree(path / "state"),
+    "state is a file": lambda path: as_file(path / "state"),
+    "no files": lambda path: shutil.rmtree(path / "files"),
+    "manifest is a folder": lambda path: (
+        (path / "files/manifest.json").unlink(),
+        (path / "files/manifest.json").mkdir(),
+    ),
+    "deep manifest": odd_manifest("[" * 100_000),
+    "long number": odd_manifest('{"digests": {}, "files": {}, "rank": ' + "1" * 5000 + "}"),
+    "a list": odd_manifest("[]"),
+    "no digests": odd_manifest('{"digests": 3, "files": {}}'),
+    "other digests": odd_manifest('{"digests": {"params": 1}, "files": {}}'),
+    "cut manifest of the arrays": lambda path: truncate(path / "state/manifest.ocdbt"),
+    "no data": lambda path: shutil.rmtree(path / "state/ocdbt.process_0"),
+}
+
+
+@pytest.mark.parametrize("kind", WRECKS)
+def test_a_wreck_is_passed_over_and_kept(tmp_path: pathlib.Path, kind: str) -> None:
+    save(tmp_path, 5, 7)
+    WRECKS[kind](tmp_path / "checkpoints/7")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints/7 .* Remove .* to go on from step 5"):
+        resume(tmp_path, on_damage="stop")
+    told: list[str] = []
+    assert_same(resume(tmp_path, told), state(5))
+    assert len(told) == 2 and all(line.startswith("WARNING: ") for line in told)
+    assert f"{tmp_path}/checkpoints/7 " in told[0] and f"kept in {tmp_path}/checkpoints/damaged/7" in told[0]
+    assert os.path.lexists(tmp_path / "checkpoints/damaged/7")
+    assert_same(resume(tmp_path, told), state(5))  # and it is not asked again
+    assert len(told) == 2
+    store = open_(tmp_path)
+    store.save(state(7))
+    store.close()
+    assert_same(resume(tmp_path), state(7))
+
+
+def test_a_pipe_that_nobody_needs_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 5)
+    pipe("_CHECKPOINT_METADATA")(tmp_path / "checkpoints/5")
+    assert_same(resume(tmp_path), state(5))
+
+
+def test_none_is_moved_where_none_is_whole(tmp_path: pathlib.Path) -> None:
+    assert resume(tmp_path) is None
+    save(tmp_path, 3, 5, 7)
+    for step, kind in ((3, "empty"), (5, "a file"), (7, "no data")):
+        WRECKS[kind](tmp_path / f"checkpoints/{step}")
+    with pytest.raises(CheckpointError, match="None of the 3 checkpoints .* Nothing was moved"):
+        resume(tmp_path)
+    assert found(tmp_path) == [3, 5, 7]
+
+
+def test_what_does_not_fit_is_not_moved(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 5, 7)
+    store = open_(tmp_path)
+    everywhere = jax.tree.map(lambda _: replicated(make_mesh(MeshConfig())), other_shape())
+    with pytest.raises(CheckpointError, match="None of the 2 checkpoints"):
+        store.resume(lambda step: store.restore(jax.eval_shape(other_shape), everywhere, step), print)
+    store.close()
+    assert found(tmp_path) == [5, 7]
+
+
+def test_what_the_machine_cannot_read_is_not_damaged(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 5, 7)
+    read = pathlib.Path.read_bytes
+
+    def refuse(path: pathlib.Path) -> bytes:
+        if path.parts[-3:] == ("7", "files", "manifest.json"):
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+    with pytest.raises(CheckpointError, match="7 cannot be read .PermissionError.* no damage: give"):
+        resume(tmp_path)
+    assert found(tmp_path) == [5, 7]
+
+
+def test_a_full_disk_is_told_with_what_was_filling_it(tmp_path: pathlib.Path) -> None:
+    """The unfinished checkpoint is gone when the room is told, so the file that met the full disk alone would explain nothing."""
+    with pytest.raises(OSError, match="No space") as caught, open_(tmp_path) as store:
+        store.save(state(5))
+        store.wait()
+        (tmp_path / "checkpoints/7.orbax-checkpoint-tmp").mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+    assert caught.value.__notes__[0].startswith("A checkpoint takes about ")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
+
+
+def test_the_best_whole_one(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, 3, 5, 7, losses={3: 0.2, 5: 0.1, 7: 0.3})
+    WRECKS["no data"](tmp_path / "checkpoints/5")
+    told: list[str] = []
+    assert_same(resume(tmp_path, told, best=True), state(3))
+    assert "damaged/5" in told[0] and found_steps(tmp_path) == [3, 7]
+
+
+def found_steps(workdir: pathlib.Path) -> list[int]:
+    return sorted(steps_in(workdir / "checkpoints"))
+
+
+def test_names_that_are_no_steps(tmp_path: pathlib.Path) -> None:
+    for name in ("007", "7.damaged", "damaged", "-1", "1e3", "٣", "²", "tmp", "12", "0"):
+        (tmp_path / name).mkdir()
+    assert sorted(steps_in(tmp_path)) == [0, 12]
+    assert list(steps_in(tmp_path / "nowhere")) == []

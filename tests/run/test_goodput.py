@@ -1,0 +1,107 @@
+"""Where the time goes, by a clock that the tests turn."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from lm_research.run import goodput
+from lm_research.run.goodput import Clock, Lives, in_words, read_lives, total_time
+
+
+class Turned:
+    """Stands for the module `time`: seconds pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return 1_000_000.0 + self.now
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Turned:
+    turned = Turned()
+    monkeypatch.setattr(goodput, "time", turned)
+    return turned
+
+
+def test_time_goes_to_steps_or_to_a_cause(hands: Turned) -> None:
+    clock = Clock(born=90.0)  # 10 s until here
+    hands.now += 4.0
+    with clock.paused("compile"):
+        hands.now += 3.0
+    with clock.waiting(idle=True):
+        hands.now += 1.0
+    with clock.waiting(idle=False):  # hidden behind the device's work
+        hands.now += 2.0
+    with clock.paused("eval"):
+        hands.now += 5.0
+    assert clock.account() == {
+        "steps": 6.0,
+        "start": 10.0,
+        "compile": 3.0,
+        "data": 1.0,
+        "eval": 5.0,
+        "checkpoint": 0.0,
+        "check": 0.0,
+    }
+    assert clock.goodput == pytest.approx(6.0 / 25.0)
+    assert clock.lap() == 7.0  # waiting for a batch is part of a step's time, pauses are not
+    assert clock.lap() == 0.0
+
+
+def test_a_failure_inside_a_pause_ends_it(hands: Turned) -> None:
+    clock = Clock(born=100.0)
+    with pytest.raises(ValueError), clock.paused("eval"):
+        hands.now += 3.0
+        raise ValueError
+    assert clock.lap() == 0.0 and clock.lost["eval"] == 3.0
+
+
+def test_a_death_costs_the_steps_taken_twice_and_the_time_between(hands: Turned, tmp_path: pathlib.Path) -> None:
+    """30 steps of 1 s, the last 10 not saved; 20 s later the next life goes on from step 20."""
+    clock = Clock(born=100.0)
+    lives = Lives(tmp_path, clock, first=0)
+    hands.now += 30.0
+    lives.write(30)
+    hands.now += 20.0
+    second = Clock(born=hands.now)
+    again = Lives(tmp_path, second, first=20)
+    with second.paused("compile"):
+        hands.now += 6.0
+    hands.now += 40.0
+    again.write(60)
+    expected = dict(
+        steps=60.0, start=0.0, compile=6.0, data=0.0, eval=0.0, checkpoint=0.0, check=0.0, repeated=10.0, down=20.0
+    )
+    assert again.total() == pytest.approx(expected)
+    assert total_time(read_lives(tmp_path)) == pytest.approx(expected)
+    assert set(total_time([]).values()) == {0.0}  # of a run that was stopped before its first step
+    assert in_words(expected) == "62.5% of 0:01:36 in steps, down 20.8%, repeated 10.4%, compile 6.2%"
+
+
+def test_the_account_is_written_now_and_then(hands: Turned, tmp_path: pathlib.Path) -> None:
+    lives = Lives(tmp_path, Clock(born=100.0), first=0)
+    for step in range(1, 31):
+        hands.now += 1.0
+        lives.write(step, now=False)
+    assert [life["last"] for life in json.loads((tmp_path / goodput.FILE).read_text())] == [23]  # after 1, 12 and 23 s
+    Lives(tmp_path, Clock(born=100.0), first=30).write(30)  # a finished run, started again
+    assert len(read_lives(tmp_path)) == 1
+    Lives(tmp_path / "other", Clock(born=100.0), first=0, main_process=False).write(5)  # has no folder, and writes none
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"begin": 1', '[{"begin": 1, "first": 0, "end": 2, "last": 1, "seconds": {"eval": 1}}]', "[" * 100_000]
+)
+def test_a_torn_account_begins_anew(text: str, tmp_path: pathlib.Path, hands: Turned) -> None:
+    (tmp_path / goodput.FILE).write_text(text)
+    Lives(tmp_path, Clock(born=100.0), first=0).write(5)
+    assert [life["last"] for life in read_lives(tmp_path)] == [5]
+    assert (tmp_path / f"{goodput.FILE}.damaged").read_text() == text

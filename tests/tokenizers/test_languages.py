@@ -1,0 +1,80 @@
+"""Tokenizers that mark texts with their language: ids of texts to be read and to be written are those of transformers."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+
+import pytest
+from hf_folders import write_folder
+from language_folders import goldens, open_family, write_family
+
+from lm_research.errors import TokenizerError
+from lm_research.tokenizers.hf_tokenizer import in_languages, load_tokenizer
+from lm_research.tokenizers.languages import NLLB
+from lm_research.tokenizers.sentencepiece_model import read_model
+from lm_research.tokenizers.special_tokens import frame_of, target_frame
+
+FAMILIES = ["MBart", "MBart50", "Nllb", "Nllb legacy", "M2M100"]
+SOURCES, TARGETS = goldens()["sources"], goldens()["targets"]
+
+
+def rows(tokenizer, texts: list[str], side: str = "text") -> list[list[int]]:
+    return [tokenizer(**{side: text})["input_ids"][0].tolist() for text in texts]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_sides_of_a_pair_are_those_of_transformers(family: str, tmp_path: pathlib.Path) -> None:
+    """`tokenizer(sources, text_target=targets)` of transformers, by the languages of its files, and read back from what we write."""
+    asked, golden = open_family(tmp_path / "a", family)
+    write_family(tmp_path / "b", family, src_lang=golden["source"], tgt_lang=golden["target"])
+    asked.save_files(tmp_path / "c")
+    named = [asked, load_tokenizer(tmp_path / "b"), load_tokenizer(tmp_path / "c"), pickle.loads(pickle.dumps(asked))]
+    for tokenizer in named:
+        assert rows(tokenizer, SOURCES) == golden["input_ids"]
+        assert rows(tokenizer, TARGETS, "text_target") == golden["labels"]
+        for text, ids, frame in zip(
+            SOURCES + TARGETS, golden["input_ids"] + golden["labels"], 3 * [frame_of] + 3 * [target_frame], strict=True
+        ):
+            head, tail = frame(tokenizer)
+            assert [*head, *tokenizer.encode(text), *tail] == ids
+        both = tokenizer(SOURCES, text_target=TARGETS, padding=True)
+        assert both["input_ids"].shape[0] == both["labels"].shape[0] == 3
+        assert both["labels"][0].tolist()[: len(golden["labels"][0])] == golden["labels"][0]
+    assert len({one.digest for one in named}) == 1 != len({asked.digest, load_tokenizer(tmp_path / "a").digest})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cut_target_keeps_its_language(family: str, tmp_path: pathlib.Path) -> None:
+    tokenizer, golden = open_family(tmp_path, family)
+    cut = tokenizer(text_target=TARGETS[0], truncation=True, max_length=5)["input_ids"][0].tolist()
+    head, tail = target_frame(tokenizer)
+    assert cut == [*head, *tokenizer.encode(TARGETS[0])[:3], *tail]
+
+
+def test_nllb_of_a_sentencepiece_model_has_the_published_ids(tmp_path: pathlib.Path) -> None:
+    """fairseq's four tokens, the pieces behind sentencepiece's own three, 202 languages by name, the mask: eng_Latn is 256,047 of the
+    published 256,001 + 202 + 1, which here is 46 behind the pieces.
+    """
+    golden = write_family(tmp_path, "M2M100", tokenizer_class="NllbTokenizer")
+    (tmp_path / "vocab.json").unlink()
+    tokenizer, pieces = load_tokenizer(tmp_path), read_model((tmp_path / "sentencepiece.bpe.model").read_bytes()).pieces
+    assert tokenizer.size == 4 + len(pieces) - 3 + 202 + 1 and tokenizer.mask_id == tokenizer.size - 1
+    assert tokenizer.token_id("eng_Latn") == len(pieces) + 1 + 46 and len(NLLB) == 202
+    assert tokenizer.encode(SOURCES[0]) == goldens()["families"]["Nllb legacy"]["input_ids"][0][:-2]
+    assert golden["source"] not in tokenizer.languages.ids
+
+
+def test_languages_that_there_are_not(tmp_path: pathlib.Path) -> None:
+    tokenizer, _ = open_family(tmp_path / "a", "MBart50")
+    with pytest.raises(TokenizerError, match="no language 'ro-RO'. Did you mean 'ro_RO'"):
+        in_languages(tokenizer, target="ro-RO")
+    with pytest.raises(TokenizerError, match="no language 'en'. Valid: en_XX"):
+        in_languages(tokenizer, source="en")
+    with pytest.raises(TokenizerError, match="marks no text with its language"):
+        in_languages(load_tokenizer(write_folder(tmp_path / "b", "bert")), target="ro_RO")
+    write_family(tmp_path / "c", "Nllb", tgt_lang="ro_RO")
+    with pytest.raises(
+        TokenizerError, match="tgt_lang in tokenizer_config.json is 'ro_RO', which is none of eng_Latn ron_Latn"
+    ):
+        load_tokenizer(tmp_path / "c")
