@@ -36,13 +36,13 @@ Feed.__call__ = lambda self, number: (time.sleep(0.1 * (self.seed is not None)),
 """
 SLOW_CHECKPOINTS = """
 import time
-from lm_research.training import checkpoint
+from lm_research.run import checkpoint
 write = checkpoint._FilesHandler.save
 checkpoint._FilesHandler.save = lambda *args, **named: (write(*args, **named), time.sleep(0.5))[0]
 """
 SLOW_EVALUATION = """
 import os, pathlib, time
-from lm_research.monitor import held_out
+from lm_research.run import held_out
 evaluate = held_out.evaluate
 def watched(batches):
     for batch in batches:

@@ -103,7 +103,7 @@ def test_children_do_not_wake_their_parent() -> None:
     """A forked child has its parent's handlers; a signal to it is none to the parent."""
     code = """
 import os, signal, time
-from lm_research import leaving
+from lm_research.common import interrupts as leaving
 leaving.watch("now")
 child = os.fork()
 if not child:

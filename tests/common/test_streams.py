@@ -62,6 +62,6 @@ def test_a_full_output_is_told(command: str) -> None:
 
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "data"
-    code = f"from lm_research import leaving; import os; file = open({str(path)!r}, 'w'); os.write(1, b'for people'); file.close()"
+    code = f"from lm_research.common import interrupts as leaving; import os; file = open({str(path)!r}, 'w'); os.write(1, b'for people'); file.close()"
     assert shell(f'python -c "{code}" >&-')[0] == 0
     assert path.read_bytes() == b""

@@ -30,7 +30,7 @@ def test_lock_is_exclusive_until_it_is_closed(tmp_path: pathlib.Path) -> None:
 def test_lock_ends_with_its_process(tmp_path: pathlib.Path) -> None:
     code = f"""
 import pathlib, time
-from lm_research.training import run_directory
+from lm_research.run import run_directory
 handle = run_directory.lock(pathlib.Path({str(tmp_path)!r}))
 print("locked", flush=True)
 time.sleep(60)
