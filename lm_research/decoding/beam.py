@@ -20,8 +20,8 @@ from lm_research.decoding import constrained, processors, sampling
 from lm_research.decoding.engine import Settings, predict, read, row_keys, source_tokens
 from lm_research.decoding.processors import History
 from lm_research.decoding.prompts import Prompts
-from lm_research.models import cache as cache_lib
-from lm_research.models.cache import Bound, Cache, Place
+from lm_research.models import decode
+from lm_research.models.decode import BoundModel, Cache, CacheSlots
 
 # When to stop: as soon as K are finished; when the best running one, at its present length, is no better than the worst
 # finished one; when none can become better.
@@ -81,13 +81,13 @@ class SearchState(NamedTuple):
     cache: Cache
 
 
-def search(bound: Bound, plan: BeamPlan, prompts: Prompts, settings: Settings) -> tuple[jax.Array, ...]:
+def search(bound: BoundModel, plan: BeamPlan, prompts: Prompts, settings: Settings) -> tuple[jax.Array, ...]:
     """The K best texts of each prompt, see `ranked`, in one program."""
     state = begin(bound, plan, prompts, settings)
     return ranked(bound, plan, proceed(bound, plan, state, settings, jnp.int32(plan.steps)))
 
 
-def begin(bound: Bound, plan: BeamPlan, prompts: Prompts, settings: Settings) -> SearchState:
+def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts, settings: Settings) -> SearchState:
     """Reads the prompts and takes the first step."""
     width, size = prompts.tokens_BP.shape[1], plan.beams // plan.groups
     x_BPD, cache = read(bound, prompts, width + plan.beams * plan.steps)
@@ -113,20 +113,20 @@ def begin(bound: Bound, plan: BeamPlan, prompts: Prompts, settings: Settings) ->
     return step(plan, state, logits_BKV, settings)
 
 
-def proceed(bound: Bound, plan: BeamPlan, state: SearchState, settings: Settings, until: jax.Array) -> SearchState:
+def proceed(bound: BoundModel, plan: BeamPlan, state: SearchState, settings: Settings, until: jax.Array) -> SearchState:
     """Goes on until texts have `until` new tokens or the search is over."""
     width = state.groups[0].tokens_BKS.shape[2] - plan.steps
 
     def body(state: SearchState) -> SearchState:
         tokens_BK = jnp.concatenate([beams.tokens_BKS[:, :, width + state.new - 1] for beams in state.groups], axis=1)
-        x_BKD, cache = cache_lib.extend(bound, tokens_BK, state.cache, _place(plan, state, width))
-        logits_BKV = cache_lib.predict(bound, x_BKD)
+        x_BKD, cache = decode.extend(bound, tokens_BK, state.cache, _place(plan, state, width))
+        logits_BKV = decode.predict(bound, x_BKD)
         return step(plan, state._replace(cache=cache), logits_BKV, settings)
 
     return jax.lax.while_loop(lambda state: state.going & (state.new < until), body, state)
 
 
-def ranked(bound: Bound, plan: BeamPlan, state: SearchState) -> tuple[jax.Array, ...]:
+def ranked(bound: BoundModel, plan: BeamPlan, state: SearchState) -> tuple[jax.Array, ...]:
     """What was finished, best first: tokens [B, K, S], scores [B, K], and numbers of new tokens [B, K]."""
     done = (
         jnp.concatenate(parts, axis=1)
@@ -137,7 +137,7 @@ def ranked(bound: Bound, plan: BeamPlan, state: SearchState) -> tuple[jax.Array,
     return _pick(tokens_BKS, order_BK), _pick(scores_BK, order_BK), _pick(length_BK, order_BK)
 
 
-def _place(plan: BeamPlan, state: SearchState, width: int) -> Place:
+def _place(plan: BeamPlan, state: SearchState, width: int) -> CacheSlots:
     """The latest token of all beams: K slots, that see the prompt and one slot of each step."""
     step, beams = state.new - 1, plan.beams
     prompt_BKP = jnp.arange(width) >= state.start_B[:, None, None]
@@ -150,7 +150,7 @@ def _place(plan: BeamPlan, state: SearchState, width: int) -> Place:
     own = width + step
     positions_BK = jnp.repeat((own - state.start_B)[:, None], beams, axis=1)
     distance = jnp.broadcast_to(own - place_S, (1, beams, len(slot_S)))
-    return Place(width + step * beams, positions_BK, visible_BKS, distance)
+    return CacheSlots(width + step * beams, positions_BK, visible_BKS, distance)
 
 
 def step(plan: BeamPlan, state: SearchState, logits_BKV: jax.Array, settings: Settings) -> SearchState:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from lm_research.decoding import processors
 from lm_research.decoding.engine import Records, Settings, State, read, row_keys, source_tokens
 from lm_research.decoding.prompts import Prompts
-from lm_research.models import cache as cache_lib
-from lm_research.models.cache import Bound, Cache, Place
+from lm_research.models import decode
+from lm_research.models.decode import BoundModel, Cache, CacheSlots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Search(NamedTuple):
     logits_BV: jax.Array  # after the latest token
 
 
-def search(bound: Bound, plan: ContrastivePlan, prompts: Prompts, settings: Settings) -> State:
+def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts, settings: Settings) -> State:
     """Texts of at most settings["max_new"] new tokens."""
     spare = plan.candidates  # slots behind the last for candidates
     x_BPD, cache = read(bound, prompts, plan.slots + spare)
@@ -46,7 +46,7 @@ def search(bound: Bound, plan: ContrastivePlan, prompts: Prompts, settings: Sett
         row_keys(prompts, settings["seed_B"], 1), source_tokens(prompts), cache, Records(),
     )  # fmt: skip
     states_BSD = jnp.zeros((rows, plan.slots, x_BPD.shape[-1]), jnp.float32).at[:, :width].set(unit(x_BPD))
-    logits_BV = cache_lib.predict(bound, x_BPD[:, -1:])[:, 0]
+    logits_BV = decode.predict(bound, x_BPD[:, -1:])[:, 0]
 
     def unfinished(search: _Search) -> jax.Array:
         state = search.state
@@ -68,12 +68,12 @@ def degeneration(states_BCD: jax.Array, past_BSD: jax.Array, seen_BS: jax.Array)
     return jnp.where(seen_BS[:, None], cosine_BCS, -jnp.inf).max(2)
 
 
-def _step(bound: Bound, plan: ContrastivePlan, search: _Search, settings: Settings) -> _Search:
+def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: Settings) -> _Search:
     state, slot, count = search.state, search.state.length, plan.candidates
     scores_BV = processors.apply(search.logits_BV, state.history(), settings["rules"])
     share_BC, token_BC = jax.lax.top_k(jax.nn.softmax(scores_BV, axis=1), count)
-    x_BCD, cache = cache_lib.extend(bound, token_BC, state.cache, _place(plan, state))
-    logits_BCV = cache_lib.predict(bound, x_BCD)
+    x_BCD, cache = decode.extend(bound, token_BC, state.cache, _place(plan, state))
+    logits_BCV = decode.predict(bound, x_BCD)
     seen_BS = state.history().slots()
     likeness_BC = degeneration(unit(x_BCD), search.states_BSD, seen_BS)
     alpha = settings["penalty_alpha"]
@@ -92,14 +92,14 @@ def _step(bound: Bound, plan: ContrastivePlan, search: _Search, settings: Settin
     return _Search(state, put(search.states_BSD, unit(pick(x_BCD))), pick(logits_BCV))
 
 
-def _place(plan: ContrastivePlan, state: State) -> Place:
+def _place(plan: ContrastivePlan, state: State) -> CacheSlots:
     """C tokens at the next place, in slots from there on: each sees the past and itself."""
     slot_S, candidate_C = jnp.arange(plan.slots + plan.candidates), jnp.arange(plan.candidates)
     past_BS = (slot_S >= state.start_R[:, None]) & (slot_S < state.length)
     visible_BCS = past_BS[:, None] | (slot_S == state.length + candidate_C[:, None])
     distance = jnp.maximum(state.length - slot_S, 0)
     positions_BC = jnp.repeat((state.length - state.start_R)[:, None], plan.candidates, axis=1)
-    return Place(state.length, positions_BC, visible_BCS, jnp.broadcast_to(distance, (1, *visible_BCS.shape[1:])))
+    return CacheSlots(state.length, positions_BC, visible_BCS, jnp.broadcast_to(distance, (1, *visible_BCS.shape[1:])))
 
 
 def settle(cache: Cache, slot: jax.Array, count: int, chosen_B: jax.Array, stacked: bool) -> Cache:

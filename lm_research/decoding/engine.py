@@ -25,8 +25,8 @@ from jax.sharding import NamedSharding
 from lm_research.decoding import processors, sampling
 from lm_research.decoding.processors import History
 from lm_research.decoding.prompts import Prompts
-from lm_research.models import cache as cache_lib
-from lm_research.models.cache import Bound, Cache, Place
+from lm_research.models import decode
+from lm_research.models.decode import BoundModel, Cache, CacheSlots
 from lm_research.models.definition import ModelDefinition, Params
 from lm_research.parallel.rules import RULES
 
@@ -94,7 +94,7 @@ class Engine:
     """
 
     def __init__(self, definition: ModelDefinition, params: Params, apart: bool | None = None) -> None:
-        """`apart` copies the decoder's layers into separate matrices (models.cache.unroll); None does so on one CPU device."""
+        """`apart` copies the decoder's layers into separate matrices (models.decode_layout.unroll); None does so on one CPU device."""
         self.definition = definition
         leaf = jax.tree.leaves(params)[0]
         sharding = getattr(leaf, "sharding", None)
@@ -106,7 +106,7 @@ class Engine:
         self.params = params
         if apart:
             with self.on_mesh():
-                self.params = jax.jit(functools.partial(cache_lib.unroll, definition))(params)
+                self.params = jax.jit(functools.partial(decode.unroll, definition))(params)
         self._programs: collections.OrderedDict[Any, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -134,7 +134,7 @@ class Engine:
                 return self._programs[key]
 
             def run(params: Params, *arrays: Any) -> Any:
-                return function(cache_lib.bind(self.definition, params), plan, *arrays)
+                return function(decode.bind(self.definition, params), plan, *arrays)
 
             jitted = jax.jit(run, donate_argnums=() if donate is None else donate + 1)
             self._programs[key] = jitted
@@ -159,33 +159,33 @@ def as_arrays(prompts: Prompts) -> Prompts:
 # --- reading prompts --------------------------------------------------------------------------------------------------
 
 
-def sequential(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> Place:
+def sequential(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> CacheSlots:
     """The place of `length` tokens from `slot` on (a number, or [R]), each seeing its row's slots up to its own."""
     slot_S = jnp.arange(span)
     own_RL = jnp.reshape(slot, (-1, 1)) + jnp.arange(length)
     visible_RLS = (slot_S <= own_RL[..., None]) & (slot_S >= start_R[:, None, None])
     positions_RL = jnp.maximum(own_RL - start_R[:, None], 0)
-    return Place(slot, positions_RL, visible_RLS, own_RL[..., None] - slot_S)
+    return CacheSlots(slot, positions_RL, visible_RLS, own_RL[..., None] - slot_S)
 
 
-def read(bound: Bound, prompts: Prompts, slots: int) -> tuple[jax.Array, Cache]:
+def read(bound: BoundModel, prompts: Prompts, slots: int) -> tuple[jax.Array, Cache]:
     """States of all prompt tokens [B, P, D], and a cache of `slots` slots with them."""
     memory = None
     if prompts.source_BM is not None:
         ones = jnp.ones_like(prompts.source_BM)
         _, memory = bound.model.encode(prompts.source_BM, prompts.source_mask_BM, query_segments_BL=ones)
     rows, width = prompts.tokens_BP.shape
-    cache = cache_lib.empty(bound, rows, slots, memory)._replace(first_B=prompts.first_B)
+    cache = decode.empty(bound, rows, slots, memory)._replace(first_B=prompts.first_B)
     place = sequential(prompts.start_B, jnp.int32(0), width, width)
     if not bound.model.arch.count_padding and prompts.first_B is None:
         real_BP = (prompts.tokens_BP != bound.model.arch.pad_id) & (jnp.arange(width) >= prompts.start_B[:, None])
         place = place._replace(positions_BL=jnp.cumsum(real_BP, axis=1) - 1)
-    return cache_lib.extend(bound, prompts.tokens_BP, cache, place)
+    return decode.extend(bound, prompts.tokens_BP, cache, place)
 
 
-def predict(bound: Bound, x_RLD: jax.Array) -> jax.Array:
+def predict(bound: BoundModel, x_RLD: jax.Array) -> jax.Array:
     """Next-token logits [R, V] after the last of some states."""
-    return cache_lib.predict(bound, x_RLD[:, -1:])[:, 0]
+    return decode.predict(bound, x_RLD[:, -1:])[:, 0]
 
 
 def row_keys(prompts: Prompts, seed_B: jax.Array, copies: int) -> jax.Array:
@@ -221,7 +221,7 @@ def source_tokens(prompts: Prompts) -> jax.Array | None:
     return jnp.where(prompts.source_mask_BM > 0, prompts.source_BM, processors.NO_TOKEN)
 
 
-def start(bound: Bound, plan: Plan, prompts: Prompts, settings: Settings) -> State:
+def start(bound: BoundModel, plan: Plan, prompts: Prompts, settings: Settings) -> State:
     x_BPD, cache = read(bound, prompts, plan.slots)
     copies, width = plan.copies, prompts.tokens_BP.shape[1]
     repeat = lambda x: None if x is None else jnp.repeat(x, copies, axis=0)  # noqa: E731
@@ -246,12 +246,12 @@ def start(bound: Bound, plan: Plan, prompts: Prompts, settings: Settings) -> Sta
 # --- one token after the other ----------------------------------------------------------------------------------------
 
 
-def advance(bound: Bound, plan: Plan, state: State, settings: Settings, until: jax.Array) -> State:
+def advance(bound: BoundModel, plan: Plan, state: State, settings: Settings, until: jax.Array) -> State:
     def body(state: State) -> State:
         slot = state.length - 1
         token_R1 = jax.lax.dynamic_slice_in_dim(state.tokens_RS, slot, 1, axis=1)
         place = sequential(state.start_R, slot, 1, plan.slots)
-        x_R1D, cache = cache_lib.extend(bound, token_R1, state.cache, place)
+        x_R1D, cache = decode.extend(bound, token_R1, state.cache, place)
         return say(plan, state._replace(cache=cache), predict(bound, x_R1D), settings)
 
     unfinished = lambda state: (state.length < until) & ~state.finished_R.all()  # noqa: E731

@@ -18,7 +18,7 @@ from lm_research.decoding import beam, engine
 from lm_research.decoding.options import Lengths, Options, make_rules
 from lm_research.decoding.prompts import Prompts
 from lm_research.decoding.request import beam_plan, beam_settings
-from lm_research.models.cache import Bound
+from lm_research.models.decode import BoundModel
 
 # What of lm.generate's arguments can be asked for here: one text for a row, the same each time.
 ARGUMENTS = (
@@ -47,7 +47,7 @@ def decode(model: Any, options: Options, most: int, prompts: Prompts, known: int
         "pad": np.int32(options.pad),
         "seed_B": jnp.zeros(rows, jnp.uint32),
     }
-    bound = Bound(model, None)
+    bound = BoundModel(model, None)
     if options.way == "beams":
         settings |= beam_settings(options, most)
         tokens_BKS, _, _ = beam.search(bound, beam_plan(options, most), prompts, settings)

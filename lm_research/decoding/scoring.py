@@ -15,8 +15,8 @@ import numpy as np
 from lm_research.decoding.engine import Engine, read
 from lm_research.decoding.prompts import Prompts, as_rows, longest, make_prompts
 from lm_research.errors import UserError
-from lm_research.models import cache as cache_lib
-from lm_research.models.cache import Bound
+from lm_research.models import decode
+from lm_research.models.decode import BoundModel
 
 
 def score_rows(
@@ -86,13 +86,13 @@ def _judge(
     return [np.asarray(x) for x in engine.program(_said, best)(batch._replace(count=None), targets_BL)]
 
 
-def _said(bound: Bound, best: int | None, batch: Prompts, targets_BL: jax.Array) -> tuple[jax.Array, ...]:
+def _said(bound: BoundModel, best: int | None, batch: Prompts, targets_BL: jax.Array) -> tuple[jax.Array, ...]:
     """Of each target, given its slot's token and those before it: log-probability, and whether none is likelier [B, L].
 
     With a number `best`, instead of the latter, the ids and log-probabilities of so many likeliest tokens [B, L, T].
     """
     x_BLD, _ = read(bound, batch, batch.tokens_BP.shape[1])
-    log_BLV = jax.nn.log_softmax(cache_lib.predict(bound, x_BLD), axis=2)
+    log_BLV = jax.nn.log_softmax(decode.predict(bound, x_BLD), axis=2)
     log_BL = jnp.take_along_axis(log_BLV, targets_BL[..., None], axis=2)[..., 0]
     if best is None:
         return log_BL, log_BLV.argmax(2) == targets_BL

@@ -19,8 +19,8 @@ from lm_research.decoding import processors, sampling
 from lm_research.decoding.engine import Settings, read, row_keys, sequential, source_tokens
 from lm_research.decoding.processors import History
 from lm_research.decoding.prompts import Prompts
-from lm_research.models import cache as cache_lib
-from lm_research.models.cache import Bound, Cache
+from lm_research.models import decode
+from lm_research.models.decode import BoundModel, Cache
 from lm_research.models.definition import ModelDefinition
 
 
@@ -60,9 +60,11 @@ class Progress(NamedTuple):
     rounds: jax.Array  # calls of the model
 
 
-def search(bound: Bound, plan: SpeculativePlan, prompts: Prompts, settings: Settings, draft_params: Any) -> Progress:
+def search(
+    bound: BoundModel, plan: SpeculativePlan, prompts: Prompts, settings: Settings, draft_params: Any
+) -> Progress:
     """Texts of at most settings["max_new"] new tokens (a row may run a few over; cut it)."""
-    draft = cache_lib.bind(plan.draft, draft_params)
+    draft = decode.bind(plan.draft, draft_params)
     width = prompts.tokens_BP.shape[1]
     prompts = jax.tree.map(lambda x: jnp.repeat(x, plan.copies, axis=0), prompts)
     name_B2 = prompts.name_B2 * jnp.array([1, plan.copies], jnp.uint32)
@@ -84,12 +86,14 @@ def search(bound: Bound, plan: SpeculativePlan, prompts: Prompts, settings: Sett
     return jax.lax.while_loop(unfinished, body, progress)
 
 
-def _round(bound: Bound, draft: Bound, plan: SpeculativePlan, progress: Progress, settings: Settings) -> Progress:
+def _round(
+    bound: BoundModel, draft: BoundModel, plan: SpeculativePlan, progress: Progress, settings: Settings
+) -> Progress:
     tokens_BS, draft_BJV, draft_cache = _draft(draft, plan, progress, settings)
     checked_BL = _slice(tokens_BS, progress.length_B - 1, plan.ahead + 1)
     place = sequential(progress.start_B, progress.length_B - 1, plan.ahead + 1, plan.slots)
-    x_BLD, cache = cache_lib.extend(bound, checked_BL, progress.cache, place)
-    logits_BLV = cache_lib.predict(bound, x_BLD)
+    x_BLD, cache = decode.extend(bound, checked_BL, progress.cache, place)
+    logits_BLV = decode.predict(bound, x_BLD)
     share_BLV = jnp.stack(
         [
             distribution(plan, _history(progress, tokens_BS, number), logits_BLV[:, number], settings)
@@ -104,17 +108,17 @@ def _round(bound: Bound, draft: Bound, plan: SpeculativePlan, progress: Progress
     return _close(plan, progress, tokens_BS, kept_B + 1, settings)._replace(cache=cache, draft_cache=draft_cache)
 
 
-def _draft(draft: Bound, plan: SpeculativePlan, progress: Progress, settings: Settings) -> tuple:
+def _draft(draft: BoundModel, plan: SpeculativePlan, progress: Progress, settings: Settings) -> tuple:
     """Tokens with J drafted ones, their distributions [B, J, V], and the draft's cache with all of them."""
     tokens_BS, cache, shares = progress.tokens_BS, progress.draft_cache, []
     put = jax.vmap(lambda row, token, at: row.at[at].set(token))
     for number in range(plan.ahead + 1):  # the last only for the cache
         slot_B = progress.length_B - 1 + number
         place = sequential(progress.start_B, slot_B, 1, plan.slots)
-        x_B1D, cache = cache_lib.extend(draft, _slice(tokens_BS, slot_B, 1), cache, place)
+        x_B1D, cache = decode.extend(draft, _slice(tokens_BS, slot_B, 1), cache, place)
         if number == plan.ahead:
             break
-        logits_BV = cache_lib.predict(draft, x_B1D)[:, 0]
+        logits_BV = decode.predict(draft, x_B1D)[:, 0]
         share_BV = distribution(plan, _history(progress, tokens_BS, number), logits_BV, settings)
         shares.append(share_BV)
         keys_B = jax.vmap(jax.random.fold_in)(progress.keys_B, 2 * (slot_B + 1))

@@ -130,7 +130,7 @@ def _axes(definition: ModelDefinition) -> dict[str, tuple[str | None, ...]]:
 def matrices_of(base: ModelDefinition) -> dict[str, int]:
     """Path of each dense layer -> how many axes of its kernel are inputs."""
     found = nnx.iter_graph(base.bind(base.shapes))
-    return {"/".join(map(str, path)): node.contracted for path, node in found if isinstance(node, Dense)}
+    return {"/".join(map(str, path)): len(node.inputs) for path, node in found if isinstance(node, Dense)}
 
 
 def _chosen(targets: str, matrices: Mapping[str, int]) -> list[str]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.heads import Model
-from lm_research.models.transformer import Captured
+from lm_research.models.transformer import StackOutputs
 
 IGNORED = -100  # a label that is no label
 INPUTS = (
@@ -60,7 +60,7 @@ def forward(
     tokens_BL = inputs["input_ids"]
     mask_BL = inputs.get("attention_mask")
     mask_BL = jnp.ones_like(tokens_BL) if mask_BL is None else mask_BL
-    captured: list[Captured] | None = [] if capture else None
+    captured: list[StackOutputs] | None = [] if capture else None
     options = dict(query_segments_BL=jnp.ones_like(tokens_BL), captured=captured)
     given = dict(positions_BL=_positions(model.reader.arch, inputs), types_BL=inputs.get("token_type_ids"))
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
@@ -138,7 +138,7 @@ def to_length_1(x_BD: jax.Array) -> jax.Array:
     return x_BD * jax.lax.rsqrt(jnp.square(x_BD).sum(-1, keepdims=True).clip(1e-24))
 
 
-def _captured(model: Model, captured: list[Captured]) -> Arrays:
+def _captured(model: Model, captured: list[StackOutputs]) -> Arrays:
     if len(captured) == 1:
         return {"hidden_states": captured[0].hidden_states, "attentions": captured[0].attentions}
     encoder, decoder = captured

@@ -18,7 +18,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.layers import Dense, activation, dropout, norm, weight, zeros
-from lm_research.models.transformer import Decoder, Encoder, Memory
+from lm_research.models.transformer import Decoder, Encoder, EncoderOutput
 
 # Name of a head -> what it predicts. Each is built of some of the parts below.
 HEADS = {
@@ -203,12 +203,12 @@ class Model(nnx.Module):
 
     def encode(
         self, tokens_BS: jax.Array, segments_BS: jax.Array | None = None, **options: object
-    ) -> tuple[jax.Array, Memory]:
+    ) -> tuple[jax.Array, EncoderOutput]:
         """States of the encoder [B, S, D], and what a decoder reads of them. Options as Transformer's."""
         x_BSD = self.encoder(tokens_BS, segments_BS, **options)
         segments_BS = jnp.ones_like(tokens_BS) if segments_BS is None else segments_BS
         seen_BSD = self.memory_projection(x_BSD) if self.arch.memory_projection else x_BSD
-        return x_BSD, Memory(seen_BSD, segments_BS, self.encoder.embeddings.tokens[...])
+        return x_BSD, EncoderOutput(seen_BSD, segments_BS, self.encoder.embeddings.tokens[...])
 
     def predict_tokens(self, x_BLD: jax.Array, positions_BM: jax.Array | None = None) -> Projection:
         """Projection of the states at the given positions only; the rest would be computed for nothing. None: all."""

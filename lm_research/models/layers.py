@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,12 @@ _over_rows.defvjp(_over_rows_forward, _over_rows_backward)
 
 
 class Dense(nnx.Module):
-    """Contracts the last `len(inputs)` axes of its input with a kernel [*inputs, *outputs] and adds a bias, if any."""
+    """Contracts the last `len(inputs)` axes of its input with a kernel [*inputs, *outputs] and adds a bias, if any.
+
+    Attributes:
+      inputs, outputs: sizes of the kernel's axes.
+      outputs_first: whether the kernel is stored as one matrix [O, I] instead, as decode_layout.py lays it out for few rows.
+    """
 
     def __init__(
         self,
@@ -80,25 +86,50 @@ class Dense(nnx.Module):
         std = (arch.init_std if std is None else std) / arch.width_ratio**0.5
         self.kernel = weight(rngs, sizes, axes, arch, std)
         self.bias = zeros(sizes[len(inputs) :], axes[len(inputs) :]) if bias else None
-        self.contracted = len(inputs)
+        self.inputs, self.outputs = sizes[: len(inputs)], sizes[len(inputs) :]
+        self.outputs_first = False
         self.dtype = arch.compute_dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        leading, inner = x.shape[: -self.contracted], self.kernel.shape[: self.contracted]
-        outer = self.kernel.shape[self.contracted :]
+        leading, kernel = x.shape[: -len(self.inputs)], self.kernel[...].astype(self.dtype)
         if (
             len(leading) > 1 and length_parts(leading[1]) > 1
         ):  # flattened, positions of a device would not lie together (rules.flatten_rows)
-            y = jnp.tensordot(x, self.kernel[...].astype(self.dtype), self.contracted)
+            y = jnp.tensordot(x, kernel, len(self.inputs))
             return y if self.bias is None else y + self.bias[...].astype(self.dtype)
         # As one product of two matrices: its gradients are such products too, without transposed copies (up to 1.7 x
         # on a CPU). Flattening keeps the batch and the heads outermost, so it moves nothing between devices.
-        x_RI = x.reshape(-1, math.prod(inner))
-        kernel_IO = self.kernel[...].astype(self.dtype).reshape(math.prod(inner), -1)
-        y_RO = x_RI @ kernel_IO
+        x_RI = x.reshape(-1, math.prod(self.inputs))
+        if not self.outputs_first:
+            y_RO = x_RI @ kernel.reshape(x_RI.shape[1], -1)
+        else:
+            y_RO = few_rows(kernel, x_RI) if is_few(x_RI) else x_RI @ kernel.T
         if self.bias is not None:
             y_RO += over_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
-        return y_RO.reshape(*leading, *outer)
+        return y_RO.reshape(*leading, *self.outputs)
+
+    def columns(self, x_IR: jax.Array) -> jax.Array:
+        """The output [O, R] of columns [I, R], of a layer that has `outputs_first`."""
+        y_OR = self.kernel[...].astype(self.dtype) @ x_IR
+        return y_OR if self.bias is None else y_OR + self.bias[...].astype(self.dtype)[:, None]
+
+
+FEW_ROWS = 16  # products with at most so many rows are bound by reading the matrix
+
+
+def is_few(x_RI: jax.Array) -> bool:
+    """Whether a product with these rows is faster as `few_rows`."""
+    return len(x_RI) <= FEW_ROWS and jax.default_backend() == "cpu"
+
+
+def few_rows(matrix_OI: jax.Array, x_RI: jax.Array, dtype: Any = None) -> jax.Array:
+    """x matrix^T, [R, O], as matrix x^T: that reads the matrix as it lies, once, at up to 3 times the speed on a CPU.
+
+    The barriers keep XLA from turning the product around again.
+    """
+    x_IR = jax.lax.optimization_barrier(x_RI.T)
+    y_OR = jnp.matmul(matrix_OI, x_IR, preferred_element_type=dtype)
+    return jax.lax.optimization_barrier(y_OR).T
 
 
 class LayerNorm(nnx.Module):

@@ -15,14 +15,15 @@ import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.attention import Attention, in_kernels
-from lm_research.models.layers import Dense, activation, dropout, norm, over_rows, split_key, weight
-from lm_research.models.masks import Sight, attention_bias
+from lm_research.models.attention.cache import LayerCache
+from lm_research.models.attention.mask import AttentionMask, attention_bias
+from lm_research.models.attention.module import Attention, in_kernels
+from lm_research.models.layers import Dense, activation, dropout, is_few, norm, over_rows, split_key, weight
 from lm_research.models.positions import distance_table, relative_bias, sinusoidal
 from lm_research.parallel.rules import constrain, length_parts
 
 
-class Memory(NamedTuple):
+class EncoderOutput(NamedTuple):
     """What a decoder reads of its encoder: final states [B, S, D], mapped to its own width if need be, their segments [B, S], its token table [V, E]."""
 
     x_BSD: jax.Array
@@ -30,7 +31,7 @@ class Memory(NamedTuple):
     table_VE: jax.Array
 
 
-class Captured(NamedTuple):
+class StackOutputs(NamedTuple):
     """What a stack went through: the input of each block and the final states, and each block's attention.
 
     hidden_states: N + 1 arrays [B, L, D]; attentions and cross_attentions: N arrays [B, H, L, S].
@@ -114,23 +115,28 @@ class FeedForward(nnx.Module):
         self.arch = arch
 
     def __call__(self, x_BLD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        arch, inner_BLF = self.arch, self.up(x_BLD)
-        if arch.gated:
-            inner_BLF = activation(arch.activation, self.gate(x_BLD)) * inner_BLF
-        else:
-            inner_BLF = activation(arch.activation, inner_BLF)
-        inner_BLF = constrain(inner_BLF, "batch", "length", "act_mlp")
-        return self.down(dropout(inner_BLF, arch.activation_dropout_rate, dropout_key))
+        x_RD = x_BLD.reshape(-1, x_BLD.shape[-1])
+        if not (self.up.outputs_first and is_few(x_RD)):
+            inner_BLF = self._activated(Dense.__call__, x_BLD)
+            inner_BLF = constrain(inner_BLF, "batch", "length", "act_mlp")
+            return self.down(dropout(inner_BLF, self.arch.activation_dropout_rate, dropout_key))
+        # Few rows stay columns from one product to the next.
+        inner_FR = self._activated(Dense.columns, jax.lax.optimization_barrier(x_RD.T))
+        return jax.lax.optimization_barrier(self.down.columns(inner_FR)).T.reshape(x_BLD.shape)
+
+    def _activated(self, product: Callable[[Dense, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+        name, up = self.arch.activation, product(self.up, x)
+        return activation(name, product(self.gate, x)) * up if self.arch.gated else activation(name, up)
 
 
-class Context(NamedTuple):
+class BlockInputs(NamedTuple):
     """What all blocks of a stack share: masks and biases on scores, rotary positions, the encoder's states."""
 
-    bias_BHLL: jax.Array | Sight
+    bias_BHLL: jax.Array | AttentionMask
     unlimited_BHLL: jax.Array | None  # the bias of the blocks without a window, where others have one
     positions_BL: jax.Array | None
     memory_BSD: jax.Array | None
-    memory_bias_B1LS: jax.Array | Sight | None
+    memory_bias_B1LS: jax.Array | AttentionMask | None
 
 
 class Block(nnx.Module):
@@ -152,26 +158,29 @@ class Block(nnx.Module):
     def __call__(
         self,
         x_BLD: jax.Array,
-        context: Context,
-        key: jax.Array | None,
+        inputs: BlockInputs,
+        key: jax.Array | None = None,
         layer: jax.Array | int = 0,
-        shares: list[jax.Array] | None = None,
+        probs: list[jax.Array] | None = None,
+        cache: LayerCache | None = None,
+        cross_cache: LayerCache | None = None,
     ) -> jax.Array:
-        """[B, L, D]; `shares` collects the probabilities of its attentions, in order."""
+        """[B, L, D]; `probs` collects the probabilities of its attentions, in order; the caches are those of both."""
         crosses = self.arch.encoder is not None
         inner = self.arch.activation_dropout_rate > 0
         keys = iter(split_key(key, 3 + 2 * crosses + inner))
 
-        bias_BHLL = context.bias_BHLL
-        if context.unlimited_BHLL is not None:
-            bias_BHLL = jnp.where(layer < self.arch.window_from, context.unlimited_BHLL, bias_BHLL)
+        mask, options = inputs.bias_BHLL, dict(layer=layer, probs=probs)
+        if inputs.unlimited_BHLL is not None:
+            mask = jnp.where(layer < self.arch.window_from, inputs.unlimited_BHLL, mask)
 
         def attend(x_BLD: jax.Array) -> jax.Array:
-            return self.attention(x_BLD, bias_BHLL, next(keys), None, context.positions_BL, layer, shares)
+            own = dict(positions_BL=inputs.positions_BL, dropout_key=next(keys))
+            return self.attention(x_BLD, mask, cache, **own, **options)
 
         def attend_to_encoder(x_BLD: jax.Array) -> jax.Array:
-            bias, memory = context.memory_bias_B1LS, context.memory_BSD
-            return self.cross_attention(x_BLD, bias, next(keys), memory, layer=layer, shares=shares)
+            own = dict(memory_BSD=inputs.memory_BSD, dropout_key=next(keys))
+            return self.cross_attention(x_BLD, inputs.memory_bias_B1LS, cross_cache, **own, **options)
 
         x_BLD = self._residual(x_BLD, attend, self.attention_norm, keys)
         if crosses:
@@ -214,9 +223,9 @@ class Transformer(nnx.Module):
         positions_BL: jax.Array | None = None,
         types_BL: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
-        memory: Memory | None = None,
+        memory: EncoderOutput | None = None,
         query_segments_BL: jax.Array | None = None,
-        captured: list[Captured] | None = None,
+        captured: list[StackOutputs] | None = None,
         prefix_BL: jax.Array | None = None,
     ) -> jax.Array:
         """Final hidden states [B, L, D].
@@ -241,27 +250,27 @@ class Transformer(nnx.Module):
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
         blocks = captured is None  # where the whole of the probabilities is not asked for
         drops = dropout_key is not None and arch.attention_dropout_rate > 0
-        context = self._context(queries_BL, segments_BL, prefix_BL, positions_BL, memory, blocks, drops)
-        x_BLD, seen = self._run_layers(x_BLD, context, layers_key, captured is not None)
+        inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, blocks, drops)
+        x_BLD, seen = self._run_layers(x_BLD, inputs, layers_key, captured is not None)
         if arch.norm == "pre":
             x_BLD = self.final_norm(x_BLD)
         if arch.final_dropout:
             x_BLD = dropout(x_BLD, arch.dropout_rate, *final_key)
         if captured is not None:
-            inputs, *shares = (tuple(stacked) for stacked in seen)
-            captured.append(Captured((*inputs, x_BLD), shares[0], shares[1] if len(shares) > 1 else ()))
+            inputs, *probs = (tuple(stacked) for stacked in seen)
+            captured.append(StackOutputs((*inputs, x_BLD), probs[0], probs[1] if len(probs) > 1 else ()))
         return x_BLD
 
-    def _context(
+    def _block_inputs(
         self,
         queries_BL: jax.Array,
         segments_BL: jax.Array,
         prefix_BL: jax.Array | None,
         positions_BL: jax.Array | None,
-        memory: Memory | None,
+        memory: EncoderOutput | None,
         blocks: bool,
         drops: bool,
-    ) -> Context:
+    ) -> BlockInputs:
         """What the layers share. With `blocks` scores may be made a block at a time: in rings where devices share the positions of
         rows, or by kernels (of which not all can do what `drops` probabilities)."""
         arch, length = self.arch, segments_BL.shape[1]
@@ -273,21 +282,23 @@ class Transformer(nnx.Module):
         if memory is not None:
             both, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
             kernels = blocks and in_kernels(arch, (length, sources), drops, False)
-            memory_bias = Sight(*both) if (length_parts(sources) > 1 if rings else kernels) else attention_bias(*both)
+            memory_bias = (
+                AttentionMask(*both) if (length_parts(sources) > 1 if rings else kernels) else attention_bias(*both)
+            )
         kernels = blocks and not relative and in_kernels(arch, (length, length), drops, prefix_BL is not None)
         if rings or kernels:
             distances_HX = distance_table(self.relative_bias[...], length, **reach) if relative else None
             limits = (arch.causal, arch.window, arch.window_from)
-            sight = Sight(queries_BL, segments_BL, *limits, prefix_BL, distances_HX)
-            return Context(sight, None, positions_BL, memory_BSD, memory_bias)
+            mask = AttentionMask(queries_BL, segments_BL, *limits, prefix_BL, distances_HX)
+            return BlockInputs(mask, None, positions_BL, memory_BSD, memory_bias)
         bias = attention_bias(queries_BL, segments_BL, arch.causal, arch.window, prefix_BL)
         if relative:
             bias += relative_bias(self.relative_bias[...], length, length, **reach)
         unlimited = attention_bias(queries_BL, segments_BL, arch.causal, 0, prefix_BL) if arch.window_from else None
-        return Context(bias, unlimited, positions_BL, memory_BSD, memory_bias)
+        return BlockInputs(bias, unlimited, positions_BL, memory_BSD, memory_bias)
 
     def _run_layers(
-        self, x_BLD: jax.Array, context: Context, key: jax.Array | None, capture: bool
+        self, x_BLD: jax.Array, inputs: BlockInputs, key: jax.Array | None, capture: bool
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """The last block's output, and stacked over blocks, if `capture`, its input and attentions."""
         arch = self.arch
@@ -300,9 +311,9 @@ class Transformer(nnx.Module):
         def body(x_BLD: jax.Array, layer: tuple) -> tuple[jax.Array, tuple[jax.Array, ...]]:
             params, layer_key, number = layer
             block = nnx.merge(graphdef, params if one is None else one)
-            shares = [] if capture else None
-            y_BLD = block(x_BLD, context, layer_key, number, shares)
-            return y_BLD, (x_BLD, *shares) if capture else ()
+            probs = [] if capture else None
+            y_BLD = block(x_BLD, inputs, layer_key, number, probs)
+            return y_BLD, (x_BLD, *probs) if capture else ()
 
         if arch.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[arch.remat], prevent_cse=not arch.scan_layers)

@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.models.adapters import is_adapter
-from lm_research.models.attention import in_kernels
+from lm_research.models.attention.module import in_kernels
 from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, settle_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis

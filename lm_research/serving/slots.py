@@ -22,8 +22,8 @@ from lm_research.decoding.engine import Engine, predict, read, sequential
 from lm_research.decoding.processors import History
 from lm_research.decoding.prompts import Prompts, bucket, first_positions
 from lm_research.errors import UserError
-from lm_research.models import cache as cache_lib
-from lm_research.models.cache import Bound, Cache
+from lm_research.models import decode
+from lm_research.models.decode import BoundModel, Cache
 from lm_research.parallel.hardware import free_bytes
 from lm_research.serving.room import cache_bytes, score_bytes
 
@@ -54,11 +54,11 @@ class StepPlan:
     logprobs: bool = False
 
 
-def make_pool(bound: Bound, slots: int, prompts: Prompts) -> Cache:
+def make_pool(bound: BoundModel, slots: int, prompts: Prompts) -> Cache:
     return read(bound, prompts, slots)[1]
 
 
-def join(bound: Bound, slots: int, pool: Cache, prompt: Prompts, row: jax.Array) -> Cache:
+def join(bound: BoundModel, slots: int, pool: Cache, prompt: Prompts, row: jax.Array) -> Cache:
     """The pool with the keys and values of the first prompt in a row."""
     new, copies = read(bound, prompt, slots)[1], len(prompt.start_B)
     axis = 1 if bound.blocks is None else 0
@@ -76,14 +76,14 @@ def join(bound: Bound, slots: int, pool: Cache, prompt: Prompts, row: jax.Array)
 
 
 def step(
-    bound: Bound, plan: StepPlan, pool: Cache, tokens_RS: jax.Array, rows: Mapping[str, jax.Array], rules: Any
+    bound: BoundModel, plan: StepPlan, pool: Cache, tokens_RS: jax.Array, rows: Mapping[str, jax.Array], rules: Any
 ) -> tuple[Cache, dict[str, jax.Array]]:
     """The pool with the last token of each row in it, and the next token of each row."""
     length_R, new_R = rows["length"], rows["length"] - rows["width"]
     start_R = jnp.zeros_like(length_R)
     last_R1 = jnp.take_along_axis(tokens_RS, length_R[:, None] - 1, axis=1)
     place = sequential(start_R, length_R - 1, 1, tokens_RS.shape[1])
-    x_R1D, pool = cache_lib.extend(bound, last_R1, pool, place)
+    x_R1D, pool = decode.extend(bound, last_R1, pool, place)
     logits_RV = predict(bound, x_R1D)
     history = History(tokens_RS, start_R, length_R, new_R, rows.get("source"))
     rules, scores_RV = dict(rules), logits_RV

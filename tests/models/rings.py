@@ -12,11 +12,11 @@ import numpy as np
 import tiny
 
 from lm_research.config import MeshConfig
-from lm_research.models.attention import attend
-from lm_research.models.flash import flash_attend
-from lm_research.models.masks import Sight, attention_bias
+from lm_research.models.attention.flash import flash_attend
+from lm_research.models.attention.mask import AttentionMask, attention_bias
+from lm_research.models.attention.module import attend
+from lm_research.models.attention.ring import ring_attend
 from lm_research.models.positions import distance_table, relative_bias
-from lm_research.models.ring import ring_attend
 from lm_research.parallel.mesh import make_mesh
 
 B, L, H, K, BUCKETS, REACH = 4, 32, 4, 8, 8, 16
@@ -50,10 +50,10 @@ def compare(mesh: dict[str, int], causal: bool, window: int, prefix: bool, relat
 
     def ring(query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array) -> jax.Array:
         distances = distance_table(table, L, REACH, both_ways=not causal) if relative else None
-        sight = Sight(segments, segments, causal, window, prefix_BS=prefixes, distances_HX=distances)
+        mask = AttentionMask(segments, segments, causal, window, prefix_BS=prefixes, distances_HX=distances)
         if "context" not in mesh:
-            return flash_attend(query, key, value, sight, 0, 1.0, rate, drop)
-        return ring_attend(query, key, value, sight, 0, rate, drop)
+            return flash_attend(query, key, value, mask, 0, 1.0, rate, drop)
+        return ring_attend(query, key, value, mask, 0, rate, drop)
 
     def results(function: Any) -> list[jax.Array]:
         out, pull = jax.vjp(function, query, key, value, table)

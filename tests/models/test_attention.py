@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
-from lm_research.models.attention import attend, in_kernels
-from lm_research.models.masks import attention_bias
+from lm_research.models.attention.mask import attention_bias
+from lm_research.models.attention.module import attend, in_kernels
 
 
 def reference(query: np.ndarray, key: np.ndarray, value: np.ndarray, allowed: np.ndarray) -> np.ndarray:

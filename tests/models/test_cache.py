@@ -20,8 +20,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "interop"))
 from golden_models import FOLDER, load_golden, write_checkpoint
 
 from lm_research.decoding.engine import sequential
-from lm_research.models import cache as cache_lib
-from lm_research.models.cache import Place
+from lm_research.models import decode
+from lm_research.models.decode import CacheSlots
 from lm_research.pretrained import LanguageModel, from_pretrained
 
 DECODERS = ["gpt2_causal", "gpt2_causal_layer_scaled", "gpt2_causal_untied", "llama_causal", "llama_causal_biases"]
@@ -50,22 +50,22 @@ def step_by_step(lm: LanguageModel, tokens_BL: np.ndarray, source: dict[str, np.
     """Logits [B, L, V]: the first PROMPT tokens at once, the others one by one."""
 
     def start(params: Any) -> tuple:
-        bound, memory = cache_lib.bind(lm.definition, params), None
+        bound, memory = decode.bind(lm.definition, params), None
         if source:
             ones = jnp.ones_like(source["input_ids"])
             _, memory = bound.model.encode(source["input_ids"], source["attention_mask"], query_segments_BL=ones)
-        cache = cache_lib.empty(bound, len(tokens_BL), slots, memory)
+        cache = decode.empty(bound, len(tokens_BL), slots, memory)
         place = sequential(START, jnp.int32(0), PROMPT, PROMPT)
-        x_BLD, cache = cache_lib.extend(bound, tokens_BL[:, :PROMPT], cache, place)
-        return cache_lib.predict(bound, x_BLD), cache
+        x_BLD, cache = decode.extend(bound, tokens_BL[:, :PROMPT], cache, place)
+        return decode.predict(bound, x_BLD), cache
 
-    def step(params: Any, token_B1: jax.Array, cache: cache_lib.Cache, slot: jax.Array) -> tuple:
-        bound = cache_lib.bind(lm.definition, params)
-        x_B1D, cache = cache_lib.extend(bound, token_B1, cache, sequential(START, slot, 1, slots))
-        return cache_lib.predict(bound, x_B1D), cache
+    def step(params: Any, token_B1: jax.Array, cache: decode.Cache, slot: jax.Array) -> tuple:
+        bound = decode.bind(lm.definition, params)
+        x_B1D, cache = decode.extend(bound, token_B1, cache, sequential(START, slot, 1, slots))
+        return decode.predict(bound, x_B1D), cache
 
     slots, start, step = tokens_BL.shape[1] + SPARE, tiny.jit(start), tiny.jit(step)
-    params = tiny.jit(lambda p: cache_lib.unroll(lm.definition, p))(lm.params) if apart else lm.params
+    params = tiny.jit(lambda p: decode.unroll(lm.definition, p))(lm.params) if apart else lm.params
     logits_BLV, cache = start(params)
     logits = [logits_BLV]
     for slot in range(PROMPT, tokens_BL.shape[1]):
@@ -113,15 +113,15 @@ def test_tokens_at_one_place_are_alternatives(name: str, tmp_path: pathlib.Path)
     slots = PROMPT + len(tried)
 
     def run(params: Any) -> jax.Array:
-        bound = cache_lib.bind(lm.definition, params)
-        cache, start_B = cache_lib.empty(bound, 1, slots), jnp.zeros(1, jnp.int32)
-        _, cache = cache_lib.extend(bound, prompt_L[None], cache, sequential(start_B, jnp.int32(0), PROMPT, PROMPT))
+        bound = decode.bind(lm.definition, params)
+        cache, start_B = decode.empty(bound, 1, slots), jnp.zeros(1, jnp.int32)
+        _, cache = decode.extend(bound, prompt_L[None], cache, sequential(start_B, jnp.int32(0), PROMPT, PROMPT))
         slot_S = jnp.arange(slots)
         visible_BLS = (slot_S < PROMPT) | (slot_S == PROMPT + jnp.arange(3)[:, None])
         distance = jnp.broadcast_to(jnp.maximum(PROMPT - slot_S, 0), (1, 3, slots))
-        place = Place(jnp.int32(PROMPT), jnp.full((1, 3), PROMPT), visible_BLS[None], distance)
-        x_BLD, _ = cache_lib.extend(bound, tried[None], cache, place)
-        return cache_lib.predict(bound, x_BLD)
+        place = CacheSlots(jnp.int32(PROMPT), jnp.full((1, 3), PROMPT), visible_BLS[None], distance)
+        x_BLD, _ = decode.extend(bound, tried[None], cache, place)
+        return decode.predict(bound, x_BLD)
 
     found_LV = np.asarray(tiny.jit(run)(lm.params))[0]
     for number, token in enumerate(tried):
@@ -132,8 +132,8 @@ def test_tokens_at_one_place_are_alternatives(name: str, tmp_path: pathlib.Path)
 def test_rows_may_write_to_slots_of_their_own(tmp_path: pathlib.Path) -> None:
     slots_BGSK = jnp.zeros((2, 1, 5, 2))
     new_BGLK = jnp.arange(8.0).reshape(2, 1, 2, 2) + 1
-    found = cache_lib.write(slots_BGSK, new_BGLK, jnp.array([0, 3]))
+    found = decode.write(slots_BGSK, new_BGLK, jnp.array([0, 3]))
     assert found[0, 0, :, 0].tolist() == [1, 3, 0, 0, 0]
     assert found[1, 0, :, 0].tolist() == [0, 0, 0, 5, 7]
-    same = cache_lib.write(slots_BGSK, new_BGLK, jnp.int32(1))
+    same = decode.write(slots_BGSK, new_BGLK, jnp.int32(1))
     assert same[0, 0, :, 0].tolist() == [0, 1, 3, 0, 0] and same[1, 0, :, 0].tolist() == [0, 5, 7, 0, 0]

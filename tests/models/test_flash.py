@@ -13,12 +13,12 @@ import tiny
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from lm_research.config import ModelConfig
-from lm_research.models import flash
-from lm_research.models.attention import attend
+from lm_research.models.attention import flash
+from lm_research.models.attention.flash import flash_attend
+from lm_research.models.attention.flash_kernels import Tile, Tiles
+from lm_research.models.attention.mask import AttentionMask, attention_bias
+from lm_research.models.attention.module import attend
 from lm_research.models.families import define_model
-from lm_research.models.flash import flash_attend
-from lm_research.models.flash_kernels import Tile, Tiles
-from lm_research.models.masks import Sight, attention_bias
 
 # Blocks of several sizes, so that rows are cut into several of each kind.
 TILES = Tiles(Tile(32, 16, 4, 2), Tile(16, 32, 4, 2), Tile(16, 16, 4, 2))
@@ -68,8 +68,8 @@ def test_equals_plain_attention(
         return attend(*qkv, bias, rate, drop, 0.3)
 
     def fast(*qkv: jax.Array) -> jax.Array:
-        sight = Sight(jnp.asarray(query_segments), jnp.asarray(key_segments), causal, window, 0, prefix_BS)
-        return flash_attend(*qkv, sight, 0, 0.3, rate, drop, TILES)
+        mask = AttentionMask(jnp.asarray(query_segments), jnp.asarray(key_segments), causal, window, 0, prefix_BS)
+        return flash_attend(*qkv, mask, 0, 0.3, rate, drop, TILES)
 
     for got, expected in zip(results(fast, arrays), results(plain, arrays), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
@@ -77,8 +77,8 @@ def test_equals_plain_attention(
 
 def test_a_query_that_sees_no_key_gets_zeros_and_changes_nothing() -> None:
     arrays, segments, _ = problem(32, 32, 16)
-    sight = Sight(jnp.asarray(np.where(segments == 2, 9, segments)), jnp.asarray(segments))
-    out, *gradients = results(lambda *qkv: flash_attend(*qkv, sight, tiles=TILES), arrays)
+    mask = AttentionMask(jnp.asarray(np.where(segments == 2, 9, segments)), jnp.asarray(segments))
+    out, *gradients = results(lambda *qkv: flash_attend(*qkv, mask, tiles=TILES), arrays)
     assert (out[segments == 2] == 0).all() and (gradients[0][segments == 2] == 0).all()
     assert (gradients[1][segments == 2] == 0).all() and (gradients[2][segments == 2] == 0).all()
     assert all(np.isfinite(x).all() for x in (out, *gradients)) and np.abs(out).max() > 0.1
@@ -87,10 +87,10 @@ def test_a_query_that_sees_no_key_gets_zeros_and_changes_nothing() -> None:
 def test_documents_of_a_row_do_not_see_each_other() -> None:
     """Not even by a NaN, which anything that is multiplied by 0 and added would spread."""
     arrays, segments, _ = problem(64, 64, 16)
-    sight = Sight(jnp.asarray(segments), jnp.asarray(segments), causal=True)
-    before = results(lambda *qkv: flash_attend(*qkv, sight, tiles=TILES), arrays)[0]
+    mask = AttentionMask(jnp.asarray(segments), jnp.asarray(segments), causal=True)
+    before = results(lambda *qkv: flash_attend(*qkv, mask, tiles=TILES), arrays)[0]
     changed = arrays[1].at[np.nonzero(segments == 1)].set(1e6)
-    after = results(lambda *qkv: flash_attend(*qkv, sight, tiles=TILES), [arrays[0], changed, *arrays[2:]])[0]
+    after = results(lambda *qkv: flash_attend(*qkv, mask, tiles=TILES), [arrays[0], changed, *arrays[2:]])[0]
     np.testing.assert_array_equal(before[segments != 1], after[segments != 1])
 
 
@@ -151,8 +151,8 @@ def test_lowers_for_a_gpu(causal: bool, window: int, prefix: bool, rate: float) 
     x, segments = jax.ShapeDtypeStruct((2, 256, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 256), jnp.int32)
 
     def total(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
-        sight = Sight(segments, segments, causal, window, 0, segments if prefix else None)
-        return flash_attend(query, key, value, sight, 0, 0.125, rate, jax.random.key(0)).astype(jnp.float32).sum()
+        mask = AttentionMask(segments, segments, causal, window, 0, segments if prefix else None)
+        return flash_attend(query, key, value, mask, 0, 0.125, rate, jax.random.key(0)).astype(jnp.float32).sum()
 
     with jax.sharding.use_abstract_mesh(mesh):
         traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(x, x, x, segments)

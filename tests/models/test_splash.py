@@ -11,10 +11,10 @@ import pytest
 import tiny
 
 from lm_research.config import ModelConfig
-from lm_research.models import attention, splash
-from lm_research.models.attention import attend
+from lm_research.models.attention import module, splash
+from lm_research.models.attention.mask import AttentionMask, attention_bias
+from lm_research.models.attention.module import attend
 from lm_research.models.families import define_model
-from lm_research.models.masks import Sight, attention_bias
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ def test_equals_plain_attention(
         return [np.asarray(x) for x in tiny.jit(run)(outer, query, key, value)]
 
     plain = results(lambda q, k, v: attend(q, k, v, attention_bias(of_queries, segments, causal, window), scale=0.3))
-    sight = Sight(jnp.asarray(of_queries), jnp.asarray(segments), causal, window)
-    fast = results(lambda q, k, v: splash.splash_attend(q, k, v, sight, 0.3))
+    mask = AttentionMask(jnp.asarray(of_queries), jnp.asarray(segments), causal, window)
+    fast = results(lambda q, k, v: splash.splash_attend(q, k, v, mask, 0.3))
     for got, expected in zip(fast, plain, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_on_a_tpu_uses_it_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """What attention is made by, told by the name of the kernel in the traced program."""
-    for module in (attention, splash):
-        monkeypatch.setattr(module, "platform", lambda: "tpu")
+    for place in (module, splash):
+        monkeypatch.setattr(place, "platform", lambda: "tpu")
     section = ModelConfig(
         family="gpt2", hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_length=512, dropout_rate=0.0
     )

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.models.attention import attend
-from lm_research.models.flash import Tile, Tiles, flash_attend
-from lm_research.models.masks import Sight, attention_bias
+from lm_research.models.attention.flash import Tile, Tiles, flash_attend
+from lm_research.models.attention.mask import AttentionMask, attention_bias
+from lm_research.models.attention.module import attend
 
 ROUNDS, SECONDS = 5, 0.1
 
@@ -80,7 +80,7 @@ def make_ways(shape: Shape, segments: jax.Array, tiles: Tiles | None = None) -> 
         return attend(*qkv, attention_bias(segments, segments, shape.causal), shape.rate, key, scale)
 
     def flash(*qkv: jax.Array) -> jax.Array:
-        return flash_attend(*qkv, Sight(segments, segments, shape.causal), 0, scale, shape.rate, key, tiles)
+        return flash_attend(*qkv, AttentionMask(segments, segments, shape.causal), 0, scale, shape.rate, key, tiles)
 
     def cudnn(*qkv: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(*qkv, scale=scale, is_causal=shape.causal, implementation="cudnn")

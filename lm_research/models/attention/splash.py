@@ -15,7 +15,7 @@ import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-from lm_research.models.masks import Sight
+from lm_research.models.attention.mask import AttentionMask
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import per_device
 
@@ -25,7 +25,11 @@ LANES, LONGEST_BLOCK = 128, 1024
 
 
 def splash_attend(
-    query_BLHK: jax.Array, key_BSHK: jax.Array, value_BSHK: jax.Array, sight: Sight, scale: float | jax.Array = 1.0
+    query_BLHK: jax.Array,
+    key_BSHK: jax.Array,
+    value_BSHK: jax.Array,
+    mask: AttentionMask,
+    scale: float | jax.Array = 1.0,
 ) -> jax.Array:
     """`attention.attend` without scores in memory; equal but for rounding.
 
@@ -33,23 +37,23 @@ def splash_attend(
 
     Args:
       query_BLHK, key_BSHK, value_BSHK: projections; L and S are multiples of LANES.
-      sight: what is seen, without prefixes, distances, and windows that only some blocks have.
+      mask: what is seen, without prefixes, distances, and windows that only some blocks have.
       scale: factor on the scores.
 
     Returns:
       [B, L, H, K] in the type of the values.
     """
-    assert sight.prefix_BS is None and sight.distances_HX is None and not sight.window_from
+    assert mask.prefix_BS is None and mask.distances_HX is None and not mask.window_from
     interpret = platform() == "cpu"
 
     def run(qkv: tuple[jax.Array, ...], segments: tuple[jax.Array, ...], _: None) -> jax.Array:
         query_BHLK, key_BHSK, value_BHSK = (x.swapaxes(1, 2) for x in qkv)
-        kernel = _kernel(sight.causal, sight.window, *query_BHLK.shape[1:3], key_BHSK.shape[2], interpret)
+        kernel = _kernel(mask.causal, mask.window, *query_BHLK.shape[1:3], key_BHSK.shape[2], interpret)
         out_BHLK = jax.vmap(kernel)(query_BHLK, key_BHSK, value_BHSK, kernels.SegmentIds(*segments))
         return out_BHLK.swapaxes(1, 2).astype(value_BHSK.dtype)
 
     scaled = (query_BLHK * scale).astype(query_BLHK.dtype)
-    segments = (sight.query_segments_BL, sight.key_segments_BS)
+    segments = (mask.query_segments_BL, mask.key_segments_BS)
     return per_device(run, (scaled, key_BSHK, value_BSHK), segments, None)
 
 

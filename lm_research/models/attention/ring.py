@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.layers import dropout
-from lm_research.models.masks import Sight
 from lm_research.parallel.rules import RULES, partition_spec
 
 
@@ -43,7 +43,7 @@ def ring_attend(
     query_BLHK: jax.Array,
     key_BSHK: jax.Array,
     value_BSHK: jax.Array,
-    sight: Sight,
+    mask: AttentionMask,
     layer: jax.Array | int = 0,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
@@ -52,8 +52,8 @@ def ring_attend(
 
     Args:
       query_BLHK, key_BSHK, value_BSHK: of whole rows; the queries already scaled.
-      sight: what is seen; its arrays are of whole rows.
-      layer: number of the block, for a `sight` that depends on it.
+      mask: what is seen; its arrays are of whole rows.
+      layer: number of the block, for a `mask` that depends on it.
       dropout_rate, dropout_key: dropout on the probabilities, the same ones as without a ring; a None key applies none.
 
     Returns:
@@ -61,16 +61,16 @@ def ring_attend(
     """
     mesh = jax.sharding.get_abstract_mesh()
     heads, places = (partition_spec(axes) for axes in (("batch", "length", "act_heads", None), ("batch", "length")))
-    distances = PartitionSpec(RULES["act_heads"]) if sight.distances_HX is not None else None
-    static = dict(causal=sight.causal, window=sight.window, window_from=sight.window_from)
+    distances = PartitionSpec(RULES["act_heads"]) if mask.distances_HX is not None else None
+    static = dict(causal=mask.causal, window=mask.window, window_from=mask.window_from)
     whole = (query_BLHK.shape[0], query_BLHK.shape[2], query_BLHK.shape[1], key_BSHK.shape[1])
-    passed = Passed(key_BSHK, value_BSHK, sight.key_segments_BS, sight.prefix_BS)
+    passed = Passed(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS)
     run = jax.shard_map(
         functools.partial(_ring, static, whole, dropout_rate, mesh.shape["context"]),
         mesh=mesh,
         in_specs=(
             heads,
-            Passed(heads, heads, places, places if sight.prefix_BS is not None else None),
+            Passed(heads, heads, places, places if mask.prefix_BS is not None else None),
             places,
             distances,
             PartitionSpec(),
@@ -79,7 +79,7 @@ def ring_attend(
         out_specs=heads,
         check_vma=False,
     )
-    return run(query_BLHK, passed, sight.query_segments_BL, sight.distances_HX, jnp.asarray(layer), dropout_key)
+    return run(query_BLHK, passed, mask.query_segments_BL, mask.distances_HX, jnp.asarray(layer), dropout_key)
 
 
 def _ring(
@@ -106,11 +106,11 @@ def _ring(
     def add(sums: Sums, passed: Passed, source: jax.Array) -> Sums:
         """The running softmax with the keys and values that device `source` began with."""
         first_key = source * passed.key.shape[1]
-        sight = Sight(segments_BL, passed.segments, prefix_BS=passed.prefix, distances_HX=distances_HX, **static)
+        mask = AttentionMask(segments_BL, passed.segments, prefix_BS=passed.prefix, distances_HX=distances_HX, **static)
         scores = jnp.einsum(
             "BHLK,BHSK->BHLS", query_BHLK, passed.key.swapaxes(1, 2), preferred_element_type=jnp.float32
         )
-        scores += sight.bias(mine * length, first_key, layer)
+        scores += mask.bias(mine * length, first_key, layer)
         # The result does not depend on what is subtracted, so nothing needs its gradient.
         highest = jax.lax.stop_gradient(jnp.maximum(sums.highest, scores.max(-1)))
         shares, shrink = jnp.exp(scores - highest[..., None]), jnp.exp(sums.highest - highest)

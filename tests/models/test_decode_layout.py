@@ -12,19 +12,20 @@ import pytest
 import tiny
 from flax import nnx
 
-from lm_research.models import unrolled
+from lm_research.models import decode_layout
 from lm_research.models.definition import define
+from lm_research.models.layers import FEW_ROWS
 
 GATED = dict(gated=True, activation="silu", norm_kind="rms", num_kv_heads=1, tied=False, qkv_bias=False, mlp_bias=False)
 
 
-@pytest.mark.parametrize("length", [1, 3, unrolled.FEW_ROWS + 1])
+@pytest.mark.parametrize("length", [1, 3, FEW_ROWS + 1])
 @pytest.mark.parametrize("changes", [{}, GATED], ids=["plain", "gated"])
 def test_layers_compute_the_same(changes: dict, length: int) -> None:
     plain = tiny.model("gpt2")
     definition = define(plain.arch.replace(**changes), plain.head)
     params = tiny.random_params(definition)
-    bound = unrolled.bind(definition, tiny.jit(lambda params: unrolled.unroll(definition, params))(params))
+    bound = decode_layout.bind(definition, tiny.jit(lambda params: decode_layout.unroll(definition, params))(params))
     graph, stacked = nnx.split(definition.bind(params).decoder.layers)
     x_BLD = jnp.asarray(np.random.default_rng(0).normal(size=(1, length, 16)), jnp.float32)
     for number, apart in enumerate(bound.blocks):
@@ -32,12 +33,12 @@ def test_layers_compute_the_same(changes: dict, length: int) -> None:
         pairs = [(block.attention.query, apart.attention.query), (block.attention.key, apart.attention.key)]
         for layer, other in pairs:
             assert other.kernel.ndim == 2 and layer.kernel.ndim == 3
-            np.testing.assert_allclose(unrolled.dense(other, x_BLD), layer(x_BLD), atol=1e-5)
+            np.testing.assert_allclose(other(x_BLD), layer(x_BLD), atol=1e-5)
         heads_BLHK = block.attention.query(x_BLD)
         expected = block.attention.output(heads_BLHK)
-        np.testing.assert_allclose(unrolled.dense(apart.attention.output, heads_BLHK), expected, atol=1e-5)
-        found = unrolled.feed_forward(apart.feed_forward, x_BLD)
+        np.testing.assert_allclose(apart.attention.output(heads_BLHK), expected, atol=1e-5)
+        found = apart.feed_forward(x_BLD)
         np.testing.assert_allclose(found, block.feed_forward(x_BLD), atol=1e-5)
     model = definition.bind(params)
     expected = model.predict_tokens(x_BLD).logits()
-    np.testing.assert_allclose(unrolled.predict(bound, x_BLD), expected, atol=1e-4)
+    np.testing.assert_allclose(decode_layout.predict(bound, x_BLD), expected, atol=1e-4)

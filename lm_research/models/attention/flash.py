@@ -19,8 +19,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from lm_research.models.flash_kernels import Masks, Static, Tile, Tiles, forward_kernel, keys_kernel, queries_kernel
-from lm_research.models.masks import Sight
+from lm_research.models.attention.flash_kernels import (
+    Masks,
+    Static,
+    Tile,
+    Tiles,
+    forward_kernel,
+    keys_kernel,
+    queries_kernel,
+)
+from lm_research.models.attention.mask import AttentionMask
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
@@ -31,7 +39,7 @@ def flash_attend(
     query_BLHK: jax.Array,
     key_BSHK: jax.Array,
     value_BSHK: jax.Array,
-    sight: Sight,
+    mask: AttentionMask,
     layer: jax.Array | int = 0,
     scale: float | jax.Array = 1.0,
     dropout_rate: float = 0.0,
@@ -44,8 +52,8 @@ def flash_attend(
 
     Args:
       query_BLHK, key_BSHK, value_BSHK: projections.
-      sight: what is seen, without `distances_HX`.
-      layer: number of the block, for a `sight` that depends on it.
+      mask: what is seen, without `distances_HX`.
+      layer: number of the block, for a `mask` that depends on it.
       scale: factor on the scores.
       dropout_rate, dropout_key: dropout on the probabilities; a None key applies none.
       tiles: how to cut the work; None is what was measured to be fast.
@@ -53,19 +61,19 @@ def flash_attend(
     Returns:
       [B, L, H, K] in the type of the values.
     """
-    assert sight.distances_HX is None
+    assert mask.distances_HX is None
     if not isinstance(scale, float):  # it differs between layers
         query_BLHK, scale = query_BLHK * jnp.asarray(scale, query_BLHK.dtype), 1.0
     (batch, length, heads, _), keys = query_BLHK.shape, key_BSHK.shape[1]
     rate = 0.0 if dropout_key is None else dropout_rate
     whole = (batch, heads, length, keys)
-    static = Static(sight.causal, sight.window > 0, scale, rate, whole, tiles or Tiles(), interpret=platform() == "cpu")
-    window = sight.window
-    if window and sight.window_from:
-        window = jnp.where(layer < sight.window_from, jnp.iinfo(jnp.int32).max, window)
+    static = Static(mask.causal, mask.window > 0, scale, rate, whole, tiles or Tiles(), interpret=platform() == "cpu")
+    window = mask.window
+    if window and mask.window_from:
+        window = jnp.where(layer < mask.window_from, jnp.iinfo(jnp.int32).max, window)
     bits = jnp.zeros(2, jnp.uint32) if rate == 0.0 else jax.random.key_data(dropout_key).astype(jnp.uint32)
     numbers = jnp.stack([jnp.asarray(window, jnp.int32), *jax.lax.bitcast_convert_type(bits, jnp.int32)])
-    rows = (sight.query_segments_BL, sight.key_segments_BS, sight.prefix_BS)
+    rows = (mask.query_segments_BL, mask.key_segments_BS, mask.prefix_BS)
     run = functools.partial(_on_device, static)
     return per_device(run, (query_BLHK, key_BSHK, value_BSHK), rows, numbers)
 

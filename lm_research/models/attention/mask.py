@@ -50,7 +50,7 @@ def attention_bias(
     return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
 
 
-class Sight(NamedTuple):
+class AttentionMask(NamedTuple):
     """What `attention_bias` is made of, for attention that makes it a block at a time (ring.py).
 
     query_segments_BL, key_segments_BS, causal, window, prefix_BS: as there.

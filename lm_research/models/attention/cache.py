@@ -1,0 +1,87 @@
+"""A cache of keys and values: it only stores, in S slots a row, and hands out those that are read.
+
+New tokens take consecutive slots; which slots a token sees, and how far it stands from them, is said by the caller
+(`CacheSlots`). So one cache serves prompts (L tokens that see their past), single tokens, the beams of a row (L tokens at one
+place, each with its own ancestors), and candidates that are tried and dropped. Keys and values of an encoder's states are a
+cache too, to which nothing is added.
+
+Legend: B rows, L new tokens, S slots, M places of an encoder's row, G key/value heads, K head width, N layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# A tuple with an array for each layer, or one array [N, ...] where layers are looped over.
+Layers = Any
+
+
+class Cache(NamedTuple):
+    """Keys and values of each layer [B, G, S, K], and those of the encoder's states [B, G, M, K].
+
+    Layers that are apart have rows and heads as one axis, [B x G, S, K]: so XLA's products take them. If it has to reshape what
+    was just written, it repeats the writing inside of what reads, each time into a copy of the whole.
+    """
+
+    keys: Layers
+    values: Layers
+    cross_keys: Layers = ()
+    cross_values: Layers = ()
+    memory_mask_BM: jax.Array | None = None
+    first_B: jax.Array | None = None  # the position of each row's first token, where it is not 0
+
+
+class CacheSlots(NamedTuple):
+    """Where L new tokens stand.
+
+    slot: the first of the L slots they take: a number, or [B].
+    positions_BL: position ids.
+    visible_BLS: which slots each sees, its own among them; B may be 1. S may be less than the cache has: the rest is
+      not read.
+    distance_BLS: its place minus theirs, for windows and relative positions; B may be 1, negative ones do not matter.
+    """
+
+    slot: jax.Array
+    positions_BL: jax.Array
+    visible_BLS: jax.Array
+    distance_BLS: jax.Array
+
+
+@dataclasses.dataclass
+class LayerCache:
+    """One layer's keys and values [B, G, S, K] (or [B x G, S, K]) while it runs on new tokens.
+
+    Attributes:
+      key, value: all slots; `write` replaces them.
+      slot: the first one that new tokens take; None adds nothing, as to an encoder's.
+      span: slots that are read.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    slot: jax.Array | None
+    span: int
+
+    def write(self, key_BLGK: jax.Array, value_BLGK: jax.Array) -> None:
+        """Puts those of new tokens into their slots."""
+        self.key = write(self.key, key_BLGK.swapaxes(1, 2), self.slot)
+        self.value = write(self.value, value_BLGK.swapaxes(1, 2), self.slot)
+
+    def read(self) -> tuple[jax.Array, jax.Array]:
+        """What is attended over."""
+        return self.key[..., : self.span, :], self.value[..., : self.span, :]
+
+
+def write(slots_BGSK: jax.Array, new_BGLK: jax.Array, slot: jax.Array) -> jax.Array:
+    """Puts L entries into each row from `slot` on: a number, or [B]. The cache may have rows and heads as one axis."""
+    flat = slots_BGSK.ndim == 3
+    heads = new_BGLK.shape[1]
+    new = new_BGLK.reshape(-1, *new_BGLK.shape[2:]) if flat else new_BGLK
+    if jnp.ndim(slot) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(slots_BGSK, new, slot, axis=slots_BGSK.ndim - 2)
+    put = lambda row, new, at: jax.lax.dynamic_update_slice_in_dim(row, new, at, axis=row.ndim - 2)  # noqa: E731
+    return jax.vmap(put)(slots_BGSK, new, jnp.repeat(slot, heads) if flat else slot)

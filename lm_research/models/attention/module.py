@@ -1,0 +1,192 @@
+"""Scaled dot-product attention (Vaswani et al. 2017) over padded or packed rows.
+
+Legend: B batch, L query length, S key length, H query heads, G key/value heads, K head width, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lm_research.models.architecture import Architecture
+from lm_research.models.attention.cache import LayerCache
+from lm_research.models.attention.flash import flash_attend
+from lm_research.models.attention.mask import AttentionMask
+from lm_research.models.attention.ring import ring_attend
+from lm_research.models.attention.splash import fits, splash_attend
+from lm_research.models.layers import Dense, dropout
+from lm_research.models.positions import rotary_frequencies, rotate
+from lm_research.parallel.hardware import platform
+from lm_research.parallel.rules import constrain, length_parts
+
+# Rows from which GPUs' kernels are the faster ones, and the widest heads that their registers hold (experiments/benchmarks/attention).
+FLASH_LENGTH, WIDEST_HEAD = 128, 128
+# Rows from which TPUs' kernels are used; not measured by us.
+SPLASH_LENGTH = 512
+
+
+def in_kernels(arch: Architecture, lengths: Sequence[int], drops: bool, prefixes: bool, where: str = "") -> bool:
+    """Whether attention over rows of these lengths is made by kernels that keep no scores: flash's on GPUs, splash's on TPUs.
+
+    Args:
+      arch: of the stack.
+      lengths: of the rows of queries and keys.
+      drops: whether probabilities are dropped.
+      prefixes: whether there are prefixes.
+      where: the platform; `platform()` if empty.
+    """
+    where, shortest = where or platform(), min(lengths)
+    if where == "tpu":
+        able = all(map(fits, lengths)) and not (drops or prefixes or arch.window_from)
+        return able and (arch.attention == "flash" or arch.attention == "auto" and shortest >= SPLASH_LENGTH)
+    if arch.attention == "auto":
+        fast = where == "gpu" and shortest >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
+        return fast and arch.head_width <= WIDEST_HEAD
+    return arch.attention == "flash"
+
+
+def dot_product_attention(
+    query_BLHK: jax.Array,
+    key_BGSK: jax.Array,
+    value_BGSK: jax.Array,
+    bias_BHLS: jax.Array,
+    scale: float | jax.Array,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    probs: list[jax.Array] | None = None,
+) -> jax.Array:
+    """softmax(scale q k^T + bias) v, softmax in float32: [B, L, H, K] in the type of the values.
+
+    Heads of keys come before their positions, as the products read them: over contiguous [S, K] matrices they are 10 to 25%
+    faster on a CPU. H / G query heads share a key's head without copies of it; keys and values may have rows and heads as
+    one axis, [B x G, S, K]. Others as in `attend`; `probs` collects the probabilities [B, H, L, S] before dropout.
+    """
+    batch, length, heads, width = query_BLHK.shape
+    front, slots = key_BGSK.shape[:-2], key_BGSK.shape[-2]
+    groups = front[0] // batch if len(front) == 1 else front[1]
+    query = (query_BLHK.swapaxes(1, 2) * scale).reshape(*front, heads // groups * length, width)
+    scores = jnp.einsum("...QK,...SK->...QS", query, key_BGSK, preferred_element_type=jnp.float32)
+    probs_BHLS = jax.nn.softmax(scores.reshape(batch, heads, length, slots) + bias_BHLS, axis=-1)
+    if probs is not None:
+        probs.append(probs_BHLS)
+    probs_BHLS = dropout(probs_BHLS.astype(value_BGSK.dtype), dropout_rate, dropout_key)
+    mixed = jnp.einsum("...QS,...SK->...QK", probs_BHLS.reshape(scores.shape), value_BGSK)
+    return mixed.reshape(batch, heads, length, -1).swapaxes(1, 2)
+
+
+def attend(
+    query_BLHK: jax.Array,
+    key_BSGK: jax.Array,
+    value_BSGK: jax.Array,
+    bias_BHLS: jax.Array,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    scale: float | jax.Array | None = None,
+) -> jax.Array:
+    """The reference implementation: softmax(q k^T / sqrt(K) + bias) v, [B, L, H, K].
+
+    Args:
+      query_BLHK, key_BSGK, value_BSGK: projections, any floating type.
+      bias_BHLS: what is added to the scores (mask, relative positions), float32; may have 1 for B and for H.
+      dropout_rate, dropout_key: dropout on the probabilities; a None key applies none.
+      scale: factor on the scores, instead of 1 / sqrt(K).
+    """
+    scale = query_BLHK.shape[-1] ** -0.5 if scale is None else scale
+    key_BGSK, value_BGSK = key_BSGK.swapaxes(1, 2), value_BSGK.swapaxes(1, 2)
+    return dot_product_attention(query_BLHK, key_BGSK, value_BGSK, bias_BHLS, scale, dropout_rate, dropout_key)
+
+
+def attend_in_blocks(
+    query_BLHK: jax.Array,
+    key_BSHK: jax.Array,
+    value_BSHK: jax.Array,
+    mask: AttentionMask,
+    layer: jax.Array | int,
+    scale: float | jax.Array,
+    dropout_rate: float,
+    dropout_key: jax.Array | None,
+) -> jax.Array:
+    """`attend` a block of scores at a time, [B, L, H, K]: in rings where devices divide the positions, else in the platform's kernels."""
+    if length_parts(query_BLHK.shape[1]) > 1:
+        return ring_attend(query_BLHK * scale, key_BSHK, value_BSHK, mask, layer, dropout_rate, dropout_key)
+    if platform() == "tpu":
+        return splash_attend(query_BLHK, key_BSHK, value_BSHK, mask, scale)
+    return flash_attend(query_BLHK, key_BSHK, value_BSHK, mask, layer, scale, dropout_rate, dropout_key)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of a stack to itself, or to the stack that `arch.encoder` describes (`cross`)."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs, cross: bool = False) -> None:
+        width = [(arch.hidden_size, "embed")]
+        memory = [(arch.memory_width, "embed")] if cross else width
+        heads = [(arch.num_heads, "heads"), (arch.head_width, None)]
+        kv_heads = [(arch.kv_heads, "heads"), (arch.head_width, None)]
+        self.query = Dense(width, heads, arch, rngs, bias=arch.qkv_bias)
+        self.key = Dense(memory, kv_heads, arch, rngs, bias=arch.qkv_bias)
+        self.value = Dense(memory, kv_heads, arch, rngs, bias=arch.qkv_bias)
+        self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=arch.output_bias)
+        self.arch = arch
+        self.rotary = arch.positions == "rotary" and not cross
+
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        mask: jax.Array | AttentionMask,
+        cache: LayerCache | None = None,
+        *,
+        memory_BSD: jax.Array | None = None,
+        positions_BL: jax.Array | None = None,
+        layer: jax.Array | int = 0,
+        dropout_key: jax.Array | None = None,
+        probs: list[jax.Array] | None = None,
+    ) -> jax.Array:
+        """[B, L, D].
+
+        Args:
+          x_BLD: where the queries come from.
+          mask: added to the scores [B, H, L, S]; may have 1 for B and for H. An AttentionMask where they are made a block at a
+            time: in rings, where devices divide the positions, or else in kernels.
+          cache: where keys and values of earlier positions are, and those of x go; or all of them, of an encoder's states.
+          memory_BSD: where keys and values come from without a cache; None is x.
+          positions_BL: rotary positions; None counts along the row.
+          layer: number of the block from 0, for architectures that scale by it.
+          dropout_key: None applies no dropout.
+          probs: a list that the probabilities [B, H, L, S] are appended to.
+        """
+        arch = self.arch
+        if self.rotary and positions_BL is None:
+            positions_BL = jnp.arange(x_BLD.shape[1])[None]
+        query_BLHK = self._rotated(self._project(self.query, x_BLD), positions_BL)
+        scale = arch.attention_scale or arch.head_width**-0.5
+        if arch.scale_by_layer:
+            scale = scale / (layer + 1)
+        dropped = (arch.attention_dropout_rate, dropout_key)
+        if cache is None or cache.slot is not None:
+            pair = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
+            if isinstance(mask, AttentionMask):
+                copies = arch.num_heads // arch.kv_heads
+                key_BSHK, value_BSHK = (jnp.repeat(x, copies, axis=2) if copies > 1 else x for x in pair)
+                return self.output(attend_in_blocks(query_BLHK, key_BSHK, value_BSHK, mask, layer, scale, *dropped))
+            if cache is not None:
+                cache.write(*pair)
+        pair = (x.swapaxes(1, 2) for x in pair) if cache is None else cache.read()
+        return self.output(dot_product_attention(query_BLHK, *pair, mask, scale, *dropped, probs))
+
+    def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [B, S, G, K], rotated where positions rotate."""
+        key_BSGK, value_BSGK = self._project(self.key, x_BSD), self._project(self.value, x_BSD)
+        return self._rotated(key_BSGK, positions_BS), value_BSGK
+
+    def _project(self, projection: Dense, x_BLD: jax.Array) -> jax.Array:
+        return constrain(projection(x_BLD), "batch", "length", "act_heads", None)
+
+    def _rotated(self, x_BLHK: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
+        if not self.rotary:
+            return x_BLHK
+        arch = self.arch
+        frequency = rotary_frequencies(arch.head_width, arch.rotary_theta, dict(arch.rotary_scaling))
+        return rotate(x_BLHK, positions_BL, frequency)
