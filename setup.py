@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lm_research" / "__init__.py").read_text())[1]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "safetensors>=0.5", "httpx>=0.28"]
+TEST = ["mypy>=1.19", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "safetensors>=0.5", "httpx>=0.28"]
 SWEEP = ["optuna>=4.5", "sqlalchemy>=2"]
 REPORT = ["plotly>=6"]
 METRICS = ["sacrebleu>=2.4", "rouge-score>=0.1.2"]

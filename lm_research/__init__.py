@@ -8,7 +8,7 @@ import sys
 # modules alone.
 _COMMAND = next((name for flag, name in zip(sys.orig_argv, sys.orig_argv[1:]) if flag == "-m"), "")  # noqa: B905
 if _COMMAND.partition(".")[0] in ("lm_research", "experiments") and "." in _COMMAND:
-    import _signal
+    import _signal  # type: ignore[import-not-found]  # built in, and told in no stub
     import posix
 
     def _leave(number: int, frame: object) -> None:

@@ -86,7 +86,7 @@ def start(main: Callable[[], int | None]) -> NoReturn:
     """
     streams.make_lossy()
     try:
-        code = main()
+        code: str | int | None = main()
     except SystemExit as left:  # of argparse
         code = left.code
     lost = streams.failure()

@@ -86,7 +86,7 @@ class DeviceFault(Exception):
 TOLD = (UserError, NonFiniteLoss, DeviceFault)
 
 
-def not_downloaded(path: str | os.PathLike) -> str:
+def not_downloaded(path: str | os.PathLike[str]) -> str:
     """Closing sentences for a directory that does not exist and could be a name on the Hugging Face hub; "" where it could not."""
     found = re.fullmatch(r"(?:https?:/+huggingface\.co/|hf:/+)?((?:[\w.-]+/)?[\w-][\w.-]*)/?", str(path))
     name = found[1] if found else ""

@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from lm_research.evaluation import comparison
 
-    found = comparison.compare(*args.compare, args.resamples)
+    a, b = args.compare
+    found = comparison.compare(a, b, args.resamples)
     text = comparison.table(found)
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)

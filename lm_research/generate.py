@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import io
 import json
@@ -303,7 +304,7 @@ def read_prompts(path: str) -> list[str]:
     for number, line in lines:
         where = f"{path}, line {number}"
         try:
-            prompt = json_value(line, halves=lambda where=where: problems.halves(where))["prompt"]
+            prompt = json_value(line, halves=functools.partial(problems.halves, where))["prompt"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f'{where}: no JSON object with a "prompt". Mend or remove it.') from error
         if not isinstance(prompt, str):

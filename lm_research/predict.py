@@ -103,7 +103,7 @@ def _predict(args: argparse.Namespace, options: dict[str, Any], part: Part) -> N
     from lm_research.pipelines import pipeline
 
     rows = itertools.islice(enumerate(read_rows(args)), args.process_id, None, args.num_processes)
-    left = itertools.islice(rows, part.done, None)
+    left: Iterator[tuple[int, Any]] = itertools.islice(rows, part.done, None)
     first = next(left, None)
     if first is not None:
         left = itertools.chain([first], left)

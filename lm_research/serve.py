@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 import socket
@@ -106,7 +105,7 @@ def _application(args: argparse.Namespace, token: str | None) -> tuple[Any, Any]
         import uvicorn
 
         from lm_research.serving.app import Limits, make_app
-        from lm_research.serving.connections import Connection
+        from lm_research.serving.connections import connection_class
     except ImportError as error:
         raise UserError(f"Serving needs {error.name}: pip install 'lm_research[serve]'.") from error
     from lm_research.pretrained import from_pretrained
@@ -119,10 +118,7 @@ def _application(args: argparse.Namespace, token: str | None) -> tuple[Any, Any]
     more = [host.strip() for host in (args.allowed_hosts or "").split(",") if host.strip()]
     hosts = None if token is not None and not more else [args.host, *more]  # strangers' pages don't know a token
     app = make_app(lm, name, limits, token, hosts)
-    watched = functools.partial(
-        Connection, most=args.max_connections, read_seconds=args.read_seconds,
-        longest=args.max_seconds + 2 * args.read_seconds,
-    )  # fmt: skip
+    watched = connection_class(args.max_connections, args.read_seconds, args.max_seconds + 2 * args.read_seconds)
     config = uvicorn.Config(
         app, host=args.host, port=args.port, http=watched, ws="none", log_level="info", server_header=False
     )

@@ -92,9 +92,10 @@ def keeping(safe: Callable[[], str], path: pathlib.Path) -> Iterator[None]:
             raise
         raise DiskError(f"{error} {safe()}") from error  # told where it was met, which knows nothing of the rest
     except Exception as error:
-        if number_of(error) is None:
+        refusal = told(error, safe(), str(path))
+        if refusal is None:
             raise
-        raise told(error, safe(), str(path)) from error
+        raise refusal from error
 
 
 @contextlib.contextmanager

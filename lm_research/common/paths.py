@@ -63,7 +63,7 @@ def kind(path: str | os.PathLike[str]) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return LINK_TO_NOTHING if os.path.islink(path) else NOTHING
     except OSError as error:
-        return _TROUBLES.get(error.errno, str(error.strerror))
+        return _TROUBLES.get(error.errno or 0, str(error.strerror))
     except ValueError:  # a zero character, or half a character
         return "a name that no file can have"
     if stat.S_ISREG(mode):

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import sys
+from typing import TextIO
 
 for _number in (0, 1, 2):
     try:
@@ -30,14 +31,14 @@ class Lossy(io.TextIOWrapper):
 
     failure: OSError | None = None
 
-    def __init__(self, number: int, like: io.TextIOWrapper) -> None:
+    def __init__(self, number: int, like: TextIO) -> None:
         """`number`: of the file; `like`: the stream that it is in place of, which stays as it is."""
         super().__init__(
             open(number, "wb", closefd=False),
             encoding=like.encoding,
             errors=like.errors,
-            line_buffering=like.line_buffering,
-            write_through=like.write_through,
+            line_buffering=isinstance(like, io.TextIOWrapper) and like.line_buffering,
+            write_through=isinstance(like, io.TextIOWrapper) and like.write_through,
         )
 
     def write(self, text: str) -> int:

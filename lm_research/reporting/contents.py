@@ -61,7 +61,7 @@ def gather(paths: Sequence[Path]) -> Material:
     studies = [read_study(path) for path in dict.fromkeys(paths) if kind(path / FILE)]
     titles = names_of([study.directory for study in studies])
     runs = named([path for path in paths if not kind(path / FILE)])
-    every, notes = list(runs), []
+    every, notes = list(runs), list[str]()
     for study, title in zip(studies, titles, strict=True):
         drawn, others = trial_runs(study, f"{title}: " if len(studies) > 1 else "", notes)
         runs += drawn
@@ -132,8 +132,8 @@ def spreads(runs: Sequence[Run]) -> list[dict[str, Any]]:
             continue
         metrics = {}
         for key in final_metrics(group):
-            values = [run.final.get(key) for run in group]
-            if all(isinstance(value, int | float) for value in values):
+            values = [value for run in group if isinstance(value := run.final.get(key), int | float)]
+            if len(values) == len(group):
                 metrics[key] = (float(np.mean(values)), float(np.std(values, ddof=1)))
         found.append({"runs": [run.name for run in group], "metrics": metrics})
     return found

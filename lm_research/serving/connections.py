@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -46,12 +47,14 @@ class Connection(H11Protocol):
         self._place: Any = None
         self._refused = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         if len(self.connections) <= self.most:
             return
         # Those whose requests have not come whole make room, the oldest first; then those that may ask for more.
-        idle = [one for one in self.connections if one is not self and one.open and not one.transport.is_closing()]
+        idle = [
+            one for one in watched(self.connections) if one is not self and one.open and not one.transport.is_closing()
+        ]
         if idle:
             first = min(idle, key=lambda one: (one.waits and one.cycle is not None, one.since))
             self.connections.discard(first)
@@ -107,6 +110,16 @@ class Connection(H11Protocol):
                 self.transport.abort()
 
 
+def connection_class(most: int, read_seconds: float, longest: float) -> type[Connection]:
+    """Connections with these limits, as uvicorn wants them: a class that it makes objects of."""
+
+    class Limited(Connection):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, most=most, read_seconds=read_seconds, longest=longest, **named)
+
+    return Limited
+
+
 class Listener(uvicorn.Server):
     """uvicorn's, whose connections are watched, and which ends within `drain_seconds` after SIGTERM or Ctrl-C, whatever is under way.
 
@@ -125,7 +138,7 @@ class Listener(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % 5 == 0:
             now = asyncio.get_running_loop().time()
-            for one in list(self.server_state.connections):
+            for one in watched(self.server_state.connections):
                 one.look(now)
         return await super().on_tick(counter)
 
@@ -153,8 +166,13 @@ class Listener(uvicorn.Server):
         self.cut = self.app_server.end() or self.cut
 
     def _abort(self) -> None:
-        for one in list(self.server_state.connections):
+        for one in watched(self.server_state.connections):
             one.transport.abort()
+
+
+def watched(connections: Iterable[object]) -> list[Connection]:
+    """Those of uvicorn's connections that are of ours: all, since the server makes no others."""
+    return [one for one in connections if isinstance(one, Connection)]
 
 
 def leave(code: int) -> None:

@@ -6,6 +6,7 @@ columns (words and tags, see columns.py), two text files whose lines belong toge
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -140,7 +141,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
         return
     if first[1].lstrip().startswith("["):  # one list in the whole file
         try:
-            records = json_value(_joined(first, lines, file), halves=lambda: problems.halves(str(file.path)))
+            records = json_value(_joined(first, lines, file), halves=functools.partial(problems.halves, str(file.path)))
         except ValueError as error:
             raise DataError(f"{file.path} begins like a JSON list but is not one ({error}). Mend it.") from error
         for number, fields in enumerate(records, 1):
@@ -149,14 +150,16 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
         for number, line in itertools.chain([first], lines):
             where = f"{file.path}, line {number}"
             try:
-                fields = _object(json_value(line, halves=lambda where=where: problems.halves(where)), where)
+                fields = _object(json_value(line, halves=functools.partial(problems.halves, where)), where)
             except ValueError as error:
                 raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
             whole = squad.is_nested(fields) and "data" in fields  # which names its places itself
             yield from _expand(fields, str(file.path) if whole else where)
     else:  # one object in the whole file, as SQuAD's
         try:
-            document = json_value(_joined(first, lines, file), halves=lambda: problems.halves(str(file.path)))
+            document = json_value(
+                _joined(first, lines, file), halves=functools.partial(problems.halves, str(file.path))
+            )
         except ValueError as error:
             raise DataError(
                 f"{file.path} begins like one JSON object but is not one ({error}). Mend it, or write one object a line."

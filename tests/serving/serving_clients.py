@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import socket
 import threading
@@ -13,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from lm_research.serving.connections import Connection, Listener
+from lm_research.serving.connections import Listener, connection_class
 
 
 class Running:
@@ -28,7 +27,7 @@ class Running:
         listening.bind(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        http = functools.partial(Connection, most=most, read_seconds=read_seconds, longest=longest)
+        http = connection_class(most, read_seconds, longest)
         self._uvicorn = Listener(uvicorn.Config(app, log_level="warning", http=http), self.server, drain_seconds)
         self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import pathlib
 import shutil
@@ -32,7 +33,7 @@ def read_json_lines(file: SourceFile, key: str, problems: Problems) -> Iterator[
             continue
         where = f"{file.path}, line {number}"
         try:
-            record = json_value(line, halves=lambda where=where: problems.halves(where))
+            record = json_value(line, halves=functools.partial(problems.halves, where))
         except ValueError as error:
             problems.found(
                 f"{where} is not JSON ({error})",
@@ -205,7 +206,7 @@ def _text_of_record(record: bytes, key: str, where: str, problems: Problems) -> 
         if not key:
             return record.decode("utf-8")
         if record.lstrip().startswith(b"{"):
-            return _field(json_value(record, halves=lambda: problems.halves(where)), key, where, problems)
+            return _field(json_value(record, halves=functools.partial(problems.halves, where)), key, where, problems)
         features = _example_features(record)
         if key not in features:
             problems.found(f"{where} has no feature {key!r}; its features: {', '.join(features) or 'none'}")
