@@ -66,7 +66,8 @@ from lm_research.run.trackers import check_installed
 from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
 from lm_research.training.groups import make_groups
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import State, check_room, init_state, state_shardings, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
 from lm_research.trees import flatten, unflatten

@@ -15,7 +15,8 @@ from lm_research.data.store import TokenStore, write_store
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import define_model
 from lm_research.objectives import make_objective
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, window_means
 from lm_research.training.step import make_train_step
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from lm_research.config import Config
+from lm_research.config import Config, registries
+from lm_research.config.variants import Variants
 from lm_research.data.corpus import Corpus, open_corpus
 from lm_research.data.order import Examples
 from lm_research.data.store import TokenStore
@@ -108,6 +109,9 @@ class Objective(abc.ABC):
     def loss(self, sums: Sums, totals: dict[str, jax.Array]) -> jax.Array:
         """The scalar that is minimised: the sum of the loss terms' means."""
         return sum(sums[term] / totals[self.metrics[term]].clip(1.0) for term in self.loss_terms)
+
+
+OBJECTIVES: Variants[type[Objective]] = registries.OBJECTIVES
 
 
 class NextTokenObjective(Objective):

@@ -19,7 +19,7 @@ from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
-from lm_research.objectives.base import Batch, NextTokenObjective, Sums
+from lm_research.objectives.base import OBJECTIVES, Batch, NextTokenObjective, Sums
 from lm_research.objectives.cross_entropy import token_loss
 
 
@@ -68,6 +68,7 @@ class PackedRows:
         }
 
 
+@OBJECTIVES.register("causal_lm")
 class CausalLanguageModel(NextTokenObjective):
     """Mean negative log-likelihood of the next token."""
 

@@ -19,6 +19,7 @@ import numpy as np
 from lm_research.config import Config
 from lm_research.data.random import uniform
 from lm_research.data.store import TokenStore
+from lm_research.objectives.base import OBJECTIVES
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.packing import split_documents
 from lm_research.objectives.rows import copy_pieces, ragged, ragged_uniform, smallest
@@ -138,6 +139,7 @@ class DenoisedTexts(SourceTargetExamples):
         return np.where(rotates < self.config.objective.rotate_rate, (place * left_P).astype(np.int64), 0)
 
 
+@OBJECTIVES.register("denoising")
 class Denoising(SourceToTarget):
     """Restores the whole text from its corrupted form."""
 

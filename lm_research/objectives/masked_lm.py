@@ -21,7 +21,7 @@ from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
-from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.objectives.base import OBJECTIVES, Batch, Objective, Sums
 from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.masking import Masking, check_masking, num_masked
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of, split_documents
@@ -122,6 +122,7 @@ class MaskedTokenObjective(Objective):
         return num_masked(length, self.config.objective.mask_rate) / length
 
 
+@OBJECTIVES.register("masked_lm")
 class MaskedLanguageModel(MaskedTokenObjective):
     """Mean negative log-likelihood of masked tokens, plus that of the pairs' label if there is one."""
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
-from lm_research.objectives.base import Batch, Sums
+from lm_research.objectives.base import OBJECTIVES, Batch, Sums
 from lm_research.objectives.causal_lm import CausalLanguageModel, PackedRows
 from lm_research.objectives.cross_entropy import token_loss
 
@@ -45,6 +45,7 @@ class PrefixRows(PackedRows):
         }
 
 
+@OBJECTIVES.register("prefix_lm")
 class PrefixLanguageModel(CausalLanguageModel):
     """Mean negative log-likelihood of the next token after the prefix."""
 

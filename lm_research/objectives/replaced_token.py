@@ -26,7 +26,7 @@ from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.heads import Head, Model, Projection
-from lm_research.objectives.base import Batch, Sums
+from lm_research.objectives.base import OBJECTIVES, Batch, Sums
 from lm_research.objectives.cross_entropy import SLICE_ROWS, token_loss
 from lm_research.objectives.masked_lm import MaskedPairs, MaskedTokenObjective, encode
 from lm_research.objectives.masking import check_masking
@@ -131,6 +131,7 @@ def sample_tokens(projection: Projection, noise_B: jax.Array, size: int) -> jax.
     return jax.lax.map(sample, (hidden_BME, noise_B), batch_size=max(1, SLICE_ROWS // hidden_BME.shape[1]))
 
 
+@OBJECTIVES.register("replaced_token")
 class ReplacedTokenDetection(MaskedTokenObjective):
     """Loss of the generator's masked tokens plus `discriminator_weight` times that of telling replaced tokens."""
 

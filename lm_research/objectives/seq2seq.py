@@ -17,6 +17,7 @@ from lm_research.data.corpus import Corpus
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
+from lm_research.objectives.base import OBJECTIVES
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.pair_corpus import open_pairs
 from lm_research.objectives.rows import copy_pieces
@@ -78,6 +79,7 @@ class TextPairs(SourceTargetExamples):
         return sides[0], sides[1]
 
 
+@OBJECTIVES.register("seq2seq")
 class SequenceToSequence(SourceToTarget):
     """Writes the target of each source."""
 

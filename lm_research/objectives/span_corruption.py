@@ -20,6 +20,7 @@ from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, TokenizerError
 from lm_research.models.architecture import Architecture
+from lm_research.objectives.base import OBJECTIVES
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.packing import Pieces, split_documents
 from lm_research.objectives.rows import copy_pieces, positions_of, smallest
@@ -160,6 +161,7 @@ def corrupt(
     return result[0], result[1]
 
 
+@OBJECTIVES.register("span_corruption")
 class SpanCorruption(SourceToTarget):
     """Spells out the spans that sentinels stand for."""
 

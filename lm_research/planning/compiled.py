@@ -24,7 +24,8 @@ from lm_research.planning.estimate import abstract_mesh
 from lm_research.planning.hlo import Transfers, transfers
 from lm_research.planning.topology import Topology
 from lm_research.planning.workload import make_workload
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, state_shardings
 from lm_research.training.step import jit_train_step, make_train_step
 

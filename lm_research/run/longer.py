@@ -16,7 +16,7 @@ from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.errors import CheckpointError
 from lm_research.run.run_directory import LENGTH_KEYS, Changes
-from lm_research.training.optimizer import make_schedule
+from lm_research.training.schedules import make_schedule
 
 
 def check(workdir: pathlib.Path, config: Config, done: int) -> None:

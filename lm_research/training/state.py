@@ -12,6 +12,7 @@ halted      int32, the step whose loss was not finite, or -1; nothing is updated
 
 from __future__ import annotations
 
+import collections
 import math
 from typing import Any
 
@@ -27,7 +28,7 @@ from lm_research.objectives.base import Objective
 from lm_research.parallel.hardware import memory_bytes
 from lm_research.parallel.rules import over_data, parse_rules, replicated, tree_shardings
 from lm_research.training.groups import make_groups
-from lm_research.trees import flatten
+from lm_research.trees import flatten, unflatten
 
 State = dict[str, Any]
 
@@ -36,23 +37,36 @@ COUNTERS = ("steps", "skipped", "grad_norm")
 
 
 def optimizer_to_dict(state: Any) -> dict[str, Any]:
-    """An optax chain's state as a plain dict {field: value}: count, mu, nu."""
-    fields: dict[str, Any] = {}
-    for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "_fields")):
-        for name in getattr(part, "_fields", ()):
-            assert name not in fields, f"two optimizer states named {name}"
-            fields[name] = getattr(part, name)
-    return {name: value for name, value in fields.items() if jax.tree.leaves(value)}
+    """The state of any optax chain as plain nested dicts by field: count, mu, nu; a field that several parts have is numbered, count_2."""
+    return unflatten(dict(_named_leaves(state)))
 
 
 def optimizer_from_dict(template: Any, fields: dict[str, Any]) -> Any:
     """The inverse of `optimizer_to_dict`; `template` is any state of the same chain."""
+    leaves = flatten(fields)
+    return jax.tree.unflatten(jax.tree.structure(template), [leaves[path] for path, _ in _named_leaves(template)])
 
-    def fill(part: Any) -> Any:
-        names = [name for name in getattr(part, "_fields", ()) if name in fields]
-        return part._replace(**{name: fields[name] for name in names}) if names else part
 
-    return jax.tree.map(fill, template, is_leaf=lambda x: hasattr(x, "_fields"))
+def _named_leaves(state: Any) -> list[tuple[str, Any]]:
+    """(field/path, leaf) of each array: the innermost field that it lies in, and its path of keys from there."""
+    names: dict[tuple, str] = {}  # by where in the state a field is
+    taken: collections.Counter[str] = collections.Counter()
+    found = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        inside = [place for place, key in enumerate(path) if isinstance(key, jax.tree_util.GetAttrKey)]
+        end = inside[-1] + 1 if inside else 0
+        field = path[:end]
+        if field not in names:
+            name = field[-1].name if field else "state"
+            taken[name] += 1
+            names[field] = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        found.append(("/".join([names[field], *map(_key, path[end:])]), leaf))
+    return found
+
+
+def _key(key: Any) -> str:
+    """A key of a path of jax.tree_util: of a dict or a sequence."""
+    return str(key.key if isinstance(key, jax.tree_util.DictKey | jax.tree_util.FlattenedIndexKey) else key.idx)
 
 
 def window_zeros(objective: Objective) -> dict[str, jax.Array]:

@@ -19,7 +19,7 @@ from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective, Sums
 from lm_research.parallel.rules import RULES, replicated
 from lm_research.training.groups import ALL_LEARN, Groups, make_groups
-from lm_research.training.optimizer import Schedule
+from lm_research.training.schedules import Schedule
 from lm_research.training.state import State, optimizer_from_dict, optimizer_to_dict
 
 Result = tuple[jax.Array, Sums, dict[str, jax.Array], Any]

@@ -14,7 +14,8 @@ from lm_research.config import Config
 from lm_research.data.order import Examples
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES, define
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, window_means
 from lm_research.training.step import make_train_step
 

@@ -27,7 +27,8 @@ from lm_research.models.layers import dropout
 from lm_research.objectives import cross_entropy, define, make_objective
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.mesh import AXES, make_mesh
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, state_shardings, window_means
 from lm_research.training.step import jit_train_step, make_train_step
 

@@ -27,7 +27,8 @@ from lm_research.parallel.batches import local_rows, to_global
 from lm_research.parallel.mesh import make_mesh
 from lm_research.run import recheck
 from lm_research.run.checkpoint import Checkpoints
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, state_shardings
 from lm_research.training.step import jit_train_step, make_train_step
 

@@ -21,7 +21,7 @@ from lm_research.errors import ConfigError
 from lm_research.run import budget, goodput
 from lm_research.run.budget import Course, TimedCourse, position, settle
 from lm_research.run.goodput import Clock, Lives
-from lm_research.training.optimizer import make_schedule
+from lm_research.training.schedules import make_schedule
 
 
 def config_of(text: str, **sections: Any) -> Config:

@@ -11,8 +11,8 @@ import tiny
 
 from lm_research.config import OptimizerConfig
 from lm_research.models.adapters import matrices_of
-from lm_research.training.muon import matrix_axes
 from lm_research.training.optimizer import make_optimizer
+from lm_research.training.optimizers.muon import matrix_axes
 from lm_research.training.state import optimizer_from_dict, optimizer_to_dict
 from lm_research.trees import flatten, unflatten
 

@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from lm_research.config import Config, OptimizerConfig, resolve
-from lm_research.training.optimizer import decays, make_optimizer, make_schedule, warmup_steps
+from lm_research.training.optimizer import decays, make_optimizer
+from lm_research.training.schedules import make_schedule, warmup_steps
 from lm_research.training.state import optimizer_from_dict, optimizer_to_dict
 
 
@@ -206,3 +207,32 @@ def test_each_optimizer_lowers_a_loss_and_keeps_a_plain_state(name: str) -> None
         params = jax.tree.map(lambda p, d: p - 0.02 * d, params, direction)
         state = optimizer_from_dict(template, optimizer_to_dict(state))
     assert float(loss(params)) < 0.8 * before
+
+
+CHAINS = {
+    "two counters": lambda: optax.chain(
+        optax.scale_by_adam(), optax.scale_by_schedule(lambda count: 1.0 / (1 + count))
+    ),
+    "two of all": lambda: optax.chain(optax.scale_by_adam(), optax.scale_by_lion(), optax.trace(0.5), optax.trace(0.9)),
+    "parts by name": lambda: optax.partition(
+        {"a": optax.scale_by_adam(), "b": optax.trace(0.9)}, {"kernel": "a", "bias": "b"}
+    ),
+    "masked": lambda: optax.masked(optax.scale_by_adam(), {"kernel": True, "bias": False}),
+    "hyperparameters": lambda: optax.inject_hyperparams(optax.trace)(decay=lambda count: 0.9),
+    "a wrapper": lambda: optax.apply_if_finite(optax.scale_by_rms(), 3),
+    "nothing": optax.identity,
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_state_of_any_chain_is_a_plain_dict_and_comes_back(name: str) -> None:
+    """optimizer_to_dict loses nothing: whatever optax keeps comes back at its place."""
+    params = {"kernel": jnp.ones((4, 3)), "bias": jnp.arange(3.0)}
+    optimizer = CHAINS[name]()
+    state = optimizer.update(params, optimizer.init(params), params)[1]
+    fields = optimizer_to_dict(state)
+    assert all(isinstance(node, dict) for node in (fields, *(x for x in fields.values() if not hasattr(x, "shape"))))
+    back = optimizer_from_dict(jax.eval_shape(optimizer.init, params), fields)
+    jax.tree.map(np.testing.assert_array_equal, back, state)
+    if name == "two counters":
+        assert fields.keys() == {"count", "mu", "nu", "count_2"}

@@ -12,7 +12,8 @@ import tiny
 from toy import DEFINITION, Regression, Trainer, batch, config, first_params, first_state
 
 from lm_research.config import Config
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, window_means, window_zeros
 from lm_research.training.step import make_train_step
 

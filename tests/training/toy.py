@@ -17,7 +17,8 @@ import tiny
 from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.objectives.base import Objective
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state
 from lm_research.training.step import make_train_step
 

@@ -18,7 +18,8 @@ from lm_research.objectives import make_objective
 from lm_research.parallel.batches import to_global
 from lm_research.parallel.hardware import peak_flops
 from lm_research.parallel.mesh import make_mesh
-from lm_research.training.optimizer import make_optimizer, make_schedule
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, state_shardings, window_means, window_zeros
 from lm_research.training.step import jit_train_step, make_train_step
 

@@ -19,7 +19,13 @@ from optax.contrib import MuonDimensionNumbers, MuonState, scale_by_muon
 
 from lm_research.config import OptimizerConfig
 from lm_research.models.definition import Params
+from lm_research.training.optimizer import OPTIMIZERS, chain
 from lm_research.trees import flatten, unflatten
+
+
+@OPTIMIZERS.register("muon")
+def muon(config: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.chain(chain(config, scale_by_muon_and_adam(config)), adams_rate(config))
 
 
 class State(NamedTuple):
@@ -60,9 +66,9 @@ def scale_by_muon_and_adam(config: OptimizerConfig) -> optax.GradientTransformat
         gradients, moments = flatten(gradient), flatten(state.mu)
         axes = axes_of(gradients)
         part = lambda tree, ours: {path: leaf for path, leaf in tree.items() if (path in axes) == ours}  # noqa: E731
-        muon = scale_by_muon(beta=config.momentum, weight_dimension_numbers=axes)
-        coefficients = muon.init({}).ns_coeffs
-        matrices, first = muon.update(part(gradients, True), MuonState(state.count, part(moments, True), coefficients))
+        muons = scale_by_muon(beta=config.momentum, weight_dimension_numbers=axes)
+        coefficients = muons.init({}).ns_coeffs
+        matrices, first = muons.update(part(gradients, True), MuonState(state.count, part(moments, True), coefficients))
         matrices = {path: _size(axes[path], leaf.shape) * leaf for path, leaf in matrices.items()}
         others, second = adam.update(
             part(gradients, False), optax.ScaleByAdamState(state.count, part(moments, False), flatten(state.nu))

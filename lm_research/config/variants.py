@@ -1,0 +1,132 @@
+"""Things that are chosen by name: objectives, tasks, optimizers, schedules, families, metrics, trackers, sources.
+
+Each registers itself where it is defined, ours and those of other packages alike:
+
+    @OBJECTIVES.register("masked_lm", MaskedLMConfig)
+    class MaskedLanguageModel(Objective): ...
+
+A file of the registry's package is found without being listed anywhere. A package of the user's own is found through an entry point of
+the group `lm_research.plugins` that names a module, through an import in a config file, or through the config key `plugins`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from lm_research.errors import ConfigError, UserError, suggest
+
+ENTRY_POINTS = "lm_research.plugins"
+
+T = TypeVar("T")
+
+
+class Variants(Generic[T]):
+    """The registry of one kind of thing; reads like a dict from names to what was registered, and imports a variant's file when asked for it.
+
+    Attributes:
+      section: what is chosen, a section of the config where it is one.
+      chooser: the key of the section that names the variant.
+      base: the dataclass of the settings that all variants have, and of a variant that registers none; None where there are none.
+    """
+
+    def __init__(self, section: str, package: str, chooser: str = "name", base: type | None = None) -> None:
+        self.section, self.chooser, self.base = section, chooser, base
+        self._package = package
+        self._found: dict[str, tuple[T, type | None]] = {}
+        self._origins: dict[str, str] = {}
+
+    def register(self, name: str, settings: type | None = None) -> Callable[[T], T]:
+        """A decorator that gives a class or function its name, and the frozen dataclass of its settings if it has any of its own.
+
+        Raises:
+          ConfigError: another module has registered that name.
+        """
+        module = sys._getframe(1).f_globals["__name__"]
+
+        def add(variant: T) -> T:
+            earlier = self._origins.setdefault(name, module)  # the same where a file is read again
+            if earlier != module:
+                raise ConfigError(
+                    f"{self.section} {name!r} is registered twice: by {earlier} and by {module}. Rename one of them."
+                )
+            self._found[name] = (variant, settings)
+            return variant
+
+        return add
+
+    def get(self, name: str) -> T:
+        """What was registered under a name; raises a ConfigError with the nearest name if there is none."""
+        return self._entry(name)[0]
+
+    def settings(self, name: str) -> type:
+        """The dataclass of a variant's settings, `base` where it has none of its own; raises like `get`."""
+        found = self._entry(name)[1] or self.base
+        assert found is not None, f"{self.section} has no settings"
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """All names in alphabetical order; imports every file of the package, and the plug-ins."""
+        for file in self._files():
+            importlib.import_module(f"{self._package}.{file}")
+        import_entry_points()
+        return tuple(sorted(self._found))
+
+    def __getitem__(self, name: str) -> T:
+        return self.get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found or name in self.names()
+
+    def items(self) -> list[tuple[str, T]]:
+        """(name, variant) of all."""
+        return [(name, self.get(name)) for name in self.names()]
+
+    def _entry(self, name: str) -> tuple[T, type | None]:
+        if name not in self._found and name in self._files():
+            importlib.import_module(f"{self._package}.{name}")
+        if name not in self._found and name not in self.names():
+            raise ConfigError(f"config.{self.section}.{self.chooser} is {name!r}. {suggest(str(name), self.names())}")
+        return self._found[name]
+
+    def _files(self) -> list[str]:
+        places = importlib.import_module(self._package).__spec__.submodule_search_locations
+        return [module.name for module in pkgutil.iter_modules(places or ())]
+
+
+@functools.cache
+def import_entry_points() -> None:
+    """Imports the modules that installed packages name in the group `lm_research.plugins`; raises a ConfigError for one that fails."""
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        where = f"the entry point {entry.name!r} of the installed package {entry.dist.name if entry.dist else '?'}"
+        _import_plugin(entry.module, where, "Fix or uninstall that package.")
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Imports the modules of the config key `plugins`; raises a ConfigError for one that cannot be imported."""
+    for module in modules:
+        _import_plugin(
+            module, "config.plugins", "It must be installed, or lie in the current directory or on PYTHONPATH."
+        )
+
+
+def _import_plugin(module: str, where: str, fix: str) -> None:
+    try:
+        importlib.import_module(module)
+    except UserError as error:
+        raise ConfigError(f"{where} names {module!r}, which cannot be imported: {error}") from error
+    except Exception as error:  # another program's
+        raise ConfigError(
+            f"{where} names {module!r}, which cannot be imported ({type(error).__name__}: {error}). {fix}"
+        ) from error

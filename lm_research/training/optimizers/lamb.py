@@ -1,0 +1,22 @@
+"""LAMB (You et al. 2019): AdamW's update of each layer, as long as its parameters are."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lm_research.config import OptimizerConfig
+from lm_research.training.optimizer import OPTIMIZERS, chain, per_layer
+
+
+@OPTIMIZERS.register("lamb")
+def lamb(config: OptimizerConfig) -> optax.GradientTransformation:
+    adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    return optax.chain(chain(config, adam), per_layer(trust))
+
+
+def trust(update: jax.Array, param: jax.Array) -> jax.Array:
+    """The update with the norm of the parameter, where neither is zero."""
+    size, norm = jnp.linalg.norm(param), jnp.linalg.norm(update)
+    return update * jnp.where((size > 0) & (norm > 0), size / jnp.where(norm > 0, norm, 1.0), 1.0)
