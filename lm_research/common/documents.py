@@ -13,7 +13,7 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeGuard
 
 import msgspec
 import yaml
@@ -203,7 +203,7 @@ def whole_number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"\s*[0-9]{1,18}\s*", text) else None
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[int | float]:
     """Whether a value is a number, and neither NaN nor infinite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 

@@ -6,10 +6,10 @@ What a path leads to may be no file of data: pipes, sockets and devices may neve
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pathlib
 import stat
-from typing import BinaryIO
 
 from lm_research.errors import ConfigError, UserError
 
@@ -80,7 +80,7 @@ def odd_file(folder: pathlib.Path) -> str:
     return ""
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A regular file, to be read. Anything else is never waited for.
 
     Raises:

@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -132,7 +133,7 @@ def _key(config: Config) -> str:
     Cleaner(config.clean)  # complains of what it cannot understand, before anything is read
     held_out = sources.fingerprint(data.validation_source, data) if data.validation_source else data.validation_fraction
     if tokenizer.path:
-        vocabulary = [load_tokenizer(tokenizer.path).digest]
+        vocabulary: list[object] = [load_tokenizer(tokenizer.path).digest]
     else:
         vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.sentinels]
     facts = [
@@ -210,12 +211,13 @@ def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log
     if config.data.mixture:
         origin["sources"] = [dict(name=name, source=source) for name, source in names]
     for part in PARTS:
-        extra = dict(part=part, text_bytes=pieces.text_bytes(part), **origin)
+        text_bytes = pieces.text_bytes(part)
+        extra: dict[str, Any] = dict(part=part, text_bytes=text_bytes, **origin)
         stored = (piece if config.data.mixture else piece._replace(source=0) for piece in pieces.of(part))
         built = store.assemble_store(finished / part, stored, tokenizer.digest, tokenizer.size, **extra)
         log(
             f"Tokenised {part}: {built.num_documents:,} documents, {built.num_sentences:,} sentences, "
-            f"{built.num_tokens:,} tokens of {extra['text_bytes'] / max(built.num_tokens, 1):.2f} bytes "
+            f"{built.num_tokens:,} tokens of {text_bytes / max(built.num_tokens, 1):.2f} bytes "
             f"({time.perf_counter() - started:.1f} s)."
         )
     store.publish(finished, folder)
@@ -257,8 +259,8 @@ def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path,
         what = f"Loaded tokenizer {settings.path}"
     else:
         texts = _training_texts(choices)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            tokenizer = learn_tokenizer(texts, settings, pathlib.Path(temporary) / "tokenizer.model", log)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            tokenizer = learn_tokenizer(texts, settings, pathlib.Path(scratch) / "tokenizer.model", log)
         what = f"Trained tokenizer ({settings.kind})"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     tokenizer.save_files(temporary)

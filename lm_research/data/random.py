@@ -120,7 +120,8 @@ def permute(index_B: np.ndarray, size: int, seed: int, purpose: str, epoch_B: np
 def _feistel(x_B: np.ndarray, key_B: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """A keyed bijection of [0, rows * columns), uint64 [B] to uint64 [B]."""
     rows_, columns_ = np.uint64(rows), np.uint64(columns)
-    row_B, column_B = x_B // columns_, x_B % columns_
+    row_B: np.ndarray = x_B // columns_
+    column_B: np.ndarray = x_B % columns_
     for number in range(_ROUNDS):
         round_key_B = _draw(key_B, number)
         if number % 2 == 0:

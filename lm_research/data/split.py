@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Choice:
     spool: Spool
     parts_D: np.ndarray
     shard_sizes: np.ndarray
-    report: dict[str, object]
+    report: dict[str, Any]
 
     def of_shard(self, shard: int) -> np.ndarray:
         """parts_D of one shard."""

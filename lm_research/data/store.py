@@ -47,7 +47,7 @@ class DamagedStore(DataError):
         super().__init__(words)
         self.folder = folder
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Of worker processes, to the one that reads their batches."""
         return DamagedStore, (str(self), self.folder)
 
@@ -112,7 +112,7 @@ class TokenStore:
         first, last = self.sentence_starts[self.document_starts[i : i + 2]]
         return self.tokens[first:last]
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as its path: worker processes map the files themselves instead of receiving their content."""
         return TokenStore.open, (self.path,)
 
@@ -153,7 +153,7 @@ class TokenStore:
 class _Source(TokenStore):
     """A part of a store; it travels to worker processes as the path of the whole and its name."""
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return _open_source, (self.path, self.manifest["name"])
 
 
@@ -347,17 +347,17 @@ def _write_files(
         versions=dict(numpy=np.__version__),
     )
     manifest |= {key: value() if callable(value) else value for key, value in extra.items()}
-    with open(path / MANIFEST, "w", encoding="utf-8") as file:
-        file.write(json.dumps(manifest, indent=2) + "\n")
-        _sync(file)
-    return manifest["digest"]
+    with open(path / MANIFEST, "w", encoding="utf-8") as text:
+        text.write(json.dumps(manifest, indent=2) + "\n")
+        _sync(text)
+    return digest.hexdigest()
 
 
 class _Digested:
     """A file that is written, and SHA-256 of each of its blocks."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._done, self._left = file, [], BLOCK
+        self._file, self._done, self._left = file, list[str](), BLOCK
         self._digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
@@ -394,10 +394,13 @@ def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
 def _concatenated(pieces: list[Piece]) -> Piece:
     if len(pieces) == 1:
         return pieces[0]
-    return Piece(*(np.concatenate(arrays) for arrays in list(zip(*pieces, strict=True))[:3]), pieces[0].source)
+    tokens, sentence_lengths, document_lengths = (
+        np.concatenate(arrays) for arrays in list(zip(*pieces, strict=True))[:3]
+    )
+    return Piece(tokens, sentence_lengths, document_lengths, pieces[0].source)
 
 
-def _extend(starts: array.array, lengths: np.ndarray) -> None:
+def _extend(starts: array.array[int], lengths: np.ndarray) -> None:
     """Appends where things of these lengths end, after what ends at starts[-1]."""
     assert lengths.min() > 0, "documents and sentences have tokens"
     starts.frombytes((starts[-1] + np.cumsum(lengths, dtype=np.int64)).tobytes())

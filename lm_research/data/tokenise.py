@@ -43,7 +43,7 @@ class Pieces:
         """The pieces of one part ("train", "validation")."""
         for path, source in self.shards:
             with np.load(path) as file:
-                yield Piece(*(file[f"{part}_{name}"] for name in _ARRAYS), source)
+                yield Piece(**{name: file[f"{part}_{name}"] for name in _ARRAYS}, source=source)
 
     def text_bytes(self, part: str) -> int:
         """UTF-8 bytes of the text of one part."""

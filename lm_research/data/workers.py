@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeVar
 
 from lm_research.errors import DataError
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _AHEAD = 3  # items under way for each worker: enough to keep all busy, few enough to be held in memory
 
 
@@ -76,7 +77,7 @@ def map_in_order(
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(threads,)
     )
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     items = iter(items)
     try:
         while True:

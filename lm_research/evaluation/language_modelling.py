@@ -45,7 +45,7 @@ class LanguageJudge:
         self.start, own = text_start(self.lm.tokenizer), self.lm.context_length
         self.length = entry.max_length or min(_LONGEST, own or _LONGEST)
         if self.lm.definition.arch.positions == "learned":
-            self.length = min(self.length, own)
+            self.length = min(self.length, own or self.length)
         if self.start is None and not masked:
             raise ConfigError(f"{path}: the tokenizer has no token that begins a text. Name bos_token in its config.")
         self.records = list(read_records(entry.data, resolve({})))
@@ -68,6 +68,7 @@ class LanguageJudge:
         return {"nats": np.array([x.sum() for x in found]), "tokens": np.array([len(x) for x in found])}
 
     def _causal(self, texts: list[str]) -> list[np.ndarray]:
+        assert self.start is not None
         rows = self.lm.tokenizer.encode_batch(texts)
         parts = [(i, *pair) for i, row in enumerate(rows) for pair in windows(row, self.start, self.length)]
         found: list[list[np.ndarray]] = [[] for _ in texts]

@@ -56,7 +56,7 @@ class PairsJudge:
         first = number * self.size
         pairs = self.pairs[first : first + self.size]
         try:
-            good, bad = self._pseudo(pairs) if self.pseudo else likelihoods(self.lm, pairs)
+            good, bad = self._pseudo(self.pseudo, pairs) if self.pseudo else likelihoods(self.lm, pairs)
         except UserError as error:
             where = self.records[first].where
             raise DataError(f"From {where} on, among {len(pairs)} records: {error}") from error
@@ -65,12 +65,14 @@ class PairsJudge:
             f"{name}_tokens": np.array([len(x) for x in side]) for name, side in found.items()
         }
 
-    def _pseudo(self, pairs: list[tuple[str, str]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        sides = [self.pseudo.encode([pair[side] for pair in pairs]) for side in (0, 1)]
+    def _pseudo(
+        self, pseudo: PseudoLikelihood, pairs: list[tuple[str, str]]
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        sides = [pseudo.encode([pair[side] for pair in pairs]) for side in (0, 1)]
         if self.entry.scored == "shared":
             both = [shared(*pair) for pair in zip(*sides, strict=True)]
             sides = [[pair[side] for pair in both] for side in (0, 1)]
-        found = self.pseudo([*sides[0], *sides[1]])
+        found = pseudo([*sides[0], *sides[1]])
         return found[: len(pairs)], found[len(pairs) :]
 
     def rows(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:

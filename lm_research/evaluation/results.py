@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
+
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import Count, Finite, check, check_fields, parse_json, read_bytes, read_json
 from lm_research.common.lines import split_lines
@@ -76,7 +78,7 @@ def read_plan(output: pathlib.Path) -> Plan:
 
 def summarise(plan: Plan, scorers: Mapping[str, Sequence[Scorer]], resamples: int) -> dict[str, Any]:
     """The content of results.json."""
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
     for entry in plan.entries:
         own = scorers[entry.name]
         tasks[entry.name] = {
@@ -102,8 +104,11 @@ def _groups(entry: Entry, scorers: Sequence[Scorer]) -> dict[str, Any]:
         if "group" in row:
             places.setdefault(row["group"], []).append(number)
     metric = main_metric(entry, scorers[0])
-    by_group = {
-        name: {"records": len(own), metric: sum(scorer.score(own)[metric] for scorer in scorers) / len(scorers)}
+    by_group: dict[str, dict[str, float]] = {
+        name: {
+            "records": len(own),
+            metric: sum(scorer.score(np.array(own))[metric] for scorer in scorers) / len(scorers),
+        }
         for name, own in sorted(places.items())
     }
     return {"groups": by_group} if by_group else {}

@@ -132,7 +132,8 @@ def _judge(plan: Plan, entry: Entry, model: str, path: pathlib.Path, mesh: Any) 
 
 def _pack(path: pathlib.Path, outputs: list[dict[str, np.ndarray]]) -> None:
     with whole(path) as file:
-        np.savez(file, **{f"{i}/{name}": x for i, output in enumerate(outputs) for name, x in output.items()})
+        arrays: dict[str, Any] = {f"{i}/{name}": x for i, output in enumerate(outputs) for name, x in output.items()}
+        np.savez(file, **arrays)
 
 
 def _unpacked(path: pathlib.Path) -> list[dict[str, np.ndarray]]:
@@ -196,7 +197,7 @@ def read_made_from(path: pathlib.Path) -> MadeFrom:
     return content
 
 
-def _made_from(content: Mapping[str, Any][str, Any], name: str) -> dict[str, Any]:
+def _made_from(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What the predictions of one task depend on, of the content of made_from.json; {} if the task is not in it."""
     for task in content["tasks"]:
         if task["name"] == name:

@@ -6,7 +6,7 @@ Legend: N records, I records of a sample, C classes.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,8 @@ class LabelsTogether(OneLabel):
 
     Legend: G groups.
     """
+
+    together_N: np.ndarray
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
@@ -251,7 +253,7 @@ class ByRecord(Scorer):
 
 def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Scorer:
     """The scorer of a task of a suite."""
-    kinds = {
+    kinds: dict[str, Callable[[Predictions, Sequence[str]], Scorer]] = {
         "classification": {"label": OneLabel, "labels": SeveralLabels, "value": Value}[entry.target],
         "tagging": Tags,
         "embedding": Value if entry.target == "value" else Ranks,
@@ -261,7 +263,8 @@ def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Score
     if entry.task == "classification" and entry.target == "label" and entry.more.get("together_key"):
         return LabelsTogether(rows, labels)
     if entry.task == "seq2seq":
-        return Written(rows, *(entry.more.get(name, usual) for name, usual in _TOKENIZERS.items()))
+        bleu, rouge = (entry.more.get(name, usual) for name, usual in _TOKENIZERS.items())
+        return Written(rows, bleu, rouge)
     return kinds.get(entry.task, ByRecord)(rows, labels)
 
 

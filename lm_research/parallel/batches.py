@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from lm_research.config import Config, replace
 from lm_research.errors import MeshError
-from lm_research.parallel.mesh import AXES, mesh_shape
+from lm_research.parallel.mesh import AXES, AnyMesh, mesh_shape
 from lm_research.parallel.rules import batch_sharding
 
 
@@ -25,7 +25,7 @@ def settle_batch(config: Config, num_devices: int) -> Config:
     return replace(config, train={"batch_size": size, "batch_per_device": 0})
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulation_steps: int, length: int) -> None:
+def check_batch(mesh: AnyMesh, batch_size: int, accumulation_steps: int, length: int) -> None:
     """Raises a MeshError unless each device gets the same number of rows, and of their positions, of every micro-batch."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = batch_size // accumulation_steps
@@ -50,7 +50,7 @@ def local_rows(mesh: Mesh, num_rows: int) -> slice:
     Processes own contiguous blocks, because the data and fsdp axes are outermost in the mesh.
     """
     spans = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
-    starts = [span[0].indices(num_rows) for span in spans]
+    starts = [span[0].indices(num_rows) for span in spans if span is not None]
     return slice(min(start for start, _, _ in starts), max(stop for _, stop, _ in starts))
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from lm_research.common.documents import whole_number
 from lm_research.config import MeshConfig
@@ -47,7 +48,7 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
         others = math.prod(size or 1 for axis, size in sizes.items() if axis != free)
         if num_devices % others:
             raise MeshError(
-                f"mesh: {num_devices} devices cannot be divided by the {others} that {in_words(sizes.values())} ask for. "
+                f"mesh: {num_devices} devices cannot be divided by the {others} that {in_words(list(sizes.values()))} ask for. "
                 f"Choose sizes whose product divides {num_devices}."
             )
         sizes[free] = num_devices // others
@@ -63,6 +64,10 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
             "out, or set --config.mesh.preset=dp."
         )
     return shape
+
+
+# A mesh of devices, or only the names and sizes of its axes.
+AnyMesh = Mesh | AbstractMesh
 
 
 def in_words(shape: Sequence[int]) -> str:
@@ -85,15 +90,16 @@ def named_mesh(text: str) -> Mesh:
     presets = next(field.metadata["choices"] for field in fields(MeshConfig) if field.name == "preset")
     if text in presets:
         return make_mesh(MeshConfig(preset=text))
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Any] = {}
     for part in text.split(","):
         axis, _, size = (word.strip() for word in part.partition("="))
-        if axis not in AXES or not whole_number(size):
+        number = whole_number(size)
+        if axis not in AXES or not number:
             raise MeshError(
                 f"mesh: {part!r} is neither AXIS=DEVICES, as in fsdp=4,tensor=2, nor is it a preset. "
                 f"{suggest(axis, (*AXES, *presets))}"
             )
-        sizes[axis] = whole_number(size)
+        sizes[axis] = number
     return make_mesh(MeshConfig(**sizes))
 
 

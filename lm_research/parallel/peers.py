@@ -110,7 +110,7 @@ class Peers:
     def _hear(self, key: selectors.SelectorKey) -> None:
         number, rest = key.data
         try:
-            received = key.fileobj.recv(4096)
+            received = self._connections[number].recv(4096)
         except BlockingIOError:
             return
         except OSError:
@@ -140,7 +140,7 @@ def heartbeats_end(end: Callable[[], None]) -> Iterator[None]:
     try:
         from jax._src import distributed
 
-        library = distributed._jax
+        library = distributed._jax  # type: ignore[attr-defined]  # private, and so not told in jax's types
         factory = library.get_distributed_runtime_client
         known = "missed_heartbeat_callback" in factory.__doc__ and _on_terminate(end)
     except (ImportError, AttributeError, OSError, TypeError):

@@ -94,7 +94,7 @@ def find_place() -> Place | None:
 
     found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(seconds_of(START)))
     coordinator, num_processes, process_id, _ = found
-    if coordinator is None or not num_processes or num_processes == 1:
+    if coordinator is None or not num_processes or num_processes == 1 or process_id is None:
         return None
     return Place(coordinator, num_processes, process_id)
 
@@ -201,9 +201,10 @@ def _has_left() -> bool:
     """Whether a process has left because of a signal before the first step."""
     from jax._src.distributed import global_state
 
+    client = global_state.client
     try:
-        return global_state.client.key_value_try_get(_LEAVING) is not None
-    except (jax.errors.JaxRuntimeError, AttributeError):  # nobody has; or the coordinator is gone, or all of it is over
+        return client is not None and client.key_value_try_get(_LEAVING) is not None
+    except jax.errors.JaxRuntimeError:  # nobody has; or the coordinator is gone
         return False
 
 
@@ -234,8 +235,7 @@ def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
     cause = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, jax.errors.JaxRuntimeError):
         cause += "\nProbably another process of this run ended first: its output has the cause."
-    code = error.exit_code if expected else BUG
-    _end(cause, code, place, workdir)
+    _end(cause, error.exit_code if isinstance(error, TOLD) else BUG, place, workdir)
 
 
 def _leave_lost(place: Place, workdir: pathlib.Path) -> None:
@@ -315,8 +315,10 @@ def wait_for_all(what: str) -> None:
         return
     from jax._src.distributed import global_state  # public barriers have a limit of their own, of five minutes
 
+    client = global_state.client
+    assert client is not None, "several processes are connected"
     try:
-        global_state.client.wait_at_barrier(f"lm_research/{what}", int(1000 * seconds_of(BUILD)))
+        client.wait_at_barrier(f"lm_research/{what}", int(1000 * seconds_of(BUILD)))
     except jax.errors.JaxRuntimeError as error:
         if any(words in str(error) for words in _LOST):
             raise

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm_research.errors import MeshError, suggest
+from lm_research.parallel.mesh import AnyMesh
 
 LogicalAxes = tuple[str | None, ...]
 
@@ -67,13 +68,13 @@ def partition_spec(axes: Sequence[str | None], rules: Mapping[str, Any] = RULES)
     return PartitionSpec(*(rules.get(axis) if axis else None for axis in axes))
 
 
-def _mesh_axis_size(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:
+def _mesh_axis_size(mesh: AnyMesh, entry: str | tuple[str, ...] | None) -> int:
     names = (entry,) if isinstance(entry, str) else entry or ()
     return int(np.prod([mesh.shape[name] for name in names], dtype=int))
 
 
 def param_sharding(
-    mesh: Mesh, name: str, shape: Sequence[int], axes: LogicalAxes, rules: Mapping[str, Any] = RULES
+    mesh: AnyMesh, name: str, shape: Sequence[int], axes: LogicalAxes, rules: Mapping[str, Any] = RULES
 ) -> NamedSharding:
     """Sharding of one parameter.
 
@@ -101,10 +102,10 @@ def param_sharding(
     return NamedSharding(mesh, spec)
 
 
-def tree_shardings(mesh: Mesh, shapes: Any, axes: Any, rules: Mapping[str, Any] = RULES) -> Any:
+def tree_shardings(mesh: AnyMesh, shapes: Any, axes: Any, rules: Mapping[str, Any] = RULES) -> Any:
     """`param_sharding` over a nested dict of shapes and one of logical axes with the same structure."""
 
-    def one(path: tuple, leaf: Any, leaf_axes: LogicalAxes) -> NamedSharding:
+    def one(path: tuple[Any, ...], leaf: Any, leaf_axes: LogicalAxes) -> NamedSharding:
         return param_sharding(mesh, "/".join(str(key.key) for key in path), leaf.shape, leaf_axes, rules)
 
     return jax.tree_util.tree_map_with_path(one, shapes, axes)
@@ -183,7 +184,9 @@ def standing_at(place: jax.Array) -> Iterator[None]:
         _places.pop()
 
 
-def per_device(run: Callable, heads: Sequence[jax.Array], rows: Sequence[jax.Array | None], whole: Any) -> jax.Array:
+def per_device(
+    run: Callable[..., jax.Array], heads: Sequence[jax.Array], rows: Sequence[jax.Array | None], whole: Any
+) -> jax.Array:
     """`run(heads, rows, whole)`, on a mesh of several devices as a program per device (`jax.shard_map`): for what XLA cannot divide.
 
     Args:

@@ -90,6 +90,7 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
             raise _refused(error, topology) from error
     seconds = time.perf_counter() - begin
     memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None, "every backend tells both of a program that it has compiled"
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return CompiledPlan(
         seconds, kept + memory.temp_size_in_bytes, memory.argument_size_in_bytes, memory.temp_size_in_bytes,

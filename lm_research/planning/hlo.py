@@ -58,9 +58,9 @@ def transfers(text: str) -> tuple[Transfers, ...]:
                 continue
             kind, size, overlapped = seen
             channel = _channel(kind, line)
-            before = found[kind].get(channel, (0, 0, False))
+            times, largest, asynchronous = found[kind].get(channel, (0, 0, False))
             overlapped |= name.startswith("async") or "async_collective" in name
-            found[kind][channel] = tuple(map(max, before, (turns.get(name, 1), size, overlapped)))
+            found[kind][channel] = max(times, turns.get(name, 1)), max(largest, size), asynchronous or overlapped
     return tuple(
         Transfers(
             kind, len(channels), sum(n for n, _, _ in channels.values()), sum(n * size for n, size, _ in channels.values()),
@@ -97,7 +97,7 @@ def _bytes(kind: str, sides: str) -> int:
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    name, lines = "", []
+    name, lines = "", list[str]()
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
             name, lines = match[1], []

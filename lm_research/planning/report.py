@@ -30,7 +30,10 @@ def table(plan: Plan) -> str:
     lines += ["collectives per step and chip" if plan.collectives else "no collectives: one device"]
     cells = [("  axis", "what", "times", "of", "links", "network")] if plan.collectives else []
     cells += [
-        (f"  {c.axis}", f"{c.kind} of {c.purpose}", f"{c.count:,}", *map(gigabytes, (c.array_bytes, c.link_bytes, c.network_bytes)))
+        (
+            f"  {c.axis}", f"{c.kind} of {c.purpose}", f"{c.count:,}",
+            gigabytes(c.array_bytes), gigabytes(c.link_bytes), gigabytes(c.network_bytes),
+        )
         for c in plan.collectives
     ]  # fmt: skip
     lines += [*aligned(cells), "", "seconds per step, each as if alone"]

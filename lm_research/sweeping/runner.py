@@ -163,7 +163,7 @@ class Workers:
                 study.release(trial)
                 raise Stopped
 
-    def _watch(self, study: Study, trial: Any, process: subprocess.Popen, where: pathlib.Path) -> int | None:
+    def _watch(self, study: Study, trial: Any, process: subprocess.Popen[bytes], where: pathlib.Path) -> int | None:
         """The exit code, or None of a trial that was stopped because others are better."""
         lease = this_worker(process.pid)
         study.renew(trial, lease)

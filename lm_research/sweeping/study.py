@@ -51,7 +51,8 @@ class Study:
         # The name of a directory may have signs that mean something in an address.
         self.url = storage or f"sqlite:///{urllib.parse.quote(str((workdir / 'study.db').absolute()))}"
         local = self.url.startswith("sqlite")
-        self._lock = pathlib.Path(urllib.parse.unquote(self.url.partition(":///")[2]) + ".lock") if local else None
+        file = pathlib.Path(urllib.parse.unquote(self.url.partition(":///")[2]))
+        self._lock = pathlib.Path(f"{file}.lock") if local else None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             with self._alone():
@@ -66,10 +67,8 @@ class Study:
                     self.study.set_user_attr("digest", sweep.digest())
         except Exception as error:  # of many kinds, by database
             if local and (number := number_of(error)) is not None:
-                place = self._lock.with_suffix("")
-                raise told(
-                    OSError(number, os.strerror(number), str(place)), "Trials that have ended are kept."
-                ) from error
+                refused = OSError(number, os.strerror(number), str(file))
+                raise told(refused, "Trials that have ended are kept.") or refused from error
             raise ConfigError(
                 f"The study's storage {redacted(self.url)} cannot be used: {redacted(str(error))}."
             ) from error

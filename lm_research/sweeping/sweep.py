@@ -11,7 +11,7 @@ import json
 import math
 import runpy
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -79,7 +79,7 @@ class Sweep:
     method: str = "grid"
     num_trials: int = 0
     metric: str = "eval_loss_nats"
-    direction: str = "minimize"
+    direction: Literal["minimize", "maximize"] = "minimize"
     seed: int = 0
     rungs: tuple[int, ...] = ()
     eta: int = 2
@@ -109,7 +109,7 @@ class Sweep:
         for key, values in self.space.items():
             self._check(key, values)
         if self.method == "grid" and not self.num_trials:
-            object.__setattr__(self, "num_trials", math.prod(len(c.values) for c in self.space.values()))
+            object.__setattr__(self, "num_trials", math.prod(len(choice.values) for choice in self._choices().values()))
         if self.num_trials > MOST:
             raise ConfigError(
                 f"The sweep has {self.num_trials:,} trials, and a study {MOST:,} at most. Give its keys fewer values, or draw some of them with "
@@ -176,13 +176,17 @@ class Sweep:
             for end in (values.low, values.high):
                 _check_end(key, end, values)
 
+    def _choices(self) -> dict[str, Choice]:
+        """The space of a grid or a list, in which nothing is a range."""
+        return {key: values for key, values in self.space.items() if isinstance(values, Choice)}
+
     def planned(self, number: int) -> dict[str, Any]:
         """The values of a trial of a grid, a list or a random sweep: a pure function of its number and the seed."""
         if self.method == "list":
             return dict(self.points[number % len(self.points)])
         if self.method == "grid":
             found: dict[str, Any] = {}
-            for key, choice in reversed(self.space.items()):  # the last key fastest
+            for key, choice in reversed(self._choices().items()):  # the last key fastest
                 number, place = divmod(number, len(choice.values))
                 found[key] = choice.values[place]
             return {key: found[key] for key in self.space}
@@ -215,7 +219,7 @@ class Sweep:
 
 _TYPES = {
     "config": str, "space": dict, "fixed": dict, "method": str, "num_trials": Count, "metric": str, "direction": str, "seed": Count,
-    "rungs": tuple[Count, ...], "eta": Count, "prune": bool, "module": Annotated[str, Meta(pattern=r"^[\w.]{1,200}$")], "points": tuple[dict, ...],
+    "rungs": tuple[Count, ...], "eta": Count, "prune": bool, "module": Annotated[str, Meta(pattern=r"^[\w.]{1,200}$")], "points": tuple[dict[str, Any], ...],
 }  # fmt: skip
 
 

