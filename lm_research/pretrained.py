@@ -36,7 +36,8 @@ from lm_research.models.families import family_of
 from lm_research.models.forward import INPUTS, shift_around, shift_right
 from lm_research.models.text_embedding import Embedding
 from lm_research.parallel.mesh import named_mesh
-from lm_research.tokenizers.hf_tokenizer import STARTS, load_tokenizer
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.loading import STARTS, load_tokenizer
 
 LOG = logging.getLogger("lm_research")
 PathLike = str | os.PathLike
@@ -49,7 +50,7 @@ class LanguageModel:
       config: config.json in the Hugging Face format, with attribute access (`lm.config.hidden_size`).
       definition: architecture and head.
       params: nested dict of arrays; stacked layers have a leading axis.
-      tokenizer: tokenizers/hf_tokenizer.py's, or None where the directory holds none.
+      tokenizer: see tokenizers/base.py, or None where the directory holds none.
       family: its family's name.
       report: what was initialised or left unused when it was read.
       generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
@@ -62,7 +63,7 @@ class LanguageModel:
         params: Params,
         family: str,
         config: Mapping[str, Any],
-        tokenizer: Any = None,
+        tokenizer: Tokenizer | None = None,
         report: huggingface.Report | None = None,
     ) -> None:
         self.definition, self.params, self.family, self.tokenizer = definition, params, family, tokenizer
@@ -91,7 +92,7 @@ class LanguageModel:
         if stack.positions == "learned":
             return stack.max_length
         said = (config.get(name) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
-        return next(filter(None, said), stack.max_length) or getattr(self.tokenizer, "max_length", None) or None
+        return next(filter(None, said), stack.max_length) or (self.tokenizer.max_length if self.tokenizer else None)
 
     @property
     def forward_head(self) -> str:

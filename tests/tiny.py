@@ -15,6 +15,7 @@ from lm_research.data.store import TokenStore, write_store
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import define_model
 from lm_research.objectives import make_objective
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, window_means
@@ -80,11 +81,11 @@ def random_params(definition: ModelDefinition, seed: int = 0, scale: float = 0.2
     return jax.tree_util.tree_map_with_path(draw, definition.shapes)
 
 
-class WordTokenizer:
+class WordTokenizer(Tokenizer):
     """A tokenizer whose words are w5, w6, ...: id n is "w" and n. Ids 0 to 4 are roles."""
 
-    pad_id, unk_id, cls_id, sep_id, mask_id = range(5)
-    special_ids = np.arange(5)
+    roles = dict(pad=0, unk=1, cls=2, sep=3, mask=4)
+    adds_special_tokens = False
 
     def __init__(self, size: int = VOCAB) -> None:
         self.size = size
@@ -94,7 +95,7 @@ class WordTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [[int(word[1:]) for word in text.split()] for text in texts]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         return " ".join(f"w{token}" for token in ids if 5 <= token < self.size)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:

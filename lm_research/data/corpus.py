@@ -35,8 +35,8 @@ from lm_research.data.store import TokenStore
 from lm_research.data.tokenise import tokenise
 from lm_research.data.workers import Processes, Runner, WorkerDied
 from lm_research.errors import DataError, TokenizerError, UserError
-from lm_research.tokenizers.base import TextTokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import learn_tokenizer
 
 Log = Callable[[str], None]
@@ -51,7 +51,7 @@ _LIBRARIES = ("numpy", "sentencepiece", "tokenizers")
 class Corpus:
     """A tokenised corpus. `digest` tells its content: tokenizer and tokens of both parts, wherever they came from."""
 
-    tokenizer: TextTokenizer
+    tokenizer: Tokenizer
     train: TokenStore
     validation: TokenStore
     digest: str
@@ -243,7 +243,7 @@ def _read_and_split(work: pathlib.Path, config: Config, log: Log, runner: Runner
     return choose(spools, held_out, config, log)
 
 
-def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path, log: Log) -> TextTokenizer:
+def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path, log: Log) -> Tokenizer:
     """Loads or trains the tokenizer, and puts its files into the folder, unless they are there already."""
     if folder.is_dir():
         return load_tokenizer(folder)

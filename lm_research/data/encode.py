@@ -9,10 +9,10 @@ import numpy as np
 
 from lm_research.data.sentences import split_documents
 from lm_research.data.store import Piece
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 
-def encode_documents(documents: Sequence[str], tokenizer: TextTokenizer, keep_newlines: bool, source: int = 0) -> Piece:
+def encode_documents(documents: Sequence[str], tokenizer: Tokenizer, keep_newlines: bool, source: int = 0) -> Piece:
     """The ids of all documents in one piece of a store; documents without a token are left out.
 
     Args:
@@ -33,9 +33,7 @@ def encode_documents(documents: Sequence[str], tokenizer: TextTokenizer, keep_ne
     return _piece(*tokenizer.encode_flat(sentences), counts, source)
 
 
-def _encode_on(
-    sentences: Sequence[str], opening: np.ndarray, tokenizer: TextTokenizer
-) -> tuple[np.ndarray, np.ndarray]:
+def _encode_on(sentences: Sequence[str], opening: np.ndarray, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """As encode_flat; sentences that open no document go on with the one before them."""
     rows: list[list[int]] = [[]] * len(sentences)
     for encode, chosen in ((tokenizer.encode_batch, opening), (tokenizer.encode_after, ~opening)):

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 _BOUNDARY = "‖"  # between documents of one row
 LEGEND = f"「a→b」 stands in the input as a and is to be predicted as b; ␣ is no target; {_BOUNDARY} divides the texts of a row"
 _SHOWN = ("tokens", "targets")
 
 
-def show_row(batch: Mapping[str, np.ndarray], row: int, tokenizer: TextTokenizer) -> list[str]:
+def show_row(batch: Mapping[str, np.ndarray], row: int, tokenizer: Tokenizer) -> list[str]:
     """Lines "name: pieces" for each array of ids in a batch, and one of its other numbers.
 
     Args:
@@ -28,7 +28,7 @@ def show_row(batch: Mapping[str, np.ndarray], row: int, tokenizer: TextTokenizer
     return [f"{name}: {text}" for name, text in _lines({key: value[row] for key, value in batch.items()}, tokenizer)]
 
 
-def _lines(row: Mapping[str, np.ndarray], tokenizer: TextTokenizer) -> Iterator[tuple[str, str]]:
+def _lines(row: Mapping[str, np.ndarray], tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
     masked = {} if "mask_positions_BM" not in row else _masked(row)
     for key, values in row.items():
         name, _, axes = key.rpartition("_")
@@ -45,7 +45,7 @@ def _masked(row: Mapping[str, np.ndarray]) -> dict[int, int]:
     return dict(zip(row["mask_positions_BM"][real].tolist(), row["targets_BM"][real].tolist(), strict=True))
 
 
-def _pieces(key: str, row: Mapping[str, np.ndarray], masked: dict[int, int], tokenizer: TextTokenizer) -> list[str]:
+def _pieces(key: str, row: Mapping[str, np.ndarray], masked: dict[int, int], tokenizer: Tokenizer) -> list[str]:
     name, _, axes = key.rpartition("_")
     prefix = name.removesuffix("tokens").removesuffix("targets")
     segments = row.get(f"{prefix}segments_{axes}")

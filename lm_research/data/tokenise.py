@@ -16,8 +16,8 @@ from lm_research.data.split import PARTS, Choice
 from lm_research.data.spool import Advance, Spool
 from lm_research.data.store import Piece
 from lm_research.data.workers import Runner
-from lm_research.tokenizers.base import TextTokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 
 _ARRAYS = ("tokens", "sentence_lengths", "document_lengths")
 
@@ -86,7 +86,7 @@ def tokenise(
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(folder: pathlib.Path) -> TextTokenizer:
+def _tokenizer(folder: pathlib.Path) -> Tokenizer:
     return load_tokenizer(folder)
 
 

@@ -19,6 +19,7 @@ from lm_research.errors import UserError
 from lm_research.models import forward
 from lm_research.models.definition import ModelDefinition, Params
 from lm_research.models.text_embedding import SIMILARITIES, Dense, Embedding
+from lm_research.tokenizers.base import Tokenizer
 
 
 def embed(
@@ -50,7 +51,7 @@ def embed(
     begins, texts, width = prompted(said, texts, prompt_name, prompt), list(texts), _width(said, lm.definition.arch)
     if begins:
         texts = [begins + text for text in texts]
-    most, framed = said.max_length or getattr(lm.tokenizer, "max_length", None) or 0, lm.embedding is not None
+    most, framed = said.max_length or (lm.tokenizer and lm.tokenizer.max_length) or 0, lm.embedding is not None
     read = lambda some: read_texts(lm.tokenizer, lm.definition.arch, some, most, framed)  # noqa: E731
     skipped = prompt_tokens(lm.tokenizer, read, begins) if begins and not said.include_prompt else 0
     at_once = (said.normalize if normalize is None else normalize) and not said.dense
@@ -76,7 +77,7 @@ def prompted(said: Embedding, texts: Sequence[Any], prompt_name: str | None, pro
     return said.prompt(prompt_name) if prompt is None else prompt
 
 
-def prompt_tokens(tokenizer: Any, read: Callable[[list[str]], Mapping[str, np.ndarray]], prompt: str) -> int:
+def prompt_tokens(tokenizer: Tokenizer, read: Callable[[list[str]], Mapping[str, np.ndarray]], prompt: str) -> int:
     """Tokens that a prompt has at the beginning of a row: its own and special ones before it."""
     row = read([prompt])
     ids = row["input_ids"][0][row["attention_mask"][0] > 0]

@@ -14,6 +14,7 @@ import numpy as np
 
 from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
+from lm_research.tokenizers.base import Tokenizer
 
 # Added to a token that a mask hides in an encoder's rows. The token is kept, because it moves the positions of what comes after it,
 # and encoders that count positions from their padding pass over that one token alone.
@@ -109,7 +110,7 @@ def without_padding(rows: list[list[int]], pad_id: int | None, ends: Sequence[in
     return [[token for token in row if token != pad_id] or row for row in rows]
 
 
-def text_start(tokenizer: Any) -> int | None:
+def text_start(tokenizer: Tokenizer) -> int | None:
     """The token after which a causal model's texts begin: bos, or eos where there is none (GPT-2); None without either.
 
     Tokenizers that end each text with a special token are made for encoders, as are those that we train ourselves; causal models that
@@ -120,13 +121,9 @@ def text_start(tokenizer: Any) -> int | None:
     return next((tokenizer.roles[role] for role in ("bos", "eos") if role in tokenizer.roles), None)
 
 
-def parts_documents(tokenizer: Any) -> bool:
+def parts_documents(tokenizer: Tokenizer) -> bool:
     """Whether a causal model with this tokenizer reads the separator, and nothing else, before a text."""
-    backend = getattr(tokenizer, "backend", None)
-    if backend is None:
-        return hasattr(tokenizer, "sep_id")
-    mask = backend.encode("a").special_tokens_mask
-    return bool(mask and mask[-1])
+    return tokenizer.ends_texts
 
 
 def make_prompts(

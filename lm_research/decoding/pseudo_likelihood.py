@@ -15,11 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.common.texts import whole
 from lm_research.decoding.prompts import bucket
 from lm_research.errors import UserError
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
-from lm_research.tokenizers.spec import in_use
 
 HEADS = ("masked_lm", "pretraining")
 
@@ -68,9 +66,8 @@ class PseudoLikelihood:
           UserError: a text has no token to ask for, or more than the model has positions.
         """
         found = []
-        with in_use(self.tokenizer.name):
-            all_encoded = self.tokenizer.backend.encode_batch(whole(list(texts)))
-        for text, start, encoded in zip(texts, starts or [0] * len(texts), all_encoded, strict=True):
+        encodings = self.tokenizer.encodings(texts)
+        for text, start, encoded in zip(texts, starts or [0] * len(texts), encodings, strict=True):
             own = zip(encoded.special_tokens_mask, encoded.offsets, strict=True)
             places = [
                 place for place, (special, (_, end)) in enumerate(own) if not special and (end > start or not start)

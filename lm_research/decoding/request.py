@@ -28,6 +28,7 @@ from lm_research.decoding.prompts import (
 from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
 from lm_research.parallel.hardware import free_bytes
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.languages import spoken
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
 from lm_research.tokenizers.special_tokens import ids_within
@@ -95,7 +96,7 @@ class Request:
             self.rows, options.pad, sources, self.engine.rows_multiple, most=most, first=self.first
         )
         self.slots = self.prompts.tokens_BP.shape[1]
-        known = getattr(self.tokenizer, "size", arch.vocab_size)
+        known = self.tokenizer.size if self.tokenizer else arch.vocab_size
         vocabulary = known if known < arch.vocab_size else 0
         self.settings: Settings = {
             "rules": make_rules(options, self.lengths, width, vocabulary),
@@ -180,7 +181,7 @@ def settle(lm: Any, given: Mapping[str, Any], texts: bool) -> Options:
     if options.eos_token_id is None and tokenizer is not None:
         end = next((tokenizer.roles[role] for role in ("eos", "sep") if role in tokenizer.roles), None)
         options = dataclasses.replace(options, eos_token_id=end)
-    languages = getattr(tokenizer, "languages", None)  # any object that encodes and decodes may be a tokenizer here
+    languages = tokenizer.languages if tokenizer is not None else None
     for code in (one for one in (options.src_lang, options.tgt_lang) if one is not None):
         spoken(languages, code).id_of(code)
     if languages is None or lm.definition.arch.encoder is None:
@@ -234,7 +235,7 @@ def check_texts(texts: Any) -> list[str]:
 
 
 def encode(
-    tokenizer: Any, texts: Sequence[str], for_encoder: bool = False, language: str | None = None
+    tokenizer: Tokenizer, texts: Sequence[str], for_encoder: bool = False, language: str | None = None
 ) -> list[list[int]]:
     """Texts with the special tokens that the tokenizer puts around them; those of a `language` where it is not the tokenizer's own.
 
@@ -244,7 +245,7 @@ def encode(
     if language is not None:
         head, tail = tokenizer.languages.around(language, tokenizer.eos_id)
         return [[*head, *ids_within(tokenizer, text), *tail] for text in texts]
-    if callable(tokenizer) and (for_encoder or not parts_documents(tokenizer)):
+    if tokenizer.adds_special_tokens and (for_encoder or not parts_documents(tokenizer)):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
     rows = (ids_within(tokenizer, text) for text in texts)
     if for_encoder:
@@ -253,7 +254,7 @@ def encode(
 
 
 def read_texts(
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     arch: Any,
     texts: Sequence[str] | Sequence[Sequence[int]],
     max_length: int | None = None,
@@ -281,12 +282,13 @@ def read_texts(
         batch = _filled([row[: limit or None] for row in rows])
     elif tokenizer is None:
         raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
-    elif callable(tokenizer) or framed or arch.kind != "decoder":
-        tokenizer = tokenizer if callable(tokenizer) else with_special_tokens(tokenizer)  # a run's own
-        batch = tokenizer(list(texts), padding=True, truncation=limit > 0, max_length=limit or None)
+    elif tokenizer.adds_special_tokens or framed or arch.kind != "decoder":
+        batch = with_special_tokens(tokenizer)(
+            list(texts), padding=True, truncation=limit > 0, max_length=limit or None
+        )
     else:  # a run's own, that knows a separator before texts and nothing behind them
         batch = _filled([row[: limit or None] for row in encode(tokenizer, texts)])
-    batch = {name: x[:, : limit or None] for name, x in batch.items()}  # any object may be a tokenizer, and cut nothing
+    batch = {name: x[:, : limit or None] for name, x in batch.items()}
     _check_room(batch["input_ids"].shape[1], arch.encoder or arch)
     # Filled up to a multiple of 32 tokens, so that few shapes are compiled, or to what the model takes.
     width = batch["input_ids"].shape[1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+
+from lm_research.tokenizers.base import Tokenizer
 
 UNFINISHED = "\ufffd"  # what bytes that are no character yet are decoded to
 PROBE = "Yes , it is n ' t so . Is it ?"
@@ -12,7 +13,7 @@ SETTLED = 32  # tokens whose text is measured together, so that long texts take 
 PATIENCE = 4  # tokens after which a tokenizer that tidies up its text is taken to be done with it
 
 
-def continuation(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> str:
+def continuation(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]) -> str:
     """The text that tokens add to that of the tokens before them.
 
     Many tokenizers leave out the space before the first word of what they decode: behind others it must not be lost.
@@ -23,7 +24,7 @@ def continuation(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -
     return whole[len(said) :] if said and whole.startswith(said) else tokenizer.decode(tokens)
 
 
-def offsets(tokenizer: Any, tokens: Sequence[int]) -> list[int]:
+def offsets(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     """Where in the text of all tokens each of them begins [characters]; all bytes of a character begin where it does."""
     found, start, done = [], 0, 0  # what is decoded begins at token `start`, `done` characters into the text
     for place in range(len(tokens)):
@@ -41,7 +42,7 @@ class TextStream:
     for PATIENCE more tokens.
     """
 
-    def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         """`before` are tokens that the text goes on from, see `continuation`."""
         self.tokenizer, self.before = tokenizer, before
         self.tokens: list[int] = []
@@ -67,7 +68,7 @@ class TextStream:
         return piece
 
 
-def only_appends(tokenizer: Any) -> bool:
+def only_appends(tokenizer: Tokenizer) -> bool:
     """Whether more tokens leave the text of earlier ones as it is, tried out on a sentence."""
     ids = tokenizer.encode(PROBE)
     whole = tokenizer.decode(ids)
@@ -84,7 +85,9 @@ def common(first: str, second: str) -> str:
     return first[:count]
 
 
-def stop_at(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str], before: Sequence[int] = ()) -> int | None:
+def stop_at(
+    tokenizer: Tokenizer, tokens: Sequence[int], stops: Sequence[str], before: Sequence[int] = ()
+) -> int | None:
     """How many tokens there are when a stop string first stands in their text; None if there is none."""
 
     def stopped(count: int) -> bool:
@@ -100,7 +103,7 @@ def stop_at(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str], before:
     return low
 
 
-def pieces(tokenizer: Any, tokens: Iterator[int], before: Sequence[int] = ()) -> Iterator[str]:
+def pieces(tokenizer: Tokenizer, tokens: Iterator[int], before: Sequence[int] = ()) -> Iterator[str]:
     """Non-empty pieces of the text of some tokens behind others."""
     stream = TextStream(tokenizer, before)
     for token in tokens:

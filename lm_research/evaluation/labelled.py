@@ -25,7 +25,7 @@ from lm_research.tasks import TASKS, delivery
 from lm_research.tasks.labelled import Labelled, Reader, Row, open_labelled
 from lm_research.tasks.records import Record
 from lm_research.tasks.tagging import COUNT_AS_O
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.step import make_eval_step
 
 LOG = logging.getLogger("lm_research")
@@ -102,7 +102,7 @@ def task_config(
     if not length and own:
         length = own["data"]["max_length"]
     if not length:
-        length = min(longest or _LONGEST, getattr(lm.tokenizer, "max_length", None) or _LONGEST, _LONGEST)
+        length = min(longest or _LONGEST, (lm.tokenizer and lm.tokenizer.max_length) or _LONGEST, _LONGEST)
     if longest and length > longest:
         raise ConfigError(
             f"Task {entry.name}: max_length is {length}, but {path} has positions for {longest}. Lower it in the suite."
@@ -176,7 +176,7 @@ class _Named:
     def names(self, records: Sequence[Record]) -> list[str]:
         return list(self.labels)
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         try:
             yield from self.reader.rows(records, names, tokenizer)
         except DataError as error:

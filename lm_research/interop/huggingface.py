@@ -1,6 +1,6 @@
 """Directories of Hugging Face models: config.json and weights, to and from a ModelDefinition and its parameters.
 
-Format: https://huggingface.co/docs/transformers, what `save_pretrained` writes. Tokenizers are tokenizers/hf_tokenizer.py's.
+Format: https://huggingface.co/docs/transformers, what `save_pretrained` writes. Tokenizers are tokenizers/loading.py's.
 """
 
 from __future__ import annotations

@@ -38,8 +38,7 @@ from lm_research.models.families import family_of
 from lm_research.models.heads import HEADS, Head
 from lm_research.models.limits import flaw, head_flaw
 from lm_research.parallel.rules import tree_shardings
-from lm_research.tokenizers.base import TextTokenizer
-from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import as_read, form_of, roles_of
 from lm_research.trees import flatten, unflatten
 
@@ -118,7 +117,7 @@ def save(
     family: str,
     params: Params,
     config: Mapping[str, Any],
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Writes a native directory; model.json comes last, so a directory without it is not complete."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -248,13 +247,13 @@ def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any])
         return {**family_of(family).to_hf(definition.arch), **config}
 
 
-def tokenizer_of(tokenizer: TextTokenizer, arch: Architecture, head: str, objective: str = "") -> HFTokenizer:
+def tokenizer_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: str = "") -> Tokenizer:
     """A run's tokenizer as a model with this head has learned to read with it; `objective` is Native's."""
     form, reader = form_of(arch.kind, head, objective), arch.encoder or arch
     return as_read(tokenizer, form, types=reader.num_types > 1, max_length=reader.max_length or None)
 
 
-def tokens_of(tokenizer: TextTokenizer, arch: Architecture, head: str, objective: str = "") -> dict[str, int]:
+def tokens_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: str = "") -> dict[str, int]:
     """Ids of the special tokens of `tokenizer_of`'s, by their names in config.json."""
     roles = roles_of(tokenizer, form_of(arch.kind, head, objective))
     return {f"{role}_token_id": roles[role] for role in ("pad", "bos", "eos") if role in roles}

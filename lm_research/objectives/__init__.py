@@ -8,7 +8,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import FAMILIES, define_model
 from lm_research.objectives.base import OBJECTIVES, Objective
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 
 def define(config: Config, vocab_size: int) -> ModelDefinition:
@@ -22,7 +22,7 @@ def objective_class(config: Config) -> type[Objective]:
     return OBJECTIVES.get(config.objective.name)
 
 
-def make_objective(config: Config, tokenizer: TextTokenizer, arch: Architecture) -> Objective:
+def make_objective(config: Config, tokenizer: Tokenizer, arch: Architecture) -> Objective:
     """The objective a run asks for; raises like `check_objective`."""
     check_objective(config, arch)
     return OBJECTIVES[config.objective.name](config, tokenizer)

@@ -18,7 +18,7 @@ from lm_research.data.store import TokenStore
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import define_model
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 Batch = dict[str, jax.Array]
 # Metric name -> sum over the batch. Each is divided by the total named by its weight to give the metric.
@@ -42,7 +42,7 @@ class Objective(abc.ABC):
     loss_terms: tuple[str, ...]
     token_term: str
 
-    def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config = config
         self.tokenizer = tokenizer
 

@@ -23,7 +23,7 @@ from lm_research.objectives.base import OBJECTIVES
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.packing import split_documents
 from lm_research.objectives.rows import copy_pieces, ragged, ragged_uniform, smallest
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 
 def poisson_ends(mean: float) -> np.ndarray:
@@ -39,7 +39,7 @@ class DenoisedTexts(SourceTargetExamples):
     # Draws of a text's stream, in units of its longest length N; the first two are single ones.
     PERMUTE, ROTATE, ROTATION, DELETE, SPANS, PLACES, SENTENCES = 0, 1, 2, 3, 4, 5, 6
 
-    def __init__(self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str) -> None:
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config, purpose: str) -> None:
         self.bos, self.mask = tokenizer.bos_id, tokenizer.mask_id
         self.room = config.data.max_length - 2
         self.pieces = split_documents(store, self.room)

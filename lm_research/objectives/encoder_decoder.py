@@ -20,7 +20,7 @@ from lm_research.objectives.base import Batch, NextTokenObjective, Sums
 from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 
 class Texts(NamedTuple):
@@ -53,7 +53,7 @@ class SourceTargetExamples(abc.ABC):
     def __init__(
         self,
         store: TokenStore,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         config: Config,
         purpose: str,
         rooms: tuple[int, int],
@@ -62,7 +62,7 @@ class SourceTargetExamples(abc.ABC):
     ) -> None:
         self.store, self.config, self.purpose, self.rooms = store, config, purpose, rooms
         self.pad, self.eos = tokenizer.pad_id, tokenizer.eos_id
-        self.start = getattr(tokenizer, f"{start_role(config)}_id") if start is None else start
+        self.start = tokenizer.role_id(start_role(config)) if start is None else start
         self.packed = config.data.packing
         if self.packed:
             # One number for both sides: of the larger share, so that neither overflows.

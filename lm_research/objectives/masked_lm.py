@@ -27,7 +27,7 @@ from lm_research.objectives.masking import Masking, check_masking, num_masked
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of, split_documents
 from lm_research.objectives.pairs import TRUNCATE, PairReader, Segments
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 
 def pair_kind(config: ObjectiveConfig) -> str:
@@ -39,7 +39,7 @@ class MaskedPairs:
     """Rows [CLS] A [SEP] B [SEP], or [CLS] A [SEP] (several of them if packed), with masked tokens, by number."""
 
     def __init__(
-        self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str, pairs: str | None = None
+        self, store: TokenStore, tokenizer: Tokenizer, config: Config, purpose: str, pairs: str | None = None
     ) -> None:
         self.store, self.config, self.purpose = store, config, purpose
         self.length = config.data.max_length
@@ -128,7 +128,7 @@ class MaskedLanguageModel(MaskedTokenObjective):
 
     total_names = ("tokens", "real", "rows")
 
-    def __init__(self, config: Config, tokenizer: TextTokenizer) -> None:
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
         self.metrics = {"mlm_loss_nats": "tokens", "mlm_accuracy": "tokens"}
         self.loss_terms = ("mlm_loss_nats",)

@@ -21,7 +21,7 @@ from lm_research.config import ObjectiveConfig
 from lm_research.data.random import uniform
 from lm_research.errors import ConfigError
 from lm_research.objectives.rows import positions_of, smallest
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 # Runs of more tokens without a word's beginning are text of a script without spaces: there each token is a word.
 LONGEST_WORD = 10
@@ -106,7 +106,7 @@ class Masking:
     random tokens; L of the lengths of spans; L of what becomes of each span.
     """
 
-    def __init__(self, config: ObjectiveConfig, tokenizer: TextTokenizer, length: int) -> None:
+    def __init__(self, config: ObjectiveConfig, tokenizer: Tokenizer, length: int) -> None:
         self.config, self.length = config, length
         self.num_masked = num_masked(length, config.mask_rate)
         self.mask = tokenizer.mask_id

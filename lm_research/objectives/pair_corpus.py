@@ -22,8 +22,8 @@ from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.sources import fingerprint, read_documents
 from lm_research.data.sources.files import find_files
 from lm_research.errors import ConfigError, DataError
-from lm_research.tokenizers.base import TextTokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import make_tokenizer
 
 Pair = tuple[str, str]
@@ -137,7 +137,7 @@ def _select(source: str, config: Config, wanted: np.ndarray) -> Iterator[Pair]:
     return (pair for pair, want in zip(read_pairs(source, config), wanted, strict=True) if want)
 
 
-def _encode(pairs: Iterator[Pair], tokenizer: TextTokenizer) -> Iterator[list[list[int]]]:
+def _encode(pairs: Iterator[Pair], tokenizer: Tokenizer) -> Iterator[list[list[int]]]:
     """Pairs as documents of two sentences of ids; one that the tokenizer makes nothing of is its unknown token."""
     while batch := [pair for pair, _ in zip(pairs, range(_BATCH_PAIRS), strict=False)]:
         sides = [tokenizer.encode_batch([pair[side] for pair in batch]) for side in (0, 1)]

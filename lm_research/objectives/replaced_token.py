@@ -30,7 +30,7 @@ from lm_research.objectives.base import OBJECTIVES, Batch, Sums
 from lm_research.objectives.cross_entropy import SLICE_ROWS, token_loss
 from lm_research.objectives.masked_lm import MaskedPairs, MaskedTokenObjective, encode
 from lm_research.objectives.masking import check_masking
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 OWN = ("projection",)  # parts of the embeddings that depend on a stack's width and are not shared
 
@@ -99,7 +99,7 @@ def _without_shared(tree: dict[str, Any]) -> dict[str, Any]:
 class MaskedRows:
     """Masked rows, each with a number that its replacements are drawn from."""
 
-    def __init__(self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str) -> None:
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config, purpose: str) -> None:
         self.rows = MaskedPairs(store, tokenizer, config, purpose, pairs="none")
         self.config, self.purpose = config, purpose
         self.num_examples, self.notes = self.rows.num_examples, self.rows.notes

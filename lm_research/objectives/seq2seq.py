@@ -21,8 +21,7 @@ from lm_research.objectives.base import OBJECTIVES
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.pair_corpus import open_pairs
 from lm_research.objectives.rows import copy_pieces
-from lm_research.tokenizers.base import TextTokenizer
-from lm_research.tokenizers.special_tokens import Frame
+from lm_research.tokenizers.base import Frame, Tokenizer
 
 
 def rooms(config: Config) -> tuple[int, int]:
@@ -41,7 +40,7 @@ class TextPairs(SourceTargetExamples):
     def __init__(
         self,
         store: TokenStore,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         config: Config,
         purpose: str,
         frames: tuple[Frame, Frame] | None = None,

@@ -24,7 +24,7 @@ from lm_research.objectives.base import OBJECTIVES
 from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.packing import Pieces, split_documents
 from lm_research.objectives.rows import copy_pieces, positions_of, smallest
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 
 def count_spans(length: np.ndarray, rate: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ def window_length(source_length: int, rate: float, mean_span: float) -> int:
     return int(lengths[sources <= source_length].max(initial=2))
 
 
-def find_sentinels(tokenizer: TextTokenizer, count: int) -> np.ndarray:
+def find_sentinels(tokenizer: Tokenizer, count: int) -> np.ndarray:
     """Ids of <extra_id_0>, <extra_id_1>, ...: in T5's vocabularies the highest, counting down.
 
     Raises:
@@ -86,7 +86,7 @@ def compose(total_P: np.ndarray, parts_P: np.ndarray, draws_PR: np.ndarray) -> n
 class CorruptedSpans(SourceTargetExamples):
     """Sources with sentinels in place of spans, and targets that give the spans, by number."""
 
-    def __init__(self, store: TokenStore, tokenizer: TextTokenizer, config: Config, purpose: str) -> None:
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config, purpose: str) -> None:
         self.rates = config.objective.mask_rate, config.objective.mean_span
         self.window = window_length(config.data.max_length, *self.rates)
         if config.data.packing:

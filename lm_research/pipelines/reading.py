@@ -69,7 +69,7 @@ class FillMask(Pipeline):
                 "token": token,
                 "token_str": self.tokenizer.decode([token]).strip() or self.tokenizer.pieces([token])[0],
                 # Other masks stay to be seen, and so do all special tokens then, as they used to.
-                "sequence": self.tokenizer.backend.decode(filled, skip_special_tokens=alone),
+                "sequence": self.tokenizer.decode(filled, skip_special_tokens=alone),
             })  # fmt: skip
         return answers
 

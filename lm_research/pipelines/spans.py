@@ -13,7 +13,6 @@ import numpy as np
 
 from lm_research.errors import UserError
 from lm_research.pipelines.base import Pipeline, flaw, label_names, softmax
-from lm_research.tokenizers.special_tokens import model_frame
 from lm_research.tokenizers.windows import Window, windows, word_windows
 
 _Widen = Callable[[int, int], tuple[int, int]]
@@ -66,7 +65,7 @@ class TokenClassification(Pipeline):
 
     def _in_windows(self, encoded: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
         """Logits [B, L, C] of rows of which some are too long; those of special tokens around a text are 0."""
-        frame, found = model_frame(self.tokenizer), []
+        frame, found = self.tokenizer.call_frame, []
         room = self.longest - frame.size
         for row, mask in enumerate(encoded["attention_mask"]):
             real = np.flatnonzero(mask)
@@ -115,7 +114,7 @@ class TokenClassification(Pipeline):
             if int(ids[place]) in special or start == end:
                 continue
             goes_on = bool(tokens) and tokens[-1]["end"] == start and not self.tokenizer.starts_word[ids[place]]
-            word = self.tokenizer.backend.id_to_token(int(ids[place]))
+            word = self.tokenizer.token_name(int(ids[place]))
             own = dict(ids=[int(ids[place])], word=word, goes_on=goes_on)
             tokens.append(dict(start=start, end=end, shares=shares[place], index=place, **own))
         return tokens
@@ -244,10 +243,8 @@ class QuestionAnswering(Pipeline):
 
     def _windows(self, question: str, context: str, length: int, stride: int) -> tuple[list[Window], _Widen]:
         """Windows of the context, each with the question; and what makes characters [first, last) whole words."""
-        backend = self.tokenizer.backend
-        with self.tokenizer._lock:  # truncation is a state of the backend
-            asked, whole = backend.encode_batch([question, context], add_special_tokens=False)
-        special = backend.num_special_tokens_to_add(True)
+        asked, whole = self.tokenizer.encodings([question, context], add_special_tokens=False)
+        special = self.tokenizer.num_special_tokens(pair=True)
         room = length - special - len(asked.ids)
         if not any(context[first:last].strip() for first, last in whole.offsets):
             raise UserError(

@@ -134,7 +134,7 @@ class TextToText(Pipeline):
         for number, ids in enumerate(rows):
             if len(ids) <= self.longest:
                 continue
-            if callable(self.tokenizer):
+            if self.tokenizer.adds_special_tokens:
                 cut = self.tokenizer(texts[number], truncation=True, max_length=self.longest)["input_ids"][0].tolist()
                 rows[number] = [*head, *cut[len(head) : len(cut) - len(tail)], *tail]
             else:

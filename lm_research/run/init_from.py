@@ -14,7 +14,7 @@ from lm_research.interop import huggingface, native_checkpoint, sentence_transfo
 from lm_research.models.definition import Params, define
 from lm_research.pretrained import PathLike, inspect, load_params
 from lm_research.tasks.base import Task
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 
 
 class StartingPoint:

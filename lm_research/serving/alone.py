@@ -21,6 +21,7 @@ from lm_research.decoding.prompts import bucket
 from lm_research.decoding.streaming import continuation
 from lm_research.errors import UserError
 from lm_research.serving.batcher import Busy, Event, Writer
+from lm_research.tokenizers.base import Tokenizer
 
 LOG = logging.getLogger("lm_research")
 PIECE = 4  # tokens between two looks at who is gone, and the longest that a step of the slots waits for
@@ -184,7 +185,7 @@ def _end(job: Job, finish: str, reason: str = "") -> None:
         writer.deliver(Event(reason, finish=finish))
 
 
-def _tell(writer: Writer, output: GenerateOutput, row: int, stops: list[str], tokenizer: Any) -> None:
+def _tell(writer: Writer, output: GenerateOutput, row: int, stops: list[str], tokenizer: Tokenizer) -> None:
     """Delivers a text: its tokens, and with the last one what they say."""
     tokens = output.new_tokens[row]
     text = continuation(tokenizer, writer.before, tokens)

@@ -19,6 +19,7 @@ from lm_research.decoding.request import encode, engine_of, settle
 from lm_research.decoding.streaming import TextStream
 from lm_research.errors import UserError
 from lm_research.serving.slots import NEUTRAL, PENALTIES, Slots
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.special_tokens import ids_within
 
 LOG = logging.getLogger("lm_research")
@@ -64,7 +65,7 @@ class Writer:
     """
 
     def __init__(
-        self, tokenizer: Any, tokens: list[int], source: list[int] | None, options: Options, number: int,
+        self, tokenizer: Tokenizer, tokens: list[int], source: list[int] | None, options: Options, number: int,
         stops: Sequence[str], logprobs: bool, deadline: float, deliver: Callable[[Event], None],
         bias: Mapping[int, float] = {}, before: Sequence[int] = (),
     ) -> None:  # fmt: skip
@@ -146,7 +147,7 @@ class Batcher:
             length = min(length, arch.max_length)
         self.lm, self.max_queue, self.max_seconds, self.max_tokens = lm, max_queue, max_seconds, max_tokens
         options = self.options({})
-        known = getattr(lm.tokenizer, "size", arch.vocab_size)
+        known = lm.tokenizer.size
         lengths = Lengths(options, 1, 1, length)
         rules = make_rules(options, lengths, 1 if arch.encoder else 2, known if known < arch.vocab_size else 0)
         for name in (*PENALTIES, "min_new_tokens"):

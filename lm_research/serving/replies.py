@@ -10,6 +10,7 @@ from typing import Any
 
 from lm_research.decoding.streaming import continuation
 from lm_research.serving.batcher import Event
+from lm_research.tokenizers.base import Tokenizer
 
 _LONGEST = 1000  # characters of a message: what clients sent is not sent back
 
@@ -17,7 +18,7 @@ _LONGEST = 1000  # characters of a message: what clients sent is not sent back
 class Reply:
     """The head that all pieces of an answer share, and the shape of its choices."""
 
-    def __init__(self, model: str, tokenizer: Any, chat: bool, best: int) -> None:
+    def __init__(self, model: str, tokenizer: Tokenizer, chat: bool, best: int) -> None:
         """`best` alternatives a token; -1 without log-probabilities."""
         self.tokenizer, self.chat, self.best = tokenizer, chat, best
         self._inside, self._texts = tokenizer.encode("a"), {}

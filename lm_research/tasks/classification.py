@@ -27,7 +27,7 @@ from lm_research.tasks.base import Rows, Task, one_by_one, real, text_of, total_
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 # Target -> its metrics.
 METRICS = {
@@ -89,7 +89,7 @@ class ClassificationReader(Reader):
     def texts(self, record: Record) -> list[str]:
         return text_of(record, self.config)
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         texts = [text_of(record, self.config) for record in records]
         seconds = [pair[1] for pair in texts] if self.task.pair_key else None
         encoded = encode_texts(tokenizer, [pair[0] for pair in texts], seconds, self.config.data.max_length)

@@ -40,7 +40,7 @@ from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.multiple_choice import Choices
 from lm_research.tasks.records import Record
 from lm_research.tasks.similarity import contrast, ranks
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 _SLACK = 1e-6  # by which a cosine may leave [-1, 1] through rounding
 
@@ -97,7 +97,7 @@ class EmbeddingReader(Reader):
                 )
         return texts
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         texts = [self.texts(record) for record in records]
         flat = [self.task.prompt + text for several in texts for text in several]
         encoded = encode_texts(tokenizer, flat, None, self.config.data.max_length)

@@ -40,10 +40,10 @@ from lm_research.tasks.labelled import Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 from lm_research.tasks.writing import WritingTask
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.chat_answers import answer_ids, find_answers
 from lm_research.tokenizers.chat_template import PLAIN, TEMPLATE, chat_template
-from lm_research.tokenizers.special_tokens import frame_of, ids_behind, ids_within
+from lm_research.tokenizers.special_tokens import ids_behind, ids_within
 
 MESSAGES, TOOLS, ALPACA = "messages", "tools", ("instruction", "output")
 
@@ -99,7 +99,7 @@ class InstructionReader(Reader):
             )
         return [dict(one) for one in found[: last + 1]]
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         for record in records:
             parts = self.parts(record, tokenizer)
             parts[0] = parts[0] or [tokenizer.eos_id]
@@ -109,7 +109,7 @@ class InstructionReader(Reader):
             ids = np.concatenate([np.array(part, np.int32) for part in parts])
             yield Row(ids, 0, 0, cuts=tuple(np.cumsum([len(part) for part in parts])[:-1].tolist()))
 
-    def parts(self, record: Record, tokenizer: TextTokenizer) -> list[list[int]]:
+    def parts(self, record: Record, tokenizer: Tokenizer) -> list[list[int]]:
         """Ids of a prompt, of its answer, of what comes between that and the next answer, and so on."""
         found = self.kept(record)
         if MESSAGES not in found:
@@ -132,15 +132,15 @@ class InstructionReader(Reader):
             )
         return parts if answers.marked else _ended(parts, tokenizer)
 
-    def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
+    def told(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         room = self.config.data.max_length  # tokens that are read; what is learned goes one further
         cut, mute = sum(len(row.ids) > room + 1 for row in rows), sum(row.cuts[0] > room for row in rows)
         return f"{cut:,} of them cut to data.max_length={room} tokens, {mute:,} before any answer"
 
 
-def prompt_head(tokenizer: TextTokenizer) -> list[int]:
+def prompt_head(tokenizer: Tokenizer) -> list[int]:
     """What `generate` puts before a causal model's prompt."""
-    return [tokenizer.sep_id] if parts_documents(tokenizer) else list(frame_of(tokenizer).head)
+    return [tokenizer.sep_id] if parts_documents(tokenizer) else list(tokenizer.frame.head)
 
 
 def _is_message(one: Any) -> bool:
@@ -150,7 +150,7 @@ def _is_message(one: Any) -> bool:
     return isinstance(one.get("content"), str) or one.get("content") is None and bool(one.get("tool_calls"))
 
 
-def _ended(parts: list[list[int]], tokenizer: TextTokenizer) -> list[list[int]]:
+def _ended(parts: list[list[int]], tokenizer: Tokenizer) -> list[list[int]]:
     """With the end token behind each answer."""
     end = tokenizer.eos_id
     return [part if number % 2 == 0 or part[-1:] == [end] else [*part, end] for number, part in enumerate(parts)]

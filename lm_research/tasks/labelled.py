@@ -33,8 +33,8 @@ from lm_research.data.store import TokenStore
 from lm_research.data.verify import check_files
 from lm_research.errors import DataError, UserError
 from lm_research.tasks.records import Record, fingerprint, read_records
-from lm_research.tokenizers.base import TextTokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import make_tokenizer
 
 IGNORED = -100  # no label
@@ -91,11 +91,11 @@ class Reader(Protocol):
         """The texts of a record that a tokenizer may be trained on."""
         ...
 
-    def prepared(self, tokenizer: TextTokenizer) -> TextTokenizer:
+    def prepared(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer as the task wants it."""
         return tokenizer
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         """The rows of records."""
         ...
 
@@ -107,7 +107,7 @@ class Reader(Protocol):
         """Whether there is anything in a record; others are left out and counted, if data.on_error=skip asks for that."""
         return True
 
-    def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
+    def told(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         """What the log says about the length of rows."""
         longest = self.config.data.max_length
         full = sum(len(row.ids) >= longest for row in rows)
@@ -300,32 +300,18 @@ def _hold_out(records: list[Record], config: Config) -> dict[str, list[Record]]:
 
 
 def encode_texts(
-    tokenizer: TextTokenizer, texts: Sequence[str], seconds: Sequence[str] | None, max_length: int
+    tokenizer: Tokenizer, texts: Sequence[str], seconds: Sequence[str] | None, max_length: int
 ) -> Iterator[tuple[list[int], int]]:
     """(ids with the family's special tokens, where the second text's part begins or 0) of each text or pair, cut to max_length.
 
     Of a pair the longer text is cut first. Our own tokenizers, which say nothing of special tokens, get BERT's: the cls
     token, the text, the sep token, the second text, the sep token.
     """
-    if hasattr(tokenizer, "backend"):
-        encoded = tokenizer(
-            list(texts), None if seconds is None else list(seconds),
-            padding=True, truncation=True, max_length=max_length, padding_side="right",
-        )  # fmt: skip
-        lengths = encoded["attention_mask"].sum(1)
-        types = encoded.get("token_type_ids", np.zeros_like(encoded["input_ids"]))
-        for ids, kinds, length in zip(encoded["input_ids"], types, lengths, strict=True):
-            yield ids[:length].tolist(), int(kinds.argmax()) if kinds.any() else 0
-        return
-    firsts = tokenizer.encode_batch(texts)
-    others = [[]] * len(firsts) if seconds is None else tokenizer.encode_batch(seconds)
-    for first, other in zip(firsts, others, strict=True):
-        room = max_length - 2 - (seconds is not None)
-        excess = max(0, len(first) + len(other) - room)
-        from_first = min(excess, max(0, len(first) - len(other)))
-        from_other = min(excess - from_first, max(0, len(other) - len(first)))
-        level = excess - from_first - from_other
-        first = first[: len(first) - from_first - (level + 1) // 2]
-        other = other[: len(other) - from_other - level // 2]
-        ids = [tokenizer.cls_id, *first, tokenizer.sep_id]
-        yield (ids, 0) if seconds is None else ([*ids, *other, tokenizer.sep_id], len(ids))
+    encoded = tokenizer(
+        list(texts), None if seconds is None else list(seconds),
+        padding=True, truncation=True, max_length=max_length, padding_side="right",
+    )  # fmt: skip
+    lengths = encoded["attention_mask"].sum(1)
+    types = encoded.get("token_type_ids", np.zeros_like(encoded["input_ids"]))
+    for ids, kinds, length in zip(encoded["input_ids"], types, lengths, strict=True):
+        yield ids[:length].tolist(), int(kinds.argmax()) if kinds.any() else 0

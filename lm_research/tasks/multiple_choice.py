@@ -25,7 +25,7 @@ from lm_research.tasks.base import Rows, Task, real, total_of
 from lm_research.tasks.labelled import Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key
 from lm_research.tasks.records import Record
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 
 # Ways of reading answers; of those that fit a file, the first counts.
 READINGS = TEXTS, LETTERS, FROM_0, FROM_1 = ("texts of choices", "letters", "numbers from 0", "numbers from 1")
@@ -80,7 +80,7 @@ class ChoiceReader(Reader):
                 numbers.append(here[reading])
         return ways
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         given = [self._question(record) for record in records]
         firsts = [context for context, choices in given for _ in choices]
         seconds = [choice for _, choices in given for choice in choices]

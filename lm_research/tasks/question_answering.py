@@ -27,7 +27,7 @@ from lm_research.tasks import squad
 from lm_research.tasks.base import Task, Windows, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
 from lm_research.tokenizers.windows import Window, context_rooms, windows
 
@@ -65,7 +65,7 @@ class QuestionReader(Reader):
         question = self.question(record)
         return question._asdict() | {"answers": [text for text, _ in question.answers]}
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         tokenizer, given = with_special_tokens(tokenizer), [self.question(record) for record in records]
         asked, length, stride = [one.question for one in given], self.config.data.max_length, self.task.stride
         for record, room in zip(records, context_rooms(tokenizer, asked, length), strict=True):

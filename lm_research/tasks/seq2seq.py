@@ -35,9 +35,7 @@ from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 from lm_research.tasks.writing import WritingTask, origin_settings
-from lm_research.tokenizers.base import TextTokenizer
-from lm_research.tokenizers.hf_tokenizer import in_languages
-from lm_research.tokenizers.special_tokens import frame_of, target_frame
+from lm_research.tokenizers.base import Tokenizer
 
 _LEAST = 8  # tokens of a row, of which some are special
 _PIPELINES = ("text2text-generation", "summarization", "translation")
@@ -68,7 +66,7 @@ class PairReader(Reader):
         task = self.config.task
         return bool(record.text(task.text_key, "text_key").strip() and record.text(task.label_key, "label_key").strip())
 
-    def prepared(self, tokenizer: TextTokenizer) -> TextTokenizer:
+    def prepared(self, tokenizer: Tokenizer) -> Tokenizer:
         """With the languages of the task: those that its keys, the tokenizer's files or those of the model name.
 
         Raises:
@@ -91,7 +89,7 @@ class PairReader(Reader):
                     f"Valid: {', '.join(languages.ids)}."
                 )
         try:
-            return in_languages(tokenizer, task.source_language, target)
+            return tokenizer.in_languages(task.source_language, target)
         except TokenizerError as error:
             keys = f"source_language={task.source_language!r}, config.task.target_language={target!r}"
             raise ConfigError(f"config.task.{keys}: {error}") from error
@@ -104,7 +102,7 @@ class PairReader(Reader):
         source, target = self.pair(record)
         return {"source": source, "target": target}
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         """Both sides whole and without special tokens; one that the tokenizer makes nothing of is its unknown token."""
         sources, targets = zip(*map(self.texts, records), strict=True)
         sides = tokenizer.encode_batch(sources), tokenizer.encode_targets(targets)
@@ -112,14 +110,14 @@ class PairReader(Reader):
             source, target = source or [tokenizer.unk_id], target or [tokenizer.unk_id]
             yield Row(np.array(source + target, np.int32), 0, 0, cuts=(len(source),))
 
-    def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
+    def told(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         room = [size - frame.size for size, frame in zip(rooms(self.config), frames(tokenizer), strict=True)]
         cut = [sum(len(row.parts[side]) > room[side] for row in rows) for side in (0, 1)]
         lengths = rooms(self.config)
         return f"{cut[0]:,} sources cut to {lengths[0]} tokens, {cut[1]:,} targets to {lengths[1]}"
 
 
-def language_named(tokenizer: TextTokenizer, name: str) -> str:
+def language_named(tokenizer: Tokenizer, name: str) -> str:
     """The language of a code, or of a token that stands for it; "" if it is none."""
     languages = tokenizer.languages
     if languages is None or name in languages.ids:
@@ -127,9 +125,9 @@ def language_named(tokenizer: TextTokenizer, name: str) -> str:
     return languages.code_of(tokenizer.token_id(name))
 
 
-def frames(tokenizer: TextTokenizer) -> tuple[Any, Any]:
+def frames(tokenizer: Tokenizer) -> tuple[Any, Any]:
     """What stands around sources and around targets."""
-    return frame_of(tokenizer), target_frame(tokenizer)
+    return tokenizer.frame, tokenizer.target_frame
 
 
 class TaskPairs(TextPairs):
@@ -138,7 +136,7 @@ class TaskPairs(TextPairs):
     def __init__(
         self,
         store: TokenStore,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         config: Config,
         purpose: str,
         start: int,
@@ -224,9 +222,9 @@ class Seq2Seq(SourceToTarget, WritingTask):
         if role == "auto" and language is not None:
             return language
         if role == "auto" and around and self.tokenizer.languages is not None:
-            return target_frame(self.tokenizer).tail[-1]
+            return self.tokenizer.target_frame.tail[-1]
         if role == "auto" and "start_role" in self.origin:
-            return getattr(self.tokenizer, f"{self.origin['start_role']}_id")
+            return self.tokenizer.role_id(self.origin["start_role"])
         if role == "auto" and known is not None:
             return int(known)
         if around:
@@ -234,7 +232,7 @@ class Seq2Seq(SourceToTarget, WritingTask):
                 f"{self.config.train.init_from} begins texts with the token of their language, and its files do not say which. Name it, "
                 "for example --config.task.decoder_start=ro_RO."
             )
-        return getattr(self.tokenizer, f"{'pad' if role == 'auto' else role}_id")
+        return self.tokenizer.role_id("pad" if role == "auto" else role)
 
     def examples(self, store: TokenStore, purpose: str) -> TaskPairs:
         first = self.numbered(self.part_of(store))

@@ -28,8 +28,7 @@ from lm_research.tasks.base import Task, Windows, total_of
 from lm_research.tasks.labelled import IGNORED, Reader, Row
 from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
-from lm_research.tokenizers.base import TextTokenizer
-from lm_research.tokenizers.special_tokens import model_frame
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.windows import WordWindow, word_windows
 
 NO_ENTITY = "O"
@@ -89,8 +88,8 @@ class TaggingReader(Reader):
     def texts(self, record: Record) -> list[str]:
         return [" ".join(self._pair(record)[0])]
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: TextTokenizer) -> Iterator[Row]:
-        numbers, frame = label_numbers(names), model_frame(tokenizer)
+    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+        numbers, frame = label_numbers(names), tokenizer.call_frame
         room, stride = self.config.data.max_length - frame.size, self.config.task.stride
         blank = tokenizer.roles.get(
             "unk", tokenizer.roles.get("pad", 0)
@@ -128,7 +127,7 @@ class TaggingReader(Reader):
         """All tags, where words may be cut off."""
         return {"tags": self._pair(record)[1]} if self.cuts else None
 
-    def told(self, rows: Sequence[Row], tokenizer: TextTokenizer) -> str:
+    def told(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         longest, missing, self.missing = self.config.data.max_length, self.missing, 0
         if missing:
             return f"{missing:,} words lie past data.max_length={longest}: their tags {COUNT_AS_O}"

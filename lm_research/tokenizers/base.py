@@ -1,30 +1,23 @@
-"""Text to token ids and back, through sentencepiece (Kudo and Richardson, EMNLP 2018).
-
-Five tokens have a role whatever the model file calls them: padding, unknown, cls (also begins a text), sep (also ends
-one) and mask. Roles that a model file lacks get new ids after its last piece.
-"""
+"""What every tokenizer offers, and what the rest of the library may ask of one."""
 
 from __future__ import annotations
 
+import abc
 import functools
-import hashlib
-import io
+import itertools
+import json
 import pathlib
-import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-import sentencepiece
+import tokenizers
 
 from lm_research.common.disk import write_atomically
-from lm_research.common.documents import read_bytes
-from lm_research.common.texts import is_text, whole
-from lm_research.config import TokenizerConfig
-from lm_research.errors import TokenizerError, not_downloaded
-from lm_research.tokenizers.languages import Languages
-from lm_research.tokenizers.sentencepiece_model import read_model
+from lm_research.common.documents import json_value
+from lm_research.errors import TokenizerError
+from lm_research.tokenizers.inputs import Row, bert_rows, pair_up, stack_rows
+from lm_research.tokenizers.languages import Languages, spoken
 
 # Role -> the names it goes by in published models, most telling first.
 ROLES = {
@@ -35,312 +28,338 @@ ROLES = {
     "mask": ("[MASK]", "<mask>"),
 }
 SPACE = "\u2581"  # what sentencepiece writes for a space
-NO_PREFIX = b"\x1a\x02\x18\x00"  # after a model file it sets normalizer_spec.add_dummy_prefix to false, by protobuf's rules of merging
-MAX_LINES = 1_000_000  # lines a vocabulary is learned from, and
-MAX_CHARACTERS = 200_000_000  # their length: beyond it training needs more memory than it gains in quality
-_LINE_CHARACTERS = 4000  # longer lines are cut; four bytes each stay under sentencepiece's limit below
-_THREADS = 16  # part of the result (sums of floats run per thread), so never the machine's own number
 
 
-class TextTokenizer(Protocol):
-    """What the rest of the library asks of a tokenizer: this file's Tokenizer, or an HFTokenizer (hf_tokenizer.py).
+class Frame(NamedTuple):
+    """Ids before a text and after it."""
+
+    head: tuple[int, ...]
+    tail: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.head) + len(self.tail)
+
+
+class Tokenizer(abc.ABC):
+    """Text to ids and back. One's own gives roles, size, `encode_batch` and `decode`; all else follows from them.
 
     Attributes:
       name: where it comes from, for messages.
       roles: role ("pad", "unk", "cls", "sep", "mask", "bos", "eos") -> id, of those that it has.
-      size: number of ids; digest: SHA-256 of its content, in hexadecimal.
-      files: name -> content of the files that must travel with a model; load_tokenizer opens a folder that holds them.
+      size: number of ids (the highest + 1); digest: SHA-256 of its content, in hexadecimal.
+      files: name -> content of what must travel with a model; load_tokenizer opens a folder that holds them.
       languages: those that it marks texts with; None if it marks none.
+      max_length: tokens of the longest text that its model takes, special ones included; None when unlimited.
+      uses_types: whether its models tell a pair's two texts apart by types.
+      padding_side, truncation_side: "right" or "left".
+      adds_special_tokens: whether its files say which special tokens stand around a text, and a text can name them ("[MASK]");
+        with others each use has its own, and the names are characters like any.
+      gives_offsets: whether `encodings` tells where its tokens stand in a text.
     """
 
-    name: str
-    roles: dict[str, int]
+    name: str = "tokenizer"
+    roles: Mapping[str, int]
     size: int
-    digest: str
-    files: dict[str, bytes]
-    languages: Languages | None
-
-    # Each raises a TokenizerError where a tokenizer has no such role.
-    @property
-    def pad_id(self) -> int: ...
-    @property
-    def unk_id(self) -> int: ...
-    @property
-    def cls_id(self) -> int: ...
-    @property
-    def sep_id(self) -> int: ...
-    @property
-    def mask_id(self) -> int: ...
-    @property
-    def bos_id(self) -> int: ...
-    @property
-    def eos_id(self) -> int: ...
-    @property
-    def keeps_newlines(self) -> bool: ...
-    @property
-    def adds_space(self) -> bool: ...
-    @property
-    def special_ids(self) -> np.ndarray: ...
-    @property
-    def token_bytes(self) -> np.ndarray: ...
-    @property
-    def starts_word(self) -> np.ndarray: ...
-    def token_id(self, token: str) -> int | None: ...
-    def encode(self, text: str) -> list[int]: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
-    def encode_after(self, texts: Sequence[str]) -> list[list[int]]: ...
-    def encode_words(self, words: Sequence[str]) -> list[list[int]]: ...
-    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
-    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]: ...
-    def decode(self, ids: Any) -> str: ...
-    def pieces(self, ids: Iterable[int]) -> list[str]: ...
-    def save(self, path: pathlib.Path) -> None: ...
-    def save_files(self, directory: pathlib.Path | str) -> None: ...
-
-
-class Tokenizer:
-    """A sentencepiece model and its roles.
-
-    Attributes:
-      pad_id, unk_id, cls_id, sep_id, mask_id: ids of the roles; bos_id and eos_id are cls_id and sep_id.
-      roles: role -> id, of these seven.
-      size: number of ids, added roles included.
-      proto: the model file's bytes; digest: their SHA-256 in hexadecimal; files: {"tokenizer.model": proto}.
-      name: where it comes from, for messages.
-    """
-
+    digest: str = ""
+    files: Mapping[str, bytes] = {}
     languages: Languages | None = None
+    max_length: int | None = None
+    uses_types: bool = False
+    padding_side: str = "right"
+    truncation_side: str = "right"
+    adds_special_tokens: bool = True
+    gives_offsets: bool = False
 
-    def __init__(self, proto: bytes, name: str = "tokenizer.model") -> None:
-        """Wraps a serialised sentencepiece model; raises RuntimeError when it is none."""
-        self.proto, self.name = proto, name
-        self.files = {"tokenizer.model": proto}
-        self.digest = hashlib.sha256(proto).hexdigest()
-        self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        self._pieces = self._model.get_piece_size()
-        self._added: list[str] = []
-        self.pad_id = self._role("pad", self._model.pad_id())
-        self.unk_id = self._role("unk", self._model.unk_id())
-        self.cls_id = self._role("cls", self._model.bos_id())
-        self.sep_id = self._role("sep", self._model.eos_id())
-        self.mask_id = self._role("mask", -1)
-        self.bos_id, self.eos_id = self.cls_id, self.sep_id
-        self.roles = {role: getattr(self, f"{role}_id") for role in (*ROLES, "bos", "eos")}
-        self.size = self._pieces + len(self._added)
-
-    def _role(self, role: str, declared: int) -> int:
-        for name in ROLES[role]:
-            found = self._model.piece_to_id(name)
-            if self._model.id_to_piece(found) == name:
-                return found
-        if declared >= 0:
-            return declared
-        self._added.append(ROLES[role][0])
-        return self._pieces + len(self._added) - 1
+    # ------------------------------------------------------------------------------------------ files
 
     @classmethod
-    def load(cls, path: pathlib.Path | str) -> Tokenizer:
-        """Reads a sentencepiece .model file, ours or anyone's.
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> Self:
+        """The tokenizer that these files hold; `where` is their folder, for messages."""
+        raise TokenizerError(f"{where}: a {cls.__name__} is not read from files.")
 
-        Raises:
-          TokenizerError: there is no such file, or it is not a sentencepiece model.
-        """
-        path = pathlib.Path(path)
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            more = "" if path.exists() or path.suffix in (".model", ".json") else not_downloaded(path)
-            raise TokenizerError(
-                f"The tokenizer {path} {what}. Give the path of a sentencepiece .model file in config.tokenizer.path, "
-                f"or leave that key empty to train a tokenizer on the corpus.{more}"
-            )
-        return cls.parse(read_bytes(path, error=TokenizerError, fix="Copy it again."), str(path))
-
-    @classmethod
-    def parse(cls, proto: bytes, name: str) -> Tokenizer:
-        """Wraps a serialised sentencepiece model; raises a TokenizerError that names it when it is none."""
-        try:
-            read_model(proto)  # the library itself trusts what it reads
-            return cls(proto, name)
-        except (RuntimeError, ValueError) as error:
-            raise TokenizerError(
-                f"The tokenizer {name} ({len(proto)} bytes) is not a sentencepiece model, or it is damaged ({error}). "
-                "Copy it again, or leave config.tokenizer.path empty to train a tokenizer on the corpus."
-            ) from error
-
-    @classmethod
-    def train(
-        cls, texts: Iterable[str], config: TokenizerConfig, path: pathlib.Path, words: IO[bytes] | None = None
-    ) -> Tokenizer:
-        """Learns a vocabulary and writes it to `path`; the same text gives the same bytes.
-
-        Pieces 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]; characters outside the vocabulary become UTF-8 byte pieces,
-        so nothing is unknown. With keep_newlines text comes back from its tokens unchanged; otherwise it is normalised
-        (NFKC, runs of white space become one space).
-
-        Args:
-          texts: documents or sentences, read once. Of more than MAX_LINES lines, every n-th is taken.
-          config: kind, vocab_size and keep_newlines are used.
-          path: of the .model file, which appears only when it is whole.
-          words: a file that gets what sentencepiece says of its progress.
-
-        Raises:
-          TokenizerError: there is no text, or vocab_size does not suit it; the message names a size that does.
-        """
-        model = io.BytesIO()
-        try:
-            lines, options = iter(sample_lines(texts)), _trainer_options(config)
-            if words is not None and _has_stderr():
-                options |= dict(minloglevel=0, logstream=words)
-            sentencepiece.SentencePieceTrainer.train(sentence_iterator=lines, model_writer=model, **options)
-        except RuntimeError as error:
-            raise _training_error(str(error), config) from error
-        tokenizer = cls(model.getvalue())
-        tokenizer.save(path)
-        return tokenizer
+    @property
+    def main_file(self) -> str:
+        """The one of `files` that alone is the tokenizer."""
+        return next(iter(self.files))
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the model file; it appears only when it is whole."""
-        write_files({path.name: self.proto}, path.parent)
+        """Writes `main_file`, which appears only when it is whole; save_files writes what belongs to it too."""
+        write_files({path.name: self.files[self.main_file]}, path.parent)
 
     def save_files(self, directory: pathlib.Path | str) -> None:
         """Writes `files` into a folder, which is made if need be."""
         write_files(self.files, pathlib.Path(directory))
 
-    def token_id(self, token: str) -> int | None:
-        """Id of a token by its exact name, None when it is not in the vocabulary."""
-        if token in self._added:
-            return self._pieces + self._added.index(token)
-        if not is_text(token):
-            return None
-        found = self._model.piece_to_id(token)
-        return found if self._model.id_to_piece(found) == token else None
+    def library_spec(self) -> dict[str, Any]:
+        """The tokenizer as a tokenizer.json; raises a TokenizerError if that format has no place for it."""
+        raise TokenizerError(f"The tokenizer {self.name} has no counterpart in tokenizer.json.")
+
+    def in_languages(self, source: str = "", target: str = "") -> Tokenizer:
+        """The same tokenizer for texts in another language; "" keeps one.
+
+        Raises:
+          TokenizerError: it marks no text with its language, or has no such language.
+        """
+        if not (source or target):
+            return self
+        languages = spoken(self.languages, source or target)
+        for code in filter(None, (source, target)):
+            languages.id_of(code)
+        name = "tokenizer_config.json"
+        wanted = {"src_lang": source or languages.source, "tgt_lang": target or languages.target or None}
+        config = json.dumps(json_value(self.files[name]) | wanted, indent=2, sort_keys=True) + "\n"
+        return self.from_files({**self.files, name: config.encode()}, self.name)
+
+    # ------------------------------------------------------------------------------------------ special tokens
+
+    def role_id(self, role: str) -> int:
+        """Id of a role; raises a TokenizerError where there is none."""
+        if role not in self.roles:
+            raise TokenizerError(
+                f"The tokenizer {self.name} has no {role} token, which this use of it needs. Choose an objective or task that "
+                f"does without, or name its token: {role}_token in tokenizer_config.json."
+            )
+        return self.roles[role]
+
+    pad_id = property(lambda self: self.role_id("pad"), doc="Id of padding; each raises as `role_id`.")
+    unk_id = property(lambda self: self.role_id("unk"), doc="Id of the unknown.")
+    cls_id = property(lambda self: self.role_id("cls"), doc="Id that begins a text.")
+    sep_id = property(lambda self: self.role_id("sep"), doc="Id that ends a text.")
+    mask_id = property(lambda self: self.role_id("mask"), doc="Id of the mask.")
+    bos_id = property(lambda self: self.role_id("bos"), doc="Id that begins a text.")
+    eos_id = property(lambda self: self.role_id("eos"), doc="Id that ends a text.")
+
+    @property
+    def frame(self) -> Frame:
+        """Around what an encoder reads: the special tokens of its files, or the end token where they name none."""
+        if self.languages is not None:
+            return Frame(*self.languages.around(self.languages.source, self.eos_id))
+        return Frame((), (self.eos_id,))
+
+    @property
+    def target_frame(self) -> Frame:
+        """Around what a decoder shall write: what comes before a text, and the end token after it; of tokenizers with languages as in
+        the source, with the code of what is written.
+        """
+        if self.languages is not None:
+            return Frame(*self.languages.around(self.languages.writes, self.eos_id))
+        return Frame(self.frame.head, (self.eos_id,))
+
+    @property
+    def call_frame(self) -> Frame:
+        """What calling the tokenizer puts around one text."""
+        return self.frame if self.adds_special_tokens else Frame((self.cls_id,), (self.sep_id,))
+
+    @property
+    def ends_texts(self) -> bool:
+        """Whether a special token stands behind what an encoder reads."""
+        return bool(self.frame.tail)
+
+    def num_special_tokens(self, pair: bool = False) -> int:
+        """Special tokens around a text, or around and between two, when the tokenizer is called."""
+        return 2 + pair
+
+    # ------------------------------------------------------------------------------------------ text to ids
+
+    @abc.abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special tokens around it and with none found in it: "[MASK]" is six characters."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without roles around it."""
+        """Ids of a text, as `encode_batch`."""
         return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, on several threads."""
-        return self._encode(texts, int)
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts one after another, int32, and how many each has, int64."""
+        rows = self.encode_batch(texts)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
+
+    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts to be written, which are those of texts to be read unless there are two models."""
+        return self.encode_batch(texts)
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether a text gets a space before it that it would not get after another one."""
+        return False
 
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text where it goes on with another one: a model that puts a space before a text puts none here.
+        """Ids of each text where it goes on with another one: a tokenizer that puts a space before a text puts none here.
 
-        Models that fold runs of white space cannot tell " a" from "a"; they put their space here too.
+        Tokenizers that fold white space cannot tell " a" from "a"; they do the same here as at the beginning.
         """
-        return (self._going_on or self).encode_batch(texts)
+        return self.encode_batch(texts)
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
         """Ids of each word of one text: together those of the words with a space between them."""
         return self.encode_batch(words[:1]) + self.encode_after([after_space(word) for word in words[1:]])
 
-    @property
-    def adds_space(self) -> bool:
-        """Whether a text gets a space before it that it would not get after another one."""
-        return self._going_on is not None
+    def encodings(
+        self,
+        texts: Sequence[str] | Sequence[tuple[str, str]],
+        *,
+        add_special_tokens: bool = True,
+        max_length: int | None = None,
+        stride: int = 0,
+        strategy: str = "longest_first",
+        side: str | None = None,
+    ) -> list[tokenizers.Encoding]:
+        """Texts or pairs with offsets, words and types of their tokens.
 
-    @functools.cached_property
-    def _going_on(self) -> Tokenizer | None:
-        """The same model without the space before a text; None where that makes no difference, or spaces are folded."""
-        one, more = (self._model.normalize(text) for text in ("a", " a"))
-        if not one.startswith(SPACE) or more == one:
-            return None
-        return Tokenizer(self.proto + NO_PREFIX, self.name)
+        Args:
+          max_length: to cut to, special tokens included; what is over overlaps by `stride`, see Encoding.overflowing.
+          strategy: "longest_first", "only_first" or "only_second".
+          side: that is cut, "right" or "left"; None is `truncation_side`.
 
-    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all texts one after another, int32, and how many each has, int64; sooner than `encode_batch`."""
-        rows = self._encode(texts, "numpy")
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32, copy=False), lengths
+        Raises:
+          TokenizerError: this tokenizer does not tell (`gives_offsets`).
+        """
+        raise TokenizerError(f"The tokenizer {self.name} does not tell where its tokens stand in a text.")
 
-    def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts to be written, which are those of texts to be read."""
-        return self.encode_batch(texts)
+    def __call__(
+        self,
+        text: str | Sequence[str] | None = None,
+        text_pair: str | Sequence[str] | None = None,
+        text_target: str | Sequence[str] | None = None,
+        *,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        padding_side: str | None = None,
+        add_special_tokens: bool = True,
+        return_offsets: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Model inputs for a text, a list of texts, or as many pairs, as transformers' tokenizers give them.
 
-    def _encode(self, texts: Sequence[str], kind: type | str) -> list[Any]:
-        """Ids of each text, as lists (int) or arrays ("numpy")."""
-        if not texts:
-            return []
-        texts = whole(list(texts))
-        ids = self._model.encode(texts, return_type=kind)
-        if self.keeps_newlines:  # and so keeps everything, but for the character that stands for a space
-            for row, text in enumerate(texts):
-                if SPACE in text:
-                    ids[row] = self._encode_literally(text)
-        return ids
+        Special tokens that a text names ("[MASK]", "<extra_id_0>") are taken as such where `adds_special_tokens`; other tokenizers
+        put BERT's form around texts: [CLS] text [SEP], or [CLS] text [SEP] text [SEP].
 
-    def _encode_literally(self, text: str) -> list[int]:
-        literal = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-        ids = self._model.encode(text.split(SPACE))
-        return ids[0] + [token for part in ids[1:] for token in literal + part]
+        Args:
+          text, text_pair: the texts, and the second ones of pairs.
+          text_target: texts to be written for them, in the form of the language that the tokenizer writes.
+          padding: False; True or "longest" to the longest row; "max_length" to max_length.
+          truncation: whether to cut rows to max_length, from the longer text of a pair first.
+          max_length: in tokens, special ones included; None takes the model's own.
+          padding_side: "right" or "left"; None takes the tokenizer's own.
+          add_special_tokens: put special tokens around texts.
+          return_offsets: give offset_mapping too.
 
-    def decode(self, ids: Any) -> str:
-        """The text that ids stand for; roles, and ids below 0 or past the vocabulary (rows that pad a table), stand for none."""
-        kept = known_ids(ids, self._pieces)
-        return self._model.decode(kept[~self._is_special[kept]].tolist())
+        Returns:
+          NumPy int32 arrays [B, L] (B = 1 for one text): input_ids, attention_mask, token_type_ids if uses_types, and
+          offset_mapping [B, L, 2], the characters [from, to) of its text that each token covers. With text_target also labels,
+          its ids; without text, its ids as input_ids.
+
+        Raises:
+          TokenizerError: rows differ in length and are not padded, max_length is needed and not known or too short, or offsets are
+            not known.
+        """
+        if padding not in (False, True, "longest", "max_length"):
+            raise TokenizerError(f'padding={padding!r} is not known; valid: False, True, "longest", "max_length".')
+        side = padding_side or self.padding_side
+        if side not in ("left", "right"):
+            raise TokenizerError(f'padding_side={side!r} is not known; valid: "left", "right".')
+        limit = self.max_length if max_length is None else max_length
+        if padding == "max_length" and limit is None:
+            raise TokenizerError(f'{self.name} names no longest length: give max_length with padding="max_length".')
+        if return_offsets and not self.gives_offsets:
+            raise TokenizerError(f"The tokenizer {self.name} does not tell where its tokens stand in a text.")
+        cut = limit if truncation else None
+        length = limit if padding == "max_length" else 0 if padding else None
+        how = (length, self.pad_id if padding else 0, side == "left", self.uses_types, return_offsets)
+        found = {}
+        if text_target is not None:
+            found = stack_rows(self._target_rows(pair_up(text_target, None), cut, add_special_tokens), *how)
+            if text is None:
+                return found
+            found = {"labels": found["input_ids"]}
+        return stack_rows(self._rows(pair_up(text, text_pair), cut, add_special_tokens), *how) | found
+
+    def _rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> Sequence[Row | tokenizers.Encoding]:
+        """Texts or pairs, with special tokens and cut to `limit` tokens."""
+        pairs = bool(texts) and isinstance(texts[0], tuple)
+        firsts, seconds = zip(*texts, strict=True) if pairs else (texts, None)
+        frame = (self.cls_id, self.sep_id) if add_special_tokens else None
+        others = self.encode_batch(seconds) if seconds is not None else None
+        return bert_rows(self.encode_batch(firsts), others, frame, self._checked(limit, pairs, add_special_tokens))
+
+    def _target_rows(
+        self, texts: list, limit: int | None, add_special_tokens: bool
+    ) -> Sequence[Row | tokenizers.Encoding]:
+        """Texts to be written."""
+        return self._rows(texts, limit, add_special_tokens)
+
+    def _checked(self, limit: int | None, pairs: bool, add_special_tokens: bool) -> int | None:
+        """A limit that leaves room for texts; raises a TokenizerError for one that does not."""
+        special = self.num_special_tokens(pairs) if add_special_tokens else 0
+        if limit is not None and limit - special < 1 + pairs:
+            raise TokenizerError(
+                f"max_length={limit} leaves no room for {'two texts' if pairs else 'a text'} beside special tokens: give at "
+                f"least {special + 1 + pairs}."
+            )
+        return limit
+
+    # ------------------------------------------------------------------------------------------ ids to text
+
+    @abc.abstractmethod
+    def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
+        """The text that ids stand for.
+
+        Args:
+          ids: an array or a list, of NumPy or JAX, or one of them. Those below 0, as labels that do not count have them, and past
+            the vocabulary (rows that pad a table) stand for no text.
+          skip_special_tokens: whether special tokens stand for none either, or are written by their names where they have one in text.
+        """
+
+    def batch_decode(self, rows: Any, skip_special_tokens: bool = True) -> list[str]:
+        """The text of each row of ids, as `decode`."""
+        return [self.decode(row, skip_special_tokens) for row in rows]
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """One readable piece for each id, roles by name, a line break as ⏎."""
-        return [self._piece(int(token)) for token in ids]
-
-    def _piece(self, token: int) -> str:
-        if token >= self.size:
-            return f"<{token}>"
-        if token >= self._pieces:
-            return self._added[token - self._pieces]
-        return self._model.id_to_piece(token).replace("\n", "⏎")
+        """One readable piece for each id: its text with ▁ for a space and ⏎ for a line break, <id> for none."""
+        return [self.decode([token]).replace(" ", SPACE).replace("\n", "⏎") or f"<{token}>" for token in ids]
 
     @functools.cached_property
     def keeps_newlines(self) -> bool:
         """Whether line breaks come back from the tokens."""
         probe = "a\nb"
-        return self._model.decode(self._model.encode(probe)) == probe
+        return self.decode(self.encode(probe)) == probe
+
+    # ------------------------------------------------------------------------------------------ about the ids
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its exact name, None when it is not in the vocabulary."""
+        return next((number for number in range(self.size) if self.token_name(number) == token), None)
+
+    def token_name(self, token: int) -> str | None:
+        """The exact name of a token, None for an id that is none."""
+        return self.pieces([token])[0] if 0 <= token < self.size else None
 
     @functools.cached_property
-    def _is_special(self) -> np.ndarray:
-        flags = [self._model.is_control(token) or self._model.is_unknown(token) for token in range(self._pieces)]
-        special = np.array(flags + [True] * len(self._added), dtype=bool)
-        special[[self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id]] = True
+    def is_special(self) -> np.ndarray:
+        """bool [size]: ids that stand for no text: roles, other special tokens, and ids that no token has."""
+        special = np.zeros(self.size, dtype=bool)
+        special[list(self.roles.values())] = True
         return special
 
     @functools.cached_property
     def special_ids(self) -> np.ndarray:
-        """Sorted int64 ids that stand for no text: the roles and the model's other control pieces."""
-        return np.flatnonzero(self._is_special)
+        """Sorted int64 ids that stand for no text."""
+        return np.flatnonzero(self.is_special)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
-        """int32 [size]: UTF-8 bytes of (normalised) text that each token stands for; 0 for special ids."""
-        lengths = np.zeros(self.size, dtype=np.int32)
-        for token in np.flatnonzero(~self._is_special).tolist():
-            piece = self._model.id_to_piece(token)
-            lengths[token] = 1 if self._model.is_byte(token) else len(piece.replace(SPACE, " ").encode())
-        return lengths
+        """int32 [size]: UTF-8 bytes of (normalized) text that each token stands for, its space included; 0 for special ids."""
+        texts = [piece.encode() for piece in self.pieces(range(self.size))]
+        return np.where(self.is_special, 0, [len(text.replace(SPACE.encode(), b" ")) for text in texts]).astype(
+            np.int32
+        )
 
     @functools.cached_property
     def starts_word(self) -> np.ndarray:
         """bool [size]: the token begins with a space or is a line break, so it begins a word; never for special ids."""
-        starts = np.zeros(self.size, dtype=bool)
-        for token in np.flatnonzero(~self._is_special).tolist():
-            starts[token] = self._model.id_to_piece(token).startswith((SPACE, "\n"))
-        return starts
-
-
-def known_ids(ids: Any, size: int) -> np.ndarray:
-    """Those of a text's ids that are ids, from 0 to below `size`: int64 [L]. `ids` is an array, a list or an iterator, or one of them.
-
-    Raises:
-      TokenizerError: they are ids of several texts, or none at all.
-    """
-    try:
-        row = np.atleast_1d(np.asarray(list(ids) if isinstance(ids, Iterator) else ids))
-    except ValueError:  # rows of several lengths
-        row = np.zeros((0, 0))
-    if row.ndim != 1 or row.size and not np.issubdtype(row.dtype, np.number):
-        raise TokenizerError(
-            f"decode takes the ids of one text, not {str(ids)[:80]!r}; batch_decode takes those of several."
-        )
-    return row[(row >= 0) & (row < size)].astype(np.int64)
+        return np.array([piece.startswith((SPACE, "⏎")) for piece in self.pieces(range(self.size))]) & ~self.is_special
 
 
 def after_space(word: str) -> str:
@@ -348,95 +367,8 @@ def after_space(word: str) -> str:
     return word if word.startswith(" ") else f" {word}"
 
 
-def _has_stderr() -> bool:
-    """Whether standard error is the process's own, where sentencepiece writes, and not a notebook's."""
-    try:
-        return sys.stderr.fileno() == 2
-    except (AttributeError, OSError, ValueError):
-        return False
-
-
 def write_files(files: Mapping[str, bytes], directory: pathlib.Path) -> None:
     """Writes files into a folder, which is made if need be; each appears only when it is whole."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(directory / name, content)
-
-
-def sentinels(config: TokenizerConfig) -> list[str]:
-    """Names of the sentinel tokens that a trained tokenizer gets after those with roles."""
-    return [f"<extra_id_{number}>" for number in range(config.sentinels)]
-
-
-def _trainer_options(config: TokenizerConfig) -> dict[str, object]:
-    options = dict(
-        model_type=config.kind,
-        vocab_size=config.vocab_size,
-        byte_fallback=True,
-        pad_id=0,
-        unk_id=1,
-        bos_id=2,
-        eos_id=3,
-        control_symbols=[ROLES["mask"][0], *sentinels(config)],
-        **{f"{ours}_piece": ROLES[role][0] for ours, role in dict(pad="pad", unk="unk", bos="cls", eos="sep").items()},
-        max_sentence_length=4 * _LINE_CHARACTERS + 1,
-        num_threads=_THREADS,
-        minloglevel=3,
-    )
-    if config.keep_newlines:
-        options.update(
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            allow_whitespace_only_pieces=True,
-            user_defined_symbols=["\n"],
-        )
-    return options
-
-
-def _training_error(message: str, config: TokenizerConfig) -> TokenizerError:
-    """Sentencepiece's complaint in our words."""
-    size = f"config.tokenizer.vocab_size={config.vocab_size}"
-    if match := re.search(r"value <= (\d+)", message):
-        return TokenizerError(
-            f"The corpus is too small for {size}: its text gives at most {match[1]} pieces. "
-            f"Set --config.tokenizer.vocab_size={match[1]} or less, or train on more text."
-        )
-    if match := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        return TokenizerError(
-            f"{size} is too small: the corpus needs at least {match[1]} pieces, for 256 bytes, 5 special tokens and "
-            f"its own characters. Set --config.tokenizer.vocab_size={match[1]} or more."
-        )
-    if "sentences_.empty()" in message:
-        return TokenizerError(
-            "There is no text to train a tokenizer on: every document is empty. Check config.data.source."
-        )
-    return TokenizerError(f"Sentencepiece cannot train a tokenizer with {size}: {message}")
-
-
-def sample_lines(texts: Iterable[str]) -> list[str]:
-    """Lines spread evenly over the texts: all, or every n-th once they pass MAX_LINES or MAX_CHARACTERS."""
-    kept: list[str] = []
-    stride, characters = 1, 0
-    for number, line in enumerate(_lines(map(whole, texts))):
-        if number % stride:
-            continue
-        kept.append(line)
-        characters += len(line)
-        if len(kept) > MAX_LINES or characters > MAX_CHARACTERS:
-            kept = kept[::2]
-            stride *= 2
-            characters = sum(map(len, kept))
-    return kept
-
-
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        for line in text.split("\n"):
-            while len(line) > _LINE_CHARACTERS:
-                cut = line.rfind(" ", 1, _LINE_CHARACTERS)
-                cut = cut if cut > 0 else _LINE_CHARACTERS
-                yield line[:cut]
-                line = line[cut:]
-            if line:
-                yield line

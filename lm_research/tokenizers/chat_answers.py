@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_research.errors import UserError
-from lm_research.tokenizers.base import TextTokenizer
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.chat_template import PLAIN, Message, Spans, chat_spans, chat_template, chat_text, end_token
 
 _ASSISTANT = "assistant"
@@ -30,7 +30,7 @@ class Answers(NamedTuple):
     marked: bool
 
 
-def find_answers(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Answers:
+def find_answers(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Answers:
     """The text of a conversation and where its answers stand in it, each to the end token, where the template writes one.
 
     Args:
@@ -63,7 +63,7 @@ class _Finder:
     """Looks for the answers of one conversation in its text."""
 
     def __init__(
-        self, tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any] | None, template: str, text: str
+        self, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None, template: str, text: str
     ) -> None:
         self.tokenizer, self.messages, self.tools, self.template, self.text = (
             tokenizer,
@@ -120,12 +120,12 @@ class _Finder:
             return None
 
 
-def answer_ids(tokenizer: TextTokenizer, answers: Answers) -> list[list[int]]:
+def answer_ids(tokenizer: Tokenizer, answers: Answers) -> list[list[int]]:
     """Ids of a conversation up to the end of its last answer, in parts: before an answer, the answer, before the next, and so on.
 
     The whole text is tokenised at once, and a token that has a character of an answer is the answer's, as transformers counts them.
     """
-    if hasattr(tokenizer, "backend"):
+    if tokenizer.gives_offsets:
         encoded = tokenizer(answers.text, add_special_tokens=False, return_offsets=True)
         ids, offsets = encoded["input_ids"][0].tolist(), encoded["offset_mapping"][0]
         inside = [np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start)) for start, end in answers.spans]

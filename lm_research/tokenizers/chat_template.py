@@ -21,6 +21,7 @@ from jinja2.ext import Extension
 from lm_research.common.documents import json_value
 from lm_research.common.texts import whole
 from lm_research.errors import UserError
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.template_sandbox import BoundedSandbox, bounded, charge
 
 TEMPLATE = "chat_template.jinja"
@@ -43,12 +44,12 @@ PLAIN = (
 )
 
 
-def chat_template(tokenizer: Any) -> str | None:
+def chat_template(tokenizer: Tokenizer) -> str | None:
     """The template in a tokenizer's files: chat_template.jinja, or of tokenizer_config.json; None without one.
 
     Where there are several by name, "default" counts.
     """
-    files: Mapping[str, bytes] = getattr(tokenizer, "files", {})
+    files = tokenizer.files
     if TEMPLATE in files:
         try:
             return files[TEMPLATE].decode("utf-8")
@@ -61,14 +62,15 @@ def chat_template(tokenizer: Any) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def end_token(tokenizer: Any) -> str:
+def end_token(tokenizer: Tokenizer) -> str:
     """The end token as templates write it; "" of a tokenizer that no text can name its tokens to."""
-    backend = getattr(tokenizer, "backend", None)
-    return backend.id_to_token(tokenizer.roles["eos"]) if backend is not None and "eos" in tokenizer.roles else ""
+    if not tokenizer.adds_special_tokens or "eos" not in tokenizer.roles:
+        return ""
+    return tokenizer.token_name(tokenizer.roles["eos"]) or ""
 
 
 def chat_text(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
     template: str | None = None,
@@ -77,7 +79,7 @@ def chat_text(
     """The text of a conversation.
 
     Args:
-      tokenizer: with `files`, see tokenizers/hf_tokenizer.py.
+      tokenizer: whose `files` may hold the template.
       messages: {"role", "content"} each, and whatever else the template reads. Fields that are None count as missing; a message's
         thinking is known to the template by all its usual names.
       add_generation_prompt: end with what stands before an answer.
@@ -91,7 +93,7 @@ def chat_text(
 
 
 def chat_spans(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     messages: Sequence[Message],
     add_generation_prompt: bool = False,
     template: str | None = None,
@@ -141,7 +143,7 @@ def _unmarked(written: str) -> tuple[str, Spans]:
     return text, spans
 
 
-def chat_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+def chat_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation up to where the answer begins.
 
     Special tokens stand where the template puts them; the tokenizer adds none, so none is there twice. Raises a UserError as

@@ -15,6 +15,9 @@ from lm_research.errors import TokenizerError
 from lm_research.tokenizers.languages import M2M_100, MBART, MBART_50, NLLB
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+WHOLE = "tokenizer.json"
+PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # names of a sentencepiece model
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", *PIECES)
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 # A class of transformers that takes tokenizer.json as it stands; most others build theirs from its vocabulary alone.
 PLAIN_CLASS = "PreTrainedTokenizerFast"

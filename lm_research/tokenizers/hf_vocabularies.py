@@ -20,13 +20,12 @@ from lm_research.common.documents import parse_json, short
 from lm_research.common.lines import split_lines
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers import sentencepiece_model as spm
-from lm_research.tokenizers.hf_settings import KIND, Id, Kind, Settings
+from lm_research.tokenizers.hf_settings import KIND, PIECES, Id, Kind, Settings
 from lm_research.tokenizers.languages import Languages
 from lm_research.tokenizers.spec import guarded
 
 SPACE = "\u2581"
 # The files of each sort of vocabulary; of sentencepiece's names a class uses one, and the first that is there counts.
-PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 FILES = {
     "two models": ("source.spm", "target.spm", "vocab.json"),
     "one model": ("sentencepiece.bpe.model", "vocab.json"),

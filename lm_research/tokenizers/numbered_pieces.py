@@ -10,10 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -23,31 +22,21 @@ from lm_research.common.documents import parse_json
 from lm_research.common.texts import whole
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers import hf_vocabularies
-from lm_research.tokenizers.base import NO_PREFIX, write_files
+from lm_research.tokenizers.base import SPACE, Tokenizer
 from lm_research.tokenizers.chat_template import TEMPLATE
-from lm_research.tokenizers.hf_settings import SETTINGS, Id, Settings
-from lm_research.tokenizers.hf_text import SPACE
-from lm_research.tokenizers.hf_tokenizer import HFTokenizer, with_stand_ins
+from lm_research.tokenizers.hf_settings import KIND, SETTINGS, Id, Settings, read_settings
+from lm_research.tokenizers.hf_text import byte_lengths, word_starts
+from lm_research.tokenizers.inputs import Row
 from lm_research.tokenizers.languages import M2M_100, WMT_21
-from lm_research.tokenizers.sentencepiece_model import read_model
-from lm_research.tokenizers.special_tokens import frame_of, target_frame
+from lm_research.tokenizers.sentencepiece_model import NO_PREFIX, read_model
+from lm_research.tokenizers.special_roles import with_stand_ins
 
 _LONGEST = 512  # tokens that Marian's models take where no file says it
 _CODE = re.compile(">>.*?<<", re.DOTALL)
 
 
-class Row(NamedTuple):
-    """A text as ids, with what stack_rows asks for beside."""
-
-    ids: list[int]
-
-    @property
-    def type_ids(self) -> list[int]:
-        return [0] * len(self.ids)
-
-
-class NumberedPieces(HFTokenizer):
-    """A tokenizer of sentencepiece models and a vocab.json; it has no `backend`."""
+class NumberedPieces(Tokenizer):
+    """A tokenizer of sentencepiece models and a vocab.json."""
 
     def __init__(self, files: Mapping[str, bytes], settings: Settings) -> None:
         """Use load_tokenizer; raises a TokenizerError where a file is damaged or of a form that is not known here."""
@@ -81,7 +70,7 @@ class NumberedPieces(HFTokenizer):
         self.size = max(self._names) + 1
         self.max_length = settings.max_length or (_LONGEST if self._has_codes else None)
         self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
-        self.uses_types, self._spec = False, {"model": {"type": "Unigram", "byte_fallback": "<0x00>" in self._vocab}}
+        self._spec = {"model": {"type": "Unigram", "byte_fallback": "<0x00>" in self._vocab}}
         kept = (*names, *(name for name in SETTINGS if name != "config.json"), TEMPLATE)
         self.files = {name: bytes(files[name]) for name in kept if name in files}
         self.files.setdefault("tokenizer_config.json", json.dumps({"tokenizer_class": kind.name}).encode() + b"\n")
@@ -89,9 +78,20 @@ class NumberedPieces(HFTokenizer):
         facts = json.dumps([self._vocab, self.roles, spoken_by], sort_keys=True).encode()
         self.digest = hashlib.sha256(b"".join(protos) + facts).hexdigest()
 
-    def save(self, path: pathlib.Path) -> None:
-        """Writes vocab.json, which appears only when it is whole; save_files writes what belongs to it too."""
-        write_files({path.name: self.files["vocab.json"]}, path.parent)
+    def __reduce__(self) -> tuple:
+        return self.from_files, (self.files, self.name)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> NumberedPieces:
+        guess = "MarianTokenizer" if "source.spm" in files else "M2M100Tokenizer"
+        return cls(files, read_settings(files, where, KIND[guess]))
+
+    @property
+    def main_file(self) -> str:
+        return "vocab.json"
+
+    def num_special_tokens(self, pair: bool = False) -> int:
+        return self.frame.size
 
     # ------------------------------------------------------------------------------------------ text to ids
 
@@ -100,16 +100,13 @@ class NumberedPieces(HFTokenizer):
         return self._encode(self._reads, texts)
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts to be written."""
         return self._encode(self._writes, texts)
 
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text where it goes on with another one."""
         return self._encode(self._going_on, texts)
 
     @property
     def adds_space(self) -> bool:
-        """Whether a text gets a space before it that it would not get after another one."""
         return self._going_on is not self._reads
 
     @functools.cached_property
@@ -128,10 +125,10 @@ class NumberedPieces(HFTokenizer):
         return [[self._vocab.get(piece, self.unk_id) for piece in row] for row in rows]
 
     def _rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[Row]:
-        return self._framed(self._reads, texts, limit, frame_of(self) if add_special_tokens else ((), ()))
+        return self._framed(self._reads, texts, limit, self.frame if add_special_tokens else ((), ()))
 
     def _target_rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[Row]:
-        return self._framed(self._writes, texts, limit, target_frame(self) if add_special_tokens else ((), ()))
+        return self._framed(self._writes, texts, limit, self.target_frame if add_special_tokens else ((), ()))
 
     def _framed(
         self, model: sentencepiece.SentencePieceProcessor, texts: list, limit: int | None, frame: tuple
@@ -142,9 +139,8 @@ class NumberedPieces(HFTokenizer):
                 f"The tokenizer {self.name} is of models that read one text, not pairs. Leave out text_pair."
             )
         (head, tail), rows = frame, []
+        limit = self._checked(limit, False, bool(head or tail))
         room = None if limit is None else limit - len(head) - len(tail)
-        if room is not None and room < 1:
-            raise TokenizerError(f"max_length={limit} leaves no room for a text beside special tokens: give more.")
         for text in texts:
             parts = [part for part in self._splitter.split(text) if part]
             kept = [
@@ -153,19 +149,13 @@ class NumberedPieces(HFTokenizer):
             ]
             ids = [token for part in kept for token in part]
             cut = slice(room) if self.truncation_side == "right" else slice(max(0, len(ids) - (room or len(ids))), None)
-            rows.append(Row([*head, *ids[cut], *tail]))
+            row = [*head, *ids[cut], *tail]
+            rows.append(Row(row, [0] * len(row)))
         return rows
-
-    def __call__(self, *texts: Any, return_offsets: bool = False, **options: Any) -> dict[str, np.ndarray]:
-        """As HFTokenizer's; raises a TokenizerError for offsets, which these models do not tell, and for pairs."""
-        if return_offsets:
-            raise TokenizerError(f"The tokenizer {self.name} does not tell where its tokens stand in a text.")
-        return super().__call__(*texts, **options)
 
     # ------------------------------------------------------------------------------------------ ids to text
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
-        """The text that ids stand for; those that are none stand for no text, nor do special tokens, or else by their names."""
         text, pieces = "", []
         for token in [int(token) for token in np.ravel(ids) if int(token) in self._names]:
             if token not in self._specials:
@@ -175,15 +165,29 @@ class NumberedPieces(HFTokenizer):
                 pieces = []
         return (text + self._writes.decode_pieces(pieces)).replace(SPACE, " ").strip()
 
-    def _piece(self, token: int) -> str:
-        return self._names.get(token, f"<{token}>").replace("\n", "⏎")
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        return [(self.token_name(int(token)) or f"<{token}>").replace("\n", "⏎") for token in ids]
+
+    def token_id(self, token: str) -> int | None:
+        return self._vocab.get(token)
+
+    def token_name(self, token: int) -> str | None:
+        return self._names.get(token)
 
     @functools.cached_property
-    def _is_special(self) -> np.ndarray:
+    def is_special(self) -> np.ndarray:
         special = np.ones(self.size, dtype=bool)  # ids without a token stand for no text either
         special[list(self._names)] = False
         special[[*self._specials, *self.roles.values()]] = True
         return special
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        return np.where(self.is_special, 0, byte_lengths(self._vocab, self.size, self._spec)).astype(np.int32)
+
+    @functools.cached_property
+    def starts_word(self) -> np.ndarray:
+        return word_starts(self._vocab, self.size, self._spec) & ~self.is_special
 
 
 def _open(proto: bytes, where: str) -> sentencepiece.SentencePieceProcessor:

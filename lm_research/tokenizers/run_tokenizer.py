@@ -10,14 +10,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import AddedToken, processors
-from tokenizers import Tokenizer as Backend
+from tokenizers import processors
 
-from lm_research.tokenizers.base import TextTokenizer, Tokenizer
-from lm_research.tokenizers.hf_settings import PLAIN_CLASS, ROLES, read_settings
-from lm_research.tokenizers.hf_tokenizer import WHOLE, HFTokenizer
-from lm_research.tokenizers.sentencepiece_backend import to_backend
-from lm_research.tokenizers.special_tokens import Frame, frame_of
+from lm_research.tokenizers.base import Frame, Tokenizer
+from lm_research.tokenizers.hf_settings import PLAIN_CLASS, ROLES, WHOLE, read_settings
+from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 
 AROUND, BEFORE, BEHIND = "around", "before", "behind"
 # What stands around one text, and around two: the token that begins a text, and the one that ends it.
@@ -41,20 +38,18 @@ def form_of(kind: str, head: str, objective: str = "") -> str:
     return BEFORE if head == "causal_lm" and kind == "decoder" else AROUND
 
 
-def roles_of(tokenizer: TextTokenizer, form: str) -> dict[str, int]:
+def roles_of(tokenizer: Tokenizer, form: str) -> dict[str, int]:
     """Role -> id, as `as_read` with this form has them."""
-    parts = form == BEFORE and (isinstance(tokenizer, Tokenizer) or _changes(tokenizer, form))
+    parts = form == BEFORE and (not tokenizer.adds_special_tokens or _changes(tokenizer, form))
     return tokenizer.roles | (dict.fromkeys(("bos", "eos"), tokenizer.roles["sep"]) if parts else {})
 
 
-def with_special_tokens(tokenizer: TextTokenizer) -> HFTokenizer:
-    """The tokenizer, if it can be called, or else one in BERT's form: [CLS] text [SEP], or [CLS] text [SEP] text [SEP]."""
-    return tokenizer if isinstance(tokenizer, HFTokenizer) else as_read(tokenizer, AROUND, types=True)
+def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, if texts can name its special tokens, or else one in BERT's form where they can."""
+    return tokenizer if tokenizer.adds_special_tokens else as_read(tokenizer, AROUND, types=True)
 
 
-def as_read(
-    tokenizer: TextTokenizer, form: str = "", types: bool = False, max_length: int | None = None
-) -> HFTokenizer:
+def as_read(tokenizer: Tokenizer, form: str = "", types: bool = False, max_length: int | None = None) -> Tokenizer:
     """The same tokenizer with special tokens around texts, and files that say so.
 
     Args:
@@ -68,38 +63,27 @@ def as_read(
     Raises:
       TokenizerError: the files' format has no place for it.
     """
-    if isinstance(tokenizer, Tokenizer):
-        names = {role: tokenizer.pieces([token])[0] for role, token in tokenizer.roles.items()}
-        spec = json.loads(_backend(tokenizer).to_str())
-        return _written(tokenizer, spec, names, {}, form or BEHIND, types, max_length)
+    if not tokenizer.adds_special_tokens:
+        names = {role: tokenizer.token_name(token) for role, token in tokenizer.roles.items()}
+        return _written(tokenizer, tokenizer.library_spec(), names, {}, form or BEHIND, types, max_length)
     config = json.loads(tokenizer.files["tokenizer_config.json"])
     changed = form in (BEFORE, BEHIND) and _changes(tokenizer, form)
     if not changed and config.get("tokenizer_class") != PLAIN_CLASS:
         return tokenizer
     names = {role: config[f"{role}_token"] for role in ROLES if config.get(f"{role}_token")}
-    spec = json.loads(tokenizer.files[WHOLE])
-    return _written(tokenizer, spec, names, config, form if changed else "", types, max_length)
+    return _written(tokenizer, tokenizer.library_spec(), names, config, form if changed else "", types, max_length)
 
 
-def _changes(tokenizer: HFTokenizer, form: str) -> bool:
+def _changes(tokenizer: Tokenizer, form: str) -> bool:
     last = tokenizer.roles.get("sep")
     if last is None:
         return False
-    now = frame_of(tokenizer)
+    now = tokenizer.frame
     return now.tail == (last,) if form == BEFORE else now != Frame((), (last,))
 
 
-def _backend(tokenizer: Tokenizer) -> Backend:
-    """Of a sentencepiece model, with its roles as special tokens; the mask takes the space before it along."""
-    backend = to_backend(tokenizer.proto, tokenizer.keeps_newlines, tokenizer.name)
-    tokens = sorted({(number, role == "mask") for role, number in tokenizer.roles.items()})
-    for number, is_mask in tokens:
-        backend.add_special_tokens([AddedToken(tokenizer.pieces([number])[0], lstrip=is_mask, normalized=False)])
-    return backend
-
-
 def _written(
-    tokenizer: TextTokenizer,
+    tokenizer: Tokenizer,
     spec: dict[str, Any],
     names: dict[str, Any],
     config: Mapping[str, Any],

@@ -15,6 +15,7 @@ import numpy as np
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
 UNIGRAM, BPE, CHAR = 1, 2, 4  # kinds of models
 
+NO_PREFIX = b"\x1a\x02\x18\x00"  # after a model file it sets normalizer_spec.add_dummy_prefix to false, by protobuf's rules of merging
 MAX_SCORE = 1e9  # of a piece, in either direction: nats, or for merges the place in their order
 _MAX_PIECES = 2**22
 _LONGEST = 2**13  # bytes of a piece; those in use have hundreds at most

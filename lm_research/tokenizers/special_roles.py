@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -9,6 +10,9 @@ from tokenizers import Tokenizer
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.base import ROLES as USUAL_NAMES
 from lm_research.tokenizers.hf_settings import Kind, Settings
+
+# Whose place each role takes when a tokenizer has none of its own, first come.
+_STAND_INS = {"cls": ("bos",), "bos": ("cls",), "sep": ("eos",), "eos": ("sep",), "pad": ("eos", "sep")}
 
 
 def add_tokens(backend: Tokenizer, kind: Kind | None, settings: Settings, whole: bool) -> dict[str, str]:
@@ -53,3 +57,9 @@ def _gives_types(processor: Any) -> bool:
         return any(map(_gives_types, processor["processors"]))
     pair = processor.get("pair") or ()
     return processor["type"] == "BertProcessing" or any(part.get("Sequence", {}).get("type_id") for part in pair)
+
+
+def with_stand_ins(roles: Mapping[str, int]) -> dict[str, int]:
+    """Role -> id, of roles that others stand in for too."""
+    found = {role: [other for other in others if other in roles] for role, others in _STAND_INS.items()}
+    return {role: roles[others[0]] for role, others in found.items() if others} | dict(roles)

@@ -23,9 +23,11 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from lm_research.config import TokenizerConfig
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.base import TextTokenizer, Tokenizer, sample_lines, sentinels
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.hf_settings import PLAIN_CLASS
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from lm_research.tokenizers.sentencepiece_training import sample_lines, sentinels
 
 LIBRARY_KINDS = ("wordpiece", "byte_bpe")
 _WORDPIECE_ROLES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -39,22 +41,22 @@ _LINE_SECONDS = 15.0  # between lines about a training that is under way
 
 def learn_tokenizer(
     texts: Iterable[str], config: TokenizerConfig, path: pathlib.Path, log: Callable[[str], None]
-) -> TextTokenizer:
+) -> Tokenizer:
     """Learns a vocabulary of any kind; `log` is told now and then how far that is.
 
     Args:
-      texts, config: see `Tokenizer.train` and `train_tokenizer`, which raise.
+      texts, config: see `train_model` and `train_tokenizer`, which raise.
       path: of the sentencepiece model that the kinds of that library leave.
     """
     with _told(config, log, path.parent) as words:
         if config.kind in LIBRARY_KINDS:
             return train_tokenizer(texts, config)
-        return Tokenizer.train(texts, config, path, words)
+        return SentencePieceTokenizer.train(texts, config, path, words)
 
 
 def make_tokenizer(
     texts: Iterable[str], config: TokenizerConfig, folder: pathlib.Path, log: Callable[[str], None]
-) -> TextTokenizer:
+) -> Tokenizer:
     """The tokenizer that the config names, or else learns, for whose files there is `folder`; raises a TokenizerError."""
     if config.path:
         return load_tokenizer(config.path)
@@ -88,11 +90,11 @@ def _last_words(file: int) -> str:
     return lines[-1].partition("] ")[2][:120] if lines else ""
 
 
-def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokenizer:
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """Learns a vocabulary.
 
     Args:
-      texts: documents or sentences, read once; of very many lines, every n-th is taken (tokenizer.MAX_LINES).
+      texts: documents or sentences, read once; of very many lines, every n-th is taken (sentencepiece_training.MAX_LINES).
       config: kind ("wordpiece" or "byte_bpe"), vocab_size, keep_newlines and lowercase are used.
 
     Raises:
@@ -120,7 +122,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> TextTokeni
     return tokenizer
 
 
-def _train(lines: list[str], config: TokenizerConfig) -> TextTokenizer:
+def _train(lines: list[str], config: TokenizerConfig) -> Tokenizer:
     files = _train_wordpiece(lines, config) if config.kind == "wordpiece" else _train_bytes(lines, config)
     files = tokenizer_from_files(files, f"trained {config.kind}").files
     # The class that was named has told what stands around texts. Now tokenizer.json holds all, whatever model it goes with.

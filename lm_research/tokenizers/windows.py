@@ -11,9 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from lm_research.common.texts import whole
-from lm_research.tokenizers.hf_tokenizer import HFTokenizer
-from lm_research.tokenizers.spec import in_use
+from lm_research.tokenizers.base import Tokenizer
 
 
 class Window(NamedTuple):
@@ -67,27 +65,22 @@ def word_windows(sizes: Sequence[int], room: int, stride: int) -> list[WordWindo
     ]
 
 
-def context_rooms(tokenizer: HFTokenizer, questions: Sequence[str], max_length: int) -> list[int]:
+def context_rooms(tokenizer: Tokenizer, questions: Sequence[str], max_length: int) -> list[int]:
     """Tokens that a row of max_length has left for the context beside each question; below 0 where even that is too long."""
-    special = tokenizer.backend.num_special_tokens_to_add(True)
-    with in_use(tokenizer.name):
-        encoded = tokenizer.backend.encode_batch(whole(list(questions)), add_special_tokens=False)
+    special = tokenizer.num_special_tokens(pair=True)
+    encoded = tokenizer.encodings(questions, add_special_tokens=False)
     return [max_length - special - len(question.ids) for question in encoded]
 
 
 def windows(
-    tokenizer: HFTokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
+    tokenizer: Tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
 ) -> Iterator[list[Window]]:
     """The windows of each pair, first to last; neighbours have `stride` tokens of the context in common.
 
     Every question must leave room for more than `stride` tokens of its context (`context_rooms`).
     """
-    with tokenizer._lock, in_use(tokenizer.name):  # truncation is a state of the backend
-        tokenizer.backend.enable_truncation(max_length, stride=stride, strategy="only_second", direction="right")
-        try:
-            encodings = tokenizer.backend.encode_batch(whole(list(zip(questions, contexts, strict=True))))
-        finally:
-            tokenizer.backend.no_truncation()
+    pairs = list(zip(questions, contexts, strict=True))
+    encodings = tokenizer.encodings(pairs, max_length=max_length, stride=stride, strategy="only_second", side="right")
     for encoding in encodings:
         yield [_window(part, tokenizer.uses_types) for part in (encoding, *encoding.overflowing)]
 

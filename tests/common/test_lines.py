@@ -21,7 +21,7 @@ from lm_research.config import DataConfig, resolve
 from lm_research.data.sources import read_documents
 from lm_research.errors import DataError
 from lm_research.tasks.records import read_records
-from lm_research.tokenizers.hf_tokenizer import tokenizer_from_files
+from lm_research.tokenizers.loading import tokenizer_from_files
 
 # What Python's str.splitlines and its text files (a lone carriage return) end lines at beside.
 ODD = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\r", "\r\r", "\u2028\r\x0b"]

@@ -18,8 +18,8 @@ from lm_research.data import sources
 from lm_research.data.corpus import Corpus, open_corpus
 from lm_research.data.store import DamagedStore
 from lm_research.errors import DataError, TokenizerError
-from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 TEXTS = [f"Story {n}. The cat number {n} met dog {n * 7}.\nThey ran {n % 5} miles. Then they slept." for n in range(60)]
 
@@ -76,7 +76,7 @@ def test_second_call_reads_no_text(
 ) -> None:
     first = open_corpus(make_config(folder), tmp_path / "run", print)
     monkeypatch.setattr(sources, "read_documents", lambda *_: pytest.fail("text was read again"))
-    monkeypatch.setattr(Tokenizer, "train", lambda *_: pytest.fail("the tokenizer was trained again"))
+    monkeypatch.setattr(SentencePieceTokenizer, "train", lambda *_: pytest.fail("the tokenizer was trained again"))
     lines: list[str] = []
     second = open_corpus(make_config(folder), tmp_path / "run", lines.append)
     assert second.digest == first.digest and len(lines) == 1 and "found" in lines[0]

@@ -11,14 +11,15 @@ from hf_folders import write_folder
 from lm_research.config import TokenizerConfig
 from lm_research.data.encode import encode_documents
 from lm_research.data.sentences import split_sentences
-from lm_research.tokenizers.base import TextTokenizer, Tokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 TEXTS = ["One cat. Two dogs! Three", "", "今日は晴れ。明日は雨。", "\n \n", "No.\nWay.  Out", "x"]
 
 
-def by_sentence(texts: list[str], tokenizer: TextTokenizer, gap: str, keep_newlines: bool) -> list[list[list[int]]]:
+def by_sentence(texts: list[str], tokenizer: Tokenizer, gap: str, keep_newlines: bool) -> list[list[list[int]]]:
     documents = []
     for text in texts:
         sentences = split_sentences(text, keep_newlines)
@@ -47,7 +48,7 @@ def test_sentencepiece_too(keep_newlines: bool, tmp_path: pathlib.Path) -> None:
     """Spaces come back by the tokenizer; a text with sentencepiece's own sign for a space goes another way to its ids."""
     texts = [*TEXTS, "a▁b. Two"]
     config = TokenizerConfig(kind="bpe", vocab_size=310, keep_newlines=keep_newlines)
-    tokenizer = Tokenizer.train(TEXTS * 3, config, tmp_path / "tokenizer.model")
+    tokenizer = SentencePieceTokenizer.train(TEXTS * 3, config, tmp_path / "tokenizer.model")
     expected = by_sentence(texts, tokenizer, "", keep_newlines)
     piece = encode_documents(texts, tokenizer, keep_newlines)
     assert piece.tokens.dtype == np.int32

@@ -31,16 +31,16 @@ def texts(lm: LanguageModel) -> dict[str, list]:
     return {name: generate(lm, PROMPTS, max_new_tokens=6, **options).tolist() for name, options in WAYS.items()}
 
 
-class Digits:
+class Digits(toys.ByteTokenizer):
     """Token n is the digit n."""
 
     roles: dict[str, int] = {}
     size = toys.VOCAB
 
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) % self.size for letter in text]
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[ord(letter) % self.size for letter in text] for text in texts]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return "".join(map(str, ids))
 
 

@@ -46,7 +46,7 @@ def test_tokens_follow_the_definition() -> None:
 class LetterTokenizer(toys.ByteTokenizer):
     """Each byte is a character."""
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return bytes(token for token in ids if token < 256).decode("latin-1")
 
 

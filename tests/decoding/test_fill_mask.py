@@ -20,7 +20,7 @@ from lm_research.config import TokenizerConfig
 from lm_research.data.store import write_store
 from lm_research.decoding.fill_mask import Gap, MaskFiller, find_gaps
 from lm_research.models.heads import Projection
-from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 
 class SuccessorModel:
@@ -128,7 +128,9 @@ def test_text_without_spaces_has_gaps_too(tmp_path: pathlib.Path) -> None:
     """Chinese has no marked words: a token of two characters stands for one, and punctuation for none."""
     sentence = "天下大势，分久必合，合久必分。周末七国分争，并入于秦。"
     texts = [sentence, "天下大势。", "周末分争", "七国分争", "并入于秦"] * 9
-    tokenizer = Tokenizer.train(texts, TokenizerConfig(kind="bpe", vocab_size=295), tmp_path / "tokenizer.model")
+    tokenizer = SentencePieceTokenizer.train(
+        texts, TokenizerConfig(kind="bpe", vocab_size=295), tmp_path / "tokenizer.model"
+    )
     ids = tokenizer.encode(sentence)
     store = write_store(tmp_path / "store", [[ids]], tokenizer.digest, tokenizer.size)
 

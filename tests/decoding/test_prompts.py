@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, processors
 from lm_research.config import resolve
 from lm_research.decoding.prompts import as_rows, bucket, make_prompts, names, text_start
 from lm_research.errors import UserError
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 

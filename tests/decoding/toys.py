@@ -15,16 +15,17 @@ import tiny
 
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.pretrained import LanguageModel
+from lm_research.tokenizers.base import Tokenizer
 
 VOCAB = 8
 
 
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """Token n is byte n; the last id ends a text."""
 
     roles = {"eos": 256}
     size = 257
-    special_ids = np.array([256])
+    ends_texts = False
 
     def __call__(self, texts: str | Sequence[str], **options: Any) -> dict[str, np.ndarray]:
         rows = [self.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]
@@ -36,13 +37,10 @@ class ByteTokenizer:
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [self.decode([token]) for token in ids]
 
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+        return [list(text.encode()) for text in texts]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return bytes(token for token in ids if token < 256).decode("utf-8", errors="replace")
 
 

@@ -16,7 +16,7 @@ from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.models.definition import define
 from lm_research.pretrained import LanguageModel
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 TEXTS = ["the river flows to the sea", "a stone lies in the river at night, and water flows", "bread"]

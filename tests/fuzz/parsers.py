@@ -45,7 +45,7 @@ from lm_research.reporting.runs import read_run  # noqa: E402
 from lm_research.serving import messages  # noqa: E402
 from lm_research.tasks.records import read_records  # noqa: E402
 from lm_research.tokenizers.chat_template import chat_text  # noqa: E402
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer  # noqa: E402
+from lm_research.tokenizers.loading import load_tokenizer  # noqa: E402
 
 Files = Mapping[str, bytes]
 

@@ -56,7 +56,7 @@ class Words(tiny.WordTokenizer):
       starts_word: bool [size], which ids begin a word; all but the special ones if not given.
     """
 
-    bos_id, eos_id = BOS, EOS
+    roles = {**tiny.WordTokenizer.roles, "bos": BOS, "eos": EOS}
 
     def __init__(self, size: int = VOCAB, sentinels: int = 0, starts_word: np.ndarray | None = None) -> None:
         super().__init__(size)

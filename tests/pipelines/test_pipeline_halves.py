@@ -18,7 +18,7 @@ from lm_research.config import resolve
 from lm_research.errors import UserError
 from lm_research.models.definition import define
 from lm_research.pretrained import LanguageModel
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 HALF, MARK = "the \ud800 king", "the ? king"

@@ -160,7 +160,7 @@ def causal_with(vocabulary: pathlib.Path, **config: Any) -> LanguageModel:
     """A tiny GPT-2 with a vocabulary."""
     from lm_research.config import ModelConfig
     from lm_research.models.families import define_model
-    from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+    from lm_research.tokenizers.loading import load_tokenizer
 
     section = ModelConfig(family="gpt2", hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_length=64)
     tokenizer = load_tokenizer(vocabulary)
@@ -397,7 +397,7 @@ def translator(folder: pathlib.Path) -> LanguageModel:
     """A tiny BART that reads at most 16 tokens, with mBART's tokenizer, which ends texts with </s> and their language."""
     from lm_research.config import ModelConfig
     from lm_research.models.families import define_model
-    from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+    from lm_research.tokenizers.loading import load_tokenizer
 
     tokenizer = load_tokenizer(write_folder(folder, "mbart"))
     section = ModelConfig(family="bart", hidden_size=16, num_layers=1, num_heads=2, intermediate_size=32, max_length=16)
@@ -431,7 +431,7 @@ def test_translation_between_languages_of_texts_that_are_cut(tmp_path: pathlib.P
 
 
 def load_vocabulary(folder: pathlib.Path) -> Any:
-    from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+    from lm_research.tokenizers.loading import load_tokenizer
 
     folder.mkdir()
     write_vocabulary(folder)

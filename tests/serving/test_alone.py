@@ -25,10 +25,10 @@ from lm_research.serving.app import Limits, make_app
 class LetterTokenizer(toys.ByteTokenizer):
     """Each byte is a character, so that different tokens are different texts."""
 
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode("latin-1"))
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(text.encode("latin-1")) for text in texts]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return bytes(token for token in ids if token < 256).decode("latin-1")
 
 

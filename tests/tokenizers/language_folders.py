@@ -8,7 +8,7 @@ import json
 import pathlib
 from typing import Any
 
-from lm_research.tokenizers.hf_tokenizer import in_languages, load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 
 GOLDENS = pathlib.Path(__file__).parent / "language_goldens" / "languages.json"
 
@@ -32,4 +32,4 @@ def write_family(folder: pathlib.Path, family: str, **config: Any) -> dict[str, 
 def open_family(folder: pathlib.Path, family: str) -> tuple[Any, dict[str, Any]]:
     """A family's tokenizer in the languages of its golden, and that."""
     golden = write_family(folder, family)
-    return in_languages(load_tokenizer(folder), golden["source"], golden["target"]), golden
+    return load_tokenizer(folder).in_languages(golden["source"], golden["target"]), golden

@@ -11,10 +11,10 @@ import pytest
 from hf_folders import files_of, write_folder
 
 from lm_research.errors import UserError
-from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.chat_answers import answer_ids, find_answers
 from lm_research.tokenizers.chat_template import chat_spans, chat_text
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.special_tokens import ids_behind, ids_within
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "chat_goldens" / "chats.json").read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def test_thinking_goes_by_all_its_names(name: str, tmp_path: pathlib.Path) -> No
 
 def test_a_model_that_only_knows_ids(tmp_path: pathlib.Path) -> None:
     """By the plain template, its parts together the ids of the whole text: Llama's sentencepiece puts one space before all."""
-    tokenizer = Tokenizer.parse(files_of("llama")["tokenizer.model"], "llama")
+    tokenizer = SentencePieceTokenizer.parse(files_of("llama")["tokenizer.model"], "llama")
     answers = find_answers(tokenizer, TALK)
     text = "User: light?\n\nAssistant: void\n\nUser: void?\n\nAssistant: light"
     assert answers.text.strip() == text

@@ -14,7 +14,8 @@ from tokenizers.processors import TemplateProcessing
 from lm_research.errors import UserError
 from lm_research.tokenizers import template_sandbox
 from lm_research.tokenizers.chat_template import chat_ids, chat_template, chat_text
-from lm_research.tokenizers.hf_tokenizer import HFTokenizer, load_tokenizer
+from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from lm_research.tokenizers.loading import load_tokenizer
 
 # Each message between marks, as ChatML has it. Blocks stand on lines of their own and must leave nothing of them.
 MARKED = """{% for message in messages %}

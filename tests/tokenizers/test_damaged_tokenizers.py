@@ -20,10 +20,10 @@ import pytest
 from hf_folders import files_of
 
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 from lm_research.tokenizers.patterns import check_pattern
 from lm_research.tokenizers.sentencepiece_model import check_charsmap, read_model
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 DEEP = json.loads("[" * 200 + "]" * 200)
 
@@ -195,13 +195,13 @@ WHOLE = piece("<unk>", sort=2) + piece("a", -1.0)
 )
 def test_models_that_the_library_must_not_see(proto: bytes, says: str) -> None:
     with pytest.raises(TokenizerError, match=f"my.model.*{says}"):
-        Tokenizer.parse(proto, "my.model")
+        SentencePieceTokenizer.parse(proto, "my.model")
     with pytest.raises(TokenizerError, match=says):
         tokenizer_from_files(opus_folder.files() | {"source.spm": proto, "config.json": b"{}"}, "here")
 
 
 def test_a_whole_model_opens() -> None:
-    assert Tokenizer.parse(WHOLE, "my.model").encode("a")
+    assert SentencePieceTokenizer.parse(WHOLE, "my.model").encode("a")
 
 
 def charsmap(units: dict[int, int], right: bytes = b"x\0") -> bytes:

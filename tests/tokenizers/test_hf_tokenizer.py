@@ -12,8 +12,9 @@ import pytest
 from hf_folders import files_of, goldens, write_folder
 
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.hf_tokenizer import HFTokenizer, load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 FAMILIES = sorted(goldens()["families"])
 TEXTS, PAIRS = goldens()["texts"], goldens()["pairs"]
@@ -327,7 +328,7 @@ def test_tokenizer_model_without_a_class_is_ours(tmp_path: pathlib.Path) -> None
     proto = files_of("llama")["tokenizer.model"]
     for files in ({}, {"config.json": b'{"seed": 0}'}, {"config.json": b'{"model_type": "bert"}'}):
         tokenizer = tokenizer_from_files(files | {"tokenizer.model": proto}, "here")
-        assert isinstance(tokenizer, Tokenizer) and tokenizer.proto == proto
+        assert isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.proto == proto
     (tmp_path / "my.model").write_bytes(proto)
-    assert isinstance(load_tokenizer(tmp_path / "my.model"), Tokenizer)
+    assert isinstance(load_tokenizer(tmp_path / "my.model"), SentencePieceTokenizer)
     assert isinstance(open_family("llama"), HFTokenizer)

@@ -10,10 +10,9 @@ from hf_folders import write_folder
 from language_folders import goldens, open_family, write_family
 
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.hf_tokenizer import in_languages, load_tokenizer
 from lm_research.tokenizers.languages import NLLB
+from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.sentencepiece_model import read_model
-from lm_research.tokenizers.special_tokens import frame_of, target_frame
 
 FAMILIES = ["MBart", "MBart50", "Nllb", "Nllb legacy", "M2M100"]
 SOURCES, TARGETS = goldens()["sources"], goldens()["targets"]
@@ -34,9 +33,9 @@ def test_both_sides_of_a_pair_are_those_of_transformers(family: str, tmp_path: p
         assert rows(tokenizer, SOURCES) == golden["input_ids"]
         assert rows(tokenizer, TARGETS, "text_target") == golden["labels"]
         for text, ids, frame in zip(
-            SOURCES + TARGETS, golden["input_ids"] + golden["labels"], 3 * [frame_of] + 3 * [target_frame], strict=True
+            SOURCES + TARGETS, golden["input_ids"] + golden["labels"], 3 * ["frame"] + 3 * ["target_frame"], strict=True
         ):
-            head, tail = frame(tokenizer)
+            head, tail = getattr(tokenizer, frame)
             assert [*head, *tokenizer.encode(text), *tail] == ids
         both = tokenizer(SOURCES, text_target=TARGETS, padding=True)
         assert both["input_ids"].shape[0] == both["labels"].shape[0] == 3
@@ -48,7 +47,7 @@ def test_both_sides_of_a_pair_are_those_of_transformers(family: str, tmp_path: p
 def test_a_cut_target_keeps_its_language(family: str, tmp_path: pathlib.Path) -> None:
     tokenizer, golden = open_family(tmp_path, family)
     cut = tokenizer(text_target=TARGETS[0], truncation=True, max_length=5)["input_ids"][0].tolist()
-    head, tail = target_frame(tokenizer)
+    head, tail = tokenizer.target_frame
     assert cut == [*head, *tokenizer.encode(TARGETS[0])[:3], *tail]
 
 
@@ -68,11 +67,11 @@ def test_nllb_of_a_sentencepiece_model_has_the_published_ids(tmp_path: pathlib.P
 def test_languages_that_there_are_not(tmp_path: pathlib.Path) -> None:
     tokenizer, _ = open_family(tmp_path / "a", "MBart50")
     with pytest.raises(TokenizerError, match="no language 'ro-RO'. Did you mean 'ro_RO'"):
-        in_languages(tokenizer, target="ro-RO")
+        tokenizer.in_languages(target="ro-RO")
     with pytest.raises(TokenizerError, match="no language 'en'. Valid: en_XX"):
-        in_languages(tokenizer, source="en")
+        tokenizer.in_languages(source="en")
     with pytest.raises(TokenizerError, match="marks no text with its language"):
-        in_languages(load_tokenizer(write_folder(tmp_path / "b", "bert")), target="ro_RO")
+        load_tokenizer(write_folder(tmp_path / "b", "bert")).in_languages(target="ro_RO")
     write_family(tmp_path / "c", "Nllb", tgt_lang="ro_RO")
     with pytest.raises(
         TokenizerError, match="tgt_lang in tokenizer_config.json is 'ro_RO', which is none of eng_Latn ron_Latn"

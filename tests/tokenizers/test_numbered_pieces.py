@@ -12,7 +12,7 @@ from language_folders import open_family
 from opus_folder import files, golden
 
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 
 TEXTS = golden()["texts"]
 

@@ -12,10 +12,10 @@ import pytest
 import sentencepiece
 
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.sentencepiece_backend import to_backend
 from lm_research.tokenizers.sentencepiece_model import UNIGRAM, read_model
 from lm_research.tokenizers.sentencepiece_rules import SPACE, normalizer_of
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 WORDS = "the river ran over hill and old king said went café 日本 한국 один 3 12 “yes” naïve <0 x4> ===== aaa".split()
 # What other people's models do: rules, kinds, symbols.
@@ -79,7 +79,7 @@ def test_texts_become_what_sentencepiece_makes_of_them(name: str) -> None:
 def test_ids_are_those_of_sentencepiece(name: str) -> None:
     """But for unigram models' ties: two ways to divide a word into the same pieces, in another order."""
     proto, reference = trained(name)
-    tokenizer = Tokenizer(proto)
+    tokenizer = SentencePieceTokenizer(proto)
     backend = to_backend(proto, tokenizer.keeps_newlines, "model")
     backend.encode_special_tokens = True
     left_out = [

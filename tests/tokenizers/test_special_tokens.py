@@ -7,23 +7,25 @@ import pathlib
 import pytest
 
 from lm_research.config import TokenizerConfig
-from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.special_tokens import frame_of, ids_within, target_frame
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from lm_research.tokenizers.special_tokens import ids_within
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 TEXTS = ["the king went over the river", "the queen said that all was good"] * 20
 
 
 def test_a_plain_tokenizer_ends_texts_and_puts_nothing_before_them(tmp_path: pathlib.Path) -> None:
-    tokenizer = Tokenizer.train(TEXTS, TokenizerConfig(kind="bpe", vocab_size=300), tmp_path / "tokenizer.model")
-    assert frame_of(tokenizer) == target_frame(tokenizer) == ((), (tokenizer.eos_id,))
+    tokenizer = SentencePieceTokenizer.train(
+        TEXTS, TokenizerConfig(kind="bpe", vocab_size=300), tmp_path / "tokenizer.model"
+    )
+    assert tokenizer.frame == tokenizer.target_frame == ((), (tokenizer.eos_id,))
     assert ids_within(tokenizer, "the king") == tokenizer.encode("the king")
 
 
 @pytest.mark.parametrize(("kind", "size"), [("wordpiece", 64), ("byte_bpe", 270)])
 def test_frame_and_text_are_what_calling_the_tokenizer_gives(kind: str, size: int) -> None:
     tokenizer = train_tokenizer(TEXTS, TokenizerConfig(kind=kind, vocab_size=size))
-    head, tail = frame_of(tokenizer)
+    head, tail = tokenizer.frame
     whole = tokenizer("the king")["input_ids"][0].tolist()
     assert [*head, *ids_within(tokenizer, "the king"), *tail] == whole
     assert head == (tokenizer.cls_id,) and tail == (tokenizer.sep_id,)

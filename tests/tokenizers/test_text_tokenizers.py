@@ -16,10 +16,9 @@ from lm_research.config import DataConfig, TokenizerConfig
 from lm_research.data.sentences import split_sentences
 from lm_research.data.sources import read_documents
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers import base as tokenizer_module
-from lm_research.tokenizers import sentencepiece_model
-from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers import sentencepiece_model, sentencepiece_training
+from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +31,23 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def train(texts: list[str], folder: pathlib.Path, **keys: object) -> Tokenizer:
-    return Tokenizer.train(texts, TokenizerConfig(**{"vocab_size": 600, **keys}), folder / "tokenizer.model")
+def train(texts: list[str], folder: pathlib.Path, **keys: object) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.train(
+        texts, TokenizerConfig(**{"vocab_size": 600, **keys}), folder / "tokenizer.model"
+    )
 
 
 @pytest.fixture(scope="module")
-def folded(texts: list[str], kind: str, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def folded(texts: list[str], kind: str, tmp_path_factory: pytest.TempPathFactory) -> SentencePieceTokenizer:
     return train(texts, tmp_path_factory.mktemp("folded"), kind=kind)
 
 
 @pytest.fixture(scope="module")
-def lossless(texts: list[str], kind: str, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def lossless(texts: list[str], kind: str, tmp_path_factory: pytest.TempPathFactory) -> SentencePieceTokenizer:
     return train(texts, tmp_path_factory.mktemp("lossless"), kind=kind, keep_newlines=True)
 
 
-def test_roles_come_first(folded: Tokenizer, lossless: Tokenizer) -> None:
+def test_roles_come_first(folded: SentencePieceTokenizer, lossless: SentencePieceTokenizer) -> None:
     for tokenizer in (folded, lossless):
         roles = [tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
         assert roles == [0, 1, 2, 3, 4] == tokenizer.special_ids.tolist()
@@ -54,13 +55,13 @@ def test_roles_come_first(folded: Tokenizer, lossless: Tokenizer) -> None:
         assert tokenizer.size == 600
 
 
-def test_text_cannot_name_a_role(folded: Tokenizer) -> None:
+def test_text_cannot_name_a_role(folded: SentencePieceTokenizer) -> None:
     ids = folded.encode("[MASK] [SEP] [PAD]")
     assert not set(ids) & set(folded.special_ids.tolist())
     assert folded.decode(ids) == "[MASK] [SEP] [PAD]"
 
 
-def test_folded_round_trip(folded: Tokenizer, texts: list[str]) -> None:
+def test_folded_round_trip(folded: SentencePieceTokenizer, texts: list[str]) -> None:
     sentences = split_sentences(texts[0])
     ids = folded.encode_batch(sentences)
     assert folded.decode(itertools.chain(*ids)) == " ".join(sentences)
@@ -70,12 +71,12 @@ def test_folded_round_trip(folded: Tokenizer, texts: list[str]) -> None:
     assert not folded.keeps_newlines
 
 
-def test_nothing_is_unknown(folded: Tokenizer) -> None:
+def test_nothing_is_unknown(folded: SentencePieceTokenizer) -> None:
     assert folded.unk_id not in folded.encode("日本語 🙂 ß")
     assert folded.decode(folded.encode("日本語 🙂 ß")) == "日本語 🙂 ß"
 
 
-def test_sentences_of_any_text_join_to_it(lossless: Tokenizer, texts: list[str]) -> None:
+def test_sentences_of_any_text_join_to_it(lossless: SentencePieceTokenizer, texts: list[str]) -> None:
     assert lossless.keeps_newlines
     draw = random.Random(0)
     odd = ["\n", " ", "  ", "▁", "a", ". ", "A", "\0", "\t", "\r", "\ufffd", "[PAD]", "<0x41>", "é", "ｶﾞ", "①"]
@@ -86,14 +87,14 @@ def test_sentences_of_any_text_join_to_it(lossless: Tokenizer, texts: list[str])
         assert lossless.decode(itertools.chain(*ids)) == text
 
 
-def test_bytes_of_tokens_add_up(lossless: Tokenizer, texts: list[str]) -> None:
+def test_bytes_of_tokens_add_up(lossless: SentencePieceTokenizer, texts: list[str]) -> None:
     text = texts[0] + " 日本 ▁ 🙂\n"
     assert lossless.token_bytes.dtype == np.int32 and lossless.token_bytes.shape == (lossless.size,)
     assert lossless.token_bytes[lossless.encode(text)].sum() == len(text.encode())
     assert not lossless.token_bytes[lossless.special_ids].any()
 
 
-def test_words_start_where_spaces_are(folded: Tokenizer, texts: list[str]) -> None:
+def test_words_start_where_spaces_are(folded: SentencePieceTokenizer, texts: list[str]) -> None:
     """With the space that the folded form puts before a text, as many starts as words."""
     sentence = split_sentences(texts[0])[2]
     assert folded.starts_word.dtype == bool and folded.starts_word.shape == (folded.size,)
@@ -101,10 +102,12 @@ def test_words_start_where_spaces_are(folded: Tokenizer, texts: list[str]) -> No
     assert not folded.starts_word[folded.special_ids].any()
 
 
-def test_same_text_same_bytes(folded: Tokenizer, texts: list[str], kind: str, tmp_path: pathlib.Path) -> None:
+def test_same_text_same_bytes(
+    folded: SentencePieceTokenizer, texts: list[str], kind: str, tmp_path: pathlib.Path
+) -> None:
     again = train(texts, tmp_path, kind=kind)
     assert again.proto == folded.proto and again.digest == folded.digest
-    assert Tokenizer.load(tmp_path / "tokenizer.model").digest == again.digest
+    assert SentencePieceTokenizer.load(tmp_path / "tokenizer.model").digest == again.digest
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.model"]
     assert train(texts[:15], tmp_path, kind=kind).digest != again.digest
 
@@ -130,14 +133,14 @@ def test_very_long_lines_are_used(tmp_path: pathlib.Path) -> None:
         train([line], tmp_path, vocab_size=320).decode(train([line], tmp_path, vocab_size=320).encode("word7"))
         == "word7"
     )
-    pieces = list(tokenizer_module._lines(["x" * 9001, line, ""]))
+    pieces = list(sentencepiece_training._lines(["x" * 9001, line, ""]))
     assert max(map(len, pieces)) <= 4000
     assert "".join(pieces) == "x" * 9001 + line
 
 
 def test_large_corpora_are_sampled_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_module, "MAX_LINES", 10)
-    kept = [int(line) for line in tokenizer_module.sample_lines(str(number) for number in range(100))]
+    monkeypatch.setattr(sentencepiece_training, "MAX_LINES", 10)
+    kept = [int(line) for line in sentencepiece_training.sample_lines(str(number) for number in range(100))]
     assert 5 <= len(kept) <= 10
     assert set(np.diff(kept)) == {16} and kept[0] == 0  # a stride that doubled 4 times: 100 / 16 lines are 7
 
@@ -157,7 +160,7 @@ def test_foreign_model_gets_the_roles_it_lacks(texts: list[str], tmp_path: pathl
         minloglevel=3,
     )
     (tmp_path / "spiece.model").write_bytes(model.getvalue())
-    tokenizer = Tokenizer.load(tmp_path / "spiece.model")
+    tokenizer = SentencePieceTokenizer.load(tmp_path / "spiece.model")
     assert (tokenizer.pad_id, tokenizer.sep_id, tokenizer.unk_id) == (0, 1, 2)
     assert (tokenizer.cls_id, tokenizer.mask_id, tokenizer.size) == (400, 401, 402)
     assert tokenizer.special_ids.tolist() == [0, 1, 2, 400, 401]
@@ -167,25 +170,27 @@ def test_foreign_model_gets_the_roles_it_lacks(texts: list[str], tmp_path: pathl
     assert tokenizer.pieces([400, 401, 5000]) == ["[CLS]", "[MASK]", "<5000>"]
 
 
-def test_files_open_as_the_same_tokenizer(folded: Tokenizer, tmp_path: pathlib.Path) -> None:
+def test_files_open_as_the_same_tokenizer(folded: SentencePieceTokenizer, tmp_path: pathlib.Path) -> None:
     assert folded.files == {"tokenizer.model": folded.proto}
     folded.save_files(tmp_path / "deep" / "folder")
     again = load_tokenizer(tmp_path / "deep" / "folder")
-    assert isinstance(again, Tokenizer) and again.digest == folded.digest
+    assert isinstance(again, SentencePieceTokenizer) and again.digest == folded.digest
     again = load_tokenizer(tmp_path / "deep" / "folder" / "tokenizer.model")
     assert (again.bos_id, again.eos_id) == (again.cls_id, again.sep_id) == (2, 3)
     assert again.roles == dict(pad=0, unk=1, cls=2, sep=3, mask=4, bos=2, eos=3)
     assert again.token_id("[MASK]") == 4 and again.token_id("▁no such piece") is None
 
 
-def test_our_models_open_as_ours_whatever_the_model(folded: Tokenizer, kind: str) -> None:
+def test_our_models_open_as_ours_whatever_the_model(folded: SentencePieceTokenizer, kind: str) -> None:
     """A folder saved for a model of any type, with the tokenizer that this library trained."""
     for model_type in (b"bert", b"llama", b"never_heard_of"):
         files = {**folded.files, "config.json": b'{"model_type": "%s"}' % model_type}
-        assert isinstance(tokenizer_from_files(files, "here"), Tokenizer)
+        assert isinstance(tokenizer_from_files(files, "here"), SentencePieceTokenizer)
 
 
-def test_model_files_are_read_without_a_protobuf_library(folded: Tokenizer, lossless: Tokenizer, kind: str) -> None:
+def test_model_files_are_read_without_a_protobuf_library(
+    folded: SentencePieceTokenizer, lossless: SentencePieceTokenizer, kind: str
+) -> None:
     for tokenizer in (folded, lossless):
         model = sentencepiece_model.read_model(tokenizer.proto)
         processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto)
@@ -209,10 +214,10 @@ def test_missing_or_damaged_file(content: bytes | None, tmp_path: pathlib.Path) 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(TokenizerError, match="my.model.*config.tokenizer.path"):
-        Tokenizer.load(path)
+        SentencePieceTokenizer.load(path)
 
 
-def test_truncated_file(folded: Tokenizer, tmp_path: pathlib.Path) -> None:
+def test_truncated_file(folded: SentencePieceTokenizer, tmp_path: pathlib.Path) -> None:
     (tmp_path / "my.model").write_bytes(folded.proto[:4000])
     with pytest.raises(TokenizerError, match="damaged"):
-        Tokenizer.load(tmp_path / "my.model")
+        SentencePieceTokenizer.load(tmp_path / "my.model")

@@ -10,7 +10,8 @@ from hf_folders import files_of, goldens
 from opus_folder import files
 
 from lm_research.config import resolve
-from lm_research.tokenizers.hf_tokenizer import HFTokenizer, tokenizer_from_files
+from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from lm_research.tokenizers.loading import tokenizer_from_files
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 from lm_research.tokenizers.windows import windows
 

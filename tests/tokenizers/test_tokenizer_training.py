@@ -15,8 +15,8 @@ import pytest
 from lm_research.config import TokenizerConfig
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers import tokenizer_training
-from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 
 SYLLABLES = "ba ce di fo gu ha je ki lo mu".split()
@@ -67,7 +67,7 @@ def test_roles_and_files(kind: str, names: dict[str, str], tmp_path: pathlib.Pat
 
 
 def test_sentencepiece_gets_sentinels_too(tmp_path: pathlib.Path) -> None:
-    tokenizer = Tokenizer.train(TEXTS, config("bpe", vocab_size=400, sentinels=2), tmp_path / "a.model")
+    tokenizer = SentencePieceTokenizer.train(TEXTS, config("bpe", vocab_size=400, sentinels=2), tmp_path / "a.model")
     assert [tokenizer.token_id(f"<extra_id_{number}>") for number in range(2)] == [5, 6]
     assert tokenizer.special_ids.tolist() == list(range(7))
 
@@ -152,7 +152,7 @@ def test_a_long_training_tells_how_far_it_is(tmp_path: pathlib.Path, monkeypatch
             time.sleep(0.01)
         return "learned"
 
-    monkeypatch.setattr(tokenizer_training.Tokenizer, "train", learn)
+    monkeypatch.setattr(tokenizer_training.SentencePieceTokenizer, "train", learn)
     monkeypatch.setattr(tokenizer_training, "_LINE_SECONDS", 0.05)
     settings = TokenizerConfig(vocab_size=4096)
     assert tokenizer_training.learn_tokenizer([], settings, tmp_path / "model", said.append) == "learned"

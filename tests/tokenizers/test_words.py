@@ -13,8 +13,9 @@ from lm_research.config import TokenizerConfig, resolve
 from lm_research.data.encode import encode_documents
 from lm_research.tasks.records import Record
 from lm_research.tasks.tagging import TaggingReader
-from lm_research.tokenizers.base import TextTokenizer, Tokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "word_goldens" / "words.json").read_text(encoding="utf-8"))
@@ -22,7 +23,7 @@ TEXTS = ["One cat. Two dogs! Three", "今日は晴れ。明日は雨。", "No.\n
 TAGGING = resolve({"task": {"name": "tagging", "train": "f", "text_key": "tokens", "label_key": "tags"}})
 
 
-def load(folder: pathlib.Path, family: str, settings: dict[str, Any]) -> TextTokenizer:
+def load(folder: pathlib.Path, family: str, settings: dict[str, Any]) -> Tokenizer:
     given = json.loads(files_of(family).get("tokenizer_config.json", b"{}"))
     return load_tokenizer(write_folder(folder, family, tokenizer_config__json={**given, **settings}))
 
@@ -62,17 +63,17 @@ def test_a_word_without_a_token_is_unknown(tmp_path: pathlib.Path) -> None:
     assert [token for token, label in zip(row.ids, row.labels, strict=True) if label == 1] == [tokenizer.unk_id] * 2
 
 
-def trained(kind: str, folder: pathlib.Path) -> TextTokenizer:
+def trained(kind: str, folder: pathlib.Path) -> Tokenizer:
     """A vocabulary of ours; "raw": sentencepiece's model that puts a space before a text and keeps all others."""
     if kind == "raw":
-        return Tokenizer.parse(files_of("llama")["tokenizer.model"], "llama")
+        return SentencePieceTokenizer.parse(files_of("llama")["tokenizer.model"], "llama")
     kind, _, lines = kind.partition(" ")
     config = TokenizerConfig(
         kind=kind, vocab_size={"wordpiece": 45, "unigram": 295}.get(kind, 310), keep_newlines=bool(lines)
     )
     if kind in ("wordpiece", "byte_bpe"):
         return train_tokenizer(TEXTS * 3, config)
-    return Tokenizer.train(TEXTS * 3, config, folder / "tokenizer.model")
+    return SentencePieceTokenizer.train(TEXTS * 3, config, folder / "tokenizer.model")
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "bpe lines", "wordpiece", "raw"])

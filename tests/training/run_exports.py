@@ -17,8 +17,9 @@ import numpy as np
 from lm_research.config import ModelConfig, TokenizerConfig
 from lm_research.interop.native_checkpoint import describe, tokenizer_of, tokens_of
 from lm_research.models.families import define_model
-from lm_research.tokenizers.base import TextTokenizer, Tokenizer
+from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens" / "run_exports.json"
@@ -73,13 +74,13 @@ def corpus() -> list[str]:
 
 
 @functools.cache
-def trained(vocabulary: str) -> TextTokenizer:
+def trained(vocabulary: str) -> Tokenizer:
     config = VOCABULARIES[vocabulary]
     config = dataclasses.replace(config, sentinels=2)
     if config.kind in LIBRARY_KINDS:
         return train_tokenizer(corpus(), config)
     with tempfile.TemporaryDirectory() as folder:
-        return Tokenizer.train(corpus(), config, pathlib.Path(folder) / "tokenizer.model")
+        return SentencePieceTokenizer.train(corpus(), config, pathlib.Path(folder) / "tokenizer.model")
 
 
 def exported(family: str, vocabulary: str) -> tuple[HFTokenizer, bytes]:

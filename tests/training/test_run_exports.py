@@ -30,7 +30,7 @@ from lm_research.errors import TokenizerError
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel
 from lm_research.tokenizers.chat_template import TEMPLATE, chat_ids
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer, tokenizer_from_files
+from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 from lm_research.tokenizers.run_tokenizer import AROUND, BEFORE, as_read
 
 GOLDEN = json.loads(GOLDENS.read_text(encoding="utf-8"))

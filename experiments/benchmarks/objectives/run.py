@@ -16,7 +16,7 @@ import numpy as np
 from lm_research import config as config_lib
 from lm_research.data.store import TokenStore, write_store
 from lm_research.objectives import OBJECTIVES
-from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 LENGTH, ROWS, BATCHES = 512, 64, 15
 WORDS = 2000
@@ -52,15 +52,17 @@ def make_texts() -> list[list[str]]:
     return [[sentence() for _ in range(rng.integers(1, 80))] for _ in range(1500)]
 
 
-def make_store(folder: pathlib.Path) -> tuple[TokenStore, Tokenizer]:
+def make_store(folder: pathlib.Path) -> tuple[TokenStore, SentencePieceTokenizer]:
     texts = make_texts()
     settings = config_lib.replace(config_lib.Config(), tokenizer=dict(vocab_size=1500, sentinels=100)).tokenizer
-    tokenizer = Tokenizer.train((" ".join(text) for text in texts), settings, folder / "tokenizer.model")
+    tokenizer = SentencePieceTokenizer.train((" ".join(text) for text in texts), settings, folder / "tokenizer.model")
     encoded: Iterable = (tokenizer.encode_batch(text) for text in texts)
     return write_store(folder / "store", encoded, tokenizer.digest, tokenizer.size), tokenizer
 
 
-def measure(name: str, changes: dict, store: TokenStore, tokenizer: Tokenizer) -> tuple[float, float, float, float]:
+def measure(
+    name: str, changes: dict, store: TokenStore, tokenizer: SentencePieceTokenizer
+) -> tuple[float, float, float, float]:
     """Seconds to open; tokens of rows (sources and targets) a second of processor time: median, lowest and highest."""
     objective = {key: value for key, value in changes.items() if key != "packing"}
     config = config_lib.replace(

@@ -20,8 +20,9 @@ from lm_research import config as config_lib
 from lm_research.data import sources
 from lm_research.data.encode import encode_documents
 from lm_research.data.sentences import split_documents
-from lm_research.tokenizers.base import TextTokenizer, Tokenizer
-from lm_research.tokenizers.hf_tokenizer import load_tokenizer
+from lm_research.tokenizers.base import Tokenizer
+from lm_research.tokenizers.loading import load_tokenizer
+from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 
 VOCABULARY = 4_000
@@ -34,18 +35,18 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.process_time() - begin
 
 
-def make_tokenizer(kind: str, texts: list[str], folder: pathlib.Path) -> TextTokenizer:
+def make_tokenizer(kind: str, texts: list[str], folder: pathlib.Path) -> Tokenizer:
     settings = config_lib.replace(config_lib.Config(), tokenizer=dict(kind=kind, vocab_size=VOCABULARY)).tokenizer
     if kind not in LIBRARY_KINDS:
-        Tokenizer.train(iter(texts), settings, folder / "tokenizer.model")
+        SentencePieceTokenizer.train(iter(texts), settings, folder / "tokenizer.model")
     else:
         train_tokenizer(iter(texts), settings).save_files(folder)
     return load_tokenizer(folder)
 
 
-def bare(tokenizer: TextTokenizer) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
+def bare(tokenizer: Tokenizer) -> tuple[Callable[[list[str]], Any], Callable[[list[str]], Any]]:
     """The library's own calls, a loop and a batch, ids as it gives them."""
-    if isinstance(tokenizer, Tokenizer):
+    if isinstance(tokenizer, SentencePieceTokenizer):
         encode = tokenizer._model.encode
         return lambda texts: [encode(text) for text in texts], encode
     backend = tokenizer._literal

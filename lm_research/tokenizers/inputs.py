@@ -1,17 +1,25 @@
-"""Rows of tokens as the arrays that a model takes.
+"""Texts as rows of tokens, and rows as the arrays that a model takes.
 
 Legend: B batch, L length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding
 
 from lm_research.common.texts import whole
 from lm_research.errors import TokenizerError
+
+
+class Row(NamedTuple):
+    """Ids of a text or a pair, and which of its two texts each is of (0 or 1)."""
+
+    ids: list[int]
+    type_ids: list[int]
 
 
 def pair_up(text: str | Sequence[str], text_pair: str | Sequence[str] | None) -> list[str] | list[tuple[str, str]]:
@@ -36,7 +44,7 @@ def pair_up(text: str | Sequence[str], text_pair: str | Sequence[str] | None) ->
 
 
 def stack_rows(
-    rows: Sequence[Encoding], length: int | None, pad_id: int, left: bool, types: bool, offsets: bool
+    rows: Sequence[Row | Encoding], length: int | None, pad_id: int, left: bool, types: bool, offsets: bool
 ) -> dict[str, np.ndarray]:
     """input_ids, attention_mask, and token_type_ids and offset_mapping on demand: int32 [B, L] ([B, L, 2] the last).
 
@@ -73,3 +81,49 @@ def stack_rows(
         if offsets:
             arrays["offset_mapping"][number, place] = row.offsets
     return arrays
+
+
+def bert_rows(
+    firsts: Sequence[list[int]],
+    seconds: Sequence[list[int]] | None,
+    frame: tuple[int, int] | None,
+    limit: int | None,
+) -> list[Row]:
+    """Rows of texts or pairs, in BERT's form: cls, the text, sep, the second text, sep; of a pair the longer text is cut first.
+
+    Args:
+      firsts, seconds: their ids.
+      frame: the ids of cls and sep; None puts none.
+      limit: tokens of a row.
+    """
+    rows = []
+    others = [[]] * len(firsts) if seconds is None else seconds
+    special = 0 if frame is None else 2 + (seconds is not None)
+    for first, other in zip(firsts, others, strict=True):
+        excess = max(0, len(first) + len(other) + special - limit) if limit is not None else 0
+        from_first = min(excess, max(0, len(first) - len(other)))
+        from_other = min(excess - from_first, max(0, len(other) - len(first)))
+        level = excess - from_first - from_other
+        first = first[: len(first) - from_first - (level + 1) // 2]
+        other = other[: len(other) - from_other - level // 2]
+        if frame is not None:
+            first, other = [frame[0], *first, frame[1]], other if seconds is None else [*other, frame[1]]
+        rows.append(Row(first + other, [0] * len(first) + [1] * len(other)))
+    return rows
+
+
+def known_ids(ids: Any, size: int) -> np.ndarray:
+    """Those of a text's ids that are ids, from 0 to below `size`: int64 [L]. `ids` is an array, a list or an iterator, or one of them.
+
+    Raises:
+      TokenizerError: they are ids of several texts, or none at all.
+    """
+    try:
+        row = np.atleast_1d(np.asarray(list(ids) if isinstance(ids, Iterator) else ids))
+    except ValueError:  # rows of several lengths
+        row = np.zeros((0, 0))
+    if row.ndim != 1 or row.size and not np.issubdtype(row.dtype, np.number):
+        raise TokenizerError(
+            f"decode takes the ids of one text, not {str(ids)[:80]!r}; batch_decode takes those of several."
+        )
+    return row[(row >= 0) & (row < size)].astype(np.int64)
