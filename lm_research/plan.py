@@ -62,9 +62,9 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is loaded: an accelerator that is here stays untouched
     from lm_research.planning import estimate, report, search
     from lm_research.planning.topology import parse_topology
-    from lm_research.run.init_from import find_origin, follow
+    from lm_research.run.init_checkpoint import apply_init_checkpoint, load_init_checkpoint
 
-    config = follow(find_origin(config), config)
+    config = apply_init_checkpoint(load_init_checkpoint(config), config)
     topology = parse_topology(args.topology or args.hardware, args.slices)
     if args.search:
         plans = search.search(config, topology, args.price)

@@ -95,10 +95,10 @@ def prepare(config: Config, workdir: Path, runner: Runner) -> int:
     """Makes the corpus, or finds it; returns the exit code."""
     from lm_research import tasks  # brings jax, which the workers do without
     from lm_research.objectives.base import Objective
-    from lm_research.run.init_from import find_origin, follow
+    from lm_research.run.init_checkpoint import apply_init_checkpoint, load_init_checkpoint
     from lm_research.run.run_directory import aside
 
-    config = follow(find_origin(config), config)
+    config = apply_init_checkpoint(load_init_checkpoint(config), config)
     kind = tasks.asked(config)
 
     def open_whole() -> Corpus:

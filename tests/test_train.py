@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from train_helpers import EVALUATE, LOG, STEPS, Lab, call, checkpoints, metrics, same, summary
 
-from lm_research import train
 from lm_research.data.order import Feed
-from lm_research.run import run_directory
+from lm_research.run import fit, run_directory
 
 HERE = pathlib.Path(__file__).parent
 
@@ -250,7 +249,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray]
                     batch[weights] = np.full_like(batch[weights], np.nan)
             return batch
 
-    monkeypatch.setattr(train, "Feed", Poisoned)
+    monkeypatch.setattr(fit, "Feed", Poisoned)
     return fed
 
 

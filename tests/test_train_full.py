@@ -19,7 +19,7 @@ from train_helpers import Lab, checkpoints, same, unfinished
 from lm_research.common import disk
 from lm_research.errors import UserError
 from lm_research.parallel import processes
-from lm_research.run import checkpoint, metrics, progress
+from lm_research.run import checkpoint, logger, metrics_log
 
 
 def refused(*_: Any, **__: Any) -> Any:
@@ -74,9 +74,9 @@ def in_file(name: str) -> Callable[[pytest.MonkeyPatch], None]:
 @pytest.mark.parametrize(
     ("fill", "file", "safe"),
     [
-        (in_lines(progress, "run: "), "log.txt", "No checkpoint was saved yet"),
+        (in_lines(logger, "run: "), "log.txt", "No checkpoint was saved yet"),
         (in_file("config.json"), "config.json", "No checkpoint was saved yet"),
-        (in_lines(metrics, '"step": 14'), "metrics.jsonl", "Checkpoint 12 is whole"),
+        (in_lines(metrics_log, '"step": 14'), "metrics.jsonl", "Checkpoint 12 is whole"),
         (in_files, "checkpoints", "A checkpoint takes about"),
         (in_file("summary.json"), "summary.json", "Checkpoint 20 is whole"),
     ],

@@ -42,14 +42,14 @@ checkpoint._FilesHandler.save = lambda *args, **named: (write(*args, **named), t
 """
 SLOW_EVALUATION = """
 import os, pathlib, time
-from lm_research.run import held_out
-evaluate = held_out.evaluate
+from lm_research.run import evaluator
+evaluate = evaluator.evaluate
 def watched(batches):
     for batch in batches:
         yield batch
         pathlib.Path(os.environ["EVALUATING"]).touch()
         time.sleep(1)
-held_out.evaluate = lambda step, params, batches, *rest: evaluate(step, params, watched(batches), *rest)
+evaluator.evaluate = lambda step, params, batches, *rest: evaluate(step, params, watched(batches), *rest)
 """
 SLOW_CORPUS = """
 import time

@@ -10,7 +10,7 @@ import os
 import pickle
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def _end_after(process: multiprocessing.process.BaseProcess) -> None:
 
 def load(
     make_batch: Callable[[int], Batch], start: int, stop: int, num_workers: int = 0, prefetch: int = 4
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of steps start, ..., stop - 1, in order, made ahead of time.
 
     Nothing is replayed: starting at step 1,000,000 costs what starting at 0 does. The batches do not depend on

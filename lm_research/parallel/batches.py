@@ -15,7 +15,7 @@ from lm_research.parallel.mesh import AXES, AnyMesh, mesh_shape
 from lm_research.parallel.rules import batch_sharding
 
 
-def settle_batch(config: Config, num_devices: int) -> Config:
+def resolve_batch(config: Config, num_devices: int) -> Config:
     """The config with a global batch where it tells that of a device, of so many; raises a MeshError like `mesh_shape`."""
     train = config.train
     if not train.batch_per_device:

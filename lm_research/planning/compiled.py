@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from lm_research.config import Config
 from lm_research.errors import MeshError
-from lm_research.parallel.batches import settle_batch
+from lm_research.parallel.batches import resolve_batch
 from lm_research.parallel.mesh import lay
 from lm_research.parallel.rules import batch_sharding
 from lm_research.planning.estimate import abstract_mesh
@@ -69,7 +69,7 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
     Raises:
       MeshError: libtpu is missing or does not know the topology, the chips are no TPUs, or the step does not fit.
     """
-    config = settle_batch(config, topology.num_chips)
+    config = resolve_batch(config, topology.num_chips)
     abstract_mesh(config, topology)
     mesh = topology_mesh(config, topology)
     work = make_workload(config)

@@ -19,7 +19,7 @@ from lm_research.config import Config, MeshConfig, replace
 from lm_research.models.adapters import is_adapter
 from lm_research.models.attention.module import in_kernels
 from lm_research.objectives.cross_entropy import slice_rows
-from lm_research.parallel.batches import check_batch, settle_batch
+from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
 from lm_research.parallel.rules import parse_rules, tree_shardings
 from lm_research.planning.topology import Topology, links
@@ -79,7 +79,7 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
       MeshError: the mesh does not fit the topology, or cannot divide the batch or a parameter.
       ConfigError: see `make_workload`.
     """
-    config = settle_batch(config, topology.num_chips)
+    config = resolve_batch(config, topology.num_chips)
     mesh = abstract_mesh(config, topology)
     work = work or make_workload(config)
     config = _with_attention(config, work, topology)

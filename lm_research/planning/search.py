@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from lm_research.config import Config, replace
 from lm_research.errors import MeshError
-from lm_research.parallel.batches import settle_batch
+from lm_research.parallel.batches import resolve_batch
 from lm_research.planning.estimate import Plan, plan_run
 from lm_research.planning.topology import Topology
 from lm_research.planning.workload import Workload, make_workload
@@ -28,7 +28,7 @@ def search(config: Config, topology: Topology, price: float | None = None) -> li
     Raises:
       MeshError: nothing fits; says how far the nearest plan is.
     """
-    config = settle_batch(config, topology.num_chips)  # all plans keep one global batch
+    config = resolve_batch(config, topology.num_chips)  # all plans keep one global batch
     fitting: list[Plan] = []
     nearest: Plan | None = None
     works = {remat: make_workload(replace(config, model={"remat": remat})) for remat in REMAT}

@@ -113,7 +113,7 @@ def make_workload(config: Config, whole: Config | None = None) -> Workload:
     which alone tell how many labels there are and how long the longest is.
 
     Args:
-      config: of the run; the shape of a model directory that it starts from stands in its model section (init_from.follow).
+      config: of the run; the shape of a model directory that it starts from stands in its model section (init_checkpoint.apply_init_checkpoint).
       whole: the run's own config, where `config` is of a part of its model.
 
     Raises:

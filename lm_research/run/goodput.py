@@ -12,12 +12,14 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from lm_research.common.disk import write_atomically
 from lm_research.config.run_files import Life, read_lives
 from lm_research.errors import CheckpointError
+from lm_research.run.callbacks import Callback
 from lm_research.run.run_directory import keep_damaged
 
 # What a life spends beside steps: until its first step, compiling, waiting for batches, evaluating, saving, checking devices.
@@ -26,7 +28,7 @@ FILE = "time.json"
 _SECONDS_BETWEEN_WRITES = 10.0  # of time.json: a death loses the account of no more
 
 
-def birth() -> float:
+def process_start_time() -> float:
     """What time.monotonic said when this process began, if it is a command of this package; else what it says now."""
     now = time.monotonic()
     spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -40,7 +42,7 @@ def birth() -> float:
     return now - age if 0 < age < 600 else now
 
 
-class Clock:
+class TimeAccount:
     """The account of one life, in seconds.
 
     `paused` stops the time of steps, so that rates speak of steps alone. Waiting for a batch does not: it belongs to a step, and
@@ -89,10 +91,10 @@ class Clock:
         return account["steps"] / sum(account.values())
 
 
-class Lives:
+class RunHistory(Callback):
     """WORKDIR/time.json: one entry a life, {begin, end [seconds since 1970], first, last [steps], seconds {}}."""
 
-    def __init__(self, workdir: pathlib.Path, clock: Clock, first: int, main_process: bool = True) -> None:
+    def __init__(self, workdir: pathlib.Path, clock: TimeAccount, first: int, main_process: bool = True) -> None:
         """`first`: the step that this life starts from."""
         self._path, self._clock, self._main = workdir / FILE, clock, main_process
         begin = time.time() - (time.monotonic() - clock.born)
@@ -118,6 +120,12 @@ class Lives:
         self._entry |= {"end": round(time.time(), 1), "last": step, "seconds": seconds}
         write_atomically(self._path, json.dumps([*self._before, self._entry], indent=1) + "\n")
         self._written = time.monotonic()
+
+    def on_log(self, step: int, values: Mapping[str, Any]) -> None:
+        self.write(step, now=False)
+
+    def on_save(self, step: int) -> None:
+        self.write(step)
 
     @property
     def known(self) -> bool:
@@ -154,7 +162,7 @@ def total_time(lives: list[Life]) -> dict[str, float]:
     return total
 
 
-def in_words(total: dict[str, float]) -> str:
+def describe_times(total: dict[str, float]) -> str:
     """ "97.2% of 1:02:03 in steps, eval 1.5%, compile 1.0%": causes of 0.05% and more, the largest first."""
     wall = max(sum(total.values()), 1e-9)
     causes = sorted(((seconds, name) for name, seconds in total.items() if name != "steps"), reverse=True)

@@ -29,7 +29,7 @@ def check(workdir: pathlib.Path, config: Config, done: int) -> None:
         )
 
 
-def in_words(config: Config, changed: Changes, done: int) -> str:
+def describe_changes(config: Config, changed: Changes, done: int) -> str:
     """What has changed since a run's last start, and what that does to the learning rate; "" where nothing has.
 
     Args:

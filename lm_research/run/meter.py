@@ -16,8 +16,8 @@ from lm_research.models.definition import ModelDefinition
 from lm_research.models.flops import train_flops_per_token
 from lm_research.objectives.base import Objective
 from lm_research.parallel.hardware import peak_flops
-from lm_research.run.goodput import Clock
-from lm_research.run.progress import Log
+from lm_research.run.goodput import TimeAccount
+from lm_research.run.logger import RunLogger
 from lm_research.training.state import State, window_means
 
 
@@ -31,8 +31,8 @@ class Meter:
         definition: ModelDefinition,
         examples: Examples,
         start: int,
-        log: Log,
-        clock: Clock,
+        log: RunLogger,
+        clock: TimeAccount,
         lines: Sequence[dict[str, float]] | None = (),
     ) -> None:
         """`lines`: of metrics.jsonl up to step `start`, whose count of tokens goes on; None where the last of them are lost."""

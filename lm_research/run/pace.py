@@ -12,6 +12,7 @@ import collections
 import jax
 import jax.numpy as jnp
 
+from lm_research.run.callbacks import Callback
 from lm_research.training.state import State
 
 AHEAD = 2  # steps under way at most
@@ -19,7 +20,7 @@ AHEAD = 2  # steps under way at most
 _copy = jax.jit(jnp.copy)
 
 
-class Pace:
+class Pace(Callback):
     """Lets at most AHEAD steps be under way.
 
     Attributes:
@@ -31,8 +32,7 @@ class Pace:
         self.finished = start
         self._under_way: collections.deque[tuple[int, jax.Array]] = collections.deque()
 
-    def began(self, step: int, state: State) -> None:
-        """A step was handed to the device; `state` is what it will return."""
+    def on_step_end(self, step: int, state: State) -> None:
         self._under_way.append((step, _copy(state["step"])))  # a copy: the next step overwrites its state
 
     def wait(self) -> int:

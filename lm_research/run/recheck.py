@@ -23,7 +23,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,8 +42,9 @@ from lm_research.parallel import processes
 from lm_research.parallel.batches import to_host
 from lm_research.parallel.mesh import AXES
 from lm_research.parallel.rules import RULES, standing_at
+from lm_research.run.callbacks import Callback, StepCall, every
 from lm_research.run.checkpoint import Checkpoints
-from lm_research.run.progress import Log, every
+from lm_research.run.goodput import TimeAccount
 from lm_research.training.groups import make_groups
 from lm_research.training.state import State
 from lm_research.training.step import loss_and_gradient
@@ -55,7 +56,7 @@ _DETERMINISTIC = ("xla_gpu_deterministic_ops=true", "xla_gpu_exclude_nondetermin
 Run = tuple[int, np.ndarray]
 
 
-class Recheck:
+class Recheck(Callback):
     """The checks of one run. Every process of it must ask at the same steps; all come to the same answer.
 
     Attributes:
@@ -71,15 +72,16 @@ class Recheck:
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
         start: int,
-        log: Log,
+        account: TimeAccount,
+        log: Callable[[str], None],
     ) -> None:
-        """`start`: the step that the run goes on from.
+        """`start`: the step that the run goes on from; `account` is charged for the checks.
 
         Raises:
           ConfigError: the platform's programs give other bits each time.
         """
         self._every, self._mesh, self._path, self._log = config.train.check_every, mesh, workdir / FILE, log
-        self._checkpoints, flags = checkpoints, os.environ.get("XLA_FLAGS", "")
+        self._account, self._checkpoints, flags = account, checkpoints, os.environ.get("XLA_FLAGS", "")
         if self._every and mesh.devices.flat[0].platform == "gpu" and not any(flag in flags for flag in _DETERMINISTIC):
             raise ConfigError(
                 f"config.train.check_every={self._every} compares bits, and programs for GPUs add in an order that changes from one time to "
@@ -87,36 +89,49 @@ class Recheck:
             )
         self._gradient = make_gradient(config, objective, definition) if self._every else None
         self._others: bool | None = None  # whether devices are compared with each other
+        self._rehearsed: np.ndarray | None = None  # evidence of the step that is about to be taken
         self.passed = min(start, _read(self._path)) if self._every else 0
 
     def due(self, step: int) -> bool:
         """Whether the step of this number, counted from 1, is checked."""
         return every(self._every, step)
 
-    def before(self, step: int, program: Any, state: State, batch: Batch, *arguments: Any, peak: Any) -> Any:
-        """Everything but the update that counts: (a state of the same bits as the one given, which is lost; what `after` needs).
+    def on_step_begin(self, call: StepCall) -> None:
+        """Everything but the update that counts, of a step that is due; the state is lost, and one of the same bits takes its place.
 
         Raises:
           DeviceFault: devices differ.
         """
-        if self._others is None:
-            fits = _fits(state["params"], self._mesh.local_devices[0])
-            self._others = self._mesh.size > 1 and processes.of_process_0(fits)
-            self._log(f"train.check_every={self._every}: {self._form()}")
-        if self._others:
-            self._compare_devices(step, state, batch)
-        kept = park(state)
-        rehearsed = evidence(program(state, batch, *arguments, peak=peak))
-        return unpark(kept), rehearsed
+        if self.due(call.number):
+            jax.block_until_ready(call.state)
+            with self._account.paused("check"):
+                self._rehearse(call)
 
-    def after(self, step: int, state: State, rehearsed: np.ndarray) -> None:
-        """Compares the update that counts with the one of `before`.
+    def on_step_end(self, step: int, state: State) -> None:
+        """Compares the update that counts with the one of `on_step_begin`.
 
         Raises:
           DeviceFault: their bits differ.
         """
+        if self.due(step):
+            jax.block_until_ready(state)
+            with self._account.paused("check"):
+                self._compare_updates(step, state)
+
+    def _rehearse(self, call: StepCall) -> None:
+        if self._others is None:
+            fits = _fits(call.state["params"], self._mesh.local_devices[0])
+            self._others = self._mesh.size > 1 and processes.of_process_0(fits)
+            self._log(f"train.check_every={self._every}: {self._form()}")
+        if self._others:
+            self._compare_devices(call)
+        kept = park(call.state)
+        self._rehearsed = evidence(call.program(call.state))
+        call.state = unpark(kept)
+
+    def _compare_updates(self, step: int, state: State) -> None:
         counted = evidence(state)
-        differing = np.flatnonzero((counted != rehearsed).any(1)).tolist()
+        differing = np.flatnonzero((counted != self._rehearsed).any(1)).tolist()
         if differing:
             self._stop(step, "the update was made twice on the same devices", differing)
         self.passed = step
@@ -129,15 +144,15 @@ class Recheck:
         large = ": model and gradient together would take over a quarter of a device's memory" * (self._mesh.size > 1)
         return f"each such step is made twice on the same devices, and not on others{large}"
 
-    def _compare_devices(self, step: int, state: State, batch: Batch) -> None:
-        compute = lambda shift: (shift, evidence(self._gradient(state, batch, np.int32(shift))))  # noqa: E731
+    def _compare_devices(self, call: StepCall) -> None:
+        compute = lambda shift: (shift, evidence(self._gradient(call.state, call.batch, np.int32(shift))))  # noqa: E731
         size, same = self._mesh.size, self._mesh.shape["context"] * self._mesh.shape["tensor"]
         runs = [compute(0), compute(1)]
         if not suspects(runs, same):
             return
         runs += [compute(shift) for shift in ((2, 3 % size) if size > 2 else (0, 1))]
         what = "the loss and gradient of the same rows were computed on different devices"
-        self._stop(step, what, suspects(runs, same))
+        self._stop(call.number, what, suspects(runs, same))
 
     def _stop(self, step: int, what: str, places: Sequence[int]) -> None:
         devices = self._mesh.devices.flat

@@ -17,7 +17,7 @@ from lm_research.parallel import processes
 class StopRequest:
     """Context manager that turns the first signal into a flag; a second one ends the process at once.
 
-    Among several processes SIGTERM is jax.distributed's, and Ctrl-C is handed on as one; see `at`.
+    Among several processes SIGTERM is jax.distributed's, and Ctrl-C is handed on as one; see `should_stop`.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,6 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def at(self, step: int) -> bool:
+    def should_stop(self, step: int) -> bool:
         """Whether to stop before `step`; the same answer in all processes, who must ask before every step."""
         return processes.asked_to_stop(step, bool(self))

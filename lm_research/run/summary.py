@@ -12,9 +12,9 @@ from lm_research.common.disk import write_atomically
 from lm_research.config import Config, tracker_names
 from lm_research.models.adapters import merged
 from lm_research.models.digest import digest_of
-from lm_research.run.held_out import Evaluation
-from lm_research.run.init_from import StartingPoint
-from lm_research.run.metrics import read_metrics
+from lm_research.run.evaluator import Evaluator
+from lm_research.run.init_checkpoint import InitCheckpoint
+from lm_research.run.metrics_log import read_metrics
 from lm_research.tasks import delivery
 from lm_research.training.state import State
 
@@ -44,20 +44,18 @@ def summarise(
     return summary
 
 
-def deliver(
-    evaluation: Evaluation, state: State, origin: StartingPoint | None, workdir: pathlib.Path
-) -> dict[str, Any]:
+def deliver(evaluator: Evaluator, state: State, init: InitCheckpoint | None, workdir: pathlib.Path) -> dict[str, Any]:
     """What is left of a fine-tuning run: the best model in WORKDIR/model, its predictions, and its scores in summary.json."""
-    task, corpus, params = evaluation.objective, evaluation.corpus, state.get("ema", state["params"])
+    task, corpus, params = evaluator.objective, evaluator.corpus, state.get("ema", state["params"])
     found: dict[str, Any] = {"best_step": int(state["step"])}
     for part, store in (("validation", corpus.validation), ("test", corpus.test)):
         if store is not None:
-            found[part], outputs = evaluation.part(params, store)
+            found[part], outputs = evaluator.part(params, store)
             if jax.process_index() == 0:
                 delivery.write_predictions(workdir / f"predictions_{part}.jsonl", task, part, outputs)
     if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
-        family, config = (origin.family, origin.config) if origin else (evaluation.config.model.family, None)
-        definition, params = merged(evaluation.definition, params)
+        family, config = (init.family, init.config) if init else (evaluator.config.model.family, None)
+        definition, params = merged(evaluator.definition, params)
         delivery.export(workdir / "model", definition, family, params, config, task)
     if jax.process_index() == 0:
         summary = json.loads((workdir / "summary.json").read_text()) | found
@@ -65,7 +63,7 @@ def deliver(
     return found | {"words": task.words_of(found["validation"])}
 
 
-def closing_words(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:
+def final_message(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:
     if summary["status"] == "paused":
         return f"paused after step {summary['step']} (train.stop_after); the same command with a later one goes on from there."
     if summary["status"] != "finished":

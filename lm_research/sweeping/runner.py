@@ -20,7 +20,7 @@ from lm_research.common.documents import is_finite
 from lm_research.config import loading, run_files
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, USER_MISTAKE, CheckpointError
 from lm_research.run import run_directory
-from lm_research.run.metrics import read_metrics
+from lm_research.run.metrics_log import read_metrics
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
 from lm_research.sweeping.sweep import Sweep
 

@@ -24,7 +24,7 @@ MOMENTS = {
     "learning a vocabulary": "from lm_research.tokenizers.base import sentencepiece\nsentencepiece.SentencePieceTrainer.train = stuck",
     "reading": "import time\nfrom lm_research.data import spool\n"
     "spool._shards = lambda *_: (pathlib.Path(os.environ['THERE']).touch(), time.sleep(60))",
-    "compiling": "from lm_research import train\ntrain.compile_step = stuck",
+    "compiling": "from lm_research.run import learner\nlearner.compile_step = stuck",
 }
 
 
@@ -63,9 +63,9 @@ def test_while_the_libraries_are_read(tmp_path: pathlib.Path) -> None:
 SLOW_STEPS = """
 import os, pathlib
 import jax, jax.numpy as jnp
-from lm_research import train
+from lm_research.run import learner, progress
 here = pathlib.Path(os.environ["THERE"])
-make, compile, reach = train.make_train_step, train.compile_step, train.Progress.reach
+make, compile, reach = learner.make_train_step, learner.compile_step, progress.Progress.reach
 def slow(*arguments):
     step = make(*arguments)
     def wrapped(state, *rest, **named):
@@ -80,8 +80,8 @@ def counted(*arguments):
             file.write("x")
         return program(*state, **named)
     return handed
-train.make_train_step, train.compile_step = slow, counted
-train.Progress.reach = lambda bar, step: ((here / "finished").write_text("x" * step), reach(bar, step))
+learner.make_train_step, learner.compile_step = slow, counted
+progress.Progress.reach = lambda bar, step: ((here / "finished").write_text("x" * step), reach(bar, step))
 """
 
 

@@ -27,7 +27,7 @@ import lm_research
 from lm_research.decoding.options import make_options
 from lm_research.errors import PretrainedError, UserError
 from lm_research.pretrained import inspect
-from lm_research.run.init_from import StartingPoint
+from lm_research.run.init_checkpoint import InitCheckpoint
 
 # As they stand in JSON.
 VALUES = (
@@ -93,7 +93,7 @@ def doors(directory: pathlib.Path, run: bool = True) -> None:
     with tempfile.TemporaryDirectory() as output:
         lm.save_pretrained(output)
     make_options({}, lm.generation_config, lm._config)
-    StartingPoint(directory, _model_section(), lm.head)
+    InitCheckpoint(directory, _model_section(), lm.head)
     if run:
         rank = (1, 2, 4) if lm.head == "multiple_choice" else (1, 4)
         ids = np.ones(rank, np.int32) * 3

@@ -22,7 +22,7 @@ from lm_research.interop.safetensors_file import read_safetensors
 from lm_research.models.adapters import adapt, merged
 from lm_research.models.definition import define
 from lm_research.models.families import define_model
-from lm_research.run.init_from import StartingPoint
+from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.trees import flatten
 
 GOLDENS = pathlib.Path(__file__).parent / "peft_goldens"
@@ -81,9 +81,9 @@ def test_the_head_is_the_adapters(tmp_path: pathlib.Path) -> None:
     assert lm.definition.head.num_labels == 3 and len(lm.config.id2label) == 3
     found = np.asarray(lm(input_ids=golden["ids"].astype(np.int32))["logits"])
     np.testing.assert_allclose(found, golden["logits"], rtol=1e-4, atol=2e-5)
-    start = StartingPoint(tmp_path / "adapter", ModelConfig(), "classification", 3)
+    start = InitCheckpoint(tmp_path / "adapter", ModelConfig(), "classification", 3)
     assert start.tokenizer == GOLDENS / "bert" / "base" and start.new_parts == "^classifier/"
-    start = StartingPoint(GOLDENS / "bert" / "base", ModelConfig(), "masked_lm")
+    start = InitCheckpoint(GOLDENS / "bert" / "base", ModelConfig(), "masked_lm")
     assert start.new_parts == "^masked_lm/"
 
 

@@ -20,7 +20,7 @@ from lm_research import convert
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
 from lm_research.interop.tensor_files import open_tensors, write_tensors
-from lm_research.run.init_from import StartingPoint
+from lm_research.run.init_checkpoint import InitCheckpoint
 
 E4M3, I8, U8, I32, F32 = ml_dtypes.float8_e4m3fn, np.int8, np.uint8, np.int32, np.float32
 UP = "model.layers.0.mlp.up_proj"
@@ -92,7 +92,7 @@ def test_what_the_tensors_say(name: str, tmp_path: pathlib.Path) -> None:
 def test_every_way_in(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     directory = write(tmp_path / "llama", {}, TENSORS["float8_e4m3fn with scales"])
     with pytest.raises(PretrainedError, match="quantised"):
-        StartingPoint(directory, ModelConfig(), "causal_lm")
+        InitCheckpoint(directory, ModelConfig(), "causal_lm")
     assert convert.main(["--source", str(directory), "--output", str(tmp_path / "out"), "--to", "hf"]) == 2
     assert "quantised" in capsys.readouterr().err and not (tmp_path / "out").exists()
     base = pathlib.Path(shutil.copytree(PEFT / "base", tmp_path / "base"))

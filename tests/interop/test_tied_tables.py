@@ -21,7 +21,7 @@ from test_goldens import run
 import lm_research
 from lm_research import convert
 from lm_research.interop.tensor_files import open_tensors
-from lm_research.run.init_from import StartingPoint
+from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.trees import flatten
 
 APART = list(golden_models.golden_paths("apart"))
@@ -108,7 +108,7 @@ def test_native_directories_and_convert_keep_both(gpt2: Any, tmp_path: pathlib.P
 
 def test_untied_tables_learn_apart(gpt2: Any) -> None:
     """A run starts from both, and the gradient of one is not that of the other."""
-    start = StartingPoint(gpt2[0], lm_research.config.ModelConfig(), "causal_lm")
+    start = InitCheckpoint(gpt2[0], lm_research.config.ModelConfig(), "causal_lm")
     params = flatten(lm_research.from_pretrained(gpt2[0]).params)
     assert not start.definition.arch.tied and start.new_parts == ""
     table, output = params["decoder/embeddings/tokens"], params["next_token/table"]

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh
 from lm_research.config import MeshConfig, resolve
 from lm_research.errors import MeshError
 from lm_research.parallel import batches
-from lm_research.parallel.batches import check_batch, local_rows, settle_batch, to_global
+from lm_research.parallel.batches import check_batch, local_rows, resolve_batch, to_global
 from lm_research.parallel.mesh import AXES, make_mesh
 
 
@@ -45,10 +45,10 @@ def test_a_batch_of_a_device_is_that_of_all_devices_with_rows_of_their_own() -> 
             "mesh": {"data": 2, "fsdp": 4, "context": 2, "tensor": 2},
         }
     )
-    settled = settle_batch(config, 32)
+    settled = resolve_batch(config, 32)
     assert (settled.train.batch_size, settled.train.batch_per_device) == (96, 0)
     check_batch(mesh(2, 4, 2, 2), settled.train.batch_size, 3, length=16)
-    assert settle_batch(settled, 8) is settled  # and stays so on other devices
+    assert resolve_batch(settled, 8) is settled  # and stays so on other devices
 
 
 def test_rows_that_cannot_be_divided_are_refused_with_the_arithmetic() -> None:

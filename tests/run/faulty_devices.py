@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ from lm_research.objectives import define, make_objective
 from lm_research.parallel.batches import local_rows, to_global
 from lm_research.parallel.mesh import make_mesh
 from lm_research.run import recheck
+from lm_research.run.callbacks import StepCall
 from lm_research.run.checkpoint import Checkpoints
+from lm_research.run.goodput import TimeAccount
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state, state_shardings
@@ -103,12 +106,14 @@ def scenarios(config: config_lib.Config, store: Any, folder: pathlib.Path) -> di
 
         def attempt(gradient: Callable = gradient, program: Callable = program) -> Any:
             recheck.make_gradient = lambda config, objective, definition: gradient
-            check = recheck.Recheck(config, objective, definition, mesh, folder, checkpoints, 1, print_nothing)
+            account = TimeAccount(time.monotonic())
+            check = recheck.Recheck(config, objective, definition, mesh, folder, checkpoints, 1, account, print_nothing)
             assert check.due(2) and not check.due(1)
+            call = StepCall(2, state(), batch, lambda state: program(state, batch, peak=np.float32(1e-3)))
             try:
-                new, rehearsed = check.before(2, program, state(), batch, peak=np.float32(1e-3))
-                new = program(new, batch, peak=np.float32(1e-3))
-                check.after(2, new, rehearsed)
+                check.on_step_begin(call)
+                new = call.program(call.state)
+                check.on_step_end(2, new)
             except DeviceFault as error:
                 return {"error": str(error), "passed": check.passed}
             return {"equal": digest_of(new) == plain, "passed": check.passed}

@@ -18,9 +18,10 @@ from train_helpers import Lab, checkpoints, metrics, same, summary
 from lm_research import config as config_lib
 from lm_research.config import Budget, Config, resolve
 from lm_research.errors import ConfigError
-from lm_research.run import budget, goodput
-from lm_research.run.budget import Course, TimedCourse, position, settle
-from lm_research.run.goodput import Clock, Lives
+from lm_research.run import goodput, time_budget
+from lm_research.run.budget import StepBudget, resolve_budget
+from lm_research.run.goodput import RunHistory, TimeAccount
+from lm_research.run.time_budget import TimeBudget, position
 from lm_research.training.schedules import make_schedule
 
 
@@ -55,11 +56,11 @@ def test_epochs_beside_a_budget_are_refused() -> None:
 
 
 def test_tokens_and_flops_are_arithmetic() -> None:
-    steps = lambda text, **more: settle(config_of(text, **more), tokens=256, flops=1e6).train.num_steps  # noqa: E731
+    steps = lambda text, **more: resolve_budget(config_of(text, **more), tokens=256, flops=1e6).train.num_steps  # noqa: E731
     assert steps("2600tokens") == 10  # 10.16
     assert steps("7.5e6flops") == 7
-    assert settle(Config(), 256, 1e6) == Config()
-    assert settle(config_of("2h"), 256, 1e6).train.num_steps == Config().train.num_steps
+    assert resolve_budget(Config(), 256, 1e6) == Config()
+    assert resolve_budget(config_of("2h"), 256, 1e6).train.num_steps == Config().train.num_steps
     with pytest.raises(ConfigError, match="less than one step, which takes 256 tokens"):
         steps("255tokens")
     with pytest.raises(ConfigError, match="makes 10 steps here, fewer than schedule.warmup_steps=11"):
@@ -108,7 +109,7 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, step: Callable[[float], float]) -> None:
         self.now, self.step = 1000.0, step
-        for module in (budget, goodput):
+        for module in (time_budget, goodput):
             monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
     def work(self) -> np.ndarray:
@@ -122,17 +123,17 @@ CONFIG = {"eval": {"every_steps": 300}, "checkpoint": {"every_steps": 200}, "log
 
 def live(
     machine: Machine, workdir: pathlib.Path, seconds: int, start: int = 0, stop: int | None = None
-) -> tuple[TimedCourse, int, list[str], float]:
-    """A life of a run as train.py has it, from a checkpoint at `start` to its end, or to its death after `stop`."""
+) -> tuple[TimeBudget, int, list[str], float]:
+    """A life of a run as run/fit.py has it, from a checkpoint at `start` to its end, or to its death after `stop`."""
     config, log = config_of(f"{seconds}s", **CONFIG), []
     born = machine.now
     machine.now += COSTS["start"]
-    clock = Clock(born)
-    lives = Lives(workdir, clock, start)
-    course = budget.make_course(config, workdir, start, clock, lives, None, log.append)
+    clock = TimeAccount(born)
+    lives = RunHistory(workdir, clock, start)
+    course = time_budget.make_budget(config, workdir, start, clock, lives, None, log.append)
     with clock.paused("compile"):
         machine.now += COSTS["compile"]
-    if course.unknown:
+    if course.needs_calibration:
         course.calibrate(machine.work, eval_batches=10)
     step = start
     while True:
@@ -146,7 +147,7 @@ def live(
             break
         machine.work()
         step += 1
-        course.follow(step, {"step": np.zeros(())})
+        course.update(step, {"step": np.zeros(())})
     lives.write(step)
     return course, step, log, machine.now - born
 
@@ -175,7 +176,7 @@ def test_a_run_ends_on_time(
     assert json.loads((tmp_path / "budget.json").read_text())["num_steps"] == steps == course.end
     told = int(re.match(r"budget: ([\d,]+) steps", log[-1])[1].replace(",", ""))
     assert told == pytest.approx(steps, rel=0.035)  # smaller corrections are left to the file
-    at, place, pace, length = course.numbers[0].tolist()
+    at, place, pace, length = course.schedule_args[0].tolist()
     assert place + (steps - at) * pace == pytest.approx(length, rel=1e-5)  # the schedule ends with the run
 
 
@@ -192,7 +193,7 @@ def test_a_steady_machine_keeps_its_first_plan_and_its_number(
     machine = Machine(monkeypatch, lambda now: 0.1)
     course, steps, _, _ = live(machine, tmp_path, 600)
     assert steps == pytest.approx(581.4 / (0.1 + 1 / 900 + 1.1 / 200), abs=3)
-    assert course.numbers[0].tolist() == [0, 0, 1, steps]
+    assert course.schedule_args[0].tolist() == [0, 0, 1, steps]
 
 
 def test_a_resumed_run_spends_what_is_left(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +238,7 @@ def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path: pathlib.Path, mon
     assert [plans["budget"] for plans in stored["earlier"]] == ["180s"] and stored["earlier"][0]["plans"][-1][
         "end"
     ] == first
-    at, place, pace, length = course.numbers[0].tolist()
+    at, place, pace, length = course.schedule_args[0].tolist()
     assert place + (steps - at) * pace == pytest.approx(length, rel=1e-5)
     assert length == pytest.approx(stored["plans"][0]["end"])
     assert live(machine, tmp_path, 360, start=steps)[1] == steps  # and is finished again
@@ -247,10 +248,10 @@ def test_plans_after_the_checkpoint_are_forgotten(tmp_path: pathlib.Path, monkey
     plans = [{"step": 0, "end": 1000}, {"step": 300, "end": 900}, {"step": 500, "end": 700}]
     (tmp_path / "budget.json").write_text(json.dumps({"plans": plans}))
     machine = Machine(monkeypatch, lambda now: 0.1)
-    clock = Clock(machine.now)
+    clock = TimeAccount(machine.now)
     ends = {
-        start: budget.make_course(
-            config_of("600s"), tmp_path, start, clock, Lives(tmp_path, clock, start), None, print
+        start: time_budget.make_budget(
+            config_of("600s"), tmp_path, start, clock, RunHistory(tmp_path, clock, start), None, print
         ).end
         for start in (0, 299, 300, 499, 500)
     }
@@ -263,9 +264,14 @@ def test_a_budget_that_the_start_uses_up_is_refused(tmp_path: pathlib.Path, monk
 
 
 def test_without_time_the_end_is_known() -> None:
-    course = budget.make_course(resolve({"train": {"num_steps": 7}}), pathlib.Path(), 0, *[None] * 4)
-    assert type(course) is Course and (course.end, course.last, course.arguments, course.unknown) == (7, 7, (), False)
-    assert course.follow(3, None) is False
+    course = time_budget.make_budget(resolve({"train": {"num_steps": 7}}), pathlib.Path(), 0, *[None] * 4)
+    assert type(course) is StepBudget and (course.end, course.last, course.device_args, course.needs_calibration) == (
+        7,
+        7,
+        (),
+        False,
+    )
+    assert course.update(3, None) is False
 
 
 def test_a_timed_run_trains_saves_and_resumes_by_its_plan(
@@ -275,8 +281,8 @@ def test_a_timed_run_trains_saves_and_resumes_by_its_plan(
 
     An evaluation of 3 batches is taken for a step, one every 10. Seconds of checkpoints and of compiling do not count beside these.
     """
-    monkeypatch.setattr(budget, "_seconds", lambda take, count: (take(), 42_250.0)[1])
-    monkeypatch.setattr(TimedCourse, "follow", lambda self, step, state: False)
+    monkeypatch.setattr(time_budget, "_seconds", lambda take, count: (take(), 42_250.0)[1])
+    monkeypatch.setattr(TimeBudget, "update", lambda self, step, state: False)
     flags = ("--config.train.budget=1000000s", "--config.train.num_steps=7")
     run = tmp_path / "run"
     assert lab.train(run, *flags) == 0

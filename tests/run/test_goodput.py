@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from lm_research.run import goodput
-from lm_research.run.goodput import Clock, Lives, in_words, read_lives, total_time
+from lm_research.run.goodput import RunHistory, TimeAccount, describe_times, read_lives, total_time
 
 
 class Turned:
@@ -32,7 +32,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Turned:
 
 
 def test_time_goes_to_steps_or_to_a_cause(hands: Turned) -> None:
-    clock = Clock(born=90.0)  # 10 s until here
+    clock = TimeAccount(born=90.0)  # 10 s until here
     hands.now += 4.0
     with clock.paused("compile"):
         hands.now += 3.0
@@ -57,7 +57,7 @@ def test_time_goes_to_steps_or_to_a_cause(hands: Turned) -> None:
 
 
 def test_a_failure_inside_a_pause_ends_it(hands: Turned) -> None:
-    clock = Clock(born=100.0)
+    clock = TimeAccount(born=100.0)
     with pytest.raises(ValueError), clock.paused("eval"):
         hands.now += 3.0
         raise ValueError
@@ -66,13 +66,13 @@ def test_a_failure_inside_a_pause_ends_it(hands: Turned) -> None:
 
 def test_a_death_costs_the_steps_taken_twice_and_the_time_between(hands: Turned, tmp_path: pathlib.Path) -> None:
     """30 steps of 1 s, the last 10 not saved; 20 s later the next life goes on from step 20."""
-    clock = Clock(born=100.0)
-    lives = Lives(tmp_path, clock, first=0)
+    clock = TimeAccount(born=100.0)
+    lives = RunHistory(tmp_path, clock, first=0)
     hands.now += 30.0
     lives.write(30)
     hands.now += 20.0
-    second = Clock(born=hands.now)
-    again = Lives(tmp_path, second, first=20)
+    second = TimeAccount(born=hands.now)
+    again = RunHistory(tmp_path, second, first=20)
     with second.paused("compile"):
         hands.now += 6.0
     hands.now += 40.0
@@ -83,18 +83,20 @@ def test_a_death_costs_the_steps_taken_twice_and_the_time_between(hands: Turned,
     assert again.total() == pytest.approx(expected)
     assert total_time(read_lives(tmp_path)) == pytest.approx(expected)
     assert set(total_time([]).values()) == {0.0}  # of a run that was stopped before its first step
-    assert in_words(expected) == "62.5% of 0:01:36 in steps, down 20.8%, repeated 10.4%, compile 6.2%"
+    assert describe_times(expected) == "62.5% of 0:01:36 in steps, down 20.8%, repeated 10.4%, compile 6.2%"
 
 
 def test_the_account_is_written_now_and_then(hands: Turned, tmp_path: pathlib.Path) -> None:
-    lives = Lives(tmp_path, Clock(born=100.0), first=0)
+    lives = RunHistory(tmp_path, TimeAccount(born=100.0), first=0)
     for step in range(1, 31):
         hands.now += 1.0
         lives.write(step, now=False)
     assert [life["last"] for life in json.loads((tmp_path / goodput.FILE).read_text())] == [23]  # after 1, 12 and 23 s
-    Lives(tmp_path, Clock(born=100.0), first=30).write(30)  # a finished run, started again
+    RunHistory(tmp_path, TimeAccount(born=100.0), first=30).write(30)  # a finished run, started again
     assert len(read_lives(tmp_path)) == 1
-    Lives(tmp_path / "other", Clock(born=100.0), first=0, main_process=False).write(5)  # has no folder, and writes none
+    RunHistory(tmp_path / "other", TimeAccount(born=100.0), first=0, main_process=False).write(
+        5
+    )  # has no folder, and writes none
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,6 @@ def test_the_account_is_written_now_and_then(hands: Turned, tmp_path: pathlib.Pa
 )
 def test_a_torn_account_begins_anew(text: str, tmp_path: pathlib.Path, hands: Turned) -> None:
     (tmp_path / goodput.FILE).write_text(text)
-    Lives(tmp_path, Clock(born=100.0), first=0).write(5)
+    RunHistory(tmp_path, TimeAccount(born=100.0), first=0).write(5)
     assert [life["last"] for life in read_lives(tmp_path)] == [5]
     assert (tmp_path / f"{goodput.FILE}.damaged").read_text() == text

@@ -26,7 +26,7 @@ def test_a_third_step_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> No
     keeper = pace.Pace(0)
     for step in (1, 2):
         assert keeper.wait() == 0
-        keeper.began(step, {"step": jnp.int32(step)})
+        keeper.on_step_end(step, {"step": jnp.int32(step)})
     found: list[int] = []
     waiting = threading.Thread(target=lambda: found.append(keeper.wait()))
     waiting.start()

@@ -8,29 +8,32 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lm_research.run.progress import Log, Progress, Trace
+from lm_research.run.callbacks import StepCall
+from lm_research.run.logger import RunLogger
+from lm_research.run.profiler import Profiler
+from lm_research.run.progress import Progress
 
 
 def test_lines_are_printed_and_kept_with_the_time(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = Log(tmp_path)
+    log = RunLogger(tmp_path)
     log("one\ntwo")
     log()
     assert capsys.readouterr().out == "one\ntwo\n\n"
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert [line[20:] for line in lines] == ["one", "two", ""]
     assert all(line[:4].isdigit() and line[4] == "-" and line[13] == ":" for line in lines)
-    Log(tmp_path)("three")
+    RunLogger(tmp_path)("three")
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 4
 
 
 def test_other_processes_keep_quiet(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Log(tmp_path, main_process=False)("one")
+    RunLogger(tmp_path, main_process=False)("one")
     assert capsys.readouterr().out == ""
 
 
 def test_plain_lines_without_a_terminal(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     """30 of 50 steps are left after step 20: at 2 s each a minute."""
-    progress = Progress(0, 50, Log(tmp_path))
+    progress = Progress(0, 50, RunLogger(tmp_path))
     values = {
         "loss_nats": 2.5,
         "learning_rate": 1e-3,
@@ -39,9 +42,9 @@ def test_plain_lines_without_a_terminal(tmp_path: pathlib.Path, capsys: pytest.C
         "step_seconds": 2.0,
     }
     progress.reach(20)
-    progress.metrics(20, values)
-    progress.metrics(20, {**values, "mfu": 0.5})
-    progress.close(20)
+    progress.on_log(20, values)
+    progress.on_log(20, {**values, "mfu": 0.5})
+    progress.on_train_end(20)
     first, second = capsys.readouterr().out.splitlines()
     assert first == "step     20/50  loss 2.5000  lr 1.00e-03  grad 0.75  12,346 tok/s  eta 0:01:00"
     assert "mfu 50.0%" in second
@@ -58,12 +61,12 @@ def test_plain_lines_without_a_terminal(tmp_path: pathlib.Path, capsys: pytest.C
         ((8, 9), range(1, 4), False),
     ],
 )
-def test_trace(tmp_path: pathlib.Path, asked: tuple | None, steps: range, traced: bool) -> None:
-    trace = Trace(asked, tmp_path)
+def test_profiler(tmp_path: pathlib.Path, asked: tuple | None, steps: range, traced: bool) -> None:
+    profiler = Profiler(asked, tmp_path)
     for step in steps:
-        trace.before(step)
-        trace.after(step, jnp.ones(3) + step)
-    trace.close()
+        profiler.on_step_begin(StepCall(step, {}, {}, dict))
+        profiler.on_step_end(step, {"step": jnp.ones(3) + step})
+    profiler.on_train_end(max(steps))
     assert bool(list(tmp_path.rglob("*.xplane.pb"))) == traced
     jax.profiler.start_trace(str(tmp_path / "mine"))  # none is running any more
     jax.profiler.stop_trace()

@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 from train_helpers import Lab, checkpoints, metrics, summary
 
-from lm_research import train
-from lm_research.run import recheck
+from lm_research.run import learner, recheck
 from lm_research.run.recheck import park, suspects, unpark
 
 HERE = pathlib.Path(__file__).parent
@@ -116,7 +115,7 @@ def test_a_run_with_a_fault_stops_and_goes_on_from_what_is_sound(
     capsys: pytest.CaptureFixture,
 ) -> None:
     """Steps 8 and 16 are checked. The program is called twice for each: a bit that flips in its 17th call is in step 16."""
-    compile_step, count = train.compile_step, iter(range(1, 1000))
+    compile_step, count = learner.compile_step, iter(range(1, 1000))
 
     def compiled(*args: Any) -> Callable:
         program = compile_step(*args)
@@ -134,7 +133,7 @@ def test_a_run_with_a_fault_stops_and_goes_on_from_what_is_sound(
 
         return run
 
-    monkeypatch.setattr(train, "compile_step", compiled)
+    monkeypatch.setattr(learner, "compile_step", compiled)
     flags = ["--config.train.check_every=8", "--config.checkpoint.keep=9"]
     assert lab.train(tmp_path, *flags) == 4
     said = capsys.readouterr().err
@@ -147,7 +146,7 @@ def test_a_run_with_a_fault_stops_and_goes_on_from_what_is_sound(
     assert checkpoints(tmp_path) == [6, 12] and max(line["step"] for line in metrics(tmp_path)) == 14
     assert json.loads((tmp_path / "checked.json").read_text()) == {"step": 8}
 
-    monkeypatch.setattr(train, "compile_step", compile_step)
+    monkeypatch.setattr(learner, "compile_step", compile_step)
     shutil.rmtree(tmp_path / "checkpoints" / "12")
     assert lab.train(tmp_path, *flags) == 0
     assert summary(tmp_path)["digests"] == summary(bert_run)["digests"]

@@ -19,7 +19,7 @@ import few
 from lm_research.data.order import Feed
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES
-from lm_research.run import held_out
+from lm_research.run import evaluator
 
 SIZE = 16  # rows of a batch
 
@@ -64,11 +64,11 @@ def test_special_tokens_count_as_often_as_they_are_predicted(
             for i in range(processes)
         ]
         numbers = range(-(-shown.num_examples // SIZE))
-        others = [held_out.count_targets(map(feed, numbers), few.VOCAB) for feed in feeds[1:]]
-        monkeypatch.setattr(held_out, "summed", lambda counts, what: counts + sum(others))
+        others = [evaluator.count_targets(map(feed, numbers), few.VOCAB) for feed in feeds[1:]]
+        monkeypatch.setattr(evaluator, "summed", lambda counts, what: counts + sum(others))
         corpus = types.SimpleNamespace(tokenizer=tokenizer, train=train)
         state = types.SimpleNamespace(corpus=corpus, objective=objective, feed=feeds[0], num_batches=len(numbers))
-        return held_out.Evaluation._unigram_nats(state, examples)
+        return evaluator.Evaluator._unigram_nats(state, examples)
 
     assert found(1) == pytest.approx(expected, abs=0.02) and found(1) < math.log(few.VOCAB)
     assert found(1) == found(2) == found(4)

@@ -17,7 +17,7 @@ import pytest
 from lm_research import prepare
 from lm_research.config import resolve
 from lm_research.errors import ConfigError, DataError
-from lm_research.run.held_out import Evaluation
+from lm_research.run.evaluator import Evaluator
 from lm_research.tasks import TASKS
 from lm_research.tasks.classification import Classification, class_weights
 from lm_research.tasks.delivery import hf_labels
@@ -148,7 +148,7 @@ def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
     """It ends once so many evaluations in a row did not exceed the best before them."""
     config = resolve({"task": {"name": "classification", "train": "x.jsonl", "patience": patience}})
     state = types.SimpleNamespace(config=config, ranks=[-value for value in accuracies])
-    assert Evaluation.exhausted.fget(state) == ends
+    assert Evaluator.exhausted.fget(state) == ends
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -14,11 +14,12 @@ from typing import Any
 
 from lm_research.common.disk import naming, write_atomically
 from lm_research.config.run_files import line_of
+from lm_research.run.callbacks import Callback
 from lm_research.run.run_directory import keep_damaged
 from lm_research.run.trackers import Trackers
 
 
-class MetricsWriter:
+class MetricsWriter(Callback):
     """Appends to WORKDIR/metrics.jsonl and to the trackers."""
 
     def __init__(
@@ -39,12 +40,15 @@ class MetricsWriter:
         self._file = open(path, "a", buffering=1)
         self._trackers = Trackers(trackers if main_process else (), workdir, resume_step, config or {}, warn)
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and the values, numbers as they are."""
         with naming(self._file.name):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
         self.lines += 1
         self._trackers.write(step, values)
+
+    def on_log(self, step: int, values: Mapping[str, Any]) -> None:
+        self.write(step, values)
 
     def write_text(self, step: int, name: str, text: str) -> None:
         """Text (samples) for the trackers."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from lm_research.config import Config
-from lm_research.data.corpus import Corpus
 from lm_research.data.loader import load
 from lm_research.data.order import Examples, Feed
 from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
-from lm_research.models.definition import ModelDefinition
-from lm_research.objectives.base import Objective
 from lm_research.parallel.batches import local_rows
 from lm_research.parallel.processes import summed
-from lm_research.run.metrics import MetricsWriter
-from lm_research.run.progress import Log, every
+from lm_research.run.callbacks import every
+from lm_research.run.metrics_log import MetricsWriter
+from lm_research.run.setup import RunSetup
 from lm_research.tasks.base import Task
 from lm_research.training.evaluation import count_targets, evaluate, training_frequencies, unigram_loss
 from lm_research.training.state import State
@@ -29,34 +26,27 @@ _SAMPLED = 2048  # training rows that tell how often special tokens are predicte
 _CHUNK = 128  # of them made at once
 
 
-class Evaluation:
+class Evaluator:
     """Held-out loss, the unigram yardstick, and samples to read."""
 
-    def __init__(
-        self,
-        config: Config,
-        objective: Objective,
-        definition: ModelDefinition,
-        corpus: Corpus,
-        mesh: jax.sharding.Mesh,
-        writer: MetricsWriter,
-        log: Log,
-        history: list[dict[str, float]],
-        examples: Examples,
-    ) -> None:
-        """`history`: scores of earlier evaluations; `examples`: what is trained on."""
-        self.config, self.objective, self.mesh, self.writer, self.log = config, objective, mesh, writer, log
-        self.definition, self.corpus = definition, corpus
+    def __init__(self, run: RunSetup, writer: MetricsWriter, lines: Sequence[Mapping[str, float]]) -> None:
+        """`lines`: of metrics.jsonl so far; those of evaluations count for patience."""
+        self.config, self.objective, self.mesh, self.writer, self.log = (
+            run.config,
+            run.objective,
+            run.mesh,
+            writer,
+            run.log,
+        )
+        self.definition, self.corpus, corpus = run.definition, run.corpus, run.corpus
         self.feed, self.num_batches = self._feed(corpus.validation)
-        self.step = make_eval_step(objective, definition, corpus.tokenizer.token_bytes, mesh)
-        self.preview = make_preview(config, definition, corpus)
-        self.unigram_nats = None
-        if objective.token_term:
-            self.unigram_nats = self._unigram_nats(examples)
-        self.ranks = [self.rank(line) for line in history]
+        self.step = make_eval_step(run.objective, run.definition, corpus.tokenizer.token_bytes, run.mesh)
+        self.preview = make_preview(run.config, run.definition, corpus)
+        self.unigram_nats = self._unigram_nats(run.examples) if run.objective.token_term else None
+        self.ranks = [self.rank(line) for line in lines if "eval_loss_nats" in line]
         if self.exhausted:
-            log(
-                f"held-out: no better for task.patience={config.task.patience} evaluations, so the run is at its end; with more it goes on"
+            self.log(
+                f"held-out: no better for task.patience={self.config.task.patience} evaluations, so the run is at its end; with more it goes on"
             )
         self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
 
@@ -83,7 +73,7 @@ class Evaluation:
         size, rows = self.config.train.batch_size, self.definition.arch.vocab_size
         return Feed(examples, size, 0, local_rows(self.mesh, size), None, vocabulary=rows, store=store.path)
 
-    def rank(self, scores: dict[str, float] | None) -> float | None:
+    def rank(self, scores: Mapping[str, float] | None) -> float | None:
         """What orders models, the smaller the better: the loss, or a task's metric."""
         if scores is None or not isinstance(self.objective, Task):
             return scores and scores["eval_loss_nats"]

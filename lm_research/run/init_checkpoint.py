@@ -17,7 +17,7 @@ from lm_research.tasks.base import Task
 from lm_research.tokenizers.loading import load_tokenizer
 
 
-class StartingPoint:
+class InitCheckpoint:
     """A model directory that a training run starts from.
 
     Attributes:
@@ -64,7 +64,7 @@ class StartingPoint:
         return params, report.lines()
 
 
-def find_origin(config: Config, corpus: Corpus | None = None) -> StartingPoint | None:
+def load_init_checkpoint(config: Config, corpus: Corpus | None = None) -> InitCheckpoint | None:
     """The model directory that the run starts from, if it does; raises a PretrainedError if there is none such.
 
     Of a labelled data set the head gets its classes.
@@ -78,48 +78,48 @@ def find_origin(config: Config, corpus: Corpus | None = None) -> StartingPoint |
         return None
     kind = tasks.asked(config)
     if corpus is None or not issubclass(kind, Task):
-        return StartingPoint(config.train.init_from, config.model, kind.head(config))
-    return StartingPoint(config.train.init_from, config.model, kind.head(config), kind.num_labels(config, corpus))
+        return InitCheckpoint(config.train.init_from, config.model, kind.head(config))
+    return InitCheckpoint(config.train.init_from, config.model, kind.head(config), kind.num_labels(config, corpus))
 
 
-def follow(origin: StartingPoint | None, config: Config) -> Config:
-    """The config with what the origin decides: the model's family and shape, and the tokenizer.
+def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config:
+    """The config with what the init checkpoint decides: the model's family and shape, and the tokenizer.
 
     Raises:
-      ConfigError: config.tokenizer.path names a tokenizer that gives other ids than the origin's.
+      ConfigError: config.tokenizer.path names a tokenizer that gives other ids than its own.
     """
-    if origin is None:
+    if init is None:
         return config
-    arch, width = origin.definition.arch, config.data.max_length
+    arch, width = init.definition.arch, config.data.max_length
     shape = {
-        "family": origin.family, "hidden_size": arch.hidden_size, "num_layers": arch.num_layers, "num_heads": arch.num_heads,
+        "family": init.family, "hidden_size": arch.hidden_size, "num_layers": arch.num_layers, "num_heads": arch.num_heads,
         "num_kv_heads": arch.num_kv_heads, "head_size": arch.head_size, "embedding_size": arch.embedding_size,
         "intermediate_size": arch.intermediate_size, "max_length": arch.max_length or max(config.model.max_length, width),
         "vocab_size": arch.vocab_size, "norm": arch.norm, "mup_base_width": arch.mup_base_width, "mup_base_head_size": 0,
     }  # fmt: skip
-    path = str(origin.tokenizer)
+    path = str(init.tokenizer)
     if config.tokenizer.path not in ("", path):
-        _check_same_ids(config.tokenizer.path, origin)
+        _check_same_ids(config.tokenizer.path, init)
         path = config.tokenizer.path
-    lora = {"full": config.lora.full or origin.new_parts} if config.lora.rank else {}
-    return replace(config, model=shape, tokenizer={"path": path}, lora=lora, task=_as_origin_embeds(origin, config))
+    lora = {"full": config.lora.full or init.new_parts} if config.lora.rank else {}
+    return replace(config, model=shape, tokenizer={"path": path}, lora=lora, task=_as_init_embeds(init, config))
 
 
-def _check_same_ids(path: str, origin: StartingPoint) -> None:
+def _check_same_ids(path: str, init: InitCheckpoint) -> None:
     try:
-        own = load_tokenizer(origin.tokenizer)
+        own = load_tokenizer(init.tokenizer)
     except TokenizerError:  # a directory of weights alone
         return
     if load_tokenizer(path).digest != own.digest:
         raise ConfigError(
-            f"config.tokenizer.path={path} is not the tokenizer of train.init_from={origin.directory}, whose weights know its own ids alone. "
+            f"config.tokenizer.path={path} is not the tokenizer of train.init_from={init.directory}, whose weights know its own ids alone. "
             "Leave tokenizer.path empty; or, to use another vocabulary, leave train.init_from empty and train from the beginning."
         )
 
 
-def _as_origin_embeds(origin: StartingPoint, config: Config) -> dict[str, str]:
-    """Keys of the section task that are empty, and that the origin's way of making embeddings decides."""
-    said = origin.embedding
+def _as_init_embeds(init: InitCheckpoint, config: Config) -> dict[str, str]:
+    """Keys of the section task that are empty, and that the way in which the init checkpoint makes embeddings decides."""
+    said = init.embedding
     if said is None or config.task.name != "embedding":
         return {}
     found = {"pooling": said.pooling, "prompt": said.prompt(), "similarity": said.similarity}

@@ -10,7 +10,7 @@ import struct
 import pytest
 from tensorboardX.proto import event_pb2
 
-from lm_research.run.metrics import MetricsWriter, find_gaps, read_metrics
+from lm_research.run.metrics_log import MetricsWriter, find_gaps, read_metrics
 
 
 def write(workdir: pathlib.Path, steps: range, resume: int = 0, trackers: tuple[str, ...] = ()) -> None:

@@ -1,0 +1,175 @@
+"""The state of a run, and the programs that make it, restore it and move it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research import config as config_lib
+from lm_research.errors import CheckpointError
+from lm_research.interop import native_checkpoint
+from lm_research.models.adapters import adapters_of
+from lm_research.objectives.base import Batch
+from lm_research.objectives.encoder_decoder import start_role
+from lm_research.parallel import processes
+from lm_research.parallel.batches import to_global
+from lm_research.parallel.rules import replicated
+from lm_research.run.checkpoint import Checkpoints
+from lm_research.run.goodput import TimeAccount
+from lm_research.run.init_checkpoint import InitCheckpoint
+from lm_research.run.logger import RunLogger
+from lm_research.run.setup import RunSetup
+from lm_research.tasks import delivery
+from lm_research.tasks.base import Task
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.schedules import make_schedule
+from lm_research.training.state import State, check_room, init_state, state_shardings, window_zeros
+from lm_research.training.step import jit_train_step, make_train_step
+from lm_research.trees import flatten, unflatten
+
+
+class Learner:
+    """The state of a run, of which there is one, since devices may have no room for two.
+
+    Attributes:
+      state: between steps; `begin` makes it.
+      schedule: the learning rate of a step.
+      checkpoints: of the run.
+    """
+
+    def __init__(self, run: RunSetup, ends: contextlib.ExitStack) -> None:
+        """`ends`: closes the checkpoints when the run ends.
+
+        Raises:
+          MeshError: the devices have no room for the state.
+          CheckpointError: the folder of checkpoints cannot be used.
+        """
+        config, objective = run.config, run.objective
+        optimizer, self.schedule = make_optimizer(config.optimizer), make_schedule(config)
+        make_state = functools.partial(init_state, run.definition, optimizer, config, objective)
+        self._run, self._shapes = run, jax.eval_shape(make_state)
+        self._shardings = state_shardings(run.mesh, run.definition, self._shapes, config.mesh)
+        check_room(self._shapes, self._shardings)
+        self._make_state = jax.jit(make_state, out_shardings=self._shardings)
+        self._make_window = jax.jit(lambda: window_zeros(objective), out_shardings=self._shardings["window"])
+        train_step = make_train_step(objective, run.definition, optimizer, self.schedule, config)
+        self._train_step = jit_train_step(train_step, self._shardings)
+        self._peak = jax.device_put(np.float32(config.optimizer.learning_rate), replicated(run.mesh))
+        self._compiled: dict[
+            tuple[tuple[int, ...], ...], Any
+        ] = {}  # by the shapes of a batch; a task's rows have several
+        self.checkpoints = ends.enter_context(Checkpoints(run.workdir, config.checkpoint, checkpoint_files(run)))
+        self.state: State | None = None
+
+    def begin(self) -> int:
+        """Puts the state of the newest whole checkpoint in place or, where there is none, the one before the first step; its step."""
+        self.state, log = None, self._run.log  # frees what was there
+        self.state = self.checkpoints.resume(self._read, log)
+        if self.state is None:
+            self.state = self._initial_state()
+        else:
+            log(f"resuming after step {self.step}")
+        return self.step
+
+    @property
+    def step(self) -> int:
+        """Steps done; waits for those under way."""
+        return int(self.state["step"])
+
+    def prepare(
+        self, batch: dict[str, np.ndarray], schedule_args: Sequence[jax.Array], account: TimeAccount
+    ) -> tuple[Batch, Callable[[State], State]]:
+        """The batch on the devices, and the step with it, compiled once for each shape.
+
+        Args:
+          batch: this process's rows, [A, B, ...].
+          schedule_args: what the schedule takes besides the step.
+          account: is charged for compiling.
+        """
+        batch = to_global(self._run.mesh, batch, leading=1)
+        shape = tuple(rows.shape for rows in batch.values())
+        if shape not in self._compiled:
+            with account.paused("compile"):
+                arguments = (self.state, batch, *schedule_args)
+                self._compiled[shape] = compile_step(self._train_step, arguments, self._peak, self._run.log)
+                processes.wait_for_all("step compiled")  # longer than a collective would wait (gloo: 30 s)
+        compiled = self._compiled[shape]
+        return batch, lambda state: compiled(state, batch, *schedule_args, peak=self._peak)
+
+    def clear_window(self) -> None:
+        """Begins a new window of metrics."""
+        self.state["window"] = self._make_window()
+
+    def take_best(self) -> None:
+        """Replaces the state by that of the best checkpoint, where there is one and it is another."""
+        if self.checkpoints.best_step not in (None, self.step):
+            self.state = None
+            self.state = self.checkpoints.resume_best(self._restore, self._run.log)
+
+    def _restore(self, step: int) -> State:
+        return self.checkpoints.restore(self._shapes, self._shardings, step)
+
+    def _read(self, step: int) -> State:
+        check_corpus(self.checkpoints, self._run.corpus.digest, step)
+        state = self._restore(step)
+        self.checkpoints.check_weights(state, step)
+        return state
+
+    def _initial_state(self) -> State:
+        state, init = self._make_state(np.uint32(self._run.config.seed)), self._run.init
+        return self._start_from(init, state) if init else state
+
+    def _start_from(self, init: InitCheckpoint, state: State) -> State:
+        """A new state with the parameters of a model directory, in its average too."""
+        fresh = adapters_of(state.pop("params"))
+        params, notes = init.load(self._run.mesh, int(state["seed"]))
+        self._run.log("\n".join([f"parameters of {init.directory}", *notes]))
+        params = unflatten(flatten(params) | fresh)
+        # Copies: a step overwrites its state, which must not lie in memory that somebody else owns.
+        copies = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self._shardings["params"])
+        return state | {name: copies(params) for name in ("params", "ema") if name in self._shardings}
+
+
+def compile_step(train_step: Any, arguments: tuple[Any, ...], peak: jax.Array, log: RunLogger) -> Any:
+    """The program for arguments of these shapes."""
+    begin = time.perf_counter()
+    compiled = train_step.lower(*arguments, peak=peak).compile()
+    log(f"step compiled in {time.perf_counter() - begin:.1f} s")
+    return compiled
+
+
+def checkpoint_files(run: RunSetup) -> dict[str, bytes]:
+    """What lies next to the arrays in every checkpoint."""
+    config, corpus, arch, head = run.config, run.corpus, run.definition.arch, run.definition.head.name
+    task = isinstance(run.objective, Task)
+    tokens = native_checkpoint.tokens_of(corpus.tokenizer, arch, head, "" if task else config.objective.name)
+    if head == "seq2seq_lm" and not task:
+        tokens["decoder_start_token_id"] = corpus.tokenizer.roles[start_role(config)]
+    base = run.init.config if run.init else None
+    model = native_checkpoint.describe(run.definition, config.model.family, base, tokens)
+    return {
+        **corpus.tokenizer.files,
+        **(delivery.beside(run.objective, model, arch) if task else {}),
+        native_checkpoint.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
+        "config.json": config_lib.dumps(config).encode(),
+        "corpus.json": json.dumps({"digest": corpus.digest}).encode(),
+    }
+
+
+def check_corpus(checkpoints: Checkpoints, digest: str, step: int) -> None:
+    """Raises a CheckpointError if the run so far read another text or tokenizer than it would read from here on."""
+    before = json.loads(checkpoints.read_file("corpus.json", step))["digest"]
+    if before != digest:
+        raise CheckpointError(
+            f"{checkpoints.directory}: the run was trained on a corpus with digest {before}, but the text or tokenizer that "
+            f"its config names now has digest {digest}: a file has changed since. Restore it, or start in a new "
+            "--workdir."
+        )

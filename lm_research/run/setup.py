@@ -1,0 +1,153 @@
+"""What a run is made of before it has a state: devices, corpus, model, objective, and a config without open questions."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+
+import jax
+
+from lm_research import config as config_lib
+from lm_research import tasks
+from lm_research.config import Config
+from lm_research.data.corpus import Corpus
+from lm_research.data.mixture import mix
+from lm_research.data.order import Examples
+from lm_research.data.verify import Verification
+from lm_research.errors import TokenizerError
+from lm_research.models.adapters import adapt
+from lm_research.models.definition import ModelDefinition
+from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
+from lm_research.objectives.base import Objective
+from lm_research.parallel import processes
+from lm_research.parallel.batches import check_batch, resolve_batch
+from lm_research.parallel.mesh import make_mesh
+from lm_research.run import run_directory
+from lm_research.run.budget import resolve_budget, resolve_steps
+from lm_research.run.init_checkpoint import InitCheckpoint, apply_init_checkpoint, load_init_checkpoint
+from lm_research.run.logger import RunLogger
+from lm_research.run.meter import step_size
+from lm_research.run.trackers import check_installed
+from lm_research.training.groups import make_groups
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSetup:
+    """One run.
+
+    Attributes:
+      config: with the batch, the steps and what `init` decides filled in.
+      workdir: the run directory.
+      mesh: over all devices.
+      log: takes lines.
+      is_main: whether this is process 0, which alone writes what all of them know.
+      corpus: what is read.
+      verification: of the corpus, which may go on while the run does.
+      init: the model directory that it starts from, if any.
+      definition: the model, with its adapters.
+      objective: of the run; a task is one.
+      examples: what is trained on.
+    """
+
+    config: Config
+    workdir: pathlib.Path
+    mesh: jax.sharding.Mesh
+    log: RunLogger
+    is_main: bool
+    corpus: Corpus
+    verification: Verification
+    init: InitCheckpoint | None
+    definition: ModelDefinition
+    objective: Objective
+    examples: Examples
+
+
+def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> RunSetup:
+    """Everything that comes before the state; what has to be closed when the run ends goes into `ends`.
+
+    Raises:
+      UserError: the config asks for something that cannot be, or differs from that of the run in `workdir`.
+    """
+    init = load_init_checkpoint(config)
+    config = apply_init_checkpoint(init, config)
+    mesh = make_mesh(config.mesh)
+    config = resolve_batch(config, mesh.size)
+    _check(config, workdir, mesh, init)
+    _set_up_jax(config, mesh)
+    is_main = jax.process_index() == 0
+    if is_main:
+        check_installed(config_lib.tracker_names(config))
+    log = RunLogger(workdir, is_main, processes.log_name(jax.process_index()))
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind}" + (f" ({shape})" if shape else ""))
+
+    with processes.process_0_first("corpus"):
+        corpus = tasks.asked(config).open_corpus(config, workdir, log)
+    verification = ends.enter_context(Verification(corpus.stores, config.data.verify, log))
+    vocab_size = pick_vocab_size(config, corpus)
+    if config.task.name:
+        init = load_init_checkpoint(config, corpus)  # now that the labels are known
+    definition = adapt(init.definition if init else tasks.define(config, vocab_size, corpus), config.lora)
+    objective = tasks.make(config, corpus, definition.arch)
+    make_examples = lambda store: objective.examples(store, "train")  # noqa: E731
+    examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
+    config = resolve_steps(config, examples.num_examples)
+    config = resolve_budget(config, *step_size(config, objective, definition, examples))
+    run = RunSetup(
+        config, workdir, mesh, log, is_main, corpus, verification, init, definition, objective, examples
+    )  # fmt: skip
+    log(describe(run))
+    return run
+
+
+def _check(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, init: InitCheckpoint | None) -> None:
+    """Raises a UserError if the run cannot be, before a corpus is built for nothing."""
+    run_directory.check_config(workdir, config)
+    check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
+    tasks.check(config, init.definition.arch if init else define_model(config.model, VOCAB_MULTIPLE).arch)
+
+
+def _set_up_jax(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """The mesh, the precision, and a cache of compiled programs (JAX_COMPILATION_CACHE_DIR moves it; empty turns it off)."""
+    jax.set_mesh(mesh)
+    home = os.path.expanduser("~")  # which not every user has
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and home != "~":
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, ".cache/lm_research/xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if config.model.dtype == "float32":  # and not the shortened products that TPUs and GPUs make of it by default
+        jax.config.update("jax_default_matmul_precision", "float32")
+
+
+def pick_vocab_size(config: Config, corpus: Corpus) -> int:
+    """Rows of the token table: as asked, or the tokenizer's size rounded up.
+
+    Raises:
+      TokenizerError: the tokenizer has more tokens than the model has rows.
+    """
+    asked, size = config.model.vocab_size, corpus.tokenizer.size
+    if asked and asked < size:
+        raise TokenizerError(
+            f"The tokenizer has {size} tokens, but config.model.vocab_size={asked} gives the model fewer rows. Set "
+            f"--config.model.vocab_size=0 to follow the tokenizer, or use a tokenizer of at most {asked} tokens."
+        )
+    return table_rows(config.model, size)
+
+
+def describe(run: RunSetup) -> str:
+    """The model, and how it is trained, in two or three lines."""
+    config, arch, train = run.config, run.definition.arch, run.config.train
+    passes = train.num_steps * train.batch_size / run.examples.num_examples
+    timed = config_lib.timed(config)
+    steps = f"{train.budget} of steps" if timed else f"{train.num_steps:,} steps"
+    read = "" if timed else f", read {passes:.1f} times"
+    learning = make_groups(config, run.definition.shapes).in_words(run.definition.shapes)
+    learning = f", {learning}" if learning else ""
+    return (
+        f"model: {config.model.family}, {arch.num_layers} layers x {arch.hidden_size}, vocabulary {arch.vocab_size:,}, "
+        f"{run.definition.num_params:,} parameters, {config.task.name or config.objective.name}{learning}\n"
+        f"train: {steps} of {train.batch_size} x {config.data.max_length} tokens; "
+        f"{run.examples.num_examples:,} examples{read}"
+        + (f"\nrows: {run.examples.notes}" if getattr(run.examples, "notes", "") else "")
+    )
