@@ -29,6 +29,7 @@ import tqdm
 from lm_research import cli
 from lm_research.common import disk, flags
 from lm_research.common.documents import parse_json, read_bytes, short
+from lm_research.common.rounding import ceil_div
 from lm_research.errors import DataError, UserError
 
 FORMAT = 2  # of outputs: which rows an input has
@@ -191,7 +192,7 @@ def count_rows(args: argparse.Namespace) -> int | None:
         while block := file.read(1 << 20):
             lines, last = lines + block.count(b"\n"), block[-1:]
         lines += last != b"\n"
-    return -(-(lines - args.process_id) // args.num_processes)
+    return ceil_div(lines - args.process_id, args.num_processes)
 
 
 class Part:

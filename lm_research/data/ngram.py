@@ -22,6 +22,7 @@ import math
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
 from lm_research.data.store import TokenStore
 
 MAX_TOKENS = (
@@ -139,7 +140,7 @@ def baselines(train: TokenStore, validation: TokenStore) -> dict[str, Baseline]:
     seen_V = np.asarray(validation.token_counts)
     tokens = int(seen_V.sum())
     unigram = Baseline(float(seen_V @ surprise_V) / tokens, tokens, train.num_tokens)
-    stride = -(-train.num_tokens // MAX_TOKENS)
+    stride = ceil_div(train.num_tokens, MAX_TOKENS)
     documents = [train.document_tokens(i) for i in range(0, train.num_documents, stride)]
     model = Trigrams(documents, len(counts_V))
     nats = 0.0

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
 from lm_research.data.random import permute
 from lm_research.data.store import damaged
 from lm_research.errors import ConfigError
@@ -69,7 +70,7 @@ class Groups:
     def _make(self, pool: int) -> tuple[int, int, np.ndarray, np.ndarray]:
         """A pool's number and first step, and epochs and examples of its batches."""
         size, every = len(self.lengths_N), self.batch_size * self.pools
-        first, end = (-(-number * size // every) for number in (pool, pool + 1))
+        first, end = (ceil_div(number * size, every) for number in (pool, pool + 1))
         epoch_R, index_R = _between(first * self.batch_size, end * self.batch_size, size, self.seed)
         order_PB = np.argsort(self.lengths_N[index_R], kind="stable").reshape(-1, self.batch_size)
         order_PB = order_PB[permute(np.arange(end - first), end - first, self.seed, "batches", np.array([pool]))]

@@ -16,6 +16,8 @@ import math
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
+
 GOLDEN = 0x9E3779B97F4A7C15  # SplitMix64's increment: the odd integer nearest to 2**64 / golden ratio
 _MASK = 2**64 - 1
 _ROUNDS = 18  # of the Feistel network; with 10, a chi-square test tells shuffles of 5 or 6 things from fair ones
@@ -108,7 +110,7 @@ def permute(index_B: np.ndarray, size: int, seed: int, purpose: str, epoch_B: np
     assert index_B.size == 0 or (index_B.min() >= 0 and index_B.max() < size), (index_B, size)
     key_B = np.broadcast_to(_draw(_purpose_key(seed, purpose), epoch_B), index_B.shape)
     rows = math.isqrt(size - 1) + 1  # rows * columns >= size, and barely more
-    columns = -(-size // rows)
+    columns = ceil_div(size, rows)
     out_B = _feistel(index_B.astype(np.uint64), key_B, rows, columns)
     outside_B = np.flatnonzero(out_B >= size)
     while outside_B.size:  # following the cycle of an index inside leads back inside

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_research.common.paths import open_file
+from lm_research.common.rounding import ceil_div
 from lm_research.data.store import DamagedStore, TokenStore, damaged, of_the_machine
 from lm_research.errors import UserError
 
@@ -135,7 +136,7 @@ def _blocks(store: TokenStore) -> list[Block]:
         return []
     try:
         size, digests = int(store.manifest["blocks"]["bytes"]), dict(store.manifest["blocks"]["sha256"])
-        counts = {name: -(-total // size) for name, total in store.manifest["files"].items()}
+        counts = {name: ceil_div(total, size) for name, total in store.manifest["files"].items()}
         if {name: len(each) for name, each in digests.items()} != counts:
             raise ValueError("not one for each block")
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.common.rounding import next_power_of_two
 from lm_research.decoding.request import read_texts
 from lm_research.errors import UserError
 from lm_research.models import forward
@@ -60,7 +61,7 @@ def embed(
     for start in range(0, len(texts), batch_size):
         chosen = order[start : start + batch_size]
         # As many rows as twice, four times ... one, so that few shapes are compiled; what fills up is left out below.
-        filled = chosen + chosen[-1:] * (min(batch_size, 1 << (len(chosen) - 1).bit_length()) - len(chosen))
+        filled = chosen + chosen[-1:] * (min(batch_size, next_power_of_two(len(chosen))) - len(chosen))
         found = run(read([texts[i] for i in filled]), said.pooling, at_once, np.int32(skipped))
         rows |= dict(zip(chosen, np.asarray(_finished(found, said, normalize)), strict=False))
     return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, width), np.float32)

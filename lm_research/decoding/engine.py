@@ -12,7 +12,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import math
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache, CacheSlots
 from lm_research.models.definition import ModelDefinition, Params
-from lm_research.parallel.rules import RULES
+from lm_research.parallel.rules import batch_shards
 
 # What numbers a program is told: {"rules": ..., "filters": ..., "ends_E", "pad", "seed_B"}, see options.py.
 Settings = Mapping[str, Any]
@@ -99,8 +98,7 @@ class Engine:
         leaf = jax.tree.leaves(params)[0]
         sharding = getattr(leaf, "sharding", None)
         self.mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
-        sizes = [self.mesh.shape[axis] for axis in RULES["batch"]] if self.mesh is not None else []
-        self.rows_multiple = math.prod(sizes)
+        self.rows_multiple = batch_shards(self.mesh.shape) if self.mesh is not None else 1
         if apart is None:
             apart = jax.default_backend() == "cpu" and (self.mesh is None or self.mesh.size == 1)
         self.params = params

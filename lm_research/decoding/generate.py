@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm_research.common.rounding import bucket_size
 from lm_research.decoding import beam, constrained, contrastive, scoring, speculative
 from lm_research.decoding.engine import State, as_arrays
-from lm_research.decoding.prompts import bucket, longest
+from lm_research.decoding.prompts import longest
 from lm_research.decoding.request import Request, beam_plan, beam_settings, engine_of
 from lm_research.decoding.streaming import continuation, pieces, stop_at
 from lm_research.errors import UserError
@@ -212,7 +213,7 @@ def _logprobs(request: Request, new: list[list[int]]) -> list[np.ndarray] | None
 
 def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options, vocab = request.options, request.engine.definition.arch.vocab_size
-    plan = contrastive.ContrastivePlan(bucket(request.slots + request.lengths.most), min(options.top_k, vocab))
+    plan = contrastive.ContrastivePlan(bucket_size(request.slots + request.lengths.most), min(options.top_k, vocab))
     settings = {
         **request.settings,
         "max_new": np.int32(request.lengths.most),
@@ -237,7 +238,7 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
             f"assistant_model is a {theirs.kind} with {theirs.vocab_size} tokens, the model a {ours.kind} with "
             f"{ours.vocab_size}: a draft needs the same tokens and kind."
         )
-    slots = bucket(request.slots + request.lengths.most + options.num_assistant_tokens + 1)
+    slots = bucket_size(request.slots + request.lengths.most + options.num_assistant_tokens + 1)
     if theirs.positions == "learned" and longest(request.rows) + request.lengths.most > theirs.max_length:
         raise UserError(f"assistant_model has positions for {theirs.max_length} tokens. Lower max_new_tokens.")
     plan = speculative.SpeculativePlan(

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.common.rounding import ceil_div, next_power_of_two
+
 NEVER = -jnp.inf
 NO_TOKEN = -1  # fills up lists of tokens
 
@@ -74,7 +76,7 @@ def words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
 def table_shape(sequences: Sequence[Sequence[int]], rows: int = 16) -> tuple[int, int]:
     """The shape of a table of words, of few (`rows` or twice, four times ... as many), so that other words seldom need another program."""
     sizes = (rows, len(sequences)), (4, max(map(len, sequences)))
-    return tuple(least << ((size - 1) // least).bit_length() for least, size in sizes)
+    return tuple(least * next_power_of_two(ceil_div(size, least)) for least, size in sizes)
 
 
 # --- biases and bans of words -----------------------------------------------------------------------------------------

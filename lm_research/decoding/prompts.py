@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lm_research.common.rounding import bucket_size, round_up
 from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
 from lm_research.tokenizers.base import Tokenizer
@@ -37,16 +38,6 @@ class Prompts(NamedTuple):
     source_mask_BM: np.ndarray | None
     count: int
     first_B: np.ndarray | None = None
-
-
-def bucket(length: int, least: int = 1) -> int:
-    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is neither below `length` nor `least`."""
-    power = 1
-    while True:
-        for size in (power, power * 3 // 2):
-            if size >= max(length, least):
-                return size
-        power *= 2
 
 
 def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
@@ -149,8 +140,8 @@ def make_prompts(
       first: the position of each prompt's first token; None is 0.
     """
     count = len(rows)
-    batch = -(-(bucket(count) if buckets else count) // multiple) * multiple
-    size = lambda rows, least: bucket(longest(rows), least) if buckets else longest(rows)  # noqa: E731
+    batch = round_up(bucket_size(count) if buckets else count, multiple)
+    size = lambda rows, least: bucket_size(longest(rows), least) if buckets else longest(rows)  # noqa: E731
     width = size(rows, least if sources is None else 1)
     tokens_BP = np.full((batch, width), pad_id, np.int32)
     start_B = np.full(batch, width - 1, np.int32)  # a row that only fills up still sees one token

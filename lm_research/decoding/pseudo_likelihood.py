@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.decoding.prompts import bucket
+from lm_research.common.rounding import bucket_size
 from lm_research.errors import UserError
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
 
@@ -90,7 +90,7 @@ class PseudoLikelihood:
         if not copies:
             return []
         mask, pad, values = self.tokenizer.roles["mask"], self.tokenizer.roles.get("pad", 0), []
-        width = bucket(max(len(sentence.ids) for sentence in sentences), 16)
+        width = bucket_size(max(len(sentence.ids) for sentence in sentences), 16)
         width = min(width, self.longest) if self.longest else width
         for start in range(0, len(copies), self.rows):
             part = copies[start : start + self.rows]

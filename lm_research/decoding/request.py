@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm_research.common.rounding import bucket_size
 from lm_research.common.texts import whole
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import Engine, Plan, Settings
 from lm_research.decoding.options import TOKENS, Lengths, Options, make_filters, make_options, make_rules
 from lm_research.decoding.prompts import (
     as_rows,
-    bucket,
     first_positions,
     longest,
     make_prompts,
@@ -125,10 +125,10 @@ class Request:
     def plan(self) -> Plan:
         options, vocab = self.options, self.engine.definition.arch.vocab_size
         return Plan(
-            slots=bucket(self.slots + self.lengths.most),
+            slots=bucket_size(self.slots + self.lengths.most),
             copies=options.num_return_sequences,
             sample=options.do_sample,
-            candidates=min(bucket(options.top_k), vocab) if options.do_sample and 0 < options.top_k < vocab else 0,
+            candidates=min(bucket_size(options.top_k), vocab) if options.do_sample and 0 < options.top_k < vocab else 0,
             logprobs=options.output_logprobs or options.top_logprobs > 0,
             best=options.top_logprobs,
         )
@@ -145,7 +145,7 @@ class Request:
 def beam_plan(options: Options, most: int) -> BeamPlan:
     """What a beam search for `most` new tokens is compiled for."""
     return BeamPlan(
-        steps=bucket(most), beams=options.num_beams, groups=options.num_beam_groups, ends=len(options.ends),
+        steps=bucket_size(most), beams=options.num_beams, groups=options.num_beam_groups, ends=len(options.ends),
         sample=options.do_sample, constrained=options.force_words_ids is not None,
     )  # fmt: skip
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
+
 _BINS = 10
 _SIZE, _LEFT, _TOP, _BOTTOM = 300, 50, 10, 40
 
@@ -91,7 +93,7 @@ def calibration(confidence_N: np.ndarray, correct_N: np.ndarray) -> str:
 
 def scatter(true_N: np.ndarray, predicted_N: np.ndarray, most: int = 2000) -> str:
     """Predicted over true values, on one scale; of many records every n-th."""
-    step = -(-len(true_N) // most)
+    step = ceil_div(len(true_N), most)
     low, high = float(min(true_N.min(), predicted_N.min())), float(max(true_N.max(), predicted_N.max()))
     unit = lambda x: (x - low) / (high - low or 1.0)  # noqa: E731
     (x0, y0), (x1, y1) = _place(0, 0), _place(1, 1)

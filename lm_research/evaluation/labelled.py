@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
 from lm_research.config import Config, resolve
 from lm_research.config.run_files import read_config
 from lm_research.data.order import Feed
@@ -71,7 +72,7 @@ class LabelledJudge:
             check_outputs(entry, lm, directory, kind.num_labels(config, self.corpus))
         examples = self.task.examples(self.corpus.validation, "final")
         self.feed = Feed(examples, batch_size, 0, local_rows(mesh, batch_size), None)
-        self.num_batches = -(-examples.num_examples // batch_size)
+        self.num_batches = ceil_div(examples.num_examples, batch_size)
         self.params, self.mesh = lm.params, mesh
         self.step = make_eval_step(self.task, lm.definition, self.corpus.tokenizer.token_bytes, mesh)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
 from lm_research.config import resolve
 from lm_research.decoding.prompts import text_start
 from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood
@@ -55,7 +56,7 @@ class LanguageJudge:
                 raise DataError(f"{record.where} has an empty text in field {entry.text_key!r}. Leave it out.")
         if not self.texts:
             raise DataError(f"{entry.data} holds no records. Give another file to task {entry.name}.")
-        self.num_batches = -(-len(self.texts) // batch_size)
+        self.num_batches = ceil_div(len(self.texts), batch_size)
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """Log-probability [nats] and number of tokens of each text of a batch."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
 from lm_research.config import resolve
 from lm_research.decoding.generate import score
 from lm_research.decoding.prompts import text_start
@@ -49,7 +50,7 @@ class PairsJudge:
         if not self.records:
             raise DataError(f"{entry.data} holds no records. Give another file to task {entry.name}.")
         self.pairs = [(_text(one, entry.good_key), _text(one, entry.bad_key)) for one in self.records]
-        self.size, self.num_batches = batch_size, -(-len(self.pairs) // batch_size)
+        self.size, self.num_batches = batch_size, ceil_div(len(self.pairs), batch_size)
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
         """Log-probability [nats] and number of tokens of each sentence of the pairs of a batch."""

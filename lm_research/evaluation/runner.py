@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from lm_research.common.disk import keeping, whole, write_atomically
 from lm_research.common.documents import Object, Size, check, read_json
+from lm_research.common.rounding import round_up
 from lm_research.config import MeshConfig, resolve
 from lm_research.errors import DataError, UserError, not_downloaded
 from lm_research.evaluation.labelled import LabelledJudge
@@ -30,6 +31,7 @@ from lm_research.evaluation.language_modelling import LanguageJudge
 from lm_research.evaluation.minimal_pairs import PairsJudge
 from lm_research.evaluation.suite import Entry
 from lm_research.parallel.mesh import make_mesh
+from lm_research.parallel.rules import batch_shards
 from lm_research.run.run_directory import lock
 from lm_research.tasks import TASKS
 from lm_research.tasks.records import fingerprint
@@ -101,8 +103,7 @@ def run(plan: Plan, log: Callable[[str], None]) -> None:
 
 
 def _judge(plan: Plan, entry: Entry, model: str, path: pathlib.Path, mesh: Any) -> None:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-plan.batch_size // ways) * ways
+    size = round_up(plan.batch_size, batch_shards(mesh.shape))
     judge = KINDS[entry.task](entry, pathlib.Path(model), plan.output, size, plan.dtype, mesh)
     partial = path.with_name("partial" + path.stem.removeprefix("predictions"))
     partial.mkdir(parents=True, exist_ok=True)

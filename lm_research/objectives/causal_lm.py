@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
 from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
@@ -34,7 +35,7 @@ class PackedRows:
         self.stream_length = int(self.stream_starts[-1])
         self.wraps = purpose == "train"
         # Training reads the stream as a ring. Validation reads it once; its last token has no successor.
-        self.num_examples = max(1, -(-(self.stream_length - (not self.wraps)) // length))
+        self.num_examples = max(1, ceil_div(self.stream_length - (not self.wraps), length))
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
         """tokens, targets, positions, segments [B, L] int32 and weights [B, L] float32."""

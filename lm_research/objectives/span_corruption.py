@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
 from lm_research.config import Config
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
@@ -94,7 +95,7 @@ class CorruptedSpans(SourceTargetExamples):
             lengths = self.pieces.lengths
         else:
             self.pieces = None
-            count = -(-store.num_tokens // self.window)
+            count = ceil_div(store.num_tokens, self.window)
             lengths = np.full(count, self.window)
             if purpose != "train":  # training reads the text as a ring, validation once
                 lengths[-1] = store.num_tokens - (count - 1) * self.window

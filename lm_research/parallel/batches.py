@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from lm_research.config import Config, replace
 from lm_research.errors import MeshError
 from lm_research.parallel.mesh import AXES, AnyMesh, mesh_shape
-from lm_research.parallel.rules import batch_sharding
+from lm_research.parallel.rules import batch_sharding, batch_shards
 
 
 def resolve_batch(config: Config, num_devices: int) -> Config:
@@ -21,13 +21,13 @@ def resolve_batch(config: Config, num_devices: int) -> Config:
     if not train.batch_per_device:
         return config
     shape = dict(zip(AXES, mesh_shape(config.mesh, num_devices), strict=True))
-    size = train.batch_per_device * shape["data"] * shape["fsdp"] * train.accumulation_steps
+    size = train.batch_per_device * batch_shards(shape) * train.accumulation_steps
     return replace(config, train={"batch_size": size, "batch_per_device": 0})
 
 
 def check_batch(mesh: AnyMesh, batch_size: int, accumulation_steps: int, length: int) -> None:
     """Raises a MeshError unless each device gets the same number of rows, and of their positions, of every micro-batch."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_shards(mesh.shape)
     rows = batch_size // accumulation_steps
     if rows % ways:
         parts = f"train.batch_size={batch_size} / train.accumulation_steps={accumulation_steps}"

@@ -8,12 +8,12 @@ mesh axis cannot divide is refused with the arithmetic, because padding it silen
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lm_research.errors import MeshError, suggest
@@ -35,6 +35,11 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "act_mlp": "tensor",
     "act_vocab": "tensor",
 }
+
+
+def batch_shards(sizes: Mapping[str, int]) -> int:
+    """Into how many parts a mesh with these axis sizes divides a batch."""
+    return _axis_size(sizes, RULES["batch"])
 
 
 # Of these a run may choose where they lie, and on which axes; activations follow the batch, and stay.
@@ -68,9 +73,9 @@ def partition_spec(axes: Sequence[str | None], rules: Mapping[str, Any] = RULES)
     return PartitionSpec(*(rules.get(axis) if axis else None for axis in axes))
 
 
-def _mesh_axis_size(mesh: AnyMesh, entry: str | tuple[str, ...] | None) -> int:
+def _axis_size(sizes: Mapping[str, int], entry: str | tuple[str, ...] | None) -> int:
     names = (entry,) if isinstance(entry, str) else entry or ()
-    return int(np.prod([mesh.shape[name] for name in names], dtype=int))
+    return math.prod(sizes[name] for name in names)
 
 
 def param_sharding(
@@ -91,7 +96,7 @@ def param_sharding(
                 "Lay one of them elsewhere, or on none."
             )
     for size, axis, entry in zip(shape, axes, spec, strict=True):
-        devices = _mesh_axis_size(mesh, entry)
+        devices = _axis_size(mesh.shape, entry)
         if size % devices:
             entry = entry if isinstance(entry, str) else " x ".join(entry)
             raise MeshError(
@@ -120,7 +125,7 @@ def over_data(sharding: NamedSharding, shape: Sequence[int]) -> NamedSharding:
     mesh, spec = sharding.mesh, [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
     devices = mesh.shape["data"]
     for place, (size, entry) in enumerate(zip(shape, spec, strict=True)):
-        if devices > 1 and size % (devices * _mesh_axis_size(mesh, entry)) == 0:
+        if devices > 1 and size % (devices * _axis_size(mesh.shape, entry)) == 0:
             own = (entry,) if isinstance(entry, str) else entry or ()
             spec[place] = (*own, "data")
             return NamedSharding(mesh, PartitionSpec(*spec))

@@ -21,7 +21,7 @@ from lm_research.models.attention.module import in_kernels
 from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
-from lm_research.parallel.rules import parse_rules, tree_shardings
+from lm_research.parallel.rules import batch_shards, parse_rules, tree_shardings
 from lm_research.planning.topology import Topology, links
 from lm_research.planning.traffic import Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
@@ -85,7 +85,7 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     config = _with_attention(config, work, topology)
     shape, train = dict(mesh.shape), config.train
     crossing = network_axis(shape, topology.slices)
-    rows = train.batch_size // train.accumulation_steps // (shape["data"] * shape["fsdp"])
+    rows = train.batch_size // train.accumulation_steps // batch_shards(shape)
     memory = memory_by_kind(config, work, mesh, rows, topology.platform)
     moved = collectives(config, work, mesh, rows, topology.slices, crossing)
     flops = flops_per_row(work).total * train.batch_size

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 
 from lm_research import tasks
+from lm_research.common.rounding import ceil_div
 from lm_research.config import Config, MeshConfig, ModelConfig, TrainConfig, replace
 from lm_research.data.store import write_store
 from lm_research.errors import ConfigError
@@ -172,7 +173,7 @@ def local_config(config: Config, tensor: int) -> Config:
     model = config.model
     head_size = model.head_size or model.hidden_size // model.num_heads
     rows = make_workload(config).definition.arch.vocab_size if config.task.name else vocab_size(config)
-    size = -(-rows // tensor)
+    size = ceil_div(rows, tensor)
     changes = dict(
         num_heads=model.num_heads // tensor, intermediate_size=model.intermediate_size // tensor, head_size=head_size,
         num_kv_heads=model.num_kv_heads // tensor, vocab_size=size,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.common.rounding import ceil_div
 from lm_research.data.loader import load
 from lm_research.data.order import Examples, Feed
 from lm_research.data.store import TokenStore
@@ -64,7 +65,7 @@ class Evaluator:
     def _feed(self, store: TokenStore) -> tuple[Feed, int]:
         """Batches of a held-out store, and how many an evaluation reads."""
         examples, size = self.objective.examples(store, "validation"), self.config.train.batch_size
-        num_batches = -(-examples.num_examples // size)
+        num_batches = ceil_div(examples.num_examples, size)
         if self.config.eval.num_batches:
             num_batches = min(num_batches, self.config.eval.num_batches)
         return self._in_order(examples, store), num_batches
@@ -90,7 +91,7 @@ class Evaluator:
         """Scores and outputs of all of a store."""
         examples, size, outputs = self.objective.examples(store, "final"), self.config.train.batch_size, []
         feed = self._in_order(examples, store)
-        batches = load(feed, 0, -(-examples.num_examples // size))
+        batches = load(feed, 0, ceil_div(examples.num_examples, size))
         return evaluate(self.step, params, batches, self.objective, self.mesh, outputs), outputs
 
     def due(self, step: int) -> bool:

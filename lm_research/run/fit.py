@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from lm_research.config import Config
 from lm_research.data.loader import load
 from lm_research.data.order import Feed, Groups, lengths_of
 from lm_research.parallel.batches import local_rows
-from lm_research.parallel.rules import RULES, replicated
+from lm_research.parallel.rules import batch_shards, replicated
 from lm_research.run import longer, run_directory
 from lm_research.run.budget import StepBudget
 from lm_research.run.callbacks import Callback
@@ -137,9 +136,18 @@ def make_feed(run: RunSetup) -> Feed:
     config, mesh, examples = run.config, run.mesh, run.examples
     size, accumulation = config.train.batch_size, config.train.accumulation_steps
     groups = Groups(lengths_of(examples), size, config.seed) if config.data.group_by_length else None
-    ways = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     rows, vocabulary = local_rows(mesh, size // accumulation), run.definition.arch.vocab_size
-    return Feed(examples, size, accumulation, rows, config.seed, groups, ways, vocabulary, run.corpus.train.path)
+    return Feed(
+        examples,
+        size,
+        accumulation,
+        rows,
+        config.seed,
+        groups,
+        batch_shards(mesh.shape),
+        vocabulary,
+        run.corpus.train.path,
+    )
 
 
 def calibrate(

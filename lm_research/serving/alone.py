@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from lm_research.common.rounding import bucket_size
 from lm_research.decoding.engine import PROGRAMS
 from lm_research.decoding.generate import GenerateOutput, in_pieces
 from lm_research.decoding.processors import table_shape
-from lm_research.decoding.prompts import bucket
 from lm_research.decoding.streaming import continuation
 from lm_research.errors import UserError
 from lm_research.serving.batcher import Busy, Event, Writer
@@ -63,7 +63,7 @@ class Job:
             if self.arguments.get(name)
         ]
         numbers = (*(self.arguments.get(name) or 1 for name in sizes), *lengths)
-        return tuple(map(bucket, numbers)), tuple(words), frozenset(self.arguments), self.arguments["do_sample"]
+        return tuple(map(bucket_size, numbers)), tuple(words), frozenset(self.arguments), self.arguments["do_sample"]
 
 
 class Alone:

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.common.rounding import bucket_size, round_up
 from lm_research.decoding import processors, sampling
 from lm_research.decoding.engine import Engine, predict, read, sequential
 from lm_research.decoding.processors import History
-from lm_research.decoding.prompts import Prompts, bucket, first_positions
+from lm_research.decoding.prompts import Prompts, first_positions
 from lm_research.errors import UserError
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache
@@ -135,7 +136,7 @@ class Slots:
 
     def __init__(self, engine: Engine, count: int, length: int, rules: Mapping[str, Any]) -> None:
         """`rules` are those of all rows, as of options.make_rules, and `ends_E`: the end tokens."""
-        arch, count = engine.definition.arch, -(-count // engine.rows_multiple) * engine.rows_multiple
+        arch, count = engine.definition.arch, round_up(count, engine.rows_multiple)
         self.engine, self.count, self.length, self.rules, self.vocab = engine, count, length, rules, arch.vocab_size
         self.places = 0
         if arch.encoder is not None:
@@ -193,7 +194,7 @@ class Slots:
         **control: Any,
     ) -> None:  # fmt: skip
         """Puts a prompt into a row; `bias` is of tokens, `control` are values of self.rows."""
-        width = min(bucket(len(tokens), _SHORTEST), self.length)
+        width = min(bucket_size(len(tokens), _SHORTEST), self.length)
         copies = self.engine.rows_multiple  # of devices that share rows each reads it
         prompt = self._prompts([tokens] * copies, None if source is None else [source] * copies, width)
         self.pool = self.engine.program(join, self.length, donate=0)(self.pool, prompt, np.int32(row))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.common.rounding import bucket_size, ceil_div
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
 from lm_research.data.store import TokenStore
@@ -117,7 +118,7 @@ class SharedRows(Rows):
         R is a multiple of `ways`, and one of few numbers, so that few shapes are compiled.
         """
         packs = [pack(self.sizes[index_B], self.longest) for index_B in index_AB]
-        rows = _rows(max(map(len, packs)), ways, index_AB.shape[1])
+        rows = min(bucket_size(ceil_div(max(map(len, packs)), ways)) * ways, index_AB.shape[1])
         index_ARK = np.full((len(index_AB), rows, self.slots), -1, np.int64)
         for index_RK, index_B, packed in zip(index_ARK, index_AB, packs, strict=True):
             row_P = np.repeat(np.arange(len(packed)), np.diff(packed.starts))
@@ -146,14 +147,6 @@ class SharedRows(Rows):
         else:
             batch["labels_BK"] = self.labels[np.maximum(index_BK, 0)]
         return batch | {"row_weights_BK": there_BK.astype(np.float32)}
-
-
-def _rows(needed: int, ways: int, most: int) -> int:
-    """At least `needed`, a multiple of `ways`: 1, 2, 3, 4, 6, 8, 12, ... times it, and never more than `most`."""
-    units = -(-needed // ways)
-    power = 1 << (units - 1).bit_length()
-    units = power * 3 // 4 if power >= 4 and units <= power * 3 // 4 else power
-    return min(units * ways, most)
 
 
 def one_by_one(batch: Batch) -> Batch:

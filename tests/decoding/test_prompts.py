@@ -10,18 +10,10 @@ import pytest
 from tokenizers import Tokenizer, models, processors
 
 from lm_research.config import resolve
-from lm_research.decoding.prompts import as_rows, bucket, make_prompts, names, text_start
+from lm_research.decoding.prompts import as_rows, make_prompts, names, text_start
 from lm_research.errors import UserError
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
-
-
-def test_buckets_are_few_and_never_too_small() -> None:
-    sizes = [bucket(length) for length in range(1, 5000)]
-    assert all(size >= length for length, size in enumerate(sizes, 1))
-    assert max(size / length for length, size in enumerate(sizes, 1)) < 1.51
-    assert sorted(set(sizes))[:8] == [1, 2, 3, 4, 6, 8, 12, 16] and len(set(sizes)) == 25
-    assert bucket(3, least=16) == 16
 
 
 def test_rows_stand_on_the_right() -> None:

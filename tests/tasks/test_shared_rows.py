@@ -18,7 +18,7 @@ from lm_research.errors import ConfigError
 from lm_research.models.families import define_model
 from lm_research.tasks import TASKS
 from lm_research.tasks import check as check_task
-from lm_research.tasks.base import SharedRows, _rows
+from lm_research.tasks.base import SharedRows
 from lm_research.tasks.labelled import open_labelled
 
 WORDS = "a b c d e f g h".split()
@@ -162,24 +162,6 @@ def test_processes_share_the_rows(ways: int, accumulation: int, tmp_path: pathli
     for name, x in whole.items():
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], axis=1), x)
     assert whole["row_weights_BK"].sum() == 16
-
-
-def test_numbers_of_rows_are_few() -> None:
-    assert [_rows(needed, 1, 100) for needed in (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17)] == [
-        1,
-        2,
-        3,
-        4,
-        6,
-        6,
-        8,
-        8,
-        12,
-        16,
-        24,
-    ]
-    assert [_rows(needed, 4, 32) for needed in (1, 4, 5, 9, 17, 30)] == [4, 4, 8, 12, 24, 32]
-    assert _rows(5, 1, 5) == 5  # never more than there are records
 
 
 def test_the_shortest_records_fill_all_slots_and_no_more(tmp_path: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from lm_research.common.documents import short
+from lm_research.common.rounding import round_up
 from lm_research.config import ModelConfig
 from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.definition import ModelDefinition, define
@@ -58,7 +59,7 @@ VOCAB_MULTIPLE = 128  # what matrix units like; it also lets every usual mesh di
 
 def table_rows(config: ModelConfig, tokens: int) -> int:
     """Rows of a run's token table: as its model section asks, or the tokenizer's tokens rounded up."""
-    return config.vocab_size or -(-tokens // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    return config.vocab_size or round_up(tokens, VOCAB_MULTIPLE)
 
 
 def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelDefinition:
