@@ -53,9 +53,9 @@ evaluator.evaluate = lambda step, params, batches, *rest: evaluate(step, params,
 """
 SLOW_CORPUS = """
 import time
-from lm_research.data import store
-publish = store.publish
-store.publish = lambda *args: (time.sleep(0.5), publish(*args))[1]
+from lm_research.common import disk
+publish = disk.publish
+disk.publish = lambda *args: (time.sleep(0.5), publish(*args))[1]
 """
 
 

@@ -14,6 +14,7 @@ import pathlib
 import re
 import resource
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -225,6 +226,30 @@ def whole(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder, next to its place, that appears at `path` when the block ends, unless another process was first; nothing is left of one that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish(temporary: pathlib.Path, path: pathlib.Path) -> bool:
+    """Renames a finished folder into place; False when another process was first, whose folder then stays."""
+    temporary.chmod(0o755)  # mkdtemp's folders are private; a shared cache is not
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        return False
+    return True
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:

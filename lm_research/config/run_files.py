@@ -6,7 +6,6 @@ Whoever finds one damaged says so, leaves it out, or goes on without it; nothing
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -93,7 +92,12 @@ def read_lives(directory: Path) -> list[Life]:
     return lives
 
 
-def steps_in(directory: Path) -> Iterator[int]:
-    """Steps of what stands in a folder under the name of a checkpoint, whole or not, in no order; none where there is no folder."""
+def checkpoint_steps(directory: Path) -> list[int]:
+    """Steps of what is in a folder under the name of a checkpoint, whole or not, rising; none where there is no folder."""
     names = os.listdir(directory) if directory.is_dir() else []
-    return (int(name) for name in names if name.isdecimal() and name.isascii() and name == str(int(name)))
+    return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and name == str(int(name)))
+
+
+def newest_step(directory: Path, below: int | None = None) -> int | None:
+    """The newest step of `checkpoint_steps`, of those below one if it is given; None where there is none."""
+    return max((step for step in checkpoint_steps(directory) if below is None or step < below), default=None)

@@ -11,13 +11,12 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from lm_research.common.disk import whole_folder
 from lm_research.common.paths import path_of
 from lm_research.data.sources.files import DRIVERS, is_remote
-from lm_research.data.store import publish
 from lm_research.errors import DataError
 
 LIST = "files.json"
@@ -82,9 +81,7 @@ def _fetch(address: str, folder: pathlib.Path) -> bool:
         if not (remote / LIST).exists():
             return False
         sizes = json.loads((remote / LIST).read_text())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
+    with whole_folder(folder) as temporary:
         for name, size in sizes.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             with _Guard(address), (remote / name).open("rb") as source, (temporary / name).open("wb") as target:
@@ -94,9 +91,6 @@ def _fetch(address: str, folder: pathlib.Path) -> bool:
                 raise DataError(
                     f"{address}/{name} has {found:,} bytes instead of {size:,}. Delete {address}; it is made again."
                 )
-        publish(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return True
 
 

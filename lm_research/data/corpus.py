@@ -17,7 +17,6 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import lm_research
+from lm_research.common import disk
 from lm_research.common.disk import why
 from lm_research.config import Config
 from lm_research.data import bucket, mixture, sources, store
@@ -37,7 +37,7 @@ from lm_research.data.workers import Processes, Runner, WorkerDied
 from lm_research.errors import DataError, TokenizerError, UserError
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.loading import load_tokenizer
-from lm_research.tokenizers.tokenizer_training import learn_tokenizer
+from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_key
 
 Log = Callable[[str], None]
 # From a title and what it counts to, if known, to a context that gives a function to be told of progress.
@@ -132,10 +132,6 @@ def _key(config: Config) -> str:
     data, tokenizer = config.data, config.tokenizer
     Cleaner(config.clean)  # complains of what it cannot understand, before anything is read
     held_out = sources.fingerprint(data.validation_source, data) if data.validation_source else data.validation_fraction
-    if tokenizer.path:
-        vocabulary: list[object] = [load_tokenizer(tokenizer.path).digest]
-    else:
-        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.sentinels]
     facts = [
         FORMAT,
         [[name, sources.fingerprint(source, data)] for name, source in mixture.sources_of(data)],
@@ -143,7 +139,7 @@ def _key(config: Config) -> str:
         data.documents,
         data.on_error,
         dataclasses.asdict(config.clean),
-        vocabulary,
+        tokenizer_key(tokenizer, "sentinels"),
         tokenizer.keep_newlines and ("one after another" if tokenizer.path else True),  # how sentences are tokenised
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
@@ -220,7 +216,7 @@ def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log
             f"{built.num_tokens:,} tokens of {text_bytes / max(built.num_tokens, 1):.2f} bytes "
             f"({time.perf_counter() - started:.1f} s)."
         )
-    store.publish(finished, folder)
+    disk.publish(finished, folder)
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -248,23 +244,15 @@ def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path,
     if folder.is_dir():
         return load_tokenizer(folder)
     started, settings = time.perf_counter(), config.tokenizer
-    if settings.path:
-        tokenizer = load_tokenizer(settings.path)
-        if settings.keep_newlines and not tokenizer.keeps_newlines:
+    with disk.whole_folder(folder) as temporary:
+        tokenizer = make_tokenizer(_training_texts(choices), settings, temporary, log)
+        if settings.path and settings.keep_newlines and not tokenizer.keeps_newlines:
             raise TokenizerError(
                 f"config.tokenizer.keep_newlines=True, but the tokenizer {settings.path} turns line breaks "
                 "into spaces. Set --config.tokenizer.keep_newlines=False, or leave config.tokenizer.path empty to "
                 "train one."
             )
-        what = f"Loaded tokenizer {settings.path}"
-    else:
-        texts = _training_texts(choices)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            tokenizer = learn_tokenizer(texts, settings, pathlib.Path(scratch) / "tokenizer.model", log)
-        what = f"Trained tokenizer ({settings.kind})"
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    tokenizer.save_files(temporary)
-    os.rename(temporary, folder)
+    what = f"Loaded tokenizer {settings.path}" if settings.path else f"Trained tokenizer ({settings.kind})"
     log(f"{what}: {tokenizer.size:,} tokens ({time.perf_counter() - started:.1f} s).")
     return load_tokenizer(folder)
 

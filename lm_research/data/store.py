@@ -21,14 +21,12 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from lm_research.common.disk import naming
+from lm_research.common.disk import naming, whole_folder
 from lm_research.common.documents import json_value
 from lm_research.common.paths import odd_file
 from lm_research.errors import DataError, prepare_again
@@ -258,14 +256,8 @@ def assemble_store(
       DataError: there is no document, or another store with other content stands at `path`.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        with naming(path):
-            digest = _write_files(temporary, pieces, tokenizer_digest, vocab_size, sources, extra)
-        publish(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(path) as temporary, naming(path):
+        digest = _write_files(temporary, pieces, tokenizer_digest, vocab_size, sources, extra)
     store = TokenStore.open(path)
     if store.digest != digest:
         raise DataError(
@@ -273,18 +265,6 @@ def assemble_store(
             "build in another one."
         )
     return store
-
-
-def publish(temporary: pathlib.Path, path: pathlib.Path) -> bool:
-    """Renames a finished folder into place; False when another process was first, whose folder then stays."""
-    temporary.chmod(0o755)  # mkdtemp's folders are private; a shared cache is not
-    try:
-        os.rename(temporary, path)
-    except OSError:
-        if not path.is_dir():
-            raise
-        return False
-    return True
 
 
 def _write_files(

@@ -25,7 +25,7 @@ from lm_research.common.disk import saving, size, write_atomically
 from lm_research.common.documents import Object, read_json
 from lm_research.common.paths import odd_file
 from lm_research.config import resolve
-from lm_research.config.run_files import read_config, steps_in
+from lm_research.config.run_files import checkpoint_steps, newest_step, read_config
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import Report, hf_config, nonfinite_in, with_tokens
 from lm_research.interop.model_config import check_asked, check_config
@@ -194,10 +194,10 @@ def _inspect_native(directory: pathlib.Path) -> Native:
 def _inspect_run(directory: pathlib.Path) -> Native:
     step = directory
     if (directory / "checkpoints").is_dir():
-        steps = sorted(steps_in(directory / "checkpoints"))
-        if not steps:
+        newest = newest_step(directory / "checkpoints")
+        if newest is None:
             raise ValueError("the run has not saved a checkpoint yet")
-        step = directory / "checkpoints" / str(steps[-1])
+        step = directory / "checkpoints" / str(newest)
     _check_files(step)
     manifest = read_json(step / "files" / "manifest.json", _Manifest, error=PretrainedError, fix=_FIX)
     for name, digest in manifest["files"].items():
@@ -326,11 +326,10 @@ def _way_out(directory: pathlib.Path) -> str:
     that nobody asked for would pass for the newest's.
     """
     if (directory / "checkpoints").is_dir():
-        newest = max(steps_in(directory / "checkpoints"), default=-1)
-        directory = directory / "checkpoints" / str(newest)
+        directory = directory / "checkpoints" / str(newest_step(directory / "checkpoints"))
     if directory.parent.name != "checkpoints" or not directory.name.isdecimal():
         return ""
-    for step in sorted(steps_in(directory.parent), reverse=True):
+    for step in reversed(checkpoint_steps(directory.parent)):
         if step < int(directory.name):
             with contextlib.suppress(Exception):  # this one is damaged too
                 found = _inspect_run(directory.parent / str(step))

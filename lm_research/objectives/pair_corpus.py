@@ -10,12 +10,11 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from lm_research.common.disk import whole_folder
 from lm_research.config import Config, DataConfig
 from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus, read_corpus
@@ -23,8 +22,7 @@ from lm_research.data.sources import fingerprint, read_documents
 from lm_research.data.sources.files import find_files
 from lm_research.errors import ConfigError, DataError
 from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.loading import load_tokenizer
-from lm_research.tokenizers.tokenizer_training import make_tokenizer
+from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_key
 
 Pair = tuple[str, str]
 FORMAT = 2  # of the folder and of everything that decides its content
@@ -52,13 +50,8 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
         )
 
     def build(folder: pathlib.Path) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-        try:
+        with whole_folder(folder) as temporary:
             _build(config, temporary, log)
-            store.publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
     corpus = read_corpus(folder)
@@ -70,13 +63,9 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
 
 
 def _key(config: Config) -> str:
-    data, tokenizer, objective = config.data, config.tokenizer, config.objective
+    data, objective = config.data, config.objective
     held_out = fingerprint(data.validation_source, data) if data.validation_source else data.validation_fraction
-    if tokenizer.path:
-        vocabulary = [load_tokenizer(tokenizer.path).digest]
-    else:
-        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase]
-        vocabulary += [tokenizer.keep_newlines, tokenizer.sentinels]
+    vocabulary = tokenizer_key(config.tokenizer, "keep_newlines", "sentinels")
     facts = [FORMAT, "pairs", fingerprint(data.source, data), held_out, vocabulary]
     facts += [objective.source_key, objective.target_key]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
@@ -118,8 +107,7 @@ def _build(config: Config, folder: pathlib.Path, log: Callable[[str], None]) -> 
         chosen[draws.argmin()], chosen[draws.argmax()] = True, False
         held[numbers[chosen]] = True
     train = lambda: _select(config.data.source, config, keep & ~held)  # noqa: E731
-    make_tokenizer((text for pair in train() for text in pair), config.tokenizer, folder, log).save_files(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = make_tokenizer((text for pair in train() for text in pair), config.tokenizer, folder, log)
     if config.data.validation_source:
         shown = np.array(list(_whole(config.data.validation_source, config)), bool)
         validation = _select(config.data.validation_source, config, shown)

@@ -30,6 +30,7 @@ from jax.experimental import multihost_utils
 
 from lm_research.common import interrupts
 from lm_research.common.documents import whole_number
+from lm_research.config.run_files import newest_step
 from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD, UserError
 from lm_research.parallel.peers import Peers, heartbeats_end
 from lm_research.parallel.roll_call import PodError, roll_call
@@ -260,8 +261,10 @@ def _leave_lost(place: Place, workdir: pathlib.Path) -> None:
         if number == place.process_id:  # it was stopped, and has been continued
             cause = "it did not answer for too long, and the others ended without it."
     if code == STOPPED_BY_SIGNAL:
-        steps = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
-        saved = f"What is saved is whole, up to checkpoint {max(steps)}" if steps else "No checkpoint was saved yet"
+        newest = newest_step(workdir / "checkpoints")
+        saved = (
+            "No checkpoint was saved yet" if newest is None else f"What is saved is whole, up to checkpoint {newest}"
+        )
         cause += f" {saved}; the same command, started in every process, goes on from there."
     _end(cause, code, place, workdir)
 

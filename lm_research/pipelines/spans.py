@@ -13,7 +13,7 @@ import numpy as np
 
 from lm_research.errors import UserError
 from lm_research.pipelines.base import Pipeline, flaw, label_names, softmax
-from lm_research.tokenizers.windows import Window, windows, word_windows
+from lm_research.tokenizers.windows import Window, best_spans, windows, without_space, word_windows
 
 _Widen = Callable[[int, int], tuple[int, int]]
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
@@ -109,8 +109,7 @@ class TokenClassification(Pipeline):
         tokens = []
         for place in np.flatnonzero(encoded["attention_mask"][row]).tolist():
             start, end = (int(x) for x in offsets[place])
-            while start < end and text[start].isspace():  # a space belongs to the token, not to the word
-                start += 1
+            start = without_space(text, start, end)
             if int(ids[place]) in special or start == end:
                 continue
             goes_on = bool(tokens) and tokens[-1]["end"] == start and not self.tokenizer.starts_word[ids[place]]
@@ -277,18 +276,14 @@ class QuestionAnswering(Pipeline):
             allowed = np.concatenate([np.array(summary, int), places])
             start, end = (_shares(outputs[f"{side}_logits"][0], allowed) for side in ("start", "end"))
             none = min(none, float(start[0] * end[0]))
-            more = np.arange(len(places))[None, :] - np.arange(len(places))[:, None]  # tokens after the first
-            pairs = np.where((more >= 0) & (more < longest), start[places][:, None] * end[places][None, :], -1.0)
             own: dict[tuple[int, int], float] = {}
-            for best in np.argsort(-pairs, axis=None, kind="stable").tolist():
-                a, b = divmod(best, len(places))
-                if len(own) == top_k or pairs[a, b] < 0:
+            for a, b, score in best_spans(start[places], end[places], longest, np.multiply):
+                if len(own) == top_k:
                     break
                 first, last = widen(int(window.offsets[places[a], 0]), int(window.offsets[places[b], 1]))
-                while first < last and context[first].isspace():  # a space belongs to the token, not to the answer
-                    first += 1
+                first = without_space(context, first, last)
                 if first < last:
-                    own.setdefault((first, last), float(pairs[a, b]))
+                    own.setdefault((first, last), score)
             for span, score in own.items():
                 found[span] = max(found.get(span, 0.0), score)
         answers = [{"score": score, "start": a, "end": b, "answer": context[a:b]} for (a, b), score in found.items()]

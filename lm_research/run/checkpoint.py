@@ -33,7 +33,7 @@ from lm_research.common import disk
 from lm_research.common.documents import json_value
 from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, odd_file
 from lm_research.config import CheckpointConfig
-from lm_research.config.run_files import steps_in
+from lm_research.config.run_files import checkpoint_steps, newest_step
 from lm_research.errors import CheckpointError
 from lm_research.interop.huggingface import listed, nonfinite_in
 from lm_research.interop.orbax_noise import quieten
@@ -176,7 +176,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
         )
-        for step in steps_in(self.directory):
+        for step in checkpoint_steps(self.directory):
             path = self.directory / str(step) / _TIMES
             if kind(path) not in (FILE, FOLDER, NOTHING):  # a pipe, which holds nothing, and which Orbax would wait for
                 path.unlink(missing_ok=True)
@@ -284,7 +284,7 @@ class Checkpoints:
           CheckpointError: there are checkpoints, and none is whole, or the newest is not and config.on_damage is stop;
             or `read` raises one that speaks of no damage.
         """
-        return self._first_whole(sorted(steps_in(self.directory), reverse=True), read, log)
+        return self._first_whole(checkpoint_steps(self.directory)[::-1], read, log)
 
     def resume_best(self, read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
         """The same for the checkpoint of the lowest rank, then the next."""
@@ -344,7 +344,7 @@ class Checkpoints:
         """The text is damaged: moves what was saved since `trust` aside, and says what is left. All processes must come here."""
         self.wait()
         (trusted,) = self._trusted or [0]
-        kept = self._set_aside([step for step in sorted(steps_in(self.directory)) if step > trusted], DOUBTFUL)
+        kept = self._set_aside([step for step in checkpoint_steps(self.directory) if step > trusted], DOUBTFUL)
         moved = (
             f"Checkpoints {', '.join(map(str, kept))} may have learnt from it and are kept in {self.directory / DOUBTFUL}. "
             if kept
@@ -434,9 +434,9 @@ class Checkpoints:
         return DamagedCheckpoint(f"{what} {self._way_out(step)}")
 
     def _way_out(self, step: int) -> str:
-        older = [number for number in steps_in(self.directory) if number < step]
-        if older:
-            return f"Remove {self.directory / str(step)} to go on from step {max(older)}."
+        older = newest_step(self.directory, below=step)
+        if older is not None:
+            return f"Remove {self.directory / str(step)} to go on from step {older}."
         return "There is no older one; start in a new --workdir."
 
     def wait(self) -> None:
@@ -474,9 +474,10 @@ class Checkpoints:
 
 def safe(directory: pathlib.Path) -> str:
     """What is not lost of a run that ends here, in a sentence; `directory` holds its checkpoints."""
-    if steps := sorted(steps_in(directory)):
-        return f"Checkpoint {steps[-1]} is whole, and the run goes on from it."
-    return "No checkpoint was saved yet, so the run begins anew."
+    newest = newest_step(directory)
+    if newest is None:
+        return "No checkpoint was saved yet, so the run begins anew."
+    return f"Checkpoint {newest} is whole, and the run goes on from it."
 
 
 def _fault(words: str, most: int = 220) -> str:

@@ -16,14 +16,13 @@ import hashlib
 import itertools
 import json
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from lm_research.common import documents
+from lm_research.common.disk import whole_folder
 from lm_research.common.lines import split_lines
 from lm_research.common.paths import odd_file
 from lm_research.config import Config
@@ -35,7 +34,7 @@ from lm_research.errors import DataError, UserError
 from lm_research.tasks.records import Record, fingerprint, read_records
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.loading import load_tokenizer
-from lm_research.tokenizers.tokenizer_training import make_tokenizer
+from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_key
 
 IGNORED = -100  # no label
 FORMAT = 3
@@ -149,13 +148,8 @@ def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Ca
     """
 
     def build(folder: pathlib.Path) -> None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-        try:
+        with whole_folder(folder) as temporary:
             _build(config, temporary, reader, log)
-            store.publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config, reader), build)
     return read_labelled(folder)
@@ -210,11 +204,8 @@ def _read_labelled(folder: pathlib.Path) -> Labelled:
 
 
 def _key(config: Config, reader: Reader) -> str:
-    task, tokenizer = config.task, config.tokenizer
-    if tokenizer.path:
-        vocabulary: list[object] = [reader.prepared(load_tokenizer(tokenizer.path)).digest]
-    else:
-        vocabulary = [tokenizer.kind, tokenizer.vocab_size, tokenizer.lowercase, tokenizer.keep_newlines]
+    task = config.task
+    vocabulary = tokenizer_key(config.tokenizer, "keep_newlines", prepare=reader.prepared)
     facts = lambda source: fingerprint(source, config.data)  # noqa: E731
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
@@ -234,9 +225,7 @@ def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[
     if not task.validation:
         parts |= _hold_out(parts["train"], config)
     texts = (text for record in parts["train"] for text in reader.texts(record))
-    tokenizer = make_tokenizer(texts, config.tokenizer, folder, log)
-    reader.prepared(tokenizer).save_files(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = make_tokenizer(texts, config.tokenizer, folder, log, reader.prepared)
     (folder / "labels.json").write_text(json.dumps(names) + "\n")
     for part, records in parts.items():
         rows = [

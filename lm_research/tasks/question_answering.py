@@ -11,6 +11,7 @@ Legend: B batch, L length, P tokens of a window's context, K tokens of the longe
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
-from lm_research.tokenizers.windows import Window, context_rooms, windows
+from lm_research.tokenizers.windows import Window, best_spans, context_rooms, windows, without_space
 
 ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
 
@@ -236,23 +237,15 @@ class QuestionAnswering(Task):
         for logits_L2, offsets_L2 in windows:
             null = min(null, float(logits_L2[0].sum()))
             place_P = np.flatnonzero(offsets_L2[:, 0] >= 0)
-            if not len(place_P):
-                continue
-            start_P, end_P = logits_L2[place_P].T.astype(np.float64)
-            ends = np.pad(end_P, (0, longest - 1), constant_values=-np.inf)
-            sums_PK = start_P[:, None] + np.lib.stride_tricks.sliding_window_view(ends, longest)
-            for best in np.argsort(-sums_PK, axis=None, kind="stable")[: 2 * n_best]:
-                first, more = divmod(int(best), longest)
-                if not np.isfinite(sums_PK[first, more]):
+            spans = best_spans(*logits_L2[place_P].T.astype(np.float64), longest)
+            for first, last, score in itertools.islice(spans, 2 * n_best):
+                if not math.isfinite(score):
                     break
-                begin, end = int(offsets_L2[place_P[first], 0]), int(offsets_L2[place_P[first + more], 1])
-                while (
-                    begin < end and question["context"][begin].isspace()
-                ):  # a space belongs to the token, not to the answer
-                    begin += 1
-                scores[begin, end] = max(scores.get((begin, end), -np.inf), float(sums_PK[first, more]))
-        spans = [Span(score, *place) for place, score in scores.items()]
-        return Found(question, sorted(spans, key=lambda span: (-span.score, span.start, span.end))[:n_best], null)
+                begin, end = int(offsets_L2[place_P[first], 0]), int(offsets_L2[place_P[last], 1])
+                begin = without_space(question["context"], begin, end)
+                scores[begin, end] = max(scores.get((begin, end), -np.inf), score)
+        found = [Span(score, *place) for place, score in scores.items()]
+        return Found(question, sorted(found, key=lambda span: (-span.score, span.start, span.end))[:n_best], null)
 
     def _answer(self, found: Found) -> str:
         if not found.spans or self.null and found.margin > self.config.task.null_threshold:

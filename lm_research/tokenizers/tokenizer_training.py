@@ -29,6 +29,7 @@ from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.sentencepiece_training import sample_lines, sentinels
 
+Prepare = Callable[[Tokenizer], Tokenizer]
 LIBRARY_KINDS = ("wordpiece", "byte_bpe")
 _WORDPIECE_ROLES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BYTE_ROLES = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # as RoBERTa's vocabulary begins
@@ -55,12 +56,32 @@ def learn_tokenizer(
 
 
 def make_tokenizer(
-    texts: Iterable[str], config: TokenizerConfig, folder: pathlib.Path, log: Callable[[str], None]
+    texts: Iterable[str],
+    config: TokenizerConfig,
+    folder: pathlib.Path,
+    log: Callable[[str], None],
+    prepare: Prepare = lambda tokenizer: tokenizer,
 ) -> Tokenizer:
-    """The tokenizer that the config names, or else learns, for whose files there is `folder`; raises a TokenizerError."""
+    """The tokenizer that the config names, or else learns of `texts`, as its files say that this puts into `folder`.
+
+    `prepare`: changes it before.
+
+    Raises:
+      TokenizerError: it cannot be loaded or learned.
+    """
     if config.path:
-        return load_tokenizer(config.path)
-    return learn_tokenizer(texts, config, folder / "tokenizer.model", log)
+        tokenizer = load_tokenizer(config.path)
+    else:
+        tokenizer = learn_tokenizer(texts, config, folder / "tokenizer.model", log)
+    prepare(tokenizer).save_files(folder)
+    return load_tokenizer(folder)
+
+
+def tokenizer_key(config: TokenizerConfig, *names: str, prepare: Prepare = lambda tokenizer: tokenizer) -> list[object]:
+    """What tells the tokenizer of `make_tokenizer` from others, for the name of a corpus: its digest or, if it is learned, these keys too."""
+    if config.path:
+        return [prepare(load_tokenizer(config.path)).digest]
+    return [getattr(config, name) for name in ("kind", "vocab_size", "lowercase", *names)]
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
 """Texts that are longer than a model reads, as windows that overlap: of a context, each after its question, or of the words of a text.
 
-Legend: L ids of a row.
+Legend: L ids of a row, P places of a context, K lengths of a span.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,36 @@ def windows(
     encodings = tokenizer.encodings(pairs, max_length=max_length, stride=stride, strategy="only_second", side="right")
     for encoding in encodings:
         yield [_window(part, tokenizer.uses_types) for part in (encoding, *encoding.overflowing)]
+
+
+def best_spans(
+    start_P: np.ndarray,
+    end_P: np.ndarray,
+    longest: int,
+    combine: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.add,
+) -> Iterator[tuple[int, int, float]]:
+    """(first place, last place, score) of the spans of at most `longest` of P places, the best first, of equals the one that begins first.
+
+    The score is `combine` of what the first place has as a start and the last one as an end.
+    """
+    longest = min(longest, len(start_P))
+    if not longest:
+        return
+    ends_PK = np.lib.stride_tricks.sliding_window_view(np.pad(end_P, (0, longest - 1)), longest)
+    scores_PK = combine(start_P[:, None], ends_PK)
+    scores_PK[np.add.outer(np.arange(len(start_P)), np.arange(longest)) >= len(start_P)] = -np.inf
+    for best in np.argsort(-scores_PK, axis=None, kind="stable").tolist():
+        first, more = divmod(best, longest)
+        if scores_PK[first, more] == -np.inf:
+            return
+        yield first, first + more, float(scores_PK[first, more])
+
+
+def without_space(text: str, start: int, end: int) -> int:
+    """Where the characters [start, end) begin without white space before them: a space belongs to the token, not to what it stands for."""
+    while start < end and text[start].isspace():
+        start += 1
+    return start
 
 
 def _window(encoding: tokenizers.Encoding, uses_types: bool) -> Window:

@@ -180,3 +180,17 @@ def test_room_of_what_is_not_there_yet(tmp_path: pathlib.Path) -> None:
 def test_errors_of_shutil_have_their_number_in_words_alone(tmp_path: pathlib.Path) -> None:
     error = shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")])  # as copytree raises it
     assert disk.why(error, tmp_path).startswith("No space left on device (")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
+    target = tmp_path / "made" / "folder"
+    with pytest.raises(ZeroDivisionError), disk.whole_folder(target) as temporary:
+        (temporary / "half").touch()
+        1 / 0  # noqa: B018
+    assert list(target.parent.iterdir()) == []
+    for content in ("first", "second"):  # the second process finds the first one's, which stays
+        with disk.whole_folder(target) as temporary:
+            assert not (temporary / "file").exists()
+            (temporary / "file").write_text(content)
+    assert [path.name for path in target.parent.iterdir()] == ["folder"] and (target / "file").read_text() == "first"
+    assert target.stat().st_mode & 0o777 == 0o755

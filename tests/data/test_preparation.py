@@ -101,7 +101,7 @@ def test_killed_anywhere_it_goes_on(after: int, shards: int, tmp_path: pathlib.P
     finished = {path: path.stat().st_ino for path in folder.parent.rglob("*.npz")}
     assert len(finished) == shards
     seen: dict[pathlib.Path, int] = {}
-    real = corpus_module.store.publish
+    real = corpus_module.disk.publish
 
     def look(temporary: pathlib.Path, path: pathlib.Path) -> bool:
         if path == folder:
@@ -109,7 +109,7 @@ def test_killed_anywhere_it_goes_on(after: int, shards: int, tmp_path: pathlib.P
         return real(temporary, path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus_module.store, "publish", look)
+        patch.setattr(corpus_module.disk, "publish", look)
         corpus, lines = build(config, tmp_path / "run")
     assert seen == finished, "finished shards were made again"
     assert content(corpus) == expected

@@ -13,6 +13,7 @@ from lm_research.parallel.mesh import AXES
 from lm_research.parallel.rules import (
     RULES,
     batch_sharding,
+    batch_shards,
     constrain,
     over_data,
     param_sharding,
@@ -126,3 +127,8 @@ def test_rules_that_cannot_be_read_are_refused(text: str, words: str) -> None:
 def test_two_axes_on_the_same_devices_are_refused() -> None:
     with pytest.raises(MeshError, match="'vocab' and 'embed' would lie on 'fsdp' alike"):
         param_sharding(mesh(fsdp=4), "tokens", (64, 12), ("vocab", "embed"), parse_rules("vocab=fsdp"))
+
+
+def test_a_batch_is_divided_over_data_and_fsdp() -> None:
+    assert batch_shards(mesh(data=2, fsdp=3, context=5, tensor=7).shape) == 2 * 3
+    assert batch_shards({"data": 1, "fsdp": 1}) == 1

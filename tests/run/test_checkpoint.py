@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from lm_research.config import CheckpointConfig, MeshConfig
-from lm_research.config.run_files import steps_in
+from lm_research.config.run_files import checkpoint_steps, newest_step
 from lm_research.errors import CheckpointError
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import replicated
@@ -415,11 +415,12 @@ def test_the_best_whole_one(tmp_path: pathlib.Path) -> None:
 
 
 def found_steps(workdir: pathlib.Path) -> list[int]:
-    return sorted(steps_in(workdir / "checkpoints"))
+    return checkpoint_steps(workdir / "checkpoints")
 
 
 def test_names_that_are_no_steps(tmp_path: pathlib.Path) -> None:
     for name in ("007", "7.damaged", "damaged", "-1", "1e3", "٣", "²", "tmp", "12", "0"):
         (tmp_path / name).mkdir()
-    assert sorted(steps_in(tmp_path)) == [0, 12]
-    assert list(steps_in(tmp_path / "nowhere")) == []
+    assert checkpoint_steps(tmp_path) == [0, 12]
+    assert checkpoint_steps(tmp_path / "nowhere") == []
+    assert (newest_step(tmp_path), newest_step(tmp_path, below=12), newest_step(tmp_path / "nowhere")) == (12, 0, None)
