@@ -17,19 +17,23 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from lm_research.common import disk, interrupts, streams
 from lm_research.common.documents import json_value, short
 from lm_research.common.flags import Parser
 from lm_research.common.paths import path_of
 from lm_research.common.texts import is_text
-from lm_research.config import Config, check_key, describe, loading, resolve, walk
+from lm_research.config import Config, check_key, describe, find, lay, loading, resolve
+from lm_research.config.draft import given
+from lm_research.config.registries import VARIANTS
+from lm_research.config.schema import names, not_of
+from lm_research.config.variants import import_plugins
 from lm_research.errors import (
     BUG,
     DONE,
@@ -207,6 +211,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     Raises:
       ConfigError: a missing, unknown or malformed flag, or a config that cannot be used.
     """
+    loaded = _load(argv)
     pairs = _pairs(argv)
     for name in ("config", "workdir"):
         given = [value for flag, value in pairs if flag == name]
@@ -217,18 +222,38 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
             raise ConfigError(f"--{name} is given {len(given)} times ({', '.join(given)}). Keep one of them.")
     os.environ.update({variable: dict(pairs)[flag] for flag, variable in _PLACE.items() if flag in dict(pairs)})
     workdir = directory(dict(pairs)["workdir"])
-    loaded = loading.load(dict(pairs)["config"])
-    overrides = [(flag, value) for flag, value in pairs if flag.startswith("config.")]
+    loaded = loaded or loading.load(dict(pairs)["config"])
+    overrides = {flag.removeprefix("config."): value for flag, value in pairs if flag.startswith("config.")}
     config = resolve(_apply(loaded, overrides))
-    _check_tokenizer([flag for flag, _ in overrides], config)
+    _check_read(overrides, config)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's worker processes read the global flags
     return config, workdir
 
 
-def _check_tokenizer(given: Sequence[str], config: Config) -> None:
-    """Raises a ConfigError for flags about a tokenizer to train where none is trained. A config file may have such keys: recipes do."""
-    unused = [f"config.tokenizer.{name}" for name in TO_TRAIN if f"config.tokenizer.{name}" in given]
+def _load(argv: Sequence[str]) -> ConfigDict | None:
+    """The config that a command line names once, else None. It comes before its other words, which may name what plug-ins register."""
+    found: dict[str, list[str]] = {"config": [], "config.plugins": []}
+    for place, word in enumerate(argv):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name in found and (equals or place + 1 < len(argv)):
+            found[name].append(value if equals else argv[place + 1])
+    if len(found["config"]) != 1 or not found["config"][0]:
+        return None
+    loaded = loading.load(found["config"][0])
+    for value in found["config.plugins"]:
+        import_plugins(find("plugins").parse(value))
+    return loaded
+
+
+def _check_read(given: Mapping[str, str], config: Config) -> None:
+    """Raises a ConfigError for flags that this run would not read. A config file may have such keys: recipes do."""
+    for name in given:
+        section, leaf = (*name.split("."), "")[:2]
+        registry, settings = VARIANTS.get(section), getattr(config, section)
+        if registry and settings and leaf not in registry.keys(chosen_name := registry.name_of(settings)):
+            raise not_of(section, leaf, chosen_name)  # a task has chosen the objective
+    unused = [f"config.tokenizer.{name}" for name in TO_TRAIN if f"tokenizer.{name}" in given]
     for key in ("train.init_from", "tokenizer.path"):
         section, name = key.split(".")
         if unused and (value := getattr(getattr(config, section), name)):
@@ -240,7 +265,6 @@ def _check_tokenizer(given: Sequence[str], config: Config) -> None:
 
 def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
     """The flags as (name, value); knows `--name=value`, `--name value`, `--flag` and `--noflag`."""
-    schema = {f"config.{name}": (field, kind) for name, field, kind in walk()}
     pairs, rest = [], list(argv)
     while rest:
         argument = rest.pop(0)
@@ -248,7 +272,7 @@ def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
             raise ConfigError(_stray(argument))
         name, equals, value = argument[2 if argument.startswith("--") else 1 :].partition("=")
         negated = name.removeprefix("no")
-        if negated in schema and schema[negated][1] is bool and not equals:
+        if not equals and _is_switch(negated):
             value = "true" if name == negated else "false"
             if name == negated and rest and rest[0].lower() in _BOOLEANS:
                 value = rest.pop(0)
@@ -259,11 +283,19 @@ def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
             _check_flag(name)
         if not equals:
             if not rest or _is_flag(rest[0]):
-                meaning = f" It means: {schema[name][0].metadata['meaning']}" if name in schema else ""
+                meaning = f" {find(name.removeprefix('config.')).said}" if name.startswith("config.") else ""
                 raise ConfigError(f"--{name} needs a value: write --{name}=VALUE.{meaning}")
             value = rest.pop(0)
         pairs.append((name, value))
     return pairs
+
+
+def _is_switch(flag: str) -> bool:
+    """Whether a flag is of a key that is true or false, so that it needs no value."""
+    try:
+        return flag.startswith("config.") and bool in find(flag.removeprefix("config.")).kinds
+    except ConfigError:  # told by who reads it as another flag
+        return False
 
 
 def _is_flag(argument: str) -> bool:
@@ -290,7 +322,7 @@ def _check_flag(name: str) -> None:
     if name.startswith("noconfig."):
         check_key(name.removeprefix("noconfig."))
         raise ConfigError(f"--{name} is only for keys that are true or false. Write --{name.removeprefix('no')}=VALUE.")
-    keys = [key for key, _, _ in walk()]
+    keys = names()
     for part in (name, name.partition(".")[2]):
         matches = [key for key in keys if part and (key == part or key.endswith("." + part))]
         if matches:
@@ -325,34 +357,18 @@ def directory(text: str, flag: str = "--workdir") -> Path:
     return path
 
 
-def _apply(loaded: ConfigDict, overrides: list[tuple[str, str]]) -> ConfigDict:
-    """`loaded` with `--config.section.key` flags laid over it, parsed by type."""
-    argv = ["", *(f"--{name}={value}" for name, value in overrides)]
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", loaded, flag_values=values, sys_argv=argv)
-        values(argv)
-    except flags.Error as error:
-        raise ConfigError(_explain(error, overrides)) from error
-    return values["config"].value
-
-
-def _explain(error: flags.Error, overrides: list[tuple[str, str]]) -> str:
-    """Which override absl could not parse, and what would be right."""
-    schema = {f"config.{name}": (field, kind) for name, field, kind in walk()}
-    for name, text in overrides:
-        if not str(error).startswith(f"flag --{name}={text}:"):
-            continue
-        field, kind = schema[name]
-        wanted = "true or false" if kind is bool else f"of type {kind.__name__}"
-        hint = ""
-        if kind is int:
-            try:
-                hint = f" Write {int(float(text))}." if float(text) == int(float(text)) else ""
-            except (ValueError, OverflowError):
-                pass
-        return f"--{name}={text[:60]}: {short(text)} is not {wanted}.{hint} It means: {field.metadata['meaning']}"
-    return f"{error}. --help shows the usage."
+def _apply(loaded: ConfigDict, overrides: Mapping[str, str]) -> Mapping[str, Any]:
+    """`loaded` with the values of `--config.SECTION.KEY` flags, parsed by type, laid over it: first those that choose whose keys there are."""
+    values: Mapping[str, Any] = given(loaded)
+    choosers = {f"{section}.{registry.chooser}" for section, registry in VARIANTS.items()}
+    for first in (True, False):
+        changes: dict[str, Any] = {}
+        for name in (name for name in overrides if (name in choosers) == first):
+            section = name.partition(".")[0]
+            variant = VARIANTS[section].chosen(values.get(section)) if section in VARIANTS and not first else None
+            changes[name] = find(name, variant).parse(overrides[name])
+        values = lay(values, changes)
+    return values
 
 
 def _show(text: str) -> int:

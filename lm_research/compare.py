@@ -16,9 +16,8 @@ from typing import Any
 
 from lm_research import cli
 from lm_research.common import flags
-from lm_research.common.documents import read_json
 from lm_research.common.paths import FILE, FOLDER, kind
-from lm_research.config import by_key, run_files
+from lm_research.config import run_files
 from lm_research.errors import BUG, DONE, CheckpointError
 
 # Config that cannot change what a run computes; it may well change what it writes down.
@@ -157,8 +156,7 @@ def load(directory: Path) -> Run:
             f"{directory / 'summary.json'} is of step {summary['step']}, and metrics.jsonl goes on to step {last}: the run went on after it "
             "and has not ended since. Start it again with the same command, which resumes it."
         )
-    config = read_json(directory / "config.json", error=CheckpointError, fix="Restore it or repeat the run.")
-    return Run(by_key(config), metrics, summary)
+    return Run(run_files.read_keys(directory / "config.json"), metrics, summary)
 
 
 def _read_metrics(path: Path) -> dict[int, dict[str, Any]]:

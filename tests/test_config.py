@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -21,9 +22,9 @@ from lm_research.config import (
     profile_range,
     replace,
     resolve,
-    to_dict,
     walk,
 )
+from lm_research.config.registries import VARIANTS
 from lm_research.errors import ConfigError
 from lm_research.objectives import define
 
@@ -193,17 +194,16 @@ def test_schema_is_the_one_that_was_reviewed() -> None:
 
 def test_describe_lists_every_key_with_default_and_meaning() -> None:
     text = describe()
-    leaves = [
-        (f"{section}.{leaf}" if leaf else section, value)
-        for section, content in to_dict(Config()).items()
-        for leaf, value in (content.items() if isinstance(content, dict) else [("", content)])
-    ]
-    assert [name for name, _ in leaves] == [name for name, _, _ in walk()]
-    for name, value in leaves:
-        assert f"\n  {name}  (" in text
-        assert f"default {value!r})" in text.split(f"\n  {name}  (")[1].split("\n")[0]
-    for _, field, _ in walk():
-        assert field.metadata["meaning"] in text and field.metadata["meaning"].endswith(".")
+    variants = [key for registry in VARIANTS.values() for name in registry for key in registry.keys(name).values()]
+    for key in (*walk(), *variants):
+        assert f"  {key.name}  (" in text and f"default {key.default!r})" in text
+        assert key.meaning in text and key.meaning.endswith(".")
+    for registry in VARIANTS.values():
+        for name in registry:
+            assert (
+                f"\n  {registry.section}.{registry.chooser}={name}  {inspect.getdoc(registry.get(name)).split('. ')[0][:40]}"
+                in text
+            )
 
 
 def test_defaults_obey_their_own_rules() -> None:
@@ -245,15 +245,15 @@ def test_an_integer_is_a_float_but_not_the_other_way_round() -> None:
         ({"eval": {"every_steps": 2**31}}, "every_steps"),
         ({"optimizer": {"learning_rate": 10**400}}, "learning_rate"),
         ({"optimizer": {"weight_decay": 1e300}}, "weight_decay"),
-        ({"task": {"value_one": -1e31}}, "value_one"),
-        ({"task": {"null_threshold": float("inf")}}, "finite"),
+        ({"task": {"name": "embedding", "value_one": -1e31}}, "value_one"),
+        ({"task": {"name": "question_answering", "null_threshold": float("inf")}}, "finite"),
         ({"train": {"budget": "1e400h"}}, "budget"),
         ({"train": {"budget": "²h"}}, "budget"),
         ({"profile": {"steps": "²-³"}}, "FIRST-LAST"),
         ({"profile": {"steps": f"1-{'9' * 5000}"}}, "FIRST-LAST"),
         ({"model": {"variant": "a\0"}}, "NUL"),
-        ({"task": {"prompt": "a\udc80"}}, "character 2 is no text in UTF-8"),
-        ({"task": {"labels": "a," * 10**6}}, "2,000,000 characters"),
+        ({"task": {"name": "embedding", "prompt": "a\udc80"}}, "character 2 is no text in UTF-8"),
+        ({"task": {"name": "tagging", "labels": "a," * 10**6}}, "2,000,000 characters"),
         ({"data": {"source": "~nobody_of_this_name/x"}}, "home directory"),
         ({"train": {"init_from": "x" * 256}}, "255 bytes"),
         ({"model": {"dropout_rate": 1.0}}, "from 0.0 to 0.99"),
@@ -276,8 +276,8 @@ def test_what_cannot_be_used_is_refused(values: dict[str, Any], message: str) ->
 
 
 def test_check_key_accepts_every_key() -> None:
-    for name, _, _ in walk():
-        check_key(name)
+    for key in walk():
+        check_key(key.name)
 
 
 def test_profile_range() -> None:

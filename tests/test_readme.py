@@ -12,12 +12,13 @@ import sys
 import pytest
 
 from lm_research import cli
-from lm_research.config import walk
+from lm_research.config.registries import VARIANTS
+from lm_research.config.schema import names
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-KEYS = {name for name, _, _ in walk()}
+KEYS = set(names())
 FILES = [
     path.relative_to(ROOT).as_posix()
     for place in ("lm_research", "configs", "experiments", "launch", "tests", "setup.py", "pyproject.toml")
@@ -123,7 +124,13 @@ def test_flags() -> None:
     [flag for flag in found(r"--config\.[\w.]+=[^\s`]+") if not flag.partition("=")[2].isupper() and "..." not in flag],
 )
 def test_flags_with_values_are_accepted(flag: str) -> None:
-    cli.parse([f"--config={ROOT}/configs/quickstart.py", "--workdir=runs/x", flag])
+    """With what chooses the variant whose key it is, where the sentence around it does."""
+    section, leaf = flag.removeprefix("--config.").partition("=")[0].split(".")[:2]
+    registry, choice = VARIANTS.get(section), []
+    usual = registry.keys(registry.default) if registry and registry.default else {}
+    if registry and leaf not in (registry.chooser, *usual):
+        choice = [f"--config.{section}.{registry.chooser}={registry.owners(leaf)[-1]}"]
+    cli.parse([f"--config={ROOT}/configs/quickstart.py", "--workdir=runs/x", *choice, flag])
 
 
 def test_keys_named_without_a_flag() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments import settings
-from lm_research.config import walk
+from lm_research.config.registries import OPTIMIZERS
 from lm_research.sweeping import Sweep
 
 CONFIG = "configs/quickstart.py:gpt"
@@ -11,12 +11,11 @@ CONFIG = "configs/quickstart.py:gpt"
 # whose singular values are 1), LAMB's are as long as the parameter, SGD's as the gradient, whose norm is clipped at 1.
 MIDDLES = {"adamw": 1.0, "adafactor": 1.5, "lamb": 10.0, "lion": 0.6, "muon": 10.0, "sgd": 250.0}
 FACTORS = (0.25, 0.5, 1, 2, 4)
-_KEYS = {name: field for name, field, _ in walk()}
 
 
 def names() -> list[str]:
     """Those of MIDDLES that this version of the library has."""
-    return [name for name in MIDDLES if name in _KEYS["optimizer.name"].metadata["choices"]]
+    return [name for name in MIDDLES if name in OPTIMIZERS]
 
 
 def small() -> dict[str, object]:
@@ -26,8 +25,8 @@ def small() -> dict[str, object]:
 
 def fixed() -> dict[str, object]:
     """No decay: each optimizer would need another. What Muon leaves to AdamW has AdamW's rate."""
-    rate = {"optimizer.adam_learning_rate": settings.base(CONFIG).optimizer.learning_rate}
-    return {"optimizer.weight_decay": 0.0} | {key: value for key, value in rate.items() if key in _KEYS}
+    rate = settings.base(CONFIG).optimizer.learning_rate
+    return {"optimizer.weight_decay": 0.0, "optimizer.adam_learning_rate": rate}
 
 
 def get_sweep() -> Sweep:

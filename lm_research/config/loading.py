@@ -25,7 +25,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from lm_research.common import interrupts
 from lm_research.common.documents import parse_json, read_bytes
 from lm_research.common.paths import FILE, kind, path_of
-from lm_research.config import check_key, check_value, default_config, walk
+from lm_research.config import stored
+from lm_research.config.draft import default_config, given
+from lm_research.config.registries import VARIANTS
+from lm_research.config.schema import check_key, names, sections
 from lm_research.errors import ConfigError, UserError, suggest
 
 STORED_NAME = "config.json"
@@ -63,7 +66,7 @@ def load(spec: str) -> ConfigDict:
         values = _run_python(path, text, argument)
     elif argument is None:
         fix = "Mend it, or go back to the Python config file that the run came from."
-        values = parse_json(text, str(path), error=ConfigError, fix=fix)
+        values = stored.migrated(parse_json(text, str(path), error=ConfigError, fix=fix))
     else:
         raise ConfigError(f"--config={spec}: only Python config files take an argument. Drop {':' + argument!r}.")
     try:
@@ -123,7 +126,7 @@ def _run_python(path: Path, text: str, argument: str | None) -> Mapping[str, Any
                 f"get_config() returned {type(result).__name__}, not a ConfigDict.{hint} Start from "
                 "lm_research.config.default_config(), change it and return it."
             )
-        return result.to_dict()
+        return given(result)
 
 
 def _check_call(path: Path, get_config: Callable[..., Any], arguments: list[str]) -> None:
@@ -205,20 +208,14 @@ def _explain(error: BaseException, code: str) -> str:
     if isinstance(error, UserError):
         return str(error)
     target = re.match(r"\w+\.(\w+(?:\.\w+)?)\s*=(?!=)", code)
-    if target and isinstance(error, AttributeError | KeyError | TypeError):
+    if target and isinstance(error, AttributeError | KeyError):
         try:
             check_key(target[1])
         except ConfigError as mistake:
             return str(mistake)
-        for name, field, typed in walk():
-            if name == target[1] and isinstance(error, TypeError):
-                return (
-                    f"`{code}` gives config.{name} a value of the wrong type; it must be of type {typed.__name__}. "
-                    f"It means: {field.metadata['meaning']}"
-                )
     missing = re.search(r'Key "(\w+)" does not exist', str(error))
     if missing:  # a locked ConfigDict
-        near = suggest(missing[1], {name.rpartition(".")[2] for name, _, _ in walk()})
+        near = suggest(missing[1], {name.rpartition(".")[2] for name in names()})
         return f"`{code}`: there is no key {missing[1]!r} to set there. {near}"
     return f"`{code}` raised {type(error).__name__}: {str(error).rstrip('.')}. Mend that line."
 
@@ -226,18 +223,12 @@ def _explain(error: BaseException, code: str) -> str:
 def _typed(values: Mapping[str, Any]) -> ConfigDict:
     """All keys of the schema, with those of `values` laid over the defaults."""
     config = default_config()
-    given: dict[str, Any] = {}
-    for section, content in values.items():
-        if isinstance(content, Mapping):
-            if not content and not isinstance(config.get(section), ConfigDict):
-                raise ConfigError(f"config.{section} is an empty object and no section of a run. Remove it.")
-            given.update({f"{section}.{leaf}": value for leaf, value in content.items()})
+    for name in sorted(values, key=lambda name: name != "plugins"):  # which say what others there are
+        if name in sections() and isinstance(values[name], Mapping):
+            chooser = VARIANTS[name].chooser if name in VARIANTS else None
+            config[name].update(dict(sorted(values[name].items(), key=lambda item: item[0] != chooser)))
+        elif isinstance(values[name], Mapping) and not values[name]:
+            raise ConfigError(f"config.{name} is an empty object and no section of a run. Remove it.")
         else:
-            given[section] = content
-    for name in given:
-        check_key(name)
-    for name, field, typed in walk():
-        if name in given:
-            section, _, leaf = name.rpartition(".")
-            (config[section] if section else config)[leaf] = check_value(name, given[name], field, typed)
+            config[name] = values[name]
     return config

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_research.config.keys import ModelConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig, TaskConfig
+from lm_research.config.learning import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from lm_research.config.model import ModelConfig
+from lm_research.config.task import TaskConfig
 from lm_research.config.variants import Variants
 
 FAMILIES: Variants[Any] = Variants("model", "lm_research.models.families", chooser="family", base=ModelConfig)
@@ -12,3 +14,8 @@ OBJECTIVES: Variants[Any] = Variants("objective", "lm_research.objectives", base
 TASKS: Variants[Any] = Variants("task", "lm_research.tasks", base=TaskConfig)
 OPTIMIZERS: Variants[Any] = Variants("optimizer", "lm_research.training.optimizers", base=OptimizerConfig)
 SCHEDULES: Variants[Any] = Variants("schedule", "lm_research.training.schedules", base=ScheduleConfig)
+
+# Sections whose keys are those of the variant that they choose.
+VARIANTS: dict[str, Variants[Any]] = {
+    registry.section: registry for registry in (OBJECTIVES, TASKS, OPTIMIZERS, SCHEDULES)
+}

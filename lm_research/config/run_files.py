@@ -5,15 +5,18 @@ Whoever finds one damaged says so, leaves it out, or goes on without it; nothing
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from lm_research import config as config_lib
 from lm_research.common.documents import Finite, check_fields, json_value, read_bytes, read_json
 from lm_research.common.paths import kind
+from lm_research.config import stored
+from lm_research.config.resolving import by_key
 from lm_research.errors import CheckpointError, ConfigError, UserError
 
 Step = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -46,25 +49,33 @@ def read_summary(directory: Path) -> dict[str, Any]:
     return summary
 
 
-def read_config(path: Path, error: type[UserError] = CheckpointError) -> dict[str, dict[str, Any]]:
-    """The config.json of a run, with today's defaults for keys that it does not have; keys that are no longer known are left out.
+def read_config(path: Path, error: type[UserError] = CheckpointError) -> dict[str, Any]:
+    """The config.json of a run in today's form, with today's defaults for keys that it does not have; keys that are no longer known are
+    left out.
 
     Raises:
       error: it cannot be read, or a key has a value that it cannot have.
     """
-    stored = read_json(path, error=error, fix=_ADVICE)
-    found = config_lib.to_dict(config_lib.Config())
-    for name, field, typed in config_lib.walk():
-        section, _, leaf = name.rpartition(".")
-        inner = stored.get(section, {}) if section else stored
-        if not isinstance(inner, dict):
-            raise error(f"{path}: {section} is no object. {_ADVICE}")
-        if leaf in inner:
-            try:
-                (found[section] if section else found)[leaf] = config_lib.check_value(name, inner[leaf], field, typed)
-            except ConfigError as mistake:
-                raise error(f"{path}: {mistake}") from mistake
-    return found
+    return read_whole_config(path, error)[0]
+
+
+def read_whole_config(path: Path, error: type[UserError] = CheckpointError) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same, and by key what is no longer known."""
+    values = read_json(path, error=error, fix=_ADVICE)
+    try:
+        return stored.complete(values)
+    except ConfigError as mistake:
+        raise error(f"{path}: {mistake} {_ADVICE}") from mistake
+
+
+def read_keys(path: Path, fix: str = _ADVICE) -> dict[str, Any]:
+    """The config.json of a run by dotted key, one of an earlier version in today's form; raises a CheckpointError if it cannot be read."""
+    values = read_json(path, error=CheckpointError, fix=fix)
+    if stored.is_old(values):
+        with contextlib.suppress(ConfigError):  # of what there is no more: as it stands
+            known, unknown = stored.complete(values)
+            values = json.loads(json.dumps(known)) | unknown
+    return by_key(values)
 
 
 def line_of(text: str) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import importlib
 import importlib.metadata
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
+from lm_research.config.keys import Key, keys_of
 from lm_research.errors import ConfigError, UserError, suggest
 
 ENTRY_POINTS = "lm_research.plugins"
@@ -69,6 +70,34 @@ class Variants(Generic[T]):
         found = self._entry(name)[1] or self.base
         assert found is not None, f"{self.section} has no settings"
         return found
+
+    @property
+    def default(self) -> str | None:
+        """The name that is chosen where none is given; None where that is nothing."""
+        assert self.base is not None, f"{self.section} has no settings"
+        return keys_of(self.base, self.section)[self.chooser].default or None
+
+    def make(self, name: str, **values: Any) -> Any:
+        """The settings of a variant, with some values; raises like `get`."""
+        return self.settings(name)(**{self.chooser: name}, **values)
+
+    def keys(self, name: str) -> dict[str, Key]:
+        """The keys of a variant's settings by their last name; raises like `get`."""
+        return keys_of(self.settings(name), self.section)
+
+    def chosen(self, content: Mapping[str, Any] | None) -> str | None:
+        """The name that the values of the section choose, or the usual one; raises a ConfigError if it is no text."""
+        assert self.base is not None, f"{self.section} has no settings"
+        key = keys_of(self.base, self.section)[self.chooser]
+        return key.check((content or {}).get(self.chooser, key.default)) or None
+
+    def name_of(self, settings: Any) -> str:
+        """The variant that settings are of."""
+        return getattr(settings, self.chooser)
+
+    def owners(self, leaf: str) -> tuple[str, ...]:
+        """The variants that have a key; imports all."""
+        return tuple(name for name in self.names() if leaf in self.keys(name))
 
     def names(self) -> tuple[str, ...]:
         """All names in alphabetical order; imports every file of the package, and the plug-ins."""

@@ -114,7 +114,7 @@ def task_config(
         "train": entry.data,
         "validation": entry.data,
     }
-    learned = own.get("task", {}) if own.get("task", {}).get("name") == entry.task else {}
+    learned = own["task"] if own and own["task"] and own["task"]["name"] == entry.task else {}
     given |= {name: learned[name] for name in _REMEMBERED if name in learned} | {"generate": "each"}
     if lm.embedding is not None and lm.embedding.supported:
         said = lm.embedding
@@ -124,7 +124,7 @@ def task_config(
         "task": given | {"labels": ",".join(class_names(entry, lm, path) or ())} | dict(entry.more),
         "data": {"max_length": length}, "model": {"max_length": max(length, longest)},
         "train": {"batch_size": batch_size, "init_from": str(directory)}, "tokenizer": {"path": str(lm.tokenizer.name)},
-        "objective": {name: own["objective"][name] for name in ("target_length", "decoder_start") if own},
+        "objective": {name: own["objective"][name] for name in ("target_length", "decoder_start") if own and name in own["objective"]},
     })  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from lm_research.common.documents import check, parse_yaml, read_json, read_yaml
 from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, path_of
 from lm_research.config import TaskConfig, loading, resolve
 from lm_research.errors import ConfigError, suggest
+from lm_research.tasks.base import TASKS
 
 _SHIPPED = "suites"
 _TFDS = "tfds:"
@@ -157,7 +158,7 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
         path_of(values["data"], f"{where}: data")
     texts = {key: value for key, value in values.items() if key in _TASK_KEYS and type(value) is str}
     try:
-        resolve({"task": more | texts})
+        resolve({"task": {"name": values["task"] if values["task"] in TASKS else next(iter(TASKS))} | more | texts})
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     return Entry(**values, more=more)

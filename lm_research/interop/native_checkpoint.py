@@ -218,7 +218,7 @@ def _inspect_run(directory: pathlib.Path) -> Native:
     run = read_config(step / "files" / "config.json", PretrainedError)
     return Native(
         definition, adapted, stored["family"], stored["config"], step / "state", subtree, digests, step / "files",
-        "" if run["task"]["name"] else run["objective"]["name"],
+        "" if run["task"] else run["objective"]["name"],
     )  # fmt: skip
 
 

@@ -12,18 +12,31 @@ Legend: B batch, P texts of a batch, N tokens of a text, K spans of a text.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 
-from lm_research.config import Config
+from lm_research.config import Config, key
 from lm_research.data.random import uniform
 from lm_research.data.store import TokenStore
 from lm_research.objectives.base import OBJECTIVES
-from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
+from lm_research.objectives.encoder_decoder import SourceTargetConfig, SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.packing import split_documents
 from lm_research.objectives.rows import copy_pieces, ragged, ragged_uniform, smallest
 from lm_research.tokenizers.base import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingConfig(SourceTargetConfig):
+    usual_start: ClassVar[str] = "eos"
+
+    infill_rate: float = key(0.3, "Share of tokens in spans, each replaced by one mask.", low=0.0, high=0.95)
+    mean_span: float = key(3.0, "Mean length of these spans, in tokens.", low=1.0, high=100.0)
+    permute_rate: float = key(1.0, "Share of examples with sentences in random order.", low=0.0, high=1.0)
+    delete_rate: float = key(0.0, "Share of tokens deleted.", low=0.0, high=0.95)
+    rotate_rate: float = key(0.0, "Share of examples that begin at a random token.", low=0.0, high=1.0)
 
 
 def poisson_ends(mean: float) -> np.ndarray:
@@ -139,7 +152,7 @@ class DenoisedTexts(SourceTargetExamples):
         return np.where(rotates < self.config.objective.rotate_rate, (place * left_P).astype(np.int64), 0)
 
 
-@OBJECTIVES.register("denoising")
+@OBJECTIVES.register("denoising", DenoisingConfig)
 class Denoising(SourceToTarget):
     """Restores the whole text from its corrupted form."""
 

@@ -6,13 +6,14 @@ Legend: B batch, S source length, L target length, P examples of a batch, T toke
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.config import Config
+from lm_research.config import Config, ObjectiveConfig, key
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
@@ -21,6 +22,22 @@ from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 from lm_research.tokenizers.base import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceTargetConfig(ObjectiveConfig):
+    """Attributes:
+
+    usual_start: the role that decoder_start=auto is.
+    """
+
+    usual_start: ClassVar[str] = "pad"
+
+    decoder_start: str = key(
+        "auto",
+        "Role that a decoder begins its target with; auto is eos for denoising, else pad.",
+        choices=("auto", "pad", "bos", "eos"),
+    )
 
 
 class Texts(NamedTuple):
@@ -37,7 +54,7 @@ class Texts(NamedTuple):
 def start_role(config: Config) -> str:
     """The role of the token that a decoder begins a target with."""
     role = config.objective.decoder_start
-    return role if role != "auto" else "eos" if config.objective.name == "denoising" else "pad"
+    return role if role != "auto" else config.objective.usual_start
 
 
 class SourceTargetExamples(abc.ABC):

@@ -16,21 +16,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.config import Config, ObjectiveConfig
+from lm_research.config import Config, key
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES, Batch, Objective, Sums
 from lm_research.objectives.cross_entropy import token_loss
-from lm_research.objectives.masking import Masking, check_masking, num_masked
+from lm_research.objectives.masking import Masking, MaskingConfig, check_masking, num_masked
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of, split_documents
 from lm_research.objectives.pairs import TRUNCATE, PairReader, Segments
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 from lm_research.tokenizers.base import Tokenizer
 
 
-def pair_kind(config: ObjectiveConfig) -> str:
+@dataclasses.dataclass(frozen=True)
+class MaskedLMConfig(MaskingConfig):
+    next_sentence: bool = key(True, "Feed segment pairs and add next-sentence prediction, as BERT does.")
+    pairs: str = key(
+        "auto",
+        "What to tell of a pair of segments (sentence_order is ALBERT's); auto goes by next_sentence.",
+        choices=("auto", "next_sentence", "sentence_order", "none"),
+    )
+
+
+def pair_kind(config: MaskedLMConfig) -> str:
     """ "next_sentence", "sentence_order" or "none"."""
     return config.pairs if config.pairs != "auto" else "next_sentence" if config.next_sentence else "none"
 
@@ -122,7 +132,7 @@ class MaskedTokenObjective(Objective):
         return num_masked(length, self.config.objective.mask_rate) / length
 
 
-@OBJECTIVES.register("masked_lm")
+@OBJECTIVES.register("masked_lm", MaskedLMConfig)
 class MaskedLanguageModel(MaskedTokenObjective):
     """Mean negative log-likelihood of masked tokens, plus that of the pairs' label if there is one."""
 

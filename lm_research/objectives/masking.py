@@ -12,12 +12,13 @@ Legend: B rows, L length, M predicted positions, W words of a row.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-from lm_research.config import ObjectiveConfig
+from lm_research.config import ObjectiveConfig, key
 from lm_research.data.random import uniform
 from lm_research.errors import ConfigError
 from lm_research.objectives.rows import positions_of, smallest
@@ -27,12 +28,36 @@ from lm_research.tokenizers.base import Tokenizer
 LONGEST_WORD = 10
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskingConfig(ObjectiveConfig):
+    """How rows are cut and masked."""
+
+    mask_rate: float = key(0.15, "Share of tokens predicted.", low=0.001, high=0.95)
+    eval_mask_rate: float = key(
+        0.0,
+        "The share in evaluations, so that runs of different mask_rate can be compared; 0 is mask_rate.",
+        low=0.0,
+        high=0.95,
+    )
+    keep_rate: float = key(0.1, "Share of predicted tokens left as they are.", low=0.0, high=1.0)
+    random_rate: float = key(0.1, "Share of predicted tokens replaced at random.", low=0.0, high=1.0)
+    masking: str = key(
+        "token",
+        "Masks fall on tokens, whole words, n-grams (ALBERT) or spans of words (SpanBERT).",
+        choices=("token", "whole_word", "ngram", "span"),
+    )
+    mean_span: float = key(3.0, "masking=span: mean length, in words.", low=1.0, high=100.0)
+    max_span: int = key(10, "Longest span of masking=span and n-gram of masking=ngram, in words.", low=1, high=64)
+    static: int = key(0, "0 draws masks and pairs anew each epoch; n repeats those of the first n epochs.", low=0)
+    short_rate: float = key(0.1, "Share of examples cut to a random shorter length, as BERT does.", low=0.0, high=1.0)
+
+
 def num_masked(length: int, rate: float) -> int:
     """M, the fixed number of masked positions a row has room for: 20 of 128 and 77 of 512 at 15%, as in the paper."""
     return max(1, math.ceil(length * rate))
 
 
-def check_masking(config: ObjectiveConfig) -> None:
+def check_masking(config: MaskingConfig) -> None:
     """Raises a ConfigError if the rates or the lengths of spans are impossible."""
     if config.keep_rate + config.random_rate > 1:
         raise ConfigError(
@@ -48,7 +73,7 @@ def check_masking(config: ObjectiveConfig) -> None:
         )
 
 
-def span_shares(config: ObjectiveConfig) -> np.ndarray:
+def span_shares(config: MaskingConfig) -> np.ndarray:
     """Probability of each length 1, ..., max_span of spans or n-grams, in words."""
     lengths = np.arange(1, config.max_span + 1)
     if config.masking == "ngram":
@@ -106,7 +131,7 @@ class Masking:
     random tokens; L of the lengths of spans; L of what becomes of each span.
     """
 
-    def __init__(self, config: ObjectiveConfig, tokenizer: Tokenizer, length: int) -> None:
+    def __init__(self, config: MaskingConfig, tokenizer: Tokenizer, length: int) -> None:
         self.config, self.length = config, length
         self.num_masked = num_masked(length, config.mask_rate)
         self.mask = tokenizer.mask_id

@@ -13,13 +13,13 @@ Legend: B batch, L length, M masked positions, E embedding width, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.config import Config
+from lm_research.config import Config, key
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
@@ -29,8 +29,17 @@ from lm_research.models.heads import Head, Model, Projection
 from lm_research.objectives.base import OBJECTIVES, Batch, Sums
 from lm_research.objectives.cross_entropy import SLICE_ROWS, token_loss
 from lm_research.objectives.masked_lm import MaskedPairs, MaskedTokenObjective, encode
-from lm_research.objectives.masking import check_masking
+from lm_research.objectives.masking import MaskingConfig, check_masking
 from lm_research.tokenizers.base import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacedTokenConfig(MaskingConfig):
+    one_model: ClassVar[bool] = False
+
+    generator_size: float = key(0.25, "Generator's widths and heads as a share of the model's.", low=0.01, high=1.0)
+    discriminator_weight: float = key(50.0, "Factor on the discriminator's loss.", low=0.0, high=1e6)
+
 
 OWN = ("projection",)  # parts of the embeddings that depend on a stack's width and are not shared
 
@@ -131,7 +140,7 @@ def sample_tokens(projection: Projection, noise_B: jax.Array, size: int) -> jax.
     return jax.lax.map(sample, (hidden_BME, noise_B), batch_size=max(1, SLICE_ROWS // hidden_BME.shape[1]))
 
 
-@OBJECTIVES.register("replaced_token")
+@OBJECTIVES.register("replaced_token", ReplacedTokenConfig)
 class ReplacedTokenDetection(MaskedTokenObjective):
     """Loss of the generator's masked tokens plus `discriminator_weight` times that of telling replaced tokens."""
 

@@ -7,21 +7,34 @@ Legend: P pairs of a batch.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
-from lm_research.config import Config
+from lm_research.config import Config, key
 from lm_research.data.corpus import Corpus
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES
-from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
+from lm_research.objectives.encoder_decoder import SourceTargetConfig, SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.pair_corpus import open_pairs
 from lm_research.objectives.rows import copy_pieces
 from lm_research.tokenizers.base import Frame, Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2SeqConfig(SourceTargetConfig):
+    source_key: str = key("source", "The field of a record that holds the source text.")
+    target_key: str = key("target", "The field of a record that holds the target text.")
+    target_length: int = key(
+        0,
+        "Tokens per target; 0 is data.max_length. Task instruction: of a written answer; 0 is half of it.",
+        low=0,
+        high=2**24,
+    )
 
 
 def rooms(config: Config) -> tuple[int, int]:
@@ -78,7 +91,7 @@ class TextPairs(SourceTargetExamples):
         return sides[0], sides[1]
 
 
-@OBJECTIVES.register("seq2seq")
+@OBJECTIVES.register("seq2seq", Seq2SeqConfig)
 class SequenceToSequence(SourceToTarget):
     """Writes the target of each source."""
 

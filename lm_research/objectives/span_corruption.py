@@ -13,19 +13,27 @@ Legend: B batch, S source length, P texts of a batch, K spans of a text.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from lm_research.common.rounding import ceil_div
-from lm_research.config import Config
+from lm_research.config import Config, key
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, TokenizerError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES
-from lm_research.objectives.encoder_decoder import SourceTargetExamples, SourceToTarget, Texts
+from lm_research.objectives.encoder_decoder import SourceTargetConfig, SourceTargetExamples, SourceToTarget, Texts
 from lm_research.objectives.packing import Pieces, split_documents
 from lm_research.objectives.rows import copy_pieces, positions_of, smallest
 from lm_research.tokenizers.base import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanCorruptionConfig(SourceTargetConfig):
+    mask_rate: float = key(0.15, "Share of tokens predicted.", low=0.001, high=0.95)
+    mean_span: float = key(3.0, "Mean length of spans, in tokens.", low=1.0, high=100.0)
 
 
 def count_spans(length: np.ndarray, rate: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +170,7 @@ def corrupt(
     return result[0], result[1]
 
 
-@OBJECTIVES.register("span_corruption")
+@OBJECTIVES.register("span_corruption", SpanCorruptionConfig)
 class SpanCorruption(SourceToTarget):
     """Spells out the spans that sentinels stand for."""
 

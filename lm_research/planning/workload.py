@@ -120,7 +120,7 @@ def make_workload(config: Config, whole: Config | None = None) -> Workload:
     Raises:
       ConfigError: what training would refuse too.
     """
-    if config.task.name:
+    if config.task:
         return _of_task(config, whole or config)
     size = vocab_size(config)
     definition = adapt(define(config, size), config.lora)
@@ -172,7 +172,7 @@ def local_config(config: Config, tensor: int) -> Config:
     """The model that one chip computes under tensor parallelism: 1/tensor of heads, feed-forward and vocabulary."""
     model = config.model
     head_size = model.head_size or model.hidden_size // model.num_heads
-    rows = make_workload(config).definition.arch.vocab_size if config.task.name else vocab_size(config)
+    rows = make_workload(config).definition.arch.vocab_size if config.task else vocab_size(config)
     size = ceil_div(rows, tensor)
     changes = dict(
         num_heads=model.num_heads // tensor, intermediate_size=model.intermediate_size // tensor, head_size=head_size,

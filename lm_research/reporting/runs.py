@@ -15,7 +15,7 @@ from typing import Any
 
 from lm_research.common.documents import read_json
 from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
-from lm_research.config import by_key, run_files
+from lm_research.config import run_files
 from lm_research.errors import CheckpointError, UserError
 from lm_research.run.goodput import total_time
 
@@ -101,7 +101,7 @@ def read_run(directory: Path, name: str = "") -> Run:
             "or the folder of a study."
         )
     notes: list[str] = []
-    config = read_json(directory / "config.json", error=CheckpointError, fix=_CONFIG)
+    config = run_files.read_keys(directory / "config.json", _CONFIG)
     lines = read_lines(directory / "metrics.jsonl", notes)
     starts, summary, lives = (
         _noted(notes, read, directory / name)
@@ -109,7 +109,7 @@ def read_run(directory: Path, name: str = "") -> Run:
     )
     seconds = total_time(lives or [])
     run = Run(
-        name or directory.resolve().name, directory, by_key(config), lines, starts or [], seconds if any(seconds.values()) else {},
+        name or directory.resolve().name, directory, config, lines, starts or [], seconds if any(seconds.values()) else {},
         summary or {}, read_samples(directory / "log.txt"), notes,
     )  # fmt: skip
     notes.extend(_not_finite(directory, lines))

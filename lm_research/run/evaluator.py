@@ -84,7 +84,7 @@ class Evaluator:
     @property
     def exhausted(self) -> bool:
         """Whether the last task.patience evaluations were no better than the best before them."""
-        patience = self.config.task.patience
+        patience = self.config.task.patience if self.config.task else 0
         return 0 < patience < len(self.ranks) and min(self.ranks[-patience:]) >= min(self.ranks[:-patience])
 
     def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:

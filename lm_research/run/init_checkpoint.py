@@ -120,7 +120,7 @@ def _check_same_ids(path: str, init: InitCheckpoint) -> None:
 def _as_init_embeds(init: InitCheckpoint, config: Config) -> dict[str, str]:
     """Keys of the section task that are empty, and that the way in which the init checkpoint makes embeddings decides."""
     said = init.embedding
-    if said is None or config.task.name != "embedding":
+    if said is None or config.task is None or config.task.name != "embedding":
         return {}
     found = {"pooling": said.pooling, "prompt": said.prompt(), "similarity": said.similarity}
     return {name: value for name, value in found.items() if not getattr(config.task, name)}

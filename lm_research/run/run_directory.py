@@ -33,12 +33,13 @@ from lm_research import config as config_lib
 from lm_research.common.disk import why, write_atomically
 from lm_research.common.documents import Object, read_json
 from lm_research.common.paths import FILE, FOLDER, LINK_TO_NOTHING, NOTHING, kind
+from lm_research.config.run_files import read_whole_config
 from lm_research.errors import CheckpointError, DataError
 
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
     "logging.", "checkpoint.", "eval.", "profile.", "data.num_workers", "data.cache_dir", "data.verify", "train.nonfinite", "mesh.",
-    "train.stop_after", "train.check_every",
+    "train.stop_after", "train.check_every", "plugins",
 )  # fmt: skip
 # And these how far it goes; longer.py says what that means.
 LENGTH_KEYS = ("train.num_steps", "train.num_epochs", "train.budget", "task.patience")
@@ -99,12 +100,15 @@ def changed_keys(old: dict[str, Any], new: dict[str, Any]) -> Changes:
 
 
 def check_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
-    """What has changed since the directory's run was last started, and may; raises a CheckpointError if it computes something else."""
+    """What has changed since the directory's run was last started, and may; raises a CheckpointError if it computes something else.
+
+    Keys that the schema has got since count as their defaults: that is what a run of an earlier version did.
+    """
     path = workdir / "config.json"
     if not path.exists():
         return {}
-    old = read_json(path, error=CheckpointError, fix="Restore it, or choose another --workdir.")
-    changed = changed_keys(_with_defaults(old), config_lib.to_dict(config))
+    known, unknown = read_whole_config(path)
+    changed = changed_keys(known | unknown, config_lib.to_dict(config))
     others = {name: pair for name, pair in changed.items() if not name.startswith(FREE_KEYS + LENGTH_KEYS)}
     if others:
         listed = "; ".join(f"{name} was {before!r}, is {now!r}" for name, (before, now) in others.items())
@@ -113,15 +117,6 @@ def check_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:
             f"that run by --config={path}."
         )
     return changed
-
-
-def _with_defaults(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored config with the keys that the schema has got since: a run of an earlier version did what they say by default."""
-    filled = dict(stored)
-    for section, values in config_lib.to_dict(config_lib.Config()).items():
-        if isinstance(values, dict) and isinstance(stored.get(section, {}), dict):
-            filled[section] = values | stored.get(section, {})
-    return filled
 
 
 def store_config(workdir: pathlib.Path, config: config_lib.Config) -> Changes:

@@ -22,14 +22,14 @@ from lm_research.common.paths import FILE, path_of
 from lm_research.common.paths import kind as kind_of
 from lm_research.common.texts import is_text
 from lm_research.config import loading
+from lm_research.config.draft import given
+from lm_research.config.registries import VARIANTS
 from lm_research.errors import ConfigError, suggest
 
 METHODS = ("grid", "random", "tpe", "list")
 MOST = 100_000  # trials of a study
 _LONGEST = 4096  # characters of a value that is a text
 _LENGTHS = {"train.num_steps", "train.stop_after", "train.num_epochs", "train.budget"}  # what rungs are instead of
-_KINDS = {name: kind for name, _, kind in config_lib.walk()}
-_FIELDS = {name: (field, kind) for name, field, kind in config_lib.walk()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Sweep:
             raise ConfigError(f"The sweep's values for {key} are {values!r}. Write Choice(...) or Uniform(low, high).")
         elif self.method == "grid":
             raise ConfigError(f"A grid needs choices, and {key} has {values}. Write Choice(...), or method='random'.")
-        elif (kind := _KINDS[key]) not in (int, float) or (kind is int) != values.integer:
+        elif (kind := _number(key)) is None or (kind is int) != values.integer:
             wanted = {int: "whole numbers: add integer=True", float: "no whole numbers: leave integer out"}
             raise ConfigError(f"The sweep's {key} has {values}, and the key takes {wanted.get(kind, 'Choice(...)')}.")
         elif not all(is_finite(end) and abs(end) <= 1e30 for end in (values.low, values.high)):
@@ -201,8 +201,9 @@ class Sweep:
         return values
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Every key that a trial gives a value."""
-        return {**self.fixed, **params, **({"train.num_steps": self.rungs[-1]} if self.rungs else {})}
+        """Every key that a trial gives a value. What is fixed for one optimizer, say, is left out of the trials of others."""
+        fixed = {key: value for key, value in self.fixed.items() if not _of_another(key, params)}
+        return {**fixed, **params, **({"train.num_steps": self.rungs[-1]} if self.rungs else {})}
 
     def flags(self, params: Mapping[str, Any]) -> list[str]:
         """Of a trial's command, without --workdir."""
@@ -235,11 +236,23 @@ def _check_value(key: str, value: Any) -> None:
 
 def _check_end(key: str, end: float, values: Uniform) -> None:
     """Raises a ConfigError if a key cannot have an end of its range."""
-    field, kind = _FIELDS[key]
     try:
-        config_lib.check_value(key, kind(end), field, kind)
+        config_lib.find(key).check(_number(key)(end))
     except (ConfigError, ValueError, OverflowError) as error:
         raise ConfigError(f"The sweep's {key} has {values}, whose end cannot be: {error}") from error
+
+
+def _number(key: str) -> type | None:
+    """int or float, of which the values of a key are; None of other keys."""
+    return next((kind for kind in config_lib.find(key).kinds if kind in (int, float)), None)
+
+
+def _of_another(key: str, params: Mapping[str, Any]) -> bool:
+    """Whether a key is of another variant of its section than the one that a trial chooses."""
+    section, _, leaf = key.partition(".")
+    registry = VARIANTS.get(section)
+    name = params.get(f"{section}.{registry.chooser}") if registry else None
+    return registry is not None and name is not None and leaf not in registry.keys(name)
 
 
 def _between(kind: Uniform, share: float) -> float:
@@ -258,15 +271,8 @@ def config_digest(sweep: Sweep, params: Mapping[str, Any]) -> str:
     Raises:
       ConfigError: the values cannot be used.
     """
-    loaded = loading.load(sweep.config)
-    for key, value in sweep.values(params).items():
-        section, _, name = key.rpartition(".")
-        node = loaded[section] if section else loaded
-        try:
-            node[name] = float(value) if isinstance(node[name], float) and isinstance(value, int) else value
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"The sweep gives {key} the value {value!r}: {error}.") from error
-    return hashlib.sha256(config_lib.dumps(config_lib.resolve(loaded)).encode()).hexdigest()[:16]
+    values = config_lib.lay(given(loading.load(sweep.config)), sweep.values(params))
+    return hashlib.sha256(config_lib.dumps(config_lib.resolve(values)).encode()).hexdigest()[:16]
 
 
 def load(path: str) -> Sweep:

@@ -11,34 +11,17 @@ from lm_research.models.definition import define as define_model_of
 from lm_research.objectives import check_objective, make_objective, objective_class
 from lm_research.objectives import define as define_objective
 from lm_research.objectives.base import Objective
-from lm_research.tasks.base import Task
-from lm_research.tasks.classification import Classification
-from lm_research.tasks.embedding import Embedding
-from lm_research.tasks.instruction import Instruction
-from lm_research.tasks.multiple_choice import MultipleChoice
-from lm_research.tasks.question_answering import QuestionAnswering
-from lm_research.tasks.seq2seq import Seq2Seq
-from lm_research.tasks.tagging import Tagging
-
-TASKS: dict[str, type[Task]] = {
-    "classification": Classification,
-    "tagging": Tagging,
-    "question_answering": QuestionAnswering,
-    "multiple_choice": MultipleChoice,
-    "embedding": Embedding,
-    "seq2seq": Seq2Seq,
-    "instruction": Instruction,
-}
+from lm_research.tasks.base import TASKS
 
 
 def asked(config: Config) -> type[Objective]:
     """The task of a run or, where it names none, its objective; raises a ConfigError if there is none of that name."""
-    return TASKS[config.task.name] if config.task.name else objective_class(config)
+    return TASKS[config.task.name] if config.task else objective_class(config)
 
 
 def check(config: Config, arch: Architecture) -> None:
     """Raises a ConfigError if the task or objective cannot train this architecture with these keys."""
-    if not config.task.name:
+    if config.task is None:
         check_objective(config, arch)
         return
     task = TASKS[config.task.name]
@@ -52,7 +35,7 @@ def check(config: Config, arch: Architecture) -> None:
 
 def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
     """The model of a run that starts from nothing."""
-    if config.task.name:
+    if config.task:
         definition = TASKS[config.task.name].define_for(config, vocab_size, corpus)
     else:
         definition = define_objective(config, vocab_size)
@@ -67,6 +50,6 @@ def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
 def make(config: Config, corpus: Corpus, arch: Architecture) -> Objective:
     """The task or objective of a run; raises like `check`."""
     check(config, arch)
-    if config.task.name:
+    if config.task:
         return TASKS[config.task.name](config, corpus)
     return make_objective(config, corpus.tokenizer, arch)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.common.rounding import bucket_size, ceil_div
-from lm_research.config import Config
+from lm_research.config import Config, registries
+from lm_research.config.variants import Variants
 from lm_research.data.corpus import Corpus
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, suggest
@@ -322,6 +323,9 @@ class Task(Objective):
     def value(self, scores: dict[str, float]) -> float:
         """Of the metric, or the mean of those that `+` joins."""
         return float(np.mean([scores[f"eval_{name}"] for name in self.metric.split("+")]))
+
+
+TASKS: Variants[type[Task]] = registries.TASKS
 
 
 def real(outputs: dict[str, np.ndarray], name: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
-from lm_research.tasks.base import Rows, Task, one_by_one, real, text_of, total_of
+from lm_research.tasks.base import TASKS, Rows, Task, one_by_one, real, text_of, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
@@ -230,6 +230,7 @@ def class_weights(text: str, labels: Sequence[str], given_N: np.ndarray) -> np.n
     return np.array([weights[name] for name in labels], np.float32)
 
 
+@TASKS.register("classification")
 class Classification(Task):
     """Mean loss over records."""
 

@@ -35,7 +35,7 @@ from lm_research.models.forward import pool, to_length_1
 from lm_research.models.heads import Head
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
-from lm_research.tasks.base import Task, real, total_of
+from lm_research.tasks.base import TASKS, Task, real, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
 from lm_research.tasks.multiple_choice import Choices
 from lm_research.tasks.records import Record
@@ -139,6 +139,7 @@ class Texts(Choices):
         return batch
 
 
+@TASKS.register("embedding")
 class Embedding(Task):
     """Mean loss over records."""
 

@@ -36,6 +36,7 @@ from lm_research.objectives.causal_lm import CausalLanguageModel
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 from lm_research.tasks import text_metrics
+from lm_research.tasks.base import TASKS
 from lm_research.tasks.labelled import Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
@@ -228,6 +229,7 @@ class AnswerRows:
         return batch
 
 
+@TASKS.register("instruction")
 class Instruction(CausalLanguageModel, WritingTask):
     """Mean loss over the tokens of answers; exact match of greedy or beamed answers."""
 

@@ -21,7 +21,7 @@ from lm_research.data.store import TokenStore
 from lm_research.errors import DataError
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
-from lm_research.tasks.base import Rows, Task, real, total_of
+from lm_research.tasks.base import TASKS, Rows, Task, real, total_of
 from lm_research.tasks.labelled import Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key
 from lm_research.tasks.records import Record
@@ -154,6 +154,7 @@ class Choices(Rows):
         return batch | {"choices_BC": weights_BC, "row_weights_B": weights_BC.max(1)}
 
 
+@TASKS.register("multiple_choice")
 class MultipleChoice(Task):
     """Mean loss over questions."""
 

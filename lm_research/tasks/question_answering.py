@@ -25,7 +25,7 @@ from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import squad
-from lm_research.tasks.base import Task, Windows, total_of
+from lm_research.tasks.base import TASKS, Task, Windows, total_of
 from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
@@ -162,6 +162,7 @@ class Found(NamedTuple):
         return self.question["context"][span.start : span.end]
 
 
+@TASKS.register("question_answering")
 class QuestionAnswering(Task):
     """Mean loss over windows; scores over questions, as SQuAD's scripts have them (tasks/squad.py)."""
 

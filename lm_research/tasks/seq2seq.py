@@ -31,6 +31,7 @@ from lm_research.objectives.base import Batch, Sums
 from lm_research.objectives.encoder_decoder import SourceToTarget
 from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, rooms
 from lm_research.tasks import text_metrics
+from lm_research.tasks.base import TASKS
 from lm_research.tasks.labelled import Labelled, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
@@ -173,6 +174,7 @@ class TaskPairs(TextPairs):
         return batch | ({"decoded_B": batch["row_weights_B"]} if self.decoded else {})
 
 
+@TASKS.register("seq2seq")
 class Seq2Seq(SourceToTarget, WritingTask):
     """Mean loss over target tokens; scores of what is written for held-out sources."""
 

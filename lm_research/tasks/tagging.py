@@ -24,7 +24,7 @@ from lm_research.config import Config
 from lm_research.errors import DataError, suggest
 from lm_research.objectives.base import Batch, Sums
 from lm_research.tasks import metrics
-from lm_research.tasks.base import Task, Windows, total_of
+from lm_research.tasks.base import TASKS, Task, Windows, total_of
 from lm_research.tasks.labelled import IGNORED, Reader, Row
 from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
@@ -137,6 +137,7 @@ class TaggingReader(Reader):
         )
 
 
+@TASKS.register("tagging")
 class Tagging(Task):
     """Mean loss over words."""
 

@@ -210,5 +210,5 @@ def origin_settings(path: str) -> dict[str, Any]:
     settings = {**of_writer(found.config), **load_defaults(found.files), "family": found.family}
     if native_checkpoint.is_run(directory):
         run = resolve(read_config(found.files / "config.json"))
-        settings |= {} if run.task.name else {"start_role": start_role(run)}
+        settings |= {} if run.task else {"start_role": start_role(run)}
     return settings

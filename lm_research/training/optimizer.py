@@ -9,14 +9,25 @@ lets it depend on the budget and differ between parameters, whatever the optimiz
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
-from lm_research.config import OptimizerConfig, registries
+from lm_research.config import OptimizerConfig, key, registries
 from lm_research.config.variants import Variants
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamConfig(OptimizerConfig):
+    """Of those that scale by Adam's moments."""
+
+    beta1: float = key(0.9, "Decay of the first moment.", low=0.0, high=0.999999)
+    beta2: float = key(0.999, "Decay of the second moment.", low=0.0, high=0.9999999)
+    epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0, high=1e6)
+
 
 OPTIMIZERS: Variants[Callable[[Any], optax.GradientTransformation]] = registries.OPTIMIZERS
 

@@ -8,13 +8,14 @@ Another package adds one by the same line:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lm_research.config import Config, ScheduleConfig, registries
+from lm_research.config import Config, ScheduleConfig, key, registries
 from lm_research.config.variants import Variants
 
 Schedule = Callable[..., jax.Array]  # of a step, and of where it lies in a budget of time if there is one
@@ -70,26 +71,43 @@ def larger(a: float, b: float | jax.Array) -> float | jax.Array:
     return jnp.maximum(a, b) if isinstance(b, jax.Array) else max(a, b)
 
 
+@dataclasses.dataclass(frozen=True)
+class EndingConfig(ScheduleConfig):
+    """Of a rate that falls to a share of the peak."""
+
+    end_ratio: float = key(0.0, "Final learning rate as a share of the peak.", low=0.0, high=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PolynomialConfig(EndingConfig):
+    power: float = key(2.0, "Exponent; 1 is linear.", low=0.01, high=10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class WSDConfig(EndingConfig):
+    decay_ratio: float = key(0.1, "Share of num_steps in which the rate falls.", low=0.0, high=1.0)
+
+
 @SCHEDULES.register("constant")
 def constant(settings: ScheduleConfig, at: Point) -> jax.Array:
     """The peak."""
     return jnp.ones_like(at.done)
 
 
-@SCHEDULES.register("linear")
-def linear(settings: ScheduleConfig, at: Point) -> jax.Array:
+@SCHEDULES.register("linear", EndingConfig)
+def linear(settings: EndingConfig, at: Point) -> jax.Array:
     """A straight line."""
     return 1.0 - (1.0 - settings.end_ratio) * at.done
 
 
-@SCHEDULES.register("cosine")
-def cosine(settings: ScheduleConfig, at: Point) -> jax.Array:
+@SCHEDULES.register("cosine", EndingConfig)
+def cosine(settings: EndingConfig, at: Point) -> jax.Array:
     """Half a period of a cosine (Loshchilov & Hutter 2016, without restarts)."""
     return settings.end_ratio + (1.0 - settings.end_ratio) * 0.5 * (1.0 + jnp.cos(jnp.pi * at.done))
 
 
-@SCHEDULES.register("polynomial")
-def polynomial(settings: ScheduleConfig, at: Point) -> jax.Array:
+@SCHEDULES.register("polynomial", PolynomialConfig)
+def polynomial(settings: PolynomialConfig, at: Point) -> jax.Array:
     """A power of the share that is left."""
     return settings.end_ratio + (1.0 - settings.end_ratio) * (1.0 - at.done) ** settings.power
 
@@ -100,8 +118,8 @@ def inverse_sqrt(settings: ScheduleConfig, at: Point) -> jax.Array:
     return jnp.sqrt(larger(1, at.warmup) / jnp.maximum(at.step + 1.0, larger(1, at.warmup)))
 
 
-@SCHEDULES.register("wsd")
-def wsd(settings: ScheduleConfig, at: Point) -> jax.Array:
+@SCHEDULES.register("wsd", WSDConfig)
+def wsd(settings: WSDConfig, at: Point) -> jax.Array:
     """Warm-up, stable, decay (Hu et al. 2024): the peak, then a straight line in the last decay_ratio of the steps."""
     decay = larger(1.0, settings.decay_ratio * at.total)
     return 1.0 - (1.0 - settings.end_ratio) * jnp.clip((at.step - (at.total - decay)) / decay, 0.0, 1.0)

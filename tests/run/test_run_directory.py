@@ -141,7 +141,7 @@ def test_a_run_of_a_version_with_fewer_keys_goes_on(tmp_path: pathlib.Path) -> N
     del stored["task"], stored["mesh"]["zero1"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     run_directory.check_config(tmp_path, CONFIG)
-    with pytest.raises(CheckpointError, match="task.name was '', is 'tagging'"):
+    with pytest.raises(CheckpointError, match="task.name was None, is 'tagging'"):
         run_directory.check_config(tmp_path, replace(CONFIG, task={"name": "tagging"}))
 
 

@@ -12,6 +12,7 @@ from lm_research.training.optimizer import OPTIMIZERS, chain, per_layer
 
 @OPTIMIZERS.register("adafactor")
 def adafactor(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Adafactor: rows and columns in place of the second moment, no momentum."""
     clip = per_layer(lambda update, param: update / jnp.maximum(1.0, rms(update)))
     return chain(config, optax.scale_by_factored_rms(), clip)
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import optax
 
-from lm_research.config import OptimizerConfig
-from lm_research.training.optimizer import OPTIMIZERS, chain
+from lm_research.training.optimizer import OPTIMIZERS, AdamConfig, chain
 
 
-@OPTIMIZERS.register("adamw")
-def adamw(config: OptimizerConfig) -> optax.GradientTransformation:
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig(AdamConfig):
+    unit_updates: ClassVar[bool] = True
+
+
+@OPTIMIZERS.register("adamw", AdamWConfig)
+def adamw(config: AdamWConfig) -> optax.GradientTransformation:
+    """AdamW: moments and decoupled decay."""
     return chain(config, optax.scale_by_adam(config.beta1, config.beta2, config.epsilon))

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lm_research.config import OptimizerConfig
-from lm_research.training.optimizer import OPTIMIZERS, chain, per_layer
+from lm_research.training.optimizer import OPTIMIZERS, AdamConfig, chain, per_layer
 
 
-@OPTIMIZERS.register("lamb")
-def lamb(config: OptimizerConfig) -> optax.GradientTransformation:
+@OPTIMIZERS.register("lamb", AdamConfig)
+def lamb(config: AdamConfig) -> optax.GradientTransformation:
+    """LAMB: AdamW's update of each layer, as long as the layer's parameters."""
     adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
     return optax.chain(chain(config, adam), per_layer(trust))
 

@@ -9,6 +9,7 @@ The iteration is optax.contrib's; the state is plain: a counter, one first momen
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -17,14 +18,21 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, MuonState, scale_by_muon
 
-from lm_research.config import OptimizerConfig
+from lm_research.config import key
 from lm_research.models.definition import Params
-from lm_research.training.optimizer import OPTIMIZERS, chain
+from lm_research.training.optimizer import OPTIMIZERS, AdamConfig, chain
 from lm_research.trees import flatten, unflatten
 
 
-@OPTIMIZERS.register("muon")
-def muon(config: OptimizerConfig) -> optax.GradientTransformation:
+@dataclasses.dataclass(frozen=True)
+class MuonConfig(AdamConfig):
+    adam_learning_rate: float = key(3e-4, "Peak learning rate of all but hidden matrices.", low=0.0, high=1e6)
+    momentum: float = key(0.95, "Decay of the momentum of hidden matrices.", low=0.0, high=0.999999)
+
+
+@OPTIMIZERS.register("muon", MuonConfig)
+def muon(config: MuonConfig) -> optax.GradientTransformation:
+    """Muon of hidden matrices, AdamW of the rest."""
     return optax.chain(chain(config, scale_by_muon_and_adam(config)), adams_rate(config))
 
 
@@ -49,7 +57,7 @@ def matrix_axes(path: str, ndim: int) -> MuonDimensionNumbers | None:
     return MuonDimensionNumbers(tuple(range(1, 1 + inputs)), tuple(range(1 + inputs, ndim)))
 
 
-def scale_by_muon_and_adam(config: OptimizerConfig) -> optax.GradientTransformation:
+def scale_by_muon_and_adam(config: MuonConfig) -> optax.GradientTransformation:
     """From gradients to the direction before decay; Muon's of hidden matrices, Adam's of the rest."""
     adam = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
 
@@ -79,7 +87,7 @@ def scale_by_muon_and_adam(config: OptimizerConfig) -> optax.GradientTransformat
     return optax.GradientTransformation(init, update)
 
 
-def adams_rate(config: OptimizerConfig) -> optax.GradientTransformation:
+def adams_rate(config: MuonConfig) -> optax.GradientTransformation:
     """Brings the direction of what AdamW trains, decay included, to its own learning rate: the step multiplies all by one."""
     share = config.adam_learning_rate / config.learning_rate if config.learning_rate else 1.0
 

@@ -1,0 +1,106 @@
+"""The config that a config file changes: a ConfigDict that checks each value as it is set, so that a mistake is told with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from lm_research.config import schema
+from lm_research.config.keys import keys_of
+from lm_research.config.registries import VARIANTS
+from lm_research.config.run import Config
+from lm_research.config.variants import import_plugins
+from lm_research.errors import ConfigError
+
+
+class Draft(ConfigDict):
+    """A config, or one section of it, to be changed and then resolved.
+
+    A section with variants holds what has been set alone, so that a key which its variant does not have is known to be somebody's wish;
+    other keys read as the defaults of the variant it chooses so far.
+    """
+
+    def __init__(self, section: str = "") -> None:
+        super().__init__()
+        object.__setattr__(self, "_section", section)
+        if section in VARIANTS:
+            return
+        for name, key in keys_of(schema.sections()[section] if section else Config, section).items():
+            self._fields[name] = key.default
+        for name in [] if section else schema.sections():
+            self._fields[name] = Draft(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if isinstance(value, FieldReference):  # checked when all is known
+            self._fields[name] = value
+            return
+        value = self._checked(name, value)
+        current = self._fields.get(name)
+        if isinstance(current, FieldReference):
+            current.set(value, type_safe=False)
+        else:
+            self._fields[name] = value
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._fields or self._section not in VARIANTS:
+            return super().__getitem__(name)
+        try:
+            return self._key(name).default
+        except ConfigError as error:
+            raise KeyError(str(error)) from error
+
+    def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """All keys, those of the chosen variants with their defaults too; None of a section that chooses nothing."""
+        return self.plain(whole=True)
+
+    def plain(self, whole: bool) -> Any:
+        """As nested dicts."""
+        found: dict[str, Any] = {}
+        if whole and (registry := VARIANTS.get(self._section)):
+            if (name := registry.chosen(self._fields)) is None and not self._fields:
+                return None
+            found = {leaf: key.default for leaf, key in registry.keys(name).items()} if name else {}
+        return found | {name: value.plain(whole) if isinstance(value, Draft) else value for name, value in self.items()}
+
+    def copy_and_resolve_references(self, visit_map: dict[int, Any] | None = None) -> Draft:
+        copied = Draft(self._section)
+        for name, value in self.items():
+            copied._fields[name] = value.copy_and_resolve_references() if isinstance(value, Draft) else value
+        return copied
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if self._section:
+            value, registry = self._key(name).check(value), VARIANTS.get(self._section)
+            if registry and name == registry.chooser and value:
+                registry.get(value)
+            return value
+        if name in schema.sections():
+            if not isinstance(value, Mapping | ConfigDict) and not (value is None and name in VARIANTS):
+                schema.check_key(name)
+            made = Draft(name)
+            made.update(value or {})
+            return made
+        value = schema.find(name).check(value)
+        if name == "plugins":
+            import_plugins(value)
+        return value
+
+    def _key(self, name: str) -> schema.Key:
+        variant = None
+        if (registry := VARIANTS.get(self._section)) and name != registry.chooser:
+            variant = registry.chosen(self._fields)
+        return schema.find(f"{self._section}.{name}", variant)
+
+
+def given(values: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """The values of a config as nested dicts; of a draft's sections with variants those that have been set."""
+    if isinstance(values, Draft):
+        return values.plain(whole=False)
+    return values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+
+
+def default_config() -> ConfigDict:
+    """All keys with their defaults, for a config file to change. Each value is checked as it is set."""
+    return Draft().lock()

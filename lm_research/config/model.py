@@ -1,0 +1,104 @@
+"""The keys of the section model that all families have."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from lm_research.config.keys import Section, key
+from lm_research.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lm_research.config.run import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Section):
+    family: str = key("bert", "Model family; lm_research/models/families has one file each.")
+    variant: str = key("", "Variant of families that have several (t5: v1.0, v1.1; llama: llama, mistral, qwen2).")
+    hidden_size: int = key(768, "Width D of the residual stream.", low=1, high=2**20)
+    num_layers: int = key(12, "Number of Transformer blocks N.", low=1, high=4096)
+    num_heads: int = key(12, "Attention heads H; must divide hidden_size, unless head_size is set.", low=1, high=2**16)
+    intermediate_size: int = key(3072, "Width F of the feed-forward layer.", low=1, high=2**22)
+    num_encoder_layers: int = key(0, "Encoder-decoders: blocks of the encoder; 0 is num_layers.", low=0, high=4096)
+    num_kv_heads: int = key(
+        0, "Heads of keys and values, shared by groups of query heads; 0 is num_heads.", low=0, high=2**16
+    )
+    head_size: int = key(0, "Width K of a head; 0 is hidden_size / num_heads.", low=0, high=2**16)
+    embedding_size: int = key(0, "Width E of the embeddings (albert, electra); 0 is hidden_size.", low=0, high=2**20)
+    vocab_size: int = key(
+        0,
+        "Rows of the embedding table; 0 takes the tokenizer's size, rounded up to a multiple of 128.",
+        low=0,
+        high=2**24,
+    )
+    max_length: int = key(512, "Longest sequence the position table covers.", low=8, high=2**24)
+    dropout_rate: float = key(0.1, "Dropout on embeddings and on both residual branches.", low=0.0, high=0.99)
+    attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
+    norm: str = key(
+        "",
+        "Where blocks normalise: after each residual sum (post) or before each branch (pre); empty is the family's way.",
+        choices=("", "post", "pre"),
+    )
+    init_std: float = key(0.02, "Standard deviation of initial weights.", low=0.0, high=1.0)
+    mup_base_width: int = key(
+        0,
+        "Maximal update parametrisation: the hidden_size at which the learning rate was found; rates and initial weights are scaled "
+        "from there, so that it suits other widths. 0 is the usual parametrisation.",
+        low=0,
+        high=2**20,
+    )
+    mup_base_head_size: int = key(
+        0,
+        "mup_base_width: width of a head there, if heads grow; 0 is as here, and the model has more heads.",
+        low=0,
+        high=2**16,
+    )
+    dtype: str = key("float32", "Compute type; parameters are always float32.", choices=("float32", "bfloat16"))
+    scan_layers: bool = key(True, "Compile one block and loop over it (fast compile) or unroll all (can run faster).")
+    remat: str = key(
+        "none",
+        "What the backward pass recomputes: nothing, all but matrix products, or whole blocks.",
+        choices=("none", "dots", "full"),
+    )
+    attention: str = key(
+        "auto",
+        "plain keeps the scores of a layer in memory; flash is kernels of GPUs and TPUs that never do; auto takes them on GPUs for bfloat16, "
+        "and on TPUs for rows of 512 and more without dropout of attention.",
+        choices=("auto", "plain", "flash"),
+    )
+
+    def check(self, config: Config) -> None:
+        if self.hidden_size % self.num_heads and not self.head_size:
+            raise ConfigError(
+                f"model.hidden_size={self.hidden_size} is not a multiple of model.num_heads={self.num_heads} "
+                f"(remainder {self.hidden_size % self.num_heads}). Each head needs the same width; change one of them."
+            )
+        if self.num_heads % (self.num_kv_heads or 1):
+            raise ConfigError(
+                f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}: each head of "
+                "keys and values serves a group of query heads, all of one size. Change one of them."
+            )
+        if self.vocab_size and self.vocab_size < config.tokenizer.vocab_size and not config.tokenizer.path:
+            raise ConfigError(
+                f"tokenizer.vocab_size={config.tokenizer.vocab_size} is larger than model.vocab_size={self.vocab_size}: some tokens "
+                "would have no embedding. Set model.vocab_size=0 to follow the tokenizer."
+            )
+        if self.mup_base_width:
+            self._check_mup(config)
+
+    def _check_mup(self, config: Config) -> None:
+        from lm_research.config.registries import OPTIMIZERS  # which knows this class
+
+        given = f"model.mup_base_width={self.mup_base_width}"
+        if not config.optimizer.unit_updates:
+            fitting = [name for name in OPTIMIZERS if OPTIMIZERS.settings(name).unit_updates]
+            raise ConfigError(
+                f"{given} scales rates as {' and '.join(fitting)} need it, but optimizer.name={config.optimizer.name}. Use one of those, or "
+                "set --config.model.mup_base_width=0."
+            )
+        if not config.objective.one_model:
+            raise ConfigError(
+                f"{given} scales one model by its width, and objective.name={config.objective.name} trains two of different widths. Use "
+                "another objective, or set --config.model.mup_base_width=0."
+            )

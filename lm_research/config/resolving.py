@@ -1,0 +1,169 @@
+"""From the values that a person gives to the frozen config, and back to plain values."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lm_research.config import schema
+from lm_research.config.draft import given
+from lm_research.config.keys import keys_of
+from lm_research.config.registries import VARIANTS
+from lm_research.config.run import Config
+from lm_research.config.variants import Variants, import_plugins
+from lm_research.errors import ConfigError
+
+Tree = dict[str, Any]  # sections to keys to values
+
+
+def resolve(values: Mapping[str, Any]) -> Config:
+    """Checks a (possibly partial) nested mapping and returns the frozen config.
+
+    Args:
+      values: sections to keys to values, as in a ConfigDict or a stored config.json; missing keys take defaults.
+
+    Raises:
+      ConfigError: an unknown key, one of a variant that is not chosen, a wrong type, a value out of range or an impossible combination.
+    """
+    config = build(values)
+    for section in schema.sections():
+        if (settings := getattr(config, section)) is not None:
+            settings.check(config)
+    return config
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """The config of values, each checked by itself; raises like `resolve`, but for combinations."""
+    values = given(values)
+    top = keys_of(Config, "")
+    found: Tree = {name: key.check(values[name]) for name, key in top.items() if name in values}
+    import_plugins(found.get("plugins", ()))
+    if objective := of_task(values):
+        values["objective"] = _for_task(values.get("objective") or {}, objective)
+    for name, content in values.items():
+        if name in top:
+            continue
+        nothing = content is None and name in VARIANTS
+        if name not in schema.sections() or not (nothing or isinstance(content, Mapping)):
+            schema.check_key(name)
+        if name in VARIANTS:
+            found[name] = _variant(VARIANTS[name], content or {})
+        else:
+            found[name] = _section(schema.sections()[name], name, content)
+    return Config(**found)
+
+
+def _section(kind: type, name: str, content: Mapping[str, Any]) -> Any:
+    keys = keys_of(kind, name)
+    for leaf in content:
+        if leaf not in keys:
+            schema.check_key(f"{name}.{leaf}")
+    return kind(**{leaf: keys[leaf].check(value) for leaf, value in content.items()})
+
+
+def _variant(registry: Variants[Any], content: Mapping[str, Any]) -> Any:
+    """The settings that a section of values chooses; None where that is nothing."""
+    name = registry.chosen(content)
+    rest = {leaf: value for leaf, value in content.items() if leaf != registry.chooser}
+    if name is None:
+        for leaf in rest:
+            raise ConfigError(
+                f"config.{registry.section}.{leaf} is set, but no {registry.section}: name one with --config.{registry.section}."
+                f"{registry.chooser}, for example {(registry.owners(leaf) or registry.names())[0]}."
+            )
+        return None
+    keys = registry.keys(name)
+    for leaf in rest:
+        if leaf not in keys:
+            raise schema.not_of(registry.section, leaf, name)
+    return registry.make(name, **{leaf: keys[leaf].check(value) for leaf, value in rest.items()})
+
+
+def of_task(values: Mapping[str, Any]) -> str | None:
+    """The objective that the task of values reads the settings of, if it is one that does."""
+    registry = VARIANTS["task"]
+    task = registry.chosen(values.get("task"))
+    return registry.make(task).reads_objective if task else None
+
+
+def _for_task(content: Mapping[str, Any], objective: str) -> Tree:
+    """The section objective of a task: what is given of its keys. A recipe may choose another one for pre-training, whose keys are left out."""
+    registry = VARIANTS["objective"]
+    theirs, own = registry.keys(registry.chosen(content) or objective), registry.keys(objective)
+    kept = {leaf: value for leaf, value in content.items() if leaf in own or leaf not in theirs}
+    return {**kept, registry.chooser: objective}
+
+
+def lay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
+    """Values with changes, by dotted key, laid over them.
+
+    Where a change chooses another variant, the keys that only the former one has go: whoever gave them gave them for it.
+    """
+    tree: Tree = {name: dict(content) if isinstance(content, Mapping) else content for name, content in values.items()}
+    for section, registry in VARIANTS.items():
+        chooser = f"{section}.{registry.chooser}"
+        if chooser in changes and tree.get(section):
+            before, after = registry.chosen(tree[section]), registry.chosen({registry.chooser: changes[chooser]})
+            gone = (registry.keys(before) if before else {}).keys() - (registry.keys(after) if after else {}).keys()
+            tree[section] = {leaf: value for leaf, value in tree[section].items() if leaf not in gone}
+    for name, value in changes.items():
+        section, _, leaf = name.partition(".")
+        if not leaf:
+            tree[name] = value
+            continue
+        leaf, _, entry = leaf.partition(".")
+        if not isinstance(tree.get(section), dict):
+            tree[section] = {}
+        tree[section][leaf] = _with_entry(tree, f"{section}.{leaf}", entry, value) if entry else value
+    return tree
+
+
+def _with_entry(tree: Tree, name: str, entry: str, value: Any) -> Any:
+    """The dict of a key with one of its entries, NAME or NAME.KEY, changed."""
+    section, _, leaf = name.partition(".")
+    key = schema.find(name)
+    whole = _plain(key.check(tree[section].get(leaf, key.default))) or {}
+    whole = copy.deepcopy(whole) if isinstance(whole, dict) else {}
+    *parents, last = entry.split(".", 1)
+    inside = whole
+    for parent in parents:
+        inside = inside.setdefault(parent, {})
+    inside[last] = value
+    return whole
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses in a value as dicts."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def replace(config: Config, **sections: Any) -> Config:
+    """A copy with some keys changed, checked again: `replace(config, train=dict(num_steps=10))`."""
+    changes: Tree = {}
+    for section, content in sections.items():
+        inside = isinstance(content, Mapping)
+        changes |= {f"{section}.{leaf}": value for leaf, value in content.items()} if inside else {section: content}
+    return resolve(lay(to_dict(config), changes))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The resolved config as plain nested dicts, the form in which it is stored."""
+    return dataclasses.asdict(config)
+
+
+def dumps(config: Config) -> str:
+    """The config as the JSON text stored in run directories and checkpoints."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def by_key(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a stored config, or of any nested dicts, by dotted key."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= by_key(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves

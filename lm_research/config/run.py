@@ -1,0 +1,52 @@
+"""The config of one run: its sections."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lm_research.config.corpus import CleanConfig, DataConfig, TokenizerConfig
+from lm_research.config.keys import key, words
+from lm_research.config.learning import LoraConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from lm_research.config.model import ModelConfig
+from lm_research.config.registries import VARIANTS
+from lm_research.config.running import CheckpointConfig, EvalConfig, LoggingConfig, MeshConfig, ProfileConfig
+from lm_research.config.task import TaskConfig
+
+
+def _chosen(section: str) -> Any:
+    """A section that is the settings of what it chooses; by default those of the name that its base has."""
+    registry = VARIANTS[section]
+    return dataclasses.field(default_factory=lambda: registry.make(registry.default))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run, resolved and checked.
+
+    `objective`, `task`, `optimizer` and `schedule` are the dataclass of what their `name` chooses, which lies beside the code of it; a
+    run without a task has None there.
+    """
+
+    seed: int = key(0, "Seed of everything random: parameters, dropout, data order, masking.", low=0, high=2**31 - 1)
+    plugins: tuple[str, ...] = key(
+        (),
+        "Modules of other packages to import, which register objectives, tasks, optimizers and others of their own; installed packages "
+        "are found by their entry points lm_research.plugins.",
+        read=words,
+    )
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = _chosen("objective")
+    task: TaskConfig | None = None
+    data: DataConfig = DataConfig()
+    clean: CleanConfig = CleanConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    optimizer: OptimizerConfig = _chosen("optimizer")
+    schedule: ScheduleConfig = _chosen("schedule")
+    train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    mesh: MeshConfig = MeshConfig()
+    logging: LoggingConfig = LoggingConfig()
+    profile: ProfileConfig = ProfileConfig()

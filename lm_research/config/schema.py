@@ -1,0 +1,140 @@
+"""All keys of a config by name, and the text of `--help_config`.
+
+Keys that all variants of a section have are known at once; for those of single variants the files of the section are imported, so they
+are looked up last.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Iterator
+
+from lm_research.config.keys import Key, keys_of
+from lm_research.config.registries import VARIANTS
+from lm_research.config.run import Config
+from lm_research.errors import ConfigError, suggest
+
+
+@functools.cache
+def sections() -> dict[str, type]:
+    """Each section and the dataclass of the keys that it always has."""
+    hints = typing.get_type_hints(Config)
+    return {name: _dataclass(hints[name]) for name in hints if name not in keys_of(Config, "")}
+
+
+def _dataclass(hint: type) -> type:
+    return next(kind for kind in (*typing.get_args(hint), hint) if kind is not types.NoneType)
+
+
+@functools.cache
+def walk() -> tuple[Key, ...]:
+    """Every key that needs no variant: those of the whole, and of each section those that all its variants have."""
+    inside = (key for name, kind in sections().items() for key in keys_of(kind, name).values())
+    return (*keys_of(Config, "").values(), *inside)
+
+
+@functools.cache
+def _by_name() -> dict[str, Key]:
+    return {key.name: key for key in walk()}
+
+
+def names() -> list[str]:
+    """Every key of every variant; imports all of them."""
+    return [*keys_of(Config, ""), *(name for section in sections() for name in _names_in(section))]
+
+
+def _names_in(section: str) -> list[str]:
+    """Every key of a section, of every variant; none where there is no such section."""
+    common = (name for name in _by_name() if name.startswith(f"{section}."))
+    variants = VARIANTS[section] if section in VARIANTS else ()
+    own = (key.name for variant in variants for key in VARIANTS[section].keys(variant).values())
+    return list(dict.fromkeys([*common, *own]))
+
+
+def find(name: str, chosen: str | None = None) -> Key:
+    """The key of a dotted name, or the entry of a dict; of a section with variants that of `chosen`, or else of any that has it.
+
+    Raises:
+      ConfigError: there is none; with the nearest name.
+    """
+    if name in _by_name():
+        return _by_name()[name]
+    section, _, leaf = name.partition(".")
+    first, _, entry = leaf.partition(".")
+    if entry and (key := find(f"{section}.{first}", chosen)).has_keys:
+        return key.at(entry)
+    if section in VARIANTS and leaf:
+        registry = VARIANTS[section]
+        for variant in [chosen] if chosen and leaf in registry.keys(chosen) else registry.owners(leaf):
+            return registry.keys(variant)[leaf]
+    raise ConfigError(f"config.{name} is {_unknown(name, section, leaf)}")
+
+
+def check_key(name: str) -> None:
+    """Raises a ConfigError with the nearest valid name when `name` (dotted) is not a key of any variant."""
+    find(name)
+
+
+def _unknown(name: str, section: str, leaf: str) -> str:
+    inside = _names_in(section)
+    if name in sections():
+        return f"a section, not a key. Set one of its keys: {', '.join(inside)}."
+    if leaf and inside:
+        near = suggest(leaf, [valid.split(".", 1)[1] for valid in inside])
+        return f"not a key of this run: section {section!r} has no {leaf!r}. {near}"
+    known = names()
+    elsewhere = [valid for valid in known if valid.split(".")[-1] == (leaf or section)]
+    near = elsewhere or difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"not a key of this run. Did you mean {near[0]!r}?"
+    return f"not a key of this run. Sections: {', '.join(sorted(sections()))}; --help_config lists all keys."
+
+
+def not_of(section: str, leaf: str, chosen: str) -> ConfigError:
+    """What is wrong with a key that the chosen variant does not have: it is another's, or nobody's."""
+    registry = VARIANTS[section]
+    if not (owners := registry.owners(leaf)):
+        return ConfigError(f"config.{section}.{leaf} is {_unknown(f'{section}.{leaf}', section, leaf)}")
+    chooser = f"{section}.{registry.chooser}"
+    return ConfigError(
+        f"config.{section}.{leaf} is a key of {chooser}={' or '.join(owners)}, and this run has {chooser}={chosen}, which would never read "
+        f"it. Leave it out, or set --config.{chooser}={owners[0]}."
+    )
+
+
+def describe() -> str:
+    """Text of `--help_config`: every key with type, default, choices and meaning; those of a variant below its name."""
+    return "\n".join(["Keys of a run; change one with --config.KEY=VALUE.", "", *_described()])
+
+
+def _described() -> Iterator[str]:
+    yield from _lines(keys_of(Config, "").values())
+    for section, kind in sections().items():
+        yield from _lines(keys_of(kind, section).values())
+        if section not in VARIANTS:
+            continue
+        registry = VARIANTS[section]
+        for variant in registry:
+            common = keys_of(kind, section)
+            own = [key for leaf, key in registry.keys(variant).items() if leaf != registry.chooser]
+            changed = [key for key in own if key != common.get(key.name.split(".")[1])]
+            yield f"  {section}.{registry.chooser}={variant}  {_summary(registry.get(variant))}"
+            yield from (f"  {line}" for line in _lines(changed))
+
+
+def _lines(keys: Iterable[Key]) -> Iterator[str]:
+    for key in keys:
+        registry = VARIANTS.get(key.name.split(".")[0])
+        choices = registry.names() if registry and key.name == f"{registry.section}.{registry.chooser}" else key.choices
+        shown = " | ".join(map(str, choices)) if choices else key.spelled
+        yield f"  {key.name}  ({shown}; default {key.default!r})"
+        yield f"      {key.meaning}"
+
+
+def _summary(variant: object) -> str:
+    """The first sentence of what a variant says of itself."""
+    return (inspect.getdoc(variant) or "").split("\n\n")[0].replace("\n", " ")
