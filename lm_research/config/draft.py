@@ -12,7 +12,6 @@ from lm_research.config.keys import keys_of
 from lm_research.config.registries import VARIANTS
 from lm_research.config.run import Config
 from lm_research.config.variants import import_plugins
-from lm_research.errors import ConfigError
 
 
 class Draft(ConfigDict):
@@ -44,12 +43,12 @@ class Draft(ConfigDict):
             self._fields[name] = value
 
     def __getitem__(self, name: str) -> Any:
-        if name in self._fields or self._section not in VARIANTS:
-            return super().__getitem__(name)
-        try:
-            return self._key(name).default
-        except ConfigError as error:
-            raise KeyError(str(error)) from error
+        if name not in self._fields and (registry := VARIANTS.get(self._section)):
+            variant = registry.chosen(self._fields)
+            keys = registry.keys(variant) if variant else keys_of(schema.sections()[self._section], self._section)
+            if name in keys:
+                return keys[name].default
+        return super().__getitem__(name)
 
     def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """All keys, those of the chosen variants with their defaults too; None of a section that chooses nothing."""

@@ -61,7 +61,8 @@ def test_a_few_steps_lower_the_loss(name: str, family: str, objective: dict[str,
 def test_rows_are_a_function_of_seed_epoch_and_index(name: str, packing: bool, tmp_path: pathlib.Path) -> None:
     rng = np.random.default_rng(1)
     texts = [[rng.integers(5, 40, rng.integers(1, 9)).tolist() for _ in range(2)] for _ in range(60)]
-    store, objective = tiny.store(tmp_path, texts), dict(pairs="none") if packing else {}
+    store = tiny.store(tmp_path, texts)
+    objective = dict(pairs="none") if packing and name == "masked_lm" else {}
     if name == "span_corruption":  # a text with one span alone has it at its end, always
         objective |= dict(mask_rate=0.3, mean_span=1.0)
 

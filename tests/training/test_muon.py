@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from lm_research.config import OptimizerConfig
 from lm_research.models.adapters import matrices_of
-from lm_research.training.optimizer import make_optimizer
+from lm_research.training.optimizer import OPTIMIZERS, make_optimizer
 from lm_research.training.optimizers.muon import matrix_axes
 from lm_research.training.state import optimizer_from_dict, optimizer_to_dict
 from lm_research.trees import flatten, unflatten
@@ -25,8 +24,8 @@ SHAPES = {
     "classifier/kernel": (6, 2),
 }
 FLAT = {"query": (6, 8), "output": (8, 6), "up": (6, 10)}
-SECTION = OptimizerConfig(
-    name="muon", learning_rate=0.02, adam_learning_rate=0.001, momentum=0.9, weight_decay=0.1, clip_norm=0.0
+SECTION = OPTIMIZERS.make(
+    "muon", learning_rate=0.02, adam_learning_rate=0.001, momentum=0.9, weight_decay=0.1, clip_norm=0.0
 )
 
 

@@ -11,8 +11,8 @@ import optax
 import pytest
 import tiny
 
-from lm_research.config import Config, OptimizerConfig, resolve
-from lm_research.training.optimizer import decays, make_optimizer
+from lm_research.config import Config, resolve
+from lm_research.training.optimizer import OPTIMIZERS, decays, make_optimizer
 from lm_research.training.schedules import make_schedule, warmup_steps
 from lm_research.training.state import optimizer_from_dict, optimizer_to_dict
 
@@ -20,7 +20,7 @@ from lm_research.training.state import optimizer_from_dict, optimizer_to_dict
 def run(name: str, steps: int, warmup: int = 0, end: float = 0.0, peak: float = 2.0, ratio: float = 0.0) -> Config:
     return resolve({
         "optimizer": {"learning_rate": peak},
-        "schedule": {"name": name, "warmup_steps": warmup, "warmup_ratio": ratio, "end_ratio": end},
+        "schedule": {"name": name, "warmup_steps": warmup, "warmup_ratio": ratio} | ({"end_ratio": end} if end else {}),
         "train": {"num_steps": steps},
     })  # fmt: skip
 
@@ -78,7 +78,7 @@ def test_weights_and_tables_decay_biases_and_norms_do_not(family: str) -> None:
     """An update of zero gradients is the decay alone: 0.1 x parameter, or nothing."""
     definition = tiny.model(family)
     params = tiny.random_params(definition)
-    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.1, clip_norm=0.0))
+    optimizer = make_optimizer(OPTIMIZERS.make("adamw", weight_decay=0.1, clip_norm=0.0))
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = tiny.jit(lambda params: optimizer.update(zeros, optimizer.init(params), params))(params)
     decayed, kept = set(), set()
@@ -96,7 +96,7 @@ def test_weights_and_tables_decay_biases_and_norms_do_not(family: str) -> None:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_state_is_a_plain_dict_and_back(clip_norm: float, weight_decay: float) -> None:
     params = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
-    optimizer = make_optimizer(OptimizerConfig(clip_norm=clip_norm, weight_decay=weight_decay))
+    optimizer = make_optimizer(OPTIMIZERS.make("adamw", clip_norm=clip_norm, weight_decay=weight_decay))
     template = jax.eval_shape(optimizer.init, params)
     _, state = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
     fields = optimizer_to_dict(state)
@@ -110,7 +110,7 @@ def test_state_is_a_plain_dict_and_back(clip_norm: float, weight_decay: float) -
 def test_direction_is_that_of_optax_adamw() -> None:
     """With the learning rate outside, three updates equal optax.adamw's, which has it inside."""
     params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
-    section = OptimizerConfig(learning_rate=0.1, clip_norm=0.0, weight_decay=0.3)
+    section = OPTIMIZERS.make("adamw", learning_rate=0.1, clip_norm=0.0, weight_decay=0.3)
     ours, theirs = make_optimizer(section), optax.adamw(
         0.1, 0.9, 0.999, 1e-6, weight_decay=0.3, mask={"kernel": True, "bias": False}
     )  # fmt: skip
@@ -166,7 +166,7 @@ def test_directions_are_those_of_optax(name: str) -> None:
     """Three updates of arrays that are no stacked layers equal optax's own optimizer, which has the learning rate inside."""
     make, section = OTHERS[name]
     params = {"kernel": jnp.sin(jnp.arange(130.0 * 140).reshape(130, 140)), "bias": jnp.array([3.0, -1.0])}
-    ours = make_optimizer(OptimizerConfig(**{"name": name, "clip_norm": 0.0, "weight_decay": 0.3, **section}))
+    ours = make_optimizer(OPTIMIZERS.make(name, **{"clip_norm": 0.0, "weight_decay": 0.3, **section}))
     theirs = make()
     state_a, state_b = ours.init(params), theirs.init(params)
     for number in range(3):
@@ -181,7 +181,7 @@ def test_directions_are_those_of_optax(name: str) -> None:
 @pytest.mark.parametrize("name", ["lamb", "adafactor"])
 def test_stacked_layers_are_layers(name: str) -> None:
     """Norms are taken of each layer: two stacked layers move as they do apart."""
-    section = OptimizerConfig(name=name, clip_norm=0.0, weight_decay=0.0)
+    section = OPTIMIZERS.make(name, clip_norm=0.0, weight_decay=0.0)
     apart = [{"kernel": scale * jnp.sin(jnp.arange(12.0).reshape(3, 4))} for scale in (1.0, 5.0)]
     stacked = {"layers": jax.tree.map(lambda *x: jnp.stack(x), *apart)}
     optimizer = make_optimizer(section)
@@ -198,7 +198,7 @@ def test_stacked_layers_are_layers(name: str) -> None:
 @pytest.mark.parametrize("name", ["adafactor", "lamb", "lion", "muon", "sgd"])
 def test_each_optimizer_lowers_a_loss_and_keeps_a_plain_state(name: str) -> None:
     params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
-    optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0))
+    optimizer = make_optimizer(OPTIMIZERS.make(name, weight_decay=0.0))
     template, state = jax.eval_shape(optimizer.init, params), optimizer.init(params)
     loss = lambda params: sum(jnp.square(x - 0.5).sum() for x in jax.tree.leaves(params))  # noqa: E731
     before = float(loss(params))
