@@ -87,7 +87,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
         corpus = tasks.asked(config).open_corpus(config, workdir, log)
     verification = ends.enter_context(Verification(corpus.stores, config.data.verify, log))
     vocab_size = pick_vocab_size(config, corpus)
-    if config.task.name:
+    if config.task:
         init = load_init_checkpoint(config, corpus)  # now that the labels are known
     definition = adapt(init.definition if init else tasks.define(config, vocab_size, corpus), config.lora)
     objective = tasks.make(config, corpus, definition.arch)
@@ -146,7 +146,7 @@ def describe(run: RunSetup) -> str:
     learning = f", {learning}" if learning else ""
     return (
         f"model: {config.model.family}, {arch.num_layers} layers x {arch.hidden_size}, vocabulary {arch.vocab_size:,}, "
-        f"{run.definition.num_params:,} parameters, {config.task.name or config.objective.name}{learning}\n"
+        f"{run.definition.num_params:,} parameters, {config.task.name if config.task else config.objective.name}{learning}\n"
         f"train: {steps} of {train.batch_size} x {config.data.max_length} tokens; "
         f"{run.examples.num_examples:,} examples{read}"
         + (f"\nrows: {run.examples.notes}" if getattr(run.examples, "notes", "") else "")

@@ -182,7 +182,7 @@ class TimeBudget(StepBudget):
         seconds = self._left()
         if not self._account.lost["eval"]:  # the first evaluation of a life compiles too
             seconds -= costs["compile"]
-        finals = 1 + bool(config.task.name) + bool(config.task.test)  # a task scores its best model once more
+        finals = 1 + (1 + bool(config.task.test) if config.task else 0)  # a task scores its best model once more
         seconds -= finals * costs["eval"] + 2 * costs["checkpoint"] + _TOLERANCE * self._budget / 2
         each = costs["step"]
         if config.eval.every_steps:
