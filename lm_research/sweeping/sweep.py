@@ -163,7 +163,7 @@ class Sweep:
             raise ConfigError(f"The sweep's values for {key} are {values!r}. Write Choice(...) or Uniform(low, high).")
         elif self.method == "grid":
             raise ConfigError(f"A grid needs choices, and {key} has {values}. Write Choice(...), or method='random'.")
-        elif (kind := _number(key)) is None or (kind is int) != values.integer:
+        elif (kind := _number(key)) not in (int, float) or (kind is int) != values.integer:
             wanted = {int: "whole numbers: add integer=True", float: "no whole numbers: leave integer out"}
             raise ConfigError(f"The sweep's {key} has {values}, and the key takes {wanted.get(kind, 'Choice(...)')}.")
         elif not all(is_finite(end) and abs(end) <= 1e30 for end in (values.low, values.high)):
@@ -242,9 +242,9 @@ def _check_end(key: str, end: float, values: Uniform) -> None:
         raise ConfigError(f"The sweep's {key} has {values}, whose end cannot be: {error}") from error
 
 
-def _number(key: str) -> type | None:
-    """int or float, of which the values of a key are; None of other keys."""
-    return next((kind for kind in config_lib.find(key).kinds if kind in (int, float)), None)
+def _number(key: str) -> type:
+    """int or float, of which the values of a key are; str of other keys."""
+    return next((kind for kind in config_lib.find(key).kinds if kind in (int, float)), str)
 
 
 def _of_another(key: str, params: Mapping[str, Any]) -> bool:
