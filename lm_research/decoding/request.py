@@ -355,7 +355,9 @@ def _check_room(tokens: int, arch: Architecture) -> None:
     Kernels of accelerators write no scores down; a CPU, and relative positions anywhere, do: [heads, L, L] of float32 for a row.
     """
     needed, room = 4 * arch.num_heads * tokens**2, free_bytes()
-    if needed > room and (jax.default_backend() == "cpu" or arch.positions == "relative"):
+    if needed > room and (
+        jax.default_backend() == "cpu" or any(spec.positions in ("relative", "alibi") for spec in arch.layers)
+    ):
         raise UserError(
             f"A text has {tokens:,} tokens, among which attention takes {needed / 2**30:,.0f} GiB, and the device has {room / 2**30:,.0f} free. "
             "Shorten it, for example with tokenizer(..., truncation=True), or give it in pieces."

@@ -540,21 +540,25 @@ def _check_stored(arch: Architecture, module: ModuleType, written: Mapping[str, 
     """Raises a PretrainedError if whoever reads this config.json would compute something else: a run can change these fields."""
     again = module.from_hf(written, set())
     again = again.encoder if arch.encoder is None and again.encoder is not None else again
-    for name, key in (
-        ("norm", "model.norm"),
-        ("attention_scale", "model.mup_base_width"),
-        ("logit_scale", "model.mup_base_width"),
-    ):
-        if getattr(again, name) != getattr(arch, name):
+    scored = lambda arch: {"norm": arch.layers[0].residual, "attention_scale": arch.layers[0].attention_scale}  # noqa: E731
+    given, meant = (scored(one) | {"logit_scale": one.logit_scale} for one in (arch, again))
+    for name, key in {"norm": "norm", "attention_scale": "mup_base_width", "logit_scale": "mup_base_width"}.items():
+        if given[name] != meant[name]:
             raise PretrainedError(
-                f"The Hugging Face format of {written['model_type']} has no place for {name}={getattr(arch, name)} (it means "
-                f"{getattr(again, name)}), which {key} made. Save the model as native."
+                f"The Hugging Face format of {written['model_type']} has no place for {name}={given[name]} (it means "
+                f"{meant[name]}), which model.{key} made. Save the model as native."
             )
 
 
 def weights_of(family: ModuleType, definition: ModelDefinition, more: Iterable[str] = ()) -> dict[str, Weight]:
     """Weights by our path, those of this definition only, and of some more paths."""
     known = tied_tables.weights(family, definition.arch, definition.head.name)
+    for path in flatten(definition.shapes):
+        layers = definition.layers_of(path)
+        if layers is not None and path not in known:  # of a kind of layers, which the family's names do not tell apart
+            stack, kind, rest = re.fullmatch(r"(.*?/layers/)([^/]*/)(.*)", path).groups()
+            if stack + rest in known:
+                known[path] = dataclasses.replace(known[stack + rest], path=path, layers=layers)
     missing = [path for path in flatten(definition.shapes) if path not in known]
     if missing:
         raise PretrainedError(

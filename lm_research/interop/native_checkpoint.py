@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from lm_research.common.disk import saving, size, write_atomically
-from lm_research.common.documents import Object, read_json
+from lm_research.common.documents import Count, Object, check, check_fields, read_json
 from lm_research.common.paths import odd_file
 from lm_research.config import resolve
 from lm_research.config.run_files import checkpoint_steps, newest_step, read_config
@@ -36,7 +36,8 @@ from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.digest import digest_arrays
 from lm_research.models.families import family_of
 from lm_research.models.heads import HEADS, Head
-from lm_research.models.limits import flaw, head_flaw
+from lm_research.models.layer_spec import nested
+from lm_research.models.limits import Depth, flaw, head_flaw
 from lm_research.parallel.rules import tree_shardings
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import as_read, form_of, roles_of
@@ -51,10 +52,16 @@ class _Model(TypedDict, total=False):
     """model.json."""
 
     family: Required[str]
-    architecture: Required[Architecture]
+    architecture: Required[Object]
     head: Required[Head]
     config: Required[Object]
     lora: Object
+
+
+class _Described(TypedDict):
+    """Of model.json, what `_with_layers` has looked at."""
+
+    architecture: Required[Architecture]
 
 
 class _NativeModel(_Model):
@@ -231,12 +238,24 @@ def _definition(content: _Model, path: pathlib.Path) -> ModelDefinition:
     """The model of a model.json; raises a PretrainedError for one that cannot be."""
     family_of(content["family"])
     check_config(content["config"], f"{path}: config")
-    if wrong := flaw(content["architecture"]) or head_flaw(content["head"]):
+    described = {"architecture": _with_layers(content["architecture"], f"{path}: architecture")}
+    arch = check(described, _Described, str(path), error=PretrainedError, fix=_FIX)["architecture"]
+    if wrong := flaw(arch) or head_flaw(content["head"]):
         raise PretrainedError(f"{path}: {wrong}. {_FIX}")
     try:
-        return define(content["architecture"], content["head"])
+        return define(arch, content["head"])
     except Exception as error:  # of numbers that do not fit each other, raised by whatever meets them first
         raise PretrainedError(f"{path} describes no model ({type(error).__name__}: {error}). {_FIX}") from error
+
+
+def _with_layers(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """An architecture as it is written now, from one of files in which fields of all layers stood beside those of the stack."""
+    counts = {"num_layers": Depth, "window": Count, "window_from": Count}
+    check_fields(architecture, counts, where, error=PretrainedError, fix=_FIX)
+    found = dict(architecture) if "layers" in architecture else nested(architecture)
+    if isinstance(found.get("encoder"), Mapping):
+        found["encoder"] = _with_layers(found["encoder"], f"{where}.encoder")
+    return found
 
 
 def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,13 @@ modules know no family's name.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax.numpy as jnp
+
+from lm_research.models.layer_spec import LayerSpec, nested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +35,9 @@ class Architecture:
       share_layers: a few blocks' parameters serve all N layers (Lan et al. 2019, ALBERT).
       layer_groups, group_size: of shared layers: the depth is divided into so many groups, and each repeats so many blocks.
 
-      positions: "learned" table, "sinusoidal" (Vaswani et al. 2017), "relative" bias on scores by distance bucket
-        (Raffel et al. 2019), "rotary" (Su et al. 2021), or "none".
+      layers: the kinds of layers, a pattern that is repeated over the depth.
+
+      positions: what embeddings say of them: "learned" table, "sinusoidal" (Vaswani et al. 2017), or "none".
       position_offset: rows of the learned table before position 0 (RoBERTa, BART: 2).
       count_padding: whether padding tokens take a position number too; RoBERTa counts only the others.
       prompt_positions: what numbers the tokens of prompts that are padded in front, when they are continued: "tokens" counts real
@@ -46,25 +51,15 @@ class Architecture:
       embedding_norm: layer norm over the sum of embeddings.
       tied: predictions use the token table; otherwise they have a table of their own.
 
-      norm: "post" normalises after each residual sum (Vaswani et al. 2017), "pre" before each branch and once at
-        the end (Radford et al. 2019).
       norm_kind: "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019: no mean, no bias).
+      norm_bias: whether layer norms have a bias.
       norm_epsilon: added to the variance.
 
       num_kv_heads: G key and value heads, each shared by H / G query heads (Ainslie et al. 2023); 0 is H.
       head_size: K, width of a head; 0 is D / H.
-      attention_scale: factor on scores; 0 is 1 / sqrt(K).
-      scale_by_layer: scores of layer n (from 1) are also divided by n.
-      window: how many latest positions a causal one sees, itself included (Beltagy et al. 2020); 0 is all.
-      window_from: the first block, from 0, with that window; those before it see all.
-      rotary_theta: base of the rotary wavelengths.
-      rotary_scaling: how they are stretched: pairs (name, value), "type" being "linear" or "llama3"; empty is not.
       relative_buckets, relative_max_distance: of "relative" positions.
-      qkv_bias, output_bias: biases of the attention's projections.
 
       activation: of the feed-forward layer, see layers.ACTIVATIONS.
-      gated: a second projection, multiplied with the activated one (Shazeer 2020).
-      mlp_bias: biases of the feed-forward layer.
 
       pooling: the position a whole row is summarised by: "first", "last" (not padding), "eos" (the last one).
       pooler_activation: of the summary's dense layer; empty: the state itself.
@@ -74,6 +69,7 @@ class Architecture:
       head_bias: whether token predictions of a decoder have a (constant) bias.
       head_transform: whether a decoder predicts tokens through the masked-token head's layers, as BERT does.
       logit_scale: factor on hidden states before the vocabulary projection.
+      logit_cap: predictions of tokens become cap tanh(logit / cap) (Gemma 2); 0 leaves them.
 
       dropout_rate: on embeddings and residual branches.
       attention_dropout_rate: on attention probabilities.
@@ -104,7 +100,9 @@ class Architecture:
     layer_groups: int = 1
     group_size: int = 1
 
-    positions: Literal["learned", "sinusoidal", "relative", "rotary", "none"] = "learned"
+    layers: tuple[LayerSpec, ...] = (LayerSpec(),)
+
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
     position_offset: int = 0
     count_padding: bool = True
     prompt_positions: Literal["tokens", "slots", "rows"] = "tokens"
@@ -116,26 +114,16 @@ class Architecture:
     embedding_norm: bool = False
     tied: bool = True
 
-    norm: Literal["pre", "post"] = "post"
     norm_kind: Literal["layer", "rms"] = "layer"
+    norm_bias: bool = True
     norm_epsilon: float = 1e-5
 
     num_kv_heads: int = 0
     head_size: int = 0
-    attention_scale: float = 0.0
-    scale_by_layer: bool = False
-    window: int = 0
-    window_from: int = 0
-    rotary_theta: float = 10000.0
-    rotary_scaling: tuple[tuple[str, float | str], ...] = ()
     relative_buckets: int = 32
     relative_max_distance: int = 128
-    qkv_bias: bool = True
-    output_bias: bool = True
 
     activation: str = "gelu"
-    gated: bool = False
-    mlp_bias: bool = True
 
     pooling: Literal["first", "last", "eos"] = "first"
     pooler_activation: str = "tanh"
@@ -145,6 +133,7 @@ class Architecture:
     head_bias: bool = False
     head_transform: bool = False
     logit_scale: float = 1.0
+    logit_cap: float = 0.0
 
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -178,6 +167,32 @@ class Architecture:
     def memory_width(self) -> int:
         """Width of what a decoder sees of its encoder."""
         return self.hidden_size if self.memory_projection else self.encoder.hidden_size
+
+    @functools.cached_property
+    def layer_specs(self) -> tuple[LayerSpec, ...]:
+        """The kind of each of the N layers, with its sizes."""
+        pattern = [self._sized(spec) for spec in self.layers]
+        return tuple(pattern[number % len(pattern)] for number in range(self.num_layers))
+
+    def _sized(self, spec: LayerSpec) -> LayerSpec:
+        heads = spec.num_heads or self.num_heads
+        return dataclasses.replace(
+            spec,
+            num_heads=heads,
+            num_kv_heads=spec.num_kv_heads or (heads if spec.num_heads else self.kv_heads),
+            head_size=spec.head_size or self.head_width,
+            intermediate_size=spec.intermediate_size or self.intermediate_size,
+        )
+
+    @property
+    def kinds(self) -> tuple[LayerSpec, ...]:
+        """The different ones among them."""
+        return tuple(dict.fromkeys(self.layer_specs))
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether the stack's output is normalised: where its last layer does not do that itself."""
+        return self.layer_specs[-1].residual != "post"
 
     @property
     def num_blocks(self) -> int:
@@ -228,3 +243,13 @@ class Architecture:
             inner = {name: value for name, value in changes.items() if name in shared}
             changes = {**changes, "encoder": self.encoder.replace(**inner)}
         return dataclasses.replace(self, **changes)
+
+    def with_layers(self, **changes: object) -> Architecture:
+        """A copy with some fields of all its layers changed."""
+        return dataclasses.replace(self, layers=tuple(dataclasses.replace(spec, **changes) for spec in self.layers))
+
+
+def from_flat(pattern: Sequence[Mapping[str, Any]] = ({},), **flat: Any) -> Architecture:
+    """The architecture of fields of itself and of its layers side by side, see layer_spec.nested."""
+    fields = nested(flat, pattern)
+    return Architecture(**fields | {"layers": tuple(LayerSpec(**layer) for layer in fields["layers"])})

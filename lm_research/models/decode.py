@@ -5,18 +5,18 @@ Legend: B rows, L new tokens, S slots, M places of an encoder's row, G key/value
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, write
-from lm_research.models.attention.mask import MASKED
+from lm_research.models.attention.mask import as_bias, within
+from lm_research.models.block import Block, BlockInputs
 from lm_research.models.decode_layout import BoundModel, bind, predict, unroll
-from lm_research.models.positions import distance_buckets
-from lm_research.models.transformer import Block, BlockInputs, EncoderOutput
+from lm_research.models.layer_plan import segments
+from lm_research.models.layer_spec import LayerSpec
+from lm_research.models.positions import alibi_slopes, distance_buckets
+from lm_research.models.transformer import EncoderOutput
 from lm_research.parallel.rules import constrain
 
 __all__ = ["BoundModel", "Cache", "CacheSlots", "bind", "empty", "extend", "predict", "unroll", "write"]
@@ -26,45 +26,61 @@ CACHE_AXES = ("batch", "act_heads", None, None)
 
 def empty(bound: BoundModel, rows: int, slots: int, memory: EncoderOutput | None = None) -> Cache:
     """A cache without tokens; the encoder's keys and values are computed here, once."""
-    arch, blocks = bound.model.arch, bound.blocks
-    shape = (slots, arch.head_width)
-    if blocks is None:
-        whole = jnp.zeros((arch.num_layers, rows, arch.kv_heads, *shape), arch.compute_dtype)
-        cache = Cache(constrain(whole, None, *CACHE_AXES), constrain(whole, None, *CACHE_AXES))
-    else:
-        apart = tuple(jnp.zeros((rows * arch.kv_heads, *shape), arch.compute_dtype) for _ in blocks)
-        cache = Cache(apart, apart)
-    if memory is None:
-        return cache
+    arch = bound.model.arch
+
+    def zeros(spec: LayerSpec, *front: int) -> jax.Array:
+        heads, width = (1, 1) if spec.attention == "none" else (spec.num_kv_heads, spec.head_size)
+        if bound.blocks is not None:
+            return jnp.zeros((rows * heads, slots, width), arch.compute_dtype)
+        return constrain(jnp.zeros((*front, rows, heads, slots, width), arch.compute_dtype), None, *CACHE_AXES)
 
     def cross(block: Block) -> tuple[jax.Array, ...]:
         pair = block.cross_attention.keys_and_values(memory.x_BSD)
         return tuple(constrain(x_BMGK.swapaxes(1, 2), *CACHE_AXES) for x_BMGK in pair)
 
-    if blocks is None:
-        graph, stacked = nnx.split(bound.model.decoder.layers)
-        keys, values = jax.lax.map(lambda params: cross(nnx.merge(graph, params)), stacked)
+    if bound.blocks is not None:
+        layers = tuple(map(zeros, arch.layer_specs))
+        pairs = None if memory is None else tuple(zip(*map(cross, bound.blocks), strict=True))
     else:
-        keys, values = zip(*map(cross, blocks), strict=True)
-    return cache._replace(cross_keys=keys, cross_values=values, memory_mask_BM=memory.segments_BS > 0)
+        specs = [(arch.layer_specs[first : first + period], count) for first, period, count in segments(arch)]
+        layers = tuple(tuple(zeros(spec, count) for spec in period) for period, count in specs)
+        pairs = None if memory is None else bound.model.decoder.of_each_layer(cross)
+    if memory is None:
+        return Cache(layers, layers)
+    return Cache(layers, layers, *pairs, memory.segments_BS > 0)
 
 
 def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_BL: jax.Array) -> BlockInputs:
     """What the blocks share: what is added to scores [B, 1 or H, L, S], from what each new token sees."""
-    decoder, arch = bound.model.decoder, bound.model.arch
-    visible_B1LS, distance_BLS = slots.visible_BLS[:, None], slots.distance_BLS
-    masked = lambda seen: jnp.where(seen, 0.0, MASKED).astype(jnp.float32)  # noqa: E731
-    bias = masked(visible_B1LS & (distance_BLS < arch.window)[:, None] if arch.window else visible_B1LS)
-    if arch.positions == "relative":
-        longest = slots.visible_BLS.shape[-1]
+    made: dict[tuple, jax.Array] = {}
+    masks = {}
+    for spec in bound.model.arch.kinds:
+        looks = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"))
+        if looks not in made:
+            made[looks] = _bias(bound, spec, slots)
+        masks[spec] = made[looks]
+    memory_mask = None if cache.memory_mask_BM is None else as_bias(cache.memory_mask_BM[:, None, None])
+    return BlockInputs(masks, positions_BL, None, memory_mask)
+
+
+def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots) -> jax.Array:
+    arch, distance_BLS, seen_BLS = bound.model.arch, slots.distance_BLS, slots.visible_BLS
+    if spec.attention == "window":
+        seen_BLS = seen_BLS & within(distance_BLS, spec.window, causal=True)
+    elif spec.attention == "chunked":
+        own_BL1 = slots.positions_BL[..., None]
+        seen_BLS = seen_BLS & ((own_BL1 - distance_BLS) // spec.window == own_BL1 // spec.window)
+    bias = as_bias(seen_BLS[:, None])
+    if spec.positions == "relative":
+        longest = seen_BLS.shape[-1]
         buckets = distance_buckets(
             -np.arange(longest), arch.relative_buckets, arch.relative_max_distance, both_ways=False
         )
-        by_distance_SH = decoder.relative_bias[...].astype(jnp.float32)[buckets]
+        by_distance_SH = bound.model.decoder.relative_bias[...].astype(jnp.float32)[buckets]
         bias += jnp.moveaxis(by_distance_SH[jnp.clip(distance_BLS, 0, longest - 1)], -1, 1)
-    unlimited = masked(visible_B1LS) if arch.window_from else None
-    cross_bias = None if cache.memory_mask_BM is None else masked(cache.memory_mask_BM[:, None, None])
-    return BlockInputs(bias, unlimited, positions_BL, None, cross_bias)
+    elif spec.positions == "alibi":
+        bias -= alibi_slopes(spec.num_heads)[:, None, None] * distance_BLS[:, None]
+    return bias
 
 
 def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSlots) -> tuple[jax.Array, Cache]:
@@ -86,40 +102,25 @@ def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSl
         positions_BL = jnp.clip(positions_BL, -arch.position_offset, arch.max_length - 1)
     table_VE = None if arch.has_tokens else bound.model.table_VE
     x_BLD = decoder.embeddings(tokens_BL, positions_BL, None, None, table_VE)
-    inputs, span = block_inputs(bound, cache, slots, positions_BL), slots.visible_BLS.shape[-1]
-
-    def run(block: Block, x_BLD: jax.Array, key: Any, value: Any, cross: Any, number: Any) -> tuple:
-        own = LayerCache(key, value, slots.slot, span)
-        across = None if cross is None else LayerCache(*cross, None, cross[0].shape[-2])
-        return block(x_BLD, inputs, None, number, cache=own, cross_cache=across), own.key, own.value
-
-    crosses = (cache.cross_keys, cache.cross_values) if arch.encoder is not None else None
+    inputs = block_inputs(bound, cache, slots, positions_BL)
     if bound.blocks is None:
-        x_BLD, keys, values = _loop(decoder, run, x_BLD, cache, crosses)
+        x_BLD, _, cache = decoder.run_layers(x_BLD, inputs, cache=cache, slots=slots)
     else:
-        keys, values = [], []
-        for number, block in enumerate(bound.blocks):
-            cross = None if crosses is None else (crosses[0][number], crosses[1][number])
-            x_BLD, key, value = run(block, x_BLD, cache.keys[number], cache.values[number], cross, number)
-            keys.append(key)
-            values.append(value)
-        keys, values = tuple(keys), tuple(values)
-    x_BLD = decoder.final_norm(x_BLD) if arch.norm == "pre" else x_BLD
+        x_BLD, cache = _one_by_one(bound.blocks, x_BLD, inputs, cache, slots)
+    return decoder.final_norm(x_BLD) if arch.final_norm else x_BLD, cache
+
+
+def _one_by_one(
+    blocks: tuple[Block, ...], x_BLD: jax.Array, inputs: BlockInputs, cache: Cache, slots: CacheSlots
+) -> tuple[jax.Array, Cache]:
+    """All layers, which are apart."""
+    own, span = [], slots.visible_BLS.shape[-1]
+    for number, block in enumerate(blocks):
+        own.append(LayerCache(cache.keys[number], cache.values[number], slots.slot, span))
+        across = None
+        if cache.cross_keys:
+            key_BGMK = cache.cross_keys[number]
+            across = LayerCache(key_BGMK, cache.cross_values[number], None, key_BGMK.shape[-2])
+        x_BLD = block(x_BLD, inputs, layer=number, cache=own[-1], cross_cache=across)
+    keys, values = tuple(one.key for one in own), tuple(one.value for one in own)
     return x_BLD, cache._replace(keys=keys, values=values)
-
-
-def _loop(decoder: Any, run: Any, x_BLD: jax.Array, cache: Cache, crosses: Any) -> tuple:
-    """All layers in a loop; the cache is carried whole, so that only new entries are written."""
-    graph, stacked = nnx.split(decoder.layers)
-
-    def body(carry: tuple, layer: tuple) -> tuple[tuple, None]:
-        x_BLD, keys, values = carry
-        params, number, cross = layer
-        at = lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False)  # noqa: E731
-        x_BLD, key, value = run(nnx.merge(graph, params), x_BLD, at(keys), at(values), cross, number)
-        put = lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, number, 0)  # noqa: E731
-        return (x_BLD, put(keys, key), put(values, value)), None
-
-    layers = (stacked, jnp.arange(decoder.arch.num_layers), crosses)
-    (x_BLD, keys, values), _ = jax.lax.scan(body, (x_BLD, cache.keys, cache.values), layers)
-    return x_BLD, keys, values

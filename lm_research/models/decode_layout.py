@@ -16,10 +16,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lm_research.models.architecture import Architecture
+from lm_research.models.block import Block, block_parts
 from lm_research.models.definition import ModelDefinition, Params
 from lm_research.models.heads import Model
-from lm_research.models.layers import Dense, few_rows, is_few
-from lm_research.models.transformer import Block
+from lm_research.models.layer_plan import Place, places
+from lm_research.models.layer_spec import LayerSpec
+from lm_research.models.layers import Dense, capped, few_rows, is_few
 
 HEAD = "head"  # name of the table of predictions among the parameters of `unroll`
 
@@ -31,21 +34,22 @@ def unroll(definition: ModelDefinition, params: Params) -> Params:
 
     `bind` takes either form. Run it inside jit.
     """
-    contracted = _contracted(definition)
+    arch, layers = definition.arch, params["decoder"]["layers"]
 
-    def one(path: tuple, leaf: jax.Array, layer: int) -> jax.Array:
-        leaf, names = leaf[layer], tuple(key.key for key in path)
-        if names not in contracted:
-            return leaf
-        return leaf.reshape(math.prod(leaf.shape[: contracted[names]]), -1).T
+    def one(spec: LayerSpec, place: Place) -> Params:
+        contracted, stacked = _contracted(arch, spec), layers[place.stack] if place.stack else layers
 
-    stacked = params["decoder"]["layers"]
-    layers = tuple(
-        jax.tree_util.tree_map_with_path(lambda path, leaf, n=number: one(path, leaf, n), stacked)
-        for number in range(definition.arch.num_layers)
-    )
+        def lay(path: tuple, leaf: jax.Array) -> jax.Array:
+            leaf, names = leaf[place.row], tuple(key.key for key in path)
+            if names not in contracted:
+                return leaf
+            return leaf.reshape(math.prod(leaf.shape[: contracted[names]]), -1).T
+
+        return jax.tree_util.tree_map_with_path(lay, stacked)
+
+    apart = tuple(map(one, arch.layer_specs, places(arch)))
     table_VE = _head_table(definition, params)
-    return {**params, "decoder": {**params["decoder"], "layers": layers, HEAD: table_VE.T}}
+    return {**params, "decoder": {**params["decoder"], "layers": apart, HEAD: table_VE.T}}
 
 
 def _head_table(definition: ModelDefinition, params: Params) -> jax.Array:
@@ -56,10 +60,9 @@ def _head_table(definition: ModelDefinition, params: Params) -> jax.Array:
     return params[stack]["embeddings"]["tokens"]
 
 
-def _contracted(definition: ModelDefinition) -> dict[tuple[str, ...], int]:
-    """Path of each kernel of a decoder's block -> how many of its axes are inputs."""
-    block = nnx.eval_shape(lambda: Block(definition.arch, nnx.Rngs(0)))
-    found = nnx.iter_graph(block)
+def _contracted(arch: Architecture, spec: LayerSpec) -> dict[tuple[str, ...], int]:
+    """Path of each kernel of a block -> how many of its axes are inputs."""
+    found = nnx.iter_graph(nnx.merge(*block_parts(arch, spec)))
     return {(*path, "kernel"): len(node.inputs) for path, node in found if isinstance(node, Dense)}
 
 
@@ -79,11 +82,10 @@ def bind(definition: ModelDefinition, params: Params) -> BoundModel:
     shapes = definition.shapes["decoder"]["layers"]
     decoder = {name: value for name, value in params["decoder"].items() if name != HEAD}
     model = definition.bind({**params, "decoder": {**decoder, "layers": shapes}})
-    graph, state = nnx.split(model.decoder.layers)
-
     blocks = []
-    for layer in layers:
-        own = jax.tree.map(lambda leaf: leaf, state)
+    for spec, layer in zip(definition.arch.layer_specs, layers, strict=True):
+        graph, shapes = block_parts(definition.arch, spec)
+        own = jax.tree.map(lambda leaf: leaf, shapes)
         nnx.replace_by_pure_dict(own, layer)
         block = nnx.merge(graph, own)
         for _, node in list(nnx.iter_graph(block)):
@@ -96,7 +98,7 @@ def bind(definition: ModelDefinition, params: Params) -> BoundModel:
 def predict(bound: BoundModel, x_BLD: jax.Array) -> jax.Array:
     """Next-token logits [B, L, V] in float32 after each of some states."""
     projection = bound.model.predict_tokens(x_BLD)
-    hidden_BME, table_VE, bias_V = projection
+    hidden_BME, table_VE, bias_V, cap = projection
     rows_RE = hidden_BME.reshape(-1, hidden_BME.shape[-1])
     if not is_few(rows_RE):
         return projection.logits()
@@ -106,4 +108,4 @@ def predict(bound: BoundModel, x_BLD: jax.Array) -> jax.Array:
     else:
         logits_RV = few_rows(table_VE.astype(rows_RE.dtype), rows_RE, jnp.float32)
     logits_RV = logits_RV if bias_V is None else logits_RV + bias_V
-    return logits_RV.reshape(*hidden_BME.shape[:2], -1)
+    return capped(logits_RV, cap).reshape(*hidden_BME.shape[:2], -1)

@@ -17,6 +17,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.heads import Head, Model
+from lm_research.models.layer_plan import stacks
 from lm_research.trees import flatten
 
 Params = dict[str, Any]
@@ -61,6 +62,14 @@ class ModelDefinition:
         state = jax.tree.map(lambda leaf: leaf, self._state)  # a copy of the structure
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(self._graph, state)
+
+    def layers_of(self, path: str) -> tuple[int, ...] | None:
+        """The numbers of the layers (of shared ones, the blocks) that are stacked in a parameter; None of one that is no layer's."""
+        stack, found, rest = path.partition("/layers/")
+        if not found:
+            return None
+        arch = self.arch.encoder if stack == "encoder" and self.arch.encoder is not None else self.arch
+        return next(s.layers for s in stacks(arch) if not s.name or rest.startswith(f"{s.name}/"))
 
     @property
     def num_params(self) -> int:

@@ -50,10 +50,13 @@ def train_flops(definition: ModelDefinition, length: int, predicted: float, sour
             keys = [key.key for key in path]
             if keys[-1] == "kernel":
                 from_source = "cross_attention" in keys and keys[-2] in ("key", "value")
-                repeats = arch.num_layers / arch.num_blocks
+                repeats = (
+                    arch.num_layers / arch.num_blocks * _share(definition, arch, f"{name}/layers/" + "/".join(keys))
+                )
                 layers += 6.0 * math.prod(leaf.shape) * repeats * (source_length if from_source else reads)
-        keys_seen = reads + (source_length if "cross_attention" in stack else 0)
-        attention += 12.0 * arch.num_layers * arch.num_heads * arch.head_width * reads * keys_seen
+        own = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs if spec.attention != "none")
+        across = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs) if arch.encoder is not None else 0
+        attention += 12.0 * reads * (own * reads + across * source_length)
     head = 6.0 * definition.arch.vocab_size * definition.arch.embedding_width * predicted
     return Flops(layers, attention, head)
 
@@ -75,6 +78,13 @@ def _stacks(shapes: Any) -> list[tuple[str, Any]]:
         if isinstance(tree, dict):
             found += [(name, tree["layers"])] if "layers" in tree else [(f"{name}/{n}", t) for n, t in _stacks(tree)]
     return found
+
+
+def _share(definition: ModelDefinition, arch: Architecture, path: str) -> float:
+    """How much of a kernel each position takes: of experts, some."""
+    spec = arch.layer_specs[definition.layers_of(path)[0] % arch.num_layers]
+    expert = spec.num_experts and "/feed_forward/" in path and "/router/" not in path
+    return spec.experts_per_token / spec.num_experts if expert else 1.0
 
 
 def _architecture(definition: ModelDefinition, name: str) -> Architecture:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.layers import Dense, activation, dropout, norm, weight, zeros
+from lm_research.models.layers import Dense, activation, capped, dropout, norm, weight, zeros
 from lm_research.models.transformer import Decoder, Encoder, EncoderOutput
 
 # Name of a head -> what it predicts. Each is built of some of the parts below.
@@ -52,17 +52,18 @@ class Head:
 
 
 class Projection(NamedTuple):
-    """Hidden states [B, M, E], token table [V, E] and bias [V] or None: logits = hidden table^T + bias."""
+    """Hidden states [B, M, E], token table [V, E] and bias [V] or None: logits = hidden table^T + bias, capped if `cap` is not 0."""
 
     hidden_BME: jax.Array
     table_VE: jax.Array
     bias_V: jax.Array | None
+    cap: float = 0.0
 
     def logits(self) -> jax.Array:
         """[B, M, V] in float32."""
         table = self.table_VE.astype(self.hidden_BME.dtype)
         logits = jnp.einsum("BME,VE->BMV", self.hidden_BME, table, preferred_element_type=jnp.float32)
-        return logits if self.bias_V is None else logits + self.bias_V
+        return capped(logits if self.bias_V is None else logits + self.bias_V, self.cap)
 
 
 class MaskedLMHead(nnx.Module):
@@ -76,14 +77,14 @@ class MaskedLMHead(nnx.Module):
         if not arch.tied:
             self.table = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
         self.activation = arch.head_activation or arch.activation
-        self.scale = arch.logit_scale
+        self.scale, self.cap = arch.logit_scale, arch.logit_cap
 
     def __call__(self, hidden_BMD: jax.Array, table_VE: jax.Array | None) -> Projection:
         """`table_VE` is the embedding table; it is not used by a head with its own."""
         hidden_BME = self.norm(activation(self.activation, self.dense(hidden_BMD)))
         hidden_BME = hidden_BME if self.scale == 1.0 else hidden_BME * self.scale
         table = getattr(self, "table", None)
-        return Projection(hidden_BME, table_VE if table is None else table[...], self.bias[...])
+        return Projection(hidden_BME, table_VE if table is None else table[...], self.bias[...], self.cap)
 
 
 class NextTokenHead(nnx.Module):
@@ -94,14 +95,14 @@ class NextTokenHead(nnx.Module):
             self.table = weight(rngs, (arch.vocab_size, arch.hidden_size), ("vocab", "embed"), arch)
         if arch.head_bias:
             self.bias = zeros((arch.vocab_size,), ("vocab",))
-        self.scale = arch.logit_scale
+        self.scale, self.cap = arch.logit_scale, arch.logit_cap
 
     def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:
         table, bias = getattr(self, "table", None), getattr(self, "bias", None)
         hidden_BMD = hidden_BMD if self.scale == 1.0 else hidden_BMD * self.scale
         # The bias is a constant of the checkpoint (BART's final_logits_bias): it is not trained there either.
         bias_V = None if bias is None else jax.lax.stop_gradient(bias[...])
-        return Projection(hidden_BMD, table_VD if table is None else table[...], bias_V)
+        return Projection(hidden_BMD, table_VD if table is None else table[...], bias_V, self.cap)
 
 
 class Pooler(nnx.Module):

@@ -138,7 +138,7 @@ class LayerNorm(nnx.Module):
     def __init__(self, arch: Architecture, width: int = 0) -> None:
         width = width or arch.hidden_size
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32), axes=(None,))
-        self.bias = zeros((width,), (None,))
+        self.bias = zeros((width,), (None,)) if arch.norm_bias else None
         self.epsilon = arch.norm_epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -147,8 +147,8 @@ class LayerNorm(nnx.Module):
         centred = x32 - mean
         variance = jnp.square(centred).mean(-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.epsilon)
-        y = y * over_rows(self.scale[...], y.shape) + over_rows(self.bias[...], y.shape)
-        return y.astype(x.dtype)
+        y = y * over_rows(self.scale[...], y.shape)
+        return (y if self.bias is None else y + over_rows(self.bias[...], y.shape)).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -227,6 +227,11 @@ ACTIVATIONS = {
 def activation(name: str, x: jax.Array) -> jax.Array:
     """The non-linearity called `name` in an Architecture."""
     return ACTIVATIONS[name](x)
+
+
+def capped(scores: jax.Array, cap: float) -> jax.Array:
+    """cap tanh(score / cap); of a cap of 0 the scores as they are."""
+    return cap * jnp.tanh(scores / cap) if cap else scores
 
 
 def random_bits(

@@ -5,7 +5,7 @@ It is plain arithmetic, done before any array or shape is made, so that a wrong 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ from msgspec import Meta
 from lm_research.common.documents import Count, Rate, Size, is_finite
 from lm_research.models.architecture import Architecture
 from lm_research.models.heads import HEADS, Head
+from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import ACTIVATIONS
 
 MAX_PARAMETERS = 10**13  # 40 TB in float32, ten times the largest models there are
@@ -28,13 +29,19 @@ Wavelength = Annotated[float, Meta(ge=1e-3, le=1e30)]
 RANGES: dict[str, Any] = {
     "vocab_size": Size, "hidden_size": Size, "num_layers": Depth, "num_heads": Size, "intermediate_size": Size,
     "max_length": Count, "position_offset": Count, "num_types": Count, "embedding_size": Count, "num_kv_heads": Count,
-    "head_size": Count, "layer_groups": Depth, "group_size": Depth, "window": Count, "window_from": Count,
+    "head_size": Count, "layer_groups": Depth, "group_size": Depth,
     "mup_base_width": Count, "relative_buckets": Annotated[int, Meta(ge=4, le=2**31 - 1)], "relative_max_distance": Size,
-    "eos_id": Token, "pad_id": Token, "rotary_theta": Wavelength, "norm_epsilon": Rate, "dropout_rate": Rate,
+    "eos_id": Token, "pad_id": Token, "norm_epsilon": Rate, "dropout_rate": Rate,
     "attention_dropout_rate": Rate, "activation_dropout_rate": Rate, "init_std": Scale, "residual_init_std": Scale,
-    "attention_scale": Scale, "embedding_scale": Scale, "logit_scale": Scale,
+    "embedding_scale": Scale, "logit_scale": Scale, "logit_cap": Scale,
     "activation": Literal[tuple(ACTIVATIONS)], "pooler_activation": Literal["", *ACTIVATIONS],
     "head_activation": Literal["", *ACTIVATIONS], "dtype": Literal["float32", "bfloat16", "float16"],
+}  # fmt: skip
+# The same of LayerSpec.
+LAYER_RANGES: dict[str, Any] = {
+    "window": Count, "rotary_theta": Wavelength, "rotary_fraction": Annotated[float, Meta(gt=0, le=1)], "score_cap": Scale,
+    "attention_scale": Scale, "num_heads": Count, "num_kv_heads": Count, "head_size": Count, "intermediate_size": Count,
+    "residual_scale": Scale, "num_experts": Count, "experts_per_token": Count,
 }  # fmt: skip
 # Way of stretching rotary positions -> the numbers it needs.
 STRETCHES = {
@@ -69,21 +76,34 @@ def num_parameters(arch: Architecture) -> int:
     if arch.positions == "learned":
         rows += arch.max_length + arch.position_offset
     tables = (rows + arch.num_types) * arch.embedding_width + (0 if arch.tied else arch.vocab_size * width)
-    attention = 2 * width * arch.head_width * (arch.num_heads + arch.kv_heads)
-    block = attention * (1 if arch.encoder is None else 2) + (3 if arch.gated else 2) * width * arch.intermediate_size
-    relative = arch.relative_buckets * arch.num_heads if arch.positions == "relative" else 0
+    relative = arch.relative_buckets * arch.num_heads if _has_relative(arch) else 0
     encoder = num_parameters(arch.encoder) if arch.encoder is not None else 0
-    return encoder + tables + relative + block * arch.num_blocks
+    blocks = sum(_in_block(arch, spec) for spec in (arch.layer_specs * 2)[: arch.num_blocks])
+    return encoder + tables + relative + blocks
+
+
+def _in_block(arch: Architecture, spec: LayerSpec) -> int:
+    width = arch.hidden_size
+    attention = 2 * width * spec.head_size * (spec.num_heads + spec.num_kv_heads) if spec.attention != "none" else 0
+    feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
+    return attention * (1 if arch.encoder is None else 2) + feed_forward + width * spec.num_experts
+
+
+def _has_relative(arch: Architecture) -> bool:
+    return any(spec.positions == "relative" for spec in arch.layers)
 
 
 def _out_of_range(arch: Architecture, names: Mapping[str, str]) -> str:
-    for field, kind in RANGES.items():
-        value = getattr(arch, field)
-        try:
-            msgspec.convert(value, kind)
-        except (msgspec.ValidationError, OverflowError) as error:
-            reason = str(error).replace("`", "")
-            return f"{names.get(field, field)} is {value!r:.60}: {reason[:1].lower()}{reason[1:]}"
+    if not arch.layers:
+        return "its pattern of layers is empty"
+    for fields, ranges in ((arch, RANGES), *((spec, LAYER_RANGES) for spec in dict.fromkeys(arch.layers))):
+        for field, kind in ranges.items():
+            value = getattr(fields, field)
+            try:
+                msgspec.convert(value, kind)
+            except (msgspec.ValidationError, OverflowError) as error:
+                reason = str(error).replace("`", "")
+                return f"{names.get(field, field)} is {value!r:.60}: {reason[:1].lower()}{reason[1:]}"
     return ""
 
 
@@ -93,22 +113,40 @@ def _unfitting(arch: Architecture, names: Mapping[str, str]) -> str:
 
     if not arch.head_size and arch.hidden_size % arch.num_heads:
         return f"{said('hidden_size', 'num_heads')} do not go together, as each head takes an equal part of the width"
-    if arch.num_heads % arch.kv_heads:
-        return (
-            f"{said('num_heads', 'num_kv_heads')} do not go together, as each of the latter serves equally many heads"
-        )
-    if arch.positions == "rotary" and arch.head_width % 2:
-        return f"heads are {arch.head_width} wide ({said('hidden_size', 'num_heads', 'head_size')}), but rotary positions turn pairs of numbers"
-    if wrong := _stretch(dict(arch.rotary_scaling)):
-        return wrong
-    if arch.positions == "relative" and arch.relative_max_distance <= arch.relative_buckets // 2:
+    for spec in arch.kinds:
+        if wrong := _unfitting_layer(arch, spec, said):
+            return wrong
+    if _has_relative(arch) and arch.relative_max_distance <= arch.relative_buckets // 2:
         more = said("relative_max_distance", "relative_buckets")
         return f"{more} do not go together, as half of the buckets have one distance each"
     if arch.positions == "learned" and arch.max_length < 1:
         return f"its {said('max_length')} leaves no position for a token"
     if arch.vocab_size <= arch.pad_id and arch.position_offset:
         return f"{said('pad_id', 'vocab_size')} do not go together, as there is no such token"
+    if arch.share_layers and len(arch.kinds) > 1:
+        return "layers that share parameters are all of one kind, but its pattern has several"
     return ""
+
+
+def _unfitting_layer(arch: Architecture, spec: LayerSpec, said: Callable[..., str]) -> str:
+    if spec.num_heads % spec.num_kv_heads:
+        heads = said("num_heads", "num_kv_heads")
+        return f"{heads} do not go together, as each of the latter serves equally many heads"
+    if spec.positions == "rotary" and spec.rotary_width % 2:
+        sizes = said("hidden_size", "num_heads", "head_size")
+        part = "" if spec.rotary_fraction == 1 else f", of which {spec.rotary_fraction} are rotated"
+        return f"heads are {spec.head_size} wide ({sizes}){part}, but rotary positions turn pairs of numbers"
+    if spec.attention in ("window", "chunked") and not spec.window:
+        return f"a layer has attention={spec.attention}, but window=0"
+    if spec.attention == "chunked" and not arch.causal:
+        return "a layer has attention=chunked, which is for causal stacks"
+    if spec.positions == "relative" and spec.num_heads != arch.num_heads:
+        return "a layer with relative positions has its own num_heads, but the table of the stack is for all"
+    if spec.num_experts and not 1 <= spec.experts_per_token <= spec.num_experts:
+        return f"experts_per_token={spec.experts_per_token} is not from 1 to num_experts={spec.num_experts}"
+    if spec.residual == "parallel" and arch.encoder is not None:
+        return "a layer has residual=parallel, which has no place for the attention to an encoder"
+    return _stretch(dict(spec.rotary_scaling))
 
 
 def _stretch(scaling: Mapping[str, Any]) -> str:

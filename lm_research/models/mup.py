@@ -32,7 +32,12 @@ def parametrise(arch: Architecture, config: ModelConfig) -> Architecture:
     Raises:
       ConfigError: it has scales of its own, a second stack, or embeddings of another width.
     """
-    if arch.encoder is not None or arch.attention_scale or arch.logit_scale != 1.0 or arch.embedding_projection:
+    if (
+        arch.encoder is not None
+        or arch.layers[0].attention_scale
+        or arch.logit_scale != 1.0
+        or arch.embedding_projection
+    ):
         raise ConfigError(
             f"model.mup_base_width={config.mup_base_width} is for encoders and decoders whose scores are divided by the root of a head's "
             f"width, and whose embeddings have the width of the model; model.family={config.family} is another kind. Set "
@@ -40,7 +45,7 @@ def parametrise(arch: Architecture, config: ModelConfig) -> Architecture:
         )
     ratio = width_ratio(config)
     scale = config.mup_base_head_size**0.5 / arch.head_width if config.mup_base_head_size else 0.0
-    return arch.replace(mup_base_width=config.mup_base_width, logit_scale=1 / ratio, attention_scale=scale)
+    return arch.replace(mup_base_width=config.mup_base_width, logit_scale=1 / ratio).with_layers(attention_scale=scale)
 
 
 def rate_share(path: str, ratio: float) -> float:

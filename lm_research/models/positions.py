@@ -48,13 +48,33 @@ def rotary_frequencies(width: int, theta: float, scaling: Mapping[str, float | s
     return frequency.astype(np.float32)
 
 
-def rotate(x_BLHK: jax.Array, positions_BL: jax.Array, frequency_K2: np.ndarray) -> jax.Array:
-    """Turns element i of each head together with element i + K / 2 by position x frequency i, in float32."""
+def rotate(
+    x_BLHK: jax.Array, positions_BL: jax.Array, frequency_K2: np.ndarray, interleaved: bool = False
+) -> jax.Array:
+    """Turns pairs of numbers of each head by position x frequency i, in float32.
+
+    A pair is the elements i and i + (number of frequencies), or 2 i and 2 i + 1 if `interleaved`. What is behind all pairs stays.
+    """
+    width = 2 * len(frequency_K2)
     angle_BL1K2 = positions_BL[:, :, None, None].astype(jnp.float32) * frequency_K2
     cos, sin = jnp.cos(angle_BL1K2), jnp.sin(angle_BL1K2)
-    first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BLHK.dtype)
+    x32, stays = x_BLHK[..., :width].astype(jnp.float32), x_BLHK[..., width:]
+    first, second = (x32[..., ::2], x32[..., 1::2]) if interleaved else jnp.split(x32, 2, axis=-1)
+    pair = (first * cos - second * sin, second * cos + first * sin)
+    turned = jnp.stack(pair, axis=-1).reshape(x32.shape) if interleaved else jnp.concatenate(pair, axis=-1)
+    turned = turned.astype(x_BLHK.dtype)
+    return jnp.concatenate([turned, stays], axis=-1) if stays.shape[-1] else turned
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+    """What each head subtracts from its scores for a unit of distance, [H] in float32 (Press et al. 2022, section 3).
+
+    2^(-8 n / H), n from 1, of a power of two; of another number those of the next smaller one, and every second of the next larger one's.
+    """
+    power = 2 ** int(math.log2(heads))
+    slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
+    between = 2.0 ** (-4.0 / power * np.arange(1, 2 * (heads - power), 2))
+    return np.concatenate([slopes, between]).astype(np.float32)
 
 
 def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, both_ways: bool) -> np.ndarray:
@@ -94,6 +114,11 @@ def distance_table(table_RH: jax.Array, length: int, max_distance: int, both_way
     bucket_X = distance_buckets(np.arange(1 - length, length), len(table_RH), max_distance, both_ways)
     one_hot_XR = jax.nn.one_hot(bucket_X, len(table_RH), dtype=jnp.float32)
     return jnp.einsum("XR,RH->HX", one_hot_XR, table_RH.astype(jnp.float32))
+
+
+def alibi_table(heads: int, length: int) -> np.ndarray:
+    """What each head adds to its scores by distance, as `distance_table`: minus its slope times the distance, to either side."""
+    return -alibi_slopes(heads)[:, None] * np.abs(np.arange(1 - length, length, dtype=np.float32))
 
 
 def by_distance(values_HX: jax.Array, query_length: int) -> jax.Array:

@@ -1,13 +1,13 @@
-"""Embeddings, Block, and the stacks of blocks: Encoder (sees both ways) and Decoder (sees the past, and an encoder).
+"""The stacks of blocks: Encoder (sees both ways) and Decoder (sees the past, and an encoder).
 
-Legend: B batch, L length, S length of the encoder's rows, D model width, E embedding width, F feed-forward width,
-V vocabulary, N layers, H heads.
+Legend: B batch, L length, S length of the encoder's rows, D model width, V vocabulary, N layers, H heads, E experts.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,16 @@ import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.attention.cache import LayerCache
-from lm_research.models.attention.mask import AttentionMask, attention_bias
-from lm_research.models.attention.module import Attention, in_kernels
-from lm_research.models.layers import Dense, activation, dropout, is_few, norm, over_rows, split_key, weight
-from lm_research.models.positions import distance_table, relative_bias, sinusoidal
-from lm_research.parallel.rules import constrain, length_parts
+from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache
+from lm_research.models.attention.mask import AttentionMask, attention_bias, chunked
+from lm_research.models.attention.module import in_kernels
+from lm_research.models.block import Block, BlockInputs, Seen, block_parts
+from lm_research.models.embeddings import Embeddings
+from lm_research.models.layer_plan import Segment, Stack, places, segments, stacks
+from lm_research.models.layer_spec import LayerSpec
+from lm_research.models.layers import dropout, norm, split_key, weight
+from lm_research.models.positions import alibi_table, by_distance, distance_table, relative_bias
+from lm_research.parallel.rules import length_parts
 
 
 class EncoderOutput(NamedTuple):
@@ -32,170 +36,16 @@ class EncoderOutput(NamedTuple):
 
 
 class StackOutputs(NamedTuple):
-    """What a stack went through: the input of each block and the final states, and each block's attention.
+    """What a stack went through: the input of each block and the final states, each block's attention, and router.
 
-    hidden_states: N + 1 arrays [B, L, D]; attentions and cross_attentions: N arrays [B, H, L, S].
+    hidden_states: N + 1 arrays [B, L, D]; attentions and cross_attentions: arrays [B, H, L, S] of the layers that have one; routing: of
+    layers with experts, the router's probabilities [B, L, E].
     """
 
     hidden_states: tuple[jax.Array, ...]
     attentions: tuple[jax.Array, ...]
     cross_attentions: tuple[jax.Array, ...]
-
-
-class Embeddings(nnx.Module):
-    """Token + position (+ type) embeddings, normalised and projected to D where the architecture says so."""
-
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        width = arch.embedding_width
-        if arch.has_tokens:  # otherwise the encoder's table serves both
-            self.tokens = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
-        if arch.positions == "learned":
-            rows = arch.max_length + arch.position_offset
-            self.positions = weight(rngs, (rows, width), (None, "embed"), arch)
-        if arch.num_types:
-            self.types = weight(rngs, (arch.num_types, width), (None, "embed"), arch)
-        if arch.embedding_norm:
-            self.norm = norm(arch, width)
-        if arch.embedding_projection:
-            self.projection = Dense([(width, None)], [(arch.hidden_size, "embed")], arch, rngs)
-        self.arch = arch
-
-    def __call__(
-        self,
-        tokens_BL: jax.Array,
-        positions_BL: jax.Array | None,
-        types_BL: jax.Array | None,
-        dropout_key: jax.Array | None,
-        table_VE: jax.Array | None = None,
-    ) -> jax.Array:
-        arch = self.arch
-        table_VE = self.tokens[...] if arch.has_tokens else table_VE
-        # Rows whole on each device before they are looked up: otherwise XLA moves the result around instead.
-        x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
-        if arch.embedding_scale != 1.0:
-            x_BLE = x_BLE * arch.embedding_scale
-        x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
-        if arch.num_types:
-            # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
-            one_hot = jax.nn.one_hot(0 if types_BL is None else types_BL, arch.num_types, dtype=jnp.float32)
-            x_BLE += one_hot @ self.types[...]
-        if arch.token_types and types_BL is not None:
-            x_BLE += jnp.take(constrain(table_VE, "vocab", None), types_BL, axis=0)
-        if arch.embedding_norm:
-            x_BLE = self.norm(x_BLE)
-        x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", "length", None)
-        x_BLE = dropout(x_BLE, arch.dropout_rate, dropout_key)
-        return self.projection(x_BLE) if arch.embedding_projection else x_BLE
-
-    def _add_positions(self, x_BLE: jax.Array, tokens_BL: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
-        arch, length = self.arch, tokens_BL.shape[1]
-        if positions_BL is None and not arch.count_padding:
-            real_BL = (tokens_BL != arch.pad_id).astype(jnp.int32)
-            positions_BL = jnp.cumsum(real_BL, axis=1) * real_BL - 1
-        if arch.positions == "sinusoidal":
-            positions_BL = jnp.arange(length)[None] if positions_BL is None else positions_BL
-            return x_BLE + sinusoidal(positions_BL, x_BLE.shape[-1])
-        if arch.positions != "learned":
-            return x_BLE
-        table = constrain(self.positions[...], None, None)
-        if positions_BL is None:
-            return x_BLE + over_rows(table[arch.position_offset :][:length], x_BLE.shape)
-        return x_BLE + jnp.take(table, positions_BL + arch.position_offset, axis=0)
-
-
-class FeedForward(nnx.Module):
-    """Two dense layers with an activation between them, D -> F -> D; the inner one multiplied by a third if gated."""
-
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        width, inner = [(arch.hidden_size, "embed")], [(arch.intermediate_size, "mlp")]
-        self.up = Dense(width, inner, arch, rngs, bias=arch.mlp_bias)
-        if arch.gated:
-            self.gate = Dense(width, inner, arch, rngs, bias=arch.mlp_bias)
-        self.down = Dense(inner, width, arch, rngs, std=arch.residual_init_std or None, bias=arch.mlp_bias)
-        self.arch = arch
-
-    def __call__(self, x_BLD: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-        x_RD = x_BLD.reshape(-1, x_BLD.shape[-1])
-        if not (self.up.outputs_first and is_few(x_RD)):
-            inner_BLF = self._activated(Dense.__call__, x_BLD)
-            inner_BLF = constrain(inner_BLF, "batch", "length", "act_mlp")
-            return self.down(dropout(inner_BLF, self.arch.activation_dropout_rate, dropout_key))
-        # Few rows stay columns from one product to the next.
-        inner_FR = self._activated(Dense.columns, jax.lax.optimization_barrier(x_RD.T))
-        return jax.lax.optimization_barrier(self.down.columns(inner_FR)).T.reshape(x_BLD.shape)
-
-    def _activated(self, product: Callable[[Dense, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-        name, up = self.arch.activation, product(self.up, x)
-        return activation(name, product(self.gate, x)) * up if self.arch.gated else activation(name, up)
-
-
-class BlockInputs(NamedTuple):
-    """What all blocks of a stack share: masks and biases on scores, rotary positions, the encoder's states."""
-
-    bias_BHLL: jax.Array | AttentionMask
-    unlimited_BHLL: jax.Array | None  # the bias of the blocks without a window, where others have one
-    positions_BL: jax.Array | None
-    memory_BSD: jax.Array | None
-    memory_bias_B1LS: jax.Array | AttentionMask | None
-
-
-class Block(nnx.Module):
-    """Self-attention, attention to an encoder if there is one, and feed-forward.
-
-    Each with dropout, a residual sum, and a norm before or after it.
-    """
-
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        self.attention = Attention(arch, rngs)
-        self.attention_norm = norm(arch)
-        if arch.encoder is not None:
-            self.cross_attention = Attention(arch, rngs, cross=True)
-            self.cross_attention_norm = norm(arch)
-        self.feed_forward = FeedForward(arch, rngs)
-        self.feed_forward_norm = norm(arch)
-        self.arch = arch
-
-    def __call__(
-        self,
-        x_BLD: jax.Array,
-        inputs: BlockInputs,
-        key: jax.Array | None = None,
-        layer: jax.Array | int = 0,
-        probs: list[jax.Array] | None = None,
-        cache: LayerCache | None = None,
-        cross_cache: LayerCache | None = None,
-    ) -> jax.Array:
-        """[B, L, D]; `probs` collects the probabilities of its attentions, in order; the caches are those of both."""
-        crosses = self.arch.encoder is not None
-        inner = self.arch.activation_dropout_rate > 0
-        keys = iter(split_key(key, 3 + 2 * crosses + inner))
-
-        mask, options = inputs.bias_BHLL, dict(layer=layer, probs=probs)
-        if inputs.unlimited_BHLL is not None:
-            mask = jnp.where(layer < self.arch.window_from, inputs.unlimited_BHLL, mask)
-
-        def attend(x_BLD: jax.Array) -> jax.Array:
-            own = dict(positions_BL=inputs.positions_BL, dropout_key=next(keys))
-            return self.attention(x_BLD, mask, cache, **own, **options)
-
-        def attend_to_encoder(x_BLD: jax.Array) -> jax.Array:
-            own = dict(memory_BSD=inputs.memory_BSD, dropout_key=next(keys))
-            return self.cross_attention(x_BLD, inputs.memory_bias_B1LS, cross_cache, **own, **options)
-
-        x_BLD = self._residual(x_BLD, attend, self.attention_norm, keys)
-        if crosses:
-            x_BLD = self._residual(x_BLD, attend_to_encoder, self.cross_attention_norm, keys)
-        feed = lambda x_BLD: self.feed_forward(x_BLD, next(keys) if inner else None)  # noqa: E731
-        return self._residual(x_BLD, feed, self.feed_forward_norm, keys)
-
-    def _residual(
-        self, x_BLD: jax.Array, branch: Callable[[jax.Array], jax.Array], norm: nnx.Module, keys: object
-    ) -> jax.Array:
-        if self.arch.norm == "post":
-            x_BLD = norm(x_BLD + dropout(branch(x_BLD), self.arch.dropout_rate, next(keys)))
-        else:
-            x_BLD = x_BLD + dropout(branch(norm(x_BLD)), self.arch.dropout_rate, next(keys))
-        return constrain(x_BLD, "batch", "length", None)
+    routing: tuple[jax.Array, ...] = ()
 
 
 REMAT_POLICIES = {
@@ -204,15 +54,33 @@ REMAT_POLICIES = {
 }
 
 
+class Stacks(nnx.Module):
+    """Stacked blocks of several kinds, by the name of the kind."""
+
+    def __init__(self, blocks: dict[str, Block]) -> None:
+        for name, block in blocks.items():
+            setattr(self, name, block)
+
+
+def stacked_blocks(arch: Architecture, rngs: nnx.Rngs) -> Block | Stacks:
+    """The blocks of a stack, their parameters stacked along a leading axis "layers" as layer_plan.py says."""
+
+    def stacked(stack: Stack) -> Block:
+        return nnx.vmap(lambda block_rngs: Block(arch, stack.spec, block_rngs))(rngs.split(len(stack.layers)))
+
+    blocks = {stack.name: stacked(stack) for stack in stacks(arch)}
+    return blocks[""] if "" in blocks else Stacks(blocks)
+
+
 class Transformer(nnx.Module):
-    """Embeddings and N blocks whose parameters are stacked along a leading axis "layers"."""
+    """Embeddings and N blocks."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         self.embeddings = Embeddings(arch, rngs)
-        self.layers = nnx.vmap(lambda block_rngs: Block(arch, block_rngs))(rngs.split(arch.num_blocks))
-        if arch.norm == "pre":
+        self.layers = stacked_blocks(arch, rngs)
+        if arch.final_norm:
             self.final_norm = norm(arch)
-        if arch.positions == "relative":
+        if any(spec.positions == "relative" for spec in arch.layers):
             self.relative_bias = weight(rngs, (arch.relative_buckets, arch.num_heads), (None, "heads"), arch)
         self.arch = arch
 
@@ -248,17 +116,17 @@ class Transformer(nnx.Module):
         x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE)
         segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
-        blocks = captured is None  # where the whole of the probabilities is not asked for
+        capture = captured is not None  # the whole of the probabilities
         drops = dropout_key is not None and arch.attention_dropout_rate > 0
-        inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, blocks, drops)
-        x_BLD, seen = self._run_layers(x_BLD, inputs, layers_key, captured is not None)
-        if arch.norm == "pre":
+        inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, drops)
+        x_BLD, seen, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
+        if arch.final_norm:
             x_BLD = self.final_norm(x_BLD)
         if arch.final_dropout:
             x_BLD = dropout(x_BLD, arch.dropout_rate, *final_key)
         if captured is not None:
-            inputs, *probs = (tuple(stacked) for stacked in seen)
-            captured.append(StackOutputs((*inputs, x_BLD), probs[0], probs[1] if len(probs) > 1 else ()))
+            inputs, *shown = zip(*seen, strict=True)
+            captured.append(StackOutputs((*inputs, x_BLD), *(tuple(itertools.chain(*layers)) for layers in shown)))
         return x_BLD
 
     def _block_inputs(
@@ -274,52 +142,173 @@ class Transformer(nnx.Module):
         """What the layers share. With `blocks` scores may be made a block at a time: in rings where devices share the positions of
         rows, or by kernels (of which not all can do what `drops` probabilities)."""
         arch, length = self.arch, segments_BL.shape[1]
-        memory_BSD = None if memory is None else memory.x_BSD
-        relative = arch.positions == "relative"
+        rings, masks, made = blocks and length_parts(length) > 1, {}, {}
+        for spec in arch.kinds:
+            kernels = blocks and in_kernels(arch, spec, (length, length), drops, prefix_BL is not None)
+            looks = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"), kernels)
+            if spec.attention != "none" and looks not in made:
+                segments = [queries_BL, segments_BL]
+                if spec.attention == "chunked":
+                    segments = [chunked(segments, positions_BL, spec.window) for segments in segments]
+                window = spec.window if spec.attention == "window" else 0
+                mask = AttentionMask(*segments, arch.causal, window, prefix_BL)
+                made[looks] = self._with_distances(spec, mask, rings or kernels)
+            masks[spec] = made.get(looks)
+        if memory is None:
+            return BlockInputs(masks, positions_BL)
+        both, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
+        kernels = blocks and in_kernels(arch, arch.layer_specs[0].across, (length, sources), drops, False)
+        in_blocks = length_parts(sources) > 1 if rings else kernels
+        memory_mask = AttentionMask(*both) if in_blocks else attention_bias(*both)
+        return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask)
+
+    def _with_distances(self, spec: LayerSpec, mask: AttentionMask, in_blocks: bool) -> jax.Array | AttentionMask:
+        """The mask with what a layer adds for distances: for a block at a time, or whole."""
+        arch, length = self.arch, mask.query_segments_BL.shape[1]
         reach = dict(max_distance=arch.relative_max_distance, both_ways=not arch.causal)
-        rings = blocks and length_parts(length) > 1
-        memory_bias = None
-        if memory is not None:
-            both, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
-            kernels = blocks and in_kernels(arch, (length, sources), drops, False)
-            memory_bias = (
-                AttentionMask(*both) if (length_parts(sources) > 1 if rings else kernels) else attention_bias(*both)
-            )
-        kernels = blocks and not relative and in_kernels(arch, (length, length), drops, prefix_BL is not None)
-        if rings or kernels:
-            distances_HX = distance_table(self.relative_bias[...], length, **reach) if relative else None
-            limits = (arch.causal, arch.window, arch.window_from)
-            mask = AttentionMask(queries_BL, segments_BL, *limits, prefix_BL, distances_HX)
-            return BlockInputs(mask, None, positions_BL, memory_BSD, memory_bias)
-        bias = attention_bias(queries_BL, segments_BL, arch.causal, arch.window, prefix_BL)
-        if relative:
+        if in_blocks:
+            distances_HX = None
+            if spec.positions == "relative":
+                distances_HX = distance_table(self.relative_bias[...], length, **reach)
+            elif spec.positions == "alibi":
+                distances_HX = alibi_table(spec.num_heads, length)
+            return mask._replace(distances_HX=distances_HX)
+        bias = mask.bias(0, 0)
+        if spec.positions == "relative":
             bias += relative_bias(self.relative_bias[...], length, length, **reach)
-        unlimited = attention_bias(queries_BL, segments_BL, arch.causal, 0, prefix_BL) if arch.window_from else None
-        return BlockInputs(bias, unlimited, positions_BL, memory_BSD, memory_bias)
+        elif spec.positions == "alibi":
+            bias += by_distance(alibi_table(spec.num_heads, length), length)[None]
+        return bias
 
-    def _run_layers(
-        self, x_BLD: jax.Array, inputs: BlockInputs, key: jax.Array | None, capture: bool
-    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """The last block's output, and stacked over blocks, if `capture`, its input and attentions."""
-        arch = self.arch
-        graphdef, stacked = nnx.split(self.layers)
-        keys = None if key is None else jax.random.split(key, arch.num_layers)
-        one = jax.tree.map(lambda leaf: leaf[0], stacked) if arch.num_blocks == 1 else None
-        if arch.share_layers and one is None:
-            stacked = jax.tree.map(lambda leaf: leaf[np.array(arch.block_of_layer)], stacked)
+    def run_layers(
+        self,
+        x_BLD: jax.Array,
+        inputs: BlockInputs,
+        key: jax.Array | None = None,
+        capture: bool = False,
+        cache: Cache | None = None,
+        slots: CacheSlots | None = None,
+    ) -> tuple[jax.Array, list[tuple], Cache | None]:
+        """The last block's output; of each layer, if `capture`, its input and what its block has seen; the cache with what is new.
 
-        def body(x_BLD: jax.Array, layer: tuple) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-            params, layer_key, number = layer
-            block = nnx.merge(graphdef, params if one is None else one)
-            probs = [] if capture else None
-            y_BLD = block(x_BLD, inputs, layer_key, number, probs)
-            return y_BLD, (x_BLD, *probs) if capture else ()
+        `slots` are those that new tokens take of the cache.
+        """
+        keys_N, seen, stores = None if key is None else jax.random.split(key, self.arch.num_layers), [], []
+        for number, segment in enumerate(segments(self.arch)):
+            store = None if cache is None else cache.of(number)
+            x_BLD, shown, store = self._run_segment(segment, x_BLD, inputs, keys_N, capture, store, slots)
+            seen += shown
+            stores.append(store)
+        return x_BLD, seen, None if cache is None else cache.with_layers(stores)
 
-        if arch.remat != "none":
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[arch.remat], prevent_cse=not arch.scan_layers)
-        unroll = 1 if arch.scan_layers else arch.num_layers
-        layers = (stacked if one is None else None, keys, jnp.arange(arch.num_layers))
-        return jax.lax.scan(body, x_BLD, layers, unroll=unroll)
+    def _run_segment(
+        self,
+        segment: Segment,
+        x_BLD: jax.Array,
+        inputs: BlockInputs,
+        keys_N: jax.Array | None,
+        capture: bool,
+        store: Any,
+        slots: CacheSlots | None,
+    ) -> tuple[jax.Array, list[tuple], Any]:
+        """The same of one segment: a loop over its repetitions, whose body is its period."""
+        arch, (first, period, count) = self.arch, segment
+        looped = count > 1 and arch.scan_layers
+        specs = arch.layer_specs[first : first + period]
+        params, pick = self._parameters(segment)
+        crosses = None
+        if store is not None:  # the cache is carried whole, so that only new entries are written
+            store, crosses = store
+
+        def run(spec: LayerSpec, params: Any, x_BLD: jax.Array, key: Any, number: Any, pair: Any, cross: Any) -> tuple:
+            block, shown = nnx.merge(block_parts(arch, spec)[0], params), Seen() if capture else None
+            own = None if pair is None else LayerCache(*pair, slots.slot, slots.visible_BLS.shape[-1])
+            across = None if cross is None else LayerCache(*cross, None, cross[0].shape[-2])
+            y_BLD = block(x_BLD, inputs, key, number, shown, own, across)
+            shown = (x_BLD, shown.attention, shown.cross_attention, shown.routing) if capture else ()
+            return y_BLD, shown, None if own is None else (own.key, own.value)
+
+        if arch.remat != "none" and store is None:
+            run = jax.checkpoint(run, policy=REMAT_POLICIES[arch.remat], prevent_cse=not looped, static_argnums=0)
+
+        def body(carry: tuple, repetition: tuple) -> tuple[tuple, list]:
+            (x_BLD, store), (params, keys, number, crosses) = carry, repetition
+            shown, stored = [], []
+            for place, spec in enumerate(specs):
+                own = lambda tree, place=place: None if tree is None else tree[place]  # noqa: E731
+                at = lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False)  # noqa: E731
+                key = keys if keys is None or period == 1 else keys[place]
+                layer = number if (first, period) == (0, 1) else first + number * period + place
+                pair, cross = jax.tree.map(at, own(store)), own(crosses)
+                x_BLD, seen, pair = run(spec, pick(params, place), x_BLD, key, layer, pair, cross)
+                put = lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, number, 0)  # noqa: E731
+                stored.append(None if pair is None else jax.tree.map(put, own(store), pair))
+                shown.append(seen)
+            return (x_BLD, None if store is None else tuple(stored)), shown
+
+        if keys_N is not None:
+            keys_N = keys_N[first : first + count * period]
+            keys_N = keys_N if period == 1 else keys_N.reshape(count, period)
+        if count == 1:
+            params, keys_N, others = jax.tree.map(lambda x: x[0], (params, keys_N, crosses))
+            (x_BLD, store), layers = body((x_BLD, store), (params, keys_N, 0, others))
+        else:
+            repetitions = (params, keys_N, jnp.arange(count), crosses)
+            unroll = 1 if arch.scan_layers else count
+            (x_BLD, store), shown = jax.lax.scan(body, (x_BLD, store), repetitions, unroll=unroll)
+            layers = [jax.tree.map(lambda x, n=n: x[n], one) for n in range(count) for one in shown] if capture else []
+        return x_BLD, layers if capture else [], None if store is None else (store, crosses)
+
+    def of_each_layer(self, function: Callable[[Block], tuple]) -> tuple[tuple, ...]:
+        """The parts of what `function` makes of each block, each part for each segment and layer of its period, [count, ...]."""
+        found = []
+        for segment in segments(self.arch):
+            specs = self.arch.layer_specs[segment.first : segment.first + segment.period]
+            params, pick = self._parameters(segment)
+
+            def of_period(repetition: tuple, specs: Any = specs, pick: Any = pick) -> tuple:
+                graphs = [block_parts(self.arch, spec)[0] for spec in specs]
+                blocks = (nnx.merge(graph, pick(repetition[0], place)) for place, graph in enumerate(graphs))
+                return tuple(map(function, blocks))
+
+            found.append(tuple(zip(*jax.lax.map(of_period, (params, jnp.arange(segment.count))), strict=True)))
+        return tuple(zip(*found, strict=True))
+
+    def _parameters(self, segment: Segment) -> tuple[Any, Any]:
+        """Parameters of a segment by stack, [count, ...] or with several of a period [count, several, ...], and what picks those of a layer."""
+        arch, (first, period, count) = self.arch, segment
+        own = places(arch)[first : first + count * period]
+        states = {stack.name: nnx.split(_blocks(self, stack.name))[1] for stack in stacks(arch)}
+        if arch.share_layers and arch.num_blocks == 1:  # not copied for each layer
+            one = jax.tree.map(lambda leaf: leaf[0], states[""])
+            return None, lambda params, place: one
+        if arch.share_layers:
+            rows = np.array([place.row for place in own])
+            return jax.tree.map(lambda leaf: leaf[rows], states[""]), lambda params, place: params
+        once = own[:period]
+        each = {place.stack: sum(other.stack == place.stack for other in once) for place in once}
+        starts = {place.stack: place.row for place in reversed(own)}
+
+        def cut(name: str) -> Any:
+            several, start = each[name], starts[name]
+
+            def one(leaf: jax.Array) -> jax.Array:
+                leaf = leaf if len(leaf) == several * count else leaf[start : start + several * count]
+                return leaf if several == 1 else leaf.reshape(count, several, *leaf.shape[1:])
+
+            return jax.tree.map(one, states[name])
+
+        def pick(params: Any, place: int) -> Any:
+            name, row = once[place]
+            several = params[name]
+            return several if each[name] == 1 else jax.tree.map(lambda leaf: leaf[row - starts[name]], several)
+
+        return {name: cut(name) for name in each}, pick
+
+
+def _blocks(stack: Transformer, name: str) -> Block:
+    """The stacked blocks of a kind."""
+    return getattr(stack.layers, name) if name else stack.layers
 
 
 class Encoder(Transformer):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.models.heads import Projection
+from lm_research.models.layers import capped
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, context_size, flatten_rows
 
@@ -46,7 +47,7 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
       targets_BM: token ids.
       weights_BM: float weights; 0 leaves a position out.
     """
-    hidden_BMD, table_VD, bias_V = projection  # D is the table's width here
+    hidden_BMD, table_VD, bias_V, cap = projection  # D is the table's width here
     table_VD = constrain(table_VD, "vocab", None)
     if context_size() > 1:  # which shares any number of positions once some without weight fill it up
         fill = [(0, 0), (0, -targets_BM.shape[1] % context_size())]
@@ -57,7 +58,7 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
         table_VD = jnp.pad(table_VD, [(0, fill), (0, 0)])
         bias_V = None if bias_V is None else jnp.pad(bias_V, (0, fill))
     hidden_RD, targets_R, weights_R = map(flatten_rows, (hidden_BMD, targets_BM, weights_BM))
-    return TokenLoss(*_token_loss(vocab_size, hidden_RD, table_VD, bias_V, targets_R, weights_R))
+    return TokenLoss(*_token_loss((vocab_size, cap), hidden_RD, table_VD, bias_V, targets_R, weights_R))
 
 
 def smoothing(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Array) -> jax.Array:
@@ -69,7 +70,11 @@ def smoothing(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Arr
     Returns:
       The weighted sum of that difference over positions, in nats.
     """
-    hidden_BMD, table_VD, bias_V = projection
+    hidden_BMD, table_VD, bias_V, cap = projection
+    if cap:  # the mean of capped logits is no product
+        logits_BMV = projection.logits()
+        chosen_BM = jnp.take_along_axis(logits_BMV, targets_BM[..., None], axis=-1)[..., 0]
+        return (weights_BM * (chosen_BM - logits_BMV.mean(-1))).sum()
     gap_BMD = jnp.take(table_VD, targets_BM, axis=0) - table_VD.mean(0)
     gap_BM = jnp.einsum("BMD,BMD->BM", hidden_BMD.astype(jnp.float32), gap_BMD.astype(jnp.float32))
     if bias_V is not None:
@@ -79,22 +84,22 @@ def smoothing(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Arr
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _token_loss(
-    vocab_size: int,
+    static: tuple[int, float],
     hidden_RD: jax.Array,
     table_VD: jax.Array,
     bias_V: jax.Array | None,
     targets_R: jax.Array,
     weights_R: jax.Array,
 ) -> Arrays:
-    """The sums, of a table whose rows from `vocab_size` on are no tokens."""
+    """The sums, of a table whose rows from the first number on are no tokens, and whose logits the second one caps."""
     table = table_VD.astype(hidden_RD.dtype)
-    sums = lambda *rows: _sums(vocab_size, *rows, table, bias_V)[0]  # noqa: E731
+    sums = lambda *rows: _sums(static, *rows, table, bias_V)[0]  # noqa: E731
     loss, correct = _map_slices(sums, hidden_RD, targets_R, weights_R)
     return loss.sum(), correct.sum()
 
 
 def _forward(
-    vocab_size: int,
+    static: tuple[int, float],
     hidden_RD: jax.Array,
     table_VD: jax.Array,
     bias_V: jax.Array | None,
@@ -105,10 +110,12 @@ def _forward(
 
     def work(shared: tuple, rows: Arrays) -> tuple[tuple, Arrays]:
         hidden, targets, weights = rows
-        sums, exp, total = _sums(vocab_size, hidden, targets, weights, table, bias_V)
-        # d loss / d logits = weights (exp / total - one_hot(target)). Both factors around exp are applied to the small
+        sums, exp, total, slope = _sums(static, hidden, targets, weights, table, bias_V)
+        # d loss / d logits = weights (exp / total - one_hot(target)), times the slope of the cap. Both factors around exp are applied to the small
         # sides of its products; the one-hot part touches one row of the table a position and is added afterwards.
         scale = weights / total
+        if slope is not None:
+            exp, weights = exp * slope, weights * jnp.take_along_axis(slope, targets[:, None], axis=1)[:, 0]
         exp_low, scaled = exp.astype(hidden.dtype), (scale[:, None] * hidden).astype(hidden.dtype)
         hidden_gradient = scale[:, None] * jnp.dot(exp_low, table, preferred_element_type=jnp.float32)
         hidden_gradient -= weights[:, None] * jnp.take(table, targets, axis=0)
@@ -120,7 +127,7 @@ def _forward(
             # Not (scale * exp).sum(0): XLA's CPU compiler makes that 10 to 30 times slower.
             added += (jnp.dot(scale, exp, precision=jax.lax.Precision.HIGHEST),)
         shared = tuple(map(jnp.add, shared, added)) if shared else added
-        return shared, (*sums, hidden_gradient.astype(hidden.dtype))
+        return shared, (*sums, hidden_gradient.astype(hidden.dtype), weights)
 
     slices = _slices(hidden_RD, targets_R, weights_R)
     if len(slices[0]) == 1:  # no loop, and no zeros to add to
@@ -128,14 +135,15 @@ def _forward(
     else:
         shapes = (table_VD.shape[::-1],) if bias_V is None else (table_VD.shape[::-1], bias_V.shape)
         shared, kept = jax.lax.scan(work, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
-    loss, correct, hidden_gradient = kept
+    loss, correct, hidden_gradient, chosen = kept
+    weights_R = chosen.reshape(-1)[: len(hidden_RD)]
     hidden_gradient = hidden_gradient.reshape(-1, hidden_RD.shape[1])[: len(hidden_RD)]
     bias_gradient = None if bias_V is None else shared[1].at[targets_R].add(-weights_R)
     kept = (hidden_gradient, shared[0], bias_gradient, hidden_RD, targets_R, weights_R, jnp.zeros((), table_VD.dtype))
     return (loss.sum(), correct.sum()), kept
 
 
-def _backward(vocab_size: int, kept: tuple, cotangents: Arrays) -> tuple:
+def _backward(static: tuple[int, float], kept: tuple, cotangents: Arrays) -> tuple:
     hidden_gradient, table_DV, bias_gradient, hidden_RD, targets_R, weights_R, table = kept
     # The second output counts; it has no gradient. The scale stays in float32: rounded to bfloat16 it would be up to 0.4%
     # off, for every element alike.
@@ -153,16 +161,19 @@ _token_loss.defvjp(_forward, _backward)
 
 
 def _sums(
-    vocab_size: int,
+    static: tuple[int, float],
     hidden_RD: jax.Array,
     targets_R: jax.Array,
     weights_R: jax.Array,
     table_VD: jax.Array,
     bias_V: jax.Array | None,
-) -> tuple[Arrays, jax.Array, jax.Array]:
-    """(loss, correct) of a slice, and exp(logits - largest) [R, V] with its sum over V."""
+) -> tuple[Arrays, jax.Array, jax.Array, jax.Array | None]:
+    """(loss, correct) of a slice, exp(logits - largest) [R, V] with its sum over V, and the slope [R, V] of a cap, if there is one."""
+    vocab_size, cap = static
     logits_RV = jnp.dot(hidden_RD, table_VD.T, preferred_element_type=jnp.float32)
     logits_RV = logits_RV if bias_V is None else logits_RV + bias_V
+    logits_RV = capped(logits_RV, cap)
+    slope_RV = 1.0 - jnp.square(logits_RV / cap) if cap else None
     if vocab_size < len(table_VD):
         logits_RV = jnp.where(jnp.arange(len(table_VD)) < vocab_size, logits_RV, -jnp.inf)
     largest_R = logits_RV.max(-1)
@@ -171,7 +182,7 @@ def _sums(
     target_R = jnp.take_along_axis(logits_RV, targets_R[:, None], axis=1)[:, 0]
     loss = (weights_R * (largest_R + jnp.log(total_R) - target_R)).sum()
     correct = (weights_R * (target_R >= largest_R)).sum()
-    return (loss, correct), exp_RV, total_R
+    return (loss, correct), exp_RV, total_R, slope_RV
 
 
 def slice_rows(where: str) -> int:

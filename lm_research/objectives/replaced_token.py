@@ -84,6 +84,10 @@ class DefinitionWithGenerator(ModelDefinition):
             fields[name] = {**fields[name], "generator": _without_shared(getattr(generator, name))}
         return cls(**fields, generator=generator)
 
+    def layers_of(self, path: str) -> tuple[int, ...] | None:
+        other, found, rest = path.partition("generator/")
+        return self.generator.layers_of(rest) if found and not other else super().layers_of(path)
+
     def init(self, seed: int | jax.Array) -> Params:
         params = super().init(seed)
         other = jnp.uint32(seed) + jnp.uint32(2**31)  # runs' seeds are smaller, so no run begins with this one
@@ -127,12 +131,12 @@ def sample_tokens(projection: Projection, noise_B: jax.Array, size: int) -> jax.
     A few rows at a time, so that the logits of a batch never lie in memory together; on a mesh of several devices, which
     hold a part of the rows each, all at once.
     """
-    hidden_BME, table_VE, bias_V = jax.lax.stop_gradient(projection)
+    hidden_BME, table_VE, bias_V = jax.lax.stop_gradient(projection[:3])
     table_VE, bias_V = table_VE[:size], None if bias_V is None else bias_V[:size]
 
     def sample(row: tuple[jax.Array, jax.Array]) -> jax.Array:
         hidden_ME, noise = row
-        logits_MV = Projection(hidden_ME[None], table_VE, bias_V).logits()[0]
+        logits_MV = Projection(hidden_ME[None], table_VE, bias_V, projection.cap).logits()[0]
         return jnp.argmax(logits_MV + jax.random.gumbel(jax.random.key(noise), logits_MV.shape), axis=-1)
 
     if jax.sharding.get_abstract_mesh().size > 1:

@@ -112,7 +112,8 @@ def _with_attention(config: Config, work: Workload, topology: Topology) -> Confi
         return config
     lengths = (config.data.max_length, config.data.max_length)
     drops = config.model.attention_dropout_rate > 0
-    fast = in_kernels(work.definition.arch, lengths, drops, False, topology.platform)
+    arch, others = work.definition.arch, (lengths, drops, False, topology.platform)
+    fast = all(in_kernels(arch, spec, *others) for spec in arch.kinds)
     return replace(config, model={"attention": "flash" if fast else "plain"})
 
 

@@ -60,7 +60,7 @@ class Workload:
     @property
     def groups(self) -> Groups:
         """What learns."""
-        return make_groups(self.config, self.definition.shapes)
+        return make_groups(self.config, self.definition.shapes, self.definition.layers_of)
 
     @property
     def length(self) -> int:

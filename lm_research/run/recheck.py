@@ -192,7 +192,7 @@ def make_gradient(config: Config, objective: Objective, definition: ModelDefinit
     A program per device (`jax.shard_map`) that has no sum over devices. Device d computes with the rows of device d + shift, which the
     devices send each other, and with the totals of those rows alone.
     """
-    groups = make_groups(config, definition.shapes)
+    groups = make_groups(config, definition.shapes, definition.layers_of)
     axes = RULES["batch"]  # the outermost of AXES
 
     def on_device(params: Any, batch: Batch, key: jax.Array, shift: jax.Array) -> Any:

@@ -21,7 +21,8 @@ def score_bytes(arch: Any, queries: int, keys: int) -> int:
 
 def cache_bytes(arch: Any, rows: int, slots: int) -> int:
     """Of the keys and values of all layers."""
-    return 2 * rows * slots * arch.num_layers * arch.kv_heads * arch.head_width * np.dtype(arch.compute_dtype).itemsize
+    widths = sum(spec.num_kv_heads * spec.head_size for spec in arch.layer_specs)
+    return 2 * rows * slots * widths * np.dtype(arch.compute_dtype).itemsize
 
 
 def rows_at_once(field: str, arch: Any, length: int) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from lm_research.models.definition import Params
 from lm_research.models.mup import rate_share, width_ratio
 from lm_research.trees import flatten, unflatten
 
+# Path of a parameter -> the layers in its rows; None of one that is not stacked.
+Layers = dict[str, tuple[int, ...] | None]
+LayersOf = Callable[[str], tuple[int, ...] | None]
 _BELOW = ("embeddings", "relative_bias")  # what lies below the layers of a stack
 
 
@@ -96,33 +99,40 @@ class Groups:
 ALL_LEARN = Groups(frozenset(), {}, {})
 
 
-def make_groups(config: Config, shapes: Params) -> Groups:
+def make_groups(config: Config, shapes: Params, layers_of: LayersOf | None = None) -> Groups:
     """The groups of a model.
 
     Args:
       config: optimizer.layer_decay, train.freeze, lora and, for widths, the model section are used.
       shapes: the parameters, or their shapes.
+      layers_of: of which layers the rows of a stacked parameter are (ModelDefinition.layers_of); None: all, in their order.
 
     Raises:
       ConfigError: a pattern of train.freeze or lora.full is no regular expression, or fits no parameter; nothing is left to learn.
     """
     leaves = {path: leaf.shape for path, leaf in flatten(shapes).items()}
-    frozen, masks = _freeze(config, leaves)
+    layers = {
+        path: layers_of(path) if layers_of is not None else tuple(range(shape[0])) if _stack(path) is not None else None
+        for path, shape in leaves.items()
+    }
+    frozen, masks = _freeze(config, leaves, layers)
     decay = config.optimizer.layer_decay
     ratio, rates = width_ratio(config.model), {}
     if decay != 1.0 or ratio != 1.0:
-        rates = {path: _rate(path, leaves, decay) * rate_share(path, ratio) for path in leaves}
+        rates = {path: _rate(path, leaves, layers, decay) * rate_share(path, ratio) for path in leaves}
     return Groups(frozen, masks, rates, config.lora.dropout if config.lora.rank else 0.0)
 
 
-def _freeze(config: Config, leaves: dict[str, tuple[int, ...]]) -> tuple[frozenset[str], dict[str, np.ndarray]]:
-    learns = {path: np.ones(shape[0] if _stack(path) is not None else 1, np.float32) for path, shape in leaves.items()}
+def _freeze(
+    config: Config, leaves: dict[str, tuple[int, ...]], layers: Layers
+) -> tuple[frozenset[str], dict[str, np.ndarray]]:
+    learns = {path: np.ones(1 if layers[path] is None else len(layers[path]), np.float32) for path in leaves}
     if config.lora.rank:
-        full = list(_fitting("lora.full", config.lora.full, learns))
+        full = list(_fitting("lora.full", config.lora.full, learns, layers))
         for path, mask in learns.items():
             if not adapters.is_adapter(path):
                 learns[path] = np.any([fits[path] for fits in full], axis=0) * mask if full else np.zeros_like(mask)
-    for fits in _fitting("train.freeze", config.train.freeze, learns):
+    for fits in _fitting("train.freeze", config.train.freeze, learns, layers):
         learns = {path: np.where(fits[path], 0.0, mask).astype(np.float32) for path, mask in learns.items()}
     if not any(mask.any() for mask in learns.values()):
         raise ConfigError(f"config.train.freeze={config.train.freeze!r} leaves no parameter to learn. Freeze fewer.")
@@ -131,7 +141,7 @@ def _freeze(config: Config, leaves: dict[str, tuple[int, ...]]) -> tuple[frozens
     return frozenset(path for path, mask in learns.items() if not mask.any()), masks
 
 
-def _fitting(key: str, patterns: str, learns: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+def _fitting(key: str, patterns: str, learns: dict[str, np.ndarray], layers: Layers) -> Iterator[dict[str, np.ndarray]]:
     """For each pattern of a key: whether it fits each parameter, of those of a stack each layer's."""
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
         try:
@@ -141,8 +151,7 @@ def _fitting(key: str, patterns: str, learns: dict[str, np.ndarray]) -> Iterator
                 f"config.{key}: {pattern!r} is not a regular expression ({error}). Patterns are divided by commas and may not contain any."
             ) from error
         fits = {
-            path: np.array([bool(expression.search(name)) for name in _names(path, len(mask))])
-            for path, mask in learns.items()
+            path: np.array([bool(expression.search(name)) for name in _names(path, layers[path])]) for path in learns
         }
         if not any(found.any() for found in fits.values()):
             groups = sorted({"/".join(path.split("/")[:2]) for path in learns})
@@ -153,13 +162,12 @@ def _fitting(key: str, patterns: str, learns: dict[str, np.ndarray]) -> Iterator
         yield fits
 
 
-def _names(path: str, layers: int) -> Sequence[str]:
+def _names(path: str, layers: tuple[int, ...] | None) -> Sequence[str]:
     """The name of each layer's part: "encoder/layers/3/attention/..."."""
-    stack = _stack(path)
-    if stack is None:
+    if layers is None:
         return [path]
-    rest = path.removeprefix(stack)
-    return [f"{stack}{layer}/{rest}" for layer in range(layers)]
+    stack, rest = _stack(path), path.removeprefix(_stack(path))
+    return [f"{stack}{layer}/{rest}" for layer in layers]
 
 
 def _stack(path: str) -> str | None:
@@ -168,16 +176,18 @@ def _stack(path: str) -> str | None:
     return before + layers if layers else None
 
 
-def _rate(path: str, leaves: dict[str, tuple[int, ...]], decay: float) -> np.ndarray:
-    if _stack(path) is not None:
-        layers = leaves[path][0]
-        return _along_layers((decay ** (layers - np.arange(layers))).astype(np.float32), leaves[path])
+def _rate(path: str, leaves: dict[str, tuple[int, ...]], layers: Layers, decay: float) -> np.ndarray:
+    def depth(stack: str) -> int:
+        return max((1 + max(layers[other]) for other in leaves if other.startswith(stack)), default=0)
+
+    if layers[path] is not None:
+        below = depth(_stack(path)) - np.array(layers[path])
+        return _along_layers((decay**below).astype(np.float32), leaves[path])
     parts = path.split("/")
     for place, part in enumerate(parts):
         if part in _BELOW:
             stack = "/".join([*parts[:place], "layers", ""])
-            layers = next((shape[0] for other, shape in leaves.items() if other.startswith(stack)), 0)
-            return np.float32(decay ** (layers + 1))
+            return np.float32(decay ** (depth(stack) + 1))
     return np.float32(1.0)
 
 

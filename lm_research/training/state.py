@@ -105,7 +105,7 @@ def init_state(
     """
     seed = config.seed if seed is None else seed
     params = definition.init(seed)
-    learning = make_groups(config, definition.shapes).learning(params)
+    learning = make_groups(config, definition.shapes, definition.layers_of).learning(params)
     state = {
         "step": jnp.zeros((), jnp.int32),
         "seed": jnp.asarray(seed, jnp.uint32),

@@ -105,7 +105,7 @@ def make_train_step(
     learning rate of this step's number, the average, the window of metrics, the step counter. If loss or gradient
     is not finite the update is left out: for this step only (train.nonfinite=skip), or from then on (stop).
     """
-    groups = make_groups(config, definition.shapes)
+    groups = make_groups(config, definition.shapes, definition.layers_of)
     template = jax.eval_shape(optimizer.init, groups.learning(definition.shapes))
     stop, decay = config.train.nonfinite == "stop", config.train.ema_decay
     pull = loss_and_gradient_per_device if config.mesh.preset == "shard_map" else loss_and_gradient

@@ -316,7 +316,9 @@ def test_mistakes_are_explained(lm: LanguageModel, given: dict, message: str) ->
 def test_texts_without_room_for_their_attention_are_refused() -> None:
     """A machine has less than the 4 * 2 heads * 10,000,000^2 bytes of scores."""
     lm = toys.language_model(vocab=40)
-    lm.definition = define(lm.definition.arch.replace(positions="rotary", max_length=0), lm.definition.head)
+    lm.definition = define(
+        lm.definition.arch.replace(positions="none", max_length=0).with_layers(positions="rotary"), lm.definition.head
+    )
     with pytest.raises(
         UserError, match=r"A text has 10,000,000 tokens, among which attention takes [\d,]+ GiB.*Shorten it"
     ):

@@ -52,8 +52,8 @@ def compare(mesh: dict[str, int], causal: bool, window: int, prefix: bool, relat
         distances = distance_table(table, L, REACH, both_ways=not causal) if relative else None
         mask = AttentionMask(segments, segments, causal, window, prefix_BS=prefixes, distances_HX=distances)
         if "context" not in mesh:
-            return flash_attend(query, key, value, mask, 0, 1.0, rate, drop)
-        return ring_attend(query, key, value, mask, 0, rate, drop)
+            return flash_attend(query, key, value, mask, 1.0, rate, drop)
+        return ring_attend(query, key, value, mask, rate, drop)
 
     def results(function: Any) -> list[jax.Array]:
         out, pull = jax.vjp(function, query, key, value, table)

@@ -92,4 +92,5 @@ def test_dropout_falls_on_probabilities_and_keeps_their_mean() -> None:
     ],
 )
 def test_where_kernels_are_used(where: str, changes: dict[str, Any], length: int, drops: bool, expected: bool) -> None:
-    assert in_kernels(tiny.model("gpt2", **changes).arch, (length, length), drops, False, where) == expected
+    arch = tiny.model("gpt2", **changes).arch
+    assert in_kernels(arch, arch.layer_specs[0], (length, length), drops, False, where) == expected

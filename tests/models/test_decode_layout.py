@@ -16,14 +16,15 @@ from lm_research.models import decode_layout
 from lm_research.models.definition import define
 from lm_research.models.layers import FEW_ROWS
 
-GATED = dict(gated=True, activation="silu", norm_kind="rms", num_kv_heads=1, tied=False, qkv_bias=False, mlp_bias=False)
+GATED = dict(activation="silu", norm_kind="rms", num_kv_heads=1, tied=False)
+LAYER = dict(gated=True, query_bias=False, key_bias=False, value_bias=False, mlp_bias=False)
 
 
 @pytest.mark.parametrize("length", [1, 3, FEW_ROWS + 1])
 @pytest.mark.parametrize("changes", [{}, GATED], ids=["plain", "gated"])
 def test_layers_compute_the_same(changes: dict, length: int) -> None:
     plain = tiny.model("gpt2")
-    definition = define(plain.arch.replace(**changes), plain.head)
+    definition = define(plain.arch.replace(**changes).with_layers(**LAYER if changes else {}), plain.head)
     params = tiny.random_params(definition)
     bound = decode_layout.bind(definition, tiny.jit(lambda params: decode_layout.unroll(definition, params))(params))
     graph, stacked = nnx.split(definition.bind(params).decoder.layers)

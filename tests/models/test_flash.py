@@ -68,8 +68,8 @@ def test_equals_plain_attention(
         return attend(*qkv, bias, rate, drop, 0.3)
 
     def fast(*qkv: jax.Array) -> jax.Array:
-        mask = AttentionMask(jnp.asarray(query_segments), jnp.asarray(key_segments), causal, window, 0, prefix_BS)
-        return flash_attend(*qkv, mask, 0, 0.3, rate, drop, TILES)
+        mask = AttentionMask(jnp.asarray(query_segments), jnp.asarray(key_segments), causal, window, prefix_BS)
+        return flash_attend(*qkv, mask, 0.3, rate, drop, TILES)
 
     for got, expected in zip(results(fast, arrays), results(plain, arrays), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
@@ -151,8 +151,8 @@ def test_lowers_for_a_gpu(causal: bool, window: int, prefix: bool, rate: float) 
     x, segments = jax.ShapeDtypeStruct((2, 256, 2, 64), jnp.bfloat16), jax.ShapeDtypeStruct((2, 256), jnp.int32)
 
     def total(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
-        mask = AttentionMask(segments, segments, causal, window, 0, segments if prefix else None)
-        return flash_attend(query, key, value, mask, 0, 0.125, rate, jax.random.key(0)).astype(jnp.float32).sum()
+        mask = AttentionMask(segments, segments, causal, window, segments if prefix else None)
+        return flash_attend(query, key, value, mask, 0.125, rate, jax.random.key(0)).astype(jnp.float32).sum()
 
     with jax.sharding.use_abstract_mesh(mesh):
         traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(x, x, x, segments)

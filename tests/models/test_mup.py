@@ -110,7 +110,7 @@ def test_layer_decay_comes_on_top() -> None:
 def test_growing_heads_divide_their_scores_by_their_width() -> None:
     """Heads of 8 at the base, 32 here: sqrt(8) / 32, which at 8 would be 1 / sqrt(8)."""
     model = config(64, 16, num_heads=2, mup_base_head_size=8).model
-    assert define_model(model, tiny.VOCAB).arch.attention_scale == pytest.approx(8**0.5 / 32)
+    assert define_model(model, tiny.VOCAB).arch.layers[0].attention_scale == pytest.approx(8**0.5 / 32)
 
 
 def test_what_it_is_not_for_is_refused() -> None:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# A tuple with an array for each layer, or one array [N, ...] where layers are looped over.
-Layers = Any
+# An array for each layer; where layers are looped over, for each segment and each layer of its period, [repetitions, ...] (layer_plan.py).
+Layers = tuple[Any, ...]
 
 
 class Cache(NamedTuple):
@@ -33,6 +33,18 @@ class Cache(NamedTuple):
     cross_values: Layers = ()
     memory_mask_BM: jax.Array | None = None
     first_B: jax.Array | None = None  # the position of each row's first token, where it is not 0
+
+    def of(self, number: int) -> tuple[tuple, tuple | None]:
+        """Keys and values of each layer of a segment, and of its encoder's states, as pairs."""
+        pairs = tuple(zip(self.keys[number], self.values[number], strict=True))
+        if not self.cross_keys:
+            return pairs, None
+        return pairs, tuple(zip(self.cross_keys[number], self.cross_values[number], strict=True))
+
+    def with_layers(self, stores: list[tuple]) -> Cache:
+        """The cache with what `of` gives of all segments."""
+        keys, values = (tuple(tuple(pair[part] for pair in pairs) for pairs, _ in stores) for part in (0, 1))
+        return self._replace(keys=keys, values=values)
 
 
 class CacheSlots(NamedTuple):

@@ -40,7 +40,6 @@ def flash_attend(
     key_BSHK: jax.Array,
     value_BSHK: jax.Array,
     mask: AttentionMask,
-    layer: jax.Array | int = 0,
     scale: float | jax.Array = 1.0,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
@@ -53,7 +52,6 @@ def flash_attend(
     Args:
       query_BLHK, key_BSHK, value_BSHK: projections.
       mask: what is seen, without `distances_HX`.
-      layer: number of the block, for a `mask` that depends on it.
       scale: factor on the scores.
       dropout_rate, dropout_key: dropout on the probabilities; a None key applies none.
       tiles: how to cut the work; None is what was measured to be fast.
@@ -68,11 +66,8 @@ def flash_attend(
     rate = 0.0 if dropout_key is None else dropout_rate
     whole = (batch, heads, length, keys)
     static = Static(mask.causal, mask.window > 0, scale, rate, whole, tiles or Tiles(), interpret=platform() == "cpu")
-    window = mask.window
-    if window and mask.window_from:
-        window = jnp.where(layer < mask.window_from, jnp.iinfo(jnp.int32).max, window)
     bits = jnp.zeros(2, jnp.uint32) if rate == 0.0 else jax.random.key_data(dropout_key).astype(jnp.uint32)
-    numbers = jnp.stack([jnp.asarray(window, jnp.int32), *jax.lax.bitcast_convert_type(bits, jnp.int32)])
+    numbers = jnp.stack([jnp.asarray(mask.window, jnp.int32), *jax.lax.bitcast_convert_type(bits, jnp.int32)])
     rows = (mask.query_segments_BL, mask.key_segments_BS, mask.prefix_BS)
     run = functools.partial(_on_device, static)
     return per_device(run, (query_BLHK, key_BSHK, value_BSHK), rows, numbers)
@@ -207,11 +202,19 @@ class _Grid:
         )
         meet_BIJ = query_BIQ.min(-1)[:, :, None] <= key_BJN.max(-1)[:, None, :]
         meet_BIJ &= query_BIQ.max(-1)[:, :, None] >= key_BJN.min(-1)[:, None, :]
+        first_query_I1, first_key_J = jnp.arange(count_I)[:, None] * tile.queries, jnp.arange(count_J) * tile.keys
+        # Of a block's queries minus a block's keys, the least and the greatest.
+        nearest, farthest = (
+            first_query_I1 - (first_key_J + tile.keys - 1),
+            first_query_I1 + tile.queries - 1 - first_key_J,
+        )
         if self.static.causal and masks.prefix is None:
-            first_query_I1, first_key_J = jnp.arange(count_I)[:, None] * tile.queries, jnp.arange(count_J) * tile.keys
-            meet_BIJ &= first_query_I1 + tile.queries > first_key_J
+            meet_BIJ &= farthest >= 0
             if self.static.window:
-                meet_BIJ &= first_query_I1 - (first_key_J + tile.keys - 1) < masks.numbers[0]
+                meet_BIJ &= nearest < masks.numbers[0]
+        elif self.static.window and not self.static.causal:
+            side = masks.numbers[0] // 2
+            meet_BIJ &= (nearest <= side) & (farthest >= -side)
         axis = 1 if self.by_keys else 2
         first = jnp.argmax(meet_BIJ, axis)
         last = jnp.where(meet_BIJ.any(axis), meet_BIJ.shape[axis] - jnp.argmax(jnp.flip(meet_BIJ, axis), axis), 0)

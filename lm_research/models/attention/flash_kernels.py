@@ -99,15 +99,15 @@ class _Pair(NamedTuple):
         """Scores to base 2 in float32, _UNSEEN where a key is not seen."""
         pair = (key_NK, query_QK.T) if self.turned else (query_QK, key_NK.T)
         seen = self.of_queries(self.query_segments) == self.of_keys(self.key_segments)
-        if static.causal:
+        if static.causal or static.window:
             query, key = self._at(tile)
             distance = self.of_queries(query) - self.of_keys(key)
-            past = distance >= 0
-            if static.window:
-                past &= distance < self.numbers.window
+            near = distance >= 0 if static.causal else jnp.abs(distance) <= self.numbers.window // 2
+            if static.causal and static.window:
+                near &= distance < self.numbers.window
             if self.prefix is not None:
-                past |= self.of_keys(self.prefix) > 0
-            seen &= past
+                near |= self.of_keys(self.prefix) > 0
+            seen &= near
         return jnp.where(seen, triton.dot(*pair) * (static.scale * LOG2_E), _UNSEEN)
 
     def kept(self, static: Static, tile: Tile, x: jax.Array) -> jax.Array:

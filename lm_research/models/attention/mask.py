@@ -22,7 +22,7 @@ def attention_bias(
     query_segments_BL: jax.Array,
     key_segments_BS: jax.Array,
     causal: bool = False,
-    window: Index = 0,
+    window: int = 0,
     prefix_BS: jax.Array | None = None,
     first_query: Index = 0,
     first_key: Index = 0,
@@ -33,28 +33,51 @@ def attention_bias(
       query_segments_BL, key_segments_BS: 0 = padding, 1.. = packed document. Padding sees only itself, and no other
         segment sees it.
       causal: a query sees keys up to its own place.
-      window: and of those only the latest `window`; 0 is all.
+      window: and of those only the near ones, see `within`; 0 is all.
       prefix_BS: keys that all of their segment see, later or not (prefix language models); above 0 is one.
       first_query, first_key: places in the row of the first of either, where they are parts of rows.
     """
     allowed = query_segments_BL[:, None, :, None] == key_segments_BS[:, None, None, :]
-    if causal:
+    if causal or window:
         distance_LS = jnp.arange(query_segments_BL.shape[1])[:, None] - jnp.arange(key_segments_BS.shape[1])[None, :]
         distance_LS += first_query - first_key
-        seen = distance_LS >= 0
-        if not isinstance(window, int) or window:
-            seen &= distance_LS < window
+        seen = distance_LS >= 0 if causal else True
+        if window:
+            seen &= within(distance_LS, window, causal)
         if prefix_BS is not None:
             seen = seen | (prefix_BS[:, None, None, :] > 0)
         allowed &= seen
-    return jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)
+    return as_bias(allowed)
+
+
+def within(distance: jax.Array, window: int, causal: bool) -> jax.Array:
+    """Whether a query's place minus a key's is inside of a window: the latest `window`, or window // 2 on each side and itself."""
+    return distance < window if causal else jnp.abs(distance) <= window // 2
+
+
+def as_bias(seen: jax.Array) -> jax.Array:
+    """What is added to scores: 0 where a key is seen, else MASKED."""
+    return jnp.where(seen, 0.0, MASKED).astype(jnp.float32)
+
+
+def chunked(segments_BL: jax.Array, positions_BL: jax.Array | None, chunk: int) -> jax.Array:
+    """Segments cut into chunks of so many positions: who shares a chunk shares one of these numbers, and padding has others.
+
+    Args:
+      segments_BL: 0 = padding.
+      positions_BL: of each token in its document; None counts along the row.
+      chunk: length.
+    """
+    length = segments_BL.shape[1]
+    positions_BL = jnp.arange(length)[None] if positions_BL is None else positions_BL
+    most = length // chunk + 2  # chunks that a segment can touch; the numbers of later ones begin again
+    return segments_BL * most + (positions_BL // chunk) % most
 
 
 class AttentionMask(NamedTuple):
-    """What `attention_bias` is made of, for attention that makes it a block at a time (ring.py).
+    """What `attention_bias` is made of, for attention that makes it a block at a time (rings and kernels).
 
     query_segments_BL, key_segments_BS, causal, window, prefix_BS: as there.
-    window_from: the first block of the stack that has the window.
     distances_HX: added to scores by distance (key's place minus query's, from 1 - L to S - 1), or None.
     """
 
@@ -62,17 +85,13 @@ class AttentionMask(NamedTuple):
     key_segments_BS: jax.Array
     causal: bool = False
     window: int = 0
-    window_from: int = 0
     prefix_BS: jax.Array | None = None
     distances_HX: jax.Array | None = None
 
-    def bias(self, first_query: Index, first_key: Index, layer: Index) -> jax.Array:
+    def bias(self, first_query: Index, first_key: Index) -> jax.Array:
         """[B, 1 or H, L, S] of these segments, parts of rows that begin at the given places; `distances_HX` is of whole rows."""
-        window = self.window
-        if window and self.window_from:
-            window = jnp.where(layer < self.window_from, jnp.iinfo(jnp.int32).max, window)
         segments = (self.query_segments_BL, self.key_segments_BS)
-        bias = attention_bias(*segments, self.causal, window, self.prefix_BS, first_query, first_key)
+        bias = attention_bias(*segments, self.causal, self.window, self.prefix_BS, first_query, first_key)
         if self.distances_HX is None:
             return bias
         queries, keys = (x.shape[1] for x in segments)

@@ -17,7 +17,8 @@ from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.splash import fits, splash_attend
-from lm_research.models.layers import Dense, dropout
+from lm_research.models.layer_spec import LayerSpec
+from lm_research.models.layers import Dense, LayerNorm, RMSNorm, capped, dropout, norm
 from lm_research.models.positions import rotary_frequencies, rotate
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
@@ -28,23 +29,30 @@ FLASH_LENGTH, WIDEST_HEAD = 128, 128
 SPLASH_LENGTH = 512
 
 
-def in_kernels(arch: Architecture, lengths: Sequence[int], drops: bool, prefixes: bool, where: str = "") -> bool:
+def in_kernels(
+    arch: Architecture, spec: LayerSpec, lengths: Sequence[int], drops: bool, prefixes: bool, where: str = ""
+) -> bool:
     """Whether attention over rows of these lengths is made by kernels that keep no scores: flash's on GPUs, splash's on TPUs.
 
     Args:
       arch: of the stack.
+      spec: of the layer.
       lengths: of the rows of queries and keys.
       drops: whether probabilities are dropped.
       prefixes: whether there are prefixes.
       where: the platform; `platform()` if empty.
     """
+    if spec.positions in ("relative", "alibi"):
+        return False
     where, shortest = where or platform(), min(lengths)
     if where == "tpu":
-        able = all(map(fits, lengths)) and not (drops or prefixes or arch.window_from)
+        able = all(map(fits, lengths)) and not (drops or prefixes)
         return able and (arch.attention == "flash" or arch.attention == "auto" and shortest >= SPLASH_LENGTH)
+    if spec.score_cap:
+        return False
     if arch.attention == "auto":
         fast = where == "gpu" and shortest >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
-        return fast and arch.head_width <= WIDEST_HEAD
+        return fast and spec.head_size <= WIDEST_HEAD
     return arch.attention == "flash"
 
 
@@ -57,19 +65,22 @@ def dot_product_attention(
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
     probs: list[jax.Array] | None = None,
+    score_cap: float = 0.0,
 ) -> jax.Array:
     """softmax(scale q k^T + bias) v, softmax in float32: [B, L, H, K] in the type of the values.
 
     Heads of keys come before their positions, as the products read them: over contiguous [S, K] matrices they are 10 to 25%
     faster on a CPU. H / G query heads share a key's head without copies of it; keys and values may have rows and heads as
-    one axis, [B x G, S, K]. Others as in `attend`; `probs` collects the probabilities [B, H, L, S] before dropout.
+    one axis, [B x G, S, K]. Others as in `attend`; `probs` collects the probabilities [B, H, L, S] before dropout, and before the
+    bias is added scores become cap tanh(score / cap), unless the cap is 0.
     """
     batch, length, heads, width = query_BLHK.shape
     front, slots = key_BGSK.shape[:-2], key_BGSK.shape[-2]
     groups = front[0] // batch if len(front) == 1 else front[1]
     query = (query_BLHK.swapaxes(1, 2) * scale).reshape(*front, heads // groups * length, width)
     scores = jnp.einsum("...QK,...SK->...QS", query, key_BGSK, preferred_element_type=jnp.float32)
-    probs_BHLS = jax.nn.softmax(scores.reshape(batch, heads, length, slots) + bias_BHLS, axis=-1)
+    scores_BHLS = capped(scores.reshape(batch, heads, length, slots), score_cap) + bias_BHLS
+    probs_BHLS = jax.nn.softmax(scores_BHLS, axis=-1)
     if probs is not None:
         probs.append(probs_BHLS)
     probs_BHLS = dropout(probs_BHLS.astype(value_BGSK.dtype), dropout_rate, dropout_key)
@@ -104,33 +115,37 @@ def attend_in_blocks(
     key_BSHK: jax.Array,
     value_BSHK: jax.Array,
     mask: AttentionMask,
-    layer: jax.Array | int,
     scale: float | jax.Array,
     dropout_rate: float,
     dropout_key: jax.Array | None,
+    score_cap: float = 0.0,
 ) -> jax.Array:
     """`attend` a block of scores at a time, [B, L, H, K]: in rings where devices divide the positions, else in the platform's kernels."""
     if length_parts(query_BLHK.shape[1]) > 1:
-        return ring_attend(query_BLHK * scale, key_BSHK, value_BSHK, mask, layer, dropout_rate, dropout_key)
+        return ring_attend(query_BLHK * scale, key_BSHK, value_BSHK, mask, dropout_rate, dropout_key, score_cap)
     if platform() == "tpu":
-        return splash_attend(query_BLHK, key_BSHK, value_BSHK, mask, scale)
-    return flash_attend(query_BLHK, key_BSHK, value_BSHK, mask, layer, scale, dropout_rate, dropout_key)
+        return splash_attend(query_BLHK, key_BSHK, value_BSHK, mask, scale, score_cap)
+    return flash_attend(query_BLHK, key_BSHK, value_BSHK, mask, scale, dropout_rate, dropout_key)
 
 
 class Attention(nnx.Module):
     """Multi-head attention of a stack to itself, or to the stack that `arch.encoder` describes (`cross`)."""
 
-    def __init__(self, arch: Architecture, rngs: nnx.Rngs, cross: bool = False) -> None:
+    def __init__(self, arch: Architecture, spec: LayerSpec, rngs: nnx.Rngs, cross: bool = False) -> None:
+        spec = spec.across if cross else spec
         width = [(arch.hidden_size, "embed")]
         memory = [(arch.memory_width, "embed")] if cross else width
-        heads = [(arch.num_heads, "heads"), (arch.head_width, None)]
-        kv_heads = [(arch.kv_heads, "heads"), (arch.head_width, None)]
-        self.query = Dense(width, heads, arch, rngs, bias=arch.qkv_bias)
-        self.key = Dense(memory, kv_heads, arch, rngs, bias=arch.qkv_bias)
-        self.value = Dense(memory, kv_heads, arch, rngs, bias=arch.qkv_bias)
-        self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=arch.output_bias)
-        self.arch = arch
-        self.rotary = arch.positions == "rotary" and not cross
+        heads = [(spec.num_heads, "heads"), (spec.head_size, None)]
+        kv_heads = [(spec.num_kv_heads, "heads"), (spec.head_size, None)]
+        self.query = Dense(width, heads, arch, rngs, bias=spec.query_bias)
+        self.key = Dense(memory, kv_heads, arch, rngs, bias=spec.key_bias)
+        self.value = Dense(memory, kv_heads, arch, rngs, bias=spec.value_bias)
+        self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=spec.output_bias)
+        if spec.query_key_norm != "none":
+            whole = spec.query_key_norm == "projection"
+            self.query_norm = norm(arch, spec.head_size * (spec.num_heads if whole else 1))
+            self.key_norm = norm(arch, spec.head_size * (spec.num_kv_heads if whole else 1))
+        self.arch, self.spec = arch, spec
 
     def __call__(
         self,
@@ -157,36 +172,46 @@ class Attention(nnx.Module):
           dropout_key: None applies no dropout.
           probs: a list that the probabilities [B, H, L, S] are appended to.
         """
-        arch = self.arch
-        if self.rotary and positions_BL is None:
+        spec = self.spec
+        if spec.positions == "rotary" and positions_BL is None:
             positions_BL = jnp.arange(x_BLD.shape[1])[None]
-        query_BLHK = self._rotated(self._project(self.query, x_BLD), positions_BL)
-        scale = arch.attention_scale or arch.head_width**-0.5
-        if arch.scale_by_layer:
+        query_BLHK = self._project(self.query, x_BLD)
+        if spec.query_key_norm != "none":
+            query_BLHK = self._normalized(self.query_norm, query_BLHK)
+        query_BLHK = self._rotated(query_BLHK, positions_BL)
+        scale = spec.attention_scale or spec.head_size**-0.5
+        if spec.scale_by_layer:
             scale = scale / (layer + 1)
-        dropped = (arch.attention_dropout_rate, dropout_key)
+        dropped = (self.arch.attention_dropout_rate, dropout_key)
         if cache is None or cache.slot is not None:
             pair = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
             if isinstance(mask, AttentionMask):
-                copies = arch.num_heads // arch.kv_heads
-                key_BSHK, value_BSHK = (jnp.repeat(x, copies, axis=2) if copies > 1 else x for x in pair)
-                return self.output(attend_in_blocks(query_BLHK, key_BSHK, value_BSHK, mask, layer, scale, *dropped))
+                copies = spec.num_heads // spec.num_kv_heads
+                qkv = (query_BLHK, *(jnp.repeat(x, copies, axis=2) if copies > 1 else x for x in pair))
+                return self.output(attend_in_blocks(*qkv, mask, scale, *dropped, spec.score_cap))
             if cache is not None:
                 cache.write(*pair)
         pair = (x.swapaxes(1, 2) for x in pair) if cache is None else cache.read()
-        return self.output(dot_product_attention(query_BLHK, *pair, mask, scale, *dropped, probs))
+        return self.output(dot_product_attention(query_BLHK, *pair, mask, scale, *dropped, probs, spec.score_cap))
 
     def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [B, S, G, K], rotated where positions rotate."""
+        """Keys and values [B, S, G, K], normalised and rotated where the layer does that."""
         key_BSGK, value_BSGK = self._project(self.key, x_BSD), self._project(self.value, x_BSD)
+        if self.spec.query_key_norm != "none":
+            key_BSGK = self._normalized(self.key_norm, key_BSGK)
         return self._rotated(key_BSGK, positions_BS), value_BSGK
 
     def _project(self, projection: Dense, x_BLD: jax.Array) -> jax.Array:
         return constrain(projection(x_BLD), "batch", "length", "act_heads", None)
 
+    def _normalized(self, norm: LayerNorm | RMSNorm, x_BLHK: jax.Array) -> jax.Array:
+        if self.spec.query_key_norm == "head":
+            return norm(x_BLHK)
+        return norm(x_BLHK.reshape(*x_BLHK.shape[:2], -1)).reshape(x_BLHK.shape)
+
     def _rotated(self, x_BLHK: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
-        if not self.rotary:
+        spec = self.spec
+        if spec.positions != "rotary":
             return x_BLHK
-        arch = self.arch
-        frequency = rotary_frequencies(arch.head_width, arch.rotary_theta, dict(arch.rotary_scaling))
-        return rotate(x_BLHK, positions_BL, frequency)
+        frequency = rotary_frequencies(spec.rotary_width, spec.rotary_theta, dict(spec.rotary_scaling))
+        return rotate(x_BLHK, positions_BL, frequency, spec.rotary_interleaved)

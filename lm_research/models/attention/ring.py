@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lm_research.models.attention.mask import AttentionMask
-from lm_research.models.layers import dropout
+from lm_research.models.layers import capped, dropout
 from lm_research.parallel.rules import RULES, partition_spec
 
 
@@ -44,17 +44,17 @@ def ring_attend(
     key_BSHK: jax.Array,
     value_BSHK: jax.Array,
     mask: AttentionMask,
-    layer: jax.Array | int = 0,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
+    score_cap: float = 0.0,
 ) -> jax.Array:
     """`attention.attend` of whole rows that lie in parts on the current mesh's `context` axis; equal but for rounding.
 
     Args:
       query_BLHK, key_BSHK, value_BSHK: of whole rows; the queries already scaled.
       mask: what is seen; its arrays are of whole rows.
-      layer: number of the block, for a `mask` that depends on it.
       dropout_rate, dropout_key: dropout on the probabilities, the same ones as without a ring; a None key applies none.
+      score_cap: scores become cap tanh(score / cap); 0 leaves them.
 
     Returns:
       [B, L, H, K] in the type of the values.
@@ -62,39 +62,38 @@ def ring_attend(
     mesh = jax.sharding.get_abstract_mesh()
     heads, places = (partition_spec(axes) for axes in (("batch", "length", "act_heads", None), ("batch", "length")))
     distances = PartitionSpec(RULES["act_heads"]) if mask.distances_HX is not None else None
-    static = dict(causal=mask.causal, window=mask.window, window_from=mask.window_from)
+    static = dict(causal=mask.causal, window=mask.window)
     whole = (query_BLHK.shape[0], query_BLHK.shape[2], query_BLHK.shape[1], key_BSHK.shape[1])
     passed = Passed(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS)
     run = jax.shard_map(
-        functools.partial(_ring, static, whole, dropout_rate, mesh.shape["context"]),
+        functools.partial(_ring, static, whole, (dropout_rate, score_cap), mesh.shape["context"]),
         mesh=mesh,
         in_specs=(
             heads,
             Passed(heads, heads, places, places if mask.prefix_BS is not None else None),
             places,
             distances,
-            PartitionSpec(),
             PartitionSpec() if dropout_key is not None else None,
         ),
         out_specs=heads,
         check_vma=False,
     )
-    return run(query_BLHK, passed, mask.query_segments_BL, mask.distances_HX, jnp.asarray(layer), dropout_key)
+    return run(query_BLHK, passed, mask.query_segments_BL, mask.distances_HX, dropout_key)
 
 
 def _ring(
     static: dict[str, Any],
     whole: tuple[int, ...],
-    rate: float,
+    rates: tuple[float, float],
     parts: int,
     query_BLHK: jax.Array,
     passed: Passed,
     segments_BL: jax.Array,
     distances_HX: jax.Array | None,
-    layer: jax.Array,
     key: jax.Array | None,
 ) -> jax.Array:
     """One device's program; `whole` is the shape [B, H, L, S] of all devices' scores together."""
+    rate, cap = rates
     mine = jax.lax.axis_index(RULES["length"])
     batch, length, heads, width = query_BLHK.shape
     first_row, first_head = (
@@ -110,7 +109,7 @@ def _ring(
         scores = jnp.einsum(
             "BHLK,BHSK->BHLS", query_BHLK, passed.key.swapaxes(1, 2), preferred_element_type=jnp.float32
         )
-        scores += mask.bias(mine * length, first_key, layer)
+        scores = capped(scores, cap) + mask.bias(mine * length, first_key)
         # The result does not depend on what is subtracted, so nothing needs its gradient.
         highest = jax.lax.stop_gradient(jnp.maximum(sums.highest, scores.max(-1)))
         shares, shrink = jnp.exp(scores - highest[..., None]), jnp.exp(sums.highest - highest)

@@ -30,6 +30,7 @@ def splash_attend(
     value_BSHK: jax.Array,
     mask: AttentionMask,
     scale: float | jax.Array = 1.0,
+    score_cap: float = 0.0,
 ) -> jax.Array:
     """`attention.attend` without scores in memory; equal but for rounding.
 
@@ -37,18 +38,19 @@ def splash_attend(
 
     Args:
       query_BLHK, key_BSHK, value_BSHK: projections; L and S are multiples of LANES.
-      mask: what is seen, without prefixes, distances, and windows that only some blocks have.
+      mask: what is seen, without prefixes and distances.
       scale: factor on the scores.
+      score_cap: scores become cap tanh(score / cap); 0 leaves them.
 
     Returns:
       [B, L, H, K] in the type of the values.
     """
-    assert mask.prefix_BS is None and mask.distances_HX is None and not mask.window_from
+    assert mask.prefix_BS is None and mask.distances_HX is None
     interpret = platform() == "cpu"
 
     def run(qkv: tuple[jax.Array, ...], segments: tuple[jax.Array, ...], _: None) -> jax.Array:
         query_BHLK, key_BHSK, value_BHSK = (x.swapaxes(1, 2) for x in qkv)
-        kernel = _kernel(mask.causal, mask.window, *query_BHLK.shape[1:3], key_BHSK.shape[2], interpret)
+        kernel = _kernel(mask.causal, mask.window, score_cap, *query_BHLK.shape[1:3], key_BHSK.shape[2], interpret)
         out_BHLK = jax.vmap(kernel)(query_BHLK, key_BHSK, value_BHSK, kernels.SegmentIds(*segments))
         return out_BHLK.swapaxes(1, 2).astype(value_BHSK.dtype)
 
@@ -62,17 +64,20 @@ def fits(length: int) -> bool:
     return length % LANES == 0
 
 
-def _kernel(causal: bool, window: int, heads: int, length: int, keys: int, interpret: bool) -> Any:
+def _kernel(causal: bool, window: int, cap: float, heads: int, length: int, keys: int, interpret: bool) -> Any:
     whole = (length, keys)
-    if causal and window:
-        mask: masks.Mask = masks.LocalMask(whole, (window - 1, 0), 0)
+    if window:
+        sides = (window - 1, 0) if causal else (window // 2, window // 2)
+        mask: masks.Mask = masks.LocalMask(whole, sides, 0)
     else:
         mask = masks.CausalMask(whole) if causal else masks.FullMask(whole)
     queries, block = _block(length), _block(keys)
     sizes = kernels.BlockSizes(
         block_q=queries, block_kv=block, block_q_dkv=queries, block_kv_dkv=block, use_fused_bwd_kernel=True
     )
-    make = functools.partial(kernels.make_splash_mha, head_shards=1, q_seq_shards=1, interpret=interpret)
+    make = functools.partial(
+        kernels.make_splash_mha, head_shards=1, q_seq_shards=1, attn_logits_soft_cap=cap or None, interpret=interpret
+    )
     return make(masks.MultiHeadMask([mask] * heads), block_sizes=sizes)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families import bert
 from lm_research.models.families.common import (
     Key,
@@ -60,7 +60,7 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     refuse(hf, UNSUPPORTED)
     fields = read_keys(hf, KEYS)
     # The format counts rounds: in each, all blocks of a group run.
-    return Architecture(**fields | {"num_layers": fields["num_layers"] * fields["group_size"]}, **TRAITS)
+    return from_flat(**fields | {"num_layers": fields["num_layers"] * fields["group_size"]}, **TRAITS)
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:

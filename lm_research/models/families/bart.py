@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_research.common.documents import Size
 from lm_research.config import ModelConfig
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families.common import (
     Key,
     Weight,
@@ -81,9 +81,9 @@ def read(hf: Mapping[str, Any], traits: Mapping[str, Any]) -> Architecture:
     fields["vocab_size"] = hf.get("decoder_vocab_size") or fields["vocab_size"]
     if alone(hf):
         fields |= {"shared_tokens": True, "head_bias": False, "prompt_positions": "slots"}
-        return Architecture(causal=True, **fields, **stack("decoder"))
-    encoder = Architecture(**inner, **stack("encoder"))
-    return Architecture(causal=True, encoder=encoder, **fields, **stack("decoder"))
+        return from_flat(causal=True, **fields, **stack("decoder"))
+    encoder = from_flat(**inner, **stack("encoder"))
+    return from_flat(causal=True, encoder=encoder, **fields, **stack("decoder"))
 
 
 def alone(hf: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families.common import (
     Key,
     Weight,
@@ -78,7 +78,7 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     refuse(hf, UNSUPPORTED)
-    return Architecture(**read_keys(hf, DECODER_KEYS), **TRAITS)
+    return from_flat(**read_keys(hf, DECODER_KEYS), **TRAITS)
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:

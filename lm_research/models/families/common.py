@@ -13,7 +13,7 @@ from typing import Any
 from lm_research.common.documents import Count, Size, check, check_fields, short
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.limits import RANGES
 from lm_research.models.mup import parametrise
 
@@ -49,6 +49,7 @@ class Weight:
       kept: names of tensors that nothing reads and that files may have beside it; what was read there is written back.
       preferred: names that are read before `names` where the files have them, and never written.
       group: blocks in a group, where names number both.
+      layers: the number of each stacked layer; empty: they count from 0.
     """
 
     path: str
@@ -62,9 +63,11 @@ class Weight:
     kept: tuple[str, ...] = ()
     preferred: tuple[str, ...] = ()
     group: int = 1
+    layers: tuple[int, ...] = ()
 
     def of_layer(self, name: str, layer: int) -> str:
-        """One of the names with the number of a block in it."""
+        """One of the names with the number of the block in it that is stacked in this place."""
+        layer = self.layers[layer] if self.layers else layer
         if name.count("{}") == 2:
             return name.format(*divmod(layer, self.group))
         return name.replace("{}", str(layer))
@@ -109,8 +112,8 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
             "attention",
         )
     }  # fmt: skip
-    arch = Architecture(**{"vocab_size": vocab_size, **given, **traits})
-    arch = arch.replace(norm=config.norm) if config.norm else arch
+    arch = from_flat(**{"vocab_size": vocab_size, **given, **traits})
+    arch = arch.with_layers(residual=config.norm) if config.norm else arch
     return parametrise(arch, config) if config.mup_base_width else arch
 
 
@@ -186,7 +189,8 @@ def given(hf: Mapping[str, Any], name: str, default: Any) -> Any:
 def write_keys(arch: Architecture, keys: Iterable[Key]) -> dict[str, Any]:
     """The inverse of `read_keys`."""
     theirs = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}
-    values = {key.name: getattr(arch, key.field) for key in keys}
+    fields = vars(arch.layers[-1]) | vars(arch)
+    values = {key.name: fields[key.field] for key in keys}
     return {
         key.name: theirs[values[key.name]] if key.field.endswith("activation") else values[key.name] for key in keys
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families import bert
 from lm_research.models.families.common import (
     Key,
@@ -49,7 +49,7 @@ def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
 
 
 def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-    return Architecture(**read_keys(hf, KEYS), **TRAITS)
+    return from_flat(**read_keys(hf, KEYS), **TRAITS)
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.config import ModelConfig
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families import bert
 from lm_research.models.families.common import (
     Key,
@@ -56,7 +56,7 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     refuse(hf, UNSUPPORTED)
     fields = read_keys(hf, KEYS)
     projects = fields["embedding_size"] != fields["hidden_size"]
-    return Architecture(**fields, embedding_projection=projects, **TRAITS)
+    return from_flat(**fields, embedding_projection=projects, **TRAITS)
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:

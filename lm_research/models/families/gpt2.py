@@ -8,7 +8,7 @@ from typing import Any
 from lm_research.common.documents import Rate, Size
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families.common import (
     Key,
     Weight,
@@ -71,7 +71,7 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     inner = hf.get("n_inner") or 4 * fields["hidden_size"]
     scale = 1.0 if hf.get("scale_attn_weights") is False else 0.0
     residual = fields["init_std"] / (2 * fields["num_layers"]) ** 0.5
-    return Architecture(
+    return from_flat(
         **fields, intermediate_size=inner, attention_scale=scale, residual_init_std=residual, token_types=True, **TRAITS
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def to_hf(arch: Architecture) -> dict[str, Any]:
             f"{arch.head_width} at hidden_size={arch.hidden_size}. Save it as native."
         )
     extra = {"n_inner": arch.intermediate_size, "embd_pdrop": arch.dropout_rate}
-    hf = write_keys(arch, KEYS) | extra | {"scale_attn_weights": arch.attention_scale != 1.0}
+    hf = write_keys(arch, KEYS) | extra | {"scale_attn_weights": arch.layers[0].attention_scale != 1.0}
     return hf if arch.pad_id >= 0 else {name: value for name, value in hf.items() if name != "pad_token_id"}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lm_research.common.documents import Count, Object, Size, short
 from lm_research.config import ModelConfig
 from lm_research.errors import ConfigError, PretrainedError, suggest
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families.common import (
     Key,
     Weight,
@@ -100,7 +100,7 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     windowed = kind == "mistral" or (kind == "qwen2" and hf.get("use_sliding_window", False))
     window = (hf.get("sliding_window", 4096) or 0) if windowed else 0
     first = _first_windowed(hf, fields["num_layers"]) if window and kind == "qwen2" else 0
-    return Architecture(**fields, **_rope(hf, fields["max_length"]), window=window, window_from=first, **TRAITS)
+    return from_flat(**fields, **_rope(hf, fields["max_length"]), window=window, window_from=first, **TRAITS)
 
 
 def _rope(hf: Mapping[str, Any], max_length: int) -> dict[str, Any]:
@@ -140,26 +140,29 @@ def _first_windowed(hf: Mapping[str, Any], num_layers: int) -> int:
 
 def variant_of(arch: Architecture) -> str:
     """The model type whose files can hold it."""
-    if arch.qkv_bias and not arch.output_bias:
+    last = arch.layers[-1]
+    if last.query_bias and not last.output_bias:
         return "qwen2"
-    return "mistral" if arch.window else "llama"
+    return "mistral" if last.window else "llama"
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:
-    scaling = dict(arch.rotary_scaling)
-    rope = {"rope_type": scaling.pop("type", "default"), "rope_theta": arch.rotary_theta, **scaling}
+    last = arch.layers[-1]
+    scaling = dict(last.rotary_scaling)
+    rope = {"rope_type": scaling.pop("type", "default"), "rope_theta": last.rotary_theta, **scaling}
     kind = variant_of(arch)
     hf = write_keys(arch, KEYS) | {
         "model_type": kind, "num_key_value_heads": arch.kv_heads, "head_dim": arch.head_width, "rope_parameters": rope,
     }  # fmt: skip
     if arch.pad_id < 0:
         del hf["pad_token_id"]
-    if arch.window:
-        hf["sliding_window"] = arch.window
-    if kind == "qwen2" and arch.window:
-        hf |= {"use_sliding_window": True, "max_window_layers": arch.window_from}
+    if last.window:
+        hf["sliding_window"] = last.window
+    if kind == "qwen2" and last.window:
+        first = [spec.attention for spec in arch.layer_specs].index("window")
+        hf |= {"use_sliding_window": True, "max_window_layers": first}
     if kind == "llama":
-        hf |= {"attention_bias": arch.qkv_bias, "mlp_bias": arch.mlp_bias}
+        hf |= {"attention_bias": last.query_bias, "mlp_bias": last.mlp_bias}
     return hf
 
 

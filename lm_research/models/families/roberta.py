@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families import bert
 from lm_research.models.families.common import (
     FIX,
@@ -53,7 +53,7 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
             f"config.json: pad_token_id is {fields['pad_id']}, but positions begin behind its number and max_position_embeddings is "
             f"{fields['max_length']}. {FIX}"
         )
-    return Architecture(**fields | {"max_length": fields["max_length"] - offset}, position_offset=offset, **TRAITS)
+    return from_flat(**fields | {"max_length": fields["max_length"] - offset}, position_offset=offset, **TRAITS)
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from lm_research.common.documents import short
 from lm_research.config import ModelConfig
 from lm_research.errors import ConfigError, PretrainedError, suggest
-from lm_research.models.architecture import Architecture
+from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families.common import (
     ACTIVATION_NAMES,
     Key,
@@ -118,15 +118,15 @@ def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         tied=scaled or "lm_head.weight" not in names, logit_scale=fields["hidden_size"] ** -0.5 if scaled else 1.0
     )
     layers = hf.get("num_layers") or 6
-    encoder = Architecture(num_layers=layers, **{k: v for k, v in fields.items() if k != "eos_id"}, **TRAITS)
+    encoder = from_flat(num_layers=layers, **{k: v for k, v in fields.items() if k != "eos_id"}, **TRAITS)
     decoder_layers = hf.get("num_decoder_layers") or layers
-    return Architecture(num_layers=decoder_layers, causal=True, encoder=encoder, **fields, **output, **TRAITS)
+    return from_flat(num_layers=decoder_layers, causal=True, encoder=encoder, **fields, **output, **TRAITS)
 
 
 def to_hf(arch: Architecture) -> dict[str, Any]:
     encoder = arch.encoder or arch
     name = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}[arch.activation]
-    kind = f"gated-{'gelu' if name == 'gelu_new' else name}" if arch.gated else name
+    kind = f"gated-{'gelu' if name == 'gelu_new' else name}" if arch.layers[0].gated else name
     scaled = arch.logit_scale != 1.0
     return write_keys(arch.replace(head_size=arch.head_width), KEYS) | {
         "num_layers": encoder.num_layers, "num_decoder_layers": arch.num_layers, "feed_forward_proj": kind,
@@ -151,8 +151,8 @@ def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
         tables += table("decoder/embeddings/tokens", own[1], shared, own[0], copies=(shared,))
     return (
         *tables,
-        *_stack("encoder", arch.gated),
-        *_stack("decoder", arch.gated),
+        *_stack("encoder", arch.layers[0].gated),
+        *_stack("decoder", arch.layers[0].gated),
         *table("next_token/table", "lm_head.weight", shared, *own),
         *matrix("pooler/dense", "classification_head.dense"),
         *matrix("classifier", outer),

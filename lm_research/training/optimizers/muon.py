@@ -53,6 +53,8 @@ def matrix_axes(path: str, ndim: int) -> MuonDimensionNumbers | None:
     *parents, last = path.split("/")
     if last != "kernel" or "layers" not in parents or ndim < 3:
         return None
+    if "feed_forward" in parents and ndim == 4:  # a matrix for each expert
+        return MuonDimensionNumbers((2,), (3,))
     inputs = ndim - 2 if parents[-1] == "output" else 1
     return MuonDimensionNumbers(tuple(range(1, 1 + inputs)), tuple(range(1 + inputs, ndim)))
 

@@ -20,8 +20,8 @@ def test_norms_stand_where_the_family_or_the_run_puts_them(family: str) -> None:
     usual = define_model(ModelConfig(family=family, **SHAPE), 64).arch
     for norm in ("pre", "post"):
         arch = define_model(ModelConfig(family=family, norm=norm, **SHAPE), 64).arch
-        assert arch.norm == norm and (arch.encoder is None or arch.encoder.norm == norm)
-        assert (arch == usual) == (norm == usual.norm)
+        assert all(stack.layers[0].residual == norm for stack in (arch, arch.encoder) if stack is not None)
+        assert (arch == usual) == (norm == usual.layers[0].residual)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])

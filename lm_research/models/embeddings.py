@@ -1,0 +1,76 @@
+"""Embeddings of tokens: what a stack of blocks begins with.
+
+Legend: B batch, L length, D model width, E embedding width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lm_research.models.architecture import Architecture
+from lm_research.models.layers import Dense, dropout, norm, over_rows, weight
+from lm_research.models.positions import sinusoidal
+from lm_research.parallel.rules import constrain
+
+
+class Embeddings(nnx.Module):
+    """Token + position (+ type) embeddings, normalised and projected to D where the architecture says so."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
+        width = arch.embedding_width
+        if arch.has_tokens:  # otherwise the encoder's table serves both
+            self.tokens = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
+        if arch.positions == "learned":
+            rows = arch.max_length + arch.position_offset
+            self.positions = weight(rngs, (rows, width), (None, "embed"), arch)
+        if arch.num_types:
+            self.types = weight(rngs, (arch.num_types, width), (None, "embed"), arch)
+        if arch.embedding_norm:
+            self.norm = norm(arch, width)
+        if arch.embedding_projection:
+            self.projection = Dense([(width, None)], [(arch.hidden_size, "embed")], arch, rngs)
+        self.arch = arch
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array | None,
+        types_BL: jax.Array | None,
+        dropout_key: jax.Array | None,
+        table_VE: jax.Array | None = None,
+    ) -> jax.Array:
+        arch = self.arch
+        table_VE = self.tokens[...] if arch.has_tokens else table_VE
+        # Rows whole on each device before they are looked up: otherwise XLA moves the result around instead.
+        x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
+        if arch.embedding_scale != 1.0:
+            x_BLE = x_BLE * arch.embedding_scale
+        x_BLE = self._add_positions(x_BLE, tokens_BL, positions_BL)
+        if arch.num_types:
+            # A product with one-hot rows: its gradient is a small matrix product instead of a scatter.
+            one_hot = jax.nn.one_hot(0 if types_BL is None else types_BL, arch.num_types, dtype=jnp.float32)
+            x_BLE += one_hot @ self.types[...]
+        if arch.token_types and types_BL is not None:
+            x_BLE += jnp.take(constrain(table_VE, "vocab", None), types_BL, axis=0)
+        if arch.embedding_norm:
+            x_BLE = self.norm(x_BLE)
+        x_BLE = constrain(x_BLE.astype(arch.compute_dtype), "batch", "length", None)
+        x_BLE = dropout(x_BLE, arch.dropout_rate, dropout_key)
+        return self.projection(x_BLE) if arch.embedding_projection else x_BLE
+
+    def _add_positions(self, x_BLE: jax.Array, tokens_BL: jax.Array, positions_BL: jax.Array | None) -> jax.Array:
+        arch, length = self.arch, tokens_BL.shape[1]
+        if positions_BL is None and not arch.count_padding:
+            real_BL = (tokens_BL != arch.pad_id).astype(jnp.int32)
+            positions_BL = jnp.cumsum(real_BL, axis=1) * real_BL - 1
+        if arch.positions == "sinusoidal":
+            positions_BL = jnp.arange(length)[None] if positions_BL is None else positions_BL
+            return x_BLE + sinusoidal(positions_BL, x_BLE.shape[-1])
+        if arch.positions != "learned":
+            return x_BLE
+        table = constrain(self.positions[...], None, None)
+        if positions_BL is None:
+            return x_BLE + over_rows(table[arch.position_offset :][:length], x_BLE.shape)
+        return x_BLE + jnp.take(table, positions_BL + arch.position_offset, axis=0)

@@ -1,0 +1,123 @@
+"""How the layers of a stack lie in memory and how they are run.
+
+Parameters are stacked, [N, ...], as far as layers have the same ones: all of a stack below "layers" where all have, else those of a kind below
+"layers/KIND". Layers run in segments: a period of the pattern, traced once, that is repeated in a loop. So compile time and memory
+are those of one period, whatever the depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+
+from lm_research.models.architecture import Architecture
+from lm_research.models.block import block_parts
+from lm_research.models.layer_spec import LayerSpec
+
+LONGEST_PERIOD = 64
+
+
+class Segment(NamedTuple):
+    """`count` repetitions of the `period` layers from `first` on."""
+
+    first: int
+    period: int
+    count: int
+
+
+@functools.lru_cache(maxsize=256)
+def segments(arch: Architecture) -> tuple[Segment, ...]:
+    """The layers of a stack in as few traced ones as repetitions allow."""
+    numbers = {spec: number for number, spec in enumerate(arch.kinds)}
+    kinds, found, first = [numbers[spec] for spec in arch.layer_specs], [], 0
+    while first < len(kinds):
+        best = Segment(first, 1, 1)
+        for period in range(1, min(LONGEST_PERIOD, (len(kinds) - first) // 2) + 1):
+            count = 1
+            while kinds[first + count * period : first + (count + 1) * period] == kinds[first : first + period]:
+                count += 1
+            if period * (count - 1) > best.period * (best.count - 1):
+                best = Segment(first, period, count)
+        found.append(best)
+        first += best.period * best.count
+    return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Layers with the same parameters, stacked.
+
+    Attributes:
+      name: of the kind; "" where the whole stack is of it.
+      spec: of the first of them.
+      layers: the number of the layer in each row; of shared layers, that of the block.
+    """
+
+    name: str
+    spec: LayerSpec
+    layers: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def stacks(arch: Architecture) -> tuple[Stack, ...]:
+    """The stacks that the layers of an architecture lie in."""
+    if arch.share_layers:
+        return (Stack("", arch.layer_specs[0], tuple(range(arch.num_blocks))),)
+    shapes = {spec: _shapes(arch, spec) for spec in arch.kinds}
+    rows: dict[tuple, list[int]] = {}
+    for number, spec in enumerate(arch.layer_specs):
+        rows.setdefault(shapes[spec], []).append(number)
+    groups = [tuple(numbers) for numbers in rows.values()]
+    firsts = [arch.layer_specs[numbers[0]] for numbers in groups]
+    return tuple(Stack(name, *pair) for name, *pair in zip(_names(firsts), firsts, groups, strict=True))
+
+
+def _shapes(arch: Architecture, spec: LayerSpec) -> tuple:
+    leaves = jax.tree_util.tree_leaves_with_path(block_parts(arch, spec)[1])
+    return tuple((jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves)
+
+
+# Fields that decide which parameters a layer has, and what a stack of some is called by them.
+_TELLING = {
+    "num_experts": "experts", "gated": "gated", "attention_norm": "attention_norm", "residual": "", "attention": "", "num_heads": "heads",
+    "num_kv_heads": "kv_heads", "head_size": "head_size", "intermediate_size": "width", "query_key_norm": "query_key_norm",
+    "shared_norm": "shared_norm", "query_bias": "query_bias", "key_bias": "key_bias", "value_bias": "value_bias",
+    "output_bias": "output_bias", "mlp_bias": "mlp_bias",
+}  # fmt: skip
+
+
+def _names(specs: list[LayerSpec]) -> list[str]:
+    """What tells stacks apart, "experts_8" and "no_experts"; a single one has no name."""
+    if len(specs) == 1:
+        return [""]
+    for count in range(1, len(_TELLING) + 1):  # as few fields as tell all apart
+        telling = [field for field in _TELLING if len({getattr(spec, field) for spec in specs}) > 1][:count]
+        names = ["_".join(_word(_TELLING[field], getattr(spec, field)) for field in telling) for spec in specs]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}_{number}" for number, name in enumerate(names)]
+
+
+def _word(name: str, value: object) -> str:
+    if value in (0, False, "none"):
+        return f"no_{name or 'attention'}"
+    return name if value is True else f"{name}_{value}".strip("_")
+
+
+class Place(NamedTuple):
+    """Where a layer's parameters lie: the name of a stack, and a row of it."""
+
+    stack: str
+    row: int
+
+
+@functools.lru_cache(maxsize=256)
+def places(arch: Architecture) -> tuple[Place, ...]:
+    """Of each layer."""
+    if arch.share_layers:
+        return tuple(Place("", block) for block in arch.block_of_layer)
+    found = {number: Place(s.name, row) for s in stacks(arch) for row, number in enumerate(s.layers)}
+    return tuple(found[number] for number in range(arch.num_layers))
