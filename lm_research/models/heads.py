@@ -52,12 +52,12 @@ class Head:
 
 
 class Projection(NamedTuple):
-    """Hidden states [B, M, E], token table [V, E] and bias [V] or None: logits = hidden table^T + bias, capped if `cap` is not 0."""
+    """Hidden states [B, M, E], token table [V, E] and bias [V] or None: logits = hidden table^T + bias, capped if there is a cap."""
 
     hidden_BME: jax.Array
     table_VE: jax.Array
     bias_V: jax.Array | None
-    cap: float = 0.0
+    cap: float | None = None
 
     def logits(self) -> jax.Array:
         """[B, M, V] in float32."""
@@ -77,7 +77,7 @@ class MaskedLMHead(nnx.Module):
         if not arch.tied:
             self.table = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
         self.activation = arch.head_activation or arch.activation
-        self.scale, self.cap = arch.logit_scale, arch.logit_cap
+        self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
     def __call__(self, hidden_BMD: jax.Array, table_VE: jax.Array | None) -> Projection:
         """`table_VE` is the embedding table; it is not used by a head with its own."""
@@ -95,7 +95,7 @@ class NextTokenHead(nnx.Module):
             self.table = weight(rngs, (arch.vocab_size, arch.hidden_size), ("vocab", "embed"), arch)
         if arch.head_bias:
             self.bias = zeros((arch.vocab_size,), ("vocab",))
-        self.scale, self.cap = arch.logit_scale, arch.logit_cap
+        self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
     def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:
         table, bias = getattr(self, "table", None), getattr(self, "bias", None)

@@ -229,8 +229,8 @@ def activation(name: str, x: jax.Array) -> jax.Array:
     return ACTIVATIONS[name](x)
 
 
-def capped(scores: jax.Array, cap: float) -> jax.Array:
-    """cap tanh(score / cap); of a cap of 0 the scores as they are."""
+def capped(scores: jax.Array, cap: float | None) -> jax.Array:
+    """cap tanh(score / cap); without a cap, or one of 0, the scores as they are."""
     return cap * jnp.tanh(scores / cap) if cap else scores
 
 

@@ -84,7 +84,7 @@ def smoothing(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Arr
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _token_loss(
-    static: tuple[int, float],
+    static: tuple[int, float | None],
     hidden_RD: jax.Array,
     table_VD: jax.Array,
     bias_V: jax.Array | None,
@@ -99,7 +99,7 @@ def _token_loss(
 
 
 def _forward(
-    static: tuple[int, float],
+    static: tuple[int, float | None],
     hidden_RD: jax.Array,
     table_VD: jax.Array,
     bias_V: jax.Array | None,
@@ -143,7 +143,7 @@ def _forward(
     return (loss.sum(), correct.sum()), kept
 
 
-def _backward(static: tuple[int, float], kept: tuple, cotangents: Arrays) -> tuple:
+def _backward(static: tuple[int, float | None], kept: tuple, cotangents: Arrays) -> tuple:
     hidden_gradient, table_DV, bias_gradient, hidden_RD, targets_R, weights_R, table = kept
     # The second output counts; it has no gradient. The scale stays in float32: rounded to bfloat16 it would be up to 0.4%
     # off, for every element alike.
@@ -161,7 +161,7 @@ _token_loss.defvjp(_forward, _backward)
 
 
 def _sums(
-    static: tuple[int, float],
+    static: tuple[int, float | None],
     hidden_RD: jax.Array,
     targets_R: jax.Array,
     weights_R: jax.Array,

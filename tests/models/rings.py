@@ -20,19 +20,22 @@ from lm_research.models.positions import distance_table, relative_bias
 from lm_research.parallel.mesh import make_mesh
 
 B, L, H, K, BUCKETS, REACH = 4, 32, 4, 8, 8, 16
-# Name -> mesh, causal, window, prefix, relative positions, dropout.
-CASES: dict[str, tuple[dict[str, int], bool, int, bool, bool, float]] = {
+# Name -> mesh, causal, window, prefix, relative positions, dropout, cap of scores.
+CASES: dict[str, tuple] = {
     "bidirectional": (dict(context=8), False, 0, False, False, 0.0),
     "causal": (dict(data=2, context=4), True, 0, False, False, 0.0),
     "window and dropout": (dict(fsdp=2, context=2, tensor=2), True, 5, False, False, 0.3),
     "prefix": (dict(context=8), True, 0, True, False, 0.0),
     "relative, dropout": (dict(context=4, tensor=2), False, 0, False, True, 0.2),
     "relative, causal": (dict(context=8), True, 0, False, True, 0.0),
+    "window to both sides, capped": (dict(context=4, tensor=2), False, 6, False, True, 0.0, 0.7),
     "flash, window and dropout": (dict(data=2, fsdp=2, tensor=2), True, 5, False, False, 0.3),
 }
 
 
-def compare(mesh: dict[str, int], causal: bool, window: int, prefix: bool, relative: bool, rate: float) -> list[float]:
+def compare(
+    mesh: dict[str, int], causal: bool, window: int, prefix: bool, relative: bool, rate: float, cap: float = 0.0
+) -> list[float]:
     rng = np.random.default_rng(0)
     query, key, value = (jnp.asarray(rng.normal(size=(B, L, H, K)), jnp.float32) for _ in range(3))
     table = jnp.asarray(rng.normal(size=(BUCKETS, H)), jnp.float32)
@@ -46,14 +49,14 @@ def compare(mesh: dict[str, int], causal: bool, window: int, prefix: bool, relat
         bias = attention_bias(segments, segments, causal, window, prefixes)
         if relative:
             bias += relative_bias(table, L, L, REACH, both_ways=not causal)
-        return attend(query, key, value, bias, rate, drop, scale=1.0)
+        return attend(query, key, value, bias, rate, drop, scale=1.0, score_cap=cap)
 
     def ring(query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array) -> jax.Array:
         distances = distance_table(table, L, REACH, both_ways=not causal) if relative else None
         mask = AttentionMask(segments, segments, causal, window, prefix_BS=prefixes, distances_HX=distances)
         if "context" not in mesh:
             return flash_attend(query, key, value, mask, 1.0, rate, drop)
-        return ring_attend(query, key, value, mask, rate, drop)
+        return ring_attend(query, key, value, mask, rate, drop, cap)
 
     def results(function: Any) -> list[jax.Array]:
         out, pull = jax.vjp(function, query, key, value, table)

@@ -51,10 +51,11 @@ def results(function: Any, arrays: list[jax.Array]) -> list[np.ndarray]:
         (48, 48, 16, False, 0, False, 0.0),
         (64, 64, 16, True, 0, False, 0.0),
         (96, 96, 16, True, 7, False, 0.2),
+        (96, 96, 16, False, 7, False, 0.0),
         (80, 80, 16, True, 0, True, 0.1),
         (40, 72, 24, False, 0, False, 0.1),  # another stack's keys; lengths and a width that are no powers of two
     ],
-    ids=["bidirectional", "causal", "window, dropout", "prefix, dropout", "cross, dropout"],
+    ids=["bidirectional", "causal", "window, dropout", "window to both sides", "prefix, dropout", "cross, dropout"],
 )
 def test_equals_plain_attention(
     length: int, keys: int, width: int, causal: bool, window: int, prefix: bool, rate: float

@@ -18,12 +18,18 @@ from lm_research.models.families import define_model
 
 
 @pytest.mark.parametrize(
-    ("length", "keys", "causal", "window"),
-    [(256, 256, False, 0), (256, 256, True, 0), (256, 256, True, 50), (128, 256, False, 0)],
-    ids=["bidirectional", "causal", "window", "cross"],
+    ("length", "keys", "causal", "window", "cap"),
+    [
+        (256, 256, False, 0, 0),
+        (256, 256, True, 0, 0.7),
+        (256, 256, True, 50, 0),
+        (256, 256, False, 51, 0),
+        (128, 256, False, 0, 0),
+    ],
+    ids=["bidirectional", "causal, capped", "window", "window to both sides", "cross"],
 )
 def test_equals_plain_attention(
-    length: int, keys: int, causal: bool, window: int, monkeypatch: pytest.MonkeyPatch
+    length: int, keys: int, causal: bool, window: int, cap: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(splash, "LONGEST_BLOCK", 128)  # so that there are several
     rng = np.random.default_rng(0)
@@ -41,9 +47,10 @@ def test_equals_plain_attention(
 
         return [np.asarray(x) for x in tiny.jit(run)(outer, query, key, value)]
 
-    plain = results(lambda q, k, v: attend(q, k, v, attention_bias(of_queries, segments, causal, window), scale=0.3))
+    bias = attention_bias(of_queries, segments, causal, window)
+    plain = results(lambda q, k, v: attend(q, k, v, bias, scale=0.3, score_cap=cap))
     mask = AttentionMask(jnp.asarray(of_queries), jnp.asarray(segments), causal, window)
-    fast = results(lambda q, k, v: splash.splash_attend(q, k, v, mask, 0.3))
+    fast = results(lambda q, k, v: splash.splash_attend(q, k, v, mask, 0.3, cap))
     for got, expected in zip(fast, plain, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 

@@ -28,15 +28,17 @@ def problem(seed: int = 0, m: int = M) -> tuple[np.ndarray, ...]:
 
 
 def reference(
-    hidden: np.ndarray, table: np.ndarray, bias: np.ndarray, targets: np.ndarray, weights: np.ndarray
+    hidden: np.ndarray, table: np.ndarray, bias: np.ndarray, targets: np.ndarray, weights: np.ndarray, cap: float = 0.0
 ) -> dict:
-    """Loss, correct and gradients from logits in float64; d loss / d logits = weight (softmax - one hot)."""
-    logits = hidden @ table.T + bias
+    """Loss, correct and gradients from logits in float64; d loss / d logits = weight (softmax - one hot), times a cap's 1 - tanh^2."""
+    logits, bend = hidden @ table.T + bias, 1.0
+    if cap:
+        bend, logits = 1 - np.tanh(logits / cap) ** 2, cap * np.tanh(logits / cap)
     logits -= logits.max(-1, keepdims=True)
     log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     shares = np.exp(log_shares)
     chosen = np.eye(V)[targets]
-    slope = weights[..., None] * (shares - chosen)
+    slope = weights[..., None] * (shares - chosen) * bend
     return {
         "loss": -(weights * (log_shares * chosen).sum(-1)).sum(),
         "correct": (weights * (logits.argmax(-1) == targets)).sum(),
@@ -46,12 +48,14 @@ def reference(
     }
 
 
-def fused(arrays: tuple[np.ndarray, ...], dtype: type = jnp.float32, scale: float = 1.0) -> dict:
+def fused(arrays: tuple[np.ndarray, ...], dtype: type = jnp.float32, scale: float = 1.0, cap: float = 0.0) -> dict:
     """The same from `token_loss`, times `scale`."""
     hidden, table, bias, targets, weights = arrays
 
     def loss(hidden: jax.Array, table: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
-        total, correct = token_loss(Projection(hidden, table, bias), jnp.asarray(targets), jnp.asarray(weights))
+        total, correct = token_loss(
+            Projection(hidden, table, bias, cap or None), jnp.asarray(targets), jnp.asarray(weights)
+        )
         return scale * total, correct
 
     inputs = jnp.asarray(hidden, dtype), jnp.asarray(table, jnp.float32), jnp.asarray(bias, jnp.float32)
@@ -65,9 +69,10 @@ def sliced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cross_entropy, "SLICE_ROWS", request.param)
 
 
-def test_value_and_gradient_equal_the_textbook(sliced: None) -> None:
+@pytest.mark.parametrize("cap", [0.0, 2.0], ids=["", "capped"])
+def test_value_and_gradient_equal_the_textbook(sliced: None, cap: float) -> None:
     arrays = problem()
-    got, expected = fused(arrays), reference(*arrays)
+    got, expected = fused(arrays, cap=cap), reference(*arrays, cap)
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
 
@@ -104,18 +109,19 @@ def test_value_without_gradient_is_the_same(sliced: None) -> None:
     assert float(correct) == expected["correct"]
 
 
-def test_smoothing_makes_of_the_loss_that_of_smoothed_labels() -> None:
+@pytest.mark.parametrize("cap", [None, 2.0], ids=["", "capped"])
+def test_smoothing_makes_of_the_loss_that_of_smoothed_labels(cap: float | None) -> None:
     """Cross-entropy with 0.9 of the probability on the target and 0.1 spread evenly, in value and gradient, by optax."""
     arrays = [jnp.asarray(x, jnp.int32 if x.dtype.kind == "i" else jnp.float32) for x in problem()]
     targets, weights = arrays[3:]
     labels = 0.9 * jax.nn.one_hot(targets, V) + 0.1 / V
 
     def ours(*given: jax.Array) -> jax.Array:
-        projection = Projection(*given)
+        projection = Projection(*given, cap)
         return token_loss(projection, targets, weights).loss + 0.1 * smoothing(projection, targets, weights)
 
     def theirs(*given: jax.Array) -> jax.Array:
-        return (weights * optax.softmax_cross_entropy(Projection(*given).logits(), labels)).sum()
+        return (weights * optax.softmax_cross_entropy(Projection(*given, cap).logits(), labels)).sum()
 
     found, wanted = (tiny.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays[:3]) for loss in (ours, theirs))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):

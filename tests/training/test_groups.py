@@ -55,6 +55,7 @@ class Linear(Regression):
 DEFINITION = types.SimpleNamespace(
     init=lambda seed: unflatten({path: jnp.asarray(x) for path, x in PARAMS.items()}),
     bind=lambda params: params,
+    layers_of=lambda path: (0, 1, 2) if "/layers/" in path else None,
     shapes=jax.eval_shape(lambda: unflatten({path: jnp.asarray(x) for path, x in PARAMS.items()})),
 )
 

@@ -63,6 +63,7 @@ def first_params() -> dict:
 DEFINITION = types.SimpleNamespace(
     init=lambda seed: jax.tree.map(jnp.asarray, first_params()),
     bind=lambda params: params,
+    layers_of=lambda path: None,
     shapes=jax.eval_shape(lambda: jax.tree.map(jnp.asarray, first_params())),
 )
 

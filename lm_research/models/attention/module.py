@@ -96,6 +96,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
     scale: float | jax.Array | None = None,
+    score_cap: float = 0.0,
 ) -> jax.Array:
     """The reference implementation: softmax(q k^T / sqrt(K) + bias) v, [B, L, H, K].
 
@@ -104,10 +105,11 @@ def attend(
       bias_BHLS: what is added to the scores (mask, relative positions), float32; may have 1 for B and for H.
       dropout_rate, dropout_key: dropout on the probabilities; a None key applies none.
       scale: factor on the scores, instead of 1 / sqrt(K).
+      score_cap: scores become cap tanh(score / cap) before the bias is added; 0 leaves them.
     """
     scale = query_BLHK.shape[-1] ** -0.5 if scale is None else scale
-    key_BGSK, value_BGSK = key_BSGK.swapaxes(1, 2), value_BSGK.swapaxes(1, 2)
-    return dot_product_attention(query_BLHK, key_BGSK, value_BGSK, bias_BHLS, scale, dropout_rate, dropout_key)
+    pair, dropped = (key_BSGK.swapaxes(1, 2), value_BSGK.swapaxes(1, 2)), (dropout_rate, dropout_key)
+    return dot_product_attention(query_BLHK, *pair, bias_BHLS, scale, *dropped, None, score_cap)
 
 
 def attend_in_blocks(

@@ -1,0 +1,259 @@
+"""Layers as a pattern: what is run in loops, where parameters lie, who sees whom, and that all who walk over layers know it.
+
+Legend: B batch, L length, D model width, N layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lm_research.config import LoraConfig, resolve
+from lm_research.models import decode
+from lm_research.models.adapters import adapt
+from lm_research.models.architecture import Architecture, from_flat
+from lm_research.models.definition import ModelDefinition, define
+from lm_research.models.flops import train_flops
+from lm_research.models.heads import Head
+from lm_research.models.layer_plan import Segment, segments, stacks
+from lm_research.models.limits import flaw
+from lm_research.training.groups import make_groups
+from lm_research.training.muon import matrix_axes
+from lm_research.trees import flatten
+
+SIZES = dict(vocab_size=tiny.VOCAB, hidden_size=16, num_heads=2, intermediate_size=32, max_length=16, num_layers=1)
+WINDOW, WHOLE = dict(attention="window", window=4), {}
+EXPERTS = dict(num_experts=4, experts_per_token=2)
+FIRST = dict(attention_norm=False)
+
+
+def said(*pattern: dict, **changes: Any) -> Architecture:
+    return from_flat(pattern or ({},), **SIZES | dict(norm="pre") | changes)
+
+
+def model(arch: Architecture) -> ModelDefinition:
+    return define(arch, Head("causal_lm" if arch.causal else "none", pooled=False))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "depth", "expected"),
+    [
+        ("a", 12, [(0, 1, 12)]),
+        ("aaaaab", 24, [(0, 6, 4)]),
+        ("aaaaab", 26, [(0, 6, 4), (24, 1, 2)]),  # Gemma 3's smallest: two layers are left over
+        ("xabbabbabbabbabbabbabba", 22, [(0, 1, 1), (1, 3, 7)]),  # as ModernBERT's, whose first differs
+        ("aaaaaaabbbbb", 12, [(0, 1, 7), (7, 1, 5)]),  # Qwen 2: windows from a layer on
+        ("ab", 1, [(0, 1, 1)]),
+    ],
+)
+def test_layers_are_run_in_as_few_traced_ones_as_repetitions_allow(
+    pattern: str, depth: int, expected: list[tuple[int, int, int]]
+) -> None:
+    kinds = {"a": WINDOW, "b": WHOLE, "x": dict(attention="window", window=6)}
+    found = segments(said(*(kinds[letter] for letter in pattern), num_layers=depth))
+    assert found == tuple(Segment(*one) for one in expected)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ((WINDOW, WINDOW, WHOLE), {"": (0, 1, 2, 3, 4)}),
+        ((FIRST, *(WHOLE,) * 4), {"no_attention_norm": (0,), "attention_norm": (1, 2, 3, 4)}),
+        ((WHOLE, EXPERTS), {"no_experts": (0, 2, 4), "experts_4": (1, 3)}),
+        ((WHOLE, dict(head_size=16), dict(attention="none")), {"full_head_size_8": (0, 3), "full_head_size_16": (1, 4),
+                                                             "no_attention_head_size_8": (2,)}),
+    ],
+)  # fmt: skip
+def test_parameters_are_stacked_as_far_as_they_are_the_same(pattern: tuple, expected: dict) -> None:
+    arch = said(*pattern, num_layers=5, causal=True)
+    assert {stack.name: stack.layers for stack in stacks(arch)} == expected
+    definition = model(arch)
+    for path, leaf in flatten(definition.shapes).items():
+        layers = definition.layers_of(path)
+        assert (layers is None) == ("/layers/" not in path)
+        assert layers is None or leaf.shape[0] == len(layers)
+    names = {path.split("/")[2] for path in flatten(definition.shapes) if "/layers/" in path}
+    assert names == set(expected) or "" in expected
+
+
+DECODER = (dict(WINDOW, positions="rotary", query_key_norm="head"), dict(EXPERTS, mlp_bias=False, residual="sandwich"))
+STACKS = {
+    "decoder": said(*DECODER, num_layers=5, causal=True, positions="none"),
+    "encoder": said(FIRST, *(WINDOW, WHOLE) * 3, num_layers=6),
+    "parallel": said(dict(residual="parallel"), dict(attention="none", residual_scale=0.5), num_layers=4, causal=True),
+}
+TOKENS = np.random.default_rng(0).integers(5, tiny.VOCAB, (2, 12))
+SEGMENTS = np.array([[1] * 5 + [2] * 5 + [0] * 2, [1] * 12])
+
+
+def value_and_gradient(arch: Architecture, params: Any) -> tuple[jax.Array, Any]:
+    definition, weights = model(arch), np.random.default_rng(1).normal(size=(2, 12, 16))
+
+    def value(params: Any) -> jax.Array:
+        x_BLD = definition.bind(params).reader(TOKENS, SEGMENTS, dropout_key=jax.random.key(3))
+        return (x_BLD * weights * (SEGMENTS > 0)[..., None]).sum()
+
+    return tiny.jit(jax.value_and_grad(value))(params)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_loops_and_recomputation_change_nothing(name: str) -> None:
+    """Loops over periods against layers one after the other, and with everything made again in the backward pass; with dropout."""
+    arch = STACKS[name].replace(dropout_rate=0.1, attention_dropout_rate=0.1)
+    params = tiny.random_params(model(arch))
+    plain, gradient = value_and_gradient(arch.replace(scan_layers=False), params)
+    for other in (arch, arch.replace(remat="full")):
+        value, found = value_and_gradient(other, params)
+        assert float(value) == pytest.approx(float(plain), rel=1e-5)
+        for (path, expected), got in zip(
+            jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(found), strict=True
+        ):
+            largest = np.abs(expected).max()
+            np.testing.assert_allclose(got, expected, atol=1e-5 * max(1, largest), err_msg=str(path))
+            assert largest > 0 or "value" not in str(path)
+
+
+def test_a_stack_shows_what_each_layer_saw() -> None:
+    """Of 5 layers, two with experts: 6 states, of which each layer's is the next one's input, 5 attentions, 2 routers."""
+    definition = model(STACKS["decoder"])
+
+    def run(params: Any) -> Any:
+        captured: list = []
+        x_BLD = definition.bind(params).decoder(TOKENS, SEGMENTS, captured=captured)
+        return x_BLD, definition.bind(params).decoder(TOKENS, SEGMENTS), captured[0]
+
+    x_BLD, plain_BLD, seen = tiny.jit(run)(tiny.random_params(definition))
+    np.testing.assert_allclose(x_BLD, plain_BLD, atol=1e-5)
+    assert [len(part) for part in seen] == [6, 5, 0, 2]
+    inputs = np.stack(seen.hidden_states)
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(inputs[:-1], inputs[1:], strict=True))
+    near = np.tril(np.ones((12, 12))) * (np.arange(12)[:, None] - np.arange(12) < 4) > 0
+    for number, probs in enumerate(seen.attentions):  # the second row is one document; windows of 4 and all, in turns
+        expected = near if number % 2 == 0 else np.tril(np.ones((12, 12))) > 0
+        assert ((np.asarray(probs)[1, 0] > 0) == expected).all()
+    np.testing.assert_allclose(np.asarray(seen.routing).sum(-1), 1.0, rtol=1e-5)
+
+
+DISTANCE = np.arange(12)[:, None] - np.arange(12)
+PACKED = SEGMENTS[0][:, None] == SEGMENTS[0]
+PLACES = np.array([0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1])  # in their documents
+SIGHTS = {
+    "window": (dict(causal=True), WINDOW, (DISTANCE >= 0) & (DISTANCE < 4)),
+    "window to both sides": (dict(), WINDOW, np.abs(DISTANCE) <= 2),
+    "odd window to both sides": (dict(), dict(WINDOW, window=3), np.abs(DISTANCE) <= 1),
+    "chunks": (dict(causal=True), dict(attention="chunked", window=3),
+               (DISTANCE >= 0) & (PLACES[:, None] // 3 == PLACES // 3)),
+    "none": (dict(causal=True), dict(attention="none"), DISTANCE == 0),
+    "experts": (dict(causal=True), dict(EXPERTS, mlp_bias=False), DISTANCE >= 0),
+    "alibi": (dict(causal=True), dict(positions="alibi"), DISTANCE >= 0),
+    "alibi to both sides": (dict(), dict(positions="alibi"), DISTANCE > -99),
+    "caps": (dict(causal=True), dict(score_cap=1.0), DISTANCE >= 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIGHTS)
+def test_who_influences_whom(name: str) -> None:
+    """A position's state depends on those that its kind of layer lets it see, in its document, and on no others: by gradients."""
+    changes, layer, expected = SIGHTS[name]
+    definition = model(said(layer, positions="none", **changes))
+    params = tiny.random_params(definition)
+    stack = "decoder" if definition.arch.causal else "encoder"
+    tokens = np.arange(5, 17)[None]
+
+    def states(table: jax.Array) -> jax.Array:
+        own = params | {stack: params[stack] | {"embeddings": {"tokens": table}}}
+        return definition.bind(own).reader(tokens, SEGMENTS[:1], PLACES[None])[0]
+
+    def influence(table: jax.Array) -> jax.Array:
+        x_LD, pull = jax.vjp(states, table)
+        probes = jnp.eye(12)[:, :, None] * jnp.cos(jnp.arange(x_LD.shape[1]))
+        return jnp.abs(jax.vmap(lambda probe: pull(probe)[0])(probes)).sum(-1)[:, 5:17]
+
+    found = np.asarray(tiny.jit(influence)(params[stack]["embeddings"]["tokens"]))
+    assert ((found > 0) == (expected & PACKED)).all()
+
+
+@pytest.mark.parametrize("backend", ["flash"])
+@pytest.mark.parametrize("window", [3, 4])
+def test_kernels_see_what_the_pattern_says(backend: str, window: int) -> None:
+    """Windows to both sides and whole layers in turns, in kernels and plain: same values, same gradients."""
+    arch = said(dict(WINDOW, window=window), WHOLE, num_layers=4)
+    params = tiny.random_params(model(arch))
+    plain, gradient = value_and_gradient(arch, params)
+    value, found = value_and_gradient(arch.replace(attention=backend), params)
+    assert float(value) == pytest.approx(float(plain), rel=1e-4)
+    for expected, got in zip(jax.tree.leaves(gradient), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+def test_chunks_stay_those_of_the_text_when_it_is_padded_in_front() -> None:
+    """Two tokens of padding before a row that is read with a cache: its states are those of the row alone."""
+    definition = model(said(dict(attention="chunked", window=3), num_layers=2, causal=True, positions="none"))
+    row = np.arange(5, 13)[None]
+
+    def run(params: Any) -> tuple[jax.Array, jax.Array]:
+        bound, own_L = decode.bind(definition, params), jnp.arange(10)
+        visible = (own_L[:, None] >= own_L) & (own_L >= 2)
+        slots = decode.CacheSlots(
+            jnp.int32(0), jnp.maximum(own_L - 2, 0)[None], visible[None], (own_L[:, None] - own_L)[None]
+        )
+        padded = jnp.pad(jnp.asarray(row), [(0, 0), (2, 0)])
+        x_BLD, _ = decode.extend(bound, padded, decode.empty(bound, 1, 10), slots)
+        return x_BLD[:, 2:], definition.bind(params).decoder(row)
+
+    found, expected = tiny.jit(run)(tiny.random_params(definition))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_all_who_walk_over_layers_know_their_numbers() -> None:
+    """Layers 0, 2, 4 are plain and 1, 3 have experts: with decay d layer n of 5 has the rate d^(5 - n), and layers/3 is the second expert's."""
+    definition = model(said(WHOLE, dict(EXPERTS, mlp_bias=False), num_layers=5, causal=True))
+    config = resolve({"optimizer": {"layer_decay": 0.5}, "train": {"freeze": "layers/3/"}})
+    groups = make_groups(config, definition.shapes, definition.layers_of)
+    up = "decoder/layers/{}/feed_forward/up/kernel"
+    assert groups.rates[up.format("no_experts")].reshape(-1).tolist() == [0.5**5, 0.5**3, 0.5]
+    assert groups.rates[up.format("experts_4")].reshape(-1).tolist() == [0.5**4, 0.5**2]
+    assert groups.rates["decoder/embeddings/tokens"] == 0.5**6
+    assert groups.masks[up.format("experts_4")].reshape(-1).tolist() == [1, 0]
+    assert up.format("no_experts") not in groups.masks and up.format("no_experts") not in groups.frozen
+    # A matrix for each expert is one of its own: [N, E, D, F].
+    axes = matrix_axes(up.format("experts_4"), 4)
+    assert (axes.reduction_axis, axes.output_axis) == ((2,), (3,))
+    adapted = adapt(definition, LoraConfig(rank=2, targets="attention/query/"))
+    shapes = flatten(adapted.shapes)
+    assert {path: leaf.shape for path, leaf in shapes.items() if path.endswith("lora_a")} == {
+        "decoder/layers/experts_4/attention/query/lora_a": (2, 16, 2),
+        "decoder/layers/no_experts/attention/query/lora_a": (3, 16, 2),
+    }
+
+
+def test_flops_of_experts_are_of_those_that_a_position_takes() -> None:
+    """By hand, width 16, inner 32: attention 4 x 16 x 16 a layer; two matrices, of 2 of 4 experts, and a router of 16 x 4."""
+    plain, mixed = (
+        train_flops(model(said(layer, causal=True)), 12, 12) for layer in (WHOLE, EXPERTS | {"mlp_bias": False})
+    )
+    assert plain.layers == 6 * 12 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert mixed.layers == 6 * 12 * (4 * 16 * 16 + 2 * 2 * 16 * 32 + 16 * 4)
+    assert plain.attention == mixed.attention == 12 * 16 * 12 * 12
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (dict(attention="window"), "attention=window, but window=0"),
+        (dict(attention="chunked", window=4), "chunked, which is for causal stacks"),
+        (dict(num_kv_heads=3), "num_heads=2 and num_kv_heads=0 do not go together"),
+        (dict(positions="rotary", rotary_fraction=0.4), "but rotary positions turn pairs"),
+        (dict(num_experts=2, experts_per_token=3), "experts_per_token=3 is not from 1 to num_experts=2"),
+        (dict(score_cap=-1.0), "score_cap is -1.0"),
+    ],
+)
+def test_layers_that_cannot_be(layer: dict, words: str) -> None:
+    assert words in flaw(said(layer))
+    assert not flaw(said()) and "empty" in flaw(dataclasses.replace(said(), layers=()))
