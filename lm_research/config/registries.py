@@ -14,6 +14,7 @@ OBJECTIVES: Variants[Any] = Variants("objective", "lm_research.objectives", base
 TASKS: Variants[Any] = Variants("task", "lm_research.tasks", base=TaskConfig)
 OPTIMIZERS: Variants[Any] = Variants("optimizer", "lm_research.training.optimizers", base=OptimizerConfig)
 SCHEDULES: Variants[Any] = Variants("schedule", "lm_research.training.schedules", base=ScheduleConfig)
+TRACKERS: Variants[Any] = Variants("tracker", "lm_research.run.trackers")
 
 # Sections whose keys are those of the variant that they choose.
 VARIANTS: dict[str, Variants[Any]] = {

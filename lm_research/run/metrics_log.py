@@ -16,7 +16,7 @@ from lm_research.common.disk import naming, write_atomically
 from lm_research.config.run_files import line_of
 from lm_research.run.callbacks import Callback
 from lm_research.run.run_directory import keep_damaged
-from lm_research.run.trackers import Trackers
+from lm_research.run.trackers.threads import Trackers
 
 
 class MetricsWriter(Callback):

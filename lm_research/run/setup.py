@@ -29,7 +29,7 @@ from lm_research.run.budget import resolve_budget, resolve_steps
 from lm_research.run.init_checkpoint import InitCheckpoint, apply_init_checkpoint, load_init_checkpoint
 from lm_research.run.logger import RunLogger
 from lm_research.run.meter import step_size
-from lm_research.run.trackers import check_installed
+from lm_research.run.trackers.threads import check_installed
 from lm_research.training.groups import make_groups
 
 

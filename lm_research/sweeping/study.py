@@ -23,7 +23,7 @@ from typing import Any
 
 from lm_research.common.disk import number_of, told, write_atomically
 from lm_research.errors import ConfigError, UserError
-from lm_research.run.trackers import redacted
+from lm_research.run.trackers.threads import redacted
 from lm_research.sweeping.sweep import Choice, Sweep, config_digest
 
 try:

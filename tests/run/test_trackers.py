@@ -16,8 +16,9 @@ from train_helpers import Lab, metrics
 
 from lm_research.config import resolve, tracker_names
 from lm_research.errors import ConfigError
-from lm_research.run import trackers
-from lm_research.run.trackers import Trackers, check_installed, redacted
+from lm_research.run.trackers import threads
+from lm_research.run.trackers.base import TRACKERS, TrackedRun, Tracker
+from lm_research.run.trackers.threads import Trackers, check_installed, redacted
 
 
 class Recorder:
@@ -166,8 +167,8 @@ def test_what_fails_is_told_once_without_secrets(
 def test_one_that_hangs_costs_a_bounded_time(
     tmp_path: pathlib.Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trackers, "_CLOSE_SECONDS", 0.3)
-    monkeypatch.setattr(trackers, "_QUEUE", 5)
+    monkeypatch.setattr(threads, "CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(threads, "_QUEUE", 5)
     recorder.hung = {"wandb.log"}
     warnings: list[str] = []
     begin = time.monotonic()
@@ -210,6 +211,31 @@ def test_event_files_without_room_are_told_once(tmp_path: pathlib.Path, monkeypa
         full.close()
 
 
+def test_a_tracker_of_another_package_is_one_class(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(TRACKERS, "_found", dict(TRACKERS._found))
+
+    @TRACKERS.register("notebook")
+    class Notebook(Tracker):
+        def __init__(self, run: TrackedRun) -> None:
+            told.append((run.workdir, run.resume_step, run.config["seed"]))
+
+        def write(self, step: int, values: dict[str, float]) -> None:
+            told.append((step, values))
+
+        def write_text(self, step: int, name: str, text: str) -> None:
+            told.append((step, name, text))
+
+        def close(self, failed: bool) -> None:
+            told.append(failed)
+
+    check_installed(("notebook",))
+    warnings: list[str] = []
+    track(tmp_path, range(1, 2), warnings, ("notebook",))
+    numbers = {"train/loss_nats": 1.0, "eval/loss_nats": 2.0}
+    assert told == [(tmp_path, 0, 3), (1, numbers), (1, "samples", "In the <beginning>"), False] and not warnings
+
+
 def test_names() -> None:
     names = lambda text: tracker_names(resolve({"logging": {"trackers": text}}))  # noqa: E731
     assert names("tensorboard") == ("tensorboard",) and names("none") == ()
@@ -223,7 +249,7 @@ def test_names() -> None:
 def test_a_missing_package_is_refused_with_the_command(
     lab: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(trackers._PACKAGES, "mlflow", "no_such_package_here")
+    monkeypatch.setattr(TRACKERS.get("mlflow"), "package", "no_such_package_here")
     assert lab.train(tmp_path, "--config.logging.trackers=tensorboard,mlflow") == 2
     error = capsys.readouterr().err
     assert "pip install 'no_such_package_here'" in error and error.count("\n") == 1
