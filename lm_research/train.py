@@ -21,7 +21,7 @@ from lm_research.errors import DONE, STOPPED_BY_SIGNAL
 from lm_research.parallel import processes
 from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
 from lm_research.run import run_directory
-from lm_research.run.checkpoint import safe
+from lm_research.run.checkpoint_reading import saved_so_far
 from lm_research.run.fit import fit
 
 
@@ -29,7 +29,7 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     """The command; returns the exit code."""
     keep_freed_memory()
     give_simulated_devices_threads()
-    with processes.joined(workdir) as is_main, keeping(lambda: safe(workdir / "checkpoints"), workdir):
+    with processes.joined(workdir) as is_main, keeping(lambda: saved_so_far(workdir / "checkpoints"), workdir):
         with run_directory.lock(workdir) if is_main else contextlib.nullcontext():  # until it ends, however it ends
             result = fit(config, workdir)
     return STOPPED_BY_SIGNAL if result.status == "stopped" else DONE

@@ -19,7 +19,7 @@ from train_helpers import Lab, checkpoints, same, unfinished
 from lm_research.common import disk
 from lm_research.errors import UserError
 from lm_research.parallel import processes
-from lm_research.run import checkpoint, logger, metrics_log
+from lm_research.run import checkpoint_items, logger, metrics_log
 
 
 def refused(*_: Any, **__: Any) -> Any:
@@ -28,12 +28,12 @@ def refused(*_: Any, **__: Any) -> Any:
 
 def in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of the second checkpoint, step 12, which a thread of Orbax writes."""
-    write = checkpoint._FilesHandler.save
+    write = checkpoint_items.FilesHandler.save
 
     def save(self: Any, directory: Any, args: Any) -> None:
         (refused if json.loads(args.contents["manifest.json"])["step"] == 12 else write)(self, directory, args)
 
-    monkeypatch.setattr(checkpoint._FilesHandler, "save", save)
+    monkeypatch.setattr(checkpoint_items.FilesHandler, "save", save)
 
 
 class Full:
@@ -120,7 +120,7 @@ def test_of_several_processes_all_end_with_the_one_that_cannot_write(
     monkeypatch.setattr(processes, "end_all", told.append)
     (tmp_path / "6").mkdir()
     with pytest.raises(OSError):
-        checkpoint._Written(Future(), tmp_path).result()
+        checkpoint_items.PendingWrite(Future(), tmp_path).result()
     assert len(told) == ends
     for error in told:
         assert str(error).startswith(f"{tmp_path} cannot be written: No space left on device (")

@@ -36,9 +36,9 @@ Feed.__call__ = lambda self, number: (time.sleep(0.1 * (self.seed is not None)),
 """
 SLOW_CHECKPOINTS = """
 import time
-from lm_research.run import checkpoint
-write = checkpoint._FilesHandler.save
-checkpoint._FilesHandler.save = lambda *args, **named: (write(*args, **named), time.sleep(0.5))[0]
+from lm_research.run.checkpoint_items import FilesHandler
+write = FilesHandler.save
+FilesHandler.save = lambda *args, **named: (write(*args, **named), time.sleep(0.5))[0]
 """
 SLOW_EVALUATION = """
 import os, pathlib, time

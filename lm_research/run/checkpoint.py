@@ -12,147 +12,47 @@ is moved unless an older one could be read: what no checkpoint survives is no da
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
 import os
 import pathlib
-import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_research.common import disk
-from lm_research.common.documents import json_value
-from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, odd_file
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
 from lm_research.config import CheckpointConfig
-from lm_research.config.run_files import checkpoint_steps, newest_step
+from lm_research.config.run_files import checkpoint_steps
 from lm_research.errors import CheckpointError
-from lm_research.interop.huggingface import listed, nonfinite_in
-from lm_research.interop.orbax_noise import quieten
 from lm_research.models.digest import digest_arrays
 from lm_research.parallel import processes
+from lm_research.run.checkpoint_items import FilesSave, KeepBest, KeepThese, StateRestore, StateSave
+from lm_research.run.checkpoint_reading import (
+    DAMAGED,
+    MANIFEST,
+    DamagedCheckpoint,
+    check_digests,
+    fault_of,
+    raise_if_any_damaged,
+    read_file,
+    read_manifest,
+    unreadable,
+)  # fmt: skip
 from lm_research.run.run_directory import aside
-from lm_research.training.state import State
-from lm_research.trees import flatten
+from lm_research.training.state import State, copied
 
 # Not saved: a state that halted is never saved as a later step, so it would always be -1.
 TRANSIENT = ("halted",)
-MANIFEST = "manifest.json"
 _TIMES = "_CHECKPOINT_METADATA"  # Orbax's: read as soon as it looks at a folder; nobody misses it
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what is being written
-DAMAGED = "damaged"  # the folder of checkpoints that are none any more
-DOUBTFUL = "of_damaged_text"  # and of those that may have learnt from text that was none
-# What a reader says when the machine, and not the file, keeps it from reading.
-_PASSING = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Permission denied", "Too many open files", "out of memory")
-
-
-class DamagedCheckpoint(CheckpointError):
-    """A checkpoint that is not what was written."""
-
-
-quieten()
-
-
-_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-
-
-class _FilesHandler(ocp.CheckpointHandler):
-    """Small files, by name, as one item of a checkpoint."""
-
-    def save(self, directory: epath.Path, args: FilesSave) -> None:
-        if jax.process_index() == 0:
-            for name, content in args.contents.items():
-                (directory / name).write_bytes(content)
-
-    def restore(self, directory: epath.Path, args: FilesRestore | None = None) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-@dataclasses.dataclass
-class _Written:
-    """A future of Orbax that ends all processes where it fails: else its threads wait for each other, for ten minutes."""
-
-    future: Any
-    checkpoints: pathlib.Path
-
-    def result(self, timeout: float | None = None) -> Any:
-        try:
-            return self.future.result(timeout=timeout)
-        except Exception as error:
-            if refused := disk.told(error, safe(self.checkpoints), str(self.checkpoints)):
-                processes.end_all(refused)
-            raise
-
-
-class _StateHandler(ocp.StandardCheckpointHandler):
-    """The arrays. A reading that fails returns its error, for behind it all processes wait for each other, failed or not."""
-
-    async def async_save(self, directory: epath.Path, *args: Any, **named: Any) -> list[Any]:
-        """The futures of a writing; one that the system refuses ends all processes of a run of many."""
-        futures = await super().async_save(directory, *args, **named)
-        return [_Written(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
-
-    def restore(self, directory: epath.Path, *args: Any, **named: Any) -> Any:
-        try:
-            return super().restore(directory, *args, **named)
-        except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
-            return error
-
-
-@ocp.args.register_with_handler(_StateHandler, for_save=True)
-@dataclasses.dataclass
-class StateSave(ocp.args.StandardSave):
-    pass
-
-
-@ocp.args.register_with_handler(_StateHandler, for_restore=True)
-@dataclasses.dataclass
-class StateRestore(ocp.args.StandardRestore):
-    pass
-
-
-@ocp.args.register_with_handler(_FilesHandler, for_save=True)
-@dataclasses.dataclass
-class FilesSave(ocp.args.CheckpointArgs):
-    contents: Mapping[str, bytes]
-
-
-@ocp.args.register_with_handler(_FilesHandler, for_restore=True)
-@dataclasses.dataclass
-class FilesRestore(ocp.args.CheckpointArgs):
-    pass
-
-
-@dataclasses.dataclass
-class _KeepBest(preservation_policy.PreservationPolicy):
-    """Keeps the `count` checkpoints with the lowest rank, known by step (Orbax forgets it at a restart)."""
-
-    count: int
-    ranks: dict[int, float]
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        steps = [info.step for info in checkpoints]
-        known = [step for step in steps if math.isfinite(self.ranks.get(step, math.inf))]
-        best = sorted(known, key=lambda step: (self.ranks[step], -step))[: self.count]
-        return [step in best for step in steps]
-
-
-@dataclasses.dataclass
-class _KeepThese(preservation_policy.PreservationPolicy):
-    """Keeps checkpoints by their steps."""
-
-    steps: list[int]
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        return [info.step in self.steps for info in checkpoints]
+DOUBTFUL = "of_damaged_text"  # the folder of checkpoints that may have learnt from text that was none
 
 
 class Checkpoints:
@@ -170,8 +70,8 @@ class Checkpoints:
         ] = []  # the last step that was saved before any of the text was in doubt; empty while none is
         keep = [
             preservation_policy.LatestN(config.keep),
-            _KeepBest(config.keep_best, self._ranks),
-            _KeepThese(self._trusted),
+            KeepBest(config.keep_best, self._ranks),
+            KeepThese(self._trusted),
         ]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(keep), cleanup_tmp_directories=True
@@ -186,7 +86,7 @@ class Checkpoints:
 
     def _learn_rank(self, step: int) -> None:
         try:
-            manifest = self._manifest(step)
+            manifest = read_manifest(self.directory, step)
             self._ranks[step] = float(manifest.get("rank", manifest["metrics"]["eval_loss_nats"]))
         except (CheckpointError, KeyError, TypeError, ValueError, OverflowError):
             pass  # saved without an evaluation, or damaged: not the best of any
@@ -235,7 +135,7 @@ class Checkpoints:
             self._ranks[step] = metrics["eval_loss_nats"] if rank is None else rank
         if jax.default_backend() == "cpu":
             # Here the writer would read the very buffers that the next step overwrites; elsewhere Orbax copies them first.
-            kept = jax.block_until_ready(_copy(kept))
+            kept = jax.block_until_ready(copied(kept))
         args = ocp.args.Composite(state=StateSave(kept), files=FilesSave(files))
         self._bytes = sum(x.nbytes for x in jax.tree.leaves(kept)) + sum(map(len, files.values()))
         with self._writing():
@@ -248,7 +148,7 @@ class Checkpoints:
           CheckpointError: there is none, or it does not fit the model, or its content is not what was written.
         """
         step = self.latest_step if step is None else step
-        expected = self._manifest(step)["digests"]
+        expected = read_manifest(self.directory, step)["digests"]
         names = [name for name in shapes if name not in TRANSIENT]
         target = {
             name: jax.tree.map(
@@ -261,18 +161,14 @@ class Checkpoints:
         except Exception as error:
             state = error
         if not processes.everywhere(not isinstance(state, Exception)):
-            raise self._unreadable(
-                step, state if isinstance(state, Exception) else OSError("another process cannot read it")
+            raise unreadable(
+                self.directory,
+                step,
+                state if isinstance(state, Exception) else OSError("another process cannot read it"),
             )
         # What was read may lie in memory that its reader owns and takes back; the step is to overwrite memory of its own.
-        state = jax.block_until_ready(_copy(state))
-        found = digest_arrays(state)
-        for name in sorted(found.keys() | expected.keys()):
-            if found.get(name) != expected.get(name):
-                raise DamagedCheckpoint(
-                    f"The checkpoint {self.directory / str(step)} is damaged: array {name} has digest {found.get(name)}, but "
-                    f"{expected.get(name)} was written. {self._way_out(step)}"
-                )
+        state = jax.block_until_ready(copied(state))
+        check_digests(self.directory, step, digest_arrays(state), expected)
         return state | {"halted": jax.device_put(jnp.full((), -1, jnp.int32), shardings["halted"])}
 
     def resume(self, read: Callable[[int], State], log: Callable[[str], None]) -> State | None:
@@ -305,27 +201,14 @@ class Checkpoints:
                 failed[step] = str(error)
                 continue
             for damaged, kept in self._set_aside(list(failed)).items():
-                log(f"WARNING: {_fault(failed[damaged])} It is kept in {kept}.")
+                log(f"WARNING: {fault_of(failed[damaged])} It is kept in {kept}.")
             if failed:
                 log(
                     f"WARNING: going on from checkpoint {step}, which is whole; what came after it is done again "
                     "(checkpoint.on_damage=stop refuses instead)."
                 )
             return state
-        if len(failed) == 1:
-            raise DamagedCheckpoint(*failed.values())
-        kept = self.directory / DAMAGED
-        if failed:
-            listed = " ".join(_fault(why) for why in list(failed.values())[:3])
-            raise DamagedCheckpoint(
-                f"None of the {len(failed)} checkpoints in {self.directory} can be read: {listed} Nothing was moved or started anew. Put a "
-                "copy of one of them back, or start in a new --workdir."
-            )
-        if kept.is_dir() and any(kept.iterdir()):
-            raise DamagedCheckpoint(
-                f"{self.directory} holds no checkpoint but the damaged ones in {kept}. Put a whole copy of one into {self.directory}, or "
-                "start in a new --workdir."
-            )
+        raise_if_any_damaged(self.directory, list(failed.values()))
         return None
 
     def trust(self, start: int) -> None:
@@ -333,7 +216,7 @@ class Checkpoints:
 
         `start`: the step that the run goes on from, 0 where it begins; what it says of itself counts.
         """
-        said = self._manifest(start).get("trusted") if start else None
+        said = read_manifest(self.directory, start).get("trusted") if start else None
         self._trusted[:] = [said if type(said) is int and 0 <= said < start else start]
 
     def trust_all(self) -> None:
@@ -377,67 +260,12 @@ class Checkpoints:
 
     def lines(self, step: int) -> int | None:
         """Lines that metrics.jsonl had up to a checkpoint; None where that was not written down."""
-        lines = self._manifest(step).get("lines")
+        lines = read_manifest(self.directory, step).get("lines")
         return lines if type(lines) is int else None
 
-    def check_weights(self, state: State, step: int) -> None:
-        """Raises a DamagedCheckpoint if weights of a state that was restored are NaN or infinite: no step from there can be taken."""
-        weights = flatten({name: state[name] for name in ("params", "ema") if name in state})
-        found = {path: words for path, x in weights.items() if (words := nonfinite_in(x))}
-        if found:
-            raise DamagedCheckpoint(
-                f"The checkpoint {self.directory / str(step)} has weights that are NaN or infinite, as they were when it was saved: "
-                f"{', '.join(listed(found))}. {self._way_out(step)}"
-            )
-
     def read_file(self, name: str, step: int | None = None) -> bytes:
-        """Content of one of the small files of a checkpoint (the newest by default).
-
-        Raises:
-          CheckpointError: there is no checkpoint, or the file is not what was written.
-        """
-        step = self.latest_step if step is None else step
-        expected = self._manifest(step)["files"].get(name)
-        path = self.directory / str(step) / "files" / name
-        try:
-            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        except OSError as error:
-            raise self._unreadable(step, error) from error
-        if found is None or found != expected:
-            state = "is missing" if found is None else "is not what was written"
-            raise DamagedCheckpoint(
-                f"The checkpoint {path.parent.parent} is damaged: files/{name} {state}. {self._way_out(step)}"
-            )
-        return path.read_bytes()
-
-    def _manifest(self, step: int | None) -> dict[str, Any]:
-        path = self.directory / str(step)
-        if step is None or not os.path.lexists(path):
-            raise CheckpointError(f"No checkpoint found in {self.directory}. Train first, or check the path.")
-        if odd := odd_file(path):  # Orbax would wait for a pipe
-            raise self._unreadable(step, ValueError(odd))
-        try:
-            manifest = json_value((path / "files" / MANIFEST).read_bytes())
-            return {**manifest, "digests": dict(manifest["digests"]), "files": dict(manifest["files"])}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise self._unreadable(step, error) from error
-
-    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(". See full TensorStore")[0]
-        reason = reason if len(reason) < 300 else reason[:300] + " ..."
-        passing = isinstance(error, PermissionError | MemoryError) or any(words in reason for words in _PASSING)
-        what = f"The checkpoint {self.directory / str(step)} cannot be read ({reason})."
-        if passing:
-            return CheckpointError(
-                f"{what} That is no damage: give this process the permissions, files or memory that it needs, and run the same command again."
-            )
-        return DamagedCheckpoint(f"{what} {self._way_out(step)}")
-
-    def _way_out(self, step: int) -> str:
-        older = newest_step(self.directory, below=step)
-        if older is not None:
-            return f"Remove {self.directory / str(step)} to go on from step {older}."
-        return "There is no older one; start in a new --workdir."
+        """A small file of a checkpoint (the newest by default); raises a CheckpointError if it is not what was written."""
+        return read_file(self.directory, name, self.latest_step if step is None else step)
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk and visible."""
@@ -470,17 +298,3 @@ class Checkpoints:
 
     def _takes(self) -> str:
         return f"A checkpoint takes about {disk.size(self._bytes)}."
-
-
-def safe(directory: pathlib.Path) -> str:
-    """What is not lost of a run that ends here, in a sentence; `directory` holds its checkpoints."""
-    newest = newest_step(directory)
-    if newest is None:
-        return "No checkpoint was saved yet, so the run begins anew."
-    return f"Checkpoint {newest} is whole, and the run goes on from it."
-
-
-def _fault(words: str, most: int = 220) -> str:
-    """What is wrong with a checkpoint, without the way out."""
-    fault = re.split(" Remove | There is no older one", words)[0]
-    return fault if len(fault) <= most else f"{fault[:most]} ..."

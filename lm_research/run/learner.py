@@ -23,6 +23,7 @@ from lm_research.parallel import processes
 from lm_research.parallel.batches import to_global
 from lm_research.parallel.rules import replicated
 from lm_research.run.checkpoint import Checkpoints
+from lm_research.run.checkpoint_reading import check_weights
 from lm_research.run.goodput import TimeAccount
 from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.run.logger import RunLogger
@@ -120,7 +121,7 @@ class Learner:
     def _read(self, step: int) -> State:
         check_corpus(self.checkpoints, self._run.corpus.digest, step)
         state = self._restore(step)
-        self.checkpoints.check_weights(state, step)
+        check_weights(self.checkpoints.directory, step, state)
         return state
 
     def _initial_state(self) -> State:

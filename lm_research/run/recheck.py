@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
@@ -46,7 +45,7 @@ from lm_research.run.callbacks import Callback, StepCall, every
 from lm_research.run.checkpoint import Checkpoints
 from lm_research.run.goodput import TimeAccount
 from lm_research.training.groups import make_groups
-from lm_research.training.state import State
+from lm_research.training.state import State, copied
 from lm_research.training.step import loss_and_gradient
 
 FILE = "checked.json"
@@ -264,9 +263,6 @@ def suspects(runs: Sequence[Run], same: int = 1) -> list[int]:
     return sorted(fickle or outvoted or involved)
 
 
-_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-
-
 def park(state: State) -> State:
     """A copy of a state that outlives the step that overwrites it: in the host's memory, so that the devices need room for one only."""
     return jax.block_until_ready(
@@ -277,7 +273,7 @@ def park(state: State) -> State:
 def unpark(kept: State) -> State:
     """The state again, in memory of its own on the devices."""
     return jax.block_until_ready(
-        _copy(jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("device")), kept))
+        copied(jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind("device")), kept))
     )
 
 

@@ -36,6 +36,12 @@ State = dict[str, Any]
 COUNTERS = ("steps", "skipped", "grad_norm")
 
 
+@jax.jit
+def copied(tree: Any) -> Any:
+    """The same arrays in memory of their own, which no step overwrites that is given the others."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def optimizer_to_dict(state: Any) -> dict[str, Any]:
     """The state of any optax chain as plain nested dicts by field: count, mu, nu; a field that several parts have is numbered, count_2."""
     return unflatten(dict(_named_leaves(state)))

@@ -1,0 +1,112 @@
+"""What a checkpoint is made of for Orbax, and which ones it keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from lm_research.common import disk
+from lm_research.interop.orbax_noise import quieten
+from lm_research.parallel import processes
+from lm_research.run.checkpoint_reading import saved_so_far
+
+quieten()
+
+
+class FilesHandler(ocp.CheckpointHandler):
+    """Small files, by name, as one item of a checkpoint."""
+
+    def save(self, directory: epath.Path, args: FilesSave) -> None:
+        if jax.process_index() == 0:
+            for name, content in args.contents.items():
+                (directory / name).write_bytes(content)
+
+    def restore(self, directory: epath.Path, args: FilesRestore | None = None) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@dataclasses.dataclass
+class PendingWrite:
+    """A future of Orbax that ends all processes where it fails: else its threads wait for each other, for ten minutes."""
+
+    future: Any
+    checkpoints: pathlib.Path
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self.future.result(timeout=timeout)
+        except Exception as error:
+            if refused := disk.told(error, saved_so_far(self.checkpoints), str(self.checkpoints)):
+                processes.end_all(refused)
+            raise
+
+
+class StateHandler(ocp.StandardCheckpointHandler):
+    """The arrays. A reading that fails returns its error, for behind it all processes wait for each other, failed or not."""
+
+    async def async_save(self, directory: epath.Path, *args: Any, **named: Any) -> list[Any]:
+        """The futures of a writing; one that the system refuses ends all processes of a run of many."""
+        futures = await super().async_save(directory, *args, **named)
+        return [PendingWrite(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
+
+    def restore(self, directory: epath.Path, *args: Any, **named: Any) -> Any:
+        try:
+            return super().restore(directory, *args, **named)
+        except Exception as error:  # Orbax raises many kinds for missing files, truncated data and other shapes
+            return error
+
+
+@ocp.args.register_with_handler(StateHandler, for_save=True)
+@dataclasses.dataclass
+class StateSave(ocp.args.StandardSave):
+    pass
+
+
+@ocp.args.register_with_handler(StateHandler, for_restore=True)
+@dataclasses.dataclass
+class StateRestore(ocp.args.StandardRestore):
+    pass
+
+
+@ocp.args.register_with_handler(FilesHandler, for_save=True)
+@dataclasses.dataclass
+class FilesSave(ocp.args.CheckpointArgs):
+    contents: Mapping[str, bytes]
+
+
+@ocp.args.register_with_handler(FilesHandler, for_restore=True)
+@dataclasses.dataclass
+class FilesRestore(ocp.args.CheckpointArgs):
+    pass
+
+
+@dataclasses.dataclass
+class KeepBest(preservation_policy.PreservationPolicy):
+    """Keeps the `count` checkpoints with the lowest rank, known by step (Orbax forgets it at a restart)."""
+
+    count: int
+    ranks: dict[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        known = [step for step in steps if math.isfinite(self.ranks.get(step, math.inf))]
+        best = sorted(known, key=lambda step: (self.ranks[step], -step))[: self.count]
+        return [step in best for step in steps]
+
+
+@dataclasses.dataclass
+class KeepThese(preservation_policy.PreservationPolicy):
+    """Keeps checkpoints by their steps."""
+
+    steps: list[int]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [info.step in self.steps for info in checkpoints]
