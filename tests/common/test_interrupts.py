@@ -21,7 +21,7 @@ def stuck(*_, **__):
     hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000_000)
 """
 MOMENTS = {
-    "learning a vocabulary": "from lm_research.tokenizers.base import sentencepiece\nsentencepiece.SentencePieceTrainer.train = stuck",
+    "learning a vocabulary": "from lm_research.tokenizers.sentencepiece_training import sentencepiece\nsentencepiece.SentencePieceTrainer.train = stuck",
     "reading": "import time\nfrom lm_research.data import spool\n"
     "spool._shards = lambda *_: (pathlib.Path(os.environ['THERE']).touch(), time.sleep(60))",
     "compiling": "from lm_research.run import learner\nlearner.compile_step = stuck",
