@@ -12,8 +12,6 @@ from lm_research.errors import ConfigError, suggest
 if TYPE_CHECKING:
     from lm_research.config.run import Config
 
-TRACKERS = ("tensorboard", "wandb", "mlflow", "none")
-
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig(Section):
@@ -103,11 +101,13 @@ class ProfileConfig(Section):
 
 def tracker_names(config: Config) -> tuple[str, ...]:
     """The trackers of logging.trackers, each once; raises a ConfigError for one that does not exist."""
+    from lm_research.config.registries import TRACKERS  # which stands on the sections
+
     names = tuple(dict.fromkeys(name.strip() for name in config.logging.trackers.split(",")))
     for name in names:
-        if name not in TRACKERS:
+        if name != "none" and name not in TRACKERS:
             raise ConfigError(
-                f"logging.trackers={config.logging.trackers!r} has {name!r}. {suggest(name, TRACKERS)} Write one or several "
+                f"logging.trackers={config.logging.trackers!r} has {name!r}. {suggest(name, (*TRACKERS, 'none'))} Write one or several "
                 "with commas, for example tensorboard,wandb."
             )
     if "none" in names and len(names) > 1:

@@ -229,6 +229,7 @@ def test_a_tracker_of_another_package_is_one_class(tmp_path: pathlib.Path, monke
         def close(self, failed: bool) -> None:
             told.append(failed)
 
+    assert tracker_names(resolve({"logging": {"trackers": "notebook,tensorboard"}})) == ("notebook", "tensorboard")
     check_installed(("notebook",))
     warnings: list[str] = []
     track(tmp_path, range(1, 2), warnings, ("notebook",))
