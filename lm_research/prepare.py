@@ -28,7 +28,7 @@ from lm_research.common import interrupts
 from lm_research.config import Config
 from lm_research.data import bucket
 from lm_research.data.beam import Beam
-from lm_research.data.corpus import Corpus, open_corpus, read_corpus
+from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.inspect import LEGEND, show_row
 from lm_research.data.ngram import baselines
 from lm_research.data.split import PARTS
@@ -38,7 +38,7 @@ from lm_research.data.workers import Processes, Runner, available
 from lm_research.errors import DONE, ConfigError, UserError
 
 if TYPE_CHECKING:
-    from lm_research.objectives import Objective
+    from lm_research.objectives.base import TextObjective
 
 _USAGE = """\
 Makes the corpus of a run ahead of it, or shows what is in one.
@@ -94,18 +94,14 @@ def _run(argv: list[str]) -> int:
 def prepare(config: Config, workdir: Path, runner: Runner) -> int:
     """Makes the corpus, or finds it; returns the exit code."""
     from lm_research import tasks  # brings jax, which the workers do without
-    from lm_research.objectives.base import Objective
     from lm_research.run.init_checkpoint import apply_init_checkpoint, load_init_checkpoint
     from lm_research.run.run_directory import aside
 
     config = apply_init_checkpoint(load_init_checkpoint(config), config)
-    kind = tasks.asked(config)
+    kind = tasks.trainable_class(config)
 
     def open_whole() -> Corpus:
-        if kind.open_corpus.__func__ is Objective.open_corpus.__func__:
-            corpus = open_corpus(config, workdir, _log, runner, bars)
-        else:  # a corpus of its own kind
-            corpus = kind.open_corpus(config, workdir, _log)
+        corpus = kind.open_corpus(config, workdir, _log, runner, bars)
         Verification(corpus.stores, config.data.verify if config.data.verify == "off" else "full", _log)
         return corpus
 
@@ -245,7 +241,7 @@ def _describe_part(name: str, part: TokenStore) -> Iterator[str]:
         yield f"            {source}: {entry.num_documents:,} documents, {entry.num_tokens:,} tokens"
 
 
-def _show_objective(name: str, kind: type[Objective], config: Config, corpus: Corpus) -> Iterator[str]:
+def _show_objective(name: str, kind: type[TextObjective], config: Config, corpus: Corpus) -> Iterator[str]:
     """Two examples, one early and one from the middle; or why there are none."""
     try:
         examples = kind(config, corpus.tokenizer).examples(corpus.train, "train")

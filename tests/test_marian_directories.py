@@ -18,7 +18,7 @@ from opus_folder import files, golden, write_opus
 import lm_research
 from lm_research.pretrained import LanguageModel
 from lm_research.tasks import TASKS
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 
 SOURCES, TOKENIZER = golden()["sources"], ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json")
 

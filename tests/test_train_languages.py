@@ -11,8 +11,8 @@ import pytest
 from train_helpers import Lab, summary
 
 from lm_research import prepare
+from lm_research.common.sentences import split_sentences
 from lm_research.data.corpus import read_corpus
-from lm_research.data.sentences import split_sentences
 
 pytestmark = pytest.mark.slow
 

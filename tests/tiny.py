@@ -14,7 +14,7 @@ from lm_research.config import Config
 from lm_research.data.store import TokenStore, write_store
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import define_model
-from lm_research.objectives import make_objective
+from lm_research.objectives import build_objective
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
@@ -129,7 +129,7 @@ def load_golden(path: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
 def training_losses(config: Config, params: Any, batches: dict[str, np.ndarray]) -> list[float]:
     """Loss of each step of the real training step on batches [steps, B, ...], from given parameters."""
     definition = define_model(config.model, config.model.vocab_size)
-    objective = make_objective(config, WordTokenizer(config.model.vocab_size), definition.arch)
+    objective = build_objective(config, WordTokenizer(config.model.vocab_size), definition.arch)
     optimizer = make_optimizer(config.optimizer)
     step = jax.jit(make_train_step(objective, definition, optimizer, make_schedule(config), config))
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))

@@ -42,13 +42,15 @@ class Variants(Generic[T]):
         self._found: dict[str, tuple[T, type | None]] = {}
         self._origins: dict[str, str] = {}
 
-    def register(self, name: str, settings: type | None = None) -> Callable[[T], T]:
+    def register(self, name: str, settings: type | None = None, module: str = "") -> Callable[[T], T]:
         """A decorator that gives a class or function its name, and the frozen dataclass of its settings if it has any of its own.
+
+        `module` is where it is defined; left out, the caller's.
 
         Raises:
           ConfigError: another module has registered that name.
         """
-        module = sys._getframe(1).f_globals["__name__"]
+        module = module or sys._getframe(1).f_globals["__name__"]
 
         def add(variant: T) -> T:
             earlier = self._origins.setdefault(name, module)  # the same where a file is read again

@@ -42,7 +42,7 @@ from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_
 Log = Callable[[str], None]
 # From a title and what it counts to, if known, to a context that gives a function to be told of progress.
 Bars = Callable[[str, int | None], contextlib.AbstractContextManager[Callable[[int], object]]]
-_HERE = Processes(1)
+HERE = Processes(1)
 FORMAT = 3  # of the folder and of everything that decides its content; raise it to build all corpora anew
 _LIBRARIES = ("numpy", "sentencepiece", "tokenizers")
 
@@ -63,13 +63,11 @@ class Corpus:
 
 
 @contextlib.contextmanager
-def _no_bar(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
+def no_bar(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
     yield lambda amount: None
 
 
-def open_corpus(
-    config: Config, workdir: pathlib.Path, log: Log, runner: Runner = _HERE, bars: Bars = _no_bar
-) -> Corpus:
+def open_corpus(config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar) -> Corpus:
     """The corpus of a run; the first call builds it, or goes on with a build that was killed, later ones map it.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm_research.data.sentences import split_documents
+from lm_research.common.sentences import split_documents
 from lm_research.data.store import Piece
 from lm_research.tokenizers.base import Tokenizer
 

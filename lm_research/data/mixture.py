@@ -132,7 +132,7 @@ def quotas(weights: Sequence[float], size: int) -> np.ndarray:
     return rows
 
 
-class Mixture:
+class Mixture(Examples):
     """Examples of several sources, for a Feed; a row's number says which source it reads.
 
     Attributes:

@@ -5,9 +5,9 @@ Legend: A accumulation steps, B rows of one micro-batch on this process.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import pathlib
-from typing import Protocol
 
 import numpy as np
 
@@ -20,40 +20,66 @@ POOL_STEPS = 50  # batches that are sorted by length together
 _IDS = ("tokens_", "source_tokens_")  # how names of arrays with ids begin
 
 
-class Examples(Protocol):
-    """Examples addressed by number; an objective's host side, or several of them mixed (mixture.py)."""
+class Examples(abc.ABC):
+    """Examples addressed by number; an objective's host side, or several of them mixed (mixture.py).
+
+    Attributes:
+      num_examples: how many there are.
+      notes: how full rows are, in words.
+    """
 
     num_examples: int
+    notes: str = ""
 
+    @abc.abstractmethod
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
         """Rows for the given examples of the given epochs. An index of -1 asks for an empty row of weight 0."""
-        ...
+
+    def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
+        """The same of a part of a global batch, all of whose examples are `index_G`: rows may be as long as the longest of these needs."""
+        return self.batch(epoch_B, index_B)
+
+    def example_lengths(self) -> np.ndarray | None:
+        """What examples are grouped by, [N]; None where all rows are equally long."""
+        return None
+
+    def locate(self, row_B: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and example number of rows of a run, by their own numbers.
+
+        The epochs follow one another without a gap: a batch may end one and begin the next, so no example is left out.
+        """
+        epoch_B, place_B = row_B // self.num_examples, row_B % self.num_examples
+        return epoch_B, permute(place_B, self.num_examples, seed, "order", epoch_B)
 
 
-def train_examples(step: int, batch_size: int, num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Epoch and example number of each row of the global batch of `step`.
+class SharedRowExamples(Examples):
+    """Examples of which those of a batch share rows, each for itself."""
 
-    The epochs follow one another without a gap: a batch may end one and begin the next, so no example is left out.
-    """
-    return _between(step * batch_size, (step + 1) * batch_size, num_examples, seed)
+    @abc.abstractmethod
+    def arrange(self, index_AB: np.ndarray, ways: int) -> np.ndarray:
+        """The examples of each row of the micro-batches of a global batch, [A, R, K]; -1 where there is none. R is a multiple of `ways`."""
 
-
-def _between(start: int, end: int, num_examples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Epoch and example number of the rows from number `start` of a run up to `end`."""
-    position_B = np.arange(start, end, dtype=np.int64)
-    epoch_B, place_B = position_B // num_examples, position_B % num_examples
-    return epoch_B, permute(place_B, num_examples, seed, "order", epoch_B)
+    @abc.abstractmethod
+    def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows of the examples that `arrange` has put into each."""
 
 
 class Groups:
-    """`train_examples` in batches of about equal length, by step.
+    """The rows of `Examples.locate` in batches of about equal length, by step.
 
     An epoch is cut into pools of about `pool_steps` steps. A pool's rows are sorted by length and cut into batches, which are shuffled. Pools
     end where epochs do (at the first step from there on), so whole epochs read every example as often as without groups.
     """
 
-    def __init__(self, lengths_N: np.ndarray, batch_size: int, seed: int, pool_steps: int = POOL_STEPS) -> None:
-        self.lengths_N, self.batch_size, self.seed = lengths_N, batch_size, seed
+    def __init__(self, examples: Examples, batch_size: int, seed: int, pool_steps: int = POOL_STEPS) -> None:
+        """Raises a ConfigError if all rows are equally long."""
+        lengths_N = examples.example_lengths()
+        if lengths_N is None:
+            raise ConfigError(
+                "config.data.group_by_length is for records of a labelled task (config.task.name) in rows of their own: rows of text, and packed "
+                "rows, are all equally long. Leave it out, or set --config.data.packing=False."
+            )
+        self.examples, self.lengths_N, self.batch_size, self.seed = examples, lengths_N, batch_size, seed
         self.pools = max(1, round(len(lengths_N) / (batch_size * pool_steps)))  # of an epoch
         # The pool that was asked for last: it is shuffled once, not at each of its steps.
         self.latest: tuple[int, int, np.ndarray, np.ndarray] | None = None
@@ -71,22 +97,11 @@ class Groups:
         """A pool's number and first step, and epochs and examples of its batches."""
         size, every = len(self.lengths_N), self.batch_size * self.pools
         first, end = (ceil_div(number * size, every) for number in (pool, pool + 1))
-        epoch_R, index_R = _between(first * self.batch_size, end * self.batch_size, size, self.seed)
+        row_R = np.arange(first * self.batch_size, end * self.batch_size, dtype=np.int64)
+        epoch_R, index_R = self.examples.locate(row_R, self.seed)
         order_PB = np.argsort(self.lengths_N[index_R], kind="stable").reshape(-1, self.batch_size)
         order_PB = order_PB[permute(np.arange(end - first), end - first, self.seed, "batches", np.array([pool]))]
         return pool, first, epoch_R[order_PB], index_R[order_PB]
-
-
-def lengths_of(examples: Examples) -> np.ndarray:
-    """What Groups goes by; raises a ConfigError if all rows are equally long."""
-    given = getattr(examples, "example_lengths", None)
-    lengths_N = given() if given else None
-    if lengths_N is None:
-        raise ConfigError(
-            "config.data.group_by_length is for records of a labelled task (config.task.name) in rows of their own: rows of text, and packed "
-            "rows, are all equally long. Leave it out, or set --config.data.packing=False."
-        )
-    return np.asarray(lengths_N)
 
 
 def eval_examples(batch: int, batch_size: int, num_examples: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,24 +157,20 @@ class Feed:
         else:
             epoch_B, index_B = self._train_examples(number, self.seed)
         micro = (max(1, self.accumulation_steps), -1)
-        arrange = getattr(self.examples, "arrange", None)
-        if arrange is not None:
-            return self._shared(arrange(index_B.reshape(micro), self.ways), index_B.size // micro[0])
+        if isinstance(self.examples, SharedRowExamples):
+            index_ARK = self.examples.arrange(index_B.reshape(micro), self.ways)
+            return self._shared(self.examples, index_ARK, index_B.size // micro[0])
         epoch_AB, index_AB = (x.reshape(micro)[:, self.rows] for x in (epoch_B, index_B))
-        width = getattr(
-            self.examples, "width", None
-        )  # of rows whose length goes with the batch: the same on all processes
-        given = {"width": width(index_B)} if width else {}
-        batch = self.examples.batch(epoch_AB.reshape(-1), index_AB.reshape(-1), **given)
+        batch = self.examples.part_of_batch(epoch_AB.reshape(-1), index_AB.reshape(-1), index_B)
         if not self.accumulation_steps:
             return batch
         return {name: rows.reshape(*index_AB.shape, *rows.shape[1:]) for name, rows in batch.items()}
 
-    def _shared(self, index_ARK: np.ndarray, micro_size: int) -> dict[str, np.ndarray]:
+    def _shared(self, examples: SharedRowExamples, index_ARK: np.ndarray, micro_size: int) -> dict[str, np.ndarray]:
         """This process's rows of a global batch whose examples share rows: the share that it has of the examples."""
         rows, (start, stop, _) = index_ARK.shape[1], self.rows.indices(micro_size)
         index_ARK = index_ARK[:, start * rows // micro_size : stop * rows // micro_size]
-        batch = self.examples.shared(index_ARK.reshape(-1, index_ARK.shape[2]))
+        batch = examples.shared(index_ARK.reshape(-1, index_ARK.shape[2]))
         if not self.accumulation_steps:
             return batch
         return {name: x.reshape(*index_ARK.shape[:2], *x.shape[1:]) for name, x in batch.items()}
@@ -167,7 +178,6 @@ class Feed:
     def _train_examples(self, step: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         if self.groups is not None:
             return self.groups(step)
-        locate = getattr(self.examples, "locate", None)  # a mixture deals its rows out itself
-        if locate is None:
-            return train_examples(step, self.batch_size, self.examples.num_examples, seed)
-        return locate(np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64), seed)
+        return self.examples.locate(
+            np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64), seed
+        )

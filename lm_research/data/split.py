@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.common.sentences import split_sentences
 from lm_research.config import Config
 from lm_research.data import random
 from lm_research.data.cleaning import REASONS, near_duplicates, scrub
-from lm_research.data.sentences import split_sentences
 from lm_research.data.spool import Facts, Spool, write_shard
 from lm_research.errors import DataError
 

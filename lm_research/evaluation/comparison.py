@@ -12,8 +12,9 @@ from lm_research.errors import DataError
 from lm_research.evaluation import statistics
 from lm_research.evaluation.results import markdown, read_plan, read_scorers
 from lm_research.evaluation.runner import Plan
-from lm_research.evaluation.scorers import Scorer, lower_is_better, main_metric
+from lm_research.evaluation.scorers import Scorer, main_metric
 from lm_research.evaluation.suite import Entry
+from lm_research.metrics import higher_is_better
 
 _GIVEN = ("text", "label", "answers", "good", "bad")  # what two evaluations must have in common, record by record
 _METRICS = ("accuracy", "exact_match")  # right or wrong record by record: McNemar's test
@@ -49,7 +50,7 @@ def _task(plans: Sequence[Plan], entries: Sequence[Entry], resamples: int) -> di
     low, high = statistics.interval(gaps_R)
     found: dict[str, Any] = {
         "metric": metric, "records": a[0].num_records, "a": mean(a), "b": mean(b), "difference": mean(b) - mean(a),
-        "low": low, "high": high, "lower_is_better": lower_is_better(metric),
+        "low": low, "high": high, "lower_is_better": not higher_is_better(metric),
     }  # fmt: skip
     if (
         metric in _METRICS

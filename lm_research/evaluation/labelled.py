@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,9 @@ from lm_research.evaluation.suite import Entry
 from lm_research.interop import native_checkpoint
 from lm_research.parallel.batches import local_rows, to_global
 from lm_research.pretrained import LanguageModel, from_pretrained
-from lm_research.tasks import TASKS, delivery
-from lm_research.tasks.labelled import Labelled, Reader, Row, open_labelled
-from lm_research.tasks.records import Record
+from lm_research.tasks import TASKS, export
+from lm_research.tasks.dataset import open_labelled
 from lm_research.tasks.tagging import COUNT_AS_O
-from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.step import make_eval_step
 
 LOG = logging.getLogger("lm_research")
@@ -63,8 +61,13 @@ class LabelledJudge:
         if lm.tokenizer is None:
             raise ConfigError(f"{directory} has no tokenizer, so it cannot read texts. Put its files there.")
         names = class_names(entry, lm, directory)
-        reader = kind.reader(config) if names is None else _Named(kind.reader(config), names, directory)
-        self.corpus: Labelled = open_labelled(config, workdir, reader, _warn_of_cuts)
+        try:
+            self.corpus = open_labelled(config, workdir, kind.reader(config), _warn_of_cuts, names)
+        except DataError as error:
+            unknown = (
+                f"which {directory} does not know (give `labels:`, in its classes' order, if it names them otherwise)"
+            )
+            raise DataError(str(error).replace("which no training record has", unknown)) from error
         Verification(self.corpus.stores, config.data.verify, _warn_of_cuts)
         self.labels = tuple(self.corpus.labels)
         self.task = kind(config, self.corpus)
@@ -85,7 +88,7 @@ class LabelledJudge:
 
     def rows(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
         """A prediction for each record, as a fine-tuning run writes them."""
-        yield from delivery.predictions(self.task, "validation", outputs)
+        yield from export.predictions(self.task, "validation", outputs)
 
 
 def _warn_of_cuts(line: str) -> None:
@@ -163,23 +166,3 @@ def class_names(entry: Entry, lm: LanguageModel, path: pathlib.Path) -> tuple[st
     names = tuple(str(named.get(str(i), named.get(i, f"LABEL_{i}"))) for i in range(count))
     generic = all(name == f"LABEL_{i}" for i, name in enumerate(names))
     return tuple(map(str, range(count))) if generic else names
-
-
-class _Named:
-    """A task's reader that knows the labels beforehand, from the model."""
-
-    def __init__(self, reader: Reader, labels: Sequence[str], directory: pathlib.Path) -> None:
-        self.reader, self.labels, self.directory = reader, labels, directory
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.reader, name)
-
-    def names(self, records: Sequence[Record]) -> list[str]:
-        return list(self.labels)
-
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
-        try:
-            yield from self.reader.rows(records, names, tokenizer)
-        except DataError as error:
-            unknown = f"which {self.directory} does not know (give `labels:`, in its classes' order, if it names them otherwise)"
-            raise DataError(str(error).replace("which no training record has", unknown)) from error

@@ -12,7 +12,14 @@ import numpy as np
 from lm_research.common.disk import write_atomically
 from lm_research.evaluation import charts
 from lm_research.evaluation.runner import Plan
-from lm_research.evaluation.scorers import OneLabel, Pairs, Scorer, SeveralLabels, Tags, Value
+from lm_research.evaluation.scorers import (
+    MinimalPairScorer,
+    MultiLabelScorer,
+    RegressionScorer,
+    Scorer,
+    SingleLabelScorer,
+    TagScorer,
+)
 
 _WORST = 20  # records that are shown
 _CLASSES = 12  # of a confusion matrix; of more, the most frequent confusions are listed
@@ -74,15 +81,16 @@ def _task(name: str, task: Mapping[str, Any], scorer: Scorer) -> str:
 
 
 def _pictures(scorer: Scorer) -> str:
+    given = scorer.scored.given
     match scorer:
-        case OneLabel():
+        case SingleLabelScorer():
             return _confusion(
-                Counter(zip(scorer.labels_N.tolist(), scorer.chosen_N.tolist(), strict=True)), scorer.labels
+                Counter(zip(given["references"].tolist(), given["predictions"].tolist(), strict=True)), scorer.labels
             ) + (
                 "<h3>Calibration</h3><p>How often the model is right, by how sure it is. On the line it knows itself well; below, it is too "
-                f"sure. Bars: share of the records.</p>{charts.calibration(scorer.shares_NC.max(1), scorer.means['accuracy'])}"
+                f"sure. Bars: share of the records.</p>{charts.calibration(scorer.probs_NC.max(1), scorer.means['accuracy'])}"
             )
-        case Tags():
+        case TagScorer():
             number = {tag: i for i, tag in enumerate(scorer.labels)}
             pairs = Counter(
                 (number[true], number[own])
@@ -90,19 +98,19 @@ def _pictures(scorer: Scorer) -> str:
                 for true, own in zip(row["label"], row["prediction"], strict=True)
             )
             return _confusion(pairs, scorer.labels)
-        case Value():
-            return (
-                f"<h3>Predicted over true values</h3>{charts.scatter(scorer.labels_N.ravel(), scorer.values_N.ravel())}"
-            )
-        case Pairs():
+        case RegressionScorer():
+            points = charts.scatter(given["references"].ravel(), given["predictions"].ravel())
+            return f"<h3>Predicted over true values</h3>{points}"
+        case MinimalPairScorer():
             return (
                 "<h3>How much likelier the acceptable sentence is [nats]</h3><p>Left of the line the model prefers the other one.</p>"
-                + charts.histogram(scorer.margins_N)
+                + charts.histogram(-scorer.error_N)
             )
-        case SeveralLabels():
-            missed, added = (scorer.labels_NC & ~scorer.chosen_NC).sum(0), (scorer.chosen_NC & ~scorer.labels_NC).sum(0)
+        case MultiLabelScorer():
+            chosen_NC, labels_NC = given["predictions"], given["references"]
+            missed, added = (labels_NC & ~chosen_NC).sum(0), (chosen_NC & ~labels_NC).sum(0)
             rows = [
-                [html.escape(label), f"{scorer.labels_NC[:, i].sum():,}", f"{missed[i]:,}", f"{added[i]:,}"]
+                [html.escape(label), f"{labels_NC[:, i].sum():,}", f"{missed[i]:,}", f"{added[i]:,}"]
                 for i, label in enumerate(scorer.labels)
             ]
             return "<h3>Errors by label</h3>" + _table(["label", "records", "missed", "wrongly given"], rows)
@@ -124,7 +132,7 @@ def _confusion(pairs: Mapping[tuple[int, int], int], labels: Sequence[str]) -> s
 
 
 def _worst(scorer: Scorer) -> str:
-    order = np.argsort(-scorer.badness_N, kind="stable")[:_WORST]
+    order = np.argsort(-scorer.error_N, kind="stable")[:_WORST]
     return "<h3>Worst records</h3>" + "".join(_record(scorer.rows[number]) for number in order.tolist())
 
 

@@ -5,77 +5,90 @@ Legend: N records, I records of a sample, C classes.
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lm_research.config import TaskConfig
 from lm_research.errors import ConfigError, suggest
 from lm_research.evaluation.suite import Entry
-from lm_research.tasks import metrics, text_metrics
+from lm_research.metrics import KINDS, Scored, texts
+from lm_research.metrics.single_label import choose
+from lm_research.metrics.tags import mark_entities
 
-_TOKENIZERS = {name: getattr(TaskConfig(), name) for name in ("bleu_tokenizer", "rouge_tokenizer")}
 Predictions = Sequence[Mapping[str, Any]]
+_REFERENCES = ("label", "answer", "answers", "target")  # what was right, as predictions of the tasks name it
 
 
-class Scorer(abc.ABC):
+class Scorer:
     """Metrics of one model's predictions on one task.
 
     Attributes:
       rows, labels: what it was made from: predictions, and names of classes in the model's order.
-      usual: the metric that papers report.
-      means: metrics that are means over records, with a value of each record [N].
+      default: the metric that papers report.
+      names: the metrics.
+      scored: what they are computed of.
       together_N: numbers that are equal where records belong together, so that samples have all of them or none; None: nowhere.
-      badness_N: how wrong each record is; the worst are shown first.
+      error_N: how wrong each record is; the worst are shown first.
     """
 
-    usual: str
-    means: dict[str, np.ndarray]
-    badness_N: np.ndarray
+    default: str
+    names: tuple[str, ...]
+    scored: Scored
+    error_N: np.ndarray
     together_N: np.ndarray | None = None
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         self.rows, self.labels, self.num_records = rows, labels, len(rows)
 
-    @abc.abstractmethod
     def score(self, index_I: np.ndarray) -> dict[str, float]:
         """All metrics of a sample of records, by number; records may occur several times."""
+        return self.scored.score(self.names, index_I)
 
     def all(self) -> dict[str, float]:
         return self.score(np.arange(self.num_records))
 
+    @functools.cached_property
+    def means(self) -> dict[str, np.ndarray]:
+        """Metrics that are means over records, with a value of each record [N]."""
+        values = {name: self.scored.values(name) for name in self.names}
+        return {name: value_N for name, value_N in values.items() if value_N is not None}
+
+    def with_metrics(self, names: Iterable[str]) -> Scorer:
+        """The same, which has these metrics too."""
+        self.names = tuple(dict.fromkeys([*self.names, *names]))
+        return self
+
     def joined(self, other: Scorer) -> Scorer:
         """Of this one's records followed by the other's."""
-        return type(self)([*self.rows, *other.rows], self.labels)
+        return type(self)([*self.rows, *other.rows], self.labels).with_metrics(self.names)
 
 
-class OneLabel(Scorer):
+class SingleLabelScorer(Scorer):
     """One label of several, by logits."""
 
-    usual = "accuracy"
+    default = "accuracy"
+    names = ("accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error")
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
         number = {name: i for i, name in enumerate(labels)}
-        self.logits_NC = np.array([row["logits"] for row in rows], np.float32)
-        self.labels_N = np.array([number[row["label"]] for row in rows])
-        self.chosen_N = self.logits_NC.argmax(1)
-        self.gaps = metrics.calibration_gaps(self.logits_NC, self.labels_N)
-        self.means = {"accuracy": (self.chosen_N == self.labels_N).astype(float)}
-        shares_NC = np.exp(self.logits_NC - self.logits_NC.max(1, keepdims=True))
-        shares_NC /= shares_NC.sum(1, keepdims=True)
-        self.shares_NC = shares_NC
-        self.badness_N = 1.0 - shares_NC[np.arange(len(rows)), self.labels_N]
-
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        counts_CC = metrics.confusion(self.labels_N[index_I], self.chosen_N[index_I], self.logits_NC.shape[1])
-        gaps = metrics.of_gaps(self.gaps[0][index_I], self.gaps[1][index_I])
-        return metrics.of_confusion(counts_CC) | {"calibration_error": gaps}
+        logits_NC = np.array([row["logits"] for row in rows], np.float32)
+        labels_N = np.array([number[row["label"]] for row in rows])
+        self.scored = Scored(
+            "single_label",
+            predictions=logits_NC.argmax(1),
+            references=labels_N,
+            logits=logits_NC,
+            num_labels=logits_NC.shape[1],
+        )
+        probs_NC = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
+        self.probs_NC = probs_NC / probs_NC.sum(1, keepdims=True)
+        self.error_N = 1.0 - self.probs_NC[np.arange(len(rows)), labels_N]
 
 
-class LabelsTogether(OneLabel):
+class GroupedLabelScorer(SingleLabelScorer):
     """One label of several, of records that belong together and are judged together: answers to one question (MultiRC, ReCoRD).
 
     Samples must have all records of a group, as often as each other.
@@ -87,14 +100,15 @@ class LabelsTogether(OneLabel):
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
+        given = self.scored.given
         self.together_N = np.unique([row["together"] for row in rows], return_inverse=True)[1]
         self.size_G = np.bincount(self.together_N)
-        wrong_G = np.bincount(self.together_N, self.chosen_N != self.labels_N)
+        wrong_G = np.bincount(self.together_N, given["predictions"] != given["references"])
         self.of_groups = {"group_accuracy": (wrong_G == 0).astype(float)}
         if "credit" in rows[0]:
-            best_G = metrics.chosen(self.logits_NC, self.together_N)
+            best_G = choose(given["logits"], self.together_N)
             credits_N = np.array([row["credit"] for row in rows], float)
-            self.of_groups["choice_accuracy"] = (self.labels_N[best_G] == len(labels) - 1).astype(float)
+            self.of_groups["choice_accuracy"] = (given["references"][best_G] == len(labels) - 1).astype(float)
             self.of_groups["choice_credit"] = credits_N[best_G]
 
     def score(self, index_I: np.ndarray) -> dict[str, float]:
@@ -103,178 +117,151 @@ class LabelsTogether(OneLabel):
         return super().score(index_I) | groups
 
     def joined(self, other: Scorer) -> Scorer:
-        return type(self)(
-            [*self.rows, *({**row, "together": f"{row['together']}, again"} for row in other.rows)], self.labels
-        )
+        again = [{**row, "together": f"{row['together']}, again"} for row in other.rows]
+        return type(self)([*self.rows, *again], self.labels).with_metrics(self.names)
 
 
-class SeveralLabels(Scorer):
+class MultiLabelScorer(Scorer):
     """Any number of labels."""
 
-    usual = "f1_micro"
+    default = "f1_micro"
+    names = ("exact_match", "precision", "recall", "f1_micro", "f1_macro")
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        self.chosen_NC, self.labels_NC = (
+        chosen_NC, labels_NC = (
             np.array([[name in row[key] for name in labels] for row in rows]) for key in ("prediction", "label")
         )
-        wrong_N = (self.chosen_NC != self.labels_NC).sum(1)
-        self.means, self.badness_N = {"exact_match": (wrong_N == 0).astype(float)}, wrong_N.astype(float)
-
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        return metrics.multi_label(self.chosen_NC[index_I], self.labels_NC[index_I])
+        self.scored = Scored("multi_label", predictions=chosen_NC, references=labels_NC)
+        self.error_N = (chosen_NC != labels_NC).sum(1).astype(float)
 
 
-class Value(Scorer):
+class RegressionScorer(Scorer):
     """A number, or several."""
 
-    usual = "spearman"
+    default = "spearman"
+    names = ("pearson", "spearman", "squared_error")
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        self.values_N, self.labels_N = (np.array([row[key] for row in rows], float) for key in ("prediction", "label"))
-        self.badness_N = np.square(self.values_N - self.labels_N).reshape(len(rows), -1).mean(1)
-        self.means = {"squared_error": self.badness_N}
-
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        return metrics.regression(self.values_N[index_I], self.labels_N[index_I])
+        values_N, labels_N = (np.array([row[key] for row in rows], float) for key in ("prediction", "label"))
+        self.scored = Scored("values", predictions=values_N, references=labels_N)
+        self.error_N = np.square(values_N - labels_N).reshape(len(rows), -1).mean(1)
 
 
-class Tags(Scorer):
-    """A tag for each word. Counts of each sentence add up to those of any sample, so entities are looked for once."""
+class TagScorer(Scorer):
+    """A tag for each word."""
+
+    names = ("accuracy", "precision", "recall", "f1")
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        self.usual = "f1" if metrics.mark_entities(labels) else "accuracy"
-        self.counts_N5 = np.stack([metrics.tag_counts(row["prediction"], row["label"]) for row in rows])
-        self.badness_N = (self.counts_N5[:, 1] - self.counts_N5[:, 0]).astype(float)
-        self.means = {}
+        self.default = "f1" if mark_entities(labels) else "accuracy"
+        own, true = ([row[key] for row in rows] for key in ("prediction", "label"))
+        self.scored = Scored("tags", predictions=own, references=true)
+        self.error_N = np.array(
+            [sum(a != b for a, b in zip(*pair, strict=True)) for pair in zip(own, true, strict=True)], float
+        )
 
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        return metrics.of_tag_counts(self.counts_N5[index_I].sum(0))
 
-
-class Pairs(Scorer):
+class MinimalPairScorer(Scorer):
     """Minimal pairs: whether the acceptable sentence is the likelier one."""
 
-    usual = "accuracy"
+    default = "accuracy"
+    names = ("accuracy", "accuracy_per_token")
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        self.margins_N = np.array([row["good_nats"] - row["bad_nats"] for row in rows], float)
-        per_token_N = np.array(
-            [row["good_nats"] / row["good_tokens"] - row["bad_nats"] / row["bad_tokens"] for row in rows]
-        )
-        self.badness_N = -self.margins_N
-        self.means = {
-            "accuracy": (self.margins_N > 0).astype(float),
-            "accuracy_per_token": (per_token_N > 0).astype(float),
-        }
-
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        return {name: float(values[index_I].mean()) for name, values in self.means.items()}
+        fields = ("good_nats", "bad_nats", "good_tokens", "bad_tokens")
+        given = {name: np.array([row[name] for row in rows], float) for name in fields}
+        self.scored = Scored("minimal_pairs", **given)
+        self.error_N = given["bad_nats"] - given["good_nats"]
 
 
-class Texts(Scorer):
-    """How likely texts are: what is asked of a sample is of all its tokens, words or bytes together."""
+class LanguageModelScorer(Scorer):
+    """How likely texts are."""
 
-    usual = "bits_per_byte"
+    default = "bits_per_byte"
+    names = ("bits_per_byte", "perplexity", "word_perplexity")
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        self.sums_N4 = np.array([[row[name] for name in ("nats", "tokens", "words", "bytes")] for row in rows], float)
-        self.means, self.badness_N = {}, -self.sums_N4[:, 0] / self.sums_N4[:, 3]
-
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        nats, tokens, words, size = self.sums_N4[index_I].sum(0)
-        return {
-            "bits_per_byte": float(-nats / np.log(2) / size),
-            "perplexity": float(np.exp(-nats / tokens)),
-            "word_perplexity": float(np.exp(min(700.0, -nats / words))),
-        }
+        given = {name: np.array([row[name] for row in rows], float) for name in KINDS["likelihoods"]}
+        self.scored = Scored("likelihoods", **given)
+        self.error_N = -given["nats"] / given["bytes"]
 
 
-class Ranks(Scorer):
+class RetrievalScorer(Scorer):
     """Pairs that belong together: the rank of each right text among all."""
 
-    usual = "mrr_at_10"
+    default = "mrr_at_10"
+    names = ("recall_at_1", "recall_at_5", "recall_at_10", "mrr_at_10")
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        self.ranks_N = np.array([row["rank"] for row in rows])
-        each = [metrics.retrieval(self.ranks_N[number : number + 1]) for number in range(len(rows))]
-        self.means = {name: np.array([one[name] for one in each]) for name in each[0]}
-        self.badness_N = self.ranks_N.astype(float)
-
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        return metrics.retrieval(self.ranks_N[index_I])
+        ranks_N = np.array([row["rank"] for row in rows])
+        self.scored, self.error_N = Scored("ranks", ranks=ranks_N), ranks_N.astype(float)
 
 
-class Written(Scorer):
-    """Texts written for sources. BLEU and chrF of a sample are of the sums of its records' counts, so texts are compared once."""
+class GenerationScorer(Scorer):
+    """Texts written for sources; `options` are those of metrics.KINDS["texts"]."""
 
-    usual = "bleu"
+    default = "bleu"
+    names = texts.NAMES
 
-    def __init__(self, rows: Predictions, tokenizer: str, rouge_tokenizer: str = "auto") -> None:
-        super().__init__(rows, ())
+    def __init__(self, rows: Predictions, labels: Sequence[str], **options: str) -> None:
+        super().__init__(rows, labels)
         predictions, targets = ([row[key] for row in rows] for key in ("prediction", "target"))
-        self.counted = {"bleu": text_metrics.bleu(tokenizer), "chrf": text_metrics.chrf()}
-        self.counts = {
-            name: np.array(metric._extract_corpus_statistics(predictions, [targets]))
-            for name, metric in self.counted.items()
-        }
-        by_record = text_metrics.rouge(predictions, targets, rouge_tokenizer)
-        self.means = {name: np.array([one[name] for one in by_record]) for name in by_record[0]}
-        self.means["exact_match"] = np.array([row["exact_match"] for row in rows], float)
-        self.badness_N = 1.0 - self.means["rougel"]
+        self.options = options
+        self.scored = Scored("texts", predictions=predictions, references=targets, **options)
+        self.error_N = 1.0 - np.asarray(self.scored.values("rougel"))
 
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        sums = {name: counts[index_I].sum(0).tolist() for name, counts in self.counts.items()}
-        found = {name: metric._compute_score_from_stats(sums[name]).score for name, metric in self.counted.items()}
-        return found | {name: float(values[index_I].mean()) for name, values in self.means.items()}
+    def joined(self, other: Scorer) -> Scorer:
+        return type(self)([*self.rows, *other.rows], self.labels, **self.options).with_metrics(self.names)
 
 
-class ByRecord(Scorer):
+class RecordScorer(Scorer):
     """Metrics that are means over records: exact_match and f1 where predictions hold them, else whether they are the label."""
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        names = [name for name in ("exact_match", "f1") if name in rows[0]]
-        self.means = {name: np.array([row[name] for row in rows], float) for name in names}
-        if not names:
-            self.means["accuracy"] = np.array([row["prediction"] == row["label"] for row in rows], float)
-        self.usual = list(self.means)[-1]
+        self.names = tuple(name for name in ("exact_match", "f1") if name in rows[0]) or ("accuracy",)
+        self.default = self.names[-1]
+        given = {"predictions": "prediction", **{name: name for name in self.names if name != "accuracy"}}
+        given["references"] = next((name for name in _REFERENCES if name in rows[0]), "")
+        columns = {name: [row[key] for row in rows] for name, key in given.items() if key in rows[0]}
+        self.scored = Scored("records", **columns)
+        value_N = np.asarray(self.scored.values(self.default))
         sure_N = np.array([row.get("probability", 0.0) for row in rows])
-        self.badness_N = 1.0 - self.means[self.usual] + 0.5 * sure_N * (self.means[self.usual] < 0.5)
-
-    def score(self, index_I: np.ndarray) -> dict[str, float]:
-        return {name: float(values[index_I].mean()) for name, values in self.means.items()}
+        self.error_N = 1.0 - value_N + 0.5 * sure_N * (value_N < 0.5)
 
 
 def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Scorer:
-    """The scorer of a task of a suite."""
-    kinds: dict[str, Callable[[Predictions, Sequence[str]], Scorer]] = {
-        "classification": {"label": OneLabel, "labels": SeveralLabels, "value": Value}[entry.target],
-        "tagging": Tags,
-        "embedding": Value if entry.target == "value" else Ranks,
-        "minimal_pairs": Pairs,
-        "language_modelling": Texts,
+    """The scorer of a task of a suite; a metric of the user's own that the suite names is among its metrics."""
+    kinds = {
+        "classification": {"label": SingleLabelScorer, "labels": MultiLabelScorer, "value": RegressionScorer}[
+            entry.target
+        ],
+        "tagging": TagScorer,
+        "embedding": RegressionScorer if entry.target == "value" else RetrievalScorer,
+        "minimal_pairs": MinimalPairScorer,
+        "language_modelling": LanguageModelScorer,
     }
+    scorer: Scorer
     if entry.task == "classification" and entry.target == "label" and entry.more.get("together_key"):
-        return LabelsTogether(rows, labels)
-    if entry.task == "seq2seq":
-        bleu, rouge = (entry.more.get(name, usual) for name, usual in _TOKENIZERS.items())
-        return Written(rows, bleu, rouge)
-    return kinds.get(entry.task, ByRecord)(rows, labels)
+        scorer = GroupedLabelScorer(rows, labels)
+    elif entry.task == "seq2seq":
+        options = {name: entry.more[name] for name in ("bleu_tokenizer", "rouge_tokenizer") if name in entry.more}
+        scorer = GenerationScorer(rows, (), **options)
+    else:
+        scorer = kinds.get(entry.task, RecordScorer)(rows, labels)
+    own = scorer.scored.names()
+    return scorer.with_metrics([entry.metric]) if entry.metric in own else scorer
 
 
 def main_metric(entry: Entry, scorer: Scorer) -> str:
     """The metric that is reported first; raises a ConfigError if the suite names one that there is not."""
-    metric, valid = entry.metric or scorer.usual, scorer.all()
+    metric, valid = entry.metric or scorer.default, scorer.all()
     if metric not in valid:
         raise ConfigError(f"Task {entry.name}: there is no metric {metric!r}. {suggest(metric, valid)}")
     return metric
-
-
-def lower_is_better(metric: str) -> bool:
-    return metric.endswith(("_error", "perplexity", "bits_per_byte"))

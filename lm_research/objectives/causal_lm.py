@@ -17,14 +17,14 @@ import numpy as np
 
 from lm_research.common.rounding import ceil_div
 from lm_research.config import Config
+from lm_research.data.order import Examples
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
-from lm_research.objectives.base import OBJECTIVES, Batch, NextTokenObjective, Sums
-from lm_research.objectives.cross_entropy import token_loss
+from lm_research.objectives.base import OBJECTIVES, Batch, NextTokenObjective, TextObjective
 
 
-class PackedRows:
+class PackedRows(Examples):
     """Rows of L tokens and their successors, by number."""
 
     def __init__(self, store: TokenStore, length: int, separator: int, seed: int, purpose: str) -> None:
@@ -69,9 +69,20 @@ class PackedRows:
         }
 
 
+class NextTokenOfDecoder(NextTokenObjective):
+    """Mean negative log-likelihood of the next token of a decoder's rows."""
+
+    def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
+        return {"tokens": batch["weights_BL"].sum(), "real": (batch["segments_BL"] > 0).sum().astype("float32")}
+
+    def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
+        x_BLD = model.decoder(batch["tokens_BL"], batch["segments_BL"], batch["positions_BL"], dropout_key=key)
+        return model.predict_tokens(x_BLD)
+
+
 @OBJECTIVES.register("causal_lm")
-class CausalLanguageModel(NextTokenObjective):
-    """Mean negative log-likelihood of the next token."""
+class CausalLanguageModel(TextObjective, NextTokenOfDecoder):
+    """The next token of a text."""
 
     kinds = ("decoder",)
 
@@ -81,15 +92,3 @@ class CausalLanguageModel(NextTokenObjective):
 
     def examples(self, store: TokenStore, purpose: str) -> PackedRows:
         return PackedRows(store, self.config.data.max_length, self.tokenizer.sep_id, self.config.seed, purpose)
-
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
-        return {"tokens": batch["weights_BL"].sum(), "real": (batch["segments_BL"] > 0).sum().astype("float32")}
-
-    def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
-        """What tokens are predicted from."""
-        x_BLD = model.decoder(batch["tokens_BL"], batch["segments_BL"], batch["positions_BL"], dropout_key=key)
-        return model.predict_tokens(x_BLD)
-
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        loss, correct = token_loss(self.projection(model, batch, key), batch["targets_BL"], batch["weights_BL"])
-        return {"lm_loss_nats": loss, "lm_accuracy": correct}

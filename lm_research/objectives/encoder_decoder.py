@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config, ObjectiveConfig, key
+from lm_research.data.order import Examples
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
-from lm_research.objectives.base import Batch, NextTokenObjective, Sums
-from lm_research.objectives.cross_entropy import token_loss
+from lm_research.objectives.base import Batch, NextTokenObjective, TextObjective
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 from lm_research.tokenizers.base import Tokenizer
@@ -57,7 +57,7 @@ def start_role(config: Config) -> str:
     return role if role != "auto" else config.objective.usual_start
 
 
-class SourceTargetExamples(abc.ABC):
+class SourceTargetExamples(Examples):
     """Rows of a source and a target (several pairs if packed), by number.
 
     Args:
@@ -129,21 +129,14 @@ class SourceTargetExamples(abc.ABC):
         return batch | {"tokens_BL": tokens_BL, "weights_BL": real_BL.astype(np.float32)}
 
 
-class SourceToTarget(NextTokenObjective):
+class NextTokenOfTarget(NextTokenObjective):
     """Mean negative log-likelihood of the next token of the target, given the source."""
 
-    kinds = ("encoder-decoder",)
-
-    @classmethod
-    def head(cls, config: Config) -> str:
-        return "seq2seq_lm"
-
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+    def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
         real = (batch["segments_BL"] > 0).sum() + (batch["source_segments_BS"] > 0).sum()
         return {"tokens": batch["weights_BL"].sum(), "real": real.astype(jnp.float32)}
 
     def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
-        """What the target's tokens are predicted from."""
         source_key, target_key = (None, None) if key is None else jax.random.split(key)
         _, memory = model.encode(
             batch["source_tokens_BS"],
@@ -156,6 +149,12 @@ class SourceToTarget(NextTokenObjective):
         )
         return model.predict_tokens(x_BLD)
 
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        loss, correct = token_loss(self.projection(model, batch, key), batch["targets_BL"], batch["weights_BL"])
-        return {"lm_loss_nats": loss, "lm_accuracy": correct}
+
+class SourceToTarget(TextObjective, NextTokenOfTarget):
+    """An objective of encoder-decoders."""
+
+    kinds = ("encoder-decoder",)
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "seq2seq_lm"

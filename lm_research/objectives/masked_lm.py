@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config, key
+from lm_research.data.order import Examples
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
-from lm_research.objectives.base import OBJECTIVES, Batch, Objective, Sums
+from lm_research.objectives.base import OBJECTIVES, Batch, Sums, TextObjective
 from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.masking import Masking, MaskingConfig, check_masking, num_masked
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of, split_documents
@@ -45,7 +46,7 @@ def pair_kind(config: MaskedLMConfig) -> str:
     return config.pairs if config.pairs != "auto" else "next_sentence" if config.next_sentence else "none"
 
 
-class MaskedPairs:
+class MaskedPairs(Examples):
     """Rows [CLS] A [SEP] B [SEP], or [CLS] A [SEP] (several of them if packed), with masked tokens, by number."""
 
     def __init__(
@@ -117,17 +118,17 @@ class MaskedPairs:
         return Segments(self.pieces.starts[item_P], self.pieces.lengths[item_P], none, none, none > 0)
 
 
-class MaskedTokenObjective(Objective):
+class MaskedTokenObjective(TextObjective):
     """One that predicts masked tokens of an encoder's rows, [B, M] targets and weights."""
 
     kinds = ("encoder",)
-    token_term = "mlm_loss_nats"
+    token_loss_name = "mlm_loss_nats"
 
-    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def targets(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return batch["targets_BM"], batch["weights_BM"]
 
     @property
-    def predicted_share(self) -> float:
+    def target_fraction(self) -> float:
         length = self.config.data.max_length
         return num_masked(length, self.config.objective.mask_rate) / length
 
@@ -136,7 +137,7 @@ class MaskedTokenObjective(Objective):
 class MaskedLanguageModel(MaskedTokenObjective):
     """Mean negative log-likelihood of masked tokens, plus that of the pairs' label if there is one."""
 
-    total_names = ("tokens", "real", "rows")
+    normalizer_names = ("tokens", "real", "rows")
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
@@ -165,11 +166,11 @@ class MaskedLanguageModel(MaskedTokenObjective):
     def examples(self, store: TokenStore, purpose: str) -> MaskedPairs:
         return MaskedPairs(store, self.tokenizer, self.config, purpose)
 
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+    def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
         real = (batch["segments_BL"] > 0).sum().astype(jnp.float32)
         return {"tokens": batch["weights_BM"].sum(), "real": real, "rows": batch["row_weights_B"].sum()}
 
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+    def metric_sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
         x_BLD = encode(model, batch, batch["tokens_BL"], key)
         projection = model.predict_tokens(x_BLD, batch["mask_positions_BM"])
         loss, correct = token_loss(projection, batch["targets_BM"], batch["weights_BM"])

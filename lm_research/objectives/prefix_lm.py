@@ -15,9 +15,9 @@ import numpy as np
 
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
-from lm_research.objectives.base import OBJECTIVES, Batch, Sums
+from lm_research.models.heads import Projection
+from lm_research.objectives.base import OBJECTIVES, Batch
 from lm_research.objectives.causal_lm import CausalLanguageModel, PackedRows
-from lm_research.objectives.cross_entropy import token_loss
 
 
 class PrefixRows(PackedRows):
@@ -52,7 +52,7 @@ class PrefixLanguageModel(CausalLanguageModel):
     def examples(self, store: TokenStore, purpose: str) -> PrefixRows:
         return PrefixRows(store, self.config.data.max_length, self.tokenizer.sep_id, self.config.seed, purpose)
 
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+    def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
         x_BLD = model.decoder(
             batch["tokens_BL"],
             batch["segments_BL"],
@@ -60,5 +60,4 @@ class PrefixLanguageModel(CausalLanguageModel):
             dropout_key=key,
             prefix_BL=batch["prefix_BL"],
         )
-        loss, correct = token_loss(model.predict_tokens(x_BLD), batch["targets_BL"], batch["weights_BL"])
-        return {"lm_loss_nats": loss, "lm_accuracy": correct}
+        return model.predict_tokens(x_BLD)

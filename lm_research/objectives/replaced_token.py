@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config, key
+from lm_research.data.corpus import Corpus
+from lm_research.data.order import Examples
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
@@ -109,7 +111,7 @@ def _without_shared(tree: dict[str, Any]) -> dict[str, Any]:
     return {**tree, "encoder": {**rest, **({"embeddings": own} if own else {})}}
 
 
-class MaskedRows:
+class MaskedRows(Examples):
     """Masked rows, each with a number that its replacements are drawn from."""
 
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config, purpose: str) -> None:
@@ -148,7 +150,7 @@ def sample_tokens(projection: Projection, noise_B: jax.Array, size: int) -> jax.
 class ReplacedTokenDetection(MaskedTokenObjective):
     """Loss of the generator's masked tokens plus `discriminator_weight` times that of telling replaced tokens."""
 
-    total_names = ("tokens", "real")
+    normalizer_names = ("tokens", "real")
     metrics = {
         "mlm_loss_nats": "tokens",
         "mlm_accuracy": "tokens",
@@ -164,7 +166,7 @@ class ReplacedTokenDetection(MaskedTokenObjective):
         return "replaced_token"
 
     @classmethod
-    def define(cls, config: Config, vocab_size: int) -> ModelDefinition:
+    def define(cls, config: Config, vocab_size: int, corpus: Corpus | None = None) -> ModelDefinition:
         discriminator = super().define(config, vocab_size)
         generator = generator_architecture(discriminator.arch, config.objective.generator_size)
         return DefinitionWithGenerator.make(discriminator, define(generator, Head("masked_lm")))
@@ -182,10 +184,10 @@ class ReplacedTokenDetection(MaskedTokenObjective):
     def examples(self, store: TokenStore, purpose: str) -> MaskedRows:
         return MaskedRows(store, self.tokenizer, self.config, purpose)
 
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
+    def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
         return {"tokens": batch["weights_BM"].sum(), "real": (batch["segments_BL"] > 0).sum().astype(jnp.float32)}
 
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+    def metric_sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
         generator_key, key = (None, None) if key is None else jax.random.split(key)
         positions_BM, weights_BM = batch["mask_positions_BM"], batch["weights_BM"]
         x_BLD = encode(model.generator, batch, batch["tokens_BL"], generator_key)

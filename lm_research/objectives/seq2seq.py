@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 
 from lm_research.config import Config, key
-from lm_research.data.corpus import Corpus
+from lm_research.data.corpus import HERE, Bars, Corpus, Log, no_bar
 from lm_research.data.store import TokenStore
+from lm_research.data.workers import Runner
 from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES
@@ -105,10 +105,12 @@ class SequenceToSequence(SourceToTarget):
             )
 
     @classmethod
-    def open_corpus(cls, config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
+    def open_corpus(
+        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
+    ) -> Corpus:
         return open_pairs(config, workdir, log)
 
-    def predicted_counts(self, store: TokenStore) -> np.ndarray:
+    def target_counts(self, store: TokenStore) -> np.ndarray:
         """Of the targets."""
         starts = np.asarray(store.sentence_starts)
         target_S = np.arange(len(starts) - 1) % 2 == 1

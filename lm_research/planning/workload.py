@@ -25,11 +25,11 @@ from lm_research.models.adapters import adapt
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
 from lm_research.models.flops import Flops, train_flops
-from lm_research.objectives import define, make_objective
+from lm_research.objectives import build_objective, define
 from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
-from lm_research.tasks.base import SharedRows
-from lm_research.tasks.labelled import Labelled
+from lm_research.tasks.base import PackedExamples
+from lm_research.tasks.dataset import LabelledCorpus
 from lm_research.training.groups import Groups, make_groups
 
 
@@ -124,7 +124,7 @@ def make_workload(config: Config, whole: Config | None = None) -> Workload:
         return _of_task(config, whole or config)
     size = vocab_size(config)
     definition = adapt(define(config, size), config.lora)
-    objective = make_objective(config, Vocabulary(size), definition.arch)
+    objective = build_objective(config, Vocabulary(size), definition.arch)
     documents = [[[7] * config.data.max_length] * 2] * 4  # two sentences each: seq2seq takes them for pairs
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(pathlib.Path(folder) / "store", iter(documents), "plan", size)
@@ -133,25 +133,25 @@ def make_workload(config: Config, whole: Config | None = None) -> Workload:
 
 
 def _of_task(config: Config, whole: Config) -> Workload:
-    tasks.check(config, define_model(config.model, VOCAB_MULTIPLE).arch)
+    tasks.validate(config, define_model(config.model, VOCAB_MULTIPLE).arch)
     start = TrainConfig(init_from=whole.train.init_from)  # of the other sections the reading of records knows nothing
     corpus = _read_records(dataclasses.replace(whole, model=ModelConfig(), mesh=MeshConfig(), train=start))
     definition = adapt(tasks.define(config, table_rows(config.model, corpus.tokenizer.size), corpus), config.lora)
-    task = tasks.make(config, corpus, definition.arch)
+    task = tasks.build(config, corpus, definition.arch)
     examples = task.examples(corpus.train, "train")
     if isinstance(
-        examples, SharedRows
+        examples, PackedExamples
     ):  # each planned as if a record had a row of its own, which is the most that there can be
         row_1K = np.full((1, examples.slots), -1)
         row_1K[0, 0] = 0
         batch = examples.shared(row_1K)
     else:
         batch = examples.batch(np.zeros(1, np.int64), np.zeros(1, np.int64))
-    return Workload(config, definition, task, _row(batch))
+    return Workload(config, definition, task.objective, _row(batch))
 
 
 @functools.lru_cache(maxsize=4)
-def _read_records(config: Config) -> Labelled:
+def _read_records(config: Config) -> LabelledCorpus:
     """A task's data set; its files are in memory, or stay open, when their folder is gone."""
     with tempfile.TemporaryDirectory() as folder:
         return tasks.TASKS[config.task.name].open_corpus(config, pathlib.Path(folder), lambda _: None)
@@ -197,7 +197,7 @@ def activation_bytes(config: Config, tensor: int = 1, context: int = 1) -> float
         def pull_back(params: Any, batch: Any) -> Any:
             def loss(learning: Any) -> jax.Array:
                 model = work.definition.bind(groups.used(params, learning, None))
-                sums = work.objective.sums(model, batch, jax.random.key(0))
+                sums = work.objective.metric_sums(model, batch, jax.random.key(0))
                 return sum(sums[term] for term in work.objective.loss_terms)
 
             return jax.vjp(loss, groups.learning(params))[1]

@@ -18,7 +18,6 @@ from lm_research.parallel.processes import summed
 from lm_research.run.callbacks import every
 from lm_research.run.metrics_log import MetricsWriter
 from lm_research.run.setup import RunSetup
-from lm_research.tasks.base import Task
 from lm_research.training.evaluation import count_targets, evaluate, training_frequencies, unigram_loss
 from lm_research.training.state import State
 from lm_research.training.step import make_eval_step
@@ -32,19 +31,14 @@ class Evaluator:
 
     def __init__(self, run: RunSetup, writer: MetricsWriter, lines: Sequence[Mapping[str, float]]) -> None:
         """`lines`: of metrics.jsonl so far; those of evaluations count for patience."""
-        self.config, self.objective, self.mesh, self.writer, self.log = (
-            run.config,
-            run.objective,
-            run.mesh,
-            writer,
-            run.log,
-        )
+        self.config, self.trainable, self.mesh, self.writer = run.config, run.trainable, run.mesh, writer
+        self.log = run.log
         self.definition, self.corpus, corpus = run.definition, run.corpus, run.corpus
         self.feed, self.num_batches = self._feed(corpus.validation)
-        self.step = make_eval_step(run.objective, run.definition, corpus.tokenizer.token_bytes, run.mesh)
+        self.step = make_eval_step(run.trainable, run.definition, corpus.tokenizer.token_bytes, run.mesh)
         self.preview = make_preview(run.config, run.definition, corpus)
-        self.unigram_nats = self._unigram_nats(run.examples) if run.objective.token_term else None
-        self.ranks = [self.rank(line) for line in lines if "eval_loss_nats" in line]
+        self.unigram_nats = self._unigram_nats(run.examples) if run.objective.token_loss_name else None
+        self.ranks = [run.trainable.rank(line) for line in lines if "eval_loss_nats" in line]
         if self.exhausted:
             self.log(
                 f"held-out: no better for task.patience={self.config.task.patience} evaluations, so the run is at its end; with more it goes on"
@@ -57,14 +51,14 @@ class Evaluator:
         index = np.unique(np.linspace(0, examples.num_examples - 1, _SAMPLED).astype(np.int64))
         parts = (index[start : start + _CHUNK] for start in range(0, len(index), _CHUNK))
         sample_V = count_targets((examples.batch(np.zeros_like(part), part) for part in parts), tokenizer.size)
-        text_V = self.objective.predicted_counts(self.corpus.train)
+        text_V = self.trainable.target_counts(self.corpus.train)
         local_V = count_targets(map(self.feed, range(self.num_batches)), tokenizer.size)
         held_V = summed(local_V, "held-out targets")
         return unigram_loss(training_frequencies(text_V, sample_V, tokenizer.special_ids), held_V)
 
     def _feed(self, store: TokenStore) -> tuple[Feed, int]:
         """Batches of a held-out store, and how many an evaluation reads."""
-        examples, size = self.objective.examples(store, "validation"), self.config.train.batch_size
+        examples, size = self.trainable.examples(store, "validation"), self.config.train.batch_size
         num_batches = ceil_div(examples.num_examples, size)
         if self.config.eval.num_batches:
             num_batches = min(num_batches, self.config.eval.num_batches)
@@ -76,10 +70,7 @@ class Evaluator:
 
     def rank(self, scores: Mapping[str, float] | None) -> float | None:
         """What orders models, the smaller the better: the loss, or a task's metric."""
-        if scores is None or not isinstance(self.objective, Task):
-            return scores and scores["eval_loss_nats"]
-        value = self.objective.value(scores)
-        return value if self.objective.lower_is_better else -value
+        return None if scores is None else self.trainable.rank(scores)
 
     @property
     def exhausted(self) -> bool:
@@ -89,10 +80,10 @@ class Evaluator:
 
     def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
         """Scores and outputs of all of a store."""
-        examples, size, outputs = self.objective.examples(store, "final"), self.config.train.batch_size, []
+        examples, size, outputs = self.trainable.examples(store, "final"), self.config.train.batch_size, []
         feed = self._in_order(examples, store)
         batches = load(feed, 0, ceil_div(examples.num_examples, size))
-        return evaluate(self.step, params, batches, self.objective, self.mesh, outputs), outputs
+        return evaluate(self.step, params, batches, self.trainable, self.mesh, outputs), outputs
 
     def due(self, step: int) -> bool:
         """Whether one is due before the end."""
@@ -103,19 +94,19 @@ class Evaluator:
         begin = time.perf_counter()
         params = state.get("ema", state["params"])
         batches, outputs = load(self.feed, 0, self.num_batches), []
-        scores = evaluate(self.step, params, batches, self.objective, self.mesh, outputs)
+        scores = evaluate(self.step, params, batches, self.trainable, self.mesh, outputs)
         for name, (feed, num_batches) in self.sources.items():  # of a mixture, each by itself
-            part = evaluate(self.step, params, load(feed, 0, num_batches), self.objective, self.mesh)
+            part = evaluate(self.step, params, load(feed, 0, num_batches), self.trainable, self.mesh)
             scores |= {
                 f"eval_{name}_{key}": part[f"eval_{key}"] for key in ("loss_nats", "perplexity", "bits_per_byte")
             }
-        texts = self.objective.samples(outputs, self.config.eval.num_samples) or self.preview(params, step)
+        texts = self.trainable.samples(outputs, self.config.eval.num_samples) or self.preview(params, step)
         self.writer.write(step, {**scores, "eval_seconds": round(time.perf_counter() - begin, 3)})
         self.writer.write_text(step, "samples", "\n\n".join(texts))
         parts = [f"{name.removeprefix('eval_').replace('_', ' ')} {value:.4g}" for name, value in scores.items()]
-        yardstick = f"unigram: {self.unigram_nats:.4g} nats" if self.unigram_nats else self.objective.baseline()
+        yardstick = f"unigram: {self.unigram_nats:.4g} nats" if self.unigram_nats else self.trainable.baseline()
         self.log(f"held-out after step {step}: {', '.join(parts)} ({yardstick})")
-        self.ranks.append(self.rank(scores))
+        self.ranks.append(self.trainable.rank(scores))
         for text in texts:
             self.log("  | " + text.strip().replace("\n", "\n  | "))
         return scores

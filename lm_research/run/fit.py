@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.loader import load
-from lm_research.data.order import Feed, Groups, lengths_of
+from lm_research.data.order import Feed, Groups
 from lm_research.parallel.batches import local_rows
 from lm_research.parallel.rules import batch_shards, replicated
 from lm_research.run import longer, run_directory
@@ -135,7 +135,7 @@ def make_feed(run: RunSetup) -> Feed:
     """The batches of a run, of which this process makes its rows."""
     config, mesh, examples = run.config, run.mesh, run.examples
     size, accumulation = config.train.batch_size, config.train.accumulation_steps
-    groups = Groups(lengths_of(examples), size, config.seed) if config.data.group_by_length else None
+    groups = Groups(examples, size, config.seed) if config.data.group_by_length else None
     rows, vocabulary = local_rows(mesh, size // accumulation), run.definition.arch.vocab_size
     return Feed(
         examples,
@@ -180,7 +180,7 @@ def conclude(loop: Loop, history: RunHistory) -> FitResult:
     summary = summarise(learner.state, run.workdir, status, evaluator.unigram_nats, seconds)
     if run.is_main:
         run.log(f"time: {describe_times(seconds)}")
-    if done and isinstance(run.objective, Task):
+    if done and isinstance(run.trainable, Task):
         learner.take_best()
         summary |= deliver(evaluator, learner.state, run.init, run.workdir)
     learner.checkpoints.close()

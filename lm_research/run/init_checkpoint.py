@@ -13,7 +13,6 @@ from lm_research.errors import ConfigError, PretrainedError, TokenizerError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.models.definition import Params, define
 from lm_research.pretrained import PathLike, inspect, load_params
-from lm_research.tasks.base import Task
 from lm_research.tokenizers.loading import load_tokenizer
 
 
@@ -76,10 +75,9 @@ def load_init_checkpoint(config: Config, corpus: Corpus | None = None) -> InitCh
                 "--config.train.init_from, or train all parameters with --config.lora.rank=0."
             )
         return None
-    kind = tasks.asked(config)
-    if corpus is None or not issubclass(kind, Task):
-        return InitCheckpoint(config.train.init_from, config.model, kind.head(config))
-    return InitCheckpoint(config.train.init_from, config.model, kind.head(config), kind.num_labels(config, corpus))
+    kind = tasks.trainable_class(config)
+    num_labels = None if corpus is None else kind.num_labels(config, corpus)
+    return InitCheckpoint(config.train.init_from, config.model, kind.head(config), num_labels)
 
 
 def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config:

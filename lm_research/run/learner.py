@@ -28,7 +28,6 @@ from lm_research.run.goodput import TimeAccount
 from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.run.logger import RunLogger
 from lm_research.run.setup import RunSetup
-from lm_research.tasks import delivery
 from lm_research.tasks.base import Task
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
@@ -150,7 +149,7 @@ def compile_step(train_step: Any, arguments: tuple[Any, ...], peak: jax.Array, l
 def checkpoint_files(run: RunSetup) -> dict[str, bytes]:
     """What lies next to the arrays in every checkpoint."""
     config, corpus, arch, head = run.config, run.corpus, run.definition.arch, run.definition.head.name
-    task = isinstance(run.objective, Task)
+    task = isinstance(run.trainable, Task)
     tokens = native_checkpoint.tokens_of(corpus.tokenizer, arch, head, "" if task else config.objective.name)
     if head == "seq2seq_lm" and not task:
         tokens["decoder_start_token_id"] = corpus.tokenizer.roles[start_role(config)]
@@ -158,7 +157,7 @@ def checkpoint_files(run: RunSetup) -> dict[str, bytes]:
     model = native_checkpoint.describe(run.definition, config.model.family, base, tokens)
     return {
         **corpus.tokenizer.files,
-        **(delivery.beside(run.objective, model, arch) if task else {}),
+        **run.trainable.checkpoint_files(model, arch),
         native_checkpoint.MODEL: (json.dumps(model, indent=1) + "\n").encode(),
         "config.json": config_lib.dumps(config).encode(),
         "corpus.json": json.dumps({"digest": corpus.digest}).encode(),

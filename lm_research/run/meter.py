@@ -38,7 +38,7 @@ class Meter:
         """`lines`: of metrics.jsonl up to step `start`, whose count of tokens goes on; None where the last of them are lost."""
         self.config, self.objective, self.examples, self.last_step = config, objective, examples, start
         lengths = row_lengths(config, definition, examples)
-        self.flops = train_flops_per_token(definition, lengths[1], objective.predicted_share, lengths[0])
+        self.flops = train_flops_per_token(definition, lengths[1], objective.target_fraction, lengths[0])
         self.peak, source = peak_flops()
         self.measured = jax.devices()[0].platform == "cpu"
         if self.peak:
@@ -113,7 +113,7 @@ def step_size(
     """Tokens (positions of the rows, padding included) and FLOPs of a step."""
     source, length = row_lengths(config, definition, examples)
     tokens = config.train.batch_size * (source + length)
-    return tokens, tokens * train_flops_per_token(definition, length, objective.predicted_share, source)
+    return tokens, tokens * train_flops_per_token(definition, length, objective.target_fraction, source)
 
 
 def row_lengths(config: Config, definition: ModelDefinition, examples: Examples) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from lm_research.errors import TokenizerError
 from lm_research.models.adapters import adapt
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.families import VOCAB_MULTIPLE, define_model, table_rows
-from lm_research.objectives.base import Objective
+from lm_research.objectives.base import Objective, Trainable
 from lm_research.parallel import processes
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import make_mesh
@@ -47,7 +47,7 @@ class RunSetup:
       verification: of the corpus, which may go on while the run does.
       init: the model directory that it starts from, if any.
       definition: the model, with its adapters.
-      objective: of the run; a task is one.
+      trainable: the task or objective that the run is about.
       examples: what is trained on.
     """
 
@@ -60,8 +60,13 @@ class RunSetup:
     verification: Verification
     init: InitCheckpoint | None
     definition: ModelDefinition
-    objective: Objective
+    trainable: Trainable
     examples: Examples
+
+    @property
+    def objective(self) -> Objective:
+        """What the model learns from the examples."""
+        return self.trainable.objective
 
 
 def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -> RunSetup:
@@ -84,19 +89,19 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     log(f"run: {workdir} on {jax.device_count()} x {jax.devices()[0].device_kind}" + (f" ({shape})" if shape else ""))
 
     with processes.process_0_first("corpus"):
-        corpus = tasks.asked(config).open_corpus(config, workdir, log)
+        corpus = tasks.trainable_class(config).open_corpus(config, workdir, log)
     verification = ends.enter_context(Verification(corpus.stores, config.data.verify, log))
     vocab_size = pick_vocab_size(config, corpus)
     if config.task:
         init = load_init_checkpoint(config, corpus)  # now that the labels are known
     definition = adapt(init.definition if init else tasks.define(config, vocab_size, corpus), config.lora)
-    objective = tasks.make(config, corpus, definition.arch)
-    make_examples = lambda store: objective.examples(store, "train")  # noqa: E731
+    trainable = tasks.build(config, corpus, definition.arch)
+    make_examples = lambda store: trainable.examples(store, "train")  # noqa: E731
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = resolve_steps(config, examples.num_examples)
-    config = resolve_budget(config, *step_size(config, objective, definition, examples))
+    config = resolve_budget(config, *step_size(config, trainable.objective, definition, examples))
     run = RunSetup(
-        config, workdir, mesh, log, is_main, corpus, verification, init, definition, objective, examples
+        config, workdir, mesh, log, is_main, corpus, verification, init, definition, trainable, examples
     )  # fmt: skip
     log(describe(run))
     return run
@@ -106,7 +111,7 @@ def _check(config: Config, workdir: pathlib.Path, mesh: jax.sharding.Mesh, init:
     """Raises a UserError if the run cannot be, before a corpus is built for nothing."""
     run_directory.check_config(workdir, config)
     check_batch(mesh, config.train.batch_size, config.train.accumulation_steps, config.data.max_length)
-    tasks.check(config, init.definition.arch if init else define_model(config.model, VOCAB_MULTIPLE).arch)
+    tasks.validate(config, init.definition.arch if init else define_model(config.model, VOCAB_MULTIPLE).arch)
 
 
 def _set_up_jax(config: Config, mesh: jax.sharding.Mesh) -> None:
@@ -149,5 +154,5 @@ def describe(run: RunSetup) -> str:
         f"{run.definition.num_params:,} parameters, {config.task.name if config.task else config.objective.name}{learning}\n"
         f"train: {steps} of {train.batch_size} x {config.data.max_length} tokens; "
         f"{run.examples.num_examples:,} examples{read}"
-        + (f"\nrows: {run.examples.notes}" if getattr(run.examples, "notes", "") else "")
+        + (f"\nrows: {run.examples.notes}" if run.examples.notes else "")
     )

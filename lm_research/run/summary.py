@@ -15,7 +15,7 @@ from lm_research.models.digest import digest_of
 from lm_research.run.evaluator import Evaluator
 from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.run.metrics_log import read_metrics
-from lm_research.tasks import delivery
+from lm_research.tasks import export
 from lm_research.training.state import State
 
 
@@ -46,21 +46,21 @@ def summarise(
 
 def deliver(evaluator: Evaluator, state: State, init: InitCheckpoint | None, workdir: pathlib.Path) -> dict[str, Any]:
     """What is left of a fine-tuning run: the best model in WORKDIR/model, its predictions, and its scores in summary.json."""
-    task, corpus, params = evaluator.objective, evaluator.corpus, state.get("ema", state["params"])
+    task, corpus, params = evaluator.trainable, evaluator.corpus, state.get("ema", state["params"])
     found: dict[str, Any] = {"best_step": int(state["step"])}
     for part, store in (("validation", corpus.validation), ("test", corpus.test)):
         if store is not None:
             found[part], outputs = evaluator.part(params, store)
             if jax.process_index() == 0:
-                delivery.write_predictions(workdir / f"predictions_{part}.jsonl", task, part, outputs)
+                export.write_predictions(workdir / f"predictions_{part}.jsonl", task, part, outputs)
     if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
         family, config = (init.family, init.config) if init else (evaluator.config.model.family, None)
         definition, params = merged(evaluator.definition, params)
-        delivery.export(workdir / "model", definition, family, params, config, task)
+        export.export(workdir / "model", definition, family, params, config, task)
     if jax.process_index() == 0:
         summary = json.loads((workdir / "summary.json").read_text()) | found
         write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
-    return found | {"words": task.words_of(found["validation"])}
+    return found | {"words": task.summarize(found["validation"])}
 
 
 def final_message(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:

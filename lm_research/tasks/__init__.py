@@ -8,18 +8,17 @@ from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.definition import define as define_model_of
-from lm_research.objectives import check_objective, make_objective, objective_class
-from lm_research.objectives import define as define_objective
-from lm_research.objectives.base import Objective
+from lm_research.objectives import check_objective, objective_class
+from lm_research.objectives.base import Trainable
 from lm_research.tasks.base import TASKS
 
 
-def asked(config: Config) -> type[Objective]:
+def trainable_class(config: Config) -> type[Trainable]:
     """The task of a run or, where it names none, its objective; raises a ConfigError if there is none of that name."""
     return TASKS[config.task.name] if config.task else objective_class(config)
 
 
-def check(config: Config, arch: Architecture) -> None:
+def validate(config: Config, arch: Architecture) -> None:
     """Raises a ConfigError if the task or objective cannot train this architecture with these keys."""
     if config.task is None:
         check_objective(config, arch)
@@ -34,11 +33,8 @@ def check(config: Config, arch: Architecture) -> None:
 
 
 def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
-    """The model of a run that starts from nothing."""
-    if config.task:
-        definition = TASKS[config.task.name].define_for(config, vocab_size, corpus)
-    else:
-        definition = define_objective(config, vocab_size)
+    """The model of a run that starts from nothing; `validate` has passed."""
+    definition = trainable_class(config).define(config, vocab_size, corpus)
     arch, roles = definition.arch, corpus.tokenizer.roles
     if arch.encoder is None:
         return definition
@@ -47,9 +43,9 @@ def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
     return define_model_of(arch.replace(encoder=encoder, pad_id=roles["pad"], eos_id=roles["eos"]), definition.head)
 
 
-def make(config: Config, corpus: Corpus, arch: Architecture) -> Objective:
-    """The task or objective of a run; raises like `check`."""
-    check(config, arch)
+def build(config: Config, corpus: Corpus, arch: Architecture) -> Trainable:
+    """The task or objective of a run; raises like `validate`."""
+    validate(config, arch)
     if config.task:
         return TASKS[config.task.name](config, corpus)
-    return make_objective(config, corpus.tokenizer, arch)
+    return objective_class(config)(config, corpus.tokenizer)

@@ -1,4 +1,4 @@
-"""What every labelled task shares: an objective whose examples have labels, and whose evaluation keeps the model's outputs.
+"""What labelled tasks share: the contract, an objective of labels, and records as rows.
 
 Legend: B batch, L length, N records.
 """
@@ -8,34 +8,37 @@ from __future__ import annotations
 import abc
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research import metrics
 from lm_research.common.rounding import bucket_size, ceil_div
 from lm_research.config import Config, registries
 from lm_research.config.variants import Variants
-from lm_research.data.corpus import Corpus
+from lm_research.data.corpus import HERE, Bars, Log, no_bar
+from lm_research.data.order import Examples, SharedRowExamples
 from lm_research.data.store import TokenStore
+from lm_research.data.workers import Runner
 from lm_research.errors import ConfigError, suggest
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
 from lm_research.models.heads import Head
-from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.objectives.base import Batch, Objective, Outputs, Sums, Trainable
 from lm_research.objectives.packing import pack
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
-from lm_research.tasks.labelled import IGNORED, Labelled, Reader, open_labelled
+from lm_research.tasks.dataset import IGNORED, LabelledCorpus, Reader, open_labelled
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 
 _LEAST = 8  # tokens that a record counts at least where records share rows
 
 
-class Rows:
+class PaddedExamples(Examples):
     """Records of a data set as padded rows, by number."""
 
     def __init__(
@@ -45,17 +48,19 @@ class Rows:
         self.starts = np.asarray(store.sentence_starts)[starts]
         self.lengths, self.store, self.pad, self.longest = np.diff(self.starts), store, pad_id, max_length
         self.labels, self.second, self.by_token = arrays["labels"], arrays["second"], by_token
-        self.num_examples, self.notes = store.num_documents, ""
+        self.num_examples = store.num_documents
         self.groups: np.ndarray | None = None  # numbers that are equal where records belong together
         self.credits: np.ndarray | None = None  # what it is worth to choose a record of its group
 
-    def example_lengths(self) -> np.ndarray:
-        """What examples are grouped by, [N]."""
+    def example_lengths(self) -> np.ndarray | None:
         return self.lengths
 
     def width(self, index_B: np.ndarray) -> int:
         """Length of the rows of a global batch: that of the longest, rounded up."""
         return min(self.longest, rounded(int(self.lengths[np.maximum(index_B, 0)].max(initial=1))))
+
+    def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
+        return self.batch(epoch_B, index_B, self.width(index_G))
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
         """tokens, types, segments [B, L] int32; labels [B] or [B, C], or [B, L] of tokens; row_weights [B] float32."""
@@ -82,18 +87,18 @@ class Rows:
         return batch | {"row_weights_B": real_B.astype(np.float32)}
 
 
-class Windows(Rows):
+class WindowExamples(PaddedExamples):
     """Rows of which a record may have several; they know their number, counted from `first`."""
 
     first = 0
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """As Rows', and window_B [B] int32."""
+        """As PaddedExamples', and window_B [B] int32."""
         numbers_B = (self.first + np.maximum(index_B, 0)).astype(np.int32)
         return super().batch(epoch_B, index_B, width) | {"window_B": numbers_B}
 
 
-class SharedRows(Rows):
+class PackedExamples(PaddedExamples, SharedRowExamples):
     """The same records, those of a batch together in as few rows as they fit into, each for itself: nearly nothing is padding.
 
     A row is as long as the longest record, rounded up, and has K slots for records. A batch holds what it would hold without sharing;
@@ -114,10 +119,7 @@ class SharedRows(Rows):
         return None  # rows are equally long
 
     def arrange(self, index_AB: np.ndarray, ways: int) -> np.ndarray:
-        """The records of each row of the micro-batches of a global batch, [A, R, K]; -1 where there is none.
-
-        R is a multiple of `ways`, and one of few numbers, so that few shapes are compiled.
-        """
+        """The records of each row, see SharedRowExamples; R is one of few numbers, so that few shapes are compiled."""
         packs = [pack(self.sizes[index_B], self.longest) for index_B in index_AB]
         rows = min(bucket_size(ceil_div(max(map(len, packs)), ways)) * ways, index_AB.shape[1])
         index_ARK = np.full((len(index_AB), rows, self.slots), -1, np.int64)
@@ -150,7 +152,7 @@ class SharedRows(Rows):
         return batch | {"row_weights_BK": there_BK.astype(np.float32)}
 
 
-def one_by_one(batch: Batch) -> Batch:
+def flatten_slots(batch: Batch) -> Batch:
     """A batch whose records share rows, with what each record has ([B, K, ...]) as [B x K, ...]; others as they are."""
     if "row_weights_BK" not in batch:
         return batch
@@ -159,43 +161,78 @@ def one_by_one(batch: Batch) -> Batch:
     return rest | {name.removesuffix("K"): x.reshape(-1, *x.shape[2:]) for name, x in each.items()}
 
 
-class Task(Objective):
-    """A labelled task of one run.
+class LabelObjective(Objective):
+    """A loss over the head's outputs, of records with labels.
 
     Attributes:
+      by_token: whether tokens have labels, and not records.
+    """
+
+    normalizer_names = ("rows", "real")
+    by_token: ClassVar[bool] = False
+
+    def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
+        """ "rows" with a label, and "real" input tokens."""
+        weights, segments = flatten_slots(batch)["row_weights_B"], batch["segments_BL"]
+        return {"rows": weights.sum(), "real": (segments > 0).sum().astype(jnp.float32)}
+
+    def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """The head's output for a batch, in float32; where records share rows, of each slot [B, K, C] or token."""
+        tokens_BL, segments_BL = batch["tokens_BL"], batch["segments_BL"]
+        slots = batch["row_weights_BK"].shape[1] if "row_weights_BK" in batch else 0
+        keys = (None, None) if key is None else jax.random.split(key)
+        types_BL = batch["types_BL"] if model.arch.num_types > 1 else None
+        stack = model.decoder if model.arch.causal else model.encoder
+        x_BLD = stack(tokens_BL, segments_BL, batch.get("positions_BL"), types_BL, keys[0])
+        return model.classify(x_BLD, tokens_BL, segments_BL, keys[1], slots)
+
+    @abc.abstractmethod
+    def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
+        """The sum of each metric, of a batch whose records have a row each."""
+
+    def metric_sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        logits = self.logits(model, batch, key)
+        if not self.by_token and "row_weights_BK" in batch:
+            logits = logits.reshape(-1, *logits.shape[2:])
+        return self.logit_sums(logits, flatten_slots(batch))
+
+
+class Task(Trainable):
+    """A labelled task of one run: from records to examples, and from what a model makes of them to predictions and metrics.
+
+    Attributes:
+      examples_class: how its records become rows.
+      supports_packing: whether its records can share rows (data.packing).
+      metric_kind: what its predictions are, a key of metrics.KINDS.
+      metric_names: the metrics of these, in addition to those of its objective; one of the user's own that task.metric names is among them.
       labels: names in order, () where labels are values.
       metric: name of the metric that tells which of two models is better; several with + between count by their mean.
       lower_is_better: whether that is the smaller one.
       exact: whether predictions are written with all logits of a record.
     """
 
+    examples_class: ClassVar[type[PaddedExamples]] = PaddedExamples
+    supports_packing: ClassVar[bool] = False
+    metric_kind: str
+    metric_names: tuple[str, ...]
     exact: bool = False
 
-    token_term = ""
-    predicted_share = 0.0
-    by_token: ClassVar[bool] = False
-    rows: ClassVar[type[Rows]] = Rows
-    packs: ClassVar[bool] = False  # whether its records can share rows (data.packing)
-    metric_names: ClassVar[tuple[str, ...]]
-
-    def __init__(self, config: Config, corpus: Labelled) -> None:
-        super().__init__(config, corpus.tokenizer)
+    def __init__(self, config: Config, corpus: LabelledCorpus, objective: Objective) -> None:
+        self.config, self.tokenizer, self.objective = config, corpus.tokenizer, objective
         self.labels, self.corpus = corpus.labels, corpus
-        self.metric = config.task.metric or self.usual_metric()
-        names, valid = self.metric.split("+"), (*self.metric_names, *self.loss_terms)
+        self.metric = config.task.metric or self.default_metric()
+        names, ranking = self.metric.split("+"), self.ranking_metrics()
+        valid = (*ranking, *objective.loss_terms)
         for name in names:
             if name not in valid:
                 raise ConfigError(f"config.task.metric is {self.metric!r}. {suggest(name, valid)}")
-        lower = {name.endswith(("_nats", "_error")) for name in names}
+        self.metric_names = tuple(dict.fromkeys([*self.metric_names, *(name for name in names if name in ranking)]))
+        lower = {name in objective.loss_terms or not metrics.higher_is_better(name) for name in names}
         if len(lower) > 1:
             raise ConfigError(
                 f"config.task.metric={self.metric} adds metrics of which one is better high, another low."
             )
         self.lower_is_better = lower.pop()
-
-    @abc.abstractmethod
-    def usual_metric(self) -> str:
-        """The metric that papers report."""
 
     @classmethod
     @abc.abstractmethod
@@ -209,133 +246,146 @@ class Task(Objective):
                 f"config.task.name={config.task.name} needs labelled records: name a .jsonl, .csv, .tsv or .parquet file or "
                 "tfds:NAME in --config.task.train."
             )
-        if config.data.packing and not cls.packs:
+        if config.data.packing and not cls.supports_packing:
             raise ConfigError(
                 f"config.data.packing=True puts several records into a row, which task {config.task.name} cannot read. Leave it out, or "
                 "set --config.data.group_by_length for less padding."
             )
 
     @classmethod
-    def open_corpus(cls, config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Labelled:
+    def open_corpus(
+        cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
+    ) -> LabelledCorpus:
         return open_labelled(config, workdir, cls.reader(config), log)
 
     @classmethod
-    def num_labels(cls, config: Config, corpus: Labelled) -> int:
+    def num_labels(cls, config: Config, corpus: LabelledCorpus) -> int:
         """Classes of the head, 1 for a value."""
         return max(1, len(corpus.labels))
 
     @classmethod
-    def define_for(cls, config: Config, vocab_size: int, corpus: Labelled) -> ModelDefinition:
-        """The model of a run that starts from nothing."""
+    def define(cls, config: Config, vocab_size: int, corpus: LabelledCorpus) -> ModelDefinition:
         head = Head(cls.head(config), cls.num_labels(config, corpus))
         return define(define_model(config.model, vocab_size).arch, head)
 
-    def part_of(self, store: TokenStore) -> str:
-        """Which part of the data set a store is."""
-        return {id(self.corpus.train): "train", id(self.corpus.validation): "validation"}.get(id(store), "test")
-
-    def examples(self, store: TokenStore, purpose: str) -> Rows:
-        arrays = self.corpus.arrays[self.part_of(store)]
+    def examples(self, store: TokenStore, purpose: str) -> Examples:
+        part = self.corpus.part_of(store)
         # What is predicted is told record by record, so held-out records have rows of their own.
-        rows = SharedRows if self.config.data.packing and self.packs and purpose == "train" else self.rows
-        made = rows(store, arrays, self.tokenizer.pad_id, self.config.data.max_length, self.by_token)
-        if isinstance(made, Windows) and self.part_of(store) == "test":  # numbered on from those of the validation part
-            made.first = self.corpus.validation.num_documents
+        packed = self.config.data.packing and self.supports_packing and purpose == "train"
+        kind = PackedExamples if packed else self.examples_class
+        by_token = isinstance(self.objective, LabelObjective) and self.objective.by_token
+        made = kind(store, self.corpus.arrays[part], self.tokenizer.pad_id, self.config.data.max_length, by_token)
+        if isinstance(made, WindowExamples):
+            made.first = self.corpus.first_of(part)
         return made
 
-    def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """The head's output for a batch, in float32; where records share rows, of each slot [B, K, C] or token."""
-        tokens_BL, segments_BL = batch["tokens_BL"], batch["segments_BL"]
-        slots = batch["row_weights_BK"].shape[1] if "row_weights_BK" in batch else 0
-        keys = (None, None) if key is None else jax.random.split(key)
-        types_BL = batch["types_BL"] if model.arch.num_types > 1 else None
-        stack = model.decoder if model.arch.causal else model.encoder
-        x_BLD = stack(tokens_BL, segments_BL, batch.get("positions_BL"), types_BL, keys[0])
-        return model.classify(x_BLD, tokens_BL, segments_BL, keys[1], slots)
+    @abc.abstractmethod
+    def default_metric(self) -> str:
+        """The metric that papers report."""
+
+    def metric_inputs(self) -> tuple[str, ...]:
+        """What there is for metrics to be computed of, by the names of metrics.KINDS."""
+        return metrics.KINDS[self.metric_kind]
+
+    def ranking_metrics(self) -> list[str]:
+        """The metrics that models can be ordered by, those of `metric_names` first."""
+        known = metrics.names_for(self.metric_kind, self.metric_inputs())
+        return list(dict.fromkeys([*self.metric_names, *known]))
 
     @abc.abstractmethod
-    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
-        """Sums of the metrics that are sums."""
+    def scored(self, outputs: list[Outputs]) -> metrics.Scored | None:
+        """The predictions of a whole part as metrics want them; None if there are none."""
 
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        logits = self.logits(model, batch, key)
-        if not self.by_token and "row_weights_BK" in batch:
-            logits = logits.reshape(-1, *logits.shape[2:])
-        return self.sums_of(logits, one_by_one(batch))
+    def scores(self, outputs: list[Outputs]) -> dict[str, float]:
+        found = self.scored(outputs)
+        return found.score(self.metric_names) if found else {}
+
+    @abc.abstractmethod
+    def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
+        """One prediction a record, for predictions.jsonl."""
+
+    def rank(self, scores: Mapping[str, float]) -> float:
+        value = self.value(scores)
+        return value if self.lower_is_better else -value
+
+    def value(self, scores: Mapping[str, float]) -> float:
+        """Of the metric, or the mean of those that `+` joins."""
+        return float(np.mean([scores[f"eval_{name}"] for name in self.metric.split("+")]))
+
+    def summarize(self, scores: Mapping[str, float]) -> str:
+        """The end of a run, in words."""
+        return f"held-out {self.metric}: {self.value(scores):.4g} ({self.baseline()})"
+
+    # ---------------------------------------------------------------- what goes with the finished model
+
+    def write_files(self, directory: pathlib.Path, arch: Architecture) -> None:
+        """Writes into the finished model's directory what its users need in addition to model and tokenizer; nothing, for most tasks."""
+        return
+
+    def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A config.json of the fine-tuned model, with what its users must know of the task."""
+        return config
+
+    def files(self, arch: Architecture) -> dict[str, bytes]:
+        """Files that go with the fine-tuned model in addition to its tokenizer's, and in place of those of the same name."""
+        return {}
+
+    def checkpoint_files(self, model: dict[str, Any], arch: Architecture) -> dict[str, bytes]:
+        model["config"] = self.update_hf_config(dict(model["config"]))
+        return self.files(arch)
+
+
+TASKS: Variants[type[Task]] = registries.TASKS
+
+
+class LabelTask(Task):
+    """A task whose evaluation keeps the outputs of the model's head."""
+
+    objective: LabelObjective
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
-        """What an evaluation keeps of a batch: logits, labels and the weight of each row."""
+        """Logits, labels and the weight of each row."""
         names = ("labels_B", "labels_BL", "groups_B", "credits_B", "window_B", "row_weights_B")
         kept = {name: batch[name] for name in names if name in batch}
-        return kept | {"logits": self.logits(model, batch, None)}
+        return kept | {"logits": self.objective.logits(model, batch, None)}
 
-    def by_record(
-        self, outputs: list[dict[str, np.ndarray]], *names: str
-    ) -> Iterator[tuple[str, int, list[tuple[Any, ...]]]]:
-        """(part, record, [(row, its outputs of these names)]) of each record of a part whose rows are Windows, in order.
+    def by_record(self, outputs: list[Outputs], *names: str) -> Iterator[tuple[str, int, list[tuple[Any, ...]]]]:
+        """(part, record, [(row, its outputs of these names)]) of each record of a part whose rows are WindowExamples, in order.
 
         If not all rows were read (eval.num_batches), a last record that lacks some is left out, unless it is the only one.
         """
-        numbers = np.concatenate([real(output, "window_B") for output in outputs])
-        held = self.corpus.validation.num_documents
-        part, first = ("test", held) if numbers[0] >= held else ("validation", 0)
-        record = self.corpus.arrays[part].get("record")
-        record = np.arange(getattr(self.corpus, part).num_documents) if record is None else record
+        numbers = np.concatenate([drop_padding(output, "window_B") for output in outputs])
+        part, _ = self.corpus.locate(int(numbers[0]))
+        first = self.corpus.first_of(part)
+        record = self.corpus.records_of_rows(part)
         counts = np.bincount(record)
-        read = ([x for output in outputs for x in real(output, name)] for name in names)
+        read = ([x for output in outputs for x in drop_padding(output, name)] for name in names)
         rows = zip((numbers - first).tolist(), *read, strict=True)
         for number, own in itertools.groupby(rows, lambda row: int(record[row[0]])):
             whole = list(own)
             if len(whole) == counts[number] or number == record[numbers[0] - first]:
                 yield part, number, whole
 
-    @abc.abstractmethod
-    def scores(self, outputs: dict[str, np.ndarray]) -> dict[str, float]:
-        """All metrics of `metric_names`, of the outputs of a whole part."""
-
-    @abc.abstractmethod
-    def baseline(self) -> str:
-        """How well one does without a model, in words."""
-
-    @abc.abstractmethod
-    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
-        """One prediction a record, for predictions.jsonl."""
-
-    def write_beside(self, directory: pathlib.Path, arch: Architecture) -> None:
-        """Writes into the finished model's directory what its users need beside model and tokenizer; nothing, for most tasks."""
-        return
-
-    def predicted(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        raise AssertionError("a task predicts labels, not tokens")
-
-    def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
-        """A config.json of the fine-tuned model, with what its users must know of the task."""
-        return config
-
-    def files(self, arch: Architecture) -> dict[str, bytes]:
-        """Files that go with the fine-tuned model beside its tokenizer's, and in place of those of the same name."""
-        return {}
-
-    def words_of(self, scores: dict[str, float]) -> str:
-        """The end of a run, in words."""
-        return f"held-out {self.metric}: {self.value(scores):.4g} ({self.baseline()})"
-
-    def value(self, scores: dict[str, float]) -> float:
-        """Of the metric, or the mean of those that `+` joins."""
-        return float(np.mean([scores[f"eval_{name}"] for name in self.metric.split("+")]))
+    def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """With the labels, of a head that predicts labels."""
+        if self.head(self.config) not in ("classification", "token_classification"):
+            return config
+        outputs = self.num_labels(self.config, self.corpus)
+        labels = self.labels or [f"LABEL_{number}" for number in range(outputs)]
+        return config | {
+            "id2label": {str(number): name for number, name in enumerate(labels)},
+            "label2id": {name: number for number, name in enumerate(labels)},
+        }
 
 
-TASKS: Variants[type[Task]] = registries.TASKS
-
-
-def real(outputs: dict[str, np.ndarray], name: str) -> np.ndarray:
+def drop_padding(outputs: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """An output without the empty rows that fill up the last batch."""
     return outputs[name][outputs["row_weights_B"] > 0]
 
 
-def corpus_labels(corpus: Corpus) -> Sequence[str]:
-    """Label names of a data set; () of one without."""
-    return getattr(corpus, "labels", ())
+def joined(outputs: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+    """An output of all batches, one after another, without empty rows."""
+    return np.concatenate([drop_padding(output, name) for output in outputs])
 
 
 def text_of(record: Record, config: Config) -> list[str]:
@@ -343,12 +393,3 @@ def text_of(record: Record, config: Config) -> list[str]:
     task = config.task
     texts = [record.text(task.text_key, "text_key")]
     return texts + ([record.text(task.pair_key, "pair_key")] if task.pair_key else [])
-
-
-def total_of(batch: Batch) -> dict[str, jax.Array]:
-    """ "rows" with a label, and "real" input tokens."""
-    batch = one_by_one(batch)
-    return {
-        "rows": batch["row_weights_B"].sum(),
-        "real": (batch["segments_BL"] > 0).sum().astype(jnp.float32),
-    }

@@ -17,26 +17,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research import metrics
 from lm_research.common.documents import json_value
 from lm_research.config import Config
+from lm_research.data.order import Examples
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, DataError, suggest
-from lm_research.objectives.base import Batch, Sums
-from lm_research.tasks import metrics
-from lm_research.tasks.base import TASKS, Rows, Task, one_by_one, real, text_of, total_of
-from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
+from lm_research.objectives.base import Batch, Outputs, Sums
+from lm_research.tasks.base import (
+    TASKS,
+    LabelObjective,
+    LabelTask,
+    PaddedExamples,
+    drop_padding,
+    flatten_slots,
+    joined,
+    text_of,
+)
+from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 
-# Target -> its metrics.
+# Target -> what predictions are (a key of metrics.KINDS), and metrics of these.
 METRICS = {
-    "label": (
+    "label": ("single_label", (
         "accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error"
-    ),
-    "labels": ("exact_match", "precision", "recall", "f1_micro", "f1_macro"),
-    "value": ("pearson", "spearman", "squared_error"),
+    )),
+    "labels": ("multi_label", ("exact_match", "precision", "recall", "f1_micro", "f1_macro")),
+    "value": ("values", ("pearson", "spearman", "squared_error")),
 }  # fmt: skip
+_PROBLEM_TYPES = {
+    "label": "single_label_classification",
+    "labels": "multi_label_classification",
+    "value": "regression",
+}  # Hugging Face's
 
 
 class ClassificationReader(Reader):
@@ -48,7 +63,7 @@ class ClassificationReader(Reader):
         self.num_values: int | None = None  # of a record, target=value: as many as the first has, a list as there
         self.as_list: bool | None = None
 
-    def names(self, records: Sequence[Record]) -> list[str]:
+    def label_names(self, records: Sequence[Record]) -> list[str]:
         if self.task.target == "value":
             keys = self._value_keys(records[0])
             return keys if len(keys) > 1 else []
@@ -89,7 +104,7 @@ class ClassificationReader(Reader):
     def texts(self, record: Record) -> list[str]:
         return text_of(record, self.config)
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+    def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         texts = [text_of(record, self.config) for record in records]
         seconds = [pair[1] for pair in texts] if self.task.pair_key else None
         encoded = encode_texts(tokenizer, [pair[0] for pair in texts], seconds, self.config.data.max_length)
@@ -97,7 +112,7 @@ class ClassificationReader(Reader):
         for record, (ids, second) in zip(records, encoded, strict=True):
             yield Row(ids, second, self._target(record, numbers))
 
-    def kept(self, record: Record) -> dict[str, Any] | None:
+    def metadata(self, record: Record) -> dict[str, Any] | None:
         """Which records belong together, and what it is worth to choose this one."""
         if not self.task.together_key or self.task.target != "label":
             return None
@@ -230,36 +245,67 @@ def class_weights(text: str, labels: Sequence[str], given_N: np.ndarray) -> np.n
     return np.array([weights[name] for name in labels], np.float32)
 
 
+class ClassificationObjective(LabelObjective):
+    """Mean loss over records.
+
+    Args:
+      target: "label" (one of several), "labels" (any number) or "value".
+      class_weights: how much a record of each class counts [C], of target "label".
+      label_smoothing: of target "label".
+    """
+
+    def __init__(self, target: str, class_weights: np.ndarray, label_smoothing: float) -> None:
+        self.target, self.class_weights, self.label_smoothing = target, class_weights, label_smoothing
+        loss = {"label": "class_loss_nats", "labels": "labels_loss_nats", "value": "squared_error"}[target]
+        self.metrics, self.loss_terms = {loss: "rows"}, (loss,)
+        if target == "label":
+            self.metrics["accuracy"] = "rows"
+
+    def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
+        found = super().normalizers(batch)
+        if self.target == "label":  # what a record counts goes with its class
+            batch = flatten_slots(batch)
+            found["rows"] = (batch["row_weights_B"] * self._weights(batch)).sum()
+        return found
+
+    def _weights(self, batch: Batch) -> jax.Array:
+        return jnp.asarray(self.class_weights)[batch["labels_B"]]
+
+    def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
+        weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
+        if self.target == "value":
+            errors_B = jnp.square(logits - labels_B.reshape(logits.shape)).mean(-1)
+            return {"squared_error": (weights_B * errors_B).sum()}
+        if self.target == "labels":
+            losses_BC = jax.nn.softplus(logits) - logits * labels_B
+            return {"labels_loss_nats": (weights_B * losses_BC.mean(-1)).sum()}
+        weights_B = weights_B * self._weights(batch)
+        shares_BC, smooth = jax.nn.log_softmax(logits), self.label_smoothing
+        chosen_B = jnp.take_along_axis(shares_BC, labels_B[:, None], axis=1)[:, 0]
+        losses_B = -((1.0 - smooth) * chosen_B + smooth * shares_BC.mean(-1))
+        correct_B = logits.argmax(-1) == labels_B
+        return {"class_loss_nats": (weights_B * losses_B).sum(), "accuracy": (weights_B * correct_B).sum()}
+
+
 @TASKS.register("classification")
-class Classification(Task):
-    """Mean loss over records."""
+class Classification(LabelTask):
+    """Labels or values of texts and pairs."""
 
     kinds = ("encoder", "decoder")
-    packs = True
-    total_names = ("rows", "real")
-    metric_names = ()  # those of its target
+    supports_packing = True
 
-    def __init__(self, config: Config, corpus: Labelled) -> None:
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
         self.target = config.task.target
         self.exact = self.target == "label"
-        self.metrics = {f"{self._term(config)}_loss_nats" if self.target != "value" else "squared_error": "rows"}
-        self.loss_terms = tuple(self.metrics)
         together = bool(config.task.together_key) and self.target == "label"
         chosen = together and bool(config.task.credit_key)
         groups = ("group_accuracy",) * together + ("choice_accuracy", "choice_credit") * chosen
-        self.metric_names = (*METRICS[self.target], *groups)
-        if self.target == "label":
-            self.metrics["accuracy"] = "rows"
-        super().__init__(config, corpus)
-        self.class_weights = np.ones(max(1, len(corpus.labels)), np.float32)
+        self.metric_kind, names = METRICS[self.target]
+        self.metric_names = (*names, *groups)
+        weights = np.ones(max(1, len(corpus.labels)), np.float32)
         if self.target == "label" and config.task.class_weights != "none":
-            self.class_weights = class_weights(
-                config.task.class_weights, corpus.labels, corpus.arrays["train"]["labels"]
-            )
-
-    @staticmethod
-    def _term(config: Config) -> str:
-        return "class" if config.task.target == "label" else "labels"
+            weights = class_weights(config.task.class_weights, corpus.labels, corpus.arrays["train"]["labels"])
+        super().__init__(config, corpus, ClassificationObjective(self.target, weights, config.task.label_smoothing))
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -270,66 +316,47 @@ class Classification(Task):
         return ClassificationReader(config)
 
     @classmethod
-    def num_labels(cls, config: Config, corpus: Labelled) -> int:
+    def num_labels(cls, config: Config, corpus: LabelledCorpus) -> int:
         labels = corpus.arrays["train"]["labels"]
         return labels.shape[1] if labels.ndim == 2 else max(1, len(corpus.labels))
 
-    def usual_metric(self) -> str:
+    def default_metric(self) -> str:
         return {"label": "accuracy", "labels": "f1_micro", "value": "spearman"}[self.target]
 
-    def examples(self, store: TokenStore, purpose: str) -> Rows:
-        rows, kept = super().examples(store, purpose), self.corpus.kept.get(self.part_of(store))
-        if kept:
+    def examples(self, store: TokenStore, purpose: str) -> Examples:
+        rows, kept = super().examples(store, purpose), self.corpus.kept.get(self.corpus.part_of(store))
+        if kept and isinstance(rows, PaddedExamples):
             rows.groups = np.unique([one["group"] for one in kept], return_inverse=True)[1].astype(np.int32)
             if "credit" in kept[0]:
                 rows.credits = np.array([one["credit"] for one in kept], np.float32)
         return rows
 
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
-        totals = total_of(batch)
-        if self.target == "label":  # what a record counts goes with its class
-            batch = one_by_one(batch)
-            totals["rows"] = (batch["row_weights_B"] * self._weights(batch)).sum()
-        return totals
+    def metric_inputs(self) -> tuple[str, ...]:
+        task = self.config.task
+        missing = {"groups": not task.together_key, "credits": not (task.together_key and task.credit_key)}
+        return tuple(name for name in super().metric_inputs() if not missing.get(name))
 
-    def _weights(self, batch: Batch) -> jax.Array:
-        return jnp.asarray(self.class_weights)[batch["labels_B"]]
-
-    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
-        weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
+    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
+        logits, labels = joined(outputs, "logits"), joined(outputs, "labels_B")
         if self.target == "value":
-            errors_B = jnp.square(logits - labels_B.reshape(logits.shape)).mean(-1)
-            return {"squared_error": (weights_B * errors_B).sum()}
+            return metrics.Scored("values", predictions=logits.reshape(labels.shape), references=labels)
         if self.target == "labels":
-            losses_BC = jax.nn.softplus(logits) - logits * labels_B
-            return {"labels_loss_nats": (weights_B * losses_BC.mean(-1)).sum()}
-        weights_B = weights_B * self._weights(batch)
-        shares_BC, smooth = jax.nn.log_softmax(logits), self.config.task.label_smoothing
-        chosen_B = jnp.take_along_axis(shares_BC, labels_B[:, None], axis=1)[:, 0]
-        losses_B = -((1.0 - smooth) * chosen_B + smooth * shares_BC.mean(-1))
-        correct_B = logits.argmax(-1) == labels_B
-        return {"class_loss_nats": (weights_B * losses_B).sum(), "accuracy": (weights_B * correct_B).sum()}
+            return metrics.Scored("multi_label", predictions=logits > 0, references=labels > 0)
+        kept = {"groups": "groups_B", "credits": "credits_B"}
+        further = {name: joined(outputs, key) for name, key in kept.items() if key in outputs[0]}
+        return metrics.Scored(
+            "single_label",
+            predictions=logits.argmax(-1),
+            references=labels,
+            logits=logits,
+            num_labels=logits.shape[-1],
+            **further,
+        )
 
-    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        logits = np.concatenate([real(output, "logits") for output in outputs])
-        labels = np.concatenate([real(output, "labels_B") for output in outputs])
-        if self.target == "value":
-            return metrics.regression(logits.reshape(labels.shape), labels)
-        if self.target == "labels":
-            return metrics.multi_label(logits > 0, labels > 0)
-        found = metrics.classification(logits, labels)
-        if "groups_B" in outputs[0]:
-            groups = np.concatenate([real(output, "groups_B") for output in outputs])
-            found["group_accuracy"] = metrics.group_accuracy(logits.argmax(-1) == labels, groups)
-            if "credits_B" in outputs[0]:
-                credits = np.concatenate([real(output, "credits_B") for output in outputs])
-                found |= metrics.choices(logits, labels, groups, credits)
-        return found
-
-    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl."""
         for output in outputs:
-            for logits, label in zip(real(output, "logits"), real(output, "labels_B"), strict=True):
+            for logits, label in zip(drop_padding(output, "logits"), drop_padding(output, "labels_B"), strict=True):
                 if self.target == "value":
                     yield {"label": label.tolist(), "prediction": logits.reshape(label.shape).tolist()}
                 elif self.target == "labels":
@@ -352,3 +379,6 @@ class Classification(Task):
             return f"{labels.sum(1).mean():.3g} labels a record on average"
         usual = int(np.bincount(labels).argmax())
         return f"always {self.labels[usual]!r}: accuracy {(held == usual).mean():.4g}"
+
+    def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        return super().update_hf_config(config) | {"problem_type": _PROBLEM_TYPES[self.target]}

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research import metrics
 from lm_research.config import Config
 from lm_research.data.store import TokenStore
 from lm_research.decoding.embed import alike
@@ -33,11 +34,10 @@ from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
 from lm_research.models.forward import pool, to_length_1
 from lm_research.models.heads import Head
-from lm_research.objectives.base import Batch, Sums
-from lm_research.tasks import metrics
-from lm_research.tasks.base import TASKS, Task, real, total_of
-from lm_research.tasks.labelled import Labelled, Reader, Row, encode_texts
-from lm_research.tasks.multiple_choice import Choices
+from lm_research.objectives.base import Batch, Outputs, Sums
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, joined
+from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
+from lm_research.tasks.multiple_choice import ChoiceExamples
 from lm_research.tasks.records import Record
 from lm_research.tasks.similarity import contrast, ranks
 from lm_research.tokenizers.base import Tokenizer
@@ -81,23 +81,24 @@ class EmbeddingReader(Reader):
             raise ConfigError(
                 "config.task.name=embedding is about pairs: name the second text's field in task.pair_key."
             )
-        names = ("text_key", "pair_key", "negative_key")
-        self.settings = [name for name in names if getattr(config.task, name)]
-
-    def names(self, records: Sequence[Record]) -> list[str]:
-        return []
+        given = {
+            "text_key": config.task.text_key,
+            "pair_key": config.task.pair_key,
+            "negative_key": config.task.negative_key,
+        }
+        self.keys = {setting: key for setting, key in given.items() if key}
 
     def texts(self, record: Record) -> list[str]:
-        texts = [record.text(getattr(self.task, name), name) for name in self.settings]
-        for name, text in zip(self.settings, texts, strict=True):
+        texts = [record.text(key, setting) for setting, key in self.keys.items()]
+        for (setting, key), text in zip(self.keys.items(), texts, strict=True):
             if not text.strip():
                 raise DataError(
-                    f"{record.where}: field {getattr(self.task, name)!r} is empty, and an empty text has no meaning to learn. Leave "
-                    f"the record out, or name another field in --config.task.{name}."
+                    f"{record.where}: field {key!r} is empty, and an empty text has no meaning to learn. Leave "
+                    f"the record out, or name another field in --config.task.{setting}."
                 )
         return texts
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+    def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         texts = [self.texts(record) for record in records]
         flat = [self.task.prompt + text for several in texts for text in several]
         encoded = encode_texts(tokenizer, flat, None, self.config.data.max_length)
@@ -122,7 +123,7 @@ class EmbeddingReader(Reader):
         return cosine
 
 
-class Texts(Choices):
+class TextExamples(ChoiceExamples):
     """Records as C rows each, with numbers that are equal where texts are."""
 
     def __init__(self, store: TokenStore, arrays: dict[str, np.ndarray], *rest: Any) -> None:
@@ -139,31 +140,72 @@ class Texts(Choices):
         return batch
 
 
+def embedding_settings(config: Config, arch: Architecture) -> sentence_transformers.Embedding:
+    """What is done to a text's states."""
+    pooling = config.task.pooling or ("last" if arch.causal else "mean")
+    return sentence_transformers.Embedding(pooling, config.task.normalize, config.data.max_length)
+
+
+class EmbeddingObjective(LabelObjective):
+    """Mean loss over records.
+
+    Attributes:
+      graded: whether records have a value, the cosine of their two texts; else these belong together.
+      skipped: tokens at the beginning of rows that are not pooled.
+    """
+
+    def __init__(self, config: Config, skipped: int) -> None:
+        self.config, self.skipped, self.graded = config, skipped, config.task.target == "value"
+        names = ("squared_error",) if self.graded else ("contrastive_loss_nats", "in_batch_accuracy")
+        self.metrics, self.loss_terms = dict.fromkeys(names, "rows"), names[:1]
+
+    def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """The vectors [B, C, D]."""
+        shape, arch = batch["tokens_BL"].shape, model.arch
+        rows = {name: batch[name].reshape(-1, shape[-1]) for name in ("tokens_BL", "types_BL", "segments_BL")}
+        stack = model.decoder if arch.causal else model.encoder
+        types_BL = rows["types_BL"] if arch.num_types > 1 else None
+        x_BLD = stack(rows["tokens_BL"], rows["segments_BL"], types_BL=types_BL, dropout_key=key)
+        vectors_BD = pool(x_BLD, rows["segments_BL"], embedding_settings(self.config, arch).pooling, self.skipped)
+        vectors_BD = to_length_1(vectors_BD) if self.config.task.normalize else vectors_BD
+        return vectors_BD.reshape(*shape[:2], -1)
+
+    def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
+        weights_B = batch["row_weights_B"]
+        if self.graded:
+            errors_B = (logits[:, 0] * logits[:, 1]).sum(-1) - batch["labels_B"]
+            return {"squared_error": (weights_B * jnp.square(errors_B)).sum()}
+        task = self.config.task
+        losses_B, right_B = contrast(logits, batch["texts_BC"], task.temperature, task.symmetric)
+        return {
+            "contrastive_loss_nats": (weights_B * losses_B).sum(),
+            "in_batch_accuracy": (weights_B * right_B).sum(),
+        }
+
+
 @TASKS.register("embedding")
-class Embedding(Task):
-    """Mean loss over records."""
+class Embedding(LabelTask):
+    """Vectors of texts that lie close together where the texts do."""
 
     kinds = ("encoder", "decoder")
-    rows = Texts
-    total_names = ("rows", "real")
-    metric_names = ()
+    examples_class = TextExamples
 
-    def __init__(self, config: Config, corpus: Labelled) -> None:
-        self.graded = config.task.target == "value"
-        if self.graded:
-            self.metrics, self.metric_names = {"squared_error": "rows"}, ("pearson", "spearman", "squared_error")
-        else:
-            self.metrics = {"contrastive_loss_nats": "rows", "in_batch_accuracy": "rows"}
-            self.metric_names = ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10")
-        self.loss_terms = tuple(self.metrics)[:1]
-        super().__init__(config, corpus)
-        self.origin, task = origin_embedding(config.train.init_from), config.task
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+        self.graded, task = config.task.target == "value", config.task
+        self.metric_kind = "values" if self.graded else "ranks"
+        self.metric_names = (
+            ("pearson", "spearman", "squared_error")
+            if self.graded
+            else ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10")
+        )
+        self.origin = origin_embedding(config.train.init_from)
         self.similarity = task.similarity or ("cosine" if task.normalize else "dot")  # which is what the loss takes
         self.ranking = "dot" if task.normalize and self.similarity == "cosine" else self.similarity
-        self.skipped = 0  # tokens at the beginning of rows that are not pooled
-        if config.task.prompt and not self.origin.include_prompt:
-            ((ids, _),) = encode_texts(self.tokenizer, [config.task.prompt], None, config.data.max_length)
-            self.skipped = len(ids) - int(ids[-1] in self.tokenizer.special_ids)
+        skipped = 0
+        if task.prompt and not self.origin.include_prompt:
+            ((ids, _),) = encode_texts(corpus.tokenizer, [task.prompt], None, config.data.max_length)
+            skipped = len(ids) - int(ids[-1] in corpus.tokenizer.special_ids)
+        super().__init__(config, corpus, EmbeddingObjective(config, skipped))
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -179,7 +221,7 @@ class Embedding(Task):
         task, train = config.task, config.train
         cls.reader(config)
         try:
-            cls.settings(config, arch).check()
+            embedding_settings(config, arch).check()
         except UserError as error:
             raise ConfigError(f"config.task.pooling: {error}") from error
         if task.target == "labels":
@@ -206,14 +248,8 @@ class Embedding(Task):
             )
 
     @classmethod
-    def define_for(cls, config: Config, vocab_size: int, corpus: Labelled) -> ModelDefinition:
+    def define(cls, config: Config, vocab_size: int, corpus: LabelledCorpus) -> ModelDefinition:
         return define(define_model(config.model, vocab_size).arch, Head("none", 1, pooled=False))
-
-    @classmethod
-    def settings(cls, config: Config, arch: Architecture) -> sentence_transformers.Embedding:
-        """What is done to a text's states."""
-        pooling = config.task.pooling or ("last" if arch.causal else "mean")
-        return sentence_transformers.Embedding(pooling, config.task.normalize, config.data.max_length)
 
     def said(self, arch: Architecture) -> sentence_transformers.Embedding:
         """The same with the prompts of the model that the run started from; what the run put before texts is the usual one."""
@@ -223,7 +259,7 @@ class Embedding(Task):
             usual = next((name for name, text in prompts.items() if text == prompt), "default")
             prompts[usual] = prompt
         return dataclasses.replace(
-            self.settings(self.config, arch), prompts=prompts, default_prompt_name=usual, similarity=self.similarity,
+            embedding_settings(self.config, arch), prompts=prompts, default_prompt_name=usual, similarity=self.similarity,
             include_prompt=origin.include_prompt, truncate_dim=origin.truncate_dim,
         )  # fmt: skip
 
@@ -231,54 +267,29 @@ class Embedding(Task):
         """How the run's own readers make vectors of its states."""
         return {sentence_transformers.NATIVE: self.said(arch).dumps()}
 
-    def write_beside(self, directory: pathlib.Path, arch: Architecture) -> None:
+    def write_files(self, directory: pathlib.Path, arch: Architecture) -> None:
         sentence_transformers.save(directory, self.said(arch), arch.hidden_size)
 
-    def usual_metric(self) -> str:
+    def default_metric(self) -> str:
         return "spearman" if self.graded else "mrr_at_10"
-
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
-        return total_of(batch)
-
-    def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """The vectors [B, C, D]."""
-        shape, arch = batch["tokens_BL"].shape, model.arch
-        rows = {name: batch[name].reshape(-1, shape[-1]) for name in ("tokens_BL", "types_BL", "segments_BL")}
-        stack = model.decoder if arch.causal else model.encoder
-        types_BL = rows["types_BL"] if arch.num_types > 1 else None
-        x_BLD = stack(rows["tokens_BL"], rows["segments_BL"], types_BL=types_BL, dropout_key=key)
-        vectors_BD = pool(x_BLD, rows["segments_BL"], self.settings(self.config, arch).pooling, self.skipped)
-        vectors_BD = to_length_1(vectors_BD) if self.config.task.normalize else vectors_BD
-        return vectors_BD.reshape(*shape[:2], -1)
-
-    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
-        weights_B = batch["row_weights_B"]
-        if self.graded:
-            errors_B = (logits[:, 0] * logits[:, 1]).sum(-1) - batch["labels_B"]
-            return {"squared_error": (weights_B * jnp.square(errors_B)).sum()}
-        task = self.config.task
-        losses_B, right_B = contrast(logits, batch["texts_BC"], task.temperature, task.symmetric)
-        return {
-            "contrastive_loss_nats": (weights_B * losses_B).sum(),
-            "in_batch_accuracy": (weights_B * right_B).sum(),
-        }
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         return super().outputs(model, batch) | {"texts_BC": batch["texts_BC"]}
 
-    def _kept(self, outputs: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _kept(self, outputs: list[Outputs]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Vectors [N, C, D], numbers of texts [N, C] and labels [N] of all records."""
         names = ("logits", "texts_BC", "labels_B")
-        vectors_NCD, texts_NC, labels_N = (np.concatenate([real(one, name) for one in outputs]) for name in names)
+        vectors_NCD, texts_NC, labels_N = (joined(outputs, name) for name in names)
         return vectors_NCD[..., : self.origin.truncate_dim or None], texts_NC, labels_N
 
-    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
         vectors_NCD, texts_NC, labels_N = self._kept(outputs)
         if self.graded:
-            return metrics.regression(alike(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity), labels_N)
-        return metrics.retrieval(ranks(vectors_NCD, texts_NC, self.ranking))
+            values_N = alike(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity)
+            return metrics.Scored("values", predictions=values_N, references=labels_N)
+        return metrics.Scored("ranks", ranks=ranks(vectors_NCD, texts_NC, self.ranking))
 
-    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl: similarity and, of pairs, the rank of the right text among all."""
         vectors_NCD, texts_NC, labels_N = self._kept(outputs)
         found = [round(value, 6) for value in alike(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity).tolist()]

@@ -22,25 +22,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from lm_research.config import Config
+from lm_research.data.order import Examples
 from lm_research.data.store import TokenStore
 from lm_research.decoding.in_step import plain_prompts
 from lm_research.decoding.prompts import Prompts, parts_documents
 from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.models.architecture import Architecture
-from lm_research.objectives.base import Batch, Sums
-from lm_research.objectives.causal_lm import CausalLanguageModel
+from lm_research.objectives.base import Batch
+from lm_research.objectives.causal_lm import NextTokenOfDecoder
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
-from lm_research.tasks import text_metrics
 from lm_research.tasks.base import TASKS
-from lm_research.tasks.labelled import Reader, Row
+from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
+from lm_research.tasks.generation import GenerationTask
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
-from lm_research.tasks.writing import WritingTask
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.chat_answers import answer_ids, find_answers
 from lm_research.tokenizers.chat_template import PLAIN, TEMPLATE, chat_template
@@ -55,18 +54,15 @@ class InstructionReader(Reader):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def names(self, records: Sequence[Record]) -> list[str]:
-        return []
-
-    def usable(self, record: Record) -> bool:
-        found = self.kept(record)
+    def is_valid(self, record: Record) -> bool:
+        found = self.metadata(record)
         return bool(found[MESSAGES] if MESSAGES in found else found["answer"].strip())
 
     def texts(self, record: Record) -> list[str]:
-        found = self.kept(record)
+        found = self.metadata(record)
         return [one.get("content") or "" for one in found[MESSAGES]] if MESSAGES in found else list(found.values())
 
-    def kept(self, record: Record) -> dict[str, Any]:
+    def metadata(self, record: Record) -> dict[str, Any]:
         """{"prompt", "answer"}, or {"messages"} and maybe "tools", checked; the last message is the assistant's."""
         task, fields = self.config.task, record.fields
         if task.text_key in fields or not (MESSAGES in fields or set(ALPACA) <= set(fields)):
@@ -100,7 +96,7 @@ class InstructionReader(Reader):
             )
         return [dict(one) for one in found[: last + 1]]
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+    def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         for record in records:
             parts = self.parts(record, tokenizer)
             parts[0] = parts[0] or [tokenizer.eos_id]
@@ -112,7 +108,7 @@ class InstructionReader(Reader):
 
     def parts(self, record: Record, tokenizer: Tokenizer) -> list[list[int]]:
         """Ids of a prompt, of its answer, of what comes between that and the next answer, and so on."""
-        found = self.kept(record)
+        found = self.metadata(record)
         if MESSAGES not in found:
             prompt, answer = found["prompt"], found["answer"]
             if not answer.strip():
@@ -133,7 +129,7 @@ class InstructionReader(Reader):
             )
         return parts if answers.marked else _ended(parts, tokenizer)
 
-    def told(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
+    def summarize_lengths(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         room = self.config.data.max_length  # tokens that are read; what is learned goes one further
         cut, mute = sum(len(row.ids) > room + 1 for row in rows), sum(row.cuts[0] > room for row in rows)
         return f"{cut:,} of them cut to data.max_length={room} tokens, {mute:,} before any answer"
@@ -157,7 +153,7 @@ def _ended(parts: list[list[int]], tokenizer: Tokenizer) -> list[list[int]]:
     return [part if number % 2 == 0 or part[-1:] == [end] else [*part, end] for number, part in enumerate(parts)]
 
 
-class AnswerRows:
+class AnswerExamples(Examples):
     """Records of a store whose documents are prompts and answers in turn, by number; weights are on answers."""
 
     def __init__(self, store: TokenStore, pad_id: int, config: Config, purpose: str, first: int, most: int) -> None:
@@ -179,6 +175,9 @@ class AnswerRows:
     def example_lengths(self) -> np.ndarray | None:
         """[N]; None where rows hold several records."""
         return None if self.packed else self.sizes
+
+    def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
+        return self.batch(epoch_B, index_B, self.width(index_G))
 
     def width(self, index_B: np.ndarray) -> tuple[int, int]:
         """L and P of a global batch."""
@@ -230,10 +229,18 @@ class AnswerRows:
 
 
 @TASKS.register("instruction")
-class Instruction(CausalLanguageModel, WritingTask):
+class Instruction(GenerationTask):
     """Mean loss over the tokens of answers; exact match of greedy or beamed answers."""
 
-    written_names = ("exact_match",)
+    kinds = ("decoder",)
+    metric_names = ("exact_match",)
+
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+        super().__init__(config, corpus, NextTokenOfDecoder(config.task.label_smoothing))
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "causal_lm"
 
     @classmethod
     def reader(cls, config: Config) -> InstructionReader:
@@ -241,7 +248,7 @@ class Instruction(CausalLanguageModel, WritingTask):
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
-        WritingTask.check.__func__(cls, config, arch)
+        super().check(config, arch)
         if config.objective.target_length >= config.data.max_length:
             raise ConfigError(
                 f"objective.target_length={config.objective.target_length} leaves prompts no room in data.max_length="
@@ -252,12 +259,9 @@ class Instruction(CausalLanguageModel, WritingTask):
     def most(self) -> int:
         return self.config.objective.target_length or self.config.data.max_length // 2
 
-    def examples(self, store: TokenStore, purpose: str) -> AnswerRows:
-        first, most = self.numbered(self.part_of(store)), self.most if self.decodes(purpose) else 0
-        return AnswerRows(store, self.pad_id, self.config, purpose, first, most)
-
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        return self.token_sums(self.projection(model, batch, key), batch)
+    def examples(self, store: TokenStore, purpose: str) -> AnswerExamples:
+        first, most = self.corpus.first_of(self.corpus.part_of(store)), self.most if self.decodes(purpose) else 0
+        return AnswerExamples(store, self.pad_id, self.config, purpose, first, most)
 
     def prompts(self, batch: Batch) -> Prompts:
         return plain_prompts(batch["prompt_tokens_BP"], batch["prompt_start_B"], batch["decoded_B"] > 0)
@@ -266,9 +270,6 @@ class Instruction(CausalLanguageModel, WritingTask):
         if MESSAGES in kept:
             return {MESSAGES: kept[MESSAGES][:-1], "answer": kept[MESSAGES][-1].get("content") or ""}
         return {"prompt": kept["prompt"], "answer": kept["answer"]}
-
-    def written_scores(self, predictions: list[str], targets: list[str]) -> dict[str, float]:
-        return {"exact_match": text_metrics.exact_match(predictions, targets)}
 
     def files(self, arch: Architecture) -> dict[str, bytes]:
         """Where the plain template made the conversations, it goes with the tokenizer."""

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research import metrics
 from lm_research.config import Config
 from lm_research.data.store import TokenStore
 from lm_research.errors import DataError
-from lm_research.objectives.base import Batch, Sums
-from lm_research.tasks import metrics
-from lm_research.tasks.base import TASKS, Rows, Task, real, total_of
-from lm_research.tasks.labelled import Reader, Row, encode_texts
+from lm_research.objectives.base import Batch, Outputs, Sums
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PaddedExamples, joined
+from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
@@ -37,14 +37,11 @@ class ChoiceReader(Reader):
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, config.task
 
-    def names(self, records: Sequence[Record]) -> list[str]:
-        return []  # the choices of one question are not those of another
-
     def texts(self, record: Record) -> list[str]:
         context, choices = self._question(record)
         return [context, *choices]
 
-    def settled(self, parts: dict[str, list[Record]], log: Callable[[str], None]) -> dict[str, list[Record]]:
+    def resolve(self, parts: dict[str, list[Record]], log: Callable[[str], None]) -> dict[str, list[Record]]:
         """Records whose answers are numbers from 0. All of a part are read in one way, where there is one in that of the others."""
         found = {part: self._readings(records) for part, records in parts.items()}
         common = [reading for reading in READINGS if all(reading in ways for ways in found.values())]
@@ -80,7 +77,7 @@ class ChoiceReader(Reader):
                 numbers.append(here[reading])
         return ways
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+    def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         given = [self._question(record) for record in records]
         firsts = [context for context, choices in given for _ in choices]
         seconds = [choice for _, choices in given for choice in choices]
@@ -123,7 +120,7 @@ def _numbers(value: Any, choices: list[str]) -> dict[str, int]:
     return found
 
 
-class Choices(Rows):
+class ChoiceExamples(PaddedExamples):
     """Questions as C rows each, C being the most choices of any; those that a question lacks are empty rows."""
 
     def __init__(self, store: TokenStore, arrays: dict[str, np.ndarray], *rest: Any) -> None:
@@ -154,16 +151,37 @@ class Choices(Rows):
         return batch | {"choices_BC": weights_BC, "row_weights_B": weights_BC.max(1)}
 
 
-@TASKS.register("multiple_choice")
-class MultipleChoice(Task):
+class ChoiceObjective(LabelObjective):
     """Mean loss over questions."""
 
-    kinds = ("encoder",)
-    rows = Choices
-    total_names = ("rows", "real")
     metrics = {"choice_loss_nats": "rows", "accuracy": "rows"}
     loss_terms = ("choice_loss_nats",)
+
+    def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
+        """[B, C]; the lowest number there is where there is no choice."""
+        shape = batch["tokens_BL"].shape
+        rows = {name: batch[name].reshape(-1, shape[-1]) for name in ("tokens_BL", "types_BL", "segments_BL")}
+        logits_BC = super().logits(model, rows, key).reshape(shape[:2])
+        return jnp.where(batch["choices_BC"] > 0, logits_BC, jnp.finfo(logits_BC.dtype).min)
+
+    def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
+        weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
+        chosen_B = jnp.take_along_axis(jax.nn.log_softmax(logits), labels_B[:, None], axis=1)[:, 0]
+        right_B = logits.argmax(-1) == labels_B
+        return {"choice_loss_nats": -(weights_B * chosen_B).sum(), "accuracy": (weights_B * right_B).sum()}
+
+
+@TASKS.register("multiple_choice")
+class MultipleChoice(LabelTask):
+    """The right one of several texts."""
+
+    kinds = ("encoder",)
+    examples_class = ChoiceExamples
+    metric_kind = "choices"
     metric_names = ("accuracy", "calibration_error")
+
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+        super().__init__(config, corpus, ChoiceObjective())
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -173,36 +191,18 @@ class MultipleChoice(Task):
     def reader(cls, config: Config) -> ChoiceReader:
         return ChoiceReader(config)
 
-    def usual_metric(self) -> str:
+    def default_metric(self) -> str:
         return "accuracy"
 
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
-        return total_of(batch)
-
-    def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """[B, C]; the lowest number there is where there is no choice."""
-        shape = batch["tokens_BL"].shape
-        rows = {name: batch[name].reshape(-1, shape[-1]) for name in ("tokens_BL", "types_BL", "segments_BL")}
-        logits_BC = super().logits(model, rows, key).reshape(shape[:2])
-        return jnp.where(batch["choices_BC"] > 0, logits_BC, jnp.finfo(logits_BC.dtype).min)
-
-    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
-        weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
-        chosen_B = jnp.take_along_axis(jax.nn.log_softmax(logits), labels_B[:, None], axis=1)[:, 0]
-        right_B = logits.argmax(-1) == labels_B
-        return {"choice_loss_nats": -(weights_B * chosen_B).sum(), "accuracy": (weights_B * right_B).sum()}
-
-    def _kept(self, outputs: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    def _kept(self, outputs: list[Outputs]) -> tuple[np.ndarray, np.ndarray]:
         """Logits and labels of all questions."""
-        logits = np.concatenate([real(output, "logits") for output in outputs])
-        return logits, np.concatenate([real(output, "labels_B") for output in outputs])
+        return joined(outputs, "logits"), joined(outputs, "labels_B")
 
-    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
         logits, labels = self._kept(outputs)
-        error = metrics.calibration_error(logits, labels)
-        return {"accuracy": float((logits.argmax(-1) == labels).mean()), "calibration_error": error}
+        return metrics.Scored("choices", predictions=logits.argmax(-1), references=labels, logits=logits)
 
-    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """One prediction a question, for predictions.jsonl: numbers of choices, from 0."""
         for logits_C, label in zip(*self._kept(outputs), strict=True):
             shares_C = np.exp(logits_C - logits_C.max())

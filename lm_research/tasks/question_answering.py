@@ -20,13 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research import metrics
 from lm_research.config import Config
 from lm_research.errors import ConfigError, DataError
+from lm_research.metrics import answers
 from lm_research.models.architecture import Architecture
-from lm_research.objectives.base import Batch, Sums
-from lm_research.tasks import squad
-from lm_research.tasks.base import TASKS, Task, Windows, total_of
-from lm_research.tasks.labelled import Labelled, Reader, Row
+from lm_research.objectives.base import Batch, Outputs, Sums
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, WindowExamples
+from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
@@ -50,7 +51,7 @@ class QuestionReader(Reader):
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, config.task
 
-    def names(self, records: Sequence[Record]) -> list[str]:
+    def label_names(self, records: Sequence[Record]) -> list[str]:
         kinds = {bool(self.question(record).answers) for record in records}
         if True not in kinds:
             raise DataError(
@@ -62,11 +63,11 @@ class QuestionReader(Reader):
     def texts(self, record: Record) -> list[str]:
         return [self.question(record).question, self.question(record).context]
 
-    def kept(self, record: Record) -> dict[str, Any]:
+    def metadata(self, record: Record) -> dict[str, Any]:
         question = self.question(record)
         return question._asdict() | {"answers": [text for text, _ in question.answers]}
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+    def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         tokenizer, given = with_special_tokens(tokenizer), [self.question(record) for record in records]
         asked, length, stride = [one.question for one in given], self.config.data.max_length, self.task.stride
         for record, room in zip(records, context_rooms(tokenizer, asked, length), strict=True):
@@ -146,7 +147,7 @@ class Span(NamedTuple):
     end: int
 
 
-class Found(NamedTuple):
+class SpanPredictions(NamedTuple):
     """What was found for a question: spans, best first; the score of none (its smallest over windows)."""
 
     question: dict[str, Any]
@@ -162,26 +163,38 @@ class Found(NamedTuple):
         return self.question["context"][span.start : span.end]
 
 
-@TASKS.register("question_answering")
-class QuestionAnswering(Task):
-    """Mean loss over windows; scores over questions, as SQuAD's scripts have them (tasks/squad.py)."""
+class SpanObjective(LabelObjective):
+    """Mean loss over windows."""
 
-    kinds = ("encoder",)
-    rows = Windows
-    total_names = ("rows", "real")
     metrics = {"span_loss_nats": "rows"}
     loss_terms = ("span_loss_nats",)
+
+    def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
+        # Without padding, whose amount goes with the batch.
+        real_BL1 = (batch["segments_BL"] > 0)[..., None]
+        shares_BL2 = jax.nn.log_softmax(jnp.where(real_BL1, logits, jnp.finfo(logits.dtype).min), axis=1)
+        chosen_B2 = jnp.take_along_axis(shares_BL2, batch["labels_B"][:, None, :], axis=1)[:, 0]
+        return {"span_loss_nats": -(batch["row_weights_B"] * chosen_B2.mean(-1)).sum()}
+
+
+@TASKS.register("question_answering")
+class QuestionAnswering(LabelTask):
+    """Spans of a context; scores over questions, as SQuAD's scripts have them (metrics/answers.py)."""
+
+    kinds = ("encoder",)
+    examples_class = WindowExamples
+    metric_kind = "answers"
     metric_names = ("exact_match", "f1")
     null_names = (
         "has_answer_exact_match", "has_answer_f1", "no_answer_exact_match", "no_answer_f1", "best_f1", "best_null_threshold",
     )  # fmt: skip
 
-    def __init__(self, config: Config, corpus: Labelled) -> None:
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
         held_out = [question for part in corpus.kept.values() for question in part]
         self.null = UNANSWERABLE in corpus.labels or not all(question["answers"] for question in held_out)
         if self.null:
             self.metric_names = QuestionAnswering.metric_names + self.null_names
-        super().__init__(config, corpus)
+        super().__init__(config, corpus, SpanObjective())
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -192,7 +205,7 @@ class QuestionAnswering(Task):
         return QuestionReader(config)
 
     @classmethod
-    def num_labels(cls, config: Config, corpus: Labelled) -> int:
+    def num_labels(cls, config: Config, corpus: LabelledCorpus) -> int:
         return 2
 
     @classmethod
@@ -209,29 +222,19 @@ class QuestionAnswering(Task):
                 "Lower it, or raise data.max_length."
             )
 
-    def usual_metric(self) -> str:
+    def default_metric(self) -> str:
         return "f1"
 
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
-        return total_of(batch)
-
-    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
-        # Without padding, whose amount goes with the batch.
-        real_BL1 = (batch["segments_BL"] > 0)[..., None]
-        shares_BL2 = jax.nn.log_softmax(jnp.where(real_BL1, logits, jnp.finfo(logits.dtype).min), axis=1)
-        chosen_B2 = jnp.take_along_axis(shares_BL2, batch["labels_B"][:, None, :], axis=1)[:, 0]
-        return {"span_loss_nats": -(batch["row_weights_B"] * chosen_B2.mean(-1)).sum()}
-
-    def found(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[Found]:
+    def found(self, outputs: list[Outputs]) -> Iterator[SpanPredictions]:
         """What was found for each question of a part, in order."""
         for part, question, rows in self.by_record(outputs, "logits"):
-            store, arrays, kept = getattr(self.corpus, part), self.corpus.arrays[part], self.corpus.kept[part]
+            store, arrays, kept = self.corpus.parts[part], self.corpus.arrays[part], self.corpus.kept[part]
             starts = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
             yield self._search(
                 kept[question], [(logits, arrays["offsets"][starts[row] : starts[row + 1]]) for row, logits in rows]
             )
 
-    def _search(self, question: dict[str, Any], windows: list[tuple[np.ndarray, np.ndarray]]) -> Found:
+    def _search(self, question: dict[str, Any], windows: list[tuple[np.ndarray, np.ndarray]]) -> SpanPredictions:
         """The best spans of at most task.max_answer_length tokens over all windows; each once, with its highest score."""
         scores: dict[tuple[int, int], float] = {}
         longest, n_best, null = self.config.task.max_answer_length, self.config.task.n_best, math.inf
@@ -246,25 +249,28 @@ class QuestionAnswering(Task):
                 begin = without_space(question["context"], begin, end)
                 scores[begin, end] = max(scores.get((begin, end), -np.inf), score)
         found = [Span(score, *place) for place, score in scores.items()]
-        return Found(question, sorted(found, key=lambda span: (-span.score, span.start, span.end))[:n_best], null)
+        return SpanPredictions(
+            question, sorted(found, key=lambda span: (-span.score, span.start, span.end))[:n_best], null
+        )
 
-    def _answer(self, found: Found) -> str:
+    def _answer(self, found: SpanPredictions) -> str:
         if not found.spans or self.null and found.margin > self.config.task.null_threshold:
             return ""
         return found.text(found.spans[0])
 
-    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
         """Over questions; of data with unanswerable ones also `best_f1`, by the null threshold `best_null_threshold`."""
         found = list(self.found(outputs))
-        golds = [one.question["answers"] for one in found]
-        scores = squad.scores([self._answer(one) for one in found], golds, self.null)
-        if self.null:
-            best = [one.text(one.spans[0]) if one.spans else "" for one in found]
-            margins = [one.margin for one in found]
-            scores["best_f1"], scores["best_null_threshold"] = squad.best_threshold(margins, best, golds)
-        return scores
+        return metrics.Scored(
+            "answers",
+            predictions=[self._answer(one) for one in found],
+            references=[one.question["answers"] for one in found],
+            best_answers=[one.text(one.spans[0]) if one.spans else "" for one in found],
+            margins=[one.margin for one in found],
+            null=self.null,
+        )
 
-    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """One prediction a question, for predictions.jsonl; `null_margin` is what task.null_threshold is compared with."""
         for found in self.found(outputs):
             golds, answer = found.question["answers"], self._answer(found)
@@ -280,8 +286,8 @@ class QuestionAnswering(Task):
                 "question": found.question["question"],
                 "answers": golds,
                 "prediction": answer,
-                "exact_match": squad.exact_match(answer, golds, self.null),
-                "f1": squad.f1(answer, golds, self.null),
+                "exact_match": answers.exact_match(answer, golds, self.null),
+                "f1": answers.f1(answer, golds, self.null),
                 **({"null_margin": round(found.margin, 4)} if self.null else {}),
                 "n_best": sorted(listed, key=lambda one: -one["score"]),
             }

@@ -4,7 +4,7 @@ Encoder-decoders learn the target's tokens given the source, as in objectives/se
 read with the special tokens that the model's tokenizer puts around a text, after task.source_prefix if there is one; targets end with the
 end token. Where a tokenizer marks texts with their language, each side has its own (task.source_language, task.target_language). Texts that are too long for data.max_length and objective.target_length are cut at the end; the log counts them.
 
-Held-out sources are decoded as task.generate says and scored by text_metrics.py.
+Held-out sources are decoded as task.generate says and scored by metrics/texts.py.
 
 Legend: B batch, S source length, L target length.
 """
@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,17 +24,17 @@ from lm_research.data.store import TokenStore
 from lm_research.decoding.in_step import plain_prompts
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, DataError, TokenizerError
+from lm_research.metrics import texts
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import family_of
-from lm_research.objectives.base import Batch, Sums
-from lm_research.objectives.encoder_decoder import SourceToTarget
+from lm_research.objectives.base import Batch
+from lm_research.objectives.encoder_decoder import NextTokenOfTarget
 from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, rooms
-from lm_research.tasks import text_metrics
 from lm_research.tasks.base import TASKS
-from lm_research.tasks.labelled import Labelled, Reader, Row
+from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
+from lm_research.tasks.generation import GenerationTask, origin_settings
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
-from lm_research.tasks.writing import WritingTask, origin_settings
 from lm_research.tokenizers.base import Tokenizer
 
 _LEAST = 8  # tokens of a row, of which some are special
@@ -47,9 +46,6 @@ class PairReader(Reader):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def names(self, records: Sequence[Record]) -> list[str]:
-        return []
 
     def pair(self, record: Record) -> tuple[str, str]:
         """Source, without a prefix, and target; raises a DataError where one is missing."""
@@ -63,11 +59,11 @@ class PairReader(Reader):
                 )
         return pair
 
-    def usable(self, record: Record) -> bool:
+    def is_valid(self, record: Record) -> bool:
         task = self.config.task
         return bool(record.text(task.text_key, "text_key").strip() and record.text(task.label_key, "label_key").strip())
 
-    def prepared(self, tokenizer: Tokenizer) -> Tokenizer:
+    def prepare(self, tokenizer: Tokenizer) -> Tokenizer:
         """With the languages of the task: those that its keys, the tokenizer's files or those of the model name.
 
         Raises:
@@ -99,11 +95,11 @@ class PairReader(Reader):
         source, target = self.pair(record)
         return [self.config.task.source_prefix + source, target]
 
-    def kept(self, record: Record) -> dict[str, Any]:
+    def metadata(self, record: Record) -> dict[str, Any]:
         source, target = self.pair(record)
         return {"source": source, "target": target}
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+    def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         """Both sides whole and without special tokens; one that the tokenizer makes nothing of is its unknown token."""
         sources, targets = zip(*map(self.texts, records), strict=True)
         sides = tokenizer.encode_batch(sources), tokenizer.encode_targets(targets)
@@ -111,7 +107,7 @@ class PairReader(Reader):
             source, target = source or [tokenizer.unk_id], target or [tokenizer.unk_id]
             yield Row(np.array(source + target, np.int32), 0, 0, cuts=(len(source),))
 
-    def told(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
+    def summarize_lengths(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         room = [size - frame.size for size, frame in zip(rooms(self.config), frames(tokenizer), strict=True)]
         cut = [sum(len(row.parts[side]) > room[side] for row in rows) for side in (0, 1)]
         lengths = rooms(self.config)
@@ -155,6 +151,9 @@ class TaskPairs(TextPairs):
         """Of source and target together, [N]; None where rows hold several pairs."""
         return None if self.packed else self.sizes.sum(1)
 
+    def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
+        return self.batch(epoch_B, index_B, self.width(index_G))
+
     def width(self, index_B: np.ndarray) -> tuple[int, int]:
         """S and L of a global batch."""
         if self.packed:
@@ -175,10 +174,15 @@ class TaskPairs(TextPairs):
 
 
 @TASKS.register("seq2seq")
-class Seq2Seq(SourceToTarget, WritingTask):
+class Seq2Seq(GenerationTask):
     """Mean loss over target tokens; scores of what is written for held-out sources."""
 
-    written_names = text_metrics.NAMES
+    kinds = ("encoder-decoder",)
+    metric_names = texts.NAMES
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "seq2seq_lm"
 
     @classmethod
     def reader(cls, config: Config) -> PairReader:
@@ -194,10 +198,10 @@ class Seq2Seq(SourceToTarget, WritingTask):
                 f"{_LEAST} or more."
             )
         if config.task.generate != "never":
-            text_metrics.check_installed(config.task.bleu_tokenizer)
+            texts.check_installed(config.task.bleu_tokenizer)
 
-    def __init__(self, config: Config, corpus: Labelled) -> None:
-        super().__init__(config, corpus)
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+        super().__init__(config, corpus, NextTokenOfTarget(config.task.label_smoothing))
         languages = self.tokenizer.languages
         opening = languages.opening(languages.writes) if languages else {}
         self.start = self._start(opening.get("decoder_start_token_id"))
@@ -237,11 +241,8 @@ class Seq2Seq(SourceToTarget, WritingTask):
         return self.tokenizer.role_id("pad" if role == "auto" else role)
 
     def examples(self, store: TokenStore, purpose: str) -> TaskPairs:
-        first = self.numbered(self.part_of(store))
+        first = self.corpus.first_of(self.corpus.part_of(store))
         return TaskPairs(store, self.tokenizer, self.config, purpose, self.start, first, self.decodes(purpose))
-
-    def sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        return self.token_sums(self.projection(model, batch, key), batch)
 
     def prompts(self, batch: Batch) -> Prompts:
         real_B = batch["decoded_B"] > 0
@@ -252,12 +253,8 @@ class Seq2Seq(SourceToTarget, WritingTask):
     def texts_of(self, kept: dict[str, Any]) -> dict[str, str]:
         return {"source": kept["source"], "target": kept["target"]}
 
-    def written_scores(self, predictions: list[str], targets: list[str]) -> dict[str, float]:
-        task = self.config.task
-        return text_metrics.scores(predictions, targets, task.bleu_tokenizer, task.rouge_tokenizer)
-
-    def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
+    def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """The prefix, where pipelines look for it; other tasks of the model it came from are forgotten."""
         prefix = {"prefix": self.config.task.source_prefix}
-        config = super().remembered(config) | {"decoder_start_token_id": self.start}
+        config = super().update_hf_config(config) | {"decoder_start_token_id": self.start}
         return {**config, "task_specific_params": {name: prefix for name in _PIPELINES}}

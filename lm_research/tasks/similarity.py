@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.decoding.embed import similarities
-from lm_research.tasks import metrics
+from lm_research.metrics.ranks import first_ranks
 
 
 def contrast(
@@ -64,4 +64,4 @@ def ranks(vectors_NCD: np.ndarray, texts_NC: np.ndarray, similarity: str = "dot"
         right.setdefault(first, set()).add(place)
     right_N = [np.array(sorted(right[first])) for first in texts_NC[:, 0].tolist()]
     compare = functools.partial(similarities, kind=similarity)
-    return metrics.first_ranks(vectors_NCD[:, 0], candidates_KD, right_N, compare=compare)
+    return first_ranks(vectors_NCD[:, 0], candidates_KD, right_N, compare=compare)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lm_research.errors import DataError
-from lm_research.tasks import squad
+from lm_research.metrics.answers import exact_match, f1
 
 _WIC = {"word", "sentence1", "sentence2", "start1", "end1", "start2", "end2"}
 _WSC = {"span1_text", "span2_text", "span2_index"}
@@ -83,8 +83,8 @@ def _entities(
             fields = {"passage": passage_text, "statement": query["query"].replace(_BLANK, entity), "entity": entity}
             fields["question_id"] = f"{where}, query {number}"
             if answers:
-                fields["label"] = str(int(squad.exact_match(entity, answers, null=False)))
-                fields["f1"] = squad.f1(entity, answers, null=False)
+                fields["label"] = str(int(exact_match(entity, answers, null=False)))
+                fields["f1"] = f1(entity, answers, null=False)
             yield f"{where}, query {number}, entity {entity!r}", fields
 
 

@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research import metrics
 from lm_research.common.documents import short
 from lm_research.config import Config
 from lm_research.errors import DataError, suggest
-from lm_research.objectives.base import Batch, Sums
-from lm_research.tasks import metrics
-from lm_research.tasks.base import TASKS, Task, Windows, total_of
-from lm_research.tasks.labelled import IGNORED, Reader, Row
+from lm_research.metrics.tags import mark_entities
+from lm_research.objectives.base import Batch, Outputs, Sums
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, WindowExamples
+from lm_research.tasks.dataset import IGNORED, LabelledCorpus, Reader, Row
 from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
 from lm_research.tokenizers.base import Tokenizer
@@ -71,7 +72,7 @@ class TaggingReader(Reader):
                 )
         return [str(word) for word in words], keys
 
-    def names(self, records: Sequence[Record]) -> list[str]:
+    def label_names(self, records: Sequence[Record]) -> list[str]:
         found: dict[str, str] = {}
         for record in records:
             for tag in self._pair(record)[1]:
@@ -88,7 +89,7 @@ class TaggingReader(Reader):
     def texts(self, record: Record) -> list[str]:
         return [" ".join(self._pair(record)[0])]
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+    def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         numbers, frame = label_numbers(names), tokenizer.call_frame
         room, stride = self.config.data.max_length - frame.size, self.config.task.stride
         blank = tokenizer.roles.get(
@@ -123,11 +124,11 @@ class TaggingReader(Reader):
                     first == 0,
                 )
 
-    def kept(self, record: Record) -> dict[str, Any] | None:
+    def metadata(self, record: Record) -> dict[str, Any] | None:
         """All tags, where words may be cut off."""
         return {"tags": self._pair(record)[1]} if self.cuts else None
 
-    def told(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
+    def summarize_lengths(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         longest, missing, self.missing = self.config.data.max_length, self.missing, 0
         if missing:
             return f"{missing:,} words lie past data.max_length={longest}: their tags {COUNT_AS_O}"
@@ -137,34 +138,18 @@ class TaggingReader(Reader):
         )
 
 
-@TASKS.register("tagging")
-class Tagging(Task):
+class TaggingObjective(LabelObjective):
     """Mean loss over words."""
 
-    kinds = ("encoder", "decoder")
-    rows = Windows
     by_token = True
-    packs = True
-    total_names = ("words", "rows", "real")
+    normalizer_names = ("words", "rows", "real")
     metrics = {"tag_loss_nats": "words", "accuracy": "words"}
     loss_terms = ("tag_loss_nats",)
-    metric_names = ("accuracy", "precision", "recall", "f1")
 
-    @classmethod
-    def head(cls, config: Config) -> str:
-        return "token_classification"
+    def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
+        return super().normalizers(batch) | {"words": (batch["labels_BL"] != IGNORED).sum().astype(jnp.float32)}
 
-    @classmethod
-    def reader(cls, config: Config) -> TaggingReader:
-        return TaggingReader(config)
-
-    def usual_metric(self) -> str:
-        return "f1" if metrics.mark_entities(self.corpus.labels) else "accuracy"
-
-    def totals(self, batch: Batch) -> dict[str, jax.Array]:
-        return total_of(batch) | {"words": (batch["labels_BL"] != IGNORED).sum().astype(jnp.float32)}
-
-    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
+    def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
         labels_BL = batch["labels_BL"]
         real_BL = labels_BL != IGNORED
         shares_BLC = jax.nn.log_softmax(logits)
@@ -174,11 +159,36 @@ class Tagging(Task):
             "accuracy": (real_BL * (logits.argmax(-1) == labels_BL)).sum().astype(jnp.float32),
         }
 
+
+@TASKS.register("tagging")
+class Tagging(LabelTask):
+    """A tag for each word."""
+
+    kinds = ("encoder", "decoder")
+    examples_class = WindowExamples
+    supports_packing = True
+    metric_kind = "tags"
+    metric_names = ("accuracy", "precision", "recall", "f1")
+
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+        super().__init__(config, corpus, TaggingObjective())
+
+    @classmethod
+    def head(cls, config: Config) -> str:
+        return "token_classification"
+
+    @classmethod
+    def reader(cls, config: Config) -> TaggingReader:
+        return TaggingReader(config)
+
+    def default_metric(self) -> str:
+        return "f1" if mark_entities(self.corpus.labels) else "accuracy"
+
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         kept = super().outputs(model, batch)
         return kept | {"chosen_BL": kept["logits"].argmax(-1).astype(jnp.int32)}
 
-    def _sentences(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[tuple[list[str], list[str]]]:
+    def _sentences(self, outputs: list[Outputs]) -> Iterator[tuple[list[str], list[str]]]:
         """(predicted, true) tags of all words of each record."""
         for part, number, rows in self.by_record(outputs, "chosen_BL", "labels_BL"):
             chosen, labels = (np.concatenate([row[place] for row in rows]) for place in (1, 2))
@@ -190,11 +200,11 @@ class Tagging(Task):
                 own += [NO_ENTITY] * (len(true) - len(own))
             yield own, true
 
-    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
-        pairs = list(self._sentences(outputs))
-        return metrics.tagging([own for own, _ in pairs], [true for _, true in pairs])
+    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
+        own, true = zip(*self._sentences(outputs), strict=True)
+        return metrics.Scored("tags", predictions=own, references=true)
 
-    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl."""
         for own, true in self._sentences(outputs):
             yield {"label": true, "prediction": own}

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lm_research.objectives.base import Objective
+from lm_research.objectives.base import Outputs, Trainable
 from lm_research.parallel.batches import to_global
 
 
@@ -18,19 +18,19 @@ def evaluate(
     eval_step: Callable[[Any, dict], tuple[dict[str, jax.Array], dict[str, jax.Array]]],
     params: Any,
     batches: Iterator[dict[str, np.ndarray]],
-    objective: Objective,
+    trainable: Trainable,
     mesh: Mesh,
-    outputs: list[dict[str, np.ndarray]] | None = None,
+    outputs: list[Outputs] | None = None,
 ) -> dict[str, float]:
     """Means over all batches: `eval_loss_nats`, the objective's metrics, and perplexity and bits per byte or a task's scores.
 
-    `outputs`, if given, is filled with what the objective keeps of each batch.
+    `outputs`, if given, is filled with what the task keeps of each batch.
 
     Returns:
       eval_loss_nats: sum of the loss terms; eval_perplexity: exp of the token term; eval_bits_per_byte: nats of all
       predicted tokens / ln 2 / their UTF-8 bytes; eval_tokens: predicted tokens.
     """
-    sums: dict[str, float] = {}
+    objective, sums = trainable.objective, dict[str, float]()
     kept = [] if outputs is None else outputs
     pending: list[tuple[dict[str, jax.Array], dict[str, jax.Array]]] = []
     for batch in batches:
@@ -45,13 +45,13 @@ def evaluate(
         **{f"eval_{name}": value for name, value in means.items()},
     }
     if any(kept):
-        result |= {f"eval_{name}": value for name, value in objective.scores(kept).items()}
-    if not objective.token_term:
+        result |= {f"eval_{name}": value for name, value in trainable.scores(kept).items()}
+    if objective.token_loss_name is None:
         return result
-    token_nats = means[objective.token_term]
+    token_nats = means[objective.token_loss_name]
     return result | {
         "eval_perplexity": math.exp(token_nats) if token_nats < 700 else math.inf,
-        "eval_bits_per_byte": sums[objective.token_term] / math.log(2) / max(1.0, sums["total_bytes"]),
+        "eval_bits_per_byte": sums[objective.token_loss_name] / math.log(2) / max(1.0, sums["total_bytes"]),
         "eval_tokens": int(sums["total_tokens"]),
     }
 

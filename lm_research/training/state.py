@@ -77,7 +77,7 @@ def _key(key: Any) -> str:
 
 def window_zeros(objective: Objective) -> dict[str, jax.Array]:
     """An empty window."""
-    names = [*COUNTERS, *objective.metrics, *(f"total_{name}" for name in objective.total_names)]
+    names = [*COUNTERS, *objective.metrics, *(f"total_{name}" for name in objective.normalizer_names)]
     return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
@@ -88,7 +88,7 @@ def window_means(objective: Objective, window: dict[str, Any]) -> dict[str, floa
     """
     window = {name: float(value) for name, value in window.items()}
     taken = window["steps"] - window["skipped"]
-    totals = {name: max(1.0, window[f"total_{name}"]) if taken else math.nan for name in objective.total_names}
+    totals = {name: max(1.0, window[f"total_{name}"]) if taken else math.nan for name in objective.normalizer_names}
     means = {name: window[name] / totals[total] for name, total in objective.metrics.items()}
     means = {
         "loss_nats": sum(means[term] for term in objective.loss_terms),

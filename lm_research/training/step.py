@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
-from lm_research.objectives.base import Batch, Objective, Sums
+from lm_research.objectives.base import Batch, Objective, Sums, Trainable
 from lm_research.parallel.rules import RULES, replicated
 from lm_research.training.groups import ALL_LEARN, Groups, make_groups
 from lm_research.training.schedules import Schedule
@@ -43,10 +43,10 @@ def loss_and_gradient(
       groups: what learns; the gradient is of that alone.
       total_over: adds up what the parts of a batch have, where the batch is one of several parts.
     """
-    totals, learning = total_over(objective.totals(batch)), groups.learning(params)
+    totals, learning = total_over(objective.normalizers(batch)), groups.learning(params)
 
     def micro_loss(learning: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Sums]:
-        sums = objective.sums(definition.bind(groups.used(params, learning, key)), batch, key)
+        sums = objective.metric_sums(definition.bind(groups.used(params, learning, key)), batch, key)
         return objective.loss(sums, totals), sums
 
     gradient_of = jax.value_and_grad(micro_loss, has_aux=True)
@@ -155,21 +155,21 @@ def jit_train_step(train_step: Callable[[State, Batch], State], shardings: State
 
 
 def make_eval_step(
-    objective: Objective, definition: ModelDefinition, token_bytes_V: Any, mesh: Mesh
+    trainable: Trainable, definition: ModelDefinition, token_bytes_V: Any, mesh: Mesh
 ) -> Callable[[Any, Batch], tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
     """Jitted (params, batch [B, ...]) -> sums and totals of one batch, without dropout, and outputs that are kept.
 
     "total_bytes" counts the UTF-8 bytes of the predicted tokens, for bits per byte.
     """
-    token_bytes_V = jnp.asarray(token_bytes_V, jnp.float32)
+    objective, token_bytes_V = trainable.objective, jnp.asarray(token_bytes_V, jnp.float32)
 
     def eval_step(params: Any, batch: Batch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        totals = objective.totals(batch)
-        if objective.token_term:
-            targets, weights = objective.predicted(batch)
+        totals = objective.normalizers(batch)
+        if objective.token_loss_name:
+            targets, weights = objective.targets(batch)
             totals["bytes"] = (weights * jnp.take(token_bytes_V, targets)).sum()
         model = definition.bind(params)
-        sums = objective.sums(model, batch, None)
-        return sums | {f"total_{name}": total for name, total in totals.items()}, objective.outputs(model, batch)
+        sums = objective.metric_sums(model, batch, None)
+        return sums | {f"total_{name}": total for name, total in totals.items()}, trainable.outputs(model, batch)
 
     return jax.jit(eval_step, out_shardings=replicated(mesh))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hf_folders import write_folder
 
+from lm_research.common.sentences import split_sentences
 from lm_research.config import TokenizerConfig
 from lm_research.data.encode import encode_documents
-from lm_research.data.sentences import split_sentences
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer

@@ -15,11 +15,11 @@ from lm_research.data import mixture
 from lm_research.data.corpus import open_corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import Mixture, Stage, mix, quotas, sources_of, stages_of
-from lm_research.data.order import Feed
+from lm_research.data.order import Examples, Feed
 from lm_research.errors import ConfigError
 
 
-class Named:
+class Named(Examples):
     """Examples that say who they are."""
 
     def __init__(self, name: int, num_examples: int) -> None:
@@ -168,7 +168,7 @@ def test_mistakes(keys: dict[str, str], message: str) -> None:
         stages_of(data(**keys), {"a": 1, "b": 1})
 
 
-class Tokens:
+class Tokens(Examples):
     """The first token of each document, as examples of a store."""
 
     def __init__(self, store: Any) -> None:

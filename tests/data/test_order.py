@@ -7,11 +7,11 @@ import pickle
 import numpy as np
 import pytest
 
-from lm_research.data.order import Feed, Groups, eval_examples, lengths_of, train_examples
+from lm_research.data.order import Examples, Feed, Groups, eval_examples
 from lm_research.errors import ConfigError
 
 
-class Numbers:
+class Numbers(Examples):
     """Examples that say who they are: rows of (epoch, index)."""
 
     def __init__(self, num_examples: int) -> None:
@@ -19,6 +19,11 @@ class Numbers:
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
         return {"who_BL": np.stack([epoch_B, index_B], 1), "row_B": index_B}
+
+
+def train_examples(step: int, batch_size: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Epoch and example of each row of a step's batch."""
+    return Numbers(size).locate(np.arange(step * batch_size, (step + 1) * batch_size), seed)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (7, 7), (3, 8), (1, 2), (50, 6)])
@@ -95,14 +100,14 @@ def test_groups_read_every_example_as_often_as_the_plain_order(size: int, batch_
     for epochs in (1, 2, 3):
         steps = range(-(-epochs * size // batch_size))
         plain = np.concatenate([np.stack(train_examples(s, batch_size, size, 5), 1) for s in steps])
-        groups = Groups(lengths, batch_size, 5)
+        groups = Groups(Long(lengths), batch_size, 5)
         grouped = np.concatenate([np.stack(groups(step), 1) for step in steps])
         assert sorted(map(tuple, grouped.tolist())) == sorted(map(tuple, plain.tolist()))
 
 
 def test_rows_of_a_group_are_about_equally_long_and_batches_come_in_no_order() -> None:
     lengths = np.random.default_rng(0).integers(0, 1000, 4000)
-    groups = Groups(lengths, 10, 0)
+    groups = Groups(Long(lengths), 10, 0)
     batches = [lengths[groups(step)[1]] for step in range(400)]
     spreads = [np.ptp(batch) for batch in batches]
     # A pool of 500 rows sorted: ten neighbours span about 1,000 * 9 / 500 = 18; ten rows of a plain shuffle about 1,000 * 9 / 11 = 818.
@@ -115,7 +120,7 @@ def test_rows_of_a_group_are_about_equally_long_and_batches_come_in_no_order() -
 
 def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
     lengths = np.random.default_rng(1).integers(1, 100, 600)
-    feed = lambda rows: Feed(Long(lengths), 24, 2, rows, 3, Groups(lengths_of(Long(lengths)), 24, 3))  # noqa: E731
+    feed = lambda rows: Feed(Long(lengths), 24, 2, rows, 3, Groups(Long(lengths), 24, 3))  # noqa: E731
     whole = feed(slice(None))(7)["who_BL"]
     shares = [feed(slice(6 * p, 6 * p + 6))(7)["who_BL"] for p in range(2)]
     assert (
@@ -129,4 +134,4 @@ def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
 
 def test_rows_that_are_all_equally_long_are_not_grouped() -> None:
     with pytest.raises(ConfigError, match="group_by_length is for records of a labelled task"):
-        lengths_of(Numbers(5))
+        Groups(Numbers(5), 2, 0)

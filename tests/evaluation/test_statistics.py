@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from lm_research.evaluation import scorers, statistics
-from lm_research.evaluation.scorers import OneLabel, Scorer, Value
+from lm_research.evaluation.scorers import RegressionScorer, Scorer, SingleLabelScorer
 
 
 def labelled(right: Sequence[int]) -> Scorer:
     """Predictions of two classes, right or wrong as told; the label is always b."""
     rows = [{"label": "b", "logits": [0.0, 1.0] if one else [1.0, 0.0]} for one in right]
-    return OneLabel(rows, ["a", "b"])
+    return SingleLabelScorer(rows, ["a", "b"])
 
 
 def valued(predictions: Sequence[float], labels: Sequence[float]) -> Scorer:
-    return Value([{"label": b, "prediction": a} for a, b in zip(predictions, labels, strict=True)], [])
+    return RegressionScorer([{"label": b, "prediction": a} for a, b in zip(predictions, labels, strict=True)], [])
 
 
 def test_interval_of_an_accuracy_is_that_of_a_binomial() -> None:
@@ -89,12 +89,12 @@ def test_equal_samples_for_all_models() -> None:
 
 def together(
     logits: list[list[float]], labels: list[int], groups: list[str], credits: list[float]
-) -> scorers.LabelsTogether:
+) -> scorers.GroupedLabelScorer:
     rows = [
         {"logits": one, "label": str(label), "together": group, "credit": credit}
         for one, label, group, credit in zip(logits, labels, groups, credits, strict=True)
     ]
-    return scorers.LabelsTogether(rows, ("0", "1"))
+    return scorers.GroupedLabelScorer(rows, ("0", "1"))
 
 
 def test_records_that_belong_together_are_drawn_together() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lm_research.objectives import make_objective
+from lm_research.objectives import build_objective
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # experiments/ is not part of the installed package
@@ -98,7 +98,7 @@ def test_our_side_gets_every_array_its_objective_makes_itself(tmp_path: pathlib.
     """Names and types equal those of real batches, so that what is timed is the step that trains."""
     for family, row in (("bert", Row("bert", 2, 16, 16, 4)), ("gpt2", Row("gpt2", 2, 16, 16, 4))):
         config, tokenizer = tiny.config(family), tiny.WordTokenizer()
-        objective = make_objective(config, tokenizer, tiny.model(family).arch)
+        objective = build_objective(config, tokenizer, tiny.model(family).arch)
         store = tiny.store(tmp_path / family, tiny.documents(0, 40))
         real = objective.examples(store, "train").batch(np.zeros(4, np.int64), np.arange(4))
         ours = next(workload.batches(row))

@@ -15,7 +15,7 @@ import tiny
 from lm_research.config import Config, ModelConfig, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.families import define_model
-from lm_research.objectives import make_objective
+from lm_research.objectives import build_objective
 from lm_research.training.groups import make_groups
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
@@ -37,7 +37,7 @@ def config(width: int, base: int, family: str = "gpt2", **model: object) -> Conf
 def moves(settings: Config) -> tuple[float, float]:
     """Root mean squares: of the change of the final states, and of that of the logits, by a few steps on one batch."""
     definition = define_model(settings.model, tiny.VOCAB)
-    objective = make_objective(settings, tiny.WordTokenizer(), definition.arch)
+    objective = build_objective(settings, tiny.WordTokenizer(), definition.arch)
     optimizer = make_optimizer(settings.optimizer)
     tokens_BL = np.random.default_rng(0).integers(5, tiny.VOCAB, (8, 16)).astype(np.int32)
     batch = {

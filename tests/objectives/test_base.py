@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from lm_research.errors import ConfigError
-from lm_research.objectives import make_objective
+from lm_research.objectives import build_objective
 from lm_research.training.step import loss_and_gradient
 
 ROWS = 8
@@ -19,7 +19,7 @@ ROWS = 8
 def uneven_batch(family: str, folder: Any) -> tuple[Any, dict[str, np.ndarray]]:
     """An objective and eight rows that hold very different numbers of real and predicted tokens; two are empty."""
     config = tiny.config(family, model=dict(num_layers=1), objective=dict(short_rate=0.5) if family == "bert" else {})
-    objective = make_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
+    objective = build_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
     store = tiny.store(folder, tiny.documents(seed=2, count=12, sentences=(1, 8)))
     examples = objective.examples(store, "validation")
     last = examples.num_examples - 1
@@ -56,22 +56,26 @@ def test_accumulation_gives_the_loss_and_gradient_of_the_whole_batch(family: str
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_totals_count_what_the_batch_holds(family: str, tmp_path: Any) -> None:
     objective, batch = uneven_batch(family, tmp_path)
-    totals = jax.tree.map(float, objective.totals(batch))
-    targets, weights = objective.predicted(batch)
+    totals = jax.tree.map(float, objective.normalizers(batch))
+    targets, weights = objective.targets(batch)
     assert totals["tokens"] == weights.sum() and totals["real"] == (batch["segments_BL"] > 0).sum()
     assert targets.shape == weights.shape
     assert totals.get("rows", 6.0) == 6.0
-    assert set(totals) == set(objective.total_names) == set(objective.total_names) | set(objective.metrics.values())
-    assert objective.token_term in objective.loss_terms and set(objective.loss_terms) <= set(objective.metrics)
+    assert (
+        set(totals)
+        == set(objective.normalizer_names)
+        == set(objective.normalizer_names) | set(objective.metrics.values())
+    )
+    assert objective.token_loss_name in objective.loss_terms and set(objective.loss_terms) <= set(objective.metrics)
     shapes = {name: value.shape[1] for name, value in batch.items() if name.startswith("targets_")}
-    assert list(shapes.values()) == [objective.predicted_share * 16]
+    assert list(shapes.values()) == [objective.target_fraction * 16]
 
 
 def test_a_batch_of_nothing_has_a_loss_of_zero(tmp_path: Any) -> None:
     objective, batch = uneven_batch("bert", tmp_path)
     empty = {name: np.zeros_like(value) for name, value in batch.items()}
     sums = {name: np.float32(0) for name in objective.metrics}
-    assert float(objective.loss(sums, objective.totals(empty))) == 0.0
+    assert float(objective.loss(sums, objective.normalizers(empty))) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -84,5 +88,5 @@ def test_a_batch_of_nothing_has_a_loss_of_zero(tmp_path: Any) -> None:
 def test_an_objective_that_does_not_fit_the_model_is_refused(objective: str, family: str, words: str) -> None:
     config = tiny.config(family, objective=dict(name=objective))
     with pytest.raises(ConfigError, match=words) as refused:
-        make_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
+        build_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
     assert f"--config.objective.name={tiny.OBJECTIVE[family]}" in str(refused.value)

@@ -151,9 +151,9 @@ def test_packed_loss_is_the_sum_of_the_documents_losses(tmp_path: pathlib.Path) 
         alone["positions_BL"][row, :n], alone["segments_BL"][row, :n] = np.arange(n), 1
 
     params = tiny.random_params(definition)
-    sums = tiny.jit(lambda params, batch: objective.sums(definition.bind(params), batch, None))
+    sums = tiny.jit(lambda params, batch: objective.metric_sums(definition.bind(params), batch, None))
     together, apart = sums(params, packed), sums(params, alone)
     assert float(together["lm_loss_nats"]) == pytest.approx(float(apart["lm_loss_nats"]), rel=1e-5)
     assert float(together["lm_accuracy"]) == float(apart["lm_accuracy"])
-    totals = jax.tree.map(float, objective.totals(packed))
-    assert totals == jax.tree.map(float, objective.totals(alone)) == {"tokens": 47.0, "real": 48.0}
+    totals = jax.tree.map(float, objective.normalizers(packed))
+    assert totals == jax.tree.map(float, objective.normalizers(alone)) == {"tokens": 47.0, "real": 48.0}

@@ -16,7 +16,7 @@ import tiny
 
 from lm_research.data.random import example_keys
 from lm_research.errors import ConfigError
-from lm_research.objectives import make_objective
+from lm_research.objectives import build_objective
 from lm_research.objectives.masking import (
     Masking,
     Words,
@@ -197,4 +197,4 @@ def test_impossible_rates_are_refused(keys: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_masking(config.objective)
     with pytest.raises(ConfigError, match=words):
-        make_objective(config, few.Words(), tiny.model("bert").arch)
+        build_objective(config, few.Words(), tiny.model("bert").arch)

@@ -135,7 +135,7 @@ def test_the_loss_of_a_packed_row_is_that_of_its_texts_alone(name: str, family: 
     texts = int(batch["segments_BL"].max())
     assert texts >= 3
     params = tiny.random_params(definition)
-    loss = tiny.jit(lambda params, batch: kind.sums(definition.bind(params), batch, None)[kind.token_term])
+    loss = tiny.jit(lambda params, batch: kind.metric_sums(definition.bind(params), batch, None)[kind.token_loss_name])
     apart = by_segment(name, batch, texts)
     for key in ("weights_BL", "weights_BM"):
         assert key not in batch or batch[key].sum() == apart[key].sum() > 0

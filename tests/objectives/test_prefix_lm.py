@@ -94,7 +94,7 @@ def test_nothing_that_is_predicted_can_be_seen(store: TokenStore) -> None:
 
     @tiny.jit
     def loss(params: Any, batch: dict) -> jax.Array:
-        return objective.sums(definition.bind(params), batch, None)["lm_loss_nats"]
+        return objective.metric_sums(definition.bind(params), batch, None)["lm_loss_nats"]
 
     for b in range(4):
         at = int(np.flatnonzero(batch["weights_BL"][b])[0])

@@ -17,7 +17,7 @@ import tiny
 from lm_research.errors import ConfigError
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.heads import Projection
-from lm_research.objectives import define, make_objective
+from lm_research.objectives import build_objective, define
 from lm_research.objectives.base import Objective
 from lm_research.objectives.replaced_token import generator_architecture, sample_tokens
 from lm_research.training.step import loss_and_gradient
@@ -30,7 +30,7 @@ class Run:
         objective = dict(mask_rate=0.3, generator_size=0.5) | objective
         config = few.setting("replaced_token", model=dict(embedding_size=8, num_layers=1), objective=objective)
         self.definition: ModelDefinition = define(config, few.VOCAB)
-        self.objective: Objective = make_objective(config, few.Words(), self.definition.arch)
+        self.objective: Objective = build_objective(config, few.Words(), self.definition.arch)
         self.params = tiny.random_params(self.definition)
         store = tiny.store(folder, tiny.documents(seed=6, count=40, sentences=(1, 4)))
         self.examples = self.objective.examples(store, "train")
@@ -50,7 +50,7 @@ def spy(run: Run, params: Any, batch: dict[str, np.ndarray]) -> tuple[dict, np.n
         encoder, head = model.encoder, model.replaced_token
         model.encoder = lambda tokens, *args, **named: (seen.append(tokens), encoder(tokens, *args, **named))[1]
         model.replaced_token = lambda x: (seen.append(head(x)), seen[-1])[1]
-        return run.objective.sums(model, batch, None), *seen
+        return run.objective.metric_sums(model, batch, None), *seen
 
     return jax.tree.map(np.asarray, tiny.jit(forward)(params, batch))
 
@@ -90,7 +90,7 @@ def test_samples_follow_the_generators_distribution_and_their_own_noise() -> Non
 
 def gradient(run: Run, term: str) -> Any:
     def value(params: Any, batch: dict) -> jax.Array:
-        return run.objective.sums(run.definition.bind(params), batch, None)[term]
+        return run.objective.metric_sums(run.definition.bind(params), batch, None)[term]
 
     return tiny.jit(jax.grad(value))(run.params, run.batch)
 

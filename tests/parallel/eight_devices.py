@@ -24,7 +24,7 @@ from lm_research.data.order import Feed
 from lm_research.data.store import TokenStore
 from lm_research.models.adapters import adapt
 from lm_research.models.layers import dropout
-from lm_research.objectives import cross_entropy, define, make_objective
+from lm_research.objectives import build_objective, cross_entropy, define
 from lm_research.parallel.batches import check_batch, local_rows, to_global
 from lm_research.parallel.mesh import AXES, make_mesh
 from lm_research.training.optimizer import make_optimizer
@@ -71,7 +71,7 @@ def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, An
     """Some real training steps on a mesh, from parameters that do not depend on it."""
     config = config_of(family, name, steps)
     definition = adapt(define(config, few.VOCAB), config.lora)
-    objective = make_objective(config, few.Words(sentinels=8), definition.arch)
+    objective = build_objective(config, few.Words(sentinels=8), definition.arch)
     optimizer, mesh = make_optimizer(config.optimizer), mesh_of(config.mesh, 1 if name == "one" else 8)
     check_batch(mesh, 16, 2, config.data.max_length)
     feed = Feed(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)
@@ -104,7 +104,7 @@ def initial_difference() -> float:
     config = config_of("bert")
     definition = define(config, few.VOCAB)
     optimizer = make_optimizer(config.optimizer)
-    objective = make_objective(config, tiny.WordTokenizer(), definition.arch)
+    objective = build_objective(config, tiny.WordTokenizer(), definition.arch)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
     made = []
     for mesh in (mesh_of(MeshConfig(), 1), mesh_of(EVERY_WAY)):

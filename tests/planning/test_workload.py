@@ -41,7 +41,7 @@ def test_gpt2_xl_has_the_papers_parameters() -> None:
 @pytest.mark.parametrize("name", ["bert_large", "gpt2_xl"])
 def test_operations_are_those_that_training_reports(name: str) -> None:
     work = make_workload(shipped(name))
-    share = work.objective.predicted_share
+    share = work.objective.target_fraction
     expected = train_flops_per_token(work.definition, work.length, share)
     assert flops_per_row(work).total / work.tokens_per_row == pytest.approx(expected, rel=1e-9)
 

@@ -23,7 +23,7 @@ from lm_research.config import CheckpointConfig
 from lm_research.data.order import Feed
 from lm_research.errors import DeviceFault
 from lm_research.models.digest import digest_of
-from lm_research.objectives import define, make_objective
+from lm_research.objectives import build_objective, define
 from lm_research.parallel.batches import local_rows, to_global
 from lm_research.parallel.mesh import make_mesh
 from lm_research.run import recheck
@@ -87,7 +87,7 @@ def main(folder: str) -> None:
 
 def scenarios(config: config_lib.Config, store: Any, folder: pathlib.Path) -> dict[str, Any]:
     definition, mesh = define(config, few.VOCAB), make_mesh(config.mesh)
-    objective = make_objective(config, few.Words(sentinels=8), definition.arch)
+    objective = build_objective(config, few.Words(sentinels=8), definition.arch)
     optimizer = make_optimizer(config.optimizer)
     batch = to_global(mesh, Feed(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), 0)(0), leading=1)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))

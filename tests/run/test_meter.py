@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_research.objectives.base import NextTokenObjective
+from lm_research.objectives.causal_lm import NextTokenOfDecoder
 from lm_research.reporting import curves
 from lm_research.run import meter
 from lm_research.run.meter import Meter
@@ -22,12 +22,7 @@ def make(monkeypatch: pytest.MonkeyPatch, log: list[str], lines: list[dict[str, 
     monkeypatch.setattr(meter, "peak_flops", lambda: (peak, "made up"))
     clock = types.SimpleNamespace(lap=lambda: SECONDS, lost={"data": 0.0}, goodput=0.5)
     config = types.SimpleNamespace(train=types.SimpleNamespace(batch_size=16))
-    objective = types.SimpleNamespace(
-        predicted_share=1.0,
-        metrics=NextTokenObjective.metrics,
-        loss_terms=NextTokenObjective.loss_terms,
-        total_names=NextTokenObjective.total_names,
-    )
+    objective = NextTokenOfDecoder()
     examples = types.SimpleNamespace(num_examples=100)
     start = lines[-1]["step"] if lines else 0
     return Meter(config, objective, None, examples, start, log.append, clock, lines)

@@ -25,9 +25,9 @@ from lm_research.training.step import loss_and_gradient
 
 def main(path: str, folder: str) -> None:
     config = resolve(json.loads(pathlib.Path(path).read_text()))
-    corpus = tasks.asked(config).open_corpus(config, pathlib.Path(folder), lambda line: None)
+    corpus = tasks.trainable_class(config).open_corpus(config, pathlib.Path(folder), lambda line: None)
     definition = tasks.define(config, corpus.tokenizer.size, corpus)
-    task, size = tasks.make(config, corpus, definition.arch), config.train.batch_size
+    task, size = tasks.build(config, corpus, definition.arch), config.train.batch_size
     batch = Feed(task.examples(corpus.train, "train"), size, 1, slice(0, size), 0)(0)
     params = jax.tree.map(np.asarray, definition.init(0))
     one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), make_mesh(MeshConfig()).axis_names)

@@ -20,8 +20,7 @@ from lm_research.errors import ConfigError, DataError
 from lm_research.run.evaluator import Evaluator
 from lm_research.tasks import TASKS
 from lm_research.tasks.classification import Classification, class_weights
-from lm_research.tasks.delivery import hf_labels
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 from lm_research.tasks.records import Record
 
 NAMES = ("bad", "fair", "good")
@@ -41,9 +40,9 @@ def loss(
     """Through the task's own sums and totals."""
     config = resolve({"task": {"name": "classification", "train": "x.jsonl", **task}})
     corpus = types.SimpleNamespace(tokenizer=None, labels=names, arrays={"train": {"labels": TRAIN}})
-    found = Classification(config, corpus)
+    found = Classification(config, corpus).objective
     batch = {name: jnp.asarray(x) for name, x in (ROWS | {"labels_B": np.asarray(labels)}).items()}
-    return float(found.loss(found.sums_of(jnp.asarray(logits), batch), found.totals(batch)))
+    return float(found.loss(found.logit_sums(jnp.asarray(logits), batch), found.normalizers(batch)))
 
 
 def test_the_mean_over_records() -> None:
@@ -124,7 +123,7 @@ def test_values_of_records(
     kind = TASKS["classification"]
     corpus = open_labelled(config, tmp_path / "run", kind.reader(config), lambda line: None)
     assert corpus.arrays["train"]["labels"].tolist() == labels and corpus.labels == names
-    said = hf_labels(kind(config, corpus), {})
+    said = kind(config, corpus).update_hf_config({})
     outputs = np.size(labels[0])
     assert said["problem_type"] == "regression" and kind.num_labels(config, corpus) == outputs
     assert list(said["id2label"].values()) == list(names or [f"LABEL_{i}" for i in range(outputs)])

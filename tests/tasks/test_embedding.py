@@ -24,7 +24,7 @@ from lm_research.errors import DataError
 from lm_research.models.forward import to_length_1
 from lm_research.serving.app import make_app
 from lm_research.tasks import TASKS
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 
 WORDS = "river stone bread water light night sheep field hand heart word law".split()
 OTHER = dict(zip(WORDS, "rio piedra pan agua luz noche oveja campo mano corazon palabra ley".split(), strict=True))
@@ -229,7 +229,7 @@ def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
 def test_the_cosine_loss_is_that_of_sentence_transformers(tmp_path: pathlib.Path) -> None:
     task, _ = corpus_of(tmp_path, [{"text": "a", "pair": "b", "label": 1}], target="value")
     batch = {"labels_B": GOLDENS["labels"], "row_weights_B": np.ones(6)}
-    found = task.sums_of(to_length_1(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6
+    found = task.objective.logit_sums(to_length_1(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6
     assert float(found) == pytest.approx(float(GOLDENS["cosine"]), rel=1e-5)
 
 

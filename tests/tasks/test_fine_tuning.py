@@ -17,7 +17,7 @@ from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import PretrainedError
 from lm_research.tasks import TASKS
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 from lm_research.trees import flatten
 
 WORDS = "river stone bread water light night sheep field".split()

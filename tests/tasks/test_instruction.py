@@ -15,7 +15,7 @@ import lm_research
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 
 WORDS = "river stone bread water light night sheep field".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "user", "assistant", ":"]  # 5 to 15

@@ -44,7 +44,7 @@ def write(path: pathlib.Path, labels: list[Any]) -> pathlib.Path:
 
 def names(path: pathlib.Path, **task: str) -> list[str]:
     config = config_of(path, **task)
-    return ClassificationReader(config).names(list(read_records(str(path), config)))
+    return ClassificationReader(config).label_names(list(read_records(str(path), config)))
 
 
 @pytest.mark.parametrize("none", NONE, ids=repr)
@@ -140,13 +140,13 @@ def test_no_tag_is_refused(tag: Any) -> None:
     with pytest.raises(
         DataError, match="f.jsonl, line 2 has the word 'b' with the tag .*, and a tag is a name or a number"
     ):
-        TaggingReader(config).names(records)
+        TaggingReader(config).label_names(records)
 
 
 def test_tags_of_one_kind() -> None:
     config = resolve({"task": {"name": "tagging", "train": "f", "text_key": "words", "label_key": "labels"}})
     records = [Record("f", {"words": ["a", 2, 0.5, "b"], "labels": [1, 1.0, "1", "0"]})]
-    assert TaggingReader(config).names(records) == ["0", "1"]
+    assert TaggingReader(config).label_names(records) == ["0", "1"]
     assert TaggingReader(config).texts(records[0]) == ["a 2 0.5 b"]
     with pytest.raises(DataError, match="the word None"):
-        TaggingReader(config).names([Record("f", {"words": [None], "labels": ["O"]})])
+        TaggingReader(config).label_names([Record("f", {"words": [None], "labels": ["O"]})])

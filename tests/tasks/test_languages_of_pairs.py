@@ -22,7 +22,7 @@ from lm_research.interop import huggingface
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel
 from lm_research.tasks import TASKS
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 from lm_research.tokenizers.loading import load_tokenizer
 
 SOURCES, TARGETS = goldens()["sources"], goldens()["targets"]

@@ -16,7 +16,7 @@ from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.tasks import TASKS
 from lm_research.tasks.base import Task
-from lm_research.tasks.labelled import IGNORED, open_labelled
+from lm_research.tasks.dataset import IGNORED, open_labelled
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "pipelines"))
 
@@ -62,7 +62,7 @@ def test_no_word_is_lost(tmp_path: pathlib.Path) -> None:
     task, log = opened(tmp_path)
     rows = outputs(task)
     assert sum(len(one["window_B"]) for one in rows) > len(RECORDS) and "more windows" in " ".join(log)
-    found = list(task.records_of(rows))
+    found = list(task.predictions(rows))
     assert [one["label"] for one in found] == [one["tags"] for one in RECORDS]
     assert [one["prediction"] for one in found] == [one["tags"] for one in RECORDS]
     assert task.scores(rows)["accuracy"] == task.scores(rows)["f1"] == 1.0
@@ -75,7 +75,7 @@ def test_words_that_are_cut_off_count_as_o(tmp_path: pathlib.Path) -> None:
     """Of 16 tokens two are special, so 14 of 40 words of one piece are read; of the third record "a" and the long word."""
     task, log = opened(tmp_path, long_sentences="cut")
     rows = outputs(task)
-    found = list(task.records_of(rows))
+    found = list(task.predictions(rows))
     assert [one["label"] for one in found] == [one["tags"] for one in RECORDS]
     assert [one["prediction"] for one in found] == [
         RECORDS[0]["tags"][:14] + ["O"] * 26, RECORDS[1]["tags"], ["B-A", "I-A"] + ["O"] * 13

@@ -17,7 +17,7 @@ from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 
 WORDS = "river stone bread water light night sheep field".split()
 TINY = {
@@ -100,7 +100,7 @@ def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
     assert batch["choices_BC"].tolist() == [[1, 1, 0], [1, 1, 1], [0, 0, 0]]
     assert batch["labels_B"].tolist()[:2] == [1, 2] and batch["row_weights_B"].tolist() == [1, 1, 0]
     logits = np.log([[0.25, 0.75, 1e-38], [0.5, 0.25, 0.25], [1.0, 1.0, 1.0]]).astype(np.float32)
-    sums = task.sums_of(logits, batch)
+    sums = task.objective.logit_sums(logits, batch)
     assert float(sums["choice_loss_nats"]) == pytest.approx(-np.log(0.75) - np.log(0.25))
     assert float(sums["accuracy"]) == 1
 

@@ -15,8 +15,9 @@ import lm_research
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
-from lm_research.tasks import TASKS, squad
-from lm_research.tasks.labelled import open_labelled
+from lm_research.metrics import answers as squad
+from lm_research.tasks import TASKS
+from lm_research.tasks.dataset import open_labelled
 
 KINDS = {"Where": "north south east west".split(), "When": "dawn noon dusk night".split()}
 FILLER = "and then they went over the hill with all their gold".split()
@@ -192,7 +193,7 @@ def test_windows_become_questions_in_batches_of_any_size(null: bool, tmp_path: p
     records = [record(i, 4 + 2 * i, i, i + i % 3 - (i % 4 == 3) * 4 * null) for i in range(9)]
     task, corpus = corpus_of(tmp_path, records, max_answer_length=4, null_threshold=0.25)
     outputs = {size: outputs_of(task, corpus, size) for size in (1, 4, 7, 64)}
-    found = {size: list(task.records_of(given)) for size, given in outputs.items()}
+    found = {size: list(task.predictions(given)) for size, given in outputs.items()}
     scores = {size: task.scores(given) for size, given in outputs.items()}
     assert task.null == null and set(scores[1]) == set(task.metric_names)
     for size in (4, 7, 64):
@@ -219,7 +220,7 @@ def test_windows_become_questions_in_batches_of_any_size(null: bool, tmp_path: p
     assert window == len(outputs[1])
     assert scores[1]["f1"] == pytest.approx(np.mean([row["f1"] for row in found[1]]))
     # Of an evaluation that ends in the middle of a question, those before it count.
-    part = list(task.records_of(outputs[1][:-1]))
+    part = list(task.predictions(outputs[1][:-1]))
     assert part == found[1][:-1]
 
 

@@ -77,7 +77,9 @@ def records(*rows: dict) -> list[Record]:
 
 
 def classes(rows: list[Record], **task: str) -> list[str]:
-    return ClassificationReader(resolve({"task": {"name": "classification", "train": "f.jsonl", **task}})).names(rows)
+    return ClassificationReader(resolve({"task": {"name": "classification", "train": "f.jsonl", **task}})).label_names(
+        rows
+    )
 
 
 def test_label_names() -> None:
@@ -121,7 +123,7 @@ def test_tags_that_are_wrong(case: str) -> None:
     row, message = TAGS[case]
     config = resolve({"task": {"name": "tagging", "train": "f", "text_key": "tokens", "label_key": "tags"}})
     with pytest.raises(DataError, match=message):
-        TaggingReader(config).names(records(row))
+        TaggingReader(config).label_names(records(row))
 
 
 def test_a_key_with_a_dot_looks_inside() -> None:

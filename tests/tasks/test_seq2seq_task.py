@@ -21,7 +21,7 @@ from lm_research.errors import ConfigError, DataError
 from lm_research.interop import huggingface
 from lm_research.models.families import define_model
 from lm_research.tasks import TASKS
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 
 WORDS = "river stone bread water light night sheep field".split()
 TINY = {
@@ -312,7 +312,7 @@ def test_settings_that_cannot_be_used(
     for keys, message in cases:
         assert train(tmp_path / "run", **(files | keys)) == 2, message
         assert message in capsys.readouterr().err
-    monkeypatch.setattr("lm_research.tasks.text_metrics.PACKAGES", {"no_such_module": "no-such-package"})
+    monkeypatch.setattr("lm_research.metrics.texts.PACKAGES", {"no_such_module": "no-such-package"})
     with pytest.raises(ConfigError, match="need the package no-such-package. Install them with `pip install"):
         architecture = define_model(ModelConfig(family="t5"), 128).arch
         TASKS["seq2seq"].check(resolve({"task": {"name": "seq2seq", "train": "a"}}), architecture)

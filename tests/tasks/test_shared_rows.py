@@ -16,10 +16,9 @@ from lm_research.config import Config, loading, replace, resolve
 from lm_research.data.order import Feed
 from lm_research.errors import ConfigError
 from lm_research.models.families import define_model
-from lm_research.tasks import TASKS
-from lm_research.tasks import check as check_task
-from lm_research.tasks.base import SharedRows
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks import TASKS, validate
+from lm_research.tasks.base import PackedExamples
+from lm_research.tasks.dataset import open_labelled
 
 WORDS = "a b c d e f g h".split()
 # A record's summary stands first or last, positions are learned (and begin after the padding's), or rotary.
@@ -99,17 +98,19 @@ def test_tags_too(family: str, tmp_path: pathlib.Path) -> None:
 def check_gradients(config: Config, corpus: Any) -> None:
     task, (alone, shared) = batches(config, corpus, step=1)
     assert shared["tokens_BL"].shape[0] < 0.8 * alone["tokens_BL"].shape[0]
-    definition = TASKS[config.task.name].define_for(config, len(WORDS) + 5, corpus)
+    definition = TASKS[config.task.name].define(config, len(WORDS) + 5, corpus)
     params = definition.init(0)
 
     def results(batch: dict[str, Any]) -> tuple[Any, Any, Any]:
         batch = jax.tree.map(jnp.asarray, batch)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            sums = task.sums(definition.bind(params), batch, None)
-            return sums[task.loss_terms[0]] / totals[task.metrics[task.loss_terms[0]]], sums
+            sums = task.objective.metric_sums(definition.bind(params), batch, None)
+            return sums[task.objective.loss_terms[0]] / totals[
+                task.objective.metrics[task.objective.loss_terms[0]]
+            ], sums
 
-        totals = task.totals(batch)
+        totals = task.objective.normalizers(batch)
         (value, sums), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return totals, sums | {"loss": value}, gradient
 
@@ -168,7 +169,7 @@ def test_the_shortest_records_fill_all_slots_and_no_more(tmp_path: pathlib.Path)
     """One-word texts are three tokens, so ten would fit into a row of 32 (22 is the longest), which has four slots."""
     config, corpus = make(tmp_path)
     rows = TASKS["classification"](replace(config, data={"packing": True}), corpus).examples(corpus.train, "train")
-    assert isinstance(rows, SharedRows) and (rows.longest, rows.slots) == (32, 4)
+    assert isinstance(rows, PackedExamples) and (rows.longest, rows.slots) == (32, 4)
     shortest = int(rows.lengths.argmin())
     index = rows.arrange(np.full((1, 16), shortest), 1)
     assert (index >= 0).sum() == 16 and ((index >= 0).sum(-1) <= 4).all() and index.shape == (1, 4, 4)
@@ -177,11 +178,11 @@ def test_the_shortest_records_fill_all_slots_and_no_more(tmp_path: pathlib.Path)
 def test_held_out_records_have_rows_of_their_own(tmp_path: pathlib.Path) -> None:
     config, corpus = make(tmp_path)
     task = TASKS["classification"](replace(config, data={"packing": True}), corpus)
-    assert not isinstance(task.examples(corpus.validation, "validation"), SharedRows)
+    assert not isinstance(task.examples(corpus.validation, "validation"), PackedExamples)
 
 
 def test_tasks_that_cannot_share_rows_say_so() -> None:
     config = resolve(loading.load(f"{ROOT}/configs/finetune/multiple_choice.py"))
     config = replace(config, task={"train": "train.jsonl"}, data={"packing": True})
     with pytest.raises(ConfigError, match="several records into a row, which task multiple_choice cannot read"):
-        check_task(config, define_model(config.model, 128).arch)
+        validate(config, define_model(config.model, 128).arch)

@@ -14,7 +14,7 @@ from lm_research.config import loading, replace, resolve
 from lm_research.data.order import eval_examples
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
-from lm_research.tasks.labelled import open_labelled
+from lm_research.tasks.dataset import open_labelled
 from lm_research.tasks.records import read_records
 
 PASSAGE = {
@@ -84,7 +84,7 @@ def test_copa(tmp_path: pathlib.Path) -> None:
     }
     reader, (one,) = read(tmp_path / "train.jsonl", record, "multiple_choice:copa")
     assert reader.texts(one) == ["It rained.", "effect It was wet.", "effect It was dry."]
-    assert reader.settled({"train": [one]}, lambda line: None)["train"][0].fields["label"] == 1
+    assert reader.resolve({"train": [one]}, lambda line: None)["train"][0].fields["label"] == 1
 
 
 @pytest.mark.parametrize(
@@ -215,4 +215,4 @@ def test_what_a_choice_is_worth_must_be_a_share(tmp_path: pathlib.Path) -> None:
         fields = {"passage": "a", "statement": "b", "label": "1", "question_id": "q", "f1": value}
         reader, (one,) = read(file, fields, "classification:record")
         with pytest.raises(DataError, match=f"train.jsonl, line 1: field 'f1' {message}"):
-            reader.kept(one)
+            reader.metadata(one)

@@ -40,7 +40,7 @@ def test_glue(name: str, mocked: None) -> None:
         records = list(read_records(source, config))
         assert len(records) == 40
         assert all(len(reader.texts(record)) == (2 if config.task.pair_key else 1) for record in records)
-        assert set(reader.names(records)) <= set(GLUE[name] or [])
+        assert set(reader.label_names(records)) <= set(GLUE[name] or [])
         if GLUE[name] is None:
             assert all(isinstance(record.fields["label"], float) for record in records)
 
@@ -51,7 +51,7 @@ def test_an_example_without_its_label_is_named(mocked: None, monkeypatch: pytest
     monkeypatch.setattr(tfds_source, "_open", lambda *given: [{"sentence": b"a text", "label": -1, "idx": 0}])
     (record,) = read_records("tfds:glue/sst2@test", config)
     with pytest.raises(DataError, match="tfds:glue/sst2@test, example 0: field 'label' is None, not a label"):
-        TASKS["classification"].reader(config).names([record])
+        TASKS["classification"].reader(config).label_names([record])
 
 
 @pytest.mark.parametrize(("name", "kinds"), [("conll2003", "PER ORG LOC MISC"), ("wikiann_de", "PER ORG LOC")])
@@ -132,6 +132,6 @@ def test_pairs(name: str, mocked: None) -> None:
         assert len(records) == 40
         for record in records:
             text, target = reader.texts(record)
-            kept = reader.kept(record)
+            kept = reader.metadata(record)
             assert text == PAIRS[name] + kept["source"] and target == kept["target"] != kept["source"]
-            assert reader.usable(record)
+            assert reader.is_valid(record)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from lm_research.common.sentences import split_sentences
 from lm_research.config import DataConfig, TokenizerConfig
-from lm_research.data.sentences import split_sentences
 from lm_research.data.sources import read_documents
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers import sentencepiece_model, sentencepiece_training

@@ -33,7 +33,7 @@ def test_tagging_reads_the_ids_of_running_text(case: dict[str, Any], tmp_path: p
     """Those of transformers' is_split_into_words=True, special tokens included; the first piece of a word carries its tag."""
     tokenizer = load(tmp_path, case["family"], case["settings"])
     records = [Record("f", {"tokens": words, "tags": list(map(str, range(len(words))))}) for words in GOLDEN["texts"]]
-    rows = TaggingReader(TAGGING).rows(records, list("012345"), tokenizer)
+    rows = TaggingReader(TAGGING).encode(records, list("012345"), tokenizer)
     for row, expected in zip(rows, case["rows"], strict=True):
         assert list(row.ids) == expected["ids"]
         words = expected["words"]
@@ -58,7 +58,7 @@ def test_a_word_without_a_token_is_unknown(tmp_path: pathlib.Path) -> None:
     """BERT's normaliser leaves nothing of a zero-width space; the word is to be tagged all the same."""
     tokenizer = load_tokenizer(write_folder(tmp_path, "bert"))
     record = Record("f", {"tokens": ["the", "\u200b", "", "light"], "tags": ["a", "b", "b", "a"]})
-    (row,) = TaggingReader(TAGGING).rows([record], ["a", "b"], tokenizer)
+    (row,) = TaggingReader(TAGGING).encode([record], ["a", "b"], tokenizer)
     assert [label for label in row.labels if label >= 0] == [0, 1, 1, 0]
     assert [token for token, label in zip(row.ids, row.labels, strict=True) if label == 1] == [tokenizer.unk_id] * 2
 

@@ -15,8 +15,11 @@ from lm_research.training.evaluation import count_targets, evaluate, training_fr
 OBJECTIVE = types.SimpleNamespace(
     metrics={"lm_loss_nats": "tokens", "lm_accuracy": "tokens", "pair_loss_nats": "rows"},
     loss_terms=("lm_loss_nats", "pair_loss_nats"),
-    token_term="lm_loss_nats",
+    token_loss_name="lm_loss_nats",
 )
+
+
+TRAINABLE = types.SimpleNamespace(objective=OBJECTIVE)
 
 
 def run(batches: list[dict[str, float]]) -> dict[str, float]:
@@ -27,7 +30,7 @@ def run(batches: list[dict[str, float]]) -> dict[str, float]:
         return {name: batch[name][0] * params for name in names}, {}
 
     arrays = ({name: np.array([batch[name]], np.float32) for name in names} for batch in batches)
-    return evaluate(step, 1.0, arrays, OBJECTIVE, make_mesh(MeshConfig()))
+    return evaluate(step, 1.0, arrays, TRAINABLE, make_mesh(MeshConfig()))
 
 
 def sums(loss: float, correct: float, pairs: float, tokens: float, rows: float, size: float) -> dict[str, float]:

@@ -211,9 +211,9 @@ class Spy(Regression):
 
     metrics = {**Regression.metrics, "key": "tokens"}
 
-    def sums(self, model: dict, batch: dict, key: jax.Array) -> dict:
+    def metric_sums(self, model: dict, batch: dict, key: jax.Array) -> dict:
         word = jax.random.key_data(key)[1] >> 8  # 24 bits: exact in float32
-        return super().sums(model, batch, key) | {"key": word.astype(jnp.float32)}
+        return super().metric_sums(model, batch, key) | {"key": word.astype(jnp.float32)}
 
 
 def test_dropout_key_depends_on_step_and_seed_alone() -> None:

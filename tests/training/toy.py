@@ -26,34 +26,19 @@ WIDTH = 3
 
 
 class Regression(Objective):
-    kinds = ()
-    total_names = ("tokens", "real")
+    normalizer_names = ("tokens", "real")
     metrics = {"square": "tokens", "error": "tokens"}
     loss_terms = ("square",)
-    token_term = "square"
-    predicted_share = 1.0
+    token_loss_name = "square"
 
-    def __init__(self) -> None:
-        pass
-
-    @classmethod
-    def head(cls, config: Config) -> str:
-        raise AssertionError("the model is made by hand")
-
-    def examples(self, store: Any, purpose: str) -> Any:
-        raise AssertionError("tests make their own batches")
-
-    def totals(self, batch: dict) -> dict:
+    def normalizers(self, batch: dict) -> dict:
         return {"tokens": batch["weights"].sum(), "real": jnp.float32(batch["weights"].size)}
 
-    def sums(self, model: dict, batch: dict, key: jax.Array | None) -> dict:
+    def metric_sums(self, model: dict, batch: dict, key: jax.Array | None) -> dict:
         x = batch["tokens_BL"] @ model["layer"]["kernel"] + model["layer"]["bias"]
         errors = x - batch["targets"]
         weights = batch["weights"]
         return {"square": (weights * errors**2).sum(), "error": (weights * jnp.abs(errors)).sum()}
-
-    def predicted(self, batch: dict) -> Any:
-        raise AssertionError("not evaluated")
 
 
 def first_params() -> dict:

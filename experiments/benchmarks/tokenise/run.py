@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lm_research import config as config_lib
+from lm_research.common.sentences import split_documents
 from lm_research.data import sources
 from lm_research.data.encode import encode_documents
-from lm_research.data.sentences import split_documents
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer

@@ -14,7 +14,7 @@ from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.models.families import define_model
 from lm_research.models.flops import train_flops_per_token
-from lm_research.objectives import make_objective
+from lm_research.objectives import build_objective
 from lm_research.parallel.batches import to_global
 from lm_research.parallel.hardware import peak_flops
 from lm_research.parallel.mesh import make_mesh
@@ -56,7 +56,7 @@ class OurSide(Side):
         jax.set_mesh(self.mesh)
         definition = define_model(config.model, config.model.vocab_size)
         # Batches are synthetic, and the step itself never asks the tokenizer.
-        self.objective = make_objective(config, None, definition.arch)
+        self.objective = build_objective(config, None, definition.arch)
         optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
         new_state = lambda: init_state(definition, optimizer, config, self.objective)  # noqa: E731
         self.shardings = state_shardings(self.mesh, definition, jax.eval_shape(new_state))
@@ -68,7 +68,7 @@ class OurSide(Side):
             "parameters": definition.num_params,
             "device": self.device.device_kind,
             "platform": self.device.platform,
-            "flops_per_token": train_flops_per_token(definition, row.length, self.objective.predicted_share),
+            "flops_per_token": train_flops_per_token(definition, row.length, self.objective.target_fraction),
             "versions": {"jax": jax.__version__, "jaxlib": jaxlib.__version__},
         }
         if self.device.platform != "cpu":

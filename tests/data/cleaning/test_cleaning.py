@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from lm_research.common.scripts import SCRIPTS
 from lm_research.config import CleanConfig
 from lm_research.data.cleaning import REASONS, Cleaner, normalise
-from lm_research.data.cleaning.scripts import SCRIPTS, parse, ratio
+from lm_research.data.cleaning.scripts import parse, ratio
 from lm_research.errors import ConfigError
 
 

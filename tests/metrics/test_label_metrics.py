@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 import sklearn.metrics
 from scipy import stats
 
-from lm_research.tasks import metrics
+from lm_research.metrics import Scored
+from lm_research.metrics.ranks import first_ranks
+from lm_research.metrics.tags import entities, mark_entities
+
+
+def score(kind: str, **given: Any) -> dict[str, float]:
+    """All metrics of predictions of a kind."""
+    scored = Scored(kind, **given)
+    return scored.score(scored.names())
+
+
+def classified(logits: np.ndarray, labels: np.ndarray, **given: Any) -> dict[str, float]:
+    chosen, labels = np.asarray(logits).argmax(1), np.asarray(labels)
+    return score(
+        "single_label", predictions=chosen, references=labels, logits=logits, num_labels=logits.shape[1], **given
+    )
+
+
+def values(own: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    return score("values", predictions=own, references=true)
 
 
 def test_two_classes_by_hand() -> None:
@@ -18,7 +38,7 @@ def test_two_classes_by_hand() -> None:
     labels = np.array([1] * 3 + [0] + [1] * 2 + [0] * 4)
     chosen = np.array([1] * 4 + [0] * 6)
 
-    found = metrics.classification(np.eye(2)[chosen], labels)
+    found = classified(np.eye(2)[chosen], labels)
 
     assert found["accuracy"] == pytest.approx(7 / 10)
     assert found["precision"] == pytest.approx(3 / 4)
@@ -33,7 +53,7 @@ def test_many_classes_by_counting(seed: int) -> None:
     labels, logits = rng.integers(0, 4, 60), rng.normal(size=(60, 4))
     chosen = logits.argmax(1)
 
-    found = metrics.classification(logits, labels)
+    found = classified(logits, labels)
 
     f1 = [2 * ((chosen == c) & (labels == c)).sum() / ((chosen == c).sum() + (labels == c).sum()) for c in range(4)]
     assert found["f1_macro"] == pytest.approx(np.mean(f1))
@@ -51,14 +71,14 @@ def test_equal_to_scikit_learn(classes: int, seed: int) -> None:
     precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
         labels, chosen, zero_division=0.0, **average
     )
-    found = metrics.classification(logits, labels)
+    found = classified(logits, labels)
     assert (found["precision"], found["recall"], found["f1"]) == pytest.approx((precision, recall, f1))
     for average in ("micro", "macro"):
         value = sklearn.metrics.f1_score(labels, chosen, average=average, zero_division=0.0)
         assert found[f"f1_{average}"] == pytest.approx(value)
     assert found["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, chosen))
     true, own = rng.random((2, 6, classes)) < 0.3
-    found = metrics.multi_label(own, true)
+    found = score("multi_label", predictions=own, references=true)
     for average in ("micro", "macro"):
         value = sklearn.metrics.precision_recall_fscore_support(true, own, average=average, zero_division=0.0)
         assert found[f"f1_{average}"] == pytest.approx(value[2])
@@ -69,7 +89,7 @@ def test_equal_to_scikit_learn(classes: int, seed: int) -> None:
 def test_calibration_error_by_hand() -> None:
     """Two records with confidence 0.9, one right, and two with 0.6, both right: (|1 - 1.8| + |2 - 1.2|) / 4."""
     logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
-    assert metrics.calibration_error(logits, np.array([0, 1, 0, 0])) == pytest.approx(0.4)
+    assert classified(logits, np.array([0, 1, 0, 0]))["calibration_error"] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -84,31 +104,32 @@ def test_calibration_error_is_that_of_its_definition(seed: int) -> None:
         inside = (confidence > (m - 1) / 15) & (confidence <= m / 15)
         if inside.any():
             expected += inside.sum() / 300 * abs(right[inside].mean() - confidence[inside].mean())
-    assert metrics.calibration_error(logits, labels) == pytest.approx(expected)
+    assert classified(logits, labels)["calibration_error"] == pytest.approx(expected)
 
 
 def test_groups_by_hand() -> None:
     """Of the groups 7, 3 and 5 one has a record that is wrong."""
     right, groups = np.array([1, 1, 0, 1, 1], bool), np.array([7, 3, 3, 7, 5])
-    assert metrics.group_accuracy(right, groups) == pytest.approx(2 / 3)
+    found = classified(np.eye(2)[right.astype(int)], np.ones(5, int), groups=groups)
+    assert found["group_accuracy"] == pytest.approx(2 / 3)
 
 
 def test_labels_by_hand() -> None:
     labels = np.array([[1, 0, 1], [0, 1, 0]], bool)
     chosen = np.array([[1, 0, 0], [0, 1, 1]], bool)
-    found = metrics.multi_label(chosen, labels)
+    found = score("multi_label", predictions=chosen, references=labels)
     assert found["exact_match"] == 0.0
     assert found["f1_micro"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
     assert found["f1_macro"] == pytest.approx((1 + 1 + 0) / 3)
 
 
 def test_values_by_hand() -> None:
-    found = metrics.regression(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
+    found = values(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
     assert found["spearman"] == pytest.approx(1.0)
     assert found["pearson"] == pytest.approx(3 / np.sqrt(2 * 14 / 3))  # covariance 3, sums of squares 14 / 3 and 2
     assert found["squared_error"] == pytest.approx(1 / 3)
-    assert metrics.regression(np.ones(3), np.arange(3.0))["pearson"] == 0.0
-    two = metrics.regression(np.array([[1.0, 1], [2, 1], [4, 1]]), np.array([[1.0, 0], [2, 1], [3, 2]]))
+    assert values(np.ones(3), np.arange(3.0))["pearson"] == 0.0
+    two = values(np.array([[1.0, 1], [2, 1], [4, 1]]), np.array([[1.0, 0], [2, 1], [3, 2]]))
     assert two["pearson"] == pytest.approx(found["pearson"] / 2)  # the mean of that and of 0
     assert two["squared_error"] == pytest.approx((1 + 1 + 0 + 1) / 6)
 
@@ -118,7 +139,7 @@ def test_values_equal_to_scipy(seed: int) -> None:
     """With ties among the labels."""
     rng = np.random.default_rng(seed)
     labels, values = rng.integers(0, 5, 40).astype(np.float32), rng.normal(size=40).astype(np.float32)
-    found = metrics.regression(values, labels)
+    found = score("values", predictions=values, references=labels)
     assert found["pearson"] == pytest.approx(stats.pearsonr(values.astype(float), labels.astype(float)).statistic)
     assert found["spearman"] == pytest.approx(stats.spearmanr(values, labels).statistic)
 
@@ -142,7 +163,7 @@ ENTITIES = {  # tags -> entities, as the conlleval script of CoNLL-2000 reads th
 
 @pytest.mark.parametrize("tags", ENTITIES)
 def test_entities(tags: str) -> None:
-    assert metrics.entities(tags.split()) == ENTITIES[tags]
+    assert entities(tags.split()) == ENTITIES[tags]
 
 
 @pytest.mark.parametrize(
@@ -152,23 +173,28 @@ def test_entities(tags: str) -> None:
 )  # fmt: skip
 def test_which_tags_mark_entities(names: str, marked: bool) -> None:
     """Parts of speech do not, though some are written with a hyphen or as single letters (the last: Italian ones)."""
-    assert metrics.mark_entities(names.split()) == marked
+    assert mark_entities(names.split()) == marked
 
 
 def test_tags_by_hand() -> None:
     """Two true entities; of two guesses one is right, the other ends a word early: precision and recall 1/2."""
     true = ["B-A I-A O B-B I-B".split()]
     own = ["B-A I-A O B-B O".split()]
-    assert metrics.tagging(own, true) == {"accuracy": 4 / 5, "precision": 0.5, "recall": 0.5, "f1": 0.5}
+    assert score("tags", predictions=own, references=true) == {
+        "accuracy": 4 / 5,
+        "precision": 0.5,
+        "recall": 0.5,
+        "f1": 0.5,
+    }
 
 
-ENTITY_CASES = json.loads((pathlib.Path(__file__).parent / "goldens" / "entities.json").read_text())
+ENTITY_CASES = json.loads((pathlib.Path(__file__).parents[1] / "tasks" / "goldens" / "entities.json").read_text())
 
 
 @pytest.mark.parametrize("case", ENTITY_CASES, ids=[f"{case['mode']}{'_ends' * case['ends']}" for case in ENTITY_CASES])
 def test_entities_are_those_of_seqeval(case: dict) -> None:
     """Tags that follow BIO and BIOES, as its strict mode reads them, and any tags as its default mode does."""
-    found = metrics.tagging(case["own"], case["true"])
+    found = score("tags", predictions=case["own"], references=case["true"])
     assert 0 < case["f1_score"] < 1
     for name in ("precision", "recall", "f1"):
         assert found[name] == pytest.approx(case[f"{name}_score"]), name
@@ -179,7 +205,7 @@ def test_first_ranks_by_sorting(seed: int) -> None:
     rng = np.random.default_rng(seed)
     queries, candidates = rng.normal(size=(9, 3)), rng.normal(size=(20, 3))
     right = [rng.choice(20, rng.integers(1, 4), replace=False) for _ in range(9)]
-    found = metrics.first_ranks(queries, candidates, right, chunk=4)
+    found = first_ranks(queries, candidates, right, chunk=4)
     for query, wanted, rank in zip(queries, right, found, strict=True):
         order = np.argsort(-(candidates @ query)).tolist()
         best = min(order.index(number) for number in wanted)
@@ -187,7 +213,7 @@ def test_first_ranks_by_sorting(seed: int) -> None:
 
 
 def test_retrieval_by_hand() -> None:
-    found = metrics.retrieval(np.array([1, 2, 6, 11]))
+    found = score("ranks", ranks=np.array([1, 2, 6, 11]))
     assert found == {
         "recall_at_1": 0.25,
         "recall_at_5": 0.5,
@@ -201,5 +227,6 @@ def test_choices_of_groups() -> None:
     logits = np.array([[0.0, 1.0], [3.0, 4.0], [5.0, 9.0], [0.0, 0.5], [1.0, 1.0], [2.0, 2.0]], np.float32)
     labels, groups = np.array([1, 0, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 2, 2])
     credits = np.array([1.0, 0.25, 1.0, 1.0, 0.5, 1.0], np.float32)
-    found = metrics.choices(logits, labels, groups, credits)
-    assert found == {"choice_accuracy": pytest.approx(1 / 3), "choice_credit": pytest.approx((1.0 + 0.25 + 0.5) / 3)}
+    found = classified(logits, labels, groups=groups, credits=credits)
+    assert found["choice_accuracy"] == pytest.approx(1 / 3)
+    assert found["choice_credit"] == pytest.approx((1.0 + 0.25 + 0.5) / 3)

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from lm_research.data import sentences as sentences_module
-from lm_research.data.sentences import split_documents, split_sentences
+from lm_research.common import sentences as sentences_module
+from lm_research.common.sentences import split_documents, split_sentences
 
 
 @pytest.mark.parametrize(

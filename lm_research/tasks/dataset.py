@@ -11,13 +11,14 @@ user wrote it, for those who read predictions. It is built once and found again 
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
 import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Row(NamedTuple):
         return [self.ids[start:end] for start, end in itertools.pairwise(edges)]
 
 
-class Reader(Protocol):
+class Reader(abc.ABC):
     """What a task makes of records. All raise a DataError that names the record.
 
     Attributes:
@@ -78,35 +79,35 @@ class Reader(Protocol):
     config: Config
     by_token: ClassVar[bool] = False
 
-    def settled(self, parts: dict[str, list[Record]], log: Callable[[str], None]) -> dict[str, list[Record]]:
+    def resolve(self, parts: dict[str, list[Record]], log: Callable[[str], None]) -> dict[str, list[Record]]:
         """The records of each part, with what only all of them together tell; the log is told of that."""
         return parts
 
-    def names(self, records: Sequence[Record]) -> list[str]:
-        """All labels in order, from the training records; empty where labels are values."""
-        ...
+    def label_names(self, records: Sequence[Record]) -> list[str]:
+        """All labels in order, from the training records; empty where labels are values, or texts."""
+        return []
 
+    @abc.abstractmethod
     def texts(self, record: Record) -> list[str]:
         """The texts of a record that a tokenizer may be trained on."""
-        ...
 
-    def prepared(self, tokenizer: Tokenizer) -> Tokenizer:
+    def prepare(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer as the task wants it."""
         return tokenizer
 
-    def rows(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
-        """The rows of records."""
-        ...
+    @abc.abstractmethod
+    def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
+        """The rows of records; `names` are the labels'."""
 
-    def kept(self, record: Record) -> dict[str, Any] | None:
-        """What the scores need of a held-out record beside its labels; None of a task that needs nothing."""
+    def metadata(self, record: Record) -> dict[str, Any] | None:
+        """What the scores need of a held-out record in addition to its labels; None of a task that needs nothing."""
         return None
 
-    def usable(self, record: Record) -> bool:
+    def is_valid(self, record: Record) -> bool:
         """Whether there is anything in a record; others are left out and counted, if data.on_error=skip asks for that."""
         return True
 
-    def told(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
+    def summarize_lengths(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
         """What the log says about the length of rows."""
         longest = self.config.data.max_length
         full = sum(len(row.ids) >= longest for row in rows)
@@ -114,10 +115,10 @@ class Reader(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled(Corpus):
+class LabelledCorpus(Corpus):
     """A data set.
 
-    Attributes beside a corpus's:
+    Attributes in addition to a corpus's:
       labels: names in order; arrays: of each part; test: that part, if any; kept: what scores need of records of held-out parts.
       shown: of held-out parts, the file with {"where", "text"} of each record.
     """
@@ -130,10 +131,40 @@ class Labelled(Corpus):
 
     @property
     def stores(self) -> list[TokenStore]:
-        return [*super().stores, *([self.test] if self.test else [])]
+        return list(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, TokenStore]:
+        """Its stores by name."""
+        found = {"train": self.train, "validation": self.validation}
+        return found | ({"test": self.test} if self.test else {})
+
+    def part_of(self, store: TokenStore) -> str:
+        """Which part a store is."""
+        return next(name for name, own in self.parts.items() if own is store)
+
+    def first_of(self, part: str) -> int:
+        """The number of a part's first row where those of held-out parts are numbered: the test part follows the validation part."""
+        return self.validation.num_documents if part == "test" else 0
+
+    def locate(self, number: int) -> tuple[str, int]:
+        """The held-out part of a row that is so numbered, and its number there."""
+        held = self.validation.num_documents
+        return ("test", number - held) if number >= held else ("validation", number)
+
+    def records_of_rows(self, part: str) -> np.ndarray:
+        """The record that each row of a part is of."""
+        known = self.arrays[part].get("record")
+        return np.arange(self.parts[part].num_documents) if known is None else known
 
 
-def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> Labelled:
+def open_labelled(
+    config: Config,
+    workdir: pathlib.Path,
+    reader: Reader,
+    log: Callable[[str], None],
+    labels: Sequence[str] | None = None,
+) -> LabelledCorpus:
     """The data set of a run; the first call builds it.
 
     Args:
@@ -141,6 +172,7 @@ def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Ca
       workdir: the run's folder; the data set lies in data/ below it unless config.data.cache_dir names a folder.
       reader: of the task's records.
       log: told what was read.
+      labels: names in order where they are known beforehand; None takes those of the records.
 
     Raises:
       DataError: records are missing or wrong, or too few.
@@ -149,13 +181,13 @@ def open_labelled(config: Config, workdir: pathlib.Path, reader: Reader, log: Ca
 
     def build(folder: pathlib.Path) -> None:
         with whole_folder(folder) as temporary:
-            _build(config, temporary, reader, log)
+            _build(config, temporary, reader, log, labels)
 
     folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config, reader), build)
     return read_labelled(folder)
 
 
-def read_labelled(folder: pathlib.Path) -> Labelled:
+def read_labelled(folder: pathlib.Path) -> LabelledCorpus:
     """A data set by its folder; raises a DataError or TokenizerError where it is damaged."""
     if odd := odd_file(folder):  # a pipe would be waited for
         raise store.damaged(folder / DIGESTS, odd, "data set of")
@@ -175,7 +207,7 @@ def read_labelled(folder: pathlib.Path) -> Labelled:
         raise store.damaged(folder / DIGESTS, f"a file beside it cannot be read ({error})", "data set of") from error
 
 
-def _read_labelled(folder: pathlib.Path) -> Labelled:
+def _read_labelled(folder: pathlib.Path) -> LabelledCorpus:
     tokenizer = load_tokenizer(folder)
     parts = {
         part: TokenStore.open(folder / part) for part in ("train", "validation", "test") if (folder / part).is_dir()
@@ -190,7 +222,7 @@ def _read_labelled(folder: pathlib.Path) -> Labelled:
     for part in parts:
         if (folder / f"{part}.jsonl").is_file():
             kept[part] = [json.loads(line) for line in split_lines((folder / f"{part}.jsonl").read_text())]
-    return Labelled(
+    return LabelledCorpus(
         tokenizer,
         parts["train"],
         parts["validation"],
@@ -205,7 +237,7 @@ def _read_labelled(folder: pathlib.Path) -> Labelled:
 
 def _key(config: Config, reader: Reader) -> str:
     task = config.task
-    vocabulary = tokenizer_key(config.tokenizer, "keep_newlines", prepare=reader.prepared)
+    vocabulary = tokenizer_key(config.tokenizer, "keep_newlines", prepare=reader.prepare)
     facts = lambda source: fingerprint(source, config.data)  # noqa: E731
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
@@ -216,42 +248,44 @@ def _key(config: Config, reader: Reader) -> str:
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]
 
 
-def _build(config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[str], None]) -> None:
+def _build(
+    config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[str], None], labels: Sequence[str] | None
+) -> None:
     task = config.task
     read = lambda source: _read(source, config, reader, log)  # noqa: E731
     sources = {"train": task.train, "validation": task.validation, "test": task.test}
-    parts = reader.settled({part: read(source) for part, source in sources.items() if source}, log)
-    names = reader.names(parts["train"])
+    parts = reader.resolve({part: read(source) for part, source in sources.items() if source}, log)
+    names = reader.label_names(parts["train"]) if labels is None else list(labels)
     if not task.validation:
         parts |= _hold_out(parts["train"], config)
     texts = (text for record in parts["train"] for text in reader.texts(record))
-    tokenizer = make_tokenizer(texts, config.tokenizer, folder, log, reader.prepared)
+    tokenizer = make_tokenizer(texts, config.tokenizer, folder, log, reader.prepare)
     (folder / "labels.json").write_text(json.dumps(names) + "\n")
     for part, records in parts.items():
         rows = [
             row
             for start in range(0, len(records), _BATCH)
-            for row in reader.rows(records[start : start + _BATCH], names, tokenizer)
+            for row in reader.encode(records[start : start + _BATCH], names, tokenizer)
         ]
         store.write_store(folder / part, (row.parts for row in rows), tokenizer.digest, tokenizer.size, part=part)
         arrays = {"second": np.array([row.second for row in rows], np.int32)}
         if reader.by_token:
             arrays["labels"] = np.concatenate([np.array(row.labels, np.int32) for row in rows])
         else:
-            labels = np.array([row.labels for row in rows])
-            arrays["labels"] = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+            given = np.array([row.labels for row in rows])
+            arrays["labels"] = given.astype(np.float32 if given.dtype.kind == "f" else np.int32)
         if len(rows) > len(records):
             arrays["record"] = np.cumsum([row.first for row in rows], dtype=np.int32) - 1
         if rows[0].offsets is not None and part != "train":
             arrays["offsets"] = np.concatenate([row.offsets for row in rows])
         np.savez(folder / f"{part}.npz", **arrays)
-        if part != "train" and reader.kept(records[0]) is not None:
-            _write_lines(folder / f"{part}.jsonl", map(reader.kept, records))
+        if part != "train" and reader.metadata(records[0]) is not None:
+            _write_lines(folder / f"{part}.jsonl", map(reader.metadata, records))
         if part != "train":
             shown = ({"where": record.where, "text": "\n".join(reader.texts(record))} for record in records)
             _write_lines(folder / f"{part}.records.jsonl", shown)
         several = f" as {len(rows):,} rows" if len(rows) > len(records) else ""
-        log(f"{part}: {len(records):,} records{several}, {reader.told(rows, tokenizer)}")
+        log(f"{part}: {len(records):,} records{several}, {reader.summarize_lengths(rows, tokenizer)}")
     beside = [path for path in sorted(folder.iterdir()) if path.is_file()]
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in beside}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
@@ -266,7 +300,7 @@ def _read(source: str, config: Config, reader: Reader, log: Callable[[str], None
     records = list(read_records(source, config))
     if config.data.on_error == "skip":
         found = len(records)
-        records = [record for record in records if reader.usable(record)]
+        records = [record for record in records if reader.is_valid(record)]
         log(f"{source}: {found - len(records):,} of {found:,} records have nothing in them and are left out")
     if not records:
         raise DataError(f"{source} holds no records. Give another file in --config.task.train, validation or test.")

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lm_research import metrics
 from lm_research.config import Config, resolve
 from lm_research.config.run_files import read_config
 from lm_research.decoding.in_step import ARGUMENTS, decode
@@ -25,14 +26,12 @@ from lm_research.decoding.options import FILE, load_defaults, make_options, of_w
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, UserError, suggest
 from lm_research.interop import huggingface, native_checkpoint
+from lm_research.metrics.texts import is_equal
 from lm_research.models.architecture import Architecture
-from lm_research.models.heads import Projection
-from lm_research.objectives.base import Batch, Sums
-from lm_research.objectives.cross_entropy import smoothing, token_loss
+from lm_research.objectives.base import Batch, NextTokenObjective, Outputs
 from lm_research.objectives.encoder_decoder import start_role
-from lm_research.tasks import text_metrics
-from lm_research.tasks.base import Task, real
-from lm_research.tasks.labelled import Labelled
+from lm_research.tasks.base import Task, drop_padding
+from lm_research.tasks.dataset import LabelledCorpus
 
 # What a model's files may say about the tokens of a text.
 _TOKENS = (
@@ -42,30 +41,25 @@ _TOKENS = (
 _SHOWN = 300  # characters of a source that the log shows
 
 
-class WritingTask(Task):
-    """A task whose predictions are texts; the objective that a subclass is as well gives it its loss.
+class GenerationTask(Task):
+    """A task whose predictions are texts, and whose objective is a language model's.
 
     Attributes:
       origin: what the files of the model that the run starts from say about tokens and decoding.
       options: how held-out records are decoded.
       most: the most tokens that are written.
-      written_names: metrics of what was written.
     """
 
-    packs = True
-    written_names: tuple[str, ...]
+    supports_packing = True
+    metric_kind = "texts"
 
-    def __init__(self, config: Config, corpus: Labelled) -> None:
-        self.metric_names = self.written_names if config.task.generate == "each" else ()
-        if config.task.label_smoothing:
-            self.metrics = {**self.metrics, "smoothing_nats": "tokens"}
-            self.loss_terms = (*self.loss_terms, "smoothing_nats")
-        if config.task.metric in self.written_names and not self.metric_names:
+    def __init__(self, config: Config, corpus: LabelledCorpus, objective: NextTokenObjective) -> None:
+        if config.task.metric in self.metric_names and config.task.generate != "each":
             raise ConfigError(
                 f"config.task.metric={config.task.metric} is of written texts, and picks the best checkpoint only if each evaluation "
                 "writes some: set --config.task.generate=each, and --config.eval.num_batches to bound how many."
             )
-        super().__init__(config, corpus)
+        super().__init__(config, corpus, objective)
         self.origin = origin_settings(config.train.init_from)
         tokens = {name: self.origin[name] for name in _TOKENS if self.origin.get(name) is not None}
         tokens |= {"eos_token_id": self.tokenizer.eos_id, "pad_token_id": self.pad_id}
@@ -83,38 +77,18 @@ class WritingTask(Task):
     def texts_of(self, kept: dict[str, Any]) -> dict[str, str]:
         """What predictions.jsonl says of a record beside what was written; its last field is what should have been."""
 
-    @abc.abstractmethod
-    def written_scores(self, predictions: list[str], targets: list[str]) -> dict[str, float]:
-        """All metrics of `written_names`."""
-
     @property
     def pad_id(self) -> int:
         return self.tokenizer.roles.get("pad", self.tokenizer.eos_id)
 
-    def usual_metric(self) -> str:
-        return self.written_names[0] if self.config.task.generate == "each" else "lm_loss_nats"
-
-    def token_sums(self, projection: Projection, batch: Batch) -> Sums:
-        """Loss and accuracy of predicted tokens; what label smoothing adds to the loss is a term of its own."""
-        targets_BL, weights_BL = batch["targets_BL"], batch["weights_BL"]
-        loss, correct = token_loss(projection, targets_BL, weights_BL)
-        sums = {"lm_loss_nats": loss, "lm_accuracy": correct}
-        if smooth := self.config.task.label_smoothing:
-            sums["smoothing_nats"] = smooth * smoothing(projection, targets_BL, weights_BL)
-        return sums
-
-    def sums_of(self, logits: jax.Array, batch: Batch) -> Sums:
-        raise AssertionError("a task that writes predicts tokens, not labels")
+    def default_metric(self) -> str:
+        return self.metric_names[0] if self.config.task.generate == "each" else "lm_loss_nats"
 
     def decodes(self, purpose: str) -> bool:
         """Whether records are decoded that are read for this purpose ("train", "validation", or "final", the end of a run)."""
         return purpose != "train" and self.config.task.generate in (
             ("each", "end") if purpose == "final" else ("each",)
         )
-
-    def numbered(self, part: str) -> int:
-        """Number of a part's first record; those of the test part follow those of the validation part."""
-        return self.corpus.validation.num_documents if part == "test" else 0
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """Which records a batch has and, if they are decoded, what was written, int32 [B, T]."""
@@ -124,34 +98,46 @@ class WritingTask(Task):
         written_BT = decode(model, self.options, self.most, self.prompts(batch), self.tokenizer.size)
         return kept | {"written_BT": written_BT}
 
-    def written(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[tuple[dict[str, Any], str]]:
+    def written(self, outputs: list[Outputs]) -> Iterator[tuple[dict[str, Any], str]]:
         """What is kept of each record of a part and what was written for it, in order; none if nothing was decoded."""
-        ends, held = self.options.ends, self.corpus.validation.num_documents
+        ends = self.options.ends
         for output in outputs:
             if "written_BT" not in output:
                 return
-            for number, tokens_T in zip(real(output, "record_B").tolist(), real(output, "written_BT"), strict=True):
-                part, number = ("test", number - held) if number >= held else ("validation", number)
+            for number, tokens_T in zip(
+                drop_padding(output, "record_B").tolist(), drop_padding(output, "written_BT"), strict=True
+            ):
+                part, number = self.corpus.locate(number)
                 stop = np.flatnonzero(np.isin(tokens_T, ends))
                 text = self.tokenizer.decode(tokens_T[: stop[0] if len(stop) else None].tolist())
                 yield self.corpus.kept[part][number], text.strip()
 
-    def scores(self, outputs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    def ranking_metrics(self) -> list[str]:
+        return super().ranking_metrics() if self.config.task.generate == "each" else []
+
+    def scored(self, outputs: list[Outputs]) -> metrics.Scored | None:
         found = list(self.written(outputs))
         if not found:
-            return {}
-        return self.written_scores([text for _, text in found], [self._target(kept) for kept, _ in found])
+            return None
+        task, references = self.config.task, [self._target(kept) for kept, _ in found]
+        return metrics.Scored(
+            "texts",
+            predictions=[text for _, text in found],
+            references=references,
+            bleu_tokenizer=task.bleu_tokenizer,
+            rouge_tokenizer=task.rouge_tokenizer,
+        )
 
-    def records_of(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl."""
         for kept, text in self.written(outputs):
-            right = text_metrics.exact_match([text], [self._target(kept)])
+            right = float(is_equal(text, self._target(kept)))
             yield {**self.texts_of(kept), "prediction": text, "exact_match": right}
 
     def _target(self, kept: dict[str, Any]) -> str:
         return list(self.texts_of(kept).values())[-1]
 
-    def samples(self, outputs: list[dict[str, np.ndarray]], count: int) -> list[str]:
+    def samples(self, outputs: list[Outputs], count: int) -> list[str]:
         found = zip(range(count), self.written(outputs), strict=False)
         pairs = ((list(self.texts_of(kept).values()), text) for _, (kept, text) in found)
         return [f"{texts[0][:_SHOWN]}\n    -> {text}\n    == {texts[-1]}" for texts, text in pairs]
@@ -159,12 +145,12 @@ class WritingTask(Task):
     def baseline(self) -> str:
         return "of target tokens"
 
-    def words_of(self, scores: dict[str, float]) -> str:
+    def summarize(self, scores: dict[str, float]) -> str:
         """The end of a run, in words."""
-        names = [name for name in ("lm_loss_nats", "perplexity", *self.written_names) if f"eval_{name}" in scores]
+        names = [name for name in ("lm_loss_nats", "perplexity", *self.metric_names) if f"eval_{name}" in scores]
         return "held-out " + ", ".join(f"{name} {scores[f'eval_{name}']:.4g}" for name in names)
 
-    def remembered(self, config: dict[str, Any]) -> dict[str, Any]:
+    def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """With the tokens that texts end with and are filled up with: a family's numbers hold for its own tokenizer alone."""
         return {**config, "pad_token_id": self.pad_id, "eos_token_id": self.tokenizer.eos_id}
 

@@ -13,38 +13,9 @@ import numpy as np
 from lm_research.common.disk import number_of, whole
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface, native_checkpoint
-from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params
-from lm_research.tasks.base import Task, real
+from lm_research.tasks.base import Task, drop_padding
 from lm_research.tokenizers.base import write_files
-
-_PROBLEMS = {
-    "label": "single_label_classification",
-    "labels": "multi_label_classification",
-    "value": "regression",
-}
-
-
-def hf_labels(task: Task, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json that names the task's labels, of a head that predicts labels, and what else the task has to say."""
-    config = task.remembered(dict(config))
-    if task.head(task.config) not in ("classification", "token_classification"):
-        return config
-    outputs = task.num_labels(task.config, task.corpus)
-    labels = task.labels or [f"LABEL_{number}" for number in range(outputs)]
-    named = {
-        "id2label": {str(number): name for number, name in enumerate(labels)},
-        "label2id": {name: number for number, name in enumerate(labels)},
-    }
-    if not task.by_token:
-        named["problem_type"] = _PROBLEMS[task.config.task.target]
-    return {**config, **named}
-
-
-def beside(task: Task, model: dict[str, Any], arch: Architecture) -> dict[str, bytes]:
-    """Files of a checkpoint that tell how a task's model is used; `model` is what its model.json says, which is completed here."""
-    model["config"] = hf_labels(task, model["config"])
-    return task.files(arch)
 
 
 def predictions(task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
@@ -53,9 +24,9 @@ def predictions(task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> 
     Of one label of several there are all logits too; of records that belong together, what groups them.
     """
     together = task.exact and bool(task.config.task.together_key)
-    exact = (row for output in outputs if task.exact for row in real(output, "logits"))
+    exact = (row for output in outputs if task.exact for row in drop_padding(output, "logits"))
     with task.corpus.shown[part].open(encoding="utf-8") as lines:
-        for number, (line, prediction) in enumerate(zip(lines, task.records_of(outputs), strict=True)):
+        for number, (line, prediction) in enumerate(zip(lines, task.predictions(outputs), strict=True)):
             row = {"record": number, **json.loads(line), **prediction}
             if together:
                 kept = dict(task.corpus.kept[part][number])
@@ -82,9 +53,9 @@ def export(
 ) -> None:
     """Writes the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it."""
     directory.mkdir(parents=True, exist_ok=True)
-    task.write_beside(directory, definition.arch)
+    task.write_files(directory, definition.arch)
     tokens = native_checkpoint.tokens_of(task.tokenizer, definition.arch, definition.head.name)
-    config = hf_labels(task, native_checkpoint.describe(definition, family, config, tokens)["config"])
+    config = task.update_hf_config(native_checkpoint.describe(definition, family, config, tokens)["config"])
     try:
         huggingface.save(directory, definition, family, jax.device_get(params), config)
     except PretrainedError as error:

@@ -138,8 +138,9 @@ def _cuts(joined: str, points_P: np.ndarray, classes_P: np.ndarray, lines: np.nd
     sure = np.sort(np.concatenate([end_C[is_end_C], full_ends]))
     more = _one_by_one(asked[unsure], first_C, end_C, next_C, joined, sure, lines) if unsure.any() else []
     cuts = np.concatenate([sure, np.asarray(more, np.int64)]).astype(np.int64)
-    rest = _skip(cuts, classes_P, points_P, _SPACE)
-    return cuts[(rest < len(points_P)) & (_at(points_P, rest) != ord("\n"))]
+    rest: np.ndarray = _skip(cuts, classes_P, points_P, _SPACE)
+    kept: np.ndarray = cuts[(rest < len(points_P)) & (_at(points_P, rest) != ord("\n"))]
+    return kept
 
 
 def _at(values_P: np.ndarray, places_C: np.ndarray) -> np.ndarray:

@@ -23,9 +23,12 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from lm_research.data.cleaning.scripts import SCRIPTS
-from lm_research.data.sentences import split_sentences
+import numpy as np
+
+from lm_research.common.scripts import SCRIPTS
+from lm_research.common.sentences import split_sentences
 from lm_research.errors import ConfigError
+from lm_research.metrics.base import metric
 
 PACKAGES = {"sacrebleu": "sacrebleu", "rouge_score": "rouge-score"}
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -43,7 +46,7 @@ def check_installed(bleu_tokenizer: str = "13a") -> None:
             "`pip install 'lm_research[metrics]'`, or do without scores of written texts: --config.task.generate=never."
         )
     try:
-        bleu(bleu_tokenizer)
+        _bleu(bleu_tokenizer)
     except (ImportError, RuntimeError) as error:
         extra = bleu_tokenizer.partition("-")[0]
         raise ConfigError(
@@ -52,43 +55,84 @@ def check_installed(bleu_tokenizer: str = "13a") -> None:
         ) from error
 
 
-def exact_match(predictions: Sequence[str], targets: Sequence[str]) -> float:
-    """Share of predictions that are their target but for white space at both ends."""
-    return sum(a.strip() == b.strip() for a, b in zip(predictions, targets, strict=True)) / len(targets)
+def is_equal(prediction: str, reference: str) -> bool:
+    """Whether a text is its reference but for white space at both ends."""
+    return prediction.strip() == reference.strip()
 
 
-def scores(
-    predictions: Sequence[str], targets: Sequence[str], tokenizer: str = "13a", rouge_tokenizer: str = "auto"
-) -> dict[str, float]:
-    """All metrics of NAMES, of as many predictions as targets. `tokenizer` is sacrebleu's, for BLEU."""
-    found = {"bleu": bleu(tokenizer).corpus_score(predictions, [targets]).score}
-    found["chrf"] = chrf().corpus_score(predictions, [targets]).score
-    by_record = rouge(predictions, targets, rouge_tokenizer)
-    found |= {name: sum(one[name] for one in by_record) / len(by_record) for name in by_record[0]}
-    return found | {"exact_match": exact_match(predictions, targets)}
+def matches(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """`is_equal` of each [N]."""
+    return np.array([is_equal(a, b) for a, b in zip(predictions, references, strict=True)], float)
 
 
-def bleu(tokenizer: str) -> Any:
-    """sacrebleu's BLEU; without its warning that a text looks tokenised already."""
-    from sacrebleu.metrics import BLEU
+@metric("exact_match", higher_is_better=True, kind="texts", prepare=matches, is_mean=True)
+def exact_match(matches_N: np.ndarray) -> np.ndarray:
+    return matches_N
+
+
+@functools.cache
+def _bleu(tokenizer: str = "13a") -> Any:
+    """sacrebleu's BLEU; without its warning that a text looks tokenized already."""
+    from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize=tokenizer, force=True)
 
 
-def chrf() -> Any:
-    from sacrebleu.metrics import CHRF
+@functools.cache
+def _chrf() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
 
     return CHRF()
 
 
-def rouge(predictions: Sequence[str], targets: Sequence[str], tokenizer: str = "auto") -> list[dict[str, float]]:
-    """F1 of each kind of ROUGE, for each record; `tokenizer` is one of those above."""
+def bleu_counts(predictions: Sequence[str], references: Sequence[str], bleu_tokenizer: str = "13a") -> np.ndarray:
+    """What BLEU counts of each text [N, ...]; the sums of these are those of a corpus, so texts are compared once."""
+    return np.array(_bleu(bleu_tokenizer)._extract_corpus_statistics(predictions, [references]))
+
+
+@metric("bleu", higher_is_better=True, kind="texts", prepare=bleu_counts)
+def bleu(counts_NK: np.ndarray) -> float:
+    return _bleu()._compute_score_from_stats(counts_NK.sum(0).tolist()).score
+
+
+def chrf_counts(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """What chrF counts of each text."""
+    return np.array(_chrf()._extract_corpus_statistics(predictions, [references]))
+
+
+@metric("chrf", higher_is_better=True, kind="texts", prepare=chrf_counts)
+def chrf(counts_NK: np.ndarray) -> float:
+    return _chrf()._compute_score_from_stats(counts_NK.sum(0).tolist()).score
+
+
+def rouge(predictions: Sequence[str], references: Sequence[str], rouge_tokenizer: str = "auto") -> np.ndarray:
+    """F1 of each kind of ROUGE, for each record [N, 4]; the tokenizer is one of those above."""
     from rouge_score import rouge_scorer
 
-    scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True, tokenizer=RougeTokenizer(tokenizer))
-    pairs = zip(predictions, targets, strict=True)
-    found = (scorer.score(in_lines(target), in_lines(prediction)) for prediction, target in pairs)
-    return [{name.lower(): one[name].fmeasure for name in ROUGE} for one in found]
+    scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True, tokenizer=RougeTokenizer(rouge_tokenizer))
+    pairs = zip(predictions, references, strict=True)
+    found = (scorer.score(in_lines(reference), in_lines(prediction)) for prediction, reference in pairs)
+    return np.array([[one[name].fmeasure for name in ROUGE] for one in found]).reshape(-1, len(ROUGE))
+
+
+@metric("rouge1", higher_is_better=True, kind="texts", prepare=rouge, is_mean=True)
+def rouge1(rouge_N4: np.ndarray) -> np.ndarray:
+    return rouge_N4[:, 0]
+
+
+@metric("rouge2", higher_is_better=True, kind="texts", prepare=rouge, is_mean=True)
+def rouge2(rouge_N4: np.ndarray) -> np.ndarray:
+    return rouge_N4[:, 1]
+
+
+@metric("rougel", higher_is_better=True, kind="texts", prepare=rouge, is_mean=True)
+def rougel(rouge_N4: np.ndarray) -> np.ndarray:
+    return rouge_N4[:, 2]
+
+
+@metric("rougelsum", higher_is_better=True, kind="texts", prepare=rouge, is_mean=True)
+def rougelsum(rouge_N4: np.ndarray) -> np.ndarray:
+    return rouge_N4[:, 3]
 
 
 class RougeTokenizer:
