@@ -43,6 +43,10 @@ class Vocabulary:
         self.size = size
         self.starts_word = np.ones(size, bool)
 
+    def role_id(self, role: str) -> int:
+        """Of a role of tokenizers.base.Tokenizer."""
+        return {"pad": self.pad_id, "bos": self.bos_id, "eos": self.eos_id}[role]
+
     def token_id(self, token: str) -> int:
         """Any token, a sentinel say, is taken to exist."""
         return self.unk_id
