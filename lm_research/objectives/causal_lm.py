@@ -82,7 +82,7 @@ class NextTokenOfDecoder(NextTokenObjective):
 
 @OBJECTIVES.register("causal_lm")
 class CausalLanguageModel(TextObjective, NextTokenOfDecoder):
-    """The next token of a text."""
+    """Mean negative log-likelihood of the next token."""
 
     kinds = ("decoder",)
 
