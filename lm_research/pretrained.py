@@ -27,6 +27,7 @@ from lm_research.common.paths import path_of
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
 from lm_research.decoding import options as decoding_options
+from lm_research.decoding.engine import Engine
 from lm_research.decoding.request import read_texts
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
@@ -40,7 +41,7 @@ from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.loading import STARTS, load_tokenizer
 
 LOG = logging.getLogger("lm_research")
-PathLike = str | os.PathLike
+PathLike = str | os.PathLike[str]
 
 
 class LanguageModel:
@@ -54,6 +55,7 @@ class LanguageModel:
       family: its family's name.
       report: what was initialised or left unused when it was read.
       generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
+      engine: the programs that write with these parameters, once there are any.
       embedding: defaults of `embed`, as sentence-transformers or a run of the task embedding wrote them; None where nothing did.
     """
 
@@ -71,6 +73,7 @@ class LanguageModel:
         self.report = report or huggingface.Report()
         self.generation_config: dict[str, Any] = {}
         self.embedding: Embedding | None = None
+        self.engine: Engine | None = None
 
     @property
     def config(self) -> FrozenConfigDict | ConfigDict:
@@ -403,7 +406,7 @@ def inspect(
 ) -> Found:
     """What a directory of any of the three kinds says about its model; raises a PretrainedError like `from_pretrained`."""
     if not (native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)):
-        return huggingface.inspect(directory, head, num_labels, adapter and pathlib.Path(adapter))
+        return huggingface.inspect(directory, head, num_labels, None if adapter is None else pathlib.Path(adapter))
     if adapter is not None:
         raise PretrainedError(
             f"{directory} is in our own format, to which no peft adapter is added. Write it with convert --to hf first."

@@ -10,6 +10,7 @@ Legend: B prompts, K beams, C candidates of a step, S slots of tokens, P slots o
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -81,13 +82,13 @@ class SearchState(NamedTuple):
     cache: Cache
 
 
-def search(bound: BoundModel, plan: BeamPlan, prompts: Prompts, settings: Settings) -> tuple[jax.Array, ...]:
+def search(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> tuple[jax.Array, ...]:
     """The K best texts of each prompt, see `ranked`, in one program."""
     state = begin(bound, plan, prompts, settings)
     return ranked(bound, plan, proceed(bound, plan, state, settings, jnp.int32(plan.steps)))
 
 
-def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts, settings: Settings) -> SearchState:
+def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> SearchState:
     """Reads the prompts and takes the first step."""
     width, size = prompts.tokens_BP.shape[1], plan.beams // plan.groups
     x_BPD, cache = read(bound, prompts, width + plan.beams * plan.steps)
@@ -97,7 +98,7 @@ def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts, settings: Setting
     low_BK = jnp.full((rows, size), LOW, jnp.float32)
     beams = Beams(
         empty_BKS, low_BK.at[:, 0].set(0.0), empty_BKS, low_BK, jnp.zeros((rows, size), jnp.int32),
-        jnp.zeros((rows, size), bool), prompts.count,
+        jnp.zeros((rows, size), bool), prompts.real_B,
     )  # fmt: skip
     state = SearchState(
         groups=(beams,) * plan.groups,
@@ -188,10 +189,11 @@ def _apply_rules(plan: BeamPlan, state: SearchState, beams: Beams, log_BKV: jax.
 def history_of(plan: BeamPlan, state: SearchState, tokens_BKS: jax.Array, more: int = 0) -> History:
     """Histories of all texts as rows, with `more` new tokens than the state knows of."""
     copies, slots = tokens_BKS.shape[1:]
-    repeat = lambda x: None if x is None else jnp.repeat(x, copies, axis=0)  # noqa: E731
+    repeat = functools.partial(jnp.repeat, repeats=copies, axis=0)
     start_R, new = repeat(state.start_B), state.new + more
+    source_RM = None if state.source_BM is None else repeat(state.source_BM)
     new_R = jnp.broadcast_to(new, start_R.shape)
-    return History(tokens_BKS.reshape(-1, slots), start_R, new_R + slots - plan.steps, new_R, repeat(state.source_BM))
+    return History(tokens_BKS.reshape(-1, slots), start_R, new_R + slots - plan.steps, new_R, source_RM)
 
 
 def advance(

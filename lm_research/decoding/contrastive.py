@@ -35,14 +35,14 @@ class _Search(NamedTuple):
     logits_BV: jax.Array  # after the latest token
 
 
-def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts, settings: Settings) -> State:
+def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array], settings: Settings) -> State:
     """Texts of at most settings["max_new"] new tokens."""
     spare = plan.candidates  # slots behind the last for candidates
     x_BPD, cache = read(bound, prompts, plan.slots + spare)
     rows, width = prompts.tokens_BP.shape
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
     state = State(
-        tokens_BS, prompts.start_B, jnp.int32(width), jnp.int32(width), ~prompts.count,
+        tokens_BS, prompts.start_B, jnp.int32(width), jnp.int32(width), ~prompts.real_B,
         row_keys(prompts, settings["seed_B"], 1), source_tokens(prompts), cache, Records(),
     )  # fmt: skip
     states_BSD = jnp.zeros((rows, plan.slots, x_BPD.shape[-1]), jnp.float32).at[:, :width].set(unit(x_BPD))

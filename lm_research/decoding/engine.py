@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from lm_research.decoding import processors, sampling
 from lm_research.decoding.processors import History
@@ -88,7 +88,7 @@ class Engine:
 
     Attributes:
       definition: the model.
-      params: its parameters, with the decoder's layers apart where that is faster.
+      given: its parameters; params: the same, with the decoder's layers apart where that is faster.
       rows_multiple: batches must be multiples of it.
     """
 
@@ -96,19 +96,20 @@ class Engine:
         """`apart` copies the decoder's layers into separate matrices (models.decode_layout.unroll); None does so on one CPU device."""
         self.definition = definition
         leaf = jax.tree.leaves(params)[0]
-        sharding = getattr(leaf, "sharding", None)
-        self.mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        self.mesh = mesh if isinstance(mesh, Mesh) else None
         self.rows_multiple = batch_shards(self.mesh.shape) if self.mesh is not None else 1
         if apart is None:
             apart = jax.default_backend() == "cpu" and (self.mesh is None or self.mesh.size == 1)
-        self.params = params
+        self.given = self.params = params
         if apart:
             with self.on_mesh():
                 self.params = jax.jit(functools.partial(decode.unroll, definition))(params)
         self._programs: collections.OrderedDict[Any, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def on_mesh(self) -> contextlib.AbstractContextManager:
+    def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
     def program(self, function: Any, plan: Any, donate: int | None = None) -> Any:
@@ -124,7 +125,7 @@ class Engine:
     def _compiled(self, wanted: tuple[Any, Any, int | None], arrays: Any) -> Any:
         """The jitted function of a program for arrays of these shapes; those that are not used are dropped, and with them what they hold."""
         leaves, tree = jax.tree.flatten(arrays)
-        key = wanted, tree, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+        key = wanted, tree, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
         function, plan, donate = wanted
         with self._lock:
             if key in self._programs:
@@ -140,18 +141,17 @@ class Engine:
                 self._programs.popitem(last=False)
             return jitted
 
-    def start(self, plan: Plan, prompts: Prompts, settings: Settings) -> State:
+    def start(self, plan: Plan, prompts: Prompts[np.ndarray], settings: Settings) -> State:
         """Reads prompts and chooses the first new token of each row."""
-        return self.program(start, plan)(as_arrays(prompts), settings)
+        return self.program(start, plan)(prompts, settings)
 
     def advance(self, plan: Plan, state: State, settings: Settings, until: int) -> State:
         """Goes on until `until` slots are filled or all rows are finished. The given state is used up."""
         return self.program(advance, plan, donate=0)(state, settings, np.int32(until))
 
 
-def as_arrays(prompts: Prompts) -> Prompts:
-    """Without `count`, which is no array; `rows_B` in its place says which rows are real."""
-    return prompts._replace(count=np.arange(len(prompts.start_B)) < prompts.count)
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if isinstance(leaf, np.ndarray | np.generic | jax.Array) else type(leaf)
 
 
 # --- reading prompts --------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def sequential(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> C
     return CacheSlots(slot, positions_RL, visible_RLS, own_RL[..., None] - slot_S)
 
 
-def read(bound: BoundModel, prompts: Prompts, slots: int) -> tuple[jax.Array, Cache]:
+def read(bound: BoundModel, prompts: Prompts[jax.Array], slots: int) -> tuple[jax.Array, Cache]:
     """States of all prompt tokens [B, P, D], and a cache of `slots` slots with them."""
     memory = None
     if prompts.source_BM is not None:
@@ -186,7 +186,7 @@ def predict(bound: BoundModel, x_RLD: jax.Array) -> jax.Array:
     return decode.predict(bound, x_RLD[:, -1:])[:, 0]
 
 
-def row_keys(prompts: Prompts, seed_B: jax.Array, copies: int) -> jax.Array:
+def row_keys(prompts: Prompts[jax.Array], seed_B: jax.Array, copies: int) -> jax.Array:
     """A key for each row [R]. The copies of a prompt draw as so many equal prompts in one batch do."""
     number_BC = prompts.name_B2[:, 1:] * copies + jnp.arange(copies, dtype=jnp.uint32)
 
@@ -207,22 +207,23 @@ def repeat_cache(cache: Cache, rows: int, copies: int, stacked: bool) -> Cache:
             return jnp.repeat(x, copies, axis=1)
         return jnp.repeat(x.reshape(rows, -1, *x.shape[-2:]), copies, axis=0).reshape(-1, *x.shape[1:])
 
-    layers = jax.tree.map(repeat, tuple(cache[:4]))
+    keys, values, cross_keys, cross_values = jax.tree.map(repeat, tuple(cache[:4]))
     rows_of = lambda x: None if x is None else jnp.repeat(x, copies, axis=0)  # noqa: E731
-    return Cache(*layers, rows_of(cache.memory_mask_BM), rows_of(cache.first_B))
+    return Cache(keys, values, cross_keys, cross_values, rows_of(cache.memory_mask_BM), rows_of(cache.first_B))
 
 
-def source_tokens(prompts: Prompts) -> jax.Array | None:
+def source_tokens(prompts: Prompts[jax.Array]) -> jax.Array | None:
     """The encoder's tokens, NO_TOKEN for padding."""
-    if prompts.source_BM is None:
+    if prompts.source_BM is None or prompts.source_mask_BM is None:
         return None
     return jnp.where(prompts.source_mask_BM > 0, prompts.source_BM, processors.NO_TOKEN)
 
 
-def start(bound: BoundModel, plan: Plan, prompts: Prompts, settings: Settings) -> State:
+def start(bound: BoundModel, plan: Plan, prompts: Prompts[jax.Array], settings: Settings) -> State:
     x_BPD, cache = read(bound, prompts, plan.slots)
     copies, width = plan.copies, prompts.tokens_BP.shape[1]
-    repeat = lambda x: None if x is None else jnp.repeat(x, copies, axis=0)  # noqa: E731
+    repeat = functools.partial(jnp.repeat, repeats=copies, axis=0)
+    source_BM = source_tokens(prompts)
     logits_RV = repeat(predict(bound, x_BPD))
     tokens_RS = jnp.full((len(logits_RV), plan.slots), settings["pad"], jnp.int32)
     record = lambda *shape: jnp.zeros((*tokens_RS.shape, *shape), jnp.float32)  # noqa: E731
@@ -232,9 +233,9 @@ def start(bound: BoundModel, plan: Plan, prompts: Prompts, settings: Settings) -
         start_R=repeat(prompts.start_B),
         width=jnp.int32(width),
         length=jnp.int32(width),
-        finished_R=~repeat(prompts.count),
+        finished_R=~repeat(prompts.real_B),
         keys_R=row_keys(prompts, settings["seed_B"], copies),
-        source_RM=repeat(source_tokens(prompts)),
+        source_RM=None if source_BM is None else repeat(source_BM),
         cache=repeat_cache(cache, len(prompts.start_B), copies, bound.blocks is None),
         records=Records(record() if plan.logprobs else None, *best),
     )

@@ -65,7 +65,7 @@ class MaskFiller:
     def __init__(self, definition: ModelDefinition, tokenizer: Tokenizer, length: int, best: int = 3) -> None:
         self.tokenizer, self.length = tokenizer, length
 
-        def predict(params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, positions_B: jax.Array) -> tuple:
+        def predict(params: Any, tokens_BL: jax.Array, segments_BL: jax.Array, positions_B: jax.Array) -> Any:
             model = definition.bind(params)
             x_BLD = model.reader(tokens_BL, segments_BL)
             logits_B1V = model.predict_tokens(x_BLD, positions_B[:, None]).logits()

@@ -14,7 +14,7 @@ import numpy as np
 
 from lm_research.common.rounding import bucket_size
 from lm_research.decoding import beam, constrained, contrastive, scoring, speculative
-from lm_research.decoding.engine import State, as_arrays
+from lm_research.decoding.engine import State
 from lm_research.decoding.prompts import longest
 from lm_research.decoding.request import Request, beam_plan, beam_settings, engine_of
 from lm_research.decoding.streaming import continuation, pieces, stop_at
@@ -81,9 +81,10 @@ def generate(
     )  # fmt: skip
     request = Request(lm, arguments, inputs, prompts)
     if assistant_model is not None:
-        output = _speculative(request, lm, assistant_model)
+        output: GenerateOutput | None = _speculative(request, lm, assistant_model)
     else:
         *_, output = _ways(request)
+    assert output is not None, "the last piece is the whole"
     if request.options.return_dict_in_generate:
         return output
     return output.texts if prompts is not None else output.sequences
@@ -155,7 +156,7 @@ def _stopped(request: Request, rows: np.ndarray, stops: Sequence[str]) -> list[t
 
 def _new(request: Request, state: State) -> np.ndarray:
     """New tokens of the real rows."""
-    rows = request.prompts.count * request.options.num_return_sequences
+    rows = request.count * request.options.num_return_sequences
     return np.asarray(state.tokens_RS)[:rows, request.slots : int(state.length)]
 
 
@@ -172,14 +173,14 @@ def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options = request.options
     plan = beam_plan(options, request.lengths.most)
     settings = {**request.settings, **beam_settings(options, request.lengths.most)}
-    if plan.constrained:
+    if options.force_words_ids is not None:
         settings["words"] = constrained.table(options.force_words_ids)
         needed = beam.needs(options.force_words_ids)
         if needed > request.lengths.most:
             raise UserError(
                 f"force_words_ids has {needed} tokens, but only {request.lengths.most} new ones may come. Raise max_new_tokens."
             )
-    engine, prompts = request.engine, as_arrays(request.prompts)
+    engine, prompts = request.engine, request.prompts
     if piece:
         state = engine.program(beam.begin, plan)(prompts, settings)
         yield None
@@ -193,7 +194,7 @@ def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     else:
         found = engine.program(beam.search, plan)(prompts, settings)
     tokens_BKS, scores_BK, length_BK = jax.device_get(found)
-    count, kept = request.prompts.count, options.num_return_sequences
+    count, kept = request.count, options.num_return_sequences
     new = []
     for row in range(count):
         for number in range(kept):
@@ -207,8 +208,10 @@ def _logprobs(request: Request, new: list[list[int]]) -> list[np.ndarray] | None
     if not request.options.output_logprobs:
         return None
     copies = len(new) // len(request.rows)
-    repeat = lambda rows: None if rows is None else [row for row in rows for _ in range(copies)]  # noqa: E731
-    return scoring.score_rows(request.engine, repeat(request.rows), new, repeat(request.sources), repeat(request.first))
+    repeat = lambda rows: [row for row in rows for _ in range(copies)]  # noqa: E731
+    sources = None if request.sources is None else repeat(request.sources)
+    first = None if request.first is None else repeat(request.first)
+    return scoring.score_rows(request.engine, repeat(request.rows), new, sources, first)
 
 
 def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
@@ -220,7 +223,7 @@ def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None
         "penalty_alpha": np.float32(options.penalty_alpha),
     }
     stops = _stops(request)
-    state = request.engine.program(contrastive.search, plan)(as_arrays(request.prompts), settings)
+    state = request.engine.program(contrastive.search, plan)(request.prompts, settings)
     new = [tokens for tokens, _ in _stopped(request, _new(request, state), stops)]
     yield _output(request, new, options.pad, logprobs=_logprobs(request, new))
 
@@ -243,12 +246,11 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
         raise UserError(f"assistant_model has positions for {theirs.max_length} tokens. Lower max_new_tokens.")
     plan = speculative.SpeculativePlan(
         slots, options.num_assistant_tokens, options.num_return_sequences, options.do_sample, assistant.definition,
-        id(assistant.definition),
     )  # fmt: skip
     settings = {**request.settings, "max_new": np.int32(request.lengths.most)}
     program = request.engine.program(speculative.search, plan)
-    progress = program(as_arrays(request.prompts), settings, draft.params)
-    rows = request.prompts.count * options.num_return_sequences
+    progress = program(request.prompts, settings, draft.params)
+    rows = request.count * options.num_return_sequences
     tokens = np.asarray(progress.tokens_BS)[:rows, request.slots :]
     length = np.minimum(np.asarray(progress.length_B)[:rows] - request.slots, request.lengths.most)
     new = [row[:count].tolist() for row, count in zip(tokens, length, strict=True)]
@@ -271,7 +273,7 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
     inputs = {"input_ids": input_ids} | {name: arguments.pop(name, None) for name in names}
     request = Request(lm, arguments, inputs, prompts)
     options = request.options
-    if request.prompts.count * options.num_return_sequences != 1 or options.way != "tokens":
+    if request.count * options.num_return_sequences != 1 or options.way != "tokens":
         raise UserError(
             "stream gives one text, token by token: give one prompt, without num_return_sequences and num_beams."
         )
@@ -311,7 +313,7 @@ def score(
     """
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     request = Request(lm, {"max_new_tokens": 1}, inputs, prompts)
-    texts = [continuations] if isinstance(continuations, str) else list(continuations)
+    texts: list[Any] = [continuations] if isinstance(continuations, str) else list(continuations)
     if any(isinstance(text, str) for text in texts):
         if lm.tokenizer is None:
             raise UserError("The model's directory has no tokenizer: give continuations as lists of token ids.")

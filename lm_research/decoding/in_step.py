@@ -27,7 +27,7 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def decode(model: Any, options: Options, most: int, prompts: Prompts, known: int) -> jax.Array:
+def decode(model: Any, options: Options, most: int, prompts: Prompts[jax.Array], known: int) -> jax.Array:
     """New tokens of each row, int32 [B, T = most]. What follows a row's end token means nothing.
 
     Args:
@@ -60,7 +60,7 @@ def decode(model: Any, options: Options, most: int, prompts: Prompts, known: int
 
 def plain_prompts(
     tokens_BP: jax.Array, start_B: jax.Array, real_B: jax.Array, source_BM: Any = None, mask_BM: Any = None
-) -> Prompts:
+) -> Prompts[jax.Array]:
     """Prompts of arrays; a row that is not real still sees one token of the encoder's."""
     names_B2 = jnp.zeros((len(tokens_BP), 2), jnp.uint32)  # of draws, and none are made
     if mask_BM is not None:

@@ -169,7 +169,7 @@ _PLAIN = {bool: "true or false", int: "an integer", float: "a number"}
 def as_list(tokens: Tokens) -> list[int]:
     if tokens is None:
         return []
-    return [int(tokens)] if np.ndim(tokens) == 0 else [int(token) for token in tokens]
+    return [int(token) for token in np.ravel(tokens)]
 
 
 def load_defaults(directory: pathlib.Path) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
     try:
         _check(options)
     except UserError as error:
-        name = re.match(r"\w*", str(error))[0]  # a message begins with it
+        name = re.split(r"\W", str(error), maxsplit=1)[0]  # a message begins with it
         if name in given or name not in known:
             raise
         said = FILE if file.get(name) is not None else "config.json"
@@ -252,8 +252,9 @@ def check_types(given: Mapping[str, Any], where: str = "", error: type[UserError
     """Raises an `error` if a value is not of its argument's type; it begins with `where`. Arguments of other names are left alone."""
     for name, value in given.items():
         if name in _KINDS and not fits(value, _KINDS[name]):
-            plain = next((one for one in (*typing.get_args(_KINDS[name]), _KINDS[name]) if one in _PLAIN), None)
-            form = _FORMS.get(name) or _PLAIN[plain]
+            form = _FORMS.get(name) or next(
+                _PLAIN[one] for one in (*typing.get_args(_KINDS[name]), _KINDS[name]) if one in _PLAIN
+            )
             raise error(f"{where}{name}={_shown(value)}, which has the wrong type: it must be {form}.")
 
 
@@ -273,7 +274,7 @@ def fits(value: Any, kind: Any) -> bool:
         good = lambda key, one: fits(key, inside[0]) and fits(one, inside[1])  # noqa: E731
         return isinstance(value, Mapping) and all(good(*pair) for pair in value.items())
     if origin in (Sequence, tuple):
-        if not (isinstance(value, list | tuple | range) or getattr(value, "ndim", 0)):
+        if not (isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) > 0):
             return False
         each = [inside[0]] * len(value) if origin is Sequence or inside[-1] is ... else inside
         return len(each) == len(value) and all(map(fits, value, each))
@@ -327,7 +328,7 @@ def _check(options: Options) -> None:
     need(options.early_stopping in (True, False, "never"), 'early_stopping must be True, False or "never".')
     for name in ("bad_words_ids", "force_words_ids"):
         lists = getattr(options, name)
-        good = lists is None or (len(lists) and all(map(len, lists)))
+        good = lists is None or (len(lists) > 0 and all(map(len, lists)))
         need(good, f"{name} is a list of lists of token ids, one for each word; got {lists!r}.")
     need(all(len(tokens) for tokens, _ in options.biases), "sequence_bias has a sequence without tokens. Take it out.")
     need(all(options.stops), "stop_strings holds an empty text, which is everywhere. Take it out.")
@@ -404,16 +405,17 @@ class Lengths:
         Raises:
           UserError: nothing can be added, or it would not fit into the model's positions.
         """
-        self.most = options.max_new_tokens
-        if self.most is None and options.max_length is not None:
-            self.most = options.max_length - width
-            if self.most < 1:
+        most = options.max_new_tokens
+        if most is None and options.max_length is not None:
+            most = options.max_length - width
+            if most < 1:
                 raise UserError(
                     f"max_length={options.max_length} counts the prompt, which has {width} tokens already. Raise it, or give "
                     "max_new_tokens."
                 )
-        if self.most is None:
-            self.most = min(NEW_TOKENS, limit - longest + 1) if limit else NEW_TOKENS
+        if most is None:
+            most = min(NEW_TOKENS, limit - longest + 1) if limit else NEW_TOKENS
+        self.most: int = most
         if limit and longest + self.most - 1 > limit or self.most < 1:
             raise UserError(
                 f"The prompt has {longest} tokens and {max(self.most, 1)} are to come, but the model has positions for {limit}. "

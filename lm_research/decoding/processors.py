@@ -40,6 +40,11 @@ class History(NamedTuple):
         first_R = self.start_R if first_R is None else first_R
         return (slot_S >= first_R[:, None]) & (slot_S < self.length_R[:, None])
 
+    def source(self) -> jax.Array:
+        """`source_RM` of an encoder-decoder, which rules on the encoder's text are only for."""
+        assert self.source_RM is not None
+        return self.source_RM
+
     def back(self, distance: jax.Array | int) -> jax.Array:
         """The token `distance` places back [R], 1 being the latest; NO_TOKEN before the start."""
         slot_R = self.length_R - distance
@@ -75,8 +80,8 @@ def words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
 
 def table_shape(sequences: Sequence[Sequence[int]], rows: int = 16) -> tuple[int, int]:
     """The shape of a table of words, of few (`rows` or twice, four times ... as many), so that other words seldom need another program."""
-    sizes = (rows, len(sequences)), (4, max(map(len, sequences)))
-    return tuple(least * next_power_of_two(ceil_div(size, least)) for least, size in sizes)
+    doubled = lambda least, size: least * next_power_of_two(ceil_div(size, least))  # noqa: E731
+    return doubled(rows, len(sequences)), doubled(4, max(map(len, sequences)))
 
 
 # --- biases and bans of words -----------------------------------------------------------------------------------------
@@ -124,7 +129,8 @@ def repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Arra
 
 def encoder_repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
     """The reverse for tokens of the encoder's text: a penalty above 1 prefers them."""
-    return _penalise(scores_RV, history.source_RM, history.source_RM != NO_TOKEN, 1.0 / penalty)
+    source_RM = history.source()
+    return _penalise(scores_RV, source_RM, source_RM != NO_TOKEN, 1.0 / penalty)
 
 
 def _penalise(scores_RV: jax.Array, tokens_RT: jax.Array, counts_RT: jax.Array, penalty: jax.Array) -> jax.Array:
@@ -160,7 +166,8 @@ def no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Array) -> 
 
 def encoder_no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.Array:
     """No sequence of `size` tokens of the encoder's text comes."""
-    return _ban_ngrams(scores_RV, history, size, history.source_RM, history.source_RM != NO_TOKEN)
+    source_RM = history.source()
+    return _ban_ngrams(scores_RV, history, size, source_RM, source_RM != NO_TOKEN)
 
 
 def _ban_ngrams(

@@ -8,8 +8,9 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 from lm_research.common.rounding import bucket_size, round_up
@@ -22,22 +23,25 @@ from lm_research.tokenizers.base import Tokenizer
 HIDDEN = -(2**40)
 
 
-class Prompts(NamedTuple):
-    """What a batch starts from; rows after the first `count` fill it up.
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+class Prompts(NamedTuple, Generic[Array]):
+    """What a batch starts from, of NumPy's arrays on the host and of JAX's in a program; rows that are not real fill it up.
 
     tokens_BP: padded on the left; start_B: the first slot of each row's prompt. Of an encoder-decoder these are the
     decoder's, and source_BM, source_mask_BM the encoder's tokens, padded on the right. name_B2: two numbers that tell a row
-    from others for the draws of sampling: a digest of what it says, and how many rows before it say the same. first_B: the position
-    of each row's first token, where it is not 0.
+    from others for the draws of sampling: a digest of what it says, and how many rows before it say the same. real_B: which rows are
+    prompts, the first of all. first_B: the position of each row's first token, where it is not 0.
     """
 
-    tokens_BP: np.ndarray
-    start_B: np.ndarray
-    name_B2: np.ndarray
-    source_BM: np.ndarray | None
-    source_mask_BM: np.ndarray | None
-    count: int
-    first_B: np.ndarray | None = None
+    tokens_BP: Array
+    start_B: Array
+    name_B2: Array
+    source_BM: Array | None
+    source_mask_BM: Array | None
+    real_B: Array
+    first_B: Array | None = None
 
 
 def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
@@ -126,7 +130,7 @@ def make_prompts(
     most: int = 0,
     buckets: bool = True,
     first: Sequence[int] | None = None,
-) -> Prompts:
+) -> Prompts[np.ndarray]:
     """A batch of token lists.
 
     Args:
@@ -148,7 +152,8 @@ def make_prompts(
     for number, row in enumerate(rows):
         start_B[number] = width - len(row)
         tokens_BP[number, start_B[number] :] = row
-    source_BM = mask_BM = None
+    source_BM: np.ndarray | None = None
+    mask_BM: np.ndarray | None = None
     if sources is not None:
         length = size(sources, least)
         source_BM = np.full((batch, min(length, most) if most else length), pad_id, np.int32)
@@ -163,7 +168,7 @@ def make_prompts(
     name_B2 = np.zeros((batch, 2), np.uint32)
     name_B2[:count] = names(said)
     first_B = None if first is None else np.array([*first, *[0] * (batch - count)], np.int32)
-    return Prompts(tokens_BP, start_B, name_B2, source_BM, mask_BM, count, first_B)
+    return Prompts(tokens_BP, start_B, name_B2, source_BM, mask_BM, np.arange(batch) < count, first_B)
 
 
 def first_positions(arch: Architecture, hidden: Sequence[int]) -> list[int] | None:

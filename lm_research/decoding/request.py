@@ -38,8 +38,7 @@ HEADS = ("causal_lm", "seq2seq_lm")
 
 def engine_of(lm: Any) -> Engine:
     """The engine of a model, made at its first use and again when its parameters are other ones."""
-    kept = lm.__dict__.get("_engine")
-    if kept is None or kept[0] is not lm.params:
+    if lm.engine is None or lm.engine.given is not lm.params:
         if lm.definition.head.name not in HEADS:
             raise UserError(
                 f"This model predicts {lm.definition.head.name!r}, not text. Read it with head='causal_lm' (a decoder) or "
@@ -50,8 +49,8 @@ def engine_of(lm: Any) -> Engine:
                 "This model sees what comes later (its config.json says is_decoder: false), so it cannot write. Read it with "
                 "head='causal_lm', which makes it a decoder."
             )
-        kept = lm.__dict__["_engine"] = (lm.params, Engine(lm.definition, lm.params))
-    return kept[1]
+        lm.engine = Engine(lm.definition, lm.params)
+    return lm.engine
 
 
 class Request:
@@ -68,14 +67,14 @@ class Request:
         if sources is not None:
             decoder_mask = inputs.get("decoder_attention_mask")
             self.rows = _decoder_rows(options, len(sources), inputs.get("decoder_input_ids"), decoder_mask)
-            self.shown = self.rows
+            shown: Any = self.rows
             _check_source(sources, arch.encoder)
         else:
             if inputs.get("decoder_input_ids") is not None:
                 raise UserError(
                     "This model is a plain decoder: it has no decoder_input_ids. Give input_ids or prompts."
                 )
-            self.rows, self.shown = given, given if inputs.get("input_ids") is None else inputs["input_ids"]
+            self.rows, shown = given, given if inputs.get("input_ids") is None else inputs["input_ids"]
         # What the new text is to be read behind: a text that was given as one. An answer stands alone.
         self.before = given if sources is None and texts is not None else [[]] * len(given)
         for rows, reader in ((given, arch.encoder or arch), (self.rows, arch)):
@@ -86,7 +85,7 @@ class Request:
             len(all_ids) - len(row) for all_ids, row in zip(self.rows if ids is None else ids, self.rows, strict=True)
         ]
         self.first = first_positions(arch, hidden)
-        self.shown = rectangle(self.shown, options.pad)
+        self.shown = rectangle(shown, options.pad)
         width = self.shown.shape[1]
         limit = arch.max_length if arch.positions == "learned" else 0
         before = max(0, *self.first) if self.first else 0
@@ -95,7 +94,7 @@ class Request:
         self.prompts = make_prompts(
             self.rows, options.pad, sources, self.engine.rows_multiple, most=most, first=self.first
         )
-        self.slots = self.prompts.tokens_BP.shape[1]
+        self.count, self.slots = len(self.rows), self.prompts.tokens_BP.shape[1]
         known = self.tokenizer.size if self.tokenizer else arch.vocab_size
         vocabulary = known if known < arch.vocab_size else 0
         self.settings: Settings = {
@@ -113,13 +112,14 @@ class Request:
                 raise UserError("encoder_repetition_penalty and encoder_no_repeat_ngram_size need an encoder-decoder.")
 
     def _seeds(self) -> np.ndarray:
-        seed, count = self.options.seed, self.prompts.count
+        seed, count = self.options.seed, self.count
         if seed is None:
             seed = int.from_bytes(os.urandom(4), "little")
-        if np.ndim(seed) and len(seed) != count:
-            raise UserError(f"seed has {len(seed)} numbers for {count} prompts: give one number, or one for each.")
+        seeds = [int(one) % 2**32 for one in np.ravel(np.asarray(seed, object))]
+        if np.ndim(seed) and len(seeds) != count:
+            raise UserError(f"seed has {len(seeds)} numbers for {count} prompts: give one number, or one for each.")
         filled = np.zeros(len(self.prompts.start_B), np.uint32)
-        filled[:count] = [int(one) % 2**32 for one in seed] if np.ndim(seed) else int(seed) % 2**32
+        filled[:count] = seeds
         return filled
 
     def plan(self) -> Plan:
@@ -154,7 +154,7 @@ def beam_settings(options: Options, most: int) -> Settings:
     """What a beam search is told beside the usual settings."""
     # As transformers fills beams: a padding token of 0 counts as none.
     fill = (options.pad_token_id or options.ends[0]) if options.ends else options.pad
-    early = {True: ENOUGH, False: USUAL}.get(options.early_stopping, THOROUGH)
+    early = THOROUGH if options.early_stopping == "never" else ENOUGH if options.early_stopping else USUAL
     return {
         "fill": np.int32(fill),
         "max_new": np.int32(most),
@@ -176,8 +176,8 @@ def settle(lm: Any, given: Mapping[str, Any], texts: bool) -> Options:
     Raises:
       UserError: as make_options; no such language.
     """
-    tokenizer, generation = lm.tokenizer, getattr(lm, "generation_config", {})
-    options = make_options(given, generation, lm.config.to_dict())
+    tokenizer = lm.tokenizer
+    options = make_options(given, lm.generation_config, lm.config.to_dict())
     if options.eos_token_id is None and tokenizer is not None:
         end = next((tokenizer.roles[role] for role in ("eos", "sep") if role in tokenizer.roles), None)
         options = dataclasses.replace(options, eos_token_id=end)
@@ -218,7 +218,7 @@ def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> 
     rows = encode(lm.tokenizer, texts, lm.definition.arch.encoder is not None, options.src_lang)
     if begin is None and not all(rows):
         raise UserError("A prompt is empty and the model names no bos_token_id to begin with. Give that, or a text.")
-    return [row or [begin] for row in rows]
+    return rows if begin is None else [row or [begin] for row in rows]
 
 
 def check_texts(texts: Any) -> list[str]:

@@ -65,7 +65,8 @@ def judge_prompt(engine: Engine, ids: Sequence[int], best: int) -> tuple[np.ndar
     if len(row) < 2:
         raise UserError("A prompt of one token has none that comes after another. Give a longer one.")
     log_BL, best_BLT, best_log_BLT = _judge(engine, [row], None, best)
-    return tuple(x[0, 1 - len(row) :] for x in (log_BL, best_BLT, best_log_BLT))
+    own = slice(1 - len(row), None)
+    return log_BL[0, own], best_BLT[0, own], best_log_BLT[0, own]
 
 
 def _judge(
@@ -83,10 +84,12 @@ def _judge(
     targets_BL = np.zeros_like(batch.tokens_BP)
     for number, row in enumerate(rows):
         targets_BL[number, -len(row) + 1 :] = row[1:]
-    return [np.asarray(x) for x in engine.program(_said, best)(batch._replace(count=None), targets_BL)]
+    return [np.asarray(x) for x in engine.program(_said, best)(batch, targets_BL)]
 
 
-def _said(bound: BoundModel, best: int | None, batch: Prompts, targets_BL: jax.Array) -> tuple[jax.Array, ...]:
+def _said(
+    bound: BoundModel, best: int | None, batch: Prompts[jax.Array], targets_BL: jax.Array
+) -> tuple[jax.Array, ...]:
     """Of each target, given its slot's token and those before it: log-probability, and whether none is likelier [B, L].
 
     With a number `best`, instead of the latter, the ids and log-probabilities of so many likeliest tokens [B, L, T].

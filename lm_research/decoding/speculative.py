@@ -34,15 +34,13 @@ class SpeculativePlan:
       copies: rows that continue each prompt.
       sample: draw, or take the best.
       draft: the draft model.
-      name: tells drafts apart that are equal in all else.
     """
 
     slots: int
     ahead: int
     copies: int
     sample: bool
-    draft: ModelDefinition = dataclasses.field(compare=False)
-    name: int = 0
+    draft: ModelDefinition
 
 
 class Progress(NamedTuple):
@@ -61,7 +59,7 @@ class Progress(NamedTuple):
 
 
 def search(
-    bound: BoundModel, plan: SpeculativePlan, prompts: Prompts, settings: Settings, draft_params: Any
+    bound: BoundModel, plan: SpeculativePlan, prompts: Prompts[jax.Array], settings: Settings, draft_params: Any
 ) -> Progress:
     """Texts of at most settings["max_new"] new tokens (a row may run a few over; cut it)."""
     draft = decode.bind(plan.draft, draft_params)
@@ -78,7 +76,7 @@ def search(
     _, cache = read(bound, prompts, plan.slots)
     _, draft_cache = read(draft, prompts, plan.slots)
     progress = Progress(
-        tokens_BS, prompts.start_B, jnp.full(rows, width, jnp.int32), jnp.int32(width), ~prompts.count, keys_B, cache,
+        tokens_BS, prompts.start_B, jnp.full(rows, width, jnp.int32), jnp.int32(width), ~prompts.real_B, keys_B, cache,
         draft_cache, source_tokens(prompts), jnp.int32(0),
     )  # fmt: skip
     unfinished = lambda progress: ~progress.finished_B.all()  # noqa: E731
@@ -108,7 +106,9 @@ def _round(
     return _close(plan, progress, tokens_BS, kept_B + 1, settings)._replace(cache=cache, draft_cache=draft_cache)
 
 
-def _draft(draft: BoundModel, plan: SpeculativePlan, progress: Progress, settings: Settings) -> tuple:
+def _draft(
+    draft: BoundModel, plan: SpeculativePlan, progress: Progress, settings: Settings
+) -> tuple[jax.Array, jax.Array, Cache]:
     """Tokens with J drafted ones, their distributions [B, J, V], and the draft's cache with all of them."""
     tokens_BS, cache, shares = progress.tokens_BS, progress.draft_cache, []
     put = jax.vmap(lambda row, token, at: row.at[at].set(token))

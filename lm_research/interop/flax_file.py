@@ -94,7 +94,8 @@ class _Walker:
             return _CONSTANTS[code]
         if code in _NUMBERS:
             size = struct.calcsize(_NUMBERS[code])
-            return struct.unpack_from(_NUMBERS[code], self.data, self.take(size))[0]
+            offset = self.take(size)
+            return struct.unpack(_NUMBERS[code], self.data[offset : offset + size].tobytes())[0]
         if 0xD4 <= code <= 0xD8:
             return self.extension(2 ** (code - 0xD4), way)
         if code not in _LENGTHS:

@@ -157,7 +157,7 @@ def inspect(
     if head == "causal_lm":
         config = {**config, **getattr(family, "AS_DECODER", {})}
     arch = _architecture(directory, family, config, source)
-    encoder_only, name = False, head
+    encoder_only = False
     if head is None:
         try:
             encoder_only, name = _named_head(config, kind, family, arch.kind)
@@ -165,14 +165,15 @@ def inspect(
             raise model_config.in_file(directory, error) from error
     elif head not in HEADS:
         raise PretrainedError(f"There is no head {head!r}. {suggest(head, HEADS)}")
-    elif head in ("token_classification", "masked_lm") and arch.encoder is not None:
-        encoder_only = True
+    else:
+        name = head
+        encoder_only = head in ("token_classification", "masked_lm") and arch.encoder is not None
     _check_head(name, kind, arch.kind, family, encoder_only)
     arch, untied = tied_tables.fit(source, family, arch, name)
     if untied:
         flags = getattr(family, "TIE_FLAGS", tied_tables.FLAGS)
         config |= {key: value for key, value in family.to_hf(arch).items() if key in flags}
-    arch = arch.encoder if encoder_only else arch
+    arch = arch.encoder if encoder_only and arch.encoder else arch
     labels = num_labels or model_config.num_labels(config, directory, name)
     if name == "classification":
         config = model_config.with_problem_type(config, labels, changed=num_labels is not None, directory=directory)
@@ -258,9 +259,10 @@ class _Reader:
         name = self.stored_name(path) if path in self.weights else None
         return None if name is None else self.source.shape(name)
 
-    def stored_names(self, path: str) -> set[str | None]:
-        """The names of all layers of a parameter, None for those that the files do not have."""
-        return {self.stored_name(path, layer) for layer in range(_layers(path, self.shapes[path].shape)[0])}
+    def stored_names(self, path: str) -> set[str]:
+        """The names of those layers of a parameter that the files have."""
+        layers = range(_layers(path, self.shapes[path].shape)[0])
+        return {name for layer in layers if (name := self.stored_name(path, layer)) is not None}
 
     def check(self, path: str, may_miss: bool, may_differ: bool) -> str:
         """ "found", "new" or "reshaped".
@@ -303,7 +305,7 @@ class _Reader:
         layers, part = _layers(path, shape)
         array = np.empty((layers, *part), dtype)
         for layer in range(layers):
-            name = self.stored_name(path, layer)
+            name = self.names.stored(self.weights[path], layer)[0]
             array[layer] = from_stored(self.weights[path], self.source.read(name), part)
             if found := nonfinite_in(array[layer]):
                 self.nonfinite[name] = found
@@ -346,7 +348,7 @@ class _Reader:
         return {shown(name): np.array(self.source.read(name)) for name in found}
 
     def dtype(self, path: str) -> np.dtype:
-        return self.source.dtype(self.stored_name(path))
+        return self.source.dtype(self.names.stored(self.weights[path])[0])
 
 
 def load_params(
@@ -387,7 +389,7 @@ def load_params(
             arrays[path] = _place(value, shardings[path])
         elif default:
             arrays[path] = arrays[path].astype(default)
-    used = set().union(*map(reader.stored_names, reader.shapes))
+    used = set[str]().union(*map(reader.stored_names, reader.shapes))
     family = family_of(pretrained.family)
     kept = {} if pretrained.untied else reader.dead_copies()  # config.json no longer says what they were for
     used |= {stored for name in kept for stored in reader.names.of(name)}

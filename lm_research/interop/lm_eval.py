@@ -9,6 +9,7 @@ al. 2020), and they write nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,9 +76,9 @@ class ResearchLM(TemplateLM):
         arch = self.lm.definition.arch
         self.max_length = int(max_length or self.lm.context_length or _LONGEST)
         if (arch.encoder or arch).positions == "learned":
-            self.max_length = min(self.max_length, self.lm.context_length)
+            self.max_length = min(self.max_length, self.lm.context_length or self.max_length)
         self.max_gen_toks = int(max_gen_toks)
-        self.batch_size = int(batch_size) if str(batch_size or "").isdigit() else _ROWS
+        self.batch_size = int(rows) if (rows := str(batch_size or "")).isdigit() else _ROWS
         self.pseudo = PseudoLikelihood(self.lm, max(self.batch_size, 32)) if self.lm.head in HEADS else None
 
     @property
@@ -116,14 +117,14 @@ class ResearchLM(TemplateLM):
         if self.pseudo is None:
             return super().loglikelihood(requests, disable_tqdm)
         pairs = [request.args for request in requests]
-        return self._kept(requests, "loglikelihood", self._pseudo([(a + b, len(a)) for a, b in pairs]))
+        return self._kept(requests, "loglikelihood", self._pseudo(self.pseudo, [(a + b, len(a)) for a, b in pairs]))
 
-    def _pseudo(self, texts: Sequence[tuple[str, int]]) -> list[Judged]:
+    def _pseudo(self, pseudo: PseudoLikelihood, texts: Sequence[tuple[str, int]]) -> list[Judged]:
         """Of the part of each text from a character on."""
 
         def some(batch: list[tuple[str, int]]) -> list[Judged]:
-            sentences = self.pseudo.encode([text for text, _ in batch], [start for _, start in batch])
-            return [summed(one) for one in self.pseudo.judge(sentences)]
+            sentences = pseudo.encode([text for text, _ in batch], [start for _, start in batch])
+            return [summed(one) for one in pseudo.judge(sentences)]
 
         return in_batches(texts, lambda text: len(text[0]), self.batch_size, some)
 
@@ -162,7 +163,7 @@ class ResearchLM(TemplateLM):
         """Log-probability [nats] of whole texts, each token asked for once, in windows of the model's length."""
         texts = [request.args[0] for request in requests]
         if self.pseudo is not None:
-            totals = [value for value, _ in self._pseudo([(text, 0) for text in texts])]
+            totals = [value for value, _ in self._pseudo(self.pseudo, [(text, 0) for text in texts])]
         else:
             # As the harness does, the token that a tokenizer puts before a text is asked for like the others.
             rows = [self.tok_encode(text, add_special_tokens=False if self._parted else None) for text in texts]
@@ -188,7 +189,7 @@ class ResearchLM(TemplateLM):
         for numbers in groups.values():
             kwargs = requests[numbers[0]].args[1]
             contexts = [requests[number].args[0] for number in numbers]
-            texts = in_batches(contexts, len, self.batch_size, lambda batch, kwargs=kwargs: self._write(batch, kwargs))
+            texts = in_batches(contexts, len, self.batch_size, functools.partial(self._write, kwargs=kwargs))
             found |= dict(zip(numbers, texts, strict=True))
         return self._kept(requests, "generate_until", [found[number] for number in range(len(requests))])
 

@@ -84,16 +84,15 @@ def base_of(directory: pathlib.Path) -> pathlib.Path:
     """The directory of the model that an adapter belongs to; raises a PretrainedError if it is not on this machine."""
     name = read_config(directory).get("base_model_name_or_path")
     try:
-        found = bool(name) and pathlib.Path(name).is_dir()
+        if name and pathlib.Path(name).is_dir():
+            return pathlib.Path(name)
     except (OSError, ValueError):  # a name that no file can have
-        found = False
-    if not found:
-        raise PretrainedError(
-            f"{directory / CONFIG} says that the adapter belongs to {short(name)}, which is no directory here. Name the base's directory as the "
-            f"model and this one as the adapter: from_pretrained(BASE, adapter={str(directory)!r}) or convert --source BASE --adapter "
-            f"{directory}.{not_downloaded(name) if name else ''}"
-        )
-    return pathlib.Path(name)
+        pass
+    raise PretrainedError(
+        f"{directory / CONFIG} says that the adapter belongs to {short(name)}, which is no directory here. Name the base's directory as the "
+        f"model and this one as the adapter: from_pretrained(BASE, adapter={str(directory)!r}) or convert --source BASE --adapter "
+        f"{directory}.{not_downloaded(name) if name else ''}"
+    )
 
 
 class AdaptedSource(TensorSource):

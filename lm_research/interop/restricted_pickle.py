@@ -86,7 +86,7 @@ class _Type(NamedTuple):
     dtype: np.dtype
 
 
-class _Dict(dict):
+class StateDict(dict[str, Any]):
     """An OrderedDict (any dict is ordered) of what has a text as its key.
 
     Attributes:
@@ -105,9 +105,9 @@ class _Dict(dict):
             self.unnamed = True
 
 
-def _ordered(items: Any = ()) -> _Dict:
+def _ordered(items: Any = ()) -> StateDict:
     """An OrderedDict; Python 2 wrote its items as pairs."""
-    found = _Dict()
+    found = StateDict()
     if not isinstance(items, list | tuple) or len(items) > MAX_ITEMS:
         raise pickle.UnpicklingError("an OrderedDict of what are no items")
     for key, value in items:
@@ -115,16 +115,24 @@ def _ordered(items: Any = ()) -> _Dict:
     return found
 
 
-def _tensor_v2(storage: Storage, first: int, shape: tuple, strides: tuple, *_: Any) -> TorchTensor:
+def _tensor_v2(storage: Storage, first: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> TorchTensor:
     return TorchTensor(storage, first, shape, strides, storage.dtype)
 
 
 def _tensor_v3(
-    storage: Storage, first: int, shape: tuple, strides: tuple, grad: bool, hooks: Any, kind: _Type, *_: Any
+    storage: Storage,
+    first: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    grad: bool,
+    hooks: Any,
+    kind: _Type,
+    *_: Any,
 ) -> TorchTensor:
     return TorchTensor(storage, first, shape, strides, kind.dtype)
 
 
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Callable(_ordered),
     ("torch._utils", "_rebuild_tensor"): _Callable(_tensor_v2),  # before PyTorch 0.4
@@ -139,7 +147,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NEW = {"EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": _Dict}
+_NEW = {"EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": StateDict}
 _VALUES = set(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 "
     "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
@@ -176,10 +184,10 @@ class _Machine:
 
     def run(self) -> Any:
         for count in range(MAX_INSTRUCTIONS):
-            opcode = pickletools.code2op.get(self.file.read(1).decode("latin-1"))
+            opcode = _OPCODES.get(self.file.read(1).decode("latin-1"))
             if opcode is None:
                 raise pickle.UnpicklingError(f"instruction {count} is none, or missing")
-            argument = None if opcode.arg is None else opcode.arg.reader(self.file)
+            argument = None if opcode.arg is None else opcode.arg.reader(self.file)  # type: ignore[arg-type]  # reads and readlines alone
             if opcode.name == "STOP":
                 return self.stack.pop()
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
@@ -221,13 +229,13 @@ class _Machine:
             self.top(list).extend(values)
         elif name == "SETITEM":
             value, key = pop(), pop()
-            self.top(_Dict).put(key, value)
+            self.top(StateDict).put(key, value)
         elif name in ("SETITEMS", "DICT"):
             values = self.since_mark()
             if name == "DICT":
-                push(_Dict())
+                push(StateDict())
             for key, value in zip(values[::2], values[1::2], strict=True):
-                self.top(_Dict).put(key, value)
+                self.top(StateDict).put(key, value)
         elif name == "POP":
             pop()
         elif name == "POP_MARK":
@@ -246,7 +254,7 @@ class _Machine:
             push(self.storage(pop()))
         elif name == "BUILD":  # attributes of a state dict, such as _metadata, which nothing reads
             pop()
-            self.top(_Dict)
+            self.top(StateDict)
         elif name not in ("PROTO", "FRAME"):
             raise pickle.UnpicklingError(f"an instruction {name}, which no state dict has")
 

@@ -76,7 +76,9 @@ def read_safetensors(path: pathlib.Path) -> dict[str, StoredTensor]:
         dtype, shape, (begin, end) = _checked(path, name, entry, data_bytes)
         places.append((begin, end, name))
 
-        def load(dtype=dtype, shape=shape, offset=start + length + begin) -> np.ndarray:
+        def load(
+            dtype: np.dtype = dtype, shape: tuple[int, ...] = shape, offset: int = start + length + begin
+        ) -> np.ndarray:
             return np.ndarray(shape, dtype, buffer=data, offset=offset)
 
         tensors[name] = StoredTensor(path, shape, dtype, load)

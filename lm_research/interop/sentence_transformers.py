@@ -129,7 +129,7 @@ def _load(directory: pathlib.Path) -> Embedding:
         files["modules.json"], str(directory / "modules.json"), _Modules, error=PretrainedError, fix=""
     )
     fields: dict[str, Any] = {"pooling": "mean", "normalize": False}
-    dense, further = [], []
+    dense, further = list[Dense](), list[str]()
     for module in modules:
         layer, path = module["type"].rpartition(".")[2], module["path"]
         place = _inside(directory, path)
@@ -226,7 +226,7 @@ def _files(embedding: Embedding, width: int) -> dict[str, bytes]:
     if poolings != [one for one in _MODES if one in poolings]:  # flags cannot tell another order
         theirs = {ours: name for name, ours in _NAMES.items()}
         pooling["pooling_mode"] = [theirs.get(one, one) for one in poolings]
-    contents = {"1_Pooling/config.json": pooling | {"include_prompt": embedding.include_prompt}}
+    contents: dict[str, Any] = {"1_Pooling/config.json": pooling | {"include_prompt": embedding.include_prompt}}
     if embedding.normalize:
         contents["2_Normalize/config.json"] = {}
     if embedding.max_length:

@@ -118,7 +118,7 @@ def _write_file(file: BinaryIO, tensors: Sequence[Tensor]) -> None:
             piece = flat[i : i + PIECE]
             if piece.dtype.byteorder == ">":
                 piece = piece.byteswap()
-            file.write(piece.view(np.uint8))  # bfloat16 has no buffer of its own
+            file.write(piece.view(np.uint8).data)  # bfloat16 has no buffer of its own
 
 
 def _index(names: Sequence[str], shards: Sequence[Sequence[Tensor]]) -> bytes:

@@ -50,7 +50,7 @@ def weights(family: ModuleType, arch: Architecture, head: str) -> dict[str, Weig
     """A family's weights by path; a table with several uses is looked for under the names of all of them."""
     known = {weight.path: weight for weight in family.weights(arch, head)}
     apart = {weight.path: weight for weight in family.weights(arch.replace(tied=False, shared_tokens=False), head)}
-    one, uses = _tied_to(arch), ()
+    one, uses = _tied_to(arch), tuple[str, ...]()
     if arch.encoder is not None and arch.shared_tokens:
         one, uses = ENCODER, (ENCODER, DECODER)
     if arch.tied:
@@ -64,7 +64,7 @@ def fit(
     source: TensorSource, family: ModuleType, arch: Architecture, head: str
 ) -> tuple[Architecture, tuple[tuple[str, str], ...]]:
     """The architecture with those ties that the files keep, and the names of tables (one, and what it is tied to) that differ."""
-    names, differing = Names(source, family, arch, head), {}
+    names, differing = Names(source, family, arch, head), dict[frozenset[str], tuple[str, str]]()
 
     def differ(one: Weight | None, other: Weight) -> bool:
         found = [names.stored(weight)[:1] for weight in (one, other) if weight is not None]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm_research.errors import PretrainedError
-from lm_research.interop.restricted_pickle import ForbiddenGlobal, Storage, TorchTensor, load
+from lm_research.interop.restricted_pickle import ForbiddenGlobal, StateDict, Storage, TorchTensor, load
 from lm_research.interop.stored import StoredTensor, check_shape, damaged, is_count, map_file, printable, shown
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -78,9 +78,9 @@ def read_torch(path: pathlib.Path) -> dict[str, StoredTensor]:
 
 
 def _entries(path: pathlib.Path, state: Any) -> Iterator[tuple[str, TorchTensor]]:
-    if isinstance(state, dict):
+    if isinstance(state, StateDict):
         state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state)
-    if not isinstance(state, dict):
+    if not isinstance(state, StateDict):
         raise damaged(path, "it holds no state dict")
     if state.unnamed:
         raise damaged(path, "a tensor has a name that is no text")

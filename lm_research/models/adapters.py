@@ -42,7 +42,7 @@ def scale_of(lora: LoraConfig) -> float:
     return lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class AdaptedDefinition(ModelDefinition):
     """A model with adapters: `shapes` and `axes` have theirs beside those of `base`.
 

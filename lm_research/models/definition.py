@@ -23,7 +23,7 @@ from lm_research.trees import flatten
 Params = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ModelDefinition:
     """A model without its parameters.
 

@@ -70,7 +70,7 @@ def generator_architecture(arch: Architecture, size: float) -> Architecture:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DefinitionWithGenerator(ModelDefinition):
     """A discriminator whose parameters have a "generator" beside them that shares its embeddings.
 

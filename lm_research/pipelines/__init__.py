@@ -44,7 +44,7 @@ def find(task: str) -> type[Pipeline]:
     return PIPELINES[name]
 
 
-def pipeline(task: str, model: str | os.PathLike | LanguageModel, **options: Any) -> Pipeline:
+def pipeline(task: str, model: str | os.PathLike[str] | LanguageModel, **options: Any) -> Pipeline:
     """A model put to a task.
 
     Args:

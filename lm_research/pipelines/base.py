@@ -10,7 +10,7 @@ import functools
 import inspect
 import itertools
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,6 +46,7 @@ class Pipeline(abc.ABC):
       lm: the model.
       batch_size: inputs run together.
       options: defaults of a call's keyword arguments.
+      parts: (rows, length) of a batch -> the rows that the model runs at a time; by default all.
     """
 
     heads: ClassVar[tuple[str, ...]]
@@ -54,6 +55,7 @@ class Pipeline(abc.ABC):
     def __init__(self, task: str, lm: LanguageModel, batch_size: int = 8, **options: Any) -> None:
         self.check(task, {"batch_size": batch_size, **options})
         self.task, self.lm, self.batch_size, self.options = task, lm, batch_size, options
+        self.parts: Callable[[int, int], Iterable[slice]] = lambda rows, length: [slice(rows)]
         if lm.head not in self.heads:
             raise UserError(
                 f"The task {task} needs a model with head {' or '.join(self.heads)}, but this one has head {lm.head!r}. Use "
@@ -117,8 +119,8 @@ class Pipeline(abc.ABC):
             yield from self.run(whole(batch), **options)
 
     @abc.abstractmethod
-    def run(self, batch: list[Any], **options: Any) -> Iterable[Any]:
-        """The answers to a batch of inputs; keyword arguments are the task's options."""
+    def run(self, *batch: Any, **options: Any) -> Iterable[Any]:
+        """The answers to a batch, `run(batch, option=...)`: each class declares the options of its task."""
 
     # ------------------------------------------------------------------------------------------ tools of tasks
 
@@ -126,11 +128,18 @@ class Pipeline(abc.ABC):
         self, texts: Sequence[str], seconds: Sequence[str] | None = None, **options: Any
     ) -> dict[str, np.ndarray]:
         """Rows of ids, cut to the model's length."""
-        cut = {"truncation": True, "max_length": self.longest} if self.longest else {}
-        return self.tokenizer(list(texts), None if seconds is None else list(seconds), padding=True, **cut, **options)
+        second = None if seconds is None else list(seconds)
+        cut, length = self.longest > 0, self.longest or None
+        return self.tokenizer(list(texts), second, padding=True, truncation=cut, max_length=length, **options)
 
     def forward(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The model's outputs for rows, without what is added here to make shapes that are compiled already."""
+        """The model's outputs for rows."""
+        parts = self.parts(*batch["input_ids"].shape)
+        found = [self._forward({name: x[part] for name, x in batch.items()}) for part in parts]
+        return found[0] if len(found) == 1 else {name: np.concatenate([x[name] for x in found]) for name in found[0]}
+
+    def _forward(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`forward`, without what is added here to make shapes that are compiled already."""
         arrays = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
         rows, length = arrays["input_ids"].shape
         width = _NARROWEST
@@ -142,7 +151,7 @@ class Pipeline(abc.ABC):
             height *= 2
         left = self.tokenizer.padding_side == "left"
         sides = (width - length, 0) if left else (0, width - length)
-        padded = {name: np.pad(x, ((0, height - rows), sides)) for name, x in arrays.items()}
+        padded: dict[str, Any] = {name: np.pad(x, ((0, height - rows), sides)) for name, x in arrays.items()}
         padded["attention_mask"][rows:, 0] = 1  # a row that sees nothing would divide by zero
         arch = self.lm.definition.arch
         if not (arch.num_types or arch.token_types):
@@ -194,8 +203,8 @@ def _kinds(kind: type[Pipeline]) -> dict[str, Any]:
     """Options of a task and their types, as `run` of its class and those above it say."""
     found: dict[str, Any] = {"batch_size": int}
     for owner in reversed(kind.__mro__):
-        if "run" in vars(owner):
-            hints, parameters = typing.get_type_hints(owner.run), inspect.signature(owner.run).parameters.values()
+        if run := vars(owner).get("run"):
+            hints, parameters = typing.get_type_hints(run), inspect.signature(run).parameters.values()
             named = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
             found |= {name: hints[name] for name in named if name not in ("self", "batch")}
     return found

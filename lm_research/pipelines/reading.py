@@ -24,7 +24,7 @@ class FillMask(Pipeline):
 
     heads = ("masked_lm", "pretraining")
 
-    def run(self, batch: list[str], top_k: int = 5, targets: str | Sequence[str] | None = None) -> Iterator[list]:
+    def run(self, batch: list[str], top_k: int = 5, targets: str | Sequence[str] | None = None) -> Iterator[list[Any]]:
         encoded = self.encode(batch)
         outputs = self.forward(encoded)
         logits = outputs["prediction_logits"] if self.lm.head == "pretraining" else outputs["logits"]
@@ -40,7 +40,7 @@ class FillMask(Pipeline):
                 )
             found = [
                 self._best(softmax(logits[row, place]), ids[real > 0], place, top_k, allowed, len(places) == 1)
-                for place in places
+                for place in places.tolist()
             ]
             yield found[0] if len(found) == 1 else found
 
@@ -131,8 +131,8 @@ class TextClassification(Pipeline):
         pairs = [second is not None for _, second in texts]
         if any(pairs) and not all(pairs):
             return np.concatenate([self.logits([one]) for one in batch])
-        seconds = [second for _, second in texts] if any(pairs) else None
-        return self.forward(self.encode([first for first, _ in texts], seconds))["logits"]
+        seconds = [second for _, second in texts if second is not None]
+        return self.forward(self.encode([first for first, _ in texts], seconds or None))["logits"]
 
     def _texts(self, one: Any) -> tuple[str, str | None]:
         return (one, None) if isinstance(one, str) else (one["text"], one.get("text_pair"))

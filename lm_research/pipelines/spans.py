@@ -65,7 +65,7 @@ class TokenClassification(Pipeline):
 
     def _in_windows(self, encoded: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
         """Logits [B, L, C] of rows of which some are too long; those of special tokens around a text are 0."""
-        frame, found = self.tokenizer.call_frame, []
+        frame, found = self.tokenizer.call_frame, list[tuple[int, np.ndarray, slice]]()
         room = self.longest - frame.size
         for row, mask in enumerate(encoded["attention_mask"]):
             real = np.flatnonzero(mask)
@@ -81,9 +81,9 @@ class TokenClassification(Pipeline):
         logits = np.zeros((*encoded["input_ids"].shape, self.lm.definition.head.num_labels), np.float32)
         for start in range(0, len(found), self.batch_size):
             part = found[start : start + self.batch_size]
-            read = self._of_places(encoded, [one[:2] for one in part])
-            for (row, places, own), logits_LC in zip(part, read, strict=True):
-                logits[row, places[own]] = logits_LC[own]
+            read = self._of_places(encoded, [(row, places) for row, places, _ in part])
+            for (row, places, inside), logits_LC in zip(part, read, strict=True):
+                logits[row, places[inside]] = logits_LC[inside]
         return logits
 
     def _of_places(
@@ -106,7 +106,7 @@ class TokenClassification(Pipeline):
         """Those that stand for characters of the text."""
         ids, offsets = encoded["input_ids"][row], encoded["offset_mapping"][row]
         special = set(self.tokenizer.special_ids.tolist()) - {self.tokenizer.roles.get("unk")}
-        tokens = []
+        tokens: list[dict[str, Any]] = []
         for place in np.flatnonzero(encoded["attention_mask"][row]).tolist():
             start, end = (int(x) for x in offsets[place])
             start = without_space(text, start, end)
@@ -286,7 +286,9 @@ class QuestionAnswering(Pipeline):
                     own.setdefault((first, last), score)
             for span, score in own.items():
                 found[span] = max(found.get(span, 0.0), score)
-        answers = [{"score": score, "start": a, "end": b, "answer": context[a:b]} for (a, b), score in found.items()]
+        answers: list[dict[str, Any]] = [
+            {"score": score, "start": a, "end": b, "answer": context[a:b]} for (a, b), score in found.items()
+        ]
         if may_be_none:
             answers.append({"score": none, "start": 0, "end": 0, "answer": ""})
         return sorted(answers, key=lambda answer: -answer["score"])[:top_k]

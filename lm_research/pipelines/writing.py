@@ -50,17 +50,17 @@ class TextGeneration(Pipeline):
         read = lambda one: chat_ids(tokenizer, one) if is_chat(one) else encode(tokenizer, [prefix + one])[0]  # noqa: E731
         if any(map(is_chat, batch)):
             rows = [read(one) for one in batch]  # all of their tokens are read, padding among them if a template has it
-            given = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+            given: dict[str, Any] = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
         else:
             given = {"prompts": [prefix + one for one in batch]}
         options = _stopping(options, stop_sequence)
         output = self.lm.generate(**given, return_dict_in_generate=True, **options)
         copies = len(output.texts) // len(batch)
         for row, one in enumerate(batch):
-            rows = slice(row * copies, (row + 1) * copies)
-            texts = output.texts[rows]
+            own = slice(row * copies, (row + 1) * copies)
+            texts = output.texts[own]
             if return_tensors:
-                yield [{"generated_token_ids": [*read(one), *new]} for new in output.new_tokens[rows]]
+                yield [{"generated_token_ids": [*read(one), *new]} for new in output.new_tokens[own]]
             elif is_chat(one):
                 reply = lambda text, one=one: [*one, {"role": "assistant", "content": text}]  # noqa: E731
                 yield [{"generated_text": reply(text) if return_full_text else text} for text in texts]
@@ -107,7 +107,7 @@ class TextToText(Pipeline):
         known = ("max_length", "min_length", "num_beams", "length_penalty", "no_repeat_ngram_size", "early_stopping")
         usual = {name: own[name] for name in known if name in own}
         texts, cut = [prefix + text for text in batch], truncation not in (False, "do_not_truncate")
-        given = {"prompts": texts}
+        given: dict[str, Any] = {"prompts": texts}
         source, target = self._named()
         options = (
             usual | {"src_lang": src_lang or source, "tgt_lang": tgt_lang or target} | _stopping(options, stop_sequence)
@@ -130,23 +130,21 @@ class TextToText(Pipeline):
     def _cut(self, texts: Sequence[str], language: str | None) -> list[list[int]]:
         """Tokens of texts for the encoder, at most as many as it reads."""
         rows = encode(self.tokenizer, texts, True, language)
-        head, tail = self.tokenizer.languages.around(language, self.tokenizer.eos_id) if language else ((), ())
+        known = self.tokenizer.languages
+        head, tail = known.around(language, self.tokenizer.eos_id) if language and known else ((), ())
         for number, ids in enumerate(rows):
-            if len(ids) <= self.longest:
-                continue
-            if self.tokenizer.adds_special_tokens:
+            if len(ids) > self.longest:
                 cut = self.tokenizer(texts[number], truncation=True, max_length=self.longest)["input_ids"][0].tolist()
                 rows[number] = [*head, *cut[len(head) : len(cut) - len(tail)], *tail]
-            else:
-                rows[number] = [*ids[: self.longest - 1], ids[-1]]
         return rows
 
-    def _named(self) -> tuple[str | None, ...]:
+    def _named(self) -> tuple[str | None, str | None]:
         """Languages of a task translation_XX_to_YY, None where the tokenizer knows no such ones."""
         found = re.fullmatch("translation_(.+)_to_(.+)", self.task)
         languages = self.tokenizer.languages
-        known = found and languages and set(found.groups()) <= languages.ids.keys()
-        return found.groups() if known else (None, None)
+        if found and languages and set(found.groups()) <= languages.ids.keys():
+            return found[1], found[2]
+        return None, None
 
 
 def _stopping(options: dict[str, Any], stop_sequence: str | Sequence[str] | None) -> dict[str, Any]:
@@ -176,8 +174,8 @@ class Conversational(TextGeneration):
     def is_one(self, inputs: Any) -> bool:
         return is_chat(inputs)
 
-    def run(self, batch: list[Any], **options: Any) -> Iterator[list[Message]]:
-        for answers in super().run(batch, **options):
+    def run(self, *batch: Any, **options: Any) -> Iterator[Any]:
+        for answers in super().run(*batch, **options):
             (found,) = answers[0].values()
             yield found
 

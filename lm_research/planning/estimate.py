@@ -7,7 +7,6 @@ A micro-batches, n devices of an axis, t of the tensor axis, c of the context ax
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +24,7 @@ from lm_research.parallel.rules import batch_shards, parse_rules, tree_shardings
 from lm_research.planning.topology import Topology, links
 from lm_research.planning.traffic import Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
-from lm_research.training.optimizer import make_optimizer
-from lm_research.training.state import init_state, state_shardings
+from lm_research.training.state import state_shardings
 from lm_research.trees import flatten
 
 FLOAT32 = 4
@@ -187,7 +185,7 @@ def kept_per_row(config: Config, remat: str, shape: Mapping[str, int]) -> float:
 
 
 def _state_bytes(config: Config, work: Workload, mesh: AbstractMesh) -> dict[str, float]:
-    shapes = _state_shapes(work)
+    shapes = work.state_shapes
     placed = state_shardings(mesh, work.definition, shapes, config.mesh)
 
     def bytes_of(name: str) -> float:
@@ -198,20 +196,6 @@ def _state_bytes(config: Config, work: Workload, mesh: AbstractMesh) -> dict[str
 
     names = {"parameters": "params", "optimizer": "optimizer"} | ({"average": "ema"} if "ema" in shapes else {})
     return {kind: bytes_of(name) for kind, name in names.items()}
-
-
-_SHAPES: dict[int, tuple[Workload, Any]] = {}
-
-
-def _state_shapes(work: Workload) -> Any:
-    """Shapes of the state; the last workload's are kept, since a search asks again and again."""
-    if id(work) not in _SHAPES:
-        _SHAPES.clear()
-        make = functools.partial(
-            init_state, work.definition, make_optimizer(work.config.optimizer), work.config, work.objective
-        )
-        _SHAPES[id(work)] = (work, jax.eval_shape(make))
-    return _SHAPES[id(work)][1]
 
 
 def roofline(

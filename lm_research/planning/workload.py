@@ -31,6 +31,8 @@ from lm_research.parallel.mesh import AXES
 from lm_research.tasks.base import PackedExamples
 from lm_research.tasks.dataset import LabelledCorpus
 from lm_research.training.groups import Groups, make_groups
+from lm_research.training.optimizer import make_optimizer
+from lm_research.training.state import init_state
 
 
 class Vocabulary:
@@ -65,6 +67,14 @@ class Workload:
     def groups(self) -> Groups:
         """What learns."""
         return make_groups(self.config, self.definition.shapes, self.definition.layers_of)
+
+    @functools.cached_property
+    def state_shapes(self) -> Any:
+        """Of the training state; kept, since a search asks again and again."""
+        make = functools.partial(
+            init_state, self.definition, make_optimizer(self.config.optimizer), self.config, self.objective
+        )
+        return jax.eval_shape(make)
 
     @property
     def length(self) -> int:

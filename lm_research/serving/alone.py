@@ -163,6 +163,7 @@ class Alone:
             if self._over(job):
                 return
             output = found
+        assert output is not None, "the last piece is the whole"
         for number, writer in enumerate(job.writers):  # of copies that can't differ there is one text
             row = number * len(output.new_tokens) // len(job.writers)
             _tell(writer, output, row, job.stops, self.lm.tokenizer)
@@ -195,11 +196,11 @@ def _tell(writer: Writer, output: GenerateOutput, row: int, stops: list[str], to
     writer.said = len(tokens)
     for place in range(len(tokens)) if writer.logprobs else [len(tokens) - 1]:
         event = Event(token=tokens[place])
-        if writer.logprobs:
+        if writer.logprobs and output.logprobs is not None:
             event.offset = min(len(text), len(continuation(tokenizer, writer.before, tokens[:place])))
             event.logprob = float(output.logprobs[row][place])
             writer.total += event.logprob
-            if output.top_ids is not None:
+            if output.top_ids is not None and output.top_logprobs is not None:
                 best = output.top_ids[row][place].tolist(), output.top_logprobs[row][place].tolist()
                 event.best = list(zip(*best, strict=True))
         if place == len(tokens) - 1:

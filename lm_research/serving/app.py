@@ -16,7 +16,7 @@ import hmac
 import logging
 import pathlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ def make_app(
       hosts: names that it answers to, beside those of this machine; None does to all, see access.py.
     """
     server = Server(lm, name, limits, token)
-    guarded = {
+    guarded: dict[str, Callable[..., Any]] = {
         "/metrics": server.show_metrics,
         "/v1/models": server.models,
         "/v1/models/{name:path}": server.model,
@@ -116,12 +116,13 @@ def make_app(
 
 
 def error(
-    status: int, message: str, headers: dict[str, str] | None = None, fields: Collection[str] = ()
+    status: int, message: str, headers: Mapping[str, str] | None = None, fields: Collection[str] = ()
 ) -> JSONResponse:
     return JSONResponse({"error": problem(status, message, fields)}, status, headers)
 
 
 async def _http_error(request: Request, exception: Exception) -> Response:
+    assert isinstance(exception, HTTPException)
     return error(exception.status_code, str(exception.detail), exception.headers)
 
 
@@ -130,7 +131,9 @@ class Server:
 
     def __init__(self, lm: Any, name: str, limits: Limits, token: str | None) -> None:
         self.lm, self.name, self.limits, self._token = lm, name, limits, token
-        self.batcher, self.alone = None, None
+        self.batcher: Batcher | None = None
+        self.alone: Alone | None = None
+        self.writing: Writing | None = None
         if lm.head in ("causal_lm", "seq2seq_lm"):
             self.batcher = Batcher(
                 lm, limits.slots, limits.length, limits.max_queue, limits.max_seconds, limits.max_tokens
@@ -141,14 +144,13 @@ class Server:
             if lm.head in kind.heads and not issubclass(kind, TextGeneration | TextToText)
         ]  # fmt: skip
         self.metrics = Metrics(self.batcher, self.alone)
-        self.writing = None
-        if self.batcher:
+        if self.batcher and self.alone:
             self.writing = Writing(self.batcher, self.alone, self.metrics, name, self.read, self.digest)
         self._since = int(time.time())
         # One thread runs the model on what is only read; some do all else that takes time, for which no other request waits.
         self._reader = Lane("reader", 1, limits.max_queue)
         self._digesters = Lane("digester", _DIGESTERS, limits.max_queue + limits.slots)
-        self._under_way: set[asyncio.Task] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._ending = False
         self._pipelines: dict[str, Any] = {}
 
@@ -222,8 +224,8 @@ class Server:
         """Answers all that is under way that the server ends; whether there was anything. Called in the event loop."""
         left = len(self._under_way)
         self._ending = True
-        for lane in filter(None, (self.batcher, self.alone)):
-            left += len(lane.abandon())
+        for lane in (self.batcher, self.alone):
+            left += len(lane.abandon()) if lane else 0
         for task in self._under_way:
             task.cancel()
         return left > 0
@@ -231,8 +233,8 @@ class Server:
     def close(self, seconds: float) -> bool:
         """Ends the threads; whether all did within some seconds. Those that don't are inside of a compiler, most likely."""
         end = time.monotonic() + seconds
-        lanes = filter(None, (self.alone, self.batcher, self._reader, self._digesters))
-        return all([lane.close(max(0.0, end - time.monotonic())) for lane in lanes])
+        lanes = (self.alone, self.batcher, self._reader, self._digesters)
+        return all([lane.close(max(0.0, end - time.monotonic())) for lane in lanes if lane])
 
     def _knows(self, given: str) -> bool:
         """Whether a header bears the token, sent in UTF-8, as most clients do, or in Latin-1, as browsers do."""
@@ -294,7 +296,7 @@ class Server:
         def run() -> Response:
             with messages.about("prompt_name"):
                 begins = prompted(self.lm.embedding or Embedding(), texts, **named)
-            arch, rows = self.lm.definition.arch, {}
+            arch, rows = self.lm.definition.arch, dict[int, np.ndarray]()
             read = (
                 self.lm.tokenizer.encode_batch([begins + text for text in texts])
                 if isinstance(texts[0], str)
@@ -337,7 +339,7 @@ class Server:
         def run() -> Response:
             if task not in self._pipelines:
                 self._pipelines[task] = found = pipeline(task, self.lm)
-                found.forward = self._wanted(found.forward)
+                found.parts = self._parts
             reader = self._pipelines[task]
             try:
                 with messages.about("options"):
@@ -350,22 +352,12 @@ class Server:
 
         return await self.read(run)
 
-    def _wanted(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A pass of the model that is only made while somebody waits for it, and of as many rows as there is memory for."""
-
-        def run(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            rows, length = batch["input_ids"].shape
-            count, parts = rows_at_once("inputs", self.lm.definition.arch, length), []
-            for first in range(0, rows, count):
-                self._reader.go_on()
-                parts.append(forward({name: x[first : first + count] for name, x in batch.items()}))
-            return (
-                parts[0]
-                if len(parts) == 1
-                else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            )
-
-        return run
+    def _parts(self, rows: int, length: int) -> Iterator[slice]:
+        """Rows of a batch that there is memory for at once, each asked for only while somebody waits."""
+        count = rows_at_once("inputs", self.lm.definition.arch, length)
+        for first in range(0, rows, count):
+            self._reader.go_on()
+            yield slice(first, first + count)
 
     async def inspect(self, body: Any, deadline: float) -> Response:
         self.check_model(body)

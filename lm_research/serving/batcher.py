@@ -56,7 +56,7 @@ class Writer:
     Attributes:
       options: how it is to be said.
       tokens, source: the prompt, and what an encoder reads.
-      said: new tokens.
+      said: new tokens; most: how many there may be.
       before: tokens that its text is read behind, see streaming.continuation.
       bias: of tokens, added to their scores.
       total: sum of their log-probabilities [nats], where those are wanted.
@@ -73,6 +73,8 @@ class Writer:
         self.deadline, self._deliver, self.said, self.cancelled, self.ended = deadline, deliver, 0, False, False
         self._stream, self._stops, self._text, self._given = TextStream(tokenizer, before), list(stops), "", 0
         self.total, self.bias, self.before = 0.0, bias, before
+        assert options.max_new_tokens is not None and isinstance(options.seed, int), "a request settles both"
+        self.most, self._seed = options.max_new_tokens, options.seed
 
     @property
     def dead(self) -> bool:
@@ -91,17 +93,18 @@ class Writer:
         least = max(0, (options.min_length or 0) - width) if least is None else least
         return {name: getattr(options, name) or 0 for name in (*NEUTRAL, *PENALTIES)} | {
             "temperature": options.temperature if options.do_sample else 0.0, "bias": self.bias, "least": least,
-            "most": options.max_new_tokens, "seed": options.seed % 2**32, "digest": digest, "number": self.number,
+            "most": self.most, "seed": self._seed % 2**32, "digest": digest, "number": self.number,
         }  # fmt: skip
 
     def push(self, event: Event) -> bool:
         """Takes a token and hands out what it settles; whether the text is at its end."""
+        assert event.token is not None
         self.said += 1
         self.total += event.logprob or 0.0
         event.offset = len(self._text)
         self._text += self._stream.push(event.token)
         ended = event.token in self.options.ends
-        event.finish = "stop" if ended else "length" if self.said >= self.options.max_new_tokens else ""
+        event.finish = "stop" if ended else "length" if self.said >= self.most else ""
         if event.finish:
             self._text += self._stream.end()
         cuts = [place for stop in self._stops if (place := self._text.find(stop)) >= 0]

@@ -96,8 +96,8 @@ class Connection(H11Protocol):
         """Ends the connection if it has not come further for too long."""
         begun, busy = self.cycle, self.cycle is not None and not self.cycle.response_complete
         left = self.transport.get_write_buffer_size()
-        place = (id(begun), busy, self.conn.their_state, left, self.transport.is_closing())
-        if self._place is None or place[0] != self._place[0]:
+        place = (begun, busy, self.conn.their_state, left, self.transport.is_closing())
+        if self._place is None or place[0] is not self._place[0]:
             self._begun = now
         if place != self._place or (busy and not left and self.conn.their_state is not h11.SEND_BODY):
             self.since, self._place = now, place
@@ -133,7 +133,7 @@ class Listener(uvicorn.Server):
         self.app_server, self.drain_seconds, self.cut = app_server, drain_seconds, False
         # A third of the time, but no more than two seconds, is kept for what ends others; a quarter of that for a busy machine.
         self._spare = min(2.0, drain_seconds / 3)
-        config.timeout_graceful_shutdown = drain_seconds - 0.4 * self._spare
+        config.timeout_graceful_shutdown = drain_seconds - 0.4 * self._spare  # type: ignore[assignment]  # asyncio waits for parts of seconds too
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 5 == 0:

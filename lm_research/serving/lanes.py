@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 @dataclasses.dataclass
 class _Job:
     function: Callable[[], Any]
-    future: Future = dataclasses.field(default_factory=Future)
+    future: Future[Any] = dataclasses.field(default_factory=Future)
     given_up: bool = False
 
 

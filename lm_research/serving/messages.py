@@ -155,7 +155,7 @@ def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict
     """The given fields of a body; raises a UserError for unknown or missing ones, and for wrong types."""
     if not isinstance(body, dict):
         raise UserError("The body must be a JSON object.")
-    known = fields | HARMLESS
+    known = {**fields, **HARMLESS}
     given = {name: value for name, value in body.items() if value is not None}
     for name in [name for name in given if name in REFUSED and name not in fields]:
         idle, reason = REFUSED[name]
@@ -291,7 +291,7 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
         raise UserError("seed must fit into 64 bits.")
     if not given.get("top_k", 0) < 2**31 or not given.get("no_repeat_ngram_size", 0) < 2**31:
         raise UserError("top_k and no_repeat_ngram_size must fit into 32 bits.")
-    ranges = dict.fromkeys(
+    ranges: dict[str, tuple[float, float]] = dict.fromkeys(
         ("presence_penalty", "frequency_penalty", "diversity_penalty", "length_penalty"), (-100, 100)
     )
     ranges |= {
@@ -306,10 +306,10 @@ def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:
             raise UserError(f"{name} is {given[name]}; it must be from {least} to {most}.")
     for name in WORDS:
         _check_words(name, given.get(name, [[0]]))
-    names = ("presence_penalty", "frequency_penalty", "repetition_penalty", "seed")
+    names = ["presence_penalty", "frequency_penalty", "repetition_penalty", "seed"]
     temperature = given.get("temperature", 1.0 if given.get("num_beams", 1) == 1 else 0.0)
     if temperature > 0:
-        names += tuple(NEUTRAL)
+        names += NEUTRAL
     arguments = {name: given[name] for name in names if name in given}
     if arguments.get("top_k") == -1:  # as vLLM and its clients say that there is none
         arguments["top_k"] = 0

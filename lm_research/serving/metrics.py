@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from lm_research.serving.alone import Alone
+from lm_research.serving.batcher import Batcher
 
 
 class Metrics:
     """Counters of one server; `batcher` and `alone` are asked who is under way and who waits."""
 
-    def __init__(self, batcher: Any, alone: Any) -> None:
+    def __init__(self, batcher: Batcher | None, alone: Alone | None) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("lm_requests", "Requests answered", ["path", "status"], registry=registry)
         self._seconds = Histogram(
@@ -21,10 +23,14 @@ class Metrics:
         )
         self.tokens = Counter("lm_tokens", "Tokens read and said", ["kind"], registry=registry)
         self.disconnects = Counter("lm_disconnects", "Clients that went before their answer", registry=registry)
-        for place, prefix, what in ((batcher, "", "Texts in slots"), (alone, "alone_", "Requests that run alone")):
-            for name, text in (("active", what), ("waiting", f"{what}: before them")):
-                gauge = Gauge(f"lm_{prefix}{name}", text, registry=registry)
-                gauge.set_function(lambda place=place, name=name: getattr(place, name, 0))
+        self._watch("", "Texts in slots", batcher)
+        self._watch("alone_", "Requests that run alone", alone)
+
+    def _watch(self, prefix: str, what: str, place: Batcher | Alone | None) -> None:
+        active = Gauge(f"lm_{prefix}active", what, registry=self._registry)
+        active.set_function(lambda: place.active if place else 0)
+        waiting = Gauge(f"lm_{prefix}waiting", f"{what}: before them", registry=self._registry)
+        waiting.set_function(lambda: place.waiting if place else 0)
 
     @contextlib.contextmanager
     def request(self, path: str) -> Iterator[Callable[[int], None]]:

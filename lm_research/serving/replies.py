@@ -21,7 +21,7 @@ class Reply:
     def __init__(self, model: str, tokenizer: Tokenizer, chat: bool, best: int) -> None:
         """`best` alternatives a token; -1 without log-probabilities."""
         self.tokenizer, self.chat, self.best = tokenizer, chat, best
-        self._inside, self._texts = tokenizer.encode("a"), {}
+        self._inside, self._texts = tokenizer.encode("a"), dict[int, str]()
         prefix = "chatcmpl" if chat else "cmpl"
         self.head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
@@ -51,27 +51,30 @@ class Reply:
     def _logprobs(self, events: list[Event]) -> dict[str, Any] | None:
         if self.best < 0:
             return None
-        events = [event for event in events if event.token is not None]
+        said = [(event.token, event) for event in events if event.token is not None]
         if self.chat:
             entry = lambda token, value: {  # noqa: E731
                 "token": self._text(token), "logprob": value, "bytes": list(self._text(token).encode()),
             }  # fmt: skip
             rows = [
-                entry(event.token, event.logprob) | {"top_logprobs": [entry(*one) for one in event.best[: self.best]]}
-                for event in events
+                entry(token, event.logprob) | {"top_logprobs": [entry(*one) for one in event.best[: self.best]]}
+                for token, event in said
             ]
             return {"content": rows, "refusal": None}
         return {
-            "tokens": [self._text(event.token) for event in events],
-            "token_logprobs": [event.logprob for event in events],
-            "top_logprobs": [None if event.logprob is None else self._likeliest(event) for event in events],
-            "text_offset": [event.offset for event in events],
+            "tokens": [self._text(token) for token, _ in said],
+            "token_logprobs": [event.logprob for _, event in said],
+            "top_logprobs": [
+                None if event.logprob is None else self._likeliest([*event.best[: self.best], (token, event.logprob)])
+                for token, event in said
+            ],
+            "text_offset": [event.offset for _, event in said],
         }
 
-    def _likeliest(self, event: Event) -> dict[str, float]:
-        """By text, and the chosen one; of tokens that look the same, such as parts of characters, the likeliest."""
+    def _likeliest(self, tokens: list[tuple[int, float]]) -> dict[str, float]:
+        """By text; of tokens that look the same, such as parts of characters, the likeliest."""
         found: dict[str, float] = {}
-        for token, value in [*event.best[: self.best], (event.token, event.logprob)]:
+        for token, value in tokens:
             found.setdefault(self._text(token), value)
         return found
 

@@ -55,11 +55,11 @@ class StepPlan:
     logprobs: bool = False
 
 
-def make_pool(bound: BoundModel, slots: int, prompts: Prompts) -> Cache:
+def make_pool(bound: BoundModel, slots: int, prompts: Prompts[jax.Array]) -> Cache:
     return read(bound, prompts, slots)[1]
 
 
-def join(bound: BoundModel, slots: int, pool: Cache, prompt: Prompts, row: jax.Array) -> Cache:
+def join(bound: BoundModel, slots: int, pool: Cache, prompt: Prompts[jax.Array], row: jax.Array) -> Cache:
     """The pool with the keys and values of the first prompt in a row."""
     new, copies = read(bound, prompt, slots)[1], len(prompt.start_B)
     axis = 1 if bound.blocks is None else 0
@@ -71,7 +71,7 @@ def join(bound: BoundModel, slots: int, pool: Cache, prompt: Prompts, row: jax.A
 
     layers = jax.tree.map(put, tuple(pool[:4]), tuple(new[:4]))
     mask = pool.memory_mask_BM
-    if mask is not None:
+    if mask is not None and new.memory_mask_BM is not None:
         mask = jax.lax.dynamic_update_slice_in_dim(mask, new.memory_mask_BM[:1], row, 0)
     return pool._replace(**dict(zip(Cache._fields, layers, strict=False)), memory_mask_BM=mask)
 
@@ -144,7 +144,9 @@ class Slots:
             self.places = min(length, arch.encoder.max_length) if learned else length
         self._check_room()
         self.tokens_RS = np.zeros((count, length), np.int32)
-        self.rows = {name: np.ones(count, np.int32) for name in ("length", "width", "most", "least", "top_k")}
+        self.rows: dict[str, np.ndarray] = {
+            name: np.ones(count, np.int32) for name in ("length", "width", "most", "least", "top_k")
+        }
         self.rows |= {name: np.zeros(count, np.uint32) for name in ("seed", "digest", "number")}
         self.rows |= {name: np.zeros(count, np.float32) for name in (*NEUTRAL, *PENALTIES, "temperature")} | self.rows
         self.rows["bias_tokens"] = np.full((count, BIASES), self.vocab, np.int32)  # V is no token
@@ -172,7 +174,7 @@ class Slots:
                 f"{free / 2**30:,.1f} GiB are free. Lower --slots or --length."
             )
 
-    def _prompts(self, tokens: list[list[int]], sources: list[list[int]] | None, width: int) -> Prompts:
+    def _prompts(self, tokens: list[list[int]], sources: list[list[int]] | None, width: int) -> Prompts[np.ndarray]:
         """Prompts at the left of their rows."""
         tokens_BP, source_BM, mask_BM = np.zeros((len(tokens), width), np.int32), None, None
         for row, ids in zip(tokens_BP, tokens, strict=True):
@@ -183,10 +185,16 @@ class Slots:
             for row, mask, ids in zip(source_BM, mask_BM, sources, strict=True):
                 row[: len(ids)], mask[: len(ids)] = ids, 1
         start_B = np.zeros(len(tokens), np.int32)
-        first = first_positions(self.engine.definition.arch, start_B)
+        first = first_positions(self.engine.definition.arch, start_B.tolist())
         first_B = None if first is None else np.array(first, np.int32)
         return Prompts(
-            tokens_BP, start_B, np.zeros((len(tokens), 2), np.uint32), source_BM, mask_BM, np.int32(0), first_B
+            tokens_BP,
+            start_B,
+            np.zeros((len(tokens), 2), np.uint32),
+            source_BM,
+            mask_BM,
+            np.ones(len(tokens), bool),
+            first_B,
         )
 
     def join(

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -115,7 +115,7 @@ class Writing:
         for prompt in order.prompts:
             with about(field):
                 tokens, source = batcher.prompt(prompt, options)
-                most = batcher.most(tokens, options.max_new_tokens, order.sized)
+                most = batcher.most(tokens, arguments["max_new_tokens"], order.sized)
             own = dataclasses.replace(options, max_new_tokens=most)
             before = tokens if source is None and not order.answers else []
             for copy in range(order.count):
@@ -127,7 +127,7 @@ class Writing:
                     )
                 )  # fmt: skip
         # `generate` writes as much behind each of its prompts.
-        most = min(writer.options.max_new_tokens for writer in writers)
+        most = min(writer.most for writer in writers)
         if order.alone:
             lengths = [len(writer.source or writer.tokens) for writer in writers[:: order.count]]
             texts = len(lengths) * max(order.count, arguments["num_beams"])
@@ -167,7 +167,7 @@ class Writing:
         return usage(read, said)
 
     async def _whole(
-        self, order: Order, writers: list[Writer], events: asyncio.Queue, reply: Reply,
+        self, order: Order, writers: list[Writer], events: asyncio.Queue[tuple[int, Event]], reply: Reply,
         echoes: list[tuple[str, list[Event]]],
     ) -> dict[str, Any]:  # fmt: skip
         found: list[list[Event]] = [[] for _ in writers]
@@ -185,8 +185,13 @@ class Writing:
         return await self.digest(lambda: reply.whole(_choices(order, writers, found, echoes), usage))
 
     async def _stream(
-        self, order: Order, writers: list[Writer], events: asyncio.Queue, reply: Reply, deadline: float
-    ) -> AsyncIterator[str]:
+        self,
+        order: Order,
+        writers: list[Writer],
+        events: asyncio.Queue[tuple[int, Event]],
+        reply: Reply,
+        deadline: float,
+    ) -> AsyncGenerator[str, None]:
         """Server-sent events. At the deadline comes the last, even if a program is being compiled then."""
         open_rows, begun = set(range(len(writers))), set()
         while open_rows:
@@ -217,7 +222,7 @@ class Writing:
 class Stream(StreamingResponse):
     """Server-sent events. Slots are free again when the client goes, even before the first event."""
 
-    def __init__(self, writing: Writing, writers: list[Writer], events: AsyncIterator[str]) -> None:
+    def __init__(self, writing: Writing, writers: list[Writer], events: AsyncGenerator[str, None]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._writing, self._writers, self._events = writing, writers, events
 

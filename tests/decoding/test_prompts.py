@@ -19,7 +19,7 @@ from lm_research.tokenizers.tokenizer_training import train_tokenizer
 def test_rows_stand_on_the_right() -> None:
     prompts = make_prompts([[1, 2, 3], [4]], 9, least=4)
     assert prompts.tokens_BP.tolist() == [[9, 1, 2, 3], [9, 9, 9, 4]]
-    assert prompts.start_B.tolist() == [1, 3] and prompts.count == 2
+    assert prompts.start_B.tolist() == [1, 3] and prompts.real_B.sum() == 2
     sources = make_prompts([[5]] * 3, 9, [[1], [2, 3], [4, 5, 6, 7, 8]], multiple=4, least=2, most=5)
     assert sources.tokens_BP.tolist() == [[5], [5], [5], [9]]  # the fourth row fills up
     assert sources.source_BM.tolist() == [[1, 9, 9, 9, 9], [2, 3, 9, 9, 9], [4, 5, 6, 7, 8], [9] * 5]
