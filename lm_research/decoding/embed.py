@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.common.rounding import next_power_of_two
-from lm_research.decoding.request import read_texts
+from lm_research.decoding.request import are_texts, read_texts
 from lm_research.errors import UserError
 from lm_research.models import forward
 from lm_research.models.definition import ModelDefinition, Params
@@ -49,8 +49,8 @@ def embed(
         said = dataclasses.replace(said, pooling=pooling, further=(), dense=(), truncate_dim=0)
     said.check()
     _check_width(said, lm.definition.arch)
-    begins, texts, width = prompted(said, texts, prompt_name, prompt), list(texts), _width(said, lm.definition.arch)
-    if begins:
+    begins, width = prompted(said, texts, prompt_name, prompt), _width(said, lm.definition.arch)
+    if begins and are_texts(texts):
         texts = [begins + text for text in texts]
     most, framed = said.max_length or (lm.tokenizer and lm.tokenizer.max_length) or 0, lm.embedding is not None
     read = lambda some: read_texts(lm.tokenizer, lm.definition.arch, some, most, framed)  # noqa: E731

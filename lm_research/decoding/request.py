@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
@@ -243,7 +243,7 @@ def encode(
     encoders puts around a text, a causal model has not learned with: it too reads the separator.
     """
     if language is not None:
-        head, tail = tokenizer.languages.around(language, tokenizer.eos_id)
+        head, tail = spoken(tokenizer.languages, language).around(language, tokenizer.eos_id)
         return [[*head, *ids_within(tokenizer, text), *tail] for text in texts]
     if tokenizer.adds_special_tokens and (for_encoder or not parts_documents(tokenizer)):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
@@ -276,7 +276,7 @@ def read_texts(
       UserError: no tokenizer, or ids that are none of the model's.
     """
     limit = min(filter(None, ((arch.encoder or arch).max_length, max_length)), default=0)
-    if not isinstance(texts[0], str):
+    if not are_texts(texts):
         rows = as_rows("texts", texts)
         _check_ids(rows, (arch.encoder or arch).vocab_size)
         batch = _filled([row[: limit or None] for row in rows])
@@ -294,6 +294,11 @@ def read_texts(
     width = batch["input_ids"].shape[1]
     more = min(-width % 32, limit - width) if limit else -width % 32
     return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
+
+
+def are_texts(texts: Sequence[Any]) -> TypeGuard[Sequence[str]]:
+    """Whether these are texts, and not token ids of each."""
+    return isinstance(texts[0], str)  # tokenizers refuse a mixture
 
 
 def _filled(rows: Sequence[list[int]]) -> dict[str, np.ndarray]:

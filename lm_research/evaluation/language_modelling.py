@@ -43,7 +43,8 @@ class LanguageJudge:
                 f"{'none' if self.lm.tokenizer is None else f'head {self.lm.head!r}'}."
             )
         self.pseudo = PseudoLikelihood(self.lm) if masked else None
-        self.start, own = text_start(self.lm.tokenizer), self.lm.context_length
+        self.tokenizer = self.lm.tokenizer
+        self.start, own = text_start(self.tokenizer), self.lm.context_length
         self.length = entry.max_length or min(_LONGEST, own or _LONGEST)
         if self.lm.definition.arch.positions == "learned":
             self.length = min(self.length, own or self.length)
@@ -70,7 +71,7 @@ class LanguageJudge:
 
     def _causal(self, texts: list[str]) -> list[np.ndarray]:
         assert self.start is not None
-        rows = self.lm.tokenizer.encode_batch(texts)
+        rows = self.tokenizer.encode_batch(texts)
         parts = [(i, *pair) for i, row in enumerate(rows) for pair in windows(row, self.start, self.length)]
         found: list[list[np.ndarray]] = [[] for _ in texts]
         for start in range(0, len(parts), self.size):

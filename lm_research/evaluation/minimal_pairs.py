@@ -90,10 +90,11 @@ class PairsJudge:
 
 def likelihoods(lm: LanguageModel, pairs: list[tuple[str, str]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Log-probabilities [nats] of the tokens of the first and of the second sentences, by a causal model."""
-    start = text_start(lm.tokenizer)
-    if start is None:
+    tokenizer = lm.tokenizer
+    start = None if tokenizer is None else text_start(tokenizer)
+    if tokenizer is None or start is None:
         raise UserError("The tokenizer has no token that begins a text, after which the first word could be asked for.")
-    ids = lm.tokenizer.encode_batch([pair[side] for side in (0, 1) for pair in pairs])
+    ids = tokenizer.encode_batch([pair[side] for side in (0, 1) for pair in pairs])
     found = score(lm, input_ids=[[start]] * len(ids), continuations=ids)
     return found[: len(pairs)], found[len(pairs) :]
 

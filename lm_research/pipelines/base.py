@@ -45,6 +45,7 @@ class Pipeline(abc.ABC):
       task: its name.
       lm: the model.
       batch_size: inputs run together.
+      own: the model's tokenizer; tokenizer: one like it that always puts special tokens around texts.
       options: defaults of a call's keyword arguments.
       parts: (rows, length) of a batch -> the rows that the model runs at a time; by default all.
     """
@@ -65,7 +66,8 @@ class Pipeline(abc.ABC):
             raise UserError(
                 f"The task {task} reads texts, but the model's directory has no tokenizer. Put its files there."
             )
-        self.tokenizer = with_special_tokens(lm.tokenizer)
+        self.own = lm.tokenizer
+        self.tokenizer = with_special_tokens(self.own)
         arch = lm.definition.arch
         self.longest = (arch.encoder or arch).max_length or self.tokenizer.max_length or 0
 

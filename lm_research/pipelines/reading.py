@@ -208,8 +208,8 @@ class ZeroShotClassification(Pipeline):
             raise UserError(
                 "multi_label needs a model of natural language inference; a causal one only compares labels."
             )
-        continuations = self.lm.tokenizer.encode_after([f" {one}" for one in hypotheses])
-        most, (ids,) = max(map(len, continuations)), encode(self.lm.tokenizer, [text])
+        continuations = self.own.encode_after([f" {one}" for one in hypotheses])
+        most, (ids,) = max(map(len, continuations)), encode(self.own, [text])
         room = self.longest + 1 - most if self.longest else len(ids)  # a continuation's last token is not read
         if room < 1:
             raise UserError(

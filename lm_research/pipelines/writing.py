@@ -46,7 +46,7 @@ class TextGeneration(Pipeline):
         return_text: bool | None = None,
         **options: Any,
     ) -> Iterator[list[dict[str, Any]]]:
-        tokenizer = self.lm.tokenizer
+        tokenizer = self.own
         read = lambda one: chat_ids(tokenizer, one) if is_chat(one) else encode(tokenizer, [prefix + one])[0]  # noqa: E731
         if any(map(is_chat, batch)):
             rows = [read(one) for one in batch]  # all of their tokens are read, padding among them if a template has it
