@@ -116,7 +116,7 @@ def adapt(base: ModelDefinition, lora: LoraConfig) -> ModelDefinition:
             more_axes[f"{layer}/{name}"] = places
         stacked[layer] = front > 0
     return AdaptedDefinition(
-        base.arch, base.head, unflatten(shapes | more_shapes), unflatten(axes | more_axes), base._graph, base._state,
+        base.arch, base.head, unflatten(shapes | more_shapes), unflatten(axes | more_axes), base.graph, base.state,
         base, lora, stacked,
     )  # fmt: skip
 

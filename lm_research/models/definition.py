@@ -32,14 +32,15 @@ class ModelDefinition:
       head: what it predicts.
       shapes: nested dict of jax.ShapeDtypeStruct, one per parameter; stacked layers have a leading axis N.
       axes: the same structure with tuples of logical axis names ("layers" first where stacked).
+      graph, state: the module without and with placeholders of its arrays, see nnx.split.
     """
 
     arch: Architecture
     head: Head
     shapes: Params
     axes: Params
-    _graph: Any
-    _state: nnx.State
+    graph: Any
+    state: nnx.State
 
     def init(self, seed: int | jax.Array) -> Params:
         """Fresh parameters (float32). The same for any mesh, because jax.random is."""
@@ -59,9 +60,9 @@ class ModelDefinition:
 
     def bind(self, params: Params) -> Model:
         """The module holding these parameters. Cheap under jit, where it happens once, at tracing."""
-        state = jax.tree.map(lambda leaf: leaf, self._state)  # a copy of the structure
+        state = jax.tree.map(lambda leaf: leaf, self.state)  # a copy of the structure
         nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(self._graph, state)
+        return nnx.merge(self.graph, state)
 
     def layers_of(self, path: str) -> tuple[int, ...] | None:
         """The numbers of the layers (of shared ones, the blocks) that are stacked in a parameter; None of one that is no layer's."""
