@@ -6,7 +6,9 @@ of files count and tell where. Bytes that are not UTF-8 are no such case: whoeve
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
 def is_text(text: str) -> bool:
@@ -18,12 +20,17 @@ def is_text(text: str) -> bool:
     return True
 
 
-def whole(value: Any) -> Any:
+def whole(value: Value) -> Value:
     """A text with question marks for halves of surrogate pairs; of lists, tuples and dicts, all texts in them. Others stay as they are."""
+    found: Value = _whole(value)
+    return found
+
+
+def _whole(value: Any) -> Any:
     if isinstance(value, str):
         return value if is_text(value) else value.encode("utf-8", "replace").decode("utf-8")
     if type(value) in (list, tuple):
-        return type(value)(map(whole, value))
+        return type(value)(map(_whole, value))
     if type(value) is dict:
-        return {whole(key): whole(inner) for key, inner in value.items()}
+        return {_whole(key): _whole(inner) for key, inner in value.items()}
     return value

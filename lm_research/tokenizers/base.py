@@ -16,7 +16,7 @@ import tokenizers
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import json_value
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.inputs import Row, bert_rows, pair_up, stack_rows
+from lm_research.tokenizers.inputs import Row, Texts, bert_rows, pair_up, stack_rows
 from lm_research.tokenizers.languages import Languages, spoken
 
 # Role -> the names it goes by in published models, most telling first.
@@ -95,7 +95,7 @@ class Tokenizer(abc.ABC):
         """The tokenizer as a tokenizer.json; raises a TokenizerError if that format has no place for it."""
         raise TokenizerError(f"The tokenizer {self.name} has no counterpart in tokenizer.json.")
 
-    def in_languages(self, source: str = "", target: str = "") -> Tokenizer:
+    def in_languages(self, source: str = "", target: str = "") -> Self:
         """The same tokenizer for texts in another language; "" keeps one.
 
         Raises:
@@ -268,24 +268,27 @@ class Tokenizer(abc.ABC):
         cut = limit if truncation else None
         length = limit if padding == "max_length" else 0 if padding else None
         how = (length, self.pad_id if padding else 0, side == "left", self.uses_types, return_offsets)
-        found = {}
+        found: dict[str, np.ndarray] = {}
         if text_target is not None:
             found = stack_rows(self._target_rows(pair_up(text_target, None), cut, add_special_tokens), *how)
             if text is None:
                 return found
             found = {"labels": found["input_ids"]}
+        elif text is None:
+            raise TokenizerError("A tokenizer takes a text or a list of texts: give text, or text_target.")
         return stack_rows(self._rows(pair_up(text, text_pair), cut, add_special_tokens), *how) | found
 
-    def _rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> Sequence[Row | tokenizers.Encoding]:
+    def _rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> Sequence[Row | tokenizers.Encoding]:
         """Texts or pairs, with special tokens and cut to `limit` tokens."""
-        pairs = bool(texts) and isinstance(texts[0], tuple)
-        firsts, seconds = zip(*texts, strict=True) if pairs else (texts, None)
+        firsts = [text if isinstance(text, str) else text[0] for text in texts]
+        seconds = [text[1] for text in texts if not isinstance(text, str)]
         frame = (self.cls_id, self.sep_id) if add_special_tokens else None
-        others = self.encode_batch(seconds) if seconds is not None else None
-        return bert_rows(self.encode_batch(firsts), others, frame, self._checked(limit, pairs, add_special_tokens))
+        others = self.encode_batch(seconds) if seconds else None
+        limit = self._checked(limit, others is not None, add_special_tokens)
+        return bert_rows(self.encode_batch(firsts), others, frame, limit)
 
     def _target_rows(
-        self, texts: list, limit: int | None, add_special_tokens: bool
+        self, texts: Texts, limit: int | None, add_special_tokens: bool
     ) -> Sequence[Row | tokenizers.Encoding]:
         """Texts to be written."""
         return self._rows(texts, limit, add_special_tokens)
@@ -359,7 +362,9 @@ class Tokenizer(abc.ABC):
     @functools.cached_property
     def starts_word(self) -> np.ndarray:
         """bool [size]: the token begins with a space or is a line break, so it begins a word; never for special ids."""
-        return np.array([piece.startswith((SPACE, "⏎")) for piece in self.pieces(range(self.size))]) & ~self.is_special
+        return np.where(
+            self.is_special, False, [piece.startswith((SPACE, "⏎")) for piece in self.pieces(range(self.size))]
+        )
 
 
 def after_space(word: str) -> str:

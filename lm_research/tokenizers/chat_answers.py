@@ -45,7 +45,7 @@ def find_answers(tokenizer: Tokenizer, messages: Sequence[Message], tools: Seque
     text, marked = chat_spans(tokenizer, messages, False, template, tools)
     if marked:
         return Answers(text, [span for span in marked if span[0] < span[1]], True)
-    finder, spans = _Finder(tokenizer, messages, tools, template, text), []
+    finder, spans = _Finder(tokenizer, messages, tools, template, text), list[tuple[int, int]]()
     for place, message in enumerate(messages):
         if message["role"] == _ASSISTANT:
             span = finder.span(place, spans[-1][1] if spans else 0)

@@ -150,11 +150,13 @@ def chat_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     `chat_text` does.
     """
     text = chat_text(tokenizer, messages)
-    return tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist()
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist()
+    return ids
 
 
 def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
-    return json_value(files.get("tokenizer_config.json", b"{}"))
+    settings: dict[str, Any] = json_value(files.get("tokenizer_config.json", b"{}"))
+    return settings
 
 
 @functools.lru_cache(maxsize=8)

@@ -262,7 +262,7 @@ def _load(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
     if name not in files:
         return {}
     kind = dict[Content, Id] if name == "added_tokens.json" else Object
-    content = parse_json(files[name], f"{where}/{name}", kind, error=TokenizerError, fix=_FIX)
+    content: dict[str, Any] = parse_json(files[name], f"{where}/{name}", kind, error=TokenizerError, fix=_FIX)
     if name == "config.json" and isinstance(content.get("encoder"), dict):
         # A model made of two: its one tokenizer is the encoder's.
         content = {**content["encoder"], **{key: value for key, value in content.items() if key != "model_type"}}
@@ -280,11 +280,11 @@ def _check_ids(by_id: Mapping[int, Any], where: str) -> None:
 
 def _token(value: str | dict[str, Any] | None, special: bool = True, lstrip: bool = False) -> AddedToken | None:
     """The token, None for null and for an empty text, as transformers has it."""
-    text = value.get("content") if isinstance(value, dict) else value
-    if not text:
-        return None
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return AddedToken(value, special=special, lstrip=lstrip, normalized=not special)
+    text = value.get("content") if isinstance(value, dict) else None
+    if not text or not isinstance(value, dict):
+        return None
     flags = {key: bool(value.get(key)) for key in ("lstrip", "rstrip", "single_word")}
     special = bool(value.get("special", special))
     return AddedToken(text, special=special, normalized=bool(value.get("normalized", not special)), **flags)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tokenizers
@@ -26,7 +26,7 @@ from lm_research.tokenizers.hf_settings import (
     read_settings,
 )
 from lm_research.tokenizers.hf_text import byte_lengths, going_on, literal_form, readable, uses, word_starts
-from lm_research.tokenizers.inputs import known_ids
+from lm_research.tokenizers.inputs import Texts, known_ids
 from lm_research.tokenizers.spec import check_ends, in_use, parse_spec
 from lm_research.tokenizers.special_roles import add_tokens, uses_types, with_stand_ins
 
@@ -46,13 +46,15 @@ class HFTokenizer(Tokenizer):
     def __init__(self, files: Mapping[str, bytes], settings: Settings) -> None:
         """Use load_tokenizer; raises a TokenizerError when the files hold no tokenizer, or a damaged one."""
         self.name = settings.where
+        kind: Kind | None
         names = () if WHOLE in files else hf_vocabularies.find_vocabulary(files, settings)
         if names:
-            self.backend, kind = hf_vocabularies.build(files, names, settings)
-            settings = settings if settings.kind else read_settings(files, settings.where, kind)
+            self.backend, built = hf_vocabularies.build(files, names, settings)
+            settings = settings if settings.kind else read_settings(files, settings.where, built)
+            kind = built
             own = add_tokens(self.backend, kind, settings, whole=False)
             self.languages = hf_vocabularies.find_languages(self.backend, kind, settings, own)
-            hf_vocabularies.wrap(self.backend, kind, settings, own, self.languages)
+            hf_vocabularies.wrap(self.backend, built, settings, own, self.languages)
             spec = None
         else:
             self.backend, spec = parse_spec(files[WHOLE], f"{settings.where}/{WHOLE}")
@@ -70,8 +72,8 @@ class HFTokenizer(Tokenizer):
         self._spec = spec or json.loads(self._text)
         content = {key: value for key, value in self._spec.items() if key not in ("padding", "truncation")}
         spoken = [[self.languages.source, self.languages.target]] if self.languages else []
-        content = json.dumps([content, own, *spoken], sort_keys=True).encode()
-        self.digest = hashlib.sha256(content).hexdigest()
+        facts = json.dumps([content, own, *spoken], sort_keys=True).encode()
+        self.digest = hashlib.sha256(facts).hexdigest()
         self._vocab = self.backend.get_vocab()
         self.size = max(self._vocab.values()) + 1
         check_ends(self._spec, self.size, f"{settings.where}/{WHOLE}")
@@ -83,11 +85,11 @@ class HFTokenizer(Tokenizer):
         self.files = kept | self._describe(settings, kind, own)
         self._lock = threading.Lock()  # truncation is a state of the backend
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return self.from_files, (self.files, self.name)
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], where: str) -> HFTokenizer:
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> Self:
         return cls(files, read_settings(files, where))
 
     def _describe(self, settings: Settings, kind: Kind | None, own: dict[str, str]) -> dict[str, bytes]:
@@ -114,7 +116,8 @@ class HFTokenizer(Tokenizer):
         return WHOLE
 
     def library_spec(self) -> dict[str, Any]:
-        return json.loads(self.files[WHOLE])
+        spec: dict[str, Any] = json.loads(self.files[WHOLE])
+        return spec
 
     # ------------------------------------------------------------------------------------------ special tokens
 
@@ -187,30 +190,30 @@ class HFTokenizer(Tokenizer):
         strategy: str = "longest_first",
         side: str | None = None,
     ) -> list[tokenizers.Encoding]:
-        texts = whole(list(texts))
+        own = [whole(text) for text in texts]
         with self._lock, in_use(self.name):
             if max_length is not None:
                 side = side or self.truncation_side
                 self.backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=side)
             try:
-                return self.backend.encode_batch(texts, add_special_tokens=add_special_tokens)
+                return self.backend.encode_batch(own, add_special_tokens=add_special_tokens)
             finally:
                 self.backend.no_truncation()
 
-    def _rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[tokenizers.Encoding]:
+    def _rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> list[tokenizers.Encoding]:
         limit = self._checked(limit, bool(texts) and isinstance(texts[0], tuple), add_special_tokens)
         return self.encodings(texts, add_special_tokens=add_special_tokens, max_length=limit)
 
-    def _target_rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[tokenizers.Encoding]:
+    def _target_rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> list[tokenizers.Encoding]:
         """Rows of texts to be written, with the code of their language."""
         if self.languages is None or not add_special_tokens:
             return self._rows(texts, limit, add_special_tokens)
         return self._writing._rows(texts, limit, True)
 
     @functools.cached_property
-    def _writing(self) -> HFTokenizer:
+    def _writing(self) -> Self:
         """The tokenizer of the other side, which reads the language that this one writes."""
-        return self.in_languages(source=self.languages.target)
+        return self.in_languages(source=self.languages.target if self.languages else "")
 
     # ------------------------------------------------------------------------------------------ ids to text
 
@@ -257,7 +260,7 @@ class HFTokenizer(Tokenizer):
     @functools.cached_property
     def starts_word(self) -> np.ndarray:
         """bool [size]: the token begins with a space or is a line break, or, of WordPiece, does not go on with a word."""
-        return word_starts(self._vocab, self.size, self._spec) & ~self.is_special
+        return np.where(self.is_special, False, word_starts(self._vocab, self.size, self._spec))
 
 
 def _plain(spec: str) -> tokenizers.Tokenizer:

@@ -42,7 +42,7 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
     Raises:
       TokenizerError: the settings name a class whose files are missing, or one that is not known here.
     """
-    found = [
+    found: list[tuple[str, ...]] = [
         names for names in (*FILES.values(), *((name,) for name in PIECES)) if all(name in files for name in names)
     ]
     if not found:
@@ -56,6 +56,7 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
         )
     if settings.kind is None:
         return found[0]
+    fitting: list[tuple[str, ...]]
     if settings.kind.vocabulary == "pieces":
         fitting = [names for names in found if names[0] in PIECES and len(names) == 1]
     else:
@@ -119,7 +120,15 @@ def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokeni
             f"{settings.where}: merges.txt has the line {short(' '.join(wrong[0]))}, which is not two tokens with a space between. Copy it "
             "again."
         )
-    tokenizer = Tokenizer(BPE(vocab, pairs, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False))
+    tokenizer = Tokenizer(
+        BPE(
+            vocab,
+            [(left, right) for left, right in pairs],
+            continuing_subword_prefix="",
+            end_of_word_suffix="",
+            fuse_unk=False,
+        )
+    )
     prefix = bool(settings.config.get("add_prefix_space", False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
@@ -172,7 +181,7 @@ def _fairseq(model: spm.SentencePieceModel, kind: Kind) -> list[tuple[str, float
 def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
     config = settings.config
     vocab, unknown = [(text, score) for text, score, _ in model.pieces], model.unk_id
-    steps = []
+    steps: list[normalizers.Normalizer] = []
     if kind.wrap == "eos":  # T5: sentinels, the highest id first
         has_them = any(text == f"{SPACE}<extra_id_0>" for text, _ in vocab)  # as mT5's model
         count = int(config.get("extra_ids", 0 if has_them else 100))
@@ -189,7 +198,12 @@ def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> T
     return _spaced(Tokenizer(Unigram(vocab, unknown, model.byte_fallback)), model, settings, steps)
 
 
-def _spaced(tokenizer: Tokenizer, model: spm.SentencePieceModel, settings: Settings, steps: Sequence = ()) -> Tokenizer:
+def _spaced(
+    tokenizer: Tokenizer,
+    model: spm.SentencePieceModel,
+    settings: Settings,
+    steps: Sequence[normalizers.Normalizer] = (),
+) -> Tokenizer:
     """With a text normalised by `steps` and the model's own rules, runs of white space as one space, and a space before it."""
     steps, config = list(steps), settings.config
     if model.charsmap:
@@ -228,9 +242,10 @@ def _merging(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> T
         return _spaced(tokenizer, model, settings)
     prefix = settings.config.get("add_prefix_space")
     prefix = model.adds_prefix if prefix is None else bool(prefix)
-    steps = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
     if settings.config.get("legacy", True):  # as sentencepiece itself: a space before every stretch of text
-        steps += [normalizers.Prepend(SPACE)] * prefix + [normalizers.Replace(" ", SPACE)]
+        steps += [normalizers.Prepend(SPACE)] * prefix
+        steps.append(normalizers.Replace(" ", SPACE))
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
             replacement=SPACE, prepend_scheme="first" if prefix else "never", split=False
@@ -300,11 +315,10 @@ def wrap(
     config, vocabulary = settings.config, kind.vocabulary
     bos, eos, cls, sep = (roles.get(role, "") for role in ("bos", "eos", "cls", "sep"))
     if kind.wrap == "cls sep sep" and kind.vocabulary == "bytes":
-        ends = ((token, tokenizer.token_to_id(token)) for token in (sep, cls))
-        trims = bool(config.get("trim_offsets", True))
-        tokenizer.post_processor = processors.RobertaProcessing(
-            *ends, trims, bool(config.get("add_prefix_space", False))
-        )
+        sep_id, cls_id = tokenizer.token_to_id(sep), tokenizer.token_to_id(cls)
+        assert sep_id is not None and cls_id is not None, "it has all its tokens"
+        trims, prefix = bool(config.get("trim_offsets", True)), bool(config.get("add_prefix_space", False))
+        tokenizer.post_processor = processors.RobertaProcessing((sep, sep_id), (cls, cls_id), trims, prefix)
         return
     start = "BOS " if bos and config.get("add_bos_token", vocabulary == "pieces") else ""
     end = " EOS" if eos and config.get("add_eos_token", False) else ""
@@ -338,7 +352,7 @@ def follow_options(
         splitter.add_prefix_space = bool(config["add_prefix_space"])
         tokenizer.pre_tokenizer = splitter
     ends = settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys()
-    if ends or languages is not None:  # whose code in the file is that of whoever saved it
+    if settings.kind and (ends or languages is not None):  # whose code in the file is that of whoever saved it
         wrap(tokenizer, settings.kind, settings, roles, languages)
 
 

@@ -14,6 +14,9 @@ from tokenizers import Encoding
 from lm_research.common.texts import whole
 from lm_research.errors import TokenizerError
 
+# Texts, or pairs of them.
+Texts = list[str] | list[tuple[str, str]]
+
 
 class Row(NamedTuple):
     """Ids of a text or a pair, and which of its two texts each is of (0 or 1)."""
@@ -22,7 +25,7 @@ class Row(NamedTuple):
     type_ids: list[int]
 
 
-def pair_up(text: str | Sequence[str], text_pair: str | Sequence[str] | None) -> list[str] | list[tuple[str, str]]:
+def pair_up(text: str | Sequence[str], text_pair: str | Sequence[str] | None) -> Texts:
     """The texts, or the pairs, that arguments of a tokenizer name, without halves of characters (texts.py).
 
     Raises:
@@ -78,7 +81,7 @@ def stack_rows(
         arrays["attention_mask"][number, place] = 1
         if types:
             arrays["token_type_ids"][number, place] = row.type_ids
-        if offsets:
+        if offsets and isinstance(row, Encoding):
             arrays["offset_mapping"][number, place] = row.offsets
     return arrays
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import sentencepiece
@@ -26,7 +26,7 @@ from lm_research.tokenizers.base import SPACE, Tokenizer
 from lm_research.tokenizers.chat_template import TEMPLATE
 from lm_research.tokenizers.hf_settings import KIND, SETTINGS, Id, Settings, read_settings
 from lm_research.tokenizers.hf_text import byte_lengths, word_starts
-from lm_research.tokenizers.inputs import Row
+from lm_research.tokenizers.inputs import Row, Texts
 from lm_research.tokenizers.languages import M2M_100, WMT_21
 from lm_research.tokenizers.sentencepiece_model import NO_PREFIX, read_model
 from lm_research.tokenizers.special_roles import with_stand_ins
@@ -41,6 +41,7 @@ class NumberedPieces(Tokenizer):
     def __init__(self, files: Mapping[str, bytes], settings: Settings) -> None:
         """Use load_tokenizer; raises a TokenizerError where a file is damaged or of a form that is not known here."""
         self.name, kind = settings.where, settings.kind
+        assert kind is not None, "from_files names one"
         if settings.config.get("separate_vocabs"):
             raise TokenizerError(
                 f"{self.name}: separate_vocabs is true in tokenizer_config.json, and a vocabulary of its own for what is written "
@@ -78,11 +79,11 @@ class NumberedPieces(Tokenizer):
         facts = json.dumps([self._vocab, self.roles, spoken_by], sort_keys=True).encode()
         self.digest = hashlib.sha256(b"".join(protos) + facts).hexdigest()
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return self.from_files, (self.files, self.name)
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], where: str) -> NumberedPieces:
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> Self:
         guess = "MarianTokenizer" if "source.spm" in files else "M2M100Tokenizer"
         return cls(files, read_settings(files, where, KIND[guess]))
 
@@ -124,24 +125,29 @@ class NumberedPieces(Tokenizer):
         rows = ([code, *pieces] if code else pieces for code, pieces in zip(codes, cut, strict=True))
         return [[self._vocab.get(piece, self.unk_id) for piece in row] for row in rows]
 
-    def _rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[Row]:
+    def _rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> list[Row]:
         return self._framed(self._reads, texts, limit, self.frame if add_special_tokens else ((), ()))
 
-    def _target_rows(self, texts: list, limit: int | None, add_special_tokens: bool) -> list[Row]:
+    def _target_rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> list[Row]:
         return self._framed(self._writes, texts, limit, self.target_frame if add_special_tokens else ((), ()))
 
     def _framed(
-        self, model: sentencepiece.SentencePieceProcessor, texts: list, limit: int | None, frame: tuple
+        self,
+        model: sentencepiece.SentencePieceProcessor,
+        texts: Texts,
+        limit: int | None,
+        frame: tuple[Sequence[int], Sequence[int]],
     ) -> list[Row]:
         """Rows of texts whose special tokens, where they name some, count as such."""
-        if texts and isinstance(texts[0], tuple):
+        singles = [text for text in texts if isinstance(text, str)]
+        if len(singles) < len(texts):
             raise TokenizerError(
                 f"The tokenizer {self.name} is of models that read one text, not pairs. Leave out text_pair."
             )
         (head, tail), rows = frame, []
         limit = self._checked(limit, False, bool(head or tail))
         room = None if limit is None else limit - len(head) - len(tail)
-        for text in texts:
+        for text in singles:
             parts = [part for part in self._splitter.split(text) if part]
             kept = [
                 [self._vocab[part.strip()]] if part.strip() in self._named else self._encode(model, [part])[0]
@@ -163,7 +169,7 @@ class NumberedPieces(Tokenizer):
             elif not skip_special_tokens:
                 text += self._writes.decode_pieces(pieces) + self._names[token] + " " * self._has_codes
                 pieces = []
-        return (text + self._writes.decode_pieces(pieces)).replace(SPACE, " ").strip()
+        return str(text + self._writes.decode_pieces(pieces)).replace(SPACE, " ").strip()
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         return [(self.token_name(int(token)) or f"<{token}>").replace("\n", "⏎") for token in ids]
@@ -187,7 +193,7 @@ class NumberedPieces(Tokenizer):
 
     @functools.cached_property
     def starts_word(self) -> np.ndarray:
-        return word_starts(self._vocab, self.size, self._spec) & ~self.is_special
+        return np.where(self.is_special, False, word_starts(self._vocab, self.size, self._spec))
 
 
 def _open(proto: bytes, where: str) -> sentencepiece.SentencePieceProcessor:
@@ -202,7 +208,7 @@ def _open(proto: bytes, where: str) -> sentencepiece.SentencePieceProcessor:
 
 def _numbers(content: bytes, where: str) -> dict[str, int]:
     """vocab.json: piece -> id."""
-    vocab = parse_json(content, where, dict[str, Id], error=TokenizerError, fix="Copy it again.")
+    vocab: dict[str, int] = parse_json(content, where, dict[str, Id], error=TokenizerError, fix="Copy it again.")
     if "<unk>" not in vocab:
         raise TokenizerError(f"{where} does not number pieces, <unk> among them. Copy it again.")
     return vocab

@@ -50,7 +50,9 @@ def check_pattern(pattern: str) -> None:
                 place = pattern.find(")", place) % (len(pattern) + 1) + 1
                 continue
             groups.append(_Group())
-            place += len(_HEAD.match(pattern, place)[0])
+            head = _HEAD.match(pattern, place)
+            assert head is not None, "its last alternative is the bracket"
+            place += len(head[0])
             continue
         if character == ")":
             if len(groups) == 1:

@@ -41,7 +41,7 @@ def form_of(kind: str, head: str, objective: str = "") -> str:
 def roles_of(tokenizer: Tokenizer, form: str) -> dict[str, int]:
     """Role -> id, as `as_read` with this form has them."""
     parts = form == BEFORE and (not tokenizer.adds_special_tokens or _changes(tokenizer, form))
-    return tokenizer.roles | (dict.fromkeys(("bos", "eos"), tokenizer.roles["sep"]) if parts else {})
+    return {**tokenizer.roles, **(dict.fromkeys(("bos", "eos"), tokenizer.roles["sep"]) if parts else {})}
 
 
 def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
@@ -116,7 +116,7 @@ def _written(
 
 
 def _text(token: Any) -> str:
-    return token["content"] if isinstance(token, dict) else token
+    return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _named(part: str, names: Mapping[str, Any]) -> str:

@@ -85,10 +85,12 @@ def _merges(pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel)
     )  # fmt: skip
 
 
-def _splits(pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel, space: str) -> list:
+def _splits(
+    pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel, space: str
+) -> list[pre_tokenizers.PreTokenizer]:
     """Where a text may be divided before pieces are looked for, because none of them is on both sides."""
     normal = [text for text, _, sort in pieces if sort == spm.NORMAL]
-    found = []
+    found: list[pre_tokenizers.PreTokenizer] = []
     # A text that spells the name of a byte is not that byte: where it could only be read so, its name is divided.
     unknown = set(_BYTE_NAMES) - set("".join(normal))
     if model.byte_fallback and model.kind == spm.UNIGRAM and unknown:

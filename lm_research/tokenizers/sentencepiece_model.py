@@ -51,11 +51,14 @@ def read_model(data: bytes) -> SentencePieceModel:
     try:
         for number, value in _fields(data):
             if number == 1:
-                piece = dict(_fields(value))
-                (score,) = struct.unpack("<f", piece.get(2, bytes(4)))
-                pieces.append((piece[1].decode(), score, piece.get(3, NORMAL)))
+                piece = dict(_fields(_bytes(value)))
+                (score,) = struct.unpack("<f", _bytes(piece.get(2, bytes(4))))
+                sort = piece.get(3, NORMAL)
+                if not isinstance(sort, int):
+                    raise ValueError(f"its piece {len(pieces)} is of no known sort")
+                pieces.append((_bytes(piece[1]).decode(), score, sort))
             elif number in specs:
-                specs[number].update(_fields(value))
+                specs[number].update(_fields(_bytes(value)))
     except (IndexError, KeyError, TypeError, AttributeError, struct.error, UnicodeDecodeError) as error:
         raise ValueError("not a sentencepiece model") from error
     trainer, normalizer = specs[_TRAINER], specs[_NORMALIZER]
@@ -70,7 +73,7 @@ def read_model(data: bytes) -> SentencePieceModel:
         kind=kind,
         unk_id=unknown,
         byte_fallback=bool(trainer.get(35, 0)),
-        charsmap=normalizer.get(2, b""),
+        charsmap=_bytes(normalizer.get(2, b"")),
         adds_prefix=bool(normalizer.get(3, 1)),
         removes_spaces=bool(normalizer.get(4, 1)),
     )
@@ -84,7 +87,7 @@ def _check_pieces(pieces: list[tuple[str, float, int]]) -> None:
     for number, (text, score, sort) in enumerate(pieces):
         if not -MAX_SCORE <= score <= MAX_SCORE:
             raise ValueError(f"its piece {number} has the score {score}")
-        if not isinstance(sort, int) or not NORMAL <= sort <= BYTE:
+        if not NORMAL <= sort <= BYTE:
             raise ValueError(f"its piece {number} is of no known sort")
         if not text or len(text) > _LONGEST:
             raise ValueError(f"its piece {number} has {len(text)} characters")
@@ -147,6 +150,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         if tag >= 0x80:
             tag, place = _varint(data, place - 1)
         number, wire = tag >> 3, tag & 7
+        value: int | bytes
         if wire == _VARINT:
             value, place = _varint(data, place)
         else:
@@ -159,6 +163,12 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             if length < 0 or place > end:
                 raise IndexError("a field of no known kind, or past the end")
         yield number, value
+
+
+def _bytes(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise TypeError("a number where there are bytes")
+    return value
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:

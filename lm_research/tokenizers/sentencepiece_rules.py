@@ -33,7 +33,7 @@ def normalizer_of(model: SentencePieceModel, space: str) -> normalizers.Normaliz
       model: of it.
       space: what stands for a space in the vocabulary: SPACE, or a space if texts may hold SPACE itself.
     """
-    steps = []
+    steps: list[normalizers.Normalizer] = []
     if model.charsmap:
         symbols = sorted((text for text, _, sort in model.pieces if sort == USER_DEFINED), key=len, reverse=True)
         masks = [*zip(symbols, map(chr, _MASKS), strict=False)]
@@ -68,7 +68,7 @@ def _walls(sequences: list[str]) -> str:
     if not sequences:
         return ""
     before, after = collections.defaultdict(set), collections.defaultdict(set)
-    for first, second in {key[place : place + 2] for key in sequences for place in range(len(key) - 1)}:
+    for first, second in {(key[place], key[place + 1]) for key in sequences for place in range(len(key) - 1)}:
         after[first].add(second)
         before[second].add(first)
     goes_on, joined = set(after), set(before)

@@ -12,7 +12,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 import sentencepiece
@@ -85,7 +85,7 @@ class SentencePieceTokenizer(Tokenizer):
         return cls.parse(read_bytes(path, error=TokenizerError, fix="Copy it again."), str(path))
 
     @classmethod
-    def parse(cls, proto: bytes, name: str, template: bytes | None = None) -> SentencePieceTokenizer:
+    def parse(cls, proto: bytes, name: str, template: bytes | None = None) -> Self:
         """Wraps a serialized sentencepiece model; raises a TokenizerError that names it when it is none."""
         try:
             read_model(proto)  # the library itself trusts what it reads
@@ -97,7 +97,7 @@ class SentencePieceTokenizer(Tokenizer):
             ) from error
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], where: str) -> SentencePieceTokenizer:
+    def from_files(cls, files: Mapping[str, bytes], where: str) -> Self:
         return cls.parse(files[MODEL], f"{where}/{MODEL}", files.get(TEMPLATE))
 
     @classmethod
@@ -114,7 +114,8 @@ class SentencePieceTokenizer(Tokenizer):
         backend = to_backend(self.proto, self.keeps_newlines, self.name)
         for number, is_mask in sorted({(number, role == "mask") for role, number in self.roles.items()}):
             backend.add_special_tokens([AddedToken(self.pieces([number])[0], lstrip=is_mask, normalized=False)])
-        return json.loads(backend.to_str())
+        spec: dict[str, Any] = json.loads(backend.to_str())
+        return spec
 
     def token_id(self, token: str) -> int | None:
         if token in self._added:
@@ -148,12 +149,12 @@ class SentencePieceTokenizer(Tokenizer):
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32, copy=False), lengths
 
-    def _encode(self, texts: Sequence[str], kind: type | str) -> list[Any]:
+    def _encode(self, texts: Sequence[str], kind: type[int] | Literal["numpy"]) -> list[Any]:
         """Ids of each text, as lists (int) or arrays ("numpy")."""
         if not texts:
             return []
         texts = whole(list(texts))
-        ids = self._model.encode(texts, return_type=kind)
+        ids: list[Any] = self._model.encode(texts, return_type=kind)
         if self.keeps_newlines:  # and so keeps everything, but for the character that stands for a space
             for row, text in enumerate(texts):
                 if SPACE in text:
@@ -163,12 +164,12 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_literally(self, text: str) -> list[int]:
         literal = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         ids = self._model.encode(text.split(SPACE))
-        return ids[0] + [token for part in ids[1:] for token in literal + part]
+        return [*ids[0], *(token for part in ids[1:] for token in literal + part)]
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
         kept = known_ids(ids, self.size)
         if skip_special_tokens:
-            return self._model.decode(kept[~self.is_special[kept]].tolist())
+            return str(self._model.decode(kept[~self.is_special[kept]].tolist()))
         parts = itertools.groupby(kept.tolist(), key=lambda token: bool(self.is_special[token]))
         return "".join(
             "".join(self.pieces(own)) if special else self._model.decode(list(own)) for special, own in parts
@@ -185,7 +186,7 @@ class SentencePieceTokenizer(Tokenizer):
     @functools.cached_property
     def keeps_newlines(self) -> bool:
         probe = "a\nb"
-        return self._model.decode(self._model.encode(probe)) == probe
+        return bool(self._model.decode(self._model.encode(probe)) == probe)
 
     @functools.cached_property
     def is_special(self) -> np.ndarray:

@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from typing import IO
+from typing import IO, Any
 
 import sentencepiece
 
@@ -59,8 +59,8 @@ def sentinels(config: TokenizerConfig) -> list[str]:
     return [f"<extra_id_{number}>" for number in range(config.sentinels)]
 
 
-def _trainer_options(config: TokenizerConfig) -> dict[str, object]:
-    options = dict(
+def _trainer_options(config: TokenizerConfig) -> dict[str, Any]:
+    options: dict[str, Any] = dict(
         model_type=config.kind,
         vocab_size=config.vocab_size,
         byte_fallback=True,

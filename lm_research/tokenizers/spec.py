@@ -164,7 +164,7 @@ def _check_merges(model: Object, where: str) -> None:
             if isinstance(merge, list) and merge
             else ""
         )
-        if not isinstance(second, str) or not second.startswith(prefix):
+        if not isinstance(second, str) or not second.startswith(str(prefix)):
             shown = reprlib.repr(second)
             raise TokenizerError(
                 f"{where}: model: merges has {shown} in second place, which lacks continuing_subword_prefix. {FIX}"

@@ -44,9 +44,9 @@ def add_tokens(backend: Tokenizer, kind: Kind | None, settings: Settings, whole:
 
 def uses_types(settings: Settings, kind: Kind | None, post_processor: Any) -> bool:
     names = settings.config.get("model_input_names")
-    if names or kind:
-        return "token_type_ids" in names if names else kind.types
-    return _gives_types(post_processor)
+    if names:
+        return "token_type_ids" in names
+    return kind.types if kind else _gives_types(post_processor)
 
 
 def _gives_types(processor: Any) -> bool:

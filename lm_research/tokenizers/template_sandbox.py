@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context, markup_join, str_join
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
 
 SECONDS = 3.0  # of a processor; templates in use need thousandths
@@ -130,10 +131,10 @@ def _check_replace(text: Any, old: Any = "", new: Any = "", *_: Any, **named: An
 
 def _check_join(items: Any, separator: str) -> list[Any]:
     """The items as a list that may be joined."""
-    items = list(items)
-    _weigh(items)
-    _spend(len(items) * len(separator))
-    return items
+    own = list(items)
+    _weigh(own)
+    _spend(len(own) * len(separator))
+    return own
 
 
 def _check_percent(form: str | bytes, values: Any) -> None:
@@ -168,7 +169,8 @@ def _check_method(owner: Any, name: str, values: list[Any]) -> list[Any]:
         table = values[0] if values and isinstance(values[0], Mapping) else {}
         _spend(len(owner) * max((len(text) for text in table.values() if isinstance(text, str)), default=1))
     elif name in ("split", "rsplit") and values and isinstance(values[0], type(owner)) and values[0]:
-        _spend(owner.count(values[0]) * _OBJECT)
+        text, between = (one.decode("latin-1") if isinstance(one, bytes) else one for one in (owner, values[0]))
+        _spend(text.count(between) * _OBJECT)
     return values
 
 
@@ -215,7 +217,7 @@ def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., An
     return filtered
 
 
-def _bounded_test(function: Callable[..., bool]) -> Callable[..., bool]:
+def _bounded_test(function: Any) -> Callable[..., bool]:
     return lambda *values: function(*map(_sized, map(_weigh, values)))
 
 
@@ -283,7 +285,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
         def formatted(*values: Any, **named: Any) -> str:
             own = ((), values[0]) if by_map and values else (values, named)
-            return _sized(_Formatter(self).vformat(form, *own))
+            return str(_sized(_Formatter(self).vformat(form, *own)))
 
         return formatted
 
@@ -350,5 +352,6 @@ class _Counted(NodeTransformer):
         return _through("written", node) if isinstance(node.arg, nodes.Slice) else node
 
 
-def _through(name: str, node: nodes.Expr) -> nodes.Filter:
+def _through(name: str, node: nodes.Node) -> nodes.Filter:
+    assert isinstance(node, nodes.Expr)
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)

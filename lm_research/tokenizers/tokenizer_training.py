@@ -145,7 +145,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 def _train(lines: list[str], config: TokenizerConfig) -> Tokenizer:
     files = _train_wordpiece(lines, config) if config.kind == "wordpiece" else _train_bytes(lines, config)
-    files = tokenizer_from_files(files, f"trained {config.kind}").files
+    files = dict(tokenizer_from_files(files, f"trained {config.kind}").files)
     # The class that was named has told what stands around texts. Now tokenizer.json holds all, whatever model it goes with.
     settings = json.loads(files["tokenizer_config.json"])
     settings.pop("do_lower_case", None)
@@ -174,7 +174,7 @@ def _train_wordpiece(lines: list[str], config: TokenizerConfig) -> dict[str, byt
         "additional_special_tokens": sentinels(config),
     }
     return {
-        "vocab.txt": "".join(f"{token}\n" for token in sorted(vocab, key=vocab.get)).encode(),
+        "vocab.txt": "".join(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__)).encode(),
         "tokenizer_config.json": json.dumps(settings).encode(),
     }
 

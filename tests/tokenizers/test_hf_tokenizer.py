@@ -266,6 +266,7 @@ def test_rows_of_several_lengths_need_padding() -> None:
         (dict(text="the", text_pair="god", truncation=True, max_length=4), "two texts.*at least 5"),
         (dict(text=["the", "god"], text_pair=["the"]), "2 texts and text_pair 1"),
         (dict(text=["the"], text_pair="god"), "two lists"),
+        (dict(), "give text, or text_target"),
         (dict(text=["the", None]), "not a list with a NoneType"),
     ],
 )
