@@ -23,7 +23,7 @@ def test_rows_stand_on_the_right() -> None:
     sources = make_prompts([[5]] * 3, 9, [[1], [2, 3], [4, 5, 6, 7, 8]], multiple=4, least=2, most=5)
     assert sources.tokens_BP.tolist() == [[5], [5], [5], [9]]  # the fourth row fills up
     assert sources.source_BM.tolist() == [[1, 9, 9, 9, 9], [2, 3, 9, 9, 9], [4, 5, 6, 7, 8], [9] * 5]
-    assert sources.source_mask_BM.sum(1).tolist() == [1, 2, 5, 1] and sources.count == 3
+    assert sources.source_mask_BM.sum(1).tolist() == [1, 2, 5, 1] and sources.real_B.sum() == 3
 
 
 def test_names_tell_what_rows_say_and_how_often() -> None:
