@@ -18,7 +18,7 @@ import tiny
 from lm_research.decoding.sample import Sampler
 from lm_research.models.heads import Projection
 
-SEP = tiny.WordTokenizer.sep_id
+SEP = tiny.WordTokenizer.roles["sep"]
 
 
 class TableModel:
