@@ -303,7 +303,7 @@ ORDERED = named("collections", "OrderedDict")
         ),
         (lambda value: mapping(w=tensor(storage(), 0, (), ()).replace(b"(t", value, 1)), "tensor 'w'"),
         (lambda value: mapping(w=value + b"R"), "a call of what is no function"),
-        (lambda value: mapping(w=value + b"}b"), "where a _Dict should be"),
+        (lambda value: mapping(w=value + b"}b"), "where a StateDict should be"),
         (lambda value: value, "it holds no state dict"),
     ],
 )
