@@ -50,7 +50,7 @@ PROBES = {
     "parallel/mesh.py": {"getattr(device, 'slice_index', None)", "getattr(devices[0], 'slice_index', None)"},  # TPUs' alone
     "parallel/peers.py": {"distributed._jax", "library._ZSt13set_terminatePFvvE", "library.__cxa_current_exception_type"},
     "run/goodput.py": {"getattr(sys.modules['__main__'], '__spec__', None)"},
-    "run/trackers.py": {"getattr(error, 'error_code', '')"},
+    "run/trackers/mlflow.py": {"getattr(error, 'error_code', '')"},
     "sweeping/study.py": {"old._trial_id", "trial._trial_id", "self.study._storage"},
     "tokenizers/template_sandbox.py": {"hasattr(function, 'jinja_pass_arg')"},
 }  # fmt: skip
@@ -152,8 +152,8 @@ def probes(tree: ast.AST) -> set[str]:
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            literal = node.func.id == "getattr" and isinstance(node.args[1], ast.Constant)
-            if literal or node.func.id in ("hasattr", "setattr", "id"):
+            literal = node.func.id in ("getattr", "setattr") and isinstance(node.args[1], ast.Constant)
+            if literal or node.func.id in ("hasattr", "id"):
                 found.add(ast.unparse(node))
         elif isinstance(node, ast.Attribute):
             owner = ast.unparse(node.value)
