@@ -46,7 +46,10 @@ PROBES = {
     "decoding/options.py": {"hasattr(value, 'tolist')", "getattr(value, 'ndim', 0)", "getattr(value, 'ndim', None)"},
     "decoding/request.py": {"hasattr(tokens, '__len__')"},
     "errors.py": {"getattr(sys.modules['__main__'], '__spec__', None)"},
-    "evaluation/scorers.py": {"metric._extract_corpus_statistics", "metric._compute_score_from_stats"},
+    "metrics/texts.py": {
+        "_bleu()._compute_score_from_stats", "_bleu(bleu_tokenizer)._extract_corpus_statistics",
+        "_chrf()._compute_score_from_stats", "_chrf()._extract_corpus_statistics",
+    },
     "parallel/mesh.py": {"getattr(device, 'slice_index', None)", "getattr(devices[0], 'slice_index', None)"},  # TPUs' alone
     "parallel/peers.py": {"distributed._jax", "library._ZSt13set_terminatePFvvE", "library.__cxa_current_exception_type"},
     "run/goodput.py": {"getattr(sys.modules['__main__'], '__spec__', None)"},

@@ -171,7 +171,7 @@ def _of_task(config: Config, whole: Config) -> Workload:
 @functools.lru_cache(maxsize=4)
 def _read_records(config: Config) -> LabelledCorpus:
     """A task's data set; its files are in memory, or stay open, when their folder is gone."""
-    assert config.task is not None
+    assert config.task is not None and config.task.name is not None
     with tempfile.TemporaryDirectory() as folder:
         return tasks.TASKS[config.task.name].open_corpus(config, pathlib.Path(folder), lambda _: None)
 
