@@ -29,13 +29,13 @@ class Budget:
 
 def budget(config: Config) -> Budget | None:
     """train.budget, or None where the run goes by steps; raises a ConfigError if it is not an amount with a unit."""
-    text = config.train.budget.strip()
+    text = (config.train.budget or "").strip()
     if not text:
         return None
     if config.train.num_epochs:
         raise ConfigError(
             f"train.budget={text} and train.num_epochs={config.train.num_epochs:g} both set the number of steps. Set one: "
-            "--config.train.num_epochs=0 or --config.train.budget=."
+            "--config.train.num_epochs=none or --config.train.budget=."
         )
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]+)?)\s*([a-z]+)", text.lower())
     amount, unit = (float(found[1]), found[2]) if found else (0.0, "")

@@ -3,15 +3,64 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
+from lm_research.common.documents import whole_number
 from lm_research.config.keys import Section, key
 from lm_research.errors import ConfigError
 
 if TYPE_CHECKING:
     from lm_research.config.run import Config
 
+NAME = re.compile(r"[A-Za-z0-9_.-]+")  # of a source of a mixture
 TOKENS_PER_STEP = 2**28  # the largest batches in the literature have a quarter of it
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureSource:
+    """One corpus of a mixture."""
+
+    source: str = key(dataclasses.MISSING, "The corpus, as data.source.", path=True)
+    weight: float | None = key(
+        None, "How much of the rows is read from it; what weights add up to is all.", low=0.0, high=1e30, zero=True
+    )
+
+
+def read_mixture(text: str) -> dict[str, dict[str, Any]]:
+    """A mixture as one text: NAME=SOURCE[:WEIGHT], NAME=SOURCE[:WEIGHT], ...; raises a ValueError if it is none."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in text.split(","):
+        name, equals, source = (part.strip() for part in entry.partition("="))
+        if not equals or not NAME.fullmatch(name) or not source:
+            raise ValueError(f"{entry.strip()!r} is not NAME=SOURCE or NAME=SOURCE:WEIGHT.")
+        if name in found:
+            raise ValueError(f"it names {name} twice. Give each source a name of its own.")
+        path, _, last = source.rpartition(":")
+        weight = _weight(last) if path else None
+        found[name] = {"source": source if weight is None else path.strip(), "weight": weight}
+    return found
+
+
+def read_stages(text: str) -> dict[int, dict[str, float]]:
+    """Stages as one text: STEP: NAME=WEIGHT NAME=WEIGHT; STEP: ...; raises a ValueError if it is none."""
+    found: dict[int, dict[str, float]] = {}
+    for stage in filter(str.strip, text.split(";")):
+        step, colon, rest = stage.partition(":")
+        number = whole_number(step)
+        weights = {name: _weight(value) for name, _, value in (pair.partition("=") for pair in rest.split())}
+        if not colon or number is None or number in found or None in weights.values():
+            raise ValueError(f"{stage.strip()!r} is not STEP: NAME=WEIGHT NAME=WEIGHT, with a step of its own.")
+        found[number] = {name: weight for name, weight in weights.items() if weight is not None}
+    return found
+
+
+def _weight(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value <= 1e30 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +71,10 @@ class DataConfig(Section):
         "(.gz too), here or at gs://; or tfds:NAME.",
         path=True,
     )
-    mixture: str = key(
-        "",
-        "Several corpora instead of source: NAME=SOURCE[:WEIGHT], NAME=SOURCE[:WEIGHT], ...; all with a weight, or none.",
+    mixture: dict[str, MixtureSource] | None = key(
+        None,
+        'Several corpora instead of source, by name: {"en": {"source": ..., "weight": 0.7}, ...}; all with a weight, or none.',
+        read=read_mixture,
     )
     mixture_alpha: float = key(
         1.0,
@@ -32,24 +82,30 @@ class DataConfig(Section):
         low=0.0,
         high=1.0,
     )
-    mixture_stages: str = key(
-        "", "Other weights from a step on: STEP: NAME=WEIGHT NAME=WEIGHT; STEP: ...; each stage names every source."
+    mixture_stages: dict[int, dict[str, float]] | None = key(
+        None,
+        'Other weights from a step on, by step: {"1000": {"en": 0.5, "de": 0.5}, ...}; each stage names every source.',
+        low=0.0,
+        high=1e30,
+        read=read_stages,
     )
-    validation_source: str = key("", "Held-out corpus in the same forms; empty holds out part of `source`.", path=True)
+    validation_source: str | None = key(
+        None, "Held-out corpus in the same forms; none holds out part of `source`.", path=True
+    )
     validation_fraction: float = key(
-        0.05, "Share of documents held out when validation_source is empty.", low=0.0001, high=0.9
+        0.05, "Share of documents held out without validation_source.", low=0.0001, high=0.9
     )
     documents: str = key("blank_line", "Text files: what separates documents.", choices=("blank_line", "file", "line"))
-    text_key: str = key(
-        "",
-        "Records: the field, column or feature that holds the text; empty picks `text`, or the only (tfds: first) one.",
+    text_key: str | None = key(
+        None,
+        "Records: the field, column or feature that holds the text; none picks `text`, or the only (tfds: first) one.",
     )
     on_error: str = key(
         "error",
         "Lines and records that cannot be read: stop at the first, or leave them out and count them.",
         choices=("error", "skip"),
     )
-    tfds_dir: str = key("", "tfds: data_dir; empty uses TFDS's default (~/tensorflow_datasets).", path=True)
+    tfds_dir: str | None = key(None, "tfds: data_dir; none uses TFDS's default (~/tensorflow_datasets).", path=True)
     max_length: int = key(128, "Tokens per example L.", low=8, high=2**24)
     group_by_length: bool = key(
         False,
@@ -61,9 +117,9 @@ class DataConfig(Section):
         "Several documents in a row, each for itself, instead of padding; causal_lm and prefix_lm always do. classification and tagging: the "
         "records of a batch share rows while training, so a batch has what it has without.",
     )
-    cache_dir: str = key(
-        "",
-        "Where tokenizers and token stores are kept between runs, here or at gs://; empty keeps them in the workdir.",
+    cache_dir: str | None = key(
+        None,
+        "Where tokenizers and token stores are kept between runs, here or at gs://; none keeps them in the workdir.",
         path=True,
     )
     verify: str = key(
@@ -96,16 +152,16 @@ class CleanConfig(Section):
         "Unicode normal form; other than none also drops control and zero-width characters.",
         choices=("none", "NFC", "NFKC"),
     )
-    near_duplicates: float = key(
-        0.0, "Estimated Jaccard similarity (MinHash; found reliably from 0.6 up) from which a document repeats an earlier one and is "
+    near_duplicates: float | None = key(
+        None, "Estimated Jaccard similarity (MinHash; found reliably from 0.6 up) from which a document repeats an earlier one and is "
         "left out; 0 keeps all.",
         low=0.0, high=1.0,
     )  # fmt: skip
     min_characters: int = key(0, "Shorter documents are left out.", low=0)
-    max_characters: int = key(0, "Longer documents are left out; 0 keeps all.", low=0)
-    scripts: str = key(
-        "",
-        "Scripts of the wanted languages, such as latin or han,hiragana,katakana; empty takes all (data/cleaning/scripts.py).",
+    max_characters: int | None = key(None, "Longer documents are left out; none keeps all.", low=0)
+    scripts: tuple[str, ...] = key(
+        (),
+        "Scripts of the wanted languages, such as latin or han,hiragana,katakana; none takes all (data/cleaning/scripts.py).",
     )
     min_script_ratio: float = key(
         0.8,
@@ -113,8 +169,8 @@ class CleanConfig(Section):
         low=0.0,
         high=1.0,
     )
-    scrub: str = key(
-        "",
+    scrub: tuple[str, ...] = key(
+        (),
         "What to replace by its name in brackets: any of email, phone, ip, card, key; or all (data/cleaning/scrub.py).",
     )
 
@@ -126,8 +182,8 @@ class TokenizerConfig(Section):
         "Tokenizer to train: unigram or bpe (sentencepiece), wordpiece or byte_bpe (tokenizers).",
         choices=("unigram", "bpe", "wordpiece", "byte_bpe"),
     )
-    path: str = key(
-        "",
+    path: str | None = key(
+        None,
         "Tokenizer to use instead of training one: a Hugging Face folder, tokenizer.json or sentencepiece .model.",
         path=True,
     )

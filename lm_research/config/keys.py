@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import logging
 import math
 import types
 import typing
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 LIMITS: dict[type, tuple[float, float]] = {int: (-(2**31) + 1, 2**31 - 1), float: (-1e30, 1e30)}
 LONGEST_TEXT = 2**20  # characters of a key that is a text: a list of 50,000 labels
 _SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_TOLD: set[str] = set()  # keys of which it was said that their spelling is an earlier one
 _NONE = ("none", "null", "None")  # on a command line, of what is no text; an empty word is None of texts too
 
 
@@ -36,6 +39,7 @@ def key(
     low: float | None = None,
     high: float | None = None,
     path: bool = False,
+    zero: bool = False,
     read: Callable[[str], Any] | None = None,
 ) -> Any:
     """A config key.
@@ -45,15 +49,24 @@ def key(
       meaning: what it means, a sentence or two.
       choices, low, high: the values it may take (the last two inclusive; LIMITS where none is given); of a tuple or dict, its elements.
       path: whether it is one, in which ~ is a home directory.
-      read: makes the value of a text, for keys whose type is a tuple or dict and which have a short spelling; raises a ValueError.
+      zero: whether 0 and "" are values like others where the key can be None; they once were "not set", and are read so.
+      read: makes the value of a text, for keys whose type is a tuple or dict and which have a short spelling; raises a ValueError. Tuples
+        of texts need none: these have commas between.
     """
-    metadata = dict(meaning=meaning, choices=choices, low=low, high=high, path=path, read=read)
+    metadata = dict(meaning=meaning, choices=choices, low=low, high=high, path=path, zero=zero, read=read)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
     """The keys of a section of the config."""
+
+    def __post_init__(self) -> None:
+        """Reads the short spellings of tuples and dicts, whoever gives them."""
+        for name, key in keys_of(type(self), "").items():
+            value = getattr(self, name)
+            if isinstance(value, str) and str not in key.kinds:
+                object.__setattr__(self, name, key.check(value))
 
     def check(self, config: Config) -> None:
         """Raises a ConfigError where keys of this section do not go together with each other or with those of others."""
@@ -71,6 +84,7 @@ class Key:
     low: float | None = None
     high: float | None = None
     path: bool = False
+    zero: bool = False
     read: Callable[[str], Any] | None = None
 
     @property
@@ -95,13 +109,10 @@ class Key:
         Raises:
           ConfigError: the key cannot have it.
         """
-        if self.optional and (value is None or (type(value) in (int, float, str, list, tuple, dict) and not value)):
+        if self.optional and (value is None or (not self.zero and not isinstance(value, bool) and not value)):
             return None
-        if isinstance(value, str) and str not in self.kinds and self.read:
-            try:
-                value = self.read(value)
-            except ValueError as error:
-                raise ConfigError(f"config.{self.name} is {short(value)}: {error} {self.said}") from error
+        if isinstance(value, str) and str not in self.kinds:
+            value = self._read(value)
         found = [kind for kind in self.kinds if _fits(value, kind)]
         if not found:
             raise ConfigError(
@@ -111,7 +122,7 @@ class Key:
 
     def parse(self, text: str) -> Any:
         """The value that a word of the command line is; raises a ConfigError if it is none."""
-        if self.optional and (not text or (text in _NONE and str not in self.kinds)):
+        if self.optional and ((not text and not self.zero) or (text in _NONE and str not in self.kinds)):
             return None
         for kind in self.kinds:
             if kind is bool and text.lower() in _SWITCH:
@@ -121,28 +132,33 @@ class Key:
                     return self.check(int(text, 0) if kind is int and text.lower().startswith("0x") else kind(text))
                 except ValueError:
                     continue
-        if any(typing.get_origin(kind) for kind in self.kinds) and (text[:1] in ("[", "{") or text == "null"):
+        if any(typing.get_origin(kind) or dataclasses.is_dataclass(kind) for kind in self.kinds) and (
+            text[:1] in ("[", "{") or text == "null"
+        ):
             try:
                 return self.check(json_value(text))
             except ValueError as error:
                 raise ConfigError(f"--config.{self.name}={text[:60]} is not JSON: {error}. {self.said}") from error
-        if str in self.kinds or self.read:
+        if str in self.kinds or self.read or tuple[str, ...] in self.kinds:
             return self.check(text)
         raise ConfigError(f"--config.{self.name}={text[:60]}: {short(text)} is not {self._wanted(text)} {self.said}")
 
     def at(self, name: str) -> Key:
         """The key of one entry of its dict, NAME or NAME.KEY; raises a ConfigError if there can be none."""
         first, _, rest = name.partition(".")
-        inner = next(typing.get_args(kind)[1] for kind in self.kinds if typing.get_origin(kind) is dict)
-        found = dataclasses.replace(self, name=f"{self.name}.{first}", kind=inner, default=None, read=None)
+        found = self._entry(first)
         if not rest:
             return found
-        if not dataclasses.is_dataclass(inner):
+        if not dataclasses.is_dataclass(found.kind):
             raise ConfigError(f"config.{self.name}.{name} is not a key: config.{found.name} has no keys. {self.said}")
-        keys = keys_of(inner, found.name)
+        keys = keys_of(found.kind, found.name)
         if rest not in keys:
             raise ConfigError(f"config.{self.name}.{name} is not a key of this run. {suggest(rest, keys)}")
         return keys[rest]
+
+    def _entry(self, name: str) -> Key:
+        inner = next(typing.get_args(kind)[1] for kind in self.kinds if typing.get_origin(kind) is dict)
+        return dataclasses.replace(self, name=f"{self.name}.{name}", kind=inner, default=None, read=None)
 
     @property
     def said(self) -> str:
@@ -152,6 +168,21 @@ class Key:
     def spelled(self) -> str:
         """Its type as messages and --help_config show it."""
         return " | ".join(_spell(kind) for kind in self.kinds if kind is not types.NoneType)
+
+    def _read(self, text: str) -> Any:
+        """What a text stands for in a key of another type: its short spelling, or words with commas between."""
+        if self.read is None:
+            return words(text) if tuple[str, ...] in self.kinds else text
+        try:
+            value = self.read(text)
+        except ValueError as error:
+            raise ConfigError(f"config.{self.name} is {short(text)}: {error} {self.said}") from error
+        if self.has_keys and self.name not in _TOLD:
+            _TOLD.add(self.name)
+            logging.getLogger(__name__).warning(
+                "config.%s is written as it once was; today it is %s", self.name, json.dumps(plain(self.check(value)))
+            )
+        return value
 
     def _wanted(self, text: str) -> str:
         if bool in self.kinds:
@@ -171,7 +202,9 @@ class Key:
             return tuple(inner.check(element) for element in value)
         if origin is dict:
             names = dataclasses.replace(self, kind=arguments[0], choices=(), low=None, high=None, read=None)
-            return {_name(names, name): self.at(str(name)).check(element) for name, element in value.items()}
+            return Frozen(
+                {_name(names, name): self._entry(str(name)).check(element) for name, element in value.items()}
+            )
         if dataclasses.is_dataclass(kind):
             return value if isinstance(value, kind) else _element(kind, value, self)
         return self._scalar(value, kind)
@@ -219,6 +252,20 @@ def keys_of(section: type, name: str) -> dict[str, Key]:
         for field in dataclasses.fields(section)
         if field.metadata
     }
+
+
+class Frozen(dict[Any, Any]):
+    """A dict that is not changed any more, so that a config with it can be a key of a cache."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+def plain(value: Any) -> Any:
+    """A value with the dataclasses in it as dicts."""
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -37,7 +37,9 @@ class OptimizerConfig(Section):
     name: str = key("adamw", "Optimizer; each has its own scale of learning rates, and the defaults below are AdamW's.")
     learning_rate: float = key(1e-4, "Peak learning rate; muon: of hidden matrices (0.02 is usual).", low=0.0, high=1e6)
     weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0, high=1e6)
-    clip_norm: float = key(1.0, "Global gradient norm above which the gradient is scaled down; 0 never clips.", low=0.0)
+    clip_norm: float | None = key(
+        1.0, "Global gradient norm above which the gradient is scaled down; none never clips.", low=0.0
+    )
     layer_decay: float = key(
         1.0,
         "Factor on the learning rate from each layer to the one below it, and to the embeddings; 1 is one rate for all.",
@@ -68,39 +70,39 @@ class ScheduleConfig(Section):
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
     num_steps: int = key(1000, "Optimizer steps of the whole run.", low=1, high=2**31 - 2)
-    stop_after: int = key(
-        0,
-        "Evaluate, save and end well after this step, before num_steps; the run goes on with a later one. 0 is none.",
+    stop_after: int | None = key(
+        None,
+        "Evaluate, save and end well after this step, before num_steps; the run goes on with a later one.",
         low=0,
     )
-    num_epochs: float = key(0.0, "Passes over the training examples; above 0 it sets num_steps.", low=0.0, high=1e9)
-    budget: str = key(
-        "",
-        "What the run may spend, instead of num_steps: time (90s, 30min, 2h), 1e18flops or 2e9tokens; empty goes by num_steps.",
+    num_epochs: float | None = key(None, "Passes over the training examples; it sets num_steps.", low=0.0, high=1e9)
+    budget: str | None = key(
+        None,
+        "What the run may spend, instead of num_steps: time (90s, 30min, 2h), 1e18flops or 2e9tokens; none goes by num_steps.",
     )
     batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1, high=2**24)
-    batch_per_device: int = key(
-        0,
+    batch_per_device: int | None = key(
+        None,
         "Instead of batch_size: examples of a micro-batch on each device that has rows of its own (the mesh's data x fsdp). batch_size becomes "
         "that times those devices times accumulation_steps, and is kept with the run.",
         low=0,
         high=2**24,
     )
     accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1, high=2**24)
-    init_from: str = key(
-        "",
+    init_from: str | None = key(
+        None,
         "Model directory (Hugging Face's format, native, or a run's) to start from. Its shape replaces the model "
         "section's, and its tokenizer is used; tokenizer.path may name one for a directory that has none.",
         path=True,
     )
-    freeze: str = key(
-        "",
+    freeze: tuple[str, ...] = key(
+        (),
         "Parameters that do not learn: regular expressions that are looked for in paths such as encoder/embeddings/tokens or "
-        "encoder/layers/3/attention/query/kernel, with commas between.",
+        "encoder/layers/3/attention/query/kernel.",
     )
-    ema_decay: float = key(
-        0.0,
-        "Decay of an exponential average of the parameters, used for evaluation; 0 keeps none.",
+    ema_decay: float | None = key(
+        None,
+        "Decay of an exponential average of the parameters, used for evaluation; none keeps no average.",
         low=0.0,
         high=0.999999,
     )
@@ -109,10 +111,10 @@ class TrainConfig(Section):
         "On a NaN or infinite loss: stop before the update (exit code 3), or skip that update.",
         choices=("stop", "skip"),
     )
-    check_every: int = key(
-        0,
+    check_every: int | None = key(
+        None,
         "Of so many steps one is computed twice, and where devices share only the rows of a batch on other devices too; other bits stop the "
-        "run and name the device (exit code 4). 0 never checks.",
+        "run and name the device (exit code 4); none never checks.",
         low=0,
     )
 
@@ -127,18 +129,18 @@ class TrainConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig(Section):
-    rank: int = key(
-        0,
-        "Rank of adapters (Hu et al. 2021): they and a new head learn, the rest of the model stays. 0 has none.",
+    rank: int | None = key(
+        None,
+        "Rank of adapters (Hu et al. 2021): they and a new head learn, the rest of the model stays; none has no adapters.",
         low=0,
         high=2**16,
     )
     alpha: float = key(16.0, "An adapter's product counts alpha / rank.", low=0.0, high=1e6)
     rslora: bool = key(False, "It counts alpha / sqrt(rank) instead (Kalajdzievski 2023), for large ranks.")
-    targets: str = key(
-        "attention/(query|value)/",
+    targets: tuple[str, ...] = key(
+        ("attention/(query|value)/",),
         "Matrices with an adapter: regular expressions that are looked for in paths such as encoder/layers/attention/query/kernel, "
-        "with commas between.",
+        "a list.",
     )
     dropout: float = key(
         0.0,
@@ -146,8 +148,8 @@ class LoraConfig(Section):
         low=0.0,
         high=0.99,
     )
-    full: str = key(
-        "",
-        "Other parameters that learn, as they are: regular expressions as above; empty takes a task's classifier and the parts that "
+    full: tuple[str, ...] = key(
+        (),
+        "Other parameters that learn, as they are: regular expressions as above; none takes a task's classifier and the parts that "
         "train.init_from lacks.",
     )

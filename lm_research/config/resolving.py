@@ -10,7 +10,7 @@ from typing import Any
 
 from lm_research.config import schema
 from lm_research.config.draft import given
-from lm_research.config.keys import keys_of
+from lm_research.config.keys import keys_of, plain
 from lm_research.config.registries import VARIANTS
 from lm_research.config.run import Config
 from lm_research.config.variants import Variants, import_plugins
@@ -125,7 +125,7 @@ def _with_entry(tree: Tree, name: str, entry: str, value: Any) -> Any:
     """The dict of a key with one of its entries, NAME or NAME.KEY, changed."""
     section, _, leaf = name.partition(".")
     key = schema.find(name)
-    whole = _plain(key.check(tree[section].get(leaf, key.default))) or {}
+    whole = plain(key.check(tree[section].get(leaf, key.default))) or {}
     whole = copy.deepcopy(whole) if isinstance(whole, dict) else {}
     *parents, last = entry.split(".", 1)
     inside = whole
@@ -133,13 +133,6 @@ def _with_entry(tree: Tree, name: str, entry: str, value: Any) -> Any:
         inside = inside.setdefault(parent, {})
     inside[last] = value
     return whole
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses in a value as dicts."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def replace(config: Config, **sections: Any) -> Config:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from lm_research.config.corpus import CleanConfig, DataConfig, TokenizerConfig
-from lm_research.config.keys import key, words
+from lm_research.config.keys import key
 from lm_research.config.learning import LoraConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from lm_research.config.model import ModelConfig
 from lm_research.config.registries import VARIANTS
@@ -33,7 +33,6 @@ class Config:
         (),
         "Modules of other packages to import, which register objectives, tasks, optimizers and others of their own; installed packages "
         "are found by their entry points lm_research.plugins.",
-        read=words,
     )
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = _chosen("objective")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from lm_research.common.documents import short, whole_number
+from lm_research.common.documents import whole_number
 from lm_research.config.keys import Section, key
 from lm_research.errors import ConfigError, suggest
 
@@ -13,18 +13,39 @@ if TYPE_CHECKING:
     from lm_research.config.run import Config
 
 
+def read_steps(text: str) -> tuple[int, int]:
+    """FIRST-LAST; raises a ValueError for another text."""
+    first, last = (whole_number(part) for part in text.partition("-")[::2])
+    if first is None or last is None:
+        raise ValueError("it is not a range of steps. Write FIRST-LAST, for example 10-13.")
+    return first, last
+
+
+def read_rules(text: str) -> dict[str, tuple[str, ...]]:
+    """AXIS=PLACE, AXIS=PLACE+PLACE, ...; raises a ValueError for another text."""
+    found: dict[str, tuple[str, ...]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, places = part.partition("=")
+        if not equals:
+            raise ValueError(f"{part!r} is not AXIS=PLACE, as in vocab=fsdp or mlp=tensor+fsdp.")
+        found[name] = tuple(places.split("+"))
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class EvalConfig(Section):
-    every_steps: int = key(1000, "Steps between evaluations on held-out documents; 0 evaluates only at the end.", low=0)
-    num_batches: int = key(0, "Batches of each evaluation; 0 reads all held-out examples once.", low=0)
+    every_steps: int | None = key(
+        1000, "Steps between evaluations on held-out documents; none evaluates only at the end.", low=0
+    )
+    num_batches: int | None = key(None, "Batches of each evaluation; none reads all held-out examples once.", low=0)
     num_samples: int = key(4, "Samples or fill-mask examples shown after each evaluation.", low=0, high=1000)
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig(Section):
-    every_steps: int = key(1000, "Steps between checkpoints; 0 saves only by time and at the end.", low=0)
-    every_minutes: float = key(
-        15.0, "Minutes between checkpoints; 0 saves only by steps and at the end.", low=0.0, high=1e9
+    every_steps: int | None = key(1000, "Steps between checkpoints; none saves only by time and at the end.", low=0)
+    every_minutes: float | None = key(
+        15.0, "Minutes between checkpoints; none saves only by steps and at the end.", low=0.0, high=1e9
     )
     keep: int = key(2, "Newest checkpoints kept.", low=1)
     keep_best: int = key(1, "Checkpoints with the lowest evaluation loss kept as well.", low=0)
@@ -46,32 +67,38 @@ class MeshConfig(Section):
             "dp", "dp+context", "dp+tensor", "fsdp", "fsdp+context", "fsdp+tensor", "fsdp+context+tensor", "shard_map",
         ),
     )  # fmt: skip
-    slices: int = key(
-        0,
-        "Slices (TPU pods joined by the data-centre network) the devices are; 0 takes what is found.",
+    slices: int | None = key(
+        None,
+        "Slices (TPU pods joined by the data-centre network) the devices are; none takes what is found.",
         low=0,
         high=2**20,
     )
-    data: int = key(0, "Devices on the data axis (model copied); 0 leaves it to the preset.", low=0, high=2**20)
-    fsdp: int = key(
-        0, "Devices on the fsdp axis (parameters and optimizer sharded); 0 leaves it to the preset.", low=0, high=2**20
+    data: int | None = key(
+        None, "Devices on the data axis (model copied); none leaves it to the preset.", low=0, high=2**20
     )
-    context: int = key(
-        0,
-        "Devices on the context axis (each row's positions divided; ring attention); 0 leaves it to the preset.",
+    fsdp: int | None = key(
+        None,
+        "Devices on the fsdp axis (parameters and optimizer sharded); none leaves it to the preset.",
         low=0,
         high=2**20,
     )
-    tensor: int = key(
-        0,
-        "Devices on the tensor axis (heads, feed-forward, vocabulary divided); 0 leaves it to the preset.",
+    context: int | None = key(
+        None,
+        "Devices on the context axis (each row's positions divided; ring attention); none leaves it to the preset.",
         low=0,
         high=2**20,
     )
-    rules: str = key(
-        "",
-        "Where axes of parameters lie, if not as usual (vocab=tensor, heads=tensor, mlp=tensor, embed=fsdp): for example "
-        "vocab=fsdp+tensor,embed=none.",
+    tensor: int | None = key(
+        None,
+        "Devices on the tensor axis (heads, feed-forward, vocabulary divided); none leaves it to the preset.",
+        low=0,
+        high=2**20,
+    )
+    rules: dict[str, tuple[str, ...]] | None = key(
+        None,
+        "Where axes of parameters lie, if not as usual (vocab, heads and mlp over tensor, embed over fsdp): for example "
+        '{"vocab": ["fsdp", "tensor"], "embed": ["none"]}.',
+        read=read_rules,
     )
     zero1: bool = key(
         False,
@@ -82,8 +109,8 @@ class MeshConfig(Section):
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig(Section):
     every_steps: int = key(20, "Steps between lines of metrics.", low=1)
-    trackers: str = key(
-        "tensorboard",
+    trackers: tuple[str, ...] = key(
+        ("tensorboard",),
         "Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, several with commas, or none.",
     )
 
@@ -93,7 +120,12 @@ class LoggingConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class ProfileConfig(Section):
-    steps: str = key("", "FIRST-LAST: steps to trace with jax.profiler into WORKDIR/profile; empty traces none.")
+    steps: tuple[int, ...] | None = key(
+        None,
+        "FIRST-LAST: steps to trace with jax.profiler into WORKDIR/profile; none traces nothing.",
+        low=1,
+        read=read_steps,
+    )
 
     def check(self, config: Config) -> None:
         profile_range(config)
@@ -103,17 +135,15 @@ def tracker_names(config: Config) -> tuple[str, ...]:
     """The trackers of logging.trackers, each once; raises a ConfigError for one that does not exist."""
     from lm_research.config.registries import TRACKERS  # which stands on the sections
 
-    names = tuple(dict.fromkeys(name.strip() for name in config.logging.trackers.split(",")))
+    names = tuple(dict.fromkeys(config.logging.trackers))
     for name in names:
         if name != "none" and name not in TRACKERS:
             raise ConfigError(
-                f"logging.trackers={config.logging.trackers!r} has {name!r}. {suggest(name, (*TRACKERS, 'none'))} Write one or several "
+                f"logging.trackers={','.join(names)} has {name!r}. {suggest(name, (*TRACKERS, 'none'))} Write one or several "
                 "with commas, for example tensorboard,wandb."
             )
     if "none" in names and len(names) > 1:
-        raise ConfigError(
-            f"logging.trackers={config.logging.trackers!r} has none beside others. Leave one or the others out."
-        )
+        raise ConfigError(f"logging.trackers={','.join(names)} has none beside others. Leave one or the others out.")
     return () if names == ("none",) else names
 
 
@@ -121,12 +151,11 @@ def profile_range(config: Config) -> tuple[int, int] | None:
     """First and last step to trace (inclusive), or None.
 
     Raises:
-      ConfigError: profile.steps is not FIRST-LAST.
+      ConfigError: profile.steps is no range.
     """
-    text = config.profile.steps
-    if not text:
+    steps = config.profile.steps
+    if steps is None:
         return None
-    first, last = (whole_number(part) for part in text.partition("-")[::2])
-    if first is None or last is None or not 1 <= first <= last:
-        raise ConfigError(f"profile.steps={short(text)} is not a range of steps. Write FIRST-LAST, for example 10-13.")
-    return first, last
+    if len(steps) != 2 or not steps[0] <= steps[1]:
+        raise ConfigError(f"profile.steps={steps} is not a range of steps. Write FIRST-LAST, for example 10-13.")
+    return steps[0], steps[1]

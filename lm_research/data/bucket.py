@@ -23,9 +23,9 @@ LIST = "files.json"
 _PIECE = 16 * 2**20  # bytes copied at once
 
 
-def corpora(cache_dir: str, workdir: pathlib.Path) -> pathlib.Path:
+def corpora(cache_dir: str | None, workdir: pathlib.Path) -> pathlib.Path:
     """The local folder that a run's corpora lie in: that of the config, the run's own, or the copies of a bucket's."""
-    if is_remote(cache_dir):
+    if cache_dir and is_remote(cache_dir):
         return copies() / cache_dir.replace("://", "/").rstrip("/")
     return path_of(cache_dir, "config.data.cache_dir", error=DataError) if cache_dir else pathlib.Path(workdir) / "data"
 
@@ -38,7 +38,7 @@ def copies() -> pathlib.Path:
 
 
 def find_or_build(
-    cache_dir: str, workdir: pathlib.Path, key: str, build: Callable[[pathlib.Path], None]
+    cache_dir: str | None, workdir: pathlib.Path, key: str, build: Callable[[pathlib.Path], None]
 ) -> pathlib.Path:
     """The local folder of a corpus; fetches it from the bucket, or builds it and leaves a copy there.
 
@@ -54,7 +54,7 @@ def find_or_build(
     folder = corpora(cache_dir, workdir) / key
     if folder.is_dir():
         return folder
-    if not is_remote(cache_dir):
+    if not cache_dir or not is_remote(cache_dir):
         build(folder)
     elif not _fetch(f"{cache_dir.rstrip('/')}/{key}", folder):
         build(folder)

@@ -26,7 +26,7 @@ import numpy as np
 import lm_research
 from lm_research.common import disk
 from lm_research.common.disk import why
-from lm_research.config import Config
+from lm_research.config import CleanConfig, Config
 from lm_research.data import bucket, mixture, sources, store
 from lm_research.data.cleaning import Cleaner
 from lm_research.data.split import PARTS, TRAIN, Choice, choose
@@ -136,11 +136,18 @@ def _key(config: Config) -> str:
         held_out,
         data.documents,
         data.on_error,
-        dataclasses.asdict(config.clean),
+        _cleaning(config.clean),
         tokenizer_key(tokenizer, "sentinels"),
         tokenizer.keep_newlines and ("one after another" if tokenizer.path else True),  # how sentences are tokenised
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+
+
+def _cleaning(clean: CleanConfig) -> dict[str, object]:
+    """The section clean as the names of corpora have always had it."""
+    lists = {name: ",".join(getattr(clean, name)) for name in ("scripts", "scrub")}
+    unset = {"near_duplicates": clean.near_duplicates or 0.0, "max_characters": clean.max_characters or 0}
+    return dataclasses.asdict(clean) | lists | unset
 
 
 def _build(config: Config, folder: pathlib.Path, log: Log, runner: Runner, bars: Bars) -> None:

@@ -11,20 +11,18 @@ Legend: B rows, S sources.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lm_research.common.documents import whole_number
 from lm_research.config import DataConfig
+from lm_research.config.corpus import NAME, MixtureSource
 from lm_research.data.order import Examples
 from lm_research.data.random import permute
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, suggest
 
 BLOCK = 65_536  # rows; shares are kept to one part in this
-_FORM = "NAME=SOURCE:WEIGHT, NAME=SOURCE:WEIGHT, ... (all with a weight, or none)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,41 +37,26 @@ def sources_of(data: DataConfig) -> list[tuple[str, str]]:
     """(name, source) of each part of a mixture; [("", data.source)] without one.
 
     Raises:
-      ConfigError: data.mixture cannot be understood, or clashes with another key.
+      ConfigError: data.mixture clashes with another key.
     """
-    return [(name, source) for name, source, _ in _parse(data)] if data.mixture else [("", data.source)]
+    return [(name, part.source) for name, part in _parts(data).items()] if data.mixture else [("", data.source)]
 
 
-def _parse(data: DataConfig) -> list[tuple[str, str, float | None]]:
+def _parts(data: DataConfig) -> Mapping[str, MixtureSource]:
+    parts = data.mixture or {}
     if data.validation_source:
         raise ConfigError(
             "data.mixture and data.validation_source are both set: of a mixture each source holds out its own share "
             "(data.validation_fraction). Leave validation_source empty."
         )
-    parts: list[tuple[str, str, float | None]] = []
-    for entry in data.mixture.split(","):
-        name, equals, source = (text.strip() for text in entry.partition("="))
-        if not equals or not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not source:
+    for name in parts:
+        if not NAME.fullmatch(name):
             raise ConfigError(
-                f"data.mixture: {entry.strip()!r} is not NAME=SOURCE or NAME=SOURCE:WEIGHT. Write {_FORM}."
+                f"data.mixture has a source {name!r}: names are letters, digits, dots, dashes and underscores."
             )
-        path, _, last = source.rpartition(":")
-        weight = _number(last) if path else None
-        parts.append((name, source if weight is None else path.strip(), weight))
-    names = [name for name, _, _ in parts]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"data.mixture names a source twice: {', '.join(names)}. Give each a name of its own.")
-    if len({weight is None for _, _, weight in parts}) > 1:
+    if len({part.weight is None for part in parts.values()}) > 1:
         raise ConfigError("data.mixture gives some sources a weight and others none. Give all of them one, or none.")
     return parts
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 <= value <= 1e30 else None
 
 
 def stages_of(data: DataConfig, tokens: Mapping[str, int]) -> list[Stage]:
@@ -87,29 +70,24 @@ def stages_of(data: DataConfig, tokens: Mapping[str, int]) -> list[Stage]:
     Raises:
       ConfigError: it cannot be understood.
     """
-    parts = _parse(data)
-    names = [name for name, _, _ in parts]
-    weights = [weight for _, _, weight in parts]
-    if None in weights:
-        weights = [float(tokens[name]) ** data.mixture_alpha for name in names]
+    parts = _parts(data)
+    weights = [part.weight for part in parts.values() if part.weight is not None]
+    if not weights:
+        weights = [float(tokens[name]) ** data.mixture_alpha for name in parts]
     elif data.mixture_alpha != 1.0:
         raise ConfigError(
             "data.mixture gives weights and data.mixture_alpha is set, which makes weights from sizes. Leave one of them out."
         )
     stages = [_stage(0, weights, "data.mixture")]
-    for text in filter(str.strip, data.mixture_stages.split(";")):
-        step, colon, rest = text.partition(":")
-        given = dict(pair.partition("=")[::2] for pair in rest.split())
-        where = f"data.mixture_stages: {text.strip()!r}"
+    for step, given in sorted((data.mixture_stages or {}).items()):
+        where = f"data.mixture_stages, step {step}"
         for name in given:
-            if name not in names:
-                raise ConfigError(f"{where} names {name!r}. {suggest(name, names)}")
-        values = [_number(given.get(name, "")) for name in names]
-        if not colon or whole_number(step) is None or None in values:
-            raise ConfigError(f"{where} is not STEP: {' '.join(f'{name}=WEIGHT' for name in names)}.")
-        if int(step) <= stages[-1].step:
-            raise ConfigError(f"{where}: stages go from an earlier step to a later one, the first above 0.")
-        stages.append(_stage(int(step), values, where))
+            if name not in parts:
+                raise ConfigError(f"{where} names {name!r}. {suggest(name, parts)}")
+        if step < 1 or len(given) < len(parts):
+            lacking = ", ".join(name for name in parts if name not in given)
+            raise ConfigError(f"{where}: " + (f"{lacking} has no weight." if lacking else "stages begin after step 0."))
+        stages.append(_stage(step, [given[name] for name in parts], where))
     return stages
 
 

@@ -182,7 +182,7 @@ def _shards(documents: Iterable[str]) -> Iterator[list[str]]:
 
 def _write_shard(task: _Task) -> int:
     """Cleans a shard, writes it, and returns how many characters were read."""
-    cleaner, near = Cleaner(task.clean), task.clean.near_duplicates > 0
+    cleaner, near = Cleaner(task.clean), bool(task.clean.near_duplicates)
     cleaned = [cleaner(document) for document in task.documents]
     write_shard(
         task.path,

@@ -109,14 +109,13 @@ def _whole(
     definition: AdaptedDefinition, weights: dict[str, Weight], leaves: dict[str, np.ndarray], prefix: str
 ) -> dict[str, np.ndarray]:
     """Tensors of the parameters that learned in full."""
-    patterns = [part.strip() for part in definition.lora.full.split(",") if part.strip()]
     found = {}
     for path in flatten(definition.base.shapes):
-        if not any(re.search(pattern, path) for pattern in patterns):
+        if not any(re.search(pattern, path) for pattern in definition.lora.full):
             continue
         if "/layers/" in path:
             raise PretrainedError(
-                f"lora.full={definition.lora.full} trained {path} of all layers, for which peft's format has no place. Write the whole "
+                f"lora.full={','.join(definition.lora.full)} trained {path} of all layers, for which peft's format has no place. Write the whole "
                 "model: --to hf."
             )
         found[_stored_name(weights[path], 0, prefix)] = to_stored(weights[path], leaves[path])

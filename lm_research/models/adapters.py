@@ -16,7 +16,7 @@ import dataclasses
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -133,15 +133,15 @@ def matrices_of(base: ModelDefinition) -> dict[str, int]:
     return {"/".join(map(str, path)): len(node.inputs) for path, node in found if isinstance(node, Dense)}
 
 
-def _chosen(targets: str, matrices: Mapping[str, int]) -> list[str]:
+def _chosen(targets: Sequence[str], matrices: Mapping[str, int]) -> list[str]:
     chosen: set[str] = set()
-    for pattern in filter(None, (part.strip() for part in targets.split(","))):
+    for pattern in targets:
         try:
             fits = {layer for layer in matrices if re.search(pattern, f"{layer}/kernel")}
         except re.error as error:
             raise ConfigError(
-                f"config.lora.targets: {pattern!r} is not a regular expression ({error}). Patterns are divided by commas and may not "
-                "contain any."
+                f"config.lora.targets: {pattern!r} is not a regular expression ({error}). Several are divided by commas; those with "
+                "commas of their own are a list."
             ) from error
         if not fits:
             known = ", ".join(sorted(matrices))

@@ -33,9 +33,9 @@ class MaskingConfig(ObjectiveConfig):
     """How rows are cut and masked."""
 
     mask_rate: float = key(0.15, "Share of tokens predicted.", low=0.001, high=0.95)
-    eval_mask_rate: float = key(
-        0.0,
-        "The share in evaluations, so that runs of different mask_rate can be compared; 0 is mask_rate.",
+    eval_mask_rate: float | None = key(
+        None,
+        "The share in evaluations, so that runs of different mask_rate can be compared; none is mask_rate.",
         low=0.0,
         high=0.95,
     )

@@ -29,9 +29,9 @@ from lm_research.tokenizers.base import Frame, Tokenizer
 class Seq2SeqConfig(SourceTargetConfig):
     source_key: str = key("source", "The field of a record that holds the source text.")
     target_key: str = key("target", "The field of a record that holds the target text.")
-    target_length: int = key(
-        0,
-        "Tokens per target; 0 is data.max_length. Task instruction: of a written answer; 0 is half of it.",
+    target_length: int | None = key(
+        None,
+        "Tokens per target; none is data.max_length. Task instruction: of a written answer; none is half of it.",
         low=0,
         high=2**24,
     )
@@ -98,7 +98,7 @@ class SequenceToSequence(SourceToTarget):
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         length = config.objective.target_length
-        if arch.max_length and length > arch.max_length:
+        if arch.max_length and length and length > arch.max_length:
             raise ConfigError(
                 f"objective.target_length={length} is longer than model.max_length={arch.max_length}, the positions the model "
                 f"has. Shorten the targets or set --config.model.max_length={length}."

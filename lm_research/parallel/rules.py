@@ -46,24 +46,22 @@ def batch_shards(sizes: Mapping[str, int]) -> int:
 PARAMETER_AXES, _TARGETS = ("vocab", "heads", "mlp", "embed", "layers"), ("fsdp", "tensor", "context", "data", "none")
 
 
-def parse_rules(text: str) -> dict[str, Any]:
-    """`RULES` with those of a text laid over them: "vocab=fsdp,embed=none,mlp=tensor+fsdp".
+def with_rules(given: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    """`RULES` with those of a run laid over them: {"vocab": ("fsdp",), "embed": ("none",), "mlp": ("tensor", "fsdp")}.
 
     Raises:
       MeshError: it names no axis of parameters, or no axis of the mesh.
     """
     rules: dict[str, Any] = dict(RULES)
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, places = part.partition("=")
-        if name not in PARAMETER_AXES or not equals:
-            raise MeshError(
-                f"config.mesh.rules: {part!r} is not AXIS=PLACE, as in vocab=fsdp or mlp=tensor+fsdp, with an axis of parameters. "
-                f"{suggest(name, PARAMETER_AXES)}"
-            )
-        chosen = places.split("+")
+    for name, places in (given or {}).items():
+        if name not in PARAMETER_AXES:
+            raise MeshError(f"config.mesh.rules: {name!r} is no axis of parameters. {suggest(name, PARAMETER_AXES)}")
+        chosen = "+".join(places).split("+")
         for place in chosen:
             if place not in _TARGETS or (place == "none" and len(chosen) > 1):
-                raise MeshError(f"config.mesh.rules: {part!r} names no axis of the mesh. {suggest(place, _TARGETS)}")
+                raise MeshError(
+                    f"config.mesh.rules: {name}={'+'.join(chosen)} names no axis of the mesh. {suggest(place, _TARGETS)}"
+                )
         rules[name] = None if chosen == ["none"] else tuple(chosen)
     return rules
 

@@ -40,13 +40,13 @@ class InitCheckpoint:
         self.embedding = said if said is not None and said.supported and not said.dense else None
 
     @property
-    def new_parts(self) -> str:
-        """Patterns, with commas between, of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
+    def new_parts(self) -> tuple[str, ...]:
+        """Patterns of parts that a run begins anew: what the directory lacks, and a classifier in any case."""
         missing = (native_checkpoint if isinstance(self._found, native_checkpoint.Native) else huggingface).missing(
             self._found
         )
         parts = {path.partition("/")[0] for path in missing}
-        return ",".join(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
+        return tuple(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
 
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
         """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used.
@@ -96,7 +96,7 @@ def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config
         "vocab_size": arch.vocab_size, "norm": arch.layers[0].residual if arch.layers[0].residual in ("pre", "post") else "", "mup_base_width": arch.mup_base_width, "mup_base_head_size": 0,
     }  # fmt: skip
     path = str(init.tokenizer)
-    if config.tokenizer.path not in ("", path):
+    if config.tokenizer.path not in (None, path):
         _check_same_ids(config.tokenizer.path, init)
         path = config.tokenizer.path
     lora = {"full": config.lora.full or init.new_parts} if config.lora.rank else {}

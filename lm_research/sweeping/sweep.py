@@ -293,6 +293,6 @@ def load(path: str) -> Sweep:
     if sweep.rungs and (train.budget or train.num_epochs):
         raise ConfigError(
             f"--sweep={path} has rungs, which are steps, and {sweep.config} sets train.budget={train.budget!r} and train.num_epochs="
-            f"{train.num_epochs:g}. Name a config that sets train.num_steps."
+            f"{train.num_epochs}. Name a config that sets train.num_steps."
         )
     return sweep

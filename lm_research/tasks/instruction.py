@@ -249,7 +249,7 @@ class Instruction(GenerationTask):
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
-        if config.objective.target_length >= config.data.max_length:
+        if (config.objective.target_length or 0) >= config.data.max_length:
             raise ConfigError(
                 f"objective.target_length={config.objective.target_length} leaves prompts no room in data.max_length="
                 f"{config.data.max_length} tokens. Lower the first or raise the second."

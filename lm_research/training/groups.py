@@ -135,20 +135,22 @@ def _freeze(
     for fits in _fitting("train.freeze", config.train.freeze, learns, layers):
         learns = {path: np.where(fits[path], 0.0, mask).astype(np.float32) for path, mask in learns.items()}
     if not any(mask.any() for mask in learns.values()):
-        raise ConfigError(f"config.train.freeze={config.train.freeze!r} leaves no parameter to learn. Freeze fewer.")
+        raise ConfigError(
+            f"config.train.freeze={','.join(config.train.freeze)!r} leaves no parameter to learn. Freeze fewer."
+        )
     partly = {path: mask for path, mask in learns.items() if mask.any() and not mask.all()}
     masks = {path: _along_layers(mask, leaves[path]) for path, mask in partly.items()}
     return frozenset(path for path, mask in learns.items() if not mask.any()), masks
 
 
-def _fitting(key: str, patterns: str, learns: dict[str, np.ndarray], layers: Layers) -> Iterator[dict[str, np.ndarray]]:
+def _fitting(key: str, patterns: Sequence[str], learns: dict[str, np.ndarray], layers: Layers) -> Iterator[dict[str, np.ndarray]]:
     """For each pattern of a key: whether it fits each parameter, of those of a stack each layer's."""
-    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+    for pattern in patterns:
         try:
             expression = re.compile(pattern)
         except re.error as error:
             raise ConfigError(
-                f"config.{key}: {pattern!r} is not a regular expression ({error}). Patterns are divided by commas and may not contain any."
+                f'config.{key}: {pattern!r} is not a regular expression ({error}). Several are divided by commas; those with commas of their own are a list, ["a{{1,2}}", ...].'
             ) from error
         fits = {
             path: np.array([bool(expression.search(name)) for name in _names(path, layers[path])]) for path in learns

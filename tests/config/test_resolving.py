@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from lm_research import cli
-from lm_research.config import Config, default_config, dumps, replace, resolve
+from lm_research.config import Config, default_config, dumps, keys, replace, resolve
+from lm_research.config.corpus import MixtureSource
 from lm_research.config.registries import VARIANTS
 from lm_research.errors import ConfigError
 
@@ -144,6 +145,15 @@ STORED: dict[str, dict[str, dict[str, Any]]] = {
     "classification_task": {
         "task": {"name": "classification", "train": "a.jsonl", "labels": "no, yes", "class_weights": "no=1, yes=2.5"},
     },
+    "values": {
+        "data": {
+            "mixture": {"en": {"source": "a.txt", "weight": 0.7}, "de": {"source": "b.txt", "weight": 0.3}},
+            "mixture_stages": {100: {"en": 0.5, "de": 0.5}, 200: {"en": 0.1, "de": 0.9}},
+        },
+        "mesh": {"rules": {"vocab": ["fsdp", "tensor"], "embed": ["none"]}}, "train": {"freeze": ["encoder/embeddings", "layers/[0-5]/"]},
+        "lora": {"rank": 4, "full": ["classifier"]}, "logging": {"trackers": ["tensorboard", "wandb"]}, "profile": {"steps": [3, 5]},
+        "clean": {"scripts": ["latin", "greek"], "scrub": ["email", "ip"], "max_characters": 10_000},
+    },
 }  # fmt: skip
 
 
@@ -164,3 +174,84 @@ def test_a_stored_config_edited_by_hand_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(stored))
     with pytest.raises(ConfigError, match="infill_rate is a key of objective.name=denoising"):
         cli.parse([f"--config={tmp_path}", f"--workdir={tmp_path}"])
+
+
+# Each key with a value that a person can type, as it once was written, and as the config holds it.
+SPELLINGS: list[tuple[str, str, str, Any]] = [
+    ("data.mixture", '{"en": {"source": "a.txt", "weight": 0.7}, "de": {"source": "b.txt", "weight": 0.3}}', "en=a.txt:0.7, de=b.txt:0.3",
+     {"en": MixtureSource("a.txt", 0.7), "de": MixtureSource("b.txt", 0.3)}),
+    ("data.mixture_stages", '{"100": {"en": 0.5, "de": 0.5}}', "100: en=0.5 de=0.5", {100: {"en": 0.5, "de": 0.5}}),
+    ("mesh.rules", '{"vocab": ["fsdp", "tensor"], "embed": ["none"]}', "vocab=fsdp+tensor,embed=none",
+     {"vocab": ("fsdp", "tensor"), "embed": ("none",)}),
+    ("train.freeze", '["embeddings", "layers/[0-5]/"]', "embeddings,layers/[0-5]/", ("embeddings", "layers/[0-5]/")),
+    ("lora.targets", '["query/", "value/"]', "query/,value/", ("query/", "value/")),
+    ("lora.full", '["^classifier/"]', "^classifier/", ("^classifier/",)),
+    ("logging.trackers", '["tensorboard", "wandb"]', "tensorboard,wandb", ("tensorboard", "wandb")),
+    ("clean.scripts", '["latin", "greek"]', "latin, greek", ("latin", "greek")),
+    ("clean.scrub", '["email"]', "email", ("email",)),
+    ("profile.steps", "[3, 5]", "3-5", (3, 5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "typed", "once", "value"), SPELLINGS)
+def test_tuples_and_dicts_can_be_typed_and_their_earlier_spellings_are_read(
+    name: str, typed: str, once: str, value: Any, tmp_path: Path
+) -> None:
+    section, leaf = name.split(".")
+    (tmp_path / "config.json").write_text("{}")
+    for text in (typed, once):
+        config = cli.parse([f"--config={tmp_path}", f"--workdir={tmp_path}", f"--config.{name}={text}"])[0]
+        assert getattr(getattr(config, section), leaf) == value
+        assert resolve(json.loads(dumps(config))) == config and hash(config) == hash(resolve({section: {leaf: once}}))
+    assert resolve({section: {leaf: json.loads(typed)}}) == resolve({section: {leaf: once}}) == config
+
+
+def test_an_entry_of_a_dict_can_be_typed_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "c.py").write_text(f"{HEAD}    config.data.mixture = 'en=a.txt:0.7, de=b.txt:0.3'\n    return config\n")
+    words = [f"--config={tmp_path}/c.py", f"--workdir={tmp_path}"]
+    found = cli.parse(
+        [*words, "--config.data.mixture.en.weight=0.5", '--config.data.mixture.fr={"source": "c.txt", "weight": 0}']
+    )[0]
+    assert found.data.mixture == {
+        "en": MixtureSource("a.txt", 0.5), "de": MixtureSource("b.txt", 0.3), "fr": MixtureSource("c.txt", 0.0),
+    }  # fmt: skip
+    assert cli.parse([*words, "--config.mesh.rules.vocab=fsdp"])[0].mesh.rules == {"vocab": ("fsdp",)}
+    for flag, said in (
+        ("--config.data.mixture.en.wieght=0.5", "Did you mean 'weight'"),
+        ("--config.data.mixture.en.weight=much", "of type float"),
+        ("--config.data.mixture.fr.weight=1", "config.data.mixture.fr lacks source"),
+        ("--config.train.freeze.x=1", "is not a key of this run"),
+        ('--config.data.mixture={"en": 3}', "config.data.mixture.en must be of type {source: str, weight: float}"),
+        ('--config.data.mixture={"en": ', "is not JSON"),
+        ("--config.profile.steps=[3]", "is not a range of steps"),
+        ("--config.train.freeze=[3]", "config.train.freeze must be of type str"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            cli.parse([*words, flag])
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "once"),
+    [
+        ("train.budget", ""), ("train.num_epochs", 0.0), ("train.stop_after", 0), ("train.init_from", ""), ("lora.rank", 0),
+        ("eval.every_steps", 0), ("checkpoint.every_minutes", 0.0), ("mesh.fsdp", 0), ("data.validation_source", ""), ("data.mixture", ""),
+        ("clean.max_characters", 0), ("tokenizer.path", ""), ("optimizer.clip_norm", 0.0), ("objective.eval_mask_rate", 0.0),
+    ],
+)  # fmt: skip
+def test_what_once_was_not_set_is_none(name: str, once: Any, tmp_path: Path) -> None:
+    section, leaf = name.split(".")
+    assert getattr(getattr(resolve({section: {leaf: once}}), section), leaf) is None
+    (tmp_path / "config.json").write_text("{}")
+    words = [f"--config={tmp_path}", f"--workdir={tmp_path}"]
+    for text in (once, "" if isinstance(once, str) else "none"):
+        assert getattr(getattr(cli.parse([*words, f"--config.{name}={text}"])[0], section), leaf) is None
+
+
+def test_an_earlier_spelling_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "_TOLD", set())
+    for _ in range(2):
+        resolve({"mesh": {"rules": "vocab=fsdp"}})
+    assert [record.getMessage() for record in caplog.records] == [
+        'config.mesh.rules is written as it once was; today it is {"vocab": ["fsdp"]}'
+    ]

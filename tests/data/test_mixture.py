@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lm_research.config import Config, DataConfig, replace, resolve
+from lm_research.config.corpus import MixtureSource
 from lm_research.data import mixture
 from lm_research.data.corpus import open_corpus
 from lm_research.data.loader import load
@@ -152,14 +153,17 @@ def test_weights_and_temperature() -> None:
     ("keys", "message"),
     [
         (dict(mixture="x"), "'x' is not NAME=SOURCE"),
-        (dict(mixture="a=x,a=y"), "names a source twice: a, a"),
+        (dict(mixture="a=x,a=y"), "it names a twice"),
         (dict(mixture="a=x:1,b=y"), "some sources a weight and others none"),
         (dict(mixture="a=x:0,b=y:0"), "all weights are 0"),
         (dict(mixture="a=x,b=y", validation_source="z"), "validation_source are both set"),
         (dict(mixture="a=x:1,b=y:1", mixture_alpha=0.3), "gives weights and data.mixture_alpha is set"),
         (dict(mixture="a=x,b=y", mixture_stages="10: a=1 c=1"), "names 'c'"),
-        (dict(mixture="a=x,b=y", mixture_stages="10: a=1"), "is not STEP: a=WEIGHT b=WEIGHT"),
-        (dict(mixture="a=x,b=y", mixture_stages="0: a=1 b=1"), "from an earlier step to a later one"),
+        (dict(mixture="a=x,b=y", mixture_stages="10: a=1"), "step 10: b has no weight"),
+        (dict(mixture="a=x,b=y", mixture_stages="0: a=1 b=1"), "begin after step 0"),
+        (dict(mixture="a=x,b=y", mixture_stages="9: a=1 b=1; 9: a=1 b=2"), "with a step of its own"),
+        (dict(mixture="a=x,b=y", mixture_stages="9: a=1 b=-1"), "is not STEP"),
+        (dict(mixture={"a b": MixtureSource("x")}), "has a source 'a b'"),
         (dict(mixture="a=x,b=y", mixture_stages="soon: a=1 b=1"), "is not STEP"),
     ],
 )
@@ -212,7 +216,7 @@ def test_a_corpus_of_two_sources(tmp_path: pathlib.Path) -> None:
 def test_mixture_keys_that_do_not_change_the_corpus(tmp_path: pathlib.Path) -> None:
     config = two_sources(tmp_path)
     corpus = open_corpus(config, tmp_path / "run", print)
-    weights = config.data.mixture.replace("0.5", "0.9")
-    other = replace(config, data={"mixture_stages": "10: en=1 de=0", "mixture": weights})
+    weights = {name: {"source": part.source, "weight": 0.9} for name, part in config.data.mixture.items()}
+    other = replace(config, data={"mixture_stages": {10: {"en": 1, "de": 0}}, "mixture": weights})
     lines: list[str] = []
     assert open_corpus(other, tmp_path / "run", lines.append).digest == corpus.digest and "found" in lines[0]

@@ -11,13 +11,13 @@ from lm_research.common.scripts import SCRIPTS
 from lm_research.errors import ConfigError, suggest
 
 
-def parse(names: str) -> tuple[str, ...]:
-    """The scripts that a comma-separated list names.
+def parse(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The scripts of these names.
 
     Raises:
       ConfigError: one is not known.
     """
-    scripts = tuple(name.strip().lower() for name in names.split(",") if name.strip())
+    scripts = tuple(name.strip().lower() for name in names)
     for name in scripts:
         if name not in SCRIPTS:
             raise ConfigError(f"clean.scripts names {name!r}. {suggest(name, SCRIPTS)}")

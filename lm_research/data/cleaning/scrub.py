@@ -41,13 +41,13 @@ _PHONE = re.compile(
 )
 
 
-def parse(names: str) -> tuple[str, ...]:
-    """The kinds that a comma-separated list names, or all of them for "all", in the order of KINDS.
+def parse(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The kinds of these names, or all of them for "all", in the order of KINDS.
 
     Raises:
       ConfigError: one is not known.
     """
-    wanted = [name.strip().lower() for name in names.split(",") if name.strip()]
+    wanted = [name.strip().lower() for name in names]
     for name in wanted:
         if name not in (*KINDS, "all"):
             raise ConfigError(f"clean.scrub names {name!r}. {suggest(name, (*KINDS, 'all'))}")

@@ -87,7 +87,7 @@ def fingerprint(source: str, data: DataConfig) -> str:
         files = find_files(source)
         facts = ["files", *(file.facts() for file in files)]
         if any(file.kind != "text" for file in files):
-            facts.append(data.text_key)
+            facts.append(data.text_key or "")
     return json.dumps(facts)
 
 

@@ -43,7 +43,7 @@ def test_lengths() -> None:
 def test_scripts() -> None:
     assert ratio("Hello, Wörld! 123", ("latin",)) == 1.0
     assert ratio("abc где", ("latin",)) == 0.5 and ratio("abc где", ("latin", "cyrillic")) == 1.0
-    assert ratio("今日は晴れ", ("han",)) == 3 / 5 and ratio("今日は晴れ", parse("han, hiragana,katakana")) == 1.0
+    assert ratio("今日は晴れ", ("han",)) == 3 / 5 and ratio("今日は晴れ", parse(("han", "hiragana", "katakana"))) == 1.0
     assert ratio("12 %", ("latin",)) == 0.0
     assert reason("Привет, мир", scripts="latin") == "script"
     assert reason("OK, мир и труд", scripts="latin,cyrillic") == "kept"
