@@ -143,7 +143,9 @@ def _freeze(
     return frozenset(path for path, mask in learns.items() if not mask.any()), masks
 
 
-def _fitting(key: str, patterns: Sequence[str], learns: dict[str, np.ndarray], layers: Layers) -> Iterator[dict[str, np.ndarray]]:
+def _fitting(
+    key: str, patterns: Sequence[str], learns: dict[str, np.ndarray], layers: Layers
+) -> Iterator[dict[str, np.ndarray]]:
     """For each pattern of a key: whether it fits each parameter, of those of a stack each layer's."""
     for pattern in patterns:
         try:
