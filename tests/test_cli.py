@@ -54,8 +54,8 @@ def test_main_gets_the_config_and_the_workdir(tmp_path: Path) -> None:
         (["--config.tokenizer.keep_newlines"], "tokenizer", "keep_newlines", True),
         (["--config.tokenizer.keep_newlines", "--debug"], "tokenizer", "keep_newlines", True),
         (["--config.data.source=a file, with=signs.txt"], "data", "source", "a file, with=signs.txt"),
-        (["--config.data.cache_dir="], "data", "cache_dir", ""),
-        (["--config.tokenizer.path", "", "--config.seed=3"], "tokenizer", "path", ""),
+        (["--config.data.cache_dir="], "data", "cache_dir", None),
+        (["--config.tokenizer.path", "", "--config.seed=3"], "tokenizer", "path", None),
         (["--config.data.source=None"], "data", "source", "None"),
     ],
 )

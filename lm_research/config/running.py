@@ -136,6 +136,10 @@ def tracker_names(config: Config) -> tuple[str, ...]:
     from lm_research.config.registries import TRACKERS  # which stands on the sections
 
     names = tuple(dict.fromkeys(config.logging.trackers))
+    if not names:
+        raise ConfigError(
+            "logging.trackers is empty. Write one or several with commas, for example tensorboard,wandb; or none."
+        )
     for name in names:
         if name != "none" and name not in TRACKERS:
             raise ConfigError(

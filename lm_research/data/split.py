@@ -93,7 +93,7 @@ def choose(spools: list[Spool], held_out: Spool | None, config: Config, log: Log
     return choices
 
 
-def _mark_repeats(facts: Facts, threshold: float) -> np.ndarray:
+def _mark_repeats(facts: Facts, threshold: float | None) -> np.ndarray:
     """uint8 [D]: reasons, those of repeats of an earlier document included."""
     reasons_D = facts.reasons_D.copy()
     kept = np.flatnonzero(reasons_D == REASONS.index("kept"))

@@ -82,9 +82,9 @@ def test_the_head_is_the_adapters(tmp_path: pathlib.Path) -> None:
     found = np.asarray(lm(input_ids=golden["ids"].astype(np.int32))["logits"])
     np.testing.assert_allclose(found, golden["logits"], rtol=1e-4, atol=2e-5)
     start = InitCheckpoint(tmp_path / "adapter", ModelConfig(), "classification", 3)
-    assert start.tokenizer == GOLDENS / "bert" / "base" and start.new_parts == "^classifier/"
+    assert start.tokenizer == GOLDENS / "bert" / "base" and start.new_parts == ("^classifier/",)
     start = InitCheckpoint(GOLDENS / "bert" / "base", ModelConfig(), "masked_lm")
-    assert start.new_parts == "^masked_lm/"
+    assert start.new_parts == ("^masked_lm/",)
 
 
 def test_convert_adds_an_adapter(tmp_path: pathlib.Path) -> None:

@@ -46,7 +46,7 @@ def test_a_batch_of_a_device_is_that_of_all_devices_with_rows_of_their_own() -> 
         }
     )
     settled = resolve_batch(config, 32)
-    assert (settled.train.batch_size, settled.train.batch_per_device) == (96, 0)
+    assert (settled.train.batch_size, settled.train.batch_per_device) == (96, None)
     check_batch(mesh(2, 4, 2, 2), settled.train.batch_size, 3, length=16)
     assert resolve_batch(settled, 8) is settled  # and stays so on other devices
 

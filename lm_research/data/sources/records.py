@@ -26,7 +26,7 @@ _LONGEST_CELL = (
 _RETURN = "\udc0d"  # stands for a carriage return, at which csv would end a row; no text in UTF-8 holds it
 
 
-def read_json_lines(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+def read_json_lines(file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
     """The text of each line, which is a JSON object (its field `key`, or "text") or a JSON string."""
     for number, line in read_lines(file, problems):
         if not line.strip():
@@ -64,7 +64,7 @@ def _field(record: Any, key: str, where: str, problems: Problems) -> str | None:
     return None
 
 
-def read_table(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+def read_table(file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
     """One column of a table whose first row names the columns; see `read_rows`."""
     names, rows = read_rows(file, problems)
     column = _choose(names, key, str(file.path), "column") if names else 0
@@ -119,7 +119,7 @@ def _quoted(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[st
             yield first, [cell.replace(_RETURN, "\r") for cell in cells]
 
 
-def _choose(names: list[str], key: str, where: str, what: str) -> int:
+def _choose(names: list[str], key: str | None, where: str, what: str) -> int:
     """Place of `key`, by default of "text" or of the only name.
 
     Raises:
@@ -132,7 +132,7 @@ def _choose(names: list[str], key: str, where: str, what: str) -> int:
     raise DataError(f"{where} has no {what} {wanted!r}: set config.data.text_key. {hint}")
 
 
-def read_parquet(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+def read_parquet(file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
     """One column of texts of a Parquet file, by default "text" or the only one of that type."""
     import pyarrow
     from pyarrow import parquet
@@ -170,7 +170,7 @@ def read_batches(stream: IO[bytes], columns: list[str] | None, size: int) -> Ite
         yield from table.iter_batches(batch_size=size, row_groups=[group], columns=columns)
 
 
-def read_array_record(file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+def read_array_record(file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
     """Records of an ArrayRecord file: UTF-8 texts; with `key`, JSON objects or tf.train.Examples with that field."""
     try:
         with _local(file) as path:
@@ -179,7 +179,7 @@ def read_array_record(file: SourceFile, key: str, problems: Problems) -> Iterato
         problems.found(f"{file.path} cannot be read: {_words(error)}", "Give a whole file that you may read")
 
 
-def _read_local(path: pathlib.Path, file: SourceFile, key: str, problems: Problems) -> Iterator[str]:
+def _read_local(path: pathlib.Path, file: SourceFile, key: str | None, problems: Problems) -> Iterator[str]:
     from array_record.python import array_record_module
 
     number = 0
@@ -201,7 +201,7 @@ def _read_local(path: pathlib.Path, file: SourceFile, key: str, problems: Proble
         )
 
 
-def _text_of_record(record: bytes, key: str, where: str, problems: Problems) -> str | None:
+def _text_of_record(record: bytes, key: str | None, where: str, problems: Problems) -> str | None:
     try:
         if not key:
             return record.decode("utf-8")

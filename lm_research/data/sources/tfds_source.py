@@ -150,7 +150,7 @@ def _first_words(error: Exception) -> str:
     return text if len(text) <= 500 else text[:500] + " ..."
 
 
-def _text_key(builder: Any, name: str, wanted: str) -> str:
+def _text_key(builder: Any, name: str, wanted: str | None) -> str:
     import tensorflow_datasets as tfds
 
     features = builder.info.features
