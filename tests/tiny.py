@@ -13,7 +13,7 @@ from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.store import TokenStore, write_store
 from lm_research.models.definition import ModelDefinition
-from lm_research.models.families import define_model
+from lm_research.models.families import FAMILIES, define_model
 from lm_research.objectives import build_objective
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.optimizer import make_optimizer
@@ -60,6 +60,13 @@ def model(family: str, **changes: Any) -> ModelDefinition:
     """The model of `config(family)` with some keys of its section changed."""
     section = config(family, model=changes).model
     return define_model(section, section.vocab_size)
+
+
+def families(*fast: str) -> list[Any]:
+    """Every family as a parameter of a test; all but the `fast` ones are slow."""
+    import pytest
+
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in sorted(FAMILIES)]
 
 
 def jit(function: Callable) -> Callable:

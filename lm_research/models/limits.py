@@ -144,6 +144,8 @@ def _unfitting_layer(arch: Architecture, spec: LayerSpec, said: Callable[..., st
         return "a layer with relative positions has its own num_heads, but the table of the stack is for all"
     if spec.num_experts and not 1 <= spec.experts_per_token <= spec.num_experts:
         return f"experts_per_token={spec.experts_per_token} is not from 1 to num_experts={spec.num_experts}"
+    if spec.num_experts and spec.mlp_bias:
+        return f"a layer has num_experts={spec.num_experts} and mlp_bias=True, but experts have no biases"
     if spec.residual == "parallel" and arch.encoder is not None:
         return "a layer has residual=parallel, which has no place for the attention to an encoder"
     return _stretch(dict(spec.rotary_scaling))

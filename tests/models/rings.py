@@ -12,12 +12,16 @@ import numpy as np
 import tiny
 
 from lm_research.config import MeshConfig
+from lm_research.models.architecture import from_flat
 from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.mask import AttentionMask, attention_bias
 from lm_research.models.attention.module import attend
 from lm_research.models.attention.ring import ring_attend
+from lm_research.models.definition import define
+from lm_research.models.heads import Head
 from lm_research.models.positions import distance_table, relative_bias
 from lm_research.parallel.mesh import make_mesh
+from lm_research.parallel.rules import tree_shardings
 
 B, L, H, K, BUCKETS, REACH = 4, 32, 4, 8, 8, 16
 # Name -> mesh, causal, window, prefix, relative positions, dropout, cap of scores.
@@ -71,5 +75,40 @@ def compare(
     ]
 
 
+PATTERNS = {
+    "pattern of an encoder": ((dict(attention_norm=False), *(dict(attention="window", window=4), {}) * 2), dict(num_layers=5)),
+    "pattern of a decoder": (
+        (dict(attention="window", window=4, positions="rotary"), dict(num_experts=4, experts_per_token=2, positions="alibi")),
+        dict(num_layers=5, causal=True, mlp_bias=False),
+    ),
+}  # fmt: skip
+
+
+def compare_models(pattern: tuple[dict[str, Any], ...], fields: dict[str, Any]) -> list[float]:
+    """The same of a stack with a pattern of layers, whose parameters and positions devices share, against one device."""
+    sizes = dict(vocab_size=64, hidden_size=16, num_heads=2, intermediate_size=32, max_length=16, norm="pre")
+    arch = from_flat(pattern, **sizes | fields)
+    definition = define(arch, Head("causal_lm" if arch.causal else "none", pooled=False))
+    params = tiny.random_params(definition)
+    tokens = np.random.default_rng(0).integers(5, 64, (B, 16))
+    segments = -np.sort(-np.random.default_rng(1).integers(0, 4, (B, 16)), axis=1)
+    outer = np.random.default_rng(2).normal(size=(B, 16, 16)) * (segments > 0)[..., None]
+
+    def results(params: Any) -> list[jax.Array]:
+        run = lambda params: (definition.bind(params).reader(tokens, segments) * outer).sum()  # noqa: E731
+        value, gradient = jax.value_and_grad(run)(params)
+        return [value, *jax.tree.leaves(gradient)]
+
+    theirs = tiny.jit(results)(params)
+    mesh = make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))
+    with jax.set_mesh(mesh):
+        ours = tiny.jit(results)(jax.device_put(params, tree_shardings(mesh, definition.shapes, definition.axes)))
+    return [
+        float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(b).max().clip(1))
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+
+
 if __name__ == "__main__":
-    print(json.dumps({name: compare(*case) for name, case in CASES.items()}))
+    found = {name: compare(*case) for name, case in CASES.items()}
+    print(json.dumps(found | {name: compare_models(*pattern) for name, pattern in PATTERNS.items()}))

@@ -14,11 +14,10 @@ from lm_research.config import LoraConfig, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.adapters import adapt, dropped, is_adapter, merged, product
 from lm_research.models.definition import ModelDefinition
-from lm_research.models.families import define_model
+from lm_research.models.families import DEFAULT_HEADS, define_model
 from lm_research.models.forward import forward
 from lm_research.trees import flatten, unflatten
 
-FAMILIES = ["bert", "gpt2", "llama", "albert", "t5"]
 LORA = LoraConfig(rank=2, alpha=6.0)  # s = 3
 
 
@@ -27,10 +26,9 @@ def base(family: str) -> ModelDefinition:
         family=family, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_length=16, vocab_size=64,
         dropout_rate=0.0, attention_dropout_rate=0.0,
     )  # fmt: skip
-    head = {"bert": "classification", "albert": "classification", "t5": "seq2seq_lm"}.get(family, "causal_lm")
-    return define_model(
-        resolve({"model": model, "data": {"max_length": 16}, "tokenizer": {"vocab_size": 64}}).model, 64, head
-    )
+    section = resolve({"model": model, "data": {"max_length": 16}, "tokenizer": {"vocab_size": 64}}).model
+    kind = define_model(section, 64).arch.kind
+    return define_model(section, 64, "classification" if kind == "encoder" else DEFAULT_HEADS[kind])
 
 
 def inputs(definition: ModelDefinition) -> dict[str, np.ndarray]:
@@ -43,7 +41,7 @@ def logits(definition: ModelDefinition, params: Any) -> np.ndarray:
     return np.asarray(run(params))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.families("bert", "gpt2", "llama", "albert", "t5"))
 def test_the_first_function_is_that_of_the_base_bit_for_bit(family: str) -> None:
     """B is 0, A is not: two matrices of each attention, that of a decoder to its encoder too."""
     definition = base(family)
@@ -53,7 +51,7 @@ def test_the_first_function_is_that_of_the_base_bit_for_bit(family: str) -> None
     params = unflatten({path: x for path, x in leaves.items() if not is_adapter(path)})
     layers = {path.rpartition("/")[0] for path in flatten(adapted.shapes) if is_adapter(path)}
     assert {path.split("/")[-1] for path in layers} == {"query", "value"}
-    assert len(layers) == (6 if family == "t5" else 2)
+    assert len(layers) == (6 if definition.arch.encoder is not None else 2)
     assert np.array_equal(logits(adapted, start), logits(definition, params))
 
 

@@ -111,7 +111,7 @@ def test_blocks_that_see_nothing_of_each_other_are_not_visited(axis: str) -> Non
         assert (first.tolist(), last.tolist()) == ([expected[0]], [expected[1]])
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "bart", "llama"])
+@pytest.mark.parametrize("family", tiny.families("bert", "gpt2", "t5", "bart", "llama"))
 def test_models_are_the_same_with_it(family: str) -> None:
     """With dropout, whose bits are the same; in T5 only the attention to the encoder is without relative positions."""
     section = ModelConfig(

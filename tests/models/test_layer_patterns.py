@@ -211,6 +211,36 @@ def test_chunks_stay_those_of_the_text_when_it_is_padded_in_front() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["looped", "apart"])
+def test_a_decoder_with_a_pattern_reads_its_encoder_step_by_step(apart: bool) -> None:
+    """Encoder and decoder each with kinds of their own: a prompt of 3 tokens and 5 single ones are the row of 8 at once."""
+    encoder = said(FIRST, *(WINDOW, WHOLE) * 2, num_layers=5)
+    chunks = dict(attention="chunked", window=3, positions="rotary")
+    arch = said(chunks, dict(EXPERTS, mlp_bias=False), num_layers=5, causal=True, encoder=encoder, positions="none")
+    definition = define(arch, Head("seq2seq_lm"))
+    source, row, prompt = TOKENS[:1], np.arange(5, 13)[None], 3
+
+    def run(params: Any) -> tuple[jax.Array, jax.Array]:
+        bound = decode.bind(definition, decode.unroll(definition, params) if apart else params)
+        _, memory = bound.model.encode(source)
+
+        def extend(cache: decode.Cache, tokens_BL: jax.Array, first: Any) -> tuple[decode.Cache, jax.Array]:
+            own_L = first + jnp.arange(tokens_BL.shape[1])
+            distance_BLS = (own_L[:, None] - jnp.arange(8))[None]
+            slots = decode.CacheSlots(jnp.int32(first), own_L[None], distance_BLS >= 0, distance_BLS)
+            x_BLD, cache = decode.extend(bound, tokens_BL, cache, slots)
+            return cache, x_BLD
+
+        cache, first_BLD = extend(decode.empty(bound, 1, 8, memory), row[:, :prompt], 0)
+        others = (jnp.asarray(row[0, prompt:, None, None]), jnp.arange(prompt, 8))
+        _, other_LBD = jax.lax.scan(lambda cache, token: extend(cache, *token), cache, others)
+        whole_BLD = definition.bind(params).decoder(row, memory=memory)
+        return jnp.concatenate([first_BLD, other_LBD[:, 0].swapaxes(0, 1)], axis=1), whole_BLD
+
+    found, expected = tiny.jit(run)(tiny.random_params(definition))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_all_who_walk_over_layers_know_their_numbers() -> None:
     """Layers 0, 2, 4 are plain and 1, 3 have experts: with decay d layer n of 5 has the rate d^(5 - n), and layers/3 is the second expert's."""
     definition = model(said(WHOLE, dict(EXPERTS, mlp_bias=False), num_layers=5, causal=True))
@@ -251,6 +281,7 @@ def test_flops_of_experts_are_of_those_that_a_position_takes() -> None:
         (dict(num_kv_heads=3), "num_heads=2 and num_kv_heads=0 do not go together"),
         (dict(positions="rotary", rotary_fraction=0.4), "but rotary positions turn pairs"),
         (dict(num_experts=2, experts_per_token=3), "experts_per_token=3 is not from 1 to num_experts=2"),
+        (dict(num_experts=2, experts_per_token=1), "experts have no biases"),
         (dict(score_cap=-1.0), "score_cap is -1.0"),
     ],
 )

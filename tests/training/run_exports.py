@@ -16,7 +16,7 @@ import numpy as np
 
 from lm_research.config import ModelConfig, TokenizerConfig
 from lm_research.interop.native_checkpoint import describe, tokenizer_of, tokens_of
-from lm_research.models.families import define_model
+from lm_research.models.families import FAMILIES, define_model
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -36,8 +36,7 @@ VOCABULARIES = {
 }
 # Pre-training objectives of encoder-decoders, whose sources look different.
 OBJECTIVES = {"t5": "span_corruption", "mt5": "span_corruption", "bart": "denoising", "mbart": "denoising"}
-FAMILIES = "bert roberta xlm_roberta distilbert albert electra gpt2 gpt3 llama t5 mt5 bart mbart transformer".split()
-PAIRS = [(family, vocabulary) for family in FAMILIES for vocabulary in VOCABULARIES]
+PAIRS = [(family, vocabulary) for family in sorted(FAMILIES) for vocabulary in VOCABULARIES]
 
 TEXTS = [
     "",

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from run_exports import (
-    FAMILIES,
     GOLDENS,
     PAIRS,
     SECONDS,
@@ -27,7 +26,7 @@ from tiny import random_params
 
 import lm_research
 from lm_research.errors import TokenizerError
-from lm_research.models.families import define_model
+from lm_research.models.families import FAMILIES, define_model
 from lm_research.pretrained import LanguageModel
 from lm_research.tokenizers.chat_template import TEMPLATE, chat_ids
 from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
@@ -36,7 +35,7 @@ from lm_research.tokenizers.run_tokenizer import AROUND, BEFORE, as_read
 GOLDEN = json.loads(GOLDENS.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("family", "vocabulary"), PAIRS)
+@pytest.mark.parametrize(("family", "vocabulary"), [pair for pair in PAIRS if "/".join(pair) in GOLDEN["digests"]])
 def test_transformers_gives_our_ids(family: str, vocabulary: str, tmp_path: pathlib.Path) -> None:
     """Those of the run, and those of its files read again, with special tokens around texts and pairs, types included."""
     tokenizer, _ = exported(family, vocabulary)
@@ -59,7 +58,7 @@ def test_ids_of_training_are_those_that_transformers_gives(vocabulary: str) -> N
     assert as_read(trained(vocabulary), AROUND).encode_batch(TEXTS) == found  # those too
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("vocabulary", ["wordpiece", "byte_bpe"])
 def test_config_json_names_the_tokens_of_the_tokenizer(family: str, vocabulary: str) -> None:
     """[PAD] [UNK] [CLS] [SEP] are the first pieces of one, <s> <pad> </s> of the other; what parts documents begins them, too."""
