@@ -52,7 +52,11 @@ def test_the_first_function_is_that_of_the_base_bit_for_bit(family: str) -> None
     layers = {path.rpartition("/")[0] for path in flatten(adapted.shapes) if is_adapter(path)}
     assert {path.split("/")[-1] for path in layers} == {"query", "value"}
     assert len(layers) == (6 if definition.arch.encoder is not None else 2)
-    assert np.array_equal(logits(adapted, start), logits(definition, params))
+    merged_leaves = flatten(tiny.jit(adapted.merged)(start))
+    assert all(np.array_equal(merged_leaves[path], x) for path, x in flatten(params).items())
+    np.testing.assert_allclose(
+        logits(adapted, start), logits(definition, params), rtol=1e-4, atol=1e-5
+    )  # other programs
 
 
 @pytest.mark.parametrize("family", ["bert", "t5"])
