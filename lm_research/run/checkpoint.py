@@ -149,6 +149,7 @@ class Checkpoints:
         """
         step = self.latest_step if step is None else step
         expected = read_manifest(self.directory, step)["digests"]
+        assert step is not None, "there is one"
         names = [name for name in shapes if name not in TRANSIENT]
         target = {
             name: jax.tree.map(

@@ -34,6 +34,7 @@ def read_file(directory: pathlib.Path, name: str, step: int | None) -> bytes:
       CheckpointError: there is no checkpoint, or the file is not what was written.
     """
     expected = read_manifest(directory, step)["files"].get(name)
+    assert step is not None, "there is one"
     path = directory / str(step) / "files" / name
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -13,6 +13,7 @@ from lm_research.data.loader import load
 from lm_research.data.order import Examples, Feed
 from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
+from lm_research.objectives.base import Outputs
 from lm_research.parallel.batches import local_rows
 from lm_research.parallel.processes import summed
 from lm_research.run.callbacks import every
@@ -32,7 +33,7 @@ class Evaluator:
     def __init__(self, run: RunSetup, writer: MetricsWriter, lines: Sequence[Mapping[str, float]]) -> None:
         """`lines`: of metrics.jsonl so far; those of evaluations count for patience."""
         self.config, self.trainable, self.mesh, self.writer = run.config, run.trainable, run.mesh, writer
-        self.log = run.log
+        self.log, self.patience = run.log, run.config.task.patience if run.config.task else 0
         self.definition, self.corpus, corpus = run.definition, run.corpus, run.corpus
         self.feed, self.num_batches = self._feed(corpus.validation)
         self.step = make_eval_step(run.trainable, run.definition, corpus.tokenizer.token_bytes, run.mesh)
@@ -41,7 +42,7 @@ class Evaluator:
         self.ranks = [run.trainable.rank(line) for line in lines if "eval_loss_nats" in line]
         if self.exhausted:
             self.log(
-                f"held-out: no better for task.patience={self.config.task.patience} evaluations, so the run is at its end; with more it goes on"
+                f"held-out: no better for task.patience={self.patience} evaluations, so the run is at its end; with more it goes on"
             )
         self.sources = {name: self._feed(corpus.validation.source(name)) for name in corpus.validation.source_names}
 
@@ -75,12 +76,14 @@ class Evaluator:
     @property
     def exhausted(self) -> bool:
         """Whether the last task.patience evaluations were no better than the best before them."""
-        patience = self.config.task.patience if self.config.task else 0
-        return 0 < patience < len(self.ranks) and min(self.ranks[-patience:]) >= min(self.ranks[:-patience])
+        return 0 < self.patience < len(self.ranks) and min(self.ranks[-self.patience :]) >= min(
+            self.ranks[: -self.patience]
+        )
 
-    def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[dict[str, np.ndarray]]]:
+    def part(self, params: Any, store: TokenStore) -> tuple[dict[str, float], list[Outputs]]:
         """Scores and outputs of all of a store."""
-        examples, size, outputs = self.trainable.examples(store, "final"), self.config.train.batch_size, []
+        examples, size = self.trainable.examples(store, "final"), self.config.train.batch_size
+        outputs: list[Outputs] = []
         feed = self._in_order(examples, store)
         batches = load(feed, 0, ceil_div(examples.num_examples, size))
         return evaluate(self.step, params, batches, self.trainable, self.mesh, outputs), outputs
@@ -93,8 +96,8 @@ class Evaluator:
         """Evaluates (the averaged parameters, if there are any), writes, prints, and returns the metrics."""
         begin = time.perf_counter()
         params = state.get("ema", state["params"])
-        batches, outputs = load(self.feed, 0, self.num_batches), []
-        scores = evaluate(self.step, params, batches, self.trainable, self.mesh, outputs)
+        outputs: list[Outputs] = []
+        scores = evaluate(self.step, params, load(self.feed, 0, self.num_batches), self.trainable, self.mesh, outputs)
         for name, (feed, num_batches) in self.sources.items():  # of a mixture, each by itself
             part = evaluate(self.step, params, load(feed, 0, num_batches), self.trainable, self.mesh)
             scores |= {

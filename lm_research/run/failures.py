@@ -47,7 +47,7 @@ def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints
     path = workdir / "nonfinite" / f"step_{step + 1}{own}.npz"
     path.parent.mkdir(exist_ok=True)
     with whole(path) as file:
-        np.savez(file, **feed(step))
+        np.savez(file, **feed(step))  # type: ignore[arg-type]  # numpy's types take a name for its option
     checkpoints.save(state)
     checkpoints.close()
     summarise(state, workdir, "nonfinite", None)

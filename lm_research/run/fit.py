@@ -72,9 +72,7 @@ def fit(config: Config, workdir: pathlib.Path, callbacks: Sequence[Callback] = (
         writer, lines, counted = open_metrics(run, learner, start)
         evaluator = Evaluator(run, writer, lines)
         account = TimeAccount(began)
-        history = RunHistory(workdir, account, start, run.is_main)
-        if start and not history.known:
-            run.log("WARNING: time.json is missing or damaged: the time of the steps up to here counts for nothing.")
+        history = open_history(run, account, start)
         meter = Meter(run.config, run.objective, run.definition, run.examples, start, run.log, account, counted)
         feed = make_feed(run)
         budget = make_budget(run.config, workdir, start, account, history, replicated(run.mesh), run.log)
@@ -83,17 +81,12 @@ def fit(config: Config, workdir: pathlib.Path, callbacks: Sequence[Callback] = (
 
         batches = load(feed, start, budget.last, run.config.data.num_workers)
         progress, pace = Progress(start, budget.end, run.log, run.is_main), Pace(start)
-        own = [
-            pace,
-            make_recheck(run, learner, start, account),
-            Profiler(config_lib.profile_range(run.config), workdir),
-        ]
+        recheck = make_recheck(run, learner, start, account)
+        profiler = Profiler(config_lib.profile_range(run.config), workdir)
+        hooks = [pace, recheck, profiler, writer, progress, history, *callbacks]
         pause_step = run.config.train.stop_after or budget.last
-        if start < min(budget.end, pause_step):
-            learner.prepare(
-                feed(start), budget.device_args, account
-            )  # compiled while a signal still ends the run at once
-        hooks = [*own, writer, progress, history, *callbacks]
+        if start < min(budget.end, pause_step):  # compiled while a signal still ends the run at once
+            learner.prepare(feed(start), budget.device_args, account)
         loop = Loop(run, learner, budget, evaluator, meter, writer, progress, account, feed, pace, hooks, pause_step)
         loop(start, batches)
         history.write(learner.step)
@@ -129,6 +122,14 @@ def open_metrics(
         run.log(gaps)
     lost = gaps and start - max((line["step"] for line in lines), default=0) >= config.logging.every_steps
     return writer, lines, None if lost else lines
+
+
+def open_history(run: RunSetup, account: TimeAccount, start: int) -> RunHistory:
+    """The account of all starts of the run."""
+    history = RunHistory(run.workdir, account, start, run.is_main)
+    if start and not history.known:
+        run.log("WARNING: time.json is missing or damaged: the time of the steps up to here counts for nothing.")
+    return history
 
 
 def make_feed(run: RunSetup) -> Feed:
@@ -174,15 +175,17 @@ def make_recheck(run: RunSetup, learner: Learner, start: int, account: TimeAccou
 def conclude(loop: Loop, history: RunHistory) -> FitResult:
     """What is left of a run whose loop has ended: summary.json, a task's best model, and the last words."""
     run, learner, evaluator = loop.run, loop.learner, loop.evaluator
-    seconds = history.total() if run.is_main else None
+    seconds = history.total() if run.is_main else None  # process 0 writes it
     done = learner.step == loop.budget.end or evaluator.exhausted
     status: Status = "finished" if done else "paused" if learner.step >= loop.pause_step else "stopped"
     summary = summarise(learner.state, run.workdir, status, evaluator.unigram_nats, seconds)
-    if run.is_main:
+    if seconds is not None:
         run.log(f"time: {describe_times(seconds)}")
+    words = ""
     if done and isinstance(run.trainable, Task):
         learner.take_best()
-        summary |= deliver(evaluator, learner.state, run.init, run.workdir)
+        scores, words = deliver(evaluator, learner.state, run.init, run.workdir)
+        summary |= scores
     learner.checkpoints.close()
-    run.log(final_message(run.config, run.workdir, summary) if run.is_main else summary["status"])
+    run.log(final_message(run.config, run.workdir, summary, words) if run.is_main else summary["status"])
     return FitResult(run.workdir, status, summary)

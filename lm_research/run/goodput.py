@@ -98,7 +98,8 @@ class RunHistory(Callback):
         """`first`: the step that this life starts from."""
         self._path, self._clock, self._main = workdir / FILE, clock, main_process
         begin = time.time() - (time.monotonic() - clock.born)
-        self._entry = {"begin": round(begin, 1), "first": first}
+        self._begin, self._first = round(begin, 1), first
+        self._entry: Life | None = None
         try:
             self._before = read_lives(workdir)
         except CheckpointError:
@@ -112,12 +113,13 @@ class RunHistory(Callback):
         none."""
         if (
             not self._main
-            or step == self._entry["first"]
+            or step == self._first
             or not (now or time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES)
         ):
             return
         seconds = {name: round(value, 3) for name, value in self._clock.account().items()}
-        self._entry |= {"end": round(time.time(), 1), "last": step, "seconds": seconds}
+        end = round(time.time(), 1)
+        self._entry = {"begin": self._begin, "first": self._first, "end": end, "last": step, "seconds": seconds}
         write_atomically(self._path, json.dumps([*self._before, self._entry], indent=1) + "\n")
         self._written = time.monotonic()
 
@@ -139,7 +141,7 @@ class RunHistory(Callback):
 
     def total(self) -> dict[str, float]:
         """`total_time` of all lives up to the last `write`."""
-        return total_time([*self._before, *([self._entry] if "seconds" in self._entry else [])])
+        return total_time([*self._before, *([self._entry] if self._entry else [])])
 
 
 def total_time(lives: list[Life]) -> dict[str, float]:

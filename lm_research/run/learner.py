@@ -40,7 +40,7 @@ class Learner:
     """The state of a run, of which there is one, since devices may have no room for two.
 
     Attributes:
-      state: between steps; `begin` makes it.
+      state: between steps; `begin` makes it, and before it is empty.
       schedule: the learning rate of a step.
       checkpoints: of the run.
     """
@@ -67,16 +67,17 @@ class Learner:
             tuple[tuple[int, ...], ...], Any
         ] = {}  # by the shapes of a batch; a task's rows have several
         self.checkpoints = ends.enter_context(Checkpoints(run.workdir, config.checkpoint, checkpoint_files(run)))
-        self.state: State | None = None
+        self.state: State = {}
 
     def begin(self) -> int:
         """Puts the state of the newest whole checkpoint in place or, where there is none, the one before the first step; its step."""
-        self.state, log = None, self._run.log  # frees what was there
-        self.state = self.checkpoints.resume(self._read, log)
-        if self.state is None:
+        self.state = {}  # frees what was there
+        found = self.checkpoints.resume(self._read, self._run.log)
+        if found is None:
             self.state = self._initial_state()
         else:
-            log(f"resuming after step {self.step}")
+            self.state = found
+            self._run.log(f"resuming after step {self.step}")
         return self.step
 
     @property
@@ -85,17 +86,17 @@ class Learner:
         return int(self.state["step"])
 
     def prepare(
-        self, batch: dict[str, np.ndarray], schedule_args: Sequence[jax.Array], account: TimeAccount
+        self, rows: dict[str, np.ndarray], schedule_args: Sequence[jax.Array], account: TimeAccount
     ) -> tuple[Batch, Callable[[State], State]]:
         """The batch on the devices, and the step with it, compiled once for each shape.
 
         Args:
-          batch: this process's rows, [A, B, ...].
+          rows: of this process, [A, B, ...].
           schedule_args: what the schedule takes besides the step.
           account: is charged for compiling.
         """
-        batch = to_global(self._run.mesh, batch, leading=1)
-        shape = tuple(rows.shape for rows in batch.values())
+        batch = to_global(self._run.mesh, rows, leading=1)
+        shape = tuple(part.shape for part in batch.values())
         if shape not in self._compiled:
             with account.paused("compile"):
                 arguments = (self.state, batch, *schedule_args)
@@ -111,8 +112,10 @@ class Learner:
     def take_best(self) -> None:
         """Replaces the state by that of the best checkpoint, where there is one and it is another."""
         if self.checkpoints.best_step not in (None, self.step):
-            self.state = None
-            self.state = self.checkpoints.resume_best(self._restore, self._run.log)
+            self.state = {}
+            best = self.checkpoints.resume_best(self._restore, self._run.log)
+            assert best is not None
+            self.state = best
 
     def _restore(self, step: int) -> State:
         return self.checkpoints.restore(self._shapes, self._shardings, step)

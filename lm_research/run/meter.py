@@ -76,18 +76,18 @@ class Meter:
             self.tokens += int(window["total_real"])
             values["tokens"] = self.tokens
         if self.peak:
-            values |= self._mfu(flops_per_second)
+            values |= self._mfu(flops_per_second, self.peak)
         return values
 
-    def _mfu(self, flops_per_second: float) -> dict[str, float]:
+    def _mfu(self, flops_per_second: float, peak: float) -> dict[str, float]:
         """Share of the peak; none from the moment on that a run does more than the peak that was measured of its CPU."""
-        if flops_per_second > self.peak and self.measured:
+        if flops_per_second > peak and self.measured:
             self.log(
-                f"mfu: left out from here on, for steps exceed the measured {self.peak:.3g} FLOP/s: the CPU was busy then"
+                f"mfu: left out from here on, for steps exceed the measured {peak:.3g} FLOP/s: the CPU was busy then"
             )
             self.peak = None
             return {}
-        return {"mfu": round(flops_per_second / self.peak, 5)}
+        return {"mfu": round(flops_per_second / peak, 5)}
 
 
 def spread(step_seconds: float, data_seconds: float) -> dict[str, float]:

@@ -86,7 +86,7 @@ class Recheck(Callback):
                 f"config.train.check_every={self._every} compares bits, and programs for GPUs add in an order that changes from one time to "
                 f"the next. Set XLA_FLAGS=--{_DETERMINISTIC[0]} (steps may take longer), or --config.train.check_every=0."
             )
-        self._gradient = make_gradient(config, objective, definition) if self._every else None
+        self._gradient: Any = make_gradient(config, objective, definition) if self._every else None
         self._others: bool | None = None  # whether devices are compared with each other
         self._rehearsed: np.ndarray | None = None  # evidence of the step that is about to be taken
         self.passed = min(start, _read(self._path)) if self._every else 0
@@ -250,7 +250,9 @@ def suspects(runs: Sequence[Run], same: int = 1) -> list[int]:
         for device in range(size):
             found[(device + shift) % size // same].append((device, evidence_PW[device].tobytes()))
     differing = {rows: seen for rows, seen in found.items() if len({words for _, words in seen}) > 1}
-    fickle, outvoted, involved = set(), set(), set()
+    fickle: set[int] = set()
+    outvoted: set[int] = set()
+    involved: set[int] = set()
     for seen in differing.values():
         by_device = collections.defaultdict(set)
         for device, words in seen:

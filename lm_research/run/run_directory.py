@@ -134,7 +134,7 @@ def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes 
     except DataError:
         starts = []
         keep_damaged(path)
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
+from typing import Any
 
 import jax
 
@@ -22,7 +23,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         processes.agree_on_stops()

@@ -16,6 +16,8 @@ from lm_research.run.evaluator import Evaluator
 from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.run.metrics_log import read_metrics
 from lm_research.tasks import export
+from lm_research.tasks.base import Task
+from lm_research.tasks.dataset import LabelledCorpus
 from lm_research.training.state import State
 
 
@@ -28,7 +30,10 @@ def summarise(
 ) -> dict[str, Any]:
     """Writes summary.json: status, steps, last metrics, digests of what was learned, where the time went."""
     lines = read_metrics(workdir / "metrics.jsonl")
-    last = lambda kind: next((line for line in reversed(lines) if kind in line), {})  # noqa: E731
+
+    def last(name: str) -> dict[str, Any]:
+        return next((line for line in reversed(lines) if name in line), {})
+
     names = [name for name in ("params", "optimizer", "ema") if name in state]
     summary = {
         "status": status,
@@ -44,9 +49,16 @@ def summarise(
     return summary
 
 
-def deliver(evaluator: Evaluator, state: State, init: InitCheckpoint | None, workdir: pathlib.Path) -> dict[str, Any]:
-    """What is left of a fine-tuning run: the best model in WORKDIR/model, its predictions, and its scores in summary.json."""
-    task, corpus, params = evaluator.trainable, evaluator.corpus, state.get("ema", state["params"])
+def deliver(
+    evaluator: Evaluator, state: State, init: InitCheckpoint | None, workdir: pathlib.Path
+) -> tuple[dict[str, Any], str]:
+    """What is left of a fine-tuning run: the best model in WORKDIR/model, its predictions, and its scores in summary.json.
+
+    Returns:
+      What summary.json gets, and the validation's scores in words.
+    """
+    task, corpus, params = evaluator.trainable, evaluator.corpus, state.get("ema") or state["params"]
+    assert isinstance(task, Task) and isinstance(corpus, LabelledCorpus)
     found: dict[str, Any] = {"best_step": int(state["step"])}
     for part, store in (("validation", corpus.validation), ("test", corpus.test)):
         if store is not None:
@@ -60,20 +72,21 @@ def deliver(evaluator: Evaluator, state: State, init: InitCheckpoint | None, wor
     if jax.process_index() == 0:
         summary = json.loads((workdir / "summary.json").read_text()) | found
         write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")
-    return found | {"words": task.summarize(found["validation"])}
+    return found, task.summarize(found["validation"])
 
 
-def final_message(config: Config, workdir: pathlib.Path, summary: dict[str, Any]) -> str:
+def final_message(config: Config, workdir: pathlib.Path, summary: dict[str, Any], scores_in_words: str = "") -> str:
+    """The last lines of a run; `scores_in_words`: of a task."""
     if summary["status"] == "paused":
         return f"paused after step {summary['step']} (train.stop_after); the same command with a later one goes on from there."
     if summary["status"] != "finished":
         return f"stopped by a signal after step {summary['step']}; everything is saved, and the same command goes on from there."
-    if "words" in summary:
+    if scores_in_words:
         test = "".join(
             f"\ntest: {name.removeprefix('eval_')} {value:.4g}" for name, value in summary.get("test", {}).items()
         )
         return f"""
-finished: best after step {summary["best_step"]}, {summary["words"]}{test}
+finished: best after step {summary["best_step"]}, {scores_in_words}{test}
 next:
   use       lm_research.from_pretrained("{workdir}/model")
   read      {workdir}/predictions_validation.jsonl

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, TypedDict
 
 import jax
@@ -56,13 +56,13 @@ class TimeBudget(StepBudget):
     ) -> None:
         """Args: `start` is the step the run goes on from, `place` the sharding of `device_args`."""
         super().__init__(0)
-        self._budget, self._config, self._path = config_lib.budget(config).amount, config, workdir / FILE
+        asked = config_lib.budget(config)
+        assert asked is not None
+        self._budget, self._config, self._path = asked.amount, config, workdir / FILE
         self._account, self._history, self._place, self._log = account, history, place, log
         stored = _read(self._path)
-        plans = [(plan["step"], plan["end"]) for plan in stored.get("plans", ()) if plan["step"] <= start]
-        count = processes.numbers_of_process_0([len(plans)])[0]  # later plans spoke of steps that are taken again
-        flat = np.array(plans, np.int32).reshape(-1) if len(plans) == count else np.zeros(2 * count, np.int32)
-        self._plans = [tuple(pair) for pair in np.reshape(processes.numbers_of_process_0(flat), (-1, 2)).tolist()]
+        # Later plans spoke of steps that are taken again.
+        self._plans = _of_process_0([plan for plan in stored.get("plans", ()) if plan["step"] <= start])
         self._costs = dict.fromkeys(("step", "eval", "checkpoint", "compile"), 0.0) | stored.get("seconds_each", {})
         self._recent = np.array([10 * self._costs["step"], 10.0])  # seconds and steps, those further back counting less
         self._told = 0
@@ -236,6 +236,14 @@ def position(plans: Iterable[tuple[int, int]]) -> np.ndarray:
         place, at = place + (step - at) * pace, step
         pace = max(0.0, length - place) / (end - step)
     return np.array([at, place, pace, length], np.float32)
+
+
+def _of_process_0(plans: Sequence[_Plan]) -> list[tuple[int, int]]:
+    """(step, end) of process 0's plans, in all processes."""
+    numbers = [number for plan in plans for number in (plan["step"], plan["end"])]
+    count = 2 * processes.numbers_of_process_0([len(plans)])[0]
+    shared = processes.numbers_of_process_0(numbers if len(numbers) == count else [0] * count)
+    return list(zip(shared[::2], shared[1::2], strict=True))
 
 
 def _seconds(take: Callable[[], Any], count: int) -> float:

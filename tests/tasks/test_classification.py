@@ -145,8 +145,7 @@ def test_records_with_other_numbers_of_values(tmp_path: pathlib.Path) -> None:
 )  # fmt: skip
 def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
     """It ends once so many evaluations in a row did not exceed the best before them."""
-    config = resolve({"task": {"name": "classification", "train": "x.jsonl", "patience": patience}})
-    state = types.SimpleNamespace(config=config, ranks=[-value for value in accuracies])
+    state = types.SimpleNamespace(patience=patience, ranks=[-value for value in accuracies])
     assert Evaluator.exhausted.fget(state) == ends
 
 
