@@ -14,9 +14,9 @@ from lm_research.objectives.base import Batch
 from lm_research.training.state import State
 
 
-def every(steps: int, step: int) -> bool:
-    """Whether something that is due every `steps` steps is due after this one; 0 is never."""
-    return bool(steps) and step > 0 and step % steps == 0
+def every(steps: int | None, step: int) -> bool:
+    """Whether something that is due every `steps` steps is due after this one; None is never."""
+    return steps is not None and steps > 0 and step > 0 and step % steps == 0
 
 
 @dataclasses.dataclass
