@@ -100,7 +100,7 @@ class LanguageModel:
     @property
     def forward_head(self) -> str:
         """What models.forward.forward takes for it: some families' labels stand where they are predicted, not one to the right."""
-        return getattr(family_of(self.family), "LOSSES", {}).get(self.head, self.head)
+        return family_of(self.family).loss_heads.get(self.head, self.head)
 
     @property
     def num_params(self) -> int:
@@ -134,7 +134,7 @@ class LanguageModel:
         capture = output_hidden_states or output_attentions
         outputs = self._forward(self.params, arrays, capture)
         hidden = ("" if output_hidden_states else "hidden_states", "" if output_attentions else "attentions")
-        names = getattr(family_of(self.family), "OUTPUTS", {})
+        names = family_of(self.family).output_names
         kept = {name: x for name, x in outputs.items() if not name.endswith(tuple(filter(None, hidden)))}
         return {names.get(name, name): x for name, x in kept.items()}
 
@@ -165,7 +165,7 @@ class LanguageModel:
                 )
         if arch.kind == "encoder-decoder" and "decoder_input_ids" not in arrays:
             arrays["decoder_input_ids"] = self._decoder_inputs(arrays)
-            if "decoder_attention_mask" not in arrays and getattr(family_of(self.family), "MASKS_TARGETS", False):
+            if "decoder_attention_mask" not in arrays and family_of(self.family).hides_padded_targets:
                 real = arrays["decoder_input_ids"] != self._pad_id
                 arrays["decoder_attention_mask"] = real.astype(np.int32)
         elif arch.kind != "encoder-decoder" and ("decoder_input_ids" in arrays or "decoder_attention_mask" in arrays):
@@ -226,7 +226,7 @@ class LanguageModel:
         source = arrays.get("labels") if self.head == "seq2seq_lm" else arrays["input_ids"]
         if source is None:
             raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")
-        if getattr(family_of(self.family), "SHIFTS_AROUND", False):  # whatever start the files name for `generate`
+        if family_of(self.family).starts_with_last_token:  # whatever start the files name for `generate`
             return shift_around(source, pad)
         return shift_right(source, pad if start is None else start, pad)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -169,7 +170,8 @@ def probes(tree: ast.AST) -> set[str]:
 
 
 def families() -> set[str]:
-    known = {path.stem for path in (PACKAGE / "models" / "families").glob("*.py")} - {"__init__"}
+    texts = [path.read_text(encoding="utf-8") for path in (PACKAGE / "models" / "families").glob("*.py")]
+    known = {name for text in texts for name in re.findall(r'FAMILIES\.register\("(\w+)"', text)}
     return known | {"bert", "gpt", "gpt2", "roberta", "xlmr", "xlm_roberta", "t5", "bart", "mbart"}
 
 

@@ -13,7 +13,6 @@ import math
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -31,7 +30,8 @@ from lm_research.interop.tensor_writer import write_tensors
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import DEFAULT_HEADS, family_of, name_of
-from lm_research.models.families.common import FIX, Weight
+from lm_research.models.families.base import Family
+from lm_research.models.families.common import FIX, ParamMapping
 from lm_research.models.heads import HEADS, Head
 from lm_research.models.limits import flaw
 from lm_research.parallel.rules import tree_shardings
@@ -155,7 +155,7 @@ def inspect(
         source = peft.AdaptedSource(source, adapter, ties)
         head = head or source.head
     if head == "causal_lm":
-        config = {**config, **getattr(family, "AS_DECODER", {})}
+        config = {**config, **(family.decoder_config or {})}
     arch = _architecture(directory, family, config, source)
     encoder_only = False
     if head is None:
@@ -171,7 +171,7 @@ def inspect(
     _check_head(name, kind, arch.kind, family, encoder_only)
     arch, untied = tied_tables.fit(source, family, arch, name)
     if untied:
-        flags = getattr(family, "TIE_FLAGS", tied_tables.FLAGS)
+        flags = family.tie_flags
         config |= {key: value for key, value in family.to_hf(arch).items() if key in flags}
     arch = arch.encoder if encoder_only and arch.encoder else arch
     labels = num_labels or model_config.num_labels(config, directory, name)
@@ -194,7 +194,7 @@ def inspect(
 
 
 def _architecture(
-    directory: pathlib.Path, family: ModuleType, config: Mapping[str, Any], source: TensorSource
+    directory: pathlib.Path, family: Family, config: Mapping[str, Any], source: TensorSource
 ) -> Architecture:
     try:
         arch = family.from_hf(config, set(source.names))
@@ -205,27 +205,27 @@ def _architecture(
     return arch
 
 
-def _named_head(config: Mapping[str, Any], kind: str, family: ModuleType, stacks: str) -> tuple[bool, str]:
+def _named_head(config: Mapping[str, Any], kind: str, family: Family, stacks: str) -> tuple[bool, str]:
     """Whether the model is only the encoder, and the head's name, by `architectures`."""
-    prefix = family.MODEL_TYPES[kind]
+    prefix = family.model_types[kind]
     for name in config.get("architectures") or ():
         # Files of the removed Flax and TensorFlow classes name those.
         suffix = re.sub("^(Flax|TF)", "", str(name)).removeprefix(prefix)
-        if suffix in family.CLASSES:
-            return suffix in getattr(family, "ENCODER_ONLY", ()), family.CLASSES[suffix]
+        if suffix in family.classes:
+            return suffix in family.encoder_classes, family.classes[suffix]
     if config.get("architectures"):
-        known = ", ".join(prefix + suffix for suffix in family.CLASSES)
+        known = ", ".join(prefix + suffix for suffix in family.classes)
         raise PretrainedError(
             f"config.json: architectures is {short(config['architectures'])}; of {kind} these are supported: {known}. Name the "
             f"head you want with head=..., one of {', '.join(HEADS)}."
         )
-    return False, getattr(family, "HEAD", DEFAULT_HEADS[stacks])
+    return False, family.head or DEFAULT_HEADS[stacks]
 
 
-def _check_head(head: str, kind: str, stacks: str, family: ModuleType, encoder_only: bool) -> None:
+def _check_head(head: str, kind: str, stacks: str, family: Family, encoder_only: bool) -> None:
     """Raises a PretrainedError if such a stack cannot carry the head."""
     stacks = "encoder" if encoder_only else stacks
-    if stacks != "encoder-decoder" and "ForMaskedLM" in family.CLASSES and head in family.CLASSES.values():
+    if stacks != "encoder-decoder" and "ForMaskedLM" in family.classes and head in family.classes.values():
         return  # a stack that is an encoder or a decoder as its files say, with any head
     only = {"causal_lm": "decoder", "seq2seq_lm": "encoder-decoder"}
     encoders = ("masked_lm", "pretraining", "next_sentence", "replaced_token", "multiple_choice")
@@ -244,7 +244,7 @@ def missing(pretrained: Pretrained) -> list[str]:
 class _Reader:
     """Our arrays out of their tensors."""
 
-    def __init__(self, source: TensorSource, family: ModuleType, definition: ModelDefinition) -> None:
+    def __init__(self, source: TensorSource, family: Family, definition: ModelDefinition) -> None:
         self.source, self.definition = source, definition
         self.names = tied_tables.Names(source, family, definition.arch, definition.head.name)
         self.shapes = flatten(definition.shapes)
@@ -396,8 +396,8 @@ def load_params(
     same, passed_over = reader.others(used)
     used |= same | {name for name, _ in passed_over}
     rest = [name for name in pretrained.source.names if name not in used]
-    kept |= reader.unread(getattr(family, "KEPT", ()), rest)
-    copies = [re.compile(pattern) for pattern in (*family.COPIES, *getattr(family, "KEPT", ()))]
+    kept |= reader.unread(family.unread, rest)
+    copies = [re.compile(pattern) for pattern in (*family.redundant, *family.unread)]
     report = Report(
         new=tuple(path for path in new if states[path] == "new"),
         reshaped=tuple(path for path in new if states[path] == "reshaped"),
@@ -443,7 +443,7 @@ def save(
     written = hf_config(definition, family, config)
     added = zero_biases.missing_biases(module, definition, written)
     shapes, leaves = flatten(definition.shapes) | added, flatten(params) | zero_biases.zeros(added)
-    spare = definition.arch.position_offset - _files_of(family).from_hf(written, set()).position_offset
+    spare = definition.arch.position_offset - family_of(family).stored_as.from_hf(written, set()).position_offset
     for path in (path for path in shapes if spare > 0 and path.endswith("embeddings/positions")):
         leaves[path] = leaves[path][spare:]  # rows before the first position, which nothing reads
         shapes[path] = jax.ShapeDtypeStruct(leaves[path].shape, leaves[path].dtype)
@@ -492,22 +492,22 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
       PretrainedError: the format has no class for this family and head.
     """
     arch, head = definition.arch, definition.head
-    module = _files_of(family)
+    module = family_of(family).stored_as
     written = dict(config) if config else module.to_hf(arch)
-    kind = written.setdefault("model_type", next(iter(module.MODEL_TYPES)))
-    encoder_only = getattr(module, "ENCODER_ONLY", ())
+    kind = written.setdefault("model_type", next(iter(module.model_types)))
+    encoder_only = module.encoder_classes
     fitting = [
         suffix
-        for suffix, name in module.CLASSES.items()
+        for suffix, name in module.classes.items()
         if name == head.name and (suffix in encoder_only) == (bool(encoder_only) and arch.encoder is None)
     ]
     if not fitting:
         raise PretrainedError(
             f"The Hugging Face format has no {kind} model with head {head.name!r} "
-            f"(it has: {', '.join(dict.fromkeys(module.CLASSES.values()))}). Load it with one of those heads, or save it as native."
+            f"(it has: {', '.join(dict.fromkeys(module.classes.values()))}). Load it with one of those heads, or save it as native."
         )
     _check_stored(arch, module, written)
-    written["architectures"] = [module.MODEL_TYPES[kind] + fitting[0]]
+    written["architectures"] = [module.model_types[kind] + fitting[0]]
     if (
         head.name in ("classification", "token_classification")
         and len(written.get("id2label") or {}) != head.num_labels
@@ -517,18 +517,13 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
     return written
 
 
-def _files_of(family: str) -> ModuleType:
-    """The family whose files hold its models: some have another's."""
-    return getattr(family_of(family), "FILES", family_of(family))
-
-
 def with_tokens(config: Mapping[str, Any], family: str, tokens: Mapping[str, int]) -> dict[str, Any]:
     """A new config.json with ids of special tokens, by their names in it, in place of the family's own.
 
     Where positions begin behind the padding token's number, as many of them are left; that token keeps the family's number if
     there are not so many rows before them.
     """
-    module = _files_of(family)
+    module = family_of(family).stored_as
     named = {**config, **tokens}
     before, after = module.from_hf(config, set()), module.from_hf(named, set())
     if after.position_offset > before.position_offset:
@@ -538,7 +533,7 @@ def with_tokens(config: Mapping[str, Any], family: str, tokens: Mapping[str, int
     return named
 
 
-def _check_stored(arch: Architecture, module: ModuleType, written: Mapping[str, Any]) -> None:
+def _check_stored(arch: Architecture, module: Family, written: Mapping[str, Any]) -> None:
     """Raises a PretrainedError if whoever reads this config.json would compute something else: a run can change these fields."""
     again = module.from_hf(written, set())
     again = again.encoder if arch.encoder is None and again.encoder is not None else again
@@ -552,7 +547,7 @@ def _check_stored(arch: Architecture, module: ModuleType, written: Mapping[str, 
             )
 
 
-def weights_of(family: ModuleType, definition: ModelDefinition, more: Iterable[str] = ()) -> dict[str, Weight]:
+def weights_of(family: Family, definition: ModelDefinition, more: Iterable[str] = ()) -> dict[str, ParamMapping]:
     """Weights by our path, those of this definition only, and of some more paths."""
     known = tied_tables.weights(family, definition.arch, definition.head.name)
     for path in flatten(definition.shapes):
@@ -570,7 +565,7 @@ def weights_of(family: ModuleType, definition: ModelDefinition, more: Iterable[s
     return {path: known[path] for path in (*flatten(definition.shapes), *more)}
 
 
-def stored_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
+def stored_shape(weight: ParamMapping, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the stored tensor of a parameter (one layer) of this shape."""
     if weight.path.endswith("/kernel"):
         inner, outer = math.prod(shape[: weight.inputs]), math.prod(shape[weight.inputs :]) * weight.parts
@@ -580,7 +575,7 @@ def stored_shape(weight: Weight, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1, *shape) if weight.leading else shape
 
 
-def from_stored(weight: Weight, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def from_stored(weight: ParamMapping, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Our parameter (one layer) out of the stored tensor."""
     tensor = tensor.T if weight.transpose else tensor
     if weight.parts > 1:
@@ -588,7 +583,7 @@ def from_stored(weight: Weight, tensor: np.ndarray, shape: tuple[int, ...]) -> n
     return tensor.reshape(shape)
 
 
-def to_stored(weight: Weight, value: np.ndarray) -> np.ndarray:
+def to_stored(weight: ParamMapping, value: np.ndarray) -> np.ndarray:
     """The inverse of `from_stored`; of a tensor in parts, this one."""
     if weight.path.endswith("/kernel"):
         value = value.reshape(math.prod(value.shape[: weight.inputs]), -1)

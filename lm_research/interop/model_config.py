@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from lm_research.common.documents import Object, read_json, short
 from lm_research.errors import PretrainedError, not_downloaded, suggest
+from lm_research.models.families.base import Family
 from lm_research.models.families.common import FIX, check_others
 from lm_research.models.forward import PROBLEM_TYPES
 from lm_research.models.limits import MAX_LABELS, Labels, Token
@@ -115,7 +115,7 @@ def with_problem_type(config: dict[str, Any], labels: int, changed: bool, direct
     )
 
 
-def names_of(family: ModuleType) -> dict[str, str]:
+def names_of(family: Family) -> dict[str, str]:
     """Field of an Architecture -> the key of config.json that has it."""
     known = {"num_kv_heads": "num_key_value_heads", "head_size": "head_dim"}
-    return known | {key.field: key.name for key in getattr(family, "KEYS", ())}
+    return known | {key.field: key.name for key in family.config_fields}

@@ -25,7 +25,7 @@ from lm_research.models import adapters
 from lm_research.models.adapters import AdaptedDefinition
 from lm_research.models.definition import Params
 from lm_research.models.families import family_of
-from lm_research.models.families.common import Weight
+from lm_research.models.families.common import ParamMapping
 from lm_research.trees import flatten
 
 
@@ -49,7 +49,7 @@ def write_adapter(
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
     tensors: dict[str, np.ndarray] = {}
     joined: dict[str, int] = {}
-    parts: dict[str, list[tuple[Weight, np.ndarray, np.ndarray]]] = {}
+    parts: dict[str, list[tuple[ParamMapping, np.ndarray, np.ndarray]]] = {}
     for layer, stacked in definition.stacked.items():
         weight = weights[f"{layer}/kernel"]
         pairs = [leaves[f"{layer}/{name}"] for name in (adapters.A, adapters.B)]
@@ -86,7 +86,7 @@ def _config(
     }  # fmt: skip
 
 
-def _stored_name(weight: Weight, layer: int, prefix: str) -> str:
+def _stored_name(weight: ParamMapping, layer: int, prefix: str) -> str:
     name = weight.of_layer(weight.names[0], layer)
     return prefix + name[1:] if name.startswith("@") else name
 
@@ -95,7 +95,7 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _join(pieces: list[tuple[Weight, np.ndarray, np.ndarray]], rank: int) -> tuple[np.ndarray, np.ndarray]:
+def _join(pieces: list[tuple[ParamMapping, np.ndarray, np.ndarray]], rank: int) -> tuple[np.ndarray, np.ndarray]:
     """lora_A [R, in] and lora_B [out, R] of a stored matrix, from those of our matrices in it."""
     a = np.concatenate([a.T for _, a, _ in pieces])
     outputs = pieces[0][2].shape[1]
@@ -106,7 +106,7 @@ def _join(pieces: list[tuple[Weight, np.ndarray, np.ndarray]], rank: int) -> tup
 
 
 def _whole(
-    definition: AdaptedDefinition, weights: dict[str, Weight], leaves: dict[str, np.ndarray], prefix: str
+    definition: AdaptedDefinition, weights: dict[str, ParamMapping], leaves: dict[str, np.ndarray], prefix: str
 ) -> dict[str, np.ndarray]:
     """Tensors of the parameters that learned in full."""
     found = {}

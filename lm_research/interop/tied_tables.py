@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from types import ModuleType
 
 import numpy as np
 
 from lm_research.interop.tensor_files import TensorSource
 from lm_research.models.architecture import Architecture
-from lm_research.models.families.common import Weight
+from lm_research.models.families.base import Family
+from lm_research.models.families.common import ParamMapping
 from lm_research.models.heads import HEADS
 
 ENCODER, DECODER = "encoder/embeddings/tokens", "decoder/embeddings/tokens"
 OUTPUTS = ("next_token/table", "masked_lm/table")  # paths of the table of their own that predictions have otherwise
 PREDICT_TOKENS = ("masked_lm", "pretraining", "causal_lm", "seq2seq_lm")  # heads that use a token table
-FLAGS = ("tie_word_embeddings",)  # the keys of config.json that say it, where a family has no TIE_FLAGS
 ROWS = 4096  # that are compared at once
 
 
 class Names:
     """The names of weights in the files, whichever prefix these have."""
 
-    def __init__(self, source: TensorSource, family: ModuleType, arch: Architecture, head: str) -> None:
+    def __init__(self, source: TensorSource, family: Family, arch: Architecture, head: str) -> None:
         of = lambda head: family.prefix(arch, head)  # noqa: E731
         self.prefixes = tuple(dict.fromkeys((of(head), "", *map(of, HEADS))))
         self._stored = set(source.names)
 
-    def candidates(self, weight: Weight, layer: int = 0) -> Iterator[str]:
+    def candidates(self, weight: ParamMapping, layer: int = 0) -> Iterator[str]:
         """All names that a weight is looked for under, in order."""
         for name in (*weight.preferred, *weight.names):
             yield from self.of(weight.of_layer(name, layer))
@@ -41,12 +40,12 @@ class Names:
         """A family's name with each of the prefixes."""
         return [p + name[1:] for p in self.prefixes] if name.startswith("@") else [name]
 
-    def stored(self, weight: Weight, layer: int = 0) -> list[str]:
+    def stored(self, weight: ParamMapping, layer: int = 0) -> list[str]:
         """Those of the candidates that the files have; the first is read."""
         return [name for name in self.candidates(weight, layer) if name in self._stored]
 
 
-def weights(family: ModuleType, arch: Architecture, head: str) -> dict[str, Weight]:
+def weights(family: Family, arch: Architecture, head: str) -> dict[str, ParamMapping]:
     """A family's weights by path; a table with several uses is looked for under the names of all of them."""
     known = {weight.path: weight for weight in family.weights(arch, head)}
     apart = {weight.path: weight for weight in family.weights(arch.replace(tied=False, shared_tokens=False), head)}
@@ -61,12 +60,12 @@ def weights(family: ModuleType, arch: Architecture, head: str) -> dict[str, Weig
 
 
 def fit(
-    source: TensorSource, family: ModuleType, arch: Architecture, head: str
+    source: TensorSource, family: Family, arch: Architecture, head: str
 ) -> tuple[Architecture, tuple[tuple[str, str], ...]]:
     """The architecture with those ties that the files keep, and the names of tables (one, and what it is tied to) that differ."""
     names, differing = Names(source, family, arch, head), dict[frozenset[str], tuple[str, str]]()
 
-    def differ(one: Weight | None, other: Weight) -> bool:
+    def differ(one: ParamMapping | None, other: ParamMapping) -> bool:
         found = [names.stored(weight)[:1] for weight in (one, other) if weight is not None]
         if len(found) < 2 or not all(found) or equal(source, found[0][0], found[1][0]):
             return False
@@ -87,7 +86,7 @@ def fit(
     return arch, tuple(differing.values())
 
 
-def members(source: TensorSource, family: ModuleType, arch: Architecture, head: str) -> dict[str, str]:
+def members(source: TensorSource, family: Family, arch: Architecture, head: str) -> dict[str, str]:
     """The tables that config.json ties, by name, each with the tensor of the files that it is; nothing where it ties none."""
     shares = arch.encoder is not None and arch.shared_tokens
     names, one = Names(source, family, arch, head), ENCODER if shares else _tied_to(arch)

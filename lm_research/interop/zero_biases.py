@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 
 from lm_research.models.definition import ModelDefinition, define
+from lm_research.models.families.base import Family
 from lm_research.trees import flatten
 
 
 def missing_biases(
-    family: ModuleType, definition: ModelDefinition, written: Mapping[str, Any]
+    family: Family, definition: ModelDefinition, written: Mapping[str, Any]
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Biases, by path, that a reader of this config.json will look for and the model does without."""
     read, own = define(family.from_hf(written, set()), definition.head), flatten(definition.shapes)

@@ -216,7 +216,7 @@ class Seq2Seq(GenerationTask):
         the model say, or the objective's rule.
         """
         token, known = self.config.task.decoder_start, self.origin.get("decoder_start_token_id")
-        around = self.origin and getattr(family_of(self.origin["family"]), "SHIFTS_AROUND", False)
+        around = self.origin and family_of(self.origin["family"]).starts_with_last_token
         if token and not language_named(self.tokenizer, token):
             number = self.tokenizer.token_id(token)
             if number is None:

@@ -9,7 +9,7 @@ from planning.test_workload import shipped, t5_11b
 
 from lm_research.config import Config, MeshConfig, replace, resolve
 from lm_research.errors import MeshError
-from lm_research.models.families import gpt3
+from lm_research.models.families import FAMILIES
 from lm_research.parallel.mesh import make_mesh
 from lm_research.planning.estimate import plan_run
 from lm_research.planning.report import table
@@ -18,7 +18,7 @@ from lm_research.planning.topology import parse_topology
 
 
 def gpt3_175b(**mesh: object) -> Config:
-    model = gpt3.SIZES["175b"] | dict(family="gpt3", vocab_size=50304, dtype="bfloat16", remat="full")
+    model = FAMILIES["gpt3"].sizes["175b"] | dict(family="gpt3", vocab_size=50304, dtype="bfloat16", remat="full")
     return resolve(
         dict(
             model=model, objective={"name": "causal_lm"}, data={"max_length": 2048}, mesh=dict(preset="fsdp", **mesh),

@@ -9,7 +9,7 @@ import tiny
 
 from lm_research.config import Config, loading, replace, resolve
 from lm_research.errors import ConfigError
-from lm_research.models.families import t5
+from lm_research.models.families import FAMILIES
 from lm_research.models.flops import train_flops_per_token
 from lm_research.planning.workload import activation_bytes, flops_per_row, make_workload
 
@@ -19,7 +19,9 @@ def shipped(name: str, **sections: dict) -> Config:
 
 
 def t5_11b(**sections: dict) -> Config:
-    model = {k: v for k, v in t5.SIZES["11b"].items()} | dict(family="t5", vocab_size=32128, dtype="bfloat16")
+    model = {k: v for k, v in FAMILIES["t5"].sizes["11b"].items()} | dict(
+        family="t5", vocab_size=32128, dtype="bfloat16"
+    )
     return resolve(
         dict(model=model, objective=dict(name="span_corruption"), data=dict(max_length=512), train=dict(batch_size=512))
         | sections

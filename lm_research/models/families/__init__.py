@@ -7,53 +7,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from lm_research.common.documents import short
 from lm_research.common.rounding import round_up
 from lm_research.config import ModelConfig
-from lm_research.errors import ConfigError, PretrainedError, suggest
+from lm_research.errors import PretrainedError, suggest
 from lm_research.models.definition import ModelDefinition, define
-from lm_research.models.families import (
-    albert,
-    bart,
-    bert,
-    composite,
-    distilbert,
-    electra,
-    gpt2,
-    gpt3,
-    llama,
-    mbart,
-    mt5,
-    roberta,
-    t5,
-    transformer,
-    xlm_roberta,
-)
+from lm_research.models.families import composite
+from lm_research.models.families.base import FAMILIES as FAMILIES
+from lm_research.models.families.base import Family
 from lm_research.models.heads import Head
 
-FAMILIES: dict[str, ModuleType] = {
-    "albert": albert,
-    "bart": bart,
-    "bert": bert,
-    "distilbert": distilbert,
-    "electra": electra,
-    "gpt2": gpt2,
-    "gpt3": gpt3,
-    "llama": llama,
-    "mbart": mbart,
-    "mt5": mt5,
-    "roberta": roberta,
-    "t5": t5,
-    "transformer": transformer,
-    "xlm_roberta": xlm_roberta,
-}
 # What each kind of architecture is trained to do where nobody says otherwise.
 DEFAULT_HEADS = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
-
-
 VOCAB_MULTIPLE = 128  # what matrix units like; it also lets every usual mesh divide the table
 
 
@@ -73,16 +40,14 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
     Raises:
       ConfigError: no such family, or a variant it does not have.
     """
-    if config.family not in FAMILIES:
-        raise ConfigError(f"config.model.family is {config.family!r}. {suggest(config.family, FAMILIES)}")
     family = FAMILIES[config.family]
     arch = family.architecture(config, vocab_size)
-    return define(arch, Head(head or getattr(family, "HEAD", DEFAULT_HEADS[arch.kind])))
+    return define(arch, Head(head or family.head or DEFAULT_HEADS[arch.kind]))
 
 
 def model_types() -> dict[str, str]:
     """`model_type` of config.json -> family; a model that is made of two has the families of both."""
-    return {kind: name for name, family in FAMILIES.items() for kind in family.MODEL_TYPES}
+    return {kind: name for name, family in FAMILIES.items() for kind in family.model_types}
 
 
 def name_of(hf: Mapping[str, Any]) -> str:
@@ -101,11 +66,16 @@ def name_of(hf: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def family_of(name: str) -> ModuleType | composite.Composite:
+def family_of(name: str) -> Family:
     """The family of a name: a key of FAMILIES, or ENCODER2DECODER; raises a ValueError if there is none."""
     if name in FAMILIES:
         return FAMILIES[name]
     encoder, _, decoder = name.partition("2")
-    if encoder in composite.ENCODERS and decoder in composite.DECODERS:
+    if (
+        encoder in FAMILIES
+        and decoder in FAMILIES
+        and composite.fits("encoder", encoder)
+        and composite.fits("decoder", decoder)
+    ):
         return composite.Composite(FAMILIES[encoder], FAMILIES[decoder])
     raise ValueError(f"its family is {name!r}. {suggest(name, FAMILIES)}")

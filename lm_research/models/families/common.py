@@ -35,7 +35,7 @@ FIX = "Download config.json again, or mend it."
 
 
 @dataclasses.dataclass(frozen=True)
-class Weight:
+class ParamMapping:
     """One of our arrays and where it lies in a checkpoint.
 
     Attributes:
@@ -73,32 +73,32 @@ class Weight:
         return name.replace("{}", str(layer))
 
 
-def matrix(path: str, name: str, **options: Any) -> tuple[Weight, Weight]:
+def dense(path: str, name: str, **options: Any) -> tuple[ParamMapping, ParamMapping]:
     """A dense layer: kernel and bias. With transpose=False for layers that store [in, out]."""
     bias = {key: options[key] for key in ("part", "parts") if key in options}
     return (
-        Weight(f"{path}/kernel", (f"{name}.weight",), **{"transpose": True, **options}),
-        Weight(f"{path}/bias", (f"{name}.bias",), **bias),
+        ParamMapping(f"{path}/kernel", (f"{name}.weight",), **{"transpose": True, **options}),
+        ParamMapping(f"{path}/bias", (f"{name}.bias",), **bias),
     )
 
 
-def scales(path: str, name: str) -> tuple[Weight, Weight]:
+def norm(path: str, name: str) -> tuple[ParamMapping, ParamMapping]:
     """A norm: scale and bias."""
-    return Weight(f"{path}/scale", (f"{name}.weight",)), Weight(f"{path}/bias", (f"{name}.bias",))
+    return ParamMapping(f"{path}/scale", (f"{name}.weight",)), ParamMapping(f"{path}/bias", (f"{name}.bias",))
 
 
-def table(path: str, *names: str, **options: Any) -> tuple[Weight]:
+def tensor(path: str, *names: str, **options: Any) -> tuple[ParamMapping]:
     """An array that is stored as we have it, under the first of these names."""
-    return (Weight(path, names, **options),)
+    return (ParamMapping(path, names, **options),)
 
 
-def attention(path: str, name: str, query: str, key: str, value: str, output: str) -> tuple[Weight, ...]:
+def attention(path: str, name: str, query: str, key: str, value: str, output: str) -> tuple[ParamMapping, ...]:
     """The four projections of an attention layer, by their names below `name`."""
     return (
-        *matrix(f"{path}/query", f"{name}.{query}"),
-        *matrix(f"{path}/key", f"{name}.{key}"),
-        *matrix(f"{path}/value", f"{name}.{value}"),
-        *matrix(f"{path}/output", f"{name}.{output}", inputs=2),
+        *dense(f"{path}/query", f"{name}.{query}"),
+        *dense(f"{path}/key", f"{name}.{key}"),
+        *dense(f"{path}/value", f"{name}.{value}"),
+        *dense(f"{path}/output", f"{name}.{output}", inputs=2),
     )
 
 
@@ -128,7 +128,7 @@ def encoder_decoder(config: ModelConfig, vocab_size: int, **traits: Any) -> Arch
 
 
 @dataclasses.dataclass(frozen=True)
-class Key:
+class ConfigField:
     """A key of config.json, the field of Architecture it sets, and its value where a file leaves it out."""
 
     field: str
@@ -136,7 +136,7 @@ class Key:
     default: Any
 
 
-def with_defaults(keys: Iterable[Key], defaults: Mapping[str, Any]) -> tuple[Key, ...]:
+def with_defaults(keys: Iterable[ConfigField], defaults: Mapping[str, Any]) -> tuple[ConfigField, ...]:
     """The keys with other values where a file leaves them out, by their names in config.json."""
     return tuple(dataclasses.replace(key, default=defaults.get(key.name, key.default)) for key in keys)
 
@@ -146,7 +146,7 @@ def without(classes: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: head for name, head in classes.items() if name not in names}
 
 
-def read_keys(hf: Mapping[str, Any], keys: Iterable[Key]) -> dict[str, Any]:
+def read_keys(hf: Mapping[str, Any], keys: Iterable[ConfigField]) -> dict[str, Any]:
     """Fields of an Architecture from a config.json. A value of null is the one where a file leaves the key out.
 
     Raises:
@@ -176,7 +176,7 @@ def read_activation(name: str, value: Any) -> str:
 
 
 def check_others(hf: Mapping[str, Any], kinds: Mapping[str, Any], where: str = "config.json") -> None:
-    """Raises a PretrainedError unless keys that no Key has are null or of their types."""
+    """Raises a PretrainedError unless keys that no ConfigField has are null or of their types."""
     check_fields(hf, kinds, where, error=PretrainedError, fix=FIX)
 
 
@@ -186,7 +186,7 @@ def given(hf: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def write_keys(arch: Architecture, keys: Iterable[Key]) -> dict[str, Any]:
+def write_keys(arch: Architecture, keys: Iterable[ConfigField]) -> dict[str, Any]:
     """The inverse of `read_keys`."""
     theirs = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}
     fields = vars(arch.layers[-1]) | vars(arch)

@@ -9,20 +9,24 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
-from types import ModuleType
 from typing import Any
 
 from lm_research.common.documents import short
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
-from lm_research.models.families.common import Weight, matrix
+from lm_research.models.families.base import FAMILIES, Family
+from lm_research.models.families.common import ParamMapping, dense
 
 MODEL_TYPE = "encoder-decoder"
-ENCODERS = ("albert", "bert", "distilbert", "electra", "roberta", "xlm_roberta")
-DECODERS = ("bart", "bert", "electra", "gpt2", "mbart", "roberta", "transformer", "xlm_roberta")
 OF_DECODER = {"is_decoder": True, "add_cross_attention": True}
 # What decoders alone do otherwise.
 TRAITS = dict(shared_tokens=False, head_bias=False, prompt_positions="tokens")
+
+
+def fits(part: str, name: str) -> bool:
+    """Whether a family can be the "encoder", or the "decoder"."""
+    family = FAMILIES[name]
+    return "masked_lm" in family.classes.values() if part == "encoder" else family.decoder_config is not None
 
 
 def name_of(hf: Mapping[str, Any], types: Mapping[str, str]) -> str:
@@ -32,11 +36,11 @@ def name_of(hf: Mapping[str, Any], types: Mapping[str, str]) -> str:
       PretrainedError: it does not say which models it is made of, or one that cannot have this part.
     """
     names = []
-    for part, fitting in (("encoder", ENCODERS), ("decoder", DECODERS)):
+    for part in ("encoder", "decoder"):
         inner = hf.get(part)
         kind = inner.get("model_type") if isinstance(inner, Mapping) else None
-        if not isinstance(kind, str) or types.get(kind) not in fitting:
-            known = ", ".join(sorted(kind for kind, family in types.items() if family in fitting))
+        if not isinstance(kind, str) or kind not in types or not fits(part, types[kind]):
+            known = ", ".join(sorted(kind for kind, family in types.items() if fits(part, family)))
             raise PretrainedError(
                 f"model_type of the {part} is {short(kind)}, which is not supported there. Supported: {known}."
             )
@@ -44,22 +48,24 @@ def name_of(hf: Mapping[str, Any], types: Mapping[str, str]) -> str:
     return "2".join(names)
 
 
-class Composite:
-    """What the file of a family has, for two of them."""
+class Composite(Family):
+    """A family of two."""
 
-    MODEL_TYPES = {MODEL_TYPE: "EncoderDecoder"}
-    CLASSES = {"Model": "seq2seq_lm"}
-    KEPT = (r"^encoder\.pooler\.",)  # a summary of the encoder's that nothing reads
-    MASKS_TARGETS = True  # decoder inputs that are made from labels are hidden where they are padding
+    model_types = {MODEL_TYPE: "EncoderDecoder"}
+    classes = {"Model": "seq2seq_lm"}
+    unread = (r"^encoder\.pooler\.",)  # a summary of the encoder's
+    hides_padded_targets = True
 
-    def __init__(self, encoder: ModuleType, decoder: ModuleType) -> None:
+    def __init__(self, encoder: Family, decoder: Family) -> None:
         self.encoder, self.decoder = encoder, decoder
         pairs = (("encoder", encoder), ("decoder", decoder))
-        self.COPIES = tuple(re.sub(r"^\^", rf"^{part}\\.", one) for part, family in pairs for one in family.COPIES)
+        self.redundant = tuple(
+            re.sub(r"^\^", rf"^{part}\\.", one) for part, family in pairs for one in family.redundant
+        )
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         encoder = _part("encoder", self.encoder, hf["encoder"], names)
-        decoder = _part("decoder", self.decoder, {**hf["decoder"], **self.decoder.AS_DECODER}, names)
+        decoder = _part("decoder", self.decoder, {**hf["decoder"], **self.decoder.decoder_config}, names)
         if encoder.causal:
             raise PretrainedError(
                 "config.json: is_decoder is true in `encoder`, but an encoder sees both ways. Set it to false."
@@ -74,16 +80,13 @@ class Composite:
 
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         encoder, decoder = (
-            family.to_hf(stack) | {"model_type": next(iter(family.MODEL_TYPES))}
+            family.to_hf(stack) | {"model_type": next(iter(family.model_types))}
             for family, stack in ((self.encoder, arch.encoder), (self.decoder, arch.replace(encoder=None)))
         )
         hf = {"model_type": MODEL_TYPE, "is_encoder_decoder": True, "encoder": encoder, "decoder": decoder | OF_DECODER}
         return hf if arch.pad_id < 0 else hf | {"pad_token_id": arch.pad_id}
 
-    def prefix(self, arch: Architecture, head: str) -> str:
-        return ""
-
-    def weights(self, arch: Architecture, head: str) -> tuple[Weight, ...]:
+    def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         decoder = arch.replace(encoder=None)
         prefix = self.decoder.prefix(decoder, "causal_lm")
         reads = [weight for weight in self.encoder.weights(arch.encoder, "none") if weight.path.startswith("encoder/")]
@@ -93,18 +96,18 @@ class Composite:
         return (
             *_named("encoder.", "encoder.", reads),
             *_named("decoder.", f"decoder.{prefix}", writes),
-            *matrix("memory_projection", "enc_to_dec_proj"),
+            *dense("memory_projection", "enc_to_dec_proj"),
         )
 
 
-def _part(part: str, family: ModuleType, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+def _part(part: str, family: Family, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
     try:
         return family.from_hf(hf, set(_below(part, names)))
     except PretrainedError as error:
         raise PretrainedError(str(error).replace("config.json: ", f"config.json: {part}: ", 1)) from error
 
 
-def _named(outer: str, inner: str, weights: Iterable[Weight]) -> Iterator[Weight]:
+def _named(outer: str, inner: str, weights: Iterable[ParamMapping]) -> Iterator[ParamMapping]:
     """Weights with what their names begin with in a model of two: `inner` in place of "@", `outer` before others."""
     name = lambda one: inner + one[1:] if one.startswith("@") else outer + one  # noqa: E731
     for weight in weights:

@@ -2,118 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Any
 
 from lm_research.common.documents import Rate, Size
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
-from lm_research.models.architecture import Architecture, from_flat
+from lm_research.models.architecture import Architecture
+from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import (
-    Key,
-    Weight,
-    check_others,
+    ConfigField,
+    ParamMapping,
+    dense,
     from_config,
-    matrix,
-    read_keys,
-    scales,
-    table,
+    norm,
+    tensor,
     write_keys,
 )
 
-# Radford et al. 2019, table 2 (widths and depths); 64-wide heads as in the released models.
-SIZES = {
-    "small": dict(num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072),
-    "medium": dict(num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096),
-    "large": dict(num_layers=36, hidden_size=1280, num_heads=20, intermediate_size=5120),
-    "xl": dict(num_layers=48, hidden_size=1600, num_heads=25, intermediate_size=6400),
-}
-TRAITS = dict(causal=True, norm="pre", pooling="last", pooler_activation="")
 
-MODEL_TYPES = {"gpt2": "GPT2"}
-CLASSES = {
-    "LMHeadModel": "causal_lm",
-    "ForSequenceClassification": "classification",
-    "ForTokenClassification": "token_classification",
-    "ForQuestionAnswering": "span",
-    "Model": "none",
-}
-KEYS = (
-    Key("vocab_size", "vocab_size", 50257),
-    Key("hidden_size", "n_embd", 768),
-    Key("num_layers", "n_layer", 12),
-    Key("num_heads", "n_head", 12),
-    Key("max_length", "n_positions", 1024),
-    Key("activation", "activation_function", "gelu_new"),
-    Key("dropout_rate", "resid_pdrop", 0.1),
-    Key("attention_dropout_rate", "attn_pdrop", 0.1),
-    Key("norm_epsilon", "layer_norm_epsilon", 1e-5),
-    Key("init_std", "initializer_range", 0.02),
-    Key("scale_by_layer", "scale_attn_by_inverse_layer_idx", False),
-    Key("tied", "tie_word_embeddings", True),
-    Key("pad_id", "pad_token_id", -1),
-)
-OTHERS = {"n_inner": Size, "scale_attn_weights": bool, "embd_pdrop": Rate}
-AS_DECODER: dict[str, Any] = {}  # it is one
-COPIES = (r"attn\.(bias|masked_bias)$",)
-KEPT = (r"\.(crossattention|ln_cross_attn)\.",)  # of a decoder alone: only one with an encoder reads them
+class GPT2(Family):
+    # Radford et al. 2019, table 2 (widths and depths); 64-wide heads as in the released models.
+    sizes = {
+        "small": dict(num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072),
+        "medium": dict(num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096),
+        "large": dict(num_layers=36, hidden_size=1280, num_heads=20, intermediate_size=5120),
+        "xl": dict(num_layers=48, hidden_size=1600, num_heads=25, intermediate_size=6400),
+    }
+    traits = dict(causal=True, norm="pre", pooling="last", pooler_activation="")
 
-
-def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
-    # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), two a block.
-    residual = config.init_std / (2 * config.num_layers) ** 0.5
-    return from_config(config, vocab_size, activation="gelu_tanh", residual_init_std=residual, **TRAITS)
-
-
-def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-    check_others(hf, OTHERS)
-    fields = read_keys(hf, KEYS)
-    inner = hf.get("n_inner") or 4 * fields["hidden_size"]
-    scale = 1.0 if hf.get("scale_attn_weights") is False else 0.0
-    residual = fields["init_std"] / (2 * fields["num_layers"]) ** 0.5
-    return from_flat(
-        **fields, intermediate_size=inner, attention_scale=scale, residual_init_std=residual, token_types=True, **TRAITS
-    )  # fmt: skip
-
-
-def to_hf(arch: Architecture) -> dict[str, Any]:
-    if arch.head_width * arch.num_heads != arch.hidden_size:
-        raise PretrainedError(
-            f"The format of GPT-2 has heads of width hidden_size / num_heads only; this model has {arch.num_heads} of "
-            f"{arch.head_width} at hidden_size={arch.hidden_size}. Save it as native."
-        )
-    extra = {"n_inner": arch.intermediate_size, "embd_pdrop": arch.dropout_rate}
-    hf = write_keys(arch, KEYS) | extra | {"scale_attn_weights": arch.layers[0].attention_scale != 1.0}
-    return hf if arch.pad_id >= 0 else {name: value for name, value in hf.items() if name != "pad_token_id"}
-
-
-def prefix(arch: Architecture, head: str) -> str:
-    return "" if head == "none" else "transformer."
-
-
-def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
-    ours, theirs = "decoder/layers", "@h.{}"
-    qkv = [
-        matrix(f"{ours}/attention/{name}", f"{theirs}.attn.c_attn", transpose=False, part=part, parts=3)
-        for part, name in enumerate(("query", "key", "value"))
-    ]
-    crossed = f"{ours}/cross_attention"
-    classifier = {"classification": "score", "span": "qa_outputs"}.get(head, "classifier")
-    return (
-        *table("decoder/embeddings/tokens", "@wte.weight"),
-        *table("decoder/embeddings/positions", "@wpe.weight"),
-        *(weight for pair in qkv for weight in pair),
-        *matrix(f"{ours}/attention/output", f"{theirs}.attn.c_proj", transpose=False, inputs=2),
-        *scales(f"{ours}/attention_norm", f"{theirs}.ln_1"),
-        *matrix(f"{crossed}/query", f"{theirs}.crossattention.q_attn", transpose=False),
-        *matrix(f"{crossed}/key", f"{theirs}.crossattention.c_attn", transpose=False, part=0, parts=2),
-        *matrix(f"{crossed}/value", f"{theirs}.crossattention.c_attn", transpose=False, part=1, parts=2),
-        *matrix(f"{crossed}/output", f"{theirs}.crossattention.c_proj", transpose=False, inputs=2),
-        *scales(f"{crossed}_norm", f"{theirs}.ln_cross_attn"),
-        *matrix(f"{ours}/feed_forward/up", f"{theirs}.mlp.c_fc", transpose=False),
-        *matrix(f"{ours}/feed_forward/down", f"{theirs}.mlp.c_proj", transpose=False),
-        *scales(f"{ours}/feed_forward_norm", f"{theirs}.ln_2"),
-        *scales("decoder/final_norm", "@ln_f"),
-        *table("next_token/table", "lm_head.weight"),
-        *matrix("classifier", classifier),
+    model_types = {"gpt2": "GPT2"}
+    classes = {
+        "LMHeadModel": "causal_lm",
+        "ForSequenceClassification": "classification",
+        "ForTokenClassification": "token_classification",
+        "ForQuestionAnswering": "span",
+        "Model": "none",
+    }
+    config_fields = (
+        ConfigField("vocab_size", "vocab_size", 50257),
+        ConfigField("hidden_size", "n_embd", 768),
+        ConfigField("num_layers", "n_layer", 12),
+        ConfigField("num_heads", "n_head", 12),
+        ConfigField("max_length", "n_positions", 1024),
+        ConfigField("activation", "activation_function", "gelu_new"),
+        ConfigField("dropout_rate", "resid_pdrop", 0.1),
+        ConfigField("attention_dropout_rate", "attn_pdrop", 0.1),
+        ConfigField("norm_epsilon", "layer_norm_epsilon", 1e-5),
+        ConfigField("init_std", "initializer_range", 0.02),
+        ConfigField("scale_by_layer", "scale_attn_by_inverse_layer_idx", False),
+        ConfigField("tied", "tie_word_embeddings", True),
+        ConfigField("pad_id", "pad_token_id", -1),
     )
+    other_keys = {"n_inner": Size, "scale_attn_weights": bool, "embd_pdrop": Rate}
+    decoder_config: Mapping[str, Any] | None = {}  # it is one
+
+    base_prefix = "transformer."
+    redundant = (r"attn\.(bias|masked_bias)$",)
+    unread = (r"\.(crossattention|ln_cross_attn)\.",)  # of a decoder alone: only one with an encoder reads them
+
+    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
+        # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), two a block.
+        residual = config.init_std / (2 * config.num_layers) ** 0.5
+        return from_config(config, vocab_size, activation="gelu_tanh", residual_init_std=residual, **self.traits)
+
+    def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        fields = super().read(hf)
+        return fields | dict(
+            intermediate_size=hf.get("n_inner") or 4 * fields["hidden_size"],
+            attention_scale=1.0 if hf.get("scale_attn_weights") is False else 0.0,
+            residual_init_std=fields["init_std"] / (2 * fields["num_layers"]) ** 0.5,
+            token_types=True,
+        )
+
+    def to_hf(self, arch: Architecture) -> dict[str, Any]:
+        if arch.head_width * arch.num_heads != arch.hidden_size:
+            raise PretrainedError(
+                f"The format of GPT-2 has heads of width hidden_size / num_heads only; this model has {arch.num_heads} of "
+                f"{arch.head_width} at hidden_size={arch.hidden_size}. Save it as native."
+            )
+        extra = {"n_inner": arch.intermediate_size, "embd_pdrop": arch.dropout_rate}
+        hf = write_keys(arch, self.config_fields) | extra
+        hf["scale_attn_weights"] = arch.layers[0].attention_scale != 1.0
+        return hf if arch.pad_id >= 0 else {name: value for name, value in hf.items() if name != "pad_token_id"}
+
+    def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
+        ours, theirs = "decoder/layers", "@h.{}"
+        qkv = [
+            dense(f"{ours}/attention/{name}", f"{theirs}.attn.c_attn", transpose=False, part=part, parts=3)
+            for part, name in enumerate(("query", "key", "value"))
+        ]
+        crossed = f"{ours}/cross_attention"
+        classifier = {"classification": "score", "span": "qa_outputs"}.get(head, "classifier")
+        return (
+            *tensor("decoder/embeddings/tokens", "@wte.weight"),
+            *tensor("decoder/embeddings/positions", "@wpe.weight"),
+            *(weight for pair in qkv for weight in pair),
+            *dense(f"{ours}/attention/output", f"{theirs}.attn.c_proj", transpose=False, inputs=2),
+            *norm(f"{ours}/attention_norm", f"{theirs}.ln_1"),
+            *dense(f"{crossed}/query", f"{theirs}.crossattention.q_attn", transpose=False),
+            *dense(f"{crossed}/key", f"{theirs}.crossattention.c_attn", transpose=False, part=0, parts=2),
+            *dense(f"{crossed}/value", f"{theirs}.crossattention.c_attn", transpose=False, part=1, parts=2),
+            *dense(f"{crossed}/output", f"{theirs}.crossattention.c_proj", transpose=False, inputs=2),
+            *norm(f"{crossed}_norm", f"{theirs}.ln_cross_attn"),
+            *dense(f"{ours}/feed_forward/up", f"{theirs}.mlp.c_fc", transpose=False),
+            *dense(f"{ours}/feed_forward/down", f"{theirs}.mlp.c_proj", transpose=False),
+            *norm(f"{ours}/feed_forward_norm", f"{theirs}.ln_2"),
+            *norm("decoder/final_norm", "@ln_f"),
+            *tensor("next_token/table", "lm_head.weight"),
+            *dense("classifier", classifier),
+        )
+
+
+FAMILIES.register("gpt2")(GPT2())

@@ -3,17 +3,8 @@
 The paper alternates dense and locally banded sparse attention; here every layer is dense. Files are GPT-2's.
 """
 
-from lm_research.models.families import gpt2
-from lm_research.models.families.gpt2 import (  # noqa: F401  (the family is GPT-2 but for its sizes)
-    CLASSES,
-    COPIES,
-    KEYS,
-    architecture,
-    from_hf,
-    prefix,
-    to_hf,
-    weights,
-)
+from lm_research.models.families.base import FAMILIES, Family
+from lm_research.models.families.gpt2 import GPT2
 
 # Brown et al. 2020, table 2.1: layers, width, heads, width of a head; the feed-forward layer is four times as wide.
 # The table gives XL 24 heads of 128, but only 16 of them make its 1.3 billion parameters (and its width of 2,048).
@@ -27,16 +18,26 @@ _TABLE = {
     "13b": (40, 5140, 40, 128),
     "175b": (96, 12288, 96, 128),
 }
-SIZES = {
-    name: dict(
-        num_layers=n,
-        hidden_size=d,
-        num_heads=h,
-        head_size=0 if h * k == d else k,
-        intermediate_size=4 * d,
-        max_length=2048,
-    )
-    for name, (n, d, h, k) in _TABLE.items()
-}
-MODEL_TYPES = {}
-FILES = gpt2
+
+
+class GPT3(GPT2):
+    sizes = {
+        name: dict(
+            num_layers=n,
+            hidden_size=d,
+            num_heads=h,
+            head_size=0 if h * k == d else k,
+            intermediate_size=4 * d,
+            max_length=2048,
+        )
+        for name, (n, d, h, k) in _TABLE.items()
+    }
+    model_types = {}
+    decoder_config = None
+
+    @property
+    def stored_as(self) -> Family:
+        return GPT2()
+
+
+FAMILIES.register("gpt3")(GPT3())

@@ -2,77 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Any
 
-from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
-from lm_research.models.architecture import Architecture, from_flat
-from lm_research.models.families import bert
-from lm_research.models.families.common import (
-    FIX,
-    Weight,
-    from_config,
-    matrix,
-    read_keys,
-    refuse,
-    scales,
-    with_defaults,
-    without,
-    write_keys,
-)
-
-# Liu et al. 2019, section 3.1 and 5: the shapes of BERT; vocabulary of 50,265 byte-level pieces.
-SIZES = {name: bert.SIZES[name] for name in ("base", "large")}
-TRAITS = {**bert.TRAITS, "head_activation": "gelu", "count_padding": False, "prompt_positions": "rows"}
-
-MODEL_TYPES = {"roberta": "Roberta"}
-CLASSES = {
-    **without(bert.CLASSES, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel"),
-    "ForCausalLM": "causal_lm",
-}
-KEYS = with_defaults(bert.DECODER_KEYS, {"vocab_size": 50265, "pad_token_id": 1})
-AS_DECODER, UNSUPPORTED, KEPT = bert.AS_DECODER, bert.UNSUPPORTED, bert.KEPT
-COPIES = (r"position_ids$",)
+from lm_research.models.architecture import Architecture
+from lm_research.models.families.base import FAMILIES
+from lm_research.models.families.bert import Bert
+from lm_research.models.families.common import FIX, ParamMapping, dense, norm, with_defaults, without, write_keys
+from lm_research.models.families.encoder_weights import output_table, placed, stack
 
 
-def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
+class Roberta(Bert):
+    # Liu et al. 2019, section 3.1 and 5: the shapes of BERT; vocabulary of 50,265 byte-level pieces.
+    sizes = {name: Bert.sizes[name] for name in ("base", "large")}
+    traits = Bert.traits | dict(head_activation="gelu", count_padding=False, prompt_positions="rows")
     # Two rows come before position 0, as in the released models, whose padding token is number 1.
-    traits = TRAITS | dict(
+    run_traits = dict(
         count_padding=True, prompt_positions="tokens", num_types=1, norm_epsilon=1e-5, position_offset=2, pad_id=1
     )
-    return from_config(config, vocab_size, **traits)
+    head = ""
 
+    model_types = {"roberta": "Roberta"}
+    classes = {
+        **without(Bert.classes, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel"),
+        "ForCausalLM": "causal_lm",
+    }
+    config_fields = with_defaults(Bert.config_fields, {"vocab_size": 50265, "pad_token_id": 1})
+    base_prefix = "roberta."
 
-def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-    refuse(hf, UNSUPPORTED)
-    fields = read_keys(hf, KEYS)
-    offset = fields["pad_id"] + 1
-    if not 0 < offset < fields["max_length"]:
-        raise PretrainedError(
-            f"config.json: pad_token_id is {fields['pad_id']}, but positions begin behind its number and max_position_embeddings is "
-            f"{fields['max_length']}. {FIX}"
+    def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        fields = super().read(hf)
+        offset = fields["pad_id"] + 1
+        if not 0 < offset < fields["max_length"]:
+            raise PretrainedError(
+                f"config.json: pad_token_id is {fields['pad_id']}, but positions begin behind its number and max_position_embeddings is "
+                f"{fields['max_length']}. {FIX}"
+            )
+        return fields | {"max_length": fields["max_length"] - offset, "position_offset": offset}
+
+    def to_hf(self, arch: Architecture) -> dict[str, Any]:
+        offset = arch.position_offset
+        return write_keys(arch.replace(max_length=arch.max_length + offset, pad_id=offset - 1), self.config_fields)
+
+    def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
+        inner, outer = (
+            ("classifier.dense", "classifier.out_proj") if head == "classification" else ("@pooler.dense", "")
         )
-    return from_flat(**fields | {"max_length": fields["max_length"] - offset}, position_offset=offset, **TRAITS)
+        found = (
+            *stack(),
+            *dense("pooler/dense", inner),
+            *dense("masked_lm/dense", "lm_head.dense"),
+            *norm("masked_lm/norm", "lm_head.layer_norm"),
+            *output_table("lm_head", "lm_head.decoder", arch),
+            *dense("classifier", outer or ("qa_outputs" if head == "span" else "classifier")),
+        )
+        return placed(found, arch, head)
 
 
-def to_hf(arch: Architecture) -> dict[str, Any]:
-    offset = arch.position_offset
-    return write_keys(arch.replace(max_length=arch.max_length + offset, pad_id=offset - 1), KEYS)
-
-
-def prefix(arch: Architecture, head: str) -> str:
-    return "" if head == "none" else "roberta."
-
-
-def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
-    inner, outer = ("classifier.dense", "classifier.out_proj") if head == "classification" else ("@pooler.dense", "")
-    found = (
-        *bert.stack("@encoder.layer.{}", "@embeddings"),
-        *matrix("pooler/dense", inner),
-        *matrix("masked_lm/dense", "lm_head.dense"),
-        *scales("masked_lm/norm", "lm_head.layer_norm"),
-        *bert.output_table("lm_head", "lm_head.decoder", arch),
-        *matrix("classifier", outer or ("qa_outputs" if head == "span" else "classifier")),
-    )
-    return bert.placed(found, arch, head)
+FAMILIES.register("roberta")(Roberta())

@@ -13,17 +13,16 @@ from lm_research.common.documents import short
 from lm_research.config import ModelConfig
 from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.architecture import Architecture, from_flat
+from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import (
     ACTIVATION_NAMES,
-    Key,
-    Weight,
+    ConfigField,
+    ParamMapping,
     attention,
-    check_others,
+    dense,
     encoder_decoder,
     given,
-    matrix,
-    read_keys,
-    table,
+    tensor,
     write_keys,
 )
 from lm_research.models.limits import Depth
@@ -42,138 +41,145 @@ _TABLE = {
     "v1.1_xl": (24, 2048, 32, 64, 5120),
     "v1.1_xxl": (24, 4096, 64, 64, 10240),
 }
-SIZES = {
-    name: dict(
-        variant="v1.1" if name.startswith("v1.1") else "v1.0",
-        num_layers=n, hidden_size=d, num_heads=h, head_size=k, intermediate_size=f,
-    )
-    for name, (n, d, h, k, f) in _TABLE.items()
-}  # fmt: skip
-TRAITS = dict(
-    norm="pre", norm_kind="rms", positions="relative", attention_scale=1.0, final_dropout=True,
-    qkv_bias=False, output_bias=False, mlp_bias=False, pooling="eos", pooler_activation="tanh",
-)  # fmt: skip
 VARIANTS = {"v1.0": dict(activation="relu", gated=False), "v1.1": dict(activation="gelu_tanh", gated=True)}
 
-MODEL_TYPES = {"t5": "T5"}
-CLASSES = {
-    "ForConditionalGeneration": "seq2seq_lm",
-    "ForSequenceClassification": "classification",
-    "ForTokenClassification": "token_classification",
-    "ForQuestionAnswering": "span",
-    "EncoderModel": "none",
-    "Model": "none",
-}
-ENCODER_ONLY = ("EncoderModel", "ForTokenClassification")
-KEYS = (
-    Key("vocab_size", "vocab_size", 32128),
-    Key("hidden_size", "d_model", 512),
-    Key("head_size", "d_kv", 64),
-    Key("intermediate_size", "d_ff", 2048),
-    Key("num_heads", "num_heads", 8),
-    Key("relative_buckets", "relative_attention_num_buckets", 32),
-    Key("relative_max_distance", "relative_attention_max_distance", 128),
-    Key("dropout_rate", "dropout_rate", 0.1),
-    Key("norm_epsilon", "layer_norm_epsilon", 1e-6),
-    Key("pad_id", "pad_token_id", 0),
-    Key("eos_id", "eos_token_id", 1),
-)
-OTHERS = {
-    "num_layers": Depth, "num_decoder_layers": Depth, "feed_forward_proj": str, "scale_decoder_outputs": bool,
-    "tie_word_embeddings": bool,
-}  # fmt: skip
-COPIES = (r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",)
-TIE_FLAGS = ()  # its key says whether outputs are scaled; what is tied, the files say alone
+
+class T5(Family):
+    sizes = {
+        name: dict(
+            variant="v1.1" if name.startswith("v1.1") else "v1.0",
+            num_layers=n, hidden_size=d, num_heads=h, head_size=k, intermediate_size=f,
+        )
+        for name, (n, d, h, k, f) in _TABLE.items()
+    }  # fmt: skip
+    traits = dict(
+        norm="pre", norm_kind="rms", positions="relative", attention_scale=1.0, final_dropout=True,
+        qkv_bias=False, output_bias=False, mlp_bias=False, pooling="eos", pooler_activation="tanh",
+    )  # fmt: skip
+
+    model_types = {"t5": "T5"}
+    classes = {
+        "ForConditionalGeneration": "seq2seq_lm",
+        "ForSequenceClassification": "classification",
+        "ForTokenClassification": "token_classification",
+        "ForQuestionAnswering": "span",
+        "EncoderModel": "none",
+        "Model": "none",
+    }
+    encoder_classes = ("EncoderModel", "ForTokenClassification")
+    config_fields = (
+        ConfigField("vocab_size", "vocab_size", 32128),
+        ConfigField("hidden_size", "d_model", 512),
+        ConfigField("head_size", "d_kv", 64),
+        ConfigField("intermediate_size", "d_ff", 2048),
+        ConfigField("num_heads", "num_heads", 8),
+        ConfigField("relative_buckets", "relative_attention_num_buckets", 32),
+        ConfigField("relative_max_distance", "relative_attention_max_distance", 128),
+        ConfigField("dropout_rate", "dropout_rate", 0.1),
+        ConfigField("norm_epsilon", "layer_norm_epsilon", 1e-6),
+        ConfigField("pad_id", "pad_token_id", 0),
+        ConfigField("eos_id", "eos_token_id", 1),
+    )
+    other_keys = {
+        "num_layers": Depth, "num_decoder_layers": Depth, "feed_forward_proj": str, "scale_decoder_outputs": bool,
+        "tie_word_embeddings": bool,
+    }  # fmt: skip
+
+    redundant = (r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",)
+    tie_flags = ()  # its key says whether outputs are scaled; what is tied, the files say alone
+
+    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
+        variant = config.variant or "v1.1"
+        if variant not in VARIANTS:
+            raise ConfigError(f"config.model.variant is {variant!r}. {suggest(variant, VARIANTS)}")
+        tied = variant == "v1.0"
+        traits = (
+            self.traits
+            | VARIANTS[variant]
+            | dict(activation_dropout_rate=config.dropout_rate, norm_epsilon=1e-6, eos_id=1)
+        )
+        traits |= dict(tied=tied, logit_scale=config.hidden_size**-0.5 if tied else 1.0, max_length=0)
+        # Relative positions have no end: model.max_length only bounds the examples of a run.
+        return encoder_decoder(config, vocab_size, **traits)
+
+    def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
+        fields = self.read(hf)
+        fields |= _dropout(fields["dropout_rate"])
+        kind = given(hf, "feed_forward_proj", "relu")
+        gate, _, name = kind.rpartition("-")
+        name = "gelu_new" if kind == "gated-gelu" else name
+        if gate not in ("", "gated") or name not in ACTIVATION_NAMES:
+            raise PretrainedError(
+                f"config.json: feed_forward_proj is {short(kind)}; supported are NAME and gated-NAME."
+            )
+        fields |= dict(activation=ACTIVATION_NAMES[name], gated=bool(gate), max_length=0)
+        # Version 5 of transformers says scale_decoder_outputs where older files say tie_word_embeddings. A file that is not
+        # scaled has an output table of its own, unless it was saved without one.
+        scaled = given(hf, "scale_decoder_outputs", given(hf, "tie_word_embeddings", True))
+        output = dict(
+            tied=scaled or "lm_head.weight" not in names, logit_scale=fields["hidden_size"] ** -0.5 if scaled else 1.0
+        )
+        layers = hf.get("num_layers") or 6
+        encoder = from_flat(num_layers=layers, **{k: v for k, v in fields.items() if k != "eos_id"}, **self.traits)
+        decoder_layers = hf.get("num_decoder_layers") or layers
+        return from_flat(num_layers=decoder_layers, causal=True, encoder=encoder, **fields, **output, **self.traits)
+
+    def to_hf(self, arch: Architecture) -> dict[str, Any]:
+        encoder = arch.encoder or arch
+        name = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}[arch.activation]
+        kind = f"gated-{'gelu' if name == 'gelu_new' else name}" if arch.layers[0].gated else name
+        scaled = arch.logit_scale != 1.0
+        return write_keys(arch.replace(head_size=arch.head_width), self.config_fields) | {
+            "num_layers": encoder.num_layers, "num_decoder_layers": arch.num_layers, "feed_forward_proj": kind,
+            "tie_word_embeddings": scaled, "scale_decoder_outputs": scaled, "is_encoder_decoder": arch.encoder is not None,
+            "decoder_start_token_id": max(arch.pad_id, 0),
+        }  # fmt: skip
+
+    def prefix(self, arch: Architecture, head: str) -> str:
+        return "transformer." if head in ("classification", "token_classification") else ""
+
+    def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
+        outer = {"classification": "classification_head.out_proj", "span": "qa_outputs"}.get(head, "classifier")
+        shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+        if arch.encoder is None:
+            tables = tensor("encoder/embeddings/tokens", shared, own[1], preferred=(own[0],))
+        elif arch.shared_tokens:
+            tables = tensor("encoder/embeddings/tokens", shared, *own)
+        else:  # what the output is tied to in these files is the shared table
+            tables = tensor("encoder/embeddings/tokens", own[0], shared, own[1])
+            tables += tensor("decoder/embeddings/tokens", own[1], shared, own[0], copies=(shared,))
+        return (
+            *tables,
+            *_stack("encoder", arch.layers[0].gated),
+            *_stack("decoder", arch.layers[0].gated),
+            *tensor("next_token/table", "lm_head.weight", shared, *own),
+            *dense("pooler/dense", "classification_head.dense"),
+            *dense("classifier", outer),
+        )
 
 
 def _dropout(rate: float) -> dict[str, float]:
     return dict(dropout_rate=rate, attention_dropout_rate=rate, activation_dropout_rate=rate)
 
 
-def architecture(config: ModelConfig, vocab_size: int) -> Architecture:
-    variant = config.variant or "v1.1"
-    if variant not in VARIANTS:
-        raise ConfigError(f"config.model.variant is {variant!r}. {suggest(variant, VARIANTS)}")
-    tied = variant == "v1.0"
-    traits = TRAITS | VARIANTS[variant] | dict(activation_dropout_rate=config.dropout_rate, norm_epsilon=1e-6, eos_id=1)
-    traits |= dict(tied=tied, logit_scale=config.hidden_size**-0.5 if tied else 1.0, max_length=0)
-    # Relative positions have no end: model.max_length only bounds the examples of a run.
-    return encoder_decoder(config, vocab_size, **traits)
-
-
-def from_hf(hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-    check_others(hf, OTHERS)
-    fields = read_keys(hf, KEYS)
-    fields |= _dropout(fields["dropout_rate"])
-    kind = given(hf, "feed_forward_proj", "relu")
-    gate, _, name = kind.rpartition("-")
-    name = "gelu_new" if kind == "gated-gelu" else name
-    if gate not in ("", "gated") or name not in ACTIVATION_NAMES:
-        raise PretrainedError(f"config.json: feed_forward_proj is {short(kind)}; supported are NAME and gated-NAME.")
-    fields |= dict(activation=ACTIVATION_NAMES[name], gated=bool(gate), max_length=0)
-    # Version 5 of transformers says scale_decoder_outputs where older files say tie_word_embeddings. A file that is not
-    # scaled has an output table of its own, unless it was saved without one.
-    scaled = given(hf, "scale_decoder_outputs", given(hf, "tie_word_embeddings", True))
-    output = dict(
-        tied=scaled or "lm_head.weight" not in names, logit_scale=fields["hidden_size"] ** -0.5 if scaled else 1.0
-    )
-    layers = hf.get("num_layers") or 6
-    encoder = from_flat(num_layers=layers, **{k: v for k, v in fields.items() if k != "eos_id"}, **TRAITS)
-    decoder_layers = hf.get("num_decoder_layers") or layers
-    return from_flat(num_layers=decoder_layers, causal=True, encoder=encoder, **fields, **output, **TRAITS)
-
-
-def to_hf(arch: Architecture) -> dict[str, Any]:
-    encoder = arch.encoder or arch
-    name = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}[arch.activation]
-    kind = f"gated-{'gelu' if name == 'gelu_new' else name}" if arch.layers[0].gated else name
-    scaled = arch.logit_scale != 1.0
-    return write_keys(arch.replace(head_size=arch.head_width), KEYS) | {
-        "num_layers": encoder.num_layers, "num_decoder_layers": arch.num_layers, "feed_forward_proj": kind,
-        "tie_word_embeddings": scaled, "scale_decoder_outputs": scaled, "is_encoder_decoder": arch.encoder is not None,
-        "decoder_start_token_id": max(arch.pad_id, 0),
-    }  # fmt: skip
-
-
-def prefix(arch: Architecture, head: str) -> str:
-    return "transformer." if head in ("classification", "token_classification") else ""
-
-
-def weights(arch: Architecture, head: str) -> tuple[Weight, ...]:
-    outer = {"classification": "classification_head.out_proj", "span": "qa_outputs"}.get(head, "classifier")
-    shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
-    if arch.encoder is None:
-        tables = table("encoder/embeddings/tokens", shared, own[1], preferred=(own[0],))
-    elif arch.shared_tokens:
-        tables = table("encoder/embeddings/tokens", shared, *own)
-    else:  # what the output is tied to in these files is the shared table
-        tables = table("encoder/embeddings/tokens", own[0], shared, own[1])
-        tables += table("decoder/embeddings/tokens", own[1], shared, own[0], copies=(shared,))
-    return (
-        *tables,
-        *_stack("encoder", arch.layers[0].gated),
-        *_stack("decoder", arch.layers[0].gated),
-        *table("next_token/table", "lm_head.weight", shared, *own),
-        *matrix("pooler/dense", "classification_head.dense"),
-        *matrix("classifier", outer),
-    )
-
-
-def _stack(name: str, gated: bool) -> tuple[Weight, ...]:
+def _stack(name: str, gated: bool) -> tuple[ParamMapping, ...]:
     ours, theirs = f"{name}/layers", f"@{name}.block.{{}}.layer"
     feed_forward = f"{theirs}.{1 if name == 'encoder' else 2}"
-    dense = f"{feed_forward}.DenseReluDense"
+    inner = f"{feed_forward}.DenseReluDense"
     first = f"@{name}.block.0.layer.0.SelfAttention"
     return (
-        *table(f"{name}/relative_bias", f"{first}.relative_attention_bias.weight"),
+        *tensor(f"{name}/relative_bias", f"{first}.relative_attention_bias.weight"),
         *attention(f"{ours}/attention", f"{theirs}.0.SelfAttention", "q", "k", "v", "o"),
-        *table(f"{ours}/attention_norm/scale", f"{theirs}.0.layer_norm.weight"),
+        *tensor(f"{ours}/attention_norm/scale", f"{theirs}.0.layer_norm.weight"),
         *attention(f"{ours}/cross_attention", f"{theirs}.1.EncDecAttention", "q", "k", "v", "o"),
-        *table(f"{ours}/cross_attention_norm/scale", f"{theirs}.1.layer_norm.weight"),
+        *tensor(f"{ours}/cross_attention_norm/scale", f"{theirs}.1.layer_norm.weight"),
         # A plain layer has `wi`; a gated one `wi_0`, which is activated, and `wi_1`.
-        *matrix(f"{ours}/feed_forward/gate", f"{dense}.wi_0"),
-        *matrix(f"{ours}/feed_forward/up", f"{dense}.{'wi_1' if gated else 'wi'}"),
-        *matrix(f"{ours}/feed_forward/down", f"{dense}.wo"),
-        *table(f"{ours}/feed_forward_norm/scale", f"{feed_forward}.layer_norm.weight"),
-        *table(f"{name}/final_norm/scale", f"@{name}.final_layer_norm.weight"),
+        *dense(f"{ours}/feed_forward/gate", f"{inner}.wi_0"),
+        *dense(f"{ours}/feed_forward/up", f"{inner}.{'wi_1' if gated else 'wi'}"),
+        *dense(f"{ours}/feed_forward/down", f"{inner}.wo"),
+        *tensor(f"{ours}/feed_forward_norm/scale", f"{feed_forward}.layer_norm.weight"),
+        *tensor(f"{name}/final_norm/scale", f"@{name}.final_layer_norm.weight"),
     )
+
+
+FAMILIES.register("t5")(T5())

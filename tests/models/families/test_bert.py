@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from lm_research.config import Config, ModelConfig
-from lm_research.models.families import bert, define_model
+from lm_research.models.families import FAMILIES, define_model
 
 
 def expected_count(d: int, n: int, f: int, vocabulary: int = 30522, positions: int = 512) -> int:
@@ -37,7 +37,7 @@ def expected_count(d: int, n: int, f: int, vocabulary: int = 30522, positions: i
     ],
 )
 def test_sizes_have_the_published_numbers_of_parameters(size: str, exact: int, millions: float) -> None:
-    shape = bert.SIZES[size]
+    shape = FAMILIES["bert"].sizes[size]
     count = define_model(ModelConfig(family="bert", **shape), 30522).num_params
     assert count == exact == expected_count(shape["hidden_size"], shape["num_layers"], shape["intermediate_size"])
     assert round(count / 1e6, 1) == millions

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from lm_research.config import Config, ModelConfig
-from lm_research.models.families import define_model, gpt2
+from lm_research.models.families import FAMILIES, define_model
 
 
 def expected_count(d: int, n: int, vocabulary: int = 50257, positions: int = 1024) -> int:
@@ -27,7 +27,7 @@ def expected_count(d: int, n: int, vocabulary: int = 50257, positions: int = 102
     [("small", 124_439_808), ("medium", 354_823_168), ("large", 774_030_080), ("xl", 1_557_611_200)],
 )
 def test_sizes_have_the_published_numbers_of_parameters(size: str, exact: int) -> None:
-    shape = gpt2.SIZES[size]
+    shape = FAMILIES["gpt2"].sizes[size]
     count = define_model(ModelConfig(family="gpt2", max_length=1024, **shape), 50257).num_params
     assert count == exact == expected_count(shape["hidden_size"], shape["num_layers"])
     assert shape["hidden_size"] // shape["num_heads"] == 64

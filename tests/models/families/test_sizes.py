@@ -71,7 +71,7 @@ CASES = [(family, size) for family, (_, _, sizes) in COUNTS.items() for size in 
 
 
 def count(family: str, size: str, vocabulary: int, head: str) -> int:
-    shape = dict(FAMILIES[family].SIZES[size])
+    shape = dict(FAMILIES[family].sizes[size])
     shape.setdefault("max_length", 1024 if family == "gpt2" else 512)
     return define_model(ModelConfig(family=family, **shape), vocabulary, head).num_params
 
@@ -112,12 +112,12 @@ def test_gpt3_13b_by_hand() -> None:
 
 
 def test_every_named_size_is_counted() -> None:
-    elsewhere = {"bert": set(FAMILIES["bert"].SIZES), "transformer": {"base", "big"}, "gpt3": {"13b"}}
+    elsewhere = {"bert": set(FAMILIES["bert"].sizes), "transformer": {"base", "big"}, "gpt3": {"13b"}}
     elsewhere["llama"] = {"llama3_8b", "qwen2_7b"}
-    elsewhere["electra"] = {name for name in FAMILIES["electra"].SIZES if name.endswith("generator")}
+    elsewhere["electra"] = {name for name in FAMILIES["electra"].sizes if name.endswith("generator")}
     for family, module in FAMILIES.items():
         counted = set(COUNTS[family][2]) if family in COUNTS else set()
-        assert set(module.SIZES) == counted | elsewhere.get(family, set()), family
+        assert set(module.sizes) == counted | elsewhere.get(family, set()), family
 
 
 @pytest.mark.parametrize(
