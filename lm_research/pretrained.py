@@ -32,6 +32,7 @@ from lm_research.decoding.request import read_texts
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.models import forward as forward_lib
+from lm_research.models import label_losses
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import family_of
 from lm_research.models.forward import INPUTS, shift_around, shift_right
@@ -85,7 +86,7 @@ class LanguageModel:
 
     @property
     def head(self) -> str:
-        """What it predicts, a key of models.heads.HEADS."""
+        """What it predicts, a key of models.head_kinds.HEADS."""
         return self.definition.head.name
 
     @property
@@ -195,7 +196,7 @@ class LanguageModel:
     def _check_labels(self, labels: Any, rows: int) -> None:
         """Raises a UserError if the labels of a classification are not what its loss takes."""
         classes = self.definition.head.num_labels
-        problem = forward_lib.problem_of(self._config.get("problem_type"), labels, classes)
+        problem = label_losses.problem_of(self._config.get("problem_type"), labels, classes)
         single = problem == "single_label_classification"
         if np.shape(labels)[:1] != (rows,) or labels.size != rows * (1 if single else classes):
             raise UserError(
@@ -205,7 +206,7 @@ class LanguageModel:
         if single and not np.issubdtype(labels.dtype, np.integer):
             raise UserError(f"labels are of type {labels.dtype}; {problem} takes integers, the numbers of classes.")
         if single:
-            _check_range("labels", jnp.where(labels == forward_lib.IGNORED, 0, labels), classes)
+            _check_range("labels", jnp.where(labels == label_losses.IGNORED, 0, labels), classes)
 
     def _check_ids(self, name: str, ids: Any, stack: Any, arrays: Mapping[str, Any]) -> None:
         _check_range(name, ids, stack.vocab_size)
@@ -362,7 +363,7 @@ def from_pretrained(
     Args:
       path: a directory in the Hugging Face format, a native one, that of a training run (its newest checkpoint; the
         averaged parameters if it has them), RUN/checkpoints/STEP, or a peft adapter whose base is on this machine.
-      head: what it shall predict, a name of models.heads.HEADS; None is what the directory says. Parts that a new
+      head: what it shall predict, a name of models.head_kinds.HEADS; None is what the directory says. Parts that a new
         head needs are initialised, and named in a warning of the logger "lm_research".
       dtype: "float32", "bfloat16" or "float16", of parameters and computation; None is what the files are in.
       mesh: devices to divide it over: a mesh, or one by name ("fsdp=4,tensor=2", "fsdp+tensor"); None is the default device.

@@ -32,7 +32,8 @@ from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import DEFAULT_HEADS, family_of, name_of
 from lm_research.models.families.base import Family
 from lm_research.models.families.common import FIX, ParamMapping
-from lm_research.models.heads import HEADS, Head
+from lm_research.models.head_kinds import HEADS
+from lm_research.models.heads import HeadSpec
 from lm_research.models.limits import flaw
 from lm_research.parallel.rules import tree_shardings
 from lm_research.trees import flatten, unflatten
@@ -130,7 +131,7 @@ def inspect(
 
     Args:
       directory: of the model, or of a peft adapter whose base is on this machine.
-      head: a name of heads.HEADS; None takes the one that `architectures` in config.json names.
+      head: a name of head_kinds.HEADS; None takes the one that `architectures` in config.json names.
       num_labels: classes of a classification; None takes those of config.json.
       adapter: a directory of peft's format whose adapter is added to the weights (interop/peft.py).
 
@@ -167,7 +168,7 @@ def inspect(
         raise PretrainedError(f"There is no head {head!r}. {suggest(head, HEADS)}")
     else:
         name = head
-        encoder_only = head in ("token_classification", "masked_lm") and arch.encoder is not None
+        encoder_only = HEADS[head].of_encoder and arch.encoder is not None
     _check_head(name, kind, arch.kind, family, encoder_only)
     arch, untied = tied_tables.fit(source, family, arch, name)
     if untied:
@@ -177,14 +178,14 @@ def inspect(
     labels = num_labels or model_config.num_labels(config, directory, name)
     if name == "classification":
         config = model_config.with_problem_type(config, labels, changed=num_labels is not None, directory=directory)
-    spec = Head(name, labels)
+    spec = HeadSpec(name, labels)
     definition = define(arch, spec)
     reader = _Reader(source, family, definition)
     if name in ("pretraining", "next_sentence"):
         stored = reader.shape_of("next_sentence/bias")
-        spec = Head(name, stored[0] if stored else 2)
+        spec = HeadSpec(name, stored[0] if stored else 2)
     elif adapter is not None and not num_labels and (stored := reader.shape_of("classifier/kernel")):
-        spec = Head(name, stored[0])
+        spec = HeadSpec(name, stored[0])
     elif name == "none":
         spec = dataclasses.replace(spec, pooled=reader.shape_of("pooler/dense/kernel") is not None)
     definition = definition if spec == definition.head else define(arch, spec)
@@ -225,11 +226,9 @@ def _named_head(config: Mapping[str, Any], kind: str, family: Family, stacks: st
 def _check_head(head: str, kind: str, stacks: str, family: Family, encoder_only: bool) -> None:
     """Raises a PretrainedError if such a stack cannot carry the head."""
     stacks = "encoder" if encoder_only else stacks
-    if stacks != "encoder-decoder" and "ForMaskedLM" in family.classes and head in family.classes.values():
+    if stacks != "encoder-decoder" and "masked_lm" in family.classes.values() and head in family.classes.values():
         return  # a stack that is an encoder or a decoder as its files say, with any head
-    only = {"causal_lm": "decoder", "seq2seq_lm": "encoder-decoder"}
-    encoders = ("masked_lm", "pretraining", "next_sentence", "replaced_token", "multiple_choice")
-    needed = only.get(head, "encoder" if head in encoders else stacks)
+    needed = HEADS[head].stack or stacks
     if needed != stacks:
         some = {"encoder": "an encoder", "decoder": "a decoder", "encoder-decoder": "an encoder-decoder"}
         raise PretrainedError(f"head {head!r} needs {some[needed]}, but {kind} is {some[stacks]}.")
@@ -508,10 +507,7 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
         )
     _check_stored(arch, module, written)
     written["architectures"] = [module.model_types[kind] + fitting[0]]
-    if (
-        head.name in ("classification", "token_classification")
-        and len(written.get("id2label") or {}) != head.num_labels
-    ):
+    if head.kind.named_labels and len(written.get("id2label") or {}) != head.num_labels:
         written["id2label"] = {str(i): f"LABEL_{i}" for i in range(head.num_labels)}
         written["label2id"] = {label: int(i) for i, label in written["id2label"].items()}
     return written

@@ -13,7 +13,8 @@ from lm_research.common.documents import Object, read_json, short
 from lm_research.errors import PretrainedError, not_downloaded, suggest
 from lm_research.models.families.base import Family
 from lm_research.models.families.common import FIX, check_others
-from lm_research.models.forward import PROBLEM_TYPES
+from lm_research.models.head_kinds import HEADS
+from lm_research.models.label_losses import PROBLEM_TYPES
 from lm_research.models.limits import MAX_LABELS, Labels, Token
 
 CONFIG = "config.json"
@@ -26,7 +27,6 @@ _KINDS: dict[str, Any] = {
     "pad_token_id": Token, "decoder_start_token_id": _Tokens, "forced_bos_token_id": _Tokens, "forced_eos_token_id": _Tokens,
     "task_specific_params": Object, "quantization_config": Object, "compression_config": Object, "quantization": Object,
 }  # fmt: skip
-LABELLED = ("classification", "token_classification")
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def in_file(directory: pathlib.Path, error: PretrainedError) -> PretrainedError:
 def num_labels(config: Mapping[str, Any], directory: pathlib.Path, head: str) -> int:
     """How many labels config.json has; raises a PretrainedError if a head that gives labels has none for some of its numbers."""
     named = config.get("id2label") or {}
-    if head in LABELLED and named:
+    if HEADS[head].named_labels and named:
         numbers = [_number(key) for key in named]
         if sorted(numbers) != list(range(len(named))):
             raise PretrainedError(

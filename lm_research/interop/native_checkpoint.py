@@ -35,7 +35,8 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.digest import digest_arrays
 from lm_research.models.families import family_of
-from lm_research.models.heads import HEADS, Head
+from lm_research.models.head_kinds import HEADS
+from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_spec import nested
 from lm_research.models.limits import Depth, flaw, head_flaw
 from lm_research.parallel.rules import tree_shardings
@@ -53,7 +54,7 @@ class _Model(TypedDict, total=False):
 
     family: Required[str]
     architecture: Required[Object]
-    head: Required[Head]
+    head: Required[HeadSpec]
     config: Required[Object]
     lora: Object
 

@@ -148,7 +148,7 @@ class AdaptedSource(TensorSource):
 
     @property
     def head(self) -> str | None:
-        """What the adapter was trained to predict, a key of heads.HEADS; None where it does not say."""
+        """What the adapter was trained to predict, a key of head_kinds.HEADS; None where it does not say."""
         return next((head for head, task in TASKS.items() if task == self._config.get("task_type")), None)
 
     def _name_in_base(self, name: str, must: bool = True) -> str:

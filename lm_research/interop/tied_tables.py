@@ -15,11 +15,10 @@ from lm_research.interop.tensor_files import TensorSource
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import Family
 from lm_research.models.families.common import ParamMapping
-from lm_research.models.heads import HEADS
+from lm_research.models.head_kinds import HEADS
 
 ENCODER, DECODER = "encoder/embeddings/tokens", "decoder/embeddings/tokens"
 OUTPUTS = ("next_token/table", "masked_lm/table")  # paths of the table of their own that predictions have otherwise
-PREDICT_TOKENS = ("masked_lm", "pretraining", "causal_lm", "seq2seq_lm")  # heads that use a token table
 ROWS = 4096  # that are compared at once
 
 
@@ -78,7 +77,7 @@ def fit(
         own = weights(family, apart, head)
         if any([differ(own[path], shared) for path in (ENCODER, DECODER)]):
             arch = apart
-    if arch.tied and head in PREDICT_TOKENS:
+    if arch.tied and HEADS[head].tokens:
         apart, tied = arch.replace(tied=False), weights(family, arch, head)[_tied_to(arch)]
         known = weights(family, apart, head)
         if differ(next((known[path] for path in OUTPUTS if path in known), None), tied):

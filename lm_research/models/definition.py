@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.heads import Head, Model
+from lm_research.models.heads import HeadSpec, Model
 from lm_research.models.layer_plan import stacks
 from lm_research.trees import flatten
 
@@ -36,7 +36,7 @@ class ModelDefinition:
     """
 
     arch: Architecture
-    head: Head
+    head: HeadSpec
     shapes: Params
     axes: Params
     graph: Any
@@ -77,7 +77,7 @@ class ModelDefinition:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
 
 
-def define(arch: Architecture, head: Head) -> ModelDefinition:
+def define(arch: Architecture, head: HeadSpec) -> ModelDefinition:
     """Describes a model without allocating it."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Model(arch, head, nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(state)

@@ -16,20 +16,15 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.head_kinds import HEADS, Arrays
 from lm_research.models.heads import Model
+from lm_research.models.label_losses import IGNORED, classification_loss, cross_entropy
 from lm_research.models.transformer import StackOutputs
 
-IGNORED = -100  # a label that is no label
 INPUTS = (
     "input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids", "decoder_attention_mask",
     "labels", "next_sentence_label", "sentence_order_label", "start_positions", "end_positions",
 )  # fmt: skip
-
-Arrays = dict[str, Any]
-
-
-# What the labels of a classification are, by `problem_type` of config.json.
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 def forward(
@@ -75,7 +70,7 @@ def forward(
         outputs["encoder_last_hidden_state"] = source_BSD
     else:
         x_BLD = model.reader(tokens_BL, mask_BL, dropout_key=keys[0], **given, **options)
-    outputs = HEADS[head](model, x_BLD, inputs, mask_BL, keys[2]) | outputs
+    outputs = HEADS[head].outputs(model, x_BLD, inputs, mask_BL, keys[2]) | outputs
     if head == "classification" and inputs.get("labels") is not None:
         outputs["loss"] = classification_loss(outputs["logits"], inputs["labels"], problem_type)
     return outputs | (_captured(model, captured) if capture else {})
@@ -151,106 +146,6 @@ def _captured(model: Model, captured: list[StackOutputs]) -> Arrays:
     }
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean negative log-likelihood [nats] of the labels [...] under logits [..., C], those of IGNORED left out."""
-    counts = labels != IGNORED
-    log_shares = jax.nn.log_softmax(logits.astype(jnp.float32))
-    chosen = jnp.take_along_axis(log_shares, jnp.where(counts, labels, 0)[..., None], axis=-1)[..., 0]
-    return -(chosen * counts).sum() / counts.sum()
-
-
-def problem_of(problem_type: str | None, labels: jax.Array, classes: int) -> str:
-    """What labels are: as config.json says, else as transformers finds it from the number of outputs and the labels' type.
-
-    Integers [B, C] can only be several labels at once.
-    """
-    if problem_type is not None:
-        return problem_type
-    if classes == 1:
-        return "regression"
-    single = jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape[1:] != (classes,)
-    return "single_label_classification" if single else "multi_label_classification"
-
-
-def classification_loss(logits_BC: jax.Array, labels: jax.Array, problem_type: str | None) -> jax.Array:
-    """Mean squared error of values, cross-entropy of one label a row, or binary cross-entropy of several; means over all outputs."""
-    problem = problem_of(problem_type, labels, logits_BC.shape[1])
-    if problem == "single_label_classification":
-        return cross_entropy(logits_BC, labels.reshape(-1))
-    labels_BC = labels.reshape(logits_BC.shape)
-    if problem == "regression":
-        return jnp.square(logits_BC - labels_BC).mean()
-    return (jax.nn.softplus(logits_BC) - logits_BC * labels_BC).mean()
-
-
-def _states(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    outputs = {"last_hidden_state": x_BLD}
-    if hasattr(model, "pooler"):
-        outputs["pooler_output"] = model.pooler(x_BLD, inputs["input_ids"], mask_BL)
-    return outputs
-
-
-def _tokens(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    logits_BLV, labels_BL = model.predict_tokens(x_BLD).logits(), inputs.get("labels")
-    if labels_BL is None:
-        return {"logits": logits_BLV}
-    return {"logits": logits_BLV, "loss": cross_entropy(logits_BLV, labels_BL)}
-
-
-def _next_token(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    logits_BLV, labels_BL = model.predict_tokens(x_BLD).logits(), inputs.get("labels")
-    if labels_BL is None:
-        return {"logits": logits_BLV}
-    return {"logits": logits_BLV, "loss": cross_entropy(logits_BLV[:, :-1], labels_BL[:, 1:])}
-
-
-def _pretraining(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    pair = inputs.get("next_sentence_label", inputs.get("sentence_order_label"))
-    outputs = {
-        "prediction_logits": model.predict_tokens(x_BLD).logits(),
-        "seq_relationship_logits": model.predict_next_sentence(x_BLD),
-    }
-    if inputs.get("labels") is not None and pair is not None:
-        outputs["loss"] = cross_entropy(outputs["prediction_logits"], inputs["labels"])
-        outputs["loss"] += cross_entropy(outputs["seq_relationship_logits"], pair.reshape(-1))
-    return outputs
-
-
-def _next_sentence(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    logits_B2, labels = model.predict_next_sentence(x_BLD), inputs.get("labels", inputs.get("next_sentence_label"))
-    return {"logits": logits_B2} | ({} if labels is None else {"loss": cross_entropy(logits_B2, labels.reshape(-1))})
-
-
-def _replaced(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    logits_BL, labels_BL = model.replaced_token(x_BLD), inputs.get("labels")
-    if labels_BL is None:
-        return {"logits": logits_BL}
-    losses_BL = jax.nn.softplus(logits_BL) - logits_BL * labels_BL
-    return {"logits": logits_BL, "loss": (losses_BL * mask_BL).sum() / mask_BL.sum()}
-
-
-def _classes(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    return {"logits": model.classify(x_BLD, inputs["input_ids"], mask_BL, key)}
-
-
-def _token_classes(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    logits_BLC, labels_BL = model.classify(x_BLD, dropout_key=key), inputs.get("labels")
-    return {"logits": logits_BLC} | ({} if labels_BL is None else {"loss": cross_entropy(logits_BLC, labels_BL)})
-
-
-def _span(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
-    logits_BL2 = model.classify(x_BLD, dropout_key=key)
-    ends = {"start": logits_BL2[..., 0], "end": logits_BL2[..., 1]}
-    outputs = {f"{name}_logits": logits_BL for name, logits_BL in ends.items()}
-    if inputs.get("start_positions") is not None and inputs.get("end_positions") is not None:
-        # A position outside of the row is an answer that was cut off: it has no loss.
-        length = x_BLD.shape[1]
-        labels = {name: inputs[f"{name}_positions"].reshape(-1) for name in ends}
-        labels = {name: jnp.where((at >= 0) & (at < length), at, IGNORED) for name, at in labels.items()}
-        outputs["loss"] = sum(cross_entropy(logits_BL, labels[name]) for name, logits_BL in ends.items()) / 2
-    return outputs
-
-
 def _multiple_choice(model: Model, inputs: Mapping, capture: bool, key: Any) -> Arrays:
     batch, choices = inputs["input_ids"].shape[:2]
     rows = {name: x.reshape(batch * choices, -1) for name, x in inputs.items() if name != "labels"}
@@ -259,21 +154,6 @@ def _multiple_choice(model: Model, inputs: Mapping, capture: bool, key: Any) -> 
     if inputs.get("labels") is not None:
         outputs["loss"] = cross_entropy(outputs["logits"], inputs["labels"].reshape(-1))
     return outputs
-
-
-# Name of a head -> what it makes of the final states.
-HEADS = {
-    "none": _states,
-    "masked_lm": _tokens,
-    "seq2seq_lm": _tokens,
-    "causal_lm": _next_token,
-    "pretraining": _pretraining,
-    "next_sentence": _next_sentence,
-    "replaced_token": _replaced,
-    "classification": _classes,
-    "token_classification": _token_classes,
-    "span": _span,
-}
 
 
 def shift_right(labels_BL: jax.Array, start_id: int, pad_id: int) -> jax.Array:

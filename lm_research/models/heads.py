@@ -17,31 +17,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
+from lm_research.models.head_kinds import HEADS, HeadKind
 from lm_research.models.layers import Dense, activation, capped, dropout, norm, weight, zeros
 from lm_research.models.transformer import Decoder, Encoder, EncoderOutput
 
-# Name of a head -> what it predicts. Each is built of some of the parts below.
-HEADS = {
-    "none": "final states, and their summary where the family has a pooler",
-    "masked_lm": "the token at each position",
-    "pretraining": "masked tokens, and whether two segments belong together",
-    "next_sentence": "whether two segments belong together",
-    "replaced_token": "whether each token was replaced",
-    "causal_lm": "the next token",
-    "seq2seq_lm": "the next token of the target",
-    "classification": "classes of a row, or values",
-    "token_classification": "a class of each token",
-    "span": "where an answer starts and ends",
-    "multiple_choice": "which of several rows",
-}
-
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class HeadSpec:
     """What a model predicts.
 
     Attributes:
-      name: a key of HEADS.
+      name: a key of head_kinds.HEADS.
       num_labels: C, of classifications.
       pooled: whether "none" has a pooler.
     """
@@ -49,6 +35,16 @@ class Head:
     name: str
     num_labels: int = 2
     pooled: bool = True
+
+    @property
+    def kind(self) -> HeadKind:
+        """What it is made of."""
+        return HEADS[self.name]
+
+    @property
+    def num_classes(self) -> int:
+        """C of its classifier."""
+        return self.kind.labels or self.num_labels
 
 
 class Projection(NamedTuple):
@@ -74,8 +70,7 @@ class MaskedLMHead(nnx.Module):
         self.dense = Dense([(arch.hidden_size, "embed")], [(width, None)], arch, rngs)
         self.norm = norm(arch, width)
         self.bias = zeros((arch.vocab_size,), ("vocab",))
-        if not arch.tied:
-            self.table = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
+        self.table = None if arch.tied else weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
         self.activation = arch.head_activation or arch.activation
         self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
@@ -83,26 +78,24 @@ class MaskedLMHead(nnx.Module):
         """`table_VE` is the embedding table; it is not used by a head with its own."""
         hidden_BME = self.norm(activation(self.activation, self.dense(hidden_BMD)))
         hidden_BME = hidden_BME if self.scale == 1.0 else hidden_BME * self.scale
-        table = getattr(self, "table", None)
-        return Projection(hidden_BME, table_VE if table is None else table[...], self.bias[...], self.cap)
+        table_VE = table_VE if self.table is None else self.table[...]
+        return Projection(hidden_BME, table_VE, self.bias[...], self.cap)
 
 
 class NextTokenHead(nnx.Module):
     """What a decoder predicts tokens with beside its token table: nothing, a table of its own, a constant bias."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
-        if not arch.tied:
-            self.table = weight(rngs, (arch.vocab_size, arch.hidden_size), ("vocab", "embed"), arch)
-        if arch.head_bias:
-            self.bias = zeros((arch.vocab_size,), ("vocab",))
+        size = (arch.vocab_size, arch.hidden_size)
+        self.table = None if arch.tied else weight(rngs, size, ("vocab", "embed"), arch)
+        self.bias = zeros((arch.vocab_size,), ("vocab",)) if arch.head_bias else None
         self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
     def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:
-        table, bias = getattr(self, "table", None), getattr(self, "bias", None)
         hidden_BMD = hidden_BMD if self.scale == 1.0 else hidden_BMD * self.scale
         # The bias is a constant of the checkpoint (BART's final_logits_bias): it is not trained there either.
-        bias_V = None if bias is None else jax.lax.stop_gradient(bias[...])
-        return Projection(hidden_BMD, table_VD if table is None else table[...], bias_V, self.cap)
+        bias_V = None if self.bias is None else jax.lax.stop_gradient(self.bias[...])
+        return Projection(hidden_BMD, table_VD if self.table is None else self.table[...], bias_V, self.cap)
 
 
 class Pooler(nnx.Module):
@@ -161,7 +154,7 @@ class ReplacedTokenHead(nnx.Module):
 class Model(nnx.Module):
     """A stack (`encoder`, `decoder`, or both) with the parts that its head needs."""
 
-    def __init__(self, arch: Architecture, head: Head, rngs: nnx.Rngs) -> None:
+    def __init__(self, arch: Architecture, head: HeadSpec, rngs: nnx.Rngs) -> None:
         assert head.name in HEADS, head.name
         if arch.encoder is not None:
             self.encoder = Encoder(arch.encoder, rngs)
@@ -172,23 +165,21 @@ class Model(nnx.Module):
         if arch.memory_projection:
             memory = [(arch.encoder.hidden_size, "embed")]
             self.memory_projection = Dense(memory, [(arch.hidden_size, None)], arch, rngs)
-        width, name = [(arch.hidden_size, "embed")], head.name
-        if name in ("masked_lm", "pretraining"):
-            self.masked_lm = MaskedLMHead(arch, rngs)
-        if name in ("causal_lm", "seq2seq_lm"):
+        width, kind = [(arch.hidden_size, "embed")], head.kind
+        self.masked_lm = MaskedLMHead(arch, rngs) if kind.tokens == "masked" else None
+        self.next_token = None
+        if kind.tokens == "next":
             self.next_token = (MaskedLMHead if arch.head_transform else NextTokenHead)(arch, rngs)
-        if name in ("pretraining", "next_sentence", "classification", "multiple_choice") or (
-            name == "none" and head.pooled
-        ):
-            self.pooler = Pooler(arch, rngs)
-        if name in ("pretraining", "next_sentence"):
+        pools = kind.pooler == "yes" or kind.pooler == "optional" and head.pooled
+        self.pooler = Pooler(arch, rngs) if pools else None
+        if kind.next_sentence:
             self.next_sentence = Dense(width, [(head.num_labels, None)], arch, rngs, std=arch.readout_init_std)
-        if name == "replaced_token":
+        if kind.replaced:
             self.replaced_token = ReplacedTokenHead(arch, rngs)
-        labels = {"multiple_choice": 1, "span": 2}.get(name, head.num_labels)
-        if name in ("classification", "token_classification", "span", "multiple_choice"):
-            biased = bool(arch.pooler_activation) or name != "classification"
-            self.classifier = Dense(width, [(labels, None)], arch, rngs, std=arch.readout_init_std, bias=biased)
+        if kind.classifies:
+            biased = bool(arch.pooler_activation) or not kind.bare_classifier
+            classes = [(head.num_classes, None)]
+            self.classifier = Dense(width, classes, arch, rngs, std=arch.readout_init_std, bias=biased)
         self.arch = arch
 
     @property
@@ -217,7 +208,7 @@ class Model(nnx.Module):
             # A product with one-hot rows instead of a gather: same values, and a gradient without a scatter.
             picked = jax.nn.one_hot(positions_BM, x_BLD.shape[1], dtype=x_BLD.dtype)
             x_BLD = jnp.einsum("BML,BLD->BMD", picked, x_BLD)
-        head = self.masked_lm if hasattr(self, "masked_lm") else self.next_token
+        head = self.next_token if self.masked_lm is None else self.masked_lm
         return head(x_BLD, self.table_VE)
 
     def predict_next_sentence(self, x_BLD: jax.Array) -> jax.Array:
@@ -233,6 +224,6 @@ class Model(nnx.Module):
         slots: int = 0,
     ) -> jax.Array:
         """Logits in float32: [B, C] of rows, or [B, K, C] of their segments, through a pooler; [B, L, C] of tokens without one."""
-        if hasattr(self, "pooler"):
+        if self.pooler is not None:
             x_BLD = self.pooler(x_BLD, tokens_BL, segments_BL, slots)
         return self.classifier(dropout(x_BLD, self.arch.dropout_rate, dropout_key)).astype(jnp.float32)

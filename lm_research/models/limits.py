@@ -13,7 +13,8 @@ from msgspec import Meta
 
 from lm_research.common.documents import Count, Rate, Size, is_finite
 from lm_research.models.architecture import Architecture
-from lm_research.models.heads import HEADS, Head
+from lm_research.models.head_kinds import HEADS
+from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import ACTIVATIONS
 
@@ -61,7 +62,7 @@ def flaw(arch: Architecture, names: Mapping[str, str] | None = None) -> str:
     return inner or _out_of_range(arch, names or {}) or _unfitting(arch, names or {}) or _too_large(arch, names or {})
 
 
-def head_flaw(head: Head) -> str:
+def head_flaw(head: HeadSpec) -> str:
     """The same of a head."""
     if head.name not in HEADS:
         return f"there is no head {head.name!r:.60}"

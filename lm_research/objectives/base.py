@@ -89,7 +89,7 @@ class Trainable(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def head(cls, config: Config) -> str:
-        """The head (a key of heads.HEADS) that its model needs."""
+        """The head (a key of head_kinds.HEADS) that its model needs."""
 
     @classmethod
     def num_labels(cls, config: Config, corpus: Corpus) -> int | None:

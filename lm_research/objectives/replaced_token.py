@@ -27,7 +27,7 @@ from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
-from lm_research.models.heads import Head, Model, Projection
+from lm_research.models.heads import HeadSpec, Model, Projection
 from lm_research.objectives.base import OBJECTIVES, Batch, Sums
 from lm_research.objectives.cross_entropy import SLICE_ROWS, token_loss
 from lm_research.objectives.masked_lm import MaskedPairs, MaskedTokenObjective, encode
@@ -169,7 +169,7 @@ class ReplacedTokenDetection(MaskedTokenObjective):
     def define(cls, config: Config, vocab_size: int, corpus: Corpus | None = None) -> ModelDefinition:
         discriminator = super().define(config, vocab_size)
         generator = generator_architecture(discriminator.arch, config.objective.generator_size)
-        return DefinitionWithGenerator.make(discriminator, define(generator, Head("masked_lm")))
+        return DefinitionWithGenerator.make(discriminator, define(generator, HeadSpec("masked_lm")))
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:

@@ -27,7 +27,7 @@ from lm_research.errors import ConfigError, suggest
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
-from lm_research.models.heads import Head
+from lm_research.models.heads import HeadSpec
 from lm_research.objectives.base import Batch, Objective, Outputs, Sums, Trainable
 from lm_research.objectives.packing import pack
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
@@ -265,7 +265,7 @@ class Task(Trainable):
 
     @classmethod
     def define(cls, config: Config, vocab_size: int, corpus: LabelledCorpus) -> ModelDefinition:
-        head = Head(cls.head(config), cls.num_labels(config, corpus))
+        head = HeadSpec(cls.head(config), cls.num_labels(config, corpus))
         return define(define_model(config.model, vocab_size).arch, head)
 
     def examples(self, store: TokenStore, purpose: str) -> Examples:

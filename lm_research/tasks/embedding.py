@@ -33,7 +33,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
 from lm_research.models.forward import pool, to_length_1
-from lm_research.models.heads import Head
+from lm_research.models.heads import HeadSpec
 from lm_research.objectives.base import Batch, Outputs, Sums
 from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, joined
 from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
@@ -249,7 +249,7 @@ class Embedding(LabelTask):
 
     @classmethod
     def define(cls, config: Config, vocab_size: int, corpus: LabelledCorpus) -> ModelDefinition:
-        return define(define_model(config.model, vocab_size).arch, Head("none", 1, pooled=False))
+        return define(define_model(config.model, vocab_size).arch, HeadSpec("none", 1, pooled=False))
 
     def said(self, arch: Architecture) -> sentence_transformers.Embedding:
         """The same with the prompts of the model that the run started from; what the run put before texts is the usual one."""

@@ -30,7 +30,7 @@ def form_of(kind: str, head: str, objective: str = "") -> str:
 
     Args:
       kind: "encoder", "decoder" or "encoder-decoder".
-      head: what it predicts, a name of models.heads.HEADS.
+      head: what it predicts, a name of models.head_kinds.HEADS.
       objective: that it was pre-trained with; "" for a task, or when that is not known.
     """
     if head == "seq2seq_lm":

@@ -20,7 +20,7 @@ import lm_research
 from lm_research import pipeline
 from lm_research.errors import UserError
 from lm_research.models.definition import define
-from lm_research.models.heads import Head
+from lm_research.models.heads import HeadSpec
 from lm_research.pipelines.base import softmax
 from lm_research.pipelines.spans import QuestionAnswering
 from lm_research.pipelines.writing import TextGeneration
@@ -294,7 +294,7 @@ def test_questions_that_cannot_be_asked(reader: QuestionAnswering) -> None:
     for name in ("max_answer_len", "top_k"):
         with pytest.raises(UserError, match=f"{name}=0: it (is|must be) at least 1"):
             reader(given, **{name: 0})
-    assert define(reader.lm.definition.arch, Head("span")).head.name == reader.lm.head
+    assert define(reader.lm.definition.arch, HeadSpec("span")).head.name == reader.lm.head
 
 
 def test_options_are_looked_at_before_the_model() -> None:

@@ -17,7 +17,7 @@ from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import composite
 from lm_research.models.families.base import FAMILIES as FAMILIES
 from lm_research.models.families.base import Family
-from lm_research.models.heads import Head
+from lm_research.models.heads import HeadSpec
 
 # What each kind of architecture is trained to do where nobody says otherwise.
 DEFAULT_HEADS = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
@@ -35,14 +35,14 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
     Args:
       config: the run's model section.
       vocab_size: rows of the token table.
-      head: a name of heads.HEADS; empty is the one its kind is pre-trained with.
+      head: a name of head_kinds.HEADS; empty is the one its kind is pre-trained with.
 
     Raises:
       ConfigError: no such family, or a variant it does not have.
     """
     family = FAMILIES[config.family]
     arch = family.architecture(config, vocab_size)
-    return define(arch, Head(head or family.head or DEFAULT_HEADS[arch.kind]))
+    return define(arch, HeadSpec(head or family.head or DEFAULT_HEADS[arch.kind]))
 
 
 def model_types() -> dict[str, str]:
