@@ -167,9 +167,8 @@ class Model(nnx.Module):
             self.memory_projection = Dense(memory, [(arch.hidden_size, None)], arch, rngs)
         width, kind = [(arch.hidden_size, "embed")], head.kind
         self.masked_lm = MaskedLMHead(arch, rngs) if kind.tokens == "masked" else None
-        self.next_token = None
-        if kind.tokens == "next":
-            self.next_token = (MaskedLMHead if arch.head_transform else NextTokenHead)(arch, rngs)
+        next_token = MaskedLMHead if arch.head_transform else NextTokenHead
+        self.next_token = next_token(arch, rngs) if kind.tokens == "next" else None
         pools = kind.pooler == "yes" or kind.pooler == "optional" and head.pooled
         self.pooler = Pooler(arch, rngs) if pools else None
         if kind.next_sentence:

@@ -124,8 +124,7 @@ class Bart(Family):
         )
 
 
-def alone(hf: Mapping[str, Any]) -> bool:
-    """Whether config.json is one of the decoder without the encoder."""
+def alone(hf: Mapping[str, Any]) -> bool:  # a config.json of the decoder without the encoder
     classes = [str(name) for name in hf.get("architectures") or ()]
     said = bool(hf.get("is_decoder")) and not given(hf, "is_encoder_decoder", True)
     return said or any(name.endswith("ForCausalLM") for name in classes)

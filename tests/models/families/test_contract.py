@@ -1,0 +1,118 @@
+"""What must hold for every family, one of its own included, whether or not anybody has made goldens for it."""
+
+from __future__ import annotations
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lm_research.config import ModelConfig
+from lm_research.interop.huggingface import hf_config, weights_of
+from lm_research.models.definition import define
+from lm_research.models.families import DEFAULT_HEADS, FAMILIES, define_model, model_types
+from lm_research.models.families.base import Family
+from lm_research.models.forward import forward, shift_right
+from lm_research.models.head_kinds import HEADS
+from lm_research.models.heads import HeadSpec
+from lm_research.pretrained import LanguageModel, from_pretrained
+from lm_research.trees import flatten
+
+SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_length=32, dropout_rate=0.0)
+NAMES = sorted(FAMILIES)
+
+
+def tiny_config(name: str) -> ModelConfig:
+    return ModelConfig(family=name, attention_dropout_rate=0.0, **SHAPE)
+
+
+def rows() -> dict[str, jax.Array]:
+    tokens_BL = np.random.default_rng(0).integers(5, 64, (2, 8))
+    return {"input_ids": jnp.asarray(tokens_BL), "attention_mask": jnp.ones((2, 8), jnp.int32)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_has_no_public_member_that_is_not_declared(name: str) -> None:
+    assert {one for one in dir(FAMILIES[name]) if not one.startswith("_")} <= set(dir(Family))
+    assert set(FAMILIES[name].classes.values()) <= set(HEADS)
+    lines, _ = inspect.getsourcelines(inspect.getmodule(type(FAMILIES[name])))
+    assert len(lines) <= 150
+
+
+def test_model_types_have_one_family_each() -> None:
+    assert sum(len(family.model_types) for _, family in FAMILIES.items()) == len(model_types())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_json_says_the_model(name: str) -> None:
+    """What is written is read as the same shapes, and written again as it was."""
+    family, definition = FAMILIES[name].stored_as, define_model(tiny_config(name), 64)
+    written = hf_config(definition, name)
+    stored = {weight.names[0].removeprefix("@") for weight in weights_of(family, definition).values()}
+    again = family.from_hf(written, stored)
+    assert {key: written.get(key, value) for key, value in family.to_hf(again).items()} == family.to_hf(again)
+    shapes = {path: leaf.shape for path, leaf in flatten(define(again, definition.head).shapes).items()}
+    own = {path: leaf.shape for path, leaf in flatten(definition.shapes).items()}
+    assert {path: shapes[path] for path in own if not path.endswith("positions")} == {
+        path: shape for path, shape in own.items() if not path.endswith("positions")
+    }
+    assert all(path.endswith("/bias") for path in shapes.keys() - own.keys())  # which zeros stand for
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_of_every_class_has_a_name(name: str) -> None:
+    family = FAMILIES[name].stored_as
+    arch = family.from_hf(hf_config(define_model(tiny_config(name), 64), name), set())
+    for suffix, head in family.classes.items():
+        stack = arch.encoder if suffix in family.encoder_classes else arch
+        if stack is None or HEADS[head].stack not in ("", stack.kind) or (head == "causal_lm" and not stack.causal):
+            continue
+        weights = weights_of(family, define(stack, HeadSpec(head)))
+        stored = [weight.names[0].format(*(0,) * 2) for weight in weights.values() if weight.parts == 1]
+        assert len(set(stored)) == len(stored)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_learns_is_saved_and_read_back(name: str, tmp_path: object) -> None:
+    """A step down the gradient lowers the loss of a model with other than initial weights, whose files give the same outputs."""
+    definition = define_model(tiny_config(name), 64, DEFAULT_HEADS[define_model(tiny_config(name), 64).arch.kind])
+    params, inputs = tiny.random_params(definition, scale=0.1), rows()
+    arch, head = definition.arch, definition.head.name
+    if arch.encoder is not None:
+        inputs["decoder_input_ids"] = shift_right(inputs["input_ids"], 3, 0)
+    with_labels = inputs | {"labels": inputs["input_ids"]}
+
+    def loss(params: object) -> jax.Array:
+        return forward(definition.bind(params), head, with_labels)["loss"]
+
+    before, slope = tiny.jit(jax.value_and_grad(loss))(params)
+    moved = jax.tree.map(lambda x, g: x - 0.02 * g, params, slope)
+    assert float(loss(moved)) < float(before)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(slope))
+
+    lm = LanguageModel(definition, params, name, {})
+    lm.save_pretrained(tmp_path)
+    again = from_pretrained(tmp_path)
+    assert again.definition.head.name == head
+    expected, found = (np.asarray(one(**inputs)["logits"]) for one in (lm, again))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if {"causal_lm", "seq2seq_lm"} & {*FAMILIES[name].classes.values()}]
+)
+def test_it_writes_what_is_likeliest(name: str) -> None:
+    """Tokens written one at a time, from the cache, are those of whole rows, read without one."""
+    definition = define_model(tiny_config(name), 64)
+    if definition.arch.kind == "encoder":
+        pytest.skip("a decoder only where its files say so")
+    lm = LanguageModel(definition, tiny.random_params(definition, scale=0.3), name, {})
+    source, start = rows()["input_ids"], {} if definition.arch.encoder is None else {"decoder_start_token_id": 3}
+    written = np.asarray(lm.generate(input_ids=source, max_new_tokens=4, pad_token_id=0, **start))
+    given = 1 if start else source.shape[1]
+    inputs = {"input_ids": source, "decoder_input_ids": written[:, :-1]} if start else {"input_ids": written[:, :-1]}
+    likeliest = np.asarray(lm(**inputs)["logits"]).argmax(-1)
+    np.testing.assert_array_equal(written[:, given:], likeliest[:, given - 1 :])
