@@ -22,7 +22,7 @@ from lm_research.models.attention.mask import attention_bias, chunked
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families.common import Weight, attention, matrix, scales, table
 from lm_research.models.feed_forward import load_balancing
-from lm_research.models.heads import Head
+from lm_research.models.heads import HeadSpec
 from lm_research.models.positions import alibi_slopes
 from lm_research.trees import flatten, unflatten
 
@@ -157,7 +157,7 @@ def load(name: str) -> tuple[ModelDefinition, Any, dict[str, np.ndarray]]:
     tensors = {key[8:]: value.astype(np.float32) for key, value in golden.items() if key.startswith("weights/")}
     tensors = split(name, tensors)
     arch = SAID[name]
-    definition = define(arch, Head("causal_lm" if arch.causal else "none", pooled=False))
+    definition = define(arch, HeadSpec("causal_lm" if arch.causal else "none", pooled=False))
     weights = weights_of(SimpleNamespace(weights=lambda arch, head: named(name)), definition)
     leaves = {}
     for path, leaf in flatten(definition.shapes).items():

@@ -20,7 +20,7 @@ from lm_research.models.adapters import adapt
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.flops import train_flops
-from lm_research.models.heads import Head
+from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_plan import Segment, segments, stacks
 from lm_research.models.limits import flaw
 from lm_research.training.groups import make_groups
@@ -38,7 +38,7 @@ def said(*pattern: dict, **changes: Any) -> Architecture:
 
 
 def model(arch: Architecture) -> ModelDefinition:
-    return define(arch, Head("causal_lm" if arch.causal else "none", pooled=False))
+    return define(arch, HeadSpec("causal_lm" if arch.causal else "none", pooled=False))
 
 
 @pytest.mark.parametrize(
