@@ -251,7 +251,7 @@ def test_an_integer_is_a_float_but_not_the_other_way_round() -> None:
         ({"train": {"budget": "²h"}}, "budget"),
         ({"profile": {"steps": "²-³"}}, "FIRST-LAST"),
         ({"profile": {"steps": f"1-{'9' * 5000}"}}, "FIRST-LAST"),
-        ({"model": {"variant": "a\0"}}, "NUL"),
+        ({"tokenizer": {"path": "a\0"}}, "NUL"),
         ({"task": {"name": "embedding", "prompt": "a\udc80"}}, "character 2 is no text in UTF-8"),
         ({"task": {"name": "tagging", "labels": "a," * 10**6}}, "2,000,000 characters"),
         ({"data": {"source": "~nobody_of_this_name/x"}}, "home directory"),

@@ -14,44 +14,43 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
-    family: str = key("bert", "Model family; lm_research/models/families has one file each.")
-    variant: str = key("", "Variant of families that have several (t5: v1.0, v1.1; llama: llama, mistral, qwen2).")
+    family: str = key(
+        "bert", "Model family; lm_research/models/families has one file each. Its keys are those below and its own."
+    )
     hidden_size: int = key(768, "Width D of the residual stream.", low=1, high=2**20)
     num_layers: int = key(12, "Number of Transformer blocks N.", low=1, high=4096)
     num_heads: int = key(12, "Attention heads H; must divide hidden_size, unless head_size is set.", low=1, high=2**16)
     intermediate_size: int = key(3072, "Width F of the feed-forward layer.", low=1, high=2**22)
-    num_encoder_layers: int = key(0, "Encoder-decoders: blocks of the encoder; 0 is num_layers.", low=0, high=4096)
-    num_kv_heads: int = key(
-        0, "Heads of keys and values, shared by groups of query heads; 0 is num_heads.", low=0, high=2**16
+    num_kv_heads: int | None = key(
+        None, "Heads of keys and values, shared by groups of query heads; None is num_heads.", low=1, high=2**16
     )
-    head_size: int = key(0, "Width K of a head; 0 is hidden_size / num_heads.", low=0, high=2**16)
-    embedding_size: int = key(0, "Width E of the embeddings (albert, electra); 0 is hidden_size.", low=0, high=2**20)
-    vocab_size: int = key(
-        0,
-        "Rows of the embedding table; 0 takes the tokenizer's size, rounded up to a multiple of 128.",
-        low=0,
+    head_size: int | None = key(None, "Width K of a head; None is hidden_size / num_heads.", low=1, high=2**16)
+    vocab_size: int | None = key(
+        None,
+        "Rows of the embedding table; None takes the tokenizer's size, rounded up to a multiple of 128.",
+        low=1,
         high=2**24,
     )
     max_length: int = key(512, "Longest sequence the position table covers.", low=8, high=2**24)
     dropout_rate: float = key(0.1, "Dropout on embeddings and on both residual branches.", low=0.0, high=0.99)
     attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
-    norm: str = key(
-        "",
-        "Where blocks normalise: after each residual sum (post) or before each branch (pre); empty is the family's way.",
-        choices=("", "post", "pre"),
+    norm: str | None = key(
+        None,
+        "Where blocks normalise: after each residual sum (post) or before each branch (pre); None is the family's way.",
+        choices=("post", "pre"),
     )
     init_std: float = key(0.02, "Standard deviation of initial weights.", low=0.0, high=1.0)
-    mup_base_width: int = key(
-        0,
+    mup_base_width: int | None = key(
+        None,
         "Maximal update parametrisation: the hidden_size at which the learning rate was found; rates and initial weights are scaled "
-        "from there, so that it suits other widths. 0 is the usual parametrisation.",
-        low=0,
+        "from there, so that it suits other widths. None is the usual parametrisation.",
+        low=1,
         high=2**20,
     )
-    mup_base_head_size: int = key(
-        0,
-        "mup_base_width: width of a head there, if heads grow; 0 is as here, and the model has more heads.",
-        low=0,
+    mup_base_head_size: int | None = key(
+        None,
+        "mup_base_width: width of a head there, if heads grow; None is as here, and the model has more heads.",
+        low=1,
         high=2**16,
     )
     dtype: str = key("float32", "Compute type; parameters are always float32.", choices=("float32", "bfloat16"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from lm_research.config.learning import ObjectiveConfig, OptimizerConfig, ScheduleConfig
@@ -9,7 +10,19 @@ from lm_research.config.model import ModelConfig
 from lm_research.config.task import TaskConfig
 from lm_research.config.variants import Variants
 
-FAMILIES: Variants[Any] = Variants("model", "lm_research.models.families", chooser="family", base=ModelConfig)
+
+class _Families(Variants[Any]):
+    """Families, and pairs of them that make one model, named ENCODER2DECODER."""
+
+    def _entry(self, name: str) -> tuple[Any, type | None]:
+        first, _, second = name.partition("2")
+        if not (first and second) or name in self._found:
+            return super()._entry(name)
+        pair = importlib.import_module(self._package).pair_of(first, second)
+        return (pair, self.base) if pair else super()._entry(name)
+
+
+FAMILIES: Variants[Any] = _Families("model", "lm_research.models.families", chooser="family", base=ModelConfig)
 OBJECTIVES: Variants[Any] = Variants("objective", "lm_research.objectives", base=ObjectiveConfig)
 TASKS: Variants[Any] = Variants("task", "lm_research.tasks", base=TaskConfig)
 OPTIMIZERS: Variants[Any] = Variants("optimizer", "lm_research.training.optimizers", base=OptimizerConfig)
@@ -18,5 +31,5 @@ TRACKERS: Variants[Any] = Variants("tracker", "lm_research.run.trackers")
 
 # Sections whose keys are those of the variant that they choose.
 VARIANTS: dict[str, Variants[Any]] = {
-    registry.section: registry for registry in (OBJECTIVES, TASKS, OPTIMIZERS, SCHEDULES)
+    registry.section: registry for registry in (FAMILIES, OBJECTIVES, TASKS, OPTIMIZERS, SCHEDULES)
 }

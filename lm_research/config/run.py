@@ -24,7 +24,7 @@ def _chosen(section: str) -> Any:
 class Config:
     """One run, resolved and checked.
 
-    `objective`, `task`, `optimizer` and `schedule` are the dataclass of what their `name` chooses, which lies beside the code of it; a
+    `model`, `objective`, `task`, `optimizer` and `schedule` are the dataclass of what their `family` or `name` chooses, which lies beside the code of it; a
     run without a task has None there.
     """
 
@@ -34,7 +34,7 @@ class Config:
         "Modules of other packages to import, which register objectives, tasks, optimizers and others of their own; installed packages "
         "are found by their entry points lm_research.plugins.",
     )
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = _chosen("model")
     objective: ObjectiveConfig = _chosen("objective")
     task: TaskConfig | None = None
     data: DataConfig = DataConfig()

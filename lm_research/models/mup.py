@@ -27,7 +27,7 @@ def width_ratio(config: ModelConfig) -> float:
 
 
 def parametrise(arch: Architecture, config: ModelConfig) -> Architecture:
-    """The architecture with the scales of `config.mup_base_width`, which is not 0.
+    """The architecture with the scales of `config.mup_base_width`, which is set.
 
     Raises:
       ConfigError: it has scales of its own, a second stack, or embeddings of another width.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm_research.config import Config, ModelConfig
+from lm_research.config import Config
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition
@@ -34,7 +34,9 @@ def check_objective(config: Config, arch: Architecture) -> None:
     if arch.kind not in kind.kinds:
         fitting = [other for other, objective in OBJECTIVES.items() if arch.kind in objective.kinds]
         families = [
-            family for family, file in FAMILIES.items() if file.architecture(ModelConfig(), 128).kind in kind.kinds
+            family
+            for family, file in FAMILIES.items()
+            if file.architecture(FAMILIES.make(family), 128).kind in kind.kinds
         ]
         raise ConfigError(
             f"config.objective.name={name} trains a model of kind {' or '.join(kind.kinds)}, but model.family="

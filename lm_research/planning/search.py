@@ -46,7 +46,7 @@ def search(config: Config, topology: Topology, price: float | None = None) -> li
 
 def _candidates(config: Config, chips: int) -> Iterator[Config]:
     """The config with other meshes and remat policies: fsdp over 1, 2, 4, ... chips and whatever is left, data over the rest."""
-    sizes = (config.model.num_heads, config.model.num_kv_heads, config.model.intermediate_size)
+    sizes = (config.model.num_heads, config.model.num_kv_heads or 0, config.model.intermediate_size)
     length = config.data.max_length
     for tensor, context in itertools.product(TENSOR, CONTEXT):
         left = chips // (tensor * context)

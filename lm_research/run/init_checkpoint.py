@@ -12,6 +12,7 @@ from lm_research.data.corpus import Corpus
 from lm_research.errors import ConfigError, PretrainedError, TokenizerError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.models.definition import Params, define
+from lm_research.models.families import FAMILIES
 from lm_research.pretrained import PathLike, inspect, load_params
 from lm_research.tokenizers.loading import load_tokenizer
 
@@ -99,6 +100,7 @@ def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config
     if config.tokenizer.path not in (None, path):
         _check_same_ids(config.tokenizer.path, init)
         path = config.tokenizer.path
+    shape = {name: value for name, value in shape.items() if name == "family" or name in FAMILIES.keys(init.family)}
     lora = {"full": config.lora.full or init.new_parts} if config.lora.rank else {}
     return replace(config, model=shape, tokenizer={"path": path}, lora=lora, task=_as_init_embeds(init, config))
 

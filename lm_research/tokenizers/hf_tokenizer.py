@@ -208,7 +208,7 @@ class HFTokenizer(Tokenizer):
         """Rows of texts to be written, with the code of their language."""
         if self.languages is None or not add_special_tokens:
             return self._rows(texts, limit, add_special_tokens)
-        return self._writing._rows(texts, limit, True)
+        return self._writing.encodings(texts, max_length=self._checked(limit, False, True))
 
     @functools.cached_property
     def _writing(self) -> Self:

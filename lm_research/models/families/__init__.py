@@ -12,7 +12,7 @@ from typing import Any
 from lm_research.common.documents import short
 from lm_research.common.rounding import round_up
 from lm_research.config import ModelConfig
-from lm_research.errors import PretrainedError, suggest
+from lm_research.errors import ConfigError, PretrainedError, suggest
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import composite
 from lm_research.models.families.base import FAMILIES as FAMILIES
@@ -40,7 +40,9 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
     Raises:
       ConfigError: no such family, or a variant it does not have.
     """
-    family = FAMILIES[config.family]
+    family, own = FAMILIES[config.family], FAMILIES.settings(config.family)
+    if not isinstance(config, own):  # keys that all families have, which leave the others at their defaults
+        config = own(**vars(config))
     arch = family.architecture(config, vocab_size)
     return define(arch, HeadSpec(head or family.head or DEFAULT_HEADS[arch.kind]))
 
@@ -65,17 +67,18 @@ def name_of(hf: Mapping[str, Any]) -> str:
     return types[kind]
 
 
-@functools.cache
 def family_of(name: str) -> Family:
-    """The family of a name: a key of FAMILIES, or ENCODER2DECODER; raises a ValueError if there is none."""
-    if name in FAMILIES:
+    """The family of a name, that of a pair included; raises a ValueError if there is none."""
+    try:
         return FAMILIES[name]
-    encoder, _, decoder = name.partition("2")
-    if (
-        encoder in FAMILIES
-        and decoder in FAMILIES
-        and composite.fits("encoder", encoder)
-        and composite.fits("decoder", decoder)
-    ):
-        return composite.Composite(FAMILIES[encoder], FAMILIES[decoder])
-    raise ValueError(f"its family is {name!r}. {suggest(name, FAMILIES)}")
+    except ConfigError as error:
+        raise ValueError(f"its family is {name!r}. {suggest(name, FAMILIES)}") from error
+
+
+@functools.cache
+def pair_of(encoder: str, decoder: str) -> composite.Composite | None:
+    """The family of models of two; None where such do not go together."""
+    if encoder not in FAMILIES or decoder not in FAMILIES:
+        return None
+    fit = composite.fits("encoder", encoder) and composite.fits("decoder", decoder)
+    return composite.Composite(FAMILIES[encoder], FAMILIES[decoder]) if fit else None

@@ -11,6 +11,7 @@ from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.bert import FIELDS, Bert
 from lm_research.models.families.common import (
     ConfigField,
+    FactorizedConfig,
     ParamMapping,
     attention,
     dense,
@@ -28,6 +29,8 @@ DEFAULTS = {
 
 
 class Albert(Family):
+    """An encoder of one block for all layers, with narrow embeddings (Lan et al. 2019)."""
+
     # Lan et al. 2019, table 1; vocabulary of 30,000.
     sizes = {
         "base": dict(num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072, embedding_size=128),
@@ -52,6 +55,9 @@ class Albert(Family):
 
     base_prefix = "albert."
     redundant = (r"position_ids$",)
+
+    def run_fields(self, config: FactorizedConfig) -> dict[str, Any]:
+        return self.run_traits | {"embedding_size": config.embedding_size or 0}
 
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)
@@ -84,4 +90,4 @@ class Albert(Family):
         )
 
 
-FAMILIES.register("albert")(Albert())
+FAMILIES.register("albert", FactorizedConfig)(Albert())

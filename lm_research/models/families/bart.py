@@ -6,19 +6,16 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.common.documents import Size
-from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture, from_flat
+from lm_research.models.families.bart_weights import weights
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import (
     ConfigField,
+    EncoderDecoderConfig,
     ParamMapping,
-    attention,
-    dense,
     encoder_decoder,
     given,
-    norm,
     read_keys,
-    tensor,
     write_keys,
 )
 
@@ -26,6 +23,8 @@ STACK_KEYS = ("num_layers", "layers", 12), ("intermediate_size", "ffn_dim", 4096
 
 
 class Bart(Family):
+    """A post-norm encoder-decoder with learned positions (Lewis et al. 2019)."""
+
     # Lewis et al. 2019, section 2.1 and the released checkpoints: layers of each stack; 1,024 positions, vocabulary 50,265.
     sizes = {
         "base": dict(num_layers=6, hidden_size=768, num_heads=12, intermediate_size=3072, max_length=1024),
@@ -68,8 +67,8 @@ class Bart(Family):
     redundant = (r"^(model\.)?version$",)
     unread = (r"\.encoder_attn(_layer_norm)?\.",)  # of a decoder alone: only one with an encoder reads them
 
-    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
-        return encoder_decoder(config, vocab_size, **{**self.traits, **self.run_traits})
+    def architecture(self, config: EncoderDecoderConfig, vocab_size: int) -> Architecture:
+        return encoder_decoder(config, vocab_size, **{**self.traits, **self.run_fields(config)})
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         fields = {**self.traits, **self.read(hf)}
@@ -103,25 +102,7 @@ class Bart(Family):
         return hf | {"is_encoder_decoder": True, "decoder_start_token_id": arch.eos_id}
 
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-        classifier = "qa_outputs" if head == "span" else "classification_head.out_proj"
-        shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
-        output = ("lm_head.weight",) if head == "seq2seq_lm" else ()
-        if arch.encoder is None:  # files of both stacks may have one table for all
-            tables = tensor("decoder/embeddings/tokens", own[1], shared, own[0])
-        elif arch.shared_tokens:
-            tables = tensor("encoder/embeddings/tokens", shared, *own, copies=() if arch.tied else tuple(own))
-        else:  # each side has its own; a table that nothing reads is stored as well, as the files are no longer tied
-            tables = tensor("encoder/embeddings/tokens", own[0], shared, own[1], copies=(shared,), kept=(shared,))
-            tables += tensor("decoder/embeddings/tokens", own[1], shared, own[0], copies=output if arch.tied else ())
-        return (
-            *tables,
-            *_stack("encoder"),
-            *_stack("decoder"),
-            *tensor("next_token/bias", "final_logits_bias", leading=True),
-            *tensor("next_token/table", "lm_head.weight", shared, *own[::-1]),
-            *dense("pooler/dense", "classification_head.dense"),
-            *dense("classifier", classifier),
-        )
+        return weights(arch, head)
 
 
 def alone(hf: Mapping[str, Any]) -> bool:  # a config.json of the decoder without the encoder
@@ -130,21 +111,4 @@ def alone(hf: Mapping[str, Any]) -> bool:  # a config.json of the decoder withou
     return said or any(name.endswith("ForCausalLM") for name in classes)
 
 
-def _stack(name: str) -> tuple[ParamMapping, ...]:
-    ours, theirs = f"{name}/layers", f"@{name}.layers.{{}}"
-    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
-    return (
-        *tensor(f"{name}/embeddings/positions", f"@{name}.embed_positions.weight"),
-        *norm(f"{name}/embeddings/norm", f"@{name}.layernorm_embedding"),
-        *attention(f"{ours}/attention", f"{theirs}.self_attn", *projections),
-        *norm(f"{ours}/attention_norm", f"{theirs}.self_attn_layer_norm"),
-        *attention(f"{ours}/cross_attention", f"{theirs}.encoder_attn", *projections),
-        *norm(f"{ours}/cross_attention_norm", f"{theirs}.encoder_attn_layer_norm"),
-        *dense(f"{ours}/feed_forward/up", f"{theirs}.fc1"),
-        *dense(f"{ours}/feed_forward/down", f"{theirs}.fc2"),
-        *norm(f"{ours}/feed_forward_norm", f"{theirs}.final_layer_norm"),
-        *norm(f"{name}/final_norm", f"@{name}.layer_norm"),
-    )
-
-
-FAMILIES.register("bart")(Bart())
+FAMILIES.register("bart", EncoderDecoderConfig)(Bart())

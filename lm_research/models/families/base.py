@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
-from lm_research.config import ModelConfig
 from lm_research.config.registries import FAMILIES as _FAMILIES
 from lm_research.config.variants import Variants
 from lm_research.models.architecture import Architecture, from_flat
@@ -21,7 +20,8 @@ from lm_research.models.families.common import (
 
 
 class Family:
-    """A family. Its file makes a subclass and registers an instance: `FAMILIES.register("bert")(Bert())`.
+    """A family. Its file makes a subclass and registers an instance with a sentence on it: `FAMILIES.register("bert")(Bert())`,
+    with the dataclass of its keys in the config's section model where it has some of its own.
 
     Attributes of its models:
       sizes: name of a published size -> keys of the config's section model.
@@ -76,9 +76,13 @@ class Family:
         """The family whose files hold its models."""
         return self
 
-    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
-        """The architecture of a run's model section; `vocab_size` is the rows of its token table."""
-        return from_config(config, vocab_size, **{**self.traits, **self.run_traits})
+    def architecture(self, config: Any, vocab_size: int) -> Architecture:
+        """The architecture of a run's model section, the settings it is registered with; `vocab_size` is the rows of its token table."""
+        return from_config(config, vocab_size, **{**self.traits, **self.run_fields(config)})
+
+    def run_fields(self, config: Any) -> Mapping[str, Any]:
+        """`run_traits`, and those that depend on the model section."""
+        return self.run_traits
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         """The architecture of a config.json, beside weight files that have tensors of these names.

@@ -29,6 +29,8 @@ FIELDS = (
 
 
 class Bert(Family):
+    """A post-norm encoder with token types (Devlin et al. 2018)."""
+
     # Devlin et al. 2018, section 3 (base, large); Turc et al. 2019, arXiv:1908.08962, table 1 (the others).
     sizes = {
         "tiny": dict(num_layers=2, hidden_size=128, num_heads=2, intermediate_size=512),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm_research.common.documents import Count, Size, check, check_fields, short
-from lm_research.config import ModelConfig
+from lm_research.config import ModelConfig, key
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.limits import RANGES
@@ -107,17 +107,29 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
     given = {
         name: getattr(config, name)
         for name in (
-            "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_size", "embedding_size", "intermediate_size",
-            "max_length", "dropout_rate", "attention_dropout_rate", "init_std", "dtype", "scan_layers", "remat",
-            "attention",
+            "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_length", "dropout_rate",
+            "attention_dropout_rate", "init_std", "dtype", "scan_layers", "remat", "attention",
         )
     }  # fmt: skip
+    given |= {"num_kv_heads": config.num_kv_heads or 0, "head_size": config.head_size or 0}
     arch = from_flat(**{"vocab_size": vocab_size, **given, **traits})
     arch = arch.with_layers(residual=config.norm) if config.norm else arch
     return parametrise(arch, config) if config.mup_base_width else arch
 
 
-def encoder_decoder(config: ModelConfig, vocab_size: int, **traits: Any) -> Architecture:
+@dataclasses.dataclass(frozen=True)
+class FactorizedConfig(ModelConfig):
+    """Of families whose embeddings are mapped to the residual stream."""
+
+    embedding_size: int | None = key(None, "Width E of the embeddings; None is hidden_size.", low=1, high=2**20)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig(ModelConfig):
+    num_encoder_layers: int | None = key(None, "Blocks of the encoder; None is num_layers.", low=1, high=4096)
+
+
+def encoder_decoder(config: EncoderDecoderConfig, vocab_size: int, **traits: Any) -> Architecture:
     """The same for a decoder with an encoder of the same shape, except for `num_encoder_layers`."""
     decoder_only = {"head_bias", "pooling", "eos_id", "logit_scale", "tied"}
     inner = {name: value for name, value in traits.items() if name not in decoder_only}
@@ -153,16 +165,16 @@ def read_keys(hf: Mapping[str, Any], keys: Iterable[ConfigField]) -> dict[str, A
       PretrainedError: a value of the wrong type or out of its field's range (models/limits.py), or an unknown activation.
     """
     fields = {}
-    for key in keys:
-        value = hf.get(key.name)
-        value = key.default if value is None else value
-        if key.field.endswith("activation"):
-            value = read_activation(key.name, value)
-        elif value is not key.default:
-            kind = RANGES.get(key.field, type(key.default))
-            kind = Size if kind is Count and key.default > 0 else kind  # 0 is no size where a file may leave it out
-            value = check(value, kind, f"config.json: {key.name}", error=PretrainedError, fix=FIX)
-        fields[key.field] = value
+    for field in keys:
+        value = hf.get(field.name)
+        value = field.default if value is None else value
+        if field.field.endswith("activation"):
+            value = read_activation(field.name, value)
+        elif value is not field.default:
+            kind = RANGES.get(field.field, type(field.default))
+            kind = Size if kind is Count and field.default > 0 else kind  # 0 is no size where a file may leave it out
+            value = check(value, kind, f"config.json: {field.name}", error=PretrainedError, fix=FIX)
+        fields[field.field] = value
     return fields
 
 

@@ -17,6 +17,8 @@ from lm_research.models.families.common import (
 
 
 class DistilBert(Family):
+    """BERT of half the depth, without token types (Sanh et al. 2019)."""
+
     # Sanh et al. 2019, section 3.
     sizes = {"base": dict(num_layers=6, hidden_size=768, num_heads=12, intermediate_size=3072)}
     traits = Bert.traits | dict(norm_epsilon=1e-12, num_types=0, pooler_activation="relu")

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.bert import Bert
 from lm_research.models.families.common import (
     ConfigField,
+    FactorizedConfig,
     ParamMapping,
     dense,
-    from_config,
     norm,
     tensor,
     with_defaults,
@@ -26,6 +25,8 @@ DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1
 
 
 class Electra(Bert):
+    """BERT as a generator of replacements or as their discriminator (Clark et al. 2020)."""
+
     # Clark et al. 2020, table 6. The generator has the width of 1/4 (1/3 for base) of the discriminator's, and its embeddings.
     sizes = {
         "small": dict(num_layers=12, hidden_size=256, num_heads=4, intermediate_size=1024, embedding_size=128),
@@ -55,9 +56,10 @@ class Electra(Bert):
     required = Bert.required | {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
     base_prefix = "electra."
 
-    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
-        projects = config.embedding_size not in (0, config.hidden_size)
-        return from_config(config, vocab_size, embedding_projection=projects, **self.traits, **self.run_traits)
+    def run_fields(self, config: FactorizedConfig) -> dict[str, Any]:
+        size = config.embedding_size or config.hidden_size
+        projects = size != config.hidden_size
+        return self.run_traits | {"embedding_size": config.embedding_size or 0, "embedding_projection": projects}
 
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)
@@ -84,4 +86,4 @@ class Electra(Bert):
         return placed(found, arch, head)
 
 
-FAMILIES.register("electra")(Electra())
+FAMILIES.register("electra", FactorizedConfig)(Electra())

@@ -14,7 +14,6 @@ from lm_research.models.families.common import (
     ConfigField,
     ParamMapping,
     dense,
-    from_config,
     norm,
     tensor,
     write_keys,
@@ -22,6 +21,8 @@ from lm_research.models.families.common import (
 
 
 class GPT2(Family):
+    """A pre-norm decoder with learned positions (Radford et al. 2019)."""
+
     # Radford et al. 2019, table 2 (widths and depths); 64-wide heads as in the released models.
     sizes = {
         "small": dict(num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072),
@@ -61,10 +62,10 @@ class GPT2(Family):
     redundant = (r"attn\.(bias|masked_bias)$",)
     unread = (r"\.(crossattention|ln_cross_attn)\.",)  # of a decoder alone: only one with an encoder reads them
 
-    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
+    def run_fields(self, config: ModelConfig) -> dict[str, Any]:
         # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), two a block.
         residual = config.init_std / (2 * config.num_layers) ** 0.5
-        return from_config(config, vocab_size, activation="gelu_tanh", residual_init_std=residual, **self.traits)
+        return dict(activation="gelu_tanh", residual_init_std=residual)
 
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)

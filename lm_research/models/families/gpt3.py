@@ -21,12 +21,14 @@ _TABLE = {
 
 
 class GPT3(GPT2):
+    """GPT-2 at eight sizes, with 2,048 positions (Brown et al. 2020)."""
+
     sizes = {
         name: dict(
             num_layers=n,
             hidden_size=d,
             num_heads=h,
-            head_size=0 if h * k == d else k,
+            head_size=None if h * k == d else k,
             intermediate_size=4 * d,
             max_length=2048,
         )

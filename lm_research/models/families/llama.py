@@ -1,21 +1,21 @@
 """Llama and its relatives (Touvron et al. 2023, arXiv:2302.13971): rotary positions, RMSNorm, gated SiLU, shared keys.
 
-Variants by `model.variant`: "llama", "mistral" (Jiang et al. 2023: a window), "qwen2" (Yang et al. 2024: biases on
-queries, keys and values).
+Mistral (Jiang et al. 2023) has a window, Qwen2 (Yang et al. 2024) biases on queries, keys and values.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any, Literal
 
 from lm_research.common.documents import Count, Size
-from lm_research.config import ModelConfig
-from lm_research.errors import ConfigError, PretrainedError, suggest
+from lm_research.config import ModelConfig, key
+from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families import rotary
 from lm_research.models.families.base import FAMILIES, Family
-from lm_research.models.families.common import ConfigField, ParamMapping, from_config, given, write_keys
+from lm_research.models.families.common import ConfigField, ParamMapping, given, write_keys
 from lm_research.models.families.decoder_weights import decoder_weights
 
 VARIANTS = {
@@ -25,7 +25,14 @@ VARIANTS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig(ModelConfig):
+    variant: str | None = key(None, "Which relative: llama, which None is, mistral or qwen2.", choices=tuple(VARIANTS))
+
+
 class Llama(Family):
+    """A decoder with rotary positions and gated layers (Touvron et al. 2023), and its relatives."""
+
     # Touvron et al. 2023, table 2 and the released weights; Grattafiori et al. 2024, table 3; Jiang et al. 2023, table 1;
     # Yang et al. 2024, table 1.
     sizes = {
@@ -74,11 +81,8 @@ class Llama(Family):
     base_prefix = "model."
     redundant = (r"rotary_emb\.inv_freq$",)
 
-    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
-        variant = config.variant or "llama"
-        if variant not in VARIANTS:
-            raise ConfigError(f"config.model.variant is {variant!r}. {suggest(variant, VARIANTS)}")
-        return from_config(config, vocab_size, activation="silu", norm_epsilon=1e-6, **self.traits, **VARIANTS[variant])
+    def run_fields(self, config: LlamaConfig) -> dict[str, Any]:
+        return dict(activation="silu", norm_epsilon=1e-6) | VARIANTS[config.variant or "llama"]
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         kind, fields = hf["model_type"], self.read(hf)
@@ -143,4 +147,4 @@ def variant_of(arch: Architecture) -> str:
     return "mistral" if last.window else "llama"
 
 
-FAMILIES.register("llama")(Llama())
+FAMILIES.register("llama", LlamaConfig)(Llama())

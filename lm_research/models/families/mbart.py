@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.bart import Bart
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import encoder_decoder
+from lm_research.models.families.common import EncoderDecoderConfig
 
 
 class MBart(Bart):
+    """BART over many languages, with norms before the branches (Liu et al. 2020)."""
+
     # Liu et al. 2020, section 2.2: vocabulary of 250,027 with the language codes.
     sizes = {"large": Bart.sizes["large"]}
     traits = Bart.traits | dict(norm="pre")
     model_types = {"mbart": "MBart"}
     starts_with_last_token = True
 
-    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
-        traits = {**self.traits, **self.run_traits, "embedding_scale": config.hidden_size**0.5}
-        return encoder_decoder(config, vocab_size, **traits)
+    def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
+        return self.run_traits | {"embedding_scale": config.hidden_size**0.5}
 
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         hf = super().to_hf(arch)
@@ -28,4 +28,4 @@ class MBart(Bart):
         return hf
 
 
-FAMILIES.register("mbart")(MBart())
+FAMILIES.register("mbart", EncoderDecoderConfig)(MBart())

@@ -7,17 +7,27 @@ from typing import Any
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.t5 import T5
+from lm_research.models.families.common import EncoderDecoderConfig
+from lm_research.models.families.t5 import T5, fields_of
 
 
 class MT5(T5):
+    """T5 v1.1 over 101 languages (Xue et al. 2020)."""
+
     # Xue et al. 2020, section 3.2: the shapes of T5 v1.1.
-    sizes = {name.removeprefix("v1.1_"): size for name, size in T5.sizes.items() if name.startswith("v1.1")}
+    sizes = {
+        name.removeprefix("v1.1_"): {key: value for key, value in size.items() if key != "variant"}
+        for name, size in T5.sizes.items()
+        if name.startswith("v1.1")
+    }
     model_types = {"mt5": "MT5"}
+
+    def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
+        return fields_of("v1.1", config)
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         """Like T5's, but its outputs are never scaled, whatever the file says about tying."""
         return super().from_hf(hf, names).replace(logit_scale=1.0)
 
 
-FAMILIES.register("mt5")(MT5())
+FAMILIES.register("mt5", EncoderDecoderConfig)(MT5())

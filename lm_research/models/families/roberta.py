@@ -14,6 +14,8 @@ from lm_research.models.families.encoder_weights import output_table, placed, st
 
 
 class Roberta(Bert):
+    """BERT whose positions count real tokens (Liu et al. 2019)."""
+
     # Liu et al. 2019, section 3.1 and 5: the shapes of BERT; vocabulary of 50,265 byte-level pieces.
     sizes = {name: Bert.sizes[name] for name in ("base", "large")}
     traits = Bert.traits | dict(head_activation="gelu", count_padding=False, prompt_positions="rows")

@@ -1,22 +1,23 @@
 """T5 (Raffel et al. 2019, arXiv:1910.10683): an encoder-decoder with relative positions and no biases.
 
-Variants by `model.variant`: "v1.0" (ReLU, the output tied to the token table and scaled), "v1.1" (gated GELU, an
-output table of its own; Shazeer 2020, arXiv:2002.05202).
+v1.0 has ReLU and an output that is tied to the token table and scaled; v1.1 gated GELU and a table of its own (Shazeer 2020).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any
 
 from lm_research.common.documents import short
-from lm_research.config import ModelConfig
-from lm_research.errors import ConfigError, PretrainedError, suggest
+from lm_research.config import ModelConfig, key
+from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import (
     ACTIVATION_NAMES,
     ConfigField,
+    EncoderDecoderConfig,
     ParamMapping,
     encoder_decoder,
     given,
@@ -39,10 +40,20 @@ _TABLE = {
     "v1.1_xl": (24, 2048, 32, 64, 5120),
     "v1.1_xxl": (24, 4096, 64, 64, 10240),
 }
-VARIANTS = {"v1.0": dict(activation="relu", gated=False), "v1.1": dict(activation="gelu_tanh", gated=True)}
+VARIANTS = {
+    "v1.0": dict(activation="relu", gated=False, tied=True),
+    "v1.1": dict(activation="gelu_tanh", gated=True, tied=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config(EncoderDecoderConfig):
+    variant: str | None = key(None, "Which T5: v1.0, or v1.1, which None is.", choices=tuple(VARIANTS))
 
 
 class T5(Family):
+    """An encoder-decoder with relative positions and no biases (Raffel et al. 2019)."""
+
     sizes = {
         name: dict(
             variant="v1.1" if name.startswith("v1.1") else "v1.0",
@@ -78,38 +89,27 @@ class T5(Family):
         ConfigField("pad_id", "pad_token_id", 0),
         ConfigField("eos_id", "eos_token_id", 1),
     )
-    other_keys = {
-        "num_layers": Depth, "num_decoder_layers": Depth, "feed_forward_proj": str, "scale_decoder_outputs": bool,
-        "tie_word_embeddings": bool,
-    }  # fmt: skip
+    other_keys = dict.fromkeys(("num_layers", "num_decoder_layers"), Depth) | {"feed_forward_proj": str}
+    other_keys |= dict.fromkeys(("scale_decoder_outputs", "tie_word_embeddings"), bool)
 
     redundant = (r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",)
     tie_flags = ()  # its key says whether outputs are scaled; what is tied, the files say alone
 
-    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
-        variant = config.variant or "v1.1"
-        if variant not in VARIANTS:
-            raise ConfigError(f"config.model.variant is {variant!r}. {suggest(variant, VARIANTS)}")
-        tied = variant == "v1.0"
-        traits = (
-            self.traits
-            | VARIANTS[variant]
-            | dict(activation_dropout_rate=config.dropout_rate, norm_epsilon=1e-6, eos_id=1)
-        )
-        traits |= dict(tied=tied, logit_scale=config.hidden_size**-0.5 if tied else 1.0, max_length=0)
+    def architecture(self, config: EncoderDecoderConfig, vocab_size: int) -> Architecture:
         # Relative positions have no end: model.max_length only bounds the examples of a run.
-        return encoder_decoder(config, vocab_size, **traits)
+        return encoder_decoder(config, vocab_size, **{**self.traits, **self.run_fields(config), "max_length": 0})
+
+    def run_fields(self, config: T5Config) -> dict[str, Any]:
+        return fields_of(config.variant or "v1.1", config)
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         fields = self.read(hf)
-        fields |= _dropout(fields["dropout_rate"])
+        fields |= dict.fromkeys(("attention_dropout_rate", "activation_dropout_rate"), fields["dropout_rate"])
         kind = given(hf, "feed_forward_proj", "relu")
         gate, _, name = kind.rpartition("-")
         name = "gelu_new" if kind == "gated-gelu" else name
         if gate not in ("", "gated") or name not in ACTIVATION_NAMES:
-            raise PretrainedError(
-                f"config.json: feed_forward_proj is {short(kind)}; supported are NAME and gated-NAME."
-            )
+            raise PretrainedError(f"config.json: feed_forward_proj is {short(kind)}; it must be NAME or gated-NAME.")
         fields |= dict(activation=ACTIVATION_NAMES[name], gated=bool(gate), max_length=0)
         # Version 5 of transformers says scale_decoder_outputs where older files say tie_word_embeddings. A file that is not
         # scaled has an output table of its own, unless it was saved without one.
@@ -140,8 +140,10 @@ class T5(Family):
         return weights(arch, head)
 
 
-def _dropout(rate: float) -> dict[str, float]:
-    return dict(dropout_rate=rate, attention_dropout_rate=rate, activation_dropout_rate=rate)
+def fields_of(variant: str, config: ModelConfig) -> dict[str, Any]:
+    """Fields of a new model of a variant."""
+    fields = VARIANTS[variant] | dict(activation_dropout_rate=config.dropout_rate, norm_epsilon=1e-6, eos_id=1)
+    return fields | {"logit_scale": config.hidden_size**-0.5 if fields["tied"] else 1.0}
 
 
-FAMILIES.register("t5")(T5())
+FAMILIES.register("t5", T5Config)(T5())

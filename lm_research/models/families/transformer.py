@@ -9,14 +9,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lm_research.config import ModelConfig
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.bart import Bart
 from lm_research.models.families.base import FAMILIES
-from lm_research.models.families.common import ParamMapping, encoder_decoder
+from lm_research.models.families.common import EncoderDecoderConfig, ParamMapping
 
 
 class Transformer(Bart):
+    """The encoder-decoder with sinusoidal positions (Vaswani et al. 2017)."""
+
     # Vaswani et al. 2017, table 3; vocabulary of 37,000 for English-German.
     sizes = {
         "base": dict(num_layers=6, hidden_size=512, num_heads=8, intermediate_size=2048),
@@ -31,9 +32,8 @@ class Transformer(Bart):
     redundant = (*Bart.redundant, r"embed_positions\.weight$")
     tie_flags = ("tie_word_embeddings", "share_encoder_decoder_embeddings")
 
-    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
-        traits = {**self.traits, **self.run_traits, "embedding_scale": config.hidden_size**0.5}
-        return encoder_decoder(config, vocab_size, **traits)
+    def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
+        return self.run_traits | {"embedding_scale": config.hidden_size**0.5}
 
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         return super().read(hf) | {"head_bias": True}
@@ -52,4 +52,4 @@ class Transformer(Bart):
         return found if arch.shared_tokens else tuple(dataclasses.replace(one, copies=()) for one in found)
 
 
-FAMILIES.register("transformer")(Transformer())
+FAMILIES.register("transformer", EncoderDecoderConfig)(Transformer())

@@ -8,6 +8,8 @@ from lm_research.models.families.roberta import Roberta
 
 
 class XLMRoberta(Roberta):
+    """RoBERTa over 100 languages (Conneau et al. 2019)."""
+
     model_types = {"xlm-roberta": "XLMRoberta"}
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import tiny
 
-from lm_research.config import ModelConfig
+from lm_research.config import Config, ModelConfig, resolve, to_dict
+from lm_research.config.stored import migrated
+from lm_research.errors import ConfigError
 from lm_research.interop.huggingface import hf_config, weights_of
 from lm_research.models.definition import define
 from lm_research.models.families import DEFAULT_HEADS, FAMILIES, define_model, model_types
@@ -26,7 +28,7 @@ NAMES = sorted(FAMILIES)
 
 
 def tiny_config(name: str) -> ModelConfig:
-    return ModelConfig(family=name, attention_dropout_rate=0.0, **SHAPE)
+    return FAMILIES.make(name, attention_dropout_rate=0.0, **SHAPE)
 
 
 def rows() -> dict[str, jax.Array]:
@@ -40,6 +42,43 @@ def test_it_has_no_public_member_that_is_not_declared(name: str) -> None:
     assert set(FAMILIES[name].classes.values()) <= set(HEADS)
     lines, _ = inspect.getsourcelines(inspect.getmodule(type(FAMILIES[name])))
     assert len(lines) <= 150
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_published_sizes_are_keys_of_its_own(name: str) -> None:
+    for size in FAMILIES[name].sizes.values():
+        assert resolve({"model": {"family": name, **size}}).model == FAMILIES.make(name, **size)
+
+
+def test_a_key_of_other_families_is_refused_and_they_are_named() -> None:
+    with pytest.raises(
+        ConfigError, match="model.variant is a key of model.family=llama or t5, and this run has model.family=bert"
+    ):
+        resolve({"model": {"variant": "v1.0"}})
+    with pytest.raises(ConfigError, match="model.embedding_size is a key of model.family=albert or electra"):
+        resolve({"model": {"family": "gpt2", "embedding_size": 64}})
+    with pytest.raises(ConfigError, match="bart or mbart or mt5 or t5 or transformer"):
+        resolve({"model": {"family": "llama", "num_encoder_layers": 2}})
+    with pytest.raises(ConfigError, match="v1.0, v1.1"):
+        resolve({"model": {"family": "t5", "variant": "qwen2"}})
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", "albert"])
+def test_a_stored_config_with_the_keys_of_all_families_is_read(family: str) -> None:
+    """As runs stored it before families had keys of their own: 0 and "" were not set."""
+    flat = dict(
+        variant="",
+        num_encoder_layers=0,
+        embedding_size=0,
+        num_kv_heads=0,
+        head_size=0,
+        vocab_size=0,
+        norm="",
+        mup_base_width=0,
+    )
+    stored = {name: content for name, content in to_dict(Config()).items() if name != "plugins"}
+    found = resolve(migrated({**stored, "model": {"family": family, **flat}}))
+    assert found.model == FAMILIES.make(family)
 
 
 def test_model_types_have_one_family_each() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from lm_research.config import ModelConfig
 from lm_research.models.families import FAMILIES, define_model
 
 # Exact: `sum(p.numel() for p in model.parameters())` of transformers 5.24's class with the head named, at these sizes
@@ -73,7 +72,7 @@ CASES = [(family, size) for family, (_, _, sizes) in COUNTS.items() for size in 
 def count(family: str, size: str, vocabulary: int, head: str) -> int:
     shape = dict(FAMILIES[family].sizes[size])
     shape.setdefault("max_length", 1024 if family == "gpt2" else 512)
-    return define_model(ModelConfig(family=family, **shape), vocabulary, head).num_params
+    return define_model(FAMILIES.make(family, **shape), vocabulary, head).num_params
 
 
 @pytest.mark.parametrize(("family", "size"), CASES)

@@ -1,0 +1,46 @@
+"""Weights of BART and of those that kept its names."""
+
+from __future__ import annotations
+
+from lm_research.models.architecture import Architecture
+from lm_research.models.families.common import ParamMapping, attention, dense, norm, tensor
+
+
+def weights(arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
+    """Of a model with a head."""
+    classifier = "qa_outputs" if head == "span" else "classification_head.out_proj"
+    shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
+    output = ("lm_head.weight",) if head == "seq2seq_lm" else ()
+    if arch.encoder is None:  # files of both stacks may have one table for all
+        tables = tensor("decoder/embeddings/tokens", own[1], shared, own[0])
+    elif arch.shared_tokens:
+        tables = tensor("encoder/embeddings/tokens", shared, *own, copies=() if arch.tied else tuple(own))
+    else:  # each side has its own; a table that nothing reads is stored as well, as the files are no longer tied
+        tables = tensor("encoder/embeddings/tokens", own[0], shared, own[1], copies=(shared,), kept=(shared,))
+        tables += tensor("decoder/embeddings/tokens", own[1], shared, own[0], copies=output if arch.tied else ())
+    return (
+        *tables,
+        *_stack("encoder"),
+        *_stack("decoder"),
+        *tensor("next_token/bias", "final_logits_bias", leading=True),
+        *tensor("next_token/table", "lm_head.weight", shared, *own[::-1]),
+        *dense("pooler/dense", "classification_head.dense"),
+        *dense("classifier", classifier),
+    )
+
+
+def _stack(name: str) -> tuple[ParamMapping, ...]:
+    ours, theirs = f"{name}/layers", f"@{name}.layers.{{}}"
+    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
+    return (
+        *tensor(f"{name}/embeddings/positions", f"@{name}.embed_positions.weight"),
+        *norm(f"{name}/embeddings/norm", f"@{name}.layernorm_embedding"),
+        *attention(f"{ours}/attention", f"{theirs}.self_attn", *projections),
+        *norm(f"{ours}/attention_norm", f"{theirs}.self_attn_layer_norm"),
+        *attention(f"{ours}/cross_attention", f"{theirs}.encoder_attn", *projections),
+        *norm(f"{ours}/cross_attention_norm", f"{theirs}.encoder_attn_layer_norm"),
+        *dense(f"{ours}/feed_forward/up", f"{theirs}.fc1"),
+        *dense(f"{ours}/feed_forward/down", f"{theirs}.fc2"),
+        *norm(f"{ours}/feed_forward_norm", f"{theirs}.final_layer_norm"),
+        *norm(f"{name}/final_norm", f"@{name}.layer_norm"),
+    )
