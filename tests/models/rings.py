@@ -18,7 +18,7 @@ from lm_research.models.attention.mask import AttentionMask, attention_bias
 from lm_research.models.attention.module import attend
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.definition import define
-from lm_research.models.heads import Head
+from lm_research.models.heads import HeadSpec
 from lm_research.models.positions import distance_table, relative_bias
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import tree_shardings
@@ -88,7 +88,7 @@ def compare_models(pattern: tuple[dict[str, Any], ...], fields: dict[str, Any]) 
     """The same of a stack with a pattern of layers, whose parameters and positions devices share, against one device."""
     sizes = dict(vocab_size=64, hidden_size=16, num_heads=2, intermediate_size=32, max_length=16, norm="pre")
     arch = from_flat(pattern, **sizes | fields)
-    definition = define(arch, Head("causal_lm" if arch.causal else "none", pooled=False))
+    definition = define(arch, HeadSpec("causal_lm" if arch.causal else "none", pooled=False))
     params = tiny.random_params(definition)
     tokens = np.random.default_rng(0).integers(5, 64, (B, 16))
     segments = -np.sort(-np.random.default_rng(1).integers(0, 4, (B, 16)), axis=1)

@@ -217,7 +217,7 @@ def test_a_decoder_with_a_pattern_reads_its_encoder_step_by_step(apart: bool) ->
     encoder = said(FIRST, *(WINDOW, WHOLE) * 2, num_layers=5)
     chunks = dict(attention="chunked", window=3, positions="rotary")
     arch = said(chunks, dict(EXPERTS, mlp_bias=False), num_layers=5, causal=True, encoder=encoder, positions="none")
-    definition = define(arch, Head("seq2seq_lm"))
+    definition = define(arch, HeadSpec("seq2seq_lm"))
     source, row, prompt = TOKENS[:1], np.arange(5, 13)[None], 3
 
     def run(params: Any) -> tuple[jax.Array, jax.Array]:
