@@ -8,13 +8,13 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from lm_research.config import schema
-from lm_research.config.keys import keys_of
+from lm_research.config.keys import Key, keys_of
 from lm_research.config.registries import VARIANTS
 from lm_research.config.run import Config
 from lm_research.config.variants import import_plugins
 
 
-class Draft(ConfigDict):
+class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
     """A config, or one section of it, to be changed and then resolved.
 
     A section with variants holds what has been set alone, so that a key which its variant does not have is known to be somebody's wish;
@@ -52,7 +52,7 @@ class Draft(ConfigDict):
 
     def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """All keys, those of the chosen variants with their defaults too; None of a section that chooses nothing."""
-        return self.plain(whole=True)
+        return dict(self.plain(whole=True) or {})
 
     def plain(self, whole: bool) -> Any:
         """As nested dicts."""
@@ -86,7 +86,7 @@ class Draft(ConfigDict):
             import_plugins(value)
         return value
 
-    def _key(self, name: str) -> schema.Key:
+    def _key(self, name: str) -> Key:
         variant = None
         if (registry := VARIANTS.get(self._section)) and name != registry.chooser:
             variant = registry.chosen(self._fields)
@@ -96,8 +96,8 @@ class Draft(ConfigDict):
 def given(values: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     """The values of a config as nested dicts; of a draft's sections with variants those that have been set."""
     if isinstance(values, Draft):
-        return values.plain(whole=False)
-    return values.to_dict() if isinstance(values, ConfigDict) else dict(values)
+        return dict(values.plain(whole=False))
+    return dict(values.to_dict()) if isinstance(values, ConfigDict) else dict(values)
 
 
 def default_config() -> ConfigDict:

@@ -35,7 +35,7 @@ def key(
     default: Any,
     meaning: str,
     *,
-    choices: tuple = (),
+    choices: tuple[Any, ...] = (),
     low: float | None = None,
     high: float | None = None,
     path: bool = False,
@@ -80,7 +80,7 @@ class Key:
     kind: Any
     default: Any
     meaning: str
-    choices: tuple = ()
+    choices: tuple[Any, ...] = ()
     low: float | None = None
     high: float | None = None
     path: bool = False
@@ -206,7 +206,7 @@ class Key:
                 {_name(names, name): self._entry(str(name)).check(element) for name, element in value.items()}
             )
         if dataclasses.is_dataclass(kind):
-            return value if isinstance(value, kind) else _element(kind, value, self)
+            return _element(kind, value, self) if isinstance(value, Mapping) else value
         return self._scalar(value, kind)
 
     def _scalar(self, value: Any, kind: type) -> Any:
@@ -242,9 +242,13 @@ class Key:
             path_of(value, f"config.{self.name}")
 
 
-@functools.cache
-def keys_of(section: type, name: str) -> dict[str, Key]:
+def keys_of(section: Any, name: str) -> dict[str, Key]:
     """The keys of a dataclass of settings by their last name; `name` is that of the section."""
+    return _keys_of(section, name)
+
+
+@functools.cache
+def _keys_of(section: type, name: str) -> dict[str, Key]:
     hints = typing.get_type_hints(section)
     prefix = f"{name}." if name else ""
     return {
@@ -273,7 +277,7 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     """MISSING of a key that has to be given."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
@@ -289,7 +293,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return type(value) is kind or (kind is float and type(value) is int)
 
 
-def _element(kind: type, value: Mapping[str, Any], owner: Key) -> Any:
+def _element(kind: Any, value: Mapping[str, Any], owner: Key) -> Any:
     keys = keys_of(kind, owner.name)
     for name in value:
         if name not in keys:
@@ -318,4 +322,4 @@ def _spell(kind: Any) -> str:
     if dataclasses.is_dataclass(kind):
         inside = keys_of(kind, "").values()
         return "{" + ", ".join(f"{inner.name}: {inner.spelled}" for inner in inside) + "}"
-    return kind.__name__
+    return str(kind.__name__)

@@ -174,8 +174,8 @@ def blamed(path: Path) -> Iterator[None]:
     """Turns whatever a config file, or another program of the user's, raises into a ConfigError with file and line; and what would end
     Python at once, which would look like success."""
 
-    def end(code: int) -> NoReturn:
-        raise SystemExit(code)
+    def end(status: int) -> NoReturn:
+        raise SystemExit(status)
 
     ending, os._exit = os._exit, end
     try:
@@ -184,9 +184,9 @@ def blamed(path: Path) -> Iterator[None]:
         raise
     except SyntaxError as error:
         file = Path(error.filename).name if error.filename else path.name
-        where = path if file == path.name else path.parent / file
+        source = path if file == path.name else path.parent / file
         raise ConfigError(
-            f"{where}, line {error.lineno}: Python cannot read it ({error.msg}). Mend that line."
+            f"{source}, line {error.lineno}: Python cannot read it ({error.msg}). Mend that line."
         ) from error
     except BaseException as error:  # KeyboardInterrupt too: of the signals that are somebody's, none comes as one
         folder = path.resolve().parent

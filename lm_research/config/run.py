@@ -17,7 +17,7 @@ from lm_research.config.task import TaskConfig
 def _chosen(section: str) -> Any:
     """A section that is the settings of what it chooses; by default those of the name that its base has."""
     registry = VARIANTS[section]
-    return dataclasses.field(default_factory=lambda: registry.make(registry.default))
+    return dataclasses.field(default_factory=lambda: registry.make(registry.default or ""))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ SUMMARY = {
 def read_summary(directory: Path) -> dict[str, Any]:
     """summary.json; raises a CheckpointError if it cannot be read, or has a field of another type."""
     path = directory / "summary.json"
-    summary = read_json(path, error=CheckpointError, fix=_ADVICE)
+    summary: dict[str, Any] = read_json(path, error=CheckpointError, fix=_ADVICE)
     check_fields(summary, SUMMARY, str(path), error=CheckpointError, fix=_ADVICE)
     return summary
 

@@ -12,6 +12,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from lm_research.config.keys import Key, keys_of
 from lm_research.config.registries import VARIANTS
@@ -26,8 +27,9 @@ def sections() -> dict[str, type]:
     return {name: _dataclass(hints[name]) for name in hints if name not in keys_of(Config, "")}
 
 
-def _dataclass(hint: type) -> type:
-    return next(kind for kind in (*typing.get_args(hint), hint) if kind is not types.NoneType)
+def _dataclass(hint: Any) -> type:
+    found: type = next(kind for kind in (*typing.get_args(hint), hint) if kind is not types.NoneType)
+    return found
 
 
 @functools.cache
@@ -88,9 +90,8 @@ def _unknown(name: str, section: str, leaf: str) -> str:
         return f"not a key of this run: section {section!r} has no {leaf!r}. {near}"
     known = names()
     elsewhere = [valid for valid in known if valid.split(".")[-1] == (leaf or section)]
-    near = elsewhere or difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"not a key of this run. Did you mean {near[0]!r}?"
+    if nearest := elsewhere or difflib.get_close_matches(name, known, n=1):
+        return f"not a key of this run. Did you mean {nearest[0]!r}?"
     return f"not a key of this run. Sections: {', '.join(sorted(sections()))}; --help_config lists all keys."
 
 

@@ -67,7 +67,7 @@ class Variants(Generic[T]):
         """What was registered under a name; raises a ConfigError with the nearest name if there is none."""
         return self._entry(name)[0]
 
-    def settings(self, name: str) -> type:
+    def settings(self, name: str) -> Any:
         """The dataclass of a variant's settings, `base` where it has none of its own; raises like `get`."""
         found = self._entry(name)[1] or self.base
         assert found is not None, f"{self.section} has no settings"
@@ -95,7 +95,7 @@ class Variants(Generic[T]):
 
     def name_of(self, settings: Any) -> str:
         """The variant that settings are of."""
-        return getattr(settings, self.chooser)
+        return str(getattr(settings, self.chooser))
 
     def owners(self, leaf: str) -> tuple[str, ...]:
         """The variants that have a key; imports all."""
@@ -132,8 +132,8 @@ class Variants(Generic[T]):
         return self._found[name]
 
     def _files(self) -> list[str]:
-        places = importlib.import_module(self._package).__spec__.submodule_search_locations
-        return [module.name for module in pkgutil.iter_modules(places or ())]
+        spec = importlib.import_module(self._package).__spec__
+        return [module.name for module in pkgutil.iter_modules(spec and spec.submodule_search_locations or ())]
 
 
 @functools.cache
