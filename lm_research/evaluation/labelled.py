@@ -112,19 +112,16 @@ def task_config(
             f"Task {entry.name}: max_length is {length}, but {path} has positions for {longest}. Lower it in the suite."
         )
     names = ("text_key", "pair_key", "label_key", "target", "label_separator", "metric")
-    given = {name: getattr(entry, name) for name in names} | {
-        "name": entry.task,
-        "train": entry.data,
-        "validation": entry.data,
-    }
+    given = {name: getattr(entry, name) for name in names} | {"train": entry.data, "validation": entry.data}
     learned = own["task"] if own and own["task"] and own["task"]["name"] == entry.task else {}
     given |= {name: learned[name] for name in _REMEMBERED if name in learned} | {"generate": "each"}
     if lm.embedding is not None and lm.embedding.supported:
         said = lm.embedding
         given |= {"pooling": said.pooling, "normalize": said.normalize, "prompt": said.prompt()}
         given |= {"similarity": said.similarity}
+    given["labels"], keys = class_names(entry, lm, path), TASKS.keys(entry.task)
     return resolve({
-        "task": given | {"labels": ",".join(class_names(entry, lm, path) or ())} | dict(entry.more),
+        "task": {"name": entry.task} | {name: value for name, value in given.items() if name in keys} | entry.more,
         "data": {"max_length": length}, "model": {"max_length": max(length, longest)},
         "train": {"batch_size": batch_size, "init_from": str(directory)}, "tokenizer": {"path": str(lm.tokenizer.name)},
         "objective": {name: own["objective"][name] for name in ("target_length", "decoder_start") if own and name in own["objective"]},

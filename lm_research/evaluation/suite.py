@@ -22,23 +22,15 @@ from typing import Any
 
 from lm_research.common.documents import check, parse_yaml, read_json, read_yaml, short
 from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, path_of
-from lm_research.config import TaskConfig, loading, resolve
+from lm_research.config import loading, resolve
 from lm_research.errors import ConfigError, suggest
 from lm_research.tasks.base import TASKS
 
 _SHIPPED = "suites"
 _TFDS = "tfds:"
 _LONGEST, _LONGEST_NAME = 2**24, 100  # tokens of a text; bytes of a task's name
-_TASK_KEYS = ("text_key", "pair_key", "label_key", "label_separator", "metric")  # of an entry and of config.task alike
-_NOT_HERE = {
-    "train",
-    "validation",
-    "test",
-    "patience",
-    "label_smoothing",
-    "class_weights",
-    "generate",
-}  # of config.task: for training
+# Of an entry and of config.task alike.
+_TASK_KEYS = ("text_key", "pair_key", "label_key", "target", "label_separator", "metric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +112,9 @@ def _tasks(content: Any, given: str) -> list[Any]:
 
 def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> Entry:
     known = {field.name for field in dataclasses.fields(Entry)} - {"more"}
-    further = {field.name for field in dataclasses.fields(TaskConfig)} - known - _NOT_HERE
     if not isinstance(fields, Mapping):
         raise ConfigError(f"{given}, task {number} is {short(fields)}, not keys with values. Mend it.")
+    further = _task_keys() - known
     name = fields.get("name", number)
     where = f"{given}, task {name if isinstance(name, str) and len(name) <= _LONGEST_NAME else short(name)}"
     for key in fields:
@@ -156,12 +148,18 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
         raise ConfigError(f"{where}: scored is {values['scored']!r}; it is all or shared.")
     if not values["data"].startswith((_TFDS, "lines:")):
         path_of(values["data"], f"{where}: data")
-    texts = {key: value for key, value in values.items() if key in _TASK_KEYS and type(value) is str}
-    try:
-        resolve({"task": {"name": values["task"] if values["task"] in TASKS else next(iter(TASKS))} | more | texts})
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    if values["task"] in TASKS:
+        texts = {key: value for key, value in values.items() if key in _TASK_KEYS}
+        try:
+            resolve({"task": {"name": values["task"]} | more | texts})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
     return Entry(**values, more=more)
+
+
+def _task_keys() -> set[str]:
+    """Keys of all tasks, but for those of training."""
+    return {key for name in TASKS for key in TASKS.keys(name).keys() - TASKS.make(name).for_training}
 
 
 def _find(data: str, folder: pathlib.Path) -> str:

@@ -33,7 +33,7 @@ class Evaluator:
     def __init__(self, run: RunSetup, writer: MetricsWriter, lines: Sequence[Mapping[str, float]]) -> None:
         """`lines`: of metrics.jsonl so far; those of evaluations count for patience."""
         self.config, self.trainable, self.mesh, self.writer = run.config, run.trainable, run.mesh, writer
-        self.log, self.patience = run.log, run.config.task.patience if run.config.task else 0
+        self.log, self.patience = run.log, (run.config.task and run.config.task.patience) or 0
         self.definition, self.corpus, corpus = run.definition, run.corpus, run.corpus
         self.feed, self.num_batches = self._feed(corpus.validation)
         self.step = make_eval_step(run.trainable, run.definition, corpus.tokenizer.token_bytes, run.mesh)

@@ -122,5 +122,9 @@ def _as_init_embeds(init: InitCheckpoint, config: Config) -> dict[str, str]:
     said = init.embedding
     if said is None or config.task is None or config.task.name != "embedding":
         return {}
-    found = {"pooling": said.pooling, "prompt": said.prompt(), "similarity": said.similarity}
-    return {name: value for name, value in found.items() if not getattr(config.task, name)}
+    task = config.task
+    return {
+        "pooling": task.pooling or said.pooling,
+        "prompt": task.prompt or said.prompt(),
+        "similarity": task.similarity or said.similarity,
+    }

@@ -63,7 +63,7 @@ def deliver(
     for part, store in (("validation", corpus.validation), ("test", corpus.test)):
         if store is not None:
             found[part], outputs = evaluator.part(params, store)
-            if jax.process_index() == 0:
+            if jax.process_index() == 0 and task.has_predictions:
                 export.write_predictions(workdir / f"predictions_{part}.jsonl", task, part, outputs)
     if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
         family, config = (init.family, init.config) if init else (evaluator.config.model.family, None)

@@ -6,6 +6,7 @@ Legend: B batch, L length, N records.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ import numpy as np
 
 from lm_research import metrics
 from lm_research.common.rounding import bucket_size, ceil_div
-from lm_research.config import Config, registries
+from lm_research.config import Config, TaskConfig, key, registries
+from lm_research.config.keys import LONGEST_TEXT
 from lm_research.config.variants import Variants
 from lm_research.data.corpus import HERE, Bars, Log, no_bar
 from lm_research.data.order import Examples, SharedRowExamples
@@ -32,10 +34,43 @@ from lm_research.objectives.base import Batch, Objective, Outputs, Sums, Trainab
 from lm_research.objectives.packing import pack
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 from lm_research.tasks.dataset import IGNORED, LabelledCorpus, Reader, open_labelled
-from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 
 _LEAST = 8  # tokens that a record counts at least where records share rows
+
+
+def _read_labels(text: str) -> tuple[str, ...]:
+    """Labels as one text, with commas between."""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"it has {len(text):,} characters, and at most {LONGEST_TEXT:,} are read.")
+    return tuple(part.strip() for part in text.split(","))
+
+
+@dataclasses.dataclass(frozen=True)
+class PairConfig(TaskConfig):
+    pair_key: str | None = key(
+        None, "Field of a second text (question_answering: of the question); empty reads single texts."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsConfig(TaskConfig):
+    labels: tuple[str, ...] | None = key(
+        None,
+        "All labels, in order; empty takes those of the training records.",
+        read=_read_labels,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowsConfig(TaskConfig):
+    stride: int = key(
+        128,
+        "Tokens of a long context or sentence that neighbouring windows have in common (tagging: at most half "
+        "of a window).",
+        low=0,
+        high=2**24,
+    )
 
 
 class PaddedExamples(Examples):
@@ -209,6 +244,8 @@ class Task(Trainable):
       metric: name of the metric that tells which of two models is better; several with + between count by their mean.
       lower_is_better: whether that is the smaller one.
       exact: whether predictions are written with all logits of a record.
+      grouped: whether records belong together in groups.
+      has_predictions: whether there is a prediction for each record in the end.
     """
 
     examples_class: ClassVar[type[PaddedExamples]] = PaddedExamples
@@ -216,6 +253,8 @@ class Task(Trainable):
     metric_kind: str
     metric_names: tuple[str, ...]
     exact: bool = False
+    grouped: bool = False
+    has_predictions: bool = True
 
     def __init__(self, config: Config, corpus: LabelledCorpus, objective: Objective) -> None:
         self.config, self.tokenizer, self.objective = config, corpus.tokenizer, objective
@@ -386,10 +425,3 @@ def drop_padding(outputs: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 def joined(outputs: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
     """An output of all batches, one after another, without empty rows."""
     return np.concatenate([drop_padding(output, name) for output in outputs])
-
-
-def text_of(record: Record, config: Config) -> list[str]:
-    """The one or two texts of a record."""
-    task = config.task
-    texts = [record.text(task.text_key, "text_key")]
-    return texts + ([record.text(task.pair_key, "pair_key")] if task.pair_key else [])

@@ -9,8 +9,9 @@ Legend: B batch, C classes, N records.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 
 from lm_research import metrics
 from lm_research.common.documents import json_value
-from lm_research.config import Config
+from lm_research.config import Config, TaskConfig, key
 from lm_research.data.order import Examples
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, DataError, suggest
@@ -27,12 +28,13 @@ from lm_research.objectives.base import Batch, Outputs, Sums
 from lm_research.tasks.base import (
     TASKS,
     LabelObjective,
+    LabelsConfig,
     LabelTask,
     PaddedExamples,
+    PairConfig,
     drop_padding,
     flatten_slots,
     joined,
-    text_of,
 )
 from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key, label_names, label_numbers
@@ -54,12 +56,49 @@ _PROBLEM_TYPES = {
 }  # Hugging Face's
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassificationConfig(PairConfig, LabelsConfig):
+    not_reading = TaskConfig.not_reading | {"label_smoothing", "class_weights"}
+    for_training = TaskConfig.for_training | {"label_smoothing", "class_weights"}
+
+    target: str = key(
+        "label",
+        "One label of several, any number of labels, or a value (regression); several values are a list, or the fields that "
+        "label_key names with commas between.",
+        choices=("label", "labels", "value"),
+    )
+    label_separator: str = key(",", "target=labels: what separates labels where a field is one text.")
+    together_key: str | None = key(
+        None,
+        "target=label: field that is equal in records that belong together; group_accuracy is the share of such groups "
+        "in which every label is right.",
+    )
+    credit_key: str | None = key(
+        None,
+        "With together_key: field with what it is worth (0 to 1) to choose this one of the records that belong together. Chosen is the "
+        "record with the highest probability of the last label: choice_credit is the mean worth, choice_accuracy the share of groups whose "
+        "chosen record has that label.",
+    )
+    label_smoothing: float = key(
+        0.0,
+        "target=label: probability spread evenly over all labels, in training.",
+        low=0.0,
+        high=0.99,
+    )
+    class_weights: str | dict[str, float] | None = key(
+        None,
+        "target=label: how much each class counts in the loss: balanced (inversely to its training records), or a weight for every label; "
+        "empty counts all alike.",
+    )
+
+
 class ClassificationReader(Reader):
     """Reads task.text_key, pair_key and label_key."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, config.task
-        self.known = [name.strip() for name in config.task.labels.split(",")]  # by the user
+        self.known = config.task.labels or ()  # by the user
+        self.unnamed_labels = "values" if self.task.target == "value" else "none"
         self.num_values: int | None = None  # of a record, target=value: as many as the first has, a list as there
         self.as_list: bool | None = None
 
@@ -81,15 +120,15 @@ class ClassificationReader(Reader):
 
     def _named(self, found: dict[str, tuple[str, str]]) -> list[str]:
         """The labels of task.labels, of which there are records of each, and no others."""
-        names = [name.strip() for name in self.task.labels.split(",")]
+        names = list(self.task.labels)
         keys = label_numbers(names)
         if len(names) < 2 and self.task.target == "label":
             raise DataError(
-                f"config.task.labels={self.task.labels} is one label; two are needed to tell apart. Name all, or set "
+                f"config.task.labels={','.join(names)} is one label; two are needed to tell apart. Name all, or set "
                 "--config.task.target=labels, where a record may have none."
             )
-        for key, (name, where) in found.items():
-            if key not in keys:
+        for label, (name, where) in found.items():
+            if label not in keys:
                 raise DataError(
                     f"{where} has the label {name!r}, which is not in config.task.labels. {suggest(name, names)}"
                 )
@@ -102,10 +141,12 @@ class ClassificationReader(Reader):
         return names
 
     def texts(self, record: Record) -> list[str]:
-        return text_of(record, self.config)
+        """The one or two texts of a record."""
+        texts = [record.text(self.task.text_key, "text_key")]
+        return texts + ([record.text(self.task.pair_key, "pair_key")] if self.task.pair_key else [])
 
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
-        texts = [text_of(record, self.config) for record in records]
+        texts = [self.texts(record) for record in records]
         seconds = [pair[1] for pair in texts] if self.task.pair_key else None
         encoded = encode_texts(tokenizer, [pair[0] for pair in texts], seconds, self.config.data.max_length)
         numbers = label_numbers(names)
@@ -215,17 +256,32 @@ def _by_number(name: str) -> tuple[float, str]:
         return math.inf, name
 
 
-def class_weights(text: str, labels: Sequence[str], given_N: np.ndarray) -> np.ndarray:
+def class_weights(given: str | Mapping[str, float], labels: Sequence[str], given_N: np.ndarray) -> np.ndarray:
     """What task.class_weights says, for each label in order, float32 [C].
 
-    "balanced" is N / (C x records of the class): every class counts alike, and a record 1 on average.
+    "balanced" is N / (C x records of the class): every class counts alike, and a record 1 on average. A text of another kind is a dict as
+    earlier versions spelled it: LABEL=WEIGHT, ...
 
     Raises:
       ConfigError: it is neither "balanced" nor a weight of 0 or more for every label.
     """
-    if text == "balanced":
+    if given == "balanced":
         counts = np.bincount(given_N, minlength=len(labels))
         return (len(given_N) / (len(labels) * np.maximum(counts, 1))).astype(np.float32)
+    weights = _spelled_weights(given) if isinstance(given, str) else dict(given)
+    if (
+        set(weights) != set(labels)
+        or not all(0 <= weight < math.inf for weight in weights.values())
+        or not any(weights.values())
+    ):
+        raise ConfigError(
+            f"config.task.class_weights={given!r} is not none, balanced, or a weight of 0 or more for every label, not all 0. Write, with "
+            f"your numbers, {','.join(f'{name}=1' for name in labels)}."
+        )
+    return np.array([weights[name] for name in labels], np.float32)
+
+
+def _spelled_weights(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.rpartition("=")
@@ -233,16 +289,7 @@ def class_weights(text: str, labels: Sequence[str], given_N: np.ndarray) -> np.n
             weights[name.strip()] = float(value)
         except ValueError:
             weights[name.strip()] = math.nan
-    if (
-        set(weights) != set(labels)
-        or not all(0 <= weight < math.inf for weight in weights.values())
-        or not any(weights.values())
-    ):
-        raise ConfigError(
-            f"config.task.class_weights={text!r} is not none, balanced, or a weight of 0 or more for every label, not all 0. Write, with "
-            f"your numbers, {','.join(f'{name}=1' for name in labels)}."
-        )
-    return np.array([weights[name] for name in labels], np.float32)
+    return weights
 
 
 class ClassificationObjective(LabelObjective):
@@ -287,7 +334,7 @@ class ClassificationObjective(LabelObjective):
         return {"class_loss_nats": (weights_B * losses_B).sum(), "accuracy": (weights_B * correct_B).sum()}
 
 
-@TASKS.register("classification")
+@TASKS.register("classification", ClassificationConfig)
 class Classification(LabelTask):
     """Labels or values of texts and pairs."""
 
@@ -297,13 +344,14 @@ class Classification(LabelTask):
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
         self.target = config.task.target
         self.exact = self.target == "label"
+        self.grouped = self.exact and bool(config.task.together_key)
         together = bool(config.task.together_key) and self.target == "label"
         chosen = together and bool(config.task.credit_key)
         groups = ("group_accuracy",) * together + ("choice_accuracy", "choice_credit") * chosen
         self.metric_kind, names = METRICS[self.target]
         self.metric_names = (*names, *groups)
         weights = np.ones(max(1, len(corpus.labels)), np.float32)
-        if self.target == "label" and config.task.class_weights != "none":
+        if self.target == "label" and config.task.class_weights not in (None, "none"):
             weights = class_weights(config.task.class_weights, corpus.labels, corpus.arrays["train"]["labels"])
         super().__init__(config, corpus, ClassificationObjective(self.target, weights, config.task.label_smoothing))
 

@@ -74,9 +74,11 @@ class Reader(abc.ABC):
     Attributes:
       config: of the run.
       by_token: whether rows have a label for each id.
+      unnamed_labels: what labels are where they have no names.
     """
 
     config: Config
+    unnamed_labels: str = "none"
     by_token: ClassVar[bool] = False
 
     def resolve(self, parts: dict[str, list[Record]], log: Callable[[str], None]) -> dict[str, list[Record]]:
@@ -241,9 +243,7 @@ def _key(config: Config, reader: Reader) -> str:
     facts = lambda source: fingerprint(source, config.data)  # noqa: E731
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
-    names = "name text_key pair_key label_key target label_separator labels stride choices_key negative_key value_zero value_one"
-    names += " together_key credit_key prompt source_prefix column long_sentences"
-    keys = [*(getattr(task, name) for name in names.split()), config.data.on_error]
+    keys = [task.reading(), config.data.on_error]
     every = [FORMAT, facts(task.train), held_out, test, vocabulary, keys, config.data.max_length]
     return hashlib.sha256(json.dumps(every).encode()).hexdigest()[:20]
 
@@ -289,7 +289,7 @@ def _build(
     beside = [path for path in sorted(folder.iterdir()) if path.is_file()]
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in beside}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
-    log(f"labels: {', '.join(names) or ('values' if task.target == 'value' else 'none')}")
+    log(f"labels: {', '.join(names) or reader.unnamed_labels}")
 
 
 def _write_lines(path: pathlib.Path, objects: Iterable[dict[str, Any] | None]) -> None:

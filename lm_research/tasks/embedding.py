@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research import metrics
-from lm_research.config import Config
+from lm_research.config import Config, TaskConfig, key
 from lm_research.data.store import TokenStore
 from lm_research.decoding.embed import alike
 from lm_research.errors import ConfigError, DataError, UserError
@@ -35,7 +35,7 @@ from lm_research.models.families import define_model
 from lm_research.models.forward import pool, to_length_1
 from lm_research.models.heads import HeadSpec
 from lm_research.objectives.base import Batch, Outputs, Sums
-from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, joined
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, joined
 from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.multiple_choice import ChoiceExamples
 from lm_research.tasks.records import Record
@@ -45,13 +45,13 @@ from lm_research.tokenizers.base import Tokenizer
 _SLACK = 1e-6  # by which a cosine may leave [-1, 1] through rounding
 
 
-def origin_embedding(path: str) -> sentence_transformers.Embedding:
+def origin_embedding(path: str | None) -> sentence_transformers.Embedding:
     """What the model directory that a run starts from, if any, says of embeddings.
 
     Raises:
       ConfigError: it has modules behind the pooling, which are not trained here.
     """
-    directory = pathlib.Path(path)
+    directory = pathlib.Path(path or "")
     files = (
         (
             native_checkpoint
@@ -72,11 +72,43 @@ def origin_embedding(path: str) -> sentence_transformers.Embedding:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class EmbeddingConfig(PairConfig):
+    not_reading = TaskConfig.not_reading | {"pooling", "similarity", "normalize", "temperature", "symmetric"}
+
+    target: str = key(
+        "label",
+        "value learns how similar a pair is; label: pairs belong together, and label_key is not read.",
+        choices=("label", "value"),
+    )
+    negative_key: str | None = key(None, "Field of a text that does not go with the first; empty has those of others.")
+    pooling: str | None = key(
+        None,
+        "What of a text's states is its vector: mean, cls (the first), last, max, mean_sqrt_len or weightedmean, or "
+        "several joined (cls+mean); empty is what the model directory says, else last of causal models and mean of others.",
+    )
+    prompt: str = key(
+        "", "Text put before each text; empty is the one that the model directory names as usual, if any."
+    )
+    similarity: str | None = key(
+        None,
+        "How vectors are compared for scores; empty is what the model directory says, else cosine, or dot without "
+        "normalize.",
+        choices=("cosine", "dot", "euclidean", "manhattan"),
+    )
+    normalize: bool = key(True, "Vectors of length 1, so that products are cosines.")
+    temperature: float = key(0.05, "What similarities are divided by before the softmax.", low=1e-4, high=1e4)
+    symmetric: bool = key(False, "Each second text looks for its first too; the loss is the mean of both ways.")
+    value_zero: float = key(0.0, "target=value: the value that stands for a cosine of 0.")
+    value_one: float = key(1.0, "target=value: the value that stands for a cosine of 1; others lie on a line.")
+
+
 class EmbeddingReader(Reader):
     """Reads task.text_key, pair_key and, where they are named, negative_key, or label_key as a value."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, config.task
+        self.unnamed_labels = "values" if self.task.target == "value" else "none"
         if not config.task.pair_key:
             raise ConfigError(
                 "config.task.name=embedding is about pairs: name the second text's field in task.pair_key."
@@ -89,11 +121,11 @@ class EmbeddingReader(Reader):
         self.keys = {setting: key for setting, key in given.items() if key}
 
     def texts(self, record: Record) -> list[str]:
-        texts = [record.text(key, setting) for setting, key in self.keys.items()]
-        for (setting, key), text in zip(self.keys.items(), texts, strict=True):
+        texts = [record.text(field, setting) for setting, field in self.keys.items()]
+        for (setting, field), text in zip(self.keys.items(), texts, strict=True):
             if not text.strip():
                 raise DataError(
-                    f"{record.where}: field {key!r} is empty, and an empty text has no meaning to learn. Leave "
+                    f"{record.where}: field {field!r} is empty, and an empty text has no meaning to learn. Leave "
                     f"the record out, or name another field in --config.task.{setting}."
                 )
         return texts
@@ -183,7 +215,7 @@ class EmbeddingObjective(LabelObjective):
         }
 
 
-@TASKS.register("embedding")
+@TASKS.register("embedding", EmbeddingConfig)
 class Embedding(LabelTask):
     """Vectors of texts that lie close together where the texts do."""
 
@@ -224,11 +256,6 @@ class Embedding(LabelTask):
             embedding_settings(config, arch).check()
         except UserError as error:
             raise ConfigError(f"config.task.pooling: {error}") from error
-        if task.target == "labels":
-            raise ConfigError(
-                "config.task.target=labels is not for task.name=embedding: take value (graded similarities), or leave it out "
-                "(pairs that belong together)."
-            )
         if task.target == "value":
             if not task.normalize or task.negative_key or task.symmetric or task.value_zero == task.value_one:
                 raise ConfigError(

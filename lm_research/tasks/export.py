@@ -23,7 +23,7 @@ def predictions(task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> 
 
     Of one label of several there are all logits too; of records that belong together, what groups them.
     """
-    together = task.exact and bool(task.config.task.together_key)
+    together = task.grouped
     exact = (row for output in outputs if task.exact for row in drop_padding(output, "logits"))
     with task.corpus.shown[part].open(encoding="utf-8") as lines:
         for number, (line, prediction) in enumerate(zip(lines, task.predictions(outputs), strict=True)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import ast
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 
 from lm_research import metrics
-from lm_research.config import Config, resolve
+from lm_research.config import Config, TaskConfig, key, resolve
 from lm_research.config.run_files import read_config
 from lm_research.decoding.in_step import ARGUMENTS, decode
 from lm_research.decoding.options import FILE, load_defaults, make_options, of_writer
@@ -41,6 +42,31 @@ _TOKENS = (
 _SHOWN = 300  # characters of a source that the log shows
 
 
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig(TaskConfig):
+    reads_objective = "seq2seq"
+    not_reading = TaskConfig.not_reading | {"label_smoothing", "generate", "decoding"}
+    for_training = TaskConfig.for_training | {"label_smoothing", "generate"}
+
+    label_smoothing: float = key(
+        0.0,
+        "Probability spread evenly over all tokens, in training.",
+        low=0.0,
+        high=0.99,
+    )
+    generate: str = key(
+        "end",
+        "When held-out records are decoded and what was written is scored: in each evaluation, at the end of the "
+        "run, or never.",
+        choices=("each", "end", "never"),
+    )
+    decoding: dict[str, bool | int | float | str] | None = key(
+        None,
+        "How, as arguments of lm.generate: num_beams=4,length_penalty=2.0, or a dict; empty is greedy.",
+        read=lambda text: parse_decoding(text),
+    )
+
+
 class GenerationTask(Task):
     """A task whose predictions are texts, and whose objective is a language model's.
 
@@ -60,10 +86,11 @@ class GenerationTask(Task):
                 "writes some: set --config.task.generate=each, and --config.eval.num_batches to bound how many."
             )
         super().__init__(config, corpus, objective)
+        self.has_predictions = config.task.generate != "never"
         self.origin = origin_settings(config.train.init_from)
         tokens = {name: self.origin[name] for name in _TOKENS if self.origin.get(name) is not None}
         tokens |= {"eos_token_id": self.tokenizer.eos_id, "pad_token_id": self.pad_id}
-        self.options = make_options(parse_decoding(config.task.decoding), {}, tokens)
+        self.options = make_options(check_decoding(config.task.decoding or {}), {}, tokens)
 
     @property
     @abc.abstractmethod
@@ -115,17 +142,20 @@ class GenerationTask(Task):
     def ranking_metrics(self) -> list[str]:
         return super().ranking_metrics() if self.config.task.generate == "each" else []
 
+    def metric_options(self) -> dict[str, str]:
+        """The options of metrics of texts, see metrics.KINDS."""
+        return {}
+
     def scored(self, outputs: list[Outputs]) -> metrics.Scored | None:
         found = list(self.written(outputs))
         if not found:
             return None
-        task, references = self.config.task, [self._target(kept) for kept, _ in found]
+        references = [self._target(kept) for kept, _ in found]
         return metrics.Scored(
             "texts",
             predictions=[text for _, text in found],
             references=references,
-            bleu_tokenizer=task.bleu_tokenizer,
-            rouge_tokenizer=task.rouge_tokenizer,
+            **self.metric_options(),
         )
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
@@ -158,12 +188,12 @@ class GenerationTask(Task):
         """generation_config.json: the fine-tuned model decodes as the run did."""
         tokens = {name: getattr(self.options, name) for name in (*_TOKENS, "eos_token_id", "pad_token_id")}
         chosen = {name: value for name, value in tokens.items() if value is not None}
-        chosen |= parse_decoding(self.config.task.decoding) | {"max_new_tokens": self.most}
+        chosen |= (self.config.task.decoding or {}) | {"max_new_tokens": self.most}
         return {FILE: (json.dumps(chosen, indent=2, sort_keys=True) + "\n").encode()}
 
 
 def parse_decoding(text: str) -> dict[str, Any]:
-    """Arguments of task.decoding: NAME=VALUE with commas between; raises a ConfigError for such as there are not."""
+    """The arguments that a text spells: NAME=VALUE with commas between; raises like `check_decoding`."""
     given: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (piece.strip() for piece in part.partition("="))
@@ -175,14 +205,24 @@ def parse_decoding(text: str) -> dict[str, Any]:
             given[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             given[name] = value
+    return check_decoding({name: value for name, value in given.items() if value is not None})
+
+
+def check_decoding(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of task.decoding; raises a ConfigError for such as there are not."""
+    for name in given:
+        if name not in ARGUMENTS:
+            raise ConfigError(
+                f"config.task.decoding has {name!r}. {suggest(name, ARGUMENTS)} Write for example num_beams=4."
+            )
     try:
         make_options(given, {}, {})
     except UserError as error:
-        raise ConfigError(f"config.task.decoding={text!r}: {error}") from error
+        raise ConfigError(f"config.task.decoding={given!r}: {error}") from error
     return given
 
 
-def origin_settings(path: str) -> dict[str, Any]:
+def origin_settings(path: str | None) -> dict[str, Any]:
     """What the files of a model directory say about tokens, generation_config.json before config.json; {} without a directory.
 
     "family" is the model's. Of a run of ours that was no task, "start_role" is the role of the token that its targets began with: what the

@@ -37,7 +37,7 @@ from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
-from lm_research.tasks.generation import GenerationTask
+from lm_research.tasks.generation import GenerationConfig, GenerationTask
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 from lm_research.tokenizers.base import Tokenizer
@@ -228,7 +228,7 @@ class AnswerExamples(Examples):
         return batch
 
 
-@TASKS.register("instruction")
+@TASKS.register("instruction", GenerationConfig)
 class Instruction(GenerationTask):
     """Mean loss over the tokens of answers; exact match of greedy or beamed answers."""
 

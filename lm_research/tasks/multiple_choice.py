@@ -8,6 +8,7 @@ Legend: B batch (questions), C choices, L length, R rows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from string import ascii_uppercase
 from typing import Any
@@ -17,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research import metrics
-from lm_research.config import Config
+from lm_research.config import Config, key
 from lm_research.data.store import TokenStore
 from lm_research.errors import DataError
 from lm_research.objectives.base import Batch, Outputs, Sums
-from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PaddedExamples, joined
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PaddedExamples, PairConfig, joined
 from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key
 from lm_research.tasks.records import Record
@@ -29,6 +30,13 @@ from lm_research.tokenizers.base import Tokenizer
 
 # Ways of reading answers; of those that fit a file, the first counts.
 READINGS = TEXTS, LETTERS, FROM_0, FROM_1 = ("texts of choices", "letters", "numbers from 0", "numbers from 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class MultipleChoiceConfig(PairConfig):
+    choices_key: str = key(
+        "choices", "The field with the list of choices, or the fields of one each with commas between."
+    )
 
 
 class ChoiceReader(Reader):
@@ -171,7 +179,7 @@ class ChoiceObjective(LabelObjective):
         return {"choice_loss_nats": -(weights_B * chosen_B).sum(), "accuracy": (weights_B * right_B).sum()}
 
 
-@TASKS.register("multiple_choice")
+@TASKS.register("multiple_choice", MultipleChoiceConfig)
 class MultipleChoice(LabelTask):
     """The right one of several texts."""
 

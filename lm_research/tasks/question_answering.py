@@ -11,6 +11,7 @@ Legend: B batch, L length, P tokens of a window's context, K tokens of the longe
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research import metrics
-from lm_research.config import Config
+from lm_research.config import Config, TaskConfig, key
 from lm_research.errors import ConfigError, DataError
 from lm_research.metrics import answers
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch, Outputs, Sums
-from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, WindowExamples
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, WindowExamples, WindowsConfig
 from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
@@ -34,6 +35,18 @@ from lm_research.tokenizers.run_tokenizer import with_special_tokens
 from lm_research.tokenizers.windows import Window, best_spans, context_rooms, windows, without_space
 
 ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnsweringConfig(PairConfig, WindowsConfig):
+    not_reading = TaskConfig.not_reading | {"max_answer_length", "n_best", "null_threshold"}
+
+    max_answer_length: int = key(30, "Tokens of the longest answer.", low=1, high=2**16)
+    n_best: int = key(20, "Answers weighed, and written to predictions, for each question.", low=1, high=10_000)
+    null_threshold: float = key(
+        0.0,
+        "A question has no answer where the score of none minus the best answer's is above this (SQuAD 2.0).",
+    )
 
 
 class Question(NamedTuple):
@@ -177,7 +190,7 @@ class SpanObjective(LabelObjective):
         return {"span_loss_nats": -(batch["row_weights_B"] * chosen_B2.mean(-1)).sum()}
 
 
-@TASKS.register("question_answering")
+@TASKS.register("question_answering", QuestionAnsweringConfig)
 class QuestionAnswering(LabelTask):
     """Spans of a context; scores over questions, as SQuAD's scripts have them (metrics/answers.py)."""
 

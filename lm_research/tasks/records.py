@@ -83,9 +83,10 @@ def read_records(source: str, config: Config) -> Iterator[Record]:
 
 def _read_files(source: str, config: Config, problems: Problems) -> Iterator[Record]:
     read = {"json": _read_json, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet}
+    column = config.task.tag_column if config.task else None
     for file in find_files(source):
-        if file.kind == "text" or (file.kind == "tsv" and config.task.name == "tagging"):  # no table has lists of words
-            yield from _read_sentences(file, config.task.column)
+        if file.kind == "text" or (file.kind == "tsv" and column is not None):  # no table has lists of words
+            yield from _read_sentences(file, column or "")
             continue
         if file.kind not in read:
             raise DataError(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research import config as config_lib
-from lm_research.config import Config
+from lm_research.config import Config, key
 from lm_research.data.store import TokenStore
 from lm_research.decoding.in_step import plain_prompts
 from lm_research.decoding.prompts import Prompts
@@ -32,13 +32,52 @@ from lm_research.objectives.encoder_decoder import NextTokenOfTarget
 from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, rooms
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
-from lm_research.tasks.generation import GenerationTask, origin_settings
+from lm_research.tasks.generation import GenerationConfig, GenerationTask, origin_settings
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
 from lm_research.tokenizers.base import Tokenizer
 
 _LEAST = 8  # tokens of a row, of which some are special
 _PIPELINES = ("text2text-generation", "summarization", "translation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2SeqConfig(GenerationConfig):
+    not_reading = GenerationConfig.not_reading | {
+        "decoder_start",
+        "source_language",
+        "target_language",
+        "bleu_tokenizer",
+        "rouge_tokenizer",
+    }
+
+    source_prefix: str = key("", "Text before each source, such as 'summarize: '; spaces count.")
+    decoder_start: str | None = key(
+        None,
+        "Token that targets begin with; empty is the model's own, or that of objective.decoder_start.",
+    )
+    source_language: str | None = key(
+        None,
+        "Code of the sources' language, such as en_XX, for tokenizers that mark texts with it (mBART's, NLLB's, M2M-100's); "
+        "empty is src_lang of the tokenizer's files.",
+    )
+    target_language: str | None = key(
+        None,
+        "Code of the targets' language, such as ro_RO; empty is tgt_lang of the tokenizer's files, or what the model's files "
+        "make it write.",
+    )
+    bleu_tokenizer: str = key(
+        "13a",
+        "sacrebleu's tokenizer for BLEU: 13a for languages with spaces, zh for Chinese, ja-mecab for Japanese, ko-mecab for "
+        "Korean, char for single characters.",
+        choices=("13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"),
+    )
+    rouge_tokenizer: str = key(
+        "auto",
+        "What ROUGE counts: rouge_score's own tokens (letters a to z and digits alone); auto, the same but words of other scripts "
+        "too, and characters of those without spaces (Chinese, Japanese, Thai); character; or whitespace, for texts divided beforehand.",
+        choices=("auto", "character", "whitespace", "rouge_score"),
+    )
 
 
 class PairReader(Reader):
@@ -51,10 +90,10 @@ class PairReader(Reader):
         """Source, without a prefix, and target; raises a DataError where one is missing."""
         task = self.config.task
         pair = record.text(task.text_key, "text_key"), record.text(task.label_key, "label_key")
-        for text, side, key in zip(pair, ("source", "target"), (task.text_key, task.label_key), strict=True):
+        for text, side, field in zip(pair, ("source", "target"), (task.text_key, task.label_key), strict=True):
             if not text.strip():
                 raise DataError(
-                    f"{record.where} has an empty {side} (field {key!r}): nothing can be learned from it. Leave the record out, or let "
+                    f"{record.where} has an empty {side} (field {field!r}): nothing can be learned from it. Leave the record out, or let "
                     "--config.data.on_error=skip do that."
                 )
         return pair
@@ -71,7 +110,7 @@ class PairReader(Reader):
         """
         task, languages = self.config.task, tokenizer.languages
         start = language_named(tokenizer, task.decoder_start)
-        if start and task.target_language not in ("", start):
+        if start and task.target_language not in (None, start):
             raise ConfigError(
                 f"config.task.decoder_start={task.decoder_start!r} and config.task.target_language={task.target_language!r} are two "
                 "languages. Leave out the first."
@@ -86,7 +125,7 @@ class PairReader(Reader):
                     f"Valid: {', '.join(languages.ids)}."
                 )
         try:
-            return tokenizer.in_languages(task.source_language, target)
+            return tokenizer.in_languages(task.source_language or "", target or "")
         except TokenizerError as error:
             keys = f"source_language={task.source_language!r}, config.task.target_language={target!r}"
             raise ConfigError(f"config.task.{keys}: {error}") from error
@@ -114,11 +153,13 @@ class PairReader(Reader):
         return f"{cut[0]:,} sources cut to {lengths[0]} tokens, {cut[1]:,} targets to {lengths[1]}"
 
 
-def language_named(tokenizer: Tokenizer, name: str) -> str:
+def language_named(tokenizer: Tokenizer, name: str | None) -> str:
     """The language of a code, or of a token that stands for it; "" if it is none."""
     languages = tokenizer.languages
-    if languages is None or name in languages.ids:
-        return "" if languages is None else name
+    if not name or languages is None:
+        return ""
+    if name in languages.ids:
+        return name
     return languages.code_of(tokenizer.token_id(name))
 
 
@@ -173,7 +214,7 @@ class TaskPairs(TextPairs):
         return batch | ({"decoded_B": batch["row_weights_B"]} if self.decoded else {})
 
 
-@TASKS.register("seq2seq")
+@TASKS.register("seq2seq", Seq2SeqConfig)
 class Seq2Seq(GenerationTask):
     """Mean loss over target tokens; scores of what is written for held-out sources."""
 
@@ -249,6 +290,9 @@ class Seq2Seq(GenerationTask):
         start_B1 = jnp.full((len(real_B), 1), self.start, jnp.int32)
         mask_BS = (batch["source_segments_BS"] > 0).astype(jnp.int32)
         return plain_prompts(start_B1, jnp.zeros(len(real_B), jnp.int32), real_B, batch["source_tokens_BS"], mask_BS)
+
+    def metric_options(self) -> dict[str, str]:
+        return {"bleu_tokenizer": self.config.task.bleu_tokenizer, "rouge_tokenizer": self.config.task.rouge_tokenizer}
 
     def texts_of(self, kept: dict[str, Any]) -> dict[str, str]:
         return {"source": kept["source"], "target": kept["target"]}

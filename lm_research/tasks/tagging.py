@@ -12,6 +12,7 @@ Legend: B batch, L length, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,11 +22,11 @@ import numpy as np
 
 from lm_research import metrics
 from lm_research.common.documents import short
-from lm_research.config import Config
+from lm_research.config import Config, key
 from lm_research.errors import DataError, suggest
 from lm_research.metrics.tags import mark_entities
 from lm_research.objectives.base import Batch, Outputs, Sums
-from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, WindowExamples
+from lm_research.tasks.base import TASKS, LabelObjective, LabelsConfig, LabelTask, WindowExamples, WindowsConfig
 from lm_research.tasks.dataset import IGNORED, LabelledCorpus, Reader, Row
 from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
@@ -36,6 +37,24 @@ NO_ENTITY = "O"
 COUNT_AS_O = "count as O"
 
 
+@dataclasses.dataclass(frozen=True)
+class TaggingConfig(LabelsConfig, WindowsConfig):
+    column: str | None = key(
+        None,
+        "Files of columns: the column of the tags, by its name in CoNLL-U (UPOS, XPOS, DEPREL, ...) or by its number, from 1, or "
+        "from the end, -1 being the last; empty is UPOS of CoNLL-U, else the last.",
+    )
+    long_sentences: str = key(
+        "windows",
+        "Sentences of more than data.max_length tokens: read in windows, or cut; then the tags of missing words count as O.",
+        choices=("windows", "cut"),
+    )
+
+    @property
+    def tag_column(self) -> str | None:
+        return self.column or ""
+
+
 class TaggingReader(Reader):
     """Reads words and tags: lists of equal length, or CoNLL columns."""
 
@@ -44,7 +63,7 @@ class TaggingReader(Reader):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.cuts, self.missing = config.task.long_sentences == "cut", 0  # words cut off since the last `told`
-        self.known = [name.strip() for name in config.task.labels.split(",")]  # by the user
+        self.known = config.task.labels or ()  # by the user
 
     def _pair(self, record: Record) -> tuple[list[str], list[str]]:
         task = self.config.task
@@ -64,8 +83,8 @@ class TaggingReader(Reader):
         if not words:
             raise DataError(f"{record.where} has no words. Leave it out.")
         keys = [label_key(tag, self.known) for tag in tags]
-        for value, word, key in zip(tags, words, keys, strict=True):
-            if not key or not (isinstance(word, str) or type(word) in (int, float)) or word != word:
+        for value, word, tag in zip(tags, words, keys, strict=True):
+            if not tag or not (isinstance(word, str) or type(word) in (int, float)) or word != word:
                 raise DataError(
                     f"{record.where} has the word {short(word)} with the tag {short(value)}: a word is a text or a number, "
                     "and a tag is a name or a number, not empty. Mend it."
@@ -79,7 +98,7 @@ class TaggingReader(Reader):
                 found.setdefault(tag, record.where)
         if not self.config.task.labels:
             return sorted(found, key=lambda tag: (tag != "O", tag))
-        names = [name.strip() for name in self.config.task.labels.split(",")]
+        names = list(self.config.task.labels)
         for tag in found.keys() - label_numbers(names):
             raise DataError(
                 f"{found[tag]} has the tag {tag!r}, which is not in config.task.labels. {suggest(tag, names)}"
@@ -160,7 +179,7 @@ class TaggingObjective(LabelObjective):
         }
 
 
-@TASKS.register("tagging")
+@TASKS.register("tagging", TaggingConfig)
 class Tagging(LabelTask):
     """A tag for each word."""
 

@@ -255,3 +255,21 @@ def test_an_earlier_spelling_is_told_once(caplog: pytest.LogCaptureFixture, monk
     assert [record.getMessage() for record in caplog.records] == [
         'config.mesh.rules is written as it once was; today it is {"vocab": ["fsdp"]}'
     ]
+
+
+def test_a_key_of_another_task_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="task.temperature is a key of task.name=embedding, and this run has task.name=tagging"
+    ):
+        resolve({"task": {"name": "tagging", "temperature": 0.1}})
+    with pytest.raises(ConfigError, match="task.stride is a key of task.name=question_answering or tagging"):
+        resolve({"task": {"name": "seq2seq", "stride": 8}})
+
+
+def test_old_spellings_of_tasks() -> None:
+    """Texts with commas, and 0 and "" for what is not set, as stored configs and command lines have them."""
+    task = resolve({"task": {"name": "classification", "labels": "a, b", "pair_key": "", "patience": 0}}).task
+    assert (task.labels, task.pair_key, task.patience) == (("a", "b"), None, None)
+    decoding = {"name": "seq2seq", "decoding": "num_beams=4,length_penalty=2.0"}
+    assert resolve({"task": decoding}).task.decoding == {"num_beams": 4, "length_penalty": 2.0}
+    assert resolve({"task": {"name": ""}}).task is None

@@ -57,7 +57,8 @@ def build(folder: pathlib.Path, kind: str, rows: list[dict[str, Any]], **task: A
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = resolve({
         "task": {"name": kind, "train": str(file), "validation": str(file)} | task, "data": {"max_length": 16},
-        "tokenizer": {"path": str(folder)}, "objective": {"target_length": 8},
+        "tokenizer": {"path": str(folder)},
+        "objective": {"target_length": 8} if TASKS.make(kind).reads_objective else {},
     })  # fmt: skip
     (folder / "run").mkdir(exist_ok=True)
     return open_labelled(config, folder / "run", TASKS[kind].reader(config), lambda line: None)

@@ -184,7 +184,7 @@ WRONG = {
     "one text": ({"task.pair_key": ""}, "name the second text's field in task.pair_key"),
     "parts of a batch": ({"train.accumulation_steps": 2}, "computed at once, as one program"),
     "a program per device": ({"mesh.preset": "shard_map"}, "computed at once, as one program"),
-    "several labels": ({"task.target": "labels"}, "task.target=labels is not for task.name=embedding"),
+    "several labels": ({"task.target": "labels"}, "task.target is 'labels'"),
     "products for values": ({"task.target": "value", "task.normalize": "false"}, "task.normalize must be true"),
     "alone": ({"train.batch_size": 1}, "Use 2 or more"),
     "an encoder and a decoder": ({"model.family": "t5"}, "fine-tunes a model of kind encoder or decoder"),
