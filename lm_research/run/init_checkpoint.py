@@ -14,6 +14,7 @@ from lm_research.interop import huggingface, native_checkpoint, sentence_transfo
 from lm_research.models.definition import Params, define
 from lm_research.models.families import FAMILIES
 from lm_research.pretrained import PathLike, inspect, load_params
+from lm_research.tasks.embedding import EmbeddingConfig
 from lm_research.tokenizers.loading import load_tokenizer
 
 
@@ -120,9 +121,9 @@ def _check_same_ids(path: str, init: InitCheckpoint) -> None:
 def _as_init_embeds(init: InitCheckpoint, config: Config) -> dict[str, str]:
     """Keys of the section task that are empty, and that the way in which the init checkpoint makes embeddings decides."""
     said = init.embedding
-    if said is None or config.task is None or config.task.name != "embedding":
-        return {}
     task = config.task
+    if said is None or not isinstance(task, EmbeddingConfig):
+        return {}
     return {
         "pooling": task.pooling or said.pooling,
         "prompt": task.prompt or said.prompt(),
