@@ -190,7 +190,7 @@ def inspect(folder: Path, config: Config | None = None) -> Iterator[str]:
     Raises:
       DataError, TokenizerError: there is no corpus in the folder, or it is damaged.
     """
-    from lm_research.objectives import OBJECTIVES
+    from lm_research.objectives.base import OBJECTIVES
 
     corpus = read_corpus(folder.parent if folder.name in PARTS and (folder / MANIFEST).is_file() else folder)
     Verification(corpus.stores, "auto", _log)

@@ -30,7 +30,7 @@ from lm_research.models.flops import Flops, train_flops
 from lm_research.objectives import build_objective, define
 from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
-from lm_research.tasks.base import PackedExamples
+from lm_research.tasks.base import TASKS, PackedExamples
 from lm_research.tasks.dataset import LabelledCorpus
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.training.groups import Groups, make_groups
@@ -173,7 +173,7 @@ def _read_records(config: Config) -> LabelledCorpus:
     """A task's data set; its files are in memory, or stay open, when their folder is gone."""
     assert config.task is not None and config.task.name is not None
     with tempfile.TemporaryDirectory() as folder:
-        return tasks.TASKS[config.task.name].open_corpus(config, pathlib.Path(folder), lambda _: None)
+        return TASKS[config.task.name].open_corpus(config, pathlib.Path(folder), lambda _: None)
 
 
 def _row(batch: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:

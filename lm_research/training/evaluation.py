@@ -15,7 +15,7 @@ from lm_research.parallel.batches import to_global
 
 
 def evaluate(
-    eval_step: Callable[[Any, dict], tuple[dict[str, jax.Array], dict[str, jax.Array]]],
+    eval_step: Callable[[Any, dict[str, jax.Array]], tuple[dict[str, jax.Array], dict[str, jax.Array]]],
     params: Any,
     batches: Iterator[dict[str, np.ndarray]],
     trainable: Trainable,

@@ -18,6 +18,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ class Groups:
         """`params - rate * direction`, each by its share of the rate; `direction` is of those that learn."""
         moves = flatten(_change(_change(direction, self.rates), self.masks))
 
-        def move(path: tuple, param: jax.Array) -> jax.Array:
+        def move(path: tuple[Any, ...], param: jax.Array) -> jax.Array:
             name = _name(path)
             return param - rate * moves[name] if name in moves else param
 
@@ -126,7 +127,7 @@ def make_groups(config: Config, shapes: Params, layers_of: LayersOf | None = Non
 def _freeze(
     config: Config, leaves: dict[str, tuple[int, ...]], layers: Layers
 ) -> tuple[frozenset[str], dict[str, np.ndarray]]:
-    learns = {path: np.ones(1 if layers[path] is None else len(layers[path]), np.float32) for path in leaves}
+    learns = {path: np.ones(len(layers[path] or (0,)), np.float32) for path in leaves}
     if config.lora.rank:
         full = list(_fitting("lora.full", config.lora.full, learns, layers))
         for path, mask in learns.items():
@@ -170,29 +171,31 @@ def _names(path: str, layers: tuple[int, ...] | None) -> Sequence[str]:
     """The name of each layer's part: "encoder/layers/3/attention/..."."""
     if layers is None:
         return [path]
-    stack, rest = _stack(path), path.removeprefix(_stack(path))
+    stack = _stack(path)
+    rest = path.removeprefix(stack)
     return [f"{stack}{layer}/{rest}" for layer in layers]
 
 
-def _stack(path: str) -> str | None:
-    """ "encoder/layers/" of a path below it; None of others."""
+def _stack(path: str) -> str:
+    """ "encoder/layers/" of a path below it."""
     before, layers, _ = path.partition("layers/")
-    return before + layers if layers else None
+    return before + layers
 
 
 def _rate(path: str, leaves: dict[str, tuple[int, ...]], layers: Layers, decay: float) -> np.ndarray:
     def depth(stack: str) -> int:
-        return max((1 + max(layers[other]) for other in leaves if other.startswith(stack)), default=0)
+        return max((1 + max(layers[other] or (-1,)) for other in leaves if other.startswith(stack)), default=0)
 
-    if layers[path] is not None:
-        below = depth(_stack(path)) - np.array(layers[path])
+    own = layers[path]
+    if own is not None:
+        below = depth(_stack(path)) - np.array(own)
         return _along_layers((decay**below).astype(np.float32), leaves[path])
     parts = path.split("/")
     for place, part in enumerate(parts):
         if part in _BELOW:
             stack = "/".join([*parts[:place], "layers", ""])
-            return np.float32(decay ** (depth(stack) + 1))
-    return np.float32(1.0)
+            return np.asarray(decay ** (depth(stack) + 1), np.float32)
+    return np.ones((), np.float32)
 
 
 def _along_layers(values_N: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -207,5 +210,5 @@ def _change(tree: Params, factors: dict[str, np.ndarray]) -> Params:
     return jax.tree_util.tree_map_with_path(times, tree)
 
 
-def _name(path: tuple) -> str:
+def _name(path: tuple[Any, ...]) -> str:
     return "/".join(str(key.key) for key in path)

@@ -37,7 +37,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return OPTIMIZERS.get(config.name)(config)
 
 
-def decays(path: tuple, leaf: Any) -> bool:
+def decays(path: tuple[Any, ...], leaf: Any) -> bool:
     """Whether weight decay applies: on kernels and embedding tables, not on biases and norms."""
     return path[-1].key not in ("bias", "scale")
 
@@ -53,7 +53,7 @@ def chain(config: OptimizerConfig, *scaled: optax.GradientTransformation) -> opt
 def per_layer(change: Callable[[jax.Array, jax.Array], jax.Array]) -> optax.GradientTransformation:
     """`change(update, parameter)` of each array by itself; of stacked layers, of each layer by itself, as the papers mean it."""
 
-    def one(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+    def one(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
         stacked = any(key.key == "layers" for key in path)
         return (jax.vmap(change) if stacked else change)(update, param)
 

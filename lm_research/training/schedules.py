@@ -52,7 +52,8 @@ def make_schedule(config: Config) -> Schedule:
 
     def schedule(step: jax.Array, position: jax.Array | None = None, peak: jax.Array | None = None) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        total, warmup = config.train.num_steps, warmup_steps(config)
+        total: int | jax.Array = config.train.num_steps
+        warmup: int | jax.Array = warmup_steps(config)
         if position is not None:
             at, place, pace, total = position
             step = place + (step - at) * pace

@@ -55,7 +55,7 @@ def optimizer_from_dict(template: Any, fields: dict[str, Any]) -> Any:
 
 def _named_leaves(state: Any) -> list[tuple[str, Any]]:
     """(field/path, leaf) of each array: the innermost field that it lies in, and its path of keys from there."""
-    names: dict[tuple, str] = {}  # by where in the state a field is
+    names: dict[tuple[Any, ...], str] = {}  # by where in the state a field is
     taken: collections.Counter[str] = collections.Counter()
     found = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
@@ -109,12 +109,12 @@ def init_state(
 
     `seed` replaces config.seed: as an argument of a jitted function it lets one program serve all seeds.
     """
-    seed = config.seed if seed is None else seed
-    params = definition.init(seed)
+    start = config.seed if seed is None else seed
+    params = definition.init(start)
     learning = make_groups(config, definition.shapes, definition.layers_of).learning(params)
     state = {
         "step": jnp.zeros((), jnp.int32),
-        "seed": jnp.asarray(seed, jnp.uint32),
+        "seed": jnp.asarray(start, jnp.uint32),
         "params": params,
         "optimizer": optimizer_to_dict(optimizer.init(learning)),
         "window": window_zeros(objective),
@@ -153,14 +153,14 @@ def state_shardings(
     config = config or MeshConfig()
     params = tree_shardings(mesh, definition.shapes, definition.axes, with_rules(config.rules))
     everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
-    alike = jax.tree.structure(shapes["params"])
-    place = lambda name, tree: params if jax.tree.structure(tree) == alike else everywhere[name]  # noqa: E731
+    alike: object = jax.tree.structure(shapes["params"])
+    place = lambda name, tree: params if alike == jax.tree.structure(tree) else everywhere[name]  # noqa: E731
     shardings = {name: place(name, tree) for name, tree in shapes.items() if name != "optimizer"}
     moments = jax.tree.map(lambda s, x: over_data(s, x.shape), params, shapes["params"]) if config.zero1 else params
 
     place_of, shaped = flatten(moments), flatten(shapes["params"])
 
-    def moment(path: tuple, x: Any) -> Any:
+    def moment(path: tuple[Any, ...], x: Any) -> Any:
         """Like the parameter of its path; Adafactor's rows and columns are small, and lie everywhere."""
         name = "/".join(str(key.key) for key in path)
         known = name in shaped and x.shape == shaped[name].shape

@@ -39,7 +39,7 @@ def muon(config: MuonConfig) -> optax.GradientTransformation:
 class State(NamedTuple):
     """`mu` is of all parameters, `nu` of those that are AdamW's."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # as optax calls it, and checkpoints do
     mu: Params
     nu: Params
 
