@@ -22,7 +22,8 @@ from lm_research.evaluation.suite import Entry
 from lm_research.interop import native_checkpoint
 from lm_research.parallel.batches import local_rows, to_global
 from lm_research.pretrained import LanguageModel, from_pretrained
-from lm_research.tasks import TASKS, export
+from lm_research.tasks import export
+from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import open_labelled
 from lm_research.tasks.tagging import COUNT_AS_O
 from lm_research.training.step import make_eval_step

@@ -33,7 +33,7 @@ from lm_research.evaluation.suite import Entry
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import batch_shards
 from lm_research.run.run_directory import lock
-from lm_research.tasks import TASKS
+from lm_research.tasks.base import TASKS
 from lm_research.tasks.records import fingerprint
 
 AGAIN = "Restore it, or evaluate again into another --output."
