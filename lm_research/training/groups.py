@@ -113,7 +113,7 @@ def make_groups(config: Config, shapes: Params, layers_of: LayersOf | None = Non
     """
     leaves = {path: leaf.shape for path, leaf in flatten(shapes).items()}
     layers = {
-        path: layers_of(path) if layers_of is not None else tuple(range(shape[0])) if _stack(path) is not None else None
+        path: layers_of(path) if layers_of is not None else tuple(range(shape[0])) if "layers/" in path else None
         for path, shape in leaves.items()
     }
     frozen, masks = _freeze(config, leaves, layers)
