@@ -45,10 +45,10 @@ class Linear(Regression):
     metrics = {"sum": "tokens"}
     loss_terms = ("sum",)
 
-    def totals(self, batch: dict) -> dict:
+    def normalizers(self, batch: dict) -> dict:
         return {"tokens": jnp.float32(1.0), "real": jnp.float32(1.0)}
 
-    def sums(self, model: dict, batch: dict, key: jax.Array | None) -> dict:
+    def metric_sums(self, model: dict, batch: dict, key: jax.Array | None) -> dict:
         return {"sum": sum((x * GRADIENT[path]).sum() for path, x in flatten(model).items())}
 
 
@@ -208,7 +208,7 @@ def test_a_step_moves_adapters_alone() -> None:
     definition, settings = adapted(dropout=0.5)
 
     class Squares(Linear):
-        def sums(self, model: Any, batch: dict, key: jax.Array | None) -> dict:
+        def metric_sums(self, model: Any, batch: dict, key: jax.Array | None) -> dict:
             kernel = model.encoder.layers.attention.query.kernel[...]
             return {"sum": jnp.square(kernel - 1.0).sum() + model.classifier.kernel[...].sum()}
 
