@@ -23,6 +23,7 @@ from lm_research.common.paths import kind as kind_of
 from lm_research.common.texts import is_text
 from lm_research.config import loading
 from lm_research.config.draft import given
+from lm_research.config.keys import plain
 from lm_research.config.registries import VARIANTS
 from lm_research.errors import ConfigError, suggest
 
@@ -103,7 +104,8 @@ class Sweep:
         for key in (*self.space, *self.fixed):
             config_lib.check_key(str(key))
         for key, value in self.fixed.items():
-            _check_value(key, value)
+            if not isinstance(value, Mapping | list | tuple | None):  # told in JSON, or as an empty text
+                _check_value(key, value)
         if twice := self.space.keys() & self.fixed.keys():
             raise ConfigError(f"The sweep both varies and fixes {', '.join(sorted(twice))}. Keep one of the two.")
         for key, values in self.space.items():
@@ -262,7 +264,9 @@ def _between(kind: Uniform, share: float) -> float:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(plain(value))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def config_digest(sweep: Sweep, params: Mapping[str, Any]) -> str:

@@ -122,3 +122,18 @@ def test_a_mistake_in_a_file_that_is_named_from_here_has_its_line(
     pathlib.Path("sweep.py").write_text("def get_sweep():\n    return nothing\n")
     with pytest.raises(ConfigError, match=r"^sweep.py, line 2: `return nothing` raised NameError"):
         load("sweep.py")
+
+
+def test_what_is_fixed_for_one_variant_is_left_out_of_the_trials_of_others() -> None:
+    fixed = {
+        "optimizer.momentum": 0.5,
+        "optimizer.weight_decay": 0.0,
+        "data.mixture": {"a": {"source": "x"}},
+        "train.budget": None,
+    }
+    sweep = Sweep("configs/quickstart.py", {"optimizer.name": Choice("muon", "lion")}, fixed=fixed)
+    assert sweep.values({"optimizer.name": "muon"}) == fixed | {"optimizer.name": "muon"}
+    assert sweep.flags({"optimizer.name": "lion"}) == [
+        "--config=configs/quickstart.py", "--config.optimizer.weight_decay=0.0", '--config.data.mixture={"a": {"source": "x"}}',
+        "--config.train.budget=", "--config.optimizer.name=lion",
+    ]  # fmt: skip
