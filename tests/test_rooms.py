@@ -58,12 +58,6 @@ PROBES = {
     "sweeping/study.py": {"old._trial_id", "trial._trial_id", "self.study._storage"},
     "tokenizers/template_sandbox.py": {"hasattr(function, 'jinja_pass_arg')"},
 }  # fmt: skip
-# Members of ours that are still looked for: they leave one by one.
-STILL_PROBED = {
-    "data/order.py": {"getattr(examples, 'example_lengths', None)", "getattr(self.examples, 'arrange', None)", "getattr(self.examples, 'locate', None)", "getattr(self.examples, 'width', None)"},
-    "tasks/base.py": {"getattr(corpus, 'labels', ())", "id(self.corpus.train)", "id(self.corpus.validation)", "id(store)"},
-    "run/setup.py": {"getattr(run.examples, 'notes', '')"},
-}  # fmt: skip
 PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -201,7 +195,7 @@ def test_families_are_named_only_in_their_own_files() -> None:
 def test_members_are_declared(path: Path) -> None:
     name = str(path.relative_to(PACKAGE))
     found = probes(ast.parse(path.read_text(encoding="utf-8")))
-    assert found - PROBES.get(name, set()) - STILL_PROBED.get(name, set()) == set(), "declare it where the class is"
+    assert found - PROBES.get(name, set()) == set(), "declare it where the class is"
     assert PROBES.get(name, set()) - found == set(), "no longer there: take it out of PROBES"
 
 

@@ -98,7 +98,7 @@ def permutation(a: Sequence[Scorer], b: Sequence[Scorer], metric: str, resamples
     ):  # a mean: the coin turns the sign of each record's difference
         gap_N = np.mean([x.means[metric] for x in b], axis=0) - np.mean([x.means[metric] for x in a], axis=0)
         gaps = np.array([gap_N @ (1 - 2 * toss()) for _ in range(resamples)]) / size
-        observed = gap_N.mean()
+        observed = float(gap_N.mean())
     else:
         joined = [x.joined(y) for x, y in zip(a, b, strict=True)]
         index_N, gaps = np.arange(size), np.zeros(resamples)

@@ -46,6 +46,6 @@ def give_simulated_devices_threads() -> None:
     collectives, and the process hangs until XLA ends it. Has effect only before JAX's first use of a device.
     """
     flag = re.search(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    devices = max(int(flag[1]) if flag else 1, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined]  # options are made at run time
+    devices = max(int(flag[1]) if flag else 1, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined, unused-ignore]  # not told before jax 0.11
     if devices > 1:
         os.environ.setdefault("PJRT_NPROC", str(devices * _PROGRAMS_IN_FLIGHT))
