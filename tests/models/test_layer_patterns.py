@@ -102,21 +102,19 @@ def value_and_gradient(arch: Architecture, params: Any) -> tuple[jax.Array, Any]
     return tiny.jit(jax.value_and_grad(value))(params)
 
 
-@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("name", ["decoder", "encoder", pytest.param("parallel", marks=pytest.mark.slow)])
 def test_loops_and_recomputation_change_nothing(name: str) -> None:
-    """Loops over periods against layers one after the other, and with everything made again in the backward pass; with dropout."""
+    """Loops over periods, with everything made again in the backward pass, against layers one after the other; with dropout."""
     arch = STACKS[name].replace(dropout_rate=0.1, attention_dropout_rate=0.1)
     params = tiny.random_params(model(arch))
     plain, gradient = value_and_gradient(arch.replace(scan_layers=False), params)
-    for other in (arch, arch.replace(remat="full")):
-        value, found = value_and_gradient(other, params)
-        assert float(value) == pytest.approx(float(plain), rel=1e-5)
-        for (path, expected), got in zip(
-            jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(found), strict=True
-        ):
-            largest = np.abs(expected).max()
-            np.testing.assert_allclose(got, expected, atol=1e-5 * max(1, largest), err_msg=str(path))
-            assert largest > 0 or "value" not in str(path)
+    value, found = value_and_gradient(arch.replace(remat="full"), params)
+    assert float(value) == pytest.approx(float(plain), rel=1e-5)
+    pairs = zip(jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(found), strict=True)
+    for (path, expected), got in pairs:
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(got, expected, atol=1e-5 * max(1, largest), err_msg=str(path))
+        assert largest > 0 or "value" not in str(path)
 
 
 def test_a_stack_shows_what_each_layer_saw() -> None:
@@ -179,14 +177,12 @@ def test_who_influences_whom(name: str) -> None:
     assert ((found > 0) == (expected & PACKED)).all()
 
 
-@pytest.mark.parametrize("backend", ["flash"])
-@pytest.mark.parametrize("window", [3, 4])
-def test_kernels_see_what_the_pattern_says(backend: str, window: int) -> None:
+def test_kernels_see_what_the_pattern_says() -> None:
     """Windows to both sides and whole layers in turns, in kernels and plain: same values, same gradients."""
-    arch = said(dict(WINDOW, window=window), WHOLE, num_layers=4)
+    arch = said(dict(WINDOW, window=3), WHOLE, num_layers=4)
     params = tiny.random_params(model(arch))
     plain, gradient = value_and_gradient(arch, params)
-    value, found = value_and_gradient(arch.replace(attention=backend), params)
+    value, found = value_and_gradient(arch.replace(attention="flash"), params)
     assert float(value) == pytest.approx(float(plain), rel=1e-4)
     for expected, got in zip(jax.tree.leaves(gradient), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-4 * max(1, np.abs(expected).max()))

@@ -80,7 +80,7 @@ def make_ways(shape: Shape, segments: jax.Array, tiles: Tiles | None = None) -> 
         return attend(*qkv, attention_bias(segments, segments, shape.causal), shape.rate, key, scale)
 
     def flash(*qkv: jax.Array) -> jax.Array:
-        return flash_attend(*qkv, AttentionMask(segments, segments, shape.causal), 0, scale, shape.rate, key, tiles)
+        return flash_attend(*qkv, AttentionMask(segments, segments, shape.causal), scale, shape.rate, key, tiles)
 
     def cudnn(*qkv: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(*qkv, scale=scale, is_causal=shape.causal, implementation="cudnn")
