@@ -20,7 +20,7 @@ from lm_research.models import decode
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.attention.mask import attention_bias, chunked
 from lm_research.models.definition import ModelDefinition, define
-from lm_research.models.families.common import Weight, attention, matrix, scales, table
+from lm_research.models.families.common import ParamMapping, attention, dense, norm, tensor
 from lm_research.models.feed_forward import load_balancing
 from lm_research.models.heads import HeadSpec
 from lm_research.models.positions import alibi_slopes
@@ -69,11 +69,7 @@ SAID: dict[str, Architecture] = {
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def norm(path: str, name: str) -> tuple[Weight, ...]:
-    return scales(path, name)
-
-
-def named(name: str) -> tuple[Weight, ...]:
+def named(name: str) -> tuple[ParamMapping, ...]:
     """Our arrays and their names in the file, after `split`."""
     stack = "encoder" if name == "modernbert" else "decoder"
     ours, layer, top = f"{stack}/layers", "h.{}" if name in ("bloom", "gptj") else "layers.{}", ""
@@ -110,18 +106,18 @@ def named(name: str) -> tuple[Weight, ...]:
     experts = name == "mixtral"
     plain = dict(transpose=not experts)
     return (
-        *table(f"{stack}/embeddings/tokens", f"{top}{tokens}.weight"),
+        *tensor(f"{stack}/embeddings/tokens", f"{top}{tokens}.weight"),
         *norm(f"{stack}/embeddings/norm", "embeddings.norm" if name == "modernbert" else "word_embeddings_layernorm"),
         *attention(f"{ours}/attention", f"{layer}.{branch}", *projections.get(name, PROJECTIONS)),
         *(
-            table(f"{ours}/attention/{one}_norm/scale", f"{layer}.{branch}.{one[0]}_norm.weight")[0]
+            tensor(f"{ours}/attention/{one}_norm/scale", f"{layer}.{branch}.{one[0]}_norm.weight")[0]
             for one in ("query", "key")
         ),
         *(weight for ours_, theirs in norms.items() for weight in norm(f"{ours}/{ours_}_norm", f"{layer}.{theirs}")),
-        *matrix(f"{ours}/feed_forward/router", f"{mlp}.gate"),
-        *matrix(f"{ours}/feed_forward/up", f"{mlp}.{up}", **plain),
-        *matrix(f"{ours}/feed_forward/gate", f"{mlp}.{gate}", **plain),
-        *matrix(f"{ours}/feed_forward/down", f"{mlp}.{down}", **plain),
+        *dense(f"{ours}/feed_forward/router", f"{mlp}.gate"),
+        *dense(f"{ours}/feed_forward/up", f"{mlp}.{up}", **plain),
+        *dense(f"{ours}/feed_forward/gate", f"{mlp}.{gate}", **plain),
+        *dense(f"{ours}/feed_forward/down", f"{mlp}.{down}", **plain),
         *norm(f"{stack}/final_norm", f"{top}{last}"),
     )
 
