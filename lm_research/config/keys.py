@@ -14,7 +14,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from lm_research.common.documents import json_value, short
 from lm_research.common.paths import path_of
@@ -67,6 +67,13 @@ class Section:
             value = getattr(self, name)
             if isinstance(value, str) and str not in key.kinds:
                 object.__setattr__(self, name, key.check(value))
+
+    @classmethod
+    def of(cls, settings: Section | None) -> Self:
+        """The settings of a section whose variant has these keys, as such; raises a TypeError if they are of another."""
+        if not isinstance(settings, cls):
+            raise TypeError(f"{cls.__name__} was expected, not {settings!r}")
+        return settings
 
     def check(self, config: Config) -> None:
         """Raises a ConfigError where keys of this section do not go together with each other or with those of others."""

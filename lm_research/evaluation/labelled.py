@@ -59,8 +59,6 @@ class LabelledJudge:
                 f"Task {entry.name} judges a fine-tuned model with head {kind.head(config)!r}, but {directory} has head {lm.head!r}. "
                 f"Fine-tune it first: python -m lm_research.train --config=configs/finetune/{entry.task}.py ..."
             )
-        if lm.tokenizer is None:
-            raise ConfigError(f"{directory} has no tokenizer, so it cannot read texts. Put its files there.")
         names = class_names(entry, lm, directory)
         try:
             self.corpus = open_labelled(config, workdir, kind.reader(config), _warn_of_cuts, names)
@@ -101,13 +99,19 @@ def _warn_of_cuts(line: str) -> None:
 def task_config(
     entry: Entry, lm: LanguageModel, path: pathlib.Path, directory: pathlib.Path, batch_size: int
 ) -> Config:
-    """The config that a fine-tuning run on these records would have, as far as reading and scoring them goes."""
+    """The config that a fine-tuning run on these records would have, as far as reading and scoring them goes.
+
+    Raises:
+      ConfigError: the model has no tokenizer, or rows would be longer than it can read.
+    """
+    if lm.tokenizer is None:
+        raise ConfigError(f"{directory} has no tokenizer, so it cannot read texts. Put its files there.")
     longest, length = lm.definition.arch.max_length or 0, entry.max_length
     own = read_config(path / "config.json") if native_checkpoint.is_run(path) else {}
     if not length and own:
         length = own["data"]["max_length"]
     if not length:
-        length = min(longest or _LONGEST, (lm.tokenizer and lm.tokenizer.max_length) or _LONGEST, _LONGEST)
+        length = min(longest or _LONGEST, lm.tokenizer.max_length or _LONGEST, _LONGEST)
     if longest and length > longest:
         raise ConfigError(
             f"Task {entry.name}: max_length is {length}, but {path} has positions for {longest}. Lower it in the suite."

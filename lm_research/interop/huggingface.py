@@ -549,9 +549,9 @@ def weights_of(family: Family, definition: ModelDefinition, more: Iterable[str] 
     for path in flatten(definition.shapes):
         layers = definition.layers_of(path)
         if layers is not None and path not in known:  # of a kind of layers, which the family's names do not tell apart
-            stack, kind, rest = re.fullmatch(r"(.*?/layers/)([^/]*/)(.*)", path).groups()
-            if stack + rest in known:
-                known[path] = dataclasses.replace(known[stack + rest], path=path, layers=layers)
+            alike = re.sub(r"^(.*?/layers/)[^/]*/", r"\1", path)
+            if alike in known:
+                known[path] = dataclasses.replace(known[alike], path=path, layers=layers)
     missing = [path for path in flatten(definition.shapes) if path not in known]
     if missing:
         raise PretrainedError(

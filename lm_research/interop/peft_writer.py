@@ -43,7 +43,8 @@ def write_adapter(
     Raises:
       PretrainedError: the format has no place for a parameter of this model.
     """
-    module, lora = family_of(family), definition.lora
+    module, rank = family_of(family), definition.lora.rank
+    assert rank, "an adapted model has a rank"
     weights = weights_of(module, definition.base)
     prefix = module.prefix(definition.arch, definition.head.name)
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
@@ -55,9 +56,9 @@ def write_adapter(
         pairs = [leaves[f"{layer}/{name}"] for name in (adapters.A, adapters.B)]
         for number, (a, b) in enumerate(zip(*pairs, strict=True) if stacked else [pairs]):
             name = _module(_stored_name(weight, number, prefix))
-            parts.setdefault(name, []).append((weight, a.reshape(-1, lora.rank), b.reshape(lora.rank, -1)))
+            parts.setdefault(name, []).append((weight, a.reshape(-1, rank), b.reshape(rank, -1)))
     for name, pieces in parts.items():
-        tensors[PREFIX + name + A], tensors[PREFIX + name + B] = _join(pieces, lora.rank)
+        tensors[PREFIX + name + A], tensors[PREFIX + name + B] = _join(pieces, rank)
         joined[name] = len(pieces)
     whole = _whole(definition, weights, leaves, prefix)
     tensors |= {PREFIX + name: value for name, value in whole.items()}
@@ -67,20 +68,20 @@ def write_adapter(
     (path,) = write_tensors(directory, listed, max_shard_bytes=2**62)
     path.replace(directory / WEIGHTS)
     transposed = any(not pieces[0][0].transpose for pieces in parts.values())
-    config = _config(definition, base, joined, sorted({_module(name) for name in whole}), transposed)
+    config = _config(definition, rank, base, joined, sorted({_module(name) for name in whole}), transposed)
     write_atomically(directory / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _config(
-    definition: AdaptedDefinition, base: str, joined: dict[str, int], saved: list[str], transposed: bool
+    definition: AdaptedDefinition, rank: int, base: str, joined: dict[str, int], saved: list[str], transposed: bool
 ) -> dict[str, Any]:
     lora, several = definition.lora, {name: count for name, count in joined.items() if count > 1}
     # s stays as it is: alpha grows as the rank does, or as its root.
     grown = {name: lora.alpha * (math.sqrt(count) if lora.rslora else count) for name, count in several.items()}
     return {
         "peft_type": "LORA", "task_type": TASKS.get(definition.head.name), "base_model_name_or_path": base, "inference_mode": True,
-        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "use_rslora": lora.rslora, "bias": "none",
-        "rank_pattern": {re.escape(name): lora.rank * count for name, count in several.items()},
+        "r": rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "use_rslora": lora.rslora, "bias": "none",
+        "rank_pattern": {re.escape(name): rank * count for name, count in several.items()},
         "alpha_pattern": {re.escape(name): alpha for name, alpha in grown.items()},
         "target_modules": sorted(joined), "modules_to_save": saved or None, "fan_in_fan_out": transposed,
     }  # fmt: skip

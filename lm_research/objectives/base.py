@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import operator
 import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -69,7 +70,8 @@ class Objective(abc.ABC):
 
     def loss(self, sums: Sums, normalizers: Mapping[str, jax.Array]) -> jax.Array:
         """The scalar that is minimized: the sum of the loss terms' means."""
-        return sum(sums[term] / normalizers[self.metrics[term]].clip(1.0) for term in self.loss_terms)
+        means = (sums[term] / normalizers[self.metrics[term]].clip(1.0) for term in self.loss_terms)
+        return functools.reduce(operator.add, means)
 
 
 class Trainable(abc.ABC):
@@ -174,21 +176,17 @@ class NextTokenObjective(Objective):
     """
 
     normalizer_names = ("tokens", "real")
+    metrics: Mapping[str, str] = {"lm_loss_nats": "tokens", "lm_accuracy": "tokens"}
+    loss_terms: tuple[str, ...] = ("lm_loss_nats",)
     token_loss_name = "lm_loss_nats"
     target_fraction = 1.0
     label_smoothing: float = 0.0
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
-
-    @functools.cached_property
-    def metrics(self) -> dict[str, str]:
-        smoothed = {"smoothing_nats": "tokens"} if self.label_smoothing else {}
-        return {"lm_loss_nats": "tokens", "lm_accuracy": "tokens"} | smoothed
-
-    @functools.cached_property
-    def loss_terms(self) -> tuple[str, ...]:
-        return ("lm_loss_nats", "smoothing_nats") if self.label_smoothing else ("lm_loss_nats",)
+        if label_smoothing:
+            self.metrics = {**self.metrics, "smoothing_nats": "tokens"}
+            self.loss_terms += ("smoothing_nats",)
 
     @abc.abstractmethod
     def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:

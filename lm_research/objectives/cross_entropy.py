@@ -11,7 +11,8 @@ Legend: B batch, M predicted positions, R rows (positions of all examples), D mo
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +51,9 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
     hidden_BMD, table_VD, bias_V, cap = projection  # D is the table's width here
     table_VD = constrain(table_VD, "vocab", None)
     if context_size() > 1:  # which shares any number of positions once some without weight fill it up
-        fill = [(0, 0), (0, -targets_BM.shape[1] % context_size())]
-        targets_BM, weights_BM = jnp.pad(targets_BM, fill), jnp.pad(weights_BM, fill)
-        hidden_BMD = jnp.pad(hidden_BMD, [*fill, (0, 0)])
+        room = [(0, 0), (0, -targets_BM.shape[1] % context_size())]
+        targets_BM, weights_BM = jnp.pad(targets_BM, room), jnp.pad(weights_BM, room)
+        hidden_BMD = jnp.pad(hidden_BMD, [*room, (0, 0)])
     vocab_size, fill = len(table_VD), -len(table_VD) % GPU_VOCAB_MULTIPLE
     if fill and platform() == "gpu":
         table_VD = jnp.pad(table_VD, [(0, fill), (0, 0)])
@@ -93,7 +94,10 @@ def _token_loss(
 ) -> Arrays:
     """The sums, of a table whose rows from the first number on are no tokens, and whose logits the second one caps."""
     table = table_VD.astype(hidden_RD.dtype)
-    sums = lambda *rows: _sums(static, *rows, table, bias_V)[0]  # noqa: E731
+
+    def sums(hidden: jax.Array, targets: jax.Array, weights: jax.Array) -> Arrays:
+        return _sums(static, hidden, targets, weights, table, bias_V)[0]
+
     loss, correct = _map_slices(sums, hidden_RD, targets_R, weights_R)
     return loss.sum(), correct.sum()
 
@@ -105,10 +109,10 @@ def _forward(
     bias_V: jax.Array | None,
     targets_R: jax.Array,
     weights_R: jax.Array,
-) -> tuple[Arrays, tuple]:
+) -> tuple[Arrays, tuple[Any, ...]]:
     table = table_VD.astype(hidden_RD.dtype)
 
-    def work(shared: tuple, rows: Arrays) -> tuple[tuple, Arrays]:
+    def work(shared: Arrays, rows: Arrays) -> tuple[Arrays, Arrays]:
         hidden, targets, weights = rows
         sums, exp, total, slope = _sums(static, hidden, targets, weights, table, bias_V)
         # d loss / d logits = weights (exp / total - one_hot(target)), times the slope of the cap. Both factors around exp are applied to the small
@@ -122,7 +126,7 @@ def _forward(
         # As [D, V], to be transposed once at the end, and from a transposed copy of the small factor: on a CPU the product for
         # [V, D], and one that contracts the rows of both factors (XLA makes that of a bare .T), run at half the speed.
         small_DR = jax.lax.optimization_barrier(scaled.T)
-        added = (jnp.dot(small_DR, exp_low, preferred_element_type=jnp.float32),)
+        added: Arrays = (jnp.dot(small_DR, exp_low, preferred_element_type=jnp.float32),)
         if bias_V is not None:
             # Not (scale * exp).sum(0): XLA's CPU compiler makes that 10 to 30 times slower.
             added += (jnp.dot(scale, exp, precision=jax.lax.Precision.HIGHEST),)
@@ -139,11 +143,13 @@ def _forward(
     weights_R = chosen.reshape(-1)[: len(hidden_RD)]
     hidden_gradient = hidden_gradient.reshape(-1, hidden_RD.shape[1])[: len(hidden_RD)]
     bias_gradient = None if bias_V is None else shared[1].at[targets_R].add(-weights_R)
-    kept = (hidden_gradient, shared[0], bias_gradient, hidden_RD, targets_R, weights_R, jnp.zeros((), table_VD.dtype))
-    return (loss.sum(), correct.sum()), kept
+    table = jnp.zeros((), table_VD.dtype)  # of which the backward pass needs the type alone
+    return (loss.sum(), correct.sum()), (
+        hidden_gradient, shared[0], bias_gradient, hidden_RD, targets_R, weights_R, table,
+    )  # fmt: skip
 
 
-def _backward(static: tuple[int, float | None], kept: tuple, cotangents: Arrays) -> tuple:
+def _backward(static: tuple[int, float | None], kept: tuple[Any, ...], cotangents: Arrays) -> tuple[Any, ...]:
     hidden_gradient, table_DV, bias_gradient, hidden_RD, targets_R, weights_R, table = kept
     # The second output counts; it has no gradient. The scale stays in float32: rounded to bfloat16 it would be up to 0.4%
     # off, for every element alike.
@@ -206,7 +212,7 @@ def _slices(*rows: jax.Array) -> Arrays:
     return tuple(map(cut, rows))
 
 
-def _map_slices(work: object, *rows: jax.Array) -> Arrays:
+def _map_slices(work: Callable[..., Arrays], *rows: jax.Array) -> Arrays:
     """`work` over slices of rows, one after the other."""
     slices = _slices(*rows)
     if len(slices[0]) == 1:

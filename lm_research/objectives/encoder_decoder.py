@@ -53,8 +53,8 @@ class Texts(NamedTuple):
 
 def start_role(config: Config) -> str:
     """The role of the token that a decoder begins a target with."""
-    role = config.objective.decoder_start
-    return role if role != "auto" else config.objective.usual_start
+    objective = SourceTargetConfig.of(config.objective)
+    return objective.decoder_start if objective.decoder_start != "auto" else objective.usual_start
 
 
 class SourceTargetExamples(Examples):

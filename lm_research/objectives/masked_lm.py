@@ -25,7 +25,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES, Batch, Sums, TextObjective
 from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.masking import Masking, MaskingConfig, check_masking, num_masked
-from lm_research.objectives.packing import alone, describe_rows, pack, rows_of, split_documents
+from lm_research.objectives.packing import Pieces, alone, describe_rows, pack, rows_of, split_documents
 from lm_research.objectives.pairs import TRUNCATE, PairReader, Segments
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
 from lm_research.tokenizers.base import Tokenizer
@@ -54,33 +54,33 @@ class MaskedPairs(Examples):
     ) -> None:
         self.store, self.config, self.purpose = store, config, purpose
         self.length = config.data.max_length
-        self.pairs = pairs or pair_kind(config.objective)
+        self.pairs = pairs or pair_kind(MaskedLMConfig.of(config.objective))
         self.cls, self.sep, self.pad = tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id
-        asked, held_out = config.objective, config.objective.eval_mask_rate
-        if held_out and purpose != "train":
-            asked = dataclasses.replace(asked, mask_rate=held_out)
-        self.masking = Masking(asked, tokenizer, self.length)
+        asked = MaskingConfig.of(config.objective)
+        if asked.eval_mask_rate and purpose != "train":
+            asked = dataclasses.replace(asked, mask_rate=asked.eval_mask_rate)
+        self.static, self.masking = asked.static, Masking(asked, tokenizer, self.length)
         self.added = 2 if self.pairs == "none" else 3
-        self.pieces = self.reader = None
+        self.source: Pieces | PairReader
         if config.data.packing:
-            self.pieces = split_documents(store, self.length - self.added)
-            sizes = self.pieces.lengths + self.added
+            self.source = pieces = split_documents(store, self.length - self.added)
+            sizes = pieces.lengths + self.added
             self.packs = pack(sizes, self.length)
             self.notes = f"{describe_rows(sizes, self.length, self.packs)}, no token dropped"
         else:
-            self.reader = PairReader(store, self.length - self.added, self.pairs, config.objective.short_rate)
-            self.packs = alone(len(self.reader.chunks))
-            held = self.reader.held()
-            sizes = np.minimum(held, self.reader.room) + self.added
-            dropped = (held - self.reader.room).clip(0).sum() / held.sum()
+            self.source = reader = PairReader(store, self.length - self.added, self.pairs, asked.short_rate)
+            self.packs = alone(len(reader.chunks))
+            held = reader.held()
+            sizes = np.minimum(held, reader.room) + self.added
+            dropped = (held - reader.room).clip(0).sum() / held.sum()
             self.notes = f"{describe_rows(sizes, self.length, self.packs)} (short examples aside), {dropped:.1%} of tokens cut off"
         self.num_examples = len(self.packs)
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
         """tokens, types, segments [B, L] int32; mask_positions, targets [B, M] int32; weights [B, M] float32;
         next_sentence [B] int32 (1 = B does not follow A) and row_weights [B] float32; packed rows: positions [B, L]."""
-        if self.config.objective.static:
-            epoch_B = epoch_B % self.config.objective.static
+        if self.static:
+            epoch_B = epoch_B % self.static
         keys_B = example_keys(self.config.seed, f"{self.purpose}/masked_lm", epoch_B, np.maximum(index_B, 0))
         tokens_BL = np.full((len(index_B), self.length), self.pad, np.int32)
         types_BL, segments_BL, positions_BL = (np.zeros_like(tokens_BL) for _ in range(3))
@@ -104,7 +104,7 @@ class MaskedPairs(Examples):
             weights_B[row_P] *= (a > 0) & (b > 0)  # a lone token has no order
         mark_pieces(segments_BL, row_P, column_P, size_P, 1 + before(np.ones_like(row_P), row_P))
         batch = {"types_BL": types_BL, "segments_BL": segments_BL}
-        if self.pieces:
+        if isinstance(self.source, Pieces):
             mark_pieces(positions_BL, row_P, column_P, size_P, None)
             batch["positions_BL"] = positions_BL
         lengths_B = (segments_BL > 0).sum(1)
@@ -112,10 +112,10 @@ class MaskedPairs(Examples):
         return batch | {"next_sentence_B": next_B, "row_weights_B": weights_B}
 
     def _segments(self, item_P: np.ndarray, keys_P: np.ndarray) -> Segments:
-        if self.reader:
-            return self.reader.read(item_P, keys_P)
+        if isinstance(self.source, PairReader):
+            return self.source.read(item_P, keys_P)
         none = np.zeros_like(item_P)
-        return Segments(self.pieces.starts[item_P], self.pieces.lengths[item_P], none, none, none > 0)
+        return Segments(self.source.starts[item_P], self.source.lengths[item_P], none, none, none > 0)
 
 
 class MaskedTokenObjective(TextObjective):
@@ -124,13 +124,13 @@ class MaskedTokenObjective(TextObjective):
     kinds = ("encoder",)
     token_loss_name = "mlm_loss_nats"
 
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        super().__init__(config, tokenizer)
+        length = config.data.max_length
+        self.target_fraction = num_masked(length, MaskingConfig.of(config.objective).mask_rate) / length
+
     def targets(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return batch["targets_BM"], batch["weights_BM"]
-
-    @property
-    def target_fraction(self) -> float:
-        length = self.config.data.max_length
-        return num_masked(length, self.config.objective.mask_rate) / length
 
 
 @OBJECTIVES.register("masked_lm", MaskedLMConfig)
@@ -141,25 +141,29 @@ class MaskedLanguageModel(MaskedTokenObjective):
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
-        self.metrics = {"mlm_loss_nats": "tokens", "mlm_accuracy": "tokens"}
+        metrics = {"mlm_loss_nats": "tokens", "mlm_accuracy": "tokens"}
         self.loss_terms = ("mlm_loss_nats",)
-        self.pair_name = {"next_sentence": "nsp", "sentence_order": "sop", "none": ""}[pair_kind(config.objective)]
+        self.pair_name = {"next_sentence": "nsp", "sentence_order": "sop", "none": ""}[
+            pair_kind(MaskedLMConfig.of(config.objective))
+        ]
         if self.pair_name:
-            self.metrics |= {f"{self.pair_name}_loss_nats": "rows", f"{self.pair_name}_accuracy": "rows"}
+            metrics |= {f"{self.pair_name}_loss_nats": "rows", f"{self.pair_name}_accuracy": "rows"}
             self.loss_terms += (f"{self.pair_name}_loss_nats",)
+        self.metrics = metrics
 
     @classmethod
     def head(cls, config: Config) -> str:
-        return "masked_lm" if pair_kind(config.objective) == "none" else "pretraining"
+        return "masked_lm" if pair_kind(MaskedLMConfig.of(config.objective)) == "none" else "pretraining"
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
-        check_masking(config.objective)
-        kind = pair_kind(config.objective)
+        objective = MaskedLMConfig.of(config.objective)
+        check_masking(objective)
+        kind = pair_kind(objective)
         if config.data.packing and kind != "none":
-            by = "pairs" if config.objective.pairs != "auto" else "next_sentence"
+            by = "pairs" if objective.pairs != "auto" else "next_sentence"
             raise ConfigError(
-                f"data.packing=True puts several texts into a row, but objective.{by}={getattr(config.objective, by)} tells "
+                f"data.packing=True puts several texts into a row, but objective.{by}={getattr(objective, by)} tells "
                 f"something of one pair in each. Set --config.objective.pairs=none, or --config.data.packing=False."
             )
 

@@ -77,8 +77,8 @@ def span_shares(config: MaskingConfig) -> np.ndarray:
     """Probability of each length 1, ..., max_span of spans or n-grams, in words."""
     lengths = np.arange(1, config.max_span + 1)
     if config.masking == "ngram":
-        shares = 1.0 / lengths
-        return shares / shares.sum()
+        inverse = 1.0 / lengths
+        return inverse / inverse.sum()
     low, high = 1e-9, 1.0  # of the ratio between neighbours; the mean grows with it
     for _ in range(60):
         ratio = (low + high) / 2

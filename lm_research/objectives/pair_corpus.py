@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lm_research.common.disk import whole_folder
-from lm_research.config import Config, DataConfig
+from lm_research.config import Config, DataConfig, ObjectiveConfig, key
 from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.sources import fingerprint, read_documents
@@ -27,6 +27,12 @@ from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_
 Pair = tuple[str, str]
 FORMAT = 2  # of the folder and of everything that decides its content
 _BATCH_PAIRS = 5_000  # tokenised in one call
+
+
+@dataclasses.dataclass(frozen=True)
+class PairCorpusConfig(ObjectiveConfig):
+    source_key: str = key("source", "The field of a record that holds the source text.")
+    target_key: str = key("target", "The field of a record that holds the target text.")
 
 
 def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
@@ -63,7 +69,7 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
 
 
 def _key(config: Config) -> str:
-    data, objective = config.data, config.objective
+    data, objective = config.data, PairCorpusConfig.of(config.objective)
     held_out = fingerprint(data.validation_source, data) if data.validation_source else data.validation_fraction
     vocabulary = tokenizer_key(config.tokenizer, "keep_newlines", "sentinels")
     facts = [FORMAT, "pairs", fingerprint(data.source, data), held_out, vocabulary]
@@ -83,9 +89,10 @@ def read_pairs(source: str, config: Config) -> Iterator[Pair]:
             "paste SOURCES TARGETS) > pairs.tsv`."
         )
     # Each side is read for itself. They stay in step because a record that cannot be read ends both.
+    objective = PairCorpusConfig.of(config.objective)
     both: list[DataConfig] = [
         dataclasses.replace(config.data, text_key=key, on_error="error")
-        for key in (config.objective.source_key, config.objective.target_key)
+        for key in (objective.source_key, objective.target_key)
     ]
     return zip(*(read_documents(source, data) for data in both), strict=True)
 

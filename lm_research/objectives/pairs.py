@@ -41,8 +41,8 @@ def group_sentences(store: TokenStore, room: int) -> np.ndarray:
         chunks.append(np.stack([document, start - overlap, stop], axis=1))
         more = stop < end
         document, start, end, first = document[more], stop[more], end[more], first[more]
-    chunks = np.concatenate(chunks)
-    return chunks[np.lexsort((chunks[:, 2], chunks[:, 0]))]
+    all_chunks = np.concatenate(chunks)
+    return all_chunks[np.lexsort((all_chunks[:, 2], all_chunks[:, 0]))]
 
 
 class Segments(NamedTuple):
@@ -94,8 +94,9 @@ class PairReader:
             cut = np.where(lone, inside, cut)
             segments = self._truncate(Segments(from_token, cut - from_token, cut, to_token - cut, switched), room, keys)
             a, b = (segments.start_a, segments.length_a), (segments.start_b, segments.length_b)
-            flipped = [np.where(switched, second, first) for first, second in zip((*a, *b), (*b, *a), strict=True)]
-            return Segments(*flipped, switched)
+            sides = zip((*a, *b), (*b, *a), strict=True)
+            start_a, length_a, start_b, length_b = (np.where(switched, second, first) for first, second in sides)
+            return Segments(start_a, length_a, start_b, length_b, switched)
         switched = switched | (stop - start == 1)
         other_start, other_length = self._other(document, draws, np.maximum(1, room - (cut - from_token)))
         start_b, length_b = np.where(switched, other_start, cut), np.where(switched, other_length, to_token - cut)

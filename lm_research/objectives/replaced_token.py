@@ -97,7 +97,7 @@ class DefinitionWithGenerator(ModelDefinition):
 
     def bind(self, params: Params) -> Model:
         generator = params["generator"]
-        model = super().bind({name: tree for name, tree in params.items() if name != "generator"})
+        model: Any = super().bind({name: tree for name, tree in params.items() if name != "generator"})
         shared = {name: tree for name, tree in params["encoder"]["embeddings"].items() if name not in OWN}
         own = generator["encoder"].get("embeddings", {})
         encoder = {**generator["encoder"], "embeddings": {**shared, **own}}
@@ -168,18 +168,18 @@ class ReplacedTokenDetection(MaskedTokenObjective):
     @classmethod
     def define(cls, config: Config, vocab_size: int, corpus: Corpus | None = None) -> ModelDefinition:
         discriminator = super().define(config, vocab_size)
-        generator = generator_architecture(discriminator.arch, config.objective.generator_size)
+        generator = generator_architecture(discriminator.arch, ReplacedTokenConfig.of(config.objective).generator_size)
         return DefinitionWithGenerator.make(discriminator, define(generator, HeadSpec("masked_lm")))
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
-        check_masking(config.objective)
+        check_masking(ReplacedTokenConfig.of(config.objective))
         if config.train.init_from:
             raise ConfigError(
                 "config.train.init_from starts from one model, but objective.name=replaced_token trains two, a generator beside "
                 "it. Leave init_from empty, or train further with --config.objective.name=masked_lm."
             )
-        generator_architecture(arch, config.objective.generator_size)
+        generator_architecture(arch, ReplacedTokenConfig.of(config.objective).generator_size)
 
     def examples(self, store: TokenStore, purpose: str) -> MaskedRows:
         return MaskedRows(store, self.tokenizer, self.config, purpose)
@@ -208,7 +208,7 @@ class ReplacedTokenDetection(MaskedTokenObjective):
         return {
             "mlm_loss_nats": mlm_loss,
             "mlm_accuracy": mlm_correct,
-            "weighted_rtd_loss_nats": self.config.objective.discriminator_weight * rtd_loss,
+            "weighted_rtd_loss_nats": ReplacedTokenConfig.of(self.config.objective).discriminator_weight * rtd_loss,
             "rtd_loss_nats": rtd_loss,
             "rtd_accuracy": (real_BL * ((logits_BL > 0) == (labels_BL > 0))).sum(),
             "replaced_share": labels_BL.sum(),

@@ -50,7 +50,7 @@ def mark_pieces(
     """Writes one value per piece into its places, in place; None: the places' numbers, 0 up."""
     piece_T, offset_T = ragged(length_P)
     place_T = (row_P * rows_BL.shape[1] + column_P)[piece_T] + offset_T
-    value_T = offset_T if value_P is None else value_P if np.ndim(value_P) == 0 else value_P[piece_T]
+    value_T = offset_T if value_P is None else value_P[piece_T] if isinstance(value_P, np.ndarray) else value_P
     rows_BL.reshape(-1)[place_T] = value_T
 
 

@@ -20,15 +20,13 @@ from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES
 from lm_research.objectives.encoder_decoder import SourceTargetConfig, SourceTargetExamples, SourceToTarget, Texts
-from lm_research.objectives.pair_corpus import open_pairs
+from lm_research.objectives.pair_corpus import PairCorpusConfig, open_pairs
 from lm_research.objectives.rows import copy_pieces
 from lm_research.tokenizers.base import Frame, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Seq2SeqConfig(SourceTargetConfig):
-    source_key: str = key("source", "The field of a record that holds the source text.")
-    target_key: str = key("target", "The field of a record that holds the target text.")
+class Seq2SeqConfig(PairCorpusConfig, SourceTargetConfig):
     target_length: int | None = key(
         None,
         "Tokens per target; none is data.max_length. Task instruction: of a written answer; none is half of it.",
@@ -39,7 +37,7 @@ class Seq2SeqConfig(SourceTargetConfig):
 
 def rooms(config: Config) -> tuple[int, int]:
     """Tokens of a row of sources, and of targets."""
-    return config.data.max_length, config.objective.target_length or config.data.max_length
+    return config.data.max_length, Seq2SeqConfig.of(config.objective).target_length or config.data.max_length
 
 
 class TextPairs(SourceTargetExamples):
@@ -97,7 +95,7 @@ class SequenceToSequence(SourceToTarget):
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
-        length = config.objective.target_length
+        length = Seq2SeqConfig.of(config.objective).target_length
         if arch.max_length and length and length > arch.max_length:
             raise ConfigError(
                 f"objective.target_length={length} is longer than model.max_length={arch.max_length}, the positions the model "

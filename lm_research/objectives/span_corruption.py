@@ -96,13 +96,13 @@ class CorruptedSpans(SourceTargetExamples):
     """Sources with sentinels in place of spans, and targets that give the spans, by number."""
 
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config, purpose: str) -> None:
-        self.rates = config.objective.mask_rate, config.objective.mean_span
+        objective = SpanCorruptionConfig.of(config.objective)
+        self.rates = objective.mask_rate, objective.mean_span
         self.window = window_length(config.data.max_length, *self.rates)
-        if config.data.packing:
-            self.pieces, lengths = split_documents(store, self.window), None
+        self.pieces = split_documents(store, self.window) if config.data.packing else None
+        if self.pieces:
             lengths = self.pieces.lengths
         else:
-            self.pieces = None
             count = ceil_div(store.num_tokens, self.window)
             lengths = np.full(count, self.window)
             if purpose != "train":  # training reads the text as a ring, validation once
@@ -176,8 +176,8 @@ class SpanCorruption(SourceToTarget):
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
-        rate, mean = config.objective.mask_rate, config.objective.mean_span
-        source = config.data.max_length
+        objective = SpanCorruptionConfig.of(config.objective)
+        rate, mean, source = objective.mask_rate, objective.mean_span, config.data.max_length
         target = int(source_target_sizes(np.array([window_length(source, rate, mean)]), rate, mean)[0, 1])
         if arch.max_length and target > arch.max_length:
             raise ConfigError(

@@ -41,20 +41,21 @@ def test_there_are_foreign_keys() -> None:
 def test_every_key_of_another_variant_is_refused(tmp_path: Path) -> None:
     """By values, by a config file and by a flag, with the variants that have it."""
     for number, (section, name, leaf, default) in enumerate(foreign_keys()):
-        owners = VARIANTS[section].owners(leaf)
-        said = f"config.{section}.{leaf} is a key of {section}.name={' or '.join(owners)}, and this run has {section}.name={name}"
+        owners, chooses = VARIANTS[section].owners(leaf), f"{section}.{VARIANTS[section].chooser}"
+        said = f"config.{section}.{leaf} is a key of {chooses}={' or '.join(owners)}, and this run has {chooses}={name}"
         with pytest.raises(ConfigError) as caught:
             resolve({section: {**chooser(section, name)[section], leaf: default}})
         assert said in str(caught.value)
         path = tmp_path / f"{number}.py"
-        path.write_text(f"{HEAD}    config.{section}.update(name={name!r}, {leaf}={default!r})\n    return config\n")
+        update = f"{VARIANTS[section].chooser}={name!r}, {leaf}={default!r}"
+        path.write_text(f"{HEAD}    config.{section}.update({update})\n    return config\n")
         with pytest.raises(ConfigError) as caught:
             cli.parse([f"--config={path}", f"--workdir={tmp_path}"])
         assert said in str(caught.value)
         path.write_text(f"{HEAD}    return config\n")
         text = json.dumps(default) if isinstance(default, dict | list | tuple) else "" if default is None else default
         with pytest.raises(ConfigError) as caught:
-            flags = [f"--config.{section}.name={name}", f"--config.{section}.{leaf}={text}"]
+            flags = [f"--config.{chooses}={name}", f"--config.{section}.{leaf}={text}"]
             cli.parse([f"--config={path}", f"--workdir={tmp_path}", *flags])
         assert said in str(caught.value)
 
@@ -68,7 +69,7 @@ def test_keys_without_anything_chosen_are_refused() -> None:
 def test_each_variant_has_its_own_settings_and_their_name(section: str) -> None:
     for name in VARIANTS[section]:
         settings = getattr(resolve(chooser(section, name)), section)
-        assert type(settings) is VARIANTS[section].settings(name) and settings.name == name
+        assert type(settings) is VARIANTS[section].settings(name) and VARIANTS[section].name_of(settings) == name
 
 
 def test_a_flag_that_chooses_another_variant_drops_what_the_file_gave_for_its_own(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives.causal_lm import CausalLanguageModel, PackedRows
 
-L, SEPARATOR = 16, tiny.WordTokenizer.sep_id
+L, SEPARATOR = 16, tiny.WordTokenizer.roles["sep"]
 
 
 @pytest.fixture(scope="module")

@@ -174,7 +174,7 @@ def test_labels_are_true(corpus: Corpus) -> None:
 
 
 def test_half_of_the_pairs_are_random_where_a_chunk_can_be_cut(corpus: Corpus) -> None:
-    chunks = corpus.examples.reader.chunks
+    chunks = corpus.examples.source.chunks
     lone = chunks[:, 2] - chunks[:, 1] == 1
     labels = corpus.batch["next_sentence_B"]
     assert labels[lone].all()
@@ -218,7 +218,7 @@ def test_truncation_ends_where_the_papers_loop_does(corpus: Corpus) -> None:
     room, none = 9, np.zeros(24 * 24, np.int64)
     a, b = (grid.ravel() for grid in np.meshgrid(np.arange(24), np.arange(24)))
     keys = (97 * a + b).astype(np.uint64)
-    cut = corpus.examples.reader._truncate(Segments(none, a, none, b, none > 0), np.full_like(a, room), keys)
+    cut = corpus.examples.source._truncate(Segments(none, a, none, b, none > 0), np.full_like(a, room), keys)
     assert [*zip(cut.length_a.tolist(), cut.length_b.tolist(), strict=True)] == [
         paper_loop(*pair, room) for pair in zip(a.tolist(), b.tolist(), strict=True)
     ]
@@ -237,7 +237,7 @@ def long_documents(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 def test_a_tenth_of_the_rows_is_cut_to_a_uniform_length(long_documents: TokenStore) -> None:
     examples = make(long_documents, next_sentence=False)
     starts = np.asarray(long_documents.sentence_starts)
-    room, chunks = L - 2, examples.reader.chunks
+    room, chunks = L - 2, examples.source.chunks
     full = starts[chunks[:, 2]] - starts[chunks[:, 1]] >= room
     lengths = whole_epoch(examples)["segments_BL"].sum(1)[full] - 2
     short = lengths[lengths < room]
