@@ -17,6 +17,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ def is_adapter(path: str) -> bool:
 
 def scale_of(lora: LoraConfig) -> float:
     """s."""
+    assert lora.rank is not None
     return lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
 
 
@@ -174,7 +176,7 @@ def dropped(params: Params, rate: float, key: jax.Array | None) -> Params:
     if key is None or not rate:
         return params
 
-    def drop(path: tuple, leaf: jax.Array) -> jax.Array:
+    def drop(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         name = "/".join(str(step.key) for step in path)
         if not name.endswith(f"/{A}"):
             return leaf

@@ -164,9 +164,15 @@ class Architecture:
         return self.embedding_size or self.hidden_size
 
     @property
+    def source(self) -> Architecture:
+        """The encoder of a stack that has one."""
+        assert self.encoder is not None
+        return self.encoder
+
+    @property
     def memory_width(self) -> int:
         """Width of what a decoder sees of its encoder."""
-        return self.hidden_size if self.memory_projection else self.encoder.hidden_size
+        return self.hidden_size if self.memory_projection else self.source.hidden_size
 
     @functools.cached_property
     def layer_specs(self) -> tuple[LayerSpec, ...]:
@@ -235,7 +241,7 @@ class Architecture:
             return "encoder-decoder"
         return "decoder" if self.causal else "encoder"
 
-    def replace(self, **changes: object) -> Architecture:
+    def replace(self, **changes: Any) -> Architecture:
         """A copy with some fields changed; those of computation and dropout change in its encoder too."""
         shared = {"dtype", "scan_layers", "remat", "attention"}
         shared |= {"dropout_rate", "attention_dropout_rate", "activation_dropout_rate"}
@@ -244,7 +250,7 @@ class Architecture:
             changes = {**changes, "encoder": self.encoder.replace(**inner)}
         return dataclasses.replace(self, **changes)
 
-    def with_layers(self, **changes: object) -> Architecture:
+    def with_layers(self, **changes: Any) -> Architecture:
         """A copy with some fields of all its layers changed."""
         return dataclasses.replace(self, layers=tuple(dataclasses.replace(spec, **changes) for spec in self.layers))
 

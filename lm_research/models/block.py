@@ -19,8 +19,10 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.module import Attention
 from lm_research.models.feed_forward import Experts, FeedForward
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import dropout, norm, split_key
+from lm_research.models.layers import Norm, dropout, norm, split_key
 from lm_research.parallel.rules import constrain
+
+Branch = Callable[[jax.Array], jax.Array]
 
 
 class BlockInputs(NamedTuple):
@@ -82,19 +84,25 @@ class Block(nnx.Module):
         spec, crosses = self.spec, self.arch.encoder is not None
         inner = self.arch.activation_dropout_rate > 0
         keys = iter(split_key(key, 3 + 2 * crosses + inner))
-        show = Seen(None, None, None) if seen is None else seen
 
         def attend(x_BLD: jax.Array) -> jax.Array:
-            own = dict(positions_BL=inputs.positions_BL, dropout_key=next(keys), layer=layer, probs=show.attention)
-            return self.attention(x_BLD, inputs.masks[spec], cache, **own)
+            own, probs = inputs.positions_BL, None if seen is None else seen.attention
+            return self.attention(
+                x_BLD, inputs.masks[spec], cache, positions_BL=own, layer=layer, dropout_key=next(keys), probs=probs
+            )
 
         def attend_to_encoder(x_BLD: jax.Array) -> jax.Array:
-            own = dict(memory_BSD=inputs.memory_BSD, dropout_key=next(keys), layer=layer, probs=show.cross_attention)
-            return self.cross_attention(x_BLD, inputs.memory_mask, cross_cache, **own)
+            own, mask, probs = inputs.memory_BSD, inputs.memory_mask, None if seen is None else seen.cross_attention
+            assert mask is not None
+            return self.cross_attention(
+                x_BLD, mask, cross_cache, memory_BSD=own, layer=layer, dropout_key=next(keys), probs=probs
+            )
 
         def feed(x_BLD: jax.Array) -> jax.Array:
             key = next(keys) if inner else None
-            return self.feed_forward(x_BLD, key, show.routing) if spec.num_experts else self.feed_forward(x_BLD, key)
+            if isinstance(self.feed_forward, Experts):
+                return self.feed_forward(x_BLD, key, None if seen is None else seen.routing)
+            return self.feed_forward(x_BLD, key)
 
         if spec.residual == "parallel":
             return self._parallel(x_BLD, attend, feed, keys)
@@ -108,29 +116,27 @@ class Block(nnx.Module):
     def _residual(
         self,
         x_BLD: jax.Array,
-        branch: Callable[[jax.Array], jax.Array],
-        norm: nnx.Module | None,
-        output_norm: nnx.Module | None,
+        branch: Branch,
+        norm: Norm | None,
+        output_norm: Norm | None,
         keys: Iterator[jax.Array | None],
     ) -> jax.Array:
         """The sum of x and a branch, with norms where `spec.residual` has them."""
         where = self.spec.residual
-        before = norm is not None and where not in ("post", "output")
-        y_BLD = branch(norm(x_BLD) if before else x_BLD)
-        if where == "output":
-            y_BLD = norm(y_BLD)
-        elif output_norm is not None:
-            y_BLD = output_norm(y_BLD)
+        y_BLD = branch(norm(x_BLD) if norm is not None and where not in ("post", "output") else x_BLD)
+        behind = norm if where == "output" else output_norm
+        if behind is not None:
+            y_BLD = behind(y_BLD)
         x_BLD = x_BLD + self._scaled(dropout(y_BLD, self.arch.dropout_rate, next(keys)))
-        return constrain(norm(x_BLD) if where == "post" else x_BLD, "batch", "length", None)
+        if where == "post" and norm is not None:
+            x_BLD = norm(x_BLD)
+        return constrain(x_BLD, "batch", "length", None)
 
-    def _parallel(
-        self, x_BLD: jax.Array, attend: Callable, feed: Callable, keys: Iterator[jax.Array | None]
-    ) -> jax.Array:
+    def _parallel(self, x_BLD: jax.Array, attend: Branch, feed: Branch, keys: Iterator[jax.Array | None]) -> jax.Array:
         """The sum of x and both branches, each of x itself."""
-        rate = self.arch.dropout_rate
+        rate, own = self.arch.dropout_rate, self.feed_forward_norm
         first_BLD = x_BLD if self.attention_norm is None else self.attention_norm(x_BLD)
-        second_BLD = first_BLD if self.spec.shared_norm else self.feed_forward_norm(x_BLD)
+        second_BLD = first_BLD if own is None else own(x_BLD)
         y_BLD = dropout(attend(first_BLD), rate, next(keys))
         y_BLD += dropout(feed(second_BLD), rate, next(keys))
         return constrain(x_BLD + self._scaled(y_BLD), "batch", "length", None)
@@ -141,6 +147,6 @@ class Block(nnx.Module):
 
 
 @functools.lru_cache(maxsize=256)
-def block_parts(arch: Architecture, spec: LayerSpec) -> tuple[Any, nnx.State]:
+def block_parts(arch: Architecture, spec: LayerSpec) -> tuple[Any, nnx.State[Any, Any]]:
     """Graph and shapes of a Block: what puts its parameters into it."""
     return nnx.split(nnx.eval_shape(lambda: Block(arch, spec, nnx.Rngs(0))))

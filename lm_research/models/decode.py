@@ -5,12 +5,14 @@ Legend: B rows, L new tokens, S slots, M places of an encoder's row, G key/value
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, write
-from lm_research.models.attention.mask import as_bias, within
+from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, Layers, write
+from lm_research.models.attention.mask import AttentionMask, as_bias, within
 from lm_research.models.block import Block, BlockInputs
 from lm_research.models.decode_layout import BoundModel, bind, predict, unroll
 from lm_research.models.layer_plan import segments
@@ -34,26 +36,31 @@ def empty(bound: BoundModel, rows: int, slots: int, memory: EncoderOutput | None
             return jnp.zeros((rows * heads, slots, width), arch.compute_dtype)
         return constrain(jnp.zeros((*front, rows, heads, slots, width), arch.compute_dtype), None, *CACHE_AXES)
 
-    def cross(block: Block) -> tuple[jax.Array, ...]:
-        pair = block.cross_attention.keys_and_values(memory.x_BSD)
-        return tuple(constrain(x_BMGK.swapaxes(1, 2), *CACHE_AXES) for x_BMGK in pair)
-
+    layers: Layers
     if bound.blocks is not None:
         layers = tuple(map(zeros, arch.layer_specs))
-        pairs = None if memory is None else tuple(zip(*map(cross, bound.blocks), strict=True))
     else:
         specs = [(arch.layer_specs[first : first + period], count) for first, period, count in segments(arch)]
         layers = tuple(tuple(zeros(spec, count) for spec in period) for period, count in specs)
-        pairs = None if memory is None else bound.model.decoder.of_each_layer(cross)
     if memory is None:
         return Cache(layers, layers)
-    return Cache(layers, layers, *pairs, memory.segments_BS > 0)
+    source_BMD = memory.x_BSD
+
+    def cross(block: Block) -> tuple[jax.Array, ...]:
+        pair = block.cross_attention.keys_and_values(source_BMD)
+        return tuple(constrain(x_BMGK.swapaxes(1, 2), *CACHE_AXES) for x_BMGK in pair)
+
+    if bound.blocks is not None:
+        keys, values = zip(*map(cross, bound.blocks), strict=True)
+    else:
+        keys, values = bound.model.decoder.of_each_layer(cross)
+    return Cache(layers, layers, keys, values, memory.segments_BS > 0)
 
 
 def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_BL: jax.Array) -> BlockInputs:
     """What the blocks share: what is added to scores [B, 1 or H, L, S], from what each new token sees."""
-    made: dict[tuple, jax.Array] = {}
-    masks = {}
+    made: dict[tuple[Any, ...], jax.Array] = {}
+    masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
     for spec in bound.model.arch.kinds:
         looks = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"))
         if looks not in made:
@@ -104,7 +111,9 @@ def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSl
     x_BLD = decoder.embeddings(tokens_BL, positions_BL, None, None, table_VE)
     inputs = block_inputs(bound, cache, slots, positions_BL)
     if bound.blocks is None:
-        x_BLD, _, cache = decoder.run_layers(x_BLD, inputs, cache=cache, slots=slots)
+        x_BLD, _, extended = decoder.run_layers(x_BLD, inputs, cache=cache, slots=slots)
+        assert extended is not None
+        cache = extended
     else:
         x_BLD, cache = _one_by_one(bound.blocks, x_BLD, inputs, cache, slots)
     return decoder.final_norm(x_BLD) if arch.final_norm else x_BLD, cache

@@ -10,7 +10,7 @@ feed-forward width, E width of the token table, V vocabulary.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def unroll(definition: ModelDefinition, params: Params) -> Params:
     def one(spec: LayerSpec, place: Place) -> Params:
         contracted, stacked = _contracted(arch, spec), layers[place.stack] if place.stack else layers
 
-        def lay(path: tuple, leaf: jax.Array) -> jax.Array:
+        def lay(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
             leaf, names = leaf[place.row], tuple(key.key for key in path)
             if names not in contracted:
                 return leaf
@@ -63,7 +63,7 @@ def _head_table(definition: ModelDefinition, params: Params) -> jax.Array:
 def _contracted(arch: Architecture, spec: LayerSpec) -> dict[tuple[str, ...], int]:
     """Path of each kernel of a block -> how many of its axes are inputs."""
     found = nnx.iter_graph(nnx.merge(*block_parts(arch, spec)))
-    return {(*path, "kernel"): len(node.inputs) for path, node in found if isinstance(node, Dense)}
+    return {(*map(str, path), "kernel"): len(node.inputs) for path, node in found if isinstance(node, Dense)}
 
 
 class BoundModel(NamedTuple):

@@ -18,6 +18,7 @@ from flax import nnx
 from lm_research.models.architecture import Architecture
 from lm_research.models.heads import HeadSpec, Model
 from lm_research.models.layer_plan import stacks
+from lm_research.models.layers import Axes
 from lm_research.trees import flatten
 
 Params = dict[str, Any]
@@ -40,7 +41,7 @@ class ModelDefinition:
     shapes: Params
     axes: Params
     graph: Any
-    state: nnx.State
+    state: nnx.State[Any, Any]
 
     def init(self, seed: int | jax.Array) -> Params:
         """Fresh parameters (float32). The same for any mesh, because jax.random is."""
@@ -84,7 +85,7 @@ def define(arch: Architecture, head: HeadSpec) -> ModelDefinition:
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
     axes = nnx.to_pure_dict(jax.tree.map(lambda leaf: leaf.axes, state, is_leaf=is_variable))
 
-    def with_layers(shape: jax.ShapeDtypeStruct, names: tuple) -> tuple:
+    def with_layers(shape: jax.ShapeDtypeStruct, names: Axes) -> Axes:
         return ("layers",) * (len(shape.shape) - len(names)) + names
 
     return ModelDefinition(arch, head, shapes, jax.tree.map(with_layers, shapes, axes), graph, state)

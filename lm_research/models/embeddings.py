@@ -43,6 +43,7 @@ class Embeddings(nnx.Module):
     ) -> jax.Array:
         arch = self.arch
         table_VE = self.tokens[...] if arch.has_tokens else table_VE
+        assert table_VE is not None
         # Rows whole on each device before they are looked up: otherwise XLA moves the result around instead.
         x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
         if arch.embedding_scale != 1.0:

@@ -73,7 +73,7 @@ def train_flops_per_token(
 
 def _stacks(shapes: Any) -> list[tuple[str, Any]]:
     """The stacks of blocks among a model's parameters, wherever they are: (name, parameters of the blocks)."""
-    found = []
+    found: list[tuple[str, Any]] = []
     for name, tree in shapes.items():
         if isinstance(tree, dict):
             found += [(name, tree["layers"])] if "layers" in tree else [(f"{name}/{n}", t) for n, t in _stacks(tree)]
@@ -82,7 +82,9 @@ def _stacks(shapes: Any) -> list[tuple[str, Any]]:
 
 def _share(definition: ModelDefinition, arch: Architecture, path: str) -> float:
     """How much of a kernel each position takes: of experts, some."""
-    spec = arch.layer_specs[definition.layers_of(path)[0] % arch.num_layers]
+    layers = definition.layers_of(path)
+    assert layers is not None
+    spec = arch.layer_specs[layers[0] % arch.num_layers]
     expert = spec.num_experts and "/feed_forward/" in path and "/router/" not in path
     return spec.experts_per_token / spec.num_experts if expert else 1.0
 

@@ -56,8 +56,10 @@ def forward(
     mask_BL = inputs.get("attention_mask")
     mask_BL = jnp.ones_like(tokens_BL) if mask_BL is None else mask_BL
     captured: list[StackOutputs] | None = [] if capture else None
-    options = dict(query_segments_BL=jnp.ones_like(tokens_BL), captured=captured)
-    given = dict(positions_BL=_positions(model.reader.arch, inputs), types_BL=inputs.get("token_type_ids"))
+    options: dict[str, Any] = dict(query_segments_BL=jnp.ones_like(tokens_BL), captured=captured)
+    given: dict[str, Any] = dict(
+        positions_BL=_positions(model.reader.arch, inputs), types_BL=inputs.get("token_type_ids")
+    )
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
     outputs: Arrays = {}
     if model.arch.kind == "encoder-decoder":
@@ -73,7 +75,7 @@ def forward(
     outputs = HEADS[head].outputs(model, x_BLD, inputs, mask_BL, keys[2]) | outputs
     if head == "classification" and inputs.get("labels") is not None:
         outputs["loss"] = classification_loss(outputs["logits"], inputs["labels"], problem_type)
-    return outputs | (_captured(model, captured) if capture else {})
+    return outputs if captured is None else outputs | _captured(model, captured)
 
 
 def _positions(arch: Architecture, inputs: Mapping[str, jax.Array]) -> jax.Array | None:
@@ -146,7 +148,7 @@ def _captured(model: Model, captured: list[StackOutputs]) -> Arrays:
     }
 
 
-def _multiple_choice(model: Model, inputs: Mapping, capture: bool, key: Any) -> Arrays:
+def _multiple_choice(model: Model, inputs: Mapping[str, Any], capture: bool, key: Any) -> Arrays:
     batch, choices = inputs["input_ids"].shape[:2]
     rows = {name: x.reshape(batch * choices, -1) for name, x in inputs.items() if name != "labels"}
     outputs = forward(model, "classification", rows, capture, key)

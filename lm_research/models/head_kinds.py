@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lm_research.models.heads import Model
 
 Arrays = dict[str, Any]
+Inputs = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class HeadKind:
     """
 
     meaning: str
-    outputs: Callable[[Model, jax.Array, Mapping[str, Any], jax.Array, Any], Arrays]
+    outputs: Callable[[Model, jax.Array, Inputs, jax.Array, Any], Arrays]
     tokens: Literal["", "masked", "next"] = ""
     pooler: Literal["no", "yes", "optional"] = "no"
     next_sentence: bool = False
@@ -53,28 +54,28 @@ class HeadKind:
     of_encoder: bool = False
 
 
-def _states(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _states(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     outputs = {"last_hidden_state": x_BLD}
     if model.pooler is not None:
         outputs["pooler_output"] = model.pooler(x_BLD, inputs["input_ids"], mask_BL)
     return outputs
 
 
-def _tokens(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _tokens(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     logits_BLV, labels_BL = model.predict_tokens(x_BLD).logits(), inputs.get("labels")
     if labels_BL is None:
         return {"logits": logits_BLV}
     return {"logits": logits_BLV, "loss": cross_entropy(logits_BLV, labels_BL)}
 
 
-def _next_token(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _next_token(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     logits_BLV, labels_BL = model.predict_tokens(x_BLD).logits(), inputs.get("labels")
     if labels_BL is None:
         return {"logits": logits_BLV}
     return {"logits": logits_BLV, "loss": cross_entropy(logits_BLV[:, :-1], labels_BL[:, 1:])}
 
 
-def _pretraining(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _pretraining(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     pair = inputs.get("next_sentence_label", inputs.get("sentence_order_label"))
     outputs = {
         "prediction_logits": model.predict_tokens(x_BLD).logits(),
@@ -86,12 +87,12 @@ def _pretraining(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.A
     return outputs
 
 
-def _next_sentence(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _next_sentence(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     logits_B2, labels = model.predict_next_sentence(x_BLD), inputs.get("labels", inputs.get("next_sentence_label"))
     return {"logits": logits_B2} | ({} if labels is None else {"loss": cross_entropy(logits_B2, labels.reshape(-1))})
 
 
-def _replaced(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _replaced(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     logits_BL, labels_BL = model.replaced_token(x_BLD), inputs.get("labels")
     if labels_BL is None:
         return {"logits": logits_BL}
@@ -99,19 +100,19 @@ def _replaced(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Arra
     return {"logits": logits_BL, "loss": (losses_BL * mask_BL).sum() / mask_BL.sum()}
 
 
-def _classes(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _classes(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     return {"logits": model.classify(x_BLD, inputs["input_ids"], mask_BL, key)}
 
 
-def _token_classes(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _token_classes(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     logits_BLC, labels_BL = model.classify(x_BLD, dropout_key=key), inputs.get("labels")
     return {"logits": logits_BLC} | ({} if labels_BL is None else {"loss": cross_entropy(logits_BLC, labels_BL)})
 
 
-def _span(model: Model, x_BLD: jax.Array, inputs: Mapping, mask_BL: jax.Array, key: Any) -> Arrays:
+def _span(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, key: Any) -> Arrays:
     logits_BL2 = model.classify(x_BLD, dropout_key=key)
     ends = {"start": logits_BL2[..., 0], "end": logits_BL2[..., 1]}
-    outputs = {f"{name}_logits": logits_BL for name, logits_BL in ends.items()}
+    outputs: Arrays = {f"{name}_logits": logits_BL for name, logits_BL in ends.items()}
     if inputs.get("start_positions") is not None and inputs.get("end_positions") is not None:
         # A position outside of the row is an answer that was cut off: it has no loss.
         length = x_BLD.shape[1]

@@ -10,7 +10,7 @@ Legend: B batch, L length, M predicted positions, D model width, E embedding wid
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +79,7 @@ class MaskedLMHead(nnx.Module):
         hidden_BME = self.norm(activation(self.activation, self.dense(hidden_BMD)))
         hidden_BME = hidden_BME if self.scale == 1.0 else hidden_BME * self.scale
         table_VE = table_VE if self.table is None else self.table[...]
+        assert table_VE is not None
         return Projection(hidden_BME, table_VE, self.bias[...], self.cap)
 
 
@@ -119,12 +120,14 @@ class Pooler(nnx.Module):
         """
         if slots:
             # A product with one-hot rows instead of a gather, as in `predict_tokens`.
+            assert tokens_BL is not None and segments_BL is not None
             own_BKL = segments_BL[:, None] == 1 + jnp.arange(slots)[:, None]
             picked_BKL = jax.nn.one_hot(self._place(tokens_BL[:, None], own_BKL), x_BLD.shape[1], dtype=x_BLD.dtype)
             x = jnp.einsum("BKL,BLD->BKD", picked_BKL, x_BLD)
         elif self.arch.pooling == "first":
             x = x_BLD[:, 0]
         else:
+            assert tokens_BL is not None
             real_BL = True if segments_BL is None else segments_BL > 0
             x = jnp.take_along_axis(x_BLD, self._place(tokens_BL, real_BL)[:, None, None], axis=1)[:, 0]
         if not self.arch.pooler_activation:
@@ -134,7 +137,7 @@ class Pooler(nnx.Module):
     def _place(self, tokens_L: jax.Array, own_L: jax.Array | bool) -> jax.Array:
         """The position that stands for those in `own_L`; both may have axes in front of L."""
         if self.arch.pooling == "first":
-            return own_L.argmax(-1)
+            return jnp.argmax(own_L, -1)
         wanted_L = tokens_L == self.arch.eos_id if self.arch.pooling == "eos" else tokens_L != self.arch.pad_id
         return ((wanted_L & own_L) * jnp.arange(tokens_L.shape[-1])).argmax(-1)
 
@@ -163,7 +166,7 @@ class Model(nnx.Module):
         else:
             self.encoder = Encoder(arch, rngs)
         if arch.memory_projection:
-            memory = [(arch.encoder.hidden_size, "embed")]
+            memory = [(arch.source.hidden_size, "embed")]
             self.memory_projection = Dense(memory, [(arch.hidden_size, None)], arch, rngs)
         width, kind = [(arch.hidden_size, "embed")], head.kind
         self.masked_lm = MaskedLMHead(arch, rngs) if kind.tokens == "masked" else None
@@ -193,7 +196,7 @@ class Model(nnx.Module):
         return self.decoder if self.arch.kind == "decoder" else self.encoder
 
     def encode(
-        self, tokens_BS: jax.Array, segments_BS: jax.Array | None = None, **options: object
+        self, tokens_BS: jax.Array, segments_BS: jax.Array | None = None, **options: Any
     ) -> tuple[jax.Array, EncoderOutput]:
         """States of the encoder [B, S, D], and what a decoder reads of them. Options as Transformer's."""
         x_BSD = self.encoder(tokens_BS, segments_BS, **options)
@@ -208,10 +211,12 @@ class Model(nnx.Module):
             picked = jax.nn.one_hot(positions_BM, x_BLD.shape[1], dtype=x_BLD.dtype)
             x_BLD = jnp.einsum("BML,BLD->BMD", picked, x_BLD)
         head = self.next_token if self.masked_lm is None else self.masked_lm
+        assert head is not None
         return head(x_BLD, self.table_VE)
 
     def predict_next_sentence(self, x_BLD: jax.Array) -> jax.Array:
         """Logits [B, 2] in float32: 0 = the second segment follows the first, 1 = it was drawn at random."""
+        assert self.pooler is not None
         return self.next_sentence(self.pooler(x_BLD)).astype(jnp.float32)
 
     def classify(

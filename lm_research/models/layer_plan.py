@@ -18,14 +18,15 @@ from lm_research.models.block import block_parts
 from lm_research.models.layer_spec import LayerSpec
 
 LONGEST_PERIOD = 64
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of a block's parameters, by path
 
 
 class Segment(NamedTuple):
-    """`count` repetitions of the `period` layers from `first` on."""
+    """`repeats` times the `period` layers from `first` on."""
 
     first: int
     period: int
-    count: int
+    repeats: int
 
 
 @functools.lru_cache(maxsize=256)
@@ -39,10 +40,10 @@ def segments(arch: Architecture) -> tuple[Segment, ...]:
             count = 1
             while kinds[first + count * period : first + (count + 1) * period] == kinds[first : first + period]:
                 count += 1
-            if period * (count - 1) > best.period * (best.count - 1):
+            if period * (count - 1) > best.period * (best.repeats - 1):
                 best = Segment(first, period, count)
         found.append(best)
-        first += best.period * best.count
+        first += best.period * best.repeats
     return tuple(found)
 
 
@@ -67,15 +68,15 @@ def stacks(arch: Architecture) -> tuple[Stack, ...]:
     if arch.share_layers:
         return (Stack("", arch.layer_specs[0], tuple(range(arch.num_blocks))),)
     shapes = {spec: _shapes(arch, spec) for spec in arch.kinds}
-    rows: dict[tuple, list[int]] = {}
+    rows: dict[Shapes, list[int]] = {}
     for number, spec in enumerate(arch.layer_specs):
         rows.setdefault(shapes[spec], []).append(number)
     groups = [tuple(numbers) for numbers in rows.values()]
     firsts = [arch.layer_specs[numbers[0]] for numbers in groups]
-    return tuple(Stack(name, *pair) for name, *pair in zip(_names(firsts), firsts, groups, strict=True))
+    return tuple(map(Stack, _names(firsts), firsts, groups))
 
 
-def _shapes(arch: Architecture, spec: LayerSpec) -> tuple:
+def _shapes(arch: Architecture, spec: LayerSpec) -> Shapes:
     leaves = jax.tree_util.tree_leaves_with_path(block_parts(arch, spec)[1])
     return tuple((jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves)
 

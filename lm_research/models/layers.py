@@ -20,7 +20,9 @@ from lm_research.parallel.rules import first_row, length_parts
 Axes = tuple[str | None, ...]
 
 
-def weight(rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, arch: Architecture, std: float | None = None) -> nnx.Param:
+def weight(
+    rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, arch: Architecture, std: float | None = None
+) -> nnx.Param[jax.Array]:
     """A weight matrix or table with the architecture's initial distribution."""
     std = arch.init_std if std is None else std
     if arch.init == "truncated_normal":
@@ -31,7 +33,7 @@ def weight(rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, arch: Architecture,
     return nnx.Param(value, axes=axes)
 
 
-def zeros(shape: Sequence[int], axes: Axes) -> nnx.Param:
+def zeros(shape: Sequence[int], axes: Axes) -> nnx.Param[jax.Array]:
     return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
 
 
@@ -164,12 +166,19 @@ class RMSNorm(nnx.Module):
         return (y * over_rows(self.scale[...], y.shape)).astype(x.dtype)
 
 
-def norm(arch: Architecture, width: int = 0) -> LayerNorm | RMSNorm:
+Norm = LayerNorm | RMSNorm
+_NORMS: dict[str, type[Norm]] = {"layer": LayerNorm, "rms": RMSNorm}
+
+
+def norm(arch: Architecture, width: int = 0) -> Norm:
     """The architecture's kind of normalisation, over `width` or D elements."""
-    return {"layer": LayerNorm, "rms": RMSNorm}[arch.norm_kind](arch, width)
+    return _NORMS[arch.norm_kind](arch, width)
 
 
-def elementwise(function: Callable[[jax.Array], jax.Array], slope: Callable[[jax.Array], jax.Array]) -> Callable:
+Elementwise = Callable[[jax.Array], jax.Array]
+
+
+def elementwise(function: Elementwise, slope: Elementwise) -> Elementwise:
     """`function` of x, computed in float32, with `slope` as its derivative.
 
     The slope starts again from x, behind a barrier. Otherwise XLA sees the same erf or tanh in the forward and in the backward
@@ -214,7 +223,7 @@ gelu_tanh = elementwise(lambda x: 0.5 * x * (1 + _gelu_tanh_parts(x)[0]), _gelu_
 
 # Name in an Architecture -> function. "gelu" is exact, "gelu_tanh" its tanh approximation (Hendrycks and Gimpel 2016),
 # "quick_gelu" their sigmoid approximation; "silu" is also called swish.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Elementwise] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),

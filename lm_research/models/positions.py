@@ -36,13 +36,14 @@ def rotary_frequencies(width: int, theta: float, scaling: Mapping[str, float | s
     """
     frequency = 1.0 / theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
     kind = scaling.get("type", "none")
+    numbers = {name: float(value) for name, value in scaling.items() if name != "type"}
     if kind == "linear":
-        frequency = frequency / scaling["factor"]
+        frequency = frequency / numbers["factor"]
     elif kind == "llama3":
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        turns = scaling["original_max_position_embeddings"] * frequency / (2 * math.pi)
+        low, high = numbers["low_freq_factor"], numbers["high_freq_factor"]
+        turns = numbers["original_max_position_embeddings"] * frequency / (2 * math.pi)
         blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
-        frequency = frequency * (blend + (1 - blend) / scaling["factor"])
+        frequency = frequency * (blend + (1 - blend) / numbers["factor"])
     else:
         assert kind == "none", kind
     return frequency.astype(np.float32)
@@ -121,7 +122,7 @@ def alibi_table(heads: int, length: int) -> np.ndarray:
     return -alibi_slopes(heads)[:, None] * np.abs(np.arange(1 - length, length, dtype=np.float32))
 
 
-def by_distance(values_HX: jax.Array, query_length: int) -> jax.Array:
+def by_distance(values_HX: jax.Array | np.ndarray, query_length: int) -> jax.Array:
     """[H, L, S] from values by distance, X = L + S - 1 of them: entry (l, s) is value L - 1 - l + s.
 
     Without a gather, whose gradient would be a scatter: copies of the values laid end to end, read in steps of X + 1, start one

@@ -123,10 +123,10 @@ class Transformer(nnx.Module):
         if arch.final_norm:
             x_BLD = self.final_norm(x_BLD)
         if arch.final_dropout:
-            x_BLD = dropout(x_BLD, arch.dropout_rate, *final_key)
+            x_BLD = dropout(x_BLD, arch.dropout_rate, final_key[0])
         if captured is not None:
-            inputs, *shown = zip(*seen, strict=True)
-            captured.append(StackOutputs((*inputs, x_BLD), *(tuple(itertools.chain(*layers)) for layers in shown)))
+            states, *shown = zip(*seen, strict=True)
+            captured.append(StackOutputs((*states, x_BLD), *(tuple(itertools.chain(*layers)) for layers in shown)))
         return x_BLD
 
     def _block_inputs(
@@ -142,18 +142,25 @@ class Transformer(nnx.Module):
         """What the layers share. With `blocks` scores may be made a block at a time: in rings where devices share the positions of
         rows, or by kernels (of which not all can do what `drops` probabilities)."""
         arch, length = self.arch, segments_BL.shape[1]
-        rings, masks, made = blocks and length_parts(length) > 1, {}, {}
+        rings = blocks and length_parts(length) > 1
+        masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
+        made: dict[tuple[Any, ...], jax.Array | AttentionMask] = {}
         for spec in arch.kinds:
+            if spec.attention == "none":
+                continue
             kernels = blocks and in_kernels(arch, spec, (length, length), drops, prefix_BL is not None)
             looks = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"), kernels)
-            if spec.attention != "none" and looks not in made:
-                segments = [queries_BL, segments_BL]
+            if looks not in made:
+                pair = (queries_BL, segments_BL)
                 if spec.attention == "chunked":
-                    segments = [chunked(segments, positions_BL, spec.window) for segments in segments]
+                    pair = (
+                        chunked(queries_BL, positions_BL, spec.window),
+                        chunked(segments_BL, positions_BL, spec.window),
+                    )
                 window = spec.window if spec.attention == "window" else 0
-                mask = AttentionMask(*segments, arch.causal, window, prefix_BL)
+                mask = AttentionMask(*pair, arch.causal, window, prefix_BL)
                 made[looks] = self._with_distances(spec, mask, rings or kernels)
-            masks[spec] = made.get(looks)
+            masks[spec] = made[looks]
         if memory is None:
             return BlockInputs(masks, positions_BL)
         both, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
@@ -165,13 +172,13 @@ class Transformer(nnx.Module):
     def _with_distances(self, spec: LayerSpec, mask: AttentionMask, in_blocks: bool) -> jax.Array | AttentionMask:
         """The mask with what a layer adds for distances: for a block at a time, or whole."""
         arch, length = self.arch, mask.query_segments_BL.shape[1]
-        reach = dict(max_distance=arch.relative_max_distance, both_ways=not arch.causal)
+        reach: dict[str, Any] = dict(max_distance=arch.relative_max_distance, both_ways=not arch.causal)
         if in_blocks:
             distances_HX = None
             if spec.positions == "relative":
                 distances_HX = distance_table(self.relative_bias[...], length, **reach)
             elif spec.positions == "alibi":
-                distances_HX = alibi_table(spec.num_heads, length)
+                distances_HX = jnp.asarray(alibi_table(spec.num_heads, length))
             return mask._replace(distances_HX=distances_HX)
         bias = mask.bias(0, 0)
         if spec.positions == "relative":
@@ -188,7 +195,7 @@ class Transformer(nnx.Module):
         capture: bool = False,
         cache: Cache | None = None,
         slots: CacheSlots | None = None,
-    ) -> tuple[jax.Array, list[tuple], Cache | None]:
+    ) -> tuple[jax.Array, list[tuple[Any, ...]], Cache | None]:
         """The last block's output; of each layer, if `capture`, its input and what its block has seen; the cache with what is new.
 
         `slots` are those that new tokens take of the cache.
@@ -210,7 +217,7 @@ class Transformer(nnx.Module):
         capture: bool,
         store: Any,
         slots: CacheSlots | None,
-    ) -> tuple[jax.Array, list[tuple], Any]:
+    ) -> tuple[jax.Array, list[tuple[Any, ...]], Any]:
         """The same of one segment: a loop over its repetitions, whose body is its period."""
         arch, (first, period, count) = self.arch, segment
         looped = count > 1 and arch.scan_layers
@@ -220,18 +227,22 @@ class Transformer(nnx.Module):
         if store is not None:  # the cache is carried whole, so that only new entries are written
             store, crosses = store
 
-        def run(spec: LayerSpec, params: Any, x_BLD: jax.Array, key: Any, number: Any, pair: Any, cross: Any) -> tuple:
-            block, shown = nnx.merge(block_parts(arch, spec)[0], params), Seen() if capture else None
-            own = None if pair is None else LayerCache(*pair, slots.slot, slots.visible_BLS.shape[-1])
-            across = None if cross is None else LayerCache(*cross, None, cross[0].shape[-2])
-            y_BLD = block(x_BLD, inputs, key, number, shown, own, across)
-            shown = (x_BLD, shown.attention, shown.cross_attention, shown.routing) if capture else ()
+        def run(
+            spec: LayerSpec, params: Any, x_BLD: jax.Array, key: Any, number: Any, pair: Any, cross: Any
+        ) -> tuple[jax.Array, tuple[Any, ...], Any]:
+            block, seen, own = nnx.merge(block_parts(arch, spec)[0], params), Seen() if capture else None, None
+            if pair is not None:
+                assert slots is not None
+                own = LayerCache(pair[0], pair[1], slots.slot, slots.visible_BLS.shape[-1])
+            across = None if cross is None else LayerCache(cross[0], cross[1], None, cross[0].shape[-2])
+            y_BLD = block(x_BLD, inputs, key, number, seen, own, across)
+            shown = () if seen is None else (x_BLD, seen.attention, seen.cross_attention, seen.routing)
             return y_BLD, shown, None if own is None else (own.key, own.value)
 
         if arch.remat != "none" and store is None:
             run = jax.checkpoint(run, policy=REMAT_POLICIES[arch.remat], prevent_cse=not looped, static_argnums=0)
 
-        def body(carry: tuple, repetition: tuple) -> tuple[tuple, list]:
+        def body(carry: tuple[jax.Array, Any], repetition: tuple[Any, ...]) -> tuple[tuple[jax.Array, Any], list[Any]]:
             (x_BLD, store), (params, keys, number, crosses) = carry, repetition
             shown, stored = [], []
             for place, spec in enumerate(specs):
@@ -259,19 +270,19 @@ class Transformer(nnx.Module):
             layers = [jax.tree.map(lambda x, n=n: x[n], one) for n in range(count) for one in shown] if capture else []
         return x_BLD, layers if capture else [], None if store is None else (store, crosses)
 
-    def of_each_layer(self, function: Callable[[Block], tuple]) -> tuple[tuple, ...]:
+    def of_each_layer(self, function: Callable[[Block], tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
         """The parts of what `function` makes of each block, each part for each segment and layer of its period, [count, ...]."""
         found = []
         for segment in segments(self.arch):
             specs = self.arch.layer_specs[segment.first : segment.first + segment.period]
             params, pick = self._parameters(segment)
 
-            def of_period(repetition: tuple, specs: Any = specs, pick: Any = pick) -> tuple:
+            def of_period(repetition: tuple[Any, ...], specs: Any = specs, pick: Any = pick) -> tuple[Any, ...]:
                 graphs = [block_parts(self.arch, spec)[0] for spec in specs]
                 blocks = (nnx.merge(graph, pick(repetition[0], place)) for place, graph in enumerate(graphs))
                 return tuple(map(function, blocks))
 
-            found.append(tuple(zip(*jax.lax.map(of_period, (params, jnp.arange(segment.count))), strict=True)))
+            found.append(tuple(zip(*jax.lax.map(of_period, (params, jnp.arange(segment.repeats))), strict=True)))
         return tuple(zip(*found, strict=True))
 
     def _parameters(self, segment: Segment) -> tuple[Any, Any]:
@@ -308,7 +319,9 @@ class Transformer(nnx.Module):
 
 def _blocks(stack: Transformer, name: str) -> Block:
     """The stacked blocks of a kind."""
-    return getattr(stack.layers, name) if name else stack.layers
+    found = getattr(stack.layers, name) if name else stack.layers
+    assert isinstance(found, Block)
+    return found
 
 
 class Encoder(Transformer):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 # An array for each layer; where layers are looped over, for each segment and each layer of its period, [repetitions, ...] (layer_plan.py).
 Layers = tuple[Any, ...]
+Pairs = tuple[tuple[Any, Any], ...]  # keys and values of layers
 
 
 class Cache(NamedTuple):
@@ -34,14 +35,14 @@ class Cache(NamedTuple):
     memory_mask_BM: jax.Array | None = None
     first_B: jax.Array | None = None  # the position of each row's first token, where it is not 0
 
-    def of(self, number: int) -> tuple[tuple, tuple | None]:
+    def of(self, number: int) -> tuple[Pairs, Pairs | None]:
         """Keys and values of each layer of a segment, and of its encoder's states, as pairs."""
         pairs = tuple(zip(self.keys[number], self.values[number], strict=True))
         if not self.cross_keys:
             return pairs, None
         return pairs, tuple(zip(self.cross_keys[number], self.cross_values[number], strict=True))
 
-    def with_layers(self, stores: list[tuple]) -> Cache:
+    def with_layers(self, stores: list[tuple[Pairs, Pairs | None]]) -> Cache:
         """The cache with what `of` gives of all segments."""
         keys, values = (tuple(tuple(pair[part] for pair in pairs) for pairs, _ in stores) for part in (0, 1))
         return self._replace(keys=keys, values=values)
@@ -80,6 +81,7 @@ class LayerCache:
 
     def write(self, key_BLGK: jax.Array, value_BLGK: jax.Array) -> None:
         """Puts those of new tokens into their slots."""
+        assert self.slot is not None
         self.key = write(self.key, key_BLGK.swapaxes(1, 2), self.slot)
         self.value = write(self.value, value_BLGK.swapaxes(1, 2), self.slot)
 

@@ -33,6 +33,7 @@ from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
 Specified = Sequence[tuple[Any, pl.BlockSpec]]
+Kept = tuple[jax.Array, jax.Array, jax.Array, Masks, jax.Array, jax.Array]  # see _forward
 
 
 def flash_attend(
@@ -66,7 +67,9 @@ def flash_attend(
     rate = 0.0 if dropout_key is None else dropout_rate
     whole = (batch, heads, length, keys)
     static = Static(mask.causal, mask.window > 0, scale, rate, whole, tiles or Tiles(), interpret=platform() == "cpu")
-    bits = jnp.zeros(2, jnp.uint32) if rate == 0.0 else jax.random.key_data(dropout_key).astype(jnp.uint32)
+    bits = jnp.zeros(2, jnp.uint32)
+    if dropout_key is not None and rate > 0.0:
+        bits = jax.random.key_data(dropout_key).astype(jnp.uint32)
     numbers = jnp.stack([jnp.asarray(mask.window, jnp.int32), *jax.lax.bitcast_convert_type(bits, jnp.int32)])
     rows = (mask.query_segments_BL, mask.key_segments_BS, mask.prefix_BS)
     run = functools.partial(_on_device, static)
@@ -74,21 +77,26 @@ def flash_attend(
 
 
 def _on_device(
-    static: Static, qkv: Sequence[jax.Array], rows: Sequence[jax.Array | None], numbers: jax.Array
+    static: Static,
+    qkv: Sequence[jax.Array],
+    rows: tuple[jax.Array, jax.Array, jax.Array | None],
+    numbers: jax.Array,
 ) -> jax.Array:
     """One device's part: rows filled up to whole blocks by positions that see nothing and that nothing sees, and heads to a width that is
     a power of two, as everything of Triton's, by zeros."""
-    (batch, length, heads, width), keys = qkv[0].shape, qkv[1].shape[1]
+    (batch, length, heads, width), sources = qkv[0].shape, qkv[1].shape[1]
     alone = not jax.sharding.get_abstract_mesh().manual_axes
     first = (0, 0) if alone else (first_row(batch), first_head(heads))
     numbers = jnp.pad(jnp.concatenate([numbers, jnp.stack([jnp.asarray(n, jnp.int32) for n in first])]), (0, 3))
-    fill_L, fill_S = (-n % _unit(n) for n in (length, keys))
+    fill_L, fill_S = (-n % _unit(n) for n in (length, sources))
     fill_K = max(16, pl.next_power_of_2(width)) - width
 
-    def filled(x: jax.Array | None, fill: int, value: int = 0) -> jax.Array | None:
-        return None if x is None else jnp.pad(x.astype(jnp.int32), [(0, 0), (0, fill)], constant_values=value)
+    def filled(x: jax.Array, fill: int, value: int = 0) -> jax.Array:
+        return jnp.pad(x.astype(jnp.int32), [(0, 0), (0, fill)], constant_values=value)
 
-    masks = Masks(filled(rows[0], fill_L, -1), filled(rows[1], fill_S, -2), filled(rows[2], fill_S), numbers)
+    queries, keys, prefix = rows
+    prefix = None if prefix is None else filled(prefix, fill_S)
+    masks = Masks(filled(queries, fill_L, -1), filled(keys, fill_S, -2), prefix, numbers)
     padded = (
         jnp.pad(x, [(0, 0), (0, fill), (0, 0), (0, fill_K)])
         for x, fill in zip(qkv, (fill_L, fill_S, fill_S), strict=True)
@@ -106,20 +114,22 @@ def _flash(static: Static, query: jax.Array, key: jax.Array, value: jax.Array, m
     return _forward(static, query, key, value, masks)[0]
 
 
-def _forward(static: Static, query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks) -> tuple:
+def _forward(
+    static: Static, query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks
+) -> tuple[jax.Array, Kept]:
     """Attention, and what the backward pass needs: inputs, output, and log2 of each query's sum [B, H, L]."""
     grid = _Grid(static, static.tiles.forward, query, key)
-    log_total = jax.ShapeDtypeStruct(grid.rows(query), jnp.float32)
+    of_rows = jax.ShapeDtypeStruct(grid.rows(query), jnp.float32)
     out, log_total = grid.run(
         forward_kernel,
         masks,
         [grid.queries(query), grid.whole(key), grid.whole(value)],
-        [grid.queries(query), grid.query_rows(log_total)],
+        [grid.queries(query), grid.query_rows(of_rows)],
     )
     return out, (query, key, value, masks, out, log_total)
 
 
-def _backward(static: Static, kept: tuple, gradient: jax.Array) -> tuple:
+def _backward(static: Static, kept: Kept, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     query, key, value, masks, out, log_total = kept
     # What the softmax's gradient subtracts: sum over keys of probability times its gradient.
     delta = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
@@ -173,7 +183,9 @@ class _Grid:
     def whole_rows(self, x: Any) -> tuple[Any, pl.BlockSpec]:
         return x, pl.BlockSpec((None, None, x.shape[-1]), lambda i, h, b: (b, h, 0))
 
-    def run(self, kernel: Callable, masks: Masks, inputs: Specified, outputs: Specified) -> Sequence[jax.Array]:
+    def run(
+        self, kernel: Callable[..., None], masks: Masks, inputs: Specified, outputs: Specified
+    ) -> Sequence[jax.Array]:
         first, last = self._bounds(masks)
         of_batch = [
             (x, None if x is None else pl.BlockSpec((None, x.shape[1]), lambda i, h, b: (b, 0)))

@@ -143,7 +143,7 @@ def forward_kernel(
     own = query_segments[pl.ds(i * tile.queries, tile.queries)]
     query = query[...]
 
-    def add(j: jax.Array, sums: tuple) -> tuple:
+    def add(j: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         mixed, highest, total = sums
         at = pl.ds(j * tile.keys, tile.keys)
         pair = _Pair(i, j, own, key_segments[at], None if prefix is None else prefix[at], numbers)
@@ -172,7 +172,7 @@ def keys_kernel(
     own, own_prefix = key_segments[here], None if prefix is None else prefix[here]
     key, value = key[...], value[...]
 
-    def add(i: jax.Array, sums: tuple) -> tuple:
+    def add(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         for_key, for_value = sums
         at = pl.ds(i * tile.queries, tile.queries)
         pair = _Pair(i, j, query_segments[at], own, own_prefix, numbers, turned=True)

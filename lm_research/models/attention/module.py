@@ -18,7 +18,7 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.attention.splash import fits, splash_attend
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Dense, LayerNorm, RMSNorm, capped, dropout, norm
+from lm_research.models.layers import Dense, Norm, capped, dropout, norm
 from lm_research.models.positions import rotary_frequencies, rotate
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
@@ -186,15 +186,17 @@ class Attention(nnx.Module):
             scale = scale / (layer + 1)
         dropped = (self.arch.attention_dropout_rate, dropout_key)
         if cache is None or cache.slot is not None:
-            pair = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
+            key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
             if isinstance(mask, AttentionMask):
                 copies = spec.num_heads // spec.num_kv_heads
-                qkv = (query_BLHK, *(jnp.repeat(x, copies, axis=2) if copies > 1 else x for x in pair))
-                return self.output(attend_in_blocks(*qkv, mask, scale, *dropped, spec.score_cap))
+                if copies > 1:
+                    key, value = jnp.repeat(key, copies, axis=2), jnp.repeat(value, copies, axis=2)
+                return self.output(attend_in_blocks(query_BLHK, key, value, mask, scale, *dropped, spec.score_cap))
             if cache is not None:
-                cache.write(*pair)
-        pair = (x.swapaxes(1, 2) for x in pair) if cache is None else cache.read()
-        return self.output(dot_product_attention(query_BLHK, *pair, mask, scale, *dropped, probs, spec.score_cap))
+                cache.write(key, value)
+        assert not isinstance(mask, AttentionMask)
+        key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.read()
+        return self.output(dot_product_attention(query_BLHK, key, value, mask, scale, *dropped, probs, spec.score_cap))
 
     def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Keys and values [B, S, G, K], normalised and rotated where the layer does that."""
@@ -206,7 +208,7 @@ class Attention(nnx.Module):
     def _project(self, projection: Dense, x_BLD: jax.Array) -> jax.Array:
         return constrain(projection(x_BLD), "batch", "length", "act_heads", None)
 
-    def _normalized(self, norm: LayerNorm | RMSNorm, x_BLHK: jax.Array) -> jax.Array:
+    def _normalized(self, norm: Norm, x_BLHK: jax.Array) -> jax.Array:
         if self.spec.query_key_norm == "head":
             return norm(x_BLHK)
         return norm(x_BLHK.reshape(*x_BLHK.shape[:2], -1)).reshape(x_BLHK.shape)
@@ -215,5 +217,6 @@ class Attention(nnx.Module):
         spec = self.spec
         if spec.positions != "rotary":
             return x_BLHK
+        assert positions_BL is not None
         frequency = rotary_frequencies(spec.rotary_width, spec.rotary_theta, dict(spec.rotary_scaling))
         return rotate(x_BLHK, positions_BL, frequency, spec.rotary_interleaved)

@@ -11,7 +11,7 @@ Legend: B batch, L query length, S key length, H heads, K head width; all of a d
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,19 @@ class Sums(NamedTuple):
     mixed: jax.Array
 
 
-class Passed(NamedTuple):
-    """What goes round: keys and values [B, S, H, K], their segments and prefixes [B, S]."""
+Part = TypeVar("Part")
 
-    key: jax.Array
-    value: jax.Array
-    segments: jax.Array
-    prefix: jax.Array | None
+
+class Passed(NamedTuple, Generic[Part]):
+    """What goes round: keys and values [B, S, H, K], their segments and prefixes [B, S]; or of each how it is divided."""
+
+    key: Part
+    value: Part
+    segments: Part
+    prefix: Part | None
+
+
+Carried = tuple[Sums, Passed[jax.Array]]
 
 
 def ring_attend(
@@ -87,7 +93,7 @@ def _ring(
     rates: tuple[float, float],
     parts: int,
     query_BLHK: jax.Array,
-    passed: Passed,
+    passed: Passed[jax.Array],
     segments_BL: jax.Array,
     distances_HX: jax.Array | None,
     key: jax.Array | None,
@@ -102,7 +108,7 @@ def _ring(
     query_BHLK = query_BLHK.swapaxes(1, 2)
 
     @jax.checkpoint  # scores are made again in the backward pass
-    def add(sums: Sums, passed: Passed, source: jax.Array) -> Sums:
+    def add(sums: Sums, passed: Passed[jax.Array], source: jax.Array) -> Sums:
         """The running softmax with the keys and values that device `source` began with."""
         first_key = source * passed.key.shape[1]
         mask = AttentionMask(segments_BL, passed.segments, prefix_BS=passed.prefix, distances_HX=distances_HX, **static)
@@ -119,7 +125,7 @@ def _ring(
         new = jnp.einsum("BHLS,BHSK->BHLK", shares, passed.value.swapaxes(1, 2), preferred_element_type=jnp.float32)
         return Sums(highest, total, sums.mixed * shrink[..., None] + new)
 
-    def turn(carry: tuple[Sums, Passed], number: jax.Array) -> tuple[tuple[Sums, Passed], None]:
+    def turn(carry: Carried, number: jax.Array) -> tuple[Carried, None]:
         sums, passed = carry  # passed on and added at once: neither waits for the other
         following = jax.lax.ppermute(passed, RULES["length"], [(i, (i + 1) % parts) for i in range(parts)])
         return (add(sums, passed, (mine - number) % parts), following), None

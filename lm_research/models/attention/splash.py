@@ -50,7 +50,8 @@ def splash_attend(
 
     def run(qkv: tuple[jax.Array, ...], segments: tuple[jax.Array, ...], _: None) -> jax.Array:
         query_BHLK, key_BHSK, value_BHSK = (x.swapaxes(1, 2) for x in qkv)
-        kernel = _kernel(mask.causal, mask.window, score_cap, *query_BHLK.shape[1:3], key_BHSK.shape[2], interpret)
+        heads, length = query_BHLK.shape[1:3]
+        kernel = _kernel(mask.causal, mask.window, score_cap, heads, length, key_BHSK.shape[2], interpret)
         out_BHLK = jax.vmap(kernel)(query_BHLK, key_BHSK, value_BHSK, kernels.SegmentIds(*segments))
         return out_BHLK.swapaxes(1, 2).astype(value_BHSK.dtype)
 

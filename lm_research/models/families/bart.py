@@ -64,7 +64,7 @@ class Bart(Family):
     decoder_config = {"is_decoder": True, "is_encoder_decoder": False}
 
     base_prefix = "model."
-    redundant = (r"^(model\.)?version$",)
+    redundant: tuple[str, ...] = (r"^(model\.)?version$",)
     unread = (r"\.encoder_attn(_layer_norm)?\.",)  # of a decoder alone: only one with an encoder reads them
 
     def architecture(self, config: EncoderDecoderConfig, vocab_size: int) -> Architecture:
@@ -75,7 +75,7 @@ class Bart(Family):
         if hf.get("scale_embedding"):
             fields["embedding_scale"] = fields["hidden_size"] ** 0.5
 
-        def stack(name: str) -> dict[str, int]:
+        def stack(name: str) -> dict[str, Any]:
             return read_keys(hf, [ConfigField(field, f"{name}_{key}", default) for field, key, default in STACK_KEYS])
 
         inner = {name: value for name, value in fields.items() if name not in ("eos_id", "head_bias")}

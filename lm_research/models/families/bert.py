@@ -10,7 +10,7 @@ from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import ConfigField, ParamMapping, dense, norm
 from lm_research.models.families.encoder_weights import output_table, placed, stack
 
-FIELDS = (
+FIELDS: tuple[ConfigField, ...] = (
     ConfigField("vocab_size", "vocab_size", 30522),
     ConfigField("hidden_size", "hidden_size", 768),
     ConfigField("num_layers", "num_hidden_layers", 12),

@@ -87,7 +87,7 @@ def norm(path: str, name: str) -> tuple[ParamMapping, ParamMapping]:
     return ParamMapping(f"{path}/scale", (f"{name}.weight",)), ParamMapping(f"{path}/bias", (f"{name}.bias",))
 
 
-def tensor(path: str, *names: str, **options: Any) -> tuple[ParamMapping]:
+def tensor(path: str, *names: str, **options: Any) -> tuple[ParamMapping, ...]:
     """An array that is stored as we have it, under the first of these names."""
     return (ParamMapping(path, names, **options),)
 

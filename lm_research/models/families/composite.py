@@ -57,7 +57,8 @@ class Composite(Family):
     hides_padded_targets = True
 
     def __init__(self, encoder: Family, decoder: Family) -> None:
-        self.encoder, self.decoder = encoder, decoder
+        assert decoder.decoder_config is not None
+        self.encoder, self.decoder, self.decoder_keys = encoder, decoder, decoder.decoder_config
         pairs = (("encoder", encoder), ("decoder", decoder))
         self.redundant = tuple(
             re.sub(r"^\^", rf"^{part}\\.", one) for part, family in pairs for one in family.redundant
@@ -65,7 +66,7 @@ class Composite(Family):
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         encoder = _part("encoder", self.encoder, hf["encoder"], names)
-        decoder = _part("decoder", self.decoder, {**hf["decoder"], **self.decoder.decoder_config}, names)
+        decoder = _part("decoder", self.decoder, {**hf["decoder"], **self.decoder_keys}, names)
         if encoder.causal:
             raise PretrainedError(
                 "config.json: is_decoder is true in `encoder`, but an encoder sees both ways. Set it to false."
@@ -81,7 +82,7 @@ class Composite(Family):
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         encoder, decoder = (
             family.to_hf(stack) | {"model_type": next(iter(family.model_types))}
-            for family, stack in ((self.encoder, arch.encoder), (self.decoder, arch.replace(encoder=None)))
+            for family, stack in ((self.encoder, arch.source), (self.decoder, arch.replace(encoder=None)))
         )
         hf = {"model_type": MODEL_TYPE, "is_encoder_decoder": True, "encoder": encoder, "decoder": decoder | OF_DECODER}
         return hf if arch.pad_id < 0 else hf | {"pad_token_id": arch.pad_id}
@@ -89,7 +90,7 @@ class Composite(Family):
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         decoder = arch.replace(encoder=None)
         prefix = self.decoder.prefix(decoder, "causal_lm")
-        reads = [weight for weight in self.encoder.weights(arch.encoder, "none") if weight.path.startswith("encoder/")]
+        reads = [weight for weight in self.encoder.weights(arch.source, "none") if weight.path.startswith("encoder/")]
         writes = [
             weight for weight in self.decoder.weights(decoder, "causal_lm") if not weight.path.startswith("encoder/")
         ]
@@ -111,7 +112,9 @@ def _named(outer: str, inner: str, weights: Iterable[ParamMapping]) -> Iterator[
     """Weights with what their names begin with in a model of two: `inner` in place of "@", `outer` before others."""
     name = lambda one: inner + one[1:] if one.startswith("@") else outer + one  # noqa: E731
     for weight in weights:
-        changes = {field: tuple(map(name, getattr(weight, field))) for field in ("names", "copies", "kept")}
+        changes: dict[str, Any] = {
+            field: tuple(map(name, getattr(weight, field))) for field in ("names", "copies", "kept")
+        }
         yield dataclasses.replace(weight, **changes)
 
 

@@ -18,7 +18,7 @@ from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import ConfigField, ParamMapping, given, write_keys
 from lm_research.models.families.decoder_weights import decoder_weights
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "llama": dict(qkv_bias=False, output_bias=False, mlp_bias=False, tied=False),
     "mistral": dict(qkv_bias=False, output_bias=False, mlp_bias=False, tied=False, window=4096),
     "qwen2": dict(qkv_bias=True, output_bias=False, mlp_bias=False, tied=False, rotary_theta=1e6),

@@ -95,7 +95,7 @@ class T5(Family):
     redundant = (r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",)
     tie_flags = ()  # its key says whether outputs are scaled; what is tied, the files say alone
 
-    def architecture(self, config: EncoderDecoderConfig, vocab_size: int) -> Architecture:
+    def architecture(self, config: Any, vocab_size: int) -> Architecture:
         # Relative positions have no end: model.max_length only bounds the examples of a run.
         return encoder_decoder(config, vocab_size, **{**self.traits, **self.run_fields(config), "max_length": 0})
 
@@ -114,7 +114,7 @@ class T5(Family):
         # Version 5 of transformers says scale_decoder_outputs where older files say tie_word_embeddings. A file that is not
         # scaled has an output table of its own, unless it was saved without one.
         scaled = given(hf, "scale_decoder_outputs", given(hf, "tie_word_embeddings", True))
-        output = dict(
+        output: dict[str, Any] = dict(
             tied=scaled or "lm_head.weight" not in names, logit_scale=fields["hidden_size"] ** -0.5 if scaled else 1.0
         )
         layers = hf.get("num_layers") or 6
