@@ -67,8 +67,9 @@ def flash_attend(
     rate = 0.0 if dropout_key is None else dropout_rate
     whole = (batch, heads, length, keys)
     static = Static(mask.causal, mask.window > 0, scale, rate, whole, tiles or Tiles(), interpret=platform() == "cpu")
-    bits = jnp.zeros(2, jnp.uint32)
-    if dropout_key is not None and rate > 0.0:
+    if dropout_key is None or rate == 0.0:
+        bits = jnp.zeros(2, jnp.uint32)
+    else:
         bits = jax.random.key_data(dropout_key).astype(jnp.uint32)
     numbers = jnp.stack([jnp.asarray(mask.window, jnp.int32), *jax.lax.bitcast_convert_type(bits, jnp.int32)])
     rows = (mask.query_segments_BL, mask.key_segments_BS, mask.prefix_BS)
@@ -94,9 +95,8 @@ def _on_device(
     def filled(x: jax.Array, fill: int, value: int = 0) -> jax.Array:
         return jnp.pad(x.astype(jnp.int32), [(0, 0), (0, fill)], constant_values=value)
 
-    queries, keys, prefix = rows
-    prefix = None if prefix is None else filled(prefix, fill_S)
-    masks = Masks(filled(queries, fill_L, -1), filled(keys, fill_S, -2), prefix, numbers)
+    queries, keys, prefix = filled(rows[0], fill_L, -1), filled(rows[1], fill_S, -2), rows[2]
+    masks = Masks(queries, keys, None if prefix is None else filled(prefix, fill_S), numbers)
     padded = (
         jnp.pad(x, [(0, 0), (0, fill), (0, 0), (0, fill_K)])
         for x, fill in zip(qkv, (fill_L, fill_S, fill_S), strict=True)
