@@ -492,6 +492,8 @@ def hf_config(definition: ModelDefinition, family: str, config: Mapping[str, Any
     """
     arch, head = definition.arch, definition.head
     module = family_of(family).stored_as
+    if not module.model_types:
+        raise PretrainedError(f"The Hugging Face format has no models of family {family}. Save it as native.")
     written = dict(config) if config else module.to_hf(arch)
     kind = written.setdefault("model_type", next(iter(module.model_types)))
     encoder_only = module.encoder_classes
@@ -521,6 +523,8 @@ def with_tokens(config: Mapping[str, Any], family: str, tokens: Mapping[str, int
     """
     module = family_of(family).stored_as
     named = {**config, **tokens}
+    if not module.model_types:
+        return named
     before, after = module.from_hf(config, set()), module.from_hf(named, set())
     if after.position_offset > before.position_offset:
         named["pad_token_id"] = config["pad_token_id"]

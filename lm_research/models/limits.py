@@ -85,9 +85,10 @@ def num_parameters(arch: Architecture) -> int:
 
 def _in_block(arch: Architecture, spec: LayerSpec) -> int:
     width = arch.hidden_size
-    attention = 2 * width * spec.head_size * (spec.num_heads + spec.num_kv_heads) if spec.attention != "none" else 0
+    one = 2 * width * spec.head_size * (spec.num_heads + spec.num_kv_heads)
+    attention = one * ((spec.attention != "none") + (arch.encoder is not None))
     feed_forward = (3 if spec.gated else 2) * width * spec.intermediate_size * max(1, spec.num_experts)
-    return attention * (1 if arch.encoder is None else 2) + feed_forward + width * spec.num_experts
+    return attention + feed_forward + width * spec.num_experts
 
 
 def _has_relative(arch: Architecture) -> bool:
@@ -149,6 +150,12 @@ def _unfitting_layer(arch: Architecture, spec: LayerSpec, said: Callable[..., st
         return f"a layer has num_experts={spec.num_experts} and mlp_bias=True, but experts have no biases"
     if spec.residual == "parallel" and arch.encoder is not None:
         return "a layer has residual=parallel, which has no place for the attention to an encoder"
+    if spec.residual == "parallel" and spec.attention == "none":
+        return "a layer has residual=parallel and attention=none, but parallel is to an attention"
+    if spec.residual in ("post", "output") and not spec.attention_norm:
+        return f"a layer has residual={spec.residual} and attention_norm=False, but its only norm of the attention is that one"
+    if spec.shared_norm and spec.residual != "parallel":
+        return f"a layer has shared_norm=True and residual={spec.residual}, but only parallel branches share a norm"
     return _stretch(dict(spec.rotary_scaling))
 
 

@@ -279,6 +279,10 @@ def test_flops_of_experts_are_of_those_that_a_position_takes() -> None:
         (dict(num_experts=2, experts_per_token=3), "experts_per_token=3 is not from 1 to num_experts=2"),
         (dict(num_experts=2, experts_per_token=1), "experts have no biases"),
         (dict(score_cap=-1.0), "score_cap is -1.0"),
+        (dict(residual="parallel", attention="none"), "parallel is to an attention"),
+        (dict(residual="post", attention_norm=False), "its only norm of the attention is that one"),
+        (dict(residual="output", attention_norm=False), "its only norm of the attention is that one"),
+        (dict(shared_norm=True), "only parallel branches share a norm"),
     ],
 )
 def test_layers_that_cannot_be(layer: dict, words: str) -> None:

@@ -18,6 +18,7 @@ from lm_research.models.families import composite
 from lm_research.models.families.base import FAMILIES as FAMILIES
 from lm_research.models.families.base import Family
 from lm_research.models.heads import HeadSpec
+from lm_research.models.limits import flaw
 
 # What each kind of architecture is trained to do where nobody says otherwise.
 DEFAULT_HEADS = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
@@ -38,12 +39,14 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
       head: a name of head_kinds.HEADS; empty is the one its kind is pre-trained with.
 
     Raises:
-      ConfigError: no such family, or a variant it does not have.
+      ConfigError: no such family, a variant it does not have, or numbers that make no model.
     """
     family, own = FAMILIES[config.family], FAMILIES.settings(config.family)
     if not isinstance(config, own):  # keys that all families have, which leave the others at their defaults
         config = own(**vars(config))
     arch = family.architecture(config, vocab_size)
+    if wrong := flaw(arch):
+        raise ConfigError(f"config.model with family={config.family}: {wrong}.")
     return define(arch, HeadSpec(head or family.head or DEFAULT_HEADS[arch.kind]))
 
 

@@ -34,7 +34,8 @@ class Family:
       hides_padded_targets: decoder inputs that are made from labels are hidden where they are padding.
 
     Attributes of config.json:
-      model_types: `model_type` -> what names of its classes begin with ("bert" -> "Bert"); the first is written.
+      model_types: `model_type` -> what names of its classes begin with ("bert" -> "Bert"); the first is written. Empty: the format has no such models,
+        and they are stored as native alone.
       classes: the rest of the names of its classes -> head; of several with a head the first is written.
       encoder_classes: of these, the classes of its encoder alone.
       config_fields: what is read and written.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,14 @@ import tiny
 
 from lm_research.config import Config, ModelConfig, resolve, to_dict
 from lm_research.config.stored import migrated
-from lm_research.errors import ConfigError
+from lm_research.errors import ConfigError, PretrainedError
 from lm_research.interop.huggingface import hf_config, weights_of
+from lm_research.interop.native_checkpoint import describe
+from lm_research.models.architecture import Architecture
 from lm_research.models.definition import define
 from lm_research.models.families import DEFAULT_HEADS, FAMILIES, define_model, model_types
 from lm_research.models.families.base import Family
+from lm_research.models.families.common import from_config
 from lm_research.models.forward import forward, shift_right
 from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
@@ -138,6 +143,43 @@ def test_it_learns_is_saved_and_read_back(name: str, tmp_path: object) -> None:
     assert again.definition.head.name == head
     expected, found = (np.asarray(one(**inputs)["logits"]) for one in (lm, again))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class OfTheirOwn(Family):
+    """Windows and whole layers in turns, which no class of the Hugging Face format has."""
+
+    def architecture(self, config: ModelConfig, vocab_size: int) -> Architecture:
+        arch = from_config(config, vocab_size, causal=True, norm="pre")
+        return dataclasses.replace(
+            arch, layers=(dataclasses.replace(arch.layers[0], attention="window", window=3), *arch.layers)
+        )
+
+
+def test_a_family_without_the_other_format_is_saved_as_native(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES._found, "their_own", (OfTheirOwn(), None))
+    definition = define_model(tiny_config("their_own"), 64)
+    stored = describe(definition, "their_own", tokens={"eos_token_id": 3})  # as a run stores it
+    assert stored["config"] == {"eos_token_id": 3}
+    lm = LanguageModel(definition, tiny.random_params(definition), "their_own", stored["config"])
+    lm.save_native(tmp_path)
+    expected, found = (np.asarray(one(**rows())["logits"]) for one in (lm, from_pretrained(tmp_path)))
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(PretrainedError, match="no models of family their_own. Save it as native"):
+        lm.save_pretrained(tmp_path / "other")
+
+
+@pytest.mark.parametrize("changes", [dict(attention_norm=False, residual="post"), dict(attention="window")])
+def test_an_architecture_that_cannot_be_is_told(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = OfTheirOwn()
+    whole = family.architecture
+    monkeypatch.setattr(
+        OfTheirOwn, "architecture", lambda self, *given: whole(*given).with_layers(**{"window": 0, **changes})
+    )
+    monkeypatch.setitem(FAMILIES._found, "their_own", (family, None))
+    with pytest.raises(ConfigError, match="family=their_own: a layer has"):
+        define_model(tiny_config("their_own"), 64)
 
 
 @pytest.mark.parametrize(
