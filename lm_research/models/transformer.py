@@ -16,7 +16,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache
-from lm_research.models.attention.mask import AttentionMask, attention_bias, chunked
+from lm_research.models.attention.mask import AttentionMask, attention_bias, chunked, places_from
 from lm_research.models.attention.module import in_kernels
 from lm_research.models.block import Block, BlockInputs, Seen, block_parts
 from lm_research.models.embeddings import Embeddings
@@ -153,10 +153,8 @@ class Transformer(nnx.Module):
             if looks not in made:
                 pair = (queries_BL, segments_BL)
                 if spec.attention == "chunked":
-                    pair = (
-                        chunked(queries_BL, positions_BL, spec.window),
-                        chunked(segments_BL, positions_BL, spec.window),
-                    )
+                    places_BL = places_from(segments_BL) if positions_BL is None else positions_BL
+                    pair = (chunked(queries_BL, places_BL, spec.window), chunked(segments_BL, places_BL, spec.window))
                 window = spec.window if spec.attention == "window" else 0
                 mask = AttentionMask(*pair, arch.causal, window, prefix_BL)
                 made[looks] = self._with_distances(spec, mask, rings or kernels)

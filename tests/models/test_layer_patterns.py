@@ -189,11 +189,11 @@ def test_kernels_see_what_the_pattern_says() -> None:
 
 
 def test_chunks_stay_those_of_the_text_when_it_is_padded_in_front() -> None:
-    """Two tokens of padding before a row that is read with a cache: its states are those of the row alone."""
+    """Two tokens of padding before a row that is read with a cache, or without: its states are those of the row alone."""
     definition = model(said(dict(attention="chunked", window=3), num_layers=2, causal=True, positions="none"))
     row = np.arange(5, 13)[None]
 
-    def run(params: Any) -> tuple[jax.Array, jax.Array]:
+    def run(params: Any) -> tuple[jax.Array, ...]:
         bound, own_L = decode.bind(definition, params), jnp.arange(10)
         visible = (own_L[:, None] >= own_L) & (own_L >= 2)
         slots = decode.CacheSlots(
@@ -201,10 +201,13 @@ def test_chunks_stay_those_of_the_text_when_it_is_padded_in_front() -> None:
         )
         padded = jnp.pad(jnp.asarray(row), [(0, 0), (2, 0)])
         x_BLD, _ = decode.extend(bound, padded, decode.empty(bound, 1, 10), slots)
-        return x_BLD[:, 2:], definition.bind(params).decoder(row)
+        decoder, segments = definition.bind(params).decoder, jnp.minimum(own_L // 2, 1)[None]
+        at_once_BLD = decoder(padded, segments, query_segments_BL=jnp.ones_like(segments))
+        return x_BLD[:, 2:], at_once_BLD[:, 2:], decoder(row)
 
-    found, expected = tiny.jit(run)(tiny.random_params(definition))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    *found, expected = tiny.jit(run)(tiny.random_params(definition))
+    for one in found:
+        np.testing.assert_allclose(one, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["looped", "apart"])

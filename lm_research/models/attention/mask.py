@@ -60,17 +60,20 @@ def as_bias(seen: jax.Array) -> jax.Array:
     return jnp.where(seen, 0.0, MASKED).astype(jnp.float32)
 
 
-def chunked(segments_BL: jax.Array, positions_BL: jax.Array | None, chunk: int) -> jax.Array:
+def places_from(segments_BL: jax.Array) -> jax.Array:
+    """Places counted from each row's first token that is no padding, so that padding in front moves nothing, [B, L]."""
+    return jnp.arange(segments_BL.shape[1])[None] - jnp.argmax(segments_BL > 0, axis=1)[:, None]
+
+
+def chunked(segments_BL: jax.Array, positions_BL: jax.Array, chunk: int) -> jax.Array:
     """Segments cut into chunks of so many positions: who shares a chunk shares one of these numbers, and padding has others.
 
     Args:
       segments_BL: 0 = padding.
-      positions_BL: of each token in its document; None counts along the row.
+      positions_BL: of each token in its document.
       chunk: length.
     """
-    length = segments_BL.shape[1]
-    positions_BL = jnp.arange(length)[None] if positions_BL is None else positions_BL
-    most = length // chunk + 2  # chunks that a segment can touch; the numbers of later ones begin again
+    most = segments_BL.shape[1] // chunk + 2  # chunks that a segment can touch; the numbers of later ones begin again
     return segments_BL * most + (positions_BL // chunk) % most
 
 
