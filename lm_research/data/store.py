@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -219,13 +219,17 @@ class Piece(NamedTuple):
 
 
 def write_store(
-    path: pathlib.Path, documents: Iterable[list[list[int]]], tokenizer_digest: str, vocab_size: int, **extra: Any
+    path: pathlib.Path,
+    documents: Iterable[Sequence[Sequence[int] | np.ndarray]],
+    tokenizer_digest: str,
+    vocab_size: int,
+    **extra: Any,
 ) -> TokenStore:
     """`assemble_store` for documents as lists of sentences as non-empty lists of ids; read once, kept nowhere."""
     return assemble_store(path, map(_piece, documents), tokenizer_digest, vocab_size, **extra)
 
 
-def _piece(sentences: list[list[int]]) -> Piece:
+def _piece(sentences: Sequence[Sequence[int] | np.ndarray]) -> Piece:
     assert sentences and all(map(len, sentences)), "documents and sentences have tokens"
     tokens = np.fromiter((token for sentence in sentences for token in sentence), dtype=np.int64)
     return Piece(tokens, np.array([len(sentence) for sentence in sentences]), np.array([len(sentences)]))

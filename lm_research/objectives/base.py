@@ -12,7 +12,7 @@ import functools
 import operator
 import pathlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -29,6 +29,8 @@ from lm_research.models.families import define_model
 from lm_research.models.heads import Projection
 from lm_research.objectives.cross_entropy import smoothing, token_loss
 from lm_research.tokenizers.base import Tokenizer
+
+AnyCorpus = TypeVar("AnyCorpus", bound=Corpus)
 
 Batch = Mapping[str, jax.Array]
 # Metric name -> sum over the batch. Each is divided by the normalizer that `Objective.metrics` names for it.
@@ -74,7 +76,7 @@ class Objective(abc.ABC):
         return functools.reduce(operator.add, means)
 
 
-class Trainable(abc.ABC):
+class Trainable(abc.ABC, Generic[AnyCorpus]):
     """What a run is about: a task, or an objective on text.
 
     Attributes:
@@ -94,7 +96,7 @@ class Trainable(abc.ABC):
         """The head (a key of head_kinds.HEADS) that its model needs."""
 
     @classmethod
-    def num_labels(cls, config: Config, corpus: Corpus) -> int | None:
+    def num_labels(cls, config: Config, corpus: AnyCorpus) -> int | None:
         """Outputs of the head; None where its kind says how many."""
         return None
 
@@ -112,7 +114,7 @@ class Trainable(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def define(cls, config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
+    def define(cls, config: Config, vocab_size: int, corpus: AnyCorpus) -> ModelDefinition:
         """The model of a run that starts from nothing; `check` has passed."""
 
     @abc.abstractmethod
@@ -148,7 +150,7 @@ class Trainable(abc.ABC):
         return {}
 
 
-class TextObjective(Objective, Trainable):
+class TextObjective(Objective, Trainable[Corpus]):
     """An objective on the text of a corpus; its name is registered for config.objective.name."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import jax
 
@@ -60,7 +61,7 @@ class RunSetup:
     verification: Verification
     init: InitCheckpoint | None
     definition: ModelDefinition
-    trainable: Trainable
+    trainable: Trainable[Any]
     examples: Examples
 
     @property

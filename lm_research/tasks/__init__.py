@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lm_research.config import Config
+from typing import Any
+
+from lm_research.config import Config, TaskConfig
 from lm_research.data.corpus import Corpus
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
@@ -10,12 +12,18 @@ from lm_research.models.definition import ModelDefinition
 from lm_research.models.definition import define as define_model_of
 from lm_research.objectives import check_objective, objective_class
 from lm_research.objectives.base import Trainable
-from lm_research.tasks.base import TASKS
+from lm_research.tasks.base import TASKS, Task
+from lm_research.tasks.dataset import LabelledCorpus
 
 
-def trainable_class(config: Config) -> type[Trainable]:
-    """The task of a run or, where it names none, its objective; raises a ConfigError if there is none of that name."""
-    return TASKS[config.task.name] if config.task else objective_class(config)
+def task_class(task: TaskConfig) -> type[Task]:
+    """The class of a run's task; raises a ConfigError if there is none of that name."""
+    return TASKS[TASKS.name_of(task)]
+
+
+def trainable_class(config: Config) -> type[Trainable[Any]]:
+    """The task of a run or, where it names none, its objective; raises like `task_class` and `objective_class`."""
+    return task_class(config.task) if config.task else objective_class(config)
 
 
 def validate(config: Config, arch: Architecture) -> None:
@@ -23,7 +31,7 @@ def validate(config: Config, arch: Architecture) -> None:
     if config.task is None:
         check_objective(config, arch)
         return
-    task = TASKS[config.task.name]
+    task = task_class(config.task)
     if arch.kind not in task.kinds:
         raise ConfigError(
             f"config.task.name={config.task.name} fine-tunes a model of kind {' or '.join(task.kinds)}, but model.family="
@@ -43,9 +51,10 @@ def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
     return define_model_of(arch.replace(encoder=encoder, pad_id=roles["pad"], eos_id=roles["eos"]), definition.head)
 
 
-def build(config: Config, corpus: Corpus, arch: Architecture) -> Trainable:
+def build(config: Config, corpus: Corpus, arch: Architecture) -> Trainable[Any]:
     """The task or objective of a run; raises like `validate`."""
     validate(config, arch)
     if config.task:
-        return TASKS[config.task.name](config, corpus)
+        assert isinstance(corpus, LabelledCorpus)
+        return task_class(config.task)(config, corpus)
     return objective_class(config)(config, corpus.tokenizer)

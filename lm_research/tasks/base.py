@@ -177,8 +177,8 @@ class PackedExamples(PaddedExamples, SharedRowExamples):
         mark_pieces(batch["segments_BL"], row_P, column_P, length_P, slot_P + 1)
         mark_pieces(batch["positions_BL"], row_P, column_P, length_P, None)
         pair_P, second_P = self.second[item_P] > 0, self.second[item_P]
-        places = (x[pair_P] for x in (row_P, column_P + second_P, length_P - second_P))
-        mark_pieces(batch["types_BL"], *places, 1)
+        row_Q, column_Q, length_Q = (x[pair_P] for x in (row_P, column_P + second_P, length_P - second_P))
+        mark_pieces(batch["types_BL"], row_Q, column_Q, length_Q, 1)
         if self.by_token:
             batch["labels_BL"] = np.full(shape, IGNORED, np.int32)
             copy_pieces(batch["labels_BL"], row_P, column_P, self.labels, start_P, length_P)
@@ -203,7 +203,7 @@ class LabelObjective(Objective):
       by_token: whether tokens have labels, and not records.
     """
 
-    normalizer_names = ("rows", "real")
+    normalizer_names: tuple[str, ...] = ("rows", "real")
     by_token: ClassVar[bool] = False
 
     def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
@@ -232,7 +232,7 @@ class LabelObjective(Objective):
         return self.logit_sums(logits, flatten_slots(batch))
 
 
-class Task(Trainable):
+class Task(Trainable[LabelledCorpus]):
     """A labelled task of one run: from records to examples, and from what a model makes of them to predictions and metrics.
 
     Attributes:
@@ -256,10 +256,10 @@ class Task(Trainable):
     grouped: bool = False
     has_predictions: bool = True
 
-    def __init__(self, config: Config, corpus: LabelledCorpus, objective: Objective) -> None:
-        self.config, self.tokenizer, self.objective = config, corpus.tokenizer, objective
-        self.labels, self.corpus = corpus.labels, corpus
-        self.metric = config.task.metric or self.default_metric()
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+        self.config, self.tokenizer, self.corpus, self.labels = config, corpus.tokenizer, corpus, corpus.labels
+        self.objective = objective = self.make_objective()
+        self.metric = TaskConfig.of(config.task).metric or self.default_metric()
         names, ranking = self.metric.split("+"), self.ranking_metrics()
         valid = (*ranking, *objective.loss_terms)
         for name in names:
@@ -273,6 +273,10 @@ class Task(Trainable):
             )
         self.lower_is_better = lower.pop()
 
+    @abc.abstractmethod
+    def make_objective(self) -> Objective:
+        """What the model learns; config, corpus, tokenizer and labels are known."""
+
     @classmethod
     @abc.abstractmethod
     def reader(cls, config: Config) -> Reader:
@@ -280,14 +284,15 @@ class Task(Trainable):
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
-        if not config.task.train:
+        task = TaskConfig.of(config.task)
+        if not task.train:
             raise ConfigError(
-                f"config.task.name={config.task.name} needs labelled records: name a .jsonl, .csv, .tsv or .parquet file or "
+                f"config.task.name={task.name} needs labelled records: name a .jsonl, .csv, .tsv or .parquet file or "
                 "tfds:NAME in --config.task.train."
             )
         if config.data.packing and not cls.supports_packing:
             raise ConfigError(
-                f"config.data.packing=True puts several records into a row, which task {config.task.name} cannot read. Leave it out, or "
+                f"config.data.packing=True puts several records into a row, which task {task.name} cannot read. Leave it out, or "
                 "set --config.data.group_by_length for less padding."
             )
 
@@ -381,6 +386,9 @@ class LabelTask(Task):
     """A task whose evaluation keeps the outputs of the model's head."""
 
     objective: LabelObjective
+
+    @abc.abstractmethod
+    def make_objective(self) -> LabelObjective: ...
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """Logits, labels and the weight of each row."""

@@ -96,8 +96,8 @@ class ClassificationReader(Reader):
     """Reads task.text_key, pair_key and label_key."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.task = config, config.task
-        self.known = config.task.labels or ()  # by the user
+        self.config, self.task = config, ClassificationConfig.of(config.task)
+        self.known = self.task.labels or ()  # by the user
         self.unnamed_labels = "values" if self.task.target == "value" else "none"
         self.num_values: int | None = None  # of a record, target=value: as many as the first has, a list as there
         self.as_list: bool | None = None
@@ -108,7 +108,7 @@ class ClassificationReader(Reader):
             return keys if len(keys) > 1 else []
         given = ((record, zip(self._given(record), self._labels(record), strict=True)) for record in records)
         found = label_names((value, key, record.where) for record, pairs in given for value, key in pairs)
-        if self.task.labels:
+        if self.known:
             return self._named(found)
         if len(found) < (2 if self.task.target == "label" else 1):
             enough = "two are needed to tell apart" if self.task.target == "label" else "nothing can be learned"
@@ -120,7 +120,7 @@ class ClassificationReader(Reader):
 
     def _named(self, found: dict[str, tuple[str, str]]) -> list[str]:
         """The labels of task.labels, of which there are records of each, and no others."""
-        names = list(self.task.labels)
+        names = list(self.known)
         keys = label_numbers(names)
         if len(names) < 2 and self.task.target == "label":
             raise DataError(
@@ -342,18 +342,21 @@ class Classification(LabelTask):
     supports_packing = True
 
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
-        self.target = config.task.target
+        self.settings = ClassificationConfig.of(config.task)
+        self.target = self.settings.target
         self.exact = self.target == "label"
-        self.grouped = self.exact and bool(config.task.together_key)
-        together = bool(config.task.together_key) and self.target == "label"
-        chosen = together and bool(config.task.credit_key)
-        groups = ("group_accuracy",) * together + ("choice_accuracy", "choice_credit") * chosen
+        self.grouped = self.exact and bool(self.settings.together_key)
+        chosen = self.grouped and bool(self.settings.credit_key)
+        groups = ("group_accuracy",) * self.grouped + ("choice_accuracy", "choice_credit") * chosen
         self.metric_kind, names = METRICS[self.target]
         self.metric_names = (*names, *groups)
-        weights = np.ones(max(1, len(corpus.labels)), np.float32)
-        if self.target == "label" and config.task.class_weights not in (None, "none"):
-            weights = class_weights(config.task.class_weights, corpus.labels, corpus.arrays["train"]["labels"])
-        super().__init__(config, corpus, ClassificationObjective(self.target, weights, config.task.label_smoothing))
+        super().__init__(config, corpus)
+
+    def make_objective(self) -> ClassificationObjective:
+        given, weights = self.settings.class_weights, np.ones(max(1, len(self.labels)), np.float32)
+        if self.target == "label" and given is not None and given != "none":
+            weights = class_weights(given, self.labels, self.corpus.arrays["train"]["labels"])
+        return ClassificationObjective(self.target, weights, self.settings.label_smoothing)
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -380,7 +383,7 @@ class Classification(LabelTask):
         return rows
 
     def metric_inputs(self) -> tuple[str, ...]:
-        task = self.config.task
+        task = self.settings
         missing = {"groups": not task.together_key, "credits": not (task.together_key and task.credit_key)}
         return tuple(name for name in super().metric_inputs() if not missing.get(name))
 

@@ -26,7 +26,7 @@ from lm_research.common import documents
 from lm_research.common.disk import whole_folder
 from lm_research.common.lines import split_lines
 from lm_research.common.paths import odd_file
-from lm_research.config import Config
+from lm_research.config import Config, TaskConfig
 from lm_research.data import bucket, random, store
 from lm_research.data.corpus import Corpus
 from lm_research.data.store import TokenStore
@@ -218,8 +218,8 @@ def _read_labelled(folder: pathlib.Path) -> LabelledCorpus:
     names = json.loads((folder / "labels.json").read_text())
     facts = [tokenizer.digest, names, *(opened.digest for opened in parts.values())]
     digest = hashlib.sha256(json.dumps(facts).encode())
-    for part in arrays.values():
-        digest.update(part["labels"].tobytes())
+    for own in arrays.values():
+        digest.update(own["labels"].tobytes())
     kept = {}
     for part in parts:
         if (folder / f"{part}.jsonl").is_file():
@@ -238,7 +238,7 @@ def _read_labelled(folder: pathlib.Path) -> LabelledCorpus:
 
 
 def _key(config: Config, reader: Reader) -> str:
-    task = config.task
+    task = TaskConfig.of(config.task)
     vocabulary = tokenizer_key(config.tokenizer, "keep_newlines", prepare=reader.prepare)
     facts = lambda source: fingerprint(source, config.data)  # noqa: E731
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
@@ -251,7 +251,7 @@ def _key(config: Config, reader: Reader) -> str:
 def _build(
     config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[str], None], labels: Sequence[str] | None
 ) -> None:
-    task = config.task
+    task = TaskConfig.of(config.task)
     read = lambda source: _read(source, config, reader, log)  # noqa: E731
     sources = {"train": task.train, "validation": task.validation, "test": task.test}
     parts = reader.resolve({part: read(source) for part, source in sources.items() if source}, log)
@@ -268,7 +268,7 @@ def _build(
             for row in reader.encode(records[start : start + _BATCH], names, tokenizer)
         ]
         store.write_store(folder / part, (row.parts for row in rows), tokenizer.digest, tokenizer.size, part=part)
-        arrays = {"second": np.array([row.second for row in rows], np.int32)}
+        arrays: dict[str, Any] = {"second": np.array([row.second for row in rows], np.int32)}
         if reader.by_token:
             arrays["labels"] = np.concatenate([np.array(row.labels, np.int32) for row in rows])
         else:

@@ -29,6 +29,7 @@ from lm_research.data.store import TokenStore
 from lm_research.decoding.embed import alike
 from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
+from lm_research.models import text_embedding
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
@@ -45,7 +46,7 @@ from lm_research.tokenizers.base import Tokenizer
 _SLACK = 1e-6  # by which a cosine may leave [-1, 1] through rounding
 
 
-def origin_embedding(path: str | None) -> sentence_transformers.Embedding:
+def origin_embedding(path: str | None) -> text_embedding.Embedding:
     """What the model directory that a run starts from, if any, says of embeddings.
 
     Raises:
@@ -63,7 +64,7 @@ def origin_embedding(path: str | None) -> sentence_transformers.Embedding:
         if path
         else None
     )
-    found = (files and sentence_transformers.load(files)) or sentence_transformers.Embedding()
+    found = (files and sentence_transformers.load(files)) or text_embedding.Embedding()
     if found.further or found.dense:
         raise ConfigError(
             f"{path} has a {(*found.further, 'Dense')[0]} behind the pooling (modules.json), which is neither trained nor judged here. "
@@ -107,17 +108,14 @@ class EmbeddingReader(Reader):
     """Reads task.text_key, pair_key and, where they are named, negative_key, or label_key as a value."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.task = config, config.task
+        self.config, self.task = config, EmbeddingConfig.of(config.task)
         self.unnamed_labels = "values" if self.task.target == "value" else "none"
-        if not config.task.pair_key:
+        if not self.task.pair_key:
             raise ConfigError(
                 "config.task.name=embedding is about pairs: name the second text's field in task.pair_key."
             )
-        given = {
-            "text_key": config.task.text_key,
-            "pair_key": config.task.pair_key,
-            "negative_key": config.task.negative_key,
-        }
+        task = self.task
+        given = {"text_key": task.text_key, "pair_key": task.pair_key, "negative_key": task.negative_key}
         self.keys = {setting: key for setting, key in given.items() if key}
 
     def texts(self, record: Record) -> list[str]:
@@ -160,7 +158,8 @@ class TextExamples(ChoiceExamples):
 
     def __init__(self, store: TokenStore, arrays: dict[str, np.ndarray], *rest: Any) -> None:
         super().__init__(store, arrays, *rest)
-        tokens, known = np.asarray(store.tokens), {}
+        tokens = np.asarray(store.tokens)
+        known: dict[bytes, int] = {}
         ends = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
         self.numbers = np.array([known.setdefault(tokens[a:b].tobytes(), len(known)) for a, b in ends], np.int32)
 
@@ -172,10 +171,11 @@ class TextExamples(ChoiceExamples):
         return batch
 
 
-def embedding_settings(config: Config, arch: Architecture) -> sentence_transformers.Embedding:
+def embedding_settings(config: Config, arch: Architecture) -> text_embedding.Embedding:
     """What is done to a text's states."""
-    pooling = config.task.pooling or ("last" if arch.causal else "mean")
-    return sentence_transformers.Embedding(pooling, config.task.normalize, config.data.max_length)
+    task = EmbeddingConfig.of(config.task)
+    pooling = task.pooling or ("last" if arch.causal else "mean")
+    return text_embedding.Embedding(pooling, task.normalize, config.data.max_length)
 
 
 class EmbeddingObjective(LabelObjective):
@@ -187,7 +187,8 @@ class EmbeddingObjective(LabelObjective):
     """
 
     def __init__(self, config: Config, skipped: int) -> None:
-        self.config, self.skipped, self.graded = config, skipped, config.task.target == "value"
+        self.config, self.skipped, self.settings = config, skipped, EmbeddingConfig.of(config.task)
+        self.graded = self.settings.target == "value"
         names = ("squared_error",) if self.graded else ("contrastive_loss_nats", "in_batch_accuracy")
         self.metrics, self.loss_terms = dict.fromkeys(names, "rows"), names[:1]
 
@@ -199,7 +200,7 @@ class EmbeddingObjective(LabelObjective):
         types_BL = rows["types_BL"] if arch.num_types > 1 else None
         x_BLD = stack(rows["tokens_BL"], rows["segments_BL"], types_BL=types_BL, dropout_key=key)
         vectors_BD = pool(x_BLD, rows["segments_BL"], embedding_settings(self.config, arch).pooling, self.skipped)
-        vectors_BD = to_length_1(vectors_BD) if self.config.task.normalize else vectors_BD
+        vectors_BD = to_length_1(vectors_BD) if self.settings.normalize else vectors_BD
         return vectors_BD.reshape(*shape[:2], -1)
 
     def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
@@ -207,8 +208,8 @@ class EmbeddingObjective(LabelObjective):
         if self.graded:
             errors_B = (logits[:, 0] * logits[:, 1]).sum(-1) - batch["labels_B"]
             return {"squared_error": (weights_B * jnp.square(errors_B)).sum()}
-        task = self.config.task
-        losses_B, right_B = contrast(logits, batch["texts_BC"], task.temperature, task.symmetric)
+        temperature, symmetric = self.settings.temperature, self.settings.symmetric
+        losses_B, right_B = contrast(logits, batch["texts_BC"], temperature, symmetric)
         return {
             "contrastive_loss_nats": (weights_B * losses_B).sum(),
             "in_batch_accuracy": (weights_B * right_B).sum(),
@@ -223,7 +224,8 @@ class Embedding(LabelTask):
     examples_class = TextExamples
 
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
-        self.graded, task = config.task.target == "value", config.task
+        self.settings = task = EmbeddingConfig.of(config.task)
+        self.graded = task.target == "value"
         self.metric_kind = "values" if self.graded else "ranks"
         self.metric_names = (
             ("pearson", "spearman", "squared_error")
@@ -233,11 +235,14 @@ class Embedding(LabelTask):
         self.origin = origin_embedding(config.train.init_from)
         self.similarity = task.similarity or ("cosine" if task.normalize else "dot")  # which is what the loss takes
         self.ranking = "dot" if task.normalize and self.similarity == "cosine" else self.similarity
+        super().__init__(config, corpus)
+
+    def make_objective(self) -> EmbeddingObjective:
         skipped = 0
-        if task.prompt and not self.origin.include_prompt:
-            ((ids, _),) = encode_texts(corpus.tokenizer, [task.prompt], None, config.data.max_length)
-            skipped = len(ids) - int(ids[-1] in corpus.tokenizer.special_ids)
-        super().__init__(config, corpus, EmbeddingObjective(config, skipped))
+        if self.settings.prompt and not self.origin.include_prompt:
+            ((ids, _),) = encode_texts(self.tokenizer, [self.settings.prompt], None, self.config.data.max_length)
+            skipped = len(ids) - int(ids[-1] in self.tokenizer.special_ids)
+        return EmbeddingObjective(self.config, skipped)
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -250,7 +255,7 @@ class Embedding(LabelTask):
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
-        task, train = config.task, config.train
+        task, train = EmbeddingConfig.of(config.task), config.train
         cls.reader(config)
         try:
             embedding_settings(config, arch).check()
@@ -278,11 +283,11 @@ class Embedding(LabelTask):
     def define(cls, config: Config, vocab_size: int, corpus: LabelledCorpus) -> ModelDefinition:
         return define(define_model(config.model, vocab_size).arch, HeadSpec("none", 1, pooled=False))
 
-    def said(self, arch: Architecture) -> sentence_transformers.Embedding:
+    def said(self, arch: Architecture) -> text_embedding.Embedding:
         """The same with the prompts of the model that the run started from; what the run put before texts is the usual one."""
-        origin, prompt = self.origin, self.config.task.prompt
+        origin, prompt = self.origin, self.settings.prompt
         prompts, usual = dict(origin.prompts), origin.default_prompt_name
-        if prompt != (prompts.get(usual) or ""):
+        if prompt != ((None if usual is None else prompts.get(usual)) or ""):
             usual = next((name for name, text in prompts.items() if text == prompt), "default")
             prompts[usual] = prompt
         return dataclasses.replace(

@@ -63,4 +63,4 @@ def export(
             raise
         native_checkpoint.save(directory, definition, family, params, config)
     tokenizer = native_checkpoint.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)
-    write_files(tokenizer.files | task.files(definition.arch), directory)
+    write_files({**tokenizer.files, **task.files(definition.arch)}, directory)

@@ -13,7 +13,7 @@ import ast
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from lm_research.errors import ConfigError, UserError, suggest
 from lm_research.interop import huggingface, native_checkpoint
 from lm_research.metrics.texts import is_equal
 from lm_research.models.architecture import Architecture
-from lm_research.objectives.base import Batch, NextTokenObjective, Outputs
+from lm_research.objectives.base import Batch, Outputs
 from lm_research.objectives.encoder_decoder import start_role
 from lm_research.tasks.base import Task, drop_padding
 from lm_research.tasks.dataset import LabelledCorpus
@@ -79,25 +79,28 @@ class GenerationTask(Task):
     supports_packing = True
     metric_kind = "texts"
 
-    def __init__(self, config: Config, corpus: LabelledCorpus, objective: NextTokenObjective) -> None:
-        if config.task.metric in self.metric_names and config.task.generate != "each":
+    settings: GenerationConfig
+
+    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+        self.settings = task = GenerationConfig.of(config.task)
+        if task.metric and task.metric in self.metric_names and task.generate != "each":
             raise ConfigError(
-                f"config.task.metric={config.task.metric} is of written texts, and picks the best checkpoint only if each evaluation "
+                f"config.task.metric={task.metric} is of written texts, and picks the best checkpoint only if each evaluation "
                 "writes some: set --config.task.generate=each, and --config.eval.num_batches to bound how many."
             )
-        super().__init__(config, corpus, objective)
-        self.has_predictions = config.task.generate != "never"
+        super().__init__(config, corpus)
+        self.has_predictions = task.generate != "never"
         self.origin = origin_settings(config.train.init_from)
         tokens = {name: self.origin[name] for name in _TOKENS if self.origin.get(name) is not None}
         tokens |= {"eos_token_id": self.tokenizer.eos_id, "pad_token_id": self.pad_id}
-        self.options = make_options(check_decoding(config.task.decoding or {}), {}, tokens)
+        self.options = make_options(check_decoding(task.decoding or {}), {}, tokens)
 
     @property
     @abc.abstractmethod
     def most(self) -> int: ...
 
     @abc.abstractmethod
-    def prompts(self, batch: Batch) -> Prompts:
+    def prompts(self, batch: Batch) -> Prompts[jax.Array]:
         """What the texts of a batch are written from."""
 
     @abc.abstractmethod
@@ -109,13 +112,11 @@ class GenerationTask(Task):
         return self.tokenizer.roles.get("pad", self.tokenizer.eos_id)
 
     def default_metric(self) -> str:
-        return self.metric_names[0] if self.config.task.generate == "each" else "lm_loss_nats"
+        return self.metric_names[0] if self.settings.generate == "each" else "lm_loss_nats"
 
     def decodes(self, purpose: str) -> bool:
         """Whether records are decoded that are read for this purpose ("train", "validation", or "final", the end of a run)."""
-        return purpose != "train" and self.config.task.generate in (
-            ("each", "end") if purpose == "final" else ("each",)
-        )
+        return purpose != "train" and self.settings.generate in (("each", "end") if purpose == "final" else ("each",))
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """Which records a batch has and, if they are decoded, what was written, int32 [B, T]."""
@@ -140,7 +141,7 @@ class GenerationTask(Task):
                 yield self.corpus.kept[part][number], text.strip()
 
     def ranking_metrics(self) -> list[str]:
-        return super().ranking_metrics() if self.config.task.generate == "each" else []
+        return super().ranking_metrics() if self.settings.generate == "each" else []
 
     def metric_options(self) -> dict[str, str]:
         """The options of metrics of texts, see metrics.KINDS."""
@@ -175,7 +176,7 @@ class GenerationTask(Task):
     def baseline(self) -> str:
         return "of target tokens"
 
-    def summarize(self, scores: dict[str, float]) -> str:
+    def summarize(self, scores: Mapping[str, float]) -> str:
         """The end of a run, in words."""
         names = [name for name in ("lm_loss_nats", "perplexity", *self.metric_names) if f"eval_{name}" in scores]
         return "held-out " + ", ".join(f"{name} {scores[f'eval_{name}']:.4g}" for name in names)
@@ -188,7 +189,7 @@ class GenerationTask(Task):
         """generation_config.json: the fine-tuned model decodes as the run did."""
         tokens = {name: getattr(self.options, name) for name in (*_TOKENS, "eos_token_id", "pad_token_id")}
         chosen = {name: value for name, value in tokens.items() if value is not None}
-        chosen |= (self.config.task.decoding or {}) | {"max_new_tokens": self.most}
+        chosen |= (self.settings.decoding or {}) | {"max_new_tokens": self.most}
         return {FILE: (json.dumps(chosen, indent=2, sort_keys=True) + "\n").encode()}
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from lm_research.config import Config
@@ -35,8 +36,9 @@ from lm_research.objectives.base import Batch
 from lm_research.objectives.causal_lm import NextTokenOfDecoder
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
 from lm_research.objectives.rows import before, copy_pieces, mark_pieces
+from lm_research.objectives.seq2seq import Seq2SeqConfig
 from lm_research.tasks.base import TASKS
-from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
+from lm_research.tasks.dataset import Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask
 from lm_research.tasks.records import Record
 from lm_research.tasks.rows import rounded
@@ -52,7 +54,7 @@ class InstructionReader(Reader):
     """Reads prompts and answers, Alpaca's columns, or messages."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.task = config, GenerationConfig.of(config.task)
 
     def is_valid(self, record: Record) -> bool:
         found = self.metadata(record)
@@ -64,7 +66,7 @@ class InstructionReader(Reader):
 
     def metadata(self, record: Record) -> dict[str, Any]:
         """{"prompt", "answer"}, or {"messages"} and maybe "tools", checked; the last message is the assistant's."""
-        task, fields = self.config.task, record.fields
+        task, fields = self.task, record.fields
         if task.text_key in fields or not (MESSAGES in fields or set(ALPACA) <= set(fields)):
             if task.text_key not in fields and "." not in task.text_key:
                 raise DataError(
@@ -113,7 +115,7 @@ class InstructionReader(Reader):
             prompt, answer = found["prompt"], found["answer"]
             if not answer.strip():
                 raise DataError(
-                    f"{record.where} has an empty answer (field {self.config.task.label_key!r}). Leave it out, or let "
+                    f"{record.where} has an empty answer (field {self.task.label_key!r}). Leave it out, or let "
                     "--config.data.on_error=skip do that."
                 )
             head = prompt_head(tokenizer)
@@ -196,7 +198,7 @@ class AnswerExamples(Examples):
         row_I, item_I = rows_of(self.packs, index_B)
         sizes_I, starts_I = self.sizes[item_I], self.starts[item_I]
         column_I = before(sizes_I, row_I)
-        batch = {
+        batch: dict[str, np.ndarray] = {
             name: np.zeros((len(index_B), length), np.int32) for name in ("targets_BL", "segments_BL", "positions_BL")
         }
         batch["tokens_BL"] = np.full((len(index_B), length), self.pad, np.int32)
@@ -235,8 +237,8 @@ class Instruction(GenerationTask):
     kinds = ("decoder",)
     metric_names = ("exact_match",)
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
-        super().__init__(config, corpus, NextTokenOfDecoder(config.task.label_smoothing))
+    def make_objective(self) -> NextTokenOfDecoder:
+        return NextTokenOfDecoder(self.settings.label_smoothing)
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -249,21 +251,22 @@ class Instruction(GenerationTask):
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
-        if (config.objective.target_length or 0) >= config.data.max_length:
+        most = Seq2SeqConfig.of(config.objective).target_length or 0
+        if most >= config.data.max_length:
             raise ConfigError(
-                f"objective.target_length={config.objective.target_length} leaves prompts no room in data.max_length="
+                f"objective.target_length={most} leaves prompts no room in data.max_length="
                 f"{config.data.max_length} tokens. Lower the first or raise the second."
             )
 
     @property
     def most(self) -> int:
-        return self.config.objective.target_length or self.config.data.max_length // 2
+        return Seq2SeqConfig.of(self.config.objective).target_length or self.config.data.max_length // 2
 
     def examples(self, store: TokenStore, purpose: str) -> AnswerExamples:
         first, most = self.corpus.first_of(self.corpus.part_of(store)), self.most if self.decodes(purpose) else 0
         return AnswerExamples(store, self.pad_id, self.config, purpose, first, most)
 
-    def prompts(self, batch: Batch) -> Prompts:
+    def prompts(self, batch: Batch) -> Prompts[jax.Array]:
         return plain_prompts(batch["prompt_tokens_BP"], batch["prompt_start_B"], batch["decoded_B"] > 0)
 
     def texts_of(self, kept: dict[str, Any]) -> dict[str, Any]:

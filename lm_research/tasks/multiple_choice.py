@@ -23,7 +23,7 @@ from lm_research.data.store import TokenStore
 from lm_research.errors import DataError
 from lm_research.objectives.base import Batch, Outputs, Sums
 from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PaddedExamples, PairConfig, joined
-from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
+from lm_research.tasks.dataset import Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
@@ -43,7 +43,7 @@ class ChoiceReader(Reader):
     """Reads task.text_key (the context), pair_key (what each choice goes on from, if anything), choices_key and label_key."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.task = config, config.task
+        self.config, self.task = config, MultipleChoiceConfig.of(config.task)
 
     def texts(self, record: Record) -> list[str]:
         context, choices = self._question(record)
@@ -188,8 +188,8 @@ class MultipleChoice(LabelTask):
     metric_kind = "choices"
     metric_names = ("accuracy", "calibration_error")
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
-        super().__init__(config, corpus, ChoiceObjective())
+    def make_objective(self) -> ChoiceObjective:
+        return ChoiceObjective()
 
     @classmethod
     def head(cls, config: Config) -> str:

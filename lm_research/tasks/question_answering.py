@@ -62,7 +62,13 @@ class QuestionReader(Reader):
     """Reads task.pair_key (the question), text_key (the context) and label_key (the answers)."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.task = config, config.task
+        self.config, self.task = config, QuestionAnsweringConfig.of(config.task)
+        if not self.task.pair_key:
+            raise ConfigError(
+                "config.task.name=question_answering reads three fields: set --config.task.text_key=context, "
+                "--config.task.pair_key=question and --config.task.label_key=answers, as configs/finetune/question_answering.py does."
+            )
+        self.question_key = self.task.pair_key
 
     def label_names(self, records: Sequence[Record]) -> list[str]:
         kinds = {bool(self.question(record).answers) for record in records}
@@ -100,7 +106,7 @@ class QuestionReader(Reader):
         """A record's question; raises a DataError that says what is wrong with it."""
         task, where = self.task, record.where
         context = record.text(task.text_key, "text_key")
-        question = record.text(task.pair_key, "pair_key").strip()
+        question = record.text(self.question_key, "pair_key").strip()
         if not context.strip():
             raise DataError(f"{where} has an empty context (field {task.text_key!r}). Leave the question out.")
         answers = self._answers(record)
@@ -197,7 +203,7 @@ class QuestionAnswering(LabelTask):
     kinds = ("encoder",)
     examples_class = WindowExamples
     metric_kind = "answers"
-    metric_names = ("exact_match", "f1")
+    metric_names: tuple[str, ...] = ("exact_match", "f1")
     null_names = (
         "has_answer_exact_match", "has_answer_f1", "no_answer_exact_match", "no_answer_f1", "best_f1", "best_null_threshold",
     )  # fmt: skip
@@ -207,7 +213,11 @@ class QuestionAnswering(LabelTask):
         self.null = UNANSWERABLE in corpus.labels or not all(question["answers"] for question in held_out)
         if self.null:
             self.metric_names = QuestionAnswering.metric_names + self.null_names
-        super().__init__(config, corpus, SpanObjective())
+        self.settings = QuestionAnsweringConfig.of(config.task)
+        super().__init__(config, corpus)
+
+    def make_objective(self) -> SpanObjective:
+        return SpanObjective()
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -224,14 +234,10 @@ class QuestionAnswering(LabelTask):
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
-        if not config.task.pair_key:
+        stride = cls.reader(config).task.stride
+        if stride >= config.data.max_length:
             raise ConfigError(
-                "config.task.name=question_answering reads three fields: set --config.task.text_key=context, "
-                "--config.task.pair_key=question and --config.task.label_key=answers, as configs/finetune/question_answering.py does."
-            )
-        if config.task.stride >= config.data.max_length:
-            raise ConfigError(
-                f"config.task.stride={config.task.stride} leaves windows of data.max_length={config.data.max_length} tokens no room to move. "
+                f"config.task.stride={stride} leaves windows of data.max_length={config.data.max_length} tokens no room to move. "
                 "Lower it, or raise data.max_length."
             )
 
@@ -250,11 +256,12 @@ class QuestionAnswering(LabelTask):
     def _search(self, question: dict[str, Any], windows: list[tuple[np.ndarray, np.ndarray]]) -> SpanPredictions:
         """The best spans of at most task.max_answer_length tokens over all windows; each once, with its highest score."""
         scores: dict[tuple[int, int], float] = {}
-        longest, n_best, null = self.config.task.max_answer_length, self.config.task.n_best, math.inf
+        longest, n_best, null = self.settings.max_answer_length, self.settings.n_best, math.inf
         for logits_L2, offsets_L2 in windows:
             null = min(null, float(logits_L2[0].sum()))
             place_P = np.flatnonzero(offsets_L2[:, 0] >= 0)
-            spans = best_spans(*logits_L2[place_P].T.astype(np.float64), longest)
+            start_P, end_P = logits_L2[place_P].T.astype(np.float64)
+            spans = best_spans(start_P, end_P, longest)
             for first, last, score in itertools.islice(spans, 2 * n_best):
                 if not math.isfinite(score):
                     break
@@ -267,7 +274,7 @@ class QuestionAnswering(LabelTask):
         )
 
     def _answer(self, found: SpanPredictions) -> str:
-        if not found.spans or self.null and found.margin > self.config.task.null_threshold:
+        if not found.spans or self.null and found.margin > self.settings.null_threshold:
             return ""
         return found.text(found.spans[0])
 

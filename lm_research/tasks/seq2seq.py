@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,7 +29,8 @@ from lm_research.metrics import texts
 from lm_research.models.architecture import Architecture
 from lm_research.models.families import family_of
 from lm_research.objectives.base import Batch
-from lm_research.objectives.encoder_decoder import NextTokenOfTarget
+from lm_research.objectives.encoder_decoder import NextTokenOfTarget, SourceTargetConfig
+from lm_research.objectives.seq2seq import Seq2SeqConfig as PairsConfig
 from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, rooms
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
@@ -84,11 +86,11 @@ class PairReader(Reader):
     """Reads task.text_key (the source) and label_key (the target)."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.task = config, Seq2SeqConfig.of(config.task)
 
     def pair(self, record: Record) -> tuple[str, str]:
         """Source, without a prefix, and target; raises a DataError where one is missing."""
-        task = self.config.task
+        task = self.task
         pair = record.text(task.text_key, "text_key"), record.text(task.label_key, "label_key")
         for text, side, field in zip(pair, ("source", "target"), (task.text_key, task.label_key), strict=True):
             if not text.strip():
@@ -99,7 +101,7 @@ class PairReader(Reader):
         return pair
 
     def is_valid(self, record: Record) -> bool:
-        task = self.config.task
+        task = self.task
         return bool(record.text(task.text_key, "text_key").strip() and record.text(task.label_key, "label_key").strip())
 
     def prepare(self, tokenizer: Tokenizer) -> Tokenizer:
@@ -108,7 +110,7 @@ class PairReader(Reader):
         Raises:
           ConfigError: the tokenizer has no such language, or nothing tells what is written.
         """
-        task, languages = self.config.task, tokenizer.languages
+        task, languages = self.task, tokenizer.languages
         start = language_named(tokenizer, task.decoder_start)
         if start and task.target_language not in (None, start):
             raise ConfigError(
@@ -132,7 +134,7 @@ class PairReader(Reader):
 
     def texts(self, record: Record) -> list[str]:
         source, target = self.pair(record)
-        return [self.config.task.source_prefix + source, target]
+        return [self.task.source_prefix + source, target]
 
     def metadata(self, record: Record) -> dict[str, Any]:
         source, target = self.pair(record)
@@ -200,7 +202,8 @@ class TaskPairs(TextPairs):
         if self.packed:
             return self.rooms
         longest = self.sizes[np.maximum(index_B, 0)].max(0, initial=1)
-        return tuple(min(room, rounded(int(size))) for room, size in zip(self.rooms, longest, strict=True))
+        source, target = (min(room, rounded(int(size))) for room, size in zip(self.rooms, longest, strict=True))
+        return source, target
 
     def batch(
         self, epoch_B: np.ndarray, index_B: np.ndarray, width: tuple[int, int] | None = None
@@ -220,6 +223,7 @@ class Seq2Seq(GenerationTask):
 
     kinds = ("encoder-decoder",)
     metric_names = texts.NAMES
+    settings: Seq2SeqConfig
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -235,18 +239,23 @@ class Seq2Seq(GenerationTask):
         SequenceToSequence.check(config, arch)
         if min(rooms(config)) < _LEAST:
             raise ConfigError(
-                f"objective.target_length={config.objective.target_length} leaves targets hardly any room beside special tokens. Use "
+                f"objective.target_length={PairsConfig.of(config.objective).target_length} leaves targets hardly any room beside special tokens. Use "
                 f"{_LEAST} or more."
             )
-        if config.task.generate != "never":
-            texts.check_installed(config.task.bleu_tokenizer)
+        task = Seq2SeqConfig.of(config.task)
+        if task.generate != "never":
+            texts.check_installed(task.bleu_tokenizer)
 
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
-        super().__init__(config, corpus, NextTokenOfTarget(config.task.label_smoothing))
+        self.settings = Seq2SeqConfig.of(config.task)
+        super().__init__(config, corpus)
         languages = self.tokenizer.languages
-        opening = languages.opening(languages.writes) if languages else {}
+        opening: dict[str, Any] = dict(languages.opening(languages.writes)) if languages else {}
         self.start = self._start(opening.get("decoder_start_token_id"))
         self.options = dataclasses.replace(self.options, **opening | {"decoder_start_token_id": self.start})
+
+    def make_objective(self) -> NextTokenOfTarget:
+        return NextTokenOfTarget(self.settings.label_smoothing)
 
     @property
     def most(self) -> int:
@@ -256,7 +265,7 @@ class Seq2Seq(GenerationTask):
         """The token that targets begin with: as task.decoder_start says, their language where decoders begin with it, or as the files of
         the model say, or the objective's rule.
         """
-        token, known = self.config.task.decoder_start, self.origin.get("decoder_start_token_id")
+        token, known = self.settings.decoder_start, self.origin.get("decoder_start_token_id")
         around = self.origin and family_of(self.origin["family"]).starts_with_last_token
         if token and not language_named(self.tokenizer, token):
             number = self.tokenizer.token_id(token)
@@ -265,7 +274,7 @@ class Seq2Seq(GenerationTask):
                     f"config.task.decoder_start={token!r} is no token of {self.tokenizer.name}. Name one of its vocabulary."
                 )
             return number
-        role = self.config.objective.decoder_start
+        role = SourceTargetConfig.of(self.config.objective).decoder_start
         if role == "auto" and language is not None:
             return language
         if role == "auto" and around and self.tokenizer.languages is not None:
@@ -285,20 +294,20 @@ class Seq2Seq(GenerationTask):
         first = self.corpus.first_of(self.corpus.part_of(store))
         return TaskPairs(store, self.tokenizer, self.config, purpose, self.start, first, self.decodes(purpose))
 
-    def prompts(self, batch: Batch) -> Prompts:
+    def prompts(self, batch: Batch) -> Prompts[jax.Array]:
         real_B = batch["decoded_B"] > 0
         start_B1 = jnp.full((len(real_B), 1), self.start, jnp.int32)
         mask_BS = (batch["source_segments_BS"] > 0).astype(jnp.int32)
         return plain_prompts(start_B1, jnp.zeros(len(real_B), jnp.int32), real_B, batch["source_tokens_BS"], mask_BS)
 
     def metric_options(self) -> dict[str, str]:
-        return {"bleu_tokenizer": self.config.task.bleu_tokenizer, "rouge_tokenizer": self.config.task.rouge_tokenizer}
+        return {"bleu_tokenizer": self.settings.bleu_tokenizer, "rouge_tokenizer": self.settings.rouge_tokenizer}
 
     def texts_of(self, kept: dict[str, Any]) -> dict[str, str]:
         return {"source": kept["source"], "target": kept["target"]}
 
     def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """The prefix, where pipelines look for it; other tasks of the model it came from are forgotten."""
-        prefix = {"prefix": self.config.task.source_prefix}
+        prefix = {"prefix": self.settings.source_prefix}
         config = super().update_hf_config(config) | {"decoder_start_token_id": self.start}
         return {**config, "task_specific_params": {name: prefix for name in _PIPELINES}}

@@ -43,8 +43,7 @@ def expand(fields: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, 
         elif isinstance(passage, dict) and "entities" in passage:
             yield from _entities(passage, fields["qas"], where)
         elif fields.keys() >= _WIC:
-            marked = {f"marked{i}": _mark_place(fields, i) for i in (1, 2)}
-            yield where, fields | marked
+            yield where, fields | {f"marked{i}": _mark_place(fields, i) for i in (1, 2)}
         elif isinstance(target, dict) and target.keys() >= _WSC and isinstance(fields.get("text"), str):
             marked = _mark_word(fields["text"], target["span2_text"], target["span2_index"])
             yield where, fields | {"marked": marked, "candidate": target["span1_text"]}

@@ -27,7 +27,7 @@ from lm_research.errors import DataError, suggest
 from lm_research.metrics.tags import mark_entities
 from lm_research.objectives.base import Batch, Outputs, Sums
 from lm_research.tasks.base import TASKS, LabelObjective, LabelsConfig, LabelTask, WindowExamples, WindowsConfig
-from lm_research.tasks.dataset import IGNORED, LabelledCorpus, Reader, Row
+from lm_research.tasks.dataset import IGNORED, Reader, Row
 from lm_research.tasks.labels import label_key, label_numbers
 from lm_research.tasks.records import TAGS, WORDS, Record
 from lm_research.tokenizers.base import Tokenizer
@@ -61,12 +61,12 @@ class TaggingReader(Reader):
     by_token = True
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.cuts, self.missing = config.task.long_sentences == "cut", 0  # words cut off since the last `told`
-        self.known = config.task.labels or ()  # by the user
+        self.config, self.task = config, TaggingConfig.of(config.task)
+        self.cuts, self.missing = self.task.long_sentences == "cut", 0  # words cut off since the last `told`
+        self.known = self.task.labels or ()  # by the user
 
     def _pair(self, record: Record) -> tuple[list[str], list[str]]:
-        task = self.config.task
+        task = self.task
         columns = set(record.fields) == {WORDS, TAGS}
         words = record.get(WORDS if columns else task.text_key, "text_key")
         tags = record.get(TAGS if columns else task.label_key, "label_key")
@@ -96,9 +96,9 @@ class TaggingReader(Reader):
         for record in records:
             for tag in self._pair(record)[1]:
                 found.setdefault(tag, record.where)
-        if not self.config.task.labels:
+        if not self.known:
             return sorted(found, key=lambda tag: (tag != "O", tag))
-        names = list(self.config.task.labels)
+        names = list(self.known)
         for tag in found.keys() - label_numbers(names):
             raise DataError(
                 f"{found[tag]} has the tag {tag!r}, which is not in config.task.labels. {suggest(tag, names)}"
@@ -110,7 +110,7 @@ class TaggingReader(Reader):
 
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         numbers, frame = label_numbers(names), tokenizer.call_frame
-        room, stride = self.config.data.max_length - frame.size, self.config.task.stride
+        room, stride = self.config.data.max_length - frame.size, self.task.stride
         blank = tokenizer.roles.get(
             "unk", tokenizer.roles.get("pad", 0)
         )  # for a word that is no token, as "\u200b" in BERT's
@@ -189,8 +189,8 @@ class Tagging(LabelTask):
     metric_kind = "tags"
     metric_names = ("accuracy", "precision", "recall", "f1")
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
-        super().__init__(config, corpus, TaggingObjective())
+    def make_objective(self) -> TaggingObjective:
+        return TaggingObjective()
 
     @classmethod
     def head(cls, config: Config) -> str:

@@ -18,7 +18,7 @@ def evaluate(
     eval_step: Callable[[Any, dict[str, jax.Array]], tuple[dict[str, jax.Array], dict[str, jax.Array]]],
     params: Any,
     batches: Iterator[dict[str, np.ndarray]],
-    trainable: Trainable,
+    trainable: Trainable[Any],
     mesh: Mesh,
     outputs: list[Outputs] | None = None,
 ) -> dict[str, float]:

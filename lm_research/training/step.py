@@ -155,7 +155,7 @@ def jit_train_step(train_step: Callable[[State, Batch], State], shardings: State
 
 
 def make_eval_step(
-    trainable: Trainable, definition: ModelDefinition, token_bytes_V: Any, mesh: Mesh
+    trainable: Trainable[Any], definition: ModelDefinition, token_bytes_V: Any, mesh: Mesh
 ) -> Callable[[Any, Batch], tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
     """Jitted (params, batch [B, ...]) -> sums and totals of one batch, without dropout, and outputs that are kept.
 
