@@ -222,6 +222,10 @@ def test_models_and_records_that_do_not_fit(folder: pathlib.Path, tmp_path: path
     assert "names 2 labels, but" in said(0, labels="a,b")
     assert "metric is 'f2'. Valid: accuracy, " in said(1, metric="f2")
     assert "with head 'token_classification', but" in said(2, task="tagging")
+    bare = write_model("classes", folder / "bare")
+    (bare / "vocab.txt").unlink()
+    (bare / "tokenizer_config.json").unlink()
+    assert "has no tokenizer, so it cannot read texts" in said(4, model="bare")
     unknown = said(3, labels=["bad", "fair", "good"])
     assert "classes.jsonl, line 2 has the label 'so-so', which" in unknown and "does not know" in unknown
     output = folder / "out"
