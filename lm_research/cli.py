@@ -253,6 +253,20 @@ def _check_read(given: Mapping[str, str], config: Config) -> None:
         registry, settings = VARIANTS.get(section), getattr(config, section)
         if registry and settings and leaf not in registry.keys(chosen_name := registry.name_of(settings)):
             raise not_of(section, leaf, chosen_name)  # a task has chosen the objective
+        if (
+            section == "objective"
+            and (task := config.task)
+            and (not task.reads_objective or (leaf == "name" and given[name] != task.reads_objective))
+        ):
+            reads = (
+                f"reads {section}.name={task.reads_objective}"
+                if task.reads_objective
+                else f"never reads the section {section}"
+            )
+            raise ConfigError(
+                f"--config.{name}={given[name]} is set beside task.name={task.name}, which {reads}. Leave it out, or pre-train with "
+                "--config.task.name=none."
+            )
     unused = [f"config.tokenizer.{name}" for name in TO_TRAIN if f"tokenizer.{name}" in given]
     for key in ("train.init_from", "tokenizer.path"):
         section, name = key.split(".")

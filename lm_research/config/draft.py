@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from lm_research.config import schema
-from lm_research.config.keys import Key, keys_of
+from lm_research.config.keys import Key, keys_of, plain
 from lm_research.config.registries import VARIANTS
 from lm_research.config.run import Config
 from lm_research.config.variants import import_plugins
@@ -50,6 +50,15 @@ class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
                 return keys[name].default
         return super().__getitem__(name)
 
+    def get_ref(self, key: str) -> FieldReference:
+        """A reference to the value of a key, which counts as set from then on."""
+        if key not in self._fields:
+            self[key] = self[key]
+        return super().get_ref(key)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self._section, dict(self._fields), self.is_locked)
+
     def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """All keys, those of the chosen variants with their defaults too; None of a section that chooses nothing."""
         return dict(self.plain(whole=True) or {})
@@ -71,12 +80,13 @@ class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
 
     def _checked(self, name: str, value: Any) -> Any:
         if self._section:
-            value, registry = self._key(name).check(value), VARIANTS.get(self._section)
-            if registry and name == registry.chooser and value:
+            value, registry = plain(self._key(name).check(_as_dicts(value))), VARIANTS.get(self._section)
+            if registry and name == registry.chooser and (value or not registry.optional):
                 registry.get(value)
             return value
         if name in schema.sections():
-            if not isinstance(value, Mapping | ConfigDict) and not (value is None and name in VARIANTS):
+            nothing = value is None and name in VARIANTS and VARIANTS[name].optional
+            if not isinstance(value, Mapping | ConfigDict) and not nothing:
                 schema.check_key(name)
             made = Draft(name)
             made.update(value or {})
@@ -91,6 +101,20 @@ class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
         if (registry := VARIANTS.get(self._section)) and name != registry.chooser:
             variant = registry.chosen(self._fields)
         return schema.find(f"{self._section}.{name}", variant)
+
+
+def _rebuilt(section: str, fields: dict[str, Any], is_locked: bool) -> Draft:
+    """A draft that was copied or pickled."""
+    made = Draft(section)
+    made._fields.update(fields)
+    return made.lock() if is_locked else made
+
+
+def _as_dicts(value: Any) -> Any:
+    """A value with the ConfigDicts in it as dicts."""
+    if isinstance(value, Mapping | ConfigDict):
+        return {name: _as_dicts(inner) for name, inner in value.items()}
+    return value
 
 
 def given(values: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -28,7 +29,8 @@ LIMITS: dict[type, tuple[float, float]] = {int: (-(2**31) + 1, 2**31 - 1), float
 LONGEST_TEXT = 2**20  # characters of a key that is a text: a list of 50,000 labels
 _SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _TOLD: set[str] = set()  # keys of which it was said that their spelling is an earlier one
-_NONE = ("none", "null", "None")  # on a command line, of what is no text; an empty word is None of texts too
+_NONE = ("none", "null", "None")  # on a command line; of what may be a text the first alone, and an empty word
+_LIST = re.compile(r"\[\s*(\"|$)")  # how a list of texts begins in JSON, and a regular expression hardly
 
 
 def key(
@@ -129,7 +131,8 @@ class Key:
 
     def parse(self, text: str) -> Any:
         """The value that a word of the command line is; raises a ConfigError if it is none."""
-        if self.optional and ((not text and not self.zero) or (text in _NONE and str not in self.kinds)):
+        is_none = text in (_NONE[:1] if str in self.kinds else _NONE)
+        if self.optional and (is_none or (not text and not self.zero)):
             return None
         for kind in self.kinds:
             if kind is bool and text.lower() in _SWITCH:
@@ -145,7 +148,8 @@ class Key:
             try:
                 return self.check(json_value(text))
             except ValueError as error:
-                raise ConfigError(f"--config.{self.name}={text[:60]} is not JSON: {error}. {self.said}") from error
+                if tuple[str, ...] not in self.kinds or self.read or _LIST.match(text):
+                    raise ConfigError(f"--config.{self.name}={text[:60]} is not JSON: {error}. {self.said}") from error
         if str in self.kinds or self.read or tuple[str, ...] in self.kinds:
             return self.check(text)
         raise ConfigError(f"--config.{self.name}={text[:60]}: {short(text)} is not {self._wanted(text)} {self.said}")
@@ -156,6 +160,8 @@ class Key:
         found = self._entry(first)
         if not rest:
             return found
+        if found.has_keys:
+            return found.at(rest)
         if not dataclasses.is_dataclass(found.kind):
             raise ConfigError(f"config.{self.name}.{name} is not a key: config.{found.name} has no keys. {self.said}")
         keys = keys_of(found.kind, found.name)
@@ -209,11 +215,12 @@ class Key:
             return tuple(inner.check(element) for element in value)
         if origin is dict:
             names = dataclasses.replace(self, kind=arguments[0], choices=(), low=None, high=None, read=None)
-            return Frozen(
-                {_name(names, name): self._entry(str(name)).check(element) for name, element in value.items()}
-            )
+            made = {_name(names, name): self._entry(str(name)).check(element) for name, element in value.items()}
+            if len(made) < len(value):
+                raise ConfigError(f"config.{self.name} is {short(value)}, which names one thing twice. {self.said}")
+            return Frozen(made)
         if dataclasses.is_dataclass(kind):
-            return _element(kind, value, self) if isinstance(value, Mapping) else value
+            return _element(kind, value if isinstance(value, Mapping) else vars(value), self)
         return self._scalar(value, kind)
 
     def _scalar(self, value: Any, kind: type) -> Any:
@@ -313,7 +320,7 @@ def _element(kind: Any, value: Mapping[str, Any], owner: Key) -> Any:
 
 def _name(names: Key, name: Any) -> Any:
     """A name in a dict; JSON has whole numbers as texts."""
-    if names.kind is int and isinstance(name, str) and name.lstrip("-").isdecimal():
+    if names.kind is int and isinstance(name, str) and re.fullmatch(r"-?[0-9]{1,20}", name):
         name = int(name)
     return names.check(name)
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lm_research.common.documents import short
 from lm_research.config import schema
 from lm_research.config.draft import given
 from lm_research.config.keys import keys_of, plain
@@ -46,7 +47,7 @@ def build(values: Mapping[str, Any]) -> Config:
     for name, content in values.items():
         if name in top:
             continue
-        nothing = content is None and name in VARIANTS
+        nothing = content is None and name in VARIANTS and VARIANTS[name].optional
         if name not in schema.sections() or not (nothing or isinstance(content, Mapping)):
             schema.check_key(name)
         if name in VARIANTS:
@@ -68,13 +69,14 @@ def _variant(registry: Variants[Any], content: Mapping[str, Any]) -> Any:
     """The settings that a section of values chooses; None where that is nothing."""
     name = registry.chosen(content)
     rest = {leaf: value for leaf, value in content.items() if leaf != registry.chooser}
-    if name is None:
+    if name is None and registry.optional:
         for leaf in rest:
             raise ConfigError(
                 f"config.{registry.section}.{leaf} is set, but no {registry.section}: name one with --config.{registry.section}."
                 f"{registry.chooser}, for example {(registry.owners(leaf) or registry.names())[0]}."
             )
         return None
+    name = name or ""
     keys = registry.keys(name)
     for leaf in rest:
         if leaf not in keys:
@@ -122,17 +124,25 @@ def lay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
 
 
 def _with_entry(tree: Tree, name: str, entry: str, value: Any) -> Any:
-    """The dict of a key with one of its entries, NAME or NAME.KEY, changed."""
+    """The dict of a key with one of its entries, NAME or NAME.KEY, changed; raises a ConfigError if it is another value now."""
     section, _, leaf = name.partition(".")
     key = schema.find(name)
-    whole = plain(key.check(tree[section].get(leaf, key.default))) or {}
-    whole = copy.deepcopy(whole) if isinstance(whole, dict) else {}
+    whole = copy.deepcopy(plain(key.check(tree[section].get(leaf, key.default)))) or {}
+    if not isinstance(whole, dict):
+        raise ConfigError(
+            f"config.{name}.{entry} is set, but config.{name} is {short(whole)}, which has no entries. Give all of them with --config.{name}=JSON."
+        )
     *parents, last = entry.split(".", 1)
     inside = whole
     for parent in parents:
-        inside = inside.setdefault(parent, {})
-    inside[last] = value
+        inside = inside.setdefault(_as_in(inside, parent), {})
+    inside[_as_in(inside, last)] = value
     return whole
+
+
+def _as_in(content: Mapping[Any, Any], name: str) -> Any:
+    """A name as a dict has it, where it may be a number."""
+    return next((known for known in content if str(known) == name), name)
 
 
 def replace(config: Config, **sections: Any) -> Config:

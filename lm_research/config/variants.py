@@ -79,6 +79,11 @@ class Variants(Generic[T]):
         assert self.base is not None, f"{self.section} has no settings"
         return keys_of(self.base, self.section)[self.chooser].default or None
 
+    @property
+    def optional(self) -> bool:
+        """Whether a run may choose nothing."""
+        return self.default is None
+
     def make(self, name: str, **values: Any) -> Any:
         """The settings of a variant, with some values; raises like `get`."""
         return self.settings(name)(**{self.chooser: name}, **values)

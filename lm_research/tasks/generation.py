@@ -66,6 +66,9 @@ class GenerationConfig(TaskConfig):
         read=lambda text: parse_decoding(text),
     )
 
+    def check(self, config: Config) -> None:
+        check_decoding(self.decoding or {})
+
 
 class GenerationTask(Task):
     """A task whose predictions are texts, and whose objective is a language model's.

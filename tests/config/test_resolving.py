@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 
 from lm_research import cli
 from lm_research.config import Config, default_config, dumps, keys, replace, resolve
@@ -217,6 +220,8 @@ def test_an_entry_of_a_dict_can_be_typed_by_itself(tmp_path: Path) -> None:
         "en": MixtureSource("a.txt", 0.5), "de": MixtureSource("b.txt", 0.3), "fr": MixtureSource("c.txt", 0.0),
     }  # fmt: skip
     assert cli.parse([*words, "--config.mesh.rules.vocab=fsdp"])[0].mesh.rules == {"vocab": ("fsdp",)}
+    stages = ["--config.data.mixture_stages=2: en=0.5 de=0.5", "--config.data.mixture_stages.2.en=0.25"]
+    assert cli.parse([*words, *stages])[0].data.mixture_stages == {2: {"en": 0.25, "de": 0.5}}
     for flag, said in (
         ("--config.data.mixture.en.wieght=0.5", "Did you mean 'weight'"),
         ("--config.data.mixture.en.weight=much", "of type float"),
@@ -226,6 +231,9 @@ def test_an_entry_of_a_dict_can_be_typed_by_itself(tmp_path: Path) -> None:
         ('--config.data.mixture={"en": ', "is not JSON"),
         ("--config.profile.steps=[3]", "is not a range of steps"),
         ("--config.train.freeze=[3]", "config.train.freeze must be of type str"),
+        ('--config.train.freeze=["a"', "is not JSON"),
+        ('--config.data.mixture_stages={"--2": {"en": 1}}', "must be of type int, got '--2'"),
+        ('--config.data.mixture_stages={"2": {"en": 1}, "02": {"en": 2}}', "names one thing twice"),
     ):
         with pytest.raises(ConfigError) as caught:
             cli.parse([*words, flag])
@@ -274,3 +282,77 @@ def test_old_spellings_of_tasks() -> None:
     decoding = {"name": "seq2seq", "decoding": "num_beams=4,length_penalty=2.0"}
     assert resolve({"task": decoding}).task.decoding == {"num_beams": 4, "length_penalty": 2.0}
     assert resolve({"task": {"name": ""}}).task is None
+
+
+def test_none_is_typed_for_what_is_not_set(tmp_path: Path) -> None:
+    """Of texts too; a regular expression that begins with a bracket is no list."""
+    (tmp_path / "c.py").write_text(
+        f"{HEAD}    config.task.update(name='classification', train='x')\n    return config\n"
+    )
+    words = [f"--config={tmp_path}/c.py", f"--workdir={tmp_path}"]
+    for name in (
+        "train.budget",
+        "model.norm",
+        "data.validation_source",
+        "task.labels",
+        "task.class_weights",
+        "train.stop_after",
+    ):
+        config = cli.parse([*words, f"--config.{name}=none"])[0]
+        assert getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) is None
+    assert cli.parse([*words, "--config.train.freeze=[0-5],x"])[0].train.freeze == ("[0-5]", "x")
+    with pytest.raises(ConfigError, match="class_weights is 'balanced', which has no entries"):
+        cli.parse([*words, "--config.task.class_weights=balanced", "--config.task.class_weights.a=2"])
+
+
+@pytest.mark.parametrize("section", ["model", "objective", "optimizer", "schedule"])
+def test_what_a_run_has_to_choose_is_never_nothing(section: str) -> None:
+    which = VARIANTS[section].chooser
+    with pytest.raises(ConfigError, match=f"config.{section}.{which} is ''. Valid: "):
+        resolve({section: {which: ""}})
+    with pytest.raises(ConfigError, match=f"config.{section} is a section, not a key"):
+        resolve({section: None})
+    with pytest.raises(ConfigError, match=f"config.{section} is a section, not a key"):
+        default_config()[section] = None
+
+
+def test_a_flag_that_a_task_does_not_read_is_refused(tmp_path: Path) -> None:
+    """Of classification the section objective; of what writes texts the name of another one."""
+    (tmp_path / "c.py").write_text(
+        f"{HEAD}    config.task.train = 'x'\n    config.train.init_from = 'y'\n    return config\n"
+    )
+    words = [f"--config={tmp_path}/c.py", f"--workdir={tmp_path}"]
+    for task, flag, said in (
+        ("classification", "mask_rate=0.3", "never reads the section objective"),
+        ("classification", "name=causal_lm", "never reads the section objective"),
+        ("seq2seq", "name=causal_lm", "reads objective.name=seq2seq"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            cli.parse([*words, f"--config.task.name={task}", f"--config.objective.{flag}"])
+    cli.parse([*words, "--config.task.name=seq2seq", "--config.objective.name=seq2seq"])
+
+
+def test_decoding_is_checked_however_it_is_given() -> None:
+    for decoding, said in (({"num_beams": True}, "wrong type"), ({"num_beems": 4}, "Did you mean 'num_beams'")):
+        with pytest.raises(ConfigError, match=said):
+            resolve({"task": {"name": "seq2seq", "train": "x", "decoding": decoding}, "train": {"init_from": "y"}})
+
+
+def test_a_draft_takes_config_dicts_and_is_copied() -> None:
+    """What an assignment, a change in place, a reference, copy and pickle did with a ConfigDict that had every key."""
+    config = default_config()
+    config.data.mixture = ConfigDict({"en": {"source": "a.txt", "weight": 0.5}})
+    config.data.mixture["en"]["weight"] = 0.25
+    config.model.intermediate_size = config.model.get_ref("hidden_size") * 4
+    config.model.hidden_size = 144
+    for copied in (config, copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        resolved = resolve(copied)
+        assert (
+            resolved.data.mixture == {"en": MixtureSource("a.txt", 0.25)}
+            and resolved.model.intermediate_size == 4 * 144
+        )
+        with pytest.raises(ConfigError, match="infil_rate"):
+            copied.objective.infil_rate = 1
+    config.data.mixture = {"en": MixtureSource("a.txt", 0.5)}
+    with pytest.raises(ConfigError, match="config.data.mixture.en.weight must be a finite number"):
+        config.data.mixture = {"en": MixtureSource("a.txt", float("nan"))}
