@@ -263,7 +263,12 @@ def keys_of(section: Any, name: str) -> dict[str, Key]:
 
 @functools.cache
 def _keys_of(section: type, name: str) -> dict[str, Key]:
-    hints = typing.get_type_hints(section)
+    try:
+        hints = typing.get_type_hints(section)
+    except NameError as error:
+        raise ConfigError(
+            f"The settings {section.__module__}.{section.__name__} have a type that is not known: {error}."
+        ) from error
     prefix = f"{name}." if name else ""
     return {
         field.name: Key(f"{prefix}{field.name}", hints[field.name], _default(field), **field.metadata)

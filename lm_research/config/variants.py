@@ -11,14 +11,17 @@ the group `lm_research.plugins` that names a module, through an import in a conf
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from lm_research.common import interrupts
 from lm_research.config.keys import Key, keys_of
 from lm_research.errors import ConfigError, UserError, suggest
 
@@ -48,9 +51,10 @@ class Variants(Generic[T]):
         `module` is where it is defined; left out, the caller's.
 
         Raises:
-          ConfigError: another module has registered that name.
+          ConfigError: another module has registered that name, or it or the settings cannot be.
         """
         module = module or sys._getframe(1).f_globals["__name__"]
+        self._check(name, settings, module)
 
         def add(variant: T) -> T:
             earlier = self._origins.setdefault(name, module)  # the same where a file is read again
@@ -62,6 +66,31 @@ class Variants(Generic[T]):
             return variant
 
         return add
+
+    def _check(self, name: Any, settings: Any, module: str) -> None:
+        """Raises a ConfigError for what cannot be the name of a variant, or the dataclass of its settings."""
+        what = f"{module} registers the {self.section} {name!r}"
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigError(f"{what}, and a name is a text that is not empty. Give it one.")
+        if settings is None or not dataclasses.is_dataclass(self.base):
+            return
+        base = self.base.__name__
+        if not isinstance(settings, type) or not issubclass(settings, self.base):
+            raise ConfigError(
+                f"{what} with the settings {settings!r}, which must be a subclass of {base}. Make them one."
+            )
+        bare = [leaf for leaf, value in vars(settings).items() if isinstance(value, dataclasses.Field)]
+        if bare:
+            raise ConfigError(
+                f"{what}, and its settings {settings.__name__} are no dataclass: write @dataclasses.dataclass(frozen=True) above them."
+            )
+        own = {field.name for field in dataclasses.fields(settings)} - {
+            field.name for field in dataclasses.fields(self.base)
+        }
+        if taken := sorted(leaf for leaf in own if leaf in dir(self.base)):
+            raise ConfigError(
+                f"{what}, and its settings {settings.__name__} have a key {taken[0]!r}, which {base} has for something else. Rename the key."
+            )
 
     def get(self, name: str) -> T:
         """What was registered under a name; raises a ConfigError with the nearest name if there is none."""
@@ -160,9 +189,18 @@ def import_plugins(modules: Iterable[str]) -> None:
 def _import_plugin(module: str, where: str, fix: str) -> None:
     try:
         importlib.import_module(module)
+    except interrupts.Left:
+        raise
     except UserError as error:
         raise ConfigError(f"{where} names {module!r}, which cannot be imported: {error}") from error
-    except Exception as error:  # another program's
+    except BaseException as error:  # another program's; SystemExit too, which would look like success
+        inside = [
+            f" at {frame.filename}, line {frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename not in (__file__, importlib.__file__) and not frame.filename.startswith("<")
+        ]
+        said = f"({type(error).__name__}: {error}{inside[-1] if inside else ''})"
+        lacks = isinstance(error, ModuleNotFoundError) and not inside
         raise ConfigError(
-            f"{where} names {module!r}, which cannot be imported ({type(error).__name__}: {error}). {fix}"
+            f"{where} names {module!r}, which cannot be imported {said}. {fix if lacks else 'Mend that module.'}"
         ) from error

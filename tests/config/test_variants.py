@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_research.config import registries, variants
+from lm_research.config import registries, resolve, variants
 from lm_research.config.variants import Variants
 from lm_research.errors import ConfigError
 
@@ -132,3 +132,31 @@ def test_ours_are_all_there(registry: Variants) -> None:
         "schedule": ("constant", "cosine", "inverse_sqrt", "linear", "polynomial", "wsd"),
     }  # fmt: skip
     assert registry.names() == ours[registry.section]
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("raise SystemExit(0)", "SystemExit: 0 at"),
+        ("1 / 0", "division by zero at"),
+        ("OPTIMIZERS.register(3)", "a name is a text that is not empty"),
+        ("OPTIMIZERS.register('broken_one', 3)", "must be a subclass of OptimizerConfig"),
+        ("class Own(OptimizerConfig):\n    rate: float = key(0.5, 'r.')\nOPTIMIZERS.register('broken_one', Own)", "no dataclass"),
+        (
+            "@dataclasses.dataclass(frozen=True)\nclass Own(OptimizerConfig):\n    check: float = key(0.5, 'c.')\n"
+            "OPTIMIZERS.register('broken_one', Own)",
+            "have a key 'check'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_plug_in_that_is_wrong_is_one_sentence(
+    code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = "import dataclasses\nfrom lm_research.config import OptimizerConfig, key\nfrom lm_research.config.registries import OPTIMIZERS\n"
+    (tmp_path / "a_broken_plug_in.py").write_text(head + code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError, match="config.plugins names 'a_broken_plug_in', which cannot be imported"
+    ) as caught:
+        resolve({"plugins": ["a_broken_plug_in"]})
+    assert said in str(caught.value)
