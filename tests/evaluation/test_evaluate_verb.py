@@ -212,7 +212,9 @@ def test_wrong_suites(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any)
     assert "is no directory" in said(model="nothing")
 
 
-def test_models_and_records_that_do_not_fit(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
+def test_models_and_records_that_do_not_fit(
+    folder: pathlib.Path, output: pathlib.Path, tmp_path: pathlib.Path, capsys: Any
+) -> None:
     def said(number: int, model: str = "classes", **changes: Any) -> str:
         task = {"name": "a", "task": "classification", "data": str(folder / "classes.jsonl")} | changes
         (folder / "wrong.json").write_text(json.dumps({"tasks": [task]}))
@@ -228,7 +230,6 @@ def test_models_and_records_that_do_not_fit(folder: pathlib.Path, tmp_path: path
     assert "has no tokenizer, so it cannot read texts" in said(4, model="bare")
     unknown = said(3, labels=["bad", "fair", "good"])
     assert "classes.jsonl, line 2 has the label 'so-so', which" in unknown and "does not know" in unknown
-    output = folder / "out"
     assert run(folder, output, "classes.json", "--dtype=bfloat16") == 2
     assert "made with other dtype" in capsys.readouterr().err
 
