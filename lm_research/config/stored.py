@@ -13,6 +13,7 @@ from lm_research.config.keys import Key, keys_of
 from lm_research.config.registries import VARIANTS
 from lm_research.config.resolving import Tree, build, of_task, to_dict
 from lm_research.config.run import Config
+from lm_research.config.variants import import_plugins
 
 # Sections that every stored config has.
 _STORED = ("model", "objective", "data", "optimizer", "schedule", "train")
@@ -52,6 +53,8 @@ def complete(values: Mapping[str, Any]) -> tuple[Tree, dict[str, Any]]:
     """
     known: Tree = {}
     unknown: dict[str, Any] = {}
+    if "plugins" in values:  # which say what others there are
+        import_plugins(keys_of(Config, "")["plugins"].check(values["plugins"]))
     for section, content in migrated(values).items():
         if section in schema.sections() and isinstance(content, Mapping):
             keys = _keys(section, content)

@@ -447,7 +447,7 @@ def save(
         leaves[path] = leaves[path][spare:]  # rows before the first position, which nothing reads
         shapes[path] = jax.ShapeDtypeStruct(leaves[path].shape, leaves[path].dtype)
     weights = weights_of(module, definition, added)
-    prefix = module.prefix(definition.arch, head.name)
+    prefix = module.prefix(definition.arch, head.name, written["model_type"])
     entries: dict[str, list[tuple[str, int]]] = {}
     for path, shape in shapes.items():
         weight = weights[path]

@@ -220,10 +220,10 @@ def _inspect_run(directory: pathlib.Path) -> Native:
             f"checkpoint {step.name} has no {MODEL}, which says what the model is and predicts. Training writes it into every "
             "checkpoint: copy it from another checkpoint of this run, or go on with the run until it saves the next one."
         )
+    run = read_config(step / "files" / "config.json", PretrainedError)  # first: its plug-ins may have the family
     stored = read_json(step / "files" / MODEL, _Model, error=PretrainedError, fix=_FIX)
     definition = _definition(stored, step / "files" / MODEL)
     adapted = adapters.adapt(definition, resolve({"lora": stored.get("lora", {})}).lora)
-    run = read_config(step / "files" / "config.json", PretrainedError)
     return Native(
         definition, adapted, stored["family"], stored["config"], step / "state", subtree, digests, step / "files",
         "" if run["task"] else run["objective"]["name"],

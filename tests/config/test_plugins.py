@@ -119,6 +119,14 @@ READ = [
 ]
 
 
+def test_a_stored_config_finds_its_plug_ins_by_itself(folder: Path) -> None:
+    """As whoever reads a run's model does, to which nobody names them."""
+    stored = {"plugins": ["their_plugin"], "objective": {"name": "their_objective", "loudness": 2.0}}
+    (folder / "config.json").write_text(json.dumps(stored))
+    code = "from pathlib import Path; from lm_research.config.run_files import read_config; print(read_config(Path('config.json'))['objective'])"
+    assert "'loudness': 2.0" in run(folder, ["-c", code])
+
+
 def test_modules_are_named_by_a_key_that_is_stored(folder: Path) -> None:
     words = ["--workdir=w", *flags(*CHOICES)]
     told = run(folder, READ, "--config=empty.json", *words, fails=True)

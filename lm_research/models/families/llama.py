@@ -115,8 +115,8 @@ class Llama(Family):
             hf |= {"attention_bias": last.query_bias, "mlp_bias": last.mlp_bias}
         return hf
 
-    def prefix(self, arch: Architecture, head: str) -> str:
-        if head == "span" and variant_of(arch) == "llama":
+    def prefix(self, arch: Architecture, head: str, kind: str = "") -> str:
+        if head == "span" and (kind or variant_of(arch)) != "mistral":
             return "transformer."
         return super().prefix(arch, head)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors
 import tiny
 
 from lm_research.config import Config, ModelConfig, resolve, to_dict
@@ -197,3 +198,18 @@ def test_it_writes_what_is_likeliest(name: str) -> None:
     inputs = {"input_ids": source, "decoder_input_ids": written[:, :-1]} if start else {"input_ids": written[:, :-1]}
     likeliest = np.asarray(lm(**inputs)["logits"]).argmax(-1)
     np.testing.assert_array_equal(written[:, given:], likeliest[:, given - 1 :])
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant", "prefix"),
+    [("llama", "llama", "transformer."), ("qwen2", "qwen2", "transformer."), ("mistral", "llama", "model.")],
+)
+def test_names_of_relatives_that_answer_questions(kind: str, variant: str, prefix: str, tmp_path: pathlib.Path) -> None:
+    """`base_model_prefix` of transformers 5.24's KINDForQuestionAnswering; a Mistral without a window has the architecture of a Llama."""
+    definition = define_model(FAMILIES.make("llama", variant=variant, **SHAPE), 64, "span")
+    config = hf_config(define_model(FAMILIES.make("llama", variant=variant, **SHAPE), 64), "llama")
+    config |= {"model_type": kind, "sliding_window": None}
+    LanguageModel(definition, tiny.random_params(definition), "llama", config).save_pretrained(tmp_path)
+    with safetensors.safe_open(tmp_path / "model.safetensors", "np") as file:
+        assert {name.partition(".")[0] + "." for name in file.keys()} == {prefix, "qa_outputs."}
+    assert from_pretrained(tmp_path).report.lines() == []
