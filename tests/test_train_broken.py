@@ -127,7 +127,7 @@ CASES = [
     Case("GPT on masks", "--config.objective.name=masked_lm", ("of kind encoder", "objective.name=causal_lm"), "gpt"),
     Case("too many devices", "--config.mesh.data=3", ("data=3", "machine has 1")),
     Case("devices do not divide", "--config.mesh.tensor=2", ("1 devices cannot be divided by the 2", "tensor=2")),
-    Case("profile of words", "--config.profile.steps=ten", ("profile.steps='ten'", "FIRST-LAST")),
+    Case("profile of words", "--config.profile.steps=ten", ("profile.steps is 'ten'", "FIRST-LAST")),
     Case("profile backwards", "--config.profile.steps=9-3", ("profile.steps='9-3'", "FIRST-LAST")),
 ]
 

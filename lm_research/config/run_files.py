@@ -21,7 +21,7 @@ from lm_research.errors import CheckpointError, ConfigError, UserError
 
 Step = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _LARGEST = 2**28  # bytes of a file that grows with the run
-_ADVICE = "Restore it, or repeat the run."
+_ADVICE = "Restore it, or repeat the run in another --workdir."
 
 
 class Life(TypedDict):

@@ -104,7 +104,9 @@ class Sweep:
         for key in (*self.space, *self.fixed):
             config_lib.check_key(str(key))
         for key, value in self.fixed.items():
-            if not isinstance(value, Mapping | list | tuple | None):  # told in JSON, or as an empty text
+            if isinstance(value, Mapping | list | tuple | None):  # told in JSON, or as an empty text
+                config_lib.find(key).check(value)
+            else:
                 _check_value(key, value)
         if twice := self.space.keys() & self.fixed.keys():
             raise ConfigError(f"The sweep both varies and fixes {', '.join(sorted(twice))}. Keep one of the two.")

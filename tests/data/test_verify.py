@@ -14,7 +14,7 @@ import pytest
 
 from lm_research.data import store as store_lib
 from lm_research.data import verify
-from lm_research.data.order import Feed
+from lm_research.data.order import Examples, Feed
 from lm_research.data.store import DamagedStore, TokenStore, write_store
 from lm_research.data.verify import Verification, check_files
 
@@ -170,7 +170,7 @@ def test_a_sample_is_read_first(made: TokenStore, large: None, monkeypatch: pyte
         check(made)
 
 
-class Rows:
+class Rows(Examples):
     """Examples whose tokens are their numbers."""
 
     num_examples = 8

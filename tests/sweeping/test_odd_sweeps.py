@@ -34,7 +34,7 @@ NAN, INF = float("nan"), float("inf")
         ({"space": {RATE: Choice([0.1])}}, "finite"),
         ({"space": {"data.source": Choice("a\0b")}}, "texts"),
         ({"space": {"data.source": Choice("x" * 10**6)}}, "texts"),
-        ({"space": {RATE: Choice(0.1)}, "fixed": {SEED: None}}, "finite"),
+        ({"space": {RATE: Choice(0.1)}, "fixed": {SEED: None}}, "config.seed"),
         ({"space": {RATE: Choice(0.1)}, "rungs": (0, 5)}, "rungs"),
         ({"space": {RATE: Choice(0.1)}, "rungs": ("a",)}, "rungs"),
         ({"space": {RATE: Choice(0.1)}, "eta": "two"}, "eta"),
