@@ -161,5 +161,7 @@ def profile_range(config: Config) -> tuple[int, int] | None:
     if steps is None:
         return None
     if len(steps) != 2 or not steps[0] <= steps[1]:
-        raise ConfigError(f"profile.steps={'-'.join(map(str, steps))!r} is not a range of steps. Write FIRST-LAST, for example 10-13.")
+        raise ConfigError(
+            f"profile.steps={'-'.join(map(str, steps))!r} is not a range of steps. Write FIRST-LAST, for example 10-13."
+        )
     return steps[0], steps[1]
