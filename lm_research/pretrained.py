@@ -31,6 +31,7 @@ from lm_research.decoding.engine import Engine
 from lm_research.decoding.request import read_texts
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
+from lm_research.interop.weight_reader import Report
 from lm_research.models import forward as forward_lib
 from lm_research.models import label_losses
 from lm_research.models.definition import ModelDefinition, Params, define
@@ -67,11 +68,11 @@ class LanguageModel:
         family: str,
         config: Mapping[str, Any],
         tokenizer: Tokenizer | None = None,
-        report: huggingface.Report | None = None,
+        report: Report | None = None,
     ) -> None:
         self.definition, self.params, self.family, self.tokenizer = definition, params, family, tokenizer
         self._config = dict(config)
-        self.report = report or huggingface.Report()
+        self.report = report or Report()
         self.generation_config: dict[str, Any] = {}
         self.embedding: Embedding | None = None
         self.engine: Engine | None = None
@@ -417,7 +418,7 @@ def inspect(
 
 def load_params(
     found: Found, mesh: Mesh | None, dtype: str | None, seed: int, fresh_head: bool
-) -> tuple[Params, huggingface.Report]:
+) -> tuple[Params, Report]:
     """Its parameters, see interop/huggingface.py (`fresh_head` is for its files alone: ours tell what fits)."""
     if isinstance(found, native_checkpoint.Native):
         return native_checkpoint.load_params(found, mesh, dtype, seed)

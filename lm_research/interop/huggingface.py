@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
-import math
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,11 +25,12 @@ from lm_research.interop import model_config, peft, quantised, tied_tables, zero
 from lm_research.interop.model_config import read_config
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
+from lm_research.interop.weight_reader import Report, WeightReader, layers_of, stored_shape, to_stored, weights_of
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define
 from lm_research.models.families import DEFAULT_HEADS, family_of, name_of
 from lm_research.models.families.base import Family
-from lm_research.models.families.common import FIX, ParamMapping
+from lm_research.models.families.common import FIX
 from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
 from lm_research.models.limits import flaw
@@ -60,65 +59,6 @@ class Pretrained:
     source: TensorSource
     files: pathlib.Path
     untied: tuple[tuple[str, str], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What did not fit between a file and a model.
-
-    new: our parameters that the file does not have (freshly initialised). reshaped: those that it has in another
-    shape (initialised too). unused: the file's tensors that the model does not have. kept: tensors that no
-    computation reads, but that the format has beside one that is read; they are written back as they were. untied: pairs
-    of tensors that config.json ties and that differ; both are used. passed_over: the same, where the second is used alone.
-    nonfinite: tensors with NaN or infinite values, and how many these are in words; of a run's arrays by our names.
-    """
-
-    new: tuple[str, ...] = ()
-    reshaped: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    kept: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    untied: tuple[tuple[str, str], ...] = ()
-    passed_over: tuple[tuple[str, str], ...] = ()
-    nonfinite: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """Sentences to log; empty if all fitted."""
-        parts = (
-            ("initialised, because the files do not have them", self.new),
-            ("initialised, because the files have them in another shape", self.reshaped),
-            ("not used by this model", self.unused),
-            (
-                "tied by config.json, but with different values in the files, so that each is used for itself",
-                [f"{one} and {other}" for one, other in self.untied],
-            ),
-            (
-                "not used, because another tensor of other values is what is used in its place",
-                [f"{one} ({other} is used)" for one, other in self.passed_over],
-            ),
-            ("with values that are no numbers, so that what it computes is none", listed(self.nonfinite)),
-        )
-        return [f"{what}: {', '.join(names)}" for what, names in parts if names]
-
-
-_all_finite = jax.jit(lambda x: jnp.isfinite(x).all())
-
-
-def nonfinite_in(value: Any) -> str:
-    """ "3 NaN and 1 infinite of 768" of an array, or "" where all of it is finite."""
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        return ""
-    numpy = jnp if isinstance(value, jax.Array) else np
-    if bool(_all_finite(value) if numpy is jnp else np.isfinite(value).all()):
-        return ""
-    nan, infinite = int(numpy.isnan(value).sum()), int(numpy.isinf(value).sum())
-    parts = [f"{count:,} {name}" for count, name in ((nan, "NaN"), (infinite, "infinite")) if count]
-    return f"{' and '.join(parts)} of {value.size:,}"
-
-
-def listed(nonfinite: Mapping[str, str], most: int = 5) -> list[str]:
-    """Some of the tensors of `Report.nonfinite`, for a sentence."""
-    words = [f"{name} ({count})" for name, count in itertools.islice(nonfinite.items(), most)]
-    return words + ([f"{len(nonfinite) - most} more"] if len(nonfinite) > most else [])
 
 
 def inspect(
@@ -180,7 +120,7 @@ def inspect(
         config = model_config.with_problem_type(config, labels, changed=num_labels is not None, directory=directory)
     spec = HeadSpec(name, labels)
     definition = define(arch, spec)
-    reader = _Reader(source, family, definition)
+    reader = WeightReader(source, family, definition)
     if name in ("pretraining", "next_sentence"):
         stored = reader.shape_of("next_sentence/bias")
         spec = HeadSpec(name, stored[0] if stored else 2)
@@ -236,118 +176,8 @@ def _check_head(head: str, kind: str, stacks: str, family: Family, encoder_only:
 
 def missing(pretrained: Pretrained) -> list[str]:
     """Our parameters that the files do not have under any name."""
-    reader = _Reader(pretrained.source, family_of(pretrained.family), pretrained.definition)
+    reader = WeightReader(pretrained.source, family_of(pretrained.family), pretrained.definition)
     return [path for path in reader.shapes if reader.shape_of(path) is None]
-
-
-class _Reader:
-    """Our arrays out of their tensors."""
-
-    def __init__(self, source: TensorSource, family: Family, definition: ModelDefinition) -> None:
-        self.source, self.definition = source, definition
-        self.names = tied_tables.Names(source, family, definition.arch, definition.head.name)
-        self.shapes = flatten(definition.shapes)
-        self.weights = weights_of(family, definition)
-        self.nonfinite: dict[str, str] = {}  # of the tensors that were read, see Report
-
-    def stored_name(self, path: str, layer: int = 0) -> str | None:
-        return next(iter(self.names.stored(self.weights[path], layer)), None)
-
-    def shape_of(self, path: str) -> tuple[int, ...] | None:
-        """The stored shape of a parameter, or None if the files do not have it."""
-        name = self.stored_name(path) if path in self.weights else None
-        return None if name is None else self.source.shape(name)
-
-    def stored_names(self, path: str) -> set[str]:
-        """The names of those layers of a parameter that the files have."""
-        layers = range(_layers(path, self.shapes[path].shape)[0])
-        return {name for layer in layers if (name := self.stored_name(path, layer)) is not None}
-
-    def check(self, path: str, may_miss: bool, may_differ: bool) -> str:
-        """ "found", "new" or "reshaped".
-
-        Raises:
-          PretrainedError: a tensor is missing though it may not, has another shape though it may not, or no numbers.
-        """
-        weight = self.weights[path]
-        layers, shape = _layers(path, self.shapes[path].shape)
-        for layer in range(layers):
-            name = self.stored_name(path, layer)
-            if name is None:
-                if not may_miss:
-                    missing = self.names.of(weight.of_layer(weight.names[0], layer))[0]
-                    names = self.source.names
-                    where = self.source.file(names[0]).parent if names else "the directory"
-                    raise PretrainedError(
-                        f"{where}: the weight files have no tensor {missing!r}, which config.json asks for. They belong to "
-                        "another model, or are not complete. Download them again."
-                    )
-                return "new"
-            wanted, got = stored_shape(weight, shape), self.source.shape(name)
-            if got != wanted:
-                if not may_differ:
-                    raise PretrainedError(
-                        f"{self.source.file(name)}: tensor {name!r} has shape {got}, but config.json makes it {wanted}. "
-                        "They belong to different models."
-                    )
-                return "reshaped"
-            if not jnp.issubdtype(self.source.dtype(name), jnp.floating):
-                raise PretrainedError(
-                    f"{self.source.file(name)}: tensor {name!r} is of type {self.source.dtype(name)}, but weights are floating-"
-                    "point numbers. Quantised files are not supported."
-                )
-        return "found"
-
-    def read(self, path: str, dtype: np.dtype) -> np.ndarray:
-        """A parameter, all layers of it, in memory of its own."""
-        shape = self.shapes[path].shape
-        layers, part = _layers(path, shape)
-        array = np.empty((layers, *part), dtype)
-        for layer in range(layers):
-            name = self.names.stored(self.weights[path], layer)[0]
-            array[layer] = from_stored(self.weights[path], self.source.read(name), part)
-            if found := nonfinite_in(array[layer]):
-                self.nonfinite[name] = found
-        return array.reshape(shape)
-
-    def check_amount(self, paths: Iterable[str]) -> None:
-        """Raises a PretrainedError if parameters take many times the room of the files: their tensors are the same bytes, then."""
-        amounts = [(math.prod(self.shapes[path].shape), self.dtype(path).itemsize) for path in paths]
-        claimed = sum(size * width for size, width in amounts)
-        files = {self.source.file(name) for name in self.source.names}
-        held = sum(file.stat().st_size for file in files)
-        if claimed > 8 * held + 2**20:  # tied tables are read twice or thrice
-            raise PretrainedError(
-                f"{sorted(files)[0]}: the weight files hold {held:,} bytes, but the parameters that config.json asks for take {claimed:,} of "
-                "them. Many tensors share their bytes, which no model does. Download them again."
-            )
-
-    def dead_copies(self) -> dict[str, np.ndarray]:
-        """Tensors of the files that nothing reads and that belong to the format, by the family's names."""
-        dead = [name for weight in self.weights.values() for name in weight.kept]
-        found = {name: [one for one in self.names.of(name) if one in self.source.names] for name in dead}
-        return {name: np.array(self.source.read(stored[0])) for name, stored in found.items() if stored}
-
-    def others(self, used: set[str]) -> tuple[set[str], tuple[tuple[str, str], ...]]:
-        """Tensors that parameters could have been read from but were not: equal ones, and pairs (different one, what was read)."""
-        pairs: dict[str, list[str]] = {}
-        for read, *others in filter(None, map(self.names.stored, self.weights.values())):
-            for other in set(others) - used:
-                pairs.setdefault(other, []).append(read)
-        same = {
-            other for other, reads in pairs.items() if any(tied_tables.equal(self.source, one, other) for one in reads)
-        }
-        return same, tuple((other, pairs[other][0]) for other in sorted(set(pairs) - same))
-
-    def unread(self, patterns: Iterable[str], names: Iterable[str]) -> dict[str, np.ndarray]:
-        """Those of the tensors that fit one of the patterns, by their names with "@" for the model's prefix."""
-        found = [name for name in names if any(re.search(pattern, name) for pattern in patterns)]
-        prefix = lambda name: next((p for p in self.names.prefixes if p and name.startswith(p)), "")  # noqa: E731
-        shown = lambda name: f"@{name.removeprefix(prefix(name))}" if prefix(name) else name  # noqa: E731
-        return {shown(name): np.array(self.source.read(name)) for name in found}
-
-    def dtype(self, path: str) -> np.dtype:
-        return self.source.dtype(self.names.stored(self.weights[path])[0])
 
 
 def load_params(
@@ -370,7 +200,7 @@ def load_params(
         damaged.
     """
     definition = pretrained.definition
-    reader = _Reader(pretrained.source, family_of(pretrained.family), definition)
+    reader = WeightReader(pretrained.source, family_of(pretrained.family), definition)
     states = {}
     for path in reader.shapes:
         of_head = path.split("/")[0] not in STACKS
@@ -451,7 +281,7 @@ def save(
     entries: dict[str, list[tuple[str, int]]] = {}
     for path, shape in shapes.items():
         weight = weights[path]
-        for layer in range(_layers(path, shape.shape)[0]):
+        for layer in range(layers_of(path, shape.shape)[0]):
             back = [name for name in weight.kept if name in (kept or {})]
             for name in dict.fromkeys((weight.names[0], *weight.copies, *back)):
                 name = weight.of_layer(name, layer)
@@ -463,7 +293,7 @@ def save(
     def tensor(parts: list[tuple[str, int]]) -> np.ndarray:
         made = []
         for path, layer in sorted(parts, key=lambda part: weights[part[0]].part):
-            layers, part = _layers(path, shapes[path].shape)
+            layers, part = layers_of(path, shapes[path].shape)
             made.append(to_stored(weights[path], host(path).reshape(layers, *part)[layer]))
         return np.ascontiguousarray(np.concatenate(made, axis=-1) if len(made) > 1 else made[0])
 
@@ -473,7 +303,7 @@ def save(
             if name in dead and dead[name].dtype == leaves[path].dtype:
                 yield name, dead[name].shape, dead[name].dtype, functools.partial(dead.__getitem__, name)
                 continue
-            shape = stored_shape(weights[path], _layers(path, shapes[path].shape)[1])
+            shape = stored_shape(weights[path], layers_of(path, shapes[path].shape)[1])
             yield name, shape, np.dtype(leaves[path].dtype), functools.partial(tensor, parts)
         for name in dead.keys() - entries.keys():
             value = dead[name].astype(next(iter(leaves.values())).dtype)
@@ -545,54 +375,3 @@ def _check_stored(arch: Architecture, module: Family, written: Mapping[str, Any]
                 f"The Hugging Face format of {written['model_type']} has no place for {name}={given[name]} (it means "
                 f"{meant[name]}), which model.{key} made. Save the model as native."
             )
-
-
-def weights_of(family: Family, definition: ModelDefinition, more: Iterable[str] = ()) -> dict[str, ParamMapping]:
-    """Weights by our path, those of this definition only, and of some more paths."""
-    known = tied_tables.weights(family, definition.arch, definition.head.name)
-    for path in flatten(definition.shapes):
-        layers = definition.layers_of(path)
-        if layers is not None and path not in known:  # of a kind of layers, which the family's names do not tell apart
-            alike = re.sub(r"^(.*?/layers/)[^/]*/", r"\1", path)
-            if alike in known:
-                known[path] = dataclasses.replace(known[alike], path=path, layers=layers)
-    missing = [path for path in flatten(definition.shapes) if path not in known]
-    if missing:
-        raise PretrainedError(
-            f"The Hugging Face format has no place for {', '.join(missing)} of this family with head {definition.head.name!r}. "
-            "Choose another head, or save it as native."
-        )
-    return {path: known[path] for path in (*flatten(definition.shapes), *more)}
-
-
-def stored_shape(weight: ParamMapping, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the stored tensor of a parameter (one layer) of this shape."""
-    if weight.path.endswith("/kernel"):
-        inner, outer = math.prod(shape[: weight.inputs]), math.prod(shape[weight.inputs :]) * weight.parts
-        return (outer, inner) if weight.transpose else (inner, outer)
-    if weight.path.endswith(("/bias", "/scale")):
-        shape = (math.prod(shape) * weight.parts,)
-    return (1, *shape) if weight.leading else shape
-
-
-def from_stored(weight: ParamMapping, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Our parameter (one layer) out of the stored tensor."""
-    tensor = tensor.T if weight.transpose else tensor
-    if weight.parts > 1:
-        tensor = np.split(tensor, weight.parts, axis=-1)[weight.part]
-    return tensor.reshape(shape)
-
-
-def to_stored(weight: ParamMapping, value: np.ndarray) -> np.ndarray:
-    """The inverse of `from_stored`; of a tensor in parts, this one."""
-    if weight.path.endswith("/kernel"):
-        value = value.reshape(math.prod(value.shape[: weight.inputs]), -1)
-    elif weight.path.endswith(("/bias", "/scale")):
-        value = value.reshape(-1)
-    value = value.T if weight.transpose else value
-    return value[None] if weight.leading else value
-
-
-def _layers(path: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    """How many layers are stacked in a parameter (1 where none are), and the shape of one."""
-    return (shape[0], shape[1:]) if "/layers/" in path else (1, shape)

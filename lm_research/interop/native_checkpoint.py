@@ -27,9 +27,10 @@ from lm_research.common.paths import odd_file
 from lm_research.config import resolve
 from lm_research.config.run_files import checkpoint_steps, newest_step, read_config
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
-from lm_research.interop.huggingface import Report, hf_config, nonfinite_in, with_tokens
+from lm_research.interop.huggingface import hf_config, with_tokens
 from lm_research.interop.model_config import check_asked, check_config
 from lm_research.interop.orbax_noise import quieten
+from lm_research.interop.weight_reader import Report, nonfinite_in
 from lm_research.models import adapters
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, Params, define

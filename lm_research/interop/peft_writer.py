@@ -18,9 +18,9 @@ import numpy as np
 
 from lm_research.common.disk import write_atomically
 from lm_research.errors import PretrainedError
-from lm_research.interop.huggingface import to_stored, weights_of
 from lm_research.interop.peft import CONFIG, PREFIX, TASKS, WEIGHTS, A, B
 from lm_research.interop.tensor_writer import write_tensors
+from lm_research.interop.weight_reader import to_stored, weights_of
 from lm_research.models import adapters
 from lm_research.models.adapters import AdaptedDefinition
 from lm_research.models.definition import Params

@@ -13,7 +13,7 @@ from lm_research.common.documents import json_value
 from lm_research.common.paths import odd_file
 from lm_research.config.run_files import newest_step
 from lm_research.errors import CheckpointError
-from lm_research.interop.huggingface import listed, nonfinite_in
+from lm_research.interop.weight_reader import listed, nonfinite_in
 from lm_research.training.state import State
 from lm_research.trees import flatten
 

@@ -11,6 +11,7 @@ from lm_research.config import Config, ModelConfig, replace
 from lm_research.data.corpus import Corpus
 from lm_research.errors import ConfigError, PretrainedError, TokenizerError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
+from lm_research.interop.weight_reader import listed
 from lm_research.models.definition import Params, define
 from lm_research.models.families import FAMILIES
 from lm_research.pretrained import PathLike, inspect, load_params
@@ -60,7 +61,7 @@ class InitCheckpoint:
         if report.nonfinite:
             raise PretrainedError(
                 f"train.init_from={self.directory} has weights that are NaN or infinite, and every loss would be: "
-                f"{', '.join(huggingface.listed(report.nonfinite))}. Download or convert it again, or start from an earlier checkpoint of it."
+                f"{', '.join(listed(report.nonfinite))}. Download or convert it again, or start from an earlier checkpoint of it."
             )
         return params, report.lines()
 

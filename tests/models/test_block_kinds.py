@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lm_research.interop.huggingface import from_stored, weights_of
+from lm_research.interop.weight_reader import from_stored, weights_of
 from lm_research.models import decode
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.attention.mask import attention_bias, chunked

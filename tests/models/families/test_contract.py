@@ -16,8 +16,9 @@ import tiny
 from lm_research.config import Config, ModelConfig, resolve, to_dict
 from lm_research.config.stored import migrated
 from lm_research.errors import ConfigError, PretrainedError
-from lm_research.interop.huggingface import hf_config, weights_of
+from lm_research.interop.huggingface import hf_config
 from lm_research.interop.native_checkpoint import describe
+from lm_research.interop.weight_reader import weights_of
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import define
 from lm_research.models.families import DEFAULT_HEADS, FAMILIES, define_model, model_types
