@@ -110,7 +110,7 @@ def test_untied_tables_learn_apart(gpt2: Any) -> None:
     """A run starts from both, and the gradient of one is not that of the other."""
     start = InitCheckpoint(gpt2[0], lm_research.config.ModelConfig(), "causal_lm")
     params = flatten(lm_research.from_pretrained(gpt2[0]).params)
-    assert not start.definition.arch.tied and start.new_parts == ""
+    assert not start.definition.arch.tied and start.new_parts == ()
     table, output = params["decoder/embeddings/tokens"], params["next_token/table"]
     assert np.abs(np.asarray(table) - np.asarray(output)).max() > 0.1
     loss = lambda params: start.definition.bind(params).predict_tokens(jax.numpy.ones((1, 2, 21))).logits().sum()  # noqa: E731
