@@ -118,9 +118,9 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_signal_stops_it_and_the_same_command_goes_on(config_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """SIGTERM while the tokenizer is trained, which takes seconds here because it is told to wait."""
     code = (
-        "import sys, time; from lm_research import prepare; from lm_research.tokenizers import base as tokenizer\n"
-        "real = tokenizer.Tokenizer.train\n"
-        f"tokenizer.Tokenizer.train = lambda *a: (open({str(tmp_path / 'there')!r}, 'w'), time.sleep(30), real(*a))[-1]\n"
+        "import sys, time; from lm_research import prepare; from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer as Tokenizer\n"
+        "real = Tokenizer.train\n"
+        f"Tokenizer.train = lambda *a: (open({str(tmp_path / 'there')!r}, 'w'), time.sleep(30), real(*a))[-1]\n"
         "sys.exit(prepare.main(sys.argv[1:]))"
     )
     arguments = [f"--config={config_file}", f"--workdir={tmp_path}/run", "--workers=1"]

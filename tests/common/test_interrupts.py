@@ -48,7 +48,7 @@ def test_while_the_libraries_are_read(tmp_path: pathlib.Path) -> None:
     """`-X importtime` tells on standard error that imports are under way."""
     command = [sys.executable, "-X", "importtime", "-m", "lm_research.train", "--config=no.py", f"--workdir={tmp_path}"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[1]
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[2]
     )
     for line in process.stderr:
         if line.endswith(" numpy\n"):
@@ -114,7 +114,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 time.sleep(1.5 * leaving.GRACE)
 print("still here", leaving.asked())
 """
-    root = str(pathlib.Path(__file__).parents[1])
+    root = str(pathlib.Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=60
     )
@@ -147,7 +147,7 @@ def test_a_signal_at_the_first_moment(module: str) -> None:
     """Sent as soon as Python begins to read the command itself; nothing else is to be seen than one line."""
     command = [sys.executable, "-v", "-m", module]  # tells of each import, and of the first lines of ours
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[1]
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=pathlib.Path(__file__).parents[2]
     )
     number = signal.SIGINT if len(module) % 2 else signal.SIGTERM
     for line in process.stderr:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMPARE = "python -m lm_research.compare"
 MISTAKE = f"{COMPARE} /no/such/a /no/such/b"
 LONG = """python -c '
