@@ -38,7 +38,10 @@ def make_config(row: Row, options: dict[str, Any]) -> Config:
     )  # fmt: skip
     sections = {
         "model": model | options,
-        "objective": {"name": {"bert": "masked_lm", "gpt2": "causal_lm"}[row.family], "mask_rate": workload.MASK_RATE},
+        "objective": {
+            "bert": {"name": "masked_lm", "mask_rate": workload.MASK_RATE},
+            "gpt2": {"name": "causal_lm"},
+        }[row.family],
         "data": {"max_length": row.length},
         "optimizer": optimizer,
         "schedule": {"name": "constant"},
