@@ -80,9 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--cache_dir", default="", help="corpora and tokenizers, which studies may share (WORKDIR/cache)"
     )
     parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE",
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
         help="a variable of the trials; {worker} is the worker's number: --env 'CUDA_VISIBLE_DEVICES={worker}'",
-    )  # fmt: skip
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     return cli.parsed(parser, lambda args: run(args, argv[cut + 1 :]), argv[:cut])
 

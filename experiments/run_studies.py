@@ -104,9 +104,14 @@ def run_study(name: str, options: argparse.Namespace) -> int:
         if made.returncode:
             return made.returncode
     command = [
-        sys.executable, "-m", "experiments.run", f"--sweep={ROOT / 'experiments' / STUDIES[name][0]}",
-        f"--workdir={options.workdir / name}", f"--workers={options.workers}", f"--cache_dir={options.workdir / 'cache'}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "experiments.run",
+        f"--sweep={ROOT / 'experiments' / STUDIES[name][0]}",
+        f"--workdir={options.workdir / name}",
+        f"--workers={options.workers}",
+        f"--cache_dir={options.workdir / 'cache'}",
+    ]
     with (options.output / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=shared, start_new_session=True

@@ -23,9 +23,14 @@ from lm_research.sweeping import Sweep
 
 # A trial of a few seconds needs neither samples nor checkpoints nor curves in TensorBoard.
 SMALL = {
-    "eval.every_steps": 0, "eval.num_samples": 0, "checkpoint.every_steps": 0, "checkpoint.every_minutes": 0.0,
-    "checkpoint.keep_best": 0, "logging.trackers": "none", "logging.every_steps": 100,
-}  # fmt: skip
+    "eval.every_steps": 0,
+    "eval.num_samples": 0,
+    "checkpoint.every_steps": 0,
+    "checkpoint.every_minutes": 0.0,
+    "checkpoint.keep_best": 0,
+    "logging.trackers": "none",
+    "logging.every_steps": 100,
+}
 Points = list[dict[str, Any]]
 
 

@@ -13,9 +13,18 @@ from launch.description import LaunchError
 
 # Parts of gcloud's messages after which another try can succeed.
 PASSING = (
-    "RESOURCE_EXHAUSTED", "no more capacity", "not enough capacity", "UNAVAILABLE", "Connection refused", "Connection reset",
-    "Connection timed out", "DEADLINE_EXCEEDED", "Internal error", "exited with return code [255]", "rateLimitExceeded",
-)  # fmt: skip
+    "RESOURCE_EXHAUSTED",
+    "no more capacity",
+    "not enough capacity",
+    "UNAVAILABLE",
+    "Connection refused",
+    "Connection reset",
+    "Connection timed out",
+    "DEADLINE_EXCEEDED",
+    "Internal error",
+    "exited with return code [255]",
+    "rateLimitExceeded",
+)
 
 
 def say(text: str) -> None:

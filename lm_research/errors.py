@@ -26,9 +26,18 @@ _LONGEST = 4000  # characters of a message
 
 # Flags of a run that its corpus has nothing to do with.
 _NOT_OF_TEXT = (
-    "--debug", "--coordinator=", "--num_processes=", "--process_id=", "--config.logging.", "--config.eval.", "--config.checkpoint.",
-    "--config.profile.", "--config.mesh.", "--config.data.verify=", "--config.data.num_workers=",
-)  # fmt: skip
+    "--debug",
+    "--coordinator=",
+    "--num_processes=",
+    "--process_id=",
+    "--config.logging.",
+    "--config.eval.",
+    "--config.checkpoint.",
+    "--config.profile.",
+    "--config.mesh.",
+    "--config.data.verify=",
+    "--config.data.num_workers=",
+)
 
 
 class UserError(Exception):

@@ -32,9 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--model", action="append", default=[], type=flags.path_text,
+        "--model",
+        action="append",
+        default=[],
+        type=flags.path_text,
         help="a fine-tuned run or a model directory; {task} in it stands for a task's name; several are seeds of one model",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--suite", help="a .yaml, .json or .py file that lists tasks, or a name that comes with the library"
     )

@@ -138,10 +138,14 @@ def check_output(path: str) -> None:
     place = pathlib.Path(path)
     folder = place.absolute().parent
     reason = (
-        "it is a directory" if place.is_dir()
-        else f"there is no directory {folder}" if not folder.is_dir()
-        else "" if os.access(place if place.exists() else folder, os.W_OK) else "no permission"
-    )  # fmt: skip
+        "it is a directory"
+        if place.is_dir()
+        else f"there is no directory {folder}"
+        if not folder.is_dir()
+        else ""
+        if os.access(place if place.exists() else folder, os.W_OK)
+        else "no permission"
+    )
     if reason:
         raise DataError(f"--output={path} cannot be written: {reason}. Choose another file, or make its directory.")
 

@@ -214,10 +214,17 @@ class Part:
         self.facts = self.output.with_name(self.output.name + ".made_from.json")
         stat = os.stat(args.input) if os.path.isfile(args.input) else None
         made_from = {
-            "model": str(args.model), "task": args.task, "input": str(args.input), "bytes": stat.st_size if stat else None,
-            "text_key": args.text_key, "pair_key": args.pair_key, "options": options, "num_processes": self.parts,
-            "dtype": args.dtype, "format": FORMAT,
-        }  # fmt: skip
+            "model": str(args.model),
+            "task": args.task,
+            "input": str(args.input),
+            "bytes": stat.st_size if stat else None,
+            "text_key": args.text_key,
+            "pair_key": args.pair_key,
+            "options": options,
+            "num_processes": self.parts,
+            "dtype": args.dtype,
+            "format": FORMAT,
+        }
         self._made_from = json.loads(json.dumps(made_from))
         self._claimed, self.joined, self.done = False, False, 0
         there = self._files()  # before the look at the facts, which other processes write before their rows

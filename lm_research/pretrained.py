@@ -281,7 +281,7 @@ class LanguageModel:
         with keeping(str, directory):
             huggingface.save(
                 directory, self.definition, self.family, self.params, self._config, max_shard_bytes, self.report.kept
-            )  # fmt: skip
+            )
             if self.tokenizer is not None:
                 self.tokenizer.save_files(directory)
             decoding_options.save_defaults(directory, self.generation_config)

@@ -31,10 +31,16 @@ from lm_research.errors import DONE, STOPPED_BY_SIGNAL, UserError
 LOCAL = ("127.0.0.1", "::1", "localhost")
 _DAY = 86400
 RANGES: dict[str, tuple[float, float]] = {  # of flags; comparisons with NaN are false
-    "slots": (1, 4096), "length": (2, 2**20), "max_tokens": (1, 2**20), "max_queue": (0, 2**16),
-    "max_seconds": (1, _DAY), "max_body_bytes": (1, 2**30), "max_connections": (1, 2**16), "read_seconds": (0.1, _DAY),
+    "slots": (1, 4096),
+    "length": (2, 2**20),
+    "max_tokens": (1, 2**20),
+    "max_queue": (0, 2**16),
+    "max_seconds": (1, _DAY),
+    "max_body_bytes": (1, 2**30),
+    "max_connections": (1, 2**16),
+    "read_seconds": (0.1, _DAY),
     "drain_seconds": (1, _DAY),
-}  # fmt: skip
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

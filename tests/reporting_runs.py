@@ -11,13 +11,31 @@ from typing import Any
 from lm_research.config import default_config
 
 LINES: list[dict[str, Any]] = [
-    {"step": 10, "loss_nats": 5.25, "grad_norm": 1.5, "learning_rate": 0.001, "tokens_per_second": 1000.0, "flops_per_second": 4e6,
-     "step_seconds": 0.5, "mfu": 0.2, "goodput": 0.5},
-    {"step": 20, "loss_nats": 4.500000000000001, "grad_norm": math.nan, "learning_rate": 1 / 3, "tokens_per_second": 2000.0,
-     "flops_per_second": 8e6, "step_seconds": 0.25, "mfu": 0.4, "goodput": 0.6},
+    {
+        "step": 10,
+        "loss_nats": 5.25,
+        "grad_norm": 1.5,
+        "learning_rate": 0.001,
+        "tokens_per_second": 1000.0,
+        "flops_per_second": 4e6,
+        "step_seconds": 0.5,
+        "mfu": 0.2,
+        "goodput": 0.5,
+    },
+    {
+        "step": 20,
+        "loss_nats": 4.500000000000001,
+        "grad_norm": math.nan,
+        "learning_rate": 1 / 3,
+        "tokens_per_second": 2000.0,
+        "flops_per_second": 8e6,
+        "step_seconds": 0.25,
+        "mfu": 0.4,
+        "goodput": 0.6,
+    },
     {"step": 15, "eval_loss_nats": 4.9, "eval_perplexity": math.inf, "eval_seconds": 1.0},
     {"step": 25, "eval_loss_nats": 4.75, "eval_perplexity": 115.58, "eval_seconds": 1.5},
-]  # fmt: skip
+]
 LOG = """\
 2026-01-31 12:00:00 held-out after step 15: loss nats 4.9 (unigram: 5.903 nats)
 2026-01-31 12:00:00   | Abraham was [old]
@@ -49,9 +67,12 @@ def write_run(
         else:
             config[section] = value
     start = {
-        "time": "2026-01-31T12:00:00+00:00", "command": ["python", "-m", "lm_research.train", "--workdir=a folder"],
-        "versions": {"jax": "0.10.2"}, "git_commit": "abc123", "parameters": parameters,
-    }  # fmt: skip
+        "time": "2026-01-31T12:00:00+00:00",
+        "command": ["python", "-m", "lm_research.train", "--workdir=a folder"],
+        "versions": {"jax": "0.10.2"},
+        "git_commit": "abc123",
+        "parameters": parameters,
+    }
     summary = {"status": status, "step": 25, "digests": {"parameters": "ab12", "optimizer": "cd34"}}
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "environment.json").write_text(json.dumps([start]))

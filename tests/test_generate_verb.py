@@ -133,13 +133,15 @@ def test_a_conversation_goes_through_the_template(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("argv", "options"),
     [
-        (["--num_beams=4", "--num_beam_groups=2", "--diversity_penalty=0.5", "--num_return_sequences=2"],
-         {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "num_return_sequences": 2}),
+        (
+            ["--num_beams=4", "--num_beam_groups=2", "--diversity_penalty=0.5", "--num_return_sequences=2"],
+            {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "num_return_sequences": 2},
+        ),
         (["--num_beams=4", '--force_words=["xy"]'], {"num_beams": 4, "force_words_ids": [[120, 121]]}),
         (["--penalty_alpha=0.6", "--top_k=4"], {"penalty_alpha": 0.6, "top_k": 4}),
         (["--assistant_model=m", "--num_assistant_tokens=2"], {"num_assistant_tokens": 2, "assistant_model": MODEL}),
     ],
-)  # fmt: skip
+)
 def test_every_way_is_reached(
     lm: Any, capsys: pytest.CaptureFixture[str], argv: list[str], options: dict[str, Any]
 ) -> None:
@@ -169,8 +171,12 @@ def test_lines_of_a_pipe_are_prompts(
 def test_flags_are_read_as_json() -> None:
     words = ["--do-sample", "--top_p=0.5", "--stop_strings", '["a", "b"]', "--early_stopping", "never", "--seed", "-3"]
     assert generate.flags(words) == {
-        "do_sample": True, "top_p": 0.5, "stop_strings": ["a", "b"], "early_stopping": "never", "seed": -3,
-    }  # fmt: skip
+        "do_sample": True,
+        "top_p": 0.5,
+        "stop_strings": ["a", "b"],
+        "early_stopping": "never",
+        "seed": -3,
+    }
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,21 @@ def test_it_is_fine_tuned(opus: pathlib.Path, tmp_path: pathlib.Path) -> None:
     pairs = [{"en": golden()["texts"][number], "es": golden()["texts"][number]} for number in chosen]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     keys = {
-        "train.init_from": opus, "task.train": tmp_path / "pairs.jsonl", "task.validation": tmp_path / "pairs.jsonl", "task.text_key": "en",
-        "task.label_key": "es", "data.max_length": 32, "objective.target_length": 32, "train.num_steps": 2, "train.batch_size": 3,
-        "optimizer.name": "adamw", "optimizer.learning_rate": 1e-3, "logging.trackers": "none", "eval.every_steps": 0, "task.decoding": "num_beams=2",
-    }  # fmt: skip
+        "train.init_from": opus,
+        "task.train": tmp_path / "pairs.jsonl",
+        "task.validation": tmp_path / "pairs.jsonl",
+        "task.text_key": "en",
+        "task.label_key": "es",
+        "data.max_length": 32,
+        "objective.target_length": 32,
+        "train.num_steps": 2,
+        "train.batch_size": 3,
+        "optimizer.name": "adamw",
+        "optimizer.learning_rate": 1e-3,
+        "logging.trackers": "none",
+        "eval.every_steps": 0,
+        "task.decoding": "num_beams=2",
+    }
     flags = [f"--config.{key}={value}" for key, value in keys.items()]
     assert call([f"--config={ROOT}/configs/finetune/seq2seq.py", f"--workdir={tmp_path}/run", *flags]) == 0
     assert np.isfinite(summary(tmp_path / "run")["validation"]["eval_lm_loss_nats"])

@@ -62,10 +62,20 @@ POOLER = 16 * 16 + 16
     ("task", "fields", "keys", "head", "texts"),
     [
         ("classification", {"text": "a b"}, ["--config.data.packing=False"], 16 * 3 + 3, 1),
-        ("multiple_choice", {"context": "a", "choices": ["b", "c d", "e"], "answer": 1}, ["--config.task.pair_key=",
-         "--config.task.text_key=context", "--config.task.choices_key=choices", "--config.task.label_key=answer"], 16 + 1, 3),
+        (
+            "multiple_choice",
+            {"context": "a", "choices": ["b", "c d", "e"], "answer": 1},
+            [
+                "--config.task.pair_key=",
+                "--config.task.text_key=context",
+                "--config.task.choices_key=choices",
+                "--config.task.label_key=answer",
+            ],
+            16 + 1,
+            3,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_task_from_a_model_directory(
     tmp_path: pathlib.Path, task: str, fields: dict, keys: list[str], head: int, texts: int
 ) -> None:

@@ -102,8 +102,11 @@ def test_several_processes_share_the_rows(folder: pathlib.Path, tmp_path: pathli
         assert own["row"] == alone["row"] and own["output"][0]["label"] == alone["output"][0]["label"]
         assert own["output"][0]["score"] == pytest.approx(alone["output"][0]["score"], abs=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "a.jsonl", "a.jsonl.made_from.json", "alone.jsonl", "alone.jsonl.made_from.json",
-    ]  # fmt: skip
+        "a.jsonl",
+        "a.jsonl.made_from.json",
+        "alone.jsonl",
+        "alone.jsonl.made_from.json",
+    ]
     assert run(folder, output, "--num_processes=3", "--process_id=1") == 0  # once more changes nothing
     assert [line["row"] for line in records(output)] == list(range(11))
 

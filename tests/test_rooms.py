@@ -41,23 +41,40 @@ KNOWS_FAMILIES = {PACKAGE / "models" / "families", PACKAGE / "interop"}
 PROBES = {
     "common/disk.py": {"id(error)"},  # which errors a chain has shown
     "common/documents.py": {"id(node)"},  # which nodes stand above one
-    "config/loading.py": {"module.__dict__", "getattr(module, 'get_config', None)", "getattr(sys.modules[name], '__file__', None)"},
-    "data/sources/tfds_source.py": {"getattr(value, 'ndim', 1)", "hasattr(value, 'item')", "getattr(builder, 'url_infos', None)"},
+    "config/loading.py": {
+        "module.__dict__",
+        "getattr(module, 'get_config', None)",
+        "getattr(sys.modules[name], '__file__', None)",
+    },
+    "data/sources/tfds_source.py": {
+        "getattr(value, 'ndim', 1)",
+        "hasattr(value, 'item')",
+        "getattr(builder, 'url_infos', None)",
+    },
     "data/workers.py": {"hasattr(os, 'sched_getaffinity')"},
     "decoding/options.py": {"hasattr(value, 'tolist')", "getattr(value, 'ndim', 0)", "getattr(value, 'ndim', None)"},
     "decoding/request.py": {"hasattr(tokens, '__len__')"},
     "errors.py": {"getattr(sys.modules['__main__'], '__spec__', None)"},
     "metrics/texts.py": {
-        "_bleu()._compute_score_from_stats", "_bleu(bleu_tokenizer)._extract_corpus_statistics",
-        "_chrf()._compute_score_from_stats", "_chrf()._extract_corpus_statistics",
+        "_bleu()._compute_score_from_stats",
+        "_bleu(bleu_tokenizer)._extract_corpus_statistics",
+        "_chrf()._compute_score_from_stats",
+        "_chrf()._extract_corpus_statistics",
     },
-    "parallel/mesh.py": {"getattr(device, 'slice_index', None)", "getattr(devices[0], 'slice_index', None)"},  # TPUs' alone
-    "parallel/peers.py": {"distributed._jax", "library._ZSt13set_terminatePFvvE", "library.__cxa_current_exception_type"},
+    "parallel/mesh.py": {
+        "getattr(device, 'slice_index', None)",
+        "getattr(devices[0], 'slice_index', None)",
+    },  # TPUs' alone
+    "parallel/peers.py": {
+        "distributed._jax",
+        "library._ZSt13set_terminatePFvvE",
+        "library.__cxa_current_exception_type",
+    },
     "run/goodput.py": {"getattr(sys.modules['__main__'], '__spec__', None)"},
     "run/trackers/mlflow.py": {"getattr(error, 'error_code', '')"},
     "sweeping/study.py": {"old._trial_id", "trial._trial_id", "self.study._storage"},
     "tokenizers/template_sandbox.py": {"hasattr(function, 'jinja_pass_arg')"},
-}  # fmt: skip
+}
 PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

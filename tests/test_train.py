@@ -179,9 +179,12 @@ def test_tensorflow_datasets_and_a_tokenizer_of_ones_own(
     builder.download_and_prepare()
     (tokenizer, *_) = (lab.folder / "cache").glob("*/tokenizer.model")
     keys = {
-        "data.source": "tfds:tiny_text_for_tests", "data.tfds_dir": tmp_path / "tfds", "tokenizer.path": tokenizer,
-        "data.validation_source": "tfds:tiny_text_for_tests@test", "data.cache_dir": "",
-    }  # fmt: skip
+        "data.source": "tfds:tiny_text_for_tests",
+        "data.tfds_dir": tmp_path / "tfds",
+        "tokenizer.path": tokenizer,
+        "data.validation_source": "tfds:tiny_text_for_tests@test",
+        "data.cache_dir": "",
+    }
     assert lab.train(tmp_path / "run", *(f"--config.{key}={value}" for key, value in keys.items())) == 0
     assert summary(tmp_path / "run")["status"] == "finished"
     (corpus,) = (tmp_path / "run" / "data").iterdir()  # without a cache it lies in the workdir

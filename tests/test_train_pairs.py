@@ -14,12 +14,28 @@ from lm_research import prepare
 
 NAMES = "zero one two three four five six seven eight nine".split()
 KEYS = {
-    "model.num_layers": 1, "model.hidden_size": 32, "model.num_heads": 2, "model.intermediate_size": 64, "model.vocab_size": 0,
-    "model.max_length": 32, "model.dropout_rate": 0.0, "model.dtype": "float32", "data.max_length": 32,
-    "data.validation_fraction": 0.1, "tokenizer.kind": "byte_bpe", "tokenizer.vocab_size": 300, "schedule.warmup_steps": 5,
-    "optimizer.learning_rate": 3e-3, "train.num_steps": 60, "train.batch_size": 16, "logging.every_steps": 20,
-    "logging.trackers": "none", "eval.every_steps": 60, "eval.num_batches": 2, "checkpoint.every_steps": 60,
-}  # fmt: skip
+    "model.num_layers": 1,
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "model.intermediate_size": 64,
+    "model.vocab_size": 0,
+    "model.max_length": 32,
+    "model.dropout_rate": 0.0,
+    "model.dtype": "float32",
+    "data.max_length": 32,
+    "data.validation_fraction": 0.1,
+    "tokenizer.kind": "byte_bpe",
+    "tokenizer.vocab_size": 300,
+    "schedule.warmup_steps": 5,
+    "optimizer.learning_rate": 3e-3,
+    "train.num_steps": 60,
+    "train.batch_size": 16,
+    "logging.every_steps": 20,
+    "logging.trackers": "none",
+    "eval.every_steps": 60,
+    "eval.num_batches": 2,
+    "checkpoint.every_steps": 60,
+}
 
 
 def pairs() -> list[tuple[str, str]]:

@@ -41,9 +41,16 @@ FAST_COMPILE = _fast_compile()
 def config(family: str, **sections: Any) -> Config:
     """Two layers of width 16 on rows of 16 tokens, without dropout; sections change it as in `config.replace`."""
     model = dict(
-        family=family, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_length=16, vocab_size=VOCAB,
-        dropout_rate=0.0, attention_dropout_rate=0.0,
-    )  # fmt: skip
+        family=family,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=32,
+        max_length=16,
+        vocab_size=VOCAB,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+    )
     base = {
         "model": model,
         "objective": {"name": OBJECTIVE[family]},

@@ -87,13 +87,27 @@ class Lab:
     def flags(self, variant: str = "bert") -> list[str]:
         """The tiny run `variant`: bert as the paper has it, or gpt with accumulation, averaging and nonfinite=skip."""
         keys = {
-            "model.num_layers": 2, "model.hidden_size": 32, "model.intermediate_size": 64, "model.max_length": 32,
-            "model.dropout_rate": 0.1, "model.attention_dropout_rate": 0.1, "data.max_length": 32,
-            "data.source": self.folder / "corpus.txt", "data.cache_dir": self.folder / "cache",
-            "tokenizer.vocab_size": 320, "train.num_steps": STEPS, "train.batch_size": 8, "logging.every_steps": LOG,
-            "logging.trackers": "none", "eval.every_steps": EVALUATE, "eval.num_batches": 3, "eval.num_samples": 1,
-            "checkpoint.every_steps": SAVE, "checkpoint.every_minutes": 0, "checkpoint.keep": 4,
-        }  # fmt: skip
+            "model.num_layers": 2,
+            "model.hidden_size": 32,
+            "model.intermediate_size": 64,
+            "model.max_length": 32,
+            "model.dropout_rate": 0.1,
+            "model.attention_dropout_rate": 0.1,
+            "data.max_length": 32,
+            "data.source": self.folder / "corpus.txt",
+            "data.cache_dir": self.folder / "cache",
+            "tokenizer.vocab_size": 320,
+            "train.num_steps": STEPS,
+            "train.batch_size": 8,
+            "logging.every_steps": LOG,
+            "logging.trackers": "none",
+            "eval.every_steps": EVALUATE,
+            "eval.num_batches": 3,
+            "eval.num_samples": 1,
+            "checkpoint.every_steps": SAVE,
+            "checkpoint.every_minutes": 0,
+            "checkpoint.keep": 4,
+        }
         if variant == "gpt":
             keys |= {"train.accumulation_steps": 2, "train.ema_decay": 0.9, "train.nonfinite": "skip"}
         flags = [f"--config.{key}={value}" for key, value in keys.items()]

@@ -58,15 +58,31 @@ def run(options: argparse.Namespace, seed: int, batch: int = 32, longest: int = 
     steps = options.epochs * -(-len(train) // batch)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, seed=seed, num_train_epochs=options.epochs, per_device_train_batch_size=batch,
-            per_device_eval_batch_size=batch, learning_rate=options.rate, weight_decay=0.01, adam_epsilon=1e-6,
-            max_grad_norm=1.0, lr_scheduler_type="linear", warmup_steps=round(0.1 * steps), optim="adamw_torch",
-            save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=not torch.cuda.is_available(),
-        )  # fmt: skip
+            output_dir=folder,
+            seed=seed,
+            num_train_epochs=options.epochs,
+            per_device_train_batch_size=batch,
+            per_device_eval_batch_size=batch,
+            learning_rate=options.rate,
+            weight_decay=0.01,
+            adam_epsilon=1e-6,
+            max_grad_norm=1.0,
+            lr_scheduler_type="linear",
+            warmup_steps=round(0.1 * steps),
+            optim="adamw_torch",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+        )
         trainer = Trainer(
-            model, arguments, train_dataset=train, eval_dataset=test, data_collator=DataCollatorWithPadding(tokenizer),
+            model,
+            arguments,
+            train_dataset=train,
+            eval_dataset=test,
+            data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=lambda found: {"accuracy": float((found[0].argmax(-1) == found[1]).mean())},
-        )  # fmt: skip
+        )
         begin = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - begin

@@ -18,14 +18,18 @@ def get_sweep() -> Sweep:
     base = widths[0]
     points = [
         {
-            "model.mup_base_width": mup, "model.hidden_size": width, "model.num_heads": width // 32,
-            "model.intermediate_size": 4 * width, "optimizer.learning_rate": rate, "seed": seed,
+            "model.mup_base_width": mup,
+            "model.hidden_size": width,
+            "model.num_heads": width // 32,
+            "model.intermediate_size": 4 * width,
+            "optimizer.learning_rate": rate,
+            "seed": seed,
         }
         for mup in (base, 0)
         for width in widths
         for rate in RATES
         for seed in settings.seeds(3)
         if mup or width != base
-    ]  # fmt: skip
+    ]
     fixed = {"optimizer.weight_decay": 0.0}
     return settings.study(CONFIG, points, {"train.num_steps": 120, "model.scan_layers": True}, fixed)

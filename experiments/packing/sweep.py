@@ -23,8 +23,11 @@ def get_sweep() -> Sweep:
         for seed in settings.seeds(3)
     ]
     small = {
-        "data.source": os.environ.get("STUDY_VERSES", "runs/verses.txt"), "data.documents": "line", "data.max_length": 128,
-        "train.num_steps": 120, "logging.every_steps": 20,
-    }  # fmt: skip
+        "data.source": os.environ.get("STUDY_VERSES", "runs/verses.txt"),
+        "data.documents": "line",
+        "data.max_length": 128,
+        "train.num_steps": 120,
+        "logging.every_steps": 20,
+    }
     fixed = {"objective.pairs": "none", "objective.short_rate": 0.0}
     return settings.study(CONFIG, points, small, fixed, "eval_mlm_loss_nats")

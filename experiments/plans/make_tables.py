@@ -22,14 +22,18 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:4x4x4", "v5p:8x8x16", "v6e:16x16")
 GIANTS = {
     # Brown et al. 2020, table 2.1: 3.2M tokens a batch
-    "GPT-3 175B": ("gpt3_small.py", dict(num_layers=96, hidden_size=12288, num_heads=96, intermediate_size=49152), 1536),
+    "GPT-3 175B": (
+        "gpt3_small.py",
+        dict(num_layers=96, hidden_size=12288, num_heads=96, intermediate_size=49152),
+        1536,
+    ),
     # Raffel et al. 2019, section 3.7: 128 heads of 128, feed-forward 65,536; 2^20 tokens a batch for the largest runs
     "T5-11B": (
         "t5_base.py",
         dict(variant="v1.0", num_layers=24, hidden_size=1024, num_heads=128, head_size=128, intermediate_size=65536),
         2048,
     ),
-}  # fmt: skip
+}
 
 
 def main(argv: list[str]) -> int:

@@ -22,13 +22,17 @@ def get_sweep() -> Sweep:
     amounts = [float(amount) for amount in os.environ.get("STUDY_TOKENS", "").split(",") if amount] or TOKENS
     points = [
         {
-            "model.hidden_size": width, "model.num_layers": layers, "model.num_heads": width // 32,
-            "model.intermediate_size": 4 * width, "train.budget": f"{amount:g}tokens", "seed": seed,
+            "model.hidden_size": width,
+            "model.num_layers": layers,
+            "model.num_heads": width // 32,
+            "model.intermediate_size": 4 * width,
+            "train.budget": f"{amount:g}tokens",
+            "seed": seed,
         }
         for width, layers in sizes
         for amount in amounts
         for seed in settings.seeds(1)
-    ]  # fmt: skip
+    ]
     # The width that the rate belongs to: of the small runs 64, of a large config its own.
     base = settings.base(CONFIG).model.hidden_size if settings.is_large() else 64
     fixed = {

@@ -15,8 +15,11 @@ from lm_research.errors import ConfigError, UserError
 
 FILE, FOLDER, NOTHING, LINK_TO_NOTHING = "file", "folder", "", "a link to nothing"
 _NAMES = {
-    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-}  # fmt: skip
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 SPECIAL = frozenset(_NAMES.values())  # of what `kind` says
 _TROUBLES = {
     errno.ELOOP: "a link that leads back to itself",

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from lm_research.config.run import Config
 
 _UNITS = {
-    "s": ("seconds", 1.0), "min": ("seconds", 60.0), "h": ("seconds", 3600.0), "d": ("seconds", 86400.0),
-    "flops": ("flops", 1.0), "tokens": ("tokens", 1.0),
-}  # fmt: skip
+    "s": ("seconds", 1.0),
+    "min": ("seconds", 60.0),
+    "h": ("seconds", 3600.0),
+    "d": ("seconds", 86400.0),
+    "flops": ("flops", 1.0),
+    "tokens": ("tokens", 1.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)

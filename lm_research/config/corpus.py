@@ -153,10 +153,12 @@ class CleanConfig(Section):
         choices=("none", "NFC", "NFKC"),
     )
     near_duplicates: float | None = key(
-        None, "Estimated Jaccard similarity (MinHash; found reliably from 0.6 up) from which a document repeats an earlier one and is "
+        None,
+        "Estimated Jaccard similarity (MinHash; found reliably from 0.6 up) from which a document repeats an earlier one and is "
         "left out; 0 keeps all.",
-        low=0.0, high=1.0,
-    )  # fmt: skip
+        low=0.0,
+        high=1.0,
+    )
     min_characters: int = key(0, "Shorter documents are left out.", low=0)
     max_characters: int | None = key(None, "Longer documents are left out; none keeps all.", low=0)
     scripts: tuple[str, ...] = key(

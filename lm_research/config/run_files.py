@@ -36,9 +36,14 @@ class Life(TypedDict):
 
 # Of summary.json; all may be missing.
 SUMMARY = {
-    "status": str, "step": Step, "digests": dict[str, str], "train": dict[str, Any], "eval": dict[str, Any], "test": dict[str, float],
+    "status": str,
+    "step": Step,
+    "digests": dict[str, str],
+    "train": dict[str, Any],
+    "eval": dict[str, Any],
+    "test": dict[str, float],
     "seconds": dict[str, Finite],
-}  # fmt: skip
+}
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

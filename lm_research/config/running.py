@@ -64,9 +64,16 @@ class MeshConfig(Section):
         "What takes the devices left over: dp copies the model, fsdp shards it; +context and +tensor give those axes 4 "
         "devices (2, 1) where no number is given; shard_map is dp as a program per device, what pmap was.",
         choices=(
-            "dp", "dp+context", "dp+tensor", "fsdp", "fsdp+context", "fsdp+tensor", "fsdp+context+tensor", "shard_map",
+            "dp",
+            "dp+context",
+            "dp+tensor",
+            "fsdp",
+            "fsdp+context",
+            "fsdp+tensor",
+            "fsdp+context+tensor",
+            "shard_map",
         ),
-    )  # fmt: skip
+    )
     slices: int | None = key(
         None,
         "Slices (TPU pods joined by the data-centre network) the devices are; none takes what is found.",

@@ -97,9 +97,14 @@ def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settin
     empty_BKS = empty_BKS.at[:, :, :width].set(prompts.tokens_BP[:, None])
     low_BK = jnp.full((rows, size), LOW, jnp.float32)
     beams = Beams(
-        empty_BKS, low_BK.at[:, 0].set(0.0), empty_BKS, low_BK, jnp.zeros((rows, size), jnp.int32),
-        jnp.zeros((rows, size), bool), prompts.real_B,
-    )  # fmt: skip
+        empty_BKS,
+        low_BK.at[:, 0].set(0.0),
+        empty_BKS,
+        low_BK,
+        jnp.zeros((rows, size), jnp.int32),
+        jnp.zeros((rows, size), bool),
+        prompts.real_B,
+    )
     state = SearchState(
         groups=(beams,) * plan.groups,
         ancestor_BKT=jnp.zeros((rows, plan.beams, plan.steps), jnp.int32),

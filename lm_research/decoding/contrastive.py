@@ -42,9 +42,16 @@ def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array]
     rows, width = prompts.tokens_BP.shape
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
     state = State(
-        tokens_BS, prompts.start_B, jnp.int32(width), jnp.int32(width), ~prompts.real_B,
-        row_keys(prompts, settings["seed_B"], 1), source_tokens(prompts), cache, Records(),
-    )  # fmt: skip
+        tokens_BS,
+        prompts.start_B,
+        jnp.int32(width),
+        jnp.int32(width),
+        ~prompts.real_B,
+        row_keys(prompts, settings["seed_B"], 1),
+        source_tokens(prompts),
+        cache,
+        Records(),
+    )
     states_BSD = jnp.zeros((rows, plan.slots, x_BPD.shape[-1]), jnp.float32).at[:, :width].set(unit(x_BPD))
     logits_BV = decode.predict(bound, x_BPD[:, -1:])[:, 0]
 

@@ -76,9 +76,11 @@ def generate(
       UserError: unknown arguments, such as do not go together, or inputs that the model cannot take.
     """
     inputs = dict(
-        input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        decoder_input_ids=decoder_input_ids,
         decoder_attention_mask=decoder_attention_mask,
-    )  # fmt: skip
+    )
     request = Request(lm, arguments, inputs, prompts)
     if assistant_model is not None:
         output: GenerateOutput | None = _speculative(request, lm, assistant_model)
@@ -164,9 +166,13 @@ def _finish(request: Request, state: State, new: list[list[int]]) -> GenerateOut
     records, first = state.records, request.slots
     of_new = lambda x: None if x is None else [row[first : first + len(n)] for row, n in zip(np.asarray(x), new)]  # noqa: B905, E731
     return _output(
-        request, new, request.options.pad, logprobs=of_new(records.logprob_RS), top_ids=of_new(records.best_RST),
+        request,
+        new,
+        request.options.pad,
+        logprobs=of_new(records.logprob_RS),
+        top_ids=of_new(records.best_RST),
         top_logprobs=of_new(records.best_logprob_RST),
-    )  # fmt: skip
+    )
 
 
 def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
@@ -245,8 +251,12 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
     if theirs.positions == "learned" and longest(request.rows) + request.lengths.most > theirs.max_length:
         raise UserError(f"assistant_model has positions for {theirs.max_length} tokens. Lower max_new_tokens.")
     plan = speculative.SpeculativePlan(
-        slots, options.num_assistant_tokens, options.num_return_sequences, options.do_sample, assistant.definition,
-    )  # fmt: skip
+        slots,
+        options.num_assistant_tokens,
+        options.num_return_sequences,
+        options.do_sample,
+        assistant.definition,
+    )
     settings = {**request.settings, "max_new": np.int32(request.lengths.most)}
     program = request.engine.program(speculative.search, plan)
     progress = program(request.prompts, settings, draft.params)

@@ -22,9 +22,16 @@ from lm_research.models.decode import BoundModel
 
 # What of lm.generate's arguments can be asked for here: one text for a row, the same each time.
 ARGUMENTS = (
-    "num_beams", "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty", "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size", "repetition_penalty", "min_new_tokens",
-)  # fmt: skip
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+    "num_beam_groups",
+    "diversity_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "repetition_penalty",
+    "min_new_tokens",
+)
 
 
 def decode(model: Any, options: Options, most: int, prompts: Prompts[jax.Array], known: int) -> jax.Array:

@@ -145,9 +145,13 @@ class Request:
 def beam_plan(options: Options, most: int) -> BeamPlan:
     """What a beam search for `most` new tokens is compiled for."""
     return BeamPlan(
-        steps=bucket_size(most), beams=options.num_beams, groups=options.num_beam_groups, ends=len(options.ends),
-        sample=options.do_sample, constrained=options.force_words_ids is not None,
-    )  # fmt: skip
+        steps=bucket_size(most),
+        beams=options.num_beams,
+        groups=options.num_beam_groups,
+        ends=len(options.ends),
+        sample=options.do_sample,
+        constrained=options.force_words_ids is not None,
+    )
 
 
 def beam_settings(options: Options, most: int) -> Settings:

@@ -76,9 +76,17 @@ def search(
     _, cache = read(bound, prompts, plan.slots)
     _, draft_cache = read(draft, prompts, plan.slots)
     progress = Progress(
-        tokens_BS, prompts.start_B, jnp.full(rows, width, jnp.int32), jnp.int32(width), ~prompts.real_B, keys_B, cache,
-        draft_cache, source_tokens(prompts), jnp.int32(0),
-    )  # fmt: skip
+        tokens_BS,
+        prompts.start_B,
+        jnp.full(rows, width, jnp.int32),
+        jnp.int32(width),
+        ~prompts.real_B,
+        keys_B,
+        cache,
+        draft_cache,
+        source_tokens(prompts),
+        jnp.int32(0),
+    )
     unfinished = lambda progress: ~progress.finished_B.all()  # noqa: E731
     body = lambda progress: _round(bound, draft, plan, progress, settings)  # noqa: E731
     return jax.lax.while_loop(unfinished, body, progress)

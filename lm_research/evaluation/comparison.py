@@ -49,9 +49,15 @@ def _task(plans: Sequence[Plan], entries: Sequence[Entry], resamples: int) -> di
     gaps_R = statistics.resampled(b, resamples)[metric] - statistics.resampled(a, resamples)[metric]
     low, high = statistics.interval(gaps_R)
     found: dict[str, Any] = {
-        "metric": metric, "records": a[0].num_records, "a": mean(a), "b": mean(b), "difference": mean(b) - mean(a),
-        "low": low, "high": high, "lower_is_better": not higher_is_better(metric),
-    }  # fmt: skip
+        "metric": metric,
+        "records": a[0].num_records,
+        "a": mean(a),
+        "b": mean(b),
+        "difference": mean(b) - mean(a),
+        "low": low,
+        "high": high,
+        "lower_is_better": not higher_is_better(metric),
+    }
     if (
         metric in _METRICS
         and metric in a[0].means
@@ -94,7 +100,5 @@ def table(comparison: Mapping[str, Any]) -> str:
         better = ("B" if b_wins else "A") if task["p_holm"] < 1 - comparison["confidence"] else "not shown"
         between = f"{task['low']:+.4f} to {task['high']:+.4f}"
         values = [f"{task['a']:.4f}", f"{task['b']:.4f}", f"{task['difference']:+.4f}", between]
-        rows.append([
-            name, task["metric"], *values, f"{task['p']:.4g}", f"{task['p_holm']:.4g}", task["test"], better
-        ])  # fmt: skip
+        rows.append([name, task["metric"], *values, f"{task['p']:.4g}", f"{task['p_holm']:.4g}", task["test"], better])
     return f"A: {comparison['a']}\nB: {comparison['b']}\n\n" + markdown(heads, rows)

@@ -32,8 +32,15 @@ LOG = logging.getLogger("lm_research")
 _OF_CLASSES = ("classification", "tagging")
 # How a run wrote its texts, and which tags it read, how.
 _REMEMBERED = (
-    "source_prefix", "decoding", "decoder_start", "source_language", "target_language", "column", "stride", "long_sentences",
-)  # fmt: skip
+    "source_prefix",
+    "decoding",
+    "decoder_start",
+    "source_language",
+    "target_language",
+    "column",
+    "stride",
+    "long_sentences",
+)
 _LONGEST = 512  # tokens of a row where neither the run nor the model says
 
 
@@ -125,12 +132,20 @@ def task_config(
         given |= {"pooling": said.pooling, "normalize": said.normalize, "prompt": said.prompt()}
         given |= {"similarity": said.similarity}
     given["labels"], keys = class_names(entry, lm, path), TASKS.keys(entry.task)
-    return resolve({
-        "task": {"name": entry.task} | {name: value for name, value in given.items() if name in keys} | entry.more,
-        "data": {"max_length": length}, "model": {"max_length": max(length, longest)},
-        "train": {"batch_size": batch_size, "init_from": str(directory)}, "tokenizer": {"path": str(lm.tokenizer.name)},
-        "objective": {name: own["objective"][name] for name in ("target_length", "decoder_start") if own and name in own["objective"]},
-    })  # fmt: skip
+    return resolve(
+        {
+            "task": {"name": entry.task} | {name: value for name, value in given.items() if name in keys} | entry.more,
+            "data": {"max_length": length},
+            "model": {"max_length": max(length, longest)},
+            "train": {"batch_size": batch_size, "init_from": str(directory)},
+            "tokenizer": {"path": str(lm.tokenizer.name)},
+            "objective": {
+                name: own["objective"][name]
+                for name in ("target_length", "decoder_start")
+                if own and name in own["objective"]
+            },
+        }
+    )
 
 
 def check_outputs(entry: Entry, lm: LanguageModel, directory: pathlib.Path, needed: int) -> None:

@@ -85,6 +85,11 @@ class LanguageJudge:
         nats, tokens = (np.concatenate([output[name] for output in outputs]) for name in ("nats", "tokens"))
         for number, (record, text) in enumerate(zip(self.records, self.texts, strict=True)):
             yield {
-                "record": number, "where": record.where, "text": text, "nats": float(nats[number]), "tokens": int(tokens[number]),
-                "words": len(text.split()), "bytes": len(text.encode()),
-            }  # fmt: skip
+                "record": number,
+                "where": record.where,
+                "text": text,
+                "nats": float(nats[number]),
+                "tokens": int(tokens[number]),
+                "words": len(text.split()),
+                "bytes": len(text.encode()),
+            }

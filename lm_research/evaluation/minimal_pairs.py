@@ -83,9 +83,13 @@ class PairsJudge:
             values = {name: x[number].item() for name, x in columns.items()}
             group = record.get(self.entry.group_key, "group_key") if self.entry.group_key else None
             yield {
-                "record": number, "where": record.where, "good": pair[0], "bad": pair[1],
-                **({} if group is None else {"group": str(group)}), **values,
-            }  # fmt: skip
+                "record": number,
+                "where": record.where,
+                "good": pair[0],
+                "bad": pair[1],
+                **({} if group is None else {"group": str(group)}),
+                **values,
+            }
 
 
 def likelihoods(lm: LanguageModel, pairs: list[tuple[str, str]]) -> tuple[list[np.ndarray], list[np.ndarray]]:

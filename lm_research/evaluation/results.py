@@ -21,11 +21,31 @@ from lm_research.evaluation.suite import Entry
 _LARGEST = 2**32  # bytes of predictions
 # Of predictions, as far as all tasks that have them mean the same.
 _FIELDS = {
-    "record": Count, "where": str, "text": str, "logits": list[Finite], "probability": Finite, "good": str, "bad": str, "good_nats": Finite,
-    "bad_nats": Finite, "good_tokens": Count, "bad_tokens": Count, "nats": Finite, "tokens": Count, "words": Count, "bytes": Count, "rank": Count,
-    "similarity": Finite, "answers": list[str], "exact_match": Finite, "f1": Finite, "target": str, "together": str | int, "credit": Finite,
+    "record": Count,
+    "where": str,
+    "text": str,
+    "logits": list[Finite],
+    "probability": Finite,
+    "good": str,
+    "bad": str,
+    "good_nats": Finite,
+    "bad_nats": Finite,
+    "good_tokens": Count,
+    "bad_tokens": Count,
+    "nats": Finite,
+    "tokens": Count,
+    "words": Count,
+    "bytes": Count,
+    "rank": Count,
+    "similarity": Finite,
+    "answers": list[str],
+    "exact_match": Finite,
+    "f1": Finite,
+    "target": str,
+    "together": str | int,
+    "credit": Finite,
     "group": str,
-}  # fmt: skip
+}
 
 
 def read_scorers(plan: Plan, entry: Entry) -> list[Scorer]:

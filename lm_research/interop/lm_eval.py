@@ -203,9 +203,13 @@ class ResearchLM(TemplateLM):
         rows = [self.tok_encode(context)[-room:] or [self.prefix_token_id] for context in contexts]
         mask = [[1] * len(row) for row in rows]  # all are read, padding among them if a text says it
         output = self.lm.generate(
-            input_ids=rows, attention_mask=mask, max_new_tokens=most, stop_strings=until or None,
-            return_dict_in_generate=True, **options,
-        )  # fmt: skip
+            input_ids=rows,
+            attention_mask=mask,
+            max_new_tokens=most,
+            stop_strings=until or None,
+            return_dict_in_generate=True,
+            **options,
+        )
         return [cut(text, until) for text in output.texts]
 
     def _kept(self, requests: list[Any], kind: str, answers: list[Any]) -> list[Any]:

@@ -21,12 +21,27 @@ CONFIG = "config.json"
 _Tokens = Token | list[Token]
 # Of a model and of the parts of one that is made of two.
 _KINDS: dict[str, Any] = {
-    "architectures": list[str], "num_labels": Labels, "id2label": dict[str, str | int | float | bool | None],
-    "label2id": Object, "problem_type": str, "is_encoder_decoder": bool, "is_decoder": bool, "add_cross_attention": bool,
-    "tie_word_embeddings": bool, "cross_attention_hidden_size": int, "bos_token_id": Token, "eos_token_id": _Tokens,
-    "pad_token_id": Token, "decoder_start_token_id": _Tokens, "forced_bos_token_id": _Tokens, "forced_eos_token_id": _Tokens,
-    "task_specific_params": Object, "quantization_config": Object, "compression_config": Object, "quantization": Object,
-}  # fmt: skip
+    "architectures": list[str],
+    "num_labels": Labels,
+    "id2label": dict[str, str | int | float | bool | None],
+    "label2id": Object,
+    "problem_type": str,
+    "is_encoder_decoder": bool,
+    "is_decoder": bool,
+    "add_cross_attention": bool,
+    "tie_word_embeddings": bool,
+    "cross_attention_hidden_size": int,
+    "bos_token_id": Token,
+    "eos_token_id": _Tokens,
+    "pad_token_id": Token,
+    "decoder_start_token_id": _Tokens,
+    "forced_bos_token_id": _Tokens,
+    "forced_eos_token_id": _Tokens,
+    "task_specific_params": Object,
+    "quantization_config": Object,
+    "compression_config": Object,
+    "quantization": Object,
+}
 
 
 def read_config(directory: pathlib.Path) -> dict[str, Any]:

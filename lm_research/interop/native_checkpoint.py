@@ -226,9 +226,16 @@ def _inspect_run(directory: pathlib.Path) -> Native:
     definition = _definition(stored, step / "files" / MODEL)
     adapted = adapters.adapt(definition, resolve({"lora": stored.get("lora", {})}).lora)
     return Native(
-        definition, adapted, stored["family"], stored["config"], step / "state", subtree, digests, step / "files",
+        definition,
+        adapted,
+        stored["family"],
+        stored["config"],
+        step / "state",
+        subtree,
+        digests,
+        step / "files",
         "" if run["task"] else run["objective"]["name"],
-    )  # fmt: skip
+    )
 
 
 def _check_files(folder: pathlib.Path) -> None:

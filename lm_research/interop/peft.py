@@ -28,20 +28,36 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 TABLE_A, TABLE_B = ".lora_embedding_A", ".lora_embedding_B"
 # Head -> task_type.
 TASKS = {
-    "classification": "SEQ_CLS", "token_classification": "TOKEN_CLS", "span": "QUESTION_ANS", "causal_lm": "CAUSAL_LM",
+    "classification": "SEQ_CLS",
+    "token_classification": "TOKEN_CLS",
+    "span": "QUESTION_ANS",
+    "causal_lm": "CAUSAL_LM",
     "seq2seq_lm": "SEQ_2_SEQ_LM",
-}  # fmt: skip
+}
 # What changes the arithmetic and is not read: the only value that is.
 _REFUSED = {
-    "use_dora": False, "use_qalora": False, "use_bdlora": False, "lora_bias": False, "layer_replication": None,
-    "target_parameters": None, "trainable_token_indices": None, "alora_invocation_tokens": None,
-}  # fmt: skip
+    "use_dora": False,
+    "use_qalora": False,
+    "use_bdlora": False,
+    "lora_bias": False,
+    "layer_replication": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "alora_invocation_tokens": None,
+}
 
 
 _KINDS: dict[str, Any] = {
-    "peft_type": str, "lora_alpha": Finite, "alpha_pattern": dict[str, Finite], "base_model_name_or_path": str, "task_type": str,
-    "fan_in_fan_out": bool, "use_rslora": bool, "modules_to_save": list[str], "r": Size,
-}  # fmt: skip
+    "peft_type": str,
+    "lora_alpha": Finite,
+    "alpha_pattern": dict[str, Finite],
+    "base_model_name_or_path": str,
+    "task_type": str,
+    "fan_in_fan_out": bool,
+    "use_rslora": bool,
+    "modules_to_save": list[str],
+    "r": Size,
+}
 _SLOW = re.compile(r"\)[*+?{]|\\[0-9]|\(\?")  # a repeated group may be matched in 2^N ways
 
 

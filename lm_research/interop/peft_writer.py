@@ -79,12 +79,21 @@ def _config(
     # s stays as it is: alpha grows as the rank does, or as its root.
     grown = {name: lora.alpha * (math.sqrt(count) if lora.rslora else count) for name, count in several.items()}
     return {
-        "peft_type": "LORA", "task_type": TASKS.get(definition.head.name), "base_model_name_or_path": base, "inference_mode": True,
-        "r": rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "use_rslora": lora.rslora, "bias": "none",
+        "peft_type": "LORA",
+        "task_type": TASKS.get(definition.head.name),
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "use_rslora": lora.rslora,
+        "bias": "none",
         "rank_pattern": {re.escape(name): rank * count for name, count in several.items()},
         "alpha_pattern": {re.escape(name): alpha for name, alpha in grown.items()},
-        "target_modules": sorted(joined), "modules_to_save": saved or None, "fan_in_fan_out": transposed,
-    }  # fmt: skip
+        "target_modules": sorted(joined),
+        "modules_to_save": saved or None,
+        "fan_in_fan_out": transposed,
+    }
 
 
 def _stored_name(weight: ParamMapping, layer: int, prefix: str) -> str:

@@ -27,10 +27,13 @@ from lm_research.models.text_embedding import ACTIVATIONS, CONFIG, SIMILARITIES,
 NATIVE = "embedding.json"
 # Our name of a pooling -> the key that is true in 1_Pooling/config.json; vectors of several are joined in this order.
 _MODES = {
-    "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens", "mean": "pooling_mode_mean_tokens",
-    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens", "weightedmean": "pooling_mode_weightedmean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
     "last": "pooling_mode_lasttoken",
-}  # fmt: skip
+}
 _NAMES = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # in one word, where that differs from ours
 _MODULES = "sentence_transformers.models"
 _IDLE = ("Dropout",)  # modules that do nothing once a model is trained
@@ -41,10 +44,20 @@ _MODULE_FILES = (_CONFIG, "model.safetensors", "pytorch_model.bin")
 _Prompts = dict[str, str | None]
 # Keys of the files of modules, and of those beside modules.json.
 _KINDS: dict[str, Any] = {
-    "pooling_mode": str | list[str], **dict.fromkeys(_MODES.values(), bool), "include_prompt": bool, "bias": bool, "use_residual": bool,
-    "activation_function": str, "module_input_name": str, "module_output_name": str, "max_seq_length": Count, "prompts": _Prompts,
-    "default_prompt_name": str, "similarity_fn_name": str, "truncate_dim": Count,
-}  # fmt: skip
+    "pooling_mode": str | list[str],
+    **dict.fromkeys(_MODES.values(), bool),
+    "include_prompt": bool,
+    "bias": bool,
+    "use_residual": bool,
+    "activation_function": str,
+    "module_input_name": str,
+    "module_output_name": str,
+    "max_seq_length": Count,
+    "prompts": _Prompts,
+    "default_prompt_name": str,
+    "similarity_fn_name": str,
+    "truncate_dim": Count,
+}
 
 
 class _Module(TypedDict):

@@ -118,9 +118,16 @@ def adapt(base: ModelDefinition, lora: LoraConfig) -> ModelDefinition:
             more_axes[f"{layer}/{name}"] = places
         stacked[layer] = front > 0
     return AdaptedDefinition(
-        base.arch, base.head, unflatten(shapes | more_shapes), unflatten(axes | more_axes), base.graph, base.state,
-        base, lora, stacked,
-    )  # fmt: skip
+        base.arch,
+        base.head,
+        unflatten(shapes | more_shapes),
+        unflatten(axes | more_axes),
+        base.graph,
+        base.state,
+        base,
+        lora,
+        stacked,
+    )
 
 
 def _axes(definition: ModelDefinition) -> dict[str, tuple[str | None, ...]]:

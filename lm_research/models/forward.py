@@ -22,9 +22,18 @@ from lm_research.models.label_losses import IGNORED, classification_loss, cross_
 from lm_research.models.transformer import StackOutputs
 
 INPUTS = (
-    "input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids", "decoder_attention_mask",
-    "labels", "next_sentence_label", "sentence_order_label", "start_positions", "end_positions",
-)  # fmt: skip
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "position_ids",
+    "decoder_input_ids",
+    "decoder_attention_mask",
+    "labels",
+    "next_sentence_label",
+    "sentence_order_label",
+    "start_positions",
+    "end_positions",
+)
 
 
 def forward(
@@ -89,7 +98,7 @@ def final_states(model: Model, inputs: Mapping[str, jax.Array]) -> jax.Array:
     tokens_BL, mask_BL = inputs["input_ids"], inputs["attention_mask"]
     return model.reader(
         tokens_BL, mask_BL, types_BL=inputs.get("token_type_ids"), query_segments_BL=jnp.ones_like(tokens_BL)
-    )  # fmt: skip
+    )
 
 
 def mean_of_real(x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:

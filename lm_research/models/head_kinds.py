@@ -126,8 +126,12 @@ HEADS = {
     "none": HeadKind("final states, and their summary where the family has a pooler", _states, pooler="optional"),
     "masked_lm": HeadKind("the token at each position", _tokens, tokens="masked", stack="encoder", of_encoder=True),
     "pretraining": HeadKind(
-        "masked tokens, and whether two segments belong together", _pretraining,
-        tokens="masked", pooler="yes", next_sentence=True, stack="encoder",
+        "masked tokens, and whether two segments belong together",
+        _pretraining,
+        tokens="masked",
+        pooler="yes",
+        next_sentence=True,
+        stack="encoder",
     ),
     "next_sentence": HeadKind(
         "whether two segments belong together", _next_sentence, pooler="yes", next_sentence=True, stack="encoder"
@@ -136,8 +140,12 @@ HEADS = {
     "causal_lm": HeadKind("the next token", _next_token, tokens="next", stack="decoder"),
     "seq2seq_lm": HeadKind("the next token of the target", _tokens, tokens="next", stack="encoder-decoder"),
     "classification": HeadKind(
-        "classes of a row, or values", _classes,
-        pooler="yes", classifies=True, named_labels=True, bare_classifier=True,
+        "classes of a row, or values",
+        _classes,
+        pooler="yes",
+        classifies=True,
+        named_labels=True,
+        bare_classifier=True,
     ),
     "token_classification": HeadKind(
         "a class of each token", _token_classes, classifies=True, named_labels=True, of_encoder=True
@@ -146,4 +154,4 @@ HEADS = {
     "multiple_choice": HeadKind(
         "which of several rows", _classes, pooler="yes", classifies=True, labels=1, stack="encoder"
     ),
-}  # fmt: skip
+}

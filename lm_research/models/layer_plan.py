@@ -83,11 +83,23 @@ def _shapes(arch: Architecture, spec: LayerSpec) -> Shapes:
 
 # Fields that decide which parameters a layer has, and what a stack of some is called by them.
 _TELLING = {
-    "num_experts": "experts", "gated": "gated", "attention_norm": "attention_norm", "residual": "", "attention": "", "num_heads": "heads",
-    "num_kv_heads": "kv_heads", "head_size": "head_size", "intermediate_size": "width", "query_key_norm": "query_key_norm",
-    "shared_norm": "shared_norm", "query_bias": "query_bias", "key_bias": "key_bias", "value_bias": "value_bias",
-    "output_bias": "output_bias", "mlp_bias": "mlp_bias",
-}  # fmt: skip
+    "num_experts": "experts",
+    "gated": "gated",
+    "attention_norm": "attention_norm",
+    "residual": "",
+    "attention": "",
+    "num_heads": "heads",
+    "num_kv_heads": "kv_heads",
+    "head_size": "head_size",
+    "intermediate_size": "width",
+    "query_key_norm": "query_key_norm",
+    "shared_norm": "shared_norm",
+    "query_bias": "query_bias",
+    "key_bias": "key_bias",
+    "value_bias": "value_bias",
+    "output_bias": "output_bias",
+    "mlp_bias": "mlp_bias",
+}
 
 
 def _names(specs: list[LayerSpec]) -> list[str]:

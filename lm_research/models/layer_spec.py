@@ -94,11 +94,18 @@ class LayerSpec:
 
 # Fields that are a layer's in flat descriptions too. Sizes there are those of the stack.
 _OF_LAYERS = {field.name for field in dataclasses.fields(LayerSpec)} - {
-    "attention", "positions", "num_heads", "num_kv_heads", "head_size", "intermediate_size",
-}  # fmt: skip
+    "attention",
+    "positions",
+    "num_heads",
+    "num_kv_heads",
+    "head_size",
+    "intermediate_size",
+}
 _SAYS = {name: (name,) for name in _OF_LAYERS} | {
-    "norm": ("residual",), "qkv_bias": ("query_bias", "key_bias", "value_bias"), "window_from": (),
-}  # fmt: skip
+    "norm": ("residual",),
+    "qkv_bias": ("query_bias", "key_bias", "value_bias"),
+    "window_from": (),
+}
 _ON_SCORES = ("rotary", "relative", "alibi")
 
 

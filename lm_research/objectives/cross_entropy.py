@@ -145,8 +145,14 @@ def _forward(
     bias_gradient = None if bias_V is None else shared[1].at[targets_R].add(-weights_R)
     table = jnp.zeros((), table_VD.dtype)  # of which the backward pass needs the type alone
     return (loss.sum(), correct.sum()), (
-        hidden_gradient, shared[0], bias_gradient, hidden_RD, targets_R, weights_R, table,
-    )  # fmt: skip
+        hidden_gradient,
+        shared[0],
+        bias_gradient,
+        hidden_RD,
+        targets_R,
+        weights_R,
+        table,
+    )
 
 
 def _backward(static: tuple[int, float | None], kept: tuple[Any, ...], cotangents: Arrays) -> tuple[Any, ...]:

@@ -194,4 +194,4 @@ def encode(model: Any, batch: Batch, tokens_BL: jax.Array, key: jax.Array | None
     types_BL = batch["types_BL"] if model.arch.num_types > 1 else None  # RoBERTa has one type, whatever the segment
     return model.encoder(
         tokens_BL, batch["segments_BL"], positions_BL=batch.get("positions_BL"), types_BL=types_BL, dropout_key=key
-    )  # fmt: skip
+    )

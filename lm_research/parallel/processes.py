@@ -45,9 +45,16 @@ _LEAVING = "lm_research/interrupted"  # a key that a process sets when it leaves
 _LOOK = 0.2  # seconds between looks at it
 # What a collective says once a process that it waits for is gone (gloo, NCCL, and jax.distributed's own service).
 _LOST = (
-    "Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "heartbeat timeout", "Socket closed",
-    "stopped sending heartbeats", "ncclRemoteError", "remote process exited",
-)  # fmt: skip
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "heartbeat timeout",
+    "Socket closed",
+    "stopped sending heartbeats",
+    "ncclRemoteError",
+    "remote process exited",
+)
 _LATE = ("DEADLINE_EXCEEDED", "Timed out waiting")  # what it says of one that only does not answer, or comes late
 _peers: list[Peers] = []  # of this process, since it has joined others
 _ending = threading.Lock()

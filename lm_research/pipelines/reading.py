@@ -64,13 +64,15 @@ class FillMask(Pipeline):
         answers = []
         for token in best.tolist():
             filled = np.where(np.arange(len(row)) == place, token, row).tolist()
-            answers.append({
-                "score": float(shares_V[token]),
-                "token": token,
-                "token_str": self.tokenizer.decode([token]).strip() or self.tokenizer.pieces([token])[0],
-                # Other masks stay to be seen, and so do all special tokens then, as they used to.
-                "sequence": self.tokenizer.decode(filled, skip_special_tokens=alone),
-            })  # fmt: skip
+            answers.append(
+                {
+                    "score": float(shares_V[token]),
+                    "token": token,
+                    "token_str": self.tokenizer.decode([token]).strip() or self.tokenizer.pieces([token])[0],
+                    # Other masks stay to be seen, and so do all special tokens then, as they used to.
+                    "sequence": self.tokenizer.decode(filled, skip_special_tokens=alone),
+                }
+            )
         return answers
 
 

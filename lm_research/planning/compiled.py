@@ -93,9 +93,14 @@ def compile_step(config: Config, topology: Topology, effort: str = "full") -> Co
     assert memory is not None and text is not None, "every backend tells both of a program that it has compiled"
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return CompiledPlan(
-        seconds, kept + memory.temp_size_in_bytes, memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-        len(jax.tree.leaves(shapes)), reused_arguments(text), transfers(text),
-    )  # fmt: skip
+        seconds,
+        kept + memory.temp_size_in_bytes,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        len(jax.tree.leaves(shapes)),
+        reused_arguments(text),
+        transfers(text),
+    )
 
 
 def topology_mesh(config: Config, topology: Topology) -> Mesh:

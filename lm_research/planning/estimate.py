@@ -92,16 +92,30 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     total, tokens = sum(memory.values()), train.batch_size * work.tokens_per_row
     hours = None if train.num_epochs or train.budget else topology.num_chips * step * train.num_steps / 3600
     return Plan(
-        topology=str(topology), chips=topology.num_chips, mesh=shape, remat=config.model.remat,
-        micro_batches=train.accumulation_steps, rows_per_chip=rows, parameters=work.definition.num_params,
+        topology=str(topology),
+        chips=topology.num_chips,
+        mesh=shape,
+        remat=config.model.remat,
+        micro_batches=train.accumulation_steps,
+        rows_per_chip=rows,
+        parameters=work.definition.num_params,
         trained=work.groups.count(work.definition.shapes),
-        flops_per_token=flops / tokens, flops_per_step=flops, tokens_per_step=tokens,
-        memory=memory, memory_bytes=total, chip_bytes=topology.chip.hbm_bytes, fits=total <= topology.chip.hbm_bytes,
-        collectives=moved, seconds=seconds, step_seconds=step,
-        mfu=flops / (step * topology.num_chips * topology.chip.flops), tokens_per_second=tokens / step,
-        num_steps=None if train.num_epochs or train.budget else train.num_steps, chip_hours=hours,
+        flops_per_token=flops / tokens,
+        flops_per_step=flops,
+        tokens_per_step=tokens,
+        memory=memory,
+        memory_bytes=total,
+        chip_bytes=topology.chip.hbm_bytes,
+        fits=total <= topology.chip.hbm_bytes,
+        collectives=moved,
+        seconds=seconds,
+        step_seconds=step,
+        mfu=flops / (step * topology.num_chips * topology.chip.flops),
+        tokens_per_second=tokens / step,
+        num_steps=None if train.num_epochs or train.budget else train.num_steps,
+        chip_hours=hours,
         cost=None if hours is None or price is None else hours * price,
-    )  # fmt: skip
+    )
 
 
 def _with_attention(config: Config, work: Workload, topology: Topology) -> Config:

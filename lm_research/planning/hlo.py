@@ -63,11 +63,15 @@ def transfers(text: str) -> tuple[Transfers, ...]:
             found[kind][channel] = max(times, turns.get(name, 1)), max(largest, size), asynchronous or overlapped
     return tuple(
         Transfers(
-            kind, len(channels), sum(n for n, _, _ in channels.values()), sum(n * size for n, size, _ in channels.values()),
+            kind,
+            len(channels),
+            sum(n for n, _, _ in channels.values()),
+            sum(n * size for n, size, _ in channels.values()),
             sum(asynchronous for _, _, asynchronous in channels.values()),
         )
-        for kind, channels in found.items() if channels
-    )  # fmt: skip
+        for kind, channels in found.items()
+        if channels
+    )
 
 
 def _transfer(line: str) -> tuple[str, int, bool] | None:

@@ -31,11 +31,15 @@ def table(plan: Plan) -> str:
     cells = [("  axis", "what", "times", "of", "links", "network")] if plan.collectives else []
     cells += [
         (
-            f"  {c.axis}", f"{c.kind} of {c.purpose}", f"{c.count:,}",
-            gigabytes(c.array_bytes), gigabytes(c.link_bytes), gigabytes(c.network_bytes),
+            f"  {c.axis}",
+            f"{c.kind} of {c.purpose}",
+            f"{c.count:,}",
+            gigabytes(c.array_bytes),
+            gigabytes(c.link_bytes),
+            gigabytes(c.network_bytes),
         )
         for c in plan.collectives
-    ]  # fmt: skip
+    ]
     lines += [*aligned(cells), "", "seconds per step, each as if alone"]
     lines += aligned([(f"  {name}", f"{value:.4g}") for name, value in plan.seconds.items()])
     lines += ["", *aligned(_outcome(plan))]
@@ -61,8 +65,15 @@ def ranking(plans: Sequence[Plan], limit: int = 10) -> str:
     for number, plan in enumerate(plans[:limit], start=1):
         hours = "" if plan.chip_hours is None else f"{plan.chip_hours:,.0f}"
         rows.append(
-            (str(number), describe(plan), f"{plan.step_seconds:.4g}", f"{plan.mfu:.1%}", gigabytes(plan.memory_bytes), hours)
-        )  # fmt: skip
+            (
+                str(number),
+                describe(plan),
+                f"{plan.step_seconds:.4g}",
+                f"{plan.mfu:.1%}",
+                gigabytes(plan.memory_bytes),
+                hours,
+            )
+        )
     return "\n".join([f"{len(plans)} plans fit; the fastest of them:", *aligned(rows)])
 
 

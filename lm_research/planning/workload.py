@@ -194,9 +194,12 @@ def local_config(config: Config, tensor: int) -> Config:
     rows = make_workload(config).definition.arch.vocab_size if config.task else vocab_size(config)
     size = ceil_div(rows, tensor)
     changes = dict(
-        num_heads=model.num_heads // tensor, intermediate_size=model.intermediate_size // tensor, head_size=head_size,
-        num_kv_heads=(model.num_kv_heads or 0) // tensor or None, vocab_size=size,
-    )  # fmt: skip
+        num_heads=model.num_heads // tensor,
+        intermediate_size=model.intermediate_size // tensor,
+        head_size=head_size,
+        num_kv_heads=(model.num_kv_heads or 0) // tensor or None,
+        vocab_size=size,
+    )
     return replace(config, model=changes, tokenizer={"path": "whole"})  # which has more tokens than a part's rows
 
 

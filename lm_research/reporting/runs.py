@@ -109,9 +109,16 @@ def read_run(directory: Path, name: str = "") -> Run:
     )
     seconds = total_time(lives or [])
     run = Run(
-        name or directory.resolve().name, directory, config, lines, starts or [], seconds if any(seconds.values()) else {},
-        summary or {}, read_samples(directory / "log.txt"), notes,
-    )  # fmt: skip
+        name or directory.resolve().name,
+        directory,
+        config,
+        lines,
+        starts or [],
+        seconds if any(seconds.values()) else {},
+        summary or {},
+        read_samples(directory / "log.txt"),
+        notes,
+    )
     notes.extend(_not_finite(directory, lines))
     if run.status != "finished" and lines:
         notes.append(

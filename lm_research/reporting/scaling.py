@@ -151,8 +151,13 @@ def _minimise(logs: dict[str, np.ndarray], log_loss: np.ndarray, starts: Sequenc
         return least_squares(
             lambda theta: _log_loss(theta, logs) - log_loss,
             np.clip(start, np.add(lower, 1e-6), np.subtract(upper, 1e-6)),
-            jac=lambda theta: _slopes(theta, logs), bounds=(lower, upper), loss=loss, f_scale=_HUBER, x_scale="jac", max_nfev=steps,
-        )  # fmt: skip
+            jac=lambda theta: _slopes(theta, logs),
+            bounds=(lower, upper),
+            loss=loss,
+            f_scale=_HUBER,
+            x_scale="jac",
+            max_nfev=steps,
+        )
 
     if len(starts) > 1:
         starts = [

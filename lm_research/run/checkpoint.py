@@ -44,7 +44,7 @@ from lm_research.run.checkpoint_reading import (
     read_file,
     read_manifest,
     unreadable,
-)  # fmt: skip
+)
 from lm_research.run.run_directory import aside
 from lm_research.training.state import State, copied
 

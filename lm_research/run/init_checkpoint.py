@@ -93,11 +93,20 @@ def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config
         return config
     arch, width = init.definition.arch, config.data.max_length
     shape = {
-        "family": init.family, "hidden_size": arch.hidden_size, "num_layers": arch.num_layers, "num_heads": arch.num_heads,
-        "num_kv_heads": arch.num_kv_heads, "head_size": arch.head_size, "embedding_size": arch.embedding_size,
-        "intermediate_size": arch.intermediate_size, "max_length": arch.max_length or max(config.model.max_length, width),
-        "vocab_size": arch.vocab_size, "norm": arch.layers[0].residual if arch.layers[0].residual in ("pre", "post") else "", "mup_base_width": arch.mup_base_width, "mup_base_head_size": 0,
-    }  # fmt: skip
+        "family": init.family,
+        "hidden_size": arch.hidden_size,
+        "num_layers": arch.num_layers,
+        "num_heads": arch.num_heads,
+        "num_kv_heads": arch.num_kv_heads,
+        "head_size": arch.head_size,
+        "embedding_size": arch.embedding_size,
+        "intermediate_size": arch.intermediate_size,
+        "max_length": arch.max_length or max(config.model.max_length, width),
+        "vocab_size": arch.vocab_size,
+        "norm": arch.layers[0].residual if arch.layers[0].residual in ("pre", "post") else "",
+        "mup_base_width": arch.mup_base_width,
+        "mup_base_head_size": 0,
+    }
     path = str(init.tokenizer)
     if config.tokenizer.path not in (None, path):
         _check_same_ids(config.tokenizer.path, init)

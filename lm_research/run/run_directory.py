@@ -38,16 +38,35 @@ from lm_research.errors import CheckpointError, DataError
 
 # Changing these keys between restarts changes how a run is watched or saved, not what it computes.
 FREE_KEYS = (
-    "logging.", "checkpoint.", "eval.", "profile.", "data.num_workers", "data.cache_dir", "data.verify", "train.nonfinite", "mesh.",
-    "train.stop_after", "train.check_every", "plugins",
-)  # fmt: skip
+    "logging.",
+    "checkpoint.",
+    "eval.",
+    "profile.",
+    "data.num_workers",
+    "data.cache_dir",
+    "data.verify",
+    "train.nonfinite",
+    "mesh.",
+    "train.stop_after",
+    "train.check_every",
+    "plugins",
+)
 # And these how far it goes; longer.py says what that means.
 LENGTH_KEYS = ("train.num_steps", "train.num_epochs", "train.budget", "task.patience")
 _OPENED = (".lock", "log.txt", "metrics.jsonl")
 Changes = dict[str, tuple[Any, Any]]  # dotted key -> (old, new)
 PACKAGES = (
-    "lm_research", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "sentencepiece", "tensorflow-datasets", "numpy",
-)  # fmt: skip
+    "lm_research",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "sentencepiece",
+    "tensorflow-datasets",
+    "numpy",
+)
 
 
 def aside(path: pathlib.Path) -> pathlib.Path:
@@ -141,20 +160,22 @@ def record_environment(workdir: pathlib.Path, num_params: int, changed: Changes 
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     device = jax.devices()[0]
-    starts.append({
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": [sys.executable, *sys.orig_argv[1:]],
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "git_commit": _git_commit(),
-        "parameters": num_params,
-        "changed": {name: list(pair) for name, pair in (changed or {}).items()},
-        "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
-        "processes": jax.process_count(),
-        "cpu_count": os.cpu_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    })  # fmt: skip
+    starts.append(
+        {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": [sys.executable, *sys.orig_argv[1:]],
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": versions,
+            "git_commit": _git_commit(),
+            "parameters": num_params,
+            "changed": {name: list(pair) for name, pair in (changed or {}).items()},
+            "devices": {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count()},
+            "processes": jax.process_count(),
+            "cpu_count": os.cpu_count(),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        }
+    )
     write_atomically(path, json.dumps(starts, indent=1) + "\n")
 
 

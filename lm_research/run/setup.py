@@ -101,9 +101,7 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = resolve_steps(config, examples.num_examples)
     config = resolve_budget(config, *step_size(config, trainable.objective, definition, examples))
-    run = RunSetup(
-        config, workdir, mesh, log, is_main, corpus, verification, init, definition, trainable, examples
-    )  # fmt: skip
+    run = RunSetup(config, workdir, mesh, log, is_main, corpus, verification, init, definition, trainable, examples)
     log(describe(run))
     return run
 

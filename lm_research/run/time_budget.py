@@ -261,8 +261,11 @@ class _Plan(TypedDict):
 
 
 _FIELDS = {
-    "budget": str, "plans": list[_Plan], "seconds_each": dict[str, Annotated[float, Meta(ge=0, le=1e12)]], "earlier": list[Object],
-}  # fmt: skip
+    "budget": str,
+    "plans": list[_Plan],
+    "seconds_each": dict[str, Annotated[float, Meta(ge=0, le=1e12)]],
+    "earlier": list[Object],
+}
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

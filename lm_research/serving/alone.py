@@ -27,9 +27,17 @@ LOG = logging.getLogger("lm_research")
 PIECE = 4  # tokens between two looks at who is gone, and the longest that a step of the slots waits for
 # What only `generate` can do, with the value that asks for nothing; all else of a request is done in the slots, too.
 ARGUMENTS: dict[str, Any] = {
-    "num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "num_beam_groups": 1, "diversity_penalty": 0.0,
-    "force_words_ids": None, "no_repeat_ngram_size": 0, "bad_words_ids": None, "src_lang": None, "tgt_lang": None,
-}  # fmt: skip
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "force_words_ids": None,
+    "no_repeat_ngram_size": 0,
+    "bad_words_ids": None,
+    "src_lang": None,
+    "tgt_lang": None,
+}
 
 
 @dataclasses.dataclass(eq=False)

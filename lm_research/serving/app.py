@@ -140,9 +140,10 @@ class Server:
             )
             self.alone = Alone(lm, limits.max_queue)
         self.tasks = [
-            task for task, kind in PIPELINES.items()
+            task
+            for task, kind in PIPELINES.items()
             if lm.head in kind.heads and not issubclass(kind, TextGeneration | TextToText)
-        ]  # fmt: skip
+        ]
         self.metrics = Metrics(self.batcher, self.alone)
         if self.batcher and self.alone:
             self.writing = Writing(self.batcher, self.alone, self.metrics, name, self.read, self.digest)

@@ -65,10 +65,19 @@ class Writer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, tokens: list[int], source: list[int] | None, options: Options, number: int,
-        stops: Sequence[str], logprobs: bool, deadline: float, deliver: Callable[[Event], None],
-        bias: Mapping[int, float] = {}, before: Sequence[int] = (),
-    ) -> None:  # fmt: skip
+        self,
+        tokenizer: Tokenizer,
+        tokens: list[int],
+        source: list[int] | None,
+        options: Options,
+        number: int,
+        stops: Sequence[str],
+        logprobs: bool,
+        deadline: float,
+        deliver: Callable[[Event], None],
+        bias: Mapping[int, float] = {},
+        before: Sequence[int] = (),
+    ) -> None:
         self.tokens, self.source, self.options, self.number, self.logprobs = tokens, source, options, number, logprobs
         self.deadline, self._deliver, self.said, self.cancelled, self.ended = deadline, deliver, 0, False, False
         self._stream, self._stops, self._text, self._given = TextStream(tokenizer, before), list(stops), "", 0
@@ -92,9 +101,14 @@ class Writer:
         least = options.min_new_tokens
         least = max(0, (options.min_length or 0) - width) if least is None else least
         return {name: getattr(options, name) or 0 for name in (*NEUTRAL, *PENALTIES)} | {
-            "temperature": options.temperature if options.do_sample else 0.0, "bias": self.bias, "least": least,
-            "most": self.most, "seed": self._seed % 2**32, "digest": digest, "number": self.number,
-        }  # fmt: skip
+            "temperature": options.temperature if options.do_sample else 0.0,
+            "bias": self.bias,
+            "least": least,
+            "most": self.most,
+            "seed": self._seed % 2**32,
+            "digest": digest,
+            "number": self.number,
+        }
 
     def push(self, event: Event) -> bool:
         """Takes a token and hands out what it settles; whether the text is at its end."""

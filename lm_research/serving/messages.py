@@ -17,21 +17,56 @@ from lm_research.tokenizers.chat_template import chat_text
 
 _NUMBER = (int, float)
 _SHARED = {  # field -> type; None is always taken as not given
-    "model": str, "max_tokens": int, "temperature": _NUMBER, "top_p": _NUMBER, "n": int, "stream": bool,
-    "stream_options": dict, "stop": (str, list), "presence_penalty": _NUMBER, "frequency_penalty": _NUMBER,
-    "logit_bias": dict, "seed": int,
+    "model": str,
+    "max_tokens": int,
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "n": int,
+    "stream": bool,
+    "stream_options": dict,
+    "stop": (str, list),
+    "presence_penalty": _NUMBER,
+    "frequency_penalty": _NUMBER,
+    "logit_bias": dict,
+    "seed": int,
     # Beyond OpenAI's, under the names of `generate`: what slots do, then what runs alone.
-    "top_k": int, "min_p": _NUMBER, "typical_p": _NUMBER, "epsilon_cutoff": _NUMBER, "repetition_penalty": _NUMBER,
-    "min_tokens": int, "num_beams": int, "num_beam_groups": int, "diversity_penalty": _NUMBER, "length_penalty": _NUMBER,
-    "early_stopping": (bool, str), "force_words_ids": list, "no_repeat_ngram_size": int, "bad_words_ids": list,
-    "src_lang": str, "tgt_lang": str,
-}  # fmt: skip
+    "top_k": int,
+    "min_p": _NUMBER,
+    "typical_p": _NUMBER,
+    "epsilon_cutoff": _NUMBER,
+    "repetition_penalty": _NUMBER,
+    "min_tokens": int,
+    "num_beams": int,
+    "num_beam_groups": int,
+    "diversity_penalty": _NUMBER,
+    "length_penalty": _NUMBER,
+    "early_stopping": (bool, str),
+    "force_words_ids": list,
+    "no_repeat_ngram_size": int,
+    "bad_words_ids": list,
+    "src_lang": str,
+    "tgt_lang": str,
+}
 # What says how to keep, count or speed up a request, and asks for nothing here: taken and not looked at.
 HARMLESS = {
-    "user": str, "metadata": dict, "store": bool, "service_tier": str, "safety_identifier": str, "prompt_cache_key": str,
-    "prompt_cache_retention": str, "prompt_cache_options": dict, "reasoning_effort": str, "reasoning": dict, "verbosity": str, "prediction": dict,
-    "parallel_tool_calls": bool, "request_id": str, "priority": int, "cache_salt": str, "include_reasoning": bool,
-}  # fmt: skip
+    "user": str,
+    "metadata": dict,
+    "store": bool,
+    "service_tier": str,
+    "safety_identifier": str,
+    "prompt_cache_key": str,
+    "prompt_cache_retention": str,
+    "prompt_cache_options": dict,
+    "reasoning_effort": str,
+    "reasoning": dict,
+    "verbosity": str,
+    "prediction": dict,
+    "parallel_tool_calls": bool,
+    "request_id": str,
+    "priority": int,
+    "cache_salt": str,
+    "include_reasoning": bool,
+}
 COMPLETION = _SHARED | {
     "prompt": (str, list),
     "logprobs": int,
@@ -41,9 +76,12 @@ COMPLETION = _SHARED | {
 }
 CHAT = _SHARED | {"messages": list, "max_completion_tokens": int, "logprobs": bool, "top_logprobs": int}
 EMBEDDINGS = {
-    "model": str, "input": (str, list), "encoding_format": str,
-    "prompt_name": str, "prompt": str,  # beyond OpenAI's, of `lm.embed`
-}  # fmt: skip
+    "model": str,
+    "input": (str, list),
+    "encoding_format": str,
+    "prompt_name": str,
+    "prompt": str,  # beyond OpenAI's, of `lm.embed`
+}
 PREDICT = {"model": str, "task": str, "inputs": (str, list, dict), "options": dict}
 INSPECT = {"model": str, "text": str}
 MOST_CHOICES = 16  # texts of one request: prompts times n, best_of or num_beams
@@ -280,9 +318,21 @@ def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> 
     bias, echo = _bias(given.get("logit_bias", {})), given.get("echo", False)
     answers = "messages" in given
     return Order(
-        prompts, arguments, count, kept, stops, best, stream, usage, echo, answers, bias, alone, silent,
+        prompts,
+        arguments,
+        count,
+        kept,
+        stops,
+        best,
+        stream,
+        usage,
+        echo,
+        answers,
+        bias,
+        alone,
+        silent,
         "max_tokens" in given,
-    )  # fmt: skip
+    )
 
 
 def _arguments(given: dict[str, Any], usual: int) -> dict[str, Any]:

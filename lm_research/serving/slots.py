@@ -33,8 +33,12 @@ BIASES = 300  # tokens that a row may have a bias for
 _SHORTEST = 16  # prompts are filled up to this, or to the next of bucket's sizes
 
 NEUTRAL = {  # filters of sampling with the value that leaves a row alone; 0 of top_k is the whole vocabulary
-    "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
-}  # fmt: skip
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+}
 _USUAL = ("top_k", "top_p")
 PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
@@ -198,9 +202,14 @@ class Slots:
         )
 
     def join(
-        self, row: int, tokens: list[int], source: list[int] | None, logprobs: bool, bias: Mapping[int, float] = {},
+        self,
+        row: int,
+        tokens: list[int],
+        source: list[int] | None,
+        logprobs: bool,
+        bias: Mapping[int, float] = {},
         **control: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Puts a prompt into a row; `bias` is of tokens, `control` are values of self.rows."""
         width = min(bucket_size(len(tokens), _SHORTEST), self.length)
         copies = self.engine.rows_multiple  # of devices that share rows each reads it

@@ -122,10 +122,19 @@ class Writing:
                 deliver = functools.partial(tell, len(writers))
                 writers.append(
                     Writer(
-                        batcher.lm.tokenizer, tokens, source, own, copy, order.stops,
-                        judged, deadline, deliver, order.bias, before,
+                        batcher.lm.tokenizer,
+                        tokens,
+                        source,
+                        own,
+                        copy,
+                        order.stops,
+                        judged,
+                        deadline,
+                        deliver,
+                        order.bias,
+                        before,
                     )
-                )  # fmt: skip
+                )
         # `generate` writes as much behind each of its prompts.
         most = min(writer.most for writer in writers)
         if order.alone:
@@ -167,9 +176,13 @@ class Writing:
         return usage(read, said)
 
     async def _whole(
-        self, order: Order, writers: list[Writer], events: asyncio.Queue[tuple[int, Event]], reply: Reply,
+        self,
+        order: Order,
+        writers: list[Writer],
+        events: asyncio.Queue[tuple[int, Event]],
+        reply: Reply,
         echoes: list[tuple[str, list[Event]]],
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         found: list[list[Event]] = [[] for _ in writers]
         try:
             while not all(row and row[-1].finish for row in found):

@@ -59,9 +59,12 @@ class Study:
                 settings = {"connect_args": {"timeout": 60}} if local else {}
                 made = optuna.storages.RDBStorage(self.url, engine_kwargs=settings) if local else self.url
                 self.study = optuna.create_study(
-                    storage=made, study_name=workdir.name or "study", direction=sweep.direction,
-                    sampler=_Planned(sweep), load_if_exists=True,
-                )  # fmt: skip
+                    storage=made,
+                    study_name=workdir.name or "study",
+                    direction=sweep.direction,
+                    sampler=_Planned(sweep),
+                    load_if_exists=True,
+                )
                 known = self.study.user_attrs.get("digest")
                 if known is None:
                     self.study.set_user_attr("digest", sweep.digest())
@@ -185,9 +188,12 @@ class Study:
         for rung in range(len(self.sweep.rungs) - 1):
             there = [t for t in self.trials() if len(t.user_attrs.get("rungs", ())) > rung]
             coming = [
-                t for t in self.trials()
-                if not t.state.is_finished() and len(t.user_attrs.get("rungs", ())) <= rung and "same_as" not in t.user_attrs
-            ]  # fmt: skip
+                t
+                for t in self.trials()
+                if not t.state.is_finished()
+                and len(t.user_attrs.get("rungs", ())) <= rung
+                and "same_as" not in t.user_attrs
+            ]
             if coming:
                 return
             sign = 1 if self.sweep.direction == "minimize" else -1
@@ -250,18 +256,25 @@ class Study:
         rows = []
         for trial in self.trials():
             seen = trial.user_attrs
-            rows.append({
-                "number": trial.number,
-                "params": dict(trial.params),
-                "value": trial.value if trial.state == TrialState.COMPLETE else (seen.get("rungs") or [None])[-1],
-                "state": names.get(trial.state, "running"),
-                "run": f"trials/{seen.get('same_as', trial.number):04d}",
-                "reason": seen.get("reason", f"the same run as trial {seen['same_as']}" if "same_as" in seen else ""),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "number": trial.number,
+                    "params": dict(trial.params),
+                    "value": trial.value if trial.state == TrialState.COMPLETE else (seen.get("rungs") or [None])[-1],
+                    "state": names.get(trial.state, "running"),
+                    "run": f"trials/{seen.get('same_as', trial.number):04d}",
+                    "reason": seen.get(
+                        "reason", f"the same run as trial {seen['same_as']}" if "same_as" in seen else ""
+                    ),
+                }
+            )
         return {
-            "metric": self.sweep.metric, "direction": self.sweep.direction, "digest": self.sweep.digest(),
-            "rungs": list(self.sweep.rungs), "trials": rows,
-        }  # fmt: skip
+            "metric": self.sweep.metric,
+            "direction": self.sweep.direction,
+            "digest": self.sweep.digest(),
+            "rungs": list(self.sweep.rungs),
+            "trials": rows,
+        }
 
 
 class _Planned(optuna.samplers.BaseSampler):
@@ -321,9 +334,11 @@ def write_table(study: Study) -> str:
     rows = sorted(
         table["trials"],
         key=lambda row: (
-            row["state"] != "complete", math.inf if row["value"] is None else sign * row["value"], row["number"],
+            row["state"] != "complete",
+            math.inf if row["value"] is None else sign * row["value"],
+            row["number"],
         ),
-    )  # fmt: skip
+    )
     lines = [f"| trial | {' | '.join(keys)} | {table['metric']} | state |", "|---" * (len(keys) + 3) + "|"]
     for row in rows:
         value = "" if row["value"] is None else f"{row['value']:.6g}"

@@ -223,9 +223,20 @@ class Sweep:
 
 
 _TYPES = {
-    "config": str, "space": dict, "fixed": dict, "method": str, "num_trials": Count, "metric": str, "direction": str, "seed": Count,
-    "rungs": tuple[Count, ...], "eta": Count, "prune": bool, "module": Annotated[str, Meta(pattern=r"^[\w.]{1,200}$")], "points": tuple[dict[str, Any], ...],
-}  # fmt: skip
+    "config": str,
+    "space": dict,
+    "fixed": dict,
+    "method": str,
+    "num_trials": Count,
+    "metric": str,
+    "direction": str,
+    "seed": Count,
+    "rungs": tuple[Count, ...],
+    "eta": Count,
+    "prune": bool,
+    "module": Annotated[str, Meta(pattern=r"^[\w.]{1,200}$")],
+    "points": tuple[dict[str, Any], ...],
+}
 
 
 def _check_value(key: str, value: Any) -> None:

@@ -43,12 +43,13 @@ from lm_research.tokenizers.base import Tokenizer
 
 # Target -> what predictions are (a key of metrics.KINDS), and metrics of these.
 METRICS = {
-    "label": ("single_label", (
-        "accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error"
-    )),
+    "label": (
+        "single_label",
+        ("accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error"),
+    ),
     "labels": ("multi_label", ("exact_match", "precision", "recall", "f1_micro", "f1_macro")),
     "value": ("values", ("pearson", "spearman", "squared_error")),
-}  # fmt: skip
+}
 _PROBLEM_TYPES = {
     "label": "single_label_classification",
     "labels": "multi_label_classification",

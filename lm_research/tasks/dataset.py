@@ -331,9 +331,13 @@ def encode_texts(
     token, the text, the sep token, the second text, the sep token.
     """
     encoded = tokenizer(
-        list(texts), None if seconds is None else list(seconds),
-        padding=True, truncation=True, max_length=max_length, padding_side="right",
-    )  # fmt: skip
+        list(texts),
+        None if seconds is None else list(seconds),
+        padding=True,
+        truncation=True,
+        max_length=max_length,
+        padding_side="right",
+    )
     lengths = encoded["attention_mask"].sum(1)
     types = encoded.get("token_type_ids", np.zeros_like(encoded["input_ids"]))
     for ids, kinds, length in zip(encoded["input_ids"], types, lengths, strict=True):

@@ -291,9 +291,13 @@ class Embedding(LabelTask):
             usual = next((name for name, text in prompts.items() if text == prompt), "default")
             prompts[usual] = prompt
         return dataclasses.replace(
-            embedding_settings(self.config, arch), prompts=prompts, default_prompt_name=usual, similarity=self.similarity,
-            include_prompt=origin.include_prompt, truncate_dim=origin.truncate_dim,
-        )  # fmt: skip
+            embedding_settings(self.config, arch),
+            prompts=prompts,
+            default_prompt_name=usual,
+            similarity=self.similarity,
+            include_prompt=origin.include_prompt,
+            truncate_dim=origin.truncate_dim,
+        )
 
     def files(self, arch: Architecture) -> dict[str, bytes]:
         """How the run's own readers make vectors of its states."""

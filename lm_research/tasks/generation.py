@@ -36,9 +36,13 @@ from lm_research.tasks.dataset import LabelledCorpus
 
 # What a model's files may say about the tokens of a text.
 _TOKENS = (
-    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
     "bad_words_ids",
-)  # fmt: skip
+)
 _SHOWN = 300  # characters of a source that the log shows
 
 

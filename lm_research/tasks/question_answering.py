@@ -205,8 +205,13 @@ class QuestionAnswering(LabelTask):
     metric_kind = "answers"
     metric_names: tuple[str, ...] = ("exact_match", "f1")
     null_names = (
-        "has_answer_exact_match", "has_answer_f1", "no_answer_exact_match", "no_answer_f1", "best_f1", "best_null_threshold",
-    )  # fmt: skip
+        "has_answer_exact_match",
+        "has_answer_f1",
+        "no_answer_exact_match",
+        "no_answer_f1",
+        "best_f1",
+        "best_null_threshold",
+    )
 
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
         held_out = [question for part in corpus.kept.values() for question in part]
@@ -298,9 +303,15 @@ class QuestionAnswering(LabelTask):
             shares = np.exp(logits - logits.max(initial=-np.inf))
             names = [(found.text(span), span.start, span.end) for span in found.spans] + [("", 0, 0)] * self.null
             listed = [
-                {"answer": text, "start": start, "end": end, "score": round(float(score), 4), "probability": round(float(share), 6)}
+                {
+                    "answer": text,
+                    "start": start,
+                    "end": end,
+                    "score": round(float(score), 4),
+                    "probability": round(float(share), 6),
+                }
                 for (text, start, end), score, share in zip(names, logits, shares / shares.sum(), strict=True)
-            ]  # fmt: skip
+            ]
             yield {
                 "id": found.question["id"],
                 "question": found.question["question"],

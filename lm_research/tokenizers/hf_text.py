@@ -116,8 +116,9 @@ def going_on(spec: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(part, dict) or _is_prefix(part):
             return None if isinstance(part, dict) else part
         more: dict[Any, dict[str, Any]] = {
-            "Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False},
-        }  # fmt: skip
+            "Metaspace": {"prepend_scheme": "never"},
+            "ByteLevel": {"add_prefix_space": False},
+        }
         return {name: changed(value) for name, value in part.items()} | more.get(part.get("type"), {})
 
     return {**spec, **{name: changed(spec.get(name)) for name in ("normalizer", "pre_tokenizer")}}

@@ -103,15 +103,20 @@ def _written(
         names["bos"] = names["eos"] = names["sep"]
     inputs = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
     config = {
-        "clean_up_tokenization_spaces": False, **({"model_max_length": max_length} if max_length else {}), **config,
-        "tokenizer_class": PLAIN_CLASS, "model_input_names": inputs,
+        "clean_up_tokenization_spaces": False,
+        **({"model_max_length": max_length} if max_length else {}),
+        **config,
+        "tokenizer_class": PLAIN_CLASS,
+        "model_input_names": inputs,
         **{f"{role}_token": name for role, name in names.items()},
-    }  # fmt: skip
+    }
     special = {f"{role}_token": name for role, name in names.items()}
     files = {
-        **tokenizer.files, WHOLE: json.dumps(spec, ensure_ascii=False).encode(), "tokenizer_config.json": json.dumps(config).encode(),
+        **tokenizer.files,
+        WHOLE: json.dumps(spec, ensure_ascii=False).encode(),
+        "tokenizer_config.json": json.dumps(config).encode(),
         "special_tokens_map.json": json.dumps(special).encode(),
-    }  # fmt: skip
+    }
     return HFTokenizer(files, read_settings(files, tokenizer.name))
 
 

@@ -80,9 +80,12 @@ def _merges(pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel)
                 # Of x y z where x y = y z the left pair comes first; only there does the text begin with y.
                 merges.append((-score, vocab[text], not text.startswith(right), -cut, left, right))
     return BPE(
-        vocab, [(left, right) for *_, left, right in sorted(merges)], unk_token=pieces[model.unk_id][0], fuse_unk=True,
+        vocab,
+        [(left, right) for *_, left, right in sorted(merges)],
+        unk_token=pieces[model.unk_id][0],
+        fuse_unk=True,
         byte_fallback=model.byte_fallback,
-    )  # fmt: skip
+    )
 
 
 def _splits(

@@ -163,9 +163,13 @@ def _train_wordpiece(lines: list[str], config: TokenizerConfig) -> dict[str, byt
     # process, and breaks ties between merges by number. Given beforehand, as if they were special, they have fixed ones.
     pinned = [*special, *alphabet, *(f"##{character}" for character in alphabet if _goes_on(character))]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=config.vocab_size, min_frequency=_MIN_COUNT, special_tokens=pinned, initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet), show_progress=False,
-    )  # fmt: skip
+        vocab_size=config.vocab_size,
+        min_frequency=_MIN_COUNT,
+        special_tokens=pinned,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
     backend.train_from_iterator(lines, trainer)
     vocab = backend.get_vocab(with_added_tokens=False)
     settings = {
@@ -215,9 +219,12 @@ def _train_bytes(lines: list[str], config: TokenizerConfig) -> dict[str, bytes]:
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size, min_frequency=_MIN_COUNT, special_tokens=special,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False,
-    )  # fmt: skip
+        vocab_size=config.vocab_size,
+        min_frequency=_MIN_COUNT,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
     ending = "\n" if config.keep_newlines else ""
     backend.train_from_iterator((line + ending for line in lines), trainer)
     model = json.loads(backend.to_str())["model"]

@@ -126,10 +126,14 @@ print("still here", leaving.asked())
 def test_of_two_processes_both_leave(lab: Lab, tmp_path: pathlib.Path, process_id: str) -> None:
     with_address = ["--coordinator=localhost:18476", "--num_processes=2"]
     pod = [
-        start([*lab.flags(), f"--workdir={tmp_path}/run", *with_address, f"--process_id={number}"], STUCK + MOMENTS["compiling"],
-              THERE=str(tmp_path / number), JAX_PLATFORMS="cpu")
+        start(
+            [*lab.flags(), f"--workdir={tmp_path}/run", *with_address, f"--process_id={number}"],
+            STUCK + MOMENTS["compiling"],
+            THERE=str(tmp_path / number),
+            JAX_PLATFORMS="cpu",
+        )
         for number in "01"
-    ]  # fmt: skip
+    ]
     kill_when(pod[int(process_id)], lambda: all((tmp_path / number).exists() for number in "01"), signal.SIGTERM)
     for process in pod:
         code, output = finish(process, timeout=30)
@@ -137,9 +141,13 @@ def test_of_two_processes_both_leave(lab: Lab, tmp_path: pathlib.Path, process_i
 
 
 COMMANDS = [
-    *(f"lm_research.{name}" for name in "train evaluate predict generate serve prepare convert plan report compare".split()),
-    "experiments.run", "experiments.run_studies",
-]  # fmt: skip
+    *(
+        f"lm_research.{name}"
+        for name in "train evaluate predict generate serve prepare convert plan report compare".split()
+    ),
+    "experiments.run",
+    "experiments.run_studies",
+]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -171,8 +179,11 @@ def test_a_file_that_would_end_the_command_is_a_mistake(tmp_path: pathlib.Path, 
 
     path, leave = tmp_path / "file.py", os._exit
     path.write_text(f"import os, sys\ndef f(): f()\n{end}\n")
-    read = {"config": lambda: loading.load(str(path)), "sweep": lambda: sweep.load(str(path)),
-            "suite": lambda: suite.load_suite(str(path), {})}[kind]  # fmt: skip
+    read = {
+        "config": lambda: loading.load(str(path)),
+        "sweep": lambda: sweep.load(str(path)),
+        "suite": lambda: suite.load_suite(str(path), {}),
+    }[kind]
     with pytest.raises(ConfigError, match=r"file\.py, line [23]: "):
         read()
     assert os._exit is leave

@@ -110,8 +110,19 @@ def standard_input(path: pathlib.Path, odd: str, end: str) -> list[str]:
 
 
 READERS = [
-    documents, packed, paragraphs, pairs, json_lines, comma_separated, quoted, tab_separated, prompts, rows, columns, standard_input
-]  # fmt: skip
+    documents,
+    packed,
+    paragraphs,
+    pairs,
+    json_lines,
+    comma_separated,
+    quoted,
+    tab_separated,
+    prompts,
+    rows,
+    columns,
+    standard_input,
+]
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)

@@ -62,10 +62,20 @@ def odd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path
 
 
 KINDS = {
-    "file": FILE, "good": FILE, "folder": FOLDER, "none": NOTHING, "file/below": NOTHING, "pipe": "a named pipe", "socket": "a socket",
-    "null": "a device", "lost": "a link to nothing", "loop": "a link that leads back to itself",
-    "n" * 300: "a name that is too long for a file", "nul\0": "a name that no file can have", "\ud800": "a name that no file can have",
-}  # fmt: skip
+    "file": FILE,
+    "good": FILE,
+    "folder": FOLDER,
+    "none": NOTHING,
+    "file/below": NOTHING,
+    "pipe": "a named pipe",
+    "socket": "a socket",
+    "null": "a device",
+    "lost": "a link to nothing",
+    "loop": "a link that leads back to itself",
+    "n" * 300: "a name that is too long for a file",
+    "nul\0": "a name that no file can have",
+    "\ud800": "a name that no file can have",
+}
 
 
 @pytest.mark.parametrize("name", KINDS, ids=repr)

@@ -21,10 +21,23 @@ def test_multiples() -> None:
 @pytest.mark.parametrize(
     ("number", "power", "bucket"),
     [
-        (0, 1, 1), (1, 1, 1), (2, 2, 2), (3, 4, 3), (4, 4, 4), (5, 8, 6), (6, 8, 6), (7, 8, 8), (9, 16, 12), (13, 16, 16), (17, 32, 24),
-        (25, 32, 32), (97, 128, 128), (96, 128, 96), (1025, 2048, 1536),
+        (0, 1, 1),
+        (1, 1, 1),
+        (2, 2, 2),
+        (3, 4, 3),
+        (4, 4, 4),
+        (5, 8, 6),
+        (6, 8, 6),
+        (7, 8, 8),
+        (9, 16, 12),
+        (13, 16, 16),
+        (17, 32, 24),
+        (25, 32, 32),
+        (97, 128, 128),
+        (96, 128, 96),
+        (1025, 2048, 1536),
     ],
-)  # fmt: skip
+)
 def test_sizes(number: int, power: int, bucket: int) -> None:
     assert (next_power_of_two(number), bucket_size(number)) == (power, bucket)
     assert bucket_size(number, 16) == max(16, bucket)

@@ -55,10 +55,21 @@ CHOICES = [
     "objective.loudness=2.0",
 ]
 SMALL = [
-    "model.family=gpt2", "model.num_layers=1", "model.hidden_size=16", "model.num_heads=2", "model.intermediate_size=16",
-    "data.max_length=16", "train.num_steps=4", "train.batch_size=4", "tokenizer.vocab_size=300", "data.source={folder}/text.txt",
-    "logging.trackers=none", "eval.num_samples=0", "eval.every_steps=none", "logging.every_steps=1",
-]  # fmt: skip
+    "model.family=gpt2",
+    "model.num_layers=1",
+    "model.hidden_size=16",
+    "model.num_heads=2",
+    "model.intermediate_size=16",
+    "data.max_length=16",
+    "train.num_steps=4",
+    "train.batch_size=4",
+    "tokenizer.vocab_size=300",
+    "data.source={folder}/text.txt",
+    "logging.trackers=none",
+    "eval.num_samples=0",
+    "eval.every_steps=none",
+    "logging.every_steps=1",
+]
 
 
 @pytest.fixture
@@ -84,13 +95,16 @@ def flags(*keys: str) -> list[str]:
     return [f"--config.{key}" for key in keys]
 
 
-TRAIN = ["-c", """
+TRAIN = [
+    "-c",
+    """
 import json, sys
 from lm_research import cli, train
 for argv in json.loads(sys.argv[1]):
     if code := cli.call(train.main, argv, verb="train", summary=""):
         sys.exit(code)
-"""]  # fmt: skip
+""",
+]
 
 
 def test_a_run_trains_with_them_and_goes_on(folder: Path) -> None:

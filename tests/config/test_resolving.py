@@ -144,7 +144,8 @@ STORED: dict[str, dict[str, dict[str, Any]]] = {
     "muon": {"optimizer": {"name": "muon", "momentum": 0.9}, "schedule": {"name": "wsd", "decay_ratio": 0.2}},
     "seq2seq_task": {
         "task": {"name": "seq2seq", "train": "pairs.jsonl", "decoding": "num_beams=4,length_penalty=0.6"},
-        "objective": {"target_length": 32, "decoder_start": "bos"}, "model": {"family": "t5"},
+        "objective": {"target_length": 32, "decoder_start": "bos"},
+        "model": {"family": "t5"},
     },
     "classification_task": {
         "task": {"name": "classification", "train": "a.jsonl", "labels": "no, yes", "class_weights": "no=1, yes=2.5"},
@@ -154,11 +155,14 @@ STORED: dict[str, dict[str, dict[str, Any]]] = {
             "mixture": {"en": {"source": "a.txt", "weight": 0.7}, "de": {"source": "b.txt", "weight": 0.3}},
             "mixture_stages": {100: {"en": 0.5, "de": 0.5}, 200: {"en": 0.1, "de": 0.9}},
         },
-        "mesh": {"rules": {"vocab": ["fsdp", "tensor"], "embed": ["none"]}}, "train": {"freeze": ["encoder/embeddings", "layers/[0-5]/"]},
-        "lora": {"rank": 4, "full": ["classifier"]}, "logging": {"trackers": ["tensorboard", "wandb"]}, "profile": {"steps": [3, 5]},
+        "mesh": {"rules": {"vocab": ["fsdp", "tensor"], "embed": ["none"]}},
+        "train": {"freeze": ["encoder/embeddings", "layers/[0-5]/"]},
+        "lora": {"rank": 4, "full": ["classifier"]},
+        "logging": {"trackers": ["tensorboard", "wandb"]},
+        "profile": {"steps": [3, 5]},
         "clean": {"scripts": ["latin", "greek"], "scrub": ["email", "ip"], "max_characters": 10_000},
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -182,11 +186,19 @@ def test_a_stored_config_edited_by_hand_is_refused(tmp_path: Path) -> None:
 
 # Each key with a value that a person can type, as it once was written, and as the config holds it.
 SPELLINGS: list[tuple[str, str, str, Any]] = [
-    ("data.mixture", '{"en": {"source": "a.txt", "weight": 0.7}, "de": {"source": "b.txt", "weight": 0.3}}', "en=a.txt:0.7, de=b.txt:0.3",
-     {"en": MixtureSource("a.txt", 0.7), "de": MixtureSource("b.txt", 0.3)}),
+    (
+        "data.mixture",
+        '{"en": {"source": "a.txt", "weight": 0.7}, "de": {"source": "b.txt", "weight": 0.3}}',
+        "en=a.txt:0.7, de=b.txt:0.3",
+        {"en": MixtureSource("a.txt", 0.7), "de": MixtureSource("b.txt", 0.3)},
+    ),
     ("data.mixture_stages", '{"100": {"en": 0.5, "de": 0.5}}', "100: en=0.5 de=0.5", {100: {"en": 0.5, "de": 0.5}}),
-    ("mesh.rules", '{"vocab": ["fsdp", "tensor"], "embed": ["none"]}', "vocab=fsdp+tensor,embed=none",
-     {"vocab": ("fsdp", "tensor"), "embed": ("none",)}),
+    (
+        "mesh.rules",
+        '{"vocab": ["fsdp", "tensor"], "embed": ["none"]}',
+        "vocab=fsdp+tensor,embed=none",
+        {"vocab": ("fsdp", "tensor"), "embed": ("none",)},
+    ),
     ("train.freeze", '["embeddings", "layers/[0-5]/"]', "embeddings,layers/[0-5]/", ("embeddings", "layers/[0-5]/")),
     ("lora.targets", '["query/", "value/"]', "query/,value/", ("query/", "value/")),
     ("lora.full", '["^classifier/"]', "^classifier/", ("^classifier/",)),
@@ -194,7 +206,7 @@ SPELLINGS: list[tuple[str, str, str, Any]] = [
     ("clean.scripts", '["latin", "greek"]', "latin, greek", ("latin", "greek")),
     ("clean.scrub", '["email"]', "email", ("email",)),
     ("profile.steps", "[3, 5]", "3-5", (3, 5)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "typed", "once", "value"), SPELLINGS)
@@ -217,8 +229,10 @@ def test_an_entry_of_a_dict_can_be_typed_by_itself(tmp_path: Path) -> None:
         [*words, "--config.data.mixture.en.weight=0.5", '--config.data.mixture.fr={"source": "c.txt", "weight": 0}']
     )[0]
     assert found.data.mixture == {
-        "en": MixtureSource("a.txt", 0.5), "de": MixtureSource("b.txt", 0.3), "fr": MixtureSource("c.txt", 0.0),
-    }  # fmt: skip
+        "en": MixtureSource("a.txt", 0.5),
+        "de": MixtureSource("b.txt", 0.3),
+        "fr": MixtureSource("c.txt", 0.0),
+    }
     assert cli.parse([*words, "--config.mesh.rules.vocab=fsdp"])[0].mesh.rules == {"vocab": ("fsdp",)}
     stages = ["--config.data.mixture_stages=2: en=0.5 de=0.5", "--config.data.mixture_stages.2.en=0.25"]
     assert cli.parse([*words, *stages])[0].data.mixture_stages == {2: {"en": 0.25, "de": 0.5}}
@@ -243,11 +257,22 @@ def test_an_entry_of_a_dict_can_be_typed_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "once"),
     [
-        ("train.budget", ""), ("train.num_epochs", 0.0), ("train.stop_after", 0), ("train.init_from", ""), ("lora.rank", 0),
-        ("eval.every_steps", 0), ("checkpoint.every_minutes", 0.0), ("mesh.fsdp", 0), ("data.validation_source", ""), ("data.mixture", ""),
-        ("clean.max_characters", 0), ("tokenizer.path", ""), ("optimizer.clip_norm", 0.0), ("objective.eval_mask_rate", 0.0),
+        ("train.budget", ""),
+        ("train.num_epochs", 0.0),
+        ("train.stop_after", 0),
+        ("train.init_from", ""),
+        ("lora.rank", 0),
+        ("eval.every_steps", 0),
+        ("checkpoint.every_minutes", 0.0),
+        ("mesh.fsdp", 0),
+        ("data.validation_source", ""),
+        ("data.mixture", ""),
+        ("clean.max_characters", 0),
+        ("tokenizer.path", ""),
+        ("optimizer.clip_norm", 0.0),
+        ("objective.eval_mask_rate", 0.0),
     ],
-)  # fmt: skip
+)
 def test_what_once_was_not_set_is_none(name: str, once: Any, tmp_path: Path) -> None:
     section, leaf = name.split(".")
     assert getattr(getattr(resolve({section: {leaf: once}}), section), leaf) is None

@@ -106,10 +106,12 @@ def test_plug_ins_are_imported_by_their_entry_points(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "No module named 'broken_plugin'"), ("1 / 0", "ZeroDivisionError: division by zero"), ("x = (", "SyntaxError"),
+        (None, "No module named 'broken_plugin'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("x = (", "SyntaxError"),
         ("from lm_research.errors import DataError\nraise DataError('Their own words.')", "Their own words."),
     ],
-)  # fmt: skip
+)
 def test_a_plug_in_that_cannot_be_imported_is_a_mistake(
     text: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,10 +129,18 @@ def test_a_plug_in_that_cannot_be_imported_is_a_mistake(
 def test_ours_are_all_there(registry: Variants) -> None:
     """The names that the README and stored runs have."""
     ours = {
-        "objective": ("causal_lm", "denoising", "masked_lm", "prefix_lm", "replaced_token", "seq2seq", "span_corruption"),
+        "objective": (
+            "causal_lm",
+            "denoising",
+            "masked_lm",
+            "prefix_lm",
+            "replaced_token",
+            "seq2seq",
+            "span_corruption",
+        ),
         "optimizer": ("adafactor", "adamw", "lamb", "lion", "muon", "sgd"),
         "schedule": ("constant", "cosine", "inverse_sqrt", "linear", "polynomial", "wsd"),
-    }  # fmt: skip
+    }
     assert registry.names() == ours[registry.section]
 
 
@@ -141,14 +151,17 @@ def test_ours_are_all_there(registry: Variants) -> None:
         ("1 / 0", "division by zero at"),
         ("OPTIMIZERS.register(3)", "a name is a text that is not empty"),
         ("OPTIMIZERS.register('broken_one', 3)", "must be a subclass of OptimizerConfig"),
-        ("class Own(OptimizerConfig):\n    rate: float = key(0.5, 'r.')\nOPTIMIZERS.register('broken_one', Own)", "no dataclass"),
+        (
+            "class Own(OptimizerConfig):\n    rate: float = key(0.5, 'r.')\nOPTIMIZERS.register('broken_one', Own)",
+            "no dataclass",
+        ),
         (
             "@dataclasses.dataclass(frozen=True)\nclass Own(OptimizerConfig):\n    check: float = key(0.5, 'c.')\n"
             "OPTIMIZERS.register('broken_one', Own)",
             "have a key 'check'",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_plug_in_that_is_wrong_is_one_sentence(
     code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

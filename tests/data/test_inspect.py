@@ -21,9 +21,12 @@ def show(**batch: list) -> list[str]:
 def test_masks_say_what_they_hide() -> None:
     """Position 2 is masked (id 4), position 3 replaced at random, position 0 is a slot that is not used."""
     lines = show(
-        tokens_BL=[2, 7, 4, 9, 3, 0], segments_BL=[1, 1, 1, 1, 1, 0], mask_positions_BM=[2, 3, 0], targets_BM=[8, 10, 0],
+        tokens_BL=[2, 7, 4, 9, 3, 0],
+        segments_BL=[1, 1, 1, 1, 1, 0],
+        mask_positions_BM=[2, 3, 0],
+        targets_BM=[8, 10, 0],
         weights_BM=[1.0, 1.0, 0.0],
-    )  # fmt: skip
+    )
     assert lines == ["tokens: t2 t7 「t4→t8」 「t9→t10」 t3"]
 
 
@@ -36,9 +39,13 @@ def test_documents_of_a_row_are_told_apart() -> None:
 
 def test_sources_have_segments_of_their_own() -> None:
     lines = show(
-        source_tokens_BS=[5, 0], source_segments_BS=[1, 0], tokens_BL=[6, 7, 0], targets_BL=[7, 8, 0], segments_BL=[1, 1, 0],
+        source_tokens_BS=[5, 0],
+        source_segments_BS=[1, 0],
+        tokens_BL=[6, 7, 0],
+        targets_BL=[7, 8, 0],
+        segments_BL=[1, 1, 0],
         weights_BL=[1, 1, 0],
-    )  # fmt: skip
+    )
     assert lines == ["source_tokens: t5", "tokens: t6 t7", "targets: t7 t8"]
 
 

@@ -110,9 +110,20 @@ def test_patterns_match_as_in_glob(tmp_path: pathlib.Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("words")
     for pattern in (
-        "*.txt", "**/*.txt", "**", "b/*", "*/c/*.txt", "*/*", ".h/*", "**/.f.txt", "b/[[]x].txt", "b/**/d.txt", "[ab]*/*/?.txt", "**/c/**",
+        "*.txt",
+        "**/*.txt",
+        "**",
+        "b/*",
+        "*/c/*.txt",
+        "*/*",
+        ".h/*",
+        "**/.f.txt",
+        "b/[[]x].txt",
+        "b/**/d.txt",
+        "[ab]*/*/?.txt",
+        "**/c/**",
         "b*/c/../*.txt",
-    ):  # fmt: skip
+    ):
         expected = {
             str(pathlib.Path(name))
             for name in glob.glob(str(tmp_path / pattern), recursive=True)

@@ -170,8 +170,13 @@ def test_cleaning_reaches_the_store_and_the_manifest(tmp_path: pathlib.Path) -> 
     assert any(text.startswith("café café") for text in stored)
     (entry,) = corpus.train.manifest["origin"]
     assert entry["dropped"] == {
-        "empty": 1, "short": 1, "long": 0, "script": 1, "exact_duplicate": 1, "near_duplicate": 1,
-    }  # fmt: skip
+        "empty": 1,
+        "short": 1,
+        "long": 0,
+        "script": 1,
+        "exact_duplicate": 1,
+        "near_duplicate": 1,
+    }
     assert entry["scrubbed"] == {"key": 0, "email": 1, "ip": 1, "card": 0, "phone": 0}
     assert entry["documents"] == len(texts) and entry["dropped_characters"] > 0
     (warning,) = [line for line in lines if line.startswith("Warning")]

@@ -56,9 +56,13 @@ def write_records(path: pathlib.Path, records: list[bytes]) -> None:
 
 
 WRITE = {
-    "a.jsonl": write_json, "a.ndjson": write_json, "a.json": write_json, "a.csv": write_csv, "a.parquet": write_parquet,
+    "a.jsonl": write_json,
+    "a.ndjson": write_json,
+    "a.json": write_json,
+    "a.csv": write_csv,
+    "a.parquet": write_parquet,
     "a.array_record": write_array_record,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRITE)
@@ -175,19 +179,39 @@ def test_bucket_without_its_client() -> None:
 
 # name, content, what remains when the damage is skipped, and the message when it is not
 DAMAGE = {
-    "line that is not UTF-8": ("a.txt", b"good\n\ncaf\xe9\nmore\n", ["good", "more"], "a.txt is not UTF-8.*line 3, byte offset 9"),
+    "line that is not UTF-8": (
+        "a.txt",
+        b"good\n\ncaf\xe9\nmore\n",
+        ["good", "more"],
+        "a.txt is not UTF-8.*line 3, byte offset 9",
+    ),
     "zero byte": ("a.txt", b"good\n\nx\0y\n", ["good"], "line 3 holds a zero byte"),
-    "truncated gzip": ("a.txt.gz", gzip.compress(b"good\n\nmore and more\n")[:-12], [], "a.txt.gz is damaged after line"),
+    "truncated gzip": (
+        "a.txt.gz",
+        gzip.compress(b"good\n\nmore and more\n")[:-12],
+        [],
+        "a.txt.gz is damaged after line",
+    ),
     "not gzip": ("a.txt.gz", b"plain text", [], "a.txt.gz is damaged after line 0"),
     "not JSON": ("a.jsonl", b'{"text": "good"}\n{"text": \n', ["good"], "a.jsonl, line 2 is not JSON"),
-    "no field": ("a.jsonl", b'{"text": "good"}\n{"txt": "x"}\n', ["good"], "line 2 has no field 'text'; its fields: txt"),
-    "field of another type": ("a.jsonl", b'{"text": 5}\n{"text": "good"}\n', ["good"], "line 1: field 'text' is of type int"),
+    "no field": (
+        "a.jsonl",
+        b'{"text": "good"}\n{"txt": "x"}\n',
+        ["good"],
+        "line 2 has no field 'text'; its fields: txt",
+    ),
+    "field of another type": (
+        "a.jsonl",
+        b'{"text": 5}\n{"text": "good"}\n',
+        ["good"],
+        "line 1: field 'text' is of type int",
+    ),
     "not an object": ("a.jsonl", b'["x"]\n"good"\n', ["good"], "line 1 holds a JSON list"),
     "short row": ("a.csv", b"a,text\n1,good\n2\n3,fine\n", ["good", "fine"], "a.csv, line 3 has 1 columns.*names 2"),
     "unclosed quote": ("a.csv", b'a,text\n1,good\n2,"x\n', ["good"], "a.csv, line 3 is not a row"),
     "not Parquet": ("a.parquet", b"PAR1 no", [], "a.parquet is not a Parquet file"),
     "not ArrayRecord": ("a.array_record", b"no", [], "a.array_record is not an ArrayRecord file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -37,9 +37,14 @@ def test_tokens_follow_the_definition() -> None:
     greedy = generate(lm, prompts, max_new_tokens=8)
     assert output.sequences.tolist() != greedy.tolist()
     ended = generate(
-        lm, prompts, max_new_tokens=8, penalty_alpha=0.6, top_k=5, return_dict_in_generate=True,
+        lm,
+        prompts,
+        max_new_tokens=8,
+        penalty_alpha=0.6,
+        top_k=5,
+        return_dict_in_generate=True,
         eos_token_id=expected[0][3],
-    )  # fmt: skip
+    )
     assert ended.new_tokens[0] == expected[0][: expected[0].index(expected[0][3]) + 1]
 
 

@@ -56,9 +56,13 @@ def test_either_side_may_be_padded(lm: LanguageModel) -> None:
     left, right = np.full((3, 7), 9), np.full((3, 7), 9)
     for row, prompt in enumerate(PROMPTS):
         left[row, 7 - len(prompt) :] = right[row, : len(prompt)] = prompt
-    masks = [np.array([[place in span for place in range(7)] for span in spans]) for spans in (
-        [range(7 - len(prompt), 7) for prompt in PROMPTS], [range(len(prompt)) for prompt in PROMPTS],
-    )]  # fmt: skip
+    masks = [
+        np.array([[place in span for place in range(7)] for span in spans])
+        for spans in (
+            [range(7 - len(prompt), 7) for prompt in PROMPTS],
+            [range(len(prompt)) for prompt in PROMPTS],
+        )
+    ]
     plain = generate(lm, PROMPTS, max_new_tokens=6)
     for ids, mask in zip((left, right), masks, strict=True):
         found = generate(lm, ids, attention_mask=mask, max_new_tokens=6)

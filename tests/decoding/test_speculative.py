@@ -76,9 +76,18 @@ def test_filters_hold_for_both(pair: tuple) -> None:
     kept = np.argsort(-share)[:3]
     expected = np.where(np.isin(np.arange(VOCAB), kept), share**2, 0.0)  # temperature 1/2
     output = generate(
-        lm, [prompt], assistant_model=draft, num_assistant_tokens=2, max_new_tokens=1, do_sample=True, top_k=3,
-        temperature=0.5, num_return_sequences=rows, seed=2, return_dict_in_generate=True,
-    )  # fmt: skip
+        lm,
+        [prompt],
+        assistant_model=draft,
+        num_assistant_tokens=2,
+        max_new_tokens=1,
+        do_sample=True,
+        top_k=3,
+        temperature=0.5,
+        num_return_sequences=rows,
+        seed=2,
+        return_dict_in_generate=True,
+    )
     counts = np.bincount(np.array(output.new_tokens)[:, 0], minlength=VOCAB)
     statistic, freedom = chi_square(counts, expected / expected.sum())
     assert statistic < CRITICAL[freedom]

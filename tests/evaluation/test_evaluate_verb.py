@@ -153,8 +153,11 @@ def test_a_suite_of_all_kinds_with_a_model_for_each(folder: pathlib.Path, tmp_pa
     assert run(folder, tmp_path / "out", "all.py", model="{task}") == 0
     tasks = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]
     assert {name: task["metric"] for name, task in tasks.items()} == {
-        "classes": "f1_macro", "several": "f1_micro", "value": "spearman", "tags": "f1",
-    }  # fmt: skip
+        "classes": "f1_macro",
+        "several": "f1_micro",
+        "value": "spearman",
+        "tags": "f1",
+    }
     several = pipeline("text-classification", folder / "several")(TEXTS, top_k=None)
     for row, answer in zip(rows(tmp_path / "out/several/predictions.jsonl"), several, strict=True):
         assert set(row["prediction"]) == {one["label"].removeprefix("LABEL_") for one in answer if one["score"] > 0.5}

@@ -24,13 +24,27 @@ BOMB = (
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("s.yaml", BOMB), ("s.yaml", "tasks: &a [*a]"), ("s.yaml", "[" * 5000), ("s.yaml", "tasks: !!python/object:os.system []"),
-        ("s.yaml", "{" * 50), ("s.yaml", "tasks: !!int x"), ("s.yaml", "? [a]\n: b"), ("s.yaml", "tasks: [1]"), ("s.yaml", "\0"),
-        ("s.json", "[" * 100_000), ("s.json", '{"a":' * 2000), ("s.json", "[" + "9" * 5000 + "]"), ("s.json", "null"), ("s.json", ""),
-        ("s.py", "import sys; sys.exit(0)"), ("s.py", "TASKS = []; TASKS.append(TASKS)"), ("s.py", "x = 1\0"), ("s.py", "TASKS = 3"),
+        ("s.yaml", BOMB),
+        ("s.yaml", "tasks: &a [*a]"),
+        ("s.yaml", "[" * 5000),
+        ("s.yaml", "tasks: !!python/object:os.system []"),
+        ("s.yaml", "{" * 50),
+        ("s.yaml", "tasks: !!int x"),
+        ("s.yaml", "? [a]\n: b"),
+        ("s.yaml", "tasks: [1]"),
+        ("s.yaml", "\0"),
+        ("s.json", "[" * 100_000),
+        ("s.json", '{"a":' * 2000),
+        ("s.json", "[" + "9" * 5000 + "]"),
+        ("s.json", "null"),
+        ("s.json", ""),
+        ("s.py", "import sys; sys.exit(0)"),
+        ("s.py", "TASKS = []; TASKS.append(TASKS)"),
+        ("s.py", "x = 1\0"),
+        ("s.py", "TASKS = 3"),
     ],
     ids=range(18),
-)  # fmt: skip
+)
 def test_what_is_no_suite(name: str, text: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=name) as caught:
@@ -41,12 +55,31 @@ def test_what_is_no_suite(name: str, text: str, tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"name": 3}, {"name": "x" * 300}, {"name": "../x"}, {"name": ["a"]}, {"task": []}, {"data": {}}, {"data": "a\0b"}, {"data": "x" * 300},
-        {"labels": 3}, {"labels": [["a"]]}, {"labels": {"a": 1}}, {"max_length": -1}, {"max_length": 2**40}, {"max_length": 1.5}, {"max_length": True},
-        {"text_key": 3}, {"stride": "x"}, {"stride": 10**30}, {"normalize": 1}, {"prompt": "\ud800"}, {"metric": []}, {"nosuch" * 5000: 1},
+        {"name": 3},
+        {"name": "x" * 300},
+        {"name": "../x"},
+        {"name": ["a"]},
+        {"task": []},
+        {"data": {}},
+        {"data": "a\0b"},
+        {"data": "x" * 300},
+        {"labels": 3},
+        {"labels": [["a"]]},
+        {"labels": {"a": 1}},
+        {"max_length": -1},
+        {"max_length": 2**40},
+        {"max_length": 1.5},
+        {"max_length": True},
+        {"text_key": 3},
+        {"stride": "x"},
+        {"stride": 10**30},
+        {"normalize": 1},
+        {"prompt": "\ud800"},
+        {"metric": []},
+        {"nosuch" * 5000: 1},
     ],
     ids=range(22),
-)  # fmt: skip
+)
 def test_a_key_that_cannot_be(changes: dict[str, Any], tmp_path: pathlib.Path) -> None:
     (tmp_path / "s.py").write_text(f"TASKS = [{GOOD | changes!r}]")
     with pytest.raises(ConfigError, match="task") as caught:

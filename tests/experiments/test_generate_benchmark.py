@@ -26,9 +26,13 @@ def side(*seconds: float, others: tuple[float, ...] = ()) -> dict[str, Any]:
 def test_rows_are_those_of_the_goals() -> None:
     rows = {row.name: row for row in workload.choose("all")}
     assert {name: row.goal for name, row in rows.items()} == {
-        "4x256-batch1": 4.0, "4x256-batch8": 4.0, "4x256-beam4": 3.0,
-        "12x768-batch1": 1.3, "12x768-batch8": 1.3, "12x768-beam4": 3.0,
-    }  # fmt: skip
+        "4x256-batch1": 4.0,
+        "4x256-batch8": 4.0,
+        "4x256-beam4": 3.0,
+        "12x768-batch1": 1.3,
+        "12x768-batch8": 1.3,
+        "12x768-beam4": 3.0,
+    }
     assert [row.name for row in workload.choose("small")] == [name for name in rows if name.startswith("4x")]
     with pytest.raises(ValueError, match="Rows:"):
         workload.choose("5x5-batch1")

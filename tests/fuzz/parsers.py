@@ -219,9 +219,19 @@ SUITE = b"""tasks:
     name: again
 """
 CHAT = {
-    "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], "max_tokens": 4, "temperature": 0.5, "top_p": 0.9,
-    "stop": ["a"], "logit_bias": {"5": 1.0}, "logprobs": True, "top_logprobs": 2, "seed": 1, "n": 2, "stream": False, "user": "u",
-}  # fmt: skip
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+    "max_tokens": 4,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "stop": ["a"],
+    "logit_bias": {"5": 1.0},
+    "logprobs": True,
+    "top_logprobs": 2,
+    "seed": 1,
+    "n": 2,
+    "stream": False,
+    "user": "u",
+}
 COMPLETION = {
     "prompt": ["a", "b"],
     "max_tokens": 4,

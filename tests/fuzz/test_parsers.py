@@ -121,8 +121,24 @@ def test_spoilt_files_for_long(parser: parsers.Parser, tmp_path: pathlib.Path) -
     print(f"{parser.name}: {tried} inputs")
 
 
-FLAGS = ("--config", "--workdir", "--config.train.num_steps", "--config.model.hidden_size", "--config.optimizer.learning_rate", "--noconfig.debug",
-         "--config.data.path", "--config", "--debug", "--help", "-", "--", "--config.", "--config.a.b", "config.train.num_steps", "--num_processes")  # fmt: skip
+FLAGS = (
+    "--config",
+    "--workdir",
+    "--config.train.num_steps",
+    "--config.model.hidden_size",
+    "--config.optimizer.learning_rate",
+    "--noconfig.debug",
+    "--config.data.path",
+    "--config",
+    "--debug",
+    "--help",
+    "-",
+    "--",
+    "--config.",
+    "--config.a.b",
+    "config.train.num_steps",
+    "--num_processes",
+)
 
 
 @settings(max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=HEALTH)

@@ -43,7 +43,12 @@ BROKEN = [
     ("bert_sequence", "architectures", '"BertModel"', "architectures is 'BertModel': expected array"),
     ("bert_sequence", "architectures", "[1]", "architectures is .1.: expected str"),
     ("bert_sequence", "id2label", '"x"', "id2label is 'x': expected object"),
-    ("bert_sequence", "id2label", '{"0": "a", "5": "b", "1": "c"}', "keys of id2label are .'0', '5', '1'., but 3 labels"),
+    (
+        "bert_sequence",
+        "id2label",
+        '{"0": "a", "5": "b", "1": "c"}',
+        "keys of id2label are .'0', '5', '1'., but 3 labels",
+    ),
     ("bert_sequence", "id2label", '{"0": "a", "00": "b", "1": "c"}', "keys of id2label"),
     ("bert_sequence", "id2label", '{"-1": "a", "x": "b", "1": "c"}', "keys of id2label"),
     ("bert_sequence", "problem_type", "3", "problem_type is 3: expected str"),
@@ -60,7 +65,12 @@ BROKEN = [
     ("bert_sequence", "hidden_size", str(3 * 2**29), "the model would have .* parameters .*hidden_size=1610612736"),
     ("bert_sequence", "vocab_size", "2147483648", "vocab_size is 2147483648: expected int <= 2147483647"),
     ("bert_sequence", "intermediate_size", "9" * 400, "intermediate_size is 9+[.]+9+: expected int"),
-    ("bert_sequence", "tie_word_embeddings", '"' + "y" * 10_000 + '"', "tie_word_embeddings is 'y+[.]+y+': expected bool"),
+    (
+        "bert_sequence",
+        "tie_word_embeddings",
+        '"' + "y" * 10_000 + '"',
+        "tie_word_embeddings is 'y+[.]+y+': expected bool",
+    ),
     ("bert_sequence", "quantization_config", "[1]", "quantization_config is .1.: expected object"),
     ("gpt2_causal", "n_inner", "-4", "n_inner is -4: expected int >= 1"),
     ("gpt2_causal", "scale_attn_weights", '"no"', "scale_attn_weights is 'no': expected bool"),
@@ -90,7 +100,7 @@ BROKEN = [
     ("pair_bert_gpt2", "decoder", "[]", "model_type of the decoder is None"),
     ("pair_bert_gpt2", "encoder.hidden_size", '"x"', "encoder: hidden_size is 'x': expected int"),
     ("pair_bert_gpt2", "decoder.bos_token_id", "{}", "decoder: bos_token_id is {}: expected int"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("golden", "key", "value", "message"), BROKEN)
@@ -106,13 +116,19 @@ def test_a_wrong_value_is_refused_by_name(
 @pytest.mark.parametrize(
     ("golden", "changes"),
     [
-        ("llama_causal", {"attention_bias": "null", "mlp_bias": "null", "rope_scaling": "null", "sliding_window": "null"}),
+        (
+            "llama_causal",
+            {"attention_bias": "null", "mlp_bias": "null", "rope_scaling": "null", "sliding_window": "null"},
+        ),
         ("gpt2_causal", {"scale_attn_weights": "null", "pad_token_id": "null"}),
         ("t5_generation", {"scale_decoder_outputs": "null", "eos_token_id": "null", "layer_norm_epsilon": "null"}),
         ("bart_generation", {"tie_word_embeddings": "null", "pad_token_id": "null", "decoder": "null"}),
-        ("bert_sequence", {"num_labels": "null", "is_decoder": "null", "problem_type": "null", "quantization_config": "null"}),
+        (
+            "bert_sequence",
+            {"num_labels": "null", "is_decoder": "null", "problem_type": "null", "quantization_config": "null"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_null_is_as_good_as_nothing(golden: str, changes: dict[str, str], tmp_path: pathlib.Path) -> None:
     """The configs of these goldens have the values that transformers takes where a file leaves the keys out."""
     before = inspect(written(tmp_path / "a", golden, {}), None).definition

@@ -52,8 +52,11 @@ def test_they_are_read_and_written_as_now(name: str, tmp_path: pathlib.Path) -> 
 def test_its_words_are_still_checked(tmp_path: pathlib.Path) -> None:
     _, directory = native("mistral_causal", tmp_path)
     for field, value, words in (
-        ("norm", "before", "layers"), ("num_layers", 10**9, "num_layers"), ("window", -4, "window"), ("gated", "yes", "gated"),
-    ):  # fmt: skip
+        ("norm", "before", "layers"),
+        ("num_layers", 10**9, "num_layers"),
+        ("window", -4, "window"),
+        ("gated", "yes", "gated"),
+    ):
         change(directory, FLAT["mistral_causal"] | {field: value})
         with pytest.raises(PretrainedError, match=words):
             lm_research.from_pretrained(directory)

@@ -50,12 +50,15 @@ TENSORS: dict[str, dict[str, Any]] = {
     "AWQ": {f"{UP}.qweight": I32, f"{UP}.qzeros": I32, f"{UP}.scales": np.float16},
     r"bitsandbytes \(8 bit\)": {f"{UP}.weight": I8, f"{UP}.SCB": F32, f"{UP}.weight_format": U8},
     r"bitsandbytes \(4 bit\)": {
-        f"{UP}.weight": U8, f"{UP}.weight.absmax": U8, f"{UP}.weight.quant_map": F32, f"{UP}.weight.quant_state.bitsandbytes__nf4": U8,
+        f"{UP}.weight": U8,
+        f"{UP}.weight.absmax": U8,
+        f"{UP}.weight.quant_map": F32,
+        f"{UP}.weight.quant_state.bitsandbytes__nf4": U8,
     },
     "HQQ": {f"{UP}.W_q": U8, f"{UP}.scale": F32, f"{UP}.zero": F32},
     "quanto": {f"{UP}.weight._data": I8, f"{UP}.weight._scale": F32},
     "uint8 without scales": {f"{UP}.weight": U8},
-}  # fmt: skip
+}
 
 
 def write(directory: pathlib.Path, config: dict[str, Any], tensors: dict[str, Any]) -> pathlib.Path:

@@ -32,8 +32,14 @@ HEAD = "lm_head.weight"
 WRITTEN: dict[str, tuple[bool, dict[str, str]]] = {
     "bert": (False, {name: name for name in ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")}),
     "roberta_bias": (True, {"lm_head.bias": "lm_head.decoder.bias"}),
-    "albert": (False, {name: name for name in ("predictions.decoder.weight", "albert.embeddings.word_embeddings.weight")}),
-    "distilbert": (False, {name: name for name in ("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight")}),
+    "albert": (
+        False,
+        {name: name for name in ("predictions.decoder.weight", "albert.embeddings.word_embeddings.weight")},
+    ),
+    "distilbert": (
+        False,
+        {name: name for name in ("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight")},
+    ),
     "electra": (False, {"generator_lm_head.weight": "generator_lm_head.weight"}),
     "gpt2": (False, {name: name for name in (HEAD, "transformer.wte.weight")}),
     "llama": (False, {name: name for name in (HEAD, "model.embed_tokens.weight")}),
@@ -41,10 +47,16 @@ WRITTEN: dict[str, tuple[bool, dict[str, str]]] = {
     "t5_decoder_alone": (True, {SHARED: DECODER}),
     "mt5_sides": (True, {ENCODER: ENCODER, DECODER: DECODER, HEAD: ENCODER}),
     "bart_output": (False, {"model." + ENCODER: "model." + SHARED, "model." + DECODER: "model." + SHARED, HEAD: HEAD}),
-    "bart_decoder": (False, {"model." + ENCODER: "model." + SHARED, "model." + DECODER: "model." + DECODER, HEAD: "model." + SHARED}),
-    "mbart_sides": (False, {"model." + ENCODER: "model." + ENCODER, "model." + DECODER: "model." + DECODER, HEAD: "model." + DECODER}),
+    "bart_decoder": (
+        False,
+        {"model." + ENCODER: "model." + SHARED, "model." + DECODER: "model." + DECODER, HEAD: "model." + SHARED},
+    ),
+    "mbart_sides": (
+        False,
+        {"model." + ENCODER: "model." + ENCODER, "model." + DECODER: "model." + DECODER, HEAD: "model." + DECODER},
+    ),
     "marian": (True, {"model." + ENCODER: "model." + ENCODER, "model." + DECODER: "model." + SHARED}),
-}  # fmt: skip
+}
 
 
 def logits(lm: Any, golden: golden_models.Golden) -> np.ndarray:

@@ -53,8 +53,18 @@ def test_a_run_from_nothing_to_its_end(cloud, capsys: pytest.CaptureFixture[str]
     made = cloud(codes=["running", "0"])
     assert tpu_vm.main(["run", *PLACE, *TRAIN]) == 0
     create = next(call for call in made["calls"] if call[3] == "create")
-    assert create == ["compute", "tpus", "queued-resources", "create", "run", "--node-id=run",
-                      "--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--project=p", "--zone=z"]  # fmt: skip
+    assert create == [
+        "compute",
+        "tpus",
+        "queued-resources",
+        "create",
+        "run",
+        "--node-id=run",
+        "--accelerator-type=v5litepod-16",
+        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--project=p",
+        "--zone=z",
+    ]
     commands = [argument for call in made["calls"] for argument in call if argument.startswith("--command=")]
     assert any("'abc123  lm_research-1-py3-none-any.whl' | sha256sum --check" in command for command in commands)
     assert any("-m lm_research.train --config=config.json --workdir=/mnt/all/run" in command for command in commands)

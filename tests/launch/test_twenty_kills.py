@@ -20,9 +20,12 @@ from lm_research.pretrained import from_pretrained
 
 KILLS = 20
 FLAGS = (
-    "--config.train.num_steps=130", "--config.checkpoint.every_steps=3", "--config.checkpoint.keep=2",
-    "--config.logging.every_steps=1", "--config.eval.every_steps=130",
-)  # fmt: skip
+    "--config.train.num_steps=130",
+    "--config.checkpoint.every_steps=3",
+    "--config.checkpoint.keep=2",
+    "--config.logging.every_steps=1",
+    "--config.eval.every_steps=130",
+)
 
 
 def lives(workdir: pathlib.Path) -> int:

@@ -46,10 +46,16 @@ def test_means() -> None:
         "answers", predictions=["cat", "red", "", "x"], references=[["cat"], ["red dog"], [], []], null=True
     )
     found = scored.score(scored.names())
-    assert found == pytest.approx({
-        "exact_match": 2 / 4, "f1": (1 + 2 / 3 + 1) / 4, "has_answer_exact_match": 1 / 2, "has_answer_f1": (1 + 2 / 3) / 2,
-        "no_answer_exact_match": 1 / 2, "no_answer_f1": 1 / 2,
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "exact_match": 2 / 4,
+            "f1": (1 + 2 / 3 + 1) / 4,
+            "has_answer_exact_match": 1 / 2,
+            "has_answer_f1": (1 + 2 / 3) / 2,
+            "no_answer_exact_match": 1 / 2,
+            "no_answer_f1": 1 / 2,
+        }
+    )
 
 
 def test_best_threshold() -> None:

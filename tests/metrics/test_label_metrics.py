@@ -168,9 +168,16 @@ def test_entities(tags: str) -> None:
 
 @pytest.mark.parametrize(
     ("names", "marked"),
-    [("O B-A I-A", True), ("O B I", True), ("B I E S", True), ("O B-A MISC", True), ("NN VB -LRB- PRP", False), ("O", False),
-     ("S V E B I", False)],
-)  # fmt: skip
+    [
+        ("O B-A I-A", True),
+        ("O B I", True),
+        ("B I E S", True),
+        ("O B-A MISC", True),
+        ("NN VB -LRB- PRP", False),
+        ("O", False),
+        ("S V E B I", False),
+    ],
+)
 def test_which_tags_mark_entities(names: str, marked: bool) -> None:
     """Parts of speech do not, though some are written with a hyphen or as single letters (the last: Italian ones)."""
     assert mark_entities(names.split()) == marked

@@ -76,12 +76,18 @@ def compare(
 
 
 PATTERNS = {
-    "pattern of an encoder": ((dict(attention_norm=False), *(dict(attention="window", window=4), {}) * 2), dict(num_layers=5)),
+    "pattern of an encoder": (
+        (dict(attention_norm=False), *(dict(attention="window", window=4), {}) * 2),
+        dict(num_layers=5),
+    ),
     "pattern of a decoder": (
-        (dict(attention="window", window=4, positions="rotary"), dict(num_experts=4, experts_per_token=2, positions="alibi")),
+        (
+            dict(attention="window", window=4, positions="rotary"),
+            dict(num_experts=4, experts_per_token=2, positions="alibi"),
+        ),
         dict(num_layers=5, causal=True, mlp_bias=False),
     ),
-}  # fmt: skip
+}
 
 
 def compare_models(pattern: tuple[dict[str, Any], ...], fields: dict[str, Any]) -> list[float]:

@@ -23,9 +23,16 @@ LORA = LoraConfig(rank=2, alpha=6.0)  # s = 3
 
 def base(family: str) -> ModelDefinition:
     model = dict(
-        family=family, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_length=16, vocab_size=64,
-        dropout_rate=0.0, attention_dropout_rate=0.0,
-    )  # fmt: skip
+        family=family,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=32,
+        max_length=16,
+        vocab_size=64,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+    )
     section = resolve({"model": model, "data": {"max_length": 16}, "tokenizer": {"vocab_size": 64}}).model
     kind = define_model(section, 64).arch.kind
     return define_model(section, 64, "classification" if kind == "encoder" else DEFAULT_HEADS[kind])

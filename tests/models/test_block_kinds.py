@@ -49,23 +49,54 @@ _NEAR, _FIRST = {}, dict(WHOLE, attention_norm=False)
 MODERN = (_FIRST, _NEAR, _NEAR, WHOLE, _NEAR, _NEAR, WHOLE)
 SAID: dict[str, Architecture] = {
     "modernbert": from_flat(
-        MODERN, **SIZES, **NO_BIAS, num_layers=7, norm="pre", norm_bias=False, embedding_norm=True, gated=True, window=4,
+        MODERN,
+        **SIZES,
+        **NO_BIAS,
+        num_layers=7,
+        norm="pre",
+        norm_bias=False,
+        embedding_norm=True,
+        gated=True,
+        window=4,
     ),
-    "gemma3": from_flat((*({},) * 5, WHOLE), **GEMMA | dict(num_layers=7, window=4, query_key_norm="head", intermediate_size=8)),
-    "gemma2": from_flat(({}, WHOLE | dict(rotary_theta=100.0)), **GEMMA, num_layers=3, window=4, score_cap=0.8, logit_cap=0.7),
+    "gemma3": from_flat(
+        (*({},) * 5, WHOLE), **GEMMA | dict(num_layers=7, window=4, query_key_norm="head", intermediate_size=8)
+    ),
+    "gemma2": from_flat(
+        ({}, WHOLE | dict(rotary_theta=100.0)), **GEMMA, num_layers=3, window=4, score_cap=0.8, logit_cap=0.7
+    ),
     "gpt_neox": from_flat(**SIZES, num_layers=2, causal=True, norm="parallel", rotary_fraction=0.5),
     "gptj": from_flat(
-        **SIZES | dict(rotary_theta=1e4), num_layers=2, causal=True, norm="parallel", shared_norm=True, rotary_fraction=0.5,
-        rotary_interleaved=True, qkv_bias=False, output_bias=False, activation="gelu_tanh",
+        **SIZES | dict(rotary_theta=1e4),
+        num_layers=2,
+        causal=True,
+        norm="parallel",
+        shared_norm=True,
+        rotary_fraction=0.5,
+        rotary_interleaved=True,
+        qkv_bias=False,
+        output_bias=False,
+        activation="gelu_tanh",
     ),
     "qwen3": from_flat(**LLAMA, **SHARED, num_layers=2, query_key_norm="head"),
-    "olmo2": from_flat(**LLAMA | dict(norm="output", norm_epsilon=1e-5), num_kv_heads=1, num_layers=2, query_key_norm="projection"),
+    "olmo2": from_flat(
+        **LLAMA | dict(norm="output", norm_epsilon=1e-5), num_kv_heads=1, num_layers=2, query_key_norm="projection"
+    ),
     "bloom": from_flat(
-        vocab_size=32, hidden_size=12, num_heads=3, intermediate_size=48, max_length=0, num_layers=2, causal=True, norm="pre",
-        positions="alibi", embedding_norm=True, activation="gelu_tanh",
+        vocab_size=32,
+        hidden_size=12,
+        num_heads=3,
+        intermediate_size=48,
+        max_length=0,
+        num_layers=2,
+        causal=True,
+        norm="pre",
+        positions="alibi",
+        embedding_norm=True,
+        activation="gelu_tanh",
     ),
     "mixtral": from_flat(**LLAMA | dict(norm_epsilon=1e-5), **SHARED, num_layers=2, num_experts=4, experts_per_token=2),
-}  # fmt: skip
+}
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -83,15 +114,19 @@ def named(name: str) -> tuple[ParamMapping, ...]:
         norms |= dict(attention_output="post_attention_layernorm", feed_forward="pre_feedforward_layernorm")
         norms |= dict(feed_forward_output="post_feedforward_layernorm")
     norms = {
-        "modernbert": dict(attention="attn_norm", feed_forward="mlp_norm"), "gptj": dict(attention="ln_1"),
+        "modernbert": dict(attention="attn_norm", feed_forward="mlp_norm"),
+        "gptj": dict(attention="ln_1"),
         "olmo2": dict(attention="post_attention_layernorm", feed_forward="post_feedforward_layernorm"),
-    }.get(name, norms)  # fmt: skip
+    }.get(name, norms)
     last = {"modernbert": "final_norm", "gpt_neox": "final_layer_norm", "gptj": "ln_f", "bloom": "ln_f"}.get(
         name, "norm"
     )
     tokens = {
-        "modernbert": "embeddings.tok_embeddings", "gpt_neox": "embed_in", "gptj": "wte", "bloom": "word_embeddings",
-    }.get(name, "embed_tokens")  # fmt: skip
+        "modernbert": "embeddings.tok_embeddings",
+        "gpt_neox": "embed_in",
+        "gptj": "wte",
+        "bloom": "word_embeddings",
+    }.get(name, "embed_tokens")
     projections = {
         "gptj": (*PROJECTIONS[:3], "out_proj"),
         "modernbert": ("q", "k", "v", "Wo"),

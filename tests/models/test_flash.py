@@ -115,9 +115,15 @@ def test_blocks_that_see_nothing_of_each_other_are_not_visited(axis: str) -> Non
 def test_models_are_the_same_with_it(family: str) -> None:
     """With dropout, whose bits are the same; in T5 only the attention to the encoder is without relative positions."""
     section = ModelConfig(
-        family=family, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_length=16,
-        attention_dropout_rate=0.2, dropout_rate=0.1,
-    )  # fmt: skip
+        family=family,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=32,
+        max_length=16,
+        attention_dropout_rate=0.2,
+        dropout_rate=0.1,
+    )
     names = ("plain", "flash")
     definitions = [define_model(dataclasses.replace(section, attention=name), tiny.VOCAB) for name in names]
     params = tiny.random_params(definitions[0])

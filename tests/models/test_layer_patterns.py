@@ -66,10 +66,12 @@ def test_layers_are_run_in_as_few_traced_ones_as_repetitions_allow(
         ((WINDOW, WINDOW, WHOLE), {"": (0, 1, 2, 3, 4)}),
         ((FIRST, *(WHOLE,) * 4), {"no_attention_norm": (0,), "attention_norm": (1, 2, 3, 4)}),
         ((WHOLE, EXPERTS), {"no_experts": (0, 2, 4), "experts_4": (1, 3)}),
-        ((WHOLE, dict(head_size=16), dict(attention="none")), {"full_head_size_8": (0, 3), "full_head_size_16": (1, 4),
-                                                             "no_attention_head_size_8": (2,)}),
+        (
+            (WHOLE, dict(head_size=16), dict(attention="none")),
+            {"full_head_size_8": (0, 3), "full_head_size_16": (1, 4), "no_attention_head_size_8": (2,)},
+        ),
     ],
-)  # fmt: skip
+)
 def test_parameters_are_stacked_as_far_as_they_are_the_same(pattern: tuple, expected: dict) -> None:
     arch = said(*pattern, num_layers=5, causal=True)
     assert {stack.name: stack.layers for stack in stacks(arch)} == expected
@@ -145,14 +147,17 @@ SIGHTS = {
     "window": (dict(causal=True), WINDOW, (DISTANCE >= 0) & (DISTANCE < 4)),
     "window to both sides": (dict(), WINDOW, np.abs(DISTANCE) <= 2),
     "odd window to both sides": (dict(), dict(WINDOW, window=3), np.abs(DISTANCE) <= 1),
-    "chunks": (dict(causal=True), dict(attention="chunked", window=3),
-               (DISTANCE >= 0) & (PLACES[:, None] // 3 == PLACES // 3)),
+    "chunks": (
+        dict(causal=True),
+        dict(attention="chunked", window=3),
+        (DISTANCE >= 0) & (PLACES[:, None] // 3 == PLACES // 3),
+    ),
     "none": (dict(causal=True), dict(attention="none"), DISTANCE == 0),
     "experts": (dict(causal=True), dict(EXPERTS, mlp_bias=False), DISTANCE >= 0),
     "alibi": (dict(causal=True), dict(positions="alibi"), DISTANCE >= 0),
     "alibi to both sides": (dict(), dict(positions="alibi"), DISTANCE > -99),
     "caps": (dict(causal=True), dict(score_cap=1.0), DISTANCE >= 0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SIGHTS)

@@ -41,9 +41,12 @@ def moves(settings: Config) -> tuple[float, float]:
     optimizer = make_optimizer(settings.optimizer)
     tokens_BL = np.random.default_rng(0).integers(5, tiny.VOCAB, (8, 16)).astype(np.int32)
     batch = {
-        "tokens_BL": tokens_BL, "segments_BL": np.ones_like(tokens_BL), "targets_BL": np.roll(tokens_BL, -1, 1),
-        "positions_BL": np.tile(np.arange(16, dtype=np.int32), (8, 1)), "weights_BL": np.ones(tokens_BL.shape, np.float32),
-    }  # fmt: skip
+        "tokens_BL": tokens_BL,
+        "segments_BL": np.ones_like(tokens_BL),
+        "targets_BL": np.roll(tokens_BL, -1, 1),
+        "positions_BL": np.tile(np.arange(16, dtype=np.int32), (8, 1)),
+        "weights_BL": np.ones(tokens_BL.shape, np.float32),
+    }
 
     @tiny.jit
     def look(params: dict) -> tuple[jax.Array, jax.Array]:
@@ -98,10 +101,12 @@ def test_scales_are_those_of_the_table(family: str) -> None:
 
 
 def test_layer_decay_comes_on_top() -> None:
-    settings = resolve({
-        "model": {"family": "gpt2", "num_layers": 2, "hidden_size": 32, "num_heads": 2, "mup_base_width": 16},
-        "optimizer": {"layer_decay": 0.1},
-    })  # fmt: skip
+    settings = resolve(
+        {
+            "model": {"family": "gpt2", "num_layers": 2, "hidden_size": 32, "num_heads": 2, "mup_base_width": 16},
+            "optimizer": {"layer_decay": 0.1},
+        }
+    )
     rates = make_groups(settings, define_model(settings.model, 64).shapes).rates
     assert rates["decoder/layers/feed_forward/up/kernel"].reshape(-1) == pytest.approx([0.005, 0.05])
     assert rates["decoder/embeddings/tokens"] == pytest.approx(0.001)

@@ -36,14 +36,21 @@ def setting(name: str, family: str = "", /, **sections: Any) -> Config:
     """Two layers of width 16 on rows of 16 tokens, without dropout; sections change it as in `config.replace`."""
     base: dict[str, Any] = {
         "model": dict(
-            family=family or FAMILY[name], hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32,
-            max_length=64, vocab_size=VOCAB, dropout_rate=0.0, attention_dropout_rate=0.0,
+            family=family or FAMILY[name],
+            hidden_size=16,
+            num_layers=2,
+            num_heads=2,
+            intermediate_size=32,
+            max_length=64,
+            vocab_size=VOCAB,
+            dropout_rate=0.0,
+            attention_dropout_rate=0.0,
         ),
         "objective": {"name": name},
         "data": {"max_length": 16},
         "tokenizer": {"vocab_size": VOCAB},
         "train": {"batch_size": 8},
-    }  # fmt: skip
+    }
     for section, changes in sections.items():
         base[section] = {**base.get(section, {}), **changes} if isinstance(changes, dict) else changes
     return config_lib.resolve(base)

@@ -94,8 +94,11 @@ def test_words_are_masked_whole(share: float) -> None:
     starts_word = starting(share)
     batch = mask("whole_word", starts_word)
     chosen_BL = chosen(batch)
-    words = find_words(batch["before_BL"], np.ones((1, L), bool) & (np.arange(L) > 0) & (np.arange(L) < L - 1)
-                       & np.ones((ROWS, 1), bool), starts_word)  # fmt: skip
+    words = find_words(
+        batch["before_BL"],
+        np.ones((1, L), bool) & (np.arange(L) > 0) & (np.arange(L) < L - 1) & np.ones((ROWS, 1), bool),
+        starts_word,
+    )
     long = 0
     for b in range(ROWS):
         for word in range(int(words.number_BL[b].max()) + 1):

@@ -22,9 +22,18 @@ QUICK = {
     "bert+lora": ["fsdp+tensor"],
 }
 ALL = [
-    "dp", "dp zero1", "dp+context", "dp+tensor", "fsdp", "fsdp+context", "fsdp+tensor", "fsdp+context+tensor", "shard_map",
-    "fsdp data=2 context=2 tensor=2", "fsdp tensor=2 rules:vocab=fsdp+tensor,embed=none,mlp=fsdp",
-]  # fmt: skip
+    "dp",
+    "dp zero1",
+    "dp+context",
+    "dp+tensor",
+    "fsdp",
+    "fsdp+context",
+    "fsdp+tensor",
+    "fsdp+context+tensor",
+    "shard_map",
+    "fsdp data=2 context=2 tensor=2",
+    "fsdp tensor=2 rules:vocab=fsdp+tensor,embed=none,mlp=fsdp",
+]
 STACK = {"bert": "encoder", "gpt2": "decoder", "t5": "decoder"}
 LONG = dict.fromkeys(STACK, ALL) | {name: meshes for name, meshes in QUICK.items() if name not in STACK}
 ZERO1 = "dp data=4 tensor=2 zero1"

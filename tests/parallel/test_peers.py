@@ -32,9 +32,13 @@ def start(workdir: pathlib.Path, count: int) -> list[subprocess.Popen[str]]:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     settings = os.environ | {
-        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count),
-        "LM_RESEARCH_HEARTBEAT_SECONDS": "5", "TF_CPP_MIN_LOG_LEVEL": "3",
-    }  # fmt: skip
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+        "LM_RESEARCH_HEARTBEAT_SECONDS": "5",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
     started = [
         subprocess.Popen(
             [sys.executable, "-c", RUN, str(workdir)],

@@ -76,9 +76,12 @@ def test_half_a_place_is_refused(monkeypatch: pytest.MonkeyPatch, changed: dict[
 def test_slurm_is_found_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """What srun gives the sixth task of eight on four nodes; jax derives the port from the job's number."""
     step = {
-        "SLURM_JOB_ID": "71", "SLURM_STEP_NODELIST": "gpu[003-004,007-008]", "SLURM_NTASKS": "8", "SLURM_PROCID": "5",
+        "SLURM_JOB_ID": "71",
+        "SLURM_STEP_NODELIST": "gpu[003-004,007-008]",
+        "SLURM_NTASKS": "8",
+        "SLURM_PROCID": "5",
         "SLURM_LOCALID": "1",
-    }  # fmt: skip
+    }
     for name, value in step.items():
         monkeypatch.setenv(name, value)
     place = processes.find_place()

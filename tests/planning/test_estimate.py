@@ -21,10 +21,13 @@ def gpt3_175b(**mesh: object) -> Config:
     model = FAMILIES["gpt3"].sizes["175b"] | dict(family="gpt3", vocab_size=50304, dtype="bfloat16", remat="full")
     return resolve(
         dict(
-            model=model, objective={"name": "causal_lm"}, data={"max_length": 2048}, mesh=dict(preset="fsdp", **mesh),
+            model=model,
+            objective={"name": "causal_lm"},
+            data={"max_length": 2048},
+            mesh=dict(preset="fsdp", **mesh),
             train=dict(batch_size=1536, num_steps=95_367),
         )
-    )  # fmt: skip
+    )
 
 
 def test_gpt3_175b_on_4096_chips() -> None:

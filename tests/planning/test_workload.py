@@ -71,9 +71,11 @@ def test_a_causal_block_keeps_what_the_arithmetic_says() -> None:
 
 def test_a_remat_policy_that_recomputes_more_keeps_less() -> None:
     kept = {
-        remat: activation_bytes(tiny.config("bert", model=dict(remat=remat, num_layers=4), objective={"next_sentence": False}))
+        remat: activation_bytes(
+            tiny.config("bert", model=dict(remat=remat, num_layers=4), objective={"next_sentence": False})
+        )
         for remat in ("none", "dots", "full")
-    }  # fmt: skip
+    }
     assert kept["none"] > kept["dots"] > kept["full"] > 0
 
 
@@ -84,9 +86,14 @@ def test_16_bits_of_a_gpt_layer_are_near_the_papers_formula() -> None:
     """
     length, width, heads = 128, 256, 4
     model = dict(
-        hidden_size=width, num_heads=heads, intermediate_size=4 * width, dtype="bfloat16", max_length=length,
-        dropout_rate=0.1, attention_dropout_rate=0.1,
-    )  # fmt: skip
+        hidden_size=width,
+        num_heads=heads,
+        intermediate_size=4 * width,
+        dtype="bfloat16",
+        max_length=length,
+        dropout_rate=0.1,
+        attention_dropout_rate=0.1,
+    )
     config = tiny.config("gpt2", model=model, data={"max_length": length})
     layer = activation_bytes(replace(config, model={"num_layers": 4})) - activation_bytes(config)
     assert 1.0 < layer / 2 / (length * width * (34 + 5 * heads * length / width)) < 2.0

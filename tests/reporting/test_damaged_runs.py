@@ -18,20 +18,49 @@ HUGE = "1" + "0" * 400
 DAMAGED = {
     "config.json": ["", "[]", DEEP, "\0", '{"train": {"num_steps": ' + "9" * 5000 + "}}"],
     "metrics.jsonl": [
-        "", DEEP, "[]\n", '{"step": "1"}\n', '{"step": 1.5}\n', '{"step": -1}\n', '{"step": ' + HUGE + "}\n", '{"step": 1, "loss_nats": "x"}\n',
-        '{"step": 1, "loss_nats": [1]}\n', '{"step": 1, "loss_nats": ' + HUGE + "}\n", '{"step": true}\n', "\udcff",
+        "",
+        DEEP,
+        "[]\n",
+        '{"step": "1"}\n',
+        '{"step": 1.5}\n',
+        '{"step": -1}\n',
+        '{"step": ' + HUGE + "}\n",
+        '{"step": 1, "loss_nats": "x"}\n',
+        '{"step": 1, "loss_nats": [1]}\n',
+        '{"step": 1, "loss_nats": ' + HUGE + "}\n",
+        '{"step": true}\n',
+        "\udcff",
     ],
     "summary.json": [
-        "", DEEP, "[]", '{"status": 3}', '{"status": "finished", "step": "4"}', '{"status": "finished", "step": ' + HUGE + "}",
-        '{"status": "finished", "step": 25, "digests": ["a"]}', '{"status": "finished", "step": 25, "digests": {"a": 1}, "test": 3}',
+        "",
+        DEEP,
+        "[]",
+        '{"status": 3}',
+        '{"status": "finished", "step": "4"}',
+        '{"status": "finished", "step": ' + HUGE + "}",
+        '{"status": "finished", "step": 25, "digests": ["a"]}',
+        '{"status": "finished", "step": 25, "digests": {"a": 1}, "test": 3}',
     ],
-    "environment.json": ["", DEEP, "{}", "[3]", '[{"parameters": ' + HUGE + ', "command": 3}]', '[{"parameters": -5, "versions": []}]'],
+    "environment.json": [
+        "",
+        DEEP,
+        "{}",
+        "[3]",
+        '[{"parameters": ' + HUGE + ', "command": 3}]',
+        '[{"parameters": -5, "versions": []}]',
+    ],
     "time.json": [
-        "", DEEP, "{}", "[[]]", "[{}]", '[{"begin": 0, "first": 0, "end": 9, "last": 1, "seconds": {"steps": NaN}}]',
-        '[{"begin": 0, "first": 0, "end": 9, "last": 1, "seconds": {"eval": 1}}]', '[{"begin": "x", "first": 0, "end": 9, "last": 1, "seconds": {}}]',
+        "",
+        DEEP,
+        "{}",
+        "[[]]",
+        "[{}]",
+        '[{"begin": 0, "first": 0, "end": 9, "last": 1, "seconds": {"steps": NaN}}]',
+        '[{"begin": 0, "first": 0, "end": 9, "last": 1, "seconds": {"eval": 1}}]',
+        '[{"begin": "x", "first": 0, "end": 9, "last": 1, "seconds": {}}]',
     ],
     "log.txt": ["held-out", "2026-01-31 12:00:00 held-out after step " + "9" * 5000 + ":\n"],
-}  # fmt: skip
+}
 CASES = [(name, text) for name, texts in DAMAGED.items() for text in texts]
 
 
@@ -71,10 +100,19 @@ TRIAL = {"number": 0, "params": {"seed": 1}, "value": 1.0, "state": "complete", 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"number": "0"}, {"number": 10**30}, {"number": -1}, {"params": []}, {"params": {"seed": [1]}}, {"params": {"seed": 10**30}},
-        {"value": "1"}, {"value": 10**400}, {"state": 3}, {"run": 3}, {"state": None},
+        {"number": "0"},
+        {"number": 10**30},
+        {"number": -1},
+        {"params": []},
+        {"params": {"seed": [1]}},
+        {"params": {"seed": 10**30}},
+        {"value": "1"},
+        {"value": 10**400},
+        {"state": 3},
+        {"run": 3},
+        {"state": None},
     ],
-)  # fmt: skip
+)
 def test_a_damaged_study(changes: dict[str, Any], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = write_study(tmp_path / "study", [TRIAL | changes])
     assert report.main([str(study)]) == 2

@@ -62,11 +62,19 @@ def look(folder: Path, width: int, *flags: str) -> list[str]:
     (folder / "around.html").write_text(AROUND.format(width=width))
     done = subprocess.run(
         [
-            str(BROWSER), *FLAGS, *flags, f"--window-size={max(width, 500)},2000",  # the least that a window may be
-            f"--screenshot={folder}/{width}.png", "--dump-dom", f"file://{folder}/around.html",
+            str(BROWSER),
+            *FLAGS,
+            *flags,
+            f"--window-size={max(width, 500)},2000",  # the least that a window may be
+            f"--screenshot={folder}/{width}.png",
+            "--dump-dom",
+            f"file://{folder}/around.html",
         ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     (said,) = re.findall(r"<output>(.*?)</output>", done.stdout)
     return said.split("|")
 

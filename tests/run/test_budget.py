@@ -32,10 +32,15 @@ def config_of(text: str, **sections: Any) -> Config:
 @pytest.mark.parametrize(
     ("text", "amount", "unit"),
     [
-        ("90s", 90, "seconds"), ("30min", 1800, "seconds"), ("2h", 7200, "seconds"), (" 1.5 H ", 5400, "seconds"),
-        ("1e18flops", 1e18, "flops"), ("3E+2FLOPs", 300, "flops"), ("2e9tokens", 2e9, "tokens"),
+        ("90s", 90, "seconds"),
+        ("30min", 1800, "seconds"),
+        ("2h", 7200, "seconds"),
+        (" 1.5 H ", 5400, "seconds"),
+        ("1e18flops", 1e18, "flops"),
+        ("3E+2FLOPs", 300, "flops"),
+        ("2e9tokens", 2e9, "tokens"),
     ],
-)  # fmt: skip
+)
 def test_amounts(text: str, amount: float, unit: str) -> None:
     assert config_lib.budget(config_of(text)) == Budget(amount, unit)
 

@@ -47,9 +47,14 @@ def test_beams_are_those_of_generate(running: Running) -> None:
     body = {"prompt": ["abc", "q"], "max_tokens": 7, "num_beams": 3, "n": 2, "length_penalty": 0.5, "logprobs": 0}
     answer = running.post("/v1/completions", body).json()
     output = LM.generate(
-        prompts=["abc", "q"], max_new_tokens=7, num_beams=3, num_return_sequences=2, length_penalty=0.5,
-        output_logprobs=True, return_dict_in_generate=True,
-    )  # fmt: skip
+        prompts=["abc", "q"],
+        max_new_tokens=7,
+        num_beams=3,
+        num_return_sequences=2,
+        length_penalty=0.5,
+        output_logprobs=True,
+        return_dict_in_generate=True,
+    )
     assert [choice["text"] for choice in answer["choices"]] == output.texts
     assert len(set(output.texts)) == 4
     for choice, tokens, logprobs in zip(answer["choices"], output.new_tokens, output.logprobs, strict=True):
@@ -61,16 +66,29 @@ def test_beams_are_those_of_generate(running: Running) -> None:
 @pytest.mark.parametrize(
     ("fields", "options"),
     [
-        ({"temperature": 0, "no_repeat_ngram_size": 1, "bad_words_ids": [[167], [98, 99]]},
-         {"no_repeat_ngram_size": 1, "bad_words_ids": [[167], [98, 99]]}),
-        ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.8, "n": 4},
-         {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.8, "num_return_sequences": 4}),
+        (
+            {"temperature": 0, "no_repeat_ngram_size": 1, "bad_words_ids": [[167], [98, 99]]},
+            {"no_repeat_ngram_size": 1, "bad_words_ids": [[167], [98, 99]]},
+        ),
+        (
+            {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.8, "n": 4},
+            {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.8, "num_return_sequences": 4},
+        ),
         ({"num_beams": 4, "force_words_ids": [[120, 121]]}, {"num_beams": 4, "force_words_ids": [[120, 121]]}),
-        ({"num_beams": 2, "temperature": 0.8, "seed": 3, "min_p": 0.001, "logit_bias": {"65": 3, "66": 3}},
-         {"num_beams": 2, "temperature": 0.8, "seed": 3, "min_p": 0.001, "sequence_bias": {(65,): 3.0, (66,): 3.0},
-          "do_sample": True, "top_k": 0}),
+        (
+            {"num_beams": 2, "temperature": 0.8, "seed": 3, "min_p": 0.001, "logit_bias": {"65": 3, "66": 3}},
+            {
+                "num_beams": 2,
+                "temperature": 0.8,
+                "seed": 3,
+                "min_p": 0.001,
+                "sequence_bias": {(65,): 3.0, (66,): 3.0},
+                "do_sample": True,
+                "top_k": 0,
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_ways_too(running: Running, fields: dict[str, Any], options: dict[str, Any]) -> None:
     answer = running.post("/v1/completions", {"prompt": "ab", "max_tokens": 6, **fields})
     assert answer.status_code == 200, answer.text

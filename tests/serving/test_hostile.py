@@ -137,23 +137,68 @@ def test_what_is_missing_or_unknown_is_named() -> None:
 
 # As of OpenAI's API reference, its version 2.3.0, and what vLLM's and other clients add without asking for anything.
 HARMLESS = {
-    "user": "me", "metadata": {"run": "1"}, "store": True, "service_tier": "auto", "safety_identifier": "x",
-    "prompt_cache_key": "x", "reasoning_effort": "low", "verbosity": "low", "parallel_tool_calls": True,
-    "prediction": {"type": "content", "content": "x"}, "prompt_cache_options": {"mode": "implicit"},
-}  # fmt: skip
+    "user": "me",
+    "metadata": {"run": "1"},
+    "store": True,
+    "service_tier": "auto",
+    "safety_identifier": "x",
+    "prompt_cache_key": "x",
+    "reasoning_effort": "low",
+    "verbosity": "low",
+    "parallel_tool_calls": True,
+    "prediction": {"type": "content", "content": "x"},
+    "prompt_cache_options": {"mode": "implicit"},
+}
 NULLS = dict.fromkeys(
     (
-        "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
-        "max_tokens", "metadata", "modalities", "n", "parallel_tool_calls", "presence_penalty", "reasoning_effort",
-        "response_format", "seed", "service_tier", "stop", "store", "stream", "stream_options", "temperature",
-        "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options", "best_of", "echo",
-        "suffix", "dimensions", "encoding_format",
+        "audio",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "metadata",
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "service_tier",
+        "stop",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+        "web_search_options",
+        "best_of",
+        "echo",
+        "suffix",
+        "dimensions",
+        "encoding_format",
     )
-)  # fmt: skip
+)
 IDLE = {
-    "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "modalities": ["text"],
-    "bad_words": [], "media_io_kwargs": {}, "ignore_eos": False, "skip_special_tokens": True, "add_generation_prompt": True, "chat_template_kwargs": {},
-}  # fmt: skip
+    "tools": [],
+    "tool_choice": "auto",
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
+    "bad_words": [],
+    "media_io_kwargs": {},
+    "ignore_eos": False,
+    "skip_special_tokens": True,
+    "add_generation_prompt": True,
+    "chat_template_kwargs": {},
+}
 
 
 @pytest.mark.parametrize("path", ASKED)
@@ -182,10 +227,21 @@ def test_all_tokens_but_one_are_banned(running: Running) -> None:
 
 
 BODIES = [
-    b"[" * 100_000, b'{"a":' * 50_000, b'{"prompt": ' + b"[" * 150 + b"]" * 150 + b"}", b"", b"\xff\xfe", b"nul",
-    b'{"x": 1e400}', b'{"x": NaN}', b'{"x": [{"y": -Infinity}]}', b'{"x": ' + b"9" * 5000 + b"}", b'{"x": "\\udcff"}',
-    b'{"\\ud800": 1}', b'{"x": 1, "x": 2}', b'{"x": {"y": 1, "y": 1}}',
-]  # fmt: skip
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b'{"prompt": ' + b"[" * 150 + b"]" * 150 + b"}",
+    b"",
+    b"\xff\xfe",
+    b"nul",
+    b'{"x": 1e400}',
+    b'{"x": NaN}',
+    b'{"x": [{"y": -Infinity}]}',
+    b'{"x": ' + b"9" * 5000 + b"}",
+    b'{"x": "\\udcff"}',
+    b'{"\\ud800": 1}',
+    b'{"x": 1, "x": 2}',
+    b'{"x": {"y": 1, "y": 1}}',
+]
 
 
 @pytest.mark.parametrize("path", ASKED)
@@ -476,11 +532,20 @@ def test_browsers_are_told_what_the_page_may_do() -> None:
 @pytest.mark.parametrize(
     "flag",
     [
-        "max_seconds=nan", "max_seconds=inf", "max_seconds=1e400", "max_seconds=0", "drain_seconds=nan",
-        "read_seconds=-inf", "slots=1000000000", "length=99999999999", "max_body_bytes=0", "max_connections=0",
-        "host=999.0.0.1", "host=a\0b",
+        "max_seconds=nan",
+        "max_seconds=inf",
+        "max_seconds=1e400",
+        "max_seconds=0",
+        "drain_seconds=nan",
+        "read_seconds=-inf",
+        "slots=1000000000",
+        "length=99999999999",
+        "max_body_bytes=0",
+        "max_connections=0",
+        "host=999.0.0.1",
+        "host=a\0b",
     ],
-)  # fmt: skip
+)
 def test_flags_without_sense_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     token = ["--token_file", __file__] if flag.startswith("host") else []
     assert serve.main(["--model=/nowhere", f"--{flag}", *token]) == 2

@@ -28,9 +28,15 @@ from lm_research.serving import app
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
 TEMPLATE = b'{"chat_template": "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"}'
 
 
@@ -109,8 +115,9 @@ def look(
     window = f"--window-size={max(width, 500)},900"  # the least that a window may be
     browser = subprocess.Popen(
         [str(BROWSER), *FLAGS, *flags, f"--user-data-dir={tmp_path}/profile", window, f"{running.url}/around"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         values = told.get(timeout=90)
     finally:

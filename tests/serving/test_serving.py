@@ -38,10 +38,14 @@ def running() -> Iterator[Running]:
 def test_32_clients_get_their_own_answers(running: Running) -> None:
     """What `generate` says to each prompt, with greedy and drawn, short and long ones side by side."""
     orders = [
-        {"prompt": "abcdefgh"[: 1 + number % 8] + str(number), "max_tokens": 3 + number % 9, "temperature": number % 2,
-         "seed": number}
+        {
+            "prompt": "abcdefgh"[: 1 + number % 8] + str(number),
+            "max_tokens": 3 + number % 9,
+            "temperature": number % 2,
+            "seed": number,
+        }
         for number in range(32)
-    ]  # fmt: skip
+    ]
 
     expected: dict[str, str] = {}
     for drawn in (0, 1):
@@ -229,7 +233,7 @@ MISTAKES: dict[str, tuple[str, Any, int, str]] = {
     "top_k of none": ("completions", {"prompt": "a", "max_tokens": 2, "top_k": -1}, 200, ""),
     "top_k": ("completions", {"prompt": "a", "top_k": -2}, 400, "top_k=-2"),
     "task": ("predict", {"task": "fill-mask", "inputs": "a"}, 400, "no task 'fill-mask'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MISTAKES)

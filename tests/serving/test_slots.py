@@ -33,11 +33,17 @@ WAYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"min_p": 0.3}, {"min_p": 0.3}),
     ({"typical_p": 0.4, "epsilon_cutoff": 0.002}, {"typical_p": 0.4, "epsilon_cutoff": 0.002}),
     ({"top_p": 0.3}, {"top_p": 0.3}),
-    ({"logit_bias": {"65": 6, "66": 5.5}, "presence_penalty": 3, "frequency_penalty": 1, "repetition_penalty": 1.5},
-     {"sequence_bias": {(65,): 6.0, (66,): 5.5}, "presence_penalty": 3.0, "frequency_penalty": 1.0,
-      "repetition_penalty": 1.5}),
+    (
+        {"logit_bias": {"65": 6, "66": 5.5}, "presence_penalty": 3, "frequency_penalty": 1, "repetition_penalty": 1.5},
+        {
+            "sequence_bias": {(65,): 6.0, (66,): 5.5},
+            "presence_penalty": 3.0,
+            "frequency_penalty": 1.0,
+            "repetition_penalty": 1.5,
+        },
+    ),
     ({}, {}),
-]  # fmt: skip
+]
 
 
 def test_rows_side_by_side_are_those_of_generate(running: Running) -> None:

@@ -20,7 +20,10 @@ NAN, INF = float("nan"), float("inf")
     ("values", "said"),
     [
         # 300 x 300 x 100 = 9,000,000
-        ({"space": {RATE: Choice(*range(300)), SEED: Choice(*range(300)), "train.batch_size": Choice(*range(100))}}, "9,000,000 trials"),
+        (
+            {"space": {RATE: Choice(*range(300)), SEED: Choice(*range(300)), "train.batch_size": Choice(*range(100))}},
+            "9,000,000 trials",
+        ),
         ({"space": {RATE: Uniform(0.1, 0.2)}, "method": "random", "num_trials": 10**9}, "1,000,000,000 trials"),
         ({"space": {RATE: Uniform(0.1, 0.2)}, "method": "random", "num_trials": 1.5}, "num_trials"),
         ({"space": {RATE: Uniform(0.1, 0.2)}, "method": "random", "num_trials": -1}, "num_trials"),
@@ -28,7 +31,10 @@ NAN, INF = float("nan"), float("inf")
         ({"space": {RATE: Uniform(0.1, INF)}, "method": "random", "num_trials": 1}, "finite"),
         ({"space": {RATE: Uniform("a", 1)}, "method": "random", "num_trials": 1}, "finite"),
         ({"space": {RATE: Uniform(-1.0, -0.5)}, "method": "random", "num_trials": 1}, "cannot be"),
-        ({"space": {"train.batch_size": Uniform(1, 10**12, integer=True)}, "method": "random", "num_trials": 1}, "cannot be"),
+        (
+            {"space": {"train.batch_size": Uniform(1, 10**12, integer=True)}, "method": "random", "num_trials": 1},
+            "cannot be",
+        ),
         ({"space": {RATE: Choice(0.1, NAN)}}, "finite"),
         ({"space": {RATE: Choice(10**400)}}, "finite"),
         ({"space": {RATE: Choice([0.1])}}, "finite"),
@@ -45,7 +51,7 @@ NAN, INF = float("nan"), float("inf")
         ({"space": {3: Choice(1)}}, "config.3"),
         ({"method": "list", "points": (1, 2)}, "points"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_swept(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Sweep(**{"config": "configs/quickstart.py", **values})

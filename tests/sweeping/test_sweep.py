@@ -18,8 +18,13 @@ def test_a_grid_is_every_combination_the_last_key_fastest() -> None:
     sweep = Sweep("configs/quickstart.py", {RATE: Choice(1e-3, 1e-2), "model.num_layers": Choice(1, 2, 3)})
     assert sweep.num_trials == 6
     assert [tuple(sweep.planned(number).values()) for number in range(6)] == [
-        (1e-3, 1), (1e-3, 2), (1e-3, 3), (1e-2, 1), (1e-2, 2), (1e-2, 3),
-    ]  # fmt: skip
+        (1e-3, 1),
+        (1e-3, 2),
+        (1e-3, 3),
+        (1e-2, 1),
+        (1e-2, 2),
+        (1e-2, 3),
+    ]
 
 
 def test_random_values_follow_from_seed_and_number_and_cover_their_range() -> None:
@@ -50,9 +55,11 @@ def test_a_sweep_without_points_has_the_digest_it_had_before_there_were_any() ->
 def test_flags_are_those_of_the_verb() -> None:
     sweep = Sweep("configs/quickstart.py:gpt", {RATE: Choice(0.5)}, fixed={"model.scan_layers": True}, rungs=(5, 20))
     assert sweep.flags({RATE: 0.5}) == [
-        "--config=configs/quickstart.py:gpt", "--config.model.scan_layers=true", "--config.optimizer.learning_rate=0.5",
+        "--config=configs/quickstart.py:gpt",
+        "--config.model.scan_layers=true",
+        "--config.optimizer.learning_rate=0.5",
         "--config.train.num_steps=20",
-    ]  # fmt: skip
+    ]
 
 
 def test_equal_configs_have_equal_digests() -> None:
@@ -134,6 +141,9 @@ def test_what_is_fixed_for_one_variant_is_left_out_of_the_trials_of_others() -> 
     sweep = Sweep("configs/quickstart.py", {"optimizer.name": Choice("muon", "lion")}, fixed=fixed)
     assert sweep.values({"optimizer.name": "muon"}) == fixed | {"optimizer.name": "muon"}
     assert sweep.flags({"optimizer.name": "lion"}) == [
-        "--config=configs/quickstart.py", "--config.optimizer.weight_decay=0.0", '--config.data.mixture={"a": {"source": "x"}}',
-        "--config.train.budget=", "--config.optimizer.name=lion",
-    ]  # fmt: skip
+        "--config=configs/quickstart.py",
+        "--config.optimizer.weight_decay=0.0",
+        '--config.data.mixture={"a": {"source": "x"}}',
+        "--config.train.budget=",
+        "--config.optimizer.name=lion",
+    ]

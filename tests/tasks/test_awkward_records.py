@@ -26,28 +26,47 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 # Task and what kind of it -> two records and its settings.
 GOOD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "classification pair": (
-        {"text": "a", "b": "c", "label": "x", "g": "1", "c": 0.5}, {"text": "a", "b": "c", "label": "y", "g": "1", "c": 1},
+        {"text": "a", "b": "c", "label": "x", "g": "1", "c": 0.5},
+        {"text": "a", "b": "c", "label": "y", "g": "1", "c": 1},
         {"pair_key": "b", "together_key": "g", "credit_key": "c"},
     ),
     "classification labels": ({"text": "a", "label": ["x"]}, {"text": "a", "label": []}, {"target": "labels"}),
     "classification value": ({"text": "a", "label": 1.0}, {"text": "a", "label": 2}, {"target": "value"}),
     "tagging": ({"w": ["a"], "t": ["O"]}, {"w": ["a", "b"], "t": ["O", "B-X"]}, {"text_key": "w", "label_key": "t"}),
     "question_answering": (
-        ANSWER, ANSWER | {"id": "2"}, {"text_key": "context", "pair_key": "question", "label_key": "answers", "stride": 2},
+        ANSWER,
+        ANSWER | {"id": "2"},
+        {"text_key": "context", "pair_key": "question", "label_key": "answers", "stride": 2},
     ),
-    "multiple_choice": ({"text": "a", "choices": ["b", "c"], "label": 0}, {"text": "a", "choices": ["b", "c"], "label": 1}, {}),
+    "multiple_choice": (
+        {"text": "a", "choices": ["b", "c"], "label": 0},
+        {"text": "a", "choices": ["b", "c"], "label": 1},
+        {},
+    ),
     "multiple_choice fields": (
-        {"text": "a", "x": "b", "y": "c", "label": 0}, {"text": "a", "x": "b", "y": "c", "label": 1}, {"choices_key": "x,y"},
+        {"text": "a", "x": "b", "y": "c", "label": 0},
+        {"text": "a", "x": "b", "y": "c", "label": 1},
+        {"choices_key": "x,y"},
     ),
-    "embedding": ({"text": "a", "b": "c", "n": "d"}, {"text": "b", "b": "c d", "n": "d"}, {"pair_key": "b", "negative_key": "n"}),
-    "embedding value": ({"text": "a", "b": "c", "label": 0.5}, {"text": "b", "b": "c", "label": 1}, {"pair_key": "b", "target": "value"}),
+    "embedding": (
+        {"text": "a", "b": "c", "n": "d"},
+        {"text": "b", "b": "c d", "n": "d"},
+        {"pair_key": "b", "negative_key": "n"},
+    ),
+    "embedding value": (
+        {"text": "a", "b": "c", "label": 0.5},
+        {"text": "b", "b": "c", "label": 1},
+        {"pair_key": "b", "target": "value"},
+    ),
     "seq2seq": ({"text": "a", "label": "b"}, {"text": "a b", "label": "b c"}, {}),
     "instruction": ({"text": "a", "label": "b"}, {"text": "a b", "label": "b c"}, {}),
     "instruction columns": (
-        {"instruction": "a", "input": "b", "output": "c"}, {"instruction": "a", "input": "", "output": "c"}, {},
+        {"instruction": "a", "input": "b", "output": "c"},
+        {"instruction": "a", "input": "", "output": "c"},
+        {},
     ),
     "instruction messages": ({"messages": TURNS}, {"messages": TURNS}, {}),
-}  # fmt: skip
+}
 
 
 def build(folder: pathlib.Path, kind: str, rows: list[dict[str, Any]], **task: Any) -> LabelledCorpus:
@@ -55,11 +74,14 @@ def build(folder: pathlib.Path, kind: str, rows: list[dict[str, Any]], **task: A
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     file = folder / "a.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = resolve({
-        "task": {"name": kind, "train": str(file), "validation": str(file)} | task, "data": {"max_length": 16},
-        "tokenizer": {"path": str(folder)},
-        "objective": {"target_length": 8} if TASKS.make(kind).reads_objective else {},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "task": {"name": kind, "train": str(file), "validation": str(file)} | task,
+            "data": {"max_length": 16},
+            "tokenizer": {"path": str(folder)},
+            "objective": {"target_length": 8} if TASKS.make(kind).reads_objective else {},
+        }
+    )
     (folder / "run").mkdir(exist_ok=True)
     return open_labelled(config, folder / "run", TASKS[kind].reader(config), lambda line: None)
 

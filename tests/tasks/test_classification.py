@@ -116,10 +116,12 @@ def test_values_of_records(
     for path in (tmp_path / "a.jsonl", held):
         path.write_text("".join(json.dumps({"text": string.ascii_letters} | record) + "\n" for record in records))
     task = {"name": "classification", "target": "value", "label_key": keys}
-    config = resolve({
-        "task": {**task, "train": str(tmp_path / "a.jsonl"), "validation": str(held)},
-        "tokenizer": {"kind": "wordpiece", "vocab_size": 64},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "task": {**task, "train": str(tmp_path / "a.jsonl"), "validation": str(held)},
+            "tokenizer": {"kind": "wordpiece", "vocab_size": 64},
+        }
+    )
     kind = TASKS["classification"]
     corpus = open_labelled(config, tmp_path / "run", kind.reader(config), lambda line: None)
     assert corpus.arrays["train"]["labels"].tolist() == labels and corpus.labels == names
@@ -140,9 +142,15 @@ def test_records_with_other_numbers_of_values(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     ("patience", "accuracies", "ends"),
-    [(2, [0.5, 0.6, 0.6], False), (2, [0.5, 0.6, 0.6, 0.55], True), (2, [0.5, 0.6, 0.6, 0.61], False), (0, [0.5] * 9, False),
-     (1, [0.5, 0.5], True), (3, [0.9, 0.1, 0.2, 0.3], True)],
-)  # fmt: skip
+    [
+        (2, [0.5, 0.6, 0.6], False),
+        (2, [0.5, 0.6, 0.6, 0.55], True),
+        (2, [0.5, 0.6, 0.6, 0.61], False),
+        (0, [0.5] * 9, False),
+        (1, [0.5, 0.5], True),
+        (3, [0.9, 0.1, 0.2, 0.3], True),
+    ],
+)
 def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
     """It ends once so many evaluations in a row did not exceed the best before them."""
     state = types.SimpleNamespace(patience=patience, ranks=[-value for value in accuracies])

@@ -63,15 +63,21 @@ def test_conll_u_plus(tmp_path: pathlib.Path) -> None:
 FORMS = {
     "tabs, whatever else a word holds": (
         "New York\tB-LOC\n10\u00a0000\tO\na\u3000b\tO\n\u2028\tO\n\u00a0\tO\n\n\n\u3000x\tI-X\n",
-        [(["New York", "10\u00a0000", "a\u3000b", "\u2028", "\u00a0"], ["B-LOC", "O", "O", "O", "O"]), (["\u3000x"], ["I-X"])],
+        [
+            (["New York", "10\u00a0000", "a\u3000b", "\u2028", "\u00a0"], ["B-LOC", "O", "O", "O", "O"]),
+            (["\u3000x"], ["I-X"]),
+        ],
     ),
-    "spaces of ASCII": ("10\u00a0000  CD  O\na\u3000b NN B-X\n \nc\x0bd NN O\n", [(["10\u00a0000", "a\u3000b"], ["O", "B-X"]), (["c\x0bd"], ["O"])]),
+    "spaces of ASCII": (
+        "10\u00a0000  CD  O\na\u3000b NN B-X\n \nc\x0bd NN O\n",
+        [(["10\u00a0000", "a\u3000b"], ["O", "B-X"]), (["c\x0bd"], ["O"])],
+    ),
     "a hash is a word": ("# NN O\n#1 CD B-X\n\n# NN O", [(["#", "#1"], ["O", "B-X"]), (["#"], ["O"])]),
     "with tabs too": ("#\tO\n\n#\tO\n", [(["#"], ["O"]), (["#"], ["O"])]),
     "documents, columns that are lined up": ("-DOCSTART- -X- O O\n\nEU  \tNNP\t O \n", [(["EU"], ["O"])]),
     "ten columns, no numbers": ("\t".join("abcdefghiO") + "\n", [(["a"], ["O"])]),
     "numbers as words": ("1\tCD\tO\n2\tCD\tO\n", [(["1", "2"], ["O", "O"])]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FORMS)

@@ -22,11 +22,23 @@ from lm_research.trees import flatten
 
 WORDS = "river stone bread water light night sheep field".split()
 TINY = {
-    "model.num_layers": 1, "model.hidden_size": 32, "model.num_heads": 2, "model.intermediate_size": 64,
-    "model.max_length": 64, "model.dropout_rate": 0.0, "model.attention_dropout_rate": 0.0, "data.max_length": 64,
-    "tokenizer.kind": "wordpiece", "tokenizer.vocab_size": 64, "optimizer.learning_rate": 1e-2, "train.num_epochs": 6,
-    "train.batch_size": 16, "logging.trackers": "none", "logging.every_steps": 10, "schedule.warmup_ratio": 0.05,
-}  # fmt: skip
+    "model.num_layers": 1,
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "model.intermediate_size": 64,
+    "model.max_length": 64,
+    "model.dropout_rate": 0.0,
+    "model.attention_dropout_rate": 0.0,
+    "data.max_length": 64,
+    "tokenizer.kind": "wordpiece",
+    "tokenizer.vocab_size": 64,
+    "optimizer.learning_rate": 1e-2,
+    "train.num_epochs": 6,
+    "train.batch_size": 16,
+    "logging.trackers": "none",
+    "logging.every_steps": 10,
+    "schedule.warmup_ratio": 0.05,
+}
 
 
 def write(path: pathlib.Path, rows: list[dict[str, Any]]) -> pathlib.Path:
@@ -246,10 +258,13 @@ def test_frozen_parameters_stay_those_of_the_origin(
 def test_words_of_several_pieces_carry_their_tag_once(tmp_path: pathlib.Path) -> None:
     two = [{"tokens": [f"{a}{b}", a], "tags": ["B-A", "O"]} for a in WORDS for b in WORDS]
     write(tmp_path / "a.jsonl", two + [{"tokens": [a], "tags": ["O"]} for a in WORDS])
-    config = resolve({
-        "task": {"name": "tagging", "train": str(tmp_path / "a.jsonl"), "text_key": "tokens", "label_key": "tags"},
-        "tokenizer": {"kind": "wordpiece", "vocab_size": 64}, "data": {"max_length": 16, "validation_fraction": 0.2},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "task": {"name": "tagging", "train": str(tmp_path / "a.jsonl"), "text_key": "tokens", "label_key": "tags"},
+            "tokenizer": {"kind": "wordpiece", "vocab_size": 64},
+            "data": {"max_length": 16, "validation_fraction": 0.2},
+        }
+    )
     corpus = open_labelled(config, tmp_path / "run", TASKS["tagging"].reader(config), lambda line: None)
     starts = np.asarray(corpus.train.sentence_starts)
     for first, end in zip(starts, starts[1:], strict=False):

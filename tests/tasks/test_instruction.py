@@ -37,11 +37,21 @@ def task_of(
     )
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     source = str(write(folder / "a.jsonl", rows))
-    config = resolve({
-        "task": {"name": "instruction", "text_key": "prompt", "label_key": "answer", "train": source, "validation": source},
-        "data": {"max_length": 8} | keys.get("data", {}), "objective": {"target_length": 3},
-        "tokenizer": {"path": str(folder)}, "train": {"batch_size": 4},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "task": {
+                "name": "instruction",
+                "text_key": "prompt",
+                "label_key": "answer",
+                "train": source,
+                "validation": source,
+            },
+            "data": {"max_length": 8} | keys.get("data", {}),
+            "objective": {"target_length": 3},
+            "tokenizer": {"path": str(folder)},
+            "train": {"batch_size": 4},
+        }
+    )
     log: list[str] = []
     corpus = open_labelled(config, folder / "run", TASKS["instruction"].reader(config), log.append)
     return TASKS["instruction"](config, corpus), corpus, log
@@ -108,13 +118,16 @@ def test_generation_blocks_say_what_is_learned(tmp_path: pathlib.Path) -> None:
         "{% for m in messages %}{{ m.name }} {% if m.role == 'assistant' %}{% generation %}{{ m.content or m.tool_calls[0] }}\
 {% endgeneration %}{% endif %} {% endfor %}{{ tools[0] }}"
     )
-    rows = [{
-        "messages": [
-            {"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": None, "tool_calls": ["c"]},
-            {"role": "assistant", "content": "d d"},
-        ],
-        "tools": ["a"],
-    }] * 2  # fmt: skip
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "a", "name": "b"},
+                {"role": "assistant", "content": None, "tool_calls": ["c"]},
+                {"role": "assistant", "content": "d d"},
+            ],
+            "tools": ["a"],
+        }
+    ] * 2
     task, corpus, _ = task_of(tmp_path, rows, template)
     assert learned(corpus, task) == ([B, C, D, D], [C, D, D])
 
@@ -140,11 +153,23 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "an empty answer": ({"prompt": "a", "answer": " "}, "", "line 2 has an empty answer"),
     "no list": ({"messages": "a"}, "", "line 2: 'messages' is 'a', not a list of objects with role and content"),
     "no answer": ({"messages": [{"role": "user", "content": "a"}]}, "", "line 2: 'messages' has no answer"),
-    "a template that refuses": (MESSAGES, "{{ raise_exception('never') }}", "line 2: .*does not take these messages: never"),
-    "a template that marks nothing": (MESSAGES, "{{ messages[0].content }}{% generation %}{% endgeneration %}", "line 2: .*nothing of the answers"),
-    "a message without a text": ({"messages": [{"role": "user", "content": None}]}, "", "line 2: 'messages' is .*not a list of objects"),
+    "a template that refuses": (
+        MESSAGES,
+        "{{ raise_exception('never') }}",
+        "line 2: .*does not take these messages: never",
+    ),
+    "a template that marks nothing": (
+        MESSAGES,
+        "{{ messages[0].content }}{% generation %}{% endgeneration %}",
+        "line 2: .*nothing of the answers",
+    ),
+    "a message without a text": (
+        {"messages": [{"role": "user", "content": None}]},
+        "",
+        "line 2: 'messages' is .*not a list of objects",
+    ),
     "a template that forgets": (MESSAGES, "{{ messages[-1].content }}", "line 2: .*does not keep what comes before"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -167,13 +192,27 @@ def test_a_causal_model_learns_to_answer(tmp_path: pathlib.Path, capsys: Any) ->
             rows.append({"messages": messages})
         write(tmp_path / f"{name}.jsonl", rows)
     keys = {
-        "task.train": tmp_path / "train.jsonl", "task.validation": tmp_path / "dev.jsonl", "task.generate": "each",
-        "model.num_layers": 1, "model.hidden_size": 64, "model.num_heads": 4, "model.intermediate_size": 128,
-        "model.max_length": 64, "data.max_length": 64, "objective.target_length": 8, "tokenizer.kind": "wordpiece",
-        "tokenizer.vocab_size": 64, "optimizer.learning_rate": 5e-3, "model.init_std": 0.1, "train.num_epochs": 0,
-        "train.num_steps": 100, "train.batch_size": 32, "logging.trackers": "none", "eval.every_steps": 0,
+        "task.train": tmp_path / "train.jsonl",
+        "task.validation": tmp_path / "dev.jsonl",
+        "task.generate": "each",
+        "model.num_layers": 1,
+        "model.hidden_size": 64,
+        "model.num_heads": 4,
+        "model.intermediate_size": 128,
+        "model.max_length": 64,
+        "data.max_length": 64,
+        "objective.target_length": 8,
+        "tokenizer.kind": "wordpiece",
+        "tokenizer.vocab_size": 64,
+        "optimizer.learning_rate": 5e-3,
+        "model.init_std": 0.1,
+        "train.num_epochs": 0,
+        "train.num_steps": 100,
+        "train.batch_size": 32,
+        "logging.trackers": "none",
+        "eval.every_steps": 0,
         "data.packing": "True",
-    }  # fmt: skip
+    }
     flags = [
         f"--config={ROOT}/configs/finetune/instruction.py",
         *(f"--config.{key}={value}" for key, value in keys.items()),

@@ -107,9 +107,15 @@ def test_what_is_no_label(value: Any) -> None:
 
 
 SEVERAL = [
-    (["a", "b"], ["a", "b"]), ([], []), ("", []), ("a, b,", ["a", "b"]), (3, ["3"]), ([1.0, True, "1"], ["1", "True"]),
-    ('["b", "a"]', ["a", "b"]), ("[]", []),
-]  # fmt: skip
+    (["a", "b"], ["a", "b"]),
+    ([], []),
+    ("", []),
+    ("a, b,", ["a", "b"]),
+    (3, ["3"]),
+    ([1.0, True, "1"], ["1", "True"]),
+    ('["b", "a"]', ["a", "b"]),
+    ("[]", []),
+]
 
 
 @pytest.mark.parametrize(("value", "found"), SEVERAL, ids=repr)

@@ -43,10 +43,14 @@ def task_of(folder: pathlib.Path, **keys: Any) -> tuple[Any, Any]:
     pairs = ({"s": source, "t": target} for source, target in zip(SOURCES, TARGETS, strict=True))
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     task = {"name": "seq2seq", "text_key": "s", "label_key": "t", "train": str(folder / "pairs.jsonl")}
-    config = resolve({
-        "task": task | {"validation": task["train"]} | keys, "data": {"max_length": 64}, "tokenizer": {"path": str(folder)},
-        "train": {"batch_size": 3, "init_from": str(folder)},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "task": task | {"validation": task["train"]} | keys,
+            "data": {"max_length": 64},
+            "tokenizer": {"path": str(folder)},
+            "train": {"batch_size": 3, "init_from": str(folder)},
+        }
+    )
     corpus = open_labelled(config, folder / "run", TASKS["seq2seq"].reader(config), lambda line: None)
     return TASKS["seq2seq"](config, corpus), corpus
 

@@ -38,10 +38,13 @@ def opened(folder: pathlib.Path, **task: Any) -> tuple[Task, list[str]]:
         (folder / name).write_text(text)
     (folder / "alphabet.jsonl").write_text(json.dumps({"words": [string.ascii_letters], "tags": ["O"]}) + "\n" + text)
     keys = {"text_key": "words", "label_key": "tags", "validation": str(folder / "b.jsonl"), "stride": 4}
-    config = resolve({
-        "task": {"name": "tagging", "train": str(folder / "alphabet.jsonl"), **keys, **task},
-        "tokenizer": {"kind": "wordpiece", "vocab_size": 64}, "data": {"max_length": 16},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "task": {"name": "tagging", "train": str(folder / "alphabet.jsonl"), **keys, **task},
+            "tokenizer": {"kind": "wordpiece", "vocab_size": 64},
+            "data": {"max_length": 16},
+        }
+    )
     kind, log = TASKS["tagging"], []
     return kind(config, open_labelled(config, folder / "run", kind.reader(config), log.append)), log
 
@@ -78,8 +81,10 @@ def test_words_that_are_cut_off_count_as_o(tmp_path: pathlib.Path) -> None:
     found = list(task.predictions(rows))
     assert [one["label"] for one in found] == [one["tags"] for one in RECORDS]
     assert [one["prediction"] for one in found] == [
-        RECORDS[0]["tags"][:14] + ["O"] * 26, RECORDS[1]["tags"], ["B-A", "I-A"] + ["O"] * 13
-    ]  # fmt: skip
+        RECORDS[0]["tags"][:14] + ["O"] * 26,
+        RECORDS[1]["tags"],
+        ["B-A", "I-A"] + ["O"] * 13,
+    ]
     right = sum(a == b for one in found for a, b in zip(one["label"], one["prediction"], strict=True))
     assert task.scores(rows)["accuracy"] == pytest.approx(right / 57)
     assert any("39 words lie past data.max_length=16: their tags count as O" in line for line in log)
@@ -99,9 +104,19 @@ def test_evaluate_and_pipelines_read_all_words(tmp_path: pathlib.Path) -> None:
     )  # what the first window holds, which owns half of what it shares with the next
     for one, other in zip(whole[:28], beginning, strict=False):
         assert one["entity"] == other["entity"] and one["score"] == pytest.approx(other["score"], abs=1e-5)
-    (tmp_path / "suite.json").write_text(json.dumps([
-        {"name": "all", "task": "tagging", "data": str(tmp_path / "a.jsonl"), "text_key": "words", "label_key": "tags"},
-    ]))  # fmt: skip
+    (tmp_path / "suite.json").write_text(
+        json.dumps(
+            [
+                {
+                    "name": "all",
+                    "task": "tagging",
+                    "data": str(tmp_path / "a.jsonl"),
+                    "text_key": "words",
+                    "label_key": "tags",
+                },
+            ]
+        )
+    )
     given = [
         f"--model={tmp_path}/model",
         f"--suite={tmp_path}/suite.json",

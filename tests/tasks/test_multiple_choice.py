@@ -21,11 +21,23 @@ from lm_research.tasks.dataset import open_labelled
 
 WORDS = "river stone bread water light night sheep field".split()
 TINY = {
-    "model.num_layers": 1, "model.hidden_size": 32, "model.num_heads": 2, "model.intermediate_size": 64, "model.init_std": 0.1,
-    "model.max_length": 32, "model.dropout_rate": 0.0, "model.attention_dropout_rate": 0.0, "data.max_length": 32,
-    "tokenizer.kind": "wordpiece", "tokenizer.vocab_size": 64, "optimizer.learning_rate": 5e-3, "train.num_epochs": 6,
-    "train.batch_size": 16, "logging.trackers": "none", "logging.every_steps": 50,
-}  # fmt: skip
+    "model.num_layers": 1,
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "model.intermediate_size": 64,
+    "model.init_std": 0.1,
+    "model.max_length": 32,
+    "model.dropout_rate": 0.0,
+    "model.attention_dropout_rate": 0.0,
+    "data.max_length": 32,
+    "tokenizer.kind": "wordpiece",
+    "tokenizer.vocab_size": 64,
+    "optimizer.learning_rate": 5e-3,
+    "train.num_epochs": 6,
+    "train.batch_size": 16,
+    "logging.trackers": "none",
+    "logging.every_steps": 50,
+}
 
 
 def questions(count: int, seed: int) -> list[dict[str, Any]]:

@@ -22,12 +22,26 @@ from lm_research.tasks.dataset import open_labelled
 KINDS = {"Where": "north south east west".split(), "When": "dawn noon dusk night".split()}
 FILLER = "and then they went over the hill with all their gold".split()
 TINY = {
-    "model.num_layers": 1, "model.hidden_size": 32, "model.num_heads": 2, "model.intermediate_size": 64,
-    "model.max_length": 32, "model.dropout_rate": 0.0, "model.attention_dropout_rate": 0.0, "data.max_length": 32,
-    "tokenizer.kind": "wordpiece", "tokenizer.vocab_size": 80, "optimizer.learning_rate": 1e-2, "train.num_epochs": 5,
-    "train.batch_size": 32, "logging.trackers": "none", "logging.every_steps": 50, "task.stride": 8, "task.n_best": 3, "model.init_std": 0.1,
+    "model.num_layers": 1,
+    "model.hidden_size": 32,
+    "model.num_heads": 2,
+    "model.intermediate_size": 64,
+    "model.max_length": 32,
+    "model.dropout_rate": 0.0,
+    "model.attention_dropout_rate": 0.0,
+    "data.max_length": 32,
+    "tokenizer.kind": "wordpiece",
+    "tokenizer.vocab_size": 80,
+    "optimizer.learning_rate": 1e-2,
+    "train.num_epochs": 5,
+    "train.batch_size": 32,
+    "logging.trackers": "none",
+    "logging.every_steps": 50,
+    "task.stride": 8,
+    "task.n_best": 3,
+    "model.init_std": 0.1,
     "task.max_answer_length": 5,
-}  # fmt: skip
+}
 
 
 def document(articles: int, seed: int) -> dict[str, Any]:
@@ -62,9 +76,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, given in (("train", (250, 0)), ("dev", (25, 1)), ("test", (9, 2))):
         (folder / f"{name}.json").write_text(json.dumps(document(*given), indent=1 if name == "dev" else None))
     return {
-        "task.train": folder / "train.json", "task.validation": folder / "dev.json", "task.test": folder / "test.json",
+        "task.train": folder / "train.json",
+        "task.validation": folder / "dev.json",
+        "task.test": folder / "test.json",
         "data.cache_dir": folder / "cache",
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +155,14 @@ def corpus_of(folder: pathlib.Path, records: list[dict[str, Any]], **keys: Any) 
     (folder / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     task = {"text_key": "context", "pair_key": "question", "label_key": "answers", "stride": 3, "n_best": 2}
     task |= {"name": "question_answering", "train": str(folder / "a.jsonl"), "validation": str(folder / "a.jsonl")}
-    config = resolve({
-        "task": task | keys, "data": {"max_length": 11}, "tokenizer": {"path": str(folder)}, "train": {"batch_size": 4},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "task": task | keys,
+            "data": {"max_length": 11},
+            "tokenizer": {"path": str(folder)},
+            "train": {"batch_size": 4},
+        }
+    )
     corpus = open_labelled(config, folder / "run", TASKS[config.task.name].reader(config), lambda line: None)
     return TASKS[config.task.name](config, corpus), corpus
 
@@ -181,10 +202,13 @@ def outputs_of(task: Any, corpus: Any, size: int) -> list[dict[str, np.ndarray]]
         index = np.arange(first, first + size)
         index = np.where(index < examples.num_examples, index, -1)
         batch = examples.batch(np.zeros(size, np.int64), index, 11 + first % 3)  # any width will do
-        outputs.append({
-            "row_weights_B": batch["row_weights_B"], "window_B": batch["window_B"],
-            "logits": scores[index][:, : batch["tokens_BL"].shape[1]],
-        })  # fmt: skip
+        outputs.append(
+            {
+                "row_weights_B": batch["row_weights_B"],
+                "window_B": batch["window_B"],
+                "logits": scores[index][:, : batch["tokens_BL"].shape[1]],
+            }
+        )
     return outputs
 
 
@@ -226,8 +250,14 @@ def test_windows_become_questions_in_batches_of_any_size(null: bool, tmp_path: p
 
 GOOD = {"id": "7", "question": "where", "context": "ba be bi", "answers": {"text": ["be"], "answer_start": [3]}}
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "another place": ({"answers": {"text": ["be"], "answer_start": [4]}}, "'be' is not at answer_start 4 .*where 'e ' stands. It stands at 3"),
-    "not there": ({"answers": [{"text": "bu", "answer_start": 3}]}, "'bu' is not at answer_start 3 .*The context does not have it"),
+    "another place": (
+        {"answers": {"text": ["be"], "answer_start": [4]}},
+        "'be' is not at answer_start 4 .*where 'e ' stands. It stands at 3",
+    ),
+    "not there": (
+        {"answers": [{"text": "bu", "answer_start": 3}]},
+        "'bu' is not at answer_start 3 .*The context does not have it",
+    ),
     "before it": ({"answers": [{"text": "bi", "answer_start": -2}]}, "'bi' is not at answer_start -2"),
     "no words": ({"answers": {"text": [""], "answer_start": [3]}}, "'' is not at answer_start 3"),
     "lists of two lengths": ({"answers": {"text": ["be"], "answer_start": []}}, "field 'answers' is .*not answers"),
@@ -238,7 +268,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "against itself": ({"is_impossible": True}, "has 1 answers, but is_impossible is True"),
     "none, though possible": ({"answers": [], "is_impossible": False}, "has 0 answers, but is_impossible is False"),
     "a long question": ({"question": "where " * 6}, "has room for 2 of the context, no more than the task.stride=3"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

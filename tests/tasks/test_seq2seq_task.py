@@ -25,14 +25,33 @@ from lm_research.tasks.dataset import open_labelled
 
 WORDS = "river stone bread water light night sheep field".split()
 TINY = {
-    "model.family": "transformer", "model.num_layers": 1, "model.hidden_size": 64, "model.num_heads": 4,
-    "model.intermediate_size": 128, "model.max_length": 32, "model.dropout_rate": 0.0, "model.init_std": 0.1,
-    "model.attention_dropout_rate": 0.0, "data.max_length": 32, "objective.target_length": 16, "tokenizer.kind": "wordpiece",
-    "tokenizer.vocab_size": 64, "optimizer.name": "adamw", "optimizer.learning_rate": 5e-3, "schedule.name": "linear",
-    "schedule.warmup_ratio": 0.1, "train.num_steps": 200, "train.batch_size": 32, "logging.trackers": "none",
-    "logging.every_steps": 100, "eval.every_steps": 100, "eval.num_batches": 1, "checkpoint.every_steps": 100, "task.metric": "chrf",
+    "model.family": "transformer",
+    "model.num_layers": 1,
+    "model.hidden_size": 64,
+    "model.num_heads": 4,
+    "model.intermediate_size": 128,
+    "model.max_length": 32,
+    "model.dropout_rate": 0.0,
+    "model.init_std": 0.1,
+    "model.attention_dropout_rate": 0.0,
+    "data.max_length": 32,
+    "objective.target_length": 16,
+    "tokenizer.kind": "wordpiece",
+    "tokenizer.vocab_size": 64,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 5e-3,
+    "schedule.name": "linear",
+    "schedule.warmup_ratio": 0.1,
+    "train.num_steps": 200,
+    "train.batch_size": 32,
+    "logging.trackers": "none",
+    "logging.every_steps": 100,
+    "eval.every_steps": 100,
+    "eval.num_batches": 1,
+    "checkpoint.every_steps": 100,
+    "task.metric": "chrf",
     "task.source_prefix": "turn: ",
-}  # fmt: skip
+}
 
 
 def pairs(count: int, seed: int) -> list[dict[str, str]]:
@@ -63,9 +82,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, given in (("train", (3000, 0)), ("dev", (40, 1)), ("test", (21, 2))):
         write(folder / f"{name}.jsonl", pairs(*given))
     return {
-        "task.train": folder / "train.jsonl", "task.validation": folder / "dev.jsonl", "task.test": folder / "test.jsonl",
+        "task.train": folder / "train.jsonl",
+        "task.validation": folder / "dev.jsonl",
+        "task.test": folder / "test.jsonl",
         "data.cache_dir": folder / "cache",
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -207,10 +228,15 @@ def task_of(folder: pathlib.Path, source: str, **keys: Any) -> tuple[Any, Any, l
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     task = {"name": "seq2seq", "text_key": "s", "label_key": "t", "train": source, "validation": source}
     task |= {name: value for name, value in keys.items() if name not in ("data", "train")}
-    config = resolve({
-        "task": task, "data": {"max_length": 8} | keys.get("data", {}), "objective": {"target_length": 8},
-        "tokenizer": {"path": str(folder)}, "train": {"batch_size": 4} | keys.get("train", {}),
-    })  # fmt: skip
+    config = resolve(
+        {
+            "task": task,
+            "data": {"max_length": 8} | keys.get("data", {}),
+            "objective": {"target_length": 8},
+            "tokenizer": {"path": str(folder)},
+            "train": {"batch_size": 4} | keys.get("train", {}),
+        }
+    )
     log: list[str] = []
     corpus = open_labelled(config, folder / "run", TASKS["seq2seq"].reader(config), log.append)
     return TASKS["seq2seq"](config, corpus), corpus, log
@@ -308,7 +334,7 @@ def test_settings_that_cannot_be_used(
         ({"task.decoder_start": "ro_RO"}, "'ro_RO' is no token"),
         ({"objective.target_length": 4}, "hardly any room"),
         ({"task.metric": "blue"}, "Did you mean 'bleu'"),
-    ]  # fmt: skip
+    ]
     for keys, message in cases:
         assert train(tmp_path / "run", **(files | keys)) == 2, message
         assert message in capsys.readouterr().err

@@ -59,9 +59,13 @@ def make(tmp_path: pathlib.Path, task: str = "classification", count: int = 40, 
         attention_dropout_rate=0.0,
     )
     config = replace(
-        config, task={"train": str(file), "validation": str(file)} | changes, tokenizer={"path": str(tmp_path)},
-        data={"max_length": 48}, model=small, train={"batch_size": 16},
-    )  # fmt: skip
+        config,
+        task={"train": str(file), "validation": str(file)} | changes,
+        tokenizer={"path": str(tmp_path)},
+        data={"max_length": 48},
+        model=small,
+        train={"batch_size": 16},
+    )
     return config, open_labelled(config, tmp_path / "run", TASKS[task].reader(config), lambda line: None)
 
 
@@ -78,10 +82,13 @@ def batches(config: Config, corpus: Any, step: int, **feed: Any) -> tuple[Any, l
 @pytest.mark.parametrize(
     ("family", "changes"),
     [
-        *((family, {}) for family in FAMILIES), ("bert", {"pair_key": "pair"}), ("bert", {"target": "labels", "label_key": "labels"}),
-        ("bert", {"target": "value", "label_key": "value"}), ("bert", {"class_weights": "no=1,yes=2,so=4", "label_smoothing": 0.1}),
+        *((family, {}) for family in FAMILIES),
+        ("bert", {"pair_key": "pair"}),
+        ("bert", {"target": "labels", "label_key": "labels"}),
+        ("bert", {"target": "value", "label_key": "value"}),
+        ("bert", {"class_weights": "no=1,yes=2,so=4", "label_smoothing": 0.1}),
     ],
-)  # fmt: skip
+)
 def test_loss_and_gradient_are_those_of_rows_of_their_own(
     family: str, changes: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:

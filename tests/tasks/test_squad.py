@@ -15,14 +15,25 @@ from lm_research.tasks.records import read_records
 DOCUMENT = {
     "version": "v2.0",
     "data": [
-        {"title": "t", "paragraphs": [
-            {"context": "The cat sat.", "qas": [
-                {"id": "1", "question": "Who?", "answers": [{"text": "cat", "answer_start": 4}], "is_impossible": False},
-                {"id": "2", "question": "Why?", "answers": [], "is_impossible": True},
-            ]},
-        ]},
+        {
+            "title": "t",
+            "paragraphs": [
+                {
+                    "context": "The cat sat.",
+                    "qas": [
+                        {
+                            "id": "1",
+                            "question": "Who?",
+                            "answers": [{"text": "cat", "answer_start": 4}],
+                            "is_impossible": False,
+                        },
+                        {"id": "2", "question": "Why?", "answers": [], "is_impossible": True},
+                    ],
+                },
+            ],
+        },
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -30,9 +41,13 @@ def test_files_are_made_flat(indent: int | None, tmp_path: pathlib.Path) -> None
     (tmp_path / "a.json").write_text(json.dumps(DOCUMENT, indent=indent))
     first, second = read_records(str(tmp_path / "a.json"), resolve({}))
     assert first.fields == {
-        "title": "t", "id": "1", "question": "Who?", "answers": [{"text": "cat", "answer_start": 4}], "is_impossible": False,
+        "title": "t",
+        "id": "1",
+        "question": "Who?",
+        "answers": [{"text": "cat", "answer_start": 4}],
+        "is_impossible": False,
         "context": "The cat sat.",
-    }  # fmt: skip
+    }
     assert second.fields["context"] == "The cat sat." and second.where.endswith("a.json, data 0, paragraph 0, id '2'")
 
 

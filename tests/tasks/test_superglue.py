@@ -20,10 +20,14 @@ from lm_research.tasks.records import read_records
 PASSAGE = {
     "text": "<b>Sentence 1: </b>Ann has a cat.<br><b>Sentence 2: </b>It sleeps.<br>",
     "questions": [
-        {"question": "Who has a cat?", "answers": [{"text": "Ann", "idx": 0, "label": 1}, {"text": "Bob", "idx": 1, "label": 0}], "idx": 0},
+        {
+            "question": "Who has a cat?",
+            "answers": [{"text": "Ann", "idx": 0, "label": 1}, {"text": "Bob", "idx": 1, "label": 0}],
+            "idx": 0,
+        },
         {"question": "What does it do?", "answers": [{"text": "Sleep", "idx": 2, "label": 1}], "idx": 1},
     ],
-}  # fmt: skip
+}
 WSC = {"span1_index": 0, "span1_text": "Ann", "span2_index": 3, "span2_text": "she"}
 # Task -> a record as its train.jsonl has it, and (texts, label) of the records that it becomes.
 RECORDS: dict[str, tuple[dict[str, Any], list[tuple[list[str], str]]]] = {
@@ -49,13 +53,24 @@ RECORDS: dict[str, tuple[dict[str, Any], list[tuple[list[str], str]]]] = {
     ),
     "wic": (
         {
-            "word": "place", "sentence1": "Come to my place.", "sentence2": "The places of a race.", "idx": 0, "label": False,
-            "start1": 11, "end1": 16, "start2": 4, "end2": 10, "version": 1.1,
+            "word": "place",
+            "sentence1": "Come to my place.",
+            "sentence2": "The places of a race.",
+            "idx": 0,
+            "label": False,
+            "start1": 11,
+            "end1": 16,
+            "start2": 4,
+            "end2": 10,
+            "version": 1.1,
         },
         [(["Come to my *place*.", "The *places* of a race."], "False")],
     ),
-    "wsc": ({"text": "Ann sleeps when she can.", "target": WSC, "idx": 0, "label": True}, [(["Ann sleeps when *she* can.", "Ann"], "True")]),
-}  # fmt: skip
+    "wsc": (
+        {"text": "Ann sleeps when she can.", "target": WSC, "idx": 0, "label": True},
+        [(["Ann sleeps when *she* can.", "Ann"], "True")],
+    ),
+}
 
 
 def read(path: pathlib.Path, record: dict[str, Any], config: str = "classification:cb") -> tuple[Any, list[Any]]:
@@ -152,14 +167,23 @@ RECORD = {
     "source": "news",
     "passage": {
         "text": RECORD_TEXT,
-        "entities": [{"start": 0, "end": 6}, {"start": 12, "end": 14}, {"start": 19, "end": 22}, {"start": 71, "end": 73}],
+        "entities": [
+            {"start": 0, "end": 6},
+            {"start": 12, "end": 14},
+            {"start": 19, "end": 22},
+            {"start": 71, "end": 73},
+        ],
     },
     "qas": [
         {"query": "@placeholder was not hungry", "answers": [{"start": 12, "end": 14, "text": "Bob"}], "idx": 0},
-        {"query": "He saw @placeholder", "answers": [{"start": 0, "end": 6, "text": "The Lee!"}, {"start": 0, "end": 6, "text": "Ann, Lee"}], "idx": 1},
+        {
+            "query": "He saw @placeholder",
+            "answers": [{"start": 0, "end": 6, "text": "The Lee!"}, {"start": 0, "end": 6, "text": "Ann, Lee"}],
+            "idx": 1,
+        },
     ],
     "idx": 0,
-}  # fmt: skip
+}
 
 
 def test_record_is_one_record_a_query_and_entity(tmp_path: pathlib.Path) -> None:

@@ -17,11 +17,17 @@ from lm_research.tasks.records import read_records
 
 # Task of GLUE -> its classes in the order of the data set, none for values (Wang et al. 2018, table 1).
 GLUE = {
-    "cola": ["unacceptable", "acceptable"], "sst2": ["negative", "positive"], "mrpc": ["not_equivalent", "equivalent"],
-    "stsb": None, "qqp": ["not_duplicate", "duplicate"], "mnli": ["entailment", "neutral", "contradiction"],
-    "mnli_mismatched": ["entailment", "neutral", "contradiction"], "qnli": ["entailment", "not_entailment"],
-    "rte": ["entailment", "not_entailment"], "wnli": ["not_entailment", "entailment"],
-}  # fmt: skip
+    "cola": ["unacceptable", "acceptable"],
+    "sst2": ["negative", "positive"],
+    "mrpc": ["not_equivalent", "equivalent"],
+    "stsb": None,
+    "qqp": ["not_duplicate", "duplicate"],
+    "mnli": ["entailment", "neutral", "contradiction"],
+    "mnli_mismatched": ["entailment", "neutral", "contradiction"],
+    "qnli": ["entailment", "not_entailment"],
+    "rte": ["entailment", "not_entailment"],
+    "wnli": ["not_entailment", "entailment"],
+}
 
 
 @pytest.fixture
@@ -118,9 +124,11 @@ def test_squad(name: str, mocked: None, monkeypatch: pytest.MonkeyPatch) -> None
 
 # Name of a recipe -> the text that a source begins with.
 PAIRS = {
-    "wmt14_en_de": "translate English to German: ", "wmt16_en_ro": "translate English to Romanian: ",
-    "cnn_dailymail": "summarize: ", "xsum": "summarize: ",
-}  # fmt: skip
+    "wmt14_en_de": "translate English to German: ",
+    "wmt16_en_ro": "translate English to Romanian: ",
+    "cnn_dailymail": "summarize: ",
+    "xsum": "summarize: ",
+}
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -88,23 +88,26 @@ def tokenizer(folder: pathlib.Path, **config: Any) -> HFTokenizer:
     ("template", "messages", "expected"),
     [
         (
-            MARKED, TALK,
+            MARKED,
+            TALK,
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <there><|im_end|>\n<|im_start|>assistant\n"
             "Hello<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
         ),
         (
-            MARKED, [SYSTEM, TALK[2]],
+            MARKED,
+            [SYSTEM, TALK[2]],
             "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
         ),
         (
-            BRACKETS, [SYSTEM, *TALK],
+            BRACKETS,
+            [SYSTEM, *TALK],
             "<s>[INST] <<SYS>>\nYou help.\n<</SYS>>\n\n Hi <there> [/INST] Hello </s><s>[INST] Why? [/INST]",
         ),
         (BRACKETS, TALK, "<s>[INST]  Hi <there> [/INST] Hello </s><s>[INST] Why? [/INST]"),
         (NEWER, TALK, '<s>user:"Why?";model:"Hello";end'),
         (NEWER, TALK[:1], '<s>user:" Hi <there>";end'),
     ],
-)  # fmt: skip
+)
 def test_messages_become_the_text_of_the_template(
     tmp_path: pathlib.Path, template: str, messages: list[dict[str, str]], expected: str
 ) -> None:
@@ -248,16 +251,25 @@ def test_templates_are_bounded_in_time_and_size_in_any_thread(
         ("{{ '%5s|%-4d|%s' % ('ab', 3, [1, 'é']) }}", "   ab|3   |[1, 'é']"),
         ("{{ '{:>4}|{a[k]}|{!r}'.format(5, 'b', a={'k': 1}) }}", "   5|1|'b'"),
         ("{{ 'ab' * 3 + 'c' ~ 1 ~ none }}{{ 2 ** 10 }}", "ababab" + "c1None1024"),
-        ("{% for x in [1, 2, 3] %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{% endfor %}", "1/3,2/3,3/3"),
+        (
+            "{% for x in [1, 2, 3] %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{% endfor %}",
+            "1/3,2/3,3/3",
+        ),
         ("{% for k, v in {'a': 1}.items() %}{{ k }}={{ v }}{% endfor %}{{ 'a-b'.split('-')[-1][::-1] }}", "a=1b"),
         ("{{ messages|map(attribute='role')|unique|join(', ') }}{{ 'x'|indent(2, true) }}", "user, assistant  x"),
-        ("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ 'a' in 'cat' }}{{ 3 is divisibleby 3 }}", "2TrueTrue"),
+        (
+            "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ 'a' in 'cat' }}{{ 3 is divisibleby 3 }}",
+            "2TrueTrue",
+        ),
         ("{{ {'a': ['é<', 1]}|tojson(indent=1) }}", '{\n "a": [\n  "é<",\n  1\n ]\n}'),
         ("{% macro f(a) %}<{{ a }}{{ caller() }}>{% endmacro %}{% call f(1) %}c{% endcall %}", "<1c>"),
-        ("{% for x in [[1, [2]], 3] recursive %}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}{% endfor %}", "(1(2))3"),
+        (
+            "{% for x in [[1, [2]], 3] recursive %}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}{% endfor %}",
+            "(1(2))3",
+        ),
         ("{{ 'ab'.replace('a', 'c').center(6)|trim|upper|replace('B', 'd')|title }}{{ [3, 1]|sort|sum }}", "Cd4"),
     ],
-)  # fmt: skip
+)
 def test_bounds_change_nothing_else(template: str, text: str, tmp_path: pathlib.Path) -> None:
     """The texts are those of Jinja's own sandbox, worked out by its documentation's rules."""
     assert chat_text(tokenizer(tmp_path), TALK, template=template) == text

@@ -95,17 +95,36 @@ def test_settings_of_the_wrong_type_are_named(name: str, place: str, value: Any)
         ("post_processor.single.0.SpecialToken.type_id", 2**31, "type_id"),
         ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "a"}, "pattern"),
         ("normalizer", {"type": "Replace", "pattern": {"String": 1}, "content": "a"}, "pattern"),
-        ("normalizer", {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "a"}, "regular expression.*for ever"),
+        (
+            "normalizer",
+            {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "a"},
+            "regular expression.*for ever",
+        ),
         ("normalizer", {"type": "Replace", "pattern": {"Regex": "(a"}, "content": "a"}, "damaged.*Oniguruma"),
-        ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(a|a)*b"}, "behavior": "Isolated", "invert": False}, "for ever"),
+        (
+            "pre_tokenizer",
+            {"type": "Split", "pattern": {"Regex": "(a|a)*b"}, "behavior": "Isolated", "invert": False},
+            "for ever",
+        ),
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "!"}, "precompiled_charsmap"),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\x04\0\0\0abcd\0").decode()}, "lead outside"),
-        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 30}, "1e"),
+        (
+            "normalizer",
+            {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\x04\0\0\0abcd\0").decode()},
+            "lead outside",
+        ),
+        (
+            "normalizer",
+            {
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 30,
+            },
+            "1e",
+        ),
         ("normalizer", {"type": "Prepend", "prepend": "q" * 10**7}, "prepend is 'qqq.*length <= 100"),
         ("model.continuing_subword_prefix", "#" * 10**6, "continuing_subword_prefix is '###"),
         ("decoder", DEEP, "nested"),
     ],
-)  # fmt: skip
+)
 def test_what_the_rust_library_must_not_see(place: str, value: Any, says: str, capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(TokenizerError, match=f"here/tokenizer.json.*{says}"):
         tokenizer_from_files(changed(saved("bert"), "tokenizer.json", place, value), "here")
@@ -265,9 +284,20 @@ def test_patterns_in_use_are_taken(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(a*)*", "([a-z]+)*$", "(a|aa)+$", r"(\s*\w*)+", "((a*)b?)*", "(?:a*){50}", "(?:x{1,999}){1,999}", "a{1,99999}",
-     r"(?<x>a|b\g<x>c)", "([[:alpha:]]+[0-9]*)*", "(?:(?:a{1,100}){1,100}){1,100}"],
-)  # fmt: skip
+    [
+        "(a*)*",
+        "([a-z]+)*$",
+        "(a|aa)+$",
+        r"(\s*\w*)+",
+        "((a*)b?)*",
+        "(?:a*){50}",
+        "(?:x{1,999}){1,999}",
+        "a{1,99999}",
+        r"(?<x>a|b\g<x>c)",
+        "([[:alpha:]]+[0-9]*)*",
+        "(?:(?:a{1,100}){1,100}){1,100}",
+    ],
+)
 def test_patterns_that_explode_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="repeats|calls"):
         check_pattern(pattern)

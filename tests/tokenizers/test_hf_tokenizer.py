@@ -75,8 +75,10 @@ def test_saved_files_open_as_the_same_tokenizer(family: str, tmp_path: pathlib.P
     for other in (again, alone, copied):
         assert other.digest == first.digest and other.roles == first.roles
         assert (other.uses_types, other.padding_side, other.max_length) == (
-            first.uses_types, first.padding_side, first.max_length
-        )  # fmt: skip
+            first.uses_types,
+            first.padding_side,
+            first.max_length,
+        )
         assert all(rows(other(text)) == rows(first(text)) for text in TEXTS)
     assert again.files == first.files
 

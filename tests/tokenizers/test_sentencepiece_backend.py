@@ -31,10 +31,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "no_prefix": dict(add_dummy_prefix=False),
     "symbols": dict(user_defined_symbols=["<tab>", "\n", "kin"]),
     "lines": dict(
-        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
-        allow_whitespace_only_pieces=True, user_defined_symbols=["\n"],
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        allow_whitespace_only_pieces=True,
+        user_defined_symbols=["\n"],
     ),
-}  # fmt: skip
+}
 
 
 @functools.cache

@@ -12,8 +12,11 @@ from lm_research.tokenizers.windows import WordWindow, word_windows
 def test_ten_words_by_hand() -> None:
     """Four fit, two are shared: of those the first has more around it in the one window, the second in the next."""
     assert word_windows([1] * 10, 4, 2) == [
-        WordWindow(0, 4, 0, 3), WordWindow(2, 6, 3, 5), WordWindow(4, 8, 5, 7), WordWindow(6, 10, 7, 10),
-    ]  # fmt: skip
+        WordWindow(0, 4, 0, 3),
+        WordWindow(2, 6, 3, 5),
+        WordWindow(4, 8, 5, 7),
+        WordWindow(6, 10, 7, 10),
+    ]
     assert word_windows([1] * 5, 3, 0) == [WordWindow(0, 3, 0, 3), WordWindow(3, 5, 3, 5)]
     assert word_windows([2, 2], 4, 2) == [WordWindow(0, 2, 0, 2)]
     assert word_windows([3, 3, 3], 3, 99) == [WordWindow(n, n + 1, n, n + 1) for n in range(3)]

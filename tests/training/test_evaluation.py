@@ -41,10 +41,17 @@ def sums(loss: float, correct: float, pairs: float, tokens: float, rows: float, 
 def test_means_weigh_batches_by_what_they_hold() -> None:
     """Tokens: 30 nats of 15; pairs: 2.5 nats of 5 rows; bits: 30 / ln 2 over 60 bytes."""
     found = run([sums(20.0, 4.0, 2.0, 10, 4, 40), sums(10.0, 2.0, 0.5, 5, 1, 20)])
-    assert found == pytest.approx({
-        "eval_loss_nats": 2.5, "eval_lm_loss_nats": 2.0, "eval_lm_accuracy": 0.4, "eval_pair_loss_nats": 0.5,
-        "eval_perplexity": math.exp(2.0), "eval_bits_per_byte": 30 / math.log(2) / 60, "eval_tokens": 15,
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "eval_loss_nats": 2.5,
+            "eval_lm_loss_nats": 2.0,
+            "eval_lm_accuracy": 0.4,
+            "eval_pair_loss_nats": 0.5,
+            "eval_perplexity": math.exp(2.0),
+            "eval_bits_per_byte": 30 / math.log(2) / 60,
+            "eval_tokens": 15,
+        }
+    )
 
 
 def test_many_batches_are_summed_in_double_precision() -> None:

@@ -25,9 +25,13 @@ from lm_research.trees import flatten, unflatten
 
 LAYERS = 3
 SHAPES = {
-    "encoder/embeddings/tokens": (4, 2), "encoder/embeddings/norm/scale": (2,), "encoder/layers/attention/kernel": (LAYERS, 2),
-    "encoder/layers/norm/bias": (LAYERS, 2), "pooler/kernel": (2,), "classifier/kernel": (2,),
-}  # fmt: skip
+    "encoder/embeddings/tokens": (4, 2),
+    "encoder/embeddings/norm/scale": (2,),
+    "encoder/layers/attention/kernel": (LAYERS, 2),
+    "encoder/layers/norm/bias": (LAYERS, 2),
+    "pooler/kernel": (2,),
+    "classifier/kernel": (2,),
+}
 DECAYED = [path for path in SHAPES if not path.endswith(("bias", "scale"))]
 
 
@@ -61,10 +65,13 @@ DEFINITION = types.SimpleNamespace(
 
 
 def config(optimizer: dict[str, Any], freeze: str = "", decay: float = 1.0, **train: Any) -> Config:
-    return resolve({
-        "optimizer": {"learning_rate": 0.5, "layer_decay": decay, **optimizer}, "schedule": {"name": "constant"},
-        "train": {"freeze": freeze, **train},
-    })  # fmt: skip
+    return resolve(
+        {
+            "optimizer": {"learning_rate": 0.5, "layer_decay": decay, **optimizer},
+            "schedule": {"name": "constant"},
+            "train": {"freeze": freeze, **train},
+        }
+    )
 
 
 def after(config: Config, steps: int = 1) -> dict[str, Any]:
@@ -143,8 +150,10 @@ def test_some_layers_of_a_stack() -> None:
     assert (kernel[2] != PARAMS["encoder/layers/attention/kernel"][2]).all()
     assert (state["params"]["encoder"]["layers"]["norm"]["bias"] == PARAMS["encoder/layers/norm/bias"]).all()
     assert set(moments["layers"]) == {"attention"} and not moments["layers"]["attention"]["kernel"][:2].any()
-    norm = np.sqrt(sum(np.square(x).sum() for path, x in GRADIENT.items() if "layers" not in path)
-                   + np.square(GRADIENT["encoder/layers/attention/kernel"][2]).sum())  # fmt: skip
+    norm = np.sqrt(
+        sum(np.square(x).sum() for path, x in GRADIENT.items() if "layers" not in path)
+        + np.square(GRADIENT["encoder/layers/attention/kernel"][2]).sum()
+    )
     assert float(state["window"]["grad_norm"]) / 3 == pytest.approx(norm, rel=1e-5)
 
 

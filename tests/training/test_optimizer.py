@@ -18,11 +18,14 @@ from lm_research.training.state import optimizer_from_dict, optimizer_to_dict
 
 
 def run(name: str, steps: int, warmup: int = 0, end: float = 0.0, peak: float = 2.0, ratio: float = 0.0) -> Config:
-    return resolve({
-        "optimizer": {"learning_rate": peak},
-        "schedule": {"name": name, "warmup_steps": warmup, "warmup_ratio": ratio} | ({"end_ratio": end} if end else {}),
-        "train": {"num_steps": steps},
-    })  # fmt: skip
+    return resolve(
+        {
+            "optimizer": {"learning_rate": peak},
+            "schedule": {"name": name, "warmup_steps": warmup, "warmup_ratio": ratio}
+            | ({"end_ratio": end} if end else {}),
+            "train": {"num_steps": steps},
+        }
+    )
 
 
 def rates(config: Config, steps: int) -> list[float]:
@@ -111,9 +114,10 @@ def test_direction_is_that_of_optax_adamw() -> None:
     """With the learning rate outside, three updates equal optax.adamw's, which has it inside."""
     params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
     section = OPTIMIZERS.make("adamw", learning_rate=0.1, clip_norm=0.0, weight_decay=0.3)
-    ours, theirs = make_optimizer(section), optax.adamw(
-        0.1, 0.9, 0.999, 1e-6, weight_decay=0.3, mask={"kernel": True, "bias": False}
-    )  # fmt: skip
+    ours, theirs = (
+        make_optimizer(section),
+        optax.adamw(0.1, 0.9, 0.999, 1e-6, weight_decay=0.3, mask={"kernel": True, "bias": False}),
+    )
     state_a, state_b = ours.init(params), theirs.init(params)
     for number in range(3):
         gradient = jax.tree.map(lambda x, n=number: jnp.sin(x + n), params)
@@ -126,10 +130,13 @@ def test_direction_is_that_of_optax_adamw() -> None:
 
 def test_polynomial() -> None:
     """(1 - share of the way)^3 at 0, 1/4, 1/2, 3/4, from 2 down to a tenth of it."""
-    config = resolve({
-        "optimizer": {"learning_rate": 2.0}, "train": {"num_steps": 4},
-        "schedule": {"name": "polynomial", "power": 3.0, "end_ratio": 0.1},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "optimizer": {"learning_rate": 2.0},
+            "train": {"num_steps": 4},
+            "schedule": {"name": "polynomial", "power": 3.0, "end_ratio": 0.1},
+        }
+    )
     assert rates(config, 5) == pytest.approx([2 * (0.1 + 0.9 * x**3) for x in (1.0, 0.75, 0.5, 0.25, 0.0)])
 
 
@@ -141,16 +148,22 @@ def test_inverse_square_root() -> None:
 
 def test_warmup_stable_decay() -> None:
     """20 steps: 2 up, then the peak until 5 are left (a quarter), which fall by a fifth of the peak each."""
-    config = resolve({
-        "optimizer": {"learning_rate": 2.0}, "train": {"num_steps": 20},
-        "schedule": {"name": "wsd", "warmup_steps": 2, "decay_ratio": 0.25},
-    })  # fmt: skip
+    config = resolve(
+        {
+            "optimizer": {"learning_rate": 2.0},
+            "train": {"num_steps": 20},
+            "schedule": {"name": "wsd", "warmup_steps": 2, "decay_ratio": 0.25},
+        }
+    )
     assert rates(config, 21) == pytest.approx([1.0] + [2.0] * 15 + [1.6, 1.2, 0.8, 0.4, 0.0], abs=1e-6)
 
 
 OTHERS = {
     "lamb": (lambda: optax.lamb(0.1, 0.9, 0.999, 1e-6, weight_decay=0.3, mask={"kernel": True, "bias": False}), {}),
-    "lion": (lambda: optax.lion(0.1, 0.9, 0.99, weight_decay=0.3, mask={"kernel": True, "bias": False}), {"beta2": 0.99}),
+    "lion": (
+        lambda: optax.lion(0.1, 0.9, 0.99, weight_decay=0.3, mask={"kernel": True, "bias": False}),
+        {"beta2": 0.99},
+    ),
     "sgd": (lambda: optax.sgd(0.1, momentum=0.9), {"weight_decay": 0.0}),
     "adafactor": (
         lambda: optax.adafactor(
@@ -158,7 +171,7 @@ OTHERS = {
         ),
         {"weight_decay": 0.0},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -133,8 +133,10 @@ def lines(shapes: tuple[Shape, ...]) -> Iterator[str]:
             exact = exact or results
             pairs = zip(results, exact, strict=True)
             error = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
-            cells = (f"{1e3 * low:.3f} to {1e3 * high:.3f} | {flops / low / 1e12:.0f}" for (low, high), flops in (
-                (ahead, shape.flops), (both, 3.5 * shape.flops)))  # fmt: skip
+            cells = (
+                f"{1e3 * low:.3f} to {1e3 * high:.3f} | {flops / low / 1e12:.0f}"
+                for (low, high), flops in ((ahead, shape.flops), (both, 3.5 * shape.flops))
+            )
             yield f"| {shape} | {name} | {' | '.join(cells)} | {error:.1e} |"
 
 

@@ -18,9 +18,14 @@ from lm_research.pretrained import LanguageModel
 
 def build(row: Row, options: dict[str, Any]) -> tuple[Generate, dict[str, Any]]:
     model = dict(
-        family="gpt2", hidden_size=row.width, num_layers=row.layers, num_heads=row.width // 64,
-        intermediate_size=4 * row.width, vocab_size=workload.VOCAB_SIZE, max_length=workload.MAX_LENGTH,
-    )  # fmt: skip
+        family="gpt2",
+        hidden_size=row.width,
+        num_layers=row.layers,
+        num_heads=row.width // 64,
+        intermediate_size=4 * row.width,
+        vocab_size=workload.VOCAB_SIZE,
+        max_length=workload.MAX_LENGTH,
+    )
     config = config_lib.resolve({"model": model, "objective": {"name": "causal_lm"}})
     definition = define_model(config.model, config.model.vocab_size)
     params = definition.init(0)

@@ -133,9 +133,11 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
         turns = [side["turns"][number] for number in used]
         seconds = [turn["seconds"] for turn in turns]
         numbers[name] = {
-            "median": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
+            "median": statistics.median(seconds),
+            "fastest": min(seconds),
+            "slowest": max(seconds),
             "cpu_seconds": statistics.median(turn["cpu_seconds"] for turn in turns),
-        }  # fmt: skip
+        }
     summary: dict[str, Any] = {"quiet": len(quiet), "rounds": len(rounds), "sides": numbers}
     if TORCH in numbers:
         for name, key in (("ratio", "median"), ("fastest_ratio", "fastest"), ("cpu_ratio", "cpu_seconds")):
@@ -144,9 +146,18 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
 
 
 COLUMNS = (
-    "model", "ours tokens/s", "transformers tokens/s", "ratio", "goal", "by fastest", "by CPU time", "ours s",
-    "transformers s", "weights read, GB/s", "quiet",
-)  # fmt: skip
+    "model",
+    "ours tokens/s",
+    "transformers tokens/s",
+    "ratio",
+    "goal",
+    "by fastest",
+    "by CPU time",
+    "ours s",
+    "transformers s",
+    "weights read, GB/s",
+    "quiet",
+)
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -16,9 +16,14 @@ from experiments.benchmarks.generate.workload import NEW, Row
 def build(row: Row, options: dict[str, Any]) -> tuple[Generate, dict[str, Any]]:
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        vocab_size=workload.VOCAB_SIZE, n_embd=row.width, n_layer=row.layers, n_head=row.width // 64,
-        n_positions=workload.MAX_LENGTH, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=workload.VOCAB_SIZE,
+        n_embd=row.width,
+        n_layer=row.layers,
+        n_head=row.width // 64,
+        n_positions=workload.MAX_LENGTH,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     attention = options.get("attention", "sdpa")
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     given = {"cache_implementation": options["cache"]} if options.get("cache") else {}
@@ -27,9 +32,14 @@ def build(row: Row, options: dict[str, Any]) -> tuple[Generate, dict[str, Any]]:
         tokens = torch.from_numpy(ids).long()
         with torch.inference_mode():
             said = model.generate(
-                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=NEW, num_beams=row.beams, do_sample=False,
-                pad_token_id=0, **given,
-            )  # fmt: skip
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=NEW,
+                num_beams=row.beams,
+                do_sample=False,
+                pad_token_id=0,
+                **given,
+            )
         assert said.shape == (row.batch, workload.PROMPT + NEW)
         return said.numpy()
 

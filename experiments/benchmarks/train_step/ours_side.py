@@ -27,15 +27,25 @@ from lm_research.training.step import jit_train_step, make_train_step
 def make_config(row: Row, options: dict[str, Any]) -> Config:
     """The run's config; `options` are changes to its model section."""
     model = dict(
-        family=row.family, num_layers=row.layers, hidden_size=row.width, num_heads=row.width // 64,
-        intermediate_size=4 * row.width, vocab_size=workload.VOCAB_SIZE[row.family],
-        max_length=workload.MAX_LENGTH[row.family], dropout_rate=row.dropout, attention_dropout_rate=row.dropout,
+        family=row.family,
+        num_layers=row.layers,
+        hidden_size=row.width,
+        num_heads=row.width // 64,
+        intermediate_size=4 * row.width,
+        vocab_size=workload.VOCAB_SIZE[row.family],
+        max_length=workload.MAX_LENGTH[row.family],
+        dropout_rate=row.dropout,
+        attention_dropout_rate=row.dropout,
         dtype=row.dtype,
-    )  # fmt: skip
+    )
     optimizer = dict(
-        learning_rate=workload.LEARNING_RATE, weight_decay=workload.WEIGHT_DECAY, clip_norm=workload.CLIP_NORM,
-        beta1=workload.BETA1, beta2=workload.BETA2, epsilon=workload.EPSILON,
-    )  # fmt: skip
+        learning_rate=workload.LEARNING_RATE,
+        weight_decay=workload.WEIGHT_DECAY,
+        clip_norm=workload.CLIP_NORM,
+        beta1=workload.BETA1,
+        beta2=workload.BETA2,
+        epsilon=workload.EPSILON,
+    )
     sections = {
         "model": model | options,
         "objective": {

@@ -151,17 +151,20 @@ def make_groups(row: Row, torch: Any = None) -> list[Group]:
     dense = [(width, width, 4 * layers), (width, inner, layers), (inner, width, layers)]
     sources = {width: x_BLD, inner: x_BLF}
     groups = [
-        Group("dense layers", [
-            Part(f"{i} to {o}", module_both_ways(Dense([(i, None)], [(o, None)], arch, rngs), sources[i]), count)
-            for i, o, count in dense
-        ]),
+        Group(
+            "dense layers",
+            [
+                Part(f"{i} to {o}", module_both_ways(Dense([(i, None)], [(o, None)], arch, rngs), sources[i]), count)
+                for i, o, count in dense
+            ],
+        ),
         Group("attention", [_attention(row, arch.causal, key, layers)]),
         Group("vocabulary", [_vocabulary(row)]),
         Group("activation", [Part("", both_ways(lambda x: activation(arch.activation, x), x_BLF), layers)]),
         Group("norms", [Part("", module_both_ways(norm(arch), x_BLD), 2 * layers + 1)]),
         Group("embeddings", [_embeddings(row)]),
         Group("optimizer", [_optimizer(config, definition.init(0))]),
-    ]  # fmt: skip
+    ]
     if row.dropout:
         run = both_ways(lambda x: dropout(x, row.dropout, key), x_BLD)
         groups.append(Group("dropout outside attention", [Part("", run, 2 * layers + 1)]))

@@ -24,14 +24,26 @@ def make_config(row: Row) -> transformers.PretrainedConfig:
     vocab = workload.VOCAB_SIZE[row.family]
     if row.family == "bert":
         return transformers.BertConfig(
-            vocab_size=vocab, hidden_size=row.width, num_hidden_layers=row.layers, num_attention_heads=heads,
-            intermediate_size=4 * row.width, max_position_embeddings=length, hidden_dropout_prob=row.dropout,
+            vocab_size=vocab,
+            hidden_size=row.width,
+            num_hidden_layers=row.layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * row.width,
+            max_position_embeddings=length,
+            hidden_dropout_prob=row.dropout,
             attention_probs_dropout_prob=row.dropout,
-        )  # fmt: skip
+        )
     return transformers.GPT2Config(
-        vocab_size=vocab, n_embd=row.width, n_layer=row.layers, n_head=heads, n_positions=length,
-        resid_pdrop=row.dropout, embd_pdrop=row.dropout, attn_pdrop=row.dropout, use_cache=False,
-    )  # fmt: skip
+        vocab_size=vocab,
+        n_embd=row.width,
+        n_layer=row.layers,
+        n_head=heads,
+        n_positions=length,
+        resid_pdrop=row.dropout,
+        embd_pdrop=row.dropout,
+        attn_pdrop=row.dropout,
+        use_cache=False,
+    )
 
 
 def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -25,9 +25,16 @@ FORMS = (
 )
 # Ending of a file's name -> how it is read; any other is plain text.
 KINDS = {
-    ".txt": "text", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv",
-    ".parquet": "parquet", ".array_record": "array_record", ".arrayrecord": "array_record",
-}  # fmt: skip
+    ".txt": "text",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".array_record": "array_record",
+    ".arrayrecord": "array_record",
+}
 _OPEN: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _REMOTE = re.compile(r"(gs|s3)://")
 DRIVERS = {"gs": "gcsfs", "s3": "s3fs"}

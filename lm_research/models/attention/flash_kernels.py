@@ -121,9 +121,16 @@ class _Pair(NamedTuple):
         return jnp.where(bits >= jnp.uint32(round(static.rate * 2**32)), x * (1.0 / (1.0 - static.rate)), 0.0)
 
     def gradient(
-        self, static: Static, tile: Tile, query: jax.Array, key: jax.Array, value: jax.Array, outer: jax.Array,
-        log_total: jax.Array, delta: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+        self,
+        static: Static,
+        tile: Tile,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        outer: jax.Array,
+        log_total: jax.Array,
+        delta: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
         """Probabilities after dropout, and the gradient with respect to the scores (without their scale), in float32."""
         shares = jnp.exp2(self.scores(static, tile, query, key) - self.of_queries(log_total))
         product = triton.dot(value, outer.T) if self.turned else triton.dot(outer, value.T)
@@ -135,9 +142,20 @@ class _Pair(NamedTuple):
 
 
 def forward_kernel(
-    static: Static, tile: Tile, first: Any, last: Any, query_segments: Any, key_segments: Any, prefix: Any, numbers: Any,
-    query: Any, key: Any, value: Any, out: Any, log_total: Any,
-) -> None:  # fmt: skip
+    static: Static,
+    tile: Tile,
+    first: Any,
+    last: Any,
+    query_segments: Any,
+    key_segments: Any,
+    prefix: Any,
+    numbers: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    out: Any,
+    log_total: Any,
+) -> None:
     """Attention [Q, K] of a block of queries, and the logarithm to base 2 of their sums [Q]."""
     i, numbers = pl.program_id(0), _Numbers.read(static, numbers)
     own = query_segments[pl.ds(i * tile.queries, tile.queries)]
@@ -163,9 +181,23 @@ def forward_kernel(
 
 
 def keys_kernel(
-    static: Static, tile: Tile, first: Any, last: Any, query_segments: Any, key_segments: Any, prefix: Any, numbers: Any,
-    query: Any, key: Any, value: Any, outer: Any, log_total: Any, delta: Any, key_gradient: Any, value_gradient: Any,
-) -> None:  # fmt: skip
+    static: Static,
+    tile: Tile,
+    first: Any,
+    last: Any,
+    query_segments: Any,
+    key_segments: Any,
+    prefix: Any,
+    numbers: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    outer: Any,
+    log_total: Any,
+    delta: Any,
+    key_gradient: Any,
+    value_gradient: Any,
+) -> None:
     """Gradients [N, K] of a block of keys and values; scores lie turned, so that no product needs them transposed."""
     j, numbers = pl.program_id(0), _Numbers.read(static, numbers)
     here = pl.ds(j * tile.keys, tile.keys)
@@ -188,9 +220,22 @@ def keys_kernel(
 
 
 def queries_kernel(
-    static: Static, tile: Tile, first: Any, last: Any, query_segments: Any, key_segments: Any, prefix: Any, numbers: Any,
-    query: Any, key: Any, value: Any, outer: Any, log_total: Any, delta: Any, query_gradient: Any,
-) -> None:  # fmt: skip
+    static: Static,
+    tile: Tile,
+    first: Any,
+    last: Any,
+    query_segments: Any,
+    key_segments: Any,
+    prefix: Any,
+    numbers: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    outer: Any,
+    log_total: Any,
+    delta: Any,
+    query_gradient: Any,
+) -> None:
     """Gradient [Q, K] of a block of queries."""
     i, numbers = pl.program_id(0), _Numbers.read(static, numbers)
     own = query_segments[pl.ds(i * tile.queries, tile.queries)]

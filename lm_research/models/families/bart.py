@@ -58,9 +58,13 @@ class Bart(Family):
         ConfigField("eos_id", "eos_token_id", 2),
     )
     other_keys = {
-        "scale_embedding": bool, "tie_word_embeddings": bool, "share_encoder_decoder_embeddings": bool, "decoder_vocab_size": Size,
-        "is_decoder": bool, "is_encoder_decoder": bool,
-    }  # fmt: skip
+        "scale_embedding": bool,
+        "tie_word_embeddings": bool,
+        "share_encoder_decoder_embeddings": bool,
+        "decoder_vocab_size": Size,
+        "is_decoder": bool,
+        "is_encoder_decoder": bool,
+    }
     decoder_config = {"is_decoder": True, "is_encoder_decoder": False}
 
     base_prefix = "model."

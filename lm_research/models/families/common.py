@@ -107,10 +107,20 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
     given = {
         name: getattr(config, name)
         for name in (
-            "hidden_size", "num_layers", "num_heads", "intermediate_size", "max_length", "dropout_rate",
-            "attention_dropout_rate", "init_std", "dtype", "scan_layers", "remat", "attention",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "intermediate_size",
+            "max_length",
+            "dropout_rate",
+            "attention_dropout_rate",
+            "init_std",
+            "dtype",
+            "scan_layers",
+            "remat",
+            "attention",
         )
-    }  # fmt: skip
+    }
     given |= {"num_kv_heads": config.num_kv_heads or 0, "head_size": config.head_size or 0}
     arch = from_flat(**{"vocab_size": vocab_size, **given, **traits})
     arch = arch.with_layers(residual=config.norm) if config.norm else arch

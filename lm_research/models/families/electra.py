@@ -50,9 +50,7 @@ class Electra(Bert):
         **without(Bert.classes, "ForPreTraining", "ForNextSentencePrediction", "LMHeadModel"),
         "ForCausalLM": "causal_lm",
     }
-    config_fields = (
-        ConfigField("embedding_size", "embedding_size", 128), *with_defaults(Bert.config_fields, DEFAULTS)
-    )  # fmt: skip
+    config_fields = (ConfigField("embedding_size", "embedding_size", 128), *with_defaults(Bert.config_fields, DEFAULTS))
     required = Bert.required | {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
     base_prefix = "electra."
 

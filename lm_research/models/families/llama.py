@@ -73,10 +73,16 @@ class Llama(Family):
         ConfigField("pad_id", "pad_token_id", -1),
     )
     other_keys = {
-        "num_key_value_heads": Size, "head_dim": Size, "attention_bias": bool, "mlp_bias": bool, "use_sliding_window": bool,
-        "sliding_window": Size, "max_window_layers": Count, "layer_types": list[Literal["full_attention", "sliding_attention"]],
+        "num_key_value_heads": Size,
+        "head_dim": Size,
+        "attention_bias": bool,
+        "mlp_bias": bool,
+        "use_sliding_window": bool,
+        "sliding_window": Size,
+        "max_window_layers": Count,
+        "layer_types": list[Literal["full_attention", "sliding_attention"]],
         **rotary.KEYS,
-    }  # fmt: skip
+    }
 
     base_prefix = "model."
     redundant = (r"rotary_emb\.inv_freq$",)
@@ -101,9 +107,11 @@ class Llama(Family):
         last = arch.layers[-1]
         kind = variant_of(arch)
         hf = write_keys(arch, self.config_fields) | {
-            "model_type": kind, "num_key_value_heads": arch.kv_heads, "head_dim": arch.head_width,
+            "model_type": kind,
+            "num_key_value_heads": arch.kv_heads,
+            "head_dim": arch.head_width,
             "rope_parameters": rotary.write_rotary(last),
-        }  # fmt: skip
+        }
         if arch.pad_id < 0:
             del hf["pad_token_id"]
         if last.window:

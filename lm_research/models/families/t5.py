@@ -57,14 +57,26 @@ class T5(Family):
     sizes = {
         name: dict(
             variant="v1.1" if name.startswith("v1.1") else "v1.0",
-            num_layers=n, hidden_size=d, num_heads=h, head_size=k, intermediate_size=f,
+            num_layers=n,
+            hidden_size=d,
+            num_heads=h,
+            head_size=k,
+            intermediate_size=f,
         )
         for name, (n, d, h, k, f) in _TABLE.items()
-    }  # fmt: skip
+    }
     traits = dict(
-        norm="pre", norm_kind="rms", positions="relative", attention_scale=1.0, final_dropout=True,
-        qkv_bias=False, output_bias=False, mlp_bias=False, pooling="eos", pooler_activation="tanh",
-    )  # fmt: skip
+        norm="pre",
+        norm_kind="rms",
+        positions="relative",
+        attention_scale=1.0,
+        final_dropout=True,
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        pooling="eos",
+        pooler_activation="tanh",
+    )
 
     model_types = {"t5": "T5"}
     classes = {
@@ -128,10 +140,14 @@ class T5(Family):
         kind = f"gated-{'gelu' if name == 'gelu_new' else name}" if arch.layers[0].gated else name
         scaled = arch.logit_scale != 1.0
         return write_keys(arch.replace(head_size=arch.head_width), self.config_fields) | {
-            "num_layers": encoder.num_layers, "num_decoder_layers": arch.num_layers, "feed_forward_proj": kind,
-            "tie_word_embeddings": scaled, "scale_decoder_outputs": scaled, "is_encoder_decoder": arch.encoder is not None,
+            "num_layers": encoder.num_layers,
+            "num_decoder_layers": arch.num_layers,
+            "feed_forward_proj": kind,
+            "tie_word_embeddings": scaled,
+            "scale_decoder_outputs": scaled,
+            "is_encoder_decoder": arch.encoder is not None,
             "decoder_start_token_id": max(arch.pad_id, 0),
-        }  # fmt: skip
+        }
 
     def prefix(self, arch: Architecture, head: str, kind: str = "") -> str:
         return "transformer." if head in ("classification", "token_classification") else ""

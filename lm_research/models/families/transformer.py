@@ -43,8 +43,9 @@ class Transformer(Bart):
         if arch.encoder is None:
             return hf
         return hf | {
-            "decoder_start_token_id": max(arch.pad_id, 0), "share_encoder_decoder_embeddings": arch.shared_tokens,
-        }  # fmt: skip
+            "decoder_start_token_id": max(arch.pad_id, 0),
+            "share_encoder_decoder_embeddings": arch.shared_tokens,
+        }
 
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         """BART's, without a third table beside two untied ones unless the files had it: models whose sides differ have none."""

@@ -55,10 +55,34 @@ def test_scripts() -> None:
 def test_every_script_knows_its_letters() -> None:
     """A letter of each, and no letter in two scripts."""
     samples = dict(
-        latin="é", greek="ω", cyrillic="я", armenian="ա", hebrew="א", arabic="ب", devanagari="क", bengali="ক", gurmukhi="ਕ",
-        gujarati="ક", tamil="க", telugu="క", kannada="ಕ", malayalam="ക", sinhala="ක", thai="ก", lao="ກ", tibetan="ཀ",
-        myanmar="က", georgian="ა", ethiopic="ሀ", khmer="ក", mongolian="ᠠ", hangul="가", hiragana="あ", katakana="ア", han="字",
-    )  # fmt: skip
+        latin="é",
+        greek="ω",
+        cyrillic="я",
+        armenian="ա",
+        hebrew="א",
+        arabic="ب",
+        devanagari="क",
+        bengali="ক",
+        gurmukhi="ਕ",
+        gujarati="ક",
+        tamil="க",
+        telugu="క",
+        kannada="ಕ",
+        malayalam="ക",
+        sinhala="ක",
+        thai="ก",
+        lao="ກ",
+        tibetan="ཀ",
+        myanmar="က",
+        georgian="ა",
+        ethiopic="ሀ",
+        khmer="ក",
+        mongolian="ᠠ",
+        hangul="가",
+        hiragana="あ",
+        katakana="ア",
+        han="字",
+    )
     assert samples.keys() == SCRIPTS.keys()
     for name, letter in samples.items():
         assert [other for other in SCRIPTS if ratio(letter, (other,))] == [name]

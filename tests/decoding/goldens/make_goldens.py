@@ -50,50 +50,94 @@ MODELS = {
     "gpt2": (
         "GPT2LMHeadModel",
         dict(
-            vocab_size=VOCAB, n_embd=24, n_layer=3, n_head=3, n_positions=40, bos_token_id=1, eos_token_id=2,
+            vocab_size=VOCAB,
+            n_embd=24,
+            n_layer=3,
+            n_head=3,
+            n_positions=40,
+            bos_token_id=1,
+            eos_token_id=2,
             initializer_range=0.02,
         ),
     ),
     "llama": (
         "LlamaForCausalLM",
         dict(
-            vocab_size=VOCAB, hidden_size=30, intermediate_size=43, num_hidden_layers=2, num_attention_heads=6,
-            num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+            vocab_size=VOCAB,
+            hidden_size=30,
+            intermediate_size=43,
+            num_hidden_layers=2,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=64,
         ),
     ),
     "mistral": (
         "MistralForCausalLM",
         dict(
-            vocab_size=VOCAB, hidden_size=30, intermediate_size=43, num_hidden_layers=2, num_attention_heads=6,
-            num_key_value_heads=2, head_dim=8, max_position_embeddings=64, sliding_window=5,
+            vocab_size=VOCAB,
+            hidden_size=30,
+            intermediate_size=43,
+            num_hidden_layers=2,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=8,
+            max_position_embeddings=64,
+            sliding_window=5,
         ),
     ),
     "t5": (
         "T5ForConditionalGeneration",
         dict(
-            vocab_size=VOCAB, d_model=22, d_kv=6, d_ff=35, num_layers=3, num_decoder_layers=3, num_heads=3,
-            relative_attention_num_buckets=12, relative_attention_max_distance=10, decoder_start_token_id=0,
+            vocab_size=VOCAB,
+            d_model=22,
+            d_kv=6,
+            d_ff=35,
+            num_layers=3,
+            num_decoder_layers=3,
+            num_heads=3,
+            relative_attention_num_buckets=12,
+            relative_attention_max_distance=10,
+            decoder_start_token_id=0,
             feed_forward_proj="gated-gelu",
         ),
     ),
     "bart": (
         "BartForConditionalGeneration",
         dict(
-            vocab_size=VOCAB, d_model=24, encoder_layers=2, decoder_layers=3, encoder_attention_heads=3,
-            decoder_attention_heads=4, encoder_ffn_dim=35, decoder_ffn_dim=29, max_position_embeddings=40,
+            vocab_size=VOCAB,
+            d_model=24,
+            encoder_layers=2,
+            decoder_layers=3,
+            encoder_attention_heads=3,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=35,
+            decoder_ffn_dim=29,
+            max_position_embeddings=40,
         ),
     ),
-}  # fmt: skip
+}
 
 BERT = dict(
-    vocab_size=VOCAB, hidden_size=21, num_hidden_layers=3, num_attention_heads=3, intermediate_size=37,
-    max_position_embeddings=40, type_vocab_size=2,
-)  # fmt: skip
+    vocab_size=VOCAB,
+    hidden_size=21,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    intermediate_size=37,
+    max_position_embeddings=40,
+    type_vocab_size=2,
+)
 GPT2 = MODELS["gpt2"][1]
 BART = dict(
-    vocab_size=VOCAB, d_model=24, encoder_layers=3, decoder_layers=3, decoder_attention_heads=4, decoder_ffn_dim=29,
+    vocab_size=VOCAB,
+    d_model=24,
+    encoder_layers=3,
+    decoder_layers=3,
+    decoder_attention_heads=4,
+    decoder_ffn_dim=29,
     max_position_embeddings=40,
-)  # fmt: skip
+)
 
 
 def pair(encoder: dict, decoder: dict, pad: int = 0) -> tuple[str, dict]:
@@ -159,27 +203,39 @@ def cases_of(seq2seq: bool, liked: int, words: list[int]) -> list[dict]:
     end = {"eos_token_id": liked, "pad_token_id": 3}
     cases: list[dict] = [{}, end, {"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 3}]
     cases += [
-        {**end, "min_new_tokens": 5}, {**end, "min_length": 8}, {"bad_words_ids": [words[:2], [words[2]], words[1:4]]},
-        {"suppress_tokens": words[:2]}, {"begin_suppress_tokens": words[:1]}, {"forced_eos_token_id": 7},
+        {**end, "min_new_tokens": 5},
+        {**end, "min_length": 8},
+        {"bad_words_ids": [words[:2], [words[2]], words[1:4]]},
+        {"suppress_tokens": words[:2]},
+        {"begin_suppress_tokens": words[:1]},
+        {"forced_eos_token_id": 7},
         {**end, "exponential_decay_length_penalty": [2, 1.3], "no_repeat_ngram_size": 2},
         {"eos_token_id": [liked, words[1]], "pad_token_id": 3, "min_new_tokens": 2, "no_repeat_ngram_size": 2},
         {"max_length": 20, "no_repeat_ngram_size": 2},
-    ]  # fmt: skip
+    ]
     if seq2seq:
         cases += [
-            {"encoder_repetition_penalty": 1.5, "no_repeat_ngram_size": 2}, {"encoder_no_repeat_ngram_size": 1},
-            {"forced_bos_token_id": 9, "no_repeat_ngram_size": 2}, {"decoder_input_ids": [[0, 5, 6], [0, 7, 8], [0, 9, 9]]},
-        ]  # fmt: skip
+            {"encoder_repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+            {"encoder_no_repeat_ngram_size": 1},
+            {"forced_bos_token_id": 9, "no_repeat_ngram_size": 2},
+            {"decoder_input_ids": [[0, 5, 6], [0, 7, 8], [0, 9, 9]]},
+        ]
     for beams in range(2, 9):
         cases.append({"num_beams": beams})
         cases.append({"num_beams": beams, **end, "length_penalty": (0.0, 0.6, 2.0, -1.0)[beams % 4]})
         cases.append({"num_beams": beams, **end, "no_repeat_ngram_size": 2, "num_return_sequences": beams})
     for early in (False, True, "never"):
         for penalty in (-0.5, 0.0, 1.0, 1.8):
-            cases.append({
-                "num_beams": 4, **end, "early_stopping": early, "length_penalty": penalty, "no_repeat_ngram_size": 3,
-                "num_return_sequences": 2,
-            })  # fmt: skip
+            cases.append(
+                {
+                    "num_beams": 4,
+                    **end,
+                    "early_stopping": early,
+                    "length_penalty": penalty,
+                    "no_repeat_ngram_size": 3,
+                    "num_return_sequences": 2,
+                }
+            )
     cases += [
         {"num_beams": 3, **end, "repetition_penalty": 1.4, "min_new_tokens": 4, "num_return_sequences": 3},
         {"num_beams": 4, "eos_token_id": [liked, words[1]], "pad_token_id": 3, "num_return_sequences": 4},
@@ -192,10 +248,15 @@ def cases_of(seq2seq: bool, liked: int, words: list[int]) -> list[dict]:
 def few_cases_of(seq2seq: bool, liked: int) -> list[dict]:
     end = {"eos_token_id": liked, "pad_token_id": 3}
     cases = [
-        {}, end, {"no_repeat_ngram_size": 2}, {**end, "min_new_tokens": 5}, {"num_beams": 3},
-        {"num_beams": 3, **end, "length_penalty": 0.6}, {"num_beams": 3, "no_repeat_ngram_size": 2},
+        {},
+        end,
+        {"no_repeat_ngram_size": 2},
+        {**end, "min_new_tokens": 5},
+        {"num_beams": 3},
+        {"num_beams": 3, **end, "length_penalty": 0.6},
+        {"num_beams": 3, "no_repeat_ngram_size": 2},
         {"num_beams": 4, **end, "no_repeat_ngram_size": 2, "num_return_sequences": 3},
-    ]  # fmt: skip
+    ]
     if seq2seq:
         cases.append({"decoder_input_ids": [[4, 5, 6], [4, 7, 8], [4, 9, 9]], "no_repeat_ngram_size": 2})
     return [{"max_new_tokens": NEW, **case} for case in cases]

@@ -253,9 +253,12 @@ def train(model, batches: list[dict[str, np.ndarray]], optimizer: dict[str, floa
     """Losses before each step; decay on every parameter, no clipping."""
     betas = (optimizer["beta1"], optimizer["beta2"])
     adamw = torch.optim.AdamW(
-        model.parameters(), lr=optimizer["learning_rate"], betas=betas, eps=optimizer["epsilon"],
+        model.parameters(),
+        lr=optimizer["learning_rate"],
+        betas=betas,
+        eps=optimizer["epsilon"],
         weight_decay=optimizer["weight_decay"],
-    )  # fmt: skip
+    )
     losses = []
     for step in range(STEPS):
         loss = model(**tensors_of(batches[step % len(batches)])).loss
@@ -300,59 +303,127 @@ def save(golden: Golden) -> int:
 # --- cases ------------------------------------------------------------------------------------------------------------
 
 BERT = {
-    "vocab_size": 61, "hidden_size": 21, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 37,
-    "max_position_embeddings": 13, "type_vocab_size": 3, "hidden_act": "gelu",
-}  # fmt: skip
+    "vocab_size": 61,
+    "hidden_size": 21,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 37,
+    "max_position_embeddings": 13,
+    "type_vocab_size": 3,
+    "hidden_act": "gelu",
+}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 ROBERTA = merged(BERT, type_vocab_size=1, vocab_size=67, max_position_embeddings=17, layer_norm_eps=1e-5)
 DISTILBERT = {
-    "vocab_size": 61, "dim": 20, "n_layers": 3, "n_heads": 5, "hidden_dim": 33, "max_position_embeddings": 14,
-}  # fmt: skip
+    "vocab_size": 61,
+    "dim": 20,
+    "n_layers": 3,
+    "n_heads": 5,
+    "hidden_dim": 33,
+    "max_position_embeddings": 14,
+}
 ELECTRA = merged(BERT, embedding_size=10, vocab_size=53, hidden_size=20, num_attention_heads=5, type_vocab_size=2)
 ALBERT = {
-    "vocab_size": 71, "embedding_size": 11, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3,
-    "intermediate_size": 35, "max_position_embeddings": 15, "type_vocab_size": 3,
-}  # fmt: skip
+    "vocab_size": 71,
+    "embedding_size": 11,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 35,
+    "max_position_embeddings": 15,
+    "type_vocab_size": 3,
+}
 GPT2 = {
-    "vocab_size": 61, "n_embd": 21, "n_layer": 3, "n_head": 3, "n_inner": 38, "n_positions": 15, "bos_token_id": 1,
+    "vocab_size": 61,
+    "n_embd": 21,
+    "n_layer": 3,
+    "n_head": 3,
+    "n_inner": 38,
+    "n_positions": 15,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-}  # fmt: skip
+}
 LLAMA = {
-    "vocab_size": 61, "hidden_size": 30, "intermediate_size": 43, "num_hidden_layers": 2, "num_attention_heads": 6,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 23, "rms_norm_eps": 1e-5,
-}  # fmt: skip
+    "vocab_size": 61,
+    "hidden_size": 30,
+    "intermediate_size": 43,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 23,
+    "rms_norm_eps": 1e-5,
+}
 QWEN2 = {key: value for key, value in LLAMA.items() if key != "head_dim"} | {"hidden_size": 36}
 THETA = {"rope_type": "default", "rope_theta": 500.0}
 LINEAR = {"rope_type": "linear", "factor": 2.5, "rope_theta": 700.0}
 LLAMA3 = {
-    "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 2.0,
-    "original_max_position_embeddings": 16, "rope_theta": 100.0,
-}  # fmt: skip
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 2.0,
+    "original_max_position_embeddings": 16,
+    "rope_theta": 100.0,
+}
 T5 = {
-    "vocab_size": 61, "d_model": 22, "d_kv": 6, "d_ff": 35, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3,
-    "relative_attention_num_buckets": 12, "relative_attention_max_distance": 10, "decoder_start_token_id": 0,
+    "vocab_size": 61,
+    "d_model": 22,
+    "d_kv": 6,
+    "d_ff": 35,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 12,
+    "relative_attention_max_distance": 10,
+    "decoder_start_token_id": 0,
     "feed_forward_proj": "relu",
-}  # fmt: skip
+}
 BART = {
-    "vocab_size": 61, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 3,
-    "decoder_attention_heads": 4, "encoder_ffn_dim": 35, "decoder_ffn_dim": 29, "max_position_embeddings": 13,
+    "vocab_size": 61,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 35,
+    "decoder_ffn_dim": 29,
+    "max_position_embeddings": 13,
     "activation_function": "gelu",
-}  # fmt: skip
+}
 MARIAN = merged(
-    BART, pad_token_id=60, eos_token_id=0, decoder_start_token_id=60, forced_eos_token_id=0, scale_embedding=True,
-    activation_function="swish", max_position_embeddings=14,
-)  # fmt: skip
+    BART,
+    pad_token_id=60,
+    eos_token_id=0,
+    decoder_start_token_id=60,
+    forced_eos_token_id=0,
+    scale_embedding=True,
+    activation_function="swish",
+    max_position_embeddings=14,
+)
 
 # config.json as checkpoints from before transformers 5 have it
 OLD_LINEAR = merged(
-    LLAMA, architectures=["LlamaForCausalLM"], model_type="llama", torch_dtype="float32", rope_theta=700.0,
-    rope_scaling={"type": "linear", "factor": 2.5}, tie_word_embeddings=False, hidden_act="silu",
-)  # fmt: skip
+    LLAMA,
+    architectures=["LlamaForCausalLM"],
+    model_type="llama",
+    torch_dtype="float32",
+    rope_theta=700.0,
+    rope_scaling={"type": "linear", "factor": 2.5},
+    tie_word_embeddings=False,
+    hidden_act="silu",
+)
 OLD_LLAMA3 = merged(OLD_LINEAR, rope_theta=100.0, rope_scaling={k: v for k, v in LLAMA3.items() if k != "rope_theta"})
 OLD_T5 = merged(
-    T5, architectures=["T5ForConditionalGeneration"], model_type="t5", feed_forward_proj="gated-gelu",
-    tie_word_embeddings=False, is_encoder_decoder=True, pad_token_id=0, eos_token_id=1, layer_norm_epsilon=1e-6,
-)  # fmt: skip
+    T5,
+    architectures=["T5ForConditionalGeneration"],
+    model_type="t5",
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+    is_encoder_decoder=True,
+    pad_token_id=0,
+    eos_token_id=1,
+    layer_norm_epsilon=1e-6,
+)
 OLD_MT5 = merged(OLD_T5, architectures=["MT5ForConditionalGeneration"], model_type="mt5")
 HEAD = ("lm_head.weight=shared.weight",)
 
@@ -378,25 +449,33 @@ ENCODERS = [
     Case("bert_pretraining", "BertForPreTraining", BERT, "tokens next", deep=True),
     Case("bert_masked", "BertForMaskedLM", merged(BERT, hidden_act="relu"), "tokens"),
     Case(
-        "bert_masked_untied", "BertForMaskedLM",
-        merged(BERT, hidden_act="gelu_new", tie_word_embeddings=False, type_vocab_size=1), "tokens",
+        "bert_masked_untied",
+        "BertForMaskedLM",
+        merged(BERT, hidden_act="gelu_new", tie_word_embeddings=False, type_vocab_size=1),
+        "tokens",
     ),
     Case("bert_model", "BertModel", merged(BERT, hidden_act="silu", layer_norm_eps=1e-3), deep=True),
     Case("bert_model_plain", "BertModel", merged(BERT, num_attention_heads=7), masks="", types=False, length=13),
     Case("bert_sequence", "BertForSequenceClassification", merged(BERT, num_labels=3), "sequence"),
     Case("bert_sequence_regression", "BertForSequenceClassification", merged(BERT, num_labels=1), "regression"),
     Case(
-        "bert_sequence_several", "BertForSequenceClassification",
-        merged(BERT, num_labels=4, problem_type="multi_label_classification"), "several",
+        "bert_sequence_several",
+        "BertForSequenceClassification",
+        merged(BERT, num_labels=4, problem_type="multi_label_classification"),
+        "several",
     ),
     Case("bert_token", "BertForTokenClassification", merged(BERT, num_labels=5, hidden_act="relu"), "classes"),
     Case("bert_question", "BertForQuestionAnswering", merged(BERT, hidden_act="gelu_new"), "span"),
     Case("bert_choice", "BertForMultipleChoice", merged(BERT, hidden_act="silu"), "choice"),
     Case("bert_next", "BertForNextSentencePrediction", BERT, "pair"),
     Case(  # padding on the right alone: PyTorch gives the pad token's row no gradient, so no loss may come from it
-        "bert_losses", "BertForPreTraining", merged(BERT, **NO_DROPOUT), "tokens next", masks="right right", steps=4e-3,
+        "bert_losses",
+        "BertForPreTraining",
+        merged(BERT, **NO_DROPOUT),
+        "tokens next",
+        masks="right right",
+        steps=4e-3,
     ),
-
     Case("roberta_masked", "RobertaForMaskedLM", ROBERTA, "tokens", deep=True),
     Case("roberta_masked_untied", "RobertaForMaskedLM", merged(ROBERTA, tie_word_embeddings=False), "tokens"),
     Case("roberta_model", "RobertaModel", merged(ROBERTA, hidden_act="relu", layer_norm_eps=1e-12)),
@@ -406,24 +485,23 @@ ENCODERS = [
     Case("roberta_choice", "RobertaForMultipleChoice", ROBERTA, "choice"),
     Case("xlm_roberta_masked", "XLMRobertaForMaskedLM", merged(ROBERTA, pad_token_id=3), "tokens"),
     Case("xlm_roberta_sequence", "XLMRobertaForSequenceClassification", merged(ROBERTA, num_labels=3), "sequence"),
-
     Case("distilbert_masked", "DistilBertForMaskedLM", DISTILBERT, "tokens", deep=True),
     Case(
-        "distilbert_masked_sinusoidal", "DistilBertForMaskedLM",
-        merged(DISTILBERT, sinusoidal_pos_embds=True, activation="relu"), "tokens",
+        "distilbert_masked_sinusoidal",
+        "DistilBertForMaskedLM",
+        merged(DISTILBERT, sinusoidal_pos_embds=True, activation="relu"),
+        "tokens",
     ),
     Case("distilbert_model", "DistilBertModel", DISTILBERT),
     Case("distilbert_sequence", "DistilBertForSequenceClassification", merged(DISTILBERT, num_labels=3), "sequence"),
     Case("distilbert_token", "DistilBertForTokenClassification", merged(DISTILBERT, num_labels=4), "classes"),
     Case("distilbert_question", "DistilBertForQuestionAnswering", DISTILBERT, "span"),
-
     Case("electra_generator", "ElectraForMaskedLM", ELECTRA, "tokens", deep=True),
     Case("electra_discriminator", "ElectraForPreTraining", ELECTRA, "replaced"),
     Case("electra_model", "ElectraModel", merged(ELECTRA, embedding_size=20, hidden_act="relu")),
     Case("electra_sequence", "ElectraForSequenceClassification", merged(ELECTRA, num_labels=3), "sequence"),
     Case("electra_token", "ElectraForTokenClassification", merged(ELECTRA, num_labels=4), "classes"),
     Case("electra_question", "ElectraForQuestionAnswering", ELECTRA, "span"),
-
     Case("albert_pretraining", "AlbertForPreTraining", ALBERT, "tokens order", deep=True),
     Case("albert_masked", "AlbertForMaskedLM", merged(ALBERT, hidden_act="relu"), "tokens"),
     Case("albert_model", "AlbertModel", merged(ALBERT, hidden_act="gelu", layer_norm_eps=1e-5)),
@@ -431,15 +509,23 @@ ENCODERS = [
     Case("albert_token", "AlbertForTokenClassification", merged(ALBERT, num_labels=4), "classes"),
     Case("albert_question", "AlbertForQuestionAnswering", ALBERT, "span"),
     Case(  # five layers in three groups of two blocks: 5 is no multiple of 3
-        "albert_groups", "AlbertForMaskedLM",
-        merged(ALBERT, num_hidden_layers=5, num_hidden_groups=3, inner_group_num=2), "tokens", deep=True, length=6,
+        "albert_groups",
+        "AlbertForMaskedLM",
+        merged(ALBERT, num_hidden_layers=5, num_hidden_groups=3, inner_group_num=2),
+        "tokens",
+        deep=True,
+        length=6,
     ),
     Case("albert_groups_unused", "AlbertModel", merged(ALBERT, num_hidden_layers=2, num_hidden_groups=3)),
     Case(
-        "albert_groups_losses", "AlbertForPreTraining", merged(ALBERT, num_hidden_groups=2, inner_group_num=2),
-        "tokens order", masks="right right", steps=4e-3,
+        "albert_groups_losses",
+        "AlbertForPreTraining",
+        merged(ALBERT, num_hidden_groups=2, inner_group_num=2),
+        "tokens order",
+        masks="right right",
+        steps=4e-3,
     ),
-]  # fmt: skip
+]
 
 DECODERS = [
     Case("gpt2_causal", "GPT2LMHeadModel", GPT2, "causal", deep=True),
@@ -452,27 +538,41 @@ DECODERS = [
     Case("gpt2_token", "GPT2ForTokenClassification", merged(GPT2, num_labels=4), "classes"),
     Case("gpt2_question", "GPT2ForQuestionAnswering", GPT2, "span", masks="right right"),
     Case(
-        "gpt2_losses", "GPT2LMHeadModel", merged(GPT2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0), "causal",
-        masks="right right", steps=4e-3,
+        "gpt2_losses",
+        "GPT2LMHeadModel",
+        merged(GPT2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+        "causal",
+        masks="right right",
+        steps=4e-3,
     ),
-
     Case("llama_causal", "LlamaForCausalLM", merged(LLAMA, rope_parameters=THETA), "causal", deep=True),
     Case(
-        "llama_causal_biases", "LlamaForCausalLM",
-        merged(LLAMA, attention_bias=True, mlp_bias=True, num_key_value_heads=3, head_dim=10), "causal",
+        "llama_causal_biases",
+        "LlamaForCausalLM",
+        merged(LLAMA, attention_bias=True, mlp_bias=True, num_key_value_heads=3, head_dim=10),
+        "causal",
     ),
     Case(
-        "llama_causal_tied", "LlamaForCausalLM",
-        merged(LLAMA, tie_word_embeddings=True, head_dim=None, hidden_size=24, num_key_value_heads=6), "causal",
+        "llama_causal_tied",
+        "LlamaForCausalLM",
+        merged(LLAMA, tie_word_embeddings=True, head_dim=None, hidden_size=24, num_key_value_heads=6),
+        "causal",
     ),
     Case("llama_causal_linear", "LlamaForCausalLM", merged(LLAMA, rope_parameters=LINEAR), "causal", length=12),
     Case("llama_causal_linear_old", "LlamaForCausalLM", merged(LLAMA, rope_parameters=LINEAR), text=OLD_LINEAR),
     Case(
-        "llama_causal_llama3", "LlamaForCausalLM", merged(LLAMA, rope_parameters=LLAMA3, head_dim=12), "causal",
+        "llama_causal_llama3",
+        "LlamaForCausalLM",
+        merged(LLAMA, rope_parameters=LLAMA3, head_dim=12),
+        "causal",
         length=20,
     ),
     Case(
-        "llama_causal_llama3_old", "LlamaForCausalLM", merged(LLAMA, rope_parameters=LLAMA3), text=OLD_LLAMA3, length=20,
+        "llama_causal_llama3_old",
+        "LlamaForCausalLM",
+        merged(LLAMA, rope_parameters=LLAMA3),
+        text=OLD_LLAMA3,
+        length=20,
     ),
     Case("llama_model", "LlamaModel", merged(LLAMA, hidden_act="gelu", num_key_value_heads=1)),
     Case("llama_sequence", "LlamaForSequenceClassification", merged(LLAMA, num_labels=3, pad_token_id=0), "sequence"),
@@ -482,24 +582,33 @@ DECODERS = [
     Case("mistral_causal_full", "MistralForCausalLM", merged(LLAMA, sliding_window=None), "causal"),
     Case("qwen2_causal", "Qwen2ForCausalLM", QWEN2, "causal", deep=True),
     Case(
-        "qwen2_causal_sliding", "Qwen2ForCausalLM",
+        "qwen2_causal_sliding",
+        "Qwen2ForCausalLM",
         merged(QWEN2, use_sliding_window=True, sliding_window=4, max_window_layers=1, tie_word_embeddings=True),
-        "causal", length=12,
+        "causal",
+        length=12,
     ),
-]  # fmt: skip
+]
 
 ENCODERS_AS_DECODERS = [
     Case("bert_decoder", "BertLMHeadModel", merged(BERT, **ALONE), "causal", deep=True),
     Case("bert_decoder_untied", "BertLMHeadModel", merged(BERT, **ALONE, tie_word_embeddings=False), "causal"),
     Case(  # it has layers for an encoder's states, which nothing reads without one
-        "bert_decoder_crossing", "BertLMHeadModel", merged(BERT, **BEHIND, hidden_act="gelu_new"), "causal",
+        "bert_decoder_crossing",
+        "BertLMHeadModel",
+        merged(BERT, **BEHIND, hidden_act="gelu_new"),
+        "causal",
     ),
     Case("bert_decoder_both_ways", "BertLMHeadModel", BERT, "causal"),
     Case("bert_decoder_model", "BertModel", merged(BERT, **ALONE)),
     Case("bert_decoder_masked", "BertForMaskedLM", merged(BERT, **ALONE), "tokens"),
     Case("bert_decoder_sequence", "BertForSequenceClassification", merged(BERT, **ALONE, num_labels=3), "sequence"),
     Case(
-        "bert_decoder_losses", "BertLMHeadModel", merged(BERT, **ALONE, **NO_DROPOUT), "causal", masks="right right",
+        "bert_decoder_losses",
+        "BertLMHeadModel",
+        merged(BERT, **ALONE, **NO_DROPOUT),
+        "causal",
+        masks="right right",
         steps=4e-3,
     ),
     Case("roberta_decoder", "RobertaForCausalLM", merged(ROBERTA, **ALONE), "causal", deep=True, length=6),
@@ -511,60 +620,94 @@ ENCODERS_AS_DECODERS = [
     Case("mbart_decoder", "MBartForCausalLM", merged(BART3, scale_embedding=True), "causal"),
     Case("marian_decoder", "MarianForCausalLM", MARIAN3, "causal"),
     Case("gpt2_crossing", "GPT2LMHeadModel", merged(GPT2, add_cross_attention=True), "causal"),
-]  # fmt: skip
+]
 
 PAIRS = [
     Case(
-        "pair_bert_bert", "EncoderDecoderModel",
-        pair(("bert", BERT), ("bert", merged(BERT, hidden_size=24, vocab_size=53))), "target", length=6, target=5, deep=True,
+        "pair_bert_bert",
+        "EncoderDecoderModel",
+        pair(("bert", BERT), ("bert", merged(BERT, hidden_size=24, vocab_size=53))),
+        "target",
+        length=6,
+        target=5,
+        deep=True,
     ),
     Case(
-        "pair_bert_bert_untied", "EncoderDecoderModel",
-        pair(("bert", BERT), ("bert", merged(BERT, tie_word_embeddings=False, type_vocab_size=1))), "target",
+        "pair_bert_bert_untied",
+        "EncoderDecoderModel",
+        pair(("bert", BERT), ("bert", merged(BERT, tie_word_embeddings=False, type_vocab_size=1))),
+        "target",
     ),
     Case(
-        "pair_roberta_roberta", "EncoderDecoderModel", pair(("roberta", ROBERTA), ("roberta", ROBERTA), pad_token_id=1),
+        "pair_roberta_roberta",
+        "EncoderDecoderModel",
+        pair(("roberta", ROBERTA), ("roberta", ROBERTA), pad_token_id=1),
         "target",
     ),
     Case(  # padding is a token like others to the sinks of RoBERTa's positions
-        "pair_xlm_roberta_roberta", "EncoderDecoderModel",
-        pair(("xlm-roberta", ROBERTA), ("roberta", ROBERTA), pad_token_id=1), decoder="masked",
+        "pair_xlm_roberta_roberta",
+        "EncoderDecoderModel",
+        pair(("xlm-roberta", ROBERTA), ("roberta", ROBERTA), pad_token_id=1),
+        decoder="masked",
     ),
     Case("pair_bert_gpt2", "EncoderDecoderModel", pair(("bert", BERT), ("gpt2", GPT2)), "target", types=True),
     Case(
-        "pair_electra_electra", "EncoderDecoderModel",
-        pair(("electra", ELECTRA), ("electra", merged(ELECTRA, embedding_size=20))), decoder="given",
+        "pair_electra_electra",
+        "EncoderDecoderModel",
+        pair(("electra", ELECTRA), ("electra", merged(ELECTRA, embedding_size=20))),
+        decoder="given",
     ),
-    Case("pair_albert_bart", "EncoderDecoderModel", pair(("albert", ALBERT), ("bart", merged(BART3, d_model=28))), "target"),
+    Case(
+        "pair_albert_bart",
+        "EncoderDecoderModel",
+        pair(("albert", ALBERT), ("bart", merged(BART3, d_model=28))),
+        "target",
+    ),
     Case("pair_distilbert_mbart", "EncoderDecoderModel", pair(("distilbert", DISTILBERT), ("mbart", BART3)), "target"),
     Case(
-        "pair_bert_gpt2_losses", "EncoderDecoderModel",
+        "pair_bert_gpt2_losses",
+        "EncoderDecoderModel",
         pair(
             ("bert", merged(BERT, **NO_DROPOUT, hidden_size=24)),
             ("gpt2", merged(GPT2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)),
         ),
-        "target", steps=4e-3, masks="right right",
+        "target",
+        steps=4e-3,
+        masks="right right",
     ),
-]  # fmt: skip
+]
 
 SEQ2SEQ = [
     Case("t5_generation", "T5ForConditionalGeneration", T5, "target", deep=True),
     Case("t5_generation_masked", "T5ForConditionalGeneration", T5, decoder="masked"),
     Case(
-        "t5_generation_gated_gelu", "T5ForConditionalGeneration",
-        merged(T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False), "target", text=OLD_T5, extra=HEAD,
+        "t5_generation_gated_gelu",
+        "T5ForConditionalGeneration",
+        merged(T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+        "target",
+        text=OLD_T5,
+        extra=HEAD,
     ),
     Case(
-        "t5_generation_gated_silu", "T5ForConditionalGeneration",
-        merged(T5, feed_forward_proj="gated-silu", tie_word_embeddings=False), "target", extra=HEAD,
+        "t5_generation_gated_silu",
+        "T5ForConditionalGeneration",
+        merged(T5, feed_forward_proj="gated-silu", tie_word_embeddings=False),
+        "target",
+        extra=HEAD,
     ),
     Case(
-        "t5_generation_gated_tied", "T5ForConditionalGeneration", merged(T5, feed_forward_proj="gated-gelu"), "target",
+        "t5_generation_gated_tied",
+        "T5ForConditionalGeneration",
+        merged(T5, feed_forward_proj="gated-gelu"),
+        "target",
     ),
     Case(
-        "t5_generation_long", "T5ForConditionalGeneration",
+        "t5_generation_long",
+        "T5ForConditionalGeneration",
         merged(T5, relative_attention_num_buckets=8, relative_attention_max_distance=20, num_decoder_layers=1),
-        "target", length=24, target=22,
+        "target",
+        length=24,
+        target=22,
     ),
     Case("t5_encoder", "T5EncoderModel", merged(T5, layer_norm_epsilon=1e-3), length=12, deep=True),
     Case("t5_model", "T5Model", merged(T5, num_decoder_layers=None), decoder="given"),
@@ -574,17 +717,25 @@ SEQ2SEQ = [
     Case("t5_losses", "T5ForConditionalGeneration", merged(T5, dropout_rate=0.0), "target", steps=1e-2),
     Case("mt5_generation", "MT5ForConditionalGeneration", merged(T5, feed_forward_proj="gated-gelu"), "target"),
     Case(
-        "mt5_generation_untied", "MT5ForConditionalGeneration", merged(T5, feed_forward_proj="gated-gelu"), "target",
-        text=OLD_MT5, extra=HEAD,
+        "mt5_generation_untied",
+        "MT5ForConditionalGeneration",
+        merged(T5, feed_forward_proj="gated-gelu"),
+        "target",
+        text=OLD_MT5,
+        extra=HEAD,
     ),
-
     Case("bart_generation", "BartForConditionalGeneration", BART, "target", deep=True),
     Case(
-        "bart_generation_scaled", "BartForConditionalGeneration",
-        merged(BART, scale_embedding=True, activation_function="relu", pad_token_id=3), decoder="masked",
+        "bart_generation_scaled",
+        "BartForConditionalGeneration",
+        merged(BART, scale_embedding=True, activation_function="relu", pad_token_id=3),
+        decoder="masked",
     ),
     Case(
-        "bart_generation_untied", "BartForConditionalGeneration", merged(BART, tie_word_embeddings=False), "target",
+        "bart_generation_untied",
+        "BartForConditionalGeneration",
+        merged(BART, tie_word_embeddings=False),
+        "target",
     ),
     Case("bart_model", "BartModel", merged(BART, activation_function="gelu_new")),
     Case("bart_sequence", "BartForSequenceClassification", merged(BART, num_labels=4), "sequence"),
@@ -594,73 +745,133 @@ SEQ2SEQ = [
     Case("mbart_model", "MBartModel", merged(BART, activation_function="relu"), decoder="given"),
     Case("marian_translation", "MarianMTModel", MARIAN, "target", deep=True),
     Case(
-        "marian_translation_two_vocabularies", "MarianMTModel",
+        "marian_translation_two_vocabularies",
+        "MarianMTModel",
         merged(
-            MARIAN, share_encoder_decoder_embeddings=False, decoder_vocab_size=53, vocab_size=67, pad_token_id=50,
-            decoder_start_token_id=50, d_model=21, decoder_attention_heads=7, scale_embedding=False,
-        ), decoder="masked",
+            MARIAN,
+            share_encoder_decoder_embeddings=False,
+            decoder_vocab_size=53,
+            vocab_size=67,
+            pad_token_id=50,
+            decoder_start_token_id=50,
+            d_model=21,
+            decoder_attention_heads=7,
+            scale_embedding=False,
+        ),
+        decoder="masked",
     ),
     Case(
-        "marian_translation_untied", "MarianMTModel",
-        merged(MARIAN, tie_word_embeddings=False, share_encoder_decoder_embeddings=False, decoder_vocab_size=61), "target",
+        "marian_translation_untied",
+        "MarianMTModel",
+        merged(MARIAN, tie_word_embeddings=False, share_encoder_decoder_embeddings=False, decoder_vocab_size=61),
+        "target",
     ),
     Case("marian_translation_untied_shared", "MarianMTModel", merged(MARIAN, tie_word_embeddings=False), "target"),
     Case("mbart_generation_start", "MBartForConditionalGeneration", merged(BART, decoder_start_token_id=7), "target"),
-]  # fmt: skip
+]
 
 SHARED, ENCODER, DECODER = (f"{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
 APART = [
     Case(
-        "apart_bert", "BertForMaskedLM", BERT, apart=True, extra=(
-            "cls.predictions.decoder.weight=bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.bias=cls.predictions.bias",
+        "apart_bert",
+        "BertForMaskedLM",
+        BERT,
+        apart=True,
+        extra=(
+            "cls.predictions.decoder.weight=bert.embeddings.word_embeddings.weight",
+            "cls.predictions.decoder.bias=cls.predictions.bias",
         ),
     ),
     Case("apart_roberta_bias", "RobertaForMaskedLM", ROBERTA, apart=True, extra=("lm_head.decoder.bias=lm_head.bias",)),
     Case(
-        "apart_albert", "AlbertForMaskedLM", ALBERT, apart=True,
+        "apart_albert",
+        "AlbertForMaskedLM",
+        ALBERT,
+        apart=True,
         extra=("predictions.decoder.weight=albert.embeddings.word_embeddings.weight",),
     ),
     Case(
-        "apart_distilbert", "DistilBertForMaskedLM", DISTILBERT, apart=True,
+        "apart_distilbert",
+        "DistilBertForMaskedLM",
+        DISTILBERT,
+        apart=True,
         extra=("vocab_projector.weight=distilbert.embeddings.word_embeddings.weight",),
     ),
     Case(
-        "apart_electra", "ElectraForMaskedLM", ELECTRA, apart=True,
+        "apart_electra",
+        "ElectraForMaskedLM",
+        ELECTRA,
+        apart=True,
         extra=("generator_lm_head.weight=electra.embeddings.word_embeddings.weight",),
     ),
     Case("apart_gpt2", "GPT2LMHeadModel", GPT2, apart=True, extra=("lm_head.weight=transformer.wte.weight",)),
     Case(
-        "apart_llama", "LlamaForCausalLM", merged(LLAMA, tie_word_embeddings=True), apart=True,
+        "apart_llama",
+        "LlamaForCausalLM",
+        merged(LLAMA, tie_word_embeddings=True),
+        apart=True,
         extra=("lm_head.weight=model.embed_tokens.weight",),
     ),
     Case(
-        "apart_t5", "T5ForConditionalGeneration", T5, decoder="given", apart=True,
+        "apart_t5",
+        "T5ForConditionalGeneration",
+        T5,
+        decoder="given",
+        apart=True,
         extra=(f"lm_head.weight={SHARED}", f"{ENCODER}={SHARED}"),
     ),
     Case(
-        "apart_t5_decoder_alone", "T5ForConditionalGeneration", T5, decoder="given", apart=True, extra=(f"{DECODER}={SHARED}",),
+        "apart_t5_decoder_alone",
+        "T5ForConditionalGeneration",
+        T5,
+        decoder="given",
+        apart=True,
+        extra=(f"{DECODER}={SHARED}",),
         absent=(SHARED,),
     ),
     Case(
-        "apart_mt5_sides", "MT5ForConditionalGeneration", T5, decoder="given", apart=True,
-        extra=(f"{ENCODER}={SHARED}", f"{DECODER}={SHARED}"), absent=(SHARED,),
+        "apart_mt5_sides",
+        "MT5ForConditionalGeneration",
+        T5,
+        decoder="given",
+        apart=True,
+        extra=(f"{ENCODER}={SHARED}", f"{DECODER}={SHARED}"),
+        absent=(SHARED,),
     ),
     Case(
-        "apart_bart_output", "BartForConditionalGeneration", BART, decoder="given", apart=True,
+        "apart_bart_output",
+        "BartForConditionalGeneration",
+        BART,
+        decoder="given",
+        apart=True,
         extra=(f"lm_head.weight=model.{SHARED}",),
     ),
     Case(
-        "apart_bart_decoder", "BartForConditionalGeneration", BART, decoder="given", apart=True,
+        "apart_bart_decoder",
+        "BartForConditionalGeneration",
+        BART,
+        decoder="given",
+        apart=True,
         extra=(f"model.{DECODER}=model.{SHARED}",),
     ),
     Case(
-        "apart_mbart_sides", "MBartForConditionalGeneration", BART, decoder="given", apart=True,
-        extra=(f"model.{ENCODER}=model.{SHARED}", f"model.{DECODER}=model.{SHARED}"), absent=(f"model.{SHARED}",),
+        "apart_mbart_sides",
+        "MBartForConditionalGeneration",
+        BART,
+        decoder="given",
+        apart=True,
+        extra=(f"model.{ENCODER}=model.{SHARED}", f"model.{DECODER}=model.{SHARED}"),
+        absent=(f"model.{SHARED}",),
     ),
     Case(
-        "apart_marian", "MarianMTModel", MARIAN, decoder="given", apart=True, extra=(f"model.{ENCODER}=model.{SHARED}",),
+        "apart_marian",
+        "MarianMTModel",
+        MARIAN,
+        decoder="given",
+        apart=True,
+        extra=(f"model.{ENCODER}=model.{SHARED}",),
     ),
-]  # fmt: skip
+]
 
 
 def main() -> None:

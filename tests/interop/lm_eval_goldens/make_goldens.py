@@ -36,19 +36,32 @@ MODELS = {  # name -> class, its config, whether its tokenizer puts <s> before t
     "rotary_bos": ("LlamaForCausalLM", LLAMA | {"max_position_embeddings": 20}, True),
     "relative": (
         "T5ForConditionalGeneration",
-        {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 24, "d_kv": 8, "decoder_start_token_id": 1, "n_positions": 12},
+        {
+            "d_model": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "d_ff": 24,
+            "d_kv": 8,
+            "decoder_start_token_id": 1,
+            "n_positions": 12,
+        },
         False,
     ),
-}  # fmt: skip
+}
 REQUESTS = {
     "loglikelihood": [
-        ["the river", " flows"], ["", "a stone"], ["bread and ", " water at night"], ["x " * 40, " river"], ["<s>the", " sea"],
+        ["the river", " flows"],
+        ["", "a stone"],
+        ["bread and ", " water at night"],
+        ["x " * 40, " river"],
+        ["<s>the", " sea"],
     ],
     "loglikelihood_rolling": [[" ".join(TEXTS * 3)], ["the"], ["<s>a stone"]],
     "generate_until": [
-        ["the river " * 12, {"until": ["\n"], "max_gen_toks": 5}], ["a stone", {"until": [], "max_gen_toks": 5}],
+        ["the river " * 12, {"until": ["\n"], "max_gen_toks": 5}],
+        ["a stone", {"until": [], "max_gen_toks": 5}],
     ],
-}  # fmt: skip
+}
 
 
 def tokenizer(bos: bool) -> Tokenizer:

@@ -24,9 +24,15 @@ HERE = pathlib.Path(__file__).parent
 
 def bert_config() -> BertConfig:
     return BertConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=40, max_position_embeddings=16,
-        num_labels=3, initializer_range=0.3,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        vocab_size=40,
+        max_position_embeddings=16,
+        num_labels=3,
+        initializer_range=0.3,
+    )
 
 
 def make(name: str, model: torch.nn.Module, base: torch.nn.Module, lora: LoraConfig) -> None:
@@ -83,8 +89,14 @@ def main() -> None:
     body = BertModel(bert_config())
     model = BertForSequenceClassification(bert_config())
     model.bert.load_state_dict(body.state_dict())
-    lora = LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value", "output.dense"], modules_to_save=["classifier"],
-                      rank_pattern={"value": 2}, alpha_pattern={"value": 5})  # fmt: skip
+    lora = LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules=["query", "value", "output.dense"],
+        modules_to_save=["classifier"],
+        rank_pattern={"value": 2},
+        alpha_pattern={"value": 5},
+    )
     make("bert", model, body, lora)
     gpt2 = GPT2LMHeadModel(
         GPT2Config(n_embd=16, n_layer=2, n_head=2, n_inner=24, vocab_size=40, n_positions=16, initializer_range=0.3)

@@ -24,13 +24,22 @@ from golden_models import golden_tensor  # noqa: E402
 
 SMALL = {"vocab_size": 31, "pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 1}
 BERT = {
-    "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
     "max_position_embeddings": 12,
-}  # fmt: skip
+}
 BART = {
-    "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "max_position_embeddings": 12,
-}  # fmt: skip
+    "d_model": 8,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 12,
+    "decoder_ffn_dim": 12,
+    "max_position_embeddings": 12,
+}
 KINDS = {
     "BertForSequenceClassification": BERT,
     "BartForSequenceClassification": BART,

@@ -26,25 +26,46 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "A", ":", 
 TEXTS = ["a b c", "d e f g h i j a b", "A b", "j"]
 PROMPTS = {"query": "query : ", "passage": "passage : a ", "odd": "zzz"}
 FLAGS = {
-    "cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "weightedmean": "weightedmean_tokens", "lasttoken": "lasttoken",
-}  # fmt: skip
+    "cls": "cls_token",
+    "max": "max_tokens",
+    "mean": "mean_tokens",
+    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "weightedmean": "weightedmean_tokens",
+    "lasttoken": "lasttoken",
+}
 CASES: dict[str, dict[str, Any]] = {
     **{f"{mode}, old": dict(mode=mode, old=True) for mode in FLAGS},
     **{mode: dict(mode=mode, include_prompt=False, calls=[{}, {"prompt": "query : "}]) for mode in FLAGS},
     "flags": dict(mode=("mean", "max", "cls"), old=True),
     "list": dict(mode=("mean", "cls"), normalize=True),
     "prompts": dict(
-        mode="mean", prompts=PROMPTS, similarity_fn_name="dot",
-        calls=[{}, {"prompt_name": "query"}, {"prompt_name": "passage"}, {"prompt": "b"}, {"prompt": ""}, {"prompt_name": "document"}],
+        mode="mean",
+        prompts=PROMPTS,
+        similarity_fn_name="dot",
+        calls=[
+            {},
+            {"prompt_name": "query"},
+            {"prompt_name": "passage"},
+            {"prompt": "b"},
+            {"prompt": ""},
+            {"prompt_name": "document"},
+        ],
     ),
     "usual prompt": dict(
-        mode="weightedmean", prompts=PROMPTS, default_prompt_name="passage", normalize=True, similarity_fn_name="euclidean",
+        mode="weightedmean",
+        prompts=PROMPTS,
+        default_prompt_name="passage",
+        normalize=True,
+        similarity_fn_name="euclidean",
         calls=[{}, {"prompt": ""}, {"prompt_name": "query"}, {"prompt_name": "odd"}],
     ),
     "skipped prompt": dict(
-        mode=("mean", "lasttoken"), prompts=PROMPTS, default_prompt_name="odd", include_prompt=False,
-        similarity_fn_name="manhattan", calls=[{}, {"prompt": ""}, {"prompt_name": "passage"}],
+        mode=("mean", "lasttoken"),
+        prompts=PROMPTS,
+        default_prompt_name="odd",
+        include_prompt=False,
+        similarity_fn_name="manhattan",
+        calls=[{}, {"prompt": ""}, {"prompt_name": "passage"}],
     ),
     "short": dict(mode="mean", max_seq_length=5, calls=[{}, {"prompt": "query : "}]),
     "short, old": dict(mode="max", old=True, max_seq_length=5),
@@ -52,7 +73,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dense": dict(mode=("cls", "mean"), dense=[(4, "Tanh", True), (3, "GELU", False)], normalize=True),
     "residual": dict(mode="mean", dense=[(8, "Identity", True)], use_residual=True),
     "cut": dict(mode="mean", normalize=True, truncate_dim=5, calls=[{}, {"normalize_embeddings": True}]),
-}  # fmt: skip
+}
 
 
 def packed(x: np.ndarray) -> str:

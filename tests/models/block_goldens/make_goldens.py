@@ -26,33 +26,91 @@ SIZES = dict(vocab_size=VOCAB, hidden_size=16, num_attention_heads=2, intermedia
 SHARED = dict(num_key_value_heads=1, head_dim=8, max_position_embeddings=64, pad_token_id=0)
 ROPE = {"rope_type": "default", "rope_theta": 100.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "modernbert": ("ModernBertModel", dict(
-        **SIZES, num_hidden_layers=7, local_attention=4, global_attn_every_n_layers=3, pad_token_id=0, max_position_embeddings=64,
-        rope_parameters={"full_attention": {**ROPE, "rope_theta": 1000.0}, "sliding_attention": ROPE},
-    )),
-    "gemma3": ("Gemma3ForCausalLM", dict(
-        **SIZES | {"intermediate_size": 8}, **SHARED, num_hidden_layers=7, sliding_window=4, query_pre_attn_scalar=5, final_logit_softcapping=None,
-        rope_parameters={"full_attention": {**ROPE, "rope_theta": 1000.0}, "sliding_attention": ROPE},
-    )),
-    "gemma2": ("Gemma2ForCausalLM", dict(
-        **SIZES, **SHARED, num_hidden_layers=3, sliding_window=4, query_pre_attn_scalar=5, attn_logit_softcapping=0.8,
-        final_logit_softcapping=0.7, rope_parameters=ROPE,
-    )),
-    "gpt_neox": ("GPTNeoXModel", dict(
-        **SIZES, num_hidden_layers=2, rope_parameters={**ROPE, "partial_rotary_factor": 0.5}, max_position_embeddings=64,
-    )),
-    "gptj": ("GPTJModel", dict(
-        vocab_size=VOCAB, n_embd=16, n_head=2, n_inner=24, n_layer=2, rotary_dim=4, n_positions=64, activation_function="gelu_new",
-    )),
+    "modernbert": (
+        "ModernBertModel",
+        dict(
+            **SIZES,
+            num_hidden_layers=7,
+            local_attention=4,
+            global_attn_every_n_layers=3,
+            pad_token_id=0,
+            max_position_embeddings=64,
+            rope_parameters={"full_attention": {**ROPE, "rope_theta": 1000.0}, "sliding_attention": ROPE},
+        ),
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        dict(
+            **SIZES | {"intermediate_size": 8},
+            **SHARED,
+            num_hidden_layers=7,
+            sliding_window=4,
+            query_pre_attn_scalar=5,
+            final_logit_softcapping=None,
+            rope_parameters={"full_attention": {**ROPE, "rope_theta": 1000.0}, "sliding_attention": ROPE},
+        ),
+    ),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        dict(
+            **SIZES,
+            **SHARED,
+            num_hidden_layers=3,
+            sliding_window=4,
+            query_pre_attn_scalar=5,
+            attn_logit_softcapping=0.8,
+            final_logit_softcapping=0.7,
+            rope_parameters=ROPE,
+        ),
+    ),
+    "gpt_neox": (
+        "GPTNeoXModel",
+        dict(
+            **SIZES,
+            num_hidden_layers=2,
+            rope_parameters={**ROPE, "partial_rotary_factor": 0.5},
+            max_position_embeddings=64,
+        ),
+    ),
+    "gptj": (
+        "GPTJModel",
+        dict(
+            vocab_size=VOCAB,
+            n_embd=16,
+            n_head=2,
+            n_inner=24,
+            n_layer=2,
+            rotary_dim=4,
+            n_positions=64,
+            activation_function="gelu_new",
+        ),
+    ),
     "qwen3": ("Qwen3Model", dict(**SIZES, **SHARED, num_hidden_layers=2, rope_parameters=ROPE)),
-    "olmo2": ("Olmo2Model", dict(
-        **SIZES, num_key_value_heads=1, num_hidden_layers=2, rope_parameters=ROPE, pad_token_id=0, max_position_embeddings=64,
-    )),
+    "olmo2": (
+        "Olmo2Model",
+        dict(
+            **SIZES,
+            num_key_value_heads=1,
+            num_hidden_layers=2,
+            rope_parameters=ROPE,
+            pad_token_id=0,
+            max_position_embeddings=64,
+        ),
+    ),
     "bloom": ("BloomModel", dict(vocab_size=VOCAB, hidden_size=12, n_head=3, n_layer=2)),
-    "mixtral": ("MixtralModel", dict(
-        **SIZES, **SHARED, num_hidden_layers=2, num_local_experts=4, num_experts_per_tok=2, sliding_window=None, rope_parameters=ROPE,
-    )),
-}  # fmt: skip
+    "mixtral": (
+        "MixtralModel",
+        dict(
+            **SIZES,
+            **SHARED,
+            num_hidden_layers=2,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=None,
+            rope_parameters=ROPE,
+        ),
+    ),
+}
 
 
 def make(name: str) -> None:
@@ -75,13 +133,17 @@ def make(name: str) -> None:
     said = "logits" if "logits" in outputs else "last_hidden_state"
     arrays = {
         "origin": np.array(f"{kind}, transformers {transformers.__version__}, torch {torch.__version__}"),
-        "tokens": (tokens * mask).numpy().astype(np.int32), "mask": mask.numpy().astype(np.int32),
+        "tokens": (tokens * mask).numpy().astype(np.int32),
+        "mask": mask.numpy().astype(np.int32),
         "logits" if said == "logits" else "states": (outputs[said] * mask[..., None]).numpy(),
-    }  # fmt: skip
+    }
     if asked:
         arrays["load_balancing"] = load_balancing_loss_func(outputs.router_logits, 4, 2, mask).numpy()
-    arrays |= {f"weights/{key}": value.numpy().astype(np.float16) for key, value in model.state_dict().items()
-               if not key.endswith(("inv_freq", "masked_bias", "attn.bias", "attention.bias", "lm_head.weight"))}  # fmt: skip
+    arrays |= {
+        f"weights/{key}": value.numpy().astype(np.float16)
+        for key, value in model.state_dict().items()
+        if not key.endswith(("inv_freq", "masked_bias", "attn.bias", "attention.bias", "lm_head.weight"))
+    }
     np.savez_compressed(HERE / f"{name}.npz", **arrays)
 
 

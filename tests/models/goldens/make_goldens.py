@@ -78,9 +78,16 @@ def padded(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def make_bert() -> None:
     config = BertConfig(
-        vocab_size=VOCAB, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
-        max_position_embeddings=19, type_vocab_size=2, hidden_act="gelu", layer_norm_eps=1e-12,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=19,
+        type_vocab_size=2,
+        hidden_act="gelu",
+        layer_norm_eps=1e-12,
+    )
     model = BertForPreTraining(config).eval()
     shake(model, 1)
     weights = weights_of(model, ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"))
@@ -104,9 +111,17 @@ def make_bert() -> None:
 
 def make_gpt2() -> None:
     config = GPT2Config(
-        vocab_size=VOCAB, n_embd=24, n_layer=2, n_head=3, n_inner=40, n_positions=19, activation_function="gelu_new",
-        layer_norm_epsilon=1e-5, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        n_embd=24,
+        n_layer=2,
+        n_head=3,
+        n_inner=40,
+        n_positions=19,
+        activation_function="gelu_new",
+        layer_norm_epsilon=1e-5,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     model = GPT2LMHeadModel(config).eval()
     shake(model, 2)
     weights = weights_of(model, ("lm_head.weight",))

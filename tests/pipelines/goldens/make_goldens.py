@@ -32,43 +32,78 @@ VOCAB = (
     "flow from mountain ##ain bread is good bad this example entail about food travel"
 ).split()
 BASE = dict(
-    vocab_size=len(VOCAB), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40,
-    max_position_embeddings=40, type_vocab_size=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-)  # fmt: skip
+    vocab_size=len(VOCAB),
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=40,
+    max_position_embeddings=40,
+    type_vocab_size=2,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
 TEXTS = ["The king of Spain visited the old river.", "bread is good!", "Who visits mountains in march, a queen?"]
 MASKED = ["the king of [MASK] visited the river .", "bread is [MASK] .", "a [MASK] of [MASK] in march"]
 TAGS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 NLI = {0: "contradiction", 1: "neutral", 2: "entailment"}
 
 MODELS = {
-    "masked": ("BertForMaskedLM", {}, [
-        ("fill-mask", MASKED, {"top_k": 3}),
-        ("fill-mask", MASKED[:2], {"targets": ["good", "bad", "spain"]}),
-    ]),
-    "classes": ("BertForSequenceClassification", {"id2label": {0: "bad", 1: "so-so", 2: "good"}}, [
-        ("text-classification", TEXTS, {}),
-        ("text-classification", TEXTS, {"top_k": 2}),
-        ("text-classification", TEXTS, {"top_k": None, "function_to_apply": "sigmoid"}),
-        ("text-classification", [{"text": TEXTS[0], "text_pair": TEXTS[1]}], {}),
-    ]),
-    "several": ("BertForSequenceClassification", {"problem_type": "multi_label_classification"}, [
-        ("text-classification", TEXTS, {"top_k": None}),
-    ]),
-    "value": ("BertForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}, [
-        ("text-classification", TEXTS, {}),
-    ]),
-    "inference": ("BertForSequenceClassification", {"id2label": NLI, "label2id": {name: i for i, name in NLI.items()}}, [
-        ("zero-shot-classification", TEXTS[:2], {"candidate_labels": ["food", "travel", "the river"]}),
-        ("zero-shot-classification", TEXTS[:1], {"candidate_labels": "food, travel", "multi_label": True}),
-        ("zero-shot-classification", TEXTS[:1], {"candidate_labels": ["food"], "hypothesis_template": "about {} ."}),
-    ]),
-    "tags": ("BertForTokenClassification", {"id2label": TAGS}, [
-        ("token-classification", TEXTS, {"aggregation_strategy": way, "ignore_labels": ignored})
-        for way in ("none", "simple", "first", "average", "max")
-        for ignored in (["O"], [])
-    ]),
+    "masked": (
+        "BertForMaskedLM",
+        {},
+        [
+            ("fill-mask", MASKED, {"top_k": 3}),
+            ("fill-mask", MASKED[:2], {"targets": ["good", "bad", "spain"]}),
+        ],
+    ),
+    "classes": (
+        "BertForSequenceClassification",
+        {"id2label": {0: "bad", 1: "so-so", 2: "good"}},
+        [
+            ("text-classification", TEXTS, {}),
+            ("text-classification", TEXTS, {"top_k": 2}),
+            ("text-classification", TEXTS, {"top_k": None, "function_to_apply": "sigmoid"}),
+            ("text-classification", [{"text": TEXTS[0], "text_pair": TEXTS[1]}], {}),
+        ],
+    ),
+    "several": (
+        "BertForSequenceClassification",
+        {"problem_type": "multi_label_classification"},
+        [
+            ("text-classification", TEXTS, {"top_k": None}),
+        ],
+    ),
+    "value": (
+        "BertForSequenceClassification",
+        {"num_labels": 1, "problem_type": "regression"},
+        [
+            ("text-classification", TEXTS, {}),
+        ],
+    ),
+    "inference": (
+        "BertForSequenceClassification",
+        {"id2label": NLI, "label2id": {name: i for i, name in NLI.items()}},
+        [
+            ("zero-shot-classification", TEXTS[:2], {"candidate_labels": ["food", "travel", "the river"]}),
+            ("zero-shot-classification", TEXTS[:1], {"candidate_labels": "food, travel", "multi_label": True}),
+            (
+                "zero-shot-classification",
+                TEXTS[:1],
+                {"candidate_labels": ["food"], "hypothesis_template": "about {} ."},
+            ),
+        ],
+    ),
+    "tags": (
+        "BertForTokenClassification",
+        {"id2label": TAGS},
+        [
+            ("token-classification", TEXTS, {"aggregation_strategy": way, "ignore_labels": ignored})
+            for way in ("none", "simple", "first", "average", "max")
+            for ignored in (["O"], [])
+        ],
+    ),
     "features": ("BertModel", {}, [("feature-extraction", TEXTS[:2], {})]),
-}  # fmt: skip
+}
 
 
 def write(folder: pathlib.Path, entry: dict) -> None:
@@ -89,10 +124,16 @@ def plain(value: object) -> object:
 
 
 def main() -> None:
-    found = {"vocab": VOCAB, "versions": {
-        "maker": "tests/pipelines/goldens/make_goldens.py", "transformers": transformers.__version__,
-        "torch": torch.__version__, "python": platform.python_version(),
-    }, "models": {}}  # fmt: skip
+    found = {
+        "vocab": VOCAB,
+        "versions": {
+            "maker": "tests/pipelines/goldens/make_goldens.py",
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "models": {},
+    }
     for name, (kind, more, cases) in MODELS.items():
         config = transformers.BertConfig(**BASE, **more, architectures=[kind])
         model = getattr(transformers, kind)(config)

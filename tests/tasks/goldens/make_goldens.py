@@ -55,9 +55,13 @@ def embedding() -> None:
         )
         found[f"pool_{mode}"] = pooled["sentence_embedding"]
     np.savez(
-        HERE / "embedding.npz", vectors=vectors, labels=labels, states=states, mask=mask,
+        HERE / "embedding.npz",
+        vectors=vectors,
+        labels=labels,
+        states=states,
+        mask=mask,
         **{name: np.asarray(value.detach()) for name, value in found.items()},
-    )  # fmt: skip
+    )
 
 
 def valid(draw: random.Random, ends: bool) -> list[str]:

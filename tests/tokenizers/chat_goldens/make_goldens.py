@@ -112,13 +112,22 @@ def main() -> None:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         for name, messages, tools in cases:
             found = tokenizer.apply_chat_template(
-                messages, tools=tools, chat_template=(TEMPLATES | {"tools": TOOLS})[name],
-                return_dict=True, return_assistant_tokens_mask=True,
-            )  # fmt: skip
-            made.append({
-                "family": family, "template": name, "messages": messages, "tools": tools,
-                "ids": found["input_ids"], "learned": "".join(map(str, found["assistant_masks"])),
-            })  # fmt: skip
+                messages,
+                tools=tools,
+                chat_template=(TEMPLATES | {"tools": TOOLS})[name],
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+            made.append(
+                {
+                    "family": family,
+                    "template": name,
+                    "messages": messages,
+                    "tools": tools,
+                    "ids": found["input_ids"],
+                    "learned": "".join(map(str, found["assistant_masks"])),
+                }
+            )
     written = {
         "transformers": transformers.__version__,
         "settings": VOCABULARIES,

@@ -27,11 +27,31 @@ LINES = [
     "El café está aquí. Ärger im Süden. 神は 天と 地とを 創造された。",
 ] * 8
 TEXTS = [
-    "", " ", "In the beginning", "  In   the beginning  ", "God\nsaid\n\n\tlight!", "café CAFÉ Ärger", "cafe\u0301",
-    "神は天と地とを", "🙂 light 🙂🙂", "don't there's", "1,000 9, 12.5", "▁ Ġ ##ing", "unknowable Xyzzy ☃", "a[CLS]b [SEP] [PAD]",
-    "the</s>earth", "<s>light</s>", "<mask>light", "[MASK] light", "x <unk> [UNK]", "<extra_id_0> void <extra_id_9>.",
-    "one<|endoftext|>two", "en_XX light", "soft\u00adhyphen\u200b nbsp\u00a0x", "tail\u3000 ",
-]  # fmt: skip
+    "",
+    " ",
+    "In the beginning",
+    "  In   the beginning  ",
+    "God\nsaid\n\n\tlight!",
+    "café CAFÉ Ärger",
+    "cafe\u0301",
+    "神は天と地とを",
+    "🙂 light 🙂🙂",
+    "don't there's",
+    "1,000 9, 12.5",
+    "▁ Ġ ##ing",
+    "unknowable Xyzzy ☃",
+    "a[CLS]b [SEP] [PAD]",
+    "the</s>earth",
+    "<s>light</s>",
+    "<mask>light",
+    "[MASK] light",
+    "x <unk> [UNK]",
+    "<extra_id_0> void <extra_id_9>.",
+    "one<|endoftext|>two",
+    "en_XX light",
+    "soft\u00adhyphen\u200b nbsp\u00a0x",
+    "tail\u3000 ",
+]
 PAIRS = [("God said", "Let there be light: and there was light."), ("And there was light. " * 3, "void"), ("", "the")]
 
 
@@ -67,9 +87,14 @@ def folders() -> dict[str, dict[str, bytes]]:
     bert, fairseq = wordpieces(), sentencepieces(vocab_size=150)
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     albert = sentencepieces(
-        vocab_size=150, pad_id=0, pad_piece="<pad>", unk_id=1, bos_id=-1, eos_id=-1,
+        vocab_size=150,
+        pad_id=0,
+        pad_piece="<pad>",
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
         control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-    )  # fmt: skip
+    )
     t5 = sentencepieces(vocab_size=150, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>")
     llama = sentencepieces(vocab_size=380, model_type="bpe", byte_fallback=True, remove_extra_whitespaces=False)
 

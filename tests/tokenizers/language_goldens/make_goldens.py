@@ -34,9 +34,13 @@ def sentencepieces(**options: object) -> bytes:
     """A model without rules of normalisation, which are a quarter of a megabyte."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(LINES), model_writer=model, normalization_rule_name="identity", hard_vocab_limit=False,
-        minloglevel=3, **options,
-    )  # fmt: skip
+        sentence_iterator=iter(LINES),
+        model_writer=model,
+        normalization_rule_name="identity",
+        hard_vocab_limit=False,
+        minloglevel=3,
+        **options,
+    )
     return model.getvalue()
 
 
@@ -78,9 +82,12 @@ def main() -> None:
         both = tokenizer(SOURCES, text_target=TARGETS)
         golden["families"][name] = {
             "files": {file: base64.b64encode(content).decode() for file, content in files.items()},
-            "source": source, "target": target, "input_ids": both["input_ids"], "labels": both["labels"],
+            "source": source,
+            "target": target,
+            "input_ids": both["input_ids"],
+            "labels": both["labels"],
             "code": tokenizer.convert_tokens_to_ids(f"__{target}__" if name == "M2M100" else target),
-        }  # fmt: skip
+        }
         print(name, len(tokenizer), both["input_ids"][-1], both["labels"][-1])
     (HERE / "languages.json").write_text(json.dumps(golden, separators=(",", ":"), sort_keys=True) + "\n")
 

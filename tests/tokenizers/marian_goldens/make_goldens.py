@@ -32,9 +32,21 @@ SPANISH = [
     "Y dijo Dios: Sea la luz; y fue la luz. 神は 天と",
 ] * 8
 TEXTS = [
-    "In the beginning God created.", "", " ", "  two  spaces  ", ">>fra<< the earth", ">>xyz<< light", ">>fra<<light",
-    "light >>fra<< void", "a</s>b <pad> c<unk>", "Señor 神 ☃ ½ ﬁ", "don't\nwait\tnow", "x<s>y [MASK]", "the ", "▁the",
-]  # fmt: skip
+    "In the beginning God created.",
+    "",
+    " ",
+    "  two  spaces  ",
+    ">>fra<< the earth",
+    ">>xyz<< light",
+    ">>fra<<light",
+    "light >>fra<< void",
+    "a</s>b <pad> c<unk>",
+    "Señor 神 ☃ ½ ﬁ",
+    "don't\nwait\tnow",
+    "x<s>y [MASK]",
+    "the ",
+    "▁the",
+]
 SOURCES = ["In the beginning God created.", "the earth", "And there was light: void"]
 WAYS = [{"num_beams": 1}, {}, {"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 1, "num_return_sequences": 2}]
 
@@ -43,9 +55,13 @@ def model(lines: list[str], size: int) -> bytes:
     """A sentencepiece model without rules of normalisation, which are a quarter of a megabyte."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=written, vocab_size=size, hard_vocab_limit=False,
-        normalization_rule_name="identity", minloglevel=3,
-    )  # fmt: skip
+        sentence_iterator=iter(lines),
+        model_writer=written,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        minloglevel=3,
+    )
     return written.getvalue()
 
 
@@ -62,11 +78,23 @@ def files() -> dict[str, bytes]:
 
 def config(size: int) -> dict[str, object]:
     return {
-        "vocab_size": size, "d_model": 24, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 3,
-        "decoder_attention_heads": 4, "encoder_ffn_dim": 35, "decoder_ffn_dim": 29, "max_position_embeddings": 64,
-        "pad_token_id": size - 1, "decoder_start_token_id": size - 1, "eos_token_id": 0, "bos_token_id": 0,
-        "forced_eos_token_id": 0, "scale_embedding": True, "activation_function": "swish",
-    }  # fmt: skip
+        "vocab_size": size,
+        "d_model": 24,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 3,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 35,
+        "decoder_ffn_dim": 29,
+        "max_position_embeddings": 64,
+        "pad_token_id": size - 1,
+        "decoder_start_token_id": size - 1,
+        "eos_token_id": 0,
+        "bos_token_id": 0,
+        "forced_eos_token_id": 0,
+        "scale_embedding": True,
+        "activation_function": "swish",
+    }
 
 
 def main() -> None:
@@ -78,8 +106,12 @@ def main() -> None:
         pad = len(json.loads(content["vocab.json"])) - 1
         written = transformers.MarianMTModel(transformers.MarianConfig(**config(pad + 1)))
         written.generation_config.update(
-            bad_words_ids=[[pad]], num_beams=4, max_length=16, renormalize_logits=True, forced_eos_token_id=0,
-        )  # fmt: skip
+            bad_words_ids=[[pad]],
+            num_beams=4,
+            max_length=16,
+            renormalize_logits=True,
+            forced_eos_token_id=0,
+        )
         written.save_pretrained(place)
         shapes = {name: value.shape for name, value in safetensors.numpy.load_file(place / "model.safetensors").items()}
         tensors = {name: golden_tensor(name, shape) for name, shape in shapes.items()}
@@ -95,12 +127,16 @@ def main() -> None:
         "origin": f"transformers {transformers.__version__}, sentencepiece {sentencepiece.__version__}",
         "files": {name: base64.b64encode(data).decode() for name, data in content.items()},
         "weights": {name: list(shape) for name, shape in shapes.items()},
-        "texts": TEXTS, "input_ids": tokenizer(TEXTS)["input_ids"], "labels": labels,
+        "texts": TEXTS,
+        "input_ids": tokenizer(TEXTS)["input_ids"],
+        "labels": labels,
         "decoded": tokenizer.batch_decode(labels, skip_special_tokens=True),
         "named": tokenizer.batch_decode(labels),
         "padded": {name: value.tolist() for name, value in batch.items()},
-        "sources": SOURCES, "ways": WAYS, "sequences": sequences,
-    }  # fmt: skip
+        "sources": SOURCES,
+        "ways": WAYS,
+        "sequences": sequences,
+    }
     (HERE / "opus.json").write_text(json.dumps(golden, separators=(",", ":"), sort_keys=True) + "\n")
     print(len(tokenizer), *sequences, sep="\n")
 
