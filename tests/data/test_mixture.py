@@ -17,6 +17,7 @@ from lm_research.data.corpus import open_corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import Mixture, Stage, mix, quotas, sources_of, stages_of
 from lm_research.data.order import Examples, Feed
+from lm_research.data.random import permute
 from lm_research.errors import ConfigError
 
 
@@ -53,6 +54,26 @@ def test_quotas() -> None:
     assert quotas([0.2, 0.8], 0).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("weights", "size", "expected"),
+    [
+        ((0.45, 0.35, 0.20), 7, [3, 3, 1]),  # 3.15, 2.45, 1.40: one row is left, and 0.45 is the largest remainder
+        ((0.46, 0.33, 0.21), 9, [4, 3, 2]),  # 4.14, 2.97, 1.89: two are left
+        ((0.125, 0.375, 0.5), 4, [1, 1, 2]),  # 0.5, 1.5, 2.0: of equal remainders the first
+        (
+            (0.05, 0.05, 0.9),
+            6,
+            [1, 1, 4],
+        ),  # 0.3, 0.3, 5.4: twice as many rows as sources, so each has one; the largest gives
+        ((0.05, 0.05, 0.9), 5, [0, 0, 5]),  # 0.25, 0.25, 4.5: too few rows for that
+        ((0.1, 0.0, 0.9), 6, [1, 0, 5]),  # a source of weight 0 has none
+    ],
+)
+def test_quotas_by_largest_remainder(weights: tuple[float, ...], size: int, expected: list[int]) -> None:
+    """Hamilton's method by hand: whole parts first, then a row each to the largest remainders."""
+    assert quotas(weights, size).tolist() == expected
+
+
 def test_shares_are_exact_in_every_block(small_blocks: None) -> None:
     """Weights 0.7, 0.2, 0.1 of 40 rows: 28, 8, 4."""
     who = rows(make([(0, (0.7, 0.2, 0.1))], (13, 9, 1000)), range(50))
@@ -86,6 +107,54 @@ def test_stages_change_the_weights_and_lose_nothing(small_blocks: None) -> None:
     assert mixed.weights(6) == {"s0": 0.5, "s1": 0.5} and mixed.weights(7) == {"s0": 0.75, "s1": 0.25}
     read = np.bincount(who[:160, 0])
     assert mixed.epochs(20) == pytest.approx({"s0": read[0] / 30, "s1": read[1] / 11}, abs=40 / 11)
+
+
+def dealt(mixed: Mixture, stages: list[tuple[int, tuple[float, ...]]], last: int, seed: int) -> list[tuple[int, int]]:
+    """(epoch, example) of the first rows of a run, counted one row after the other in blocks of 40."""
+    found, read = [], np.zeros(len(stages[0][1]), int)
+    ends = [step * 8 for step, _ in stages[1:]] + [last]
+    for number, ((_, weights), end) in enumerate(zip(stages, ends, strict=True)):
+        for block in range(-(-(end - len(found)) // 40)):
+            size = min(40, end - len(found))
+            owner = np.repeat(np.arange(len(weights)), quotas(weights, size))
+            before = [int((owner[:slot] == source).sum()) + int(read[source]) for slot, source in enumerate(owner)]
+            for slot in permute(np.arange(size), size, seed, f"mixture/{number}", block):
+                source = int(owner[slot])
+                epoch, place = divmod(before[slot], mixed.parts[source].num_examples)
+                order = permute(
+                    np.array([place]), mixed.parts[source].num_examples, seed, f"order/{mixed.names[source]}", epoch
+                )
+                found.append((epoch, int(order[0]) + sum(part.num_examples for part in mixed.parts[:source])))
+            read += np.bincount(owner, minlength=len(weights))
+    return found
+
+
+def test_rows_in_any_order_are_those_of_counting(small_blocks: None) -> None:
+    """Three stages, of which two end within a block; the third's last block is whole."""
+    stages = [(0, (0.5, 0.3, 0.2)), (7, (0.2, 0.8, 0.0)), (18, (0.1, 0.1, 0.8))]
+    mixed = make(stages, (13, 9, 5))
+    order = np.random.default_rng(0).permutation(18 * 8 + 80)
+    epoch, index = mixed.locate(order, 3)
+    expected = np.array(dealt(mixed, stages, 18 * 8 + 80, 3))[order]
+    np.testing.assert_array_equal(np.stack([epoch, index], 1), expected)
+
+
+def test_epochs_by_hand(small_blocks: None) -> None:
+    """Of 56 rows of the first stage 28 each; of 104 of the second 78 and 26; the third reads the second source alone."""
+    mixed = make([(0, (0.5, 0.5)), (7, (0.75, 0.25)), (20, (0.0, 1.0))], (30, 11))
+    read = {5: (20, 20), 7: (28, 28), 10: (28 + 18, 28 + 6), 20: (28 + 78, 28 + 26), 30: (106, 54 + 80)}
+    for step, (first, second) in read.items():
+        assert mixed.epochs(step) == pytest.approx({"s0": first / 30, "s1": second / 11})
+    assert make([(0, (1.0, 0.0))], (5, 0)).epochs(1) == {"s0": 8 / 5, "s1": 0.0}
+    assert make([(0, (0.5, 0.5))], (5, 1)).epochs(1) == {"s0": 4 / 5, "s1": 4.0}
+
+
+def test_sources_of_examples() -> None:
+    """Examples 0 to 4 are the first source's, 5 the second's; an empty row is read from the first."""
+    mixed = make([(0, (0.5, 0.5))], (5, 1))
+    assert mixed.source_of(np.array([0, 4, 5, -1])).tolist() == [0, 0, 1, 0]
+    batch = mixed.batch(np.array([1, 2, 3, 0]), np.array([4, 5, 0, -1]))
+    assert batch["who_BL"].tolist() == [[0, 1, 4], [1, 2, 0], [0, 3, 0], [0, 0, -1]]
 
 
 def test_seeds_differ(small_blocks: None) -> None:
