@@ -218,7 +218,10 @@ class Transformer(nnx.Module):
     ) -> tuple[jax.Array, list[tuple[Any, ...]], Any]:
         """The same of one segment: a loop over its repetitions, whose body is its period."""
         arch, (first, period, count) = self.arch, segment
-        looped = count > 1 and arch.scan_layers
+        inlined = (
+            count == 1 and arch.num_layers > 1
+        )  # a lone layer keeps its loop: without it XLA fuses, and so rounds, otherwise
+        looped = not inlined and arch.scan_layers
         specs = arch.layer_specs[first : first + period]
         params, pick = self._parameters(segment)
         crosses = None
@@ -258,7 +261,7 @@ class Transformer(nnx.Module):
         if keys_N is not None:
             keys_N = keys_N[first : first + count * period]
             keys_N = keys_N if period == 1 else keys_N.reshape(count, period)
-        if count == 1:
+        if inlined:
             params, keys_N, others = jax.tree.map(lambda x: x[0], (params, keys_N, crosses))
             (x_BLD, store), layers = body((x_BLD, store), (params, keys_N, 0, others))
         else:
