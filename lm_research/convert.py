@@ -115,7 +115,8 @@ def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
             "--to peft writes adapters as they were trained: leave out --head, --dtype and --adapter."
         )
     base = read_config(found.files / "config.json", PretrainedError)["train"]["init_from"]
-    write_adapter(output, found.stored, found.family, native_checkpoint.load_adapted(found), base)
+    params, kind = native_checkpoint.load_adapted(found), found.config.get("model_type", "")
+    write_adapter(output, found.stored, found.family, params, base, kind)
     print(f"{source} -> {output} (peft): adapters of rank {found.stored.lora.rank} for {base}")
 
 

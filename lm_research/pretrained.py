@@ -58,6 +58,7 @@ class LanguageModel:
       report: what was initialised or left unused when it was read.
       generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
       engine: the programs that write with these parameters, once there are any.
+      plugins: modules that may have its family, as the config key `plugins` names them.
       embedding: defaults of `embed`, as sentence-transformers or a run of the task embedding wrote them; None where nothing did.
     """
 
@@ -75,6 +76,7 @@ class LanguageModel:
         self.report = report or Report()
         self.generation_config: dict[str, Any] = {}
         self.embedding: Embedding | None = None
+        self.plugins: tuple[str, ...] = ()
         self.engine: Engine | None = None
 
     @property
@@ -291,7 +293,9 @@ class LanguageModel:
         """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
         directory = pathlib.Path(directory)
         with keeping(str, directory):
-            native_checkpoint.save(directory, self.definition, self.family, self.params, self._config, self.tokenizer)
+            native_checkpoint.save(
+                directory, self.definition, self.family, self.params, self._config, self.tokenizer, self.plugins
+            )
             self._save_embedding(directory)
 
     def _save_embedding(self, directory: pathlib.Path) -> None:
@@ -393,6 +397,7 @@ def from_pretrained(
     if tokenizer is not None and isinstance(found, native_checkpoint.Native):
         tokenizer = native_checkpoint.tokenizer_of(tokenizer, definition.arch, definition.head.name, found.objective)
     lm = LanguageModel(definition, params, found.family, found.config, tokenizer, report)
+    lm.plugins = found.plugins if isinstance(found, native_checkpoint.Native) else ()
     lm.generation_config = decoding_options.load_defaults(found.files)
     if isinstance(found, native_checkpoint.Native) and lm.head in ("causal_lm", "seq2seq_lm"):
         lm.generation_config = decoding_options.token_ids(found.config) | lm.generation_config

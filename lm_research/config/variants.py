@@ -178,12 +178,10 @@ def import_entry_points() -> None:
         _import_plugin(entry.module, where, "Fix or uninstall that package.")
 
 
-def import_plugins(modules: Iterable[str]) -> None:
-    """Imports the modules of the config key `plugins`; raises a ConfigError for one that cannot be imported."""
+def import_plugins(modules: Iterable[str], where: str = "config.plugins") -> None:
+    """Import the modules that the config key `plugins`, or a file, names; raise a ConfigError, which says `where`, for one that cannot be."""
     for module in modules:
-        _import_plugin(
-            module, "config.plugins", "It must be installed, or lie in the current directory or on PYTHONPATH."
-        )
+        _import_plugin(module, where, "It must be installed, or be in the current directory or on PYTHONPATH.")
 
 
 def _import_plugin(module: str, where: str, fix: str) -> None:

@@ -92,7 +92,7 @@ def inspect(
     quantised.check_tensors(directory, {name: source.dtype(name) for name in source.names})
     if adapter is not None:
         arch = _architecture(directory, family, config, source)
-        ties = tied_tables.members(source, family, arch, DEFAULT_HEADS[arch.kind])
+        ties = tied_tables.members(source, family, arch, DEFAULT_HEADS[arch.kind], kind)
         source = peft.AdaptedSource(source, adapter, ties)
         head = head or source.head
     if head == "causal_lm":
@@ -110,7 +110,7 @@ def inspect(
         name = head
         encoder_only = HEADS[head].of_encoder and arch.encoder is not None
     _check_head(name, kind, arch.kind, family, encoder_only)
-    arch, untied = tied_tables.fit(source, family, arch, name)
+    arch, untied = tied_tables.fit(source, family, arch, name, kind)
     if untied:
         flags = family.tie_flags
         config |= {key: value for key, value in family.to_hf(arch).items() if key in flags}
@@ -120,7 +120,7 @@ def inspect(
         config = model_config.with_problem_type(config, labels, changed=num_labels is not None, directory=directory)
     spec = HeadSpec(name, labels)
     definition = define(arch, spec)
-    reader = WeightReader(source, family, definition)
+    reader = WeightReader(source, family, definition, kind)
     if name in ("pretraining", "next_sentence"):
         stored = reader.shape_of("next_sentence/bias")
         spec = HeadSpec(name, stored[0] if stored else 2)
@@ -174,9 +174,14 @@ def _check_head(head: str, kind: str, stacks: str, family: Family, encoder_only:
         raise PretrainedError(f"head {head!r} needs {some[needed]}, but {kind} is {some[stacks]}.")
 
 
+def _reader(pretrained: Pretrained) -> WeightReader:
+    family, kind = family_of(pretrained.family), pretrained.config["model_type"]
+    return WeightReader(pretrained.source, family, pretrained.definition, kind)
+
+
 def missing(pretrained: Pretrained) -> list[str]:
     """Our parameters that the files do not have under any name."""
-    reader = WeightReader(pretrained.source, family_of(pretrained.family), pretrained.definition)
+    reader = _reader(pretrained)
     return [path for path in reader.shapes if reader.shape_of(path) is None]
 
 
@@ -200,7 +205,7 @@ def load_params(
         damaged.
     """
     definition = pretrained.definition
-    reader = WeightReader(pretrained.source, family_of(pretrained.family), definition)
+    reader = _reader(pretrained)
     states = {}
     for path in reader.shapes:
         of_head = path.split("/")[0] not in STACKS

@@ -14,7 +14,7 @@ import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Required, TypedDict
 
 import jax
@@ -26,6 +26,7 @@ from lm_research.common.documents import Count, Object, check, check_fields, rea
 from lm_research.common.paths import odd_file
 from lm_research.config import resolve
 from lm_research.config.run_files import checkpoint_steps, newest_step, read_config
+from lm_research.config.variants import import_plugins
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import hf_config, with_tokens
 from lm_research.interop.model_config import check_asked, check_config
@@ -58,6 +59,7 @@ class _Model(TypedDict, total=False):
     head: Required[HeadSpec]
     config: Required[Object]
     lora: Object
+    plugins: list[str]
 
 
 class _Described(TypedDict):
@@ -94,6 +96,7 @@ class Native:
       digests: of the arrays, by path.
       files: the folder with the tokenizer.
       objective: name of the one that a run was pre-trained with; "" for a task, or where nothing tells.
+      plugins: modules that were imported before the family was looked up, as the config key `plugins` names them.
     """
 
     definition: ModelDefinition
@@ -105,6 +108,7 @@ class Native:
     digests: dict[str, str]
     files: pathlib.Path
     objective: str = ""
+    plugins: tuple[str, ...] = ()
 
 
 def is_native(directory: pathlib.Path) -> bool:
@@ -127,8 +131,12 @@ def save(
     params: Params,
     config: Mapping[str, Any],
     tokenizer: Tokenizer | None = None,
+    plugins: Iterable[str] = (),
 ) -> None:
-    """Writes a native directory; model.json comes last, so a directory without it is not complete."""
+    """Write a native directory; model.json comes last, so a directory without it is not complete.
+
+    Whoever reads it imports the modules `plugins` first, which may have the family.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MODEL).unlink(missing_ok=True)
     shutil.rmtree(directory / PARAMS, ignore_errors=True)
@@ -137,7 +145,7 @@ def save(
         checkpointer.save((directory / PARAMS).absolute(), params)
     if tokenizer is not None:
         tokenizer.save_files(directory)
-    content = describe(definition, family, config) | {"digests": digest_arrays(params)}
+    content = describe(definition, family, config) | {"plugins": list(plugins), "digests": digest_arrays(params)}
     write_atomically(directory / MODEL, json.dumps(content, indent=1) + "\n")
 
 
@@ -193,11 +201,12 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
 
 def _inspect_native(directory: pathlib.Path) -> Native:
     content = read_json(directory / MODEL, _NativeModel, error=PretrainedError, fix=_FIX)
+    plugins = tuple(content.get("plugins", ()))
+    import_plugins(plugins, where=f"{directory / MODEL}: plugins")
     definition, arrays = _definition(content, directory / MODEL), directory / PARAMS
     _check_files(arrays)
-    return Native(
-        definition, definition, content["family"], content["config"], arrays, "", content["digests"], directory
-    )
+    stored = content["family"], content["config"], arrays, "", content["digests"]
+    return Native(definition, definition, *stored, directory, plugins=plugins)
 
 
 def _inspect_run(directory: pathlib.Path) -> Native:
@@ -235,6 +244,7 @@ def _inspect_run(directory: pathlib.Path) -> Native:
         digests,
         step / "files",
         "" if run["task"] else run["objective"]["name"],
+        tuple(run["plugins"]),
     )
 
 

@@ -30,7 +30,7 @@ from lm_research.trees import flatten
 
 
 def write_adapter(
-    directory: pathlib.Path, definition: AdaptedDefinition, family: str, params: Params, base: str
+    directory: pathlib.Path, definition: AdaptedDefinition, family: str, params: Params, base: str, kind: str
 ) -> None:
     """Writes adapter_config.json and adapter_model.safetensors.
 
@@ -39,6 +39,7 @@ def write_adapter(
       definition, params: the model with its adapters; what `lora.full` names is written whole.
       family: a key of FAMILIES.
       base: the directory or name of the model that the adapters belong to.
+      kind: that model's `model_type`; "" where it is not known.
 
     Raises:
       PretrainedError: the format has no place for a parameter of this model.
@@ -46,7 +47,7 @@ def write_adapter(
     module, rank = family_of(family), definition.lora.rank
     assert rank, "an adapted model has a rank"
     weights = weights_of(module, definition.base)
-    prefix = module.prefix(definition.arch, definition.head.name)
+    prefix = module.prefix(definition.arch, definition.head.name, kind)
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
     tensors: dict[str, np.ndarray] = {}
     joined: dict[str, int] = {}

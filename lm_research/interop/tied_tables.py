@@ -25,8 +25,8 @@ ROWS = 4096  # that are compared at once
 class Names:
     """The names of weights in the files, whichever prefix these have."""
 
-    def __init__(self, source: TensorSource, family: Family, arch: Architecture, head: str) -> None:
-        of = lambda head: family.prefix(arch, head)  # noqa: E731
+    def __init__(self, source: TensorSource, family: Family, arch: Architecture, head: str, kind: str) -> None:
+        of = lambda head: family.prefix(arch, head, kind)  # noqa: E731
         self.prefixes = tuple(dict.fromkeys((of(head), "", *map(of, HEADS))))
         self._stored = set(source.names)
 
@@ -59,10 +59,10 @@ def weights(family: Family, arch: Architecture, head: str) -> dict[str, ParamMap
 
 
 def fit(
-    source: TensorSource, family: Family, arch: Architecture, head: str
+    source: TensorSource, family: Family, arch: Architecture, head: str, kind: str
 ) -> tuple[Architecture, tuple[tuple[str, str], ...]]:
     """The architecture with those ties that the files keep, and the names of tables (one, and what it is tied to) that differ."""
-    names, differing = Names(source, family, arch, head), dict[frozenset[str], tuple[str, str]]()
+    names, differing = Names(source, family, arch, head, kind), dict[frozenset[str], tuple[str, str]]()
 
     def differ(one: ParamMapping | None, other: ParamMapping) -> bool:
         found = [names.stored(weight)[:1] for weight in (one, other) if weight is not None]
@@ -85,10 +85,10 @@ def fit(
     return arch, tuple(differing.values())
 
 
-def members(source: TensorSource, family: Family, arch: Architecture, head: str) -> dict[str, str]:
+def members(source: TensorSource, family: Family, arch: Architecture, head: str, kind: str) -> dict[str, str]:
     """The tables that config.json ties, by name, each with the tensor of the files that it is; nothing where it ties none."""
     shares = arch.encoder is not None and arch.shared_tokens
-    names, one = Names(source, family, arch, head), ENCODER if shares else _tied_to(arch)
+    names, one = Names(source, family, arch, head, kind), ENCODER if shares else _tied_to(arch)
     table = weights(family, arch, head)[one]
     stored = names.stored(table)
     if not stored or not (shares or arch.tied):

@@ -84,9 +84,9 @@ def listed(nonfinite: Mapping[str, str], most: int = 5) -> list[str]:
 class WeightReader:
     """Our arrays out of their tensors."""
 
-    def __init__(self, source: TensorSource, family: Family, definition: ModelDefinition) -> None:
+    def __init__(self, source: TensorSource, family: Family, definition: ModelDefinition, kind: str) -> None:
         self.source, self.definition = source, definition
-        self.names = tied_tables.Names(source, family, definition.arch, definition.head.name)
+        self.names = tied_tables.Names(source, family, definition.arch, definition.head.name, kind)
         self.shapes = flatten(definition.shapes)
         self.weights = weights_of(family, definition)
         self.nonfinite: dict[str, str] = {}  # of the tensors that were read, see Report

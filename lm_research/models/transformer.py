@@ -220,7 +220,7 @@ class Transformer(nnx.Module):
         arch, (first, period, count) = self.arch, segment
         inlined = (
             count == 1 and arch.num_layers > 1
-        )  # a lone layer keeps its loop: without it XLA fuses, and so rounds, otherwise
+        )  # a lone layer in its loop: XLA would fuse, and so round, otherwise
         looped = not inlined and arch.scan_layers
         specs = arch.layer_specs[first : first + period]
         params, pick = self._parameters(segment)

@@ -27,6 +27,7 @@ class InitCheckpoint:
       family: a key of FAMILIES.
       config: its config.json in the Hugging Face format.
       tokenizer: where its tokenizer is found.
+      plugins: modules that may have its family, as the config key `plugins` names them.
       embedding: how it makes embeddings of texts; None where it does not say, or in a way that is not trained here.
     """
 
@@ -39,6 +40,7 @@ class InitCheckpoint:
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config
+        self.plugins = self._found.plugins if isinstance(self._found, native_checkpoint.Native) else ()
         said = sentence_transformers.load(self._found.files)
         self.embedding = said if said is not None and said.supported and not said.dense else None
 
@@ -113,7 +115,9 @@ def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config
         path = config.tokenizer.path
     shape = {name: value for name, value in shape.items() if name == "family" or name in FAMILIES.keys(init.family)}
     lora = {"full": config.lora.full or init.new_parts} if config.lora.rank else {}
-    return replace(config, model=shape, tokenizer={"path": path}, lora=lora, task=_as_init_embeds(init, config))
+    plugins = tuple(dict.fromkeys((*config.plugins, *init.plugins)))  # which whoever reads this run needs as well
+    changes = dict(model=shape, tokenizer={"path": path}, lora=lora, task=_as_init_embeds(init, config))
+    return replace(config, plugins=plugins, **changes)
 
 
 def _check_same_ids(path: str, init: InitCheckpoint) -> None:

@@ -68,7 +68,7 @@ def deliver(
     if jax.process_count() == 1:  # elsewhere no process has all of the parameters: `convert` reads the checkpoint
         family, config = (init.family, init.config) if init else (evaluator.config.model.family, None)
         definition, params = merged(evaluator.definition, params)
-        export.export(workdir / "model", definition, family, params, config, task)
+        export.export(workdir / "model", definition, family, params, config, task, evaluator.config.plugins)
     if jax.process_index() == 0:
         summary = json.loads((workdir / "summary.json").read_text()) | found
         write_atomically(workdir / "summary.json", json.dumps(summary, indent=1) + "\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -50,8 +50,12 @@ def export(
     params: Params,
     config: Mapping[str, Any] | None,
     task: Task,
+    plugins: Iterable[str] = (),
 ) -> None:
-    """Writes the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it."""
+    """Write the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it.
+
+    `plugins` are modules that may have the family, as the run's config names them.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     task.write_files(directory, definition.arch)
     tokens = native_checkpoint.tokens_of(task.tokenizer, definition.arch, definition.head.name)
@@ -61,6 +65,6 @@ def export(
     except PretrainedError as error:
         if number_of(error) is not None:  # no room for one format is no room for another
             raise
-        native_checkpoint.save(directory, definition, family, params, config)
+        native_checkpoint.save(directory, definition, family, params, config, plugins=plugins)
     tokenizer = native_checkpoint.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)
     write_files({**tokenizer.files, **task.files(definition.arch)}, directory)

@@ -116,7 +116,7 @@ def test_what_we_write_means_the_same_when_read(
     plain = {path: leaf for path, leaf in flatten(params).items() if "lora_" not in path}
     body = define(base.arch, base.head)
     huggingface.save(tmp_path / "base", body, family, lm_research.trees.unflatten(plain))
-    write_adapter(tmp_path / "adapter", adapted, family, params, str(tmp_path / "base"))
+    write_adapter(tmp_path / "adapter", adapted, family, params, str(tmp_path / "base"), "")
     found = flatten(lm_research.from_pretrained(tmp_path / "adapter").params)
     for path, leaf in flatten(merged(adapted, params)[1]).items():
         np.testing.assert_allclose(found[path], leaf, rtol=1e-5, atol=1e-5, err_msg=path)
@@ -129,7 +129,7 @@ def test_names_and_shapes_are_pefts(tmp_path: pathlib.Path) -> None:
     base = define_model(tiny.config("bert", model={"intermediate_size": 24}).model, 40, "classification")
     lora = LoraConfig(rank=4, targets="query,value,attention/output,feed_forward/down", full="^classifier/")
     adapted = adapt(base, lora)
-    write_adapter(tmp_path, adapted, "bert", tiny.random_params(adapted), "base")
+    write_adapter(tmp_path, adapted, "bert", tiny.random_params(adapted), "base", "bert")
     ours, theirs = (
         {name: tensor.shape for name, tensor in read_safetensors(folder / "adapter_model.safetensors").items()}
         for folder in (tmp_path, GOLDENS / "bert" / "adapter")

@@ -103,8 +103,8 @@ class Family:
         """The inverse of `from_hf`: a config.json, without `architectures`."""
         return write_keys(arch, self.config_fields)
 
-    def prefix(self, arch: Architecture, head: str, kind: str = "") -> str:
-        """What "@" in the names of `weights` stands for; `kind` is the `model_type`, where it is known."""
+    def prefix(self, arch: Architecture, head: str, kind: str) -> str:
+        """What "@" in the names of `weights` stands for; `kind` is the `model_type`, "" where it is not known."""
         return "" if head == "none" else self.base_prefix
 
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:

@@ -89,7 +89,7 @@ class Composite(Family):
 
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         decoder = arch.replace(encoder=None)
-        prefix = self.decoder.prefix(decoder, "causal_lm")
+        prefix = self.decoder.prefix(decoder, "causal_lm", "")
         reads = [weight for weight in self.encoder.weights(arch.source, "none") if weight.path.startswith("encoder/")]
         writes = [
             weight for weight in self.decoder.weights(decoder, "causal_lm") if not weight.path.startswith("encoder/")

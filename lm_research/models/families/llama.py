@@ -123,10 +123,10 @@ class Llama(Family):
             hf |= {"attention_bias": last.query_bias, "mlp_bias": last.mlp_bias}
         return hf
 
-    def prefix(self, arch: Architecture, head: str, kind: str = "") -> str:
+    def prefix(self, arch: Architecture, head: str, kind: str) -> str:
         if head == "span" and (kind or variant_of(arch)) != "mistral":
             return "transformer."
-        return super().prefix(arch, head)
+        return super().prefix(arch, head, kind)
 
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         return decoder_weights("qa_outputs" if head == "span" else "score")

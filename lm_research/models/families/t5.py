@@ -149,7 +149,7 @@ class T5(Family):
             "decoder_start_token_id": max(arch.pad_id, 0),
         }
 
-    def prefix(self, arch: Architecture, head: str, kind: str = "") -> str:
+    def prefix(self, arch: Architecture, head: str, kind: str) -> str:
         return "transformer." if head in ("classification", "token_classification") else ""
 
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pathlib
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors
 import tiny
+from safetensors.numpy import load_file, save_file
 
-from lm_research.config import Config, ModelConfig, resolve, to_dict
+from lm_research.config import Config, LoraConfig, ModelConfig, resolve, to_dict
 from lm_research.config.stored import migrated
+from lm_research.config.variants import import_plugins
 from lm_research.errors import ConfigError, PretrainedError
 from lm_research.interop.huggingface import hf_config
 from lm_research.interop.native_checkpoint import describe
+from lm_research.interop.peft_writer import write_adapter
 from lm_research.interop.weight_reader import weights_of
+from lm_research.models.adapters import adapt
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import define
 from lm_research.models.families import DEFAULT_HEADS, FAMILIES, define_model, model_types
@@ -28,6 +33,7 @@ from lm_research.models.forward import forward, shift_right
 from lm_research.models.head_kinds import HEADS
 from lm_research.models.heads import HeadSpec
 from lm_research.pretrained import LanguageModel, from_pretrained
+from lm_research.run.init_checkpoint import InitCheckpoint, apply_init_checkpoint
 from lm_research.trees import flatten
 
 SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_length=32, dropout_rate=0.0)
@@ -172,6 +178,37 @@ def test_a_family_without_the_other_format_is_saved_as_native(
         lm.save_pretrained(tmp_path / "other")
 
 
+def test_a_native_model_of_a_plug_in_is_read_where_nobody_has_imported_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for names in ("_found", "_origins"):
+        monkeypatch.setattr(FAMILIES, names, dict(getattr(FAMILIES, names)))
+    (tmp_path / "their_family.py").write_text(
+        "from lm_research.models.families import FAMILIES\nFAMILIES.register('their_family')(FAMILIES['gpt2'])\n"
+    )
+
+    def in_another_process(directory: pathlib.Path) -> LanguageModel:
+        sys.modules.pop("their_family", None)
+        FAMILIES._found.pop("their_family", None)
+        return from_pretrained(directory)
+
+    with monkeypatch.context() as with_path:
+        with_path.syspath_prepend(tmp_path)
+        import_plugins(["their_family"])
+        definition = define_model(tiny_config("their_family"), 64)
+        lm = LanguageModel(definition, tiny.random_params(definition), "their_family", {})
+        lm.plugins = ("their_family",)
+        lm.save_native(tmp_path / "native")
+        again = in_another_process(tmp_path / "native")
+        np.testing.assert_array_equal(again(**rows())["logits"], lm(**rows())["logits"])
+        again.save_native(tmp_path / "copy")
+        config = resolve({"data": {"max_length": 32}})
+        init = InitCheckpoint(tmp_path / "copy", config.model, "causal_lm")
+        assert apply_init_checkpoint(init, config).plugins == ("their_family",)
+    with pytest.raises(PretrainedError, match=r"model.json: plugins names 'their_family', which cannot be imported"):
+        in_another_process(tmp_path / "copy")
+
+
 @pytest.mark.parametrize("changes", [dict(attention_norm=False, residual="post"), dict(attention="window")])
 def test_an_architecture_that_cannot_be_is_told(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     family = OfTheirOwn()
@@ -211,6 +248,18 @@ def test_names_of_relatives_that_answer_questions(kind: str, variant: str, prefi
     config = hf_config(define_model(FAMILIES.make("llama", variant=variant, **SHAPE), 64), "llama")
     config |= {"model_type": kind, "sliding_window": None}
     LanguageModel(definition, tiny.random_params(definition), "llama", config).save_pretrained(tmp_path)
-    with safetensors.safe_open(tmp_path / "model.safetensors", "np") as file:
-        assert {name.partition(".")[0] + "." for name in file.keys()} == {prefix, "qa_outputs."}
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert {name.partition(".")[0] + "." for name in tensors} == {prefix, "qa_outputs."}
     assert from_pretrained(tmp_path).report.lines() == []
+
+    adapted = adapt(definition, LoraConfig(rank=2, targets="attention/query/"))
+    write_adapter(tmp_path / "adapter", adapted, "llama", tiny.random_params(adapted), str(tmp_path), kind)
+    names = {
+        f"base_model.model.{prefix}layers.{n}.self_attn.q_proj.lora_{part}.weight" for n in (0, 1) for part in "AB"
+    }
+    assert set(load_file(tmp_path / "adapter" / "adapter_model.safetensors")) == names
+
+    del tensors[f"{prefix}norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(PretrainedError, match=f"no tensor '{re.escape(prefix)}norm.weight'"):
+        from_pretrained(tmp_path)
