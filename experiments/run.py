@@ -111,7 +111,10 @@ def run(args: argparse.Namespace, launcher_flags: Sequence[str]) -> int:
     cache = cli.directory(args.cache_dir, "--cache_dir") if args.cache_dir else None
     sweep, variables = sweeps.load(args.sweep), environment(args)
     study = Study(sweep, workdir, args.storage)
-    log = lambda line: print(f"{datetime.now():%H:%M:%S} {line}", flush=True)  # noqa: E731
+
+    def log(line):
+        return print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
+
     log(f"study {workdir}: {sweep.num_trials} trials ({sweep.method}), {len(study.trials())} begun before")
     launch = launcher(args.launcher, launcher_flags, sweep.module)
     workers = Workers(sweep, workdir, args.storage, log, variables, launch, cache)

@@ -33,7 +33,10 @@ def manifest(run: Description, restarts: int = 100) -> dict[str, Any]:
         raise LaunchError(
             f"--accelerator={run.accelerator}: GKE's names begin with tpu, for example tpu-v5-lite-podslice."
         )
-    key = lambda name: {"secretKeyRef": {"name": run.name, "key": name}}  # noqa: E731
+
+    def key(name):
+        return {"secretKeyRef": {"name": run.name, "key": name}}
+
     container = {
         "name": "train",
         "image": run.image,

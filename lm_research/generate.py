@@ -219,8 +219,11 @@ def streams(arguments: dict[str, Any]) -> bool:
 def say(lm: Any, prompt: str | list[list[int]], arguments: dict[str, Any]) -> str:
     """Prints the text after a prompt, or its token ids, as it comes, and returns it."""
     text = ""
+
     # All ids of a conversation are read, padding among them if a template has it.
-    read = lambda ids: {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}  # noqa: E731
+    def read(ids: list[list[int]]) -> dict[str, Any]:
+        return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+
     given = {"prompts": prompt} if isinstance(prompt, str) else read(prompt)
     pieces = lm.stream(**given, **arguments) if streams(arguments) else whole(lm, given, arguments)
     for piece in pieces:

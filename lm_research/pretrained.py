@@ -257,7 +257,10 @@ class LanguageModel:
         Raises:
           UserError: no tokenizer, no such pooling, or no such prompt.
         """
-        run = lambda batch, *how: self._embed(self.params, self._checked(batch), *how)  # noqa: E731
+
+        def run(batch: Any, *how: Any) -> Any:
+            return self._embed(self.params, self._checked(batch), *how)
+
         return embed_lib.embed(self, run, texts, pooling, normalize, batch_size, prompt_name, prompt)
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -124,7 +124,10 @@ def test_a_conversation_goes_through_the_template(capsys: pytest.CaptureFixture[
     """Each prompt is exactly the template's text, with what stands before it and without what the tokenizer would add."""
     lm = toys.language_model(vocab=257, scale=0.3, tokenizer=ChatTokenizer())
     generate.talk(lm, {"max_new_tokens": 2}, iter(["a", "b", "", "b"]), system="x")
-    answer = lambda text: MODEL.generate(prompts=text, max_new_tokens=2)[0]  # noqa: E731
+
+    def answer(text):
+        return MODEL.generate(prompts=text, max_new_tokens=2)[0]
+
     first = answer("s:x u:a ")
     second, fresh = answer(f"s:x u:a a:{first} u:b "), answer("s:x u:b ")
     assert capsys.readouterr().out == f"{first}\n{second}\n{fresh}\n"

@@ -167,7 +167,10 @@ def test_tied_tables_stay_tied_through_a_step_and_a_round_trip(name: str, write:
     lm = lm_research.from_pretrained(write(name))
     batch = {"input_ids": ids(lm), "labels": ids(lm)}
     arrays = lm._checked(batch)
-    loss = lambda params: lm._forward(params, arrays, False)["loss"]  # noqa: E731
+
+    def loss(params):
+        return lm._forward(params, arrays, False)["loss"]
+
     lm.params = jax.tree.map(lambda p, g: p - 0.1 * g, lm.params, jax.grad(loss)(lm.params))
     lm.save_pretrained(tmp_path / "saved")
     again = lm_research.from_pretrained(tmp_path / "saved")
@@ -327,7 +330,10 @@ def test_every_family_writes_a_config_that_reads_the_same(write: Any) -> None:
         arch = family.from_hf(json.loads(golden.config), set(golden.weights))
         made = {"model_type": golden.family, **family.to_hf(arch)}
         again = family.from_hf(json.loads(json.dumps(made)), set(golden.weights))
-        wide = lambda arch: arch.replace(head_size=arch.head_width, num_kv_heads=arch.kv_heads)  # noqa: E731
+
+        def wide(arch):
+            return arch.replace(head_size=arch.head_width, num_kv_heads=arch.kv_heads)
+
         assert wide(again) == wide(arch), path.stem
         seen.add(golden.family)
     assert seen == {*model_types(), "encoder-decoder"}

@@ -30,8 +30,13 @@ FLAGS = (
 def chinese(documents: int = 60) -> list[str]:
     """Documents of four sentences, not divided by spaces or lines."""
     draw = random.Random(0)
-    clause = lambda: draw.choice(WHO) + "今天在" + draw.choice(WHERE) + draw.choice(WHAT)  # noqa: E731
-    sentence = lambda: f"{clause()}，{clause()}{draw.choice(MARKS)}"  # noqa: E731
+
+    def clause():
+        return draw.choice(WHO) + "今天在" + draw.choice(WHERE) + draw.choice(WHAT)
+
+    def sentence():
+        return f"{clause()}，{clause()}{draw.choice(MARKS)}"
+
     return ["".join(sentence() for _ in range(4)) for _ in range(documents)]
 
 

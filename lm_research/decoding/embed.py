@@ -53,7 +53,10 @@ def embed(
     if begins and are_texts(texts):
         texts = [begins + text for text in texts]
     most, framed = said.max_length or (lm.tokenizer and lm.tokenizer.max_length) or 0, lm.embedding is not None
-    read = lambda some: read_texts(lm.tokenizer, lm.definition.arch, some, most, framed)  # noqa: E731
+
+    def read(some: Any) -> Any:
+        return read_texts(lm.tokenizer, lm.definition.arch, some, most, framed)
+
     skipped = prompt_tokens(lm.tokenizer, read, begins) if begins and not said.include_prompt else 0
     at_once = (said.normalize if normalize is None else normalize) and not said.dense
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least

@@ -208,7 +208,10 @@ def repeat_cache(cache: Cache, rows: int, copies: int, stacked: bool) -> Cache:
         return jnp.repeat(x.reshape(rows, -1, *x.shape[-2:]), copies, axis=0).reshape(-1, *x.shape[1:])
 
     keys, values, cross_keys, cross_values = jax.tree.map(repeat, tuple(cache[:4]))
-    rows_of = lambda x: None if x is None else jnp.repeat(x, copies, axis=0)  # noqa: E731
+
+    def rows_of(x: jax.Array | None) -> jax.Array | None:
+        return None if x is None else jnp.repeat(x, copies, axis=0)
+
     return Cache(keys, values, cross_keys, cross_values, rows_of(cache.memory_mask_BM), rows_of(cache.first_B))
 
 
@@ -226,7 +229,10 @@ def start(bound: BoundModel, plan: Plan, prompts: Prompts[jax.Array], settings: 
     source_BM = source_tokens(prompts)
     logits_RV = repeat(predict(bound, x_BPD))
     tokens_RS = jnp.full((len(logits_RV), plan.slots), settings["pad"], jnp.int32)
-    record = lambda *shape: jnp.zeros((*tokens_RS.shape, *shape), jnp.float32)  # noqa: E731
+
+    def record(*shape: int) -> jax.Array:
+        return jnp.zeros((*tokens_RS.shape, *shape), jnp.float32)
+
     best = (record(plan.best).astype(jnp.int32), record(plan.best)) if plan.best else (None, None)
     state = State(
         tokens_RS=tokens_RS.at[:, :width].set(repeat(prompts.tokens_BP)),
@@ -253,7 +259,9 @@ def advance(bound: BoundModel, plan: Plan, state: State, settings: Settings, unt
         x_R1D, cache = decode.extend(bound, token_R1, state.cache, place)
         return say(plan, state._replace(cache=cache), predict(bound, x_R1D), settings)
 
-    unfinished = lambda state: (state.length < until) & ~state.finished_R.all()  # noqa: E731
+    def unfinished(state: State) -> jax.Array:
+        return (state.length < until) & ~state.finished_R.all()
+
     return jax.lax.while_loop(unfinished, body, state)
 
 
@@ -268,7 +276,10 @@ def say(plan: Plan, state: State, logits_RV: jax.Array, settings: Settings) -> S
         token_R = sampling.best(scores_RV)
     token_R = jnp.where(state.finished_R, settings["pad"], token_R)
     ended_R = (token_R[:, None] == settings["ends_E"]).any(1)
-    put = lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new[:, None], slot, axis=1)  # noqa: E731
+
+    def put(rows: jax.Array, new: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(rows, new[:, None], slot, axis=1)
+
     return state._replace(
         tokens_RS=put(state.tokens_RS, token_R),
         length=slot + 1,

@@ -214,7 +214,10 @@ def _logprobs(request: Request, new: list[list[int]]) -> list[np.ndarray] | None
     if not request.options.output_logprobs:
         return None
     copies = len(new) // len(request.rows)
-    repeat = lambda rows: [row for row in rows for _ in range(copies)]  # noqa: E731
+
+    def repeat(rows: Any) -> list[Any]:
+        return [row for row in rows for _ in range(copies)]
+
     sources = None if request.sources is None else repeat(request.sources)
     first = None if request.first is None else repeat(request.first)
     return scoring.score_rows(request.engine, repeat(request.rows), new, sources, first)

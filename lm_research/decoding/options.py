@@ -271,7 +271,10 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is typing.Literal:
         return value in inside
     if origin is Mapping:
-        good = lambda key, one: fits(key, inside[0]) and fits(one, inside[1])  # noqa: E731
+
+        def good(key: Any, one: Any) -> bool:
+            return fits(key, inside[0]) and fits(one, inside[1])
+
         return isinstance(value, Mapping) and all(good(*pair) for pair in value.items())
     if origin in (Sequence, tuple):
         if not (isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) > 0):

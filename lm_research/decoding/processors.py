@@ -80,7 +80,10 @@ def words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
 
 def table_shape(sequences: Sequence[Sequence[int]], rows: int = 16) -> tuple[int, int]:
     """The shape of a table of words, of few (`rows` or twice, four times ... as many), so that other words seldom need another program."""
-    doubled = lambda least, size: least * next_power_of_two(ceil_div(size, least))  # noqa: E731
+
+    def doubled(least: int, size: int) -> int:
+        return least * next_power_of_two(ceil_div(size, least))
+
     return doubled(rows, len(sequences)), doubled(4, max(map(len, sequences)))
 
 

@@ -91,7 +91,10 @@ def _arrays(rows: Any, *kinds: type) -> list[np.ndarray] | None:
         found = [np.asarray(row) for row in rows]
     except (TypeError, ValueError):  # no rows, or lists of different lengths in one
         return None
-    good = lambda row: row.ndim == 1 and (not row.size or any(np.issubdtype(row.dtype, kind) for kind in kinds))  # noqa: E731
+
+    def good(row: np.ndarray) -> bool:
+        return row.ndim == 1 and (not row.size or any(np.issubdtype(row.dtype, kind) for kind in kinds))
+
     return found if all(map(good, found)) else None
 
 
@@ -145,7 +148,10 @@ def make_prompts(
     """
     count = len(rows)
     batch = round_up(bucket_size(count) if buckets else count, multiple)
-    size = lambda rows, least: bucket_size(longest(rows), least) if buckets else longest(rows)  # noqa: E731
+
+    def size(rows: Any, least: int) -> int:
+        return bucket_size(longest(rows), least) if buckets else longest(rows)
+
     width = size(rows, least if sources is None else 1)
     tokens_BP = np.full((batch, width), pad_id, np.int32)
     start_B = np.full(batch, width - 1, np.int32)  # a row that only fills up still sees one token

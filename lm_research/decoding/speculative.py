@@ -87,8 +87,13 @@ def search(
         source_tokens(prompts),
         jnp.int32(0),
     )
-    unfinished = lambda progress: ~progress.finished_B.all()  # noqa: E731
-    body = lambda progress: _round(bound, draft, plan, progress, settings)  # noqa: E731
+
+    def unfinished(progress: Progress) -> jax.Array:
+        return ~progress.finished_B.all()
+
+    def body(progress: Progress) -> Progress:
+        return _round(bound, draft, plan, progress, settings)
+
     return jax.lax.while_loop(unfinished, body, progress)
 
 
@@ -155,15 +160,24 @@ def accept(
       keys_B: a key for each row.
     """
     ahead = drafted_BJ.shape[1]
-    of_drafted = lambda shares: jnp.take_along_axis(shares, drafted_BJ[..., None], axis=2)[..., 0]  # noqa: E731
+
+    def of_drafted(shares: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(shares, drafted_BJ[..., None], axis=2)[..., 0]
+
     uniform_BJ = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0), (ahead,)))(keys_B)
     keeps_BJ = uniform_BJ * of_drafted(draft_BJV) < of_drafted(share_BLV[:, :ahead])
     kept_B = jnp.cumprod(keeps_BJ, axis=1).sum(1)
-    at = lambda shares: jnp.take_along_axis(shares, kept_B[:, None, None], axis=1)[:, 0]  # noqa: E731
+
+    def at(shares: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(shares, kept_B[:, None, None], axis=1)[:, 0]
+
     nothing_B1V = jnp.zeros_like(draft_BJV[:, :1])  # behind the last drafted one nothing was refused
     left_BV = jnp.maximum(at(share_BLV) - at(jnp.concatenate([draft_BJV, nothing_B1V], axis=1)), 0.0)
     left_BV = jnp.where(left_BV.sum(1, keepdims=True) > 0, left_BV, at(share_BLV))  # equal up to rounding
-    draw = lambda key, left_V: jax.random.categorical(jax.random.fold_in(key, 1), jnp.log(left_V))  # noqa: E731
+
+    def draw(key: jax.Array, left_V: jax.Array) -> jax.Array:
+        return jax.random.categorical(jax.random.fold_in(key, 1), jnp.log(left_V))
+
     return kept_B, jax.vmap(draw)(keys_B, left_BV).astype(jnp.int32)
 
 

@@ -95,7 +95,10 @@ def scatter(true_N: np.ndarray, predicted_N: np.ndarray, most: int = 2000) -> st
     """Predicted over true values, on one scale; of many records every n-th."""
     step = ceil_div(len(true_N), most)
     low, high = float(min(true_N.min(), predicted_N.min())), float(max(true_N.max(), predicted_N.max()))
-    unit = lambda x: (x - low) / (high - low or 1.0)  # noqa: E731
+
+    def unit(x: float) -> float:
+        return (x - low) / (high - low or 1.0)
+
     (x0, y0), (x1, y1) = _place(0, 0), _place(1, 1)
     parts = [
         _frame("true", "predicted", (low, high), (low, high)),

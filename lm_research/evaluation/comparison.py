@@ -45,7 +45,10 @@ def _task(plans: Sequence[Plan], entries: Sequence[Entry], resamples: int) -> di
     a, b = (read_scorers(plan, entry) for plan, entry in zip(plans, entries, strict=True))
     metric = main_metric(entries[0], a[0])
     _check_equal(a[0], b[0], plans, entries[0].name)
-    mean = lambda side: float(np.mean([scorer.all()[metric] for scorer in side]))  # noqa: E731
+
+    def mean(side: Any) -> float:
+        return float(np.mean([scorer.all()[metric] for scorer in side]))
+
     gaps_R = statistics.resampled(b, resamples)[metric] - statistics.resampled(a, resamples)[metric]
     low, high = statistics.interval(gaps_R)
     found: dict[str, Any] = {

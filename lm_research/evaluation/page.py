@@ -137,7 +137,9 @@ def _worst(scorer: Scorer) -> str:
 
 
 def _record(row: Mapping[str, Any]) -> str:
-    clean = lambda value: html.escape(str(value) if len(str(value)) <= _TEXT else str(value)[:_TEXT] + " ...")  # noqa: E731
+    def clean(value: object) -> str:
+        return html.escape(str(value) if len(str(value)) <= _TEXT else str(value)[:_TEXT] + " ...")
+
     if "good" in row:
         body = f"{clean(row['good'])} <small>{row['good_nats']:.2f} nats</small>{clean(row['bad'])} <small>{row['bad_nats']:.2f} nats</small>"
     elif "nats" in row:

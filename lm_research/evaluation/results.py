@@ -171,7 +171,10 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose columns are aligned, so that it reads as plain text too."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in [heads, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    line = lambda row: "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"  # noqa: E731
+
+    def line(row: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+
     return (
         "\n".join([line(cells[0]), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, cells[1:])])
         + "\n"

@@ -84,7 +84,10 @@ def run(plan: Plan, log: Callable[[str], None]) -> None:
     Raises:
       UserError: a model or records that do not fit, or an output that is of another evaluation or in use.
     """
-    kept = lambda: "The predictions that are written are kept."  # noqa: E731
+
+    def kept() -> str:
+        return "The predictions that are written are kept."
+
     with keeping(kept, plan.output), lock(plan.output, "--output"):
         _check(plan)
         mesh = make_mesh(MeshConfig())

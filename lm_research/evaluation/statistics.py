@@ -92,7 +92,10 @@ def permutation(a: Sequence[Scorer], b: Sequence[Scorer], metric: str, resamples
     """
     draw, size = np.random.default_rng(_SEED), a[0].num_records
     unit_N = np.arange(size) if a[0].together_N is None else a[0].together_N
-    toss = lambda: draw.integers(0, 2, unit_N.max() + 1)[unit_N]  # noqa: E731
+
+    def toss() -> np.ndarray:
+        return draw.integers(0, 2, unit_N.max() + 1)[unit_N]
+
     if all(
         metric in scorer.means for scorer in (*a, *b)
     ):  # a mean: the coin turns the sign of each record's difference

@@ -372,7 +372,10 @@ def _check_stored(arch: Architecture, module: Family, written: Mapping[str, Any]
     """Raises a PretrainedError if whoever reads this config.json would compute something else: a run can change these fields."""
     again = module.from_hf(written, set())
     again = again.encoder if arch.encoder is None and again.encoder is not None else again
-    scored = lambda arch: {"norm": arch.layers[0].residual, "attention_scale": arch.layers[0].attention_scale}  # noqa: E731
+
+    def scored(arch: Architecture) -> dict[str, Any]:
+        return {"norm": arch.layers[0].residual, "attention_scale": arch.layers[0].attention_scale}
+
     given, meant = (scored(one) | {"logit_scale": one.logit_scale} for one in (arch, again))
     for name, key in {"norm": "norm", "attention_scale": "mup_base_width", "logit_scale": "mup_base_width"}.items():
         if given[name] != meant[name]:

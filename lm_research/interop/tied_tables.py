@@ -26,7 +26,9 @@ class Names:
     """The names of weights in the files, whichever prefix these have."""
 
     def __init__(self, source: TensorSource, family: Family, arch: Architecture, head: str, kind: str) -> None:
-        of = lambda head: family.prefix(arch, head, kind)  # noqa: E731
+        def of(head: str) -> str:
+            return family.prefix(arch, head, kind)
+
         self.prefixes = tuple(dict.fromkeys((of(head), "", *map(of, HEADS))))
         self._stored = set(source.names)
 

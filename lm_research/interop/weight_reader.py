@@ -183,8 +183,13 @@ class WeightReader:
     def unread(self, patterns: Iterable[str], names: Iterable[str]) -> dict[str, np.ndarray]:
         """Those of the tensors that fit one of the patterns, by their names with "@" for the model's prefix."""
         found = [name for name in names if any(re.search(pattern, name) for pattern in patterns)]
-        prefix = lambda name: next((p for p in self.names.prefixes if p and name.startswith(p)), "")  # noqa: E731
-        shown = lambda name: f"@{name.removeprefix(prefix(name))}" if prefix(name) else name  # noqa: E731
+
+        def prefix(name: str) -> str:
+            return next((p for p in self.names.prefixes if p and name.startswith(p)), "")
+
+        def shown(name: str) -> str:
+            return f"@{name.removeprefix(prefix(name))}" if prefix(name) else name
+
         return {shown(name): np.array(self.source.read(name)) for name in found}
 
     def dtype(self, path: str) -> np.dtype:

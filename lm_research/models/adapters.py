@@ -86,7 +86,10 @@ class AdaptedDefinition(ModelDefinition):
 
 def product(a: jax.Array, b: jax.Array, stacked: bool) -> jax.Array:
     """A B, [*inputs, *outputs]; of stacked layers, of each by itself."""
-    multiply = lambda a, b: jnp.tensordot(a, b, 1)  # noqa: E731
+
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.tensordot(a, b, 1)
+
     return jax.vmap(multiply)(a, b) if stacked else multiply(a, b)
 
 

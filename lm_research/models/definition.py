@@ -56,7 +56,10 @@ class ModelDefinition:
         if not paths:
             return {}
         placed = {path: shardings[path] for path in paths}
-        pick = lambda seed: {path: leaf for path, leaf in flatten(self.init(seed)).items() if path in placed}  # noqa: E731
+
+        def pick(seed: Any) -> dict[str, Any]:
+            return {path: leaf for path, leaf in flatten(self.init(seed)).items() if path in placed}
+
         return dict(jax.jit(pick, out_shardings=placed if all(placed.values()) else None)(np.uint32(seed)))
 
     def bind(self, params: Params) -> Model:
@@ -82,7 +85,10 @@ def define(arch: Architecture, head: HeadSpec) -> ModelDefinition:
     """Describes a model without allocating it."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Model(arch, head, nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(state)
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+
+    def is_variable(leaf: Any) -> bool:
+        return isinstance(leaf, nnx.Variable)
+
     axes = nnx.to_pure_dict(jax.tree.map(lambda leaf: leaf.axes, state, is_leaf=is_variable))
 
     def with_layers(shape: jax.ShapeDtypeStruct, names: Axes) -> Axes:

@@ -107,5 +107,8 @@ def load_balancing(routing_BLE: jax.Array, experts_per_token: int, weights_BL: j
     experts = routing_BLE.shape[-1]
     taken_BLE = jax.nn.one_hot(jax.lax.top_k(routing_BLE, experts_per_token)[1], experts).sum(-2)
     weights_BL = jnp.ones(routing_BLE.shape[:2]) if weights_BL is None else weights_BL
-    mean = lambda x_BLE: jnp.einsum("BLE,BL->E", x_BLE, weights_BL) / weights_BL.sum()  # noqa: E731
+
+    def mean(x_BLE: jax.Array) -> jax.Array:
+        return jnp.einsum("BLE,BL->E", x_BLE, weights_BL) / weights_BL.sum()
+
     return experts * (mean(taken_BLE) * mean(routing_BLE)).sum()

@@ -247,13 +247,21 @@ class Transformer(nnx.Module):
             (x_BLD, store), (params, keys, number, crosses) = carry, repetition
             shown, stored = [], []
             for place, spec in enumerate(specs):
-                own = lambda tree, place=place: None if tree is None else tree[place]  # noqa: E731
-                at = lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False)  # noqa: E731
+
+                def own(tree: Any, place: int = place) -> Any:
+                    return None if tree is None else tree[place]
+
+                def at(x: jax.Array) -> jax.Array:
+                    return jax.lax.dynamic_index_in_dim(x, number, keepdims=False)
+
                 key = keys if keys is None or period == 1 else keys[place]
                 layer = number if (first, period) == (0, 1) else first + number * period + place
                 pair, cross = jax.tree.map(at, own(store)), own(crosses)
                 x_BLD, seen, pair = run(spec, pick(params, place), x_BLD, key, layer, pair, cross)
-                put = lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, number, 0)  # noqa: E731
+
+                def put(x: jax.Array, new: jax.Array) -> jax.Array:
+                    return jax.lax.dynamic_update_index_in_dim(x, new, number, 0)
+
                 stored.append(None if pair is None else jax.tree.map(put, own(store), pair))
                 shown.append(seen)
             return (x_BLD, None if store is None else tuple(stored)), shown

@@ -113,7 +113,10 @@ def _build(config: Config, folder: pathlib.Path, log: Callable[[str], None]) -> 
         chosen = draws < config.data.validation_fraction
         chosen[draws.argmin()], chosen[draws.argmax()] = True, False
         held[numbers[chosen]] = True
-    train = lambda: _select(config.data.source, config, keep & ~held)  # noqa: E731
+
+    def train() -> Iterator[Pair]:
+        return _select(config.data.source, config, keep & ~held)
+
     tokenizer = make_tokenizer((text for pair in train() for text in pair), config.tokenizer, folder, log)
     if config.data.validation_source:
         shown = np.array(list(_whole(config.data.validation_source, config)), bool)

@@ -47,7 +47,10 @@ class TextGeneration(Pipeline):
         **options: Any,
     ) -> Iterator[list[dict[str, Any]]]:
         tokenizer = self.own
-        read = lambda one: chat_ids(tokenizer, one) if is_chat(one) else encode(tokenizer, [prefix + one])[0]  # noqa: E731
+
+        def read(one: Any) -> Any:
+            return chat_ids(tokenizer, one) if is_chat(one) else encode(tokenizer, [prefix + one])[0]
+
         if any(map(is_chat, batch)):
             rows = [read(one) for one in batch]  # all of their tokens are read, padding among them if a template has it
             given: dict[str, Any] = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
@@ -62,7 +65,10 @@ class TextGeneration(Pipeline):
             if return_tensors:
                 yield [{"generated_token_ids": [*read(one), *new]} for new in output.new_tokens[own]]
             elif is_chat(one):
-                reply = lambda text, one=one: [*one, {"role": "assistant", "content": text}]  # noqa: E731
+
+                def reply(text: str, one: Any = one) -> list[dict[str, str]]:
+                    return [*one, {"role": "assistant", "content": text}]
+
                 yield [{"generated_text": reply(text) if return_full_text else text} for text in texts]
             else:
                 yield [{"generated_text": one + text if return_full_text else text} for text in texts]

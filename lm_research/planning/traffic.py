@@ -104,7 +104,10 @@ def _rings(work: Workload, mesh: AbstractMesh, rows: int, micro: int, item: int)
     if len(rings) == 2:
         rings.append((arch, work.source_length))  # the decoder's attention to the encoder
     count = sum(stack.num_layers for stack, _ in rings)
-    widths = lambda stack: sum(spec.num_heads * spec.head_size for spec in stack.layer_specs)  # noqa: E731
+
+    def widths(stack: Any) -> int:
+        return sum(spec.num_heads * spec.head_size for spec in stack.layer_specs)
+
     total = sum(2 * length * widths(stack) for stack, length in rings)
     return micro * rounds * count, rows * item * total / max(1, count) / mesh.shape["tensor"]
 

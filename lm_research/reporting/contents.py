@@ -202,7 +202,10 @@ def _best_of_each(
     for number, (run, (size, amount, _)) in enumerate(zip(runs, points, strict=True)):
         same = (size, f"{amount:.3g}")  # amounts are sums of rounded rates
         groups.setdefault(same, {}).setdefault(_recipe(run), []).append(number)
-    mean = lambda numbers: float(np.mean([points[number][2] for number in numbers]))  # noqa: E731
+
+    def mean(numbers: Any) -> float:
+        return float(np.mean([points[number][2] for number in numbers]))
+
     kept = sorted(number for recipes in groups.values() for number in min(recipes.values(), key=mean))
     if len(kept) == len(runs):
         return list(runs), list(points), []

@@ -136,7 +136,10 @@ class Loop:
 
     def _write_line(self, step: int) -> None:
         self._check_finite()
-        rate = lambda number: self.learner.schedule(number, *self.budget.schedule_args)  # noqa: E731
+
+        def rate(number: int) -> jax.Array:
+            return self.learner.schedule(number, *self.budget.schedule_args)
+
         values = self.meter.line(step, self.learner.state, rate)
         self.learner.clear_window()
         for callback in self.callbacks:

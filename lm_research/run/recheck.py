@@ -144,7 +144,9 @@ class Recheck(Callback):
         return f"each such step is made twice on the same devices, and not on others{large}"
 
     def _compare_devices(self, call: StepCall) -> None:
-        compute = lambda shift: (shift, evidence(self._gradient(call.state, call.batch, np.int32(shift))))  # noqa: E731
+        def compute(shift: int) -> tuple[int, Any]:
+            return (shift, evidence(self._gradient(call.state, call.batch, np.int32(shift))))
+
         size, same = self._mesh.size, self._mesh.shape["context"] * self._mesh.shape["tensor"]
         runs = [compute(0), compute(1)]
         if not suspects(runs, same):

@@ -183,9 +183,12 @@ def _git_commit() -> str | None:
     """Commit of the source this runs from, with "+changes" if files differ; None outside a checkout."""
     where = pathlib.Path(__file__).parent
     try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", "-C", str(where), *args], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+
+        def run(*args: str) -> str:
+            return subprocess.run(
+                ["git", "-C", str(where), *args], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+
         return run("rev-parse", "HEAD") + ("+changes" if run("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

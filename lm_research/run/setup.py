@@ -97,7 +97,10 @@ def prepare(config: Config, workdir: pathlib.Path, ends: contextlib.ExitStack) -
         init = load_init_checkpoint(config, corpus)  # now that the labels are known
     definition = adapt(init.definition if init else tasks.define(config, vocab_size, corpus), config.lora)
     trainable = tasks.build(config, corpus, definition.arch)
-    make_examples = lambda store: trainable.examples(store, "train")  # noqa: E731
+
+    def make_examples(store: Any) -> Any:
+        return trainable.examples(store, "train")
+
     examples = mix(config.data, corpus.train, config.train.batch_size, make_examples)
     config = resolve_steps(config, examples.num_examples)
     config = resolve_budget(config, *step_size(config, trainable.objective, definition, examples))

@@ -53,11 +53,14 @@ class Reply:
             return None
         said = [(event.token, event) for event in events if event.token is not None]
         if self.chat:
-            entry = lambda token, value: {  # noqa: E731
-                "token": self._text(token),
-                "logprob": value,
-                "bytes": list(self._text(token).encode()),
-            }
+
+            def entry(token: int, value: float | None) -> dict[str, Any]:
+                return {
+                    "token": self._text(token),
+                    "logprob": value,
+                    "bytes": list(self._text(token).encode()),
+                }
+
             rows = [
                 entry(token, event.logprob) | {"top_logprobs": [entry(*one) for one in event.best[: self.best]]}
                 for token, event in said

@@ -412,7 +412,10 @@ class Classification(LabelTask):
                 if self.target == "value":
                     yield {"label": label.tolist(), "prediction": logits.reshape(label.shape).tolist()}
                 elif self.target == "labels":
-                    names = lambda chosen: [name for name, one in zip(self.labels, chosen, strict=True) if one]  # noqa: E731
+
+                    def names(chosen: Any) -> list[str]:
+                        return [name for name, one in zip(self.labels, chosen, strict=True) if one]
+
                     yield {"label": names(label > 0), "prediction": names(logits > 0)}
                 else:
                     shares = np.exp(logits - logits.max())

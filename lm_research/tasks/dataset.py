@@ -240,7 +240,10 @@ def _read_labelled(folder: pathlib.Path) -> LabelledCorpus:
 def _key(config: Config, reader: Reader) -> str:
     task = TaskConfig.of(config.task)
     vocabulary = tokenizer_key(config.tokenizer, "keep_newlines", prepare=reader.prepare)
-    facts = lambda source: fingerprint(source, config.data)  # noqa: E731
+
+    def facts(source: Any) -> Any:
+        return fingerprint(source, config.data)
+
     held_out = facts(task.validation) if task.validation else config.data.validation_fraction
     test = facts(task.test) if task.test else ""
     keys = [task.reading(), config.data.on_error]
@@ -252,7 +255,10 @@ def _build(
     config: Config, folder: pathlib.Path, reader: Reader, log: Callable[[str], None], labels: Sequence[str] | None
 ) -> None:
     task = TaskConfig.of(config.task)
-    read = lambda source: _read(source, config, reader, log)  # noqa: E731
+
+    def read(source: Any) -> Any:
+        return _read(source, config, reader, log)
+
     sources = {"train": task.train, "validation": task.validation, "test": task.test}
     parts = reader.resolve({part: read(source) for part, source in sources.items() if source}, log)
     names = reader.label_names(parts["train"]) if labels is None else list(labels)

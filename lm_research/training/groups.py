@@ -54,7 +54,10 @@ class Groups:
 
     def count(self, shapes: Params) -> int:
         """How many parameters learn."""
-        share = lambda path: self.masks[path].mean() if path in self.masks else 1.0  # noqa: E731
+
+        def share(path: str) -> Any:
+            return self.masks[path].mean() if path in self.masks else 1.0
+
         leaves = flatten(self.learning(shapes))
         return round(sum(math.prod(leaf.shape) * share(path) for path, leaf in leaves.items()))
 
@@ -206,7 +209,10 @@ def _change(tree: Params, factors: dict[str, np.ndarray]) -> Params:
     """Each array times its factor; those without one as they are."""
     if not factors:
         return tree
-    times = lambda path, x: x * jnp.asarray(factors[name]) if (name := _name(path)) in factors else x  # noqa: E731
+
+    def times(path: Any, x: Any) -> Any:
+        return x * jnp.asarray(factors[name]) if (name := _name(path)) in factors else x
+
     return jax.tree_util.tree_map_with_path(times, tree)
 
 

@@ -45,7 +45,10 @@ def decays(path: tuple[Any, ...], leaf: Any) -> bool:
 def chain(config: OptimizerConfig, *scaled: optax.GradientTransformation) -> optax.GradientTransformation:
     """`scaled` of the gradient clipped to clip_norm, plus decoupled weight decay."""
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    mask = lambda params: jax.tree_util.tree_map_with_path(decays, params)  # noqa: E731
+
+    def mask(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(decays, params)
+
     decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
     return optax.chain(*clip, *scaled, *decay)
 

@@ -154,7 +154,10 @@ def state_shardings(
     params = tree_shardings(mesh, definition.shapes, definition.axes, with_rules(config.rules))
     everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
     alike: object = jax.tree.structure(shapes["params"])
-    place = lambda name, tree: params if alike == jax.tree.structure(tree) else everywhere[name]  # noqa: E731
+
+    def place(name: str, tree: Any) -> Any:
+        return params if alike == jax.tree.structure(tree) else everywhere[name]
+
     shardings = {name: place(name, tree) for name, tree in shapes.items() if name != "optimizer"}
     moments = jax.tree.map(lambda s, x: over_data(s, x.shape), params, shapes["params"]) if config.zero1 else params
 

@@ -120,7 +120,10 @@ def test_rows_of_a_group_are_about_equally_long_and_batches_come_in_no_order() -
 
 def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
     lengths = np.random.default_rng(1).integers(1, 100, 600)
-    feed = lambda rows: Feed(Long(lengths), 24, 2, rows, 3, Groups(Long(lengths), 24, 3))  # noqa: E731
+
+    def feed(rows):
+        return Feed(Long(lengths), 24, 2, rows, 3, Groups(Long(lengths), 24, 3))
+
     whole = feed(slice(None))(7)["who_BL"]
     shares = [feed(slice(6 * p, 6 * p + 6))(7)["who_BL"] for p in range(2)]
     assert (

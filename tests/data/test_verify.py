@@ -180,7 +180,9 @@ class Rows(Examples):
 
 
 def test_a_batch_with_ids_that_the_model_lacks(tmp_path: pathlib.Path) -> None:
-    feed = lambda size: Feed(Rows(), 8, 0, slice(None), None, vocabulary=size, store=tmp_path / "train")(0)  # noqa: E731
+    def feed(size):
+        return Feed(Rows(), 8, 0, slice(None), None, vocabulary=size, store=tmp_path / "train")(0)
+
     assert feed(11)["tokens_BL"].max() == 10
     with pytest.raises(DamagedStore, match="train is damaged: tokens.bin gives id 10 .* the model knows 10"):
         feed(10)

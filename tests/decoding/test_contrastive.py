@@ -14,7 +14,10 @@ from lm_research.decoding.generate import generate
 def reference(exact: Exact, prompt: list[int], steps: int, count: int, alpha: float) -> list[int]:
     """Su et al. 2022, equation 5."""
     text = list(prompt)
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+
+    def unit(x):
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
     for _ in range(steps):
         share = np.exp(exact.next(text))
         past = unit(exact(text)[1])

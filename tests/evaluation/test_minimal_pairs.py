@@ -69,7 +69,10 @@ def test_pairs_through_the_verb(folder: pathlib.Path, tmp_path: pathlib.Path) ->
     given = [f"--model={folder}/masked", f"--suite={folder}/suite.json", f"--output={tmp_path}/out"]
     assert evaluate.main([*given, "--batch_size=3", "--resamples=10"]) == 0
     lm = lm_research.from_pretrained(folder / "masked")
-    sums = lambda text: sum(one_at_a_time(lm, np.ravel(lm.tokenizer(text)["input_ids"]).tolist()))  # noqa: E731
+
+    def sums(text):
+        return sum(one_at_a_time(lm, np.ravel(lm.tokenizer(text)["input_ids"]).tolist()))
+
     right = [sums(good) > sums(bad) for good, bad in zip(GOOD, BAD, strict=True)]
     tasks = json.loads((tmp_path / "out" / "results.json").read_text())["tasks"]
     assert tasks["blimp"]["scores"]["accuracy"]["mean"] == np.mean(right)

@@ -47,7 +47,10 @@ def test_mcnemar_by_hand() -> None:
 
 def every_swap(a: Sequence[float], b: Sequence[float], labels: Sequence[float], metric: str) -> float:
     """p by trying all ways to exchange the predictions of records."""
-    gap = lambda x, y: valued(y, labels).all()[metric] - valued(x, labels).all()[metric]  # noqa: E731
+
+    def gap(x, y):
+        return valued(y, labels).all()[metric] - valued(x, labels).all()[metric]
+
     observed, extreme = gap(a, b), 0
     for swaps in itertools.product((0, 1), repeat=len(a)):
         x = [q if swap else p for p, q, swap in zip(a, b, swaps, strict=True)]

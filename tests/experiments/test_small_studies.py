@@ -177,8 +177,11 @@ def test_a_variable_that_is_no_number_is_named(name: str, value: str, monkeypatc
 
 def test_a_law_is_found_again_in_the_runs_of_a_study(tmp_path: pathlib.Path) -> None:
     points = [(n, d) for n in (1e5, 2e5, 4e5, 8e5, 1.6e6) for d in (1e6, 2e6, 4e6, 8e6)]
+
     # E = 1.5, A = 400, alpha = 0.5, B = 300, beta = 0.4
-    loss = lambda n, d: 1.5 + 400 / n**0.5 + 300 / d**0.4  # noqa: E731
+    def loss(n, d):
+        return 1.5 + 400 / n**0.5 + 300 / d**0.4
+
     write(tmp_path, ("n", "d"), [(point, {"eval_loss_nats": loss(*point)}) for point in points])
     for number, (n, d) in enumerate(points):
         where = tmp_path / "trials" / f"{number:04d}"

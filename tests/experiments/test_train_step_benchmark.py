@@ -59,7 +59,9 @@ def test_all_rows_are_the_issue_s_grid() -> None:
 
 
 def test_goals_follow_the_table_and_exist_on_a_cpu_only() -> None:
-    goal = lambda *args, **kwargs: Row(*args, length=128, batch=8, **kwargs).goal  # noqa: E731
+    def goal(*args, **kwargs):
+        return Row(*args, length=128, batch=8, **kwargs).goal
+
     assert (goal("bert", 2, 128), goal("bert", 4, 256), goal("bert", 4, 512)) == (3.0, 3.0, 2.0)
     assert goal("gpt2", 4, 512) == 1.25
     assert goal("bert", 4, 256, mode="equal") == goal("gpt2", 4, 256, mode="equal") == 1.1

@@ -125,6 +125,9 @@ def test_untied_tables_learn_apart(gpt2: Any) -> None:
     assert not start.definition.arch.tied and start.new_parts == ()
     table, output = params["decoder/embeddings/tokens"], params["next_token/table"]
     assert np.abs(np.asarray(table) - np.asarray(output)).max() > 0.1
-    loss = lambda params: start.definition.bind(params).predict_tokens(jax.numpy.ones((1, 2, 21))).logits().sum()  # noqa: E731
+
+    def loss(params):
+        return start.definition.bind(params).predict_tokens(jax.numpy.ones((1, 2, 21))).logits().sum()
+
     gradient = flatten(jax.grad(loss)(lm_research.trees.unflatten(params)))
     assert not gradient["decoder/embeddings/tokens"].any() and gradient["next_token/table"].any()

@@ -101,7 +101,9 @@ def compare_models(pattern: tuple[dict[str, Any], ...], fields: dict[str, Any]) 
     outer = np.random.default_rng(2).normal(size=(B, 16, 16)) * (segments > 0)[..., None]
 
     def results(params: Any) -> list[jax.Array]:
-        run = lambda params: (definition.bind(params).reader(tokens, segments) * outer).sum()  # noqa: E731
+        def run(params):
+            return (definition.bind(params).reader(tokens, segments) * outer).sum()
+
         value, gradient = jax.value_and_grad(run)(params)
         return [value, *jax.tree.leaves(gradient)]
 

@@ -202,7 +202,10 @@ def test_gelu_equals_jax_in_value_and_in_derivatives_of_both_orders_and_modes(na
 
     def all_ways(f: Callable) -> tuple[jax.Array, ...]:
         x = jnp.linspace(-5, 5, 64).reshape(4, 16)
-        total = lambda x: f(x).sum()  # noqa: E731
+
+        def total(x):
+            return f(x).sum()
+
         forward = jax.jvp(f, (x,), (jnp.cos(x),))
         looped = jax.grad(lambda x: jax.lax.scan(lambda c, row: (c + total(row), None), 0.0, x)[0])(x)
         again = jax.vmap(jax.grad(jax.checkpoint(total)))(x)

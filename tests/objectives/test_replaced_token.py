@@ -96,7 +96,9 @@ def gradient(run: Run, term: str) -> Any:
 
 
 def test_the_two_losses_meet_in_the_embeddings_only(run: Run) -> None:
-    largest = lambda tree: max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))  # noqa: E731
+    def largest(tree):
+        return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
     of_generator, of_discriminator = gradient(run, "mlm_loss_nats"), gradient(run, "rtd_loss_nats")
     assert largest(of_discriminator["generator"]) == 0
     own = {name: tree for name, tree in of_generator.items() if name not in ("generator", "encoder")}

@@ -116,7 +116,10 @@ def initial_difference() -> float:
 
 def dropout_is_the_same() -> list[bool]:
     """Whether a mask made on eight devices is the one made on one, for several ways to divide the array."""
-    drop = lambda x: dropout(x, 0.3, jax.random.key(1))  # noqa: E731
+
+    def drop(x):
+        return dropout(x, 0.3, jax.random.key(1))
+
     x = jnp.ones((16, 6, 8))
     alone, mesh = np.asarray(drop(x)), mesh_of(EVERY_WAY)
     places = [PartitionSpec(("data", "fsdp"), None, "tensor"), PartitionSpec(None, None, AXES), PartitionSpec()]

@@ -92,7 +92,10 @@ def test_constrain_does_nothing_without_a_mesh() -> None:
 
 def test_over_data_takes_the_first_axis_that_can_be_divided() -> None:
     eight = mesh(data=4, fsdp=2)
-    place = lambda *spec: NamedSharding(eight, PartitionSpec(*spec))  # noqa: E731
+
+    def place(*spec):
+        return NamedSharding(eight, PartitionSpec(*spec))
+
     assert over_data(place(None, "fsdp"), (3, 16)).spec == PartitionSpec(
         None, ("fsdp", "data")
     )  # 3 cannot, 16 = 2 x 4 x 2 can

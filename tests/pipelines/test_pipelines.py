@@ -110,10 +110,13 @@ def test_answers_are_whole_words(reader: QuestionAnswering) -> None:
     starts, ends = zip(*words, strict=True)
     assert any(one["start"] not in starts or one["end"] not in ends for one in pieces)
     assert all(one["start"] in starts and one["end"] in ends for one in whole)
-    widened = lambda one: (  # noqa: E731
-        max(start for start in starts if start <= one["start"]),
-        min(end for end in ends if end >= one["end"]),
-    )
+
+    def widened(one):
+        return (
+            max(start for start in starts if start <= one["start"]),
+            min(end for end in ends if end >= one["end"]),
+        )
+
     assert widened(pieces[0]) == (whole[0]["start"], whole[0]["end"]) and pieces[0]["score"] == whole[0]["score"]
 
 

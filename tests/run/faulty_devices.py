@@ -96,7 +96,10 @@ def scenarios(config: config_lib.Config, store: Any, folder: pathlib.Path) -> di
     host |= {"params": tiny.random_params(definition), "halted": np.int32(-1), "step": np.int32(1)}
     checkpoints = Checkpoints(folder, CheckpointConfig(), {})
     with jax.set_mesh(mesh):
-        state = lambda: jax.device_put(host, shardings)  # noqa: E731
+
+        def state():
+            return jax.device_put(host, shardings)
+
         step = jit_train_step(
             make_train_step(objective, definition, optimizer, make_schedule(config), config), shardings
         )

@@ -61,7 +61,9 @@ def test_epochs_beside_a_budget_are_refused() -> None:
 
 
 def test_tokens_and_flops_are_arithmetic() -> None:
-    steps = lambda text, **more: resolve_budget(config_of(text, **more), tokens=256, flops=1e6).train.num_steps  # noqa: E731
+    def steps(text, **more):
+        return resolve_budget(config_of(text, **more), tokens=256, flops=1e6).train.num_steps
+
     assert steps("2600tokens") == 10  # 10.16
     assert steps("7.5e6flops") == 7
     assert resolve_budget(Config(), 256, 1e6) == Config()

@@ -238,7 +238,9 @@ def test_a_tracker_of_another_package_is_one_class(tmp_path: pathlib.Path, monke
 
 
 def test_names() -> None:
-    names = lambda text: tracker_names(resolve({"logging": {"trackers": text}}))  # noqa: E731
+    def names(text):
+        return tracker_names(resolve({"logging": {"trackers": text}}))
+
     assert names("tensorboard") == ("tensorboard",) and names("none") == ()
     assert names("mlflow, wandb,mlflow") == ("mlflow", "wandb")
     for text, words in (("wandd", "Did you mean 'wandb'?"), ("", "for example"), ("none,wandb", "none beside others")):

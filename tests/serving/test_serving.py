@@ -267,7 +267,10 @@ def test_what_is_no_request(running: Running) -> None:
 def test_a_token_is_asked_for() -> None:
     running = Running(make_app(LM, "toy", LIMITS, token="secret"))
     try:
-        ask = lambda **headers: running.post("/v1/completions", {"prompt": "a"}, headers=headers).status_code  # noqa: E731
+
+        def ask(**headers):
+            return running.post("/v1/completions", {"prompt": "a"}, headers=headers).status_code
+
         assert [ask(), ask(authorization="Bearer wrong"), ask(authorization="Bearer secret")] == [401, 401, 200]
         assert httpx.get(running.url + "/metrics").status_code == 401
         assert httpx.get(running.url + "/healthz").json() == {"status": "ok"}

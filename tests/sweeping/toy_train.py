@@ -35,7 +35,10 @@ def main(argv: list[str]) -> int:
         file.write(f"{done}\n")
     if layers == 15 or (layers == 14 and done == 0 and len((workdir / "starts.txt").read_text().split()) == 1):
         os.kill(os.getpid(), signal.SIGKILL)
-    loss = lambda step: (math.log10(rate) + 3) ** 2 + 1 / step + layers / 100  # noqa: E731
+
+    def loss(step):
+        return (math.log10(rate) + 3) ** 2 + 1 / step + layers / 100
+
     for step in range(done + 1, stop + 1):
         time.sleep(0.03)
         with path.open("a") as file:

@@ -121,7 +121,9 @@ def check_gradients(config: Config, corpus: Any) -> None:
         (value, sums), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return totals, sums | {"loss": value}, gradient
 
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)  # noqa: E731
+    def close(a, b):
+        return np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+
     jax.tree.map(close, jax.jit(results)(alone), jax.jit(results)(shared))
 
 
@@ -163,7 +165,10 @@ def test_processes_share_the_rows(ways: int, accumulation: int, tmp_path: pathli
     config, corpus = make(tmp_path)
     task = TASKS["classification"](replace(config, data={"packing": True}), corpus)
     rows, micro = task.examples(corpus.train, "train"), 16 // accumulation
-    feed = lambda own: Feed(rows, 16, accumulation, own, 3, None, ways)(2)  # noqa: E731
+
+    def feed(own):
+        return Feed(rows, 16, accumulation, own, 3, None, ways)(2)
+
     whole, share = feed(slice(None)), micro // ways
     assert whole["tokens_BL"].shape[1] % ways == 0 and whole["tokens_BL"].shape[:1] == (accumulation,)
     parts = [feed(slice(number * share, (number + 1) * share)) for number in range(ways)]

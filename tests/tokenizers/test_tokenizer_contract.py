@@ -79,7 +79,10 @@ def test_ones_own_tokenizer_is_two_methods() -> None:
 )
 def test_the_longer_text_of_a_pair_is_cut_first(limit: int | None, rows: tuple[str, str]) -> None:
     """One token at a time off the longer one, of equal ones off the first."""
-    ids = lambda text: [ord(letter) for letter in text]  # noqa: E731
+
+    def ids(text):
+        return [ord(letter) for letter in text]
+
     (row,) = bert_rows([ids("abcd")], [ids("xy")], (0, 1), limit)
     assert row.ids == [0, *ids(rows[0]), 1, *ids(rows[1]), 1]
 

@@ -65,5 +65,8 @@ def test_they_are_read_as_question_marks(name: str) -> None:
 
 def test_windows_of_contexts() -> None:
     tokenizer = make("bert")
-    read = lambda texts: [window.ids.tolist() for (window,) in windows(tokenizer, ["plain"] * 2, texts, 30, 0)]  # noqa: E731
+
+    def read(texts):
+        return [window.ids.tolist() for (window,) in windows(tokenizer, ["plain"] * 2, texts, 30, 0)]
+
     assert read(HALVES[:2]) == read(MARKS[:2])

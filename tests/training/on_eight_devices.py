@@ -53,7 +53,10 @@ def main(source: str, target: str, shapes: Any) -> None:
 
 def make_shapes() -> Any:
     """Shapes of the state in test_meshes.py."""
-    leaf = lambda shape, dtype=np.float32: jax.ShapeDtypeStruct(shape, np.dtype(dtype))  # noqa: E731
+
+    def leaf(shape, dtype=np.float32):
+        return jax.ShapeDtypeStruct(shape, np.dtype(dtype))
+
     params = {"kernel": leaf((16, 24)), "odd": leaf((5, 3)), "bias": leaf((40,))}
     return {"step": leaf((), np.int32), "params": params, "mask": leaf((8, 8), bool), "halted": leaf((), np.int32)}
 

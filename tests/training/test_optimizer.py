@@ -213,7 +213,10 @@ def test_each_optimizer_lowers_a_loss_and_keeps_a_plain_state(name: str) -> None
     params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
     optimizer = make_optimizer(OPTIMIZERS.make(name, weight_decay=0.0))
     template, state = jax.eval_shape(optimizer.init, params), optimizer.init(params)
-    loss = lambda params: sum(jnp.square(x - 0.5).sum() for x in jax.tree.leaves(params))  # noqa: E731
+
+    def loss(params):
+        return sum(jnp.square(x - 0.5).sum() for x in jax.tree.leaves(params))
+
     before = float(loss(params))
     for _ in range(20):
         direction, state = optimizer.update(jax.grad(loss)(params), state, params)

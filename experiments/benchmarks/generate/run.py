@@ -171,8 +171,13 @@ def line(result: dict[str, Any]) -> str:
     ours, theirs = summary["sides"][OURS], summary["sides"].get(TORCH)
     ratios = [f"{summary[name]:.2f}" if theirs else "-" for name in ("ratio", "fastest_ratio", "cpu_ratio")]
     goal = f"{row.goal:g}" + (" (short)" if theirs and summary["ratio"] < row.goal else "")
-    span = lambda side: f"{side['median']:.2f} ({side['fastest']:.2f} to {side['slowest']:.2f})" if side else "-"  # noqa: E731
-    speed = lambda side: f"{row.tokens / side['median']:,.0f}" if side else "-"  # noqa: E731
+
+    def span(side):
+        return f"{side['median']:.2f} ({side['fastest']:.2f} to {side['slowest']:.2f})" if side else "-"
+
+    def speed(side):
+        return f"{row.tokens / side['median']:,.0f}" if side else "-"
+
     bandwidth = f"{row.step_bytes * NEW / ours['fastest'] / 1e9:.1f}"
     quiet = f"{summary['quiet']} of {summary['rounds']}"
     cells = [

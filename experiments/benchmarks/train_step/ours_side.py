@@ -71,7 +71,10 @@ class OurSide(Side):
         # Batches are synthetic, and the step itself never asks the tokenizer.
         self.objective = build_objective(config, None, definition.arch)
         optimizer, schedule = make_optimizer(config.optimizer), make_schedule(config)
-        new_state = lambda: init_state(definition, optimizer, config, self.objective)  # noqa: E731
+
+        def new_state():
+            return init_state(definition, optimizer, config, self.objective)
+
         self.shardings = state_shardings(self.mesh, definition, jax.eval_shape(new_state))
         self.state = jax.jit(new_state, out_shardings=self.shardings)()
         train_step = make_train_step(self.objective, definition, optimizer, schedule, config)

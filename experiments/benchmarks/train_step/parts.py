@@ -83,7 +83,10 @@ class Product:
             run = compiled(product, a, b)
         else:
             a, b = module.from_numpy(a), module.from_numpy(b)
-            run = lambda: product(a, b)  # noqa: E731
+
+            def run():
+                return product(a, b)
+
         inner = self.a[-2] if transpose_a else self.a[-1]
         outer = self.a[-1] if transpose_a else self.a[-2]
         flops = 2.0 * np.prod(self.a[:-2]) * outer * inner * (self.b[-2] if transpose_b else self.b[-1])

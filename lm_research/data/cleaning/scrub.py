@@ -103,7 +103,12 @@ _PATTERNS: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
     "phone": (_PHONE, _is_phone),
 }
 _DIGIT = re.compile(r"[0-9]")
-_has_digit: Callable[[str], bool] = lambda text: _DIGIT.search(text) is not None  # noqa: E731
+
+
+def _has_digit(text: str) -> bool:
+    return _DIGIT.search(text) is not None
+
+
 # Quick looks that spare most texts the slower search.
 _MAY_HOLD: dict[str, Callable[[str], bool]] = {
     "key": lambda text: any(mark in text for mark in _KEY_MARKS),

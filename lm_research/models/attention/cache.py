@@ -97,5 +97,8 @@ def write(slots_BGSK: jax.Array, new_BGLK: jax.Array, slot: jax.Array) -> jax.Ar
     new = new_BGLK.reshape(-1, *new_BGLK.shape[2:]) if flat else new_BGLK
     if jnp.ndim(slot) == 0:
         return jax.lax.dynamic_update_slice_in_dim(slots_BGSK, new, slot, axis=slots_BGSK.ndim - 2)
-    put = lambda row, new, at: jax.lax.dynamic_update_slice_in_dim(row, new, at, axis=row.ndim - 2)  # noqa: E731
+
+    def put(row: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(row, new, at, axis=row.ndim - 2)
+
     return jax.vmap(put)(slots_BGSK, new, jnp.repeat(slot, heads) if flat else slot)

@@ -110,7 +110,10 @@ def _part(part: str, family: Family, hf: Mapping[str, Any], names: Set[str]) -> 
 
 def _named(outer: str, inner: str, weights: Iterable[ParamMapping]) -> Iterator[ParamMapping]:
     """Weights with what their names begin with in a model of two: `inner` in place of "@", `outer` before others."""
-    name = lambda one: inner + one[1:] if one.startswith("@") else outer + one  # noqa: E731
+
+    def name(one: str) -> str:
+        return inner + one[1:] if one.startswith("@") else outer + one
+
     for weight in weights:
         changes: dict[str, Any] = {
             field: tuple(map(name, getattr(weight, field))) for field in ("names", "copies", "kept")

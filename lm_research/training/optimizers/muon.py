@@ -75,7 +75,10 @@ def scale_by_muon_and_adam(config: MuonConfig) -> optax.GradientTransformation:
     def update(gradient: Params, state: State, params: Params | None = None) -> tuple[Params, State]:
         gradients, moments = flatten(gradient), flatten(state.mu)
         axes = axes_of(gradients)
-        part = lambda tree, ours: {path: leaf for path, leaf in tree.items() if (path in axes) == ours}  # noqa: E731
+
+        def part(tree: Any, ours: bool) -> dict[str, Any]:
+            return {path: leaf for path, leaf in tree.items() if (path in axes) == ours}
+
         muons = scale_by_muon(beta=config.momentum, weight_dimension_numbers=axes)
         coefficients = muons.init({}).ns_coeffs
         matrices, first = muons.update(part(gradients, True), MuonState(state.count, part(moments, True), coefficients))
