@@ -1,17 +1,23 @@
-"""Pytest puts the folder of this file on sys.path, so that tests in subfolders can `import tiny` and `train_helpers`."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
 import os
+import pathlib
 
 import pytest
 
+TESTS = pathlib.Path(__file__).resolve().parent
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Spares compile time, most of what tests of tiny models cost, in this process and those it starts.
+    """Set up the environment of the processes that tests start, and spare compile time, most of what tests of tiny models cost.
 
-    Compiled programs stay in pytest's own cache; their machine code is not optimised, which halves the rest.
+    Other processes import the package from this checkout and `helpers`, as this one does (`pythonpath` in pyproject.toml). Compiled
+    programs stay in pytest's own cache; their machine code is not optimized, which halves the rest.
     """
+    paths = [str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and hasattr(config, "cache"):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("xla"))
     if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
@@ -20,8 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory):  # its class stays untyped: importing it here would import jax early
-    """A tiny corpus and a cache for its tokens; see train_helpers.py."""
-    from train_helpers import Lab
+    """A tiny corpus and a cache for its tokens; see helpers/train_helpers.py."""
+    from helpers.train_helpers import Lab
 
     return Lab.make(tmp_path_factory.mktemp("lab"))
 

@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 
+from helpers import toys
 from lm_research import generate, pretrained
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "decoding"))
-
-import toys
 
 
 @pytest.fixture

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
-from train_helpers import ROOT, call, summary
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "tokenizers"))
-
-from opus_folder import files, golden, write_opus
 
 import lm_research
+from helpers.opus_folder import files, golden, write_opus
+from helpers.train_helpers import ROOT, call, summary
 from lm_research.pretrained import LanguageModel
 from lm_research.tasks import TASKS
 from lm_research.tasks.dataset import open_labelled

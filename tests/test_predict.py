@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import pytest
 
+from helpers.golden_pipelines import CONTENT, write_model
 from lm_research import pipeline, pipelines, predict
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent / "pipelines"))
-
-from golden_pipelines import CONTENT, write_model
 
 WORDS = CONTENT["vocab"][5:40]
 TEXTS = [" ".join(WORDS[(3 * n + k) % len(WORDS)] for k in range(2 + n % 5)) for n in range(11)]

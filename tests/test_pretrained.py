@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from interop import golden_models
 
 import lm_research
+from helpers import golden_models, tiny
 from lm_research import convert
 from lm_research.errors import PretrainedError, UserError
 from lm_research.models.families import family_of, model_types, name_of

@@ -10,8 +10,8 @@ import shutil
 
 import numpy as np
 import pytest
-from train_helpers import EVALUATE, LOG, STEPS, Lab, call, checkpoints, metrics, same, summary
 
+from helpers.train_helpers import EVALUATE, LOG, STEPS, Lab, call, checkpoints, metrics, same, summary
 from lm_research.data.order import Feed
 from lm_research.run import fit, run_directory
 
@@ -173,8 +173,7 @@ def test_tensorflow_datasets_and_a_tokenizer_of_ones_own(
     lab: Lab, bert_run: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tfds = pytest.importorskip("tensorflow_datasets")
-    monkeypatch.syspath_prepend(HERE / "data")
-    pytest.importorskip("tiny_text_dataset")
+    pytest.importorskip("helpers.tiny_text_dataset")
     builder = tfds.builder("tiny_text_for_tests", data_dir=str(tmp_path / "tfds"), file_format="array_record")
     builder.download_and_prepare()
     (tokenizer, *_) = (lab.folder / "cache").glob("*/tokenizer.model")

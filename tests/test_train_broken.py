@@ -13,7 +13,8 @@ import shutil
 from collections.abc import Callable
 
 import pytest
-from train_helpers import Lab, finish
+
+from helpers.train_helpers import Lab, finish
 
 KEY = "--config."
 

@@ -15,9 +15,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
-from train_helpers import Lab, checkpoints, finish, metrics, same, start
 
 import lm_research
+from helpers.train_helpers import Lab, checkpoints, finish, metrics, same, start
 from lm_research import convert
 from lm_research.config import CheckpointConfig, loading, resolve
 from lm_research.data import verify

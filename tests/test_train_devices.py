@@ -8,7 +8,8 @@ import pathlib
 import shutil
 
 import pytest
-from train_helpers import Lab, checkpoints, finish, metrics
+
+from helpers.train_helpers import Lab, checkpoints, finish, metrics
 
 EIGHT = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
 MESH = ("--config.mesh.fsdp=4", "--config.mesh.tensor=2")

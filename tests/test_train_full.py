@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from train_helpers import Lab, checkpoints, same, unfinished
 
+from helpers.train_helpers import Lab, checkpoints, same, unfinished
 from lm_research.common import disk
 from lm_research.errors import UserError
 from lm_research.parallel import processes

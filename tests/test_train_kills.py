@@ -8,7 +8,8 @@ import signal
 import time
 
 import pytest
-from train_helpers import (
+
+from helpers.train_helpers import (
     LOG,
     SLOW_CHECKPOINTS,
     SLOW_CORPUS,

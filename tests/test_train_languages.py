@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 import pytest
-from train_helpers import Lab, summary
 
+from helpers.train_helpers import Lab, summary
 from lm_research import prepare
 from lm_research.common.sentences import split_sentences
 from lm_research.data.corpus import read_corpus

@@ -6,7 +6,8 @@ import json
 import pathlib
 
 import pytest
-from train_helpers import LOG, SAVE, STEPS, Lab, checkpoints, metrics, summary
+
+from helpers.train_helpers import LOG, SAVE, STEPS, Lab, checkpoints, metrics, summary
 
 KEY = "--config."
 

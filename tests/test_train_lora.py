@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from train_helpers import checkpoints, same, summary
 
 import lm_research
+from helpers.train_helpers import checkpoints, same, summary
 from lm_research.trees import flatten
 
 LORA = ("--config.lora.rank=2", "--config.optimizer.learning_rate=0.01", "--config.lora.dropout=0.1")

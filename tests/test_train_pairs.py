@@ -8,8 +8,8 @@ import random
 import subprocess
 
 import pytest
-from train_helpers import call, metrics, summary
 
+from helpers.train_helpers import call, metrics, summary
 from lm_research import prepare
 
 NAMES = "zero one two three four five six seven eight nine".split()

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import tokenizers
 
+import tokenizers
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import json_value
 from lm_research.errors import TokenizerError

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 from msgspec import Meta
-from tokenizers import AddedToken
 
 from lm_research.common.documents import Object, check_fields, parse_json
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.languages import M2M_100, MBART, MBART_50, NLLB
+from tokenizers import AddedToken
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 WHOLE = "tokenizer.json"

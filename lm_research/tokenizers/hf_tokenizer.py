@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import tokenizers
 
+import tokenizers
 from lm_research.common.texts import whole
 from lm_research.tokenizers import hf_vocabularies
 from lm_research.tokenizers.base import Frame, Tokenizer, after_space

@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from lm_research.common.documents import parse_json, short
@@ -23,6 +22,7 @@ from lm_research.tokenizers import sentencepiece_model as spm
 from lm_research.tokenizers.hf_settings import KIND, PIECES, Id, Kind, Settings
 from lm_research.tokenizers.languages import Languages
 from lm_research.tokenizers.spec import guarded
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 SPACE = "\u2581"
 # The files of each sort of vocabulary; of sentencepiece's names a class uses one, and the first that is there counts.

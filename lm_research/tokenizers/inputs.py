@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding
 
 from lm_research.common.texts import whole
 from lm_research.errors import TokenizerError
+from tokenizers import Encoding
 
 # Texts, or pairs of them.
 Texts = list[str] | list[tuple[str, str]]

@@ -16,7 +16,6 @@ from typing import Any, Self
 
 import numpy as np
 import sentencepiece
-from tokenizers import AddedToken
 
 from lm_research.common.documents import parse_json
 from lm_research.common.texts import whole
@@ -30,6 +29,7 @@ from lm_research.tokenizers.inputs import Row, Texts
 from lm_research.tokenizers.languages import M2M_100, WMT_21
 from lm_research.tokenizers.sentencepiece_model import NO_PREFIX, read_model
 from lm_research.tokenizers.special_roles import with_stand_ins
+from tokenizers import AddedToken
 
 _LONGEST = 512  # tokens that Marian's models take where no file says it
 _CODE = re.compile(">>.*?<<", re.DOTALL)

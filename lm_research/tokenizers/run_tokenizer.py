@@ -10,11 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import processors
-
 from lm_research.tokenizers.base import Frame, Tokenizer
 from lm_research.tokenizers.hf_settings import PLAIN_CLASS, ROLES, WHOLE, read_settings
 from lm_research.tokenizers.hf_tokenizer import HFTokenizer
+from tokenizers import processors
 
 AROUND, BEFORE, BEHIND = "around", "before", "behind"
 # What stands around one text, and around two: the token that begins a text, and the one that ends it.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers import sentencepiece_model as spm
 from lm_research.tokenizers.sentencepiece_rules import SPACE, normalizer_of
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 
 _NEVER = 1000.0  # nats below the rarest piece: what no text is divided into
 _MANY = 10_000  # spaces

@@ -13,9 +13,8 @@ import functools
 import unicodedata
 from collections.abc import Iterable
 
-from tokenizers import Regex, normalizers
-
 from lm_research.tokenizers.sentencepiece_model import USER_DEFINED, SentencePieceModel, trie_keys
+from tokenizers import Regex, normalizers
 
 SPACE = "\u2581"
 # Two characters that Unicode keeps from texts. One stands where NFC must not compose, one between the characters of a grapheme.

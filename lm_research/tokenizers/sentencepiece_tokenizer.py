@@ -16,7 +16,6 @@ from typing import IO, Any, Literal, Self
 
 import numpy as np
 import sentencepiece
-from tokenizers import AddedToken
 
 from lm_research.common.documents import read_bytes
 from lm_research.common.texts import is_text, whole
@@ -28,6 +27,7 @@ from lm_research.tokenizers.inputs import known_ids
 from lm_research.tokenizers.sentencepiece_backend import to_backend
 from lm_research.tokenizers.sentencepiece_model import NO_PREFIX, read_model
 from lm_research.tokenizers.sentencepiece_training import train_model
+from tokenizers import AddedToken
 
 MODEL = "tokenizer.model"
 

@@ -12,9 +12,9 @@ import reprlib
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Required, TypedDict
 
-import tokenizers
 from msgspec import Meta
 
+import tokenizers
 from lm_research.common.documents import Count, Object, Rate, check, check_fields, json_value
 from lm_research.errors import TokenizerError, UserError
 from lm_research.tokenizers.hf_settings import MAX_IDS, Content, Id

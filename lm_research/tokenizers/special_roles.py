@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.base import ROLES as USUAL_NAMES
 from lm_research.tokenizers.hf_settings import Kind, Settings
+from tokenizers import Tokenizer
 
 # Whose place each role takes when a tokenizer has none of its own, first come.
 _STAND_INS = {"cls": ("bos",), "bos": ("cls",), "sep": ("eos",), "eos": ("sep",), "pad": ("eos", "sep")}

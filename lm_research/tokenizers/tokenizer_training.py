@@ -18,9 +18,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
-from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers, pre_tokenizers, trainers
-
 from lm_research.config import TokenizerConfig
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.base import Tokenizer
@@ -28,6 +25,8 @@ from lm_research.tokenizers.hf_settings import PLAIN_CLASS
 from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.sentencepiece_training import sample_lines, sentinels
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 Prepare = Callable[[Tokenizer], Tokenizer]
 LIBRARY_KINDS = ("wordpiece", "byte_bpe")

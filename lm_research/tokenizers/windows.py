@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tokenizers
 
+import tokenizers
 from lm_research.tokenizers.base import Tokenizer
 
 

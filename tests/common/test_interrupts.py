@@ -10,7 +10,8 @@ import subprocess
 import sys
 
 import pytest
-from train_helpers import Lab, checkpoints, finish, kill_when, start, summary
+
+from helpers.train_helpers import Lab, checkpoints, finish, kill_when, start, summary
 
 LINE = "stopped by {} before the first step; the same command goes on from there."
 # A library that does not come back to Python for minutes, and does not notice signals.

@@ -121,23 +121,27 @@ def test_worker_processes_and_other_interpreters_read_the_same(corpora: pathlib.
     feed = make_feed(corpora, "masked_lm", "")
     expected = digests(corpora, "masked_lm", 1, STEPS)
     assert [digest([batch]) for batch in load(feed, 0, 51, num_workers=4)] == expected[:-1]
-    code = f"import sys, pathlib; sys.path.insert(0, {str(HERE)!r})\nimport test_batch_digests as t\n"
+    code = "import sys, pathlib\nimport test_batch_digests as t\n"
     code += f"print(t.digests(pathlib.Path({str(corpora)!r}), 'masked_lm', 1, t.STEPS))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.strip() == str(expected)
 
 
 def test_a_killed_process_is_followed_by_one_that_reads_on(corpora: pathlib.Path) -> None:
     """kill -9 in the middle of reading ahead, then a fresh process from the step after the last one it gave."""
     expected = digests(corpora, "masked_lm", 1, STEPS[:51])
-    code = f"import sys, pathlib; sys.path.insert(0, {str(HERE)!r})\nimport test_batch_digests as t\n"
+    code = "import sys, pathlib\nimport test_batch_digests as t\n"
     code += f"feed = t.make_feed(pathlib.Path({str(corpora)!r}), 'masked_lm', '')\n"
     code += "for batch in t.load(feed, int(sys.argv[1]), 51): print(t.digest([batch]), flush=True)"
-    with subprocess.Popen([sys.executable, "-c", code, "0"], stdout=subprocess.PIPE, text=True) as killed:
+    with subprocess.Popen([sys.executable, "-c", code, "0"], cwd=HERE, stdout=subprocess.PIPE, text=True) as killed:
         before = [killed.stdout.readline().strip() for _ in range(20)]
         killed.send_signal(signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL and before == expected[:20]
-    after = subprocess.run([sys.executable, "-c", code, "20"], capture_output=True, text=True, check=True, timeout=120)
+    after = subprocess.run(
+        [sys.executable, "-c", code, "20"], cwd=HERE, capture_output=True, text=True, check=True, timeout=120
+    )
     assert after.stdout.split() == expected[20:]
 
 

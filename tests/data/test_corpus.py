@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 import pytest
-from hf_folders import write_folder
 
+from helpers.hf_folders import write_folder
 from lm_research import config as config_module
 from lm_research.config import Config, resolve
 from lm_research.data import corpus as corpus_module

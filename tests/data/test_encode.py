@@ -6,8 +6,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from hf_folders import write_folder
 
+from helpers.hf_folders import write_folder
 from lm_research.common.sentences import split_sentences
 from lm_research.config import TokenizerConfig
 from lm_research.data.encode import encode_documents

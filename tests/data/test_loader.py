@@ -80,14 +80,15 @@ def test_worker_processes_make_the_same_batches() -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_abandoned_iterator_does_not_hold_up_the_exit(num_workers: int) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys\n"
         "from test_loader import load, squares\n"
         "if __name__ == '__main__':\n"
-        "    kept = load(squares, 0, 10**9, num_workers=int(sys.argv[2]))\n"
+        "    kept = load(squares, 0, 10**9, num_workers=int(sys.argv[1]))\n"
         "    closed = load(squares, 0, 10**9); next(closed); closed.close()\n"
         "    print(next(kept)['step'])\n"
     )
-    arguments = [sys.executable, "-c", code, str(pathlib.Path(__file__).parent), str(num_workers)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    arguments = [sys.executable, "-c", code, str(num_workers)]
+    here = pathlib.Path(__file__).parent
+    done = subprocess.run(arguments, cwd=here, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.strip() == "[0 0 0]"
     assert "Traceback" not in done.stderr and "leaked" not in done.stderr

@@ -69,7 +69,6 @@ def test_any_number_of_workers_and_any_size_of_shards(
 
 KILLED = """
 import os, pathlib, signal, sys
-sys.path.insert(0, {here!r})
 import test_preparation as t
 from lm_research.data import corpus, spool, store, tokenise
 t.spool_module.SHARD_CHARACTERS = t.SHARD
@@ -94,8 +93,8 @@ def test_killed_anywhere_it_goes_on(after: int, shards: int, tmp_path: pathlib.P
     """6 shards and their number are written, the tokenizer (3 times), 6 more shards, two stores, the corpus: 19 in all."""
     config = make_config(tmp_path)
     expected = content(build(config, tmp_path / "undisturbed")[0])
-    code = KILLED.format(here=str(HERE), after=after, folder=str(tmp_path))
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == -9
+    code = KILLED.format(after=after, folder=str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, timeout=60).returncode == -9
     folder = corpus_folder(config, tmp_path / "run")
     assert not folder.exists()
     finished = {path: path.stat().st_ino for path in folder.parent.rglob("*.npz")}

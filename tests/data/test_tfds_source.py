@@ -15,7 +15,7 @@ from lm_research.data.sources import fingerprint, read_documents, tfds_source
 from lm_research.errors import DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")
-tiny = pytest.importorskip("tiny_text_dataset")
+tiny = pytest.importorskip("helpers.tiny_text_dataset")
 
 NAME = "tfds:tiny_text_for_tests"
 

@@ -78,12 +78,14 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self").exists(), reason="reads /proc")
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: pathlib.Path) -> None:
-    here = pathlib.Path(__file__).parent
-    code = f"import sys; sys.path.insert(0, {str(here)!r}); from test_workers import map_in_order, sleeps\n"
+    code = "from test_workers import map_in_order, sleeps\n"
     code += f"if __name__ == '__main__': list(map_in_order(sleeps, [{str(tmp_path)!r}] * 2, 2))"
     script = tmp_path.parent / f"{tmp_path.name}.py"
     script.write_text(code)
-    parent = subprocess.Popen([sys.executable, str(script)])
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join((str(pathlib.Path(__file__).parent), os.environ["PYTHONPATH"]))
+    }
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment)
     limit = time.monotonic() + 30
     while len(pids := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < limit:
         time.sleep(0.05)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from typing import Any
 
+from helpers.golden_models import Golden, write_checkpoint
+from lm_research.pretrained import LanguageModel, from_pretrained
+
 FOLDER = pathlib.Path(__file__).parent / "goldens"
-sys.path.insert(0, str(FOLDER.parents[1] / "interop"))
-
-from golden_models import Golden, write_checkpoint  # noqa: E402
-
-from lm_research.pretrained import LanguageModel, from_pretrained  # noqa: E402
-
 NAMES = tuple(path.stem for path in sorted(FOLDER.glob("*.json")))
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import toys
 
+from helpers import toys
 from lm_research.decoding.generate import engine_of, generate
 from lm_research.decoding.request import Request
 from lm_research.pretrained import LanguageModel, from_pretrained

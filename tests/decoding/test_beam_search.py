@@ -6,9 +6,9 @@ import functools
 
 import numpy as np
 import pytest
-import toys
-from toys import VOCAB, Exact
 
+from helpers import toys
+from helpers.toys import VOCAB, Exact
 from lm_research.decoding.generate import generate
 from lm_research.pretrained import LanguageModel
 

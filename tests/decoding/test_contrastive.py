@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import toys
-from toys import Exact
 
+from helpers import toys
+from helpers.toys import Exact
 from lm_research.decoding.generate import generate
 
 

@@ -7,9 +7,9 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toys
-from toys import Exact
 
+from helpers import toys
+from helpers.toys import Exact
 from lm_research.errors import UserError
 from lm_research.models.forward import pool
 from lm_research.models.text_embedding import Embedding

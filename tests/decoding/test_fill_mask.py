@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import TokenizerConfig
 from lm_research.data.store import write_store
 from lm_research.decoding.fill_mask import Gap, MaskFiller, find_gaps

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toys
-from toys import ByteTokenizer, Exact
 
+from helpers import toys
+from helpers.toys import ByteTokenizer, Exact
 from lm_research.decoding import engine
 from lm_research.decoding.generate import engine_of, generate, score, stream
 from lm_research.decoding.options import make_options

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-import toys
 
+from helpers import tiny, toys
 from lm_research.decoding.in_step import decode, plain_prompts
 from lm_research.decoding.options import make_options
 

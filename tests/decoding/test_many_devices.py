@@ -10,7 +10,8 @@ import sys
 
 import many_devices
 import pytest
-import toys
+
+from helpers import toys
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -19,7 +20,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 def test_a_divided_model_says_the_same() -> None:
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], HERE, HERE.parent))),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
         "PJRT_NPROC": "272",  # see parallel/host.py
         "JAX_PLATFORMS": "cpu",

@@ -6,8 +6,8 @@ import types
 from typing import Any
 
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.decoding.preview import make_preview
 
 

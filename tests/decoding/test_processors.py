@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.decoding import constrained, processors
 from lm_research.decoding.processors import History
 

@@ -7,13 +7,13 @@ import pathlib
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, processors
 
 from lm_research.config import resolve
 from lm_research.decoding.prompts import as_rows, make_prompts, names, text_start
 from lm_research.errors import UserError
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
+from tokenizers import Tokenizer, models, processors
 
 
 def test_rows_stand_on_the_right() -> None:

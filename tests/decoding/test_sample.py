@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.decoding.sample import Sampler
 from lm_research.models.heads import Projection
 

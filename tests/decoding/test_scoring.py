@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toys import VOCAB, Exact, language_model
 
+from helpers.toys import VOCAB, Exact, language_model
 from lm_research.decoding.request import engine_of
 from lm_research.decoding.scoring import judge_rows, windows
 from lm_research.errors import UserError

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-import toys
 from test_sampling import CRITICAL, chi_square
-from toys import VOCAB, Exact
 
+from helpers import tiny, toys
+from helpers.toys import VOCAB, Exact
 from lm_research.decoding import speculative
 from lm_research.decoding.generate import generate
 from lm_research.pretrained import LanguageModel

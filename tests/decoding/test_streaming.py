@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from toys import ByteTokenizer
 
+from helpers.toys import ByteTokenizer
 from lm_research.decoding.streaming import TextStream, continuation, offsets, only_appends, pieces, stop_at
 
 TEXTS = ["plain words", "naïve café", "日本語のテキスト", "🙂👩‍👩‍👧 mixed é🙂", "", "\n\n a\t"]

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.golden_pipelines import CONTENT, write_model
 from lm_research import evaluate, pipeline
 from lm_research.evaluation import runner
 from lm_research.evaluation.labelled import LabelledJudge
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "pipelines"))
-
-from golden_pipelines import CONTENT, write_model
 
 WORDS = CONTENT["vocab"][5:12] + CONTENT["vocab"][14:37]
 TEXTS = [" ".join(WORDS[(3 * n + k) % len(WORDS)] for k in range(2 + n % 5)) for n in range(11)]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 
 import lm_research
+from helpers import tiny
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.models.definition import define

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lm_research
+from helpers.golden_pipelines import write_model
 from lm_research import evaluate
 from lm_research.decoding.pseudo_likelihood import PseudoLikelihood, Sentence, shared
 from lm_research.errors import UserError
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "pipelines"))
-
-from golden_pipelines import write_model
 
 GOOD = ["the king visited spain", "who flows from the mountain ?", "the queen is good", "the river flows"]
 BAD = ["the king visits of spain", "who flow from the mountain ?", "the queen is entail", "the river flow flow"]

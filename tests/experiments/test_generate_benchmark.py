@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))  # experiments/ is not part of the installed package
 
 from experiments.benchmarks.generate import run, workload
 from experiments.benchmarks.generate.workload import Row

@@ -11,8 +11,6 @@ import sys
 import numpy as np
 import pytest
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))  # experiments/ is not part of the installed package
-
 from experiments import run, run_studies, table
 from experiments.scaling_law import fit
 from lm_research.errors import ConfigError, DataError

@@ -5,22 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 
+from experiments.benchmarks.train_step import report, run, workload
+from experiments.benchmarks.train_step.worker import Side, take_steps
+from experiments.benchmarks.train_step.workload import Row
+from helpers import tiny
 from lm_research.objectives import build_objective
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))  # experiments/ is not part of the installed package
-
-from experiments.benchmarks.train_step import report, run, workload  # noqa: E402
-from experiments.benchmarks.train_step.worker import Side, take_steps  # noqa: E402
-from experiments.benchmarks.train_step.workload import Row  # noqa: E402
-
 ROW = Row("bert", 2, 128, 128, 16)
 
 

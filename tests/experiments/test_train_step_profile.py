@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import pathlib
-import sys
-
 import jax
 import numpy as np
 import pytest
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))  # experiments/ is not part of the installed package
 
 from experiments.benchmarks.train_step import parts, profile
 from experiments.benchmarks.train_step.workload import Row

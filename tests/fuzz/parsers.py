@@ -10,7 +10,6 @@ import gzip
 import io
 import json
 import pathlib
-import sys
 import tempfile
 import types
 import zlib
@@ -23,29 +22,22 @@ import pyarrow
 import safetensors.numpy
 from pyarrow import parquet
 
-TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "tokenizers"), str(TESTS)]
-
-import golden_models  # noqa: E402
-import hf_folders  # noqa: E402
-import language_folders  # noqa: E402
-import test_torch_file  # noqa: E402
-
-from lm_research.common import documents  # noqa: E402
-from lm_research.config import dumps, loading, resolve  # noqa: E402
-from lm_research.data.sources import read_documents  # noqa: E402
-from lm_research.data.store import TokenStore, write_store  # noqa: E402
-from lm_research.decoding.options import load_defaults, make_options  # noqa: E402
-from lm_research.errors import UserError  # noqa: E402
-from lm_research.evaluation.runner import KINDS  # noqa: E402
-from lm_research.evaluation.suite import load_suite  # noqa: E402
-from lm_research.interop import huggingface, peft, sentence_transformers, tensor_files  # noqa: E402
-from lm_research.pretrained import from_pretrained  # noqa: E402
-from lm_research.reporting.runs import read_run  # noqa: E402
-from lm_research.serving import messages  # noqa: E402
-from lm_research.tasks.records import read_records  # noqa: E402
-from lm_research.tokenizers.chat_template import chat_text  # noqa: E402
-from lm_research.tokenizers.loading import load_tokenizer  # noqa: E402
+from helpers import golden_models, hf_folders, language_folders, torch_files
+from lm_research.common import documents
+from lm_research.config import dumps, loading, resolve
+from lm_research.data.sources import read_documents
+from lm_research.data.store import TokenStore, write_store
+from lm_research.decoding.options import load_defaults, make_options
+from lm_research.errors import UserError
+from lm_research.evaluation.runner import KINDS
+from lm_research.evaluation.suite import load_suite
+from lm_research.interop import huggingface, peft, sentence_transformers, tensor_files
+from lm_research.pretrained import from_pretrained
+from lm_research.reporting.runs import read_run
+from lm_research.serving import messages
+from lm_research.tasks.records import read_records
+from lm_research.tokenizers.chat_template import chat_text
+from lm_research.tokenizers.loading import load_tokenizer
 
 Files = Mapping[str, bytes]
 
@@ -345,8 +337,8 @@ PARSERS = [
         ("model.safetensors.index.json",),
         40,
     ),
-    Parser("torch zip", functools.partial(torch_file, test_torch_file.GOLDEN_ZIP), read_weights, (), 80),
-    Parser("torch legacy", functools.partial(torch_file, test_torch_file.GOLDEN_LEGACY), read_weights, (), 80),
+    Parser("torch zip", functools.partial(torch_file, torch_files.GOLDEN_ZIP), read_weights, (), 80),
+    Parser("torch legacy", functools.partial(torch_file, torch_files.GOLDEN_LEGACY), read_weights, (), 80),
     Parser("flax msgpack", lambda: {"flax_model.msgpack": flax_bytes()}, read_weights, (), 60),
     Parser("labelled records", record_files, lambda folder: each_file(folder, read_labelled), (), 60, skips=True),
     Parser("texts", record_files, lambda folder: each_file(folder, read_texts), (), 60, skips=True),

@@ -20,10 +20,10 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-import golden_models
 import numpy as np
 
 import lm_research
+from helpers import golden_models
 from lm_research.decoding.options import make_options
 from lm_research.errors import PretrainedError, UserError
 from lm_research.pretrained import inspect

@@ -12,12 +12,12 @@ import pathlib
 import struct
 from typing import Any
 
-import golden_models
 import numpy as np
 import pytest
 import safetensors.numpy
 from mutate_configs import mutated
 
+from helpers import golden_models
 from lm_research.decoding.options import load_defaults
 from lm_research.errors import PretrainedError, UserError
 from lm_research.interop import flax_file, huggingface, peft, sentence_transformers

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from golden_models import FOLDER, Golden, golden_tensors, load_golden, write_checkpoint
 
 import lm_research
+from helpers.golden_models import FOLDER, Golden, golden_tensors, load_golden, write_checkpoint
 from lm_research.errors import PretrainedError, UserError
 
 

@@ -10,9 +10,9 @@ import pathlib
 from typing import Any
 
 import pytest
-from golden_models import FOLDER, load_golden, write_checkpoint
 
 import lm_research
+from helpers.golden_models import FOLDER, load_golden, write_checkpoint
 from lm_research.errors import PretrainedError
 
 FLAT: dict[str, dict[str, Any]] = json.loads(

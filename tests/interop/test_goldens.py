@@ -9,15 +9,14 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-import golden_models
 import jax
 import numpy as np
 import optax
 import pytest
-import tiny
-from golden_models import Golden, load_golden
 
 import lm_research
+from helpers import golden_models, tiny
+from helpers.golden_models import Golden, load_golden
 from lm_research.interop.tensor_files import open_tensors
 from lm_research.models.forward import forward
 from lm_research.pretrained import LanguageModel

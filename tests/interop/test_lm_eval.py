@@ -13,20 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-import tiny
-from golden_models import golden_tensor
 
 import lm_research
+from helpers import tiny
+from helpers.golden_models import golden_tensor
+from helpers.golden_pipelines import write_model
 from lm_research.config import resolve
 from lm_research.errors import UserError
 from lm_research.models.definition import define
 from lm_research.pretrained import LanguageModel
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "pipelines"))
-
-from golden_pipelines import write_model
 
 pytest.importorskip("lm_eval")
 interface = pytest.importorskip("lm_research.interop.lm_eval")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-import tiny
 
 import lm_research
+from helpers import tiny
 from lm_research import convert
 from lm_research.config import LoraConfig, ModelConfig
 from lm_research.errors import PretrainedError

@@ -6,12 +6,12 @@ import json
 import pathlib
 from typing import Any
 
-import golden_models
 import numpy as np
 import pytest
-from golden_models import Golden
 
 import lm_research
+from helpers import golden_models
+from helpers.golden_models import Golden
 from lm_research.errors import PretrainedError, UserError
 from lm_research.pretrained import LanguageModel
 

@@ -10,12 +10,12 @@ import pathlib
 import shutil
 from typing import Any
 
-import golden_models
 import ml_dtypes
 import numpy as np
 import pytest
 
 import lm_research
+from helpers import golden_models
 from lm_research import convert
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError

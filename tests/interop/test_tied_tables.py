@@ -10,15 +10,15 @@ import pathlib
 import shutil
 from typing import Any
 
-import golden_models
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from golden_models import load_golden
 from test_goldens import run
 
 import lm_research
+from helpers import golden_models
+from helpers.golden_models import load_golden
 from lm_research import convert
 from lm_research.interop.tensor_files import open_tensors
 from lm_research.run.init_checkpoint import InitCheckpoint

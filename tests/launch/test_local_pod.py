@@ -11,7 +11,8 @@ import sys
 import time
 
 import pytest
-from train_helpers import LOG, ROOT, STEPS, Lab, checkpoints, finish, last_step, same, summary
+
+from helpers.train_helpers import LOG, ROOT, STEPS, Lab, checkpoints, finish, last_step, same, summary
 
 POD = str(ROOT / "launch" / "local_pod.py")
 

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 from test_local_pod import start
-from train_helpers import Lab, checkpoints, finish, last_step, metrics, same
 
+from helpers.train_helpers import Lab, checkpoints, finish, last_step, metrics, same
 from lm_research import convert
 from lm_research.pretrained import from_pretrained
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import LoraConfig, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.adapters import adapt, dropped, is_adapter, merged, product

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.models.attention.mask import attention_bias
 from lm_research.models.attention.module import attend, in_kernels
 

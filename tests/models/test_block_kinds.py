@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.interop.weight_reader import from_stored, weights_of
 from lm_research.models import decode
 from lm_research.models.architecture import Architecture, from_flat

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "interop"))
-
-from golden_models import FOLDER, Golden, golden_paths, load_golden, write_checkpoint
-
+from helpers import tiny
+from helpers.golden_models import FOLDER, Golden, golden_paths, load_golden, write_checkpoint
 from lm_research.decoding.engine import sequential
 from lm_research.models import decode
 from lm_research.models.decode import CacheSlots

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import nnx
 
+from helpers import tiny
 from lm_research.models import decode_layout
 from lm_research.models.definition import define
 from lm_research.models.layers import FEW_ROWS

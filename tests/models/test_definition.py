@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import ModelConfig
 from lm_research.errors import ConfigError
 from lm_research.models.families import define_model

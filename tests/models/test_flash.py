@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
+from helpers import tiny
 from lm_research.config import ModelConfig
 from lm_research.models.attention import flash
 from lm_research.models.attention.flash import flash_attend

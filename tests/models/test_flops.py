@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import ModelConfig, resolve
 from lm_research.models.families import define_model
 from lm_research.models.flops import train_flops, train_flops_per_token

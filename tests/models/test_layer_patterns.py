@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import LoraConfig, resolve
 from lm_research.models import decode
 from lm_research.models.adapters import adapt

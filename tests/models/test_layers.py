@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import nnx
 
+from helpers import tiny
 from lm_research.models.layers import Dense, LayerNorm, activation, dropout, over_rows, random_bits, split_key, weight
 
 SHAPE = (256, 1024)

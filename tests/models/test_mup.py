@@ -10,8 +10,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import Config, ModelConfig, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.families import define_model

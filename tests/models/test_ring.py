@@ -21,9 +21,8 @@ CASES += ("flash, window and dropout", "window to both sides, capped", "pattern 
 @pytest.fixture(scope="module")
 def differences() -> dict[str, list[float]]:
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": "272"}
-    environment = os.environ | flags | {"PYTHONPATH": os.pathsep.join(map(str, HERE.parents[:2]))}
-    command = [sys.executable, str(HERE / "rings.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "helpers.rings"]
+    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+
+from helpers import tiny
 
 LENGTH = 12
 # Three documents and padding: segments, positions that restart, token types (for the encoder).

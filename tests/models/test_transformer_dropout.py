@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import tiny
+
+from helpers import tiny
 
 TOKENS = np.zeros((8, 16), np.int32)
 

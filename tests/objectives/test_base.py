@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.errors import ConfigError
 from lm_research.objectives import build_objective
 from lm_research.training.step import loss_and_gradient

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives.causal_lm import CausalLanguageModel, PackedRows
 

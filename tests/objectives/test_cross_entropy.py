@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.models.heads import Projection
 from lm_research.objectives import cross_entropy
 from lm_research.objectives.cross_entropy import smoothing, token_loss

@@ -9,11 +9,10 @@ import math
 import pathlib
 from typing import Any
 
-import few
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives.denoising import DenoisedTexts, poisson_ends
 

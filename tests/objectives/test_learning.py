@@ -5,11 +5,10 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-import few
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives.masked_lm import MaskedPairs
 from lm_research.objectives.masking import num_masked

@@ -9,11 +9,10 @@ import math
 import pathlib
 from typing import Any
 
-import few
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.data.random import example_keys
 from lm_research.errors import ConfigError
 from lm_research.objectives import build_objective

@@ -8,11 +8,10 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-import few
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES, define
 from lm_research.objectives.packing import alone, pack, rows_of, split_documents

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 import pathlib
 
-import few
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.data.random import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.objectives.pairs import PairReader

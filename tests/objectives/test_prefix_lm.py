@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import few
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES, define
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-import few
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.errors import ConfigError
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.heads import Projection

@@ -6,11 +6,10 @@ import json
 import pathlib
 from typing import Any
 
-import few
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
 from lm_research.errors import ConfigError, DataError

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 
-import few
 import numpy as np
 import pytest
-import tiny
 
+from helpers import few, tiny
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, TokenizerError
 from lm_research.objectives import OBJECTIVES, define

@@ -12,13 +12,12 @@ import pathlib
 import sys
 from typing import Any
 
-import few
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tiny
 from jax.sharding import NamedSharding, PartitionSpec
 
+from helpers import few, tiny
 from lm_research.config import Config, MeshConfig
 from lm_research.data.order import Feed
 from lm_research.data.store import TokenStore

@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from helpers import tiny
 from lm_research.config import MeshConfig
 from lm_research.errors import MeshError
 from lm_research.parallel.mesh import AXES

@@ -6,8 +6,8 @@ import functools
 from typing import Any
 
 import pytest
-from golden_pipelines import MODELS, write_model
 
+from helpers.golden_pipelines import MODELS, write_model
 from lm_research import pipeline
 from lm_research.pipelines.base import Pipeline
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from golden_pipelines import write_model
 
 import lm_research
+from helpers import tiny
+from helpers.golden_pipelines import write_model
 from lm_research import generate, pipeline, predict
 from lm_research.config import resolve
 from lm_research.errors import UserError

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
-from golden_pipelines import write_model, write_vocabulary
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tokenizers"))
-
-from hf_folders import write_folder
 
 import lm_research
+from helpers.golden_pipelines import write_model, write_vocabulary
+from helpers.hf_folders import write_folder
 from lm_research import pipeline
 from lm_research.errors import UserError
 from lm_research.models.definition import define

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.errors import MeshError
 from lm_research.planning import compiled
 from lm_research.planning.topology import parse_topology

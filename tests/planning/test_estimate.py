@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import jax
 import pytest
-import tiny
-from planning.test_workload import shipped, t5_11b
 
+from helpers import tiny
 from lm_research.config import Config, MeshConfig, replace, resolve
 from lm_research.errors import MeshError
 from lm_research.models.families import FAMILIES
@@ -15,6 +14,7 @@ from lm_research.planning.estimate import plan_run
 from lm_research.planning.report import table
 from lm_research.planning.search import search
 from lm_research.planning.topology import parse_topology
+from planning.test_workload import shipped, t5_11b
 
 
 def gpt3_175b(**mesh: object) -> Config:

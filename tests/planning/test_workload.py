@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import Config, loading, replace, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.families import FAMILIES

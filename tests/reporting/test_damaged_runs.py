@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from helpers.reporting_runs import write_run, write_study
 from lm_research import compare, report
-from tests.reporting_runs import write_run, write_study
 
 DEEP = "[" * 100_000
 HUGE = "1" + "0" * 400

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from reporting_runs import final, write_run, write_study
 
+from helpers.reporting_runs import final, write_run, write_study
 from lm_research import report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
-from reporting_runs import LINES, data_of, final, lines_of, write_run, write_study
-from train_helpers import metrics
 
+from helpers.reporting_runs import LINES, data_of, final, lines_of, write_run, write_study
+from helpers.train_helpers import metrics
 from lm_research import report
 from lm_research.reporting import contents
 from lm_research.reporting.runs import named, read_run

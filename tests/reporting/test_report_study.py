@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reporting_runs import data_of, final, write_run, write_study
 
+from helpers.reporting_runs import data_of, final, write_run, write_study
 from lm_research import report
 from lm_research.reporting import contents
 from lm_research.reporting.runs import named

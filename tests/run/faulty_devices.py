@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import few
 import jax
 import numpy as np
-import tiny
 
+from helpers import few, tiny
 from lm_research import config as config_lib
 from lm_research.config import CheckpointConfig
 from lm_research.data.order import Feed

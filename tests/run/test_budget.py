@@ -13,8 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_helpers import Lab, checkpoints, metrics, same, summary
 
+from helpers.train_helpers import Lab, checkpoints, metrics, same, summary
 from lm_research import config as config_lib
 from lm_research.config import Budget, Config, resolve
 from lm_research.errors import ConfigError

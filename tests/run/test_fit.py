@@ -9,8 +9,8 @@ from unittest import mock
 
 import jax
 import pytest
-from train_helpers import EVALUATE, LOG, SAVE, STEPS, Lab, summary
 
+from helpers.train_helpers import EVALUATE, LOG, SAVE, STEPS, Lab, summary
 from lm_research import cli
 from lm_research.run import meter
 from lm_research.run.callbacks import Callback, StepCall

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from train_helpers import Lab, checkpoints, metrics, summary
 
+from helpers.train_helpers import Lab, checkpoints, metrics, summary
 from lm_research.run import learner, recheck
 from lm_research.run.recheck import park, suspects, unpark
 
@@ -73,15 +73,11 @@ def test_a_parked_state_outlives_the_step() -> None:
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What was said on eight devices, by mesh and fault."""
-    environment = (
-        os.environ
-        | {
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
-            "PJRT_NPROC": "272",  # see parallel/host.py
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join(map(str, (*HERE.parents[:2], HERE.parent / "objectives"))),
-        }
-    )
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "PJRT_NPROC": "272",  # see parallel/host.py
+        "JAX_PLATFORMS": "cpu",
+    }
     command = [sys.executable, str(HERE / "faulty_devices.py"), str(tmp_path_factory.mktemp("faulty"))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -12,8 +12,8 @@ import types
 from typing import Any
 
 import pytest
-from train_helpers import Lab, metrics
 
+from helpers.train_helpers import Lab, metrics
 from lm_research.config import resolve, tracker_names
 from lm_research.errors import ConfigError
 from lm_research.run.trackers import threads

@@ -5,17 +5,12 @@ from __future__ import annotations
 import collections
 import math
 import pathlib
-import sys
 import types
 
 import numpy as np
 import pytest
-import tiny
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "objectives"))
-
-import few
-
+from helpers import few, tiny
 from lm_research.data.order import Feed
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import pathlib
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,12 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
-
-import toys
 from serving_clients import Running, events, wait
 
+from helpers import toys
 from lm_research.serving import alone
 from lm_research.serving.app import Limits, make_app
 

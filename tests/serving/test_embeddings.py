@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import base64
 import pathlib
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
-
-import tiny
-import toys
 from serving_clients import Running
 
 import lm_research
+from helpers import tiny, toys
 from lm_research.pretrained import LanguageModel
 from lm_research.serving.app import make_app
 

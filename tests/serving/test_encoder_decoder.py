@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import pathlib
 import queue
-import sys
 import time
 
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "data"))
-
-import tiny
-import toys
-from language_folders import open_family
 from serving_clients import Running
 
+from helpers import tiny, toys
+from helpers.language_folders import open_family
 from lm_research.config import ModelConfig
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel

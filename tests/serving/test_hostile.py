@@ -7,9 +7,7 @@ import concurrent.futures
 import hashlib
 import json
 import logging
-import pathlib
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +17,9 @@ import httpx
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
-
-import toys
 from serving_clients import Running, events, wait
 
+from helpers import toys
 from lm_research import serve
 from lm_research.decoding.request import engine_of
 from lm_research.errors import UserError

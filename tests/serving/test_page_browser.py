@@ -8,20 +8,15 @@ import pathlib
 import queue
 import shutil
 import subprocess
-import sys
 from typing import Any
 
 import pytest
+from serving_clients import Running
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
-
-import tiny
-import toys
-from serving_clients import Running
-
+from helpers import tiny, toys
 from lm_research.pretrained import LanguageModel
 from lm_research.serving import app
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import pathlib
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
-
-import toys
 from serving_clients import Running, events, wait
 
+from helpers import toys
 from lm_research import serve
 from lm_research.serving.app import Limits, make_app
 

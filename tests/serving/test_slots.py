@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
-import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "decoding"))
-
-import toys
 from serving_clients import Running
 
+from helpers import toys
 from lm_research.serving.app import Limits, make_app
 
 LM = toys.language_model(vocab=257, scale=0.3, tokenizer=toys.ByteTokenizer())

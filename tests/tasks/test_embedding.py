@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from train_helpers import ROOT, call, metrics, summary, without_training_of_tokenizers
 
 import lm_research
+from helpers.train_helpers import ROOT, call, metrics, summary, without_training_of_tokenizers
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
@@ -175,7 +175,6 @@ def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any],
     (tmp_path / "config.json").write_text(json.dumps(tree))
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
         "PJRT_NPROC": "272",  # see parallel/host.py
         "JAX_PLATFORMS": "cpu",

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from train_helpers import ROOT, call, checkpoints, metrics, same, summary, without_training_of_tokenizers
 
 import lm_research
+from helpers.train_helpers import ROOT, call, checkpoints, metrics, same, summary, without_training_of_tokenizers
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import PretrainedError

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from train_helpers import ROOT, call, summary
 
 import lm_research
+from helpers.train_helpers import ROOT, call, summary
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS

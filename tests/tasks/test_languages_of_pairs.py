@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tokenizers"))
-
-from language_folders import goldens, write_family
 
 import lm_research
+from helpers import tiny
+from helpers.language_folders import goldens, write_family
 from lm_research.config import ModelConfig, resolve
 from lm_research.errors import ConfigError, UserError
 from lm_research.interop import huggingface

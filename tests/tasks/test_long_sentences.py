@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import pathlib
 import string
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lm_research
+from helpers.golden_pipelines import write_model
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.tasks import TASKS
 from lm_research.tasks.base import Task
 from lm_research.tasks.dataset import IGNORED, open_labelled
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "pipelines"))
-
-from golden_pipelines import write_model
 
 TAGS = ["O", "B-A", "I-A"]
 LONG = "z" * 40  # more pieces than a row of 16 has room for, if no word is one piece

@@ -12,9 +12,19 @@ import numpy as np
 import pytest
 import sacrebleu
 from rouge_score import rouge_scorer
-from train_helpers import ROOT, call, checkpoints, finish, metrics, same, start, summary, without_training_of_tokenizers
 
 import lm_research
+from helpers.train_helpers import (
+    ROOT,
+    call,
+    checkpoints,
+    finish,
+    metrics,
+    same,
+    start,
+    summary,
+    without_training_of_tokenizers,
+)
 from lm_research import evaluate, predict
 from lm_research.config import ModelConfig, resolve
 from lm_research.errors import ConfigError, DataError

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_helpers import ROOT
 
+from helpers.train_helpers import ROOT
 from lm_research.config import Config, loading, replace, resolve
 from lm_research.data.order import Feed
 from lm_research.errors import ConfigError

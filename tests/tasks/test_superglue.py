@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from train_helpers import ROOT
 
+from helpers.train_helpers import ROOT
 from lm_research.config import loading, replace, resolve
 from lm_research.data.order import eval_examples
 from lm_research.errors import DataError

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from train_helpers import ROOT
 
+from helpers.train_helpers import ROOT
 from lm_research.config import loading, resolve
 from lm_research.data.sources import tfds_source
 from lm_research.errors import DataError

@@ -8,8 +8,8 @@ import re
 from typing import Any
 
 import pytest
-from hf_folders import files_of, write_folder
 
+from helpers.hf_folders import files_of, write_folder
 from lm_research.errors import UserError
 from lm_research.tokenizers.chat_answers import answer_ids, find_answers
 from lm_research.tokenizers.chat_template import chat_spans, chat_text

@@ -8,9 +8,9 @@ import pathlib
 from typing import Any
 
 import pytest
-import tokenizers
 from tokenizers.processors import TemplateProcessing
 
+import tokenizers
 from lm_research.errors import UserError
 from lm_research.tokenizers import template_sandbox
 from lm_research.tokenizers.chat_template import chat_ids, chat_template, chat_text

@@ -15,10 +15,10 @@ import struct
 from typing import Any
 
 import numpy as np
-import opus_folder
 import pytest
-from hf_folders import files_of
 
+from helpers import opus_folder
+from helpers.hf_folders import files_of
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 from lm_research.tokenizers.patterns import check_pattern

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hf_folders import files_of, goldens, write_folder
 
+from helpers.hf_folders import files_of, goldens, write_folder
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files

@@ -6,9 +6,9 @@ import pathlib
 import pickle
 
 import pytest
-from hf_folders import write_folder
-from language_folders import goldens, open_family, write_family
 
+from helpers.hf_folders import write_folder
+from helpers.language_folders import goldens, open_family, write_family
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.languages import NLLB
 from lm_research.tokenizers.loading import load_tokenizer

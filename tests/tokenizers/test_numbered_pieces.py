@@ -8,9 +8,9 @@ import pickle
 
 import numpy as np
 import pytest
-from language_folders import open_family
-from opus_folder import files, golden
 
+from helpers.language_folders import open_family
+from helpers.opus_folder import files, golden
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
 

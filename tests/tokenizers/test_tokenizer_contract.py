@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hf_folders import write_folder
 
+from helpers.hf_folders import write_folder
 from lm_research.config import TokenizerConfig
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.base import Tokenizer

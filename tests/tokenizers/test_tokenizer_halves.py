@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hf_folders import files_of, goldens
-from opus_folder import files
 
+from helpers.hf_folders import files_of, goldens
+from helpers.opus_folder import files
 from lm_research.config import resolve
 from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 from lm_research.tokenizers.loading import tokenizer_from_files

@@ -36,12 +36,14 @@ def config(kind: str, **keys: object) -> TokenizerConfig:
 def test_every_process_makes_the_same_bytes(kind: str) -> None:
     """Each process draws another seed for the library's hash tables; unpinned, five WordPiece runs gave five vocabularies."""
     code = f"""
-import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 from test_tokenizer_training import TEXTS, config
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 print(train_tokenizer(TEXTS, config({kind!r})).digest)
 """
-    runs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    here = pathlib.Path(__file__).parent
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=here, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
     digests = {run.communicate(timeout=60)[0].strip() for run in runs}
     assert digests == {train_tokenizer(TEXTS, config(kind)).digest}
 

@@ -7,8 +7,8 @@ import pathlib
 from typing import Any
 
 import pytest
-from hf_folders import files_of, write_folder
 
+from helpers.hf_folders import files_of, write_folder
 from lm_research.config import TokenizerConfig, resolve
 from lm_research.data.encode import encode_documents
 from lm_research.tasks.records import Record

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from toy import Regression
 
+from helpers import tiny
 from lm_research.config import Config, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.adapters import adapt

@@ -42,7 +42,6 @@ def there_and_back(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, path
     store.close()
     environment = {
         **os.environ,
-        "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "PJRT_NPROC": "272",  # see parallel/host.py
         "JAX_PLATFORMS": "cpu",

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.models.adapters import matrices_of
 from lm_research.training.optimizer import OPTIMIZERS, make_optimizer
 from lm_research.training.optimizers.muon import matrix_axes

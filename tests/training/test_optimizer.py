@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import Config, resolve
 from lm_research.training.optimizer import OPTIMIZERS, decays, make_optimizer
 from lm_research.training.schedules import make_schedule, warmup_steps

@@ -11,7 +11,9 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from run_exports import (
+
+import lm_research
+from helpers.run_exports import (
     GOLDENS,
     PAIRS,
     SECONDS,
@@ -22,9 +24,7 @@ from run_exports import (
     model_section,
     trained,
 )
-from tiny import random_params
-
-import lm_research
+from helpers.tiny import random_params
 from lm_research.errors import TokenizerError
 from lm_research.models.families import FAMILIES, define_model
 from lm_research.pretrained import LanguageModel

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from toy import DEFINITION, Regression, Trainer, batch, config, first_params, first_state
 
+from helpers import tiny
 from lm_research.config import Config
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule

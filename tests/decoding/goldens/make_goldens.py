@@ -2,9 +2,9 @@
 
 Run in an environment of its own with torch 2.13, transformers 5.24 and safetensors; no test needs the first two:
 
-    python tests/decoding/goldens/make_goldens.py
+    PYTHONPATH=tests python tests/decoding/goldens/make_goldens.py
 
-Small models of odd sizes in float32 whose weights follow the rule of tests/interop/golden_models.py. Each file holds
+Small models of odd sizes in float32 whose weights follow the rule of tests/helpers/golden_models.py. Each file holds
 
     kind, family, config, weights    as the files of tests/interop/goldens: enough to write the checkpoint
     versions                         what made the file
@@ -31,11 +31,9 @@ import safetensors
 import torch
 import transformers
 
+from helpers.golden_models import Golden, golden_tensors, write_checkpoint
+
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "interop"))
-
-from golden_models import Golden, golden_tensors, write_checkpoint  # noqa: E402
-
 VERSIONS = {
     "maker": "tests/decoding/goldens/make_goldens.py",
     "transformers": transformers.__version__,

@@ -1,6 +1,6 @@
 """Makes sources.json beside this file: what transformers generates where an encoder's rows are padded on the left.
 
-Run with torch 2.13 and transformers 5.24: python tests/decoding/left_goldens/make_goldens.py
+Run with torch 2.13 and transformers 5.24: PYTHONPATH=tests python tests/decoding/left_goldens/make_goldens.py
 
 The models are those of ../goldens. Rows are theirs with the padding in front, with and without the mask that hides it. A case that
 changes with weights that differ by a millionth is left out; where the padding moves no positions (T5, RoBERTa) the texts are those of
@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 import tempfile
 
 import numpy as np
 import torch
 import transformers
 
+from decoding.goldens import make_goldens as goldens
+
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "goldens"), str(HERE.parents[1] / "interop")]
-
-import make_goldens as goldens  # noqa: E402
-
 NAMES = ("t5", "bart", "pair_bert_bert", "pair_roberta_roberta", "pair_electra_bart")
 
 

@@ -2,7 +2,7 @@
 
 Run in an environment of its own with torch 2.13, transformers 5.24 and safetensors; no test needs the first two:
 
-    python tests/interop/goldens/make_goldens.py [START-OF-A-NAME ...]
+    PYTHONPATH=tests python tests/interop/goldens/make_goldens.py [START-OF-A-NAME ...]
 
 Small models of odd sizes, float32, eager attention, no dropout. Each file holds
 
@@ -38,11 +38,9 @@ import safetensors
 import torch
 import transformers
 
+from helpers.golden_models import Golden, golden_tensors, load_golden, write_checkpoint
+
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from golden_models import Golden, golden_tensors, load_golden, write_checkpoint  # noqa: E402
-
 IGNORED = -100  # the label that transformers leaves out of its losses
 STEPS = 10
 VERSIONS = {

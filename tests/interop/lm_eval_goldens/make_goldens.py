@@ -2,9 +2,9 @@
 
 Run in an environment of its own with torch 2.13, transformers 5.24 and lm_eval 0.4.13; no test needs the first two:
 
-    python tests/interop/lm_eval_goldens/make_goldens.py
+    PYTHONPATH=tests python tests/interop/lm_eval_goldens/make_goldens.py
 
-Weights follow the rule of tests/interop/golden_models.py, times four, so that likelihoods differ. Of encoder-decoders `hf` writes more
+Weights follow the rule of tests/helpers/golden_models.py, times four, so that likelihoods differ. Of encoder-decoders `hf` writes more
 tokens than it was told (as many as the source has beside): those answers are not kept.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 import tempfile
 from types import SimpleNamespace
 
@@ -20,13 +19,11 @@ import lm_eval
 import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
+
+from helpers.golden_models import golden_tensor
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from golden_models import golden_tensor  # noqa: E402
-
 TEXTS = ["the river flows to the sea", "a stone lies in the river", "bread and water at night"]
 SMALL = {"vocab_size": 290, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 LLAMA = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}

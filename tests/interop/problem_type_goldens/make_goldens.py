@@ -2,26 +2,23 @@
 
 Run in an environment of its own with torch 2.13 and transformers 5.24; no test needs them:
 
-    python tests/interop/problem_type_goldens/make_goldens.py
+    PYTHONPATH=tests python tests/interop/problem_type_goldens/make_goldens.py
 
-Weights follow the rule of tests/interop/golden_models.py.
+Weights follow the rule of tests/helpers/golden_models.py.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 import torch
 import transformers
 
+from helpers.golden_models import golden_tensor
+
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from golden_models import golden_tensor  # noqa: E402
-
 SMALL = {"vocab_size": 31, "pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 1}
 BERT = {
     "hidden_size": 8,

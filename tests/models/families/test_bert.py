@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import Config, ModelConfig
 from lm_research.models.families import FAMILIES, define_model
 

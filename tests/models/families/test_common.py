@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
 from lm_research.interop.huggingface import hf_config

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from safetensors.numpy import load_file, save_file
 
+from helpers import tiny
 from lm_research.config import Config, LoraConfig, ModelConfig, resolve, to_dict
 from lm_research.config.stored import migrated
 from lm_research.config.variants import import_plugins

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 
+from helpers import tiny
 from lm_research.config import Config, ModelConfig
 from lm_research.models.families import FAMILIES, define_model
 

@@ -2,9 +2,9 @@
 
 Run in an environment of its own with torch 2.13, transformers 5.24 and safetensors; no test needs the first two:
 
-    python tests/pipelines/goldens/make_goldens.py
+    PYTHONPATH=tests python tests/pipelines/goldens/make_goldens.py
 
-The weights follow the rule of tests/interop/golden_models.py, the vocabulary is written below. For each model the file holds
+The weights follow the rule of tests/helpers/golden_models.py, the vocabulary is written below. For each model the file holds
 
     kind, family, config, weights    enough to write the checkpoint
     cases                            task, inputs, options, and the answer
@@ -15,18 +15,15 @@ from __future__ import annotations
 import json
 import pathlib
 import platform
-import sys
 import tempfile
 
 import numpy as np
 import torch
 import transformers
 
+from helpers.golden_models import Golden, write_checkpoint
+
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "interop"))
-
-from golden_models import Golden, write_checkpoint  # noqa: E402
-
 VOCAB = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] the a king queen of spain visit ##ed ##s old river in march , . ? ! who where does "
     "flow from mountain ##ain bread is good bad this example entail about food travel"

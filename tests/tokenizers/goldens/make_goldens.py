@@ -16,8 +16,9 @@ import pathlib
 import tempfile
 
 import sentencepiece
-import tokenizers
 import transformers
+
+import tokenizers
 
 HERE = pathlib.Path(__file__).parent
 LINES = [

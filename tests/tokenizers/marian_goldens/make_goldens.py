@@ -1,9 +1,9 @@
 """Makes opus.json: a tiny directory as opus-mt's are, and what transformers makes of texts with it.
 
     pip install transformers==5.24.0 sentencepiece torch safetensors
-    PYTHONPATH=tests/interop python tests/tokenizers/marian_goldens/make_goldens.py
+    PYTHONPATH=tests python tests/tokenizers/marian_goldens/make_goldens.py
 
-Weights are not stored: both sides make them from their names (tests/interop/golden_models.py).
+Weights are not stored: both sides make them from their names (tests/helpers/golden_models.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import safetensors.numpy
 import sentencepiece
 import torch
 import transformers
-from golden_models import golden_tensor
+
+from helpers.golden_models import golden_tensor
 
 HERE = pathlib.Path(__file__).parent
 ENGLISH = [

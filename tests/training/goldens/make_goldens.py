@@ -2,9 +2,9 @@
 
 Run in an environment of its own with transformers 5.24 (no torch is needed); no test needs it:
 
-    PYTHONPATH=. python tests/training/goldens/make_goldens.py
+    PYTHONPATH=.:tests python tests/training/goldens/make_goldens.py
 
-For each family with each vocabulary of ../run_exports.py the files that a run's model has beside its weights are written and
+For each family with each vocabulary of tests/helpers/run_exports.py the files that a run's model has beside its weights are written and
 AutoTokenizer reads them. The file holds
 
     versions   what made it
@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 import tempfile
 
-import tokenizers
 import transformers
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+import tokenizers
+from helpers.run_exports import GOLDENS, PAIRS, SECONDS, TEXTS, digest_of, exported
 
-from run_exports import GOLDENS, PAIRS, SECONDS, TEXTS, digest_of, exported  # noqa: E402
+HERE = pathlib.Path(__file__).resolve().parent
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tiny
 
+from helpers import tiny
 from lm_research.config import MeshConfig
 from lm_research.models.architecture import from_flat
 from lm_research.models.attention.flash import flash_attend

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import tiny
 
+from helpers import tiny
 from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.order import Examples

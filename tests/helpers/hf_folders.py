@@ -8,7 +8,7 @@ import json
 import pathlib
 from typing import Any
 
-GOLDENS = pathlib.Path(__file__).parent / "goldens" / "hf_tokenizers.json"
+GOLDENS = pathlib.Path(__file__).parents[1] / "tokenizers" / "goldens" / "hf_tokenizers.json"
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import safetensors.numpy
 
-FOLDER = pathlib.Path(__file__).parent / "goldens"
+FOLDER = pathlib.Path(__file__).parents[1] / "interop" / "goldens"
 
 
 @dataclasses.dataclass(frozen=True)

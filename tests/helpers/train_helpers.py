@@ -21,7 +21,7 @@ import jax
 from lm_research import cli, compare, train
 from lm_research.run import meter
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, LOG, SAVE, EVALUATE = 20, 7, 6, 10  # no two of them meet before the end, so every kind of resume occurs
 _WORDS = """the a king son house city day people land man lord went came said gave took saw made great good old many few
 all his her their of in to and with from over under river stone bread water light night sheep field father mother

@@ -6,16 +6,13 @@ import base64
 import functools
 import json
 import pathlib
-import sys
 from typing import Any
 
 import safetensors.numpy
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "interop"))
+from helpers.golden_models import golden_tensor
 
-from golden_models import golden_tensor
-
-GOLDEN = pathlib.Path(__file__).parent / "marian_goldens" / "opus.json"
+GOLDEN = pathlib.Path(__file__).parents[1] / "tokenizers" / "marian_goldens" / "opus.json"
 
 
 @functools.cache

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "interop"))
+from helpers.golden_models import Golden, write_checkpoint
 
-from golden_models import Golden, write_checkpoint
-
-CONTENT = json.loads((pathlib.Path(__file__).parent / "goldens" / "pipelines.json").read_text())
+CONTENT = json.loads((pathlib.Path(__file__).parents[1] / "pipelines" / "goldens" / "pipelines.json").read_text())
 MODELS: dict[str, Any] = CONTENT["models"]
 
 

@@ -22,7 +22,7 @@ from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from lm_research.tokenizers.tokenizer_training import LIBRARY_KINDS, train_tokenizer
 
-GOLDENS = pathlib.Path(__file__).parent / "goldens" / "run_exports.json"
+GOLDENS = pathlib.Path(__file__).parents[1] / "training" / "goldens" / "run_exports.json"
 # Name -> settings of its training; "_lines" keep line breaks.
 VOCABULARIES = {
     "unigram": TokenizerConfig(kind="unigram", vocab_size=320),

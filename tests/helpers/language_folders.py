@@ -10,7 +10,7 @@ from typing import Any
 
 from lm_research.tokenizers.loading import load_tokenizer
 
-GOLDENS = pathlib.Path(__file__).parent / "language_goldens" / "languages.json"
+GOLDENS = pathlib.Path(__file__).parents[1] / "tokenizers" / "language_goldens" / "languages.json"
 
 
 @functools.cache

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tiny
 
+from helpers import tiny
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.pretrained import LanguageModel
 from lm_research.tokenizers.base import Tokenizer
