@@ -168,7 +168,7 @@ def build_wheel(folder: pathlib.Path) -> tuple[pathlib.Path, str]:
     """
     source = folder / "source"  # a copy: in the checkout setuptools would find again what it built there earlier
     shutil.copytree(ROOT / "lm_research", source / "lm_research", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
