@@ -1,4 +1,4 @@
-"""`python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=runs/lr --workers=2`: a study of many runs
+r"""`python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=runs/lr --workers=2`: a study of many runs.
 
 The sweep's file has a get_sweep() (lm_research/sweeping/sweep.py says what it can ask for). A trial is an ordinary run directory,
 WORKDIR/trials/NUMBER; the study is WORKDIR/study.db, or any storage of Optuna by --storage, so that many machines can share one. The same
@@ -9,7 +9,7 @@ WORKDIR/table.md has the results, best first.
 --launcher=tpu_vm runs each worker's trials on a TPU VM of its own, NAME-WORKER, and --launcher=slurm each trial as a job; the flags of
 launch.tpu_vm or launch.slurm stand after --, and WORKDIR lies on storage that this machine sees too. Example:
 
-  python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=/mnt/bucket/lr --workers=8 --launcher=tpu_vm -- \\
+  python -m experiments.run --sweep=experiments/lr/sweep.py --workdir=/mnt/bucket/lr --workers=8 --launcher=tpu_vm -- \
     --name=lr --project=mine --zone=us-west4-a --accelerator=v5litepod-8 --spot
 """
 

@@ -105,7 +105,7 @@ def best_mean(cells: dict[tuple[Point, str], list[float]], study: Study) -> floa
 
 
 def cell(numbers: list[float], runs: list[dict[str, float]], bold: bool) -> str:
-    """ "**3.214 ± 0.013** (3)"; runs that did not finish are counted, "-" is a metric that they do not have."""
+    """Format values as `**3.214 ± 0.013** (3)`; unfinished runs are counted, and `-` is a metric that they do not have."""
     asked = len(runs)
     if not numbers:
         return "-" if any(runs) else f"none of {asked} finished"

@@ -1,4 +1,4 @@
-"""`python -m launch.gke --name=bert --image=IMAGE --accelerator=tpu-v5-lite-podslice --topology=4x4 -- TRAIN ARGS > bert.json`
+"""`python -m launch.gke --name=bert --image=IMAGE --accelerator=tpu-v5-lite-podslice --topology=4x4 -- TRAIN ARGS > bert.json`.
 
 A JobSet manifest (jobset.x-k8s.io) for TPU slices on GKE, as JSON, which `kubectl apply -f bert.json` reads. One job a
 slice, one pod a machine; training finds its processes from the variables that GKE sets. Exit code 75 (saved, pre-empted) and

@@ -1,4 +1,4 @@
-"""`python launch/local_pod.py --processes=2 --devices_per_process=4 -- --config=configs/quickstart.py --workdir=runs/pod`
+"""`python launch/local_pod.py --processes=2 --devices_per_process=4 -- --config=configs/quickstart.py --workdir=runs/pod`.
 
 A pod on this machine: several processes of simulated CPU devices, with collectives between processes that really cross
 them (gloo). It runs `python -m lm_research.train` with what follows `--`, or with --module another module. When one

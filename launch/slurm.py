@@ -1,4 +1,4 @@
-"""`python -m launch.slurm --name=bert --slices=4 --accelerator=8 [--secret=NAME] -- TRAIN ARGS > bert.sbatch`
+"""`python -m launch.slurm --name=bert --slices=4 --accelerator=8 [--secret=NAME] -- TRAIN ARGS > bert.sbatch`.
 
 An sbatch script: one process a node with all its GPUs. Training finds its processes from Slurm's variables. Two minutes
 before the time limit, or when the job is pre-empted, Slurm sends SIGTERM; training saves on all processes and ends with

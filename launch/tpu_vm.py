@@ -1,4 +1,4 @@
-"""`python -m launch.tpu_vm {create,run,logs,stop,delete,ssh} --name=... --project=... --zone=... [-- TRAIN ARGS]`
+"""`python -m launch.tpu_vm {create,run,logs,stop,delete,ssh} --name=... --project=... --zone=... [-- TRAIN ARGS]`.
 
 Cloud TPU VMs through queued resources and the gcloud command line. `run` does everything: it creates the slices if there
 are none, sends the code as a wheel, starts training on every worker, watches, makes a spot slice that was taken away

@@ -1,4 +1,4 @@
-"""Are two runs the same? `python -m lm_research.compare A B [--assert-equal]`
+"""Are two runs the same? `python -m lm_research.compare A B [--assert-equal]`.
 
 Lays two run directories side by side: their configs, the first step at which their metrics part, and the digests of
 their final parameters and optimizer. Equal means equal to the last bit: metrics.jsonl holds every number in full.
@@ -76,8 +76,10 @@ def report(a: Run, b: Run) -> bool:
 
 
 def _report_metrics(a: Run, b: Run, only_evaluations: bool) -> bool:
-    """Prints where metrics part. `only_evaluations`: training lines are means since the line before, so they can be
-    compared only between runs that log equally often."""
+    """Print where metrics differ.
+
+    `only_evaluations`: training lines are means since the line before, so they can be compared only between runs that log equally often.
+    """
     left, right = (_evaluations(run.metrics) if only_evaluations else run.metrics for run in (a, b))
     steps = sorted(left.keys() | right.keys())
     parted = {step: differences(left.get(step, {}), right.get(step, {})) for step in steps}

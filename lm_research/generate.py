@@ -1,4 +1,4 @@
-"""`python -m lm_research.generate --model PATH --prompt TEXT`: texts from a model, on any way of decoding.
+r"""`python -m lm_research.generate --model PATH --prompt TEXT`: texts from a model, on any way of decoding.
 
     ... --prompt "Once upon a time" --do_sample --temperature 0.8 --seed 1     one text, as it comes
     ... --input FILE [--output FILE.jsonl]     one prompt a line (or {"prompt": TEXT} of .jsonl), in batches
@@ -10,7 +10,7 @@
     ...     without prompts: a conversation on a terminal, or prompts on standard input
 
 The model is a directory in the Hugging Face format, a native one, or that of a training run. Every argument of
-`LanguageModel.generate` is a flag with its name, see below, lists written as JSON: --stop_strings '["\\n\\n"]'.
+`LanguageModel.generate` is a flag with its name, see below, lists written as JSON: --stop_strings '["\n\n"]'.
 Encoder-decoders read the prompt and answer it. A conversation goes through the model's chat template, if it has one; else
 it goes on with all that was said.
 """
@@ -239,8 +239,9 @@ def whole(lm: Any, given: dict[str, Any], arguments: dict[str, Any]) -> list[str
 
 
 def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str], system: str | None = None) -> None:
-    """Answers lines. An encoder-decoder answers each line alone; a decoder as its chat template has it, or else it goes on with all
-    that was said. Ctrl-C ends it as the end of the lines does.
+    """Answer lines until they end or Ctrl-C is pressed.
+
+    An encoder-decoder answers each line alone; a decoder follows its chat template or, without one, continues the whole conversation.
     """
     before = signal.getsignal(signal.SIGINT)
     try:

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _application(args: argparse.Namespace, token: str | None) -> tuple[Any, Any]:
-    """uvicorn's config of the application, and its Server."""
+    """The uvicorn config of the application, and its Server."""
     try:
         import uvicorn
 

@@ -1,4 +1,4 @@
-"""`python -m lm_research.train --config=configs/quickstart.py --workdir=runs/quickstart`
+"""`python -m lm_research.train --config=configs/quickstart.py --workdir=runs/quickstart`.
 
 One training run: the same command starts it, goes on with one that was stopped, and says so when it is done. What a run does stands
 in run/fit.py, its loop in run/loop.py.

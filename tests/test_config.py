@@ -185,9 +185,9 @@ def test_quickstart_has_a_bert_and_a_gpt_of_one_size() -> None:
 
 
 def test_schema_is_the_one_that_was_reviewed() -> None:
-    """A default, choice or meaning never changes silently. Where it should, write the golden anew:
+    """A default, choice or meaning never changes silently.
 
-    python -m lm_research.train --help_config > tests/goldens/schema.txt
+    Where it should, rewrite the golden: python -m lm_research.train --help_config > tests/goldens/schema.txt
     """
     assert describe() + "\n" == GOLDEN.read_text(encoding="utf-8")
 

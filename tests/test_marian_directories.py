@@ -32,8 +32,9 @@ def lm(opus: pathlib.Path) -> LanguageModel:
 
 @pytest.mark.parametrize("number", range(len(golden()["ways"])))
 def test_it_writes_what_transformers_writes(number: int, lm: LanguageModel) -> None:
-    """Greedy, the beams of generation_config.json, and beams among which banned tokens leave log-probabilities to be made whole
-    (renormalize_logits).
+    """Greedy, the beams of generation_config.json, and beams with banned tokens.
+
+    Those leave log-probabilities to be normalized again (renormalize_logits).
     """
     way, wanted = golden()["ways"][number], golden()["sequences"][number]
     found = lm.generate(prompts=SOURCES, return_dict_in_generate=True, **way)

@@ -354,7 +354,8 @@ def test_a_run_reads_texts_as_it_learned_to(
 ) -> None:
     """From the objectives: BERT's rows are [CLS] text [SEP]; a causal model's documents are parted by [SEP], so that a text follows one.
 
-    The vocabularies begin with [PAD] [UNK] [CLS] [SEP]."""
+    The vocabularies begin with [PAD] [UNK] [CLS] [SEP].
+    """
     for run, head, tail in ((bert_run, [2], [3]), (gpt_run, [3], [])):
         lm = lm_research.from_pretrained(run)
         batch = lm.tokenizer(["In the beginning", "God"], padding=True)

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig(Section):
-    """Attributes:
+    """Settings of an objective.
 
-    one_model: whether it trains one model alone, whose width model.mup_base_width can scale.
+    Attributes:
+      one_model: whether it trains one model alone, whose width model.mup_base_width can scale.
     """
 
     one_model: ClassVar[bool] = True
@@ -27,9 +28,10 @@ class ObjectiveConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Section):
-    """Attributes:
+    """Settings of an optimizer.
 
-    unit_updates: whether updates have a size of their own, whatever the gradient's, so that model.mup_base_width can scale rates.
+    Attributes:
+      unit_updates: whether updates have a size of their own, whatever the gradient's, so that model.mup_base_width can scale rates.
     """
 
     unit_updates: ClassVar[bool] = False

@@ -171,8 +171,10 @@ def _importable(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def blamed(path: Path) -> Iterator[None]:
-    """Turns whatever a config file, or another program of the user's, raises into a ConfigError with file and line; and what would end
-    Python at once, which would look like success."""
+    """Turn whatever a config file, or another program of the user's, raises into a ConfigError with file and line.
+
+    So is what would end Python at once, which would look like success.
+    """
 
     def end(status: int) -> NoReturn:
         raise SystemExit(status)

@@ -55,8 +55,9 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path, error: type[UserError] = CheckpointError) -> dict[str, Any]:
-    """The config.json of a run in today's form, with today's defaults for keys that it does not have; keys that are no longer known are
-    left out.
+    """The config.json of a run in today's form.
+
+    Keys that it does not have get today's defaults; keys that are no longer known are left out.
 
     Raises:
       error: it cannot be read, or a key has a value that it cannot have.

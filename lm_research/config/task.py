@@ -10,11 +10,12 @@ from lm_research.config.keys import Section, key
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig(Section):
-    """Attributes:
+    """Settings of a task.
 
-    reads_objective: the objective whose settings the task reads as well; None leaves the section objective as it is.
-    not_reading: keys that decide nothing of how records are read, so that a data set is found again whatever they are.
-    for_training: keys that mean nothing where a finished model is evaluated.
+    Attributes:
+      reads_objective: the objective whose settings the task reads as well; None leaves the section objective as it is.
+      not_reading: keys that decide nothing of how records are read, so that a data set is found again whatever they are.
+      for_training: keys that mean nothing where a finished model is evaluated.
     """
 
     reads_objective: ClassVar[str | None] = None

@@ -137,7 +137,7 @@ class Options:
 
     @property
     def way(self) -> str:
-        """ "tokens" (greedy or sampling), "beams" or "contrastive"."""
+        """One of `tokens` (greedy or sampling), `beams` and `contrastive`."""
         if self.penalty_alpha and self.top_k > 1 and not self.do_sample and self.num_beams == 1:
             return "contrastive"
         return "beams" if self.num_beams > 1 else "tokens"
@@ -398,7 +398,8 @@ class Lengths:
     """Counts of new tokens that options mean for rows of a width."""
 
     def __init__(self, options: Options, width: int, longest: int, limit: int) -> None:
-        """
+        """Set the limits of a request.
+
         Args:
           options: what is asked for.
           width: length of the prompts with padding, of encoder-decoders the decoder's.

@@ -54,7 +54,7 @@ def interval(values_R: np.ndarray) -> tuple[float, float]:
 
 
 def summarise(scorers: Sequence[Scorer], resamples: int) -> dict[str, dict[str, Any]]:
-    """metric -> mean over models (seeds), their standard deviation (None of one model), interval, and each model's value."""
+    """By metric, the mean over models (seeds), their standard deviation (None of one model), interval, and each model's value."""
     own = [scorer.all() for scorer in scorers]
     spread = resampled(scorers, resamples)
     found = {}
@@ -86,9 +86,10 @@ def mcnemar(right_a_N: np.ndarray, right_b_N: np.ndarray) -> tuple[float, int, i
 
 
 def permutation(a: Sequence[Scorer], b: Sequence[Scorer], metric: str, resamples: int) -> float:
-    """p of a paired permutation test: how often a difference as large as that between A and B comes about when each
-    record's predictions are given to the one or the other by the toss of a coin (Noreen 1989); all of a side's models
-    change places together, and so do records that belong together.
+    """The p-value of a paired permutation test (Noreen 1989).
+
+    It is how often a difference as large as that between A and B comes about when each record's predictions are given to the one or the
+    other by the toss of a coin; all of a side's models change places together, and so do records that belong together.
     """
     draw, size = np.random.default_rng(_SEED), a[0].num_records
     unit_N = np.arange(size) if a[0].together_N is None else a[0].together_N
@@ -118,7 +119,7 @@ def permutation(a: Sequence[Scorer], b: Sequence[Scorer], metric: str, resamples
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p of several tests, adjusted so that the chance of any false alarm stays what it is for one (Holm 1979)."""
+    """The p-values of several tests, adjusted so that the chance of any false alarm stays what it is for one (Holm 1979)."""
     order, adjusted, highest = np.argsort(values, kind="stable"), [0.0] * len(values), 0.0
     for rank, place in enumerate(order):
         highest = max(highest, min(1.0, (len(values) - rank) * values[place]))

@@ -64,7 +64,7 @@ _all_finite = jax.jit(lambda x: jnp.isfinite(x).all())
 
 
 def nonfinite_in(value: Any) -> str:
-    """ "3 NaN and 1 infinite of 768" of an array, or "" where all of it is finite."""
+    """Describe an array as `3 NaN and 1 infinite of 768`; the empty text if all of it is finite."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
         return ""
     numpy = jnp if isinstance(value, jax.Array) else np
@@ -105,7 +105,7 @@ class WeightReader:
         return {name for layer in layers if (name := self.stored_name(path, layer)) is not None}
 
     def check(self, path: str, may_miss: bool, may_differ: bool) -> str:
-        """ "found", "new" or "reshaped".
+        """One of `found`, `new` and `reshaped`.
 
         Raises:
           PretrainedError: a tensor is missing though it may not, has another shape though it may not, or no numbers.

@@ -1,8 +1,10 @@
-"""How good predictions are. One function a metric, which declares its direction; a user's own is registered in the same way:
+"""How good predictions are.
 
-@metric("error_rate", higher_is_better=False)
-def error_rate(predictions, references):
-    return float((predictions != references).mean())
+Each metric is one function that declares its direction; a user's own is registered in the same way:
+
+    @metric("error_rate", higher_is_better=False)
+    def error_rate(predictions, references):
+        return float((predictions != references).mean())
 """
 
 from __future__ import annotations

@@ -124,5 +124,5 @@ def choice_credit(logits: np.ndarray, groups: np.ndarray, credits: np.ndarray) -
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where there is nothing."""
+    """The ratio part / whole, 0 where there is nothing."""
     return part / np.where(whole > 0, whole, 1)

@@ -72,7 +72,7 @@ def exact_match(matches_N: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _bleu(tokenizer: str = "13a") -> Any:
-    """sacrebleu's BLEU; without its warning that a text looks tokenized already."""
+    """The BLEU of sacrebleu; without its warning that a text looks tokenized already."""
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize=tokenizer, force=True)

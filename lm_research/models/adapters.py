@@ -39,7 +39,7 @@ def is_adapter(path: str) -> bool:
 
 
 def scale_of(lora: LoraConfig) -> float:
-    """s."""
+    """The scale s."""
     assert lora.rank is not None
     return lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
 

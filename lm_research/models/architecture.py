@@ -222,7 +222,7 @@ class Architecture:
 
     @property
     def width_ratio(self) -> float:
-        """r of mup.py."""
+        """The ratio r of mup.py."""
         return self.hidden_size / self.mup_base_width if self.mup_base_width else 1.0
 
     @property
@@ -236,7 +236,7 @@ class Architecture:
 
     @property
     def kind(self) -> str:
-        """ "encoder", "decoder" or "encoder-decoder"."""
+        """One of `encoder`, `decoder` and `encoder-decoder`."""
         if self.encoder is not None:
             return "encoder-decoder"
         return "decoder" if self.causal else "encoder"

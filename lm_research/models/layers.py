@@ -125,7 +125,7 @@ def is_few(x_RI: jax.Array) -> bool:
 
 
 def few_rows(matrix_OI: jax.Array, x_RI: jax.Array, dtype: Any = None) -> jax.Array:
-    """x matrix^T, [R, O], as matrix x^T: that reads the matrix as it lies, once, at up to 3 times the speed on a CPU.
+    """Compute x matrix^T, [R, O], as matrix x^T, which reads the matrix as it lies, once, at up to 3 times the speed on a CPU.
 
     The barriers keep XLA from turning the product around again.
     """
@@ -239,7 +239,7 @@ def activation(name: str, x: jax.Array) -> jax.Array:
 
 
 def capped(scores: jax.Array, cap: float | None) -> jax.Array:
-    """cap tanh(score / cap); without a cap, or one of 0, the scores as they are."""
+    """Compute cap tanh(score / cap); without a cap, or one of 0, the scores as they are."""
     return cap * jnp.tanh(scores / cap) if cap else scores
 
 

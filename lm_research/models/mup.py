@@ -1,5 +1,6 @@
-"""The maximal update parametrisation (Yang et al. 2022, arXiv:2203.03466, table 8, Adam): a learning rate found at a small width
-suits a large one.
+"""The maximal update parametrization (Yang et al. 2022, arXiv:2203.03466, table 8, Adam).
+
+A learning rate found at a small width suits a large one.
 
 With r = hidden_size / base width, all inner widths growing alike:
 

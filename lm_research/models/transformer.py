@@ -139,8 +139,11 @@ class Transformer(nnx.Module):
         blocks: bool,
         drops: bool,
     ) -> BlockInputs:
-        """What the layers share. With `blocks` scores may be made a block at a time: in rings where devices share the positions of
-        rows, or by kernels (of which not all can do what `drops` probabilities)."""
+        """What the layers share.
+
+        With `blocks` scores may be made a block at a time: in rings where devices share the positions of rows, or by kernels (of which not
+        all can do what `drops` probabilities).
+        """
         arch, length = self.arch, segments_BL.shape[1]
         rings = blocks and length_parts(length) > 1
         masks: dict[LayerSpec, jax.Array | AttentionMask] = {}

@@ -26,9 +26,10 @@ from lm_research.tokenizers.base import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class SourceTargetConfig(ObjectiveConfig):
-    """Attributes:
+    """Settings of an objective with a source and a target.
 
-    usual_start: the role that decoder_start=auto is.
+    Attributes:
+      usual_start: the role that decoder_start=auto is.
     """
 
     usual_start: ClassVar[str] = "pad"
@@ -98,8 +99,10 @@ class SourceTargetExamples(Examples):
     def batch(
         self, epoch_B: np.ndarray, index_B: np.ndarray, width: tuple[int, int] | None = None
     ) -> dict[str, np.ndarray]:
-        """source_tokens, source_segments [B, S]; tokens, targets, segments [B, L] int32; weights [B, L] float32; of packed
-        rows source_positions [B, S] and positions [B, L] too.
+        """Make a batch of a source and a target.
+
+        It has source_tokens, source_segments [B, S]; tokens, targets, segments [B, L] int32; weights [B, L] float32; of packed rows
+        source_positions [B, S] and positions [B, L] too.
 
         `tokens` are what the decoder reads: the targets one place later, after the start token. `width` is S and L where they are
         less than there is room for.

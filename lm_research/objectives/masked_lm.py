@@ -42,7 +42,7 @@ class MaskedLMConfig(MaskingConfig):
 
 
 def pair_kind(config: MaskedLMConfig) -> str:
-    """ "next_sentence", "sentence_order" or "none"."""
+    """One of `next_sentence`, `sentence_order` and `none`."""
     return config.pairs if config.pairs != "auto" else "next_sentence" if config.next_sentence else "none"
 
 
@@ -77,8 +77,11 @@ class MaskedPairs(Examples):
         self.num_examples = len(self.packs)
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
-        """tokens, types, segments [B, L] int32; mask_positions, targets [B, M] int32; weights [B, M] float32;
-        next_sentence [B] int32 (1 = B does not follow A) and row_weights [B] float32; packed rows: positions [B, L]."""
+        """Make a batch of masked rows.
+
+        It has tokens, types, segments [B, L] int32; mask_positions, targets [B, M] int32; weights [B, M] float32; next_sentence [B] int32
+        (1 = B does not follow A) and row_weights [B] float32; packed rows: positions [B, L].
+        """
         if self.static:
             epoch_B = epoch_B % self.static
         keys_B = example_keys(self.config.seed, f"{self.purpose}/masked_lm", epoch_B, np.maximum(index_B, 0))

@@ -76,7 +76,7 @@ def peak_flops() -> tuple[float | None, str]:
 
 
 def platform() -> str:
-    """ "cpu", "gpu" or "tpu": what the current mesh (`jax.set_mesh`) is made of, or else JAX's default.
+    """One of `cpu`, `gpu` and `tpu`: what the current mesh (`jax.set_mesh`) is made of, or else JAX's default.
 
     A mesh may be of devices that are not here, where a program is compiled for them.
     """

@@ -71,7 +71,7 @@ AnyMesh = Mesh | AbstractMesh
 
 
 def in_words(shape: Sequence[int]) -> str:
-    """ "data=2 x fsdp=1 x context=1 x tensor=4"; 0 counts as 1."""
+    """Describe a mesh as `data=2 x fsdp=1 x context=1 x tensor=4`; 0 counts as 1."""
     return " x ".join(f"{axis}={size or 1}" for axis, size in zip(AXES, shape, strict=True))
 
 

@@ -178,8 +178,10 @@ _places: list[jax.Array] = []
 
 @contextlib.contextmanager
 def standing_at(place: jax.Array) -> Iterator[None]:
-    """While a program per device is traced inside, a device has the rows of this place among the batch's devices, not of its own, and
-    all heads."""
+    """Trace a program per device as that of one place among the batch's devices.
+
+    Inside, a device has the rows of this place, not of its own, and all heads.
+    """
     _places.append(place)
     try:
         yield

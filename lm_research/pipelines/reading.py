@@ -239,8 +239,9 @@ class FeatureExtraction(Pipeline):
 
 
 class SentenceSimilarity(Pipeline):
-    """Similarity of {"source_sentence": ...} to each of its "sentences" (a list; one text is a list of one), by `lm.embed`: the
-    cosine, unless the model's directory says otherwise.
+    """Similarity of {"source_sentence": ...} to each of its "sentences" (a list; one text is a list of one), by `lm.embed`.
+
+    It is the cosine, unless the model's directory specifies another.
 
     Options: `pooling`, `prompt_name` and `prompt`, see LanguageModel.embed; without them the model's own.
     """

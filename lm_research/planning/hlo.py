@@ -36,8 +36,11 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Transfers:
-    """All transfers of one kind: different ones in the program, times they happen in a step, bytes of the largest side of
-    their arrays summed over those, and how many of the different ones the compiler overlaps with other work."""
+    """All transfers of one kind.
+
+    That is different ones in the program, times they happen in a step, bytes of the largest side of their arrays summed over those, and
+    how many of the different ones the compiler overlaps with other work.
+    """
 
     kind: str
     channels: int
@@ -87,8 +90,11 @@ def _transfer(line: str) -> tuple[str, int, bool] | None:
 
 
 def _channel(kind: str, line: str) -> str:
-    """What tells a transfer from others. Those of jax.shard_map all have channel 1: a permutation, which stands in one place, goes
-    by its name, and others by the operation they come from too."""
+    """What distinguishes a transfer from others.
+
+    Those of jax.shard_map all have channel 1: a permutation, which occurs in one place, is identified by its name, and others by the
+    operation they come from too.
+    """
     match = re.search(r"channel_id=(\d+)", line)
     if kind == "collective-permute" or not match:
         return line.replace("ROOT", "").strip().split(" ")[0]

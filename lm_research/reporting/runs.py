@@ -57,7 +57,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "finished", "stopped", or "unfinished": running, or ended without a word."""
+        """One of `finished`, `stopped` and `unfinished`: running, or ended without a word."""
         if self.summary.get("step", 0) < self.step:  # of an earlier end, after which the run went on
             return "unfinished"
         return self.summary.get("status", "unfinished")

@@ -81,7 +81,7 @@ class Study:
         return list(found.values())
 
     def label(self, trial: dict[str, Any]) -> str:
-        """ "trial 3 (muon, 0.02)": its number and its values of what varies, of the first three at most."""
+        """Name a trial as `trial 3 (muon, 0.02)`: its number and its values of what varies, of the first three at most."""
         values = [trial["params"][key] for key in self.varied[:3] if key in trial["params"]]
         told = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
         return f"trial {trial['number']}" + (f" ({told})" if told else "")

@@ -109,8 +109,10 @@ class RunHistory(Callback):
         self._written = 0.0
 
     def write(self, step: int, now: bool = True) -> None:
-        """The account up to a step; without `now` only if some seconds have passed since the last time. A life without steps leaves
-        none."""
+        """The account up to a step; without `now` only if some seconds have passed since the last time.
+
+        A life without steps leaves none.
+        """
         if (
             not self._main
             or step == self._first
@@ -165,7 +167,7 @@ def total_time(lives: list[Life]) -> dict[str, float]:
 
 
 def describe_times(total: dict[str, float]) -> str:
-    """ "97.2% of 1:02:03 in steps, eval 1.5%, compile 1.0%": causes of 0.05% and more, the largest first."""
+    """Describe as `97.2% of 1:02:03 in steps, eval 1.5%, compile 1.0%`: causes of 0.05% and more, the largest first."""
     wall = max(sum(total.values()), 1e-9)
     causes = sorted(((seconds, name) for name, seconds in total.items() if name != "steps"), reverse=True)
     parts = [f"{name} {seconds / wall:.1%}" for seconds, name in causes if seconds / wall >= 0.0005]

@@ -145,7 +145,8 @@ class Batcher:
     """
 
     def __init__(self, lm: Any, slots: int, length: int, max_queue: int, max_seconds: float, max_tokens: int) -> None:
-        """
+        """Prepare the slots.
+
         Args:
           lm: a model that writes.
           slots: texts at a time.

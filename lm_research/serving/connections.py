@@ -34,7 +34,8 @@ class Connection(H11Protocol):
     """
 
     def __init__(self, *given: Any, most: int, read_seconds: float, longest: float, **named: Any) -> None:
-        """
+        """Take the limits of connections.
+
         Args:
           given, named: of uvicorn's.
           most: open connections.

@@ -258,7 +258,7 @@ def _check_end(key: str, end: float, values: Uniform) -> None:
 
 
 def _number(key: str) -> type:
-    """int or float, of which the values of a key are; str of other keys."""
+    """The type int or float, of which the values of a key are; str of other keys."""
     return next((kind for kind in config_lib.find(key).kinds if kind in (int, float)), str)
 
 

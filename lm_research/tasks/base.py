@@ -207,7 +207,7 @@ class LabelObjective(Objective):
     by_token: ClassVar[bool] = False
 
     def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
-        """ "rows" with a label, and "real" input tokens."""
+        """The numbers of `rows` with a label and of `real` input tokens."""
         weights, segments = flatten_slots(batch)["row_weights_B"], batch["segments_BL"]
         return {"rows": weights.sum(), "real": (segments > 0).sum().astype(jnp.float32)}
 

@@ -192,8 +192,11 @@ class AnswerExamples(Examples):
     def batch(
         self, epoch_B: np.ndarray, index_B: np.ndarray, width: tuple[int, int] | None = None
     ) -> dict[str, np.ndarray]:
-        """tokens, targets, positions, segments [B, L] int32; weights [B, L], row_weights [B] float32; record [B]; and, where texts
-        are to be written, decoded [B], prompt_tokens [B, P], padded on the left, and prompt_start [B]."""
+        """Make a batch of conversations.
+
+        It has tokens, targets, positions, segments [B, L] int32; weights [B, L], row_weights [B] float32; record [B]; and, where texts are
+        to be written, decoded [B], prompt_tokens [B, P], padded on the left, and prompt_start [B].
+        """
         length, slots = width or (self.room, self.room - self.most)
         row_I, item_I = rows_of(self.packs, index_B)
         sizes_I, starts_I = self.sizes[item_I], self.starts[item_I]

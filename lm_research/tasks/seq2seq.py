@@ -262,8 +262,10 @@ class Seq2Seq(GenerationTask):
         return rooms(self.config)[1]
 
     def _start(self, language: int | None) -> int:
-        """The token that targets begin with: as task.decoder_start says, their language where decoders begin with it, or as the files of
-        the model say, or the objective's rule.
+        """The token that targets begin with.
+
+        It follows task.decoder_start; else it is their language where decoders begin with it, what the files of the model give, or the
+        objective's rule.
         """
         token, known = self.settings.decoder_start, self.origin.get("decoder_start_token_id")
         around = self.origin and family_of(self.origin["family"]).starts_with_last_token

@@ -139,8 +139,9 @@ class Tokenizer(abc.ABC):
 
     @property
     def target_frame(self) -> Frame:
-        """Around what a decoder shall write: what comes before a text, and the end token after it; of tokenizers with languages as in
-        the source, with the code of what is written.
+        """Around what a decoder is to write: what comes before a text, and the end token after it.
+
+        Tokenizers with languages frame it as the source, with the code of what is written.
         """
         if self.languages is not None:
             return Frame(*self.languages.around(self.languages.writes, self.eos_id))
@@ -341,7 +342,7 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def is_special(self) -> np.ndarray:
-        """bool [size]: ids that stand for no text: roles, other special tokens, and ids that no token has."""
+        """Array of bool [size]: ids that stand for no text: roles, other special tokens, and ids that no token has."""
         special = np.zeros(self.size, dtype=bool)
         special[list(self.roles.values())] = True
         return special
@@ -361,7 +362,7 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def starts_word(self) -> np.ndarray:
-        """bool [size]: the token begins with a space or is a line break, so it begins a word; never for special ids."""
+        """Array of bool [size]: the token begins with a space or is a line break, so it begins a word; never for special ids."""
         return np.where(
             self.is_special, False, [piece.startswith((SPACE, "⏎")) for piece in self.pieces(range(self.size))]
         )

@@ -226,7 +226,7 @@ class Settings:
         return int(length) if length is not None and length < _UNLIMITED else None
 
     def side(self, key: str) -> str:
-        """ "left" or "right", of padding_side or truncation_side."""
+        """Either `left` or `right`, of padding_side or truncation_side."""
         default = self.kind.padding_side if self.kind and key == "padding_side" else "right"
         return self.config.get(key) or default
 

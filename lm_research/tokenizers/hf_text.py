@@ -70,7 +70,7 @@ def byte_lengths(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -
 
 
 def word_starts(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -> np.ndarray:
-    """bool [size]: tokens that begin with a space or a line break; of WordPiece those that do not go on with a word."""
+    """Array of bool [size]: tokens that begin with a space or a line break; of WordPiece those that do not go on with a word."""
     style, prefix = _style(spec), spec["model"].get("continuing_subword_prefix") or ""
     starts = np.zeros(size, bool)
     for token, number in vocab.items():

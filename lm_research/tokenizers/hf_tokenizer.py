@@ -259,7 +259,7 @@ class HFTokenizer(Tokenizer):
 
     @functools.cached_property
     def starts_word(self) -> np.ndarray:
-        """bool [size]: the token begins with a space or is a line break, or, of WordPiece, does not go on with a word."""
+        """Array of bool [size]: the token begins with a space or is a line break, or, of WordPiece, does not go on with a word."""
         return np.where(self.is_special, False, word_starts(self._vocab, self.size, self._spec))
 
 

@@ -1,5 +1,7 @@
-"""Which parameters learn, and how fast: frozen ones (train.freeze), adapters (lora), and rates that fall layer by layer
-(optimizer.layer_decay) or with the width (model.mup_base_width).
+"""Which parameters learn, and how fast.
+
+There are frozen ones (train.freeze), adapters (lora), and rates that fall layer by layer (optimizer.layer_decay) or with the width
+(model.mup_base_width).
 
 With adapters (models/adapters.py) all else is frozen but for what lora.full names; train.freeze may freeze more. A frozen parameter
 has no gradient, no optimizer state and no decay. The layers of a stack are one array with a leading axis: if only some of them are
@@ -39,12 +41,13 @@ _BELOW = ("embeddings", "relative_bias")  # what lies below the layers of a stac
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """Attributes, all by path ("encoder/layers/attention/query/kernel"):
+    """What is special in how parameters learn, all by path ("encoder/layers/attention/query/kernel").
 
-    frozen: parameters that do not learn at all.
-    masks: of those that learn in part, 1 for each layer that learns, else 0; to be multiplied with the array.
-    rates: shares of the learning rate, numbers or one a layer; none where there is no decay.
-    dropout: of the adapters' inputs.
+    Attributes:
+      frozen: parameters that do not learn at all.
+      masks: of those that learn in part, 1 for each layer that learns, else 0; to be multiplied with the array.
+      rates: fractions of the learning rate, numbers or one a layer; none where there is no decay.
+      dropout: of the adapters' inputs.
     """
 
     frozen: frozenset[str]
@@ -180,7 +183,7 @@ def _names(path: str, layers: tuple[int, ...] | None) -> Sequence[str]:
 
 
 def _stack(path: str) -> str:
-    """ "encoder/layers/" of a path below it."""
+    """The part `encoder/layers/` of a path below it."""
     before, layers, _ = path.partition("layers/")
     return before + layers
 

@@ -1,4 +1,6 @@
-"""What optimizers share. Each is one function in optimizers/, from its settings to an optax chain, and registers itself:
+"""What optimizers share.
+
+Each is one function in optimizers/, from its settings to an optax chain, and registers itself:
 
     @OPTIMIZERS.register("name", SettingsOfIt)
     def name(settings) -> optax.GradientTransformation: ...

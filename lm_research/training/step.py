@@ -76,8 +76,10 @@ def loss_and_gradient_per_device(
     key: jax.Array,
     groups: Groups = ALL_LEARN,
 ) -> Result:
-    """`loss_and_gradient` as a program per device (`jax.shard_map`; jax.pmap's style): each device has the parameters and
-    its rows, and what it finds is summed over devices in so many words. Equal to the above but for rounding."""
+    """`loss_and_gradient` as a program per device (`jax.shard_map`; jax.pmap's style).
+
+    Each device has the parameters and its rows, and its results are summed over devices explicitly. Equal to the above up to rounding.
+    """
 
     def on_device(params: Any, batch: Batch, key: jax.Array) -> Result:
         return loss_and_gradient(
@@ -98,8 +100,9 @@ def make_train_step(
     schedule: Schedule,
     config: Config,
 ) -> Callable[[State, Batch], State]:
-    """The function (state, batch) -> state that a run repeats; not yet jitted. With a budget of time there is a third argument, which
-    goes to `schedule`, as `peak` does, the learning rate in place of the config's.
+    """The function (state, batch) -> state that a run repeats; not yet jitted.
+
+    With a budget of time there is a third argument, which goes to `schedule`, as `peak` does, the learning rate in place of the config's.
 
     Order inside: gradient of the loss at the current parameters, its norm, clipping and AdamW, the update scaled by the
     learning rate of this step's number, the average, the window of metrics, the step counter. If loss or gradient

@@ -76,7 +76,7 @@ def test_each_variant_has_its_own_settings_and_their_name(section: str) -> None:
 
 
 def test_a_flag_that_chooses_another_variant_drops_what_the_file_gave_for_its_own(tmp_path: Path) -> None:
-    """momentum and rate of the file's optimizer go; what both have stays; what was wrong in the file stays wrong."""
+    """The momentum and rate of the file's optimizer go; what both have stays; what was wrong in the file stays wrong."""
     path = tmp_path / "c.py"
     path.write_text(
         f"{HEAD}    config.optimizer.update(name='muon', momentum=0.5, beta2=0.5, weight_decay=0.25)\n    return config\n"

@@ -130,7 +130,7 @@ def test_worker_processes_and_other_interpreters_read_the_same(corpora: pathlib.
 
 
 def test_a_killed_process_is_followed_by_one_that_reads_on(corpora: pathlib.Path) -> None:
-    """kill -9 in the middle of reading ahead, then a fresh process from the step after the last one it gave."""
+    """A kill -9 in the middle of reading ahead, then a fresh process from the step after the last one it gave."""
     expected = digests(corpora, "masked_lm", 1, STEPS[:51])
     code = "import sys, pathlib\nimport test_batch_digests as t\n"
     code += f"feed = t.make_feed(pathlib.Path({str(corpora)!r}), 'masked_lm', '')\n"

@@ -61,7 +61,7 @@ def test_a_batch_is_its_rows() -> None:
 
 @pytest.mark.parametrize("axis", ["index", "epoch", "draw", "seed", "purpose"])
 def test_neighbours_are_uniform_and_uncorrelated(axis: str) -> None:
-    """n = 40,000: mean 1/2 and variance 1/12 within 5 standard errors, correlation within 5 / sqrt(n)."""
+    """With n = 40,000: mean 1/2 and variance 1/12 within 5 standard errors, correlation within 5 / sqrt(n)."""
     n = 40_000
     count = np.arange(n)
     if axis == "index":

@@ -83,7 +83,7 @@ def test_fingerprint_follows_names_sizes_and_times(tmp_path: pathlib.Path) -> No
 
 
 def test_undecodable_bytes_are_located(tmp_path: pathlib.Path) -> None:
-    """'caf\\xe9' in Latin-1: line 3; 6 + 1 + 3 = byte 10."""
+    r"""'caf\xe9' in Latin-1: line 3; 6 + 1 + 3 = byte 10."""
     (tmp_path / "latin.txt").write_bytes(b"first\n\ncaf\xe9 noir\n")
     with pytest.raises(DataError, match=r"latin.txt.*line 3, byte offset 10.*0xe9.*iconv"):
         read(tmp_path / "latin.txt")

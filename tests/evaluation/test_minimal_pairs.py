@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def one_at_a_time(lm: Any, ids: list[int]) -> list[float]:
-    """log P(token | all others) of all but the first and last, [CLS] and [SEP], each by a call of its own."""
+    """The log P(token | all others) of all but the first and last, [CLS] and [SEP], each by a call of its own."""
     found = []
     for place in range(1, len(ids) - 1):
         hidden = [*ids[:place], lm.tokenizer.roles["mask"], *ids[place + 1 :]]

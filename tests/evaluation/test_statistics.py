@@ -46,7 +46,7 @@ def test_mcnemar_by_hand() -> None:
 
 
 def every_swap(a: Sequence[float], b: Sequence[float], labels: Sequence[float], metric: str) -> float:
-    """p by trying all ways to exchange the predictions of records."""
+    """The p-value by trying all ways to exchange the predictions of records."""
 
     def gap(x, y):
         return valued(y, labels).all()[metric] - valued(x, labels).all()[metric]

@@ -188,7 +188,6 @@ def test_a_run_measures_and_writes_results_after_each_row(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, capsys: Any
 ) -> None:
     """The rounds, with workers that answer from here and take the seconds that stand in `pace`."""
-
     pace = {"sdpa": 2.0, "eager": 3.0, True: 1.5, False: 1.0}  # attention; scan_layers
 
     class FakeWorker:

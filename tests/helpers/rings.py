@@ -1,5 +1,7 @@
-"""Run by test_ring.py in a process with eight simulated devices; prints, for each case, how far ring attention (or flash, where no
-devices share a row's positions) is from whole attention: the largest difference of outputs, and of gradients relative to the largest."""
+"""Run by test_ring.py in a process with eight simulated devices.
+
+It prints, for each case, how far ring attention (or flash, where no devices share a row's positions) is from whole attention: the largest difference of outputs, and of gradients relative to the largest.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def test_words(text: str) -> None:
 
 
 def test_best_of_several_answers() -> None:
-    """ "big red dog" against "red dog": 2 words in common of 3 and 2, F1 = 2 x 2 / (3 + 2)."""
+    """Compare "big red dog" with "red dog": 2 words in common of 3 and 2, F1 = 2 x 2 / (3 + 2)."""
     for null in (False, True):
         assert answers.exact_match("the Red Dog.", ["a cat", "red dog"], null) == 1
         assert answers.exact_match("dog red", ["red dog"], null) == 0
@@ -59,8 +59,10 @@ def test_means() -> None:
 
 
 def test_best_threshold() -> None:
-    """By margin: right (-2), unanswerable (0), right (1), unanswerable (3). Answering 3 of 4 gets 3 right, which is the best
-    but for answering the first alone: 1 + 2 unanswerable = 3 too. The first of equals counts, the lower threshold."""
+    """By margin: right (-2), unanswerable (0), right (1), unanswerable (3).
+
+    Answering 3 of 4 gets 3 right, which is the best but for answering the first alone: 1 + 2 unanswerable = 3 too. The first of equals counts, the lower threshold.
+    """
     margins, best, golds = [1.0, -2.0, 3.0, 0.0], ["cat", "dog", "x", "y"], [["cat"], ["dog"], [], []]
     assert answers.best_threshold(margins, best, golds) == (3 / 4, -2.0)
     assert answers.best_threshold([1.0, 1.0], ["cat", "x"], [["cat"], []]) == (

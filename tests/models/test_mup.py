@@ -85,7 +85,7 @@ def test_at_the_bases_width_nothing_changes() -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_scales_are_those_of_the_table(family: str) -> None:
-    """r = 4: matrices deviate by a half and learn by a quarter; a readout deviates by a quarter; tables and biases are as they were."""
+    """With r = 4, matrices deviate by a half and learn by a quarter; a readout deviates by a quarter; tables and biases are as they were."""
     settings = config(64, 16, family)
     definition = define_model(settings.model, tiny.VOCAB)
     rates = make_groups(settings, definition.shapes).rates

@@ -60,7 +60,7 @@ def rows_of(task: Any, corpus: Any) -> list[tuple[list[int], list[int], list[int
 
 
 def opening(family: str, code: int) -> dict[str, int]:
-    """mBART's decoder begins with the language; of the others it is the first token that is written."""
+    """The decoder of mBART begins with the language; of the others it is the first token that is written."""
     return {"decoder_start_token_id" if family == "MBart" else "forced_bos_token_id": code}
 
 

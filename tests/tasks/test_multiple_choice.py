@@ -139,7 +139,7 @@ FILES = {  # answers of questions with the choices b, c, d: the numbers that the
 
 @pytest.mark.parametrize("case", FILES)
 def test_answers_of_a_file_are_read_in_one_way(case: str, tmp_path: pathlib.Path) -> None:
-    """b alone is the first choice's text and the second one's letter: all answers together tell which."""
+    """Letter b alone is the first choice's text and the second one's letter: all answers together tell which."""
     answers, numbers, said = FILES[case]
     rows, lines = [{"question": "a", "choices": THREE, "label": answer} for answer in answers], []
     _, corpus = corpus_of(tmp_path, rows, lines.append)

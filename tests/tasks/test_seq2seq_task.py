@@ -253,7 +253,7 @@ def task_of(folder: pathlib.Path, source: str, **keys: Any) -> tuple[Any, Any, l
 
 
 def test_rows_as_computed_by_hand(tmp_path: pathlib.Path) -> None:
-    """a to h are 5 to 12; of 8 tokens 2 are special, so 6 of a text are kept."""
+    """The letters a to h are 5 to 12; of 8 tokens 2 are special, so 6 of a text are kept."""
     rows = [{"s": "b c", "t": "d"}, {"s": "a b c d e f g", "t": "a b c d e f g h"}]
     path = write(tmp_path / "a.jsonl", rows)
     task, corpus, log = task_of(tmp_path, str(path), source_prefix="a ")

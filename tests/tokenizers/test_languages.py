@@ -52,8 +52,9 @@ def test_a_cut_target_keeps_its_language(family: str, tmp_path: pathlib.Path) ->
 
 
 def test_nllb_of_a_sentencepiece_model_has_the_published_ids(tmp_path: pathlib.Path) -> None:
-    """fairseq's four tokens, the pieces behind sentencepiece's own three, 202 languages by name, the mask: eng_Latn is 256,047 of the
-    published 256,001 + 202 + 1, which here is 46 behind the pieces.
+    """The four tokens of fairseq, the pieces behind sentencepiece's own three, 202 languages by name, the mask.
+
+    eng_Latn is 256,047 of the published 256,001 + 202 + 1, which here is 46 behind the pieces.
     """
     golden = write_family(tmp_path, "M2M100", tokenizer_class="NllbTokenizer")
     (tmp_path / "vocab.json").unlink()

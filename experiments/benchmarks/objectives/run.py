@@ -1,4 +1,4 @@
-"""`python -m experiments.benchmarks.objectives.run`
+"""`python -m experiments.benchmarks.objectives.run`.
 
 How fast each objective makes batches from a token store: rows of 512 tokens, 64 at a time, on one thread. Prints a table.
 """

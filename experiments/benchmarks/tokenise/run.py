@@ -1,4 +1,4 @@
-"""`taskset -c 0 python -m experiments.benchmarks.tokenise.run`
+"""`taskset -c 0 python -m experiments.benchmarks.tokenise.run`.
 
 What it costs to turn documents into token ids as prepare does (sentences found, ids in arrays), against the tokenizer library alone
 on the finished list of sentences: in a bare loop, and in one call of its batch method. All on one core; in turns, several times, in

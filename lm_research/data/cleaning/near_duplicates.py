@@ -43,7 +43,7 @@ def signature(text: str) -> np.ndarray:
 
 
 def repeats(signatures_DK: np.ndarray, threshold: float) -> np.ndarray:
-    """bool [D]: an earlier document's signature agrees with this one's in a band and in a share of at least `threshold`.
+    """Array of bool [D]: an earlier document's signature agrees with this one's in a band and in a share of at least `threshold`.
 
     Args:
       signatures_DK: uint32; memory for a few columns of it is needed beside it.

@@ -1,5 +1,7 @@
-"""In which scripts a text is written: a filter on languages that needs no model and errs only between languages of one
-script."""
+"""In which scripts a text is written.
+
+A filter on languages that needs no model and errs only between languages of one script.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def ratio(text: str, scripts: tuple[str, ...]) -> float:
 
 @functools.cache
 def _letters() -> np.ndarray:
-    """bool [code points]: alphabetic, as Python knows them."""
+    """Array of bool [code points]: alphabetic, as Python knows them."""
     known = np.zeros(0x110000, dtype=bool)
     known[:0x32400] = [chr(point).isalpha() for point in range(0x32400)]  # none lies higher
     return known
@@ -41,7 +43,7 @@ def _letters() -> np.ndarray:
 
 @functools.cache
 def _members(scripts: tuple[str, ...]) -> np.ndarray:
-    """bool [code points]: in a block of one of the scripts."""
+    """Array of bool [code points]: in a block of one of the scripts."""
     members = np.zeros(0x110000, dtype=bool)
     for name in scripts:
         for first, last in SCRIPTS[name]:

@@ -83,8 +83,11 @@ def _on_device(
     rows: tuple[jax.Array, jax.Array, jax.Array | None],
     numbers: jax.Array,
 ) -> jax.Array:
-    """One device's part: rows filled up to whole blocks by positions that see nothing and that nothing sees, and heads to a width that is
-    a power of two, as everything of Triton's, by zeros."""
+    """One device's part.
+
+    Rows are padded to whole blocks by positions that see nothing and that nothing sees, and heads by zeros to a width that is a power of
+    two, as Triton requires.
+    """
     (batch, length, heads, width), sources = qkv[0].shape, qkv[1].shape[1]
     alone = not jax.sharding.get_abstract_mesh().manual_axes
     first = (0, 0) if alone else (first_row(batch), first_head(heads))

@@ -20,8 +20,10 @@ from lm_research.models.families.common import (
 
 
 class Family:
-    """A family. Its file makes a subclass and registers an instance with a sentence on it: `FAMILIES.register("bert")(Bert())`,
-    with the dataclass of its keys in the config's section model where it has some of its own.
+    """A family.
+
+    Its file makes a subclass and registers an instance with a sentence on it: `FAMILIES.register("bert")(Bert())`, with the dataclass of
+    its keys in the config's section model where it has some of its own.
 
     Attributes of its models:
       sizes: name of a published size -> keys of the config's section model.

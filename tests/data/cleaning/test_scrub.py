@@ -68,8 +68,10 @@ def test_only_what_is_asked_for() -> None:
 
 
 def test_luhn_by_hand() -> None:
-    """ISO/IEC 7812-1: of 4539 1488 0343 6467 every second digit from the right is doubled: 8+5+6+9+2+4+7+8 + 0+3+8+3+3+4+6+7
-    = 80 (9s cast out), a multiple of 10."""
+    """ISO/IEC 7812-1: of 4539 1488 0343 6467 every second digit from the right is doubled.
+
+    8+5+6+9+2+4+7+8 + 0+3+8+3+3+4+6+7 = 80 (9s cast out), a multiple of 10.
+    """
     assert clean("4539 1488 0343 6467") == "[CARD]" and clean("4539 1488 0343 6476") != "[CARD]"
 
 

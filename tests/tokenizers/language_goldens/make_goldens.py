@@ -45,7 +45,7 @@ def sentencepieces(**options: object) -> bytes:
 
 
 def m2m_vocabulary(model: bytes) -> bytes:
-    """fairseq's dictionary: its four tokens, then most pieces in another order than sentencepiece's; the last few are not in it."""
+    """The dictionary of fairseq: its four tokens, then most pieces in another order than sentencepiece's; the last few are not in it."""
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
     names = [pieces.id_to_piece(number) for number in range(3, pieces.get_piece_size() - 4)][::-1]
     return json.dumps({name: number for number, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", *names])}).encode()
