@@ -127,7 +127,7 @@ def python_files(names: list[str], pattern: str) -> list[Path]:
 
 
 def calls(places: list[Path], tests: list[Path], work: Path) -> dict[str, Any]:
-    """test -> [seconds, functions called], each test file run once and kept until it changes."""
+    """By test, [seconds, functions called], each test file run once and kept until it changes."""
     waiting, running, found = [], {}, {}
     for test in tests:
         out = work / "calls" / f"{test.relative_to(ROOT).as_posix().replace('/', '+')}.json"
@@ -150,7 +150,10 @@ def calls(places: list[Path], tests: list[Path], work: Path) -> dict[str, Any]:
 
 def chosen(mutation: dict[str, Any], tests: dict[str, Any], limit: float) -> list[str]:
     """The quickest tests that call the mutated function, of code outside functions those that call anything of the file."""
-    here = lambda file, line: file == mutation["file"] and mutation["function"] in (0, line)  # noqa: E731
+
+    def here(file, line):
+        return file == mutation["file"] and mutation["function"] in (0, line)
+
     reach = [(seconds, name) for name, (seconds, found) in tests.items() if any(here(*one) for one in found)]
     reach.sort()
     total = itertools.accumulate(seconds for seconds, _ in reach)
@@ -180,7 +183,10 @@ def main() -> int:
     done = {line for line in results.read_text().splitlines()} if results.exists() else set()
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    key = lambda m: json.dumps([m["file"], m["line"] - m["function"], m["column"], m["code"], m["old"], m["new"]])  # noqa: E731
+
+    def key(m):
+        return json.dumps([m["file"], m["line"] - m["function"], m["column"], m["code"], m["old"], m["new"]])
+
     todo = [m for file in python_files(args.files, "*.py") for m in mutations(file) if key(m) not in done]
     todo = [m for m in todo if (m["file"], m["code"], f"{m['old']} -> {m['new']}") not in KNOWN]
     if args.sample:

@@ -44,7 +44,10 @@ LEFT_ALONE = {
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
     """Mutated copies of one node."""
-    new = lambda: copy.deepcopy(node)  # noqa: E731
+
+    def new():
+        return copy.deepcopy(node)
+
     if isinstance(node, ast.Compare):
         for place, op in enumerate(node.ops):
             for other in SWAPPED[type(op)]:
