@@ -164,7 +164,10 @@ def _new(request: Request, state: State) -> np.ndarray:
 
 def _finish(request: Request, state: State, new: list[list[int]]) -> GenerateOutput:
     records, first = state.records, request.slots
-    of_new = lambda x: None if x is None else [row[first : first + len(n)] for row, n in zip(np.asarray(x), new)]  # noqa: B905, E731
+
+    def of_new(x: Any) -> Any:
+        return None if x is None else [row[first : first + len(n)] for row, n in zip(np.asarray(x), new)]  # noqa: B905
+
     return _output(
         request,
         new,
