@@ -108,7 +108,7 @@ def not_of(section: str, leaf: str, chosen: str) -> ConfigError:
 
 
 def describe() -> str:
-    """Text of `--help_config`: every key with type, default, choices and meaning; those of a variant below its name."""
+    """Text of `--help_config`: every key with type, default, choices or range, and meaning; those of a variant below its name."""
     return "\n".join(["Keys of a run; change one with --config.KEY=VALUE.", "", *_described()])
 
 
@@ -132,6 +132,12 @@ def _lines(keys: Iterable[Key]) -> Iterator[str]:
         registry = VARIANTS.get(key.name.split(".")[0])
         choices = registry.names() if registry and key.name == f"{registry.section}.{registry.chooser}" else key.choices
         shown = " | ".join(map(str, choices)) if choices else key.spelled
+        if key.path:
+            shown = f"{shown}, a path"
+        if key.low is not None:
+            shown = f"{shown} from {key.low:,}"
+        if key.high is not None:
+            shown = f"{shown} to {key.high:,}"
         yield f"  {key.name}  ({shown}; default {key.default!r})"
         yield f"      {key.meaning}"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pathlib
 import pickle
 
 import numpy as np
 import pytest
 
-from lm_research.data.order import Examples, Feed, Groups, eval_examples
+from lm_research.data.order import Examples, Feed, Groups, SharedRowExamples, eval_examples
+from lm_research.data.random import permute
+from lm_research.data.store import DamagedStore
 from lm_research.errors import ConfigError
 
 
@@ -138,3 +141,91 @@ def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
 def test_rows_that_are_all_equally_long_are_not_grouped() -> None:
     with pytest.raises(ConfigError, match="group_by_length is for records of a labelled task"):
         Groups(Numbers(5), 2, 0)
+
+
+@pytest.mark.parametrize(("size", "batch_size", "pools"), [(20_000, 4, 100), (100, 4, 1), (10, 4, 1), (301, 4, 2)])
+def test_pools_of_about_fifty_steps(size: int, batch_size: int, pools: int) -> None:
+    """20,000 / (4 x 50) = 100; 0.5 and 0.05, at least one; 1.505, to the nearest."""
+    assert Groups(Long(np.arange(size)), batch_size, 0).pools == pools
+
+
+@pytest.mark.parametrize(("size", "batch_size", "pool_steps"), [(60, 4, 5), (10, 4, 1), (97, 3, 4)])
+def test_groups_by_sorting(size: int, batch_size: int, pool_steps: int) -> None:
+    """Many records are equally long and keep the order that they were drawn in; a pool is remembered, and never mistaken for another."""
+    lengths = np.random.default_rng(3).integers(0, 4, size)
+    groups = Groups(Long(lengths), batch_size, 5, pool_steps)
+    steps = -(-3 * size // batch_size)
+    pool_of = [step * batch_size * groups.pools // size for step in range(steps + 50)]
+    for step in [*range(steps), *range(steps - 1, -1, -1)]:
+        pool = [other for other in range(len(pool_of)) if pool_of[other] == pool_of[step]]
+        drawn = [train_examples(other, batch_size, size, 5) for other in pool]
+        pairs = [(int(e), int(i)) for epoch, index in drawn for e, i in zip(epoch, index, strict=True)]
+        ordered = sorted(pairs, key=lambda pair: lengths[pair[1]])
+        places = permute(np.arange(len(pool)), len(pool), 5, "batches", pool_of[step])
+        start = int(places[step - pool[0]]) * batch_size
+        epoch, index = groups(step)
+        assert list(zip(epoch.tolist(), index.tolist(), strict=True)) == ordered[start : start + batch_size]
+
+
+class Shared(SharedRowExamples):
+    """Rows of up to two examples; `arrange` is told of how many the number of rows must be a multiple."""
+
+    num_examples = 40
+
+    def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def arrange(self, index_AB: np.ndarray, ways: int) -> np.ndarray:
+        rows = -(-index_AB.shape[1] // (2 * ways)) * ways
+        whole = np.full((len(index_AB), rows * 2), -1)
+        whole[:, : index_AB.shape[1]] = index_AB
+        return whole.reshape(len(index_AB), rows, 2)
+
+    def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
+        return {"who_BK": index_BK}
+
+
+@pytest.mark.parametrize(("accumulation", "ways", "rows"), [(2, 1, 3), (2, 2, 4), (0, 4, 8)])
+def test_processes_share_rows_of_several_examples(accumulation: int, ways: int, rows: int) -> None:
+    """Micro-batches of 6 examples in 3 rows of two, or 4 where their number must be even; 12 examples in 8 where it must be divisible by 4."""
+    feed = lambda part: Feed(Shared(), 12, accumulation, part, 0, ways=ways)(1)["who_BK"]  # noqa: E731
+    whole, micro = feed(slice(None)), 12 // max(1, accumulation)
+    assert whole.shape == ((accumulation, rows, 2) if accumulation else (rows, 2))
+    examples = train_examples(1, 12, 40, 0)[1]
+    assert whole[whole >= 0].tolist() == examples.tolist()
+    shares = [feed(slice(p * micro // ways, (p + 1) * micro // ways)) for p in range(ways)]
+    assert np.concatenate(shares, axis=-2).tolist() == whole.tolist()
+    if ways == 1:
+        assert Feed(Shared(), 12, accumulation, slice(None), 0)(1)["who_BK"].tolist() == whole.tolist()
+
+
+def test_a_part_knows_the_whole_batch() -> None:
+    class Whole(Numbers):
+        def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
+            return {"all_BG": np.tile(index_G, (len(index_B), 1)), "row_B": index_B}
+
+    batch = Feed(Whole(100), 12, 2, slice(2, 4), 3)(5)
+    index = train_examples(5, 12, 100, 3)[1]
+    assert batch["all_BG"].shape == (2, 2, 12) and (batch["all_BG"] == index).all()
+    assert batch["row_B"].tolist() == index.reshape(2, 6)[:, 2:4].tolist()
+
+
+@pytest.mark.parametrize(("name", "vocabulary", "refused"), [
+    ("tokens_BL", 10, False), ("tokens_BL", 9, True), ("source_tokens_BS", 9, True), ("targets_BL", 9, False), ("tokens_BL", None, False),
+])  # fmt: skip
+def test_ids_that_the_model_has_no_row_for(
+    name: str, vocabulary: int | None, refused: bool, tmp_path: pathlib.Path
+) -> None:
+    """Ids 0 and 9: 10 rows are enough, 9 are not; targets and positions are no rows of the table."""
+
+    class Ids(Numbers):
+        def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: np.array([[0, 9]] * len(index_B))}
+
+    limits = {} if vocabulary is None else {"vocabulary": vocabulary}
+    feed = Feed(Ids(4), 2, 0, slice(None), None, store=tmp_path / "train", **limits)
+    if refused:
+        with pytest.raises(DamagedStore, match="gives id 9 to a batch, and the model knows 9 of them"):
+            feed(0)
+    else:
+        assert feed(0)[name].max() == 9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import warnings
@@ -21,6 +22,14 @@ SPLITMIX_1234567 = [
 ]
 
 
+def draw(key: int, number: int) -> int:
+    """Draw `number` of the stream that starts at `key`, in Python integers from the definition in the module's docstring."""
+    z = (key + (number + 1) * GOLDEN) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
 def test_mix_is_the_published_finaliser() -> None:
     """The sequential generator adds GOLDEN to its state, then mixes it: output n is mix(seed + (n + 1) * GOLDEN)."""
     states = np.array([(1234567 + (n + 1) * GOLDEN) % 2**64 for n in range(5)], dtype=np.uint64)
@@ -34,17 +43,34 @@ def test_uniform_is_the_splitmix_stream_of_its_key() -> None:
 
 def test_keys_do_not_change_between_versions() -> None:
     """Computed with Python integers from the definition in the module's docstring."""
-    import hashlib
-
-    def draw(key: int, number: int) -> int:
-        z = (key + (number + 1) * GOLDEN) % 2**64
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-        return z ^ (z >> 31)
-
     word = int.from_bytes(hashlib.sha256(b"mask").digest()[:8], "little")
-    expected = [draw(draw(draw(draw(5, 0), word), 2), index) for index in (0, 1, 10**12)]
-    assert example_keys(5, "mask", 2, np.array([0, 1, 10**12])).tolist() == expected
+    for seed in (5, -1, 2**63 + 1):
+        expected = [draw(draw(draw(draw(seed % 2**64, 0), word), 2), index) for index in (0, 1, 10**12)]
+        assert example_keys(seed, "mask", 2, np.array([0, 1, 10**12])).tolist() == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 12, 1000, 2**40 + 1])
+def test_orders_do_not_change_between_versions(size: int) -> None:
+    """With Python integers: 18 rounds over (row, column) of a table just large enough, again while the place is outside."""
+    word = int.from_bytes(hashlib.sha256(b"order").digest()[:8], "little")
+    key = draw(draw(draw(3, 0), word), 4)
+    rows = next(n for n in itertools.count(math.isqrt(size)) if n * n >= size)
+    columns = -(-size // rows)
+
+    def once(place: int) -> int:
+        row, column = divmod(place, columns)
+        for number in range(0, 18, 2):
+            row = (row + draw(draw(key, number), column) % rows) % rows
+            column = (column + draw(draw(key, number + 1), row) % columns) % columns
+        return row * columns + column
+
+    index = [n for n in (*range(6), size // 2, size - 1) if n < size]
+    expected = []
+    for place in map(once, index):
+        while place >= size:
+            place = once(place)
+        expected.append(place)
+    assert permute(np.array(index), size, 3, "order", 4).tolist() == expected
 
 
 def test_start_reads_the_same_stream_further_on() -> None:

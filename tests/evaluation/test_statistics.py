@@ -129,3 +129,33 @@ def test_groups_change_sides_as_a_whole() -> None:
     )
     p = statistics.permutation([a], [b], "choice_credit", 4000)
     assert p == pytest.approx(2 / 256, abs=0.005)
+
+
+def test_interval_by_hand() -> None:
+    """95% of the values 0 to 1000: the 2.5th percentile is 25, the 97.5th 975."""
+    assert statistics.interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_the_observed_difference_counts_as_one_of_the_samples(metric: str) -> None:
+    """Phipson and Smyth 2010. No toss of 60 coins repeats what was seen, so p is 1 / (R + 1); without samples it is 1."""
+    a, b = labelled([0] * 60), labelled([1] * 60)
+    assert statistics.permutation([a], [b], metric, 9) == 1 / 10
+    assert statistics.permutation([a], [b], metric, 0) == 1.0
+    assert statistics.permutation([a], [a], metric, 9) == 1.0
+
+
+@pytest.mark.parametrize("metric", ["squared_error", "pearson"])
+def test_seeds_of_a_side_change_places_together(metric: str) -> None:
+    """Two equal models a side are one; a third of another seed on each side changes the mean gap, and so p."""
+    draw = np.random.default_rng(1)
+    labels = draw.normal(size=9)
+    a, b, c, d = (valued(labels + scale * draw.normal(size=9), labels) for scale in (1.0, 0.4, 2.0, 0.1))
+    one = statistics.permutation([a], [b], metric, 100)
+    assert statistics.permutation([a, a], [b, b], metric, 100) == one
+    assert statistics.permutation([a, c], [b, d], metric, 100) != one
+
+
+def test_without_resamples_there_is_no_interval() -> None:
+    found = statistics.summarise([labelled([1, 0, 1, 1])], 0)["accuracy"]
+    assert (found["mean"], found["low"], found["high"]) == (0.75, None, None)
