@@ -19,6 +19,7 @@ import pytest
 
 from lm_research import cli, generate, prepare
 from lm_research.decoding.options import NAMES as NAMES_OF_DECODING
+from lm_research.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = {
@@ -121,13 +122,19 @@ NAMES = sorted({words[0] for words in LINES})
 FLAG = r"--(?!config\.|no)([a-z][\w-]*)"
 
 
+def help_of(name: str) -> argparse.ArgumentParser | str:
+    """The parser whose help a command prints; the text where that is not argparse's."""
+    parsers, out = [], io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        patch.setattr(argparse.ArgumentParser, "print_help", lambda parser: parsers.append(parser))
+        assert main_of(name)(["--help"]) == 0
+    return parsers[0] if parsers else out.getvalue()
+
+
 def usage_of(name: str) -> str:
     """The usage that argparse makes of a command's flags; of the two parsers that are not argparse's, their `--help`."""
-    usages, out = [], io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        patch.setattr(argparse.ArgumentParser, "print_help", lambda parser: usages.append(parser.format_usage()))
-        assert main_of(name)(["--help"]) == 0
-    return usages[0] if usages else out.getvalue()
+    found = help_of(name)
+    return found if isinstance(found, str) else found.format_usage()
 
 
 @functools.cache
@@ -171,3 +178,45 @@ def test_flags_next_to_the_name_of_a_command() -> None:
         for word, flag in re.findall(rf"`(\w+) {FLAG}", text):
             if (name := f"lm_research.{word}") in NAMES:
                 assert flag in flags_of(name), (word, flag)
+
+
+OWN = [name for name in NAMES if name not in ("lm_research.train", "lm_research.prepare")]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_defaults_are_those_that_help_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number at the end of a flag's help, in parentheses, is its default."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    parser = help_of(name)
+    for flag, number in re.findall(
+        r"^  --([\w-]+)(?:.|\n {8,})*?\(([\d.]+)(?::.*)?\)$", parser.format_help(), flags=re.MULTILINE
+    ):
+        assert str(parser.get_default(flag.replace("-", "_"))).removesuffix(".0") == number, flag
+
+
+# What a number may be, of every flag that has a range.
+RANGES = {
+    "lm_research.evaluate": {"batch_size": "whole 1 1048576", "resamples": "whole 2 1000000"},
+    "lm_research.generate": {"batch_size": "whole 1 1048576"},
+    "lm_research.predict": {
+        "batch_size": "whole 1 1048576", "num_processes": "whole 1 1048576", "process_id": "whole 0 1048576",
+    },
+    "lm_research.convert": {"max-shard-gb": "number 1e-06 1e+06"},
+    "lm_research.plan": {"slices": "whole 1 100000", "price": "number 0 1e+15"},
+    "experiments.run": {"workers": "whole 1 1024"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_ranges_of_flags(name: str, capsys: pytest.CaptureFixture) -> None:
+    """As the message for a word that is no number gives them; tests/common/test_flags.py tests their ends."""
+    found = {}
+    for flag in sorted(flags_of(name)) if name in RANGES else ():
+        try:
+            help_of(name).parse_args([f"--{flag}", "x"])
+        except UserError as error:
+            if match := re.search(r"'x' is no (whole number|number) from (\S+) to (\S+?)\.? ", str(error)):
+                found[flag] = f"{match[1].split()[0]} {match[2]} {match[3]}"
+        except SystemExit:
+            pass
+    assert found == RANGES.get(name, {})
