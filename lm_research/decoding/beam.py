@@ -91,7 +91,7 @@ def search(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], setti
 def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> SearchState:
     """Reads the prompts and takes the first step."""
     width, size = prompts.tokens_BP.shape[1], plan.beams // plan.groups
-    x_BPD, cache = read(bound, prompts, width + plan.beams * plan.steps)
+    x_BPD, cache = read(bound, prompts, width + plan.beams * plan.steps, plan.beams, width)
     rows = len(prompts.start_B)
     empty_BKS = jnp.full((rows, size, width + plan.steps), settings["fill"], jnp.int32)
     empty_BKS = empty_BKS.at[:, :, :width].set(prompts.tokens_BP[:, None])
@@ -156,7 +156,7 @@ def _place(plan: BeamPlan, state: SearchState, width: int) -> CacheSlots:
     own = width + step
     positions_BK = jnp.repeat((own - state.start_B)[:, None], beams, axis=1)
     distance = jnp.broadcast_to(own - place_S, (1, beams, len(slot_S)))
-    return CacheSlots(width + step * beams, positions_BK, visible_BKS, distance)
+    return CacheSlots(width + step * beams, positions_BK, visible_BKS, distance, width)
 
 
 def step(plan: BeamPlan, state: SearchState, logits_BKV: jax.Array, settings: Settings) -> SearchState:

@@ -38,7 +38,7 @@ class _Search(NamedTuple):
 def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array], settings: Settings) -> State:
     """Texts of at most settings["max_new"] new tokens."""
     spare = plan.candidates  # slots behind the last for candidates
-    x_BPD, cache = read(bound, prompts, plan.slots + spare)
+    x_BPD, cache = read(bound, prompts, plan.slots + spare, spare)
     rows, width = prompts.tokens_BP.shape
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
     state = State(
@@ -102,7 +102,7 @@ def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: S
         tokens_RS=put(state.tokens_RS, token_B),
         length=slot + 1,
         finished_R=state.finished_R | ended_B,
-        cache=settle(cache, slot, count, chosen_B, bound.blocks is None),
+        cache=settle(cache, slot, chosen_B, bound.blocks is None),
     )
     return _Search(state, put(search.states_BSD, unit(pick(x_BCD))), pick(logits_BCV))
 
@@ -117,15 +117,17 @@ def _place(plan: ContrastivePlan, state: State) -> CacheSlots:
     return CacheSlots(state.length, positions_BC, visible_BCS, jnp.broadcast_to(distance, (1, *visible_BCS.shape[1:])))
 
 
-def settle(cache: Cache, slot: jax.Array, count: int, chosen_B: jax.Array, stacked: bool) -> Cache:
-    """Moves the chosen one of `count` entries from `slot` on into `slot`."""
+def settle(cache: Cache, slot: jax.Array, chosen_B: jax.Array, stacked: bool) -> Cache:
+    """Moves the chosen one of the entries from `slot` on into `slot`."""
 
     def move(x_BGSK: jax.Array) -> jax.Array:
-        axis = x_BGSK.ndim - 2
-        tried = jax.lax.dynamic_slice_in_dim(x_BGSK, slot, count, axis)
-        chosen = jnp.repeat(chosen_B, len(x_BGSK) // len(chosen_B))  # rows and heads may be one axis
-        kept = jnp.take_along_axis(tried, chosen.reshape(-1, *(1,) * axis, 1), axis=axis)
-        return jax.lax.dynamic_update_slice_in_dim(x_BGSK, kept, slot, axis)
+        axis, size = (
+            x_BGSK.ndim - 2,
+            x_BGSK.shape[-2],
+        )  # layers with a window have few entries, which they fill in turns
+        chosen = jnp.repeat((slot + chosen_B) % size, len(x_BGSK) // len(chosen_B))  # rows and heads may be one axis
+        kept = jnp.take_along_axis(x_BGSK, chosen.reshape(-1, *(1,) * axis, 1), axis=axis)
+        return jax.lax.dynamic_update_slice_in_dim(x_BGSK, kept, slot % size, axis)
 
     layers = jax.tree.map(jax.vmap(move) if stacked else move, (cache.keys, cache.values))
     return cache._replace(keys=layers[0], values=layers[1])

@@ -166,15 +166,20 @@ def sequential(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> C
     return CacheSlots(slot, positions_RL, visible_RLS, own_RL[..., None] - slot_S)
 
 
-def read(bound: BoundModel, prompts: Prompts[jax.Array], slots: int) -> tuple[jax.Array, Cache]:
-    """States of all prompt tokens [B, P, D], and a cache of `slots` slots with them."""
+def read(
+    bound: BoundModel, prompts: Prompts[jax.Array], slots: int, step: int = 1, shared: int = 0
+) -> tuple[jax.Array, Cache]:
+    """States of all prompt tokens [B, P, D], and a cache of `slots` slots with them.
+
+    Others come `step` at once; `shared`: to one place, as beams (see models.attention.cache.capacity).
+    """
     memory = None
     if prompts.source_BM is not None:
         ones = jnp.ones_like(prompts.source_BM)
         _, memory = bound.model.encode(prompts.source_BM, prompts.source_mask_BM, query_segments_BL=ones)
     rows, width = prompts.tokens_BP.shape
-    cache = decode.empty(bound, rows, slots, memory)._replace(first_B=prompts.first_B)
-    place = sequential(prompts.start_B, jnp.int32(0), width, width)
+    cache = decode.empty(bound, rows, slots, memory, step, shared)._replace(first_B=prompts.first_B)
+    place = sequential(prompts.start_B, jnp.int32(0), width, width)._replace(shared=shared, end_B=prompts.end_B)
     if not bound.model.arch.count_padding and prompts.first_B is None:
         real_BP = (prompts.tokens_BP != bound.model.arch.pad_id) & (jnp.arange(width) >= prompts.start_B[:, None])
         place = place._replace(positions_BL=jnp.cumsum(real_BP, axis=1) - 1)

@@ -32,7 +32,8 @@ class Prompts(NamedTuple, Generic[Array]):
     tokens_BP: padded on the left; start_B: the first slot of each row's prompt. Of an encoder-decoder these are the
     decoder's, and source_BM, source_mask_BM the encoder's tokens, padded on the right. name_B2: two numbers that tell a row
     from others for the draws of sampling: a digest of what it says, and how many rows before it say the same. real_B: which rows are
-    prompts, the first of all. first_B: the position of each row's first token, where it is not 0.
+    prompts, the first of all. first_B: the position of each row's first token, where it is not 0. end_B: the slot behind each row's
+    last token, where rows are padded on the right.
     """
 
     tokens_BP: Array
@@ -42,6 +43,7 @@ class Prompts(NamedTuple, Generic[Array]):
     source_mask_BM: Array | None
     real_B: Array
     first_B: Array | None = None
+    end_B: Array | None = None
 
 
 def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:

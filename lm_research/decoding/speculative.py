@@ -73,8 +73,9 @@ def search(
     rows = len(prompts.start_B)
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
     # The last prompt token is read again with the first drafted ones; its keys and values come out the same.
-    _, cache = read(bound, prompts, plan.slots)
-    _, draft_cache = read(draft, prompts, plan.slots)
+    # Drafted tokens that are refused have taken slots, too, so both keep as if J + 1 came at once.
+    _, cache = read(bound, prompts, plan.slots, plan.ahead + 1)
+    _, draft_cache = read(draft, prompts, plan.slots, plan.ahead + 1)
     progress = Progress(
         tokens_BS,
         prompts.start_B,

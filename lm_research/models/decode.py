@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, Layers, write
+from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, Layers, capacity, write
 from lm_research.models.attention.mask import AttentionMask, as_bias, within
 from lm_research.models.block import Block, BlockInputs
 from lm_research.models.decode_layout import BoundModel, bind, predict, unroll
@@ -26,15 +26,21 @@ __all__ = ["BoundModel", "Cache", "CacheSlots", "bind", "empty", "extend", "pred
 CACHE_AXES = ("batch", "act_heads", None, None)
 
 
-def empty(bound: BoundModel, rows: int, slots: int, memory: EncoderOutput | None = None) -> Cache:
-    """A cache without tokens; the encoder's keys and values are computed here, once."""
+def empty(
+    bound: BoundModel, rows: int, slots: int, memory: EncoderOutput | None = None, step: int = 0, shared: int = 0
+) -> Cache:
+    """A cache without tokens; the encoder's keys and values are computed here, once.
+
+    `step` and `shared` say what layers with a window need not keep, see `capacity`.
+    """
     arch = bound.model.arch
 
     def zeros(spec: LayerSpec, *front: int) -> jax.Array:
         heads, width = (1, 1) if spec.attention == "none" else (spec.num_kv_heads, spec.head_size)
+        kept = capacity(spec.reach, slots, step, shared)
         if bound.blocks is not None:
-            return jnp.zeros((rows * heads, slots, width), arch.compute_dtype)
-        return constrain(jnp.zeros((*front, rows, heads, slots, width), arch.compute_dtype), None, *CACHE_AXES)
+            return jnp.zeros((rows * heads, kept, width), arch.compute_dtype)
+        return constrain(jnp.zeros((*front, rows, heads, kept, width), arch.compute_dtype), None, *CACHE_AXES)
 
     layers: Layers
     if bound.blocks is not None:
@@ -61,17 +67,35 @@ def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_B
     """What the blocks share: what is added to scores [B, 1 or H, L, S], from what each new token sees."""
     made: dict[tuple[Any, ...], jax.Array] = {}
     masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
+    sizes = _sizes(bound, cache)
     for spec in bound.model.arch.kinds:
         looks = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"))
         if looks not in made:
-            made[looks] = _bias(bound, spec, slots)
+            made[looks] = _bias(bound, spec, slots, sizes[spec])
         masks[spec] = made[looks]
     memory_mask = None if cache.memory_mask_BM is None else as_bias(cache.memory_mask_BM[:, None, None])
     return BlockInputs(masks, positions_BL, None, memory_mask)
 
 
-def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots) -> jax.Array:
+def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:
+    """How many entries each kind of layer has."""
+    arch = bound.model.arch
+    if bound.blocks is not None:
+        pairs = list(zip(arch.layer_specs, cache.keys, strict=True))
+    else:
+        parts = zip(segments(arch), cache.keys, strict=True)
+        pairs = [(arch.layer_specs[part.first + n], key) for part, keys in parts for n, key in enumerate(keys)]
+    return {spec: key.shape[-2] for spec, key in pairs}
+
+
+def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> jax.Array:
+    """What is added to the scores of a layer of `size` entries."""
     arch, distance_BLS, seen_BLS = bound.model.arch, slots.distance_BLS, slots.visible_BLS
+    held_BC = slots.held(spec.reach, size)
+    if held_BC is not None:  # in the order of the layer's entries
+        at_B1C = jnp.maximum(held_BC, 0)[:, None]
+        distance_BLS = jnp.take_along_axis(distance_BLS, at_B1C, axis=2)
+        seen_BLS = jnp.take_along_axis(seen_BLS, at_B1C, axis=2) & (held_BC >= 0)[:, None]
     if spec.attention == "window":
         seen_BLS = seen_BLS & within(distance_BLS, spec.window, causal=True)
     elif spec.attention == "chunked":
@@ -123,13 +147,10 @@ def _one_by_one(
     blocks: tuple[Block, ...], x_BLD: jax.Array, inputs: BlockInputs, cache: Cache, slots: CacheSlots
 ) -> tuple[jax.Array, Cache]:
     """All layers, which are apart."""
-    own, span = [], slots.visible_BLS.shape[-1]
+    own = []
     for number, block in enumerate(blocks):
-        own.append(LayerCache(cache.keys[number], cache.values[number], slots.slot, span))
-        across = None
-        if cache.cross_keys:
-            key_BGMK = cache.cross_keys[number]
-            across = LayerCache(key_BGMK, cache.cross_values[number], None, key_BGMK.shape[-2])
+        own.append(LayerCache(cache.keys[number], cache.values[number], slots, block.spec.reach))
+        across = LayerCache(cache.cross_keys[number], cache.cross_values[number]) if cache.cross_keys else None
         x_BLD = block(x_BLD, inputs, layer=number, cache=own[-1], cross_cache=across)
     keys, values = tuple(one.key for one in own), tuple(one.value for one in own)
     return x_BLD, cache._replace(keys=keys, values=values)

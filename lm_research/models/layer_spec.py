@@ -80,6 +80,11 @@ class LayerSpec:
     normalize_experts: bool = True
 
     @property
+    def reach(self) -> int:
+        """How many of the latest positions a causal layer can see, its own among them; 0 is all."""
+        return self.window if self.attention in ("window", "chunked") else 0
+
+    @property
     def rotary_width(self) -> int:
         """How many numbers of a head are rotated; of a spec with its sizes."""
         return int(self.head_size * self.rotary_fraction)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lm_research.errors import UserError
+from lm_research.models.attention.cache import capacity
 from lm_research.parallel.hardware import free_bytes
 
 PASS = 1 << 30  # bytes that scores of one pass over several texts may take
@@ -19,10 +20,11 @@ def score_bytes(arch: Any, queries: int, keys: int) -> int:
     return _COPIES * 4 * arch.num_heads * queries * keys
 
 
-def cache_bytes(arch: Any, rows: int, slots: int) -> int:
-    """Of the keys and values of all layers."""
-    widths = sum(spec.num_kv_heads * spec.head_size for spec in arch.layer_specs)
-    return 2 * rows * slots * widths * np.dtype(arch.compute_dtype).itemsize
+def cache_bytes(arch: Any, rows: int, slots: int, places: int = 0) -> int:
+    """Of the keys and values of all layers, in `slots` of the text (layers with a window keep that much) and `places` of an encoder's."""
+    specs = [(spec, capacity(spec.reach, slots, step=1)) for spec in arch.layer_specs]
+    numbers = sum(spec.num_kv_heads * spec.head_size * (kept + places) for spec, kept in specs)
+    return 2 * rows * numbers * np.dtype(arch.compute_dtype).itemsize
 
 
 def rows_at_once(field: str, arch: Any, length: int) -> int:
@@ -41,12 +43,12 @@ def check_search(field: str, arch: Any, lengths: Sequence[int], texts: int, most
     """Raises a UserError if there is no memory for prompts of these lengths and their texts, each of `most` new tokens."""
     longest = max(lengths)
     if arch.encoder is None:
-        slots = longest + most
+        slots, places = longest + most, 0
         needed = len(lengths) * score_bytes(arch, longest, slots)
     else:
-        slots = most + 1
-        needed = len(lengths) * score_bytes(arch.encoder, longest, longest) + cache_bytes(arch, texts, longest)
-    check_free(field, needed + cache_bytes(arch, texts, slots))
+        slots, places = most + 1, longest
+        needed = len(lengths) * score_bytes(arch.encoder, longest, longest)
+    check_free(field, needed + cache_bytes(arch, texts, slots, places))
 
 
 def check_free(field: str, needed: int) -> None:

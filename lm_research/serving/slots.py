@@ -165,7 +165,7 @@ class Slots:
     def _check_room(self) -> None:
         """Raises a UserError, before anything is made, for slots that do not fit into the memory that is free."""
         arch, devices = self.engine.definition.arch, 1 if self.engine.mesh is None else self.engine.mesh.size
-        cache = cache_bytes(arch, self.count, self.length + self.places) + self.count * (self.length + 2 * BIASES) * 4
+        cache = cache_bytes(arch, self.count, self.length, self.places) + self.count * (self.length + 2 * BIASES) * 4
         # Each token of the longest prompt looks at each slot of its row; encoders begin with all rows.
         looks = score_bytes(arch, self.length, self.length)
         if self.places:
@@ -199,6 +199,7 @@ class Slots:
             mask_BM,
             np.ones(len(tokens), bool),
             first_B,
+            np.array([len(ids) for ids in tokens], np.int32),
         )
 
     def join(

@@ -57,7 +57,7 @@ def step_by_step(lm: LanguageModel, tokens_BL: np.ndarray, source: dict[str, np.
         if source:
             ones = jnp.ones_like(source["input_ids"])
             _, memory = bound.model.encode(source["input_ids"], source["attention_mask"], query_segments_BL=ones)
-        cache = decode.empty(bound, len(tokens_BL), slots, memory)
+        cache = decode.empty(bound, len(tokens_BL), slots, memory, step=1)
         place = sequential(START, jnp.int32(0), PROMPT, PROMPT)
         x_BLD, cache = decode.extend(bound, tokens_BL[:, :PROMPT], cache, place)
         return decode.predict(bound, x_BLD), cache

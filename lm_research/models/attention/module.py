@@ -185,17 +185,17 @@ class Attention(nnx.Module):
         if spec.scale_by_layer:
             scale = scale / (layer + 1)
         dropped = (self.arch.attention_dropout_rate, dropout_key)
-        if cache is None or cache.slot is not None:
+        if cache is None or cache.slots is not None:
             key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
             if isinstance(mask, AttentionMask):
                 copies = spec.num_heads // spec.num_kv_heads
                 if copies > 1:
                     key, value = jnp.repeat(key, copies, axis=2), jnp.repeat(value, copies, axis=2)
                 return self.output(attend_in_blocks(query_BLHK, key, value, mask, scale, *dropped, spec.score_cap))
-            if cache is not None:
-                cache.write(key, value)
+            key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.update(key, value)
+        else:
+            key, value = cache.key, cache.value
         assert not isinstance(mask, AttentionMask)
-        key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.read()
         return self.output(dot_product_attention(query_BLHK, key, value, mask, scale, *dropped, probs, spec.score_cap))
 
     def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
