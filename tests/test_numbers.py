@@ -1,0 +1,75 @@
+"""No number that others rely on changes silently: limits and other constants, and defaults of parameters and fields.
+
+Keys of a config have a golden of their own (goldens/schema.txt). Where a number should change, or has another name, write the golden anew:
+
+    python tests/test_numbers.py > tests/goldens/numbers.txt
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "goldens" / "numbers.txt"
+LITERAL = (
+    ast.Constant,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Tuple,
+    ast.List,
+    ast.Dict,
+    ast.Set,
+    ast.operator,
+    ast.unaryop,
+    ast.expr_context,
+)
+
+
+def value_of(node: ast.expr | None) -> Any:
+    """What an expression of literals alone, such as 64 * 2**20, is, if there is a number or truth value in it; else None."""
+    inside = list(ast.walk(node)) if node else []
+    numbers = [one for one in inside if isinstance(one, ast.Constant) and isinstance(one.value, (int, float))]
+    if not numbers or not all(isinstance(one, LITERAL) for one in inside):
+        return None
+    return eval(compile(ast.Expression(node), "literal", "eval"))
+
+
+def named(tree: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
+    """Names of constants, fields and parameters of a file, with what they are by default."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef)):
+            for line in node.body:
+                if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+                    yield line.targets[0].id, line.value
+                elif isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                    yield line.target.id, line.value
+        elif isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            given = node.args
+            positional = [*given.posonlyargs, *given.args]
+            yield from zip(
+                [arg.arg for arg in positional[len(positional) - len(given.defaults) :]], given.defaults, strict=True
+            )
+            yield from zip([arg.arg for arg in given.kwonlyargs], given.kw_defaults, strict=True)
+
+
+def numbers() -> str:
+    """A line for each name and number, with how often there is one; in no file's order, so that moving code changes nothing."""
+    found = collections.Counter(
+        f"{name} = {value!r}"
+        for path in (ROOT / "lm_research").rglob("*.py")
+        for name, node in named(ast.parse(path.read_bytes()))
+        if (value := value_of(node)) is not None
+    )
+    return "".join(f"{line}  ({count})\n" if count > 1 else f"{line}\n" for line, count in sorted(found.items()))
+
+
+def test_numbers_are_those_that_were_reviewed() -> None:
+    assert numbers() == GOLDEN.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    print(numbers(), end="")
