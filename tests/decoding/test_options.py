@@ -72,7 +72,7 @@ ENDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("taken", "refused", "message"), ENDS, ids=str)
+@pytest.mark.parametrize(("taken", "refused", "message"), ENDS, ids=ascii)
 def test_ends_of_ranges(taken: dict[str, Any], refused: dict[str, Any], message: str) -> None:
     made = make_options(taken, {}, {})
     assert all(getattr(made, name) == value for name, value in taken.items())

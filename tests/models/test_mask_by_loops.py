@@ -1,0 +1,104 @@
+"""Masks and cache slots against loops over every query and key."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_research.models.attention.cache import Cache, LayerCache, write
+from lm_research.models.attention.mask import MASKED, AttentionMask, attention_bias, chunked, places_from
+
+SEGMENTS = np.array([[0, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 2, 3]])
+PREFIX = np.array([[0, 1, 1, 0, 1, 0, 0], [2, 0, 0, 0, 0, 1, 0]])
+
+
+def seen(query: int, key: int, causal: bool, window: int) -> bool:
+    """A window is the latest `window` keys where nothing later is seen, else half of it on either side."""
+    if causal:
+        return 0 <= query - key < (window or 10**9)
+    return not window or abs(query - key) <= window // 2
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("window", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_who_sees_whom(causal: bool, window: int, prefix: bool) -> None:
+    """Whole rows, and the block of queries 2 to 5 and keys 1 to 6."""
+    for q, k in ((range(7), range(7)), (range(2, 6), range(1, 7))):
+        given = PREFIX[:, k] if prefix else None
+        found = attention_bias(SEGMENTS[:, q], SEGMENTS[:, k], causal, window, given, first_query=q[0], first_key=k[0])
+        expected = np.full((2, 1, len(q), len(k)), -1e9, np.float32)
+        for row, (i, query), (j, key) in itertools.product(range(2), enumerate(q), enumerate(k)):
+            if SEGMENTS[row, query] == SEGMENTS[row, key] and (
+                seen(query, key, causal, window) or (prefix and PREFIX[row, key] > 0)
+            ):
+                expected[row, 0, i, j] = 0.0
+        np.testing.assert_array_equal(found, expected)
+    assert MASKED == -1e9 and found.dtype == jnp.float32
+
+
+def test_blocks_of_a_bias_by_distance() -> None:
+    """Distances from 1 - 7 to 7 - 1, one number each for two heads; any block is that part of the whole."""
+    numbers = np.random.default_rng(0).normal(size=(2, 13)).astype(np.float32)
+    whole = np.array([[[numbers[h, key - query + 6] for key in range(7)] for query in range(7)] for h in range(2)])
+    for q, k in ((range(7), range(7)), (range(2, 6), range(1, 7)), (range(5, 7), range(3))):
+        mask = AttentionMask(SEGMENTS[:, q], SEGMENTS[:, k], causal=True, window=3, distances_HX=jnp.asarray(numbers))
+        plain = attention_bias(SEGMENTS[:, q], SEGMENTS[:, k], True, 3, None, q[0], k[0])
+        np.testing.assert_allclose(
+            mask.bias(q[0], k[0]), plain + whole[None, :, q[0] : q[-1] + 1, k[0] : k[-1] + 1], rtol=1e-6
+        )
+        np.testing.assert_array_equal(mask._replace(distances_HX=None).bias(q[0], k[0]), plain)
+
+
+def test_places_count_from_the_first_token() -> None:
+    assert places_from(jnp.array([[0, 0, 1, 1], [1, 1, 2, 0]])).tolist() == [[-2, -1, 0, 1], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8])
+def test_chunks_are_shared_by_those_of_a_document_that_are_in_one(chunk: int) -> None:
+    """Positions count from anywhere in a document; a row of 7 touches few enough chunks that none is taken for another."""
+    segments = np.array([[1, 1, 1, 1, 1, 2, 2]])
+    for first in range(9):
+        positions = np.array([[first, first + 1, first + 2, first + 3, first + 4, 0, 1]])
+        found = chunked(jnp.asarray(segments), jnp.asarray(positions), chunk)[0].tolist()
+        for i, j in itertools.combinations(range(7), 2):
+            same = segments[0, i] == segments[0, j] and positions[0, i] // chunk == positions[0, j] // chunk
+            assert (found[i] == found[j]) == same, (first, i, j)
+    padded = chunked(jnp.array([[0, 0, 1]]), jnp.array([[0, 1, 0]]), 1)[0].tolist()
+    assert padded[2] not in padded[:2]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("slot", [2, [0, 3]])
+def test_new_tokens_take_their_slots(slot: int | list[int], flat: bool) -> None:
+    """Two rows of two heads with five slots, of which two new tokens take those from `slot` on; four slots are read."""
+    draw = np.random.default_rng(0)
+    keys, values = draw.normal(size=(2, 2, 2, 5, 3)).astype(np.float32)
+    new = draw.normal(size=(2, 2, 2, 2, 3)).astype(np.float32)  # keys and values [B, L, G, K]
+    expected = [keys.copy(), values.copy()]
+    for part, row, head, token in itertools.product(range(2), repeat=4):
+        at = (slot if isinstance(slot, int) else slot[row]) + token
+        expected[part][row, head, at] = new[part, row, token, head]
+    shaped = lambda x: jnp.asarray(x.reshape(4, 5, 3) if flat else x)  # noqa: E731
+    layer = LayerCache(shaped(keys), shaped(values), jnp.asarray(slot), span=4)
+    layer.write(jnp.asarray(new[0]), jnp.asarray(new[1]))
+    for stored, read, one in zip((layer.key, layer.value), layer.read(), expected, strict=True):
+        np.testing.assert_array_equal(stored.reshape(2, 2, 5, 3), one)
+        np.testing.assert_array_equal(read.reshape(2, 2, 4, 3), one[..., :4, :])
+    np.testing.assert_array_equal(write(shaped(keys), jnp.asarray(new[0]).swapaxes(1, 2), jnp.asarray(slot)), layer.key)
+
+
+def test_segments_of_a_cache() -> None:
+    """Of segments of one and of two layers: pairs for each layer, and back."""
+    cache = Cache(
+        keys=(("k0",), ("k1", "k2")),
+        values=(("v0",), ("v1", "v2")),
+        cross_keys=(("c0",), ("c1", "c2")),
+        cross_values=(("d0",), ("d1", "d2")),
+    )
+    assert cache.of(1) == ((("k1", "v1"), ("k2", "v2")), (("c1", "d1"), ("c2", "d2")))
+    assert cache._replace(cross_keys=()).of(0) == ((("k0", "v0"),), None)
+    assert cache.with_layers([cache.of(0), cache.of(1)]) == cache
