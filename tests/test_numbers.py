@@ -11,31 +11,17 @@ import ast
 import collections
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "goldens" / "numbers.txt"
-LITERAL = (
-    ast.Constant,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.Tuple,
-    ast.List,
-    ast.Dict,
-    ast.Set,
-    ast.operator,
-    ast.unaryop,
-    ast.expr_context,
-)
 
 
-def value_of(node: ast.expr | None) -> Any:
-    """What an expression of literals alone, such as 64 * 2**20, is, if there is a number or truth value in it; else None."""
+def written(node: ast.expr | None) -> str:
+    """An expression, if it is made of literals, names and calls alone and has a number or truth value in it; else nothing."""
     inside = list(ast.walk(node)) if node else []
     numbers = [one for one in inside if isinstance(one, ast.Constant) and isinstance(one.value, (int, float))]
-    if not numbers or not all(isinstance(one, LITERAL) for one in inside):
-        return None
-    return eval(compile(ast.Expression(node), "literal", "eval"))
+    plain = not any(isinstance(one, (ast.Lambda, ast.comprehension, ast.JoinedStr)) for one in inside)
+    return ast.unparse(node) if node and numbers and plain else ""
 
 
 def named(tree: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
@@ -59,10 +45,10 @@ def named(tree: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
 def numbers() -> str:
     """A line for each name and number, with how often there is one; in no file's order, so that moving code changes nothing."""
     found = collections.Counter(
-        f"{name} = {value!r}"
+        f"{name} = {text}"
         for path in (ROOT / "lm_research").rglob("*.py")
         for name, node in named(ast.parse(path.read_bytes()))
-        if (value := value_of(node)) is not None
+        if (text := written(node)) and not text.startswith("key(")
     )
     return "".join(f"{line}  ({count})\n" if count > 1 else f"{line}\n" for line, count in sorted(found.items()))
 

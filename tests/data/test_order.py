@@ -188,7 +188,10 @@ class Shared(SharedRowExamples):
 @pytest.mark.parametrize(("accumulation", "ways", "rows"), [(2, 1, 3), (2, 2, 4), (0, 4, 8)])
 def test_processes_share_rows_of_several_examples(accumulation: int, ways: int, rows: int) -> None:
     """Micro-batches of 6 examples in 3 rows of two, or 4 where their number must be even; 12 examples in 8 where it must be divisible by 4."""
-    feed = lambda part: Feed(Shared(), 12, accumulation, part, 0, ways=ways)(1)["who_BK"]  # noqa: E731
+
+    def feed(part):
+        return Feed(Shared(), 12, accumulation, part, 0, ways=ways)(1)["who_BK"]
+
     whole, micro = feed(slice(None)), 12 // max(1, accumulation)
     assert whole.shape == ((accumulation, rows, 2) if accumulation else (rows, 2))
     examples = train_examples(1, 12, 40, 0)[1]

@@ -98,7 +98,10 @@ def test_scorer_of_a_task(task: str, target: str, more: dict[str, Any], given: A
 
 def test_the_metric_that_comes_first() -> None:
     """The suite's, which may be one that papers do not report; else the usual one; one that there is not is refused."""
-    entry = lambda metric: Entry("x", "classification", "data", metric=metric)  # noqa: E731
+
+    def entry(metric):
+        return Entry("x", "classification", "data", metric=metric)
+
     made = {metric: make_scorer(entry(metric), ["a", "b"], SINGLE) for metric in ("", "f1", "f2")}
     assert [main_metric(entry(metric), made[metric]) for metric in ("", "f1")] == ["accuracy", "f1"]
     assert made["f1"].names.count("f1") == 1

@@ -82,7 +82,10 @@ def test_new_tokens_take_their_slots(slot: int | list[int], flat: bool) -> None:
     for part, row, head, token in itertools.product(range(2), repeat=4):
         at = (slot if isinstance(slot, int) else slot[row]) + token
         expected[part][row, head, at] = new[part, row, token, head]
-    shaped = lambda x: jnp.asarray(x.reshape(4, 5, 3) if flat else x)  # noqa: E731
+
+    def shaped(x):
+        return jnp.asarray(x.reshape(4, 5, 3) if flat else x)
+
     layer = LayerCache(shaped(keys), shaped(values), jnp.asarray(slot), span=4)
     layer.write(jnp.asarray(new[0]), jnp.asarray(new[1]))
     for stored, read, one in zip((layer.key, layer.value), layer.read(), expected, strict=True):

@@ -16,6 +16,8 @@ from lm_research.parallel.rules import (
     batch_sharding,
     batch_shards,
     constrain,
+    flatten_rows,
+    length_parts,
     over_data,
     param_sharding,
     partition_spec,
@@ -139,3 +141,12 @@ def test_two_axes_on_the_same_devices_are_refused() -> None:
 def test_a_batch_is_divided_over_data_and_fsdp() -> None:
     assert batch_shards(mesh(data=2, fsdp=3, context=5, tensor=7).shape) == 2 * 3
     assert batch_shards({"data": 1, "fsdp": 1}) == 1
+
+
+@pytest.mark.parametrize(("context", "length", "parts"), [(1, 6, 1), (2, 6, 2), (2, 5, 1), (4, 6, 1), (4, 8, 4)])
+def test_rows_are_divided_where_their_length_allows_it(context: int, length: int, parts: int) -> None:
+    """Five positions are whole on two devices, six on four; flattening keeps every position."""
+    with jax.sharding.use_abstract_mesh(mesh(context=context)):
+        assert length_parts(length) == parts
+        found = jax.eval_shape(flatten_rows, jnp.zeros((2, length, 3)))
+    assert found.shape == (2 * length, 3) and length_parts(length) == 1
