@@ -30,9 +30,11 @@ def get_config() -> ConfigDict:
     config.model.update(family="albert", num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072)
     config.model.update(embedding_size=128, vocab_size=30000, max_length=512, dtype="bfloat16")
     config.model.update(dropout_rate=0.0, attention_dropout_rate=0.0)
-    config.objective.update(name="masked_lm", mask_rate=0.15, masking="ngram", max_span=3, pairs="sentence_order")
+    config.objective.update(
+        name="masked_lm", mask_rate=0.15, masking="ngram", max_span_length=3, sentence_pair="sentence_order"
+    )
     config.data.update(source="tfds:wikipedia/20230601.en", validation_fraction=0.001, max_length=512)
-    config.tokenizer.update(kind="unigram", vocab_size=30000)
+    config.tokenizer.update(type="unigram", vocab_size=30000)
     config.optimizer.update(name="adamw", learning_rate=4.4e-4, weight_decay=0.01, clip_norm=1.0)
     config.schedule.update(name="linear", warmup_steps=3_125)
     config.train.update(num_steps=125_000, batch_size=4096, accumulation_steps=4)

@@ -36,9 +36,9 @@ def get_config() -> ConfigDict:
     config.model.update(
         vocab_size=30522, max_length=512, dropout_rate=0.1, attention_dropout_rate=0.1, dtype="bfloat16"
     )
-    config.objective.update(name="masked_lm", mask_rate=0.15, next_sentence=True, short_rate=0.1)
+    config.objective.update(name="masked_lm", mask_rate=0.15, sentence_pair="next_sentence", short_seq_prob=0.1)
     config.data.update(source="tfds:wikipedia/20230601.en", validation_fraction=0.001, max_length=512)
-    config.tokenizer.update(kind="unigram", vocab_size=30522)
+    config.tokenizer.update(type="unigram", vocab_size=30522)
     config.optimizer.update(name="adamw", learning_rate=1e-4, beta1=0.9, beta2=0.999, epsilon=1e-6)
     config.optimizer.update(weight_decay=0.01, clip_norm=1.0)
     config.schedule.update(name="linear", warmup_steps=10_000)

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.objective.update(name="replaced_token", mask_rate=0.15, keep_rate=0.15, random_rate=0.0)
     config.objective.update(generator_size=0.25, discriminator_weight=50.0)
     config.data.update(source="tfds:wikipedia/20230601.en", validation_fraction=0.001, max_length=128)
-    config.tokenizer.update(kind="wordpiece", vocab_size=30522, lowercase=True)
+    config.tokenizer.update(type="wordpiece", vocab_size=30522, lowercase=True)
     config.optimizer.update(name="adamw", learning_rate=5e-4, beta1=0.9, beta2=0.999, epsilon=1e-6)
     config.optimizer.update(weight_decay=0.01, clip_norm=1.0)
     config.schedule.update(name="linear", warmup_steps=10_000)

@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     )
     config.objective.name = "causal_lm"
     config.data.update(source="tfds:wikipedia/20230601.en", validation_fraction=0.001, max_length=1024)
-    config.tokenizer.update(kind="bpe", vocab_size=50257, keep_newlines=True)
+    config.tokenizer.update(type="bpe", vocab_size=50257, keep_newlines=True)
     config.optimizer.update(name="adamw", learning_rate=6e-4, beta1=0.9, beta2=0.95, epsilon=1e-8)
     config.optimizer.update(weight_decay=0.1, clip_norm=1.0)
     config.schedule.update(name="cosine", warmup_steps=715, end_ratio=0.1)

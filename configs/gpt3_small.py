@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config = gpt2_small()
     config.model.update(family="gpt3", max_length=2048, dropout_rate=0.0, attention_dropout_rate=0.0)
     config.data.max_length = 2048
-    config.tokenizer.update(kind="byte_bpe", vocab_size=50257, keep_newlines=False)
+    config.tokenizer.update(type="byte_bpe", vocab_size=50257, keep_newlines=False)
     config.schedule.warmup_steps = 715
     config.train.update(num_steps=572_205, batch_size=256)
     return config

@@ -46,7 +46,7 @@ def get_config(arg: str = "bert") -> ConfigDict:
 
 def _bert(config: ConfigDict) -> None:
     config.model.family = "bert"
-    config.objective.update(name="masked_lm", next_sentence=True)
+    config.objective.update(name="masked_lm", sentence_pair="next_sentence")
     config.data.max_length = 32
     config.train.update(num_steps=2400, batch_size=64)
 

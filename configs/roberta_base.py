@@ -32,9 +32,9 @@ def get_config() -> ConfigDict:
     config.model.update(
         vocab_size=50265, max_length=512, dropout_rate=0.1, attention_dropout_rate=0.1, dtype="bfloat16"
     )
-    config.objective.update(name="masked_lm", mask_rate=0.15, next_sentence=False, pairs="none")
+    config.objective.update(name="masked_lm", mask_rate=0.15, sentence_pair="none")
     config.data.update(source="tfds:wikipedia/20230601.en", validation_fraction=0.001, max_length=512, packing=True)
-    config.tokenizer.update(kind="byte_bpe", vocab_size=50265)
+    config.tokenizer.update(type="byte_bpe", vocab_size=50265)
     config.optimizer.update(name="adamw", learning_rate=6e-4, beta1=0.9, beta2=0.98, epsilon=1e-6)
     config.optimizer.update(weight_decay=0.01, clip_norm=0.0)
     config.schedule.update(name="linear", warmup_steps=24_000)

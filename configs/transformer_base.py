@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     )
     config.objective.name = "seq2seq"
     config.data.update(max_length=256, packing=True, validation_fraction=0.01)
-    config.tokenizer.update(kind="bpe", vocab_size=37000)
+    config.tokenizer.update(type="bpe", vocab_size=37000)
     config.optimizer.update(name="adamw", learning_rate=6.99e-4, beta1=0.9, beta2=0.98, epsilon=1e-9)
     config.optimizer.update(weight_decay=0.0, clip_norm=0.0)
     config.schedule.update(name="linear", warmup_steps=4_000)

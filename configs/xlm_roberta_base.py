@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
     languages = ("en", "de", "es", "ru", "zh", "ar")
     config.data.mixture = ", ".join(f"{name}=tfds:wikipedia/20230601.{name}" for name in languages)
     config.data.mixture_alpha = 0.3
-    config.tokenizer.update(kind="unigram", vocab_size=250_002)
+    config.tokenizer.update(type="unigram", vocab_size=250_002)
     config.train.num_steps = 1_500_000
     return config

@@ -48,7 +48,7 @@ from lm_research.errors import (
 Main = Callable[[Config, Path], int | None]
 
 # Keys of the section tokenizer that only training one reads.
-TO_TRAIN = ("kind", "vocab_size", "lowercase", "sentinels")
+TO_TRAIN = ("type", "vocab_size", "lowercase", "sentinels")
 # Flags that say where this process stands among those of a run; parallel/processes.py reads the variables.
 _PLACE = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",

@@ -85,7 +85,7 @@ def test_an_override_may_mend_what_the_file_got_wrong(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("beside", ["train.init_from", "tokenizer.path"])
-@pytest.mark.parametrize("key", ["kind=bpe", "vocab_size=999", "lowercase=true", "sentinels=5"])
+@pytest.mark.parametrize("key", ["type=bpe", "vocab_size=999", "lowercase=true", "sentinels=5"])
 def test_flags_of_a_tokenizer_to_train_where_none_is_trained(tmp_path: Path, beside: str, key: str) -> None:
     with pytest.raises(
         ConfigError, match=f"--config.tokenizer.{key.partition('=')[0]} .*{beside}=somewhere.*Leave out"

@@ -126,20 +126,24 @@ def test_every_real_size_is_tested() -> None:
 
 def test_encoder_decoder_recipes_are_those_of_the_papers() -> None:
     t5, bart = shipped("t5_small.py"), shipped("bart_base.py")
-    assert (t5.objective.name, t5.objective.mask_rate, t5.objective.mean_span) == ("span_corruption", 0.15, 3.0)
+    assert (t5.objective.name, t5.objective.mask_rate, t5.objective.mean_span_length) == ("span_corruption", 0.15, 3.0)
     assert (t5.train.batch_size, t5.data.max_length, t5.train.num_steps) == (128, 512, 2**19)  # Raffel et al., 3.1
     assert t5.tokenizer.sentinels == 100
-    assert (bart.objective.name, bart.objective.infill_rate, bart.objective.permute_rate) == ("denoising", 0.3, 1.0)
+    assert (bart.objective.name, bart.objective.text_infilling_prob, bart.objective.permute_sentence_prob) == (
+        "denoising",
+        0.3,
+        1.0,
+    )
 
 
 def test_encoder_recipes_are_those_of_the_papers() -> None:
     roberta, electra, albert = (shipped(f"{name}.py") for name in ("roberta_base", "electra_small", "albert_base"))
     assert (roberta.optimizer.beta2, roberta.optimizer.epsilon) == (0.98, 1e-6)  # Liu et al. 2019, table 9
     assert (roberta.optimizer.learning_rate, roberta.schedule.warmup_steps) == (6e-4, 24_000)
-    assert roberta.objective.pairs == "none" and roberta.objective.static == 0 and roberta.data.packing
+    assert roberta.objective.sentence_pair == "none" and roberta.objective.dupe_factor == 0 and roberta.data.packing
     assert (electra.objective.generator_size, electra.objective.discriminator_weight) == (0.25, 50.0)  # table 6
     assert (electra.train.batch_size, electra.data.max_length, electra.optimizer.learning_rate) == (128, 128, 5e-4)
-    assert (albert.objective.pairs, albert.objective.masking, albert.objective.max_span) == (
+    assert (albert.objective.sentence_pair, albert.objective.masking, albert.objective.max_span_length) == (
         "sentence_order",
         "ngram",
         3,
@@ -151,10 +155,10 @@ def test_encoder_recipes_are_those_of_the_papers() -> None:
 @pytest.mark.parametrize("size", ["tiny", "mini", "small", "base", "large"])
 def test_bert_recipe_is_that_of_the_paper(size: str) -> None:
     config = shipped(f"bert_{size}.py")  # Devlin et al. 2018, section 3.1 and appendix A.2
-    assert (config.objective.name, config.objective.mask_rate, config.objective.next_sentence) == (
+    assert (config.objective.name, config.objective.mask_rate, config.objective.sentence_pair) == (
         "masked_lm",
         0.15,
-        True,
+        "next_sentence",
     )
     assert (config.train.batch_size, config.data.max_length, config.train.num_steps) == (256, 512, 1_000_000)
     optimizer, schedule = config.optimizer, config.schedule
@@ -167,7 +171,7 @@ def test_bert_recipe_is_that_of_the_paper(size: str) -> None:
 @pytest.mark.parametrize(("size", "rate"), [("small", 6e-4), ("medium", 3e-4), ("large", 2.5e-4), ("xl", 2e-4)])
 def test_gpt2_recipe_is_gpt3s_of_the_nearest_size(size: str, rate: float) -> None:
     config = shipped(f"gpt2_{size}.py")  # Brown et al. 2020, table 2.1 and appendix B
-    assert (config.objective.name, config.tokenizer.kind) == ("causal_lm", "bpe")
+    assert (config.objective.name, config.tokenizer.type) == ("causal_lm", "bpe")
     assert config.optimizer.learning_rate == rate
     assert (config.optimizer.beta2, config.optimizer.weight_decay, config.optimizer.clip_norm) == (0.95, 0.1, 1.0)
     assert (config.schedule.name, config.schedule.end_ratio) == ("cosine", 0.1)
@@ -179,7 +183,7 @@ def test_gpt2_recipe_is_gpt3s_of_the_nearest_size(size: str, rate: float) -> Non
 def test_quickstart_has_a_bert_and_a_gpt_of_one_size() -> None:
     bert, gpt = shipped("quickstart.py"), shipped("quickstart.py:gpt")
     assert bert == shipped("quickstart.py:bert")
-    assert bert.objective.name == "masked_lm" and bert.objective.next_sentence
+    assert bert.objective.name == "masked_lm" and bert.objective.sentence_pair == "next_sentence"
     assert gpt.objective.name == "causal_lm"
     assert bert.model.family != gpt.model.family
 
@@ -246,7 +250,7 @@ def test_an_integer_is_a_float_but_not_the_other_way_round() -> None:
         ({"optimizer": {"learning_rate": 10**400}}, "learning_rate"),
         ({"optimizer": {"weight_decay": 1e300}}, "weight_decay"),
         ({"task": {"name": "embedding", "value_one": -1e31}}, "value_one"),
-        ({"task": {"name": "question_answering", "null_threshold": float("inf")}}, "finite"),
+        ({"task": {"name": "question_answering", "null_score_diff_threshold": float("inf")}}, "finite"),
         ({"train": {"budget": "1e400h"}}, "budget"),
         ({"train": {"budget": "²h"}}, "budget"),
         ({"profile": {"steps": "²-³"}}, "FIRST-LAST"),

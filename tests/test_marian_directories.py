@@ -83,7 +83,7 @@ def test_it_is_fine_tuned(opus: pathlib.Path, tmp_path: pathlib.Path) -> None:
         "optimizer.learning_rate": 1e-3,
         "logging.trackers": "none",
         "eval.every_steps": 0,
-        "task.decoding": "num_beams=2",
+        "task.generation": "num_beams=2",
     }
     flags = [f"--config.{key}={value}" for key, value in keys.items()]
     assert call([f"--config={ROOT}/configs/finetune/seq2seq.py", f"--workdir={tmp_path}/run", *flags]) == 0

@@ -92,7 +92,7 @@ def test_inspect(config_file: pathlib.Path, tmp_path: pathlib.Path, capsys: pyte
         (["--config={config}", "--workdir={tmp}", "--runner_options=--x"], "--runner_options are for --runner"),
         (["--inspect={tmp}/nothing"], "nothing"),
         (["--inspect={tmp}"], "is a folder without a tokenizer"),
-        (["--config={config}", "--workdir={tmp}", "--config.clean.scrub=mail"], "clean.scrub names 'mail'"),
+        (["--config={config}", "--workdir={tmp}", "--config.clean.redact_pii=mail"], "clean.redact_pii names 'mail'"),
         (["--config={config}", "--workdir={tmp}", "--config.data.source={tmp}/x.txt"], "does not exist"),
     ],
 )

@@ -281,8 +281,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
 
 @pytest.mark.slow
 def test_a_run_that_stopped_goes_on_by_skipping(lab: Lab, tmp_path: pathlib.Path, poisoned: dict) -> None:
-    """train.nonfinite may change between restarts; the result is that of a run that skipped from the start."""
-    skip = "--config.train.nonfinite=skip"
+    """train.on_nonfinite may change between restarts; the result is that of a run that skipped from the start."""
+    skip = "--config.train.on_nonfinite=skip"
     assert lab.train(tmp_path / "stopped") == 3
     assert lab.train(tmp_path / "stopped", skip) == 0
     assert lab.train(tmp_path / "skipped", skip) == 0

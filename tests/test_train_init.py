@@ -51,7 +51,7 @@ def test_training_starts_from_the_parameters_shape_and_tokenizer_of_a_directory(
 
 def test_what_does_not_fit_is_logged(lab: Any, hf: pathlib.Path, tmp_path: pathlib.Path) -> None:
     workdir = tmp_path / "plain"
-    assert lab.train(workdir, f"--config.train.init_from={hf}", "--config.objective.next_sentence=False", *STEPS) == 0
+    assert lab.train(workdir, f"--config.train.init_from={hf}", "--config.objective.sentence_pair=none", *STEPS) == 0
     log = (workdir / "log.txt").read_text()
     assert "not used by this model" in log and "cls.seq_relationship.weight" in log
 

@@ -21,7 +21,7 @@ WHERE = "山上 河边 城里 家中 船头 树下 桥东 南门".split()
 WHAT = "读书 唱歌 休息 工作 打仗 喝茶 写字 做饭 看花 种田".split()
 MARKS = "。！？"
 FLAGS = (
-    "--config.objective.next_sentence=False",
+    "--config.objective.sentence_pair=none",
     "--config.eval.num_samples=2",
     "--config.optimizer.learning_rate=5e-3",
 )
@@ -54,7 +54,7 @@ def test_chinese_is_learned_and_shown(kind: str, lab: Lab, tmp_path: pathlib.Pat
     characters = set("".join(chinese()))
     size = 5 + len(characters) + {"unigram": 256 + 25, "wordpiece": 0}[kind]  # roles, characters, bytes, some words
     flags = [*FLAGS, f"--config.data.source={tmp_path}/zh.txt", f"--config.tokenizer.vocab_size={size}"]
-    flags += [f"--config.tokenizer.kind={kind}", "--config.objective.masking=whole_word", "--config.train.num_steps=50"]
+    flags += [f"--config.tokenizer.type={kind}", "--config.objective.masking=whole_word", "--config.train.num_steps=50"]
     assert lab.train(tmp_path / "run", *flags, f"--config.data.cache_dir={tmp_path}") == 0
     found, log = summary(tmp_path / "run"), (tmp_path / "run" / "log.txt").read_text()
     assert found["eval"]["eval_mlm_loss_nats"] < found["unigram_loss_nats"]

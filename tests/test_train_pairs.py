@@ -24,7 +24,7 @@ KEYS = {
     "model.dtype": "float32",
     "data.max_length": 32,
     "data.validation_fraction": 0.1,
-    "tokenizer.kind": "byte_bpe",
+    "tokenizer.type": "byte_bpe",
     "tokenizer.vocab_size": 300,
     "schedule.warmup_steps": 5,
     "optimizer.learning_rate": 3e-3,

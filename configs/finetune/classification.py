@@ -46,18 +46,18 @@ from ml_collections import ConfigDict
 
 from lm_research.config import default_config
 
-# Name -> fields of the two texts, target, metric that the benchmark reports, split to hold out.
+# Name -> fields of the two texts, problem type, metric that the benchmark reports, split to hold out.
 GLUE = {
-    "cola": ("sentence", "", "label", "matthews", "validation"),
-    "sst2": ("sentence", "", "label", "accuracy", "validation"),
-    "mrpc": ("sentence1", "sentence2", "label", "f1", "validation"),
-    "stsb": ("sentence1", "sentence2", "value", "spearman", "validation"),
-    "qqp": ("question1", "question2", "label", "f1", "validation"),
-    "mnli": ("premise", "hypothesis", "label", "accuracy", "validation_matched"),
-    "mnli_mismatched": ("premise", "hypothesis", "label", "accuracy", "validation_mismatched"),
-    "qnli": ("question", "sentence", "label", "accuracy", "validation"),
-    "rte": ("sentence1", "sentence2", "label", "accuracy", "validation"),
-    "wnli": ("sentence1", "sentence2", "label", "accuracy", "validation"),
+    "cola": ("sentence", "", "single_label", "matthews", "validation"),
+    "sst2": ("sentence", "", "single_label", "accuracy", "validation"),
+    "mrpc": ("sentence1", "sentence2", "single_label", "f1", "validation"),
+    "stsb": ("sentence1", "sentence2", "regression", "spearman", "validation"),
+    "qqp": ("question1", "question2", "single_label", "f1", "validation"),
+    "mnli": ("premise", "hypothesis", "single_label", "accuracy", "validation_matched"),
+    "mnli_mismatched": ("premise", "hypothesis", "single_label", "accuracy", "validation_mismatched"),
+    "qnli": ("question", "sentence", "single_label", "accuracy", "validation"),
+    "rte": ("sentence1", "sentence2", "single_label", "accuracy", "validation"),
+    "wnli": ("sentence1", "sentence2", "single_label", "accuracy", "validation"),
 }
 
 # Name -> fields of the two texts, metric that the benchmark reports, tokens of a row.
@@ -85,8 +85,8 @@ def get_config(name: str = "") -> ConfigDict:
     if name in SUPERGLUE:
         text, pair, metric, length = SUPERGLUE[name]
         config.task.update(text_key=text, pair_key=pair, metric=metric)
-        config.task.update(together_key="question_id" if name in ("multirc", "record") else "")
-        config.task.update(credit_key="f1" if name == "record" else "")
+        config.task.update(group_key="question_id" if name in ("multirc", "record") else "")
+        config.task.update(relevance_key="f1" if name == "record" else "")
         config.data.update(max_length=length)
         config.train.update(num_epochs=10.0)
         config.optimizer.update(learning_rate=1e-5)
@@ -99,8 +99,8 @@ def get_config(name: str = "") -> ConfigDict:
         config.task.update(test="tfds:xnli@test")
         config.optimizer.update(learning_rate=2e-5)
     elif name:
-        text, pair, target, metric, held_out = GLUE[name]
+        text, pair, problem, metric, held_out = GLUE[name]
         dataset = name.partition("_")[0]
-        config.task.update(text_key=text, pair_key=pair, target=target, metric=metric)
+        config.task.update(text_key=text, pair_key=pair, problem_type=problem, metric=metric)
         config.task.update(train=f"tfds:glue/{dataset}@train", validation=f"tfds:glue/{dataset}@{held_out}")
     return config

@@ -6,7 +6,7 @@ Command
 
     Records have two texts that belong together, `text` and `pair` (a question and its answer, two ways to say a thing), and
     perhaps one that does not go with the first (task.negative_key). With `:stsb` they are the sentence pairs of STS-B from TensorFlow
-    Datasets, and their similarity from 0 to 5 is learned; for files of that kind set task.target=value, task.label_key,
+    Datasets, and their similarity from 0 to 5 is learned; for files of that kind set task.problem_type=regression, task.label_key,
     task.value_zero and task.value_one.
 
 Hardware   any; BERT-base at length 128 and 128 pairs should take about 27 GB, going by classification.py's 5 GB for an eighth of the
@@ -41,7 +41,9 @@ def get_config(name: str = "") -> ConfigDict:
     config.checkpoint.update(every_steps=0)
     if name:
         dataset = {"stsb": "glue/stsb"}[name]
-        config.task.update(text_key="sentence1", pair_key="sentence2", target="value", value_zero=0.0, value_one=5.0)
+        config.task.update(
+            text_key="sentence1", pair_key="sentence2", problem_type="regression", value_zero=0.0, value_one=5.0
+        )
         config.task.update(train=f"tfds:{dataset}@train", validation=f"tfds:{dataset}@validation")
         config.train.update(num_epochs=4.0, batch_size=16)
     return config

@@ -11,7 +11,7 @@ Command
 Hardware   untried on accelerators. A 7B model wants several: --config.mesh.preset=fsdp.
 Time       not yet measured here.
 Result     Taori et al. 2023 give no loss; Wang et al. 2022 (Self-Instruct) rate answers by hand. What a run reports is eval_lm_loss_nats
-           and eval_perplexity of held-out answers and, with --config.task.generate=end, exact match. Not measured here.
+           and eval_perplexity of held-out answers and, with --config.task.predict_with_generate=end, exact match. Not measured here.
 
 Sources
     Taori et al. 2023, Stanford Alpaca, its training command for Llama 7B: 3 epochs, batch 128, learning rate 2e-5, cosine after 3% of
@@ -28,7 +28,7 @@ from lm_research.config import default_config
 def get_config() -> ConfigDict:
     """Alpaca's recipe."""
     config = default_config()
-    config.task.update(name="instruction", text_key="prompt", label_key="completion", generate="never")
+    config.task.update(name="instruction", text_key="prompt", label_key="completion", predict_with_generate="never")
     config.data.update(max_length=512)
     config.model.update(family="gpt2", max_length=1024, dropout_rate=0.0, attention_dropout_rate=0.0)
     config.train.update(num_epochs=3.0, batch_size=128)

@@ -30,7 +30,7 @@ def get_config(squad: str = "") -> ConfigDict:
     """BERT's recipe; `squad` is "squad" or "squad2", or empty for files."""
     config = default_config()
     config.task.update(name="question_answering", text_key="context", pair_key="question", label_key="answers")
-    config.task.update(stride=128, max_answer_length=30, n_best=20)
+    config.task.update(doc_stride=128, max_answer_length=30, n_best=20)
     config.data.update(max_length=384)
     config.train.update(num_epochs=3.0, batch_size=32)
     config.optimizer.update(learning_rate=5e-5, weight_decay=0.01, epsilon=1e-6, clip_norm=1.0)

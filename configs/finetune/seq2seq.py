@@ -47,7 +47,9 @@ DATA = {
 def get_config(name: str = "") -> ConfigDict:
     """T5's recipe; `name` is a key of DATA, or empty for files."""
     config = default_config()
-    config.task.update(name="seq2seq", text_key="source", label_key="target", generate="each", metric="bleu")
+    config.task.update(
+        name="seq2seq", text_key="source", label_key="target", predict_with_generate="each", metric="bleu"
+    )
     config.data.update(max_length=512)
     config.objective.target_length = 128
     config.model.update(family="t5", max_length=512, dropout_rate=0.1)
@@ -60,7 +62,7 @@ def get_config(name: str = "") -> ConfigDict:
         data, source, target, prefix, source_length, target_length, metric = DATA[name]
         parts = {part: f"tfds:{data}@{part}" for part in ("train", "validation", "test")}
         config.task.update(text_key=source, label_key=target, source_prefix=prefix, metric=metric, **parts)
-        config.task.decoding = "num_beams=4,length_penalty=0.6"
+        config.task.generation = "num_beams=4,length_penalty=0.6"
         config.data.update(max_length=source_length, on_error="skip")
         config.objective.target_length = target_length
     return config

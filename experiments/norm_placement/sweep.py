@@ -12,7 +12,7 @@ def get_sweep() -> Sweep:
     """A quarter, one and four times the config's rate, by placement and warm-up."""
     rate = settings.base(CONFIG).optimizer.learning_rate
     points = settings.grid(
-        model__norm=["pre", "post"],
+        model__norm_position=["pre", "post"],
         schedule__warmup_ratio=[0.0, 0.1],
         optimizer__learning_rate=[float(f"{rate * factor:.3g}") for factor in (0.25, 1, 4)],
         seed=settings.seeds(2),

@@ -24,10 +24,10 @@ def get_sweep() -> Sweep:
     ]
     small = {
         "data.source": os.environ.get("STUDY_VERSES", "runs/verses.txt"),
-        "data.documents": "line",
+        "data.document_separator": "line",
         "data.max_length": 128,
         "train.num_steps": 120,
         "logging.every_steps": 20,
     }
-    fixed = {"objective.pairs": "none", "objective.short_rate": 0.0}
+    fixed = {"objective.sentence_pair": "none", "objective.short_seq_prob": 0.0}
     return settings.study(CONFIG, points, small, fixed, "eval_mlm_loss_nats")

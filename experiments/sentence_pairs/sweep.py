@@ -10,5 +10,5 @@ CONFIG = "configs/quickstart.py"
 
 def get_sweep() -> Sweep:
     """The three tasks on the same text."""
-    points = settings.grid(objective__pairs=["next_sentence", "sentence_order", "none"], seed=settings.seeds(3))
+    points = settings.grid(objective__sentence_pair=["next_sentence", "sentence_order", "none"], seed=settings.seeds(3))
     return settings.study(CONFIG, points, {"train.num_steps": 600}, metric="eval_mlm_loss_nats")

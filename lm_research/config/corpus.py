@@ -95,7 +95,9 @@ class DataConfig(Section):
     validation_fraction: float = key(
         0.05, "Share of documents held out without validation_source.", low=0.0001, high=0.9
     )
-    documents: str = key("blank_line", "Text files: what separates documents.", choices=("blank_line", "file", "line"))
+    document_separator: str = key(
+        "blank_line", "Text files: what separates documents.", choices=("blank_line", "file", "line")
+    )
     text_key: str | None = key(
         None,
         "Records: the field, column or feature that holds the text; none picks `text`, or the only (tfds: first) one.",
@@ -171,7 +173,7 @@ class CleanConfig(Section):
         low=0.0,
         high=1.0,
     )
-    scrub: tuple[str, ...] = key(
+    redact_pii: tuple[str, ...] = key(
         (),
         "What to replace by its name in brackets: any of email, phone, ip, card, key; or all (data/cleaning/scrub.py).",
     )
@@ -179,7 +181,7 @@ class CleanConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig(Section):
-    kind: str = key(
+    type: str = key(
         "unigram",
         "Tokenizer to train: unigram or bpe (sentencepiece), wordpiece or byte_bpe (tokenizers).",
         choices=("unigram", "bpe", "wordpiece", "byte_bpe"),

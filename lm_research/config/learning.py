@@ -83,7 +83,7 @@ class TrainConfig(Section):
         "What the run may spend, instead of num_steps: time (90s, 30min, 2h), 1e18flops or 2e9tokens; none goes by num_steps.",
     )
     batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1, high=2**24)
-    batch_per_device: int | None = key(
+    per_device_batch_size: int | None = key(
         None,
         "Instead of batch_size: examples of a micro-batch on each device that has rows of its own (the mesh's data x fsdp). batch_size becomes "
         "that times those devices times accumulation_steps, and is kept with the run.",
@@ -108,7 +108,7 @@ class TrainConfig(Section):
         low=0.0,
         high=0.999999,
     )
-    nonfinite: str = key(
+    on_nonfinite: str = key(
         "stop",
         "On a NaN or infinite loss: stop before the update (exit code 3), or skip that update.",
         choices=("stop", "skip"),
@@ -121,7 +121,7 @@ class TrainConfig(Section):
     )
 
     def check(self, config: Config) -> None:
-        if self.batch_size % self.accumulation_steps and not self.batch_per_device:
+        if self.batch_size % self.accumulation_steps and not self.per_device_batch_size:
             raise ConfigError(
                 f"train.batch_size={self.batch_size} cannot be divided into train.accumulation_steps="
                 f"{self.accumulation_steps} equal micro-batches. Use a multiple of {self.accumulation_steps}."
@@ -139,7 +139,7 @@ class LoraConfig(Section):
     )
     alpha: float = key(16.0, "An adapter's product counts alpha / rank.", low=0.0, high=1e6)
     rslora: bool = key(False, "It counts alpha / sqrt(rank) instead (Kalajdzievski 2023), for large ranks.")
-    targets: tuple[str, ...] = key(
+    target_modules: tuple[str, ...] = key(
         ("attention/(query|value)/",),
         "Matrices with an adapter: regular expressions that are looked for in paths such as encoder/layers/attention/query/kernel, "
         "a list.",
@@ -150,7 +150,7 @@ class LoraConfig(Section):
         low=0.0,
         high=0.99,
     )
-    full: tuple[str, ...] = key(
+    modules_to_save: tuple[str, ...] = key(
         (),
         "Other parameters that learn, as they are: regular expressions as above; none takes a task's classifier and the parts that "
         "train.init_from lacks.",

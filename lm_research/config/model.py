@@ -34,7 +34,7 @@ class ModelConfig(Section):
     max_length: int = key(512, "Longest sequence the position table covers.", low=8, high=2**24)
     dropout_rate: float = key(0.1, "Dropout on embeddings and on both residual branches.", low=0.0, high=0.99)
     attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
-    norm: str | None = key(
+    norm_position: str | None = key(
         None,
         "Where blocks normalise: after each residual sum (post) or before each branch (pre); None is the family's way.",
         choices=("post", "pre"),
@@ -60,11 +60,11 @@ class ModelConfig(Section):
         "What the backward pass recomputes: nothing, all but matrix products, or whole blocks.",
         choices=("none", "dots", "full"),
     )
-    attention: str = key(
+    attention_backend: str = key(
         "auto",
-        "plain keeps the scores of a layer in memory; flash is kernels of GPUs and TPUs that never do; auto takes them on GPUs for bfloat16, "
+        "xla keeps the scores of a layer in memory; flash is kernels of GPUs and TPUs that never do; auto takes them on GPUs for bfloat16, "
         "and on TPUs for rows of 512 and more without dropout of attention.",
-        choices=("auto", "plain", "flash"),
+        choices=("auto", "xla", "flash"),
     )
 
     def check(self, config: Config) -> None:

@@ -77,7 +77,7 @@ def read_whole_config(path: Path, error: type[UserError] = CheckpointError) -> t
 def read_keys(path: Path, fix: str = _ADVICE) -> dict[str, Any]:
     """The config.json of a run by dotted key, one of an earlier version in today's form; raises a CheckpointError if it cannot be read."""
     values = read_json(path, error=CheckpointError, fix=fix)
-    if stored.is_old(values):
+    if stored.migrated(values) != values:
         with contextlib.suppress(ConfigError):  # of what there is no more: as it stands
             known, unknown = stored.complete(values)
             values = json.loads(json.dumps(known)) | unknown

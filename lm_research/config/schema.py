@@ -6,6 +6,7 @@ are looked up last.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -58,7 +59,7 @@ def _names_in(section: str) -> list[str]:
 
 
 def find(name: str, chosen: str | None = None) -> Key:
-    """The key of a dotted name, or the entry of a dict; of a section with variants that of `chosen`, or else of any that has it.
+    """The key of a dotted name, or the entry of a dict; in a section with variants, that of `chosen`, else with the choices of all that have it.
 
     Raises:
       ConfigError: there is none; with the nearest name.
@@ -71,8 +72,11 @@ def find(name: str, chosen: str | None = None) -> Key:
         return key.at(entry)
     if section in VARIANTS and leaf:
         registry = VARIANTS[section]
-        for variant in [chosen] if chosen and leaf in registry.keys(chosen) else registry.owners(leaf):
-            return registry.keys(variant)[leaf]
+        if chosen and leaf in registry.keys(chosen):
+            return registry.keys(chosen)[leaf]
+        if keys := [registry.keys(variant)[leaf] for variant in registry.owners(leaf)]:
+            choices = dict.fromkeys(choice for key in keys for choice in key.choices)
+            return dataclasses.replace(keys[0], choices=tuple(choices) if all(key.choices for key in keys) else ())
     raise ConfigError(f"config.{name} is {_unknown(name, section, leaf)}")
 
 

@@ -134,7 +134,7 @@ def _key(config: Config) -> str:
         FORMAT,
         [[name, sources.fingerprint(source, data)] for name, source in mixture.sources_of(data)],
         held_out,
-        data.documents,
+        data.document_separator,
         data.on_error,
         _cleaning(config.clean),
         tokenizer_key(tokenizer, "sentinels"),
@@ -145,9 +145,10 @@ def _key(config: Config) -> str:
 
 def _cleaning(clean: CleanConfig) -> dict[str, object]:
     """The section clean as the names of corpora have always had it."""
-    lists = {name: ",".join(getattr(clean, name)) for name in ("scripts", "scrub")}
+    lists = {"scripts": ",".join(clean.scripts), "scrub": ",".join(clean.redact_pii)}
     unset = {"near_duplicates": clean.near_duplicates or 0.0, "max_characters": clean.max_characters or 0}
-    return dataclasses.asdict(clean) | lists | unset
+    values = {"scrub" if name == "redact_pii" else name: value for name, value in dataclasses.asdict(clean).items()}
+    return values | lists | unset
 
 
 def _build(config: Config, folder: pathlib.Path, log: Log, runner: Runner, bars: Bars) -> None:
@@ -205,7 +206,7 @@ def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log
     names = mixture.sources_of(config.data)
     origin = dict(
         origin=[choice.report for choice in choices],
-        tokenizer=dict(kind=config.tokenizer.path or config.tokenizer.kind, size=tokenizer.size, roles=tokenizer.roles),
+        tokenizer=dict(kind=config.tokenizer.path or config.tokenizer.type, size=tokenizer.size, roles=tokenizer.roles),
         built_with={"lm_research": lm_research.__version__}
         | {name: importlib.metadata.version(name) for name in _LIBRARIES},
     )
@@ -257,7 +258,7 @@ def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path,
                 "into spaces. Set --config.tokenizer.keep_newlines=False, or leave config.tokenizer.path empty to "
                 "train one."
             )
-    what = f"Loaded tokenizer {settings.path}" if settings.path else f"Trained tokenizer ({settings.kind})"
+    what = f"Loaded tokenizer {settings.path}" if settings.path else f"Trained tokenizer ({settings.type})"
     log(f"{what}: {tokenizer.size:,} tokens ({time.perf_counter() - started:.1f} s).")
     return load_tokenizer(folder)
 

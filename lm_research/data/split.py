@@ -173,7 +173,7 @@ def _cut_document(choice: Choice, config: Config, log: Log) -> Choice:
     if len(sentences) < 2:
         raise DataError(
             f"The corpus {choice.spool.source} is too small: one document of one sentence leaves nothing to hold out. Give more "
-            f"text (config.data.documents={data.documents!r} says how text files are divided) or a "
+            f"text (config.data.document_separator={data.document_separator!r} says how text files are divided) or a "
             "config.data.validation_source."
         )
     count = min(max(1, round(data.validation_fraction * len(sentences))), len(sentences) - 1)

@@ -33,12 +33,12 @@ _OF_CLASSES = ("classification", "tagging")
 # How a run wrote its texts, and which tags it read, how.
 _REMEMBERED = (
     "source_prefix",
-    "decoding",
+    "generation",
     "decoder_start",
     "source_language",
     "target_language",
     "column",
-    "stride",
+    "doc_stride",
     "long_sentences",
 )
 _LONGEST = 512  # tokens of a row where neither the run nor the model says
@@ -123,10 +123,10 @@ def task_config(
         raise ConfigError(
             f"Task {entry.name}: max_length is {length}, but {path} has positions for {longest}. Lower it in the suite."
         )
-    names = ("text_key", "pair_key", "label_key", "target", "label_separator", "metric")
+    names = ("text_key", "pair_key", "label_key", "problem_type", "label_separator", "metric")
     given = {name: getattr(entry, name) for name in names} | {"train": entry.data, "validation": entry.data}
     learned = own["task"] if own and own["task"] and own["task"]["name"] == entry.task else {}
-    given |= {name: learned[name] for name in _REMEMBERED if name in learned} | {"generate": "each"}
+    given |= {name: learned[name] for name in _REMEMBERED if name in learned} | {"predict_with_generate": "each"}
     if lm.embedding is not None and lm.embedding.supported:
         said = lm.embedding
         given |= {"pooling": said.pooling, "normalize": said.normalize, "prompt": said.prompt()}
@@ -153,13 +153,13 @@ def check_outputs(entry: Entry, lm: LanguageModel, directory: pathlib.Path, need
     count, problem = lm.definition.head.num_labels, lm.config.to_dict().get("problem_type")
     if needed != count:
         raise ConfigError(
-            f"Task {entry.name}: target={entry.target} has {needed} outputs in {entry.data}, but {directory} has {count}. Name the right "
-            "field in label_key, or set target."
+            f"Task {entry.name}: problem_type={entry.problem_type} has {needed} outputs in {entry.data}, but {directory} has {count}. Name the right "
+            "field in label_key, or set problem_type."
         )
-    if problem and (problem == "regression") != (entry.target == "value"):
+    if problem and (problem == "regression") != (entry.problem_type == "regression"):
         raise ConfigError(
-            f"Task {entry.name}: {directory} says problem_type={problem}, but target is {entry.target}. Set target to value where the "
-            "model gives values, and to label or labels where it does not."
+            f"Task {entry.name}: {directory} says problem_type={problem}, but the suite says {entry.problem_type}. Set it to regression where the "
+            "model gives values, and to single_label or multi_label where it does not."
         )
 
 
@@ -171,7 +171,7 @@ def class_names(entry: Entry, lm: LanguageModel, path: pathlib.Path) -> tuple[st
     if entry.task not in _OF_CLASSES:
         return None
     count = lm.definition.head.num_labels
-    if entry.target == "value":
+    if entry.problem_type == "regression":
         return ()
     if entry.labels:
         if len(entry.labels) != count:

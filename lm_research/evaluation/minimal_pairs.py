@@ -81,7 +81,7 @@ class PairsJudge:
         columns = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         for number, (record, pair) in enumerate(zip(self.records, self.pairs, strict=True)):
             values = {name: x[number].item() for name, x in columns.items()}
-            group = record.get(self.entry.group_key, "group_key") if self.entry.group_key else None
+            group = record.get(self.entry.slice_key, "slice_key") if self.entry.slice_key else None
             yield {
                 "record": number,
                 "where": record.where,

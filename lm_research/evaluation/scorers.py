@@ -239,22 +239,22 @@ class RecordScorer(Scorer):
 def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Scorer:
     """The scorer of a task of a suite; a metric of the user's own that the suite names is among its metrics."""
     kinds = {
-        "classification": {"label": SingleLabelScorer, "labels": MultiLabelScorer, "value": RegressionScorer}[
-            entry.target
-        ],
+        "single_label": SingleLabelScorer,
+        "multi_label": MultiLabelScorer,
+        "regression": RegressionScorer,
+        "contrastive": RetrievalScorer,
         "tagging": TagScorer,
-        "embedding": RegressionScorer if entry.target == "value" else RetrievalScorer,
         "minimal_pairs": MinimalPairScorer,
         "language_modelling": LanguageModelScorer,
     }
     scorer: Scorer
-    if entry.task == "classification" and entry.target == "label" and entry.more.get("together_key"):
+    if entry.task == "classification" and entry.problem_type == "single_label" and entry.more.get("group_key"):
         scorer = GroupedLabelScorer(rows, labels)
     elif entry.task == "seq2seq":
         options = {name: entry.more[name] for name in ("bleu_tokenizer", "rouge_tokenizer") if name in entry.more}
         scorer = GenerationScorer(rows, (), **options)
     else:
-        scorer = kinds.get(entry.task, RecordScorer)(rows, labels)
+        scorer = kinds.get(entry.problem_type or entry.task, RecordScorer)(rows, labels)
     own = scorer.scored.names()
     return scorer.with_metrics([entry.metric]) if entry.metric in own else scorer
 

@@ -30,7 +30,7 @@ _SHIPPED = "suites"
 _TFDS = "tfds:"
 _LONGEST, _LONGEST_NAME = 2**24, 100  # tokens of a text; bytes of a task's name
 # Of an entry and of config.task alike.
-_TASK_KEYS = ("text_key", "pair_key", "label_key", "target", "label_separator", "metric")
+_TASK_KEYS = ("text_key", "pair_key", "label_key", "problem_type", "label_separator", "metric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Entry:
       task: a key of kinds.KINDS.
       data: records, as config.task.train takes them.
       metric: the one that is reported first; "" is the task's usual one.
-      text_key, pair_key, label_key, target, label_separator: as in config.task.
+      text_key, pair_key, label_key, problem_type, label_separator: as in config.task.
       labels: the model's classes in its order, in the words of the data; () takes the names that the model has for them.
       max_length: tokens that texts are cut to; 0 is what the model was trained with, or has positions for.
       good_key, bad_key: minimal pairs: fields of the acceptable and of the other sentence.
-      group_key: a field whose values are scored apart too, such as the phenomenon of a minimal pair; "" does none.
+      slice_key: a field whose values are scored apart too, such as the phenomenon of a minimal pair; "" does none.
       scored: minimal pairs by masked models: "all" tokens, or those alone that both sentences share ("shared", as CrowS-Pairs).
       more: further keys of config.task, given in the suite like the others.
     """
@@ -58,13 +58,13 @@ class Entry:
     text_key: str = "text"
     pair_key: str = ""
     label_key: str = "label"
-    target: str = "label"
+    problem_type: str = ""
     label_separator: str = ","
     labels: tuple[str, ...] = ()
     max_length: int = 0
     good_key: str = "sentence_good"
     bad_key: str = "sentence_bad"
-    group_key: str = ""
+    slice_key: str = ""
     scored: str = "all"
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -142,8 +142,6 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
         raise ConfigError(
             f"{where}: a name becomes a folder. Use up to {_LONGEST_NAME} letters, digits, dots, dashes and underscores alone."
         )
-    if values.get("target", "label") not in ("label", "labels", "value"):
-        raise ConfigError(f"{where}: target is {values['target']!r}; it is label, labels or value.")
     if values.get("scored", "all") not in ("all", "shared"):
         raise ConfigError(f"{where}: scored is {values['scored']!r}; it is all or shared.")
     if not values["data"].startswith((_TFDS, "lines:")):
@@ -154,6 +152,8 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
             resolve({"task": {"name": values["task"]} | more | texts})
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
+        if "problem_type" in TASKS.keys(values["task"]):
+            values.setdefault("problem_type", TASKS.keys(values["task"])["problem_type"].default)
     return Entry(**values, more=more)
 
 

@@ -271,7 +271,11 @@ def _with_layers(architecture: Mapping[str, Any], where: str) -> dict[str, Any]:
     """An architecture as it is written now, from one of files in which fields of all layers stood beside those of the stack."""
     counts = {"num_layers": Depth, "window": Count, "window_from": Count}
     check_fields(architecture, counts, where, error=PretrainedError, fix=_FIX)
-    found = dict(architecture) if "layers" in architecture else nested(architecture)
+    named = dict(architecture)
+    if "attention" in named:  # its earlier name
+        backend = named.pop("attention")
+        named["attention_backend"] = "xla" if backend == "plain" else backend
+    found = named if "layers" in named else nested(named)
     if isinstance(found.get("encoder"), Mapping):
         found["encoder"] = _with_layers(found["encoder"], f"{where}.encoder")
     return found

@@ -36,7 +36,7 @@ def write_adapter(
 
     Args:
       directory: made if it does not exist.
-      definition, params: the model with its adapters; what `lora.full` names is written whole.
+      definition, params: the model with its adapters; what `lora.modules_to_save` names is written whole.
       family: a key of FAMILIES.
       base: the directory or name of the model that the adapters belong to.
       kind: that model's `model_type`; "" where it is not known.
@@ -122,11 +122,11 @@ def _whole(
     """Tensors of the parameters that learned in full."""
     found = {}
     for path in flatten(definition.base.shapes):
-        if not any(re.search(pattern, path) for pattern in definition.lora.full):
+        if not any(re.search(pattern, path) for pattern in definition.lora.modules_to_save):
             continue
         if "/layers/" in path:
             raise PretrainedError(
-                f"lora.full={','.join(definition.lora.full)} trained {path} of all layers, for which peft's format has no place. Write the whole "
+                f"lora.modules_to_save={','.join(definition.lora.modules_to_save)} trained {path} of all layers, for which peft's format has no place. Write the whole "
                 "model: --to hf."
             )
         found[_stored_name(weights[path], 0, prefix)] = to_stored(weights[path], leaves[path])

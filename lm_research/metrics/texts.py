@@ -43,7 +43,7 @@ def check_installed(bleu_tokenizer: str = "13a") -> None:
     if missing:
         raise ConfigError(
             f"BLEU, chrF and ROUGE need the package{'s' * (len(missing) > 1)} {' and '.join(missing)}. Install them with "
-            "`pip install 'lm_research[metrics]'`, or do without scores of written texts: --config.task.generate=never."
+            "`pip install 'lm_research[metrics]'`, or do without scores of written texts: --config.task.predict_with_generate=never."
         )
     try:
         _bleu(bleu_tokenizer)

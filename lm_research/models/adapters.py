@@ -94,7 +94,7 @@ def product(a: jax.Array, b: jax.Array, stacked: bool) -> jax.Array:
 
 
 def adapt(base: ModelDefinition, lora: LoraConfig) -> ModelDefinition:
-    """The model with adapters where `lora.targets` says; as it is where lora.rank is 0.
+    """The model with adapters where `lora.target_modules` says; as it is where lora.rank is 0.
 
     Raises:
       ConfigError: a pattern is no regular expression or fits no matrix, or the rank is larger than a side of one.
@@ -102,7 +102,7 @@ def adapt(base: ModelDefinition, lora: LoraConfig) -> ModelDefinition:
     if not lora.rank:
         return base
     matrices, shapes, axes = matrices_of(base), flatten(base.shapes), _axes(base)
-    chosen = _chosen(lora.targets, matrices)
+    chosen = _chosen(lora.target_modules, matrices)
     stacked, more_shapes, more_axes = {}, {}, {}
     for layer in chosen:
         shape, names = shapes[f"{layer}/kernel"].shape, axes[f"{layer}/kernel"]
@@ -112,7 +112,7 @@ def adapt(base: ModelDefinition, lora: LoraConfig) -> ModelDefinition:
         if lora.rank > smaller:
             raise ConfigError(
                 f"lora.rank={lora.rank} is larger than the smaller side of {layer}/kernel, {smaller}: it would have no low rank. Lower it, "
-                "or narrow lora.targets."
+                "or narrow lora.target_modules."
             )
         sides = {A: (shape[:middle] + (lora.rank,), names[:middle] + (None,))}
         sides[B] = (shape[:front] + (lora.rank,) + shape[middle:], names[:front] + (None,) + names[middle:])
@@ -152,17 +152,17 @@ def _chosen(targets: Sequence[str], matrices: Mapping[str, int]) -> list[str]:
             fits = {layer for layer in matrices if re.search(pattern, f"{layer}/kernel")}
         except re.error as error:
             raise ConfigError(
-                f"config.lora.targets: {pattern!r} is not a regular expression ({error}). Several are divided by commas; those with "
+                f"config.lora.target_modules: {pattern!r} is not a regular expression ({error}). Several are divided by commas; those with "
                 "commas of their own are a list."
             ) from error
         if not fits:
             known = ", ".join(sorted(matrices))
             raise ConfigError(
-                f"config.lora.targets: {pattern!r} fits no matrix. This model's are {known}, each with /kernel."
+                f"config.lora.target_modules: {pattern!r} fits no matrix. This model's are {known}, each with /kernel."
             )
         chosen |= fits
     if not chosen:
-        raise ConfigError("config.lora.targets is empty. Name matrices, such as attention/(query|value)/.")
+        raise ConfigError("config.lora.target_modules is empty. Name matrices, such as attention/(query|value)/.")
     return sorted(chosen)
 
 

@@ -82,7 +82,7 @@ class Architecture:
       dtype: compute type of matrix products and activations.
       scan_layers: loop over stacked blocks, or unroll them, in the compiled program.
       remat: what the backward pass recomputes ("none", "dots", "full").
-      attention: "plain" keeps scores in memory, "flash" never does, "auto" is whichever is fast on the devices at hand.
+      attention_backend: "xla" keeps scores in memory, "flash" never does, "auto" is whichever is fast on the devices at hand.
     """
 
     vocab_size: int
@@ -146,7 +146,7 @@ class Architecture:
     dtype: str = "float32"
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
-    attention: Literal["auto", "plain", "flash"] = "auto"
+    attention_backend: Literal["auto", "xla", "flash"] = "auto"
 
     @property
     def head_width(self) -> int:
@@ -243,7 +243,7 @@ class Architecture:
 
     def replace(self, **changes: Any) -> Architecture:
         """A copy with some fields changed; those of computation and dropout change in its encoder too."""
-        shared = {"dtype", "scan_layers", "remat", "attention"}
+        shared = {"dtype", "scan_layers", "remat", "attention_backend"}
         shared |= {"dropout_rate", "attention_dropout_rate", "activation_dropout_rate"}
         if self.encoder is not None and "encoder" not in changes:
             inner = {name: value for name, value in changes.items() if name in shared}

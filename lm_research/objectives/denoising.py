@@ -32,11 +32,11 @@ from lm_research.tokenizers.base import Tokenizer
 class DenoisingConfig(SourceTargetConfig):
     usual_start: ClassVar[str] = "eos"
 
-    infill_rate: float = key(0.3, "Share of tokens in spans, each replaced by one mask.", low=0.0, high=0.95)
-    mean_span: float = key(3.0, "Mean length of these spans, in tokens.", low=1.0, high=100.0)
-    permute_rate: float = key(1.0, "Share of examples with sentences in random order.", low=0.0, high=1.0)
-    delete_rate: float = key(0.0, "Share of tokens deleted.", low=0.0, high=0.95)
-    rotate_rate: float = key(0.0, "Share of examples that begin at a random token.", low=0.0, high=1.0)
+    text_infilling_prob: float = key(0.3, "Share of tokens in spans, each replaced by one mask.", low=0.0, high=0.95)
+    mean_span_length: float = key(3.0, "Mean length of these spans, in tokens.", low=1.0, high=100.0)
+    permute_sentence_prob: float = key(1.0, "Share of examples with sentences in random order.", low=0.0, high=1.0)
+    token_deletion_prob: float = key(0.0, "Share of tokens deleted.", low=0.0, high=0.95)
+    document_rotation_prob: float = key(0.0, "Share of examples that begin at a random token.", low=0.0, high=1.0)
 
 
 def poisson_ends(mean: float) -> np.ndarray:
@@ -57,7 +57,7 @@ class DenoisedTexts(SourceTargetExamples):
         self.room = config.data.max_length - 2
         self.pieces = split_documents(store, self.room)
         self.rates = DenoisingConfig.of(config.objective)
-        self.span_ends = poisson_ends(self.rates.mean_span)
+        self.span_ends = poisson_ends(self.rates.mean_span_length)
         sizes = np.stack([self.pieces.lengths + 2] * 2, axis=1)
         super().__init__(store, tokenizer, config, purpose, (config.data.max_length,) * 2, sizes)
 
@@ -69,12 +69,12 @@ class DenoisedTexts(SourceTargetExamples):
         text_PN = np.zeros((rows, int(length_P.max(initial=1))), np.int32)
         text_PN[piece_T, offset_T] = tokens[self._permuted(start_P, length_P, keys_P)]
         left_P = length_P
-        if self.rates.delete_rate:
+        if self.rates.token_deletion_prob:
             text_PN, left_P = self._deleted(text_PN, left_P, keys_P)
-        if self.rates.infill_rate:
+        if self.rates.text_infilling_prob:
             text_PN, left_P = self._infilled(text_PN, left_P, length_P, keys_P)
         piece_T, offset_T = ragged(left_P)
-        if self.rates.rotate_rate:
+        if self.rates.document_rotation_prob:
             offset_T = (offset_T + self._rotation(left_P, keys_P)[piece_T]) % left_P[piece_T]
         return self._framed(text_PN[piece_T, offset_T], left_P), self._framed(tokens, length_P)
 
@@ -95,7 +95,7 @@ class DenoisedTexts(SourceTargetExamples):
         text, number = ragged(last_P - first_P)
         begin = np.maximum(boundaries[first_P[text] + number], start_P[text])
         end = np.minimum(boundaries[first_P[text] + number + 1], (start_P + length_P)[text])
-        moved = uniform(keys_P, 1, self.PERMUTE)[:, 0] < self.rates.permute_rate
+        moved = uniform(keys_P, 1, self.PERMUTE)[:, 0] < self.rates.permute_sentence_prob
         draws = ragged_uniform(keys_P, last_P - first_P, self.SENTENCES * self.room)
         order = np.lexsort((np.where(moved[text], draws, number), text))
         # In a batch's tokens text p begins where its predecessors end; in the store at start_P.
@@ -107,7 +107,7 @@ class DenoisedTexts(SourceTargetExamples):
         """The texts without a share of their tokens, at least one of which stays."""
         real_PN = np.arange(text_PN.shape[1]) < left_P[:, None]
         draws_PN = uniform(keys_P, text_PN.shape[1], self.DELETE * self.room)
-        count_P = np.minimum(np.round(left_P * self.rates.delete_rate), left_P - 1).astype(np.int64)
+        count_P = np.minimum(np.round(left_P * self.rates.token_deletion_prob), left_P - 1).astype(np.int64)
         stays_PN = real_PN & ~smallest(np.where(real_PN, draws_PN, 2.0), count_P)
         out_PN = np.zeros_like(text_PN)
         out_PN[np.arange(text_PN.shape[1]) < (left_P - count_P)[:, None]] = text_PN[stays_PN]
@@ -122,7 +122,7 @@ class DenoisedTexts(SourceTargetExamples):
         included, and the tokens that stay are then put in an order, all of which are equally likely.
         """
         count = text_PN.shape[1]
-        wanted_P = np.round(left_P * self.rates.infill_rate).astype(np.int64)
+        wanted_P = np.round(left_P * self.rates.text_infilling_prob).astype(np.int64)
         span_PK = np.searchsorted(self.span_ends, uniform(keys_P, count, self.SPANS * self.room), side="right")
         before_PK = np.cumsum(span_PK, axis=1) - span_PK
         used_PK = before_PK < wanted_P[:, None]
@@ -150,7 +150,7 @@ class DenoisedTexts(SourceTargetExamples):
     def _rotation(self, left_P: np.ndarray, keys_P: np.ndarray) -> np.ndarray:
         """How many tokens move from the front of each text to its end."""
         rotates, place = uniform(keys_P, 2, self.ROTATE).T
-        return np.where(rotates < self.rates.rotate_rate, (place * left_P).astype(np.int64), 0)
+        return np.where(rotates < self.rates.document_rotation_prob, (place * left_P).astype(np.int64), 0)
 
 
 @OBJECTIVES.register("denoising", DenoisingConfig)

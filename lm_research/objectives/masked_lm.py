@@ -1,7 +1,7 @@
 """Masked language modelling, alone or with a label for pairs of segments.
 
 BERT's pre-training (Devlin et al. 2018, section 3.1) by default: tokens masked 80/10/10, and whether B follows A. With
-pairs="sentence_order" ALBERT's (Lan et al. 2019); with "none" RoBERTa's (Liu et al. 2019), where `data.packing` fills
+sentence_pair="sentence_order" ALBERT's (Lan et al. 2019); with "none" RoBERTa's (Liu et al. 2019), where `data.packing` fills
 rows with several texts. How rows are cut is in pairs.py, how they are masked in masking.py.
 
 Legend: B batch, L length, M masked positions, P texts.
@@ -33,17 +33,12 @@ from lm_research.tokenizers.base import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLMConfig(MaskingConfig):
-    next_sentence: bool = key(True, "Feed segment pairs and add next-sentence prediction, as BERT does.")
-    pairs: str = key(
-        "auto",
-        "What to tell of a pair of segments (sentence_order is ALBERT's); auto goes by next_sentence.",
-        choices=("auto", "next_sentence", "sentence_order", "none"),
+    sentence_pair: str = key(
+        "next_sentence",
+        "What is predicted of pairs of segments: whether the second follows the first (BERT), whether both are in order (ALBERT), or none: "
+        "rows of one segment.",
+        choices=("next_sentence", "sentence_order", "none"),
     )
-
-
-def pair_kind(config: MaskedLMConfig) -> str:
-    """One of `next_sentence`, `sentence_order` and `none`."""
-    return config.pairs if config.pairs != "auto" else "next_sentence" if config.next_sentence else "none"
 
 
 class MaskedPairs(Examples):
@@ -54,12 +49,12 @@ class MaskedPairs(Examples):
     ) -> None:
         self.store, self.config, self.purpose = store, config, purpose
         self.length = config.data.max_length
-        self.pairs = pairs or pair_kind(MaskedLMConfig.of(config.objective))
+        self.pairs = pairs or MaskedLMConfig.of(config.objective).sentence_pair
         self.cls, self.sep, self.pad = tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id
         asked = MaskingConfig.of(config.objective)
         if asked.eval_mask_rate and purpose != "train":
             asked = dataclasses.replace(asked, mask_rate=asked.eval_mask_rate)
-        self.static, self.masking = asked.static, Masking(asked, tokenizer, self.length)
+        self.dupe_factor, self.masking = asked.dupe_factor, Masking(asked, tokenizer, self.length)
         self.added = 2 if self.pairs == "none" else 3
         self.source: Pieces | PairReader
         if config.data.packing:
@@ -68,7 +63,7 @@ class MaskedPairs(Examples):
             self.packs = pack(sizes, self.length)
             self.notes = f"{describe_rows(sizes, self.length, self.packs)}, no token dropped"
         else:
-            self.source = reader = PairReader(store, self.length - self.added, self.pairs, asked.short_rate)
+            self.source = reader = PairReader(store, self.length - self.added, self.pairs, asked.short_seq_prob)
             self.packs = alone(len(reader.chunks))
             held = reader.held()
             sizes = np.minimum(held, reader.room) + self.added
@@ -82,8 +77,8 @@ class MaskedPairs(Examples):
         It has tokens, types, segments [B, L] int32; mask_positions, targets [B, M] int32; weights [B, M] float32; next_sentence [B] int32
         (1 = B does not follow A) and row_weights [B] float32; packed rows: positions [B, L].
         """
-        if self.static:
-            epoch_B = epoch_B % self.static
+        if self.dupe_factor:
+            epoch_B = epoch_B % self.dupe_factor
         keys_B = example_keys(self.config.seed, f"{self.purpose}/masked_lm", epoch_B, np.maximum(index_B, 0))
         tokens_BL = np.full((len(index_B), self.length), self.pad, np.int32)
         types_BL, segments_BL, positions_BL = (np.zeros_like(tokens_BL) for _ in range(3))
@@ -146,9 +141,8 @@ class MaskedLanguageModel(MaskedTokenObjective):
         super().__init__(config, tokenizer)
         metrics = {"mlm_loss_nats": "tokens", "mlm_accuracy": "tokens"}
         self.loss_terms = ("mlm_loss_nats",)
-        self.pair_name = {"next_sentence": "nsp", "sentence_order": "sop", "none": ""}[
-            pair_kind(MaskedLMConfig.of(config.objective))
-        ]
+        pairs = MaskedLMConfig.of(config.objective).sentence_pair
+        self.pair_name = {"next_sentence": "nsp", "sentence_order": "sop", "none": ""}[pairs]
         if self.pair_name:
             metrics |= {f"{self.pair_name}_loss_nats": "rows", f"{self.pair_name}_accuracy": "rows"}
             self.loss_terms += (f"{self.pair_name}_loss_nats",)
@@ -156,18 +150,16 @@ class MaskedLanguageModel(MaskedTokenObjective):
 
     @classmethod
     def head(cls, config: Config) -> str:
-        return "masked_lm" if pair_kind(MaskedLMConfig.of(config.objective)) == "none" else "pretraining"
+        return "masked_lm" if MaskedLMConfig.of(config.objective).sentence_pair == "none" else "pretraining"
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         objective = MaskedLMConfig.of(config.objective)
         check_masking(objective)
-        kind = pair_kind(objective)
-        if config.data.packing and kind != "none":
-            by = "pairs" if objective.pairs != "auto" else "next_sentence"
+        if config.data.packing and objective.sentence_pair != "none":
             raise ConfigError(
-                f"data.packing=True puts several texts into a row, but objective.{by}={getattr(objective, by)} tells "
-                f"something of one pair in each. Set --config.objective.pairs=none, or --config.data.packing=False."
+                f"data.packing=True puts several texts into a row, but objective.sentence_pair={objective.sentence_pair} predicts "
+                f"something of one pair in each. Set --config.objective.sentence_pair=none, or --config.data.packing=False."
             )
 
     def examples(self, store: TokenStore, purpose: str) -> MaskedPairs:

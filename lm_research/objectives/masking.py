@@ -2,7 +2,7 @@
 
 Tokens are chosen one by one (Devlin et al. 2018), as whole words (the same authors' later models), as n-grams (Lan et al.
 2019: a length n of words with probability proportional to 1 / n) or as spans (Joshi et al. 2019, SpanBERT: a length in
-words from a geometric distribution that ends at `max_span`). Words come from the tokenizer's `starts_word`, whichever it is.
+words from a geometric distribution that ends at `max_span_length`). Words come from the tokenizer's `starts_word`, whichever it is.
 
 A row always predicts its share of tokens exactly, as far as whole words allow. Draws are numbered, so a row's masks are
 a function of its key.
@@ -46,10 +46,14 @@ class MaskingConfig(ObjectiveConfig):
         "Masks fall on tokens, whole words, n-grams (ALBERT) or spans of words (SpanBERT).",
         choices=("token", "whole_word", "ngram", "span"),
     )
-    mean_span: float = key(3.0, "masking=span: mean length, in words.", low=1.0, high=100.0)
-    max_span: int = key(10, "Longest span of masking=span and n-gram of masking=ngram, in words.", low=1, high=64)
-    static: int = key(0, "0 draws masks and pairs anew each epoch; n repeats those of the first n epochs.", low=0)
-    short_rate: float = key(0.1, "Share of examples cut to a random shorter length, as BERT does.", low=0.0, high=1.0)
+    mean_span_length: float = key(3.0, "masking=span: mean length, in words.", low=1.0, high=100.0)
+    max_span_length: int = key(
+        10, "Longest span of masking=span and n-gram of masking=ngram, in words.", low=1, high=64
+    )
+    dupe_factor: int = key(0, "0 draws masks and pairs anew each epoch; n repeats those of the first n epochs.", low=0)
+    short_seq_prob: float = key(
+        0.1, "Share of examples cut to a random shorter length, as BERT does.", low=0.0, high=1.0
+    )
 
 
 def num_masked(length: int, rate: float) -> int:
@@ -64,18 +68,18 @@ def check_masking(config: MaskingConfig) -> None:
             f"objective.keep_rate={config.keep_rate} and objective.random_rate={config.random_rate} are together more than "
             "1. They are shares of the predicted tokens; the rest becomes the mask. Lower one of them."
         )
-    highest = (config.max_span + 1) / 2
-    if config.masking == "span" and config.max_span > 1 and config.mean_span >= highest:
+    highest = (config.max_span_length + 1) / 2
+    if config.masking == "span" and config.max_span_length > 1 and config.mean_span_length >= highest:
         raise ConfigError(
-            f"objective.mean_span={config.mean_span} cannot be the mean of lengths from 1 to objective.max_span="
-            f"{config.max_span} of which longer ones are rarer; it has to be under {highest:g}. Lower it or raise max_span "
+            f"objective.mean_span_length={config.mean_span_length} cannot be the mean of lengths from 1 to objective.max_span_length="
+            f"{config.max_span_length} of which longer ones are rarer; it has to be under {highest:g}. Lower it or raise max_span_length "
             "(SpanBERT: 3.8 and 10)."
         )
 
 
 def span_shares(config: MaskingConfig) -> np.ndarray:
-    """Probability of each length 1, ..., max_span of spans or n-grams, in words."""
-    lengths = np.arange(1, config.max_span + 1)
+    """Probability of each length 1, ..., max_span_length of spans or n-grams, in words."""
+    lengths = np.arange(1, config.max_span_length + 1)
     if config.masking == "ngram":
         inverse = 1.0 / lengths
         return inverse / inverse.sum()
@@ -84,7 +88,7 @@ def span_shares(config: MaskingConfig) -> np.ndarray:
         ratio = (low + high) / 2
         shares = ratio ** (lengths - 1.0)
         shares /= shares.sum()
-        low, high = (ratio, high) if (shares * lengths).sum() < config.mean_span else (low, ratio)
+        low, high = (ratio, high) if (shares * lengths).sum() < config.mean_span_length else (low, ratio)
     return shares
 
 

@@ -62,11 +62,11 @@ class PairReader:
       store: what is read.
       room: tokens of A and B together.
       pairs: "next_sentence", "sentence_order", or "none": A alone.
-      short_rate: share of rows with less room, drawn uniformly from 2 up.
+      short_seq_prob: share of rows with less room, drawn uniformly from 2 up.
     """
 
-    def __init__(self, store: TokenStore, room: int, pairs: str, short_rate: float) -> None:
-        self.store, self.room, self.pairs, self.short_rate = store, room, pairs, short_rate
+    def __init__(self, store: TokenStore, room: int, pairs: str, short_seq_prob: float) -> None:
+        self.store, self.room, self.pairs, self.short_seq_prob = store, room, pairs, short_seq_prob
         self.chunks = group_sentences(store, room)
 
     def held(self) -> np.ndarray:
@@ -78,7 +78,7 @@ class PairReader:
         """Segments of chunks [n], drawn from streams that begin at `keys` [n]."""
         document, start, stop = self.chunks[chunk].T
         draws = uniform(keys, TRUNCATE).T
-        short = draws[SHORT] < self.short_rate
+        short = draws[SHORT] < self.short_seq_prob
         room = np.where(short, 2 + (draws[SHORT_LENGTH] * (self.room - 1)).astype(np.int64), self.room)
         stop = np.where(short, self._reach(start, stop, room), stop)
         from_token, to_token = self.store.sentence_starts[start], self.store.sentence_starts[stop]

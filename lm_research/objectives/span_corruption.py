@@ -33,27 +33,27 @@ from lm_research.tokenizers.base import Tokenizer
 @dataclasses.dataclass(frozen=True)
 class SpanCorruptionConfig(SourceTargetConfig):
     mask_rate: float = key(0.15, "Share of tokens predicted.", low=0.001, high=0.95)
-    mean_span: float = key(3.0, "Mean length of spans, in tokens.", low=1.0, high=100.0)
+    mean_span_length: float = key(3.0, "Mean length of spans, in tokens.", low=1.0, high=100.0)
 
 
-def count_spans(length: np.ndarray, rate: float, mean_span: float) -> tuple[np.ndarray, np.ndarray]:
+def count_spans(length: np.ndarray, rate: float, mean_span_length: float) -> tuple[np.ndarray, np.ndarray]:
     """Tokens in spans, and spans, of texts of some lengths. At least one token of each is kept, and one between spans."""
     length = np.asarray(length, np.int64)
     noise = np.minimum(np.maximum(np.round(length * rate).astype(np.int64), 1), length - 1)
-    spans = np.minimum(np.round(noise / mean_span).astype(np.int64), np.minimum(noise, length - noise))
+    spans = np.minimum(np.round(noise / mean_span_length).astype(np.int64), np.minimum(noise, length - noise))
     return noise, np.maximum(spans, 1)
 
 
-def source_target_sizes(length: np.ndarray, rate: float, mean_span: float) -> np.ndarray:
+def source_target_sizes(length: np.ndarray, rate: float, mean_span_length: float) -> np.ndarray:
     """Tokens of source and target [n, 2] for texts [n]: each span costs one sentinel on both sides, and both end."""
-    noise, spans = count_spans(length, rate, mean_span)
+    noise, spans = count_spans(length, rate, mean_span_length)
     return np.stack([length - noise + spans + 1, noise + spans + 1], axis=-1)
 
 
-def window_length(source_length: int, rate: float, mean_span: float) -> int:
+def window_length(source_length: int, rate: float, mean_span_length: float) -> int:
     """Tokens of the longest text whose source has `source_length` tokens at most."""
     lengths = np.arange(2, int(source_length / (1 - rate)) + 16)
-    sources = source_target_sizes(lengths, rate, mean_span)[:, 0]
+    sources = source_target_sizes(lengths, rate, mean_span_length)[:, 0]
     return int(lengths[sources <= source_length].max(initial=2))
 
 
@@ -97,7 +97,7 @@ class CorruptedSpans(SourceTargetExamples):
 
     def __init__(self, store: TokenStore, tokenizer: Tokenizer, config: Config, purpose: str) -> None:
         objective = SpanCorruptionConfig.of(config.objective)
-        self.rates = objective.mask_rate, objective.mean_span
+        self.rates = objective.mask_rate, objective.mean_span_length
         self.window = window_length(config.data.max_length, *self.rates)
         self.pieces = split_documents(store, self.window) if config.data.packing else None
         if self.pieces:
@@ -177,7 +177,7 @@ class SpanCorruption(SourceToTarget):
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         objective = SpanCorruptionConfig.of(config.objective)
-        rate, mean, source = objective.mask_rate, objective.mean_span, config.data.max_length
+        rate, mean, source = objective.mask_rate, objective.mean_span_length, config.data.max_length
         target = int(source_target_sizes(np.array([window_length(source, rate, mean)]), rate, mean)[0, 1])
         if arch.max_length and target > arch.max_length:
             raise ConfigError(

@@ -18,11 +18,11 @@ from lm_research.parallel.rules import batch_sharding, batch_shards
 def resolve_batch(config: Config, num_devices: int) -> Config:
     """The config with a global batch where it tells that of a device, of so many; raises a MeshError like `mesh_shape`."""
     train = config.train
-    if not train.batch_per_device:
+    if not train.per_device_batch_size:
         return config
     shape = dict(zip(AXES, mesh_shape(config.mesh, num_devices), strict=True))
-    size = train.batch_per_device * batch_shards(shape) * train.accumulation_steps
-    return replace(config, train={"batch_size": size, "batch_per_device": 0})
+    size = train.per_device_batch_size * batch_shards(shape) * train.accumulation_steps
+    return replace(config, train={"batch_size": size, "per_device_batch_size": 0})
 
 
 def check_batch(mesh: AnyMesh, batch_size: int, accumulation_steps: int, length: int) -> None:

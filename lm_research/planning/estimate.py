@@ -120,13 +120,13 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
 
 def _with_attention(config: Config, work: Workload, topology: Topology) -> Config:
     """The config with the attention that those chips would choose, so that what it keeps can be traced without them."""
-    if config.model.attention != "auto":
+    if config.model.attention_backend != "auto":
         return config
     lengths = (config.data.max_length, config.data.max_length)
     drops = config.model.attention_dropout_rate > 0
     arch, others = work.definition.arch, (lengths, drops, False, topology.platform)
     fast = all(in_kernels(arch, spec, *others) for spec in arch.kinds)
-    return replace(config, model={"attention": "flash" if fast else "plain"})
+    return replace(config, model={"attention_backend": "flash" if fast else "xla"})
 
 
 def abstract_mesh(config: Config, topology: Topology) -> AbstractMesh:
@@ -234,7 +234,7 @@ def roofline(
     tensor = mesh.shape["tensor"]
     flops = flops_per_row(work)
     again = {"none": 0.0, "dots": flops.attention / 3, "full": (flops.layers + flops.attention) / 3}[arch.remat]
-    if mesh.shape["context"] > 1 or config.model.attention == "flash":
+    if mesh.shape["context"] > 1 or config.model.attention_backend == "flash":
         again = max(again, flops.attention / 3)
     slower = FLOAT32_PASSES[bool(chip.torus)] if arch.dtype == "float32" else 1.0
     compute = train.batch_size * (flops.total + again) * slower / (topology.num_chips * chip.flops)

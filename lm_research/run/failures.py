@@ -54,5 +54,5 @@ def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints
     raise NonFiniteLoss(
         f"Step {step + 1} has a NaN or infinite loss or gradient. The state before it is saved as checkpoint {step}, its batch "
         f"in {path}. Lower optimizer.learning_rate or lengthen the warm-up in a new --workdir, or go on without such updates by "
-        "--config.train.nonfinite=skip."
+        "--config.train.on_nonfinite=skip."
     )

@@ -36,7 +36,7 @@ class InitCheckpoint:
         self.directory = pathlib.Path(path)
         self._found = inspect(self.directory, head, num_labels)
         self.tokenizer = self.directory if isinstance(self._found, native_checkpoint.Native) else self._found.files
-        names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat", "attention")
+        names = ("dropout_rate", "attention_dropout_rate", "dtype", "scan_layers", "remat", "attention_backend")
         arch = self._found.definition.arch.replace(**{name: getattr(model, name) for name in names})
         self.definition = define(arch, self._found.definition.head)
         self.family, self.config = self._found.family, self._found.config
@@ -105,7 +105,7 @@ def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config
         "intermediate_size": arch.intermediate_size,
         "max_length": arch.max_length or max(config.model.max_length, width),
         "vocab_size": arch.vocab_size,
-        "norm": arch.layers[0].residual if arch.layers[0].residual in ("pre", "post") else "",
+        "norm_position": arch.layers[0].residual if arch.layers[0].residual in ("pre", "post") else "",
         "mup_base_width": arch.mup_base_width,
         "mup_base_head_size": 0,
     }
@@ -114,7 +114,7 @@ def apply_init_checkpoint(init: InitCheckpoint | None, config: Config) -> Config
         _check_same_ids(config.tokenizer.path, init)
         path = config.tokenizer.path
     shape = {name: value for name, value in shape.items() if name == "family" or name in FAMILIES.keys(init.family)}
-    lora = {"full": config.lora.full or init.new_parts} if config.lora.rank else {}
+    lora = {"modules_to_save": config.lora.modules_to_save or init.new_parts} if config.lora.rank else {}
     plugins = tuple(dict.fromkeys((*config.plugins, *init.plugins)))  # which whoever reads this run needs as well
     changes = dict(model=shape, tokenizer={"path": path}, lora=lora, task=_as_init_embeds(init, config))
     return replace(config, plugins=plugins, **changes)

@@ -45,7 +45,7 @@ FREE_KEYS = (
     "data.num_workers",
     "data.cache_dir",
     "data.verify",
-    "train.nonfinite",
+    "train.on_nonfinite",
     "mesh.",
     "train.stop_after",
     "train.check_every",

@@ -64,7 +64,7 @@ class LabelsConfig(TaskConfig):
 
 @dataclasses.dataclass(frozen=True)
 class WindowsConfig(TaskConfig):
-    stride: int = key(
+    doc_stride: int = key(
         128,
         "Tokens of a long context or sentence that neighbouring windows have in common (tagging: at most half "
         "of a window).",

@@ -41,19 +41,19 @@ from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 
-# Target -> what predictions are (a key of metrics.KINDS), and metrics of these.
+# Problem type -> what predictions are (a key of metrics.KINDS), and metrics of these.
 METRICS = {
-    "label": (
+    "single_label": (
         "single_label",
         ("accuracy", "precision", "recall", "f1", "f1_macro", "f1_micro", "matthews", "calibration_error"),
     ),
-    "labels": ("multi_label", ("exact_match", "precision", "recall", "f1_micro", "f1_macro")),
-    "value": ("values", ("pearson", "spearman", "squared_error")),
+    "multi_label": ("multi_label", ("exact_match", "precision", "recall", "f1_micro", "f1_macro")),
+    "regression": ("values", ("pearson", "spearman", "squared_error")),
 }
 _PROBLEM_TYPES = {
-    "label": "single_label_classification",
-    "labels": "multi_label_classification",
-    "value": "regression",
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
 }  # Hugging Face's
 
 
@@ -62,33 +62,33 @@ class ClassificationConfig(PairConfig, LabelsConfig):
     not_reading = TaskConfig.not_reading | {"label_smoothing", "class_weights"}
     for_training = TaskConfig.for_training | {"label_smoothing", "class_weights"}
 
-    target: str = key(
-        "label",
+    problem_type: str = key(
+        "single_label",
         "One label of several, any number of labels, or a value (regression); several values are a list, or the fields that "
         "label_key names with commas between.",
-        choices=("label", "labels", "value"),
+        choices=("single_label", "multi_label", "regression"),
     )
-    label_separator: str = key(",", "target=labels: what separates labels where a field is one text.")
-    together_key: str | None = key(
+    label_separator: str = key(",", "problem_type=multi_label: what separates labels where a field is one text.")
+    group_key: str | None = key(
         None,
-        "target=label: field that is equal in records that belong together; group_accuracy is the share of such groups "
+        "problem_type=single_label: field that is equal in records that belong together; group_accuracy is the share of such groups "
         "in which every label is right.",
     )
-    credit_key: str | None = key(
+    relevance_key: str | None = key(
         None,
-        "With together_key: field with what it is worth (0 to 1) to choose this one of the records that belong together. Chosen is the "
+        "With group_key: field with what it is worth (0 to 1) to choose this one of the records that belong together. Chosen is the "
         "record with the highest probability of the last label: choice_credit is the mean worth, choice_accuracy the share of groups whose "
         "chosen record has that label.",
     )
     label_smoothing: float = key(
         0.0,
-        "target=label: probability spread evenly over all labels, in training.",
+        "problem_type=single_label: probability spread evenly over all labels, in training.",
         low=0.0,
         high=0.99,
     )
     class_weights: str | dict[str, float] | None = key(
         None,
-        "target=label: how much each class counts in the loss: balanced (inversely to its training records), or a weight for every label; "
+        "problem_type=single_label: how much each class counts in the loss: balanced (inversely to its training records), or a weight for every label; "
         "empty counts all alike.",
     )
 
@@ -99,20 +99,24 @@ class ClassificationReader(Reader):
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, ClassificationConfig.of(config.task)
         self.known = self.task.labels or ()  # by the user
-        self.unnamed_labels = "values" if self.task.target == "value" else "none"
-        self.num_values: int | None = None  # of a record, target=value: as many as the first has, a list as there
+        self.unnamed_labels = "values" if self.task.problem_type == "regression" else "none"
+        self.num_values: int | None = (
+            None  # of a record, problem_type=regression: as many as the first has, a list as there
+        )
         self.as_list: bool | None = None
 
     def label_names(self, records: Sequence[Record]) -> list[str]:
-        if self.task.target == "value":
+        if self.task.problem_type == "regression":
             keys = self._value_keys(records[0])
             return keys if len(keys) > 1 else []
         given = ((record, zip(self._given(record), self._labels(record), strict=True)) for record in records)
         found = label_names((value, key, record.where) for record, pairs in given for value, key in pairs)
         if self.known:
             return self._named(found)
-        if len(found) < (2 if self.task.target == "label" else 1):
-            enough = "two are needed to tell apart" if self.task.target == "label" else "nothing can be learned"
+        if len(found) < (2 if self.task.problem_type == "single_label" else 1):
+            enough = (
+                "two are needed to tell apart" if self.task.problem_type == "single_label" else "nothing can be learned"
+            )
             raise DataError(
                 f"{self.task.train} has {len(found)} label{'s' * (not found)} in field {self.task.label_key!r} "
                 f"({', '.join(repr(name) for name, _ in found.values()) or 'none'}); {enough}. Name the right field in --config.task.label_key."
@@ -123,10 +127,10 @@ class ClassificationReader(Reader):
         """The labels of task.labels, of which there are records of each, and no others."""
         names = list(self.known)
         keys = label_numbers(names)
-        if len(names) < 2 and self.task.target == "label":
+        if len(names) < 2 and self.task.problem_type == "single_label":
             raise DataError(
                 f"config.task.labels={','.join(names)} is one label; two are needed to tell apart. Name all, or set "
-                "--config.task.target=labels, where a record may have none."
+                "--config.task.problem_type=multi_label, where a record may have none."
             )
         for label, (name, where) in found.items():
             if label not in keys:
@@ -156,23 +160,23 @@ class ClassificationReader(Reader):
 
     def metadata(self, record: Record) -> dict[str, Any] | None:
         """Which records belong together, and what it is worth to choose this one."""
-        if not self.task.together_key or self.task.target != "label":
+        if not self.task.group_key or self.task.problem_type != "single_label":
             return None
-        value = record.get(self.task.together_key, "together_key")
-        kept: dict[str, Any] = {"group": self._key(record, value, self.task.together_key, "together_key")}
-        if self.task.credit_key:
-            key = self.task.credit_key
-            value = record.get(key, "credit_key")
-            kept["credit"] = _number(record, key, value, "name another field in --config.task.credit_key")
+        value = record.get(self.task.group_key, "group_key")
+        kept: dict[str, Any] = {"group": self._key(record, value, self.task.group_key, "group_key")}
+        if self.task.relevance_key:
+            key = self.task.relevance_key
+            value = record.get(key, "relevance_key")
+            kept["credit"] = _number(record, key, value, "name another field in --config.task.relevance_key")
             if not 0 <= kept["credit"] <= 1:
                 raise DataError(
-                    f"{record.where}: field {self.task.credit_key!r} is {kept['credit']:g}, not from 0 to 1. Mend it, or name another in "
-                    "--config.task.credit_key."
+                    f"{record.where}: field {self.task.relevance_key!r} is {kept['credit']:g}, not from 0 to 1. Mend it, or name another in "
+                    "--config.task.relevance_key."
                 )
         return kept
 
     def _target(self, record: Record, numbers: dict[str, int]) -> Any:
-        if self.task.target == "value":
+        if self.task.problem_type == "regression":
             return self._values(record)
         labels = self._labels(record)
         for name in labels:
@@ -180,19 +184,21 @@ class ClassificationReader(Reader):
                 raise DataError(
                     f"{record.where} has the label {name!r}, which no training record has. {suggest(name, numbers)}"
                 )
-        if self.task.target == "label":
+        if self.task.problem_type == "single_label":
             return numbers[labels[0]]
         return [int(name in labels) for name in numbers]
 
     def _labels(self, record: Record) -> list[str]:
         """What tells a record's labels from others; raises a DataError where one is none."""
-        otherwise = ", or set --config.task.target=labels for lists" * (self.task.target == "label")
+        otherwise = ", or set --config.task.problem_type=multi_label for lists" * (
+            self.task.problem_type == "single_label"
+        )
         return [self._key(record, one, self.task.label_key, "label_key", otherwise) for one in self._given(record)]
 
     def _given(self, record: Record) -> list[Any]:
         """The one label of a record or, of several, those of a list, or of a text: what its separator divides, or a list in JSON."""
         value = record.get(self.task.label_key, "label_key")
-        if self.task.target == "label":
+        if self.task.problem_type == "single_label":
             return [value]
         if not isinstance(value, str):
             return list(value) if isinstance(value, (list, tuple)) else [value]
@@ -226,7 +232,8 @@ class ClassificationReader(Reader):
         listed = len(keys) == 1 and isinstance(fields[0], (list, tuple))
         values = list(fields[0]) if listed else fields
         numbers = [
-            _number(record, ",".join(keys), one, "set --config.task.target=label, which wants none") for one in values
+            _number(record, ",".join(keys), one, "set --config.task.problem_type=single_label, which wants none")
+            for one in values
         ]
         self.num_values = self.num_values or len(numbers)
         if len(numbers) != self.num_values:
@@ -297,21 +304,23 @@ class ClassificationObjective(LabelObjective):
     """Mean loss over records.
 
     Args:
-      target: "label" (one of several), "labels" (any number) or "value".
-      class_weights: how much a record of each class counts [C], of target "label".
-      label_smoothing: of target "label".
+      problem_type: "single_label" (one of several), "multi_label" (any number) or "regression".
+      class_weights: how much a record of each class counts [C], of single_label alone.
+      label_smoothing: of single_label alone.
     """
 
-    def __init__(self, target: str, class_weights: np.ndarray, label_smoothing: float) -> None:
-        self.target, self.class_weights, self.label_smoothing = target, class_weights, label_smoothing
-        loss = {"label": "class_loss_nats", "labels": "labels_loss_nats", "value": "squared_error"}[target]
+    def __init__(self, problem_type: str, class_weights: np.ndarray, label_smoothing: float) -> None:
+        self.problem_type, self.class_weights, self.label_smoothing = problem_type, class_weights, label_smoothing
+        loss = {"single_label": "class_loss_nats", "multi_label": "labels_loss_nats", "regression": "squared_error"}[
+            problem_type
+        ]
         self.metrics, self.loss_terms = {loss: "rows"}, (loss,)
-        if target == "label":
+        if problem_type == "single_label":
             self.metrics["accuracy"] = "rows"
 
     def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
         found = super().normalizers(batch)
-        if self.target == "label":  # what a record counts goes with its class
+        if self.problem_type == "single_label":  # what a record counts goes with its class
             batch = flatten_slots(batch)
             found["rows"] = (batch["row_weights_B"] * self._weights(batch)).sum()
         return found
@@ -321,10 +330,10 @@ class ClassificationObjective(LabelObjective):
 
     def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
         weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
-        if self.target == "value":
+        if self.problem_type == "regression":
             errors_B = jnp.square(logits - labels_B.reshape(logits.shape)).mean(-1)
             return {"squared_error": (weights_B * errors_B).sum()}
-        if self.target == "labels":
+        if self.problem_type == "multi_label":
             losses_BC = jax.nn.softplus(logits) - logits * labels_B
             return {"labels_loss_nats": (weights_B * losses_BC.mean(-1)).sum()}
         weights_B = weights_B * self._weights(batch)
@@ -344,20 +353,20 @@ class Classification(LabelTask):
 
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
         self.settings = ClassificationConfig.of(config.task)
-        self.target = self.settings.target
-        self.exact = self.target == "label"
-        self.grouped = self.exact and bool(self.settings.together_key)
-        chosen = self.grouped and bool(self.settings.credit_key)
+        self.problem_type = self.settings.problem_type
+        self.exact = self.problem_type == "single_label"
+        self.grouped = self.exact and bool(self.settings.group_key)
+        chosen = self.grouped and bool(self.settings.relevance_key)
         groups = ("group_accuracy",) * self.grouped + ("choice_accuracy", "choice_credit") * chosen
-        self.metric_kind, names = METRICS[self.target]
+        self.metric_kind, names = METRICS[self.problem_type]
         self.metric_names = (*names, *groups)
         super().__init__(config, corpus)
 
     def make_objective(self) -> ClassificationObjective:
         given, weights = self.settings.class_weights, np.ones(max(1, len(self.labels)), np.float32)
-        if self.target == "label" and given is not None and given != "none":
+        if self.problem_type == "single_label" and given is not None and given != "none":
             weights = class_weights(given, self.labels, self.corpus.arrays["train"]["labels"])
-        return ClassificationObjective(self.target, weights, self.settings.label_smoothing)
+        return ClassificationObjective(self.problem_type, weights, self.settings.label_smoothing)
 
     @classmethod
     def head(cls, config: Config) -> str:
@@ -373,7 +382,7 @@ class Classification(LabelTask):
         return labels.shape[1] if labels.ndim == 2 else max(1, len(corpus.labels))
 
     def default_metric(self) -> str:
-        return {"label": "accuracy", "labels": "f1_micro", "value": "spearman"}[self.target]
+        return {"single_label": "accuracy", "multi_label": "f1_micro", "regression": "spearman"}[self.problem_type]
 
     def examples(self, store: TokenStore, purpose: str) -> Examples:
         rows, kept = super().examples(store, purpose), self.corpus.kept.get(self.corpus.part_of(store))
@@ -385,14 +394,14 @@ class Classification(LabelTask):
 
     def metric_inputs(self) -> tuple[str, ...]:
         task = self.settings
-        missing = {"groups": not task.together_key, "credits": not (task.together_key and task.credit_key)}
+        missing = {"groups": not task.group_key, "credits": not (task.group_key and task.relevance_key)}
         return tuple(name for name in super().metric_inputs() if not missing.get(name))
 
     def scored(self, outputs: list[Outputs]) -> metrics.Scored:
         logits, labels = joined(outputs, "logits"), joined(outputs, "labels_B")
-        if self.target == "value":
+        if self.problem_type == "regression":
             return metrics.Scored("values", predictions=logits.reshape(labels.shape), references=labels)
-        if self.target == "labels":
+        if self.problem_type == "multi_label":
             return metrics.Scored("multi_label", predictions=logits > 0, references=labels > 0)
         kept = {"groups": "groups_B", "credits": "credits_B"}
         further = {name: joined(outputs, key) for name, key in kept.items() if key in outputs[0]}
@@ -409,9 +418,9 @@ class Classification(LabelTask):
         """One prediction a record, for predictions.jsonl."""
         for output in outputs:
             for logits, label in zip(drop_padding(output, "logits"), drop_padding(output, "labels_B"), strict=True):
-                if self.target == "value":
+                if self.problem_type == "regression":
                     yield {"label": label.tolist(), "prediction": logits.reshape(label.shape).tolist()}
-                elif self.target == "labels":
+                elif self.problem_type == "multi_label":
 
                     def names(chosen: Any) -> list[str]:
                         return [name for name, one in zip(self.labels, chosen, strict=True) if one]
@@ -428,12 +437,12 @@ class Classification(LabelTask):
 
     def baseline(self) -> str:
         labels, held = (self.corpus.arrays[part]["labels"] for part in ("train", "validation"))
-        if self.target == "value":
+        if self.problem_type == "regression":
             return f"always the mean: squared error {np.square(held - labels.mean(0)).mean():.4g}"
-        if self.target == "labels":
+        if self.problem_type == "multi_label":
             return f"{labels.sum(1).mean():.3g} labels a record on average"
         usual = int(np.bincount(labels).argmax())
         return f"always {self.labels[usual]!r}: accuracy {(held == usual).mean():.4g}"
 
     def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        return super().update_hf_config(config) | {"problem_type": _PROBLEM_TYPES[self.target]}
+        return super().update_hf_config(config) | {"problem_type": _PROBLEM_TYPES[self.problem_type]}

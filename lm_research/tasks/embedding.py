@@ -77,10 +77,10 @@ def origin_embedding(path: str | None) -> text_embedding.Embedding:
 class EmbeddingConfig(PairConfig):
     not_reading = TaskConfig.not_reading | {"pooling", "similarity", "normalize", "temperature", "symmetric"}
 
-    target: str = key(
-        "label",
-        "value learns how similar a pair is; label: pairs belong together, and label_key is not read.",
-        choices=("label", "value"),
+    problem_type: str = key(
+        "contrastive",
+        "contrastive: the texts of a pair belong together, and label_key is not read; regression: label_key is how similar they are.",
+        choices=("contrastive", "regression"),
     )
     negative_key: str | None = key(None, "Field of a text that does not go with the first; empty has those of others.")
     pooling: str | None = key(
@@ -100,8 +100,10 @@ class EmbeddingConfig(PairConfig):
     normalize: bool = key(True, "Vectors of length 1, so that products are cosines.")
     temperature: float = key(0.05, "What similarities are divided by before the softmax.", low=1e-4, high=1e4)
     symmetric: bool = key(False, "Each second text looks for its first too; the loss is the mean of both ways.")
-    value_zero: float = key(0.0, "target=value: the value that stands for a cosine of 0.")
-    value_one: float = key(1.0, "target=value: the value that stands for a cosine of 1; others lie on a line.")
+    value_zero: float = key(0.0, "problem_type=regression: the value that stands for a cosine of 0.")
+    value_one: float = key(
+        1.0, "problem_type=regression: the value that stands for a cosine of 1; others lie on a line."
+    )
 
 
 class EmbeddingReader(Reader):
@@ -109,7 +111,7 @@ class EmbeddingReader(Reader):
 
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, EmbeddingConfig.of(config.task)
-        self.unnamed_labels = "values" if self.task.target == "value" else "none"
+        self.unnamed_labels = "values" if self.task.problem_type == "regression" else "none"
         if not self.task.pair_key:
             raise ConfigError(
                 "config.task.name=embedding is about pairs: name the second text's field in task.pair_key."
@@ -133,7 +135,7 @@ class EmbeddingReader(Reader):
         flat = [self.task.prompt + text for several in texts for text in several]
         encoded = encode_texts(tokenizer, flat, None, self.config.data.max_length)
         for record, several in zip(records, texts, strict=True):
-            label = self._cosine(record) if self.task.target == "value" else 0
+            label = self._cosine(record) if self.task.problem_type == "regression" else 0
             for number in range(len(several)):
                 yield Row(*next(encoded), label, number == 0)
 
@@ -188,7 +190,7 @@ class EmbeddingObjective(LabelObjective):
 
     def __init__(self, config: Config, skipped: int) -> None:
         self.config, self.skipped, self.settings = config, skipped, EmbeddingConfig.of(config.task)
-        self.graded = self.settings.target == "value"
+        self.graded = self.settings.problem_type == "regression"
         names = ("squared_error",) if self.graded else ("contrastive_loss_nats", "in_batch_accuracy")
         self.metrics, self.loss_terms = dict.fromkeys(names, "rows"), names[:1]
 
@@ -225,7 +227,7 @@ class Embedding(LabelTask):
 
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
         self.settings = task = EmbeddingConfig.of(config.task)
-        self.graded = task.target == "value"
+        self.graded = task.problem_type == "regression"
         self.metric_kind = "values" if self.graded else "ranks"
         self.metric_names = (
             ("pearson", "spearman", "squared_error")
@@ -261,10 +263,10 @@ class Embedding(LabelTask):
             embedding_settings(config, arch).check()
         except UserError as error:
             raise ConfigError(f"config.task.pooling: {error}") from error
-        if task.target == "value":
+        if task.problem_type == "regression":
             if not task.normalize or task.negative_key or task.symmetric or task.value_zero == task.value_one:
                 raise ConfigError(
-                    "config.task.target=value compares cosines with values: task.normalize must be true, negative_key empty, symmetric "
+                    "config.task.problem_type=regression compares cosines with values: task.normalize must be true, negative_key empty, symmetric "
                     "false, and value_zero another number than value_one."
                 )
             return

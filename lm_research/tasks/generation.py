@@ -1,7 +1,7 @@
 """What tasks that write texts share: decoding of held-out records within the evaluation step, and what is made of it.
 
 Decoding is part of the step's program, so it runs on the run's mesh and processes, and each record is written once, whatever the batch
-size. How to decode is said by task.decoding; which token begins a text, and which are forced, by the model's own files.
+size. How to decode is said by task.generation; which token begins a text, and which are forced, by the model's own files.
 
 Legend: B batch, T new tokens.
 """
@@ -49,8 +49,8 @@ _SHOWN = 300  # characters of a source that the log shows
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig(TaskConfig):
     reads_objective = "seq2seq"
-    not_reading = TaskConfig.not_reading | {"label_smoothing", "generate", "decoding"}
-    for_training = TaskConfig.for_training | {"label_smoothing", "generate"}
+    not_reading = TaskConfig.not_reading | {"label_smoothing", "predict_with_generate", "generation"}
+    for_training = TaskConfig.for_training | {"label_smoothing", "predict_with_generate"}
 
     label_smoothing: float = key(
         0.0,
@@ -58,20 +58,20 @@ class GenerationConfig(TaskConfig):
         low=0.0,
         high=0.99,
     )
-    generate: str = key(
+    predict_with_generate: str = key(
         "end",
         "When held-out records are decoded and what was written is scored: in each evaluation, at the end of the "
         "run, or never.",
         choices=("each", "end", "never"),
     )
-    decoding: dict[str, bool | int | float | str] | None = key(
+    generation: dict[str, bool | int | float | str] | None = key(
         None,
         "How, as arguments of lm.generate: num_beams=4,length_penalty=2.0, or a dict; empty is greedy.",
         read=lambda text: parse_decoding(text),
     )
 
     def check(self, config: Config) -> None:
-        check_decoding(self.decoding or {})
+        check_decoding(self.generation or {})
 
 
 class GenerationTask(Task):
@@ -90,17 +90,17 @@ class GenerationTask(Task):
 
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
         self.settings = task = GenerationConfig.of(config.task)
-        if task.metric and task.metric in self.metric_names and task.generate != "each":
+        if task.metric and task.metric in self.metric_names and task.predict_with_generate != "each":
             raise ConfigError(
                 f"config.task.metric={task.metric} is of written texts, and picks the best checkpoint only if each evaluation "
-                "writes some: set --config.task.generate=each, and --config.eval.num_batches to bound how many."
+                "writes some: set --config.task.predict_with_generate=each, and --config.eval.num_batches to bound how many."
             )
         super().__init__(config, corpus)
-        self.has_predictions = task.generate != "never"
+        self.has_predictions = task.predict_with_generate != "never"
         self.origin = origin_settings(config.train.init_from)
         tokens = {name: self.origin[name] for name in _TOKENS if self.origin.get(name) is not None}
         tokens |= {"eos_token_id": self.tokenizer.eos_id, "pad_token_id": self.pad_id}
-        self.options = make_options(check_decoding(task.decoding or {}), {}, tokens)
+        self.options = make_options(check_decoding(task.generation or {}), {}, tokens)
 
     @property
     @abc.abstractmethod
@@ -119,11 +119,13 @@ class GenerationTask(Task):
         return self.tokenizer.roles.get("pad", self.tokenizer.eos_id)
 
     def default_metric(self) -> str:
-        return self.metric_names[0] if self.settings.generate == "each" else "lm_loss_nats"
+        return self.metric_names[0] if self.settings.predict_with_generate == "each" else "lm_loss_nats"
 
     def decodes(self, purpose: str) -> bool:
         """Whether records are decoded that are read for this purpose ("train", "validation", or "final", the end of a run)."""
-        return purpose != "train" and self.settings.generate in (("each", "end") if purpose == "final" else ("each",))
+        return purpose != "train" and self.settings.predict_with_generate in (
+            ("each", "end") if purpose == "final" else ("each",)
+        )
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         """Which records a batch has and, if they are decoded, what was written, int32 [B, T]."""
@@ -148,7 +150,7 @@ class GenerationTask(Task):
                 yield self.corpus.kept[part][number], text.strip()
 
     def ranking_metrics(self) -> list[str]:
-        return super().ranking_metrics() if self.settings.generate == "each" else []
+        return super().ranking_metrics() if self.settings.predict_with_generate == "each" else []
 
     def metric_options(self) -> dict[str, str]:
         """The options of metrics of texts, see metrics.KINDS."""
@@ -196,7 +198,7 @@ class GenerationTask(Task):
         """generation_config.json: the fine-tuned model decodes as the run did."""
         tokens = {name: getattr(self.options, name) for name in (*_TOKENS, "eos_token_id", "pad_token_id")}
         chosen = {name: value for name, value in tokens.items() if value is not None}
-        chosen |= (self.settings.decoding or {}) | {"max_new_tokens": self.most}
+        chosen |= (self.settings.generation or {}) | {"max_new_tokens": self.most}
         return {FILE: (json.dumps(chosen, indent=2, sort_keys=True) + "\n").encode()}
 
 
@@ -207,7 +209,7 @@ def parse_decoding(text: str) -> dict[str, Any]:
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in ARGUMENTS:
             raise ConfigError(
-                f"config.task.decoding has {part!r}. {suggest(name, ARGUMENTS)} Write for example num_beams=4."
+                f"config.task.generation has {part!r}. {suggest(name, ARGUMENTS)} Write for example num_beams=4."
             )
         try:
             given[name] = ast.literal_eval(value)
@@ -217,16 +219,16 @@ def parse_decoding(text: str) -> dict[str, Any]:
 
 
 def check_decoding(given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of task.decoding; raises a ConfigError for such as there are not."""
+    """Arguments of task.generation; raises a ConfigError for such as there are not."""
     for name in given:
         if name not in ARGUMENTS:
             raise ConfigError(
-                f"config.task.decoding has {name!r}. {suggest(name, ARGUMENTS)} Write for example num_beams=4."
+                f"config.task.generation has {name!r}. {suggest(name, ARGUMENTS)} Write for example num_beams=4."
             )
     try:
         make_options(given, {}, {})
     except UserError as error:
-        raise ConfigError(f"config.task.decoding={given!r}: {error}") from error
+        raise ConfigError(f"config.task.generation={given!r}: {error}") from error
     return given
 
 

@@ -11,7 +11,7 @@ generation blocks, or without such all that the model has to write after the pro
 in records of a prompt and an answer, each answer ends with the end token. What is longer than data.max_length is cut at the end; the
 log counts it.
 
-Rows of one record, or with data.packing several, each for itself. Held-out records are decoded, as task.generate says, from all that
+Rows of one record, or with data.packing several, each for itself. Held-out records are decoded, as task.predict_with_generate says, from all that
 comes before their last answer.
 
 Legend: B batch, L length, P slots of prompts, I items of a batch, T tokens of a store.

@@ -39,11 +39,11 @@ ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
 
 @dataclasses.dataclass(frozen=True)
 class QuestionAnsweringConfig(PairConfig, WindowsConfig):
-    not_reading = TaskConfig.not_reading | {"max_answer_length", "n_best", "null_threshold"}
+    not_reading = TaskConfig.not_reading | {"max_answer_length", "n_best", "null_score_diff_threshold"}
 
     max_answer_length: int = key(30, "Tokens of the longest answer.", low=1, high=2**16)
     n_best: int = key(20, "Answers weighed, and written to predictions, for each question.", low=1, high=10_000)
-    null_threshold: float = key(
+    null_score_diff_threshold: float = key(
         0.0,
         "A question has no answer where the score of none minus the best answer's is above this (SQuAD 2.0).",
     )
@@ -88,13 +88,13 @@ class QuestionReader(Reader):
 
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         tokenizer, given = with_special_tokens(tokenizer), [self.question(record) for record in records]
-        asked, length, stride = [one.question for one in given], self.config.data.max_length, self.task.stride
+        asked, length, stride = [one.question for one in given], self.config.data.max_length, self.task.doc_stride
         for record, room in zip(records, context_rooms(tokenizer, asked, length), strict=True):
             if room <= stride:
                 raise DataError(
                     f"{record.where}: beside its question a row of data.max_length={length} tokens has room for {max(0, room)} of the "
-                    f"context, no more than the task.stride={stride} that neighbouring windows share. Shorten the question, "
-                    "raise data.max_length or lower task.stride."
+                    f"context, no more than the task.doc_stride={stride} that neighbouring windows share. Shorten the question, "
+                    "raise data.max_length or lower task.doc_stride."
                 )
         read = windows(tokenizer, asked, [one.context for one in given], length, stride)
         for one, parts in zip(given, read, strict=True):
@@ -239,10 +239,10 @@ class QuestionAnswering(LabelTask):
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
-        stride = cls.reader(config).task.stride
+        stride = cls.reader(config).task.doc_stride
         if stride >= config.data.max_length:
             raise ConfigError(
-                f"config.task.stride={stride} leaves windows of data.max_length={config.data.max_length} tokens no room to move. "
+                f"config.task.doc_stride={stride} leaves windows of data.max_length={config.data.max_length} tokens no room to move. "
                 "Lower it, or raise data.max_length."
             )
 
@@ -279,7 +279,7 @@ class QuestionAnswering(LabelTask):
         )
 
     def _answer(self, found: SpanPredictions) -> str:
-        if not found.spans or self.null and found.margin > self.settings.null_threshold:
+        if not found.spans or self.null and found.margin > self.settings.null_score_diff_threshold:
             return ""
         return found.text(found.spans[0])
 
@@ -296,7 +296,7 @@ class QuestionAnswering(LabelTask):
         )
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
-        """One prediction a question, for predictions.jsonl; `null_margin` is what task.null_threshold is compared with."""
+        """One prediction a question, for predictions.jsonl; `null_margin` is what task.null_score_diff_threshold is compared with."""
         for found in self.found(outputs):
             golds, answer = found.question["answers"], self._answer(found)
             logits = np.array([span.score for span in found.spans] + ([found.null] if self.null else []))

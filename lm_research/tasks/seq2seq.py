@@ -4,7 +4,7 @@ Encoder-decoders learn the target's tokens given the source, as in objectives/se
 read with the special tokens that the model's tokenizer puts around a text, after task.source_prefix if there is one; targets end with the
 end token. Where a tokenizer marks texts with their language, each side has its own (task.source_language, task.target_language). Texts that are too long for data.max_length and objective.target_length are cut at the end; the log counts them.
 
-Held-out sources are decoded as task.generate says and scored by metrics/texts.py.
+Held-out sources are decoded as task.predict_with_generate says and scored by metrics/texts.py.
 
 Legend: B batch, S source length, L target length.
 """
@@ -243,7 +243,7 @@ class Seq2Seq(GenerationTask):
                 f"{_LEAST} or more."
             )
         task = Seq2SeqConfig.of(config.task)
-        if task.generate != "never":
+        if task.predict_with_generate != "never":
             texts.check_installed(task.bleu_tokenizer)
 
     def __init__(self, config: Config, corpus: LabelledCorpus) -> None:

@@ -110,7 +110,7 @@ class TaggingReader(Reader):
 
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         numbers, frame = label_numbers(names), tokenizer.call_frame
-        room, stride = self.config.data.max_length - frame.size, self.task.stride
+        room, stride = self.config.data.max_length - frame.size, self.task.doc_stride
         blank = tokenizer.roles.get(
             "unk", tokenizer.roles.get("pad", 0)
         )  # for a word that is no token, as "\u200b" in BERT's

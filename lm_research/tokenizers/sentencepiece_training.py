@@ -61,7 +61,7 @@ def sentinels(config: TokenizerConfig) -> list[str]:
 
 def _trainer_options(config: TokenizerConfig) -> dict[str, Any]:
     options: dict[str, Any] = dict(
-        model_type=config.kind,
+        model_type=config.type,
         vocab_size=config.vocab_size,
         byte_fallback=True,
         pad_id=0,

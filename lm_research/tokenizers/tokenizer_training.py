@@ -49,7 +49,7 @@ def learn_tokenizer(
       path: of the sentencepiece model that the kinds of that library leave.
     """
     with _told(config, log, path.parent) as words:
-        if config.kind in LIBRARY_KINDS:
+        if config.type in LIBRARY_KINDS:
             return train_tokenizer(texts, config)
         return SentencePieceTokenizer.train(texts, config, path, words)
 
@@ -80,13 +80,13 @@ def tokenizer_key(config: TokenizerConfig, *names: str, prepare: Prepare = lambd
     """What tells the tokenizer of `make_tokenizer` from others, for the name of a corpus: its digest or, if it is learned, these keys too."""
     if config.path:
         return [prepare(load_tokenizer(config.path)).digest]
-    return [getattr(config, name) for name in ("kind", "vocab_size", "lowercase", *names)]
+    return [getattr(config, name) for name in ("type", "vocab_size", "lowercase", *names)]
 
 
 @contextlib.contextmanager
 def _told(config: TokenizerConfig, log: Callable[[str], None], folder: pathlib.Path) -> Iterator[IO[bytes]]:
     """Tells how long a training takes and what the trainer wrote last; the value is the file for that, a nameless one in `folder`."""
-    title, started, done = f"Training the tokenizer ({config.kind})", time.monotonic(), threading.Event()
+    title, started, done = f"Training the tokenizer ({config.type})", time.monotonic(), threading.Event()
 
     def tell(file: int) -> None:
         while not done.wait(_LINE_SECONDS):
@@ -115,12 +115,12 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
     Args:
       texts: documents or sentences, read once; of very many lines, every n-th is taken (sentencepiece_training.MAX_LINES).
-      config: kind ("wordpiece" or "byte_bpe"), vocab_size, keep_newlines and lowercase are used.
+      config: type ("wordpiece" or "byte_bpe"), vocab_size, keep_newlines and lowercase are used.
 
     Raises:
       TokenizerError: there is no text, vocab_size does not suit it, or the kind cannot keep line breaks.
     """
-    if config.kind == "wordpiece" and config.keep_newlines:
+    if config.type == "wordpiece" and config.keep_newlines:
         raise TokenizerError(
             "config.tokenizer.keep_newlines=True, but WordPiece turns line breaks into spaces. Train another kind "
             "(byte_bpe, unigram or bpe), or set --config.tokenizer.keep_newlines=False."
@@ -143,13 +143,13 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 
 def _train(lines: list[str], config: TokenizerConfig) -> Tokenizer:
-    files = _train_wordpiece(lines, config) if config.kind == "wordpiece" else _train_bytes(lines, config)
-    files = dict(tokenizer_from_files(files, f"trained {config.kind}").files)
+    files = _train_wordpiece(lines, config) if config.type == "wordpiece" else _train_bytes(lines, config)
+    files = dict(tokenizer_from_files(files, f"trained {config.type}").files)
     # The class that was named has told what stands around texts. Now tokenizer.json holds all, whatever model it goes with.
     settings = json.loads(files["tokenizer_config.json"])
     settings.pop("do_lower_case", None)
     files["tokenizer_config.json"] = json.dumps(settings | {"tokenizer_class": PLAIN_CLASS}).encode()
-    return tokenizer_from_files(files, f"trained {config.kind}")
+    return tokenizer_from_files(files, f"trained {config.type}")
 
 
 def _train_wordpiece(lines: list[str], config: TokenizerConfig) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 There are frozen ones (train.freeze), adapters (lora), and rates that fall layer by layer (optimizer.layer_decay) or with the width
 (model.mup_base_width).
 
-With adapters (models/adapters.py) all else is frozen but for what lora.full names; train.freeze may freeze more. A frozen parameter
+With adapters (models/adapters.py) all else is frozen but for what lora.modules_to_save names; train.freeze may freeze more. A frozen parameter
 has no gradient, no optimizer state and no decay. The layers of a stack are one array with a leading axis: if only some of them are
 frozen, the array keeps its optimizer state, and their gradient, moments and update are zero.
 
@@ -115,7 +115,7 @@ def make_groups(config: Config, shapes: Params, layers_of: LayersOf | None = Non
       layers_of: of which layers the rows of a stacked parameter are (ModelDefinition.layers_of); None: all, in their order.
 
     Raises:
-      ConfigError: a pattern of train.freeze or lora.full is no regular expression, or fits no parameter; nothing is left to learn.
+      ConfigError: a pattern of train.freeze or lora.modules_to_save is no regular expression, or fits no parameter; nothing is left to learn.
     """
     leaves = {path: leaf.shape for path, leaf in flatten(shapes).items()}
     layers = {
@@ -135,7 +135,7 @@ def _freeze(
 ) -> tuple[frozenset[str], dict[str, np.ndarray]]:
     learns = {path: np.ones(len(layers[path] or (0,)), np.float32) for path in leaves}
     if config.lora.rank:
-        full = list(_fitting("lora.full", config.lora.full, learns, layers))
+        full = list(_fitting("lora.modules_to_save", config.lora.modules_to_save, learns, layers))
         for path, mask in learns.items():
             if not adapters.is_adapter(path):
                 learns[path] = np.any([fits[path] for fits in full], axis=0) * mask if full else np.zeros_like(mask)

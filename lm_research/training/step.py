@@ -106,11 +106,11 @@ def make_train_step(
 
     Order inside: gradient of the loss at the current parameters, its norm, clipping and AdamW, the update scaled by the
     learning rate of this step's number, the average, the window of metrics, the step counter. If loss or gradient
-    is not finite the update is left out: for this step only (train.nonfinite=skip), or from then on (stop).
+    is not finite the update is left out: for this step only (train.on_nonfinite=skip), or from then on (stop).
     """
     groups = make_groups(config, definition.shapes, definition.layers_of)
     template = jax.eval_shape(optimizer.init, groups.learning(definition.shapes))
-    stop, decay = config.train.nonfinite == "stop", config.train.ema_decay
+    stop, decay = config.train.on_nonfinite == "stop", config.train.ema_decay
     pull = loss_and_gradient_per_device if config.mesh.preset == "shard_map" else loss_and_gradient
 
     def train_step(state: State, batch: Batch, *position: jax.Array, peak: jax.Array | None = None) -> State:

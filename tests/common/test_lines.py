@@ -38,13 +38,13 @@ def as_lines(path: pathlib.Path, lines: list[str], end: str) -> str:
 
 
 def documents(path: pathlib.Path, odd: str, end: str) -> list[str]:
-    return list(read_documents(as_lines(path, texts_of(odd), end), DataConfig(documents="line")))
+    return list(read_documents(as_lines(path, texts_of(odd), end), DataConfig(document_separator="line")))
 
 
 def packed(path: pathlib.Path, odd: str, end: str) -> list[str]:
     path = path.with_suffix(".txt.gz")
     path.write_bytes(gzip.compress(("\ufeff" + end.join(texts_of(odd))).encode()))
-    return list(read_documents(str(path), DataConfig(documents="line")))
+    return list(read_documents(str(path), DataConfig(document_separator="line")))
 
 
 def paragraphs(path: pathlib.Path, odd: str, end: str) -> list[str]:

@@ -38,7 +38,7 @@ def chooser(section: str, name: str) -> dict[str, Any]:
 
 def test_there_are_foreign_keys() -> None:
     assert {section for section, *_ in foreign_keys()} >= {"objective", "optimizer", "schedule"}
-    assert ("objective", "masked_lm", "infill_rate", 0.3) in set(foreign_keys())
+    assert ("objective", "masked_lm", "text_infilling_prob", 0.3) in set(foreign_keys())
 
 
 def test_every_key_of_another_variant_is_refused(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_replace_goes_from_one_variant_to_another() -> None:
 
 def test_a_task_has_the_objective_that_it_reads(tmp_path: Path) -> None:
     """A recipe for pre-training may choose another one, whose keys go with it; a flag may not give those."""
-    recipe = {"objective": {"name": "denoising", "infill_rate": 0.4, "decoder_start": "bos"}}
+    recipe = {"objective": {"name": "denoising", "text_infilling_prob": 0.4, "decoder_start": "bos"}}
     task = {"task": {"name": "seq2seq", "train": "a.jsonl"}}
     config = resolve(recipe | task)
     assert (config.objective.name, config.objective.decoder_start) == ("seq2seq", "bos")
@@ -113,18 +113,18 @@ def test_a_task_has_the_objective_that_it_reads(tmp_path: Path) -> None:
     path.write_text(json.dumps(recipe))
     words = [f"--config={path}", f"--workdir={tmp_path}", "--config.task.name=seq2seq", "--config.task.train=a.jsonl"]
     assert cli.parse([*words, "--config.objective.target_length=9"])[0].objective.target_length == 9
-    with pytest.raises(ConfigError, match="infill_rate is a key of objective.name=denoising"):
-        cli.parse([*words, "--config.objective.infill_rate=0.2"])
+    with pytest.raises(ConfigError, match="text_infilling_prob is a key of objective.name=denoising"):
+        cli.parse([*words, "--config.objective.text_infilling_prob=0.2"])
 
 
 def test_a_draft_reads_as_what_it_would_be() -> None:
     draft = default_config()
     assert draft.objective.mask_rate == 0.15 and draft.optimizer.learning_rate == 1e-4
     with pytest.raises(AttributeError):
-        _ = draft.objective.infill_rate
+        _ = draft.objective.text_infilling_prob
     draft.objective.name = "denoising"
-    assert draft.objective.infill_rate == 0.3
-    assert draft.to_dict()["objective"]["infill_rate"] == 0.3 and draft.to_dict()["task"] is None
+    assert draft.objective.text_infilling_prob == 0.3
+    assert draft.to_dict()["objective"]["text_infilling_prob"] == 0.3 and draft.to_dict()["task"] is None
     assert (
         resolve(draft.copy_and_resolve_references()) == resolve(draft) == resolve({"objective": {"name": "denoising"}})
     )
@@ -139,11 +139,11 @@ def test_a_reference_is_followed() -> None:
 
 # What the files of goldens/ are changed in; make_goldens.py wrote them with the schema of before.
 STORED: dict[str, dict[str, dict[str, Any]]] = {
-    "masked_lm": {"objective": {"mask_rate": 0.2, "pairs": "none"}},
-    "denoising": {"objective": {"name": "denoising", "infill_rate": 0.4}, "model": {"family": "bart"}},
+    "masked_lm": {"objective": {"mask_rate": 0.2, "sentence_pair": "none"}},
+    "denoising": {"objective": {"name": "denoising", "text_infilling_prob": 0.4}, "model": {"family": "bart"}},
     "muon": {"optimizer": {"name": "muon", "momentum": 0.9}, "schedule": {"name": "wsd", "decay_ratio": 0.2}},
     "seq2seq_task": {
-        "task": {"name": "seq2seq", "train": "pairs.jsonl", "decoding": "num_beams=4,length_penalty=0.6"},
+        "task": {"name": "seq2seq", "train": "pairs.jsonl", "generation": "num_beams=4,length_penalty=0.6"},
         "objective": {"target_length": 32, "decoder_start": "bos"},
         "model": {"family": "t5"},
     },
@@ -157,10 +157,10 @@ STORED: dict[str, dict[str, dict[str, Any]]] = {
         },
         "mesh": {"rules": {"vocab": ["fsdp", "tensor"], "embed": ["none"]}},
         "train": {"freeze": ["encoder/embeddings", "layers/[0-5]/"]},
-        "lora": {"rank": 4, "full": ["classifier"]},
+        "lora": {"rank": 4, "modules_to_save": ["classifier"]},
         "logging": {"trackers": ["tensorboard", "wandb"]},
         "profile": {"steps": [3, 5]},
-        "clean": {"scripts": ["latin", "greek"], "scrub": ["email", "ip"], "max_characters": 10_000},
+        "clean": {"scripts": ["latin", "greek"], "redact_pii": ["email", "ip"], "max_characters": 10_000},
     },
 }
 
@@ -178,9 +178,9 @@ def test_the_config_of_an_earlier_version_is_the_same_run(name: str, tmp_path: P
 
 def test_a_stored_config_edited_by_hand_is_refused(tmp_path: Path) -> None:
     stored = json.loads(dumps(Config()))
-    stored["objective"]["infill_rate"] = 0.4
+    stored["objective"]["text_infilling_prob"] = 0.4
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(ConfigError, match="infill_rate is a key of objective.name=denoising"):
+    with pytest.raises(ConfigError, match="text_infilling_prob is a key of objective.name=denoising"):
         cli.parse([f"--config={tmp_path}", f"--workdir={tmp_path}"])
 
 
@@ -200,11 +200,11 @@ SPELLINGS: list[tuple[str, str, str, Any]] = [
         {"vocab": ("fsdp", "tensor"), "embed": ("none",)},
     ),
     ("train.freeze", '["embeddings", "layers/[0-5]/"]', "embeddings,layers/[0-5]/", ("embeddings", "layers/[0-5]/")),
-    ("lora.targets", '["query/", "value/"]', "query/,value/", ("query/", "value/")),
-    ("lora.full", '["^classifier/"]', "^classifier/", ("^classifier/",)),
+    ("lora.target_modules", '["query/", "value/"]', "query/,value/", ("query/", "value/")),
+    ("lora.modules_to_save", '["^classifier/"]', "^classifier/", ("^classifier/",)),
     ("logging.trackers", '["tensorboard", "wandb"]', "tensorboard,wandb", ("tensorboard", "wandb")),
     ("clean.scripts", '["latin", "greek"]', "latin, greek", ("latin", "greek")),
-    ("clean.scrub", '["email"]', "email", ("email",)),
+    ("clean.redact_pii", '["email"]', "email", ("email",)),
     ("profile.steps", "[3, 5]", "3-5", (3, 5)),
 ]
 
@@ -296,16 +296,16 @@ def test_a_key_of_another_task_is_refused() -> None:
         ConfigError, match="task.temperature is a key of task.name=embedding, and this run has task.name=tagging"
     ):
         resolve({"task": {"name": "tagging", "temperature": 0.1}})
-    with pytest.raises(ConfigError, match="task.stride is a key of task.name=question_answering or tagging"):
-        resolve({"task": {"name": "seq2seq", "stride": 8}})
+    with pytest.raises(ConfigError, match="task.doc_stride is a key of task.name=question_answering or tagging"):
+        resolve({"task": {"name": "seq2seq", "doc_stride": 8}})
 
 
 def test_old_spellings_of_tasks() -> None:
     """Texts with commas, and 0 and "" for what is not set, as stored configs and command lines have them."""
     task = resolve({"task": {"name": "classification", "labels": "a, b", "pair_key": "", "patience": 0}}).task
     assert (task.labels, task.pair_key, task.patience) == (("a", "b"), None, None)
-    decoding = {"name": "seq2seq", "decoding": "num_beams=4,length_penalty=2.0"}
-    assert resolve({"task": decoding}).task.decoding == {"num_beams": 4, "length_penalty": 2.0}
+    decoding = {"name": "seq2seq", "generation": "num_beams=4,length_penalty=2.0"}
+    assert resolve({"task": decoding}).task.generation == {"num_beams": 4, "length_penalty": 2.0}
     assert resolve({"task": {"name": ""}}).task is None
 
 
@@ -317,7 +317,7 @@ def test_none_is_typed_for_what_is_not_set(tmp_path: Path) -> None:
     words = [f"--config={tmp_path}/c.py", f"--workdir={tmp_path}"]
     for name in (
         "train.budget",
-        "model.norm",
+        "model.norm_position",
         "data.validation_source",
         "task.labels",
         "task.class_weights",
@@ -360,7 +360,7 @@ def test_a_flag_that_a_task_does_not_read_is_refused(tmp_path: Path) -> None:
 def test_decoding_is_checked_however_it_is_given() -> None:
     for decoding, said in (({"num_beams": True}, "wrong type"), ({"num_beems": 4}, "Did you mean 'num_beams'")):
         with pytest.raises(ConfigError, match=said):
-            resolve({"task": {"name": "seq2seq", "train": "x", "decoding": decoding}, "train": {"init_from": "y"}})
+            resolve({"task": {"name": "seq2seq", "train": "x", "generation": decoding}, "train": {"init_from": "y"}})
 
 
 def test_a_draft_takes_config_dicts_and_is_copied() -> None:

@@ -75,7 +75,7 @@ def make_config(folder: pathlib.Path, objective: str) -> Config:
     data = {"mixture": f"en={folder}/en.txt:0.7,de={folder}/de.txt:0.3", "mixture_stages": "30: en=0.2 de=0.8"}
     if objective == "seq2seq":
         data = {"source": f"{folder}/pairs.tsv"}
-    tokenizer = {"kind": "byte_bpe", "vocab_size": 320, "sentinels": 20}
+    tokenizer = {"type": "byte_bpe", "vocab_size": 320, "sentinels": 20}
     return resolve(
         {
             "data": {**data, "max_length": 32, "cache_dir": str(folder)},

@@ -26,7 +26,7 @@ def make_config(folder: pathlib.Path, **data: Any) -> Config:
         texts = [*TEXTS[number * 10 : number * 10 + 10], TEXTS[0]]
         (folder / "text" / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     base = {"source": str(folder / "text"), "validation_fraction": 0.2, **data}
-    clean = {"near_duplicates": 0.8, "scrub": "all", "unicode": "NFC"}
+    clean = {"near_duplicates": 0.8, "redact_pii": "all", "unicode": "NFC"}
     return resolve({"data": base, "clean": clean, "tokenizer": {"vocab_size": 330}})
 
 

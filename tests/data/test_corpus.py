@@ -39,7 +39,7 @@ def write(folder: pathlib.Path, texts: list[str]) -> pathlib.Path:
 def make_config(source: object, tokenizer: dict[str, Any] | None = None, **data: Any) -> Config:
     return resolve(
         dict(
-            data={"source": str(source), "documents": "file", "validation_fraction": 0.2, **data},
+            data={"source": str(source), "document_separator": "file", "validation_fraction": 0.2, **data},
             tokenizer={"vocab_size": 340, **(tokenizer or {})},
         )
     )
@@ -97,10 +97,10 @@ def test_what_changes_the_corpus_and_what_does_not(folder: pathlib.Path, tmp_pat
     key = corpus_module._key(base)
     changes = [
         dict(data=dict(validation_fraction=0.3)),
-        dict(data=dict(documents="line")),
+        dict(data=dict(document_separator="line")),
         dict(data=dict(validation_source=str(folder))),
         dict(tokenizer=dict(vocab_size=341)),
-        dict(tokenizer=dict(kind="bpe")),
+        dict(tokenizer=dict(type="bpe")),
         dict(tokenizer=dict(keep_newlines=True)),
     ]
     keys = [corpus_module._key(config_module.replace(base, **change)) for change in changes]

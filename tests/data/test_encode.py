@@ -31,7 +31,7 @@ def by_sentence(texts: list[str], tokenizer: Tokenizer, gap: str, keep_newlines:
 @pytest.mark.parametrize("keep_newlines", [False, True])
 @pytest.mark.parametrize(("kind", "gap"), [("wordpiece", ""), ("byte_bpe", " ")])
 def test_same_as_one_sentence_at_a_time(kind: str, gap: str, keep_newlines: bool) -> None:
-    config = TokenizerConfig(kind=kind, vocab_size={"wordpiece": 45, "byte_bpe": 265}[kind])
+    config = TokenizerConfig(type=kind, vocab_size={"wordpiece": 45, "byte_bpe": 265}[kind])
     tokenizer = train_tokenizer(TEXTS * 3, config)
     expected = by_sentence(TEXTS, tokenizer, "" if keep_newlines else gap, keep_newlines)
     piece = encode_documents(TEXTS, tokenizer, keep_newlines, source=2)
@@ -47,7 +47,7 @@ def test_same_as_one_sentence_at_a_time(kind: str, gap: str, keep_newlines: bool
 def test_sentencepiece_too(keep_newlines: bool, tmp_path: pathlib.Path) -> None:
     """Spaces come back by the tokenizer; a text with sentencepiece's own sign for a space goes another way to its ids."""
     texts = [*TEXTS, "a▁b. Two"]
-    config = TokenizerConfig(kind="bpe", vocab_size=310, keep_newlines=keep_newlines)
+    config = TokenizerConfig(type="bpe", vocab_size=310, keep_newlines=keep_newlines)
     tokenizer = SentencePieceTokenizer.train(TEXTS * 3, config, tmp_path / "tokenizer.model")
     expected = by_sentence(texts, tokenizer, "", keep_newlines)
     piece = encode_documents(texts, tokenizer, keep_newlines)
@@ -57,7 +57,7 @@ def test_sentencepiece_too(keep_newlines: bool, tmp_path: pathlib.Path) -> None:
 
 
 def test_nothing() -> None:
-    tokenizer = train_tokenizer(TEXTS * 3, TokenizerConfig(kind="byte_bpe", vocab_size=265))
+    tokenizer = train_tokenizer(TEXTS * 3, TokenizerConfig(type="byte_bpe", vocab_size=265))
     for texts in ([], ["", " "]):
         piece = encode_documents(texts, tokenizer, False)
         assert not any(map(len, piece[:3]))

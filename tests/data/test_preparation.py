@@ -59,7 +59,7 @@ def test_any_number_of_workers_and_any_size_of_shards(
     kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vocab_size = {"unigram": 330, "wordpiece": 90, "byte_bpe": 280}[kind]
-    config = make_config(tmp_path, tokenizer={"kind": kind, "vocab_size": vocab_size})
+    config = make_config(tmp_path, tokenizer={"type": kind, "vocab_size": vocab_size})
     expected = content(build(config, tmp_path / "one")[0])
     assert {name.split("/")[0] for name in expected} >= {"train", "validation"}
     assert content(build(config, tmp_path / "two", workers=2)[0]) == expected
@@ -160,7 +160,7 @@ def test_cleaning_reaches_the_store_and_the_manifest(tmp_path: pathlib.Path) -> 
         "cafe\u0301 " * 8,
     ]
     texts[7] += " Mail cat@example.org or 192.0.2.1."
-    clean = dict(unicode="NFC", near_duplicates=0.7, min_characters=5, scripts="latin", scrub="email,ip")
+    clean = dict(unicode="NFC", near_duplicates=0.7, min_characters=5, scripts="latin", redact_pii="email,ip")
     corpus, lines = build(make_config(tmp_path, texts, clean=clean), tmp_path / "run", workers=2)
     stored = texts_of(corpus) + texts_of(corpus, "validation")
     assert len(stored) == 62
@@ -191,12 +191,12 @@ def test_cleaning_is_part_of_what_a_corpus_is(tmp_path: pathlib.Path) -> None:
         {"near_duplicates": 0.5},
         {"min_characters": 3},
         {"scripts": "latin"},
-        {"scrub": "all"},
+        {"redact_pii": "all"},
     ]
     folders = {corpus_folder(make_config(tmp_path, clean=change), tmp_path) for change in changes}
     assert len(folders) == len(changes)
-    with pytest.raises(ConfigError, match="clean.scrub names 'mails'"):
-        build(make_config(tmp_path, clean={"scrub": "mails"}), tmp_path / "run")
+    with pytest.raises(ConfigError, match="clean.redact_pii names 'mails'"):
+        build(make_config(tmp_path, clean={"redact_pii": "mails"}), tmp_path / "run")
 
 
 def test_near_repeats_of_held_out_text_leave_the_training_text(tmp_path: pathlib.Path) -> None:

@@ -222,7 +222,7 @@ def test_damage(damage: str, tmp_path: pathlib.Path) -> None:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
     problems = Problems("skip")
-    documents = read_documents(str(tmp_path / name), DataConfig(documents="line"), problems)
+    documents = read_documents(str(tmp_path / name), DataConfig(document_separator="line"), problems)
     if left:
         assert list(documents) == left
     else:

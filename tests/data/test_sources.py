@@ -14,7 +14,7 @@ from lm_research.errors import DataError
 
 
 def read(source: pathlib.Path | str, documents: str = "blank_line") -> list[str]:
-    return list(read_documents(str(source), DataConfig(documents=documents)))
+    return list(read_documents(str(source), DataConfig(document_separator=documents)))
 
 
 def test_the_bible_by_chapters() -> None:

@@ -129,7 +129,7 @@ def test_text_without_spaces_has_gaps_too(tmp_path: pathlib.Path) -> None:
     sentence = "天下大势，分久必合，合久必分。周末七国分争，并入于秦。"
     texts = [sentence, "天下大势。", "周末分争", "七国分争", "并入于秦"] * 9
     tokenizer = SentencePieceTokenizer.train(
-        texts, TokenizerConfig(kind="bpe", vocab_size=295), tmp_path / "tokenizer.model"
+        texts, TokenizerConfig(type="bpe", vocab_size=295), tmp_path / "tokenizer.model"
     )
     ids = tokenizer.encode(sentence)
     store = write_store(tmp_path / "store", [[ids]], tokenizer.digest, tokenizer.size)

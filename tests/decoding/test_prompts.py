@@ -47,7 +47,7 @@ def test_masks_hide_tokens() -> None:
 
 def test_what_stands_before_a_text(tmp_path: pathlib.Path) -> None:
     """Our own tokenizers part documents by the separator; one with bos alone (Llama's way) begins with that, GPT-2's with eos."""
-    section = resolve({"tokenizer": {"kind": "byte_bpe", "vocab_size": 270}}).tokenizer
+    section = resolve({"tokenizer": {"type": "byte_bpe", "vocab_size": 270}}).tokenizer
     own = train_tokenizer(iter(["a river and a stone"] * 20), section)
     assert text_start(own) == own.roles["sep"] != own.roles["bos"]
     for bos in (True, False):

@@ -38,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     (folder / "tags.conll").write_text("\n".join(lines))
     tasks = [
         {"name": "classes", "task": "classification", "data": "classes.jsonl", "metric": "f1_macro"},
-        {"name": "several", "task": "classification", "data": "several.jsonl", "target": "labels"},
-        {"name": "value", "task": "classification", "data": "value.jsonl", "target": "value"},
+        {"name": "several", "task": "classification", "data": "several.jsonl", "problem_type": "multi_label"},
+        {"name": "value", "task": "classification", "data": "value.jsonl", "problem_type": "regression"},
         {"name": "tags", "task": "tagging", "data": "tags.conll"},
     ]
     for task in tasks:
@@ -92,7 +92,7 @@ def test_records_that_belong_together_are_judged_together(folder: pathlib.Path, 
     write(folder / "together.jsonl", together)
     task = {"name": "together", "task": "classification", "data": "together.jsonl", "metric": "choice_credit"}
     (folder / "together.json").write_text(
-        json.dumps({"tasks": [task | {"together_key": "question", "credit_key": "worth"}]})
+        json.dumps({"tasks": [task | {"group_key": "question", "relevance_key": "worth"}]})
     )
     assert run(folder, tmp_path / "out", "together.json") == 0
     found = rows(tmp_path / "out" / "together" / "predictions.jsonl")

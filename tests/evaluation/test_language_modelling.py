@@ -26,7 +26,7 @@ TEXTS = ["the river flows to the sea", "a stone lies in the river at night, and 
 def causal(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """16 positions, and a vocabulary of bytes and a few merges."""
     folder = tmp_path_factory.mktemp("causal")
-    section = resolve({"tokenizer": {"kind": "byte_bpe", "vocab_size": 270}}).tokenizer
+    section = resolve({"tokenizer": {"type": "byte_bpe", "vocab_size": 270}}).tokenizer
     train_tokenizer(iter(TEXTS * 20), section).save_files(folder)
     plain = tiny.model("gpt2")
     definition = define(plain.arch.replace(vocab_size=270, max_length=16), plain.head)

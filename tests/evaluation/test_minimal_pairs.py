@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         for n, (good, bad) in enumerate(zip(GOOD, BAD, strict=True))
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    task = {"name": "blimp", "task": "minimal_pairs", "data": "pairs.jsonl", "group_key": "UID"}
+    task = {"name": "blimp", "task": "minimal_pairs", "data": "pairs.jsonl", "slice_key": "UID"}
     tasks = [task, task | {"name": "crows", "scored": "shared"}]
     (folder / "suite.json").write_text(json.dumps({"tasks": tasks}))
     return folder

@@ -116,10 +116,10 @@ def write(folder: pathlib.Path, keys: tuple[str, ...], trials: list[tuple[tuple,
 def test_a_table_has_means_and_deviations_over_seeds(tmp_path: pathlib.Path) -> None:
     losses = {("post", 0): 3.1, ("post", 1): 5.1, ("pre", 0): 2.0, ("pre", 1): 2.5, ("none", 0): None, ("none", 1): 2.0}
     trials = [(key, {"eval_loss_nats": loss} if loss else {}) for key, loss in losses.items()]
-    write(tmp_path, ("model.norm", "seed"), trials)
+    write(tmp_path, ("model.norm_position", "seed"), trials)
     # Of 3.1 and 5.1 the mean is 4.1 and the deviation sqrt((1 + 1) / 1) = 1.4142; of 2 and 2.5 they are 2.25 and sqrt(0.125) = 0.3536.
     assert table.table(read_study(tmp_path), ["eval_loss_nats", "seconds"]).splitlines() == [
-        "| model.norm | eval_loss_nats | seconds |",
+        "| model.norm_position | eval_loss_nats | seconds |",
         "| --- | --- | --- |",
         "| post | 4.1000 ± 1.4142 (2) | 5 ± 0 (2) |",
         "| pre | 2.2500 ± 0.3536 (2) | 5 ± 0 (2) |",
@@ -127,7 +127,7 @@ def test_a_table_has_means_and_deviations_over_seeds(tmp_path: pathlib.Path) -> 
     ]
     write(
         tmp_path,
-        ("model.norm",),
+        ("model.norm_position",),
         [(("post",), {"eval_loss_nats": 3.0, "sop": 0.5}), (("pre",), {"eval_loss_nats": 2.0})],
     )
     assert table.table(read_study(tmp_path), ["sop"]).splitlines()[2:] == ["| post | 0.5000 |", "| pre | - |"]

@@ -25,14 +25,14 @@ from lm_research.tokenizers.tokenizer_training import LIBRARY_KINDS, train_token
 GOLDENS = pathlib.Path(__file__).parents[1] / "training" / "goldens" / "run_exports.json"
 # Name -> settings of its training; "_lines" keep line breaks.
 VOCABULARIES = {
-    "unigram": TokenizerConfig(kind="unigram", vocab_size=320),
-    "unigram_lines": TokenizerConfig(kind="unigram", vocab_size=320, keep_newlines=True),
-    "bpe": TokenizerConfig(kind="bpe", vocab_size=420),
-    "bpe_lines": TokenizerConfig(kind="bpe", vocab_size=420, keep_newlines=True),
-    "wordpiece": TokenizerConfig(kind="wordpiece", vocab_size=110),
-    "wordpiece_cased": TokenizerConfig(kind="wordpiece", vocab_size=110, lowercase=False),
-    "byte_bpe": TokenizerConfig(kind="byte_bpe", vocab_size=330),
-    "byte_bpe_lines": TokenizerConfig(kind="byte_bpe", vocab_size=330, keep_newlines=True),
+    "unigram": TokenizerConfig(type="unigram", vocab_size=320),
+    "unigram_lines": TokenizerConfig(type="unigram", vocab_size=320, keep_newlines=True),
+    "bpe": TokenizerConfig(type="bpe", vocab_size=420),
+    "bpe_lines": TokenizerConfig(type="bpe", vocab_size=420, keep_newlines=True),
+    "wordpiece": TokenizerConfig(type="wordpiece", vocab_size=110),
+    "wordpiece_cased": TokenizerConfig(type="wordpiece", vocab_size=110, lowercase=False),
+    "byte_bpe": TokenizerConfig(type="byte_bpe", vocab_size=330),
+    "byte_bpe_lines": TokenizerConfig(type="byte_bpe", vocab_size=330, keep_newlines=True),
 }
 # Pre-training objectives of encoder-decoders, whose sources look different.
 OBJECTIVES = {"t5": "span_corruption", "mt5": "span_corruption", "bart": "denoising", "mbart": "denoising"}

@@ -109,7 +109,7 @@ class Lab:
             "checkpoint.keep": 4,
         }
         if variant == "gpt":
-            keys |= {"train.accumulation_steps": 2, "train.ema_decay": 0.9, "train.nonfinite": "skip"}
+            keys |= {"train.accumulation_steps": 2, "train.ema_decay": 0.9, "train.on_nonfinite": "skip"}
         flags = [f"--config.{key}={value}" for key, value in keys.items()]
         return [f"--config={ROOT}/configs/quickstart.py:{variant}", *flags]
 
@@ -130,7 +130,7 @@ def without_training_of_tokenizers(flags: list[str]) -> list[str]:
     if not any(flag.startswith(("--config.train.init_from=", "--config.tokenizer.path=")) for flag in flags):
         return flags
     return [
-        flag for flag in flags if not flag.startswith(("--config.tokenizer.kind=", "--config.tokenizer.vocab_size="))
+        flag for flag in flags if not flag.startswith(("--config.tokenizer.type=", "--config.tokenizer.vocab_size="))
     ]
 
 

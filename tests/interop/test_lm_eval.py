@@ -34,7 +34,7 @@ TEXTS = ["the river flows to the sea", "a stone lies in the river", "bread and w
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A model of 24 positions with a vocabulary of bytes and a few merges."""
-    section = resolve({"tokenizer": {"kind": "byte_bpe", "vocab_size": 280}}).tokenizer
+    section = resolve({"tokenizer": {"type": "byte_bpe", "vocab_size": 280}}).tokenizer
     tokenizer = train_tokenizer(iter(TEXTS * 20), section)
     folder = tmp_path_factory.mktemp("harness")
     tokenizer.save_files(folder)

@@ -111,7 +111,7 @@ def test_what_we_write_means_the_same_when_read(
 ) -> None:
     base = define_model(tiny.config("gpt2", model={"family": family}).model, tiny.VOCAB, head)
     full = "^classifier/" if head == "classification" else ""
-    adapted = adapt(base, LoraConfig(rank=2, alpha=5.0, targets=targets, rslora=rslora, full=full))
+    adapted = adapt(base, LoraConfig(rank=2, alpha=5.0, target_modules=targets, rslora=rslora, modules_to_save=full))
     params = tiny.random_params(adapted)
     plain = {path: leaf for path, leaf in flatten(params).items() if "lora_" not in path}
     body = define(base.arch, base.head)
@@ -127,7 +127,9 @@ def test_what_we_write_means_the_same_when_read(
 def test_names_and_shapes_are_pefts(tmp_path: pathlib.Path) -> None:
     """The golden adapter's targets: the same tensors, but for the rank of values, which peft was told to halve."""
     base = define_model(tiny.config("bert", model={"intermediate_size": 24}).model, 40, "classification")
-    lora = LoraConfig(rank=4, targets="query,value,attention/output,feed_forward/down", full="^classifier/")
+    lora = LoraConfig(
+        rank=4, target_modules="query,value,attention/output,feed_forward/down", modules_to_save="^classifier/"
+    )
     adapted = adapt(base, lora)
     write_adapter(tmp_path, adapted, "bert", tiny.random_params(adapted), "base", "bert")
     ours, theirs = (

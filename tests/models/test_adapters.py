@@ -69,7 +69,7 @@ def test_the_first_function_is_that_of_the_base_bit_for_bit(family: str) -> None
 @pytest.mark.parametrize("family", ["bert", "t5"])
 def test_the_kernel_is_the_sum(family: str) -> None:
     """W + s A B of each layer, here in einsum's words; the merged model computes the same."""
-    adapted = adapt(base(family), LoraConfig(rank=2, alpha=6.0, targets="query,attention/output"))
+    adapted = adapt(base(family), LoraConfig(rank=2, alpha=6.0, target_modules="query,attention/output"))
     params = tiny.random_params(adapted)
     leaves, (plain, found) = flatten(params), merged(adapted, params)
     stack = "encoder/layers/attention"
@@ -131,7 +131,7 @@ def test_what_a_begins_with() -> None:
 
 def test_axes_follow_the_kernel() -> None:
     """A lies where the kernel's inputs do, B where its outputs do; the rank lies nowhere."""
-    axes = adapt(base("bert"), LoraConfig(rank=2, targets="query,attention/output")).axes["encoder"]["layers"][
+    axes = adapt(base("bert"), LoraConfig(rank=2, target_modules="query,attention/output")).axes["encoder"]["layers"][
         "attention"
     ]
     assert axes["query"]["lora_a"] == ("layers", "embed", None)
@@ -165,7 +165,7 @@ WRONG = {
 @pytest.mark.parametrize("targets", WRONG)
 def test_targets_that_cannot_be_used(targets: str) -> None:
     with pytest.raises(ConfigError, match=WRONG[targets]):
-        adapt(base("bert"), LoraConfig(rank=2, targets=targets))
+        adapt(base("bert"), LoraConfig(rank=2, target_modules=targets))
 
 
 def test_a_rank_that_is_not_low() -> None:

@@ -80,15 +80,15 @@ def test_dropout_falls_on_probabilities_and_keeps_their_mean() -> None:
         ("gpu", {"dtype": "bfloat16"}, 128, True, True),
         ("gpu", {"dtype": "float32"}, 128, False, False),  # Triton's products would be of fewer bits
         ("gpu", {"dtype": "bfloat16"}, 64, False, False),
-        ("gpu", {"dtype": "bfloat16", "attention": "plain"}, 128, False, False),
+        ("gpu", {"dtype": "bfloat16", "attention_backend": "xla"}, 128, False, False),
         ("gpu", {"dtype": "bfloat16", "head_size": 256}, 128, False, False),
         ("tpu", {"dtype": "float32"}, 512, False, True),
         ("tpu", {"dtype": "bfloat16"}, 512, True, False),  # splash has no dropout
         ("tpu", {"dtype": "bfloat16"}, 520, False, False),  # and its blocks are of 128
         ("tpu", {"dtype": "bfloat16"}, 256, False, False),
-        ("tpu", {"dtype": "bfloat16", "attention": "flash"}, 256, False, True),
+        ("tpu", {"dtype": "bfloat16", "attention_backend": "flash"}, 256, False, True),
         ("cpu", {"dtype": "bfloat16"}, 512, False, False),
-        ("cpu", {"attention": "flash"}, 16, False, True),
+        ("cpu", {"attention_backend": "flash"}, 16, False, True),
     ],
 )
 def test_where_kernels_are_used(where: str, changes: dict[str, Any], length: int, drops: bool, expected: bool) -> None:

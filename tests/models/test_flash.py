@@ -124,8 +124,8 @@ def test_models_are_the_same_with_it(family: str) -> None:
         attention_dropout_rate=0.2,
         dropout_rate=0.1,
     )
-    names = ("plain", "flash")
-    definitions = [define_model(dataclasses.replace(section, attention=name), tiny.VOCAB) for name in names]
+    names = ("xla", "flash")
+    definitions = [define_model(dataclasses.replace(section, attention_backend=name), tiny.VOCAB) for name in names]
     params = tiny.random_params(definitions[0])
     tokens = np.random.default_rng(0).integers(5, tiny.VOCAB, (2, 16))
     segments = np.array([[1] * 6 + [2] * 8 + [0] * 2, [1] * 16])

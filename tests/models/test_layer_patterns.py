@@ -187,7 +187,7 @@ def test_kernels_see_what_the_pattern_says() -> None:
     arch = said(dict(WINDOW, window=3), WHOLE, num_layers=4)
     params = tiny.random_params(model(arch))
     plain, gradient = value_and_gradient(arch, params)
-    value, found = value_and_gradient(arch.replace(attention="flash"), params)
+    value, found = value_and_gradient(arch.replace(attention_backend="flash"), params)
     assert float(value) == pytest.approx(float(plain), rel=1e-4)
     for expected, got in zip(jax.tree.leaves(gradient), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-4 * max(1, np.abs(expected).max()))
@@ -259,7 +259,7 @@ def test_all_who_walk_over_layers_know_their_numbers() -> None:
     # A matrix for each expert is one of its own: [N, E, D, F].
     axes = matrix_axes(up.format("experts_4"), 4)
     assert (axes.reduction_axis, axes.output_axis) == ((2,), (3,))
-    adapted = adapt(definition, LoraConfig(rank=2, targets="attention/query/"))
+    adapted = adapt(definition, LoraConfig(rank=2, target_modules="attention/query/"))
     shapes = flatten(adapted.shapes)
     assert {path: leaf.shape for path, leaf in shapes.items() if path.endswith("lora_a")} == {
         "decoder/layers/experts_4/attention/query/lora_a": (2, 16, 2),

@@ -18,7 +18,9 @@ ROWS = 8
 
 def uneven_batch(family: str, folder: Any) -> tuple[Any, dict[str, np.ndarray]]:
     """An objective and eight rows that hold very different numbers of real and predicted tokens; two are empty."""
-    config = tiny.config(family, model=dict(num_layers=1), objective=dict(short_rate=0.5) if family == "bert" else {})
+    config = tiny.config(
+        family, model=dict(num_layers=1), objective=dict(short_seq_prob=0.5) if family == "bert" else {}
+    )
     objective = build_objective(config, tiny.WordTokenizer(), tiny.model(family).arch)
     store = tiny.store(folder, tiny.documents(seed=2, count=12, sentences=(1, 8)))
     examples = objective.examples(store, "validation")

@@ -19,7 +19,7 @@ from lm_research.objectives.denoising import DenoisedTexts, poisson_ends
 DOCUMENTS, SENTENCES, WORDS = 24, 40, 20
 LENGTH = SENTENCES * WORDS  # tokens of a document, which fills a row
 SIZE = 5 + DOCUMENTS * LENGTH
-OFF = dict(infill_rate=0.0, permute_rate=0.0, delete_rate=0.0, rotate_rate=0.0)
+OFF = dict(text_infilling_prob=0.0, permute_sentence_prob=0.0, token_deletion_prob=0.0, document_rotation_prob=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def gaps(source: list[int], target: list[int]) -> list[tuple[int, int]]:
 
 
 def test_infilling_takes_its_share_in_spans_of_poisson_lengths(store: TokenStore) -> None:
-    pairs = corrupted(store, epochs=3, infill_rate=0.3)
+    pairs = corrupted(store, epochs=3, text_infilling_prob=0.3)
     wanted, counts, alone = round(0.3 * LENGTH), [], []
     for source, target in pairs:
         found = gaps(source, target)
@@ -87,7 +87,7 @@ def test_infilling_takes_its_share_in_spans_of_poisson_lengths(store: TokenStore
 
 def test_spans_stand_everywhere_as_often(store: TokenStore) -> None:
     masked = np.zeros(LENGTH)
-    pairs = corrupted(store, epochs=10, infill_rate=0.3)
+    pairs = corrupted(store, epochs=10, text_infilling_prob=0.3)
     for source, target in pairs:
         masked += ~np.isin(target, source)
     # The shares of 10 stretches of 80 tokens; tokens of a span come together, so a stretch counts some 80 / 4 draws.
@@ -97,14 +97,14 @@ def test_spans_stand_everywhere_as_often(store: TokenStore) -> None:
 
 def test_a_source_is_never_longer_than_its_row(store: TokenStore) -> None:
     """With very short spans most of the many insertions find no room."""
-    for source, target in corrupted(store, infill_rate=0.9, **{"mean_span": 1.0}):
+    for source, target in corrupted(store, text_infilling_prob=0.9, **{"mean_span_length": 1.0}):
         assert len(source) <= LENGTH
         assert sum(missing for _, missing in gaps(source, target)) == round(0.9 * LENGTH)
 
 
 def test_permutation_keeps_sentences_whole(store: TokenStore) -> None:
     orders = []
-    for source, target in corrupted(store, permute_rate=1.0):
+    for source, target in corrupted(store, permute_sentence_prob=1.0):
         sentences = np.array(source).reshape(SENTENCES, WORDS)
         assert (np.diff(sentences, axis=1) == 1).all() and sorted(source) == target
         orders.append((sentences[:, 0] - target[0]) // WORDS)
@@ -113,13 +113,13 @@ def test_permutation_keeps_sentences_whole(store: TokenStore) -> None:
     stays = (orders == np.arange(SENTENCES)).sum(1)
     assert abs(stays.mean() - 1) < 5 / math.sqrt(len(orders))
     assert (np.bincount(orders[:, 0]) < len(orders) / 2).all()
-    half = [source == target for source, target in corrupted(store, 4, permute_rate=0.5)]
+    half = [source == target for source, target in corrupted(store, 4, permute_sentence_prob=0.5)]
     assert abs(np.mean(half) - 0.5) < 5 * math.sqrt(0.25 / len(half))
 
 
 def test_rotation_begins_at_a_random_token(store: TokenStore) -> None:
     begins = []
-    for source, target in corrupted(store, 4, rotate_rate=1.0):
+    for source, target in corrupted(store, 4, document_rotation_prob=1.0):
         at = source[0] - target[0]
         assert source == target[at:] + target[:at]
         begins.append(at / LENGTH)
@@ -128,14 +128,16 @@ def test_rotation_begins_at_a_random_token(store: TokenStore) -> None:
 
 def test_deletion_leaves_no_trace(store: TokenStore) -> None:
     gone = np.zeros(LENGTH)
-    for source, target in corrupted(store, 4, delete_rate=0.25):
+    for source, target in corrupted(store, 4, token_deletion_prob=0.25):
         assert len(source) == LENGTH - round(0.25 * LENGTH) and sorted(source) == source
         gone += ~np.isin(target, source)
     assert np.abs(gone.reshape(10, -1).mean(1) / (4 * DOCUMENTS) - 0.25).max() < 0.03
 
 
 def test_everything_at_once_still_ends_in_the_text(store: TokenStore) -> None:
-    noise = dict(infill_rate=0.3, permute_rate=1.0, delete_rate=0.1, rotate_rate=0.5)
+    noise = dict(
+        text_infilling_prob=0.3, permute_sentence_prob=1.0, token_deletion_prob=0.1, document_rotation_prob=0.5
+    )
     for source, target in corrupted(store, **noise):
         kept = [token for token in source if token != few.MASK]
         assert set(kept) <= set(target) and len(set(kept)) == len(kept)
@@ -145,7 +147,9 @@ def test_everything_at_once_still_ends_in_the_text(store: TokenStore) -> None:
 
 def test_texts_of_every_length_survive(tmp_path: pathlib.Path) -> None:
     short = tiny.store(tmp_path, tiny.documents(7, 80, (1, 4), (1, 4)))
-    config = few.setting("denoising", objective=dict(OFF, infill_rate=0.3, permute_rate=1.0, delete_rate=0.3))
+    config = few.setting(
+        "denoising", objective=dict(OFF, text_infilling_prob=0.3, permute_sentence_prob=1.0, token_deletion_prob=0.3)
+    )
     rows = few.examples(config, short, few.Words())
     assert isinstance(rows, DenoisedTexts) and rows.pieces.lengths.min() == 1
     for number in range(5):

@@ -13,9 +13,9 @@ from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES
 
 CASES = [
-    ("masked_lm", "bert", dict(next_sentence=True)),
-    ("masked_lm", "roberta", dict(pairs="none", masking="whole_word")),
-    ("masked_lm", "albert", dict(pairs="sentence_order", masking="ngram", max_span=3)),
+    ("masked_lm", "bert", dict(sentence_pair="next_sentence")),
+    ("masked_lm", "roberta", dict(sentence_pair="none", masking="whole_word")),
+    ("masked_lm", "albert", dict(sentence_pair="sentence_order", masking="ngram", max_span_length=3)),
     ("replaced_token", "electra", dict(generator_size=0.5)),
     ("causal_lm", "gpt2", {}),
     ("prefix_lm", "llama", {}),
@@ -61,9 +61,9 @@ def test_rows_are_a_function_of_seed_epoch_and_index(name: str, packing: bool, t
     rng = np.random.default_rng(1)
     texts = [[rng.integers(5, 40, rng.integers(1, 9)).tolist() for _ in range(2)] for _ in range(60)]
     store = tiny.store(tmp_path, texts)
-    objective = dict(pairs="none") if packing and name == "masked_lm" else {}
+    objective = dict(sentence_pair="none") if packing and name == "masked_lm" else {}
     if name == "span_corruption":  # a text with one span alone has it at its end, always
-        objective |= dict(mask_rate=0.3, mean_span=1.0)
+        objective |= dict(mask_rate=0.3, mean_span_length=1.0)
 
     def make(seed: int = 0) -> Any:
         config = few.setting(name, objective=objective, data=dict(packing=packing), seed=seed)

@@ -197,7 +197,7 @@ def test_random_seconds_look_like_true_ones(corpus: Corpus) -> None:
 
 
 def test_cuts_fall_on_every_sentence_boundary_as_often(tmp_path: pathlib.Path) -> None:
-    examples = make(numbered_store(tmp_path, 2, 5, (60, 61), (1, 2)), short_rate=0.0)
+    examples = make(numbered_store(tmp_path, 2, 5, (60, 61), (1, 2)), short_seq_prob=0.0)
     epochs = 2000  # of the first chunk: 29 sentences of one token, so nothing is cut off and there are 28 places
     batch = examples.batch(np.arange(epochs), np.zeros(epochs, int))
     rows = [read_row(batch, b) for b in range(epochs)]
@@ -235,7 +235,7 @@ def long_documents(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 
 
 def test_a_tenth_of_the_rows_is_cut_to_a_uniform_length(long_documents: TokenStore) -> None:
-    examples = make(long_documents, next_sentence=False)
+    examples = make(long_documents, sentence_pair="none")
     starts = np.asarray(long_documents.sentence_starts)
     room, chunks = L - 2, examples.source.chunks
     full = starts[chunks[:, 2]] - starts[chunks[:, 1]] >= room
@@ -243,12 +243,12 @@ def test_a_tenth_of_the_rows_is_cut_to_a_uniform_length(long_documents: TokenSto
     short = lengths[lengths < room]
     assert near(len(short) / len(lengths), 0.1 * (1 - 1 / (room - 1)), len(lengths))
     assert short.min() >= 2 and abs(short.mean() - (2 + room - 1) / 2) < 5 * (room - 2) / math.sqrt(12 * len(short))
-    never = whole_epoch(make(long_documents, next_sentence=False, short_rate=0.0))
+    never = whole_epoch(make(long_documents, sentence_pair="none", short_seq_prob=0.0))
     assert (never["segments_BL"].sum(1)[full] == L).all()
 
 
 def test_single_segments_have_one_separator_and_no_types(long_documents: TokenStore) -> None:
-    batch = whole_epoch(make(long_documents, next_sentence=False))
+    batch = whole_epoch(make(long_documents, sentence_pair="none"))
     lengths = batch["segments_BL"].sum(1)
     assert ((batch["tokens_BL"] == SEP).sum(1) == 1).all() and not batch["types_BL"].any()
     assert (batch["tokens_BL"][np.arange(len(lengths)), lengths - 1] == SEP).all()
@@ -302,7 +302,7 @@ def test_a_lone_document_stands_for_the_others(tmp_path: pathlib.Path) -> None:
 
 def test_sentences_longer_than_a_row_make_level_pairs(tmp_path: pathlib.Path) -> None:
     store = numbered_store(tmp_path, 4, 20, (3, 4), (200, 201))
-    batch = whole_epoch(make(store, short_rate=0.0))
+    batch = whole_epoch(make(store, short_seq_prob=0.0))
     rows = [read_row(batch, b) for b in range(len(batch["tokens_BL"]))]
     assert all(row.length == L and {len(row.a), len(row.b)} == {14, 15} for row in rows)
 

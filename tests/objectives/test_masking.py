@@ -145,10 +145,12 @@ def test_spans_are_placed_in_order_around_one_another() -> None:
 
 
 def test_shares_of_lengths_are_those_of_the_papers() -> None:
-    config = few.setting("masked_lm", objective=dict(masking="ngram", max_span=3)).objective
+    config = few.setting("masked_lm", objective=dict(masking="ngram", max_span_length=3)).objective
     # Lan et al. 2019, section 4.1: (1/n) / (1 + 1/2 + 1/3).
     np.testing.assert_allclose(span_shares(config), np.array([6, 3, 2]) / 11)
-    config = few.setting("masked_lm", objective=dict(masking="span", mean_span=3.8, max_span=10)).objective
+    config = few.setting(
+        "masked_lm", objective=dict(masking="span", mean_span_length=3.8, max_span_length=10)
+    ).objective
     # Joshi et al. 2019, section 3.1: a geometric distribution of p = 0.2, clipped at 10, has a mean of about 3.8.
     shares = span_shares(config)
     geometric = 0.8 ** np.arange(10) / (0.8 ** np.arange(10)).sum()
@@ -158,7 +160,7 @@ def test_shares_of_lengths_are_those_of_the_papers() -> None:
 def test_lengths_of_spans_follow_their_shares() -> None:
     words, draws = 3000, np.random.default_rng(0)
     none = Words(np.arange(words)[None], np.ones((1, words), int), np.ones((1, words), int))
-    config = few.setting("masked_lm", objective=dict(masking="span", mean_span=3.8)).objective
+    config = few.setting("masked_lm", objective=dict(masking="span", mean_span_length=3.8)).objective
     ends = np.cumsum(span_shares(config))[:-1]
     span = 1 + np.searchsorted(ends, draws.random((1, words)), side="right")
     covered, owner = choose_spans(none, draws.random((1, words)), span, np.array([150]))
@@ -180,7 +182,7 @@ def test_a_span_is_masked_altogether_or_not_at_all() -> None:
 
 def test_static_masks_come_back(tmp_path: pathlib.Path) -> None:
     store = tiny.store(tmp_path, tiny.documents(seed=1, count=40))
-    rows = few.examples(few.setting("masked_lm", objective=dict(static=2)), store, few.Words())
+    rows = few.examples(few.setting("masked_lm", objective=dict(dupe_factor=2)), store, few.Words())
     first, second, third = (few.epoch(rows, number) for number in range(3))
     for name in first:
         np.testing.assert_array_equal(first[name], third[name])
@@ -191,7 +193,7 @@ def test_static_masks_come_back(tmp_path: pathlib.Path) -> None:
     ("keys", "words"),
     [
         (dict(keep_rate=0.6, random_rate=0.5), "together more than"),
-        (dict(masking="span", mean_span=5.5, max_span=10), "has to be under 5.5"),
+        (dict(masking="span", mean_span_length=5.5, max_span_length=10), "has to be under 5.5"),
     ],
 )
 def test_impossible_rates_are_refused(keys: dict, words: str) -> None:

@@ -75,7 +75,7 @@ def unmasked(batch: dict[str, np.ndarray]) -> np.ndarray:
 
 def test_packed_rows_hold_every_token_once_between_their_own_ends(tmp_path: pathlib.Path) -> None:
     store = tiny.store(tmp_path, tiny.documents(seed=4, count=60, sentences=(1, 5)))
-    config = few.setting("masked_lm", objective=dict(pairs="none"), data=dict(packing=True, max_length=32))
+    config = few.setting("masked_lm", objective=dict(sentence_pair="none"), data=dict(packing=True, max_length=32))
     rows = few.examples(config, store, few.Words())
     assert f"{rows.notes}".endswith("no token dropped")
     batch = few.epoch(rows)
@@ -125,7 +125,7 @@ def pair_store(folder: pathlib.Path) -> TokenStore:
 
 @pytest.mark.parametrize(("name", "family"), [("masked_lm", "roberta"), ("seq2seq", "transformer"), ("seq2seq", "t5")])
 def test_the_loss_of_a_packed_row_is_that_of_its_texts_alone(name: str, family: str, tmp_path: pathlib.Path) -> None:
-    objective = dict(pairs="none") if name == "masked_lm" else {}
+    objective = dict(sentence_pair="none") if name == "masked_lm" else {}
     config = few.setting(name, family, objective=objective, data=dict(packing=True, max_length=48))
     store = pair_store(tmp_path)
     definition, kind = define(config, few.VOCAB), OBJECTIVES[name](config, few.Words())

@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
 
 
 def test_half_of_the_pairs_change_places_and_nothing_else(store: TokenStore) -> None:
-    reader = PairReader(store, ROOM, "sentence_order", short_rate=0.1)
+    reader = PairReader(store, ROOM, "sentence_order", short_seq_prob=0.1)
     chunk = np.arange(len(reader.chunks))
     pairs = reader.read(chunk, example_keys(0, "test", 0, chunk))
     count = len(chunk)
@@ -58,7 +58,7 @@ def test_half_of_the_pairs_change_places_and_nothing_else(store: TokenStore) -> 
 
 def test_a_lone_sentence_is_cut_inside_and_a_lone_token_weighs_nothing(tmp_path: pathlib.Path) -> None:
     store = numbered(tmp_path, [[[1] * 9], [[1]], [[1] * 4, [1] * 3]])
-    config = few.setting("masked_lm", "albert", objective=dict(pairs="sentence_order", short_rate=0.0))
+    config = few.setting("masked_lm", "albert", objective=dict(sentence_pair="sentence_order", short_seq_prob=0.0))
     rows = few.examples(config, store, few.Words(len(store.token_counts)))
     for number in range(20):
         batch = few.epoch(rows, number)
@@ -70,7 +70,7 @@ def test_a_lone_sentence_is_cut_inside_and_a_lone_token_weighs_nothing(tmp_path:
 
 
 def test_rows_show_the_pair_as_the_label_says(store: TokenStore) -> None:
-    config = few.setting("masked_lm", "albert", objective=dict(pairs="sentence_order", short_rate=0.0))
+    config = few.setting("masked_lm", "albert", objective=dict(sentence_pair="sentence_order", short_seq_prob=0.0))
     batch = few.epoch(few.examples(config, store, few.Words(len(store.token_counts))))
     for b in np.flatnonzero(batch["row_weights_B"]):
         tokens, real = batch["tokens_BL"][b].copy(), batch["weights_BM"][b] > 0

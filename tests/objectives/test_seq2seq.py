@@ -29,7 +29,7 @@ def write(folder: pathlib.Path, kind: str) -> str:
 
 def setting(source: str, **objective: Any) -> Config:
     keys = dict(source_key="en", target_key="de") | objective
-    tokenizer = dict(kind="byte_bpe", vocab_size=280)
+    tokenizer = dict(type="byte_bpe", vocab_size=280)
     return few.setting(
         "seq2seq", model=dict(vocab_size=0), objective=keys, data=dict(source=source), tokenizer=tokenizer
     )

@@ -173,7 +173,7 @@ def test_a_tokenizer_without_sentinels_is_refused(store: TokenStore) -> None:
 
 def test_targets_longer_than_the_model_are_refused() -> None:
     config = few.setting(
-        "span_corruption", "bart", model=dict(max_length=16), objective=dict(mask_rate=0.6, mean_span=1.0)
+        "span_corruption", "bart", model=dict(max_length=16), objective=dict(mask_rate=0.6, mean_span_length=1.0)
     )
     with pytest.raises(ConfigError, match="more than the model's 16 positions"):
         define(config, few.VOCAB)

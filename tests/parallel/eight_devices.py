@@ -39,7 +39,7 @@ def config_of(family: str, mesh: str = "one", steps: int = 3) -> Config:
     family, _, special = family.partition("+")
     more = {
         "muon": dict(optimizer=dict(name="muon", learning_rate=1e-3, adam_learning_rate=1e-3)),
-        "lora": dict(optimizer=dict(learning_rate=1e-3), lora=dict(rank=4, dropout=0.1, full="masked_lm")),
+        "lora": dict(optimizer=dict(learning_rate=1e-3), lora=dict(rank=4, dropout=0.1, modules_to_save="masked_lm")),
         "": dict(optimizer=dict(learning_rate=1e-3)),
     }[special]
     preset, *sizes = ("dp" if mesh == "one" else mesh).split()

@@ -41,12 +41,12 @@ def test_a_batch_of_a_device_is_that_of_all_devices_with_rows_of_their_own() -> 
     """4 examples on each of 2 x 4 devices (those of `tensor` and `context` share theirs), in 3 micro-batches: 96."""
     config = resolve(
         {
-            "train": {"batch_per_device": 4, "accumulation_steps": 3},
+            "train": {"per_device_batch_size": 4, "accumulation_steps": 3},
             "mesh": {"data": 2, "fsdp": 4, "context": 2, "tensor": 2},
         }
     )
     settled = resolve_batch(config, 32)
-    assert (settled.train.batch_size, settled.train.batch_per_device) == (96, None)
+    assert (settled.train.batch_size, settled.train.per_device_batch_size) == (96, None)
     check_batch(mesh(2, 4, 2, 2), settled.train.batch_size, 3, length=16)
     assert resolve_batch(settled, 8) is settled  # and stays so on other devices
 

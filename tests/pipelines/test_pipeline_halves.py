@@ -42,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]
     found = {name: write_model(name, root / name) for name in ("masked", "classes", "inference", "tags", "features")}
     tokenizer = train_tokenizer(
         iter(["the king visits the river? who? a queen\n"] * 20),
-        resolve({"tokenizer": {"kind": "byte_bpe", "vocab_size": 270}}).tokenizer,
+        resolve({"tokenizer": {"type": "byte_bpe", "vocab_size": 270}}).tokenizer,
     )
     plain = tiny.model("gpt2")
     definition = define(plain.arch.replace(vocab_size=270, max_length=64), plain.head)

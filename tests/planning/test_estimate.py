@@ -44,7 +44,7 @@ def test_gpt3_175b_on_4096_chips() -> None:
 
 
 def test_a_batch_of_a_device_has_that_many_rows_on_each() -> None:
-    config = replace(gpt3_175b(tensor=8), train={"batch_per_device": 3, "accumulation_steps": 2})
+    config = replace(gpt3_175b(tensor=8), train={"per_device_batch_size": 3, "accumulation_steps": 2})
     plan = plan_run(config, parse_topology("v5p:16x16x16"))
     assert (
         plan.rows_per_chip == 3 and plan.tokens_per_step == 3 * 512 * 2 * 2048
@@ -142,7 +142,7 @@ def test_gpus_keep_no_scores_in_16_bits() -> None:
     config = tiny.config("gpt2", model=sizes | {"dtype": "bfloat16"}, data=sizes, train=dict(batch_size=1))
     topology = parse_topology("h100:1")
     auto, flash, plain = (
-        plan_run(replace(config, model={"attention": name}), topology) for name in ("auto", "flash", "plain")
+        plan_run(replace(config, model={"attention_backend": name}), topology) for name in ("auto", "flash", "xla")
     )
     assert auto == flash
     assert plain.memory["activations"] - auto.memory["activations"] > 2 * 4 * 2 * length**2

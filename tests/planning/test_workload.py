@@ -72,7 +72,7 @@ def test_a_causal_block_keeps_what_the_arithmetic_says() -> None:
 def test_a_remat_policy_that_recomputes_more_keeps_less() -> None:
     kept = {
         remat: activation_bytes(
-            tiny.config("bert", model=dict(remat=remat, num_layers=4), objective={"next_sentence": False})
+            tiny.config("bert", model=dict(remat=remat, num_layers=4), objective={"sentence_pair": "none"})
         )
         for remat in ("none", "dots", "full")
     }

@@ -92,7 +92,7 @@ def test_the_same_config_may_go_on(tmp_path: pathlib.Path) -> None:
         {"checkpoint": {"every_steps": 3, "keep": 9}},
         {"profile": {"steps": "3-4"}},
         {"mesh": {"preset": "fsdp"}},
-        {"train": {"nonfinite": "skip"}},
+        {"train": {"on_nonfinite": "skip"}},
         {"logging": {"trackers": "none", "every_steps": 3}},
         {"eval": {"every_steps": 7, "num_batches": 2}},
         {"data": {"num_workers": 2, "cache_dir": "elsewhere"}},

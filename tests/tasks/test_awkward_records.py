@@ -28,10 +28,14 @@ GOOD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "classification pair": (
         {"text": "a", "b": "c", "label": "x", "g": "1", "c": 0.5},
         {"text": "a", "b": "c", "label": "y", "g": "1", "c": 1},
-        {"pair_key": "b", "together_key": "g", "credit_key": "c"},
+        {"pair_key": "b", "group_key": "g", "relevance_key": "c"},
     ),
-    "classification labels": ({"text": "a", "label": ["x"]}, {"text": "a", "label": []}, {"target": "labels"}),
-    "classification value": ({"text": "a", "label": 1.0}, {"text": "a", "label": 2}, {"target": "value"}),
+    "classification labels": (
+        {"text": "a", "label": ["x"]},
+        {"text": "a", "label": []},
+        {"problem_type": "multi_label"},
+    ),
+    "classification value": ({"text": "a", "label": 1.0}, {"text": "a", "label": 2}, {"problem_type": "regression"}),
     "tagging": ({"w": ["a"], "t": ["O"]}, {"w": ["a", "b"], "t": ["O", "B-X"]}, {"text_key": "w", "label_key": "t"}),
     "question_answering": (
         ANSWER,
@@ -56,7 +60,7 @@ GOOD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "embedding value": (
         {"text": "a", "b": "c", "label": 0.5},
         {"text": "b", "b": "c", "label": 1},
-        {"pair_key": "b", "target": "value"},
+        {"pair_key": "b", "problem_type": "regression"},
     ),
     "seq2seq": ({"text": "a", "label": "b"}, {"text": "a b", "label": "b c"}, {}),
     "instruction": ({"text": "a", "label": "b"}, {"text": "a b", "label": "b c"}, {}),

@@ -85,16 +85,16 @@ def test_several_labels_and_values() -> None:
     logits = np.log(np.array([[1, 3], [1, 3], [1, 1], [9, 9]], np.float32))
     given = [[1, 1], [0, 0], [0, 1], [1, 1]]
     expected = (math.log(2) + math.log(4 / 3) + math.log(2) + math.log(4) + 2 * math.log(2)) / 2 / 3
-    assert loss(given, logits, ("a", "b"), target="labels") == pytest.approx(expected, rel=1e-6)
+    assert loss(given, logits, ("a", "b"), problem_type="multi_label") == pytest.approx(expected, rel=1e-6)
     values = np.array([[1.0], [2.0], [-1.0], [50.0]], np.float32)
-    assert loss(np.array([1.5, 2.0, 1.0, 0.0], np.float32), values, (), target="value") == pytest.approx(
+    assert loss(np.array([1.5, 2.0, 1.0, 0.0], np.float32), values, (), problem_type="regression") == pytest.approx(
         (0.25 + 0 + 4) / 3
     )
     two = np.array([[1.0, 3.0], [2.0, 2.0], [-1.0, 0.0], [50.0, 0.0]], np.float32)  # of several the mean counts
     given = np.array([[1.5, 2.0], [2.0, 5.0], [1.0, 0.0], [0.0, 0.0]], np.float32)
-    assert loss(given, two, (), target="value") == pytest.approx(((0.25 + 1) + (0 + 9) + (4 + 0)) / 2 / 3)
+    assert loss(given, two, (), problem_type="regression") == pytest.approx(((0.25 + 1) + (0 + 9) + (4 + 0)) / 2 / 3)
     one = np.log(np.array([[3], [3], [1], [9]], np.float32))  # a label that a record has or has not
-    assert loss([[1], [0], [1], [1]], one, ("a",), target="labels") == pytest.approx(
+    assert loss([[1], [0], [1], [1]], one, ("a",), problem_type="multi_label") == pytest.approx(
         (math.log(4 / 3) + math.log(4) + math.log(2)) / 3, rel=1e-6
     )
 
@@ -115,11 +115,11 @@ def test_values_of_records(
     held = tmp_path / "held.jsonl"
     for path in (tmp_path / "a.jsonl", held):
         path.write_text("".join(json.dumps({"text": string.ascii_letters} | record) + "\n" for record in records))
-    task = {"name": "classification", "target": "value", "label_key": keys}
+    task = {"name": "classification", "problem_type": "regression", "label_key": keys}
     config = resolve(
         {
             "task": {**task, "train": str(tmp_path / "a.jsonl"), "validation": str(held)},
-            "tokenizer": {"kind": "wordpiece", "vocab_size": 64},
+            "tokenizer": {"type": "wordpiece", "vocab_size": 64},
         }
     )
     kind = TASKS["classification"]
@@ -134,7 +134,7 @@ def test_values_of_records(
 def test_records_with_other_numbers_of_values(tmp_path: pathlib.Path) -> None:
     records = [Record("a.jsonl, line 1", {"label": [1, 2]}), Record("a.jsonl, line 2", {"label": [1, 2, 3]})]
     reader = TASKS["classification"].reader(
-        resolve({"task": {"name": "classification", "train": "a.jsonl", "target": "value"}})
+        resolve({"task": {"name": "classification", "train": "a.jsonl", "problem_type": "regression"}})
     )
     with pytest.raises(DataError, match="line 2: field 'label' has 3 values where records before have 2"):
         [reader._values(record) for record in records]
@@ -168,7 +168,7 @@ def test_a_damaged_data_set_is_told_and_made_again(
     )
     task = {"name": "classification", "train": str(tmp_path / "a.jsonl")}
     (tmp_path / "config.json").write_text(
-        json.dumps({"task": task, "tokenizer": {"kind": "wordpiece", "vocab_size": 64}})
+        json.dumps({"task": task, "tokenizer": {"type": "wordpiece", "vocab_size": 64}})
     )
     arguments = [f"--config={tmp_path}/config.json", f"--workdir={tmp_path}/run"]
     assert prepare.main(arguments) == 0

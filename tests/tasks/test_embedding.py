@@ -38,7 +38,7 @@ TINY = {
     "model.dropout_rate": 0.0,
     "model.attention_dropout_rate": 0.0,
     "data.max_length": 32,
-    "tokenizer.kind": "wordpiece",
+    "tokenizer.type": "wordpiece",
     "tokenizer.vocab_size": 100,
     "optimizer.learning_rate": 1e-2,
     "train.num_epochs": 6,
@@ -157,7 +157,11 @@ def test_graded_similarities_of_a_causal_model(tmp_path: pathlib.Path) -> None:
         a, b = draw.sample(WORDS[:9], 2), draw.sample(WORDS[:9], 2)
         b[0] = draw.choice([a[0], b[0]])
         rows.append({"text": " ".join(a), "pair": " ".join(b), "score": 2.5 * len({*a} & {*b})})
-    keys = {"task.train": write(tmp_path / "a.jsonl", rows), "task.target": "value", "task.label_key": "score"}
+    keys = {
+        "task.train": write(tmp_path / "a.jsonl", rows),
+        "task.problem_type": "regression",
+        "task.label_key": "score",
+    }
     keys |= {"task.value_one": 5.0, "data.validation_fraction": 0.2, "model.family": "gpt2", "train.num_epochs": 15}
     keys |= {"tokenizer.vocab_size": 64}
     assert train(tmp_path / "run", **keys, **{"train.accumulation_steps": 2}) == 0
@@ -195,8 +199,11 @@ WRONG = {
     "one text": ({"task.pair_key": ""}, "name the second text's field in task.pair_key"),
     "parts of a batch": ({"train.accumulation_steps": 2}, "computed at once, as one program"),
     "a program per device": ({"mesh.preset": "shard_map"}, "computed at once, as one program"),
-    "several labels": ({"task.target": "labels"}, "task.target is 'labels'"),
-    "products for values": ({"task.target": "value", "task.normalize": "false"}, "task.normalize must be true"),
+    "several labels": ({"task.problem_type": "labels"}, "task.problem_type is 'labels'"),
+    "products for values": (
+        {"task.problem_type": "regression", "task.normalize": "false"},
+        "task.normalize must be true",
+    ),
     "alone": ({"train.batch_size": 1}, "Use 2 or more"),
     "an encoder and a decoder": ({"model.family": "t5"}, "fine-tunes a model of kind encoder or decoder"),
     "another's metric": (
@@ -238,7 +245,7 @@ def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_cosine_loss_is_that_of_sentence_transformers(tmp_path: pathlib.Path) -> None:
-    task, _ = corpus_of(tmp_path, [{"text": "a", "pair": "b", "label": 1}], target="value")
+    task, _ = corpus_of(tmp_path, [{"text": "a", "pair": "b", "label": 1}], problem_type="regression")
     batch = {"labels_B": GOLDENS["labels"], "row_weights_B": np.ones(6)}
     found = task.objective.logit_sums(to_length_1(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6
     assert float(found) == pytest.approx(float(GOLDENS["cosine"]), rel=1e-5)
@@ -246,10 +253,10 @@ def test_the_cosine_loss_is_that_of_sentence_transformers(tmp_path: pathlib.Path
 
 def test_values_become_cosines(tmp_path: pathlib.Path) -> None:
     rows = [{"text": "a", "pair": "b", "label": value} for value in (0, 2.5, "5")]
-    _, corpus = corpus_of(tmp_path, rows, target="value", value_one=5.0)
+    _, corpus = corpus_of(tmp_path, rows, problem_type="regression", value_one=5.0)
     assert corpus.arrays["train"]["labels"].tolist() == [0, 0, 0.5, 0.5, 1, 1]
     (tmp_path / "signed").mkdir()
-    _, corpus = corpus_of(tmp_path / "signed", rows, target="value", value_zero=2.5, value_one=5.0)
+    _, corpus = corpus_of(tmp_path / "signed", rows, problem_type="regression", value_zero=2.5, value_one=5.0)
     assert corpus.arrays["train"]["labels"].tolist() == [-1, -1, 0, 0, 1, 1]
 
 
@@ -267,4 +274,4 @@ def test_records_that_cannot_be_used(case: str, tmp_path: pathlib.Path) -> None:
     change, message = BAD[case]
     good = {"text": "a", "pair": "b", "label": 1}
     with pytest.raises(DataError, match=f"a.jsonl, line 2.*{message}"):
-        corpus_of(tmp_path, [good, good | change], target="value")
+        corpus_of(tmp_path, [good, good | change], problem_type="regression")

@@ -30,7 +30,7 @@ TINY = {
     "model.dropout_rate": 0.0,
     "model.attention_dropout_rate": 0.0,
     "data.max_length": 64,
-    "tokenizer.kind": "wordpiece",
+    "tokenizer.type": "wordpiece",
     "tokenizer.vocab_size": 64,
     "optimizer.learning_rate": 1e-2,
     "train.num_epochs": 6,
@@ -189,10 +189,10 @@ def test_pairs_values_and_several_labels(tmp_path: pathlib.Path) -> None:
     task = {"task.text_key": "a", "task.pair_key": "b", "task.label_key": "same"}
     assert train(tmp_path / "p", **keys, **task, **{"task.train": write(tmp_path / "p.jsonl", pairs)}) == 0
     assert summary(tmp_path / "p")["validation"]["eval_accuracy"] > 0.8
-    task = {"task.target": "value", "task.train": write(tmp_path / "v.jsonl", values)}
+    task = {"task.problem_type": "regression", "task.train": write(tmp_path / "v.jsonl", values)}
     assert train(tmp_path / "v", **keys, **task) == 0
     assert summary(tmp_path / "v")["validation"]["eval_pearson"] > 0.9
-    task = {"task.target": "labels", "task.train": write(tmp_path / "s.jsonl", several)}
+    task = {"task.problem_type": "multi_label", "task.train": write(tmp_path / "s.jsonl", several)}
     assert train(tmp_path / "s", **keys, **task) == 0
     assert summary(tmp_path / "s")["validation"]["eval_f1_micro"] > 0.9
     assert json.loads((tmp_path / "s/model/config.json").read_text())["problem_type"] == "multi_label_classification"
@@ -261,7 +261,7 @@ def test_words_of_several_pieces_carry_their_tag_once(tmp_path: pathlib.Path) ->
     config = resolve(
         {
             "task": {"name": "tagging", "train": str(tmp_path / "a.jsonl"), "text_key": "tokens", "label_key": "tags"},
-            "tokenizer": {"kind": "wordpiece", "vocab_size": 64},
+            "tokenizer": {"type": "wordpiece", "vocab_size": 64},
             "data": {"max_length": 16, "validation_fraction": 0.2},
         }
     )

@@ -194,7 +194,7 @@ def test_a_causal_model_learns_to_answer(tmp_path: pathlib.Path, capsys: Any) ->
     keys = {
         "task.train": tmp_path / "train.jsonl",
         "task.validation": tmp_path / "dev.jsonl",
-        "task.generate": "each",
+        "task.predict_with_generate": "each",
         "model.num_layers": 1,
         "model.hidden_size": 64,
         "model.num_heads": 4,
@@ -202,7 +202,7 @@ def test_a_causal_model_learns_to_answer(tmp_path: pathlib.Path, capsys: Any) ->
         "model.max_length": 64,
         "data.max_length": 64,
         "objective.target_length": 8,
-        "tokenizer.kind": "wordpiece",
+        "tokenizer.type": "wordpiece",
         "tokenizer.vocab_size": 64,
         "optimizer.learning_rate": 5e-3,
         "model.init_std": 0.1,

@@ -121,7 +121,7 @@ SEVERAL = [
 @pytest.mark.parametrize(("value", "found"), SEVERAL, ids=repr)
 def test_several_labels(value: Any, found: list[str], tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "a.jsonl", [value, "z"])
-    assert names(path, target="labels") == sorted([*found, "z"])
+    assert names(path, problem_type="multi_label") == sorted([*found, "z"])
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_several_labels(value: Any, found: list[str], tmp_path: pathlib.Path) ->
 )
 def test_what_are_no_several_labels(value: Any, tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="line 2: field 'label' is .*, not a label"):
-        names(write(tmp_path / "a.jsonl", ["z", value]), target="labels")
+        names(write(tmp_path / "a.jsonl", ["z", value]), problem_type="multi_label")
 
 
 def test_a_set_without_any_label_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="has 0 labels in field 'label' .none.; nothing can be learned"):
-        names(write(tmp_path / "a.jsonl", [[], [], ""]), target="labels")
+        names(write(tmp_path / "a.jsonl", [[], [], ""]), problem_type="multi_label")
 
 
 @pytest.mark.parametrize("tag", NONE, ids=repr)

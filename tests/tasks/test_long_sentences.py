@@ -37,7 +37,7 @@ def opened(folder: pathlib.Path, **task: Any) -> tuple[Task, list[str]]:
     config = resolve(
         {
             "task": {"name": "tagging", "train": str(folder / "alphabet.jsonl"), **keys, **task},
-            "tokenizer": {"kind": "wordpiece", "vocab_size": 64},
+            "tokenizer": {"type": "wordpiece", "vocab_size": 64},
             "data": {"max_length": 16},
         }
     )

@@ -30,7 +30,7 @@ TINY = {
     "model.dropout_rate": 0.0,
     "model.attention_dropout_rate": 0.0,
     "data.max_length": 32,
-    "tokenizer.kind": "wordpiece",
+    "tokenizer.type": "wordpiece",
     "tokenizer.vocab_size": 64,
     "optimizer.learning_rate": 5e-3,
     "train.num_epochs": 6,

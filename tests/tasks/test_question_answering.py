@@ -30,14 +30,14 @@ TINY = {
     "model.dropout_rate": 0.0,
     "model.attention_dropout_rate": 0.0,
     "data.max_length": 32,
-    "tokenizer.kind": "wordpiece",
+    "tokenizer.type": "wordpiece",
     "tokenizer.vocab_size": 80,
     "optimizer.learning_rate": 1e-2,
     "train.num_epochs": 5,
     "train.batch_size": 32,
     "logging.trackers": "none",
     "logging.every_steps": 50,
-    "task.stride": 8,
+    "task.doc_stride": 8,
     "task.n_best": 3,
     "model.init_std": 0.1,
     "task.max_answer_length": 5,
@@ -215,7 +215,7 @@ def outputs_of(task: Any, corpus: Any, size: int) -> list[dict[str, np.ndarray]]
 @pytest.mark.parametrize("null", [False, True])
 def test_windows_become_questions_in_batches_of_any_size(null: bool, tmp_path: pathlib.Path) -> None:
     records = [record(i, 4 + 2 * i, i, i + i % 3 - (i % 4 == 3) * 4 * null) for i in range(9)]
-    task, corpus = corpus_of(tmp_path, records, max_answer_length=4, null_threshold=0.25)
+    task, corpus = corpus_of(tmp_path, records, max_answer_length=4, null_score_diff_threshold=0.25)
     outputs = {size: outputs_of(task, corpus, size) for size in (1, 4, 7, 64)}
     found = {size: list(task.predictions(given)) for size, given in outputs.items()}
     scores = {size: task.scores(given) for size, given in outputs.items()}
@@ -267,7 +267,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a missing field": ({"question": None}, "field 'question' is None, not a text"),
     "against itself": ({"is_impossible": True}, "has 1 answers, but is_impossible is True"),
     "none, though possible": ({"answers": [], "is_impossible": False}, "has 0 answers, but is_impossible is False"),
-    "a long question": ({"question": "where " * 6}, "has room for 2 of the context, no more than the task.stride=3"),
+    "a long question": (
+        {"question": "where " * 6},
+        "has room for 2 of the context, no more than the task.doc_stride=3",
+    ),
 }
 
 
@@ -279,8 +282,8 @@ def test_records_that_cannot_be_used(case: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_settings_that_cannot_be_used(files: dict[str, Any], tmp_path: pathlib.Path, capsys: Any) -> None:
-    assert train(tmp_path / "run", **files, **{"task.stride": 32}) == 2
-    assert "task.stride=32 leaves windows of data.max_length=32" in capsys.readouterr().err
+    assert train(tmp_path / "run", **files, **{"task.doc_stride": 32}) == 2
+    assert "task.doc_stride=32 leaves windows of data.max_length=32" in capsys.readouterr().err
     assert train(tmp_path / "run", **files, **{"task.pair_key": ""}) == 2
     assert "reads three fields" in capsys.readouterr().err
     assert train(tmp_path / "run", **files, **{"model.family": "gpt2"}) == 2

@@ -85,14 +85,14 @@ def classes(rows: list[Record], **task: str) -> list[str]:
 def test_label_names() -> None:
     assert classes(records({"label": 10}, {"label": 9}, {"label": 10})) == ["9", "10"]  # numbers in their order
     assert classes(records({"label": "b"}, {"label": "a"}), labels="b, a") == ["b", "a"]
-    assert classes(records({"label": "x,y"}, {"label": ["z"]}), target="labels") == ["x", "y", "z"]
-    assert classes(records({"label": 0.5}), target="value") == []
+    assert classes(records({"label": "x,y"}, {"label": ["z"]}), problem_type="multi_label") == ["x", "y", "z"]
+    assert classes(records({"label": 0.5}), problem_type="regression") == []
 
 
 LABELS = {
     "missing field": (records({"lable": "a"}), {}, "line 1 has no field 'label'. Did you mean 'lable'.*task.label_key"),
     "empty": (records({"label": "a"}, {"label": " "}), {}, "line 2: field 'label' is ' ', not a label"),
-    "list": (records({"label": ["a"]}), {}, "task.target=labels"),
+    "list": (records({"label": ["a"]}), {}, "task.problem_type=multi_label"),
     "one class": (records({"label": "a"}, {"label": "a"}), {}, "has 1 label in field 'label'"),
     "unknown": (
         records({"label": "a"}, {"label": "c"}),
@@ -135,13 +135,13 @@ def test_a_key_with_a_dot_looks_inside() -> None:
         record.text("say.fr", "text_key")
 
 
-@pytest.mark.parametrize("target", ["labels", "value"])
-def test_a_cell_of_many_brackets_is_a_text_or_no_value(tmp_path: pathlib.Path, target: str) -> None:
+@pytest.mark.parametrize("problem_type", ["multi_label", "regression"])
+def test_a_cell_of_many_brackets_is_a_text_or_no_value(tmp_path: pathlib.Path, problem_type: str) -> None:
     """RecursionError is what Python's own reader of JSON says of it."""
     (tmp_path / "a.csv").write_text(f"text,label\nx,{'[' * 100_000}\n")
     (record,) = read_records(str(tmp_path / "a.csv"), resolve({}))
-    reader = ClassificationReader(resolve({"task": {"name": "classification", "target": target}}))
-    if target == "labels":
+    reader = ClassificationReader(resolve({"task": {"name": "classification", "problem_type": problem_type}}))
+    if problem_type == "multi_label":
         assert reader._given(record) == ["[" * 100_000]
     else:
         with pytest.raises(DataError, match="line 2"):

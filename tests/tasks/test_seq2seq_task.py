@@ -46,7 +46,7 @@ TINY = {
     "model.attention_dropout_rate": 0.0,
     "data.max_length": 32,
     "objective.target_length": 16,
-    "tokenizer.kind": "wordpiece",
+    "tokenizer.type": "wordpiece",
     "tokenizer.vocab_size": 64,
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 5e-3,
@@ -182,7 +182,7 @@ def test_no_record_is_dropped_or_counted_twice(
         "train.num_steps": 1,
         "train.batch_size": 7,
     }
-    keys |= {"task.decoding": "num_beams=2", "eval.every_steps": 0}
+    keys |= {"task.generation": "num_beams=2", "eval.every_steps": 0}
     assert train(tmp_path / "again", **files, **keys) == 0
     for part in ("validation", "test"):
         before, after = predictions(run, part), predictions(tmp_path / "again", part)
@@ -338,9 +338,9 @@ def test_settings_that_cannot_be_used(
 ) -> None:
     cases = [
         ({"model.family": "gpt2"}, "fine-tunes a model of kind encoder-decoder"),
-        ({"task.decoding": "num_beans=2"}, "num_beans=2'. Did you mean 'num_beams'"),
-        ({"task.decoding": "num_beams=0"}, "num_beams=0: it must be at least 1"),
-        ({"task.generate": "end"}, "task.metric=chrf is of written texts"),
+        ({"task.generation": "num_beans=2"}, "num_beans=2'. Did you mean 'num_beams'"),
+        ({"task.generation": "num_beams=0"}, "num_beams=0: it must be at least 1"),
+        ({"task.predict_with_generate": "end"}, "task.metric=chrf is of written texts"),
         ({"task.decoder_start": "ro_RO"}, "'ro_RO' is no token"),
         ({"objective.target_length": 4}, "hardly any room"),
         ({"task.metric": "blue"}, "Did you mean 'bleu'"),

@@ -84,8 +84,8 @@ def batches(config: Config, corpus: Any, step: int, **feed: Any) -> tuple[Any, l
     [
         *((family, {}) for family in FAMILIES),
         ("bert", {"pair_key": "pair"}),
-        ("bert", {"target": "labels", "label_key": "labels"}),
-        ("bert", {"target": "value", "label_key": "value"}),
+        ("bert", {"problem_type": "multi_label", "label_key": "labels"}),
+        ("bert", {"problem_type": "regression", "label_key": "value"}),
         ("bert", {"class_weights": "no=1,yes=2,so=4", "label_smoothing": 0.1}),
     ],
 )

@@ -16,7 +16,7 @@ TEXTS = ["the king went over the river", "the queen said that all was good"] * 2
 
 def test_a_plain_tokenizer_ends_texts_and_puts_nothing_before_them(tmp_path: pathlib.Path) -> None:
     tokenizer = SentencePieceTokenizer.train(
-        TEXTS, TokenizerConfig(kind="bpe", vocab_size=300), tmp_path / "tokenizer.model"
+        TEXTS, TokenizerConfig(type="bpe", vocab_size=300), tmp_path / "tokenizer.model"
     )
     assert tokenizer.frame == tokenizer.target_frame == ((), (tokenizer.eos_id,))
     assert ids_within(tokenizer, "the king") == tokenizer.encode("the king")
@@ -24,7 +24,7 @@ def test_a_plain_tokenizer_ends_texts_and_puts_nothing_before_them(tmp_path: pat
 
 @pytest.mark.parametrize(("kind", "size"), [("wordpiece", 64), ("byte_bpe", 270)])
 def test_frame_and_text_are_what_calling_the_tokenizer_gives(kind: str, size: int) -> None:
-    tokenizer = train_tokenizer(TEXTS, TokenizerConfig(kind=kind, vocab_size=size))
+    tokenizer = train_tokenizer(TEXTS, TokenizerConfig(type=kind, vocab_size=size))
     head, tail = tokenizer.frame
     whole = tokenizer("the king")["input_ids"][0].tolist()
     assert [*head, *ids_within(tokenizer, "the king"), *tail] == whole
@@ -32,5 +32,5 @@ def test_frame_and_text_are_what_calling_the_tokenizer_gives(kind: str, size: in
 
 
 def test_special_tokens_that_a_text_names_count_as_such() -> None:
-    tokenizer = train_tokenizer(TEXTS, TokenizerConfig(kind="wordpiece", vocab_size=64))
+    tokenizer = train_tokenizer(TEXTS, TokenizerConfig(type="wordpiece", vocab_size=64))
     assert ids_within(tokenizer, "[SEP]") == [tokenizer.sep_id] != tokenizer.encode("[SEP]")

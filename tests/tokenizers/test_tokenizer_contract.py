@@ -45,7 +45,7 @@ class Letters(Tokenizer):
 @pytest.mark.parametrize("kind", OWN, ids=lambda kind: kind.__name__)
 def test_a_kind_has_no_public_member_that_is_not_declared(kind: type[Tokenizer], tmp_path: pathlib.Path) -> None:
     if kind is SentencePieceTokenizer:
-        config = TokenizerConfig(kind="bpe", vocab_size=300)
+        config = TokenizerConfig(type="bpe", vocab_size=300)
         tokenizer = kind.train(["a few words", "and more of them"], config, tmp_path / "tokenizer.model")
         assert vars(pickle.loads(pickle.dumps(tokenizer))).keys() >= {"roles", "size"}
     else:
@@ -88,7 +88,7 @@ def test_the_longer_text_of_a_pair_is_cut_first(limit: int | None, rows: tuple[s
 
 
 def test_names_of_roles_are_written_where_they_are_asked_for(tmp_path: pathlib.Path) -> None:
-    config = TokenizerConfig(kind="bpe", vocab_size=300, keep_newlines=True)
+    config = TokenizerConfig(type="bpe", vocab_size=300, keep_newlines=True)
     tokenizer = SentencePieceTokenizer.train(["a few words", "and more of them"], config, tmp_path / "tokenizer.model")
     ids = [tokenizer.cls_id, *tokenizer.encode("few words"), tokenizer.sep_id, tokenizer.mask_id]
     assert tokenizer.decode(ids) == "few words"

@@ -27,7 +27,7 @@ def make(name: str) -> Any:
     if name in FAMILIES:
         return tokenizer_from_files(files_of(name), name)
     size = {"wordpiece": 64, "byte_bpe": 297}.get(name, 290)
-    section = resolve({"tokenizer": {"kind": name, "vocab_size": size}}).tokenizer
+    section = resolve({"tokenizer": {"type": name, "vocab_size": size}}).tokenizer
     return train_tokenizer(
         iter(["the old river and the \ud800 bread? a queen visits the river, he said\n"] * 20), section
     )

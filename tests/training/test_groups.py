@@ -208,7 +208,7 @@ def test_adapters_of_some_layers() -> None:
     groups = make_groups(settings, definition.shapes)
     assert groups.count(definition.shapes) == 128
     assert all(mask.reshape(-1).tolist() == [0, 1] for mask in groups.masks.values()) and len(groups.masks) == 4
-    with pytest.raises(ConfigError, match="config.lora.full: 'clasifier' fits no parameter"):
+    with pytest.raises(ConfigError, match="config.lora.modules_to_save: 'clasifier' fits no parameter"):
         make_groups(adapted(full="clasifier")[1], definition.shapes)
 
 

@@ -36,7 +36,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def make_tokenizer(kind: str, texts: list[str], folder: pathlib.Path) -> Tokenizer:
-    settings = config_lib.replace(config_lib.Config(), tokenizer=dict(kind=kind, vocab_size=VOCABULARY)).tokenizer
+    settings = config_lib.replace(config_lib.Config(), tokenizer=dict(type=kind, vocab_size=VOCABULARY)).tokenizer
     if kind not in LIBRARY_KINDS:
         SentencePieceTokenizer.train(iter(texts), settings, folder / "tokenizer.model")
     else:

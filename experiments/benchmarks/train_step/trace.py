@@ -28,7 +28,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.train_step.trace", description=__doc__)
     parser.add_argument("--rows", default="all", help="all, or names, as for run.py")
     parser.add_argument("--modes", default=",".join(MODES), help="paper, equal or both (default)")
-    parser.add_argument("--options", type=json.loads, default={}, help='changes to the model: {"attention": "plain"}')
+    parser.add_argument(
+        "--options", type=json.loads, default={}, help='changes to the model: {"attention_backend": "xla"}'
+    )
     parser.add_argument("--batch", type=int, help="rows of a batch instead of the table's")
     parser.add_argument("--top", type=int, default=25, help="kernels shown")
     parser.add_argument("--directory", type=pathlib.Path, help="a trace that exists")

@@ -42,7 +42,7 @@ class Cleaner:
         """Raises a ConfigError when `scripts` or `scrub` names what is not known."""
         self._clean = clean
         self._scripts = scripts.parse(clean.scripts)
-        self._scrub = scrub.parse(clean.scrub)
+        self._scrub = scrub.parse(clean.redact_pii)
         if clean.max_characters and clean.max_characters < clean.min_characters:
             raise ConfigError(
                 f"clean.max_characters={clean.max_characters} is under clean.min_characters={clean.min_characters}: no "

@@ -50,7 +50,7 @@ def parse(names: tuple[str, ...]) -> tuple[str, ...]:
     wanted = [name.strip().lower() for name in names]
     for name in wanted:
         if name not in (*KINDS, "all"):
-            raise ConfigError(f"clean.scrub names {name!r}. {suggest(name, (*KINDS, 'all'))}")
+            raise ConfigError(f"clean.redact_pii names {name!r}. {suggest(name, (*KINDS, 'all'))}")
     return tuple(kind for kind in KINDS if kind in wanted or "all" in wanted)
 
 

@@ -113,7 +113,7 @@ def _check_package(package: str) -> None:
 
 def _read_file(file: SourceFile, data: DataConfig, problems: Problems) -> Iterator[str]:
     if file.kind == "text":
-        return text.read_text(file, data.documents, problems)
+        return text.read_text(file, data.document_separator, problems)
     read = {
         "json": records.read_json_lines,
         "csv": records.read_table,

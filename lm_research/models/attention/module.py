@@ -47,13 +47,15 @@ def in_kernels(
     where, shortest = where or platform(), min(lengths)
     if where == "tpu":
         able = all(map(fits, lengths)) and not (drops or prefixes)
-        return able and (arch.attention == "flash" or arch.attention == "auto" and shortest >= SPLASH_LENGTH)
+        return able and (
+            arch.attention_backend == "flash" or arch.attention_backend == "auto" and shortest >= SPLASH_LENGTH
+        )
     if spec.score_cap:
         return False
-    if arch.attention == "auto":
+    if arch.attention_backend == "auto":
         fast = where == "gpu" and shortest >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
         return fast and spec.head_size <= WIDEST_HEAD
-    return arch.attention == "flash"
+    return arch.attention_backend == "flash"
 
 
 def dot_product_attention(

@@ -118,12 +118,12 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
             "dtype",
             "scan_layers",
             "remat",
-            "attention",
+            "attention_backend",
         )
     }
     given |= {"num_kv_heads": config.num_kv_heads or 0, "head_size": config.head_size or 0}
     arch = from_flat(**{"vocab_size": vocab_size, **given, **traits})
-    arch = arch.with_layers(residual=config.norm) if config.norm else arch
+    arch = arch.with_layers(residual=config.norm_position) if config.norm_position else arch
     return parametrise(arch, config) if config.mup_base_width else arch
 
 

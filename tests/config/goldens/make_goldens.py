@@ -29,7 +29,7 @@ CHANGES = {
         },
         "mesh": {"rules": "vocab=fsdp+tensor,embed=none"},
         "train": {"freeze": "encoder/embeddings,layers/[0-5]/"},
-        "lora": {"rank": 4, "full": "classifier"},
+        "lora": {"rank": 4, "modules_to_save": "classifier"},
         "logging": {"trackers": "tensorboard,wandb"},
         "profile": {"steps": "3-5"},
         "clean": {"scripts": "latin,greek", "scrub": "email,ip", "max_characters": 10_000},

@@ -89,5 +89,5 @@ def test_every_script_knows_its_letters() -> None:
 
 
 def test_scrubbing_is_counted_and_comes_before_lengths() -> None:
-    cleaned = Cleaner(CleanConfig(scrub="all", max_characters=10))("a.very.long.name@example.org")
+    cleaned = Cleaner(CleanConfig(redact_pii="all", max_characters=10))("a.very.long.name@example.org")
     assert cleaned.text == "[EMAIL]" and REASONS[cleaned.reason] == "kept" and sum(cleaned.scrubbed) == 1

@@ -63,7 +63,7 @@ def test_counts_by_kind() -> None:
 def test_only_what_is_asked_for() -> None:
     assert parse(("phone", "email")) == ("email", "phone") and parse(("all",)) == KINDS and parse(()) == ()
     assert scrub("a@example.org 192.0.2.1", parse(("ip",)))[0] == "a@example.org [IP]"
-    with pytest.raises(ConfigError, match="clean.scrub names 'mail'.*Did you mean 'email'"):
+    with pytest.raises(ConfigError, match="clean.redact_pii names 'mail'.*Did you mean 'email'"):
         parse(("mail",))
 
 
