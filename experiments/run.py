@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--sweep", required=True, help="file with a get_sweep()")
     parser.add_argument("--workdir", required=True, help="directory of the study")
-    parser.add_argument("--workers", type=flags.whole(1, 1024), default=1, help="trials at a time (1)")
+    parser.add_argument("--workers", type=flags.bounded(int, 1, 1024), default=1, help="trials at a time (1)")
     parser.add_argument(
         "--launcher", choices=("local", "tpu_vm", "slurm"), default="local", help="where they run (local)"
     )

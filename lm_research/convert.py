@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the written arrays")
     parser.add_argument(
-        "--max-shard-gb", type=flags.number(1e-6, 1e6), default=5.0, help="hf: size above which weights are divided (5)"
+        "--max-shard-gb",
+        type=flags.bounded(float, 1e-6, 1e6),
+        default=5.0,
+        help="hf: size above which weights are divided (5)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     return cli.parsed(parser, convert, argv)

@@ -43,10 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=flags.path, help="directory to write")
     parser.add_argument("--compare", nargs=2, type=flags.path, metavar=("A", "B"), help="outputs of two evaluations")
-    parser.add_argument("--batch_size", type=flags.whole(1, 2**20), default=32, help="records that run together (32)")
+    parser.add_argument(
+        "--batch_size", type=flags.bounded(int, 1, 2**20), default=32, help="records that run together (32)"
+    )
     parser.add_argument(
         "--resamples",
-        type=flags.whole(2, 10**6),
+        type=flags.bounded(int, 2, 10**6),
         default=1000,
         help="samples of bootstrap and permutation tests (1000)",
     )

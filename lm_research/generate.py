@@ -34,8 +34,7 @@ from typing import Any, TextIO
 from lm_research import cli
 from lm_research.common import disk
 from lm_research.common.documents import json_value
-from lm_research.common.flags import Parser, path_text
-from lm_research.common.flags import whole as whole_number
+from lm_research.common.flags import Parser, bounded, path_text
 from lm_research.common.lines import end_at_line_feed
 from lm_research.common.paths import path_of
 from lm_research.common.streams import failure
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=path_text, help="file to write, a JSON object a text: prompt, text, tokens")
     parser.add_argument(
-        "--batch_size", type=whole_number(1, 2**20), default=8, help="prompts of --input that run together (8)"
+        "--batch_size", type=bounded(int, 1, 2**20), default=8, help="prompts of --input that run together (8)"
     )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"

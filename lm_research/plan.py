@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--topology", help="TPU slice: CHIP:SHAPE, for example v5e:16x16 or v5p:4x4x4")
     parser.add_argument("--hardware", help="instead of it, a machine of GPUs: CHIP:NUMBER, for example h200:8")
     parser.add_argument(
-        "--slices", type=flags.whole(1, 10**5), default=1, help="slices or machines, joined by the network (1)"
+        "--slices", type=flags.bounded(int, 1, 10**5), default=1, help="slices or machines, joined by the network (1)"
     )
     parser.add_argument("--compile", action="store_true", help="also compile the step for the topology (needs libtpu)")
     parser.add_argument("--effort", choices=("low", "full"), default="full", help="of the compiler; low is far faster")
     parser.add_argument("--search", action="store_true", help="try meshes, micro-batches and remat; rank what fits")
-    parser.add_argument("--price", type=flags.number(), help="of one chip for one hour, in any currency")
+    parser.add_argument("--price", type=flags.bounded(float, 0, 1e15), help="of one chip for one hour, in any currency")
     parser.add_argument("--json", type=flags.path, metavar="FILE", help="write everything there as JSON too")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     return cli.parsed(parser, plan, argv, rest=True)

@@ -63,11 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=flags.path_text, help="file to write, one JSON object a row")
     parser.add_argument("--text_key", default="text", help="field of the text in records (text)")
     parser.add_argument("--pair_key", default="", help="text-classification: field of a second text")
-    parser.add_argument("--batch_size", type=flags.whole(1, 2**20), default=16, help="rows that run together (16)")
     parser.add_argument(
-        "--num_processes", type=flags.whole(1, 2**20), default=1, help="processes that share the rows (1)"
+        "--batch_size", type=flags.bounded(int, 1, 2**20), default=16, help="rows that run together (16)"
     )
-    parser.add_argument("--process_id", type=flags.whole(0, 2**20), default=0, help="which of them this is, from 0")
+    parser.add_argument(
+        "--num_processes", type=flags.bounded(int, 1, 2**20), default=1, help="processes that share the rows (1)"
+    )
+    parser.add_argument(
+        "--process_id", type=flags.bounded(int, 0, 2**20), default=0, help="which of them this is, from 0"
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )

@@ -26,26 +26,16 @@ from typing import Any
 
 from lm_research import cli
 from lm_research.common import interrupts
+from lm_research.common.flags import Parser, bounded
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL, UserError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 _DAY = 86400
-RANGES: dict[str, tuple[float, float]] = {  # of flags; comparisons with NaN are false
-    "slots": (1, 4096),
-    "length": (2, 2**20),
-    "max_tokens": (1, 2**20),
-    "max_queue": (0, 2**16),
-    "max_seconds": (1, _DAY),
-    "max_body_bytes": (1, 2**30),
-    "max_connections": (1, 2**16),
-    "read_seconds": (0.1, _DAY),
-    "drain_seconds": (1, _DAY),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The verb; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lm_research.serve",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,22 +47,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters")
     parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine only)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at (8000)")
+    parser.add_argument("--port", type=bounded(int, 0, 65535), default=8000, help="port to listen at (8000)")
     parser.add_argument("--token_env", help="environment variable with the token that requests must bear")
     parser.add_argument("--token_file", help="file with that token")
     parser.add_argument("--allowed_hosts", help="more names that requests may ask by, a list with commas; * is all")
-    parser.add_argument("--slots", type=int, default=32, help="texts at a time (32)")
-    parser.add_argument("--length", type=int, default=1024, help="tokens of a prompt and its text (1024)")
-    parser.add_argument("--max_tokens", type=int, default=512, help="new tokens that a request may ask for (512)")
-    parser.add_argument("--max_queue", type=int, default=128, help="texts that may wait (128)")
-    parser.add_argument("--max_seconds", type=float, default=120.0, help="for a request, waiting included (120)")
-    parser.add_argument("--max_body_bytes", type=int, default=1 << 20, help="of a request (1048576)")
-    parser.add_argument("--max_connections", type=int, default=512, help="open at a time (512)")
-    parser.add_argument("--read_seconds", type=float, default=30.0, help="for the head of a request, and its body (30)")
-    parser.add_argument("--drain_seconds", type=float, default=30.0, help="from SIGTERM or Ctrl-C to the end (30)")
+    parser.add_argument("--slots", type=bounded(int, 1, 4096), default=32, help="texts at a time (32)")
+    parser.add_argument(
+        "--length", type=bounded(int, 2, 2**20), default=1024, help="tokens of a prompt and its text (1024)"
+    )
+    parser.add_argument(
+        "--max_tokens", type=bounded(int, 1, 2**20), default=512, help="new tokens that a request may ask for (512)"
+    )
+    parser.add_argument("--max_queue", type=bounded(int, 0, 2**16), default=128, help="texts that may wait (128)")
+    parser.add_argument(
+        "--max_seconds", type=bounded(float, 1, _DAY), default=120.0, help="for a request, waiting included (120)"
+    )
+    parser.add_argument("--max_body_bytes", type=bounded(int, 1, 2**30), default=1 << 20, help="of a request (1048576)")
+    parser.add_argument("--max_connections", type=bounded(int, 1, 2**16), default=512, help="open at a time (512)")
+    parser.add_argument(
+        "--read_seconds",
+        type=bounded(float, 0.1, _DAY),
+        default=30.0,
+        help="for the head of a request, and its body (30)",
+    )
+    parser.add_argument(
+        "--drain_seconds", type=bounded(float, 1, _DAY), default=30.0, help="from SIGTERM or Ctrl-C to the end (30)"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    args = parser.parse_args(argv)
-    return cli.guarded(lambda: run(args), debug=args.debug, argv=argv)
+    return cli.parsed(parser, run, argv)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,11 +84,6 @@ def run(args: argparse.Namespace) -> int:
       UserError: see the message.
     """
     token = read_token(args)
-    for name, (least, most) in RANGES.items():
-        if not least <= (value := getattr(args, name)) <= most:
-            raise UserError(f"--{name}={value}: it must be at least {least} and at most {most}.")
-    if not 0 <= args.port < 65536:
-        raise UserError(f"--port={args.port}: it must be from 0 to 65535.")
     if args.host not in LOCAL and token is None:
         raise UserError(f"--host={args.host} lets others connect: give --token_env or --token_file.")
     _check_address(args.host, args.port)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
+import contextlib
 import pathlib
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from lm_research.common.paths import path_of
 from lm_research.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,32 +21,15 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message[:1].upper()}{message[1:].rstrip('.')}. --help shows the usage.")
 
 
-def whole(low: int = 1, high: int = 2**31 - 1) -> Callable[[str], int]:
-    """The type of a flag that is a whole number from `low` to `high`."""
+def bounded(kind: type[Number], low: Number, high: Number) -> Callable[[str], Number]:
+    """The type of a flag that is a number of a `kind`, int or float, from `low` to `high`."""
 
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:  # of more than 4300 digits too
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} to {high}")
-        return value
-
-    return read
-
-
-def number(low: float = 0.0, high: float = 1e15) -> Callable[[str], float]:
-    """The type of a flag that is a number from `low` to `high`."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low:g} to {high:g}")
-        return value
+    def read(text: str) -> Number:
+        with contextlib.suppress(ValueError):  # not a number, or an int of more than 4300 digits
+            if low <= (value := kind(text)) <= high:  # which NaN is not
+                return value
+        whole, form = ("whole ", "d") if kind is int else ("", "g")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a {whole}number from {low:{form}} to {high:{form}}")
 
     return read
 

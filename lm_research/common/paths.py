@@ -59,6 +59,12 @@ def path_of(text: str, where: str, *, error: type[UserError] = ConfigError) -> p
         raise error(f"{where}={text}: there is no home directory for {names[0].decode()}. Write it out.") from mistake
 
 
+def stays_inside(name: str) -> bool:
+    """Whether a relative path names a file inside the folder that it is joined to."""
+    parts = name.replace("\\", "/").split("/")
+    return not set(parts) & {"", ".", ".."} and "\0" not in name
+
+
 def kind(path: str | os.PathLike[str]) -> str:
     """What a path leads to: FILE, FOLDER, NOTHING, or what else it is in words. Nothing is opened, and no error raised."""
     try:

@@ -28,6 +28,7 @@ TASKS: Variants[Any] = Variants("task", "lm_research.tasks", base=TaskConfig)
 OPTIMIZERS: Variants[Any] = Variants("optimizer", "lm_research.training.optimizers", base=OptimizerConfig)
 SCHEDULES: Variants[Any] = Variants("schedule", "lm_research.training.schedules", base=ScheduleConfig)
 TRACKERS: Variants[Any] = Variants("tracker", "lm_research.run.trackers")
+METRICS: Variants[Any] = Variants("metric", "lm_research.metrics")
 
 # Sections whose keys are those of the variant that they choose.
 VARIANTS: dict[str, Variants[Any]] = {

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lm_research.config.keys import Key, keys_of
-from lm_research.config.registries import VARIANTS
+from lm_research.config.registries import METRICS, VARIANTS
 from lm_research.config.run import Config
 from lm_research.errors import ConfigError, suggest
 
@@ -144,6 +144,19 @@ def _lines(keys: Iterable[Key]) -> Iterator[str]:
             shown = f"{shown} to {key.high:,}"
         yield f"  {key.name}  ({shown}; default {key.default!r})"
         yield f"      {key.meaning}"
+        if key.name == "task.metric":
+            yield from (f"      {line}" for line in _metrics())
+
+
+def _metrics() -> Iterator[str]:
+    """The registered metrics by kind of predictions and direction."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for _, one in METRICS.items():
+        direction = "higher" if one.higher_is_better else "lower"
+        kinds.setdefault((one.kind or "any predictions", direction), []).append(one.name)
+    yield from (
+        f"of {kind}, {way} is better: {', '.join(sorted(names))}" for (kind, way), names in sorted(kinds.items())
+    )
 
 
 def _summary(variant: object) -> str:

@@ -12,15 +12,19 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from lm_research.common.disk import whole_folder
-from lm_research.common.paths import path_of
+from lm_research.common.documents import parse_json, short
+from lm_research.common.paths import path_of, stays_inside
 from lm_research.data.sources.files import DRIVERS, is_remote
 from lm_research.errors import DataError
 
 LIST = "files.json"
 _PIECE = 16 * 2**20  # bytes copied at once
+_Bytes = Annotated[int, Meta(ge=0)]
 
 
 def corpora(cache_dir: str | None, workdir: pathlib.Path) -> pathlib.Path:
@@ -80,7 +84,14 @@ def _fetch(address: str, folder: pathlib.Path) -> bool:
     with _Guard(address):
         if not (remote / LIST).exists():
             return False
-        sizes = json.loads((remote / LIST).read_text())
+        listed = (remote / LIST).read_bytes()
+    sizes = parse_json(listed, f"{address}/{LIST}", dict[str, _Bytes], fix=f"Delete {address}; it is made again.")
+    for name in sizes:
+        if not stays_inside(name):
+            raise DataError(
+                f"{address}/{LIST} lists the file {short(name)}, which is outside of the corpus, so nothing was copied. Check who can write "
+                f"to {address}, and delete it; it is made again."
+            )
     with whole_folder(folder) as temporary:
         for name, size in sizes.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)

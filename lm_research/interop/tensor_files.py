@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_research.common.documents import read_bytes
-from lm_research.common.paths import FILE, FOLDER, NOTHING, kind
+from lm_research.common.paths import FILE, FOLDER, NOTHING, kind, stays_inside
 from lm_research.errors import PretrainedError
 from lm_research.interop import flax_file
 from lm_research.interop.flax_file import read_flax
@@ -120,7 +120,7 @@ def _read_shards(format: _Format, index: pathlib.Path) -> dict[str, StoredTensor
     if not isinstance(weight_map, dict) or not weight_map:
         raise damaged(index, "it has no weight_map")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or shard in ("", ".", "..") or "/" in shard or "\\" in shard or "\0" in shard:
+        if not isinstance(shard, str) or {"/", "\\"} & set(shard) or not stays_inside(shard):
             raise damaged(index, f"{shard!r} is not the name of a file beside it", name)
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if kind(index.parent / shard) != FILE]

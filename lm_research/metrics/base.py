@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.config.registries import METRICS as _METRICS
 from lm_research.config.variants import Variants
 
 # Kind of predictions -> what a metric of such may ask for, by the names of its parameters. All but the last ones, the options, are by record.
@@ -60,7 +61,7 @@ class Metric:
         return _parameters(self.prepare or self.compute)
 
 
-METRICS: Variants[Metric] = Variants("metric", "lm_research.metrics")
+METRICS: Variants[Metric] = _METRICS
 
 
 def metric(

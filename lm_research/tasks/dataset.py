@@ -24,7 +24,6 @@ import numpy as np
 
 from lm_research.common import documents
 from lm_research.common.disk import whole_folder
-from lm_research.common.lines import split_lines
 from lm_research.common.paths import odd_file
 from lm_research.config import Config, TaskConfig
 from lm_research.data import bucket, random, store
@@ -215,15 +214,16 @@ def _read_labelled(folder: pathlib.Path) -> LabelledCorpus:
         part: TokenStore.open(folder / part) for part in ("train", "validation", "test") if (folder / part).is_dir()
     }
     arrays = {part: dict(np.load(folder / f"{part}.npz")) for part in parts}
-    names = json.loads((folder / "labels.json").read_text())
+    names = _read_json((folder / "labels.json").read_bytes(), folder / "labels.json", list[str])
     facts = [tokenizer.digest, names, *(opened.digest for opened in parts.values())]
     digest = hashlib.sha256(json.dumps(facts).encode())
     for own in arrays.values():
         digest.update(own["labels"].tobytes())
     kept = {}
     for part in parts:
-        if (folder / f"{part}.jsonl").is_file():
-            kept[part] = [json.loads(line) for line in split_lines((folder / f"{part}.jsonl").read_text())]
+        if (path := folder / f"{part}.jsonl").is_file():
+            lines = enumerate(path.read_bytes().splitlines(), 1)
+            kept[part] = [_read_json(line, path, documents.Object, f", line {number}") for number, line in lines]
     return LabelledCorpus(
         tokenizer,
         parts["train"],
@@ -235,6 +235,13 @@ def _read_labelled(folder: pathlib.Path) -> LabelledCorpus:
         kept,
         {part: folder / f"{part}.records.jsonl" for part in parts if part != "train"},
     )
+
+
+def _read_json(text: bytes, path: pathlib.Path, kind: Any, place: str = "") -> Any:
+    try:
+        return documents.parse_json(text, f"{path}{place}", kind, fix="")
+    except DataError as error:
+        raise store.damaged(path, str(error).rstrip(". "), "file") from error
 
 
 def _key(config: Config, reader: Reader) -> str:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lm_research.common.disk import number_of, whole
+from lm_research.common.documents import parse_json
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface, native_checkpoint
 from lm_research.models.definition import ModelDefinition, Params
@@ -25,9 +26,10 @@ def predictions(task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> 
     """
     together = task.grouped
     exact = (row for output in outputs if task.exact for row in drop_padding(output, "logits"))
-    with task.corpus.shown[part].open(encoding="utf-8") as lines:
+    path = task.corpus.shown[part]
+    with path.open("rb") as lines:
         for number, (line, prediction) in enumerate(zip(lines, task.predictions(outputs), strict=True)):
-            row = {"record": number, **json.loads(line), **prediction}
+            row = {"record": number, **parse_json(line, f"{path}, line {number + 1}"), **prediction}
             if together:
                 kept = dict(task.corpus.kept[part][number])
                 row |= {"together": kept.pop("group"), **kept}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from lm_research.config import Config, resolve
 from lm_research.data import bucket
 from lm_research.data.corpus import open_corpus
 from lm_research.errors import DataError
+
+OUTSIDE = ["../../escaped", "/tmp/escaped", "train/../../escaped", "", "a/..", "..\\escaped", "a\0b"]
 
 
 class Buckets(DirFileSystem):
@@ -74,6 +77,28 @@ def test_a_shortened_file_is_named(run: Callable, tmp_path: pathlib.Path) -> Non
     with pytest.raises(DataError, match=rf"train/{tokens.name} has .* bytes instead of"):
         run("b")
     assert not list((tmp_path / "b").rglob("tokens*"))
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        *((json.dumps({"a": 1, name: 1}), "which is outside of the corpus") for name in OUTSIDE),
+        ('{"a": 1,\n "b"', "is not JSON: .*line 2"),
+        ("[1]", r"is \[1\]: expected object"),
+        ('{"a": -1}', "is .* >= 0"),
+    ],
+)
+def test_a_list_of_files_is_checked_before_any_is_copied(
+    listed: str, message: str, run: Callable, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LM_RESEARCH_CACHE", str(tmp_path / "here"))
+    corpus = tmp_path / "cloud/bucket/corpus"
+    corpus.mkdir()
+    (corpus / "a").write_text("1")
+    (corpus / bucket.LIST).write_text(listed)
+    with pytest.raises(DataError, match=f"gs://bucket/corpus/{bucket.LIST} .*{message}"):
+        bucket.local_folder("gs://bucket/corpus")
+    assert not (tmp_path / "here").exists()
 
 
 def test_a_store_is_looked_at_by_its_address(run: Callable, tmp_path: pathlib.Path) -> None:

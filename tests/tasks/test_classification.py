@@ -158,7 +158,10 @@ def test_patience(patience: int, accuracies: list[float], ends: bool) -> None:
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("name", ["train.npz", "validation.npz", "labels.json", "train/tokens.bin", "digests.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["train.npz", "validation.npz", "labels.json", "validation.jsonl", "train/tokens.bin", "digests.json"],
+)
 def test_a_damaged_data_set_is_told_and_made_again(
     name: str, old: bool, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +169,7 @@ def test_a_damaged_data_set_is_told_and_made_again(
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": f"{i} {string.ascii_letters}", "label": f"l{i % 2}"}) + "\n" for i in range(40))
     )
-    task = {"name": "classification", "train": str(tmp_path / "a.jsonl")}
+    task = {"name": "classification", "train": str(tmp_path / "a.jsonl"), "together_key": "text"}
     (tmp_path / "config.json").write_text(
         json.dumps({"task": task, "tokenizer": {"type": "wordpiece", "vocab_size": 64}})
     )
@@ -180,7 +183,8 @@ def test_a_damaged_data_set_is_told_and_made_again(
     capsys.readouterr()
     assert prepare.main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "is damaged" in shown and f"kept in {folder}.damaged" in shown and (old or name.split("/")[-1] in shown)
+    assert "is damaged" in shown and f"kept in {folder}.damaged" in shown
+    assert (old and "json" not in name) or name.split("/")[-1] in shown
     assert (folder / "digests.json").is_file() and (folder / name).stat().st_size == len(whole)
     (folder / name).unlink()
     os.mkfifo(folder / name)  # and nobody waits for one who writes
