@@ -81,11 +81,15 @@ class Trainable(abc.ABC, Generic[AnyCorpus]):
 
     Attributes:
       kinds: the kinds of architecture it trains (Architecture.kind).
+      delivers_best: whether a finished run ends with its best model, the predictions of that, and its scores.
+      pretraining: the name of an objective on text, which the special tokens around its texts follow from; "" for a task.
       config, tokenizer: of the run.
       objective: what the model learns from its examples.
     """
 
     kinds: ClassVar[tuple[str, ...]]
+    delivers_best: ClassVar[bool] = False
+    pretraining: str = ""
     config: Config
     tokenizer: Tokenizer
     objective: Objective
@@ -121,6 +125,10 @@ class Trainable(abc.ABC, Generic[AnyCorpus]):
     def examples(self, store: TokenStore, purpose: str) -> Examples:
         """Examples of a store of the corpus; `purpose` ("train", "validation", or "final", the end of a run) separates their random streams."""
 
+    def start_token(self) -> int | None:
+        """Id of the token that a decoder begins its targets with, where the config of the run decides it."""
+        return None
+
     def target_counts(self, store: TokenStore) -> np.ndarray:
         """How often each id occurs in the part of a store's text that is predicted, [V]; all of it, for most objectives."""
         return np.asarray(store.token_counts)
@@ -155,6 +163,7 @@ class TextObjective(Objective, Trainable[Corpus]):
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer, self.objective = config, tokenizer, self
+        self.pretraining = config.objective.name
 
     @classmethod
     def open_corpus(

@@ -161,3 +161,6 @@ class SourceToTarget(TextObjective, NextTokenOfTarget):
     @classmethod
     def head(cls, config: Config) -> str:
         return "seq2seq_lm"
+
+    def start_token(self) -> int:
+        return self.tokenizer.role_id(start_role(self.config))

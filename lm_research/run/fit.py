@@ -30,7 +30,6 @@ from lm_research.run.recheck import Recheck
 from lm_research.run.setup import RunSetup, prepare
 from lm_research.run.summary import deliver, final_message, summarise
 from lm_research.run.time_budget import make_budget
-from lm_research.tasks.base import Task
 
 Status = Literal["finished", "paused", "stopped"]
 
@@ -182,7 +181,7 @@ def conclude(loop: Loop, history: RunHistory) -> FitResult:
     if seconds is not None:
         run.log(f"time: {describe_times(seconds)}")
     words = ""
-    if done and isinstance(run.trainable, Task):
+    if done and run.trainable.delivers_best:
         learner.take_best()
         scores, words = deliver(evaluator, learner.state, run.init, run.workdir)
         summary |= scores

@@ -18,7 +18,6 @@ from lm_research.errors import CheckpointError
 from lm_research.interop import native_checkpoint
 from lm_research.models.adapters import adapters_of
 from lm_research.objectives.base import Batch
-from lm_research.objectives.encoder_decoder import start_role
 from lm_research.parallel import processes
 from lm_research.parallel.batches import to_global
 from lm_research.parallel.rules import replicated
@@ -28,7 +27,6 @@ from lm_research.run.goodput import TimeAccount
 from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.run.logger import RunLogger
 from lm_research.run.setup import RunSetup
-from lm_research.tasks.base import Task
 from lm_research.training.optimizer import make_optimizer
 from lm_research.training.schedules import make_schedule
 from lm_research.training.state import State, check_room, init_state, state_shardings, window_zeros
@@ -152,10 +150,9 @@ def compile_step(train_step: Any, arguments: tuple[Any, ...], peak: jax.Array, l
 def checkpoint_files(run: RunSetup) -> dict[str, bytes]:
     """What lies next to the arrays in every checkpoint."""
     config, corpus, arch, head = run.config, run.corpus, run.definition.arch, run.definition.head.name
-    task = isinstance(run.trainable, Task)
-    tokens = native_checkpoint.tokens_of(corpus.tokenizer, arch, head, "" if task else config.objective.name)
-    if head == "seq2seq_lm" and not task:
-        tokens["decoder_start_token_id"] = corpus.tokenizer.roles[start_role(config)]
+    tokens = native_checkpoint.tokens_of(corpus.tokenizer, arch, head, run.trainable.pretraining)
+    if (start := run.trainable.start_token()) is not None:
+        tokens["decoder_start_token_id"] = start
     base = run.init.config if run.init else None
     model = native_checkpoint.describe(run.definition, config.model.family, base, tokens)
     return {

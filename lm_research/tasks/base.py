@@ -250,6 +250,7 @@ class Task(Trainable[LabelledCorpus]):
 
     examples_class: ClassVar[type[PaddedExamples]] = PaddedExamples
     supports_packing: ClassVar[bool] = False
+    delivers_best: ClassVar[bool] = True
     metric_kind: str
     metric_names: tuple[str, ...]
     exact: bool = False
