@@ -203,19 +203,24 @@ RANGES = {
     },
     "lm_research.convert": {"max-shard-gb": "number 1e-06 1e+06"},
     "lm_research.plan": {"slices": "whole 1 100000", "price": "number 0 1e+15"},
+    "lm_research.serve": {
+        "port": "whole 0 65535", "slots": "whole 1 4096", "length": "whole 2 1048576", "max_tokens": "whole 1 1048576",
+        "max_queue": "whole 0 65536", "max_seconds": "number 1 86400", "max_body_bytes": "whole 1 1073741824",
+        "max_connections": "whole 1 65536", "read_seconds": "number 0.1 86400", "drain_seconds": "number 1 86400",
+    },
     "experiments.run": {"workers": "whole 1 1024"},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_ranges_of_flags(name: str, capsys: pytest.CaptureFixture) -> None:
-    """As the message for a word that is no number gives them; tests/common/test_flags.py tests their ends."""
+    """As the message for a word that is not a number gives them; tests/common/test_flags.py tests their ends."""
     found = {}
     for flag in sorted(flags_of(name)) if name in RANGES else ():
         try:
             help_of(name).parse_args([f"--{flag}", "x"])
         except UserError as error:
-            if match := re.search(r"'x' is no (whole number|number) from (\S+) to (\S+?)\.? ", str(error)):
+            if match := re.search(r"'x' is not a (whole number|number) from (\S+) to (\S+?)\.? ", str(error)):
                 found[flag] = f"{match[1].split()[0]} {match[2]} {match[3]}"
         except SystemExit:
             pass
