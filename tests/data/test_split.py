@@ -1,0 +1,105 @@
+"""Which documents are trained on, from facts about them alone: every count, message and borderline by hand."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_research.config import Config, resolve
+from lm_research.data.cleaning import REASONS, scrub
+from lm_research.data.random import example_keys, uniform
+from lm_research.data.split import DROPPED, PARTS, TRAIN, VALIDATION, choose
+from lm_research.data.spool import Facts
+from lm_research.errors import DataError
+
+
+def spool(source: str, texts: str, skipped: int = 0) -> Any:
+    """A letter is a document of as many characters as its place in the alphabet; "-" is an empty one, "<" one that is too short."""
+    reasons = [REASONS.index({"-": "empty", "<": "short"}.get(letter, "kept")) for letter in texts]
+    lengths = [0 if letter == "-" else 1 if letter == "<" else ord(letter) - 96 for letter in texts]
+    facts = Facts(
+        np.array(reasons, np.uint8), np.array(lengths), np.array([[ord(letter), 7] for letter in texts], np.uint64),
+        np.zeros((len(texts), 0), np.uint32), np.array([range(len(scrub.KINDS)), range(len(scrub.KINDS))]), np.array([2, len(texts) - 2]),
+    )  # fmt: skip
+    return types.SimpleNamespace(source=source, num_skipped=skipped, facts=lambda: facts, shards=[])
+
+
+def config(fraction: float = 0.3) -> Config:
+    return resolve({"data": {"validation_fraction": fraction}})
+
+
+def held(kept: list[int], fraction: float) -> set[int]:
+    """Documents whose draw is below the fraction; the lowest draw always, the highest never."""
+    draws = dict(zip(kept, uniform(example_keys(0, "validation", 0, np.array(kept)), 1)[:, 0], strict=True))
+    chosen = {number for number in kept if draws[number] < fraction} | {min(draws, key=draws.__getitem__)}
+    return chosen - {max(draws, key=draws.__getitem__)}
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.3, 0.9])
+def test_two_sources(fraction: float) -> None:
+    """The second a of the first source and both a and c of the second occurred before, wherever that was."""
+    lines: list[str] = []
+    choices = choose(
+        [spool("one", "abc-adefg"), spool("two", "ah<cijkl", skipped=3)], None, config(fraction), lines.append
+    )
+    dropped, kept = ([3, 4], [0, 2, 3]), ([0, 1, 2, 5, 6, 7, 8], [1, 4, 5, 6, 7])
+    for choice, left_out, rest in zip(choices, dropped, kept, strict=True):
+        validation = held(rest, fraction)
+        expected = [
+            DROPPED if n in left_out else VALIDATION if n in validation else TRAIN for n in range(len(choice.parts_D))
+        ]
+        assert choice.parts_D.tolist() == expected and choice.parts_D.dtype == np.uint8
+        assert choice.of_shard(0).tolist() == expected[:2] and choice.of_shard(1).tolist() == expected[2:]
+    counts = {name: 0 for name in REASONS[1:]}
+    scrubbed = {name: 2 * number for number, name in enumerate(scrub.KINDS)}
+    assert choices[0].report == {
+        "source": "one", "documents": 9, "characters": 1 + 2 + 3 + 0 + 1 + 4 + 5 + 6 + 7, "dropped_characters": 1, "unreadable": 0,
+        "dropped": {**counts, "exact_duplicate": 1, "empty": 1}, "scrubbed": scrubbed,
+    }  # fmt: skip
+    assert choices[1].report == {
+        "source": "two", "documents": 8, "characters": 1 + 8 + 1 + 3 + 9 + 10 + 11 + 12, "dropped_characters": 1 + 1 + 3, "unreadable": 3,
+        "dropped": {**counts, "exact_duplicate": 2, "short": 1}, "scrubbed": scrubbed,
+    }  # fmt: skip
+    assert lines[:2] == [
+        "Warning: one: left out 1 documents that occurred before and 1 empty ones.",
+        "Warning: two: left out 2 documents that occurred before, 0 empty ones and 1 too short.",
+    ]
+    out = len(held(kept[0], fraction)) + len(held(kept[1], fraction))
+    assert lines[2:] == [f"Split: {12 - out} documents to train on, {out} held out."]
+    assert (TRAIN, VALIDATION, PARTS) == (0, 1, ("train", "validation"))
+
+
+def test_a_source_without_repeats_gives_no_warning() -> None:
+    lines: list[str] = []
+    (choice,) = choose([spool("one", "ab")], None, config(), lines.append)
+    assert sorted(choice.parts_D.tolist()) == [TRAIN, VALIDATION] and lines == [
+        "Split: 1 documents to train on, 1 held out."
+    ]
+
+
+def test_a_validation_source() -> None:
+    """It comes last, all of it is held out, and what it shares with the others leaves them."""
+    lines: list[str] = []
+    train, validation = choose([spool("one", "abca")], spool("held", "bx-"), config(), lines.append)
+    assert train.parts_D.tolist() == [TRAIN, DROPPED, TRAIN, DROPPED]
+    assert (validation.spool.source, validation.parts_D.tolist()) == ("held", [VALIDATION, VALIDATION, DROPPED])
+    assert lines[-1] == "Split: 2 documents to train on, 2 held out."
+    several = choose([spool("one", "ab"), spool("two", "bc")], spool("held", "ab"), config(), lines.append)
+    assert [choice.parts_D.tolist() for choice in several] == [[DROPPED] * 2, [DROPPED, TRAIN], [VALIDATION] * 2]
+    with pytest.raises(DataError, match="No document of one is left to train on: .*validation_source=held too"):
+        choose([spool("one", "ab")], spool("held", "bac"), config(), lines.append)
+
+
+@pytest.mark.parametrize(("one", "other"), [("--", None), ("<-", None), ("ab", "--")])
+def test_nothing_that_is_kept(one: str, other: str | None) -> None:
+    texts = other or one
+    found = {name: sum(letter == sign for letter in texts) for name, sign in (("empty", "-"), ("short", "<"))}
+    words = ", ".join(f"{name} {found[name]}" for name in REASONS if found.get(name))
+    name = "held" if other else "one"
+    with pytest.raises(
+        DataError, match=rf"The corpus {name} is empty: none of its 2 documents .*\(left out: {words}\)"
+    ):
+        choose([spool("one", one)], spool("held", other) if other else None, config(), print)
