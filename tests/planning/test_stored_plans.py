@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from helpers import tiny
+from lm_research.planning import report
 from lm_research.planning.estimate import plan_run
+from lm_research.planning.report import table
 from lm_research.planning.search import search
 from lm_research.planning.topology import parse_topology
 
@@ -44,13 +46,17 @@ def rounded(value: Any) -> Any:
 
 def plan_of(name: str) -> Any:
     family, machine, slices, sections = CASES[name]
-    return rounded(dataclasses.asdict(plan_run(tiny.config(family, **sections), parse_topology(machine, slices), 2.0)))
+    plan = plan_run(tiny.config(family, **sections), parse_topology(machine, slices), 2.0)
+    return {**rounded(dataclasses.asdict(plan)), "table": table(plan).splitlines()}
 
 
 def ranking() -> Any:
-    """Mesh, rows, remat and seconds of all plans of a search, best first."""
+    """Mesh, rows, remat and seconds of all plans of a search, best first, and what is printed of them."""
     plans = search(tiny.config("gpt2", train={"batch_size": 12}), parse_topology("h100:4"), 2.0)
-    return rounded([[plan.mesh, plan.rows_per_chip, plan.remat, plan.step_seconds] for plan in plans])
+    return [
+        rounded([[plan.mesh, plan.rows_per_chip, plan.remat, plan.step_seconds] for plan in plans]),
+        report.ranking(plans).splitlines(),
+    ]
 
 
 @pytest.mark.parametrize("name", CASES)
