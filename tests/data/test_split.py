@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import types
 from typing import Any
 
@@ -12,7 +13,7 @@ from lm_research.config import Config, resolve
 from lm_research.data.cleaning import REASONS, scrub
 from lm_research.data.random import example_keys, uniform
 from lm_research.data.split import DROPPED, PARTS, TRAIN, VALIDATION, choose
-from lm_research.data.spool import Facts
+from lm_research.data.spool import Facts, Spool, write_shard
 from lm_research.errors import DataError
 
 
@@ -103,3 +104,40 @@ def test_nothing_that_is_kept(one: str, other: str | None) -> None:
         DataError, match=rf"The corpus {name} is empty: none of its 2 documents .*\(left out: {words}\)"
     ):
         choose([spool("one", one)], spool("held", other) if other else None, config(), print)
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.0001, 1), (0.3, 1), (0.5, 2), (0.9, 3)])
+def test_one_document_is_cut(fraction: float, count: int, tmp_path: pathlib.Path) -> None:
+    """Of four sentences 0, 1.2, 2 and 3.6, to the nearest, are held out: the last ones, at least one and not all. It begins a shard."""
+    sentences, lines = ["One is here.", "Two is there.", "Three came.", "Four left."], []
+    one = written(tmp_path, ["", ""], [" ".join(sentences), " "])
+    (choice,) = choose([one], None, config(fraction), lines.append)
+    assert choice.spool.documents(0) == [" ".join(sentences[:-count]), " ".join(sentences[-count:])]
+    assert choice.parts_D.tolist() == choice.of_shard(0).tolist() == [TRAIN, VALIDATION]
+    assert choice.spool.facts().reasons_D.tolist() == [0, 0] and choice.report["documents"] == 4
+    assert (
+        lines[1] == f"one is one document: its first {4 - count} sentences are to train on, its last {count} held out."
+    )
+    assert lines[2] == "Split: 1 documents to train on, 1 held out."
+
+
+def test_one_document_with_its_newlines(tmp_path: pathlib.Path) -> None:
+    text = "One is here.\nTwo is there.\n\nThree came."
+    kept = resolve({"data": {"validation_fraction": 0.3}, "tokenizer": {"keep_newlines": True}})
+    (choice,) = choose([written(tmp_path, ["", ""], [text])], None, kept, print)
+    assert "".join(choice.spool.documents(0)) == text and choice.spool.documents(0)[1] == "Three came."
+
+
+def test_one_sentence_cannot_be_cut(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DataError, match="The corpus one is too small: one document of one sentence"):
+        choose([written(tmp_path, ["", ""], ["One is here."])], None, config(), print)
+    two = written(tmp_path, ["", ""], ["One is here. Two is there."])
+    assert choose([two], None, config(), print)[0].spool.documents(0) == ["One is here.", "Two is there."]
+
+
+def written(folder: pathlib.Path, *shards: list[str]) -> Spool:
+    """A spool on disk; texts of spaces are empty ones."""
+    paths = [folder / f"{number}.npz" for number in range(len(shards))]
+    for path, texts in zip(paths, shards, strict=True):
+        write_shard(path, texts, [REASONS.index("kept" if text.strip() else "empty") for text in texts])
+    return Spool("one", paths, "", 0)

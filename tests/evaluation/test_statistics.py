@@ -158,4 +158,4 @@ def test_seeds_of_a_side_change_places_together(metric: str) -> None:
 
 def test_without_resamples_there_is_no_interval() -> None:
     found = statistics.summarise([labelled([1, 0, 1, 1])], 0)["accuracy"]
-    assert (found["mean"], found["low"], found["high"]) == (0.75, None, None)
+    assert (found["mean"], found["std"], found["low"], found["high"]) == (0.75, None, None, None)
