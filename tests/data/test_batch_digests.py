@@ -34,18 +34,23 @@ HERE = pathlib.Path(__file__).parent
 # Objectives with settings that their defaults never reach; a few steps each.
 SETTINGS = {
     "masked_lm, words": {"masking": "whole_word", "mask_rate": 0.3, "keep_rate": 0.25, "random_rate": 0.25},
-    "masked_lm, spans": {"masking": "span", "mean_span": 2.5, "max_span": 6, "short_rate": 0.5},
-    "masked_lm, ngrams": {"masking": "ngram", "max_span": 3, "static": 2, "next_sentence": False},
-    "masked_lm, order": {"pairs": "sentence_order", "short_rate": 1.0},
-    "span_corruption, short": {"mask_rate": 0.4, "mean_span": 1.5},
+    "masked_lm, spans": {"masking": "span", "mean_span_length": 2.5, "max_span_length": 6, "short_seq_prob": 0.5},
+    "masked_lm, ngrams": {"masking": "ngram", "max_span_length": 3, "dupe_factor": 2, "sentence_pair": "none"},
+    "masked_lm, order": {"sentence_pair": "sentence_order", "short_seq_prob": 1.0},
+    "span_corruption, short": {"mask_rate": 0.4, "mean_span_length": 1.5},
     "denoising, all": {
-        "infill_rate": 0.4,
-        "mean_span": 2.0,
-        "permute_rate": 0.5,
-        "delete_rate": 0.2,
-        "rotate_rate": 0.5,
+        "text_infilling_prob": 0.4,
+        "mean_span_length": 2.0,
+        "permute_sentence_prob": 0.5,
+        "token_deletion_prob": 0.2,
+        "document_rotation_prob": 0.5,
     },
-    "denoising, deleted": {"infill_rate": 0.0, "permute_rate": 0.0, "delete_rate": 0.5, "rotate_rate": 1.0},
+    "denoising, deleted": {
+        "text_infilling_prob": 0.0,
+        "permute_sentence_prob": 0.0,
+        "token_deletion_prob": 0.5,
+        "document_rotation_prob": 1.0,
+    },
 }
 FEW = [0, 1, 2, 40, 10**6]
 GOLDENS = HERE / "goldens" / "batch_digests.json"
