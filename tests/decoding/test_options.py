@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lm_research.decoding.options import Lengths, Options, make_filters, make_options, make_rules
+from lm_research.decoding.options import (
+    FILE,
+    Lengths,
+    Options,
+    check_types,
+    load_defaults,
+    make_filters,
+    make_options,
+    make_rules,
+    save_defaults,
+)
 from lm_research.decoding.processors import NO_TOKEN
-from lm_research.errors import UserError
+from lm_research.errors import PretrainedError, UserError
 
 # Of transformers 5.24, GenerationConfig._get_default_generation_params(); names that it lacks are None, False or 0 here too.
 TRANSFORMERS = {
@@ -214,3 +225,79 @@ def test_words_of_rules() -> None:
 )  # fmt: skip
 def test_filters(given: dict[str, Any], expected: dict[str, Any]) -> None:
     assert plain(make_filters(Options(**given))) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "file", "config", "message"),
+    [
+        ({}, {"num_beams": 0}, {}, r"The model's generation_config.json: num_beams=0: .* give num_beams yourself"),
+        ({}, {}, {"num_beams": 0}, r"The model's config.json: num_beams=0: "),
+        ({}, {"top_k": 3}, {"eos_token_id": 2**31}, r"The model's config.json: eos_token_id=2147483648: "),
+        ({"num_beams": 0}, {"num_beams": 2}, {}, r"^num_beams=0: "),
+        ({"num_beams": 0}, {}, {}, r"^num_beams=0: "),
+        ({}, {"top_k": "x"}, {}, r"The model's files say top_k='?\"?x"),
+    ],
+)
+def test_who_said_what_is_wrong(
+    given: dict[str, Any], file: dict[str, Any], config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_options(given, file, config)
+    if "x" in file.values():
+        assert make_options({"top_k": 3}, file, config).top_k == 3  # what is not used may be anything
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({"temperature": 0.5}, True),
+        ({"temperature": 0.5, "do_sample": True}, False),
+        ({}, False),
+        ({"top_k": 3}, False),
+    ],
+)
+def test_filters_without_drawing_are_told(
+    given: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_options(given, {"top_p": 0.5}, {})
+    assert [record.getMessage() for record in caplog.records] == [
+        "temperature only matter when drawing: add do_sample=True."
+    ] * warned
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "refused"),
+    [
+        ("do_sample", 1, 2),
+        ("do_sample", 0, -1),
+        ("exponential_decay_length_penalty", [10, 1.5], [10]),
+        ("exponential_decay_length_penalty", (10, 2), [1.5, 10]),
+        ("bad_words_ids", [[1], range(3)], [1]),
+        ("suppress_tokens", np.array([1, 2]), np.array(1)),
+        ("sequence_bias", {(1,): 2}, {1: 2.0}),
+        ("sequence_bias", [[[1], 2.0]], [[1, 2.0]]),
+        ("seed", [1, 2], [1.0]),
+        ("top_k", np.int64(3), True),
+        ("temperature", np.float32(0.5), float("nan")),
+        ("early_stopping", "never", 0.5),
+    ],
+)
+def test_types(name: str, taken: Any, refused: Any) -> None:
+    check_types({name: taken})
+    with pytest.raises(UserError, match=f"^{name}=.*wrong type"):
+        check_types({name: refused})
+
+
+def test_a_file_of_defaults(tmp_path: pathlib.Path) -> None:
+    assert load_defaults(tmp_path) == {}
+    save_defaults(tmp_path, {})
+    assert not (tmp_path / FILE).exists()
+    save_defaults(tmp_path, {"top_k": 3, "num_beams": None, "unknown": "x"})
+    assert load_defaults(tmp_path) == {"top_k": 3, "num_beams": None, "unknown": "x"}
+    for text, message in (
+        ("[1]", "Copy it again, or remove it"),
+        ('{"num_beams": "x"}', f"{FILE}: num_beams=.*wrong type"),
+    ):
+        (tmp_path / FILE).write_text(text)
+        with pytest.raises(PretrainedError, match=message):
+            load_defaults(tmp_path)

@@ -16,9 +16,9 @@ A = np.array
 TAGS = [["B-x", "O", "O"]]
 
 CASES: list[tuple[str, dict[str, Any], dict[str, float]]] = [
-    # Two questions with an answer: exact, and 1 of 2 words for 1 (F1 2/3). Two without: one is left unanswered, one is not.
-    ("answers", dict(predictions=["cat", "dog sat", "", "cow"], references=[["cat"], ["dog"], (), ()], null=True),
-     dict(exact_match=2 / 4, f1=(1 + 2 / 3 + 1) / 4, has_answer_exact_match=1 / 2, has_answer_f1=(1 + 2 / 3) / 2,
+    # Three questions with an answer: exact, 1 of 2 words for 1 (F1 2/3), and wrong. Two without: one is left unanswered, one is not.
+    ("answers", dict(predictions=["cat", "dog sat", "owl", "", "cow"], references=[["cat"], ["dog"], ["hen"], (), ()], null=True),
+     dict(exact_match=2 / 5, f1=(1 + 2 / 3 + 1) / 5, has_answer_exact_match=1 / 3, has_answer_f1=(1 + 2 / 3) / 3,
           no_answer_exact_match=1 / 2, no_answer_f1=1 / 2)),
     # Answered in order of margins: nothing 1 of 3, the first 2, the second (wrong) 2, the third (which has none) 1.
     ("answers", dict(margins=[-1.0, 0.0, 2.0], best_answers=["cat", "cow", "cow"], references=[["cat"], ["dog"], ()]),
