@@ -75,22 +75,22 @@ TEXTS = rows(prediction=["a b"], target=["a b"])
 
 
 @pytest.mark.parametrize(
-    ("task", "target", "more", "given", "kind"),
+    ("task", "problem_type", "more", "given", "kind"),
     [
-        ("classification", "label", {}, SINGLE, scorers.SingleLabelScorer),
-        ("classification", "label", {"together_key": "q"}, SINGLE, scorers.GroupedLabelScorer),
-        ("classification", "labels", {}, rows(label=[["a"]], prediction=[["a"]]), scorers.MultiLabelScorer),
-        ("classification", "labels", {"together_key": "q"}, rows(label=[["a"]], prediction=[["a"]]), scorers.MultiLabelScorer),
-        ("classification", "value", {}, rows(label=[1.0], prediction=[1.0]), scorers.RegressionScorer),
-        ("embedding", "value", {}, rows(label=[1.0], prediction=[1.0]), scorers.RegressionScorer),
-        ("embedding", "label", {"together_key": "q"}, rows(rank=[1]), scorers.RetrievalScorer),
-        ("tagging", "label", {}, rows(label=[["O"]], prediction=[["O"]]), scorers.TagScorer),
-        ("seq2seq", "label", {"bleu_tokenizer": "char", "max_length": 5}, TEXTS, scorers.GenerationScorer),
-        ("question_answering", "label", {}, rows(prediction=["a"], answers=["a"]), scorers.RecordScorer),
+        ("classification", "single_label", {}, SINGLE, scorers.SingleLabelScorer),
+        ("classification", "single_label", {"group_key": "q"}, SINGLE, scorers.GroupedLabelScorer),
+        ("classification", "multi_label", {}, rows(label=[["a"]], prediction=[["a"]]), scorers.MultiLabelScorer),
+        ("classification", "multi_label", {"group_key": "q"}, rows(label=[["a"]], prediction=[["a"]]), scorers.MultiLabelScorer),
+        ("classification", "regression", {}, rows(label=[1.0], prediction=[1.0]), scorers.RegressionScorer),
+        ("embedding", "regression", {}, rows(label=[1.0], prediction=[1.0]), scorers.RegressionScorer),
+        ("embedding", "contrastive", {"group_key": "q"}, rows(rank=[1]), scorers.RetrievalScorer),
+        ("tagging", "", {}, rows(label=[["O"]], prediction=[["O"]]), scorers.TagScorer),
+        ("seq2seq", "", {"bleu_tokenizer": "char", "max_length": 5}, TEXTS, scorers.GenerationScorer),
+        ("question_answering", "", {}, rows(prediction=["a"], answers=["a"]), scorers.RecordScorer),
     ],
 )  # fmt: skip
-def test_scorer_of_a_task(task: str, target: str, more: dict[str, Any], given: Any, kind: type) -> None:
-    scorer = make_scorer(Entry("x", task, "data", target=target, more=more), ["a", "b"], given)
+def test_scorer_of_a_task(task: str, problem_type: str, more: dict[str, Any], given: Any, kind: type) -> None:
+    scorer = make_scorer(Entry("x", task, "data", problem_type=problem_type, more=more), ["a", "b"], given)
     assert type(scorer) is kind
     if isinstance(scorer, scorers.GenerationScorer):
         assert scorer.options == {"bleu_tokenizer": "char"} and scorer.joined(scorer).options == scorer.options
@@ -100,7 +100,7 @@ def test_the_metric_that_comes_first() -> None:
     """The suite's, which may be one that papers do not report; else the usual one; one that there is not is refused."""
 
     def entry(metric):
-        return Entry("x", "classification", "data", metric=metric)
+        return Entry("x", "classification", "data", problem_type="single_label", metric=metric)
 
     made = {metric: make_scorer(entry(metric), ["a", "b"], SINGLE) for metric in ("", "f1", "f2")}
     assert [main_metric(entry(metric), made[metric]) for metric in ("", "f1")] == ["accuracy", "f1"]
