@@ -237,8 +237,8 @@ class Transformer(nnx.Module):
             block, seen, own = nnx.merge(block_parts(arch, spec)[0], params), Seen() if capture else None, None
             if pair is not None:
                 assert slots is not None
-                own = LayerCache(*pair, slots, spec.reach)
-            across = None if cross is None else LayerCache(*cross)
+                own = LayerCache(pair[0], pair[1], slots, spec.reach)
+            across = None if cross is None else LayerCache(cross[0], cross[1])
             y_BLD = block(x_BLD, inputs, key, number, seen, own, across)
             shown = () if seen is None else (x_BLD, seen.attention, seen.cross_attention, seen.routing)
             return y_BLD, shown, None if own is None else (own.key, own.value)
