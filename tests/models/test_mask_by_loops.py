@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.models.attention.cache import Cache, LayerCache, write
+from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, write
 from lm_research.models.attention.mask import MASKED, AttentionMask, attention_bias, chunked, places_from
 
 SEGMENTS = np.array([[0, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 2, 3]])
@@ -86,9 +86,10 @@ def test_new_tokens_take_their_slots(slot: int | list[int], flat: bool) -> None:
     def shaped(x):
         return jnp.asarray(x.reshape(4, 5, 3) if flat else x)
 
-    layer = LayerCache(shaped(keys), shaped(values), jnp.asarray(slot), span=4)
-    layer.write(jnp.asarray(new[0]), jnp.asarray(new[1]))
-    for stored, read, one in zip((layer.key, layer.value), layer.read(), expected, strict=True):
+    slots = CacheSlots(jnp.asarray(slot), jnp.zeros((2, 2), int), jnp.ones((1, 2, 4), bool), jnp.zeros((1, 2, 4), int))
+    layer = LayerCache(shaped(keys), shaped(values), slots)
+    given = layer.update(jnp.asarray(new[0]), jnp.asarray(new[1]))
+    for stored, read, one in zip((layer.key, layer.value), given, expected, strict=True):
         np.testing.assert_array_equal(stored.reshape(2, 2, 5, 3), one)
         np.testing.assert_array_equal(read.reshape(2, 2, 4, 3), one[..., :4, :])
     np.testing.assert_array_equal(write(shaped(keys), jnp.asarray(new[0]).swapaxes(1, 2), jnp.asarray(slot)), layer.key)
