@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> None:
     from lm_research.evaluation.suite import load_suite
 
     entries = load_suite(args.suite, runner.KINDS)
-    plan = runner.Plan(entries, args.model, args.output, args.batch_size, args.dtype)
+    plan = runner.EvalJob(entries, args.model, args.output, args.batch_size, args.dtype)
     runner.run(plan, lambda line: print(line, file=sys.stderr))
     scorers = {entry.name: results.read_scorers(plan, entry) for entry in entries}
-    found = results.summarise(plan, scorers, args.resamples)
+    found = results.summarize(plan, scorers, args.resamples)
     page.write(plan, found, scorers)
     print(results.write(plan, found))
 

@@ -165,7 +165,7 @@ def flags(rest: Sequence[str]) -> dict[str, Any]:
     Raises:
       UserError: no such flag, or a value of the wrong type.
     """
-    from lm_research.decoding.options import NAMES, check_types
+    from lm_research.decoding.generation_config import NAMES, check_types
 
     arguments: dict[str, Any] = {}
     words = list(rest)
@@ -186,7 +186,7 @@ def flags(rest: Sequence[str]) -> dict[str, Any]:
 
 def decoding_help() -> str:
     """What `--help` says about arguments of `generate`."""
-    from lm_research.decoding.options import Options
+    from lm_research.decoding.generation_config import Options
 
     _, _, names = inspect.cleandoc(Options.__doc__ or "").partition("Attributes:\n")
     defaults = [f"{field.name} {field.default}" for field in dataclasses.fields(Options) if field.default is not None]

@@ -26,7 +26,7 @@ from lm_research import cli
 from lm_research import config as config_lib
 from lm_research.common import interrupts
 from lm_research.config import Config
-from lm_research.data import bucket
+from lm_research.data import remote_cache
 from lm_research.data.beam import Beam
 from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.inspect import LEGEND, show_row
@@ -78,7 +78,7 @@ def _run(argv: list[str]) -> int:
     if "inspect" in own:
         named = any(flag == "--config" or flag.startswith("--config=") for flag in rest)
         config = cli.parse([*rest, "--workdir=."])[0] if named else None
-        for line in inspect(bucket.local_folder(own["inspect"]), config):
+        for line in inspect(remote_cache.local_folder(own["inspect"]), config):
             print(line, flush=True)
         return DONE
     has_workdir = any(flag == "--workdir" or flag.startswith("--workdir=") for flag in rest)

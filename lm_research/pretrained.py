@@ -26,9 +26,9 @@ from lm_research.common.disk import keeping
 from lm_research.common.paths import path_of
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
-from lm_research.decoding import options as decoding_options
+from lm_research.decoding import generation_config as decoding_options
 from lm_research.decoding.engine import Engine
-from lm_research.decoding.request import read_texts
+from lm_research.decoding.generation_request import read_texts
 from lm_research.errors import PretrainedError, TokenizerError, UserError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.interop.weight_reader import Report
@@ -309,7 +309,7 @@ class LanguageModel:
         """Continues prompts, or answers texts (encoder-decoders): token ids for `input_ids`, texts for `prompts`.
 
         Arguments have transformers' names and meanings: max_new_tokens, do_sample, temperature, top_k, num_beams, ...; see
-        decoding/generate.py for what goes in and comes out and decoding/options.py for all of them.
+        decoding/generate.py for what goes in and comes out and decoding/generation_config.py for all of them.
         """
         return generate_lib.generate(self, input_ids, prompts, attention_mask, **arguments)
 

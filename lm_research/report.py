@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def report(arguments: argparse.Namespace) -> int:
         paths = arguments.paths
-        material = contents.gather(paths)
+        material = contents.gather_report(paths)
         output = arguments.output or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
         try:
             write_atomically(output, page.render(material))

@@ -19,7 +19,7 @@ from lm_research.common.disk import keeping
 from lm_research.config import Config
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL
 from lm_research.parallel import processes
-from lm_research.parallel.host import give_simulated_devices_threads, keep_freed_memory
+from lm_research.parallel.cpu_runtime import give_simulated_devices_threads, keep_freed_memory
 from lm_research.run import run_directory
 from lm_research.run.checkpoint_reading import saved_so_far
 from lm_research.run.fit import fit

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from lm_research import cli, generate, prepare
-from lm_research.decoding.options import NAMES as NAMES_OF_DECODING
+from lm_research.decoding.generation_config import NAMES as NAMES_OF_DECODING
 from lm_research.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from helpers.opus_folder import files, golden, write_opus
 from helpers.train_helpers import ROOT, call, summary
 from lm_research.pretrained import LanguageModel
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 
 SOURCES, TOKENIZER = golden()["sources"], ("source.spm", "target.spm", "vocab.json", "tokenizer_config.json")
 
@@ -107,7 +107,7 @@ def test_it_is_fine_tuned(opus: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def rows_of(run: pathlib.Path) -> list[tuple[Any, ...]]:
     """Source, what the decoder reads, and labels of each pair of a run."""
     config = lm_research.config.resolve(json.loads((run / "config.json").read_text()))
-    corpus = open_labelled(config, run, TASKS["seq2seq"].reader(config), lambda line: None)
+    corpus = open_labeled(config, run, TASKS["seq2seq"].reader(config), lambda line: None)
     batch = (
         TASKS["seq2seq"](config, corpus)
         .examples(corpus.train, "train")

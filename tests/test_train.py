@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.train_helpers import EVALUATE, LOG, STEPS, Lab, call, checkpoints, metrics, same, summary
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.run import fit, run_directory
 
 HERE = pathlib.Path(__file__).parent
@@ -241,7 +241,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray]
     """Makes the training batch of step 8 (number 7) bad; gives the batches that were fed, by number."""
     fed: dict[int, dict[str, np.ndarray]] = {}
 
-    class Poisoned(Feed):
+    class Poisoned(BatchBuilder):
         def __call__(self, number: int) -> dict[str, np.ndarray]:
             batch = super().__call__(number)
             if self.seed is not None:
@@ -251,7 +251,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> dict[int, dict[str, np.ndarray]
                     batch[weights] = np.full_like(batch[weights], np.nan)
             return batch
 
-    monkeypatch.setattr(fit, "Feed", Poisoned)
+    monkeypatch.setattr(fit, "BatchBuilder", Poisoned)
     return fed
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from lm_research.config import Config, loading, replace, resolve
 from lm_research.errors import UserError
-from lm_research.planning.estimate import Plan
+from lm_research.planning.estimate import ResourcePlan
 from lm_research.planning.search import search
 from lm_research.planning.topology import parse_topology
 
@@ -75,7 +75,7 @@ def table(name: str, only: set[str]) -> Iterator[str]:
             yield f"| {label} | {batch} | does not fit: {str(error).partition('. ')[0]} | | | | | | |"
 
 
-def line(plan: Plan) -> str:
+def line(plan: ResourcePlan) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1)
     count = sum(one.count for one in plan.collectives)
     moved = sum(one.link_bytes for one in plan.collectives) / 1e9

@@ -27,12 +27,12 @@ import lm_research
 from lm_research.common import disk
 from lm_research.common.disk import why
 from lm_research.config import CleanConfig, Config
-from lm_research.data import bucket, mixture, sources, store
+from lm_research.data import mixture, remote_cache, sources, store
 from lm_research.data.cleaning import Cleaner
-from lm_research.data.split import PARTS, TRAIN, Choice, choose
-from lm_research.data.spool import Spool, spool
+from lm_research.data.ingest import DocumentSpool, spool
+from lm_research.data.split import PARTS, TRAIN, SplitAssignment, choose
 from lm_research.data.store import TokenStore
-from lm_research.data.tokenise import tokenise
+from lm_research.data.tokenize_shards import tokenize_shards
 from lm_research.data.workers import Processes, Runner, WorkerDied
 from lm_research.errors import DataError, TokenizerError, UserError
 from lm_research.tokenizers.base import Tokenizer
@@ -90,7 +90,7 @@ def open_corpus(config: Config, workdir: pathlib.Path, log: Log, runner: Runner 
         _build(config, folder, log, runner, bars)
         what = "built"
 
-    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
+    folder = remote_cache.find_or_build(config.data.cache_dir, workdir, _key(config), build)
     corpus = read_corpus(folder)
     log(
         f"Corpus {what} at {folder}: {corpus.train.num_tokens:,} training and {corpus.validation.num_tokens:,} validation "
@@ -122,7 +122,7 @@ def read_corpus(folder: pathlib.Path) -> Corpus:
 
 def corpus_folder(config: Config, workdir: pathlib.Path) -> pathlib.Path:
     """Where the corpus of a run lies, or will lie; of one in a bucket its copy here."""
-    return bucket.corpora(config.data.cache_dir, workdir) / _key(config)
+    return remote_cache.corpora(config.data.cache_dir, workdir) / _key(config)
 
 
 def _key(config: Config) -> str:
@@ -199,7 +199,7 @@ def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log
     started = time.perf_counter()
     keep_newlines = config.tokenizer.keep_newlines
     with bars("Tokenising", sum(len(choice.spool.shards) for choice in choices)) as advance:
-        pieces = tokenise(choices, work / "tokenizer", work / "tokens", keep_newlines, runner, advance)
+        pieces = tokenize_shards(choices, work / "tokenizer", work / "tokens", keep_newlines, runner, advance)
     finished = work / "corpus"
     shutil.rmtree(finished, ignore_errors=True)  # half of one, from a build that was killed here
     shutil.copytree(work / "tokenizer", finished)
@@ -226,8 +226,8 @@ def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _read_and_split(work: pathlib.Path, config: Config, log: Log, runner: Runner, bars: Bars) -> list[Choice]:
-    def read(source: str, name: str) -> Spool:
+def _read_and_split(work: pathlib.Path, config: Config, log: Log, runner: Runner, bars: Bars) -> list[SplitAssignment]:
+    def read(source: str, name: str) -> DocumentSpool:
         started = time.perf_counter()
         with bars(f"Reading {source}", None) as advance:
             found = spool(source, work / "spool" / name, config, runner, advance)
@@ -245,7 +245,7 @@ def _read_and_split(work: pathlib.Path, config: Config, log: Log, runner: Runner
     return choose(spools, held_out, config, log)
 
 
-def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path, log: Log) -> Tokenizer:
+def _make_tokenizer(config: Config, choices: list[SplitAssignment], folder: pathlib.Path, log: Log) -> Tokenizer:
     """Loads or trains the tokenizer, and puts its files into the folder, unless they are there already."""
     if folder.is_dir():
         return load_tokenizer(folder)
@@ -263,7 +263,7 @@ def _make_tokenizer(config: Config, choices: list[Choice], folder: pathlib.Path,
     return load_tokenizer(folder)
 
 
-def _training_texts(choices: list[Choice]) -> Iterator[str]:
+def _training_texts(choices: list[SplitAssignment]) -> Iterator[str]:
     for choice in choices:
         for shard in range(len(choice.spool.shards)):
             train = np.flatnonzero(choice.of_shard(shard) == TRAIN)

@@ -17,8 +17,8 @@ import numpy as np
 
 from lm_research.config import DataConfig
 from lm_research.config.corpus import NAME, MixtureSource
-from lm_research.data.order import Examples
-from lm_research.data.random import permute
+from lm_research.data.sampler import Examples
+from lm_research.data.stateless_rng import permute
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, suggest
 

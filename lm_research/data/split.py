@@ -13,9 +13,9 @@ import numpy as np
 
 from lm_research.common.sentences import split_sentences
 from lm_research.config import Config
-from lm_research.data import random
+from lm_research.data import stateless_rng
 from lm_research.data.cleaning import REASONS, near_duplicates, scrub
-from lm_research.data.spool import Facts, Spool, write_shard
+from lm_research.data.ingest import DocumentSpool, DocumentStats, write_shard
 from lm_research.errors import DataError
 
 Log = Callable[[str], None]
@@ -24,7 +24,7 @@ PARTS = ("train", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class SplitAssignment:
     """The documents of one spool.
 
     Attributes:
@@ -34,7 +34,7 @@ class Choice:
       report: counts for the manifest.
     """
 
-    spool: Spool
+    spool: DocumentSpool
     parts_D: np.ndarray
     shard_sizes: np.ndarray
     report: dict[str, Any]
@@ -45,7 +45,9 @@ class Choice:
         return self.parts_D[start : start + int(self.shard_sizes[shard])]
 
 
-def choose(spools: list[Spool], held_out: Spool | None, config: Config, log: Log) -> list[Choice]:
+def choose(
+    spools: list[DocumentSpool], held_out: DocumentSpool | None, config: Config, log: Log
+) -> list[SplitAssignment]:
     """Marks repeats, then divides what remains.
 
     Documents are held out by a hash of their number in their source, and never shuffled: order is decided when examples
@@ -66,7 +68,7 @@ def choose(spools: list[Spool], held_out: Spool | None, config: Config, log: Log
     ordered = [held_out, *spools] if held_out else spools
     facts = [spool.facts() for spool in ordered]
     sizes = [len(fact.reasons_D) for fact in facts]
-    reasons = np.split(_mark_repeats(Facts.joined(facts), config.clean.near_duplicates), np.cumsum(sizes)[:-1])
+    reasons = np.split(_mark_repeats(DocumentStats.joined(facts), config.clean.near_duplicates), np.cumsum(sizes)[:-1])
     choices = [_choice(*of) for of in zip(ordered, facts, reasons, strict=True)]
     for choice, reason in zip(choices, reasons, strict=True):
         _log_dropped(choice.spool, reason, log)
@@ -93,7 +95,7 @@ def choose(spools: list[Spool], held_out: Spool | None, config: Config, log: Log
     return choices
 
 
-def _mark_repeats(facts: Facts, threshold: float | None) -> np.ndarray:
+def _mark_repeats(facts: DocumentStats, threshold: float | None) -> np.ndarray:
     """uint8 [D]: reasons, those of repeats of an earlier document included."""
     reasons_D = facts.reasons_D.copy()
     kept = np.flatnonzero(reasons_D == REASONS.index("kept"))
@@ -108,7 +110,7 @@ def _mark_repeats(facts: Facts, threshold: float | None) -> np.ndarray:
     return reasons_D
 
 
-def _choice(spool: Spool, facts: Facts, reasons_D: np.ndarray) -> Choice:
+def _choice(spool: DocumentSpool, facts: DocumentStats, reasons_D: np.ndarray) -> SplitAssignment:
     parts_D = np.where(reasons_D == REASONS.index("kept"), TRAIN, DROPPED).astype(np.uint8)
     dropped = parts_D == DROPPED
     counts = {name: int((reasons_D == number).sum()) for number, name in enumerate(REASONS) if number}
@@ -121,10 +123,10 @@ def _choice(spool: Spool, facts: Facts, reasons_D: np.ndarray) -> Choice:
         scrubbed=dict(zip(scrub.KINDS, facts.scrubbed.sum(0).tolist(), strict=True)),
         unreadable=spool.num_skipped,
     )
-    return Choice(spool, parts_D, facts.shard_sizes, report)
+    return SplitAssignment(spool, parts_D, facts.shard_sizes, report)
 
 
-def _log_dropped(spool: Spool, reasons_D: np.ndarray, log: Log) -> None:
+def _log_dropped(spool: DocumentSpool, reasons_D: np.ndarray, log: Log) -> None:
     counts = {name: int((reasons_D == number).sum()) for number, name in enumerate(REASONS)}
     words = {
         "exact_duplicate": "documents that occurred before",
@@ -143,7 +145,7 @@ def _log_dropped(spool: Spool, reasons_D: np.ndarray, log: Log) -> None:
         log(f"Warning: {spool.source}: left out {', '.join(found[:-1])} and {found[-1]}.")
 
 
-def _need(choice: Choice) -> None:
+def _need(choice: SplitAssignment) -> None:
     if not (choice.parts_D == TRAIN).any():
         dropped = choice.report["dropped"]
         why = ", ".join(f"{name} {count:,}" for name, count in dropped.items() if count)
@@ -156,14 +158,14 @@ def _need(choice: Choice) -> None:
 def _hold_out(parts_D: np.ndarray, fraction: float) -> None:
     """Marks documents for validation, in place: those whose number draws below `fraction`, and at least one."""
     kept = np.flatnonzero(parts_D == TRAIN)
-    draws = random.uniform(random.example_keys(0, "validation", 0, kept), 1)[:, 0]
+    draws = stateless_rng.uniform(stateless_rng.example_keys(0, "validation", 0, kept), 1)[:, 0]
     held = draws < fraction
     held[draws.argmin()] = True
     held[draws.argmax()] = False
     parts_D[kept[held]] = VALIDATION
 
 
-def _cut_document(choice: Choice, config: Config, log: Log) -> Choice:
+def _cut_document(choice: SplitAssignment, config: Config, log: Log) -> SplitAssignment:
     """For a source of one document: its last sentences are held out. The two halves replace it in a spool of their own."""
     data, keep_newlines = config.data, config.tokenizer.keep_newlines
     (place,) = np.flatnonzero(choice.parts_D == TRAIN)
@@ -185,4 +187,4 @@ def _cut_document(choice: Choice, config: Config, log: Log) -> Choice:
         f"{count:,} held out."
     )
     spool = dataclasses.replace(choice.spool, shards=[path])
-    return Choice(spool, np.array([TRAIN, VALIDATION], np.uint8), np.array([2]), choice.report)
+    return SplitAssignment(spool, np.array([TRAIN, VALIDATION], np.uint8), np.array([2]), choice.report)

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm_research.decoding import constrained, processors, sampling
-from lm_research.decoding.engine import Settings, predict, read, row_keys, source_tokens
-from lm_research.decoding.processors import History
+from lm_research.decoding import constrained, logits_processors, sampling
+from lm_research.decoding.engine import Settings, encode_prompts, predict, row_keys, source_tokens
+from lm_research.decoding.logits_processors import History
 from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache, CacheSlots
@@ -91,7 +91,7 @@ def search(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], setti
 def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> SearchState:
     """Reads the prompts and takes the first step."""
     width, size = prompts.tokens_BP.shape[1], plan.beams // plan.groups
-    x_BPD, cache = read(bound, prompts, width + plan.beams * plan.steps, plan.beams, width)
+    x_BPD, cache = encode_prompts(bound, prompts, width + plan.beams * plan.steps, plan.beams, width)
     rows = len(prompts.start_B)
     empty_BKS = jnp.full((rows, size, width + plan.steps), settings["fill"], jnp.int32)
     empty_BKS = empty_BKS.at[:, :, :width].set(prompts.tokens_BP[:, None])
@@ -185,7 +185,7 @@ def step(plan: BeamPlan, state: SearchState, logits_BKV: jax.Array, settings: Se
 def _apply_rules(plan: BeamPlan, state: SearchState, beams: Beams, log_BKV: jax.Array, settings: Settings) -> jax.Array:
     rows_RV = log_BKV.reshape(-1, log_BKV.shape[2])
     history = history_of(plan, state, beams.tokens_BKS)
-    rows_RV = processors.apply(rows_RV, history, settings["rules"])
+    rows_RV = logits_processors.apply(rows_RV, history, settings["rules"])
     if plan.sample:  # one more than can end
         rows_RV = sampling.apply(rows_RV, settings["filters"], keep=plan.ends + 1)
     return rows_RV.reshape(log_BKV.shape)

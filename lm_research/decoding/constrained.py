@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.decoding.processors import NO_TOKEN, History, table_shape
+from lm_research.decoding.logits_processors import NO_TOKEN, History, table_shape
 
 NEVER = -1e9
 

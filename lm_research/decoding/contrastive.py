@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm_research.decoding import processors
-from lm_research.decoding.engine import Records, Settings, State, read, row_keys, source_tokens
+from lm_research.decoding import logits_processors
+from lm_research.decoding.engine import DecodeState, Records, Settings, encode_prompts, row_keys, source_tokens
 from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache, CacheSlots
@@ -30,18 +30,18 @@ class ContrastivePlan:
 
 
 class _Search(NamedTuple):
-    state: State
+    state: DecodeState
     states_BSD: jax.Array  # of length 1
     logits_BV: jax.Array  # after the latest token
 
 
-def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array], settings: Settings) -> State:
+def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array], settings: Settings) -> DecodeState:
     """Texts of at most settings["max_new"] new tokens."""
     spare = plan.candidates  # slots behind the last for candidates
-    x_BPD, cache = read(bound, prompts, plan.slots + spare, spare)
+    x_BPD, cache = encode_prompts(bound, prompts, plan.slots + spare, spare)
     rows, width = prompts.tokens_BP.shape
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
-    state = State(
+    state = DecodeState(
         tokens_BS,
         prompts.start_B,
         jnp.int32(width),
@@ -79,7 +79,7 @@ def degeneration(states_BCD: jax.Array, past_BSD: jax.Array, seen_BS: jax.Array)
 
 def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: Settings) -> _Search:
     state, slot, count = search.state, search.state.length, plan.candidates
-    scores_BV = processors.apply(search.logits_BV, state.history(), settings["rules"])
+    scores_BV = logits_processors.apply(search.logits_BV, state.history(), settings["rules"])
     share_BC, token_BC = jax.lax.top_k(jax.nn.softmax(scores_BV, axis=1), count)
     x_BCD, cache = decode.extend(bound, token_BC, state.cache, _place(plan, state))
     logits_BCV = decode.predict(bound, x_BCD)
@@ -107,7 +107,7 @@ def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: S
     return _Search(state, put(search.states_BSD, unit(pick(x_BCD))), pick(logits_BCV))
 
 
-def _place(plan: ContrastivePlan, state: State) -> CacheSlots:
+def _place(plan: ContrastivePlan, state: DecodeState) -> CacheSlots:
     """C tokens at the next place, in slots from there on: each sees the past and itself."""
     slot_S, candidate_C = jnp.arange(plan.slots + plan.candidates), jnp.arange(plan.candidates)
     past_BS = (slot_S >= state.start_R[:, None]) & (slot_S < state.length)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.common.rounding import next_power_of_two
-from lm_research.decoding.request import are_texts, read_texts
+from lm_research.decoding.generation_request import are_texts, read_texts
 from lm_research.errors import UserError
 from lm_research.models import forward
 from lm_research.models.definition import ModelDefinition, Params
@@ -108,10 +108,10 @@ def _finished(x_BD: jax.Array, said: Embedding, normalize: bool | None) -> jax.A
     for layer in said.dense:
         x_BD = _dense(jnp.asarray(x_BD), layer)
     if said.dense and (said.normalize if normalize is None else normalize):
-        x_BD = forward.to_length_1(x_BD)
+        x_BD = forward.l2_normalize(x_BD)
     if said.truncate_dim:
         x_BD = x_BD[:, : said.truncate_dim]
-        x_BD = forward.to_length_1(x_BD) if normalize else x_BD
+        x_BD = forward.l2_normalize(x_BD) if normalize else x_BD
     return x_BD
 
 
@@ -165,6 +165,6 @@ def program(definition: ModelDefinition) -> Callable[..., jax.Array]:
     ) -> jax.Array:
         x_BLD = forward.final_states(definition.bind(params), inputs)
         x_BD = forward.pool(x_BLD, inputs["attention_mask"], pooling, skipped)
-        return forward.to_length_1(x_BD) if normalize else x_BD
+        return forward.l2_normalize(x_BD) if normalize else x_BD
 
     return jax.jit(run, static_argnums=(2, 3))

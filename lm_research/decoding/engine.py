@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from lm_research.decoding import processors, sampling
-from lm_research.decoding.processors import History
+from lm_research.decoding import logits_processors, sampling
+from lm_research.decoding.logits_processors import History
 from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache, CacheSlots
@@ -35,7 +35,7 @@ PROGRAMS = 128  # that a model keeps, of one function, plan and shape of arrays 
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class DecodeSpec:
     """What a program is compiled for.
 
     Attributes:
@@ -63,7 +63,7 @@ class Records(NamedTuple):
     best_logprob_RST: jax.Array | None = None
 
 
-class State(NamedTuple):
+class DecodeState(NamedTuple):
     """Texts on their way. `length` slots are filled, the first `width` with prompts; the last one is not in the cache yet."""
 
     tokens_RS: jax.Array
@@ -141,13 +141,13 @@ class Engine:
                 self._programs.popitem(last=False)
             return jitted
 
-    def start(self, plan: Plan, prompts: Prompts[np.ndarray], settings: Settings) -> State:
+    def start(self, plan: DecodeSpec, prompts: Prompts[np.ndarray], settings: Settings) -> DecodeState:
         """Reads prompts and chooses the first new token of each row."""
-        return self.program(start, plan)(prompts, settings)
+        return self.program(prefill, plan)(prompts, settings)
 
-    def advance(self, plan: Plan, state: State, settings: Settings, until: int) -> State:
+    def advance(self, plan: DecodeSpec, state: DecodeState, settings: Settings, until: int) -> DecodeState:
         """Goes on until `until` slots are filled or all rows are finished. The given state is used up."""
-        return self.program(advance, plan, donate=0)(state, settings, np.int32(until))
+        return self.program(decode_until, plan, donate=0)(state, settings, np.int32(until))
 
 
 def _dtype(leaf: Any) -> Any:
@@ -157,7 +157,7 @@ def _dtype(leaf: Any) -> Any:
 # --- reading prompts --------------------------------------------------------------------------------------------------
 
 
-def sequential(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> CacheSlots:
+def causal_slots(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> CacheSlots:
     """The place of `length` tokens from `slot` on (a number, or [R]), each seeing its row's slots up to its own."""
     slot_S = jnp.arange(span)
     own_RL = jnp.reshape(slot, (-1, 1)) + jnp.arange(length)
@@ -166,7 +166,7 @@ def sequential(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> C
     return CacheSlots(slot, positions_RL, visible_RLS, own_RL[..., None] - slot_S)
 
 
-def read(
+def encode_prompts(
     bound: BoundModel, prompts: Prompts[jax.Array], slots: int, step: int = 1, shared: int = 0
 ) -> tuple[jax.Array, Cache]:
     """States of all prompt tokens [B, P, D], and a cache of `slots` slots with them.
@@ -179,7 +179,7 @@ def read(
         _, memory = bound.model.encode(prompts.source_BM, prompts.source_mask_BM, query_segments_BL=ones)
     rows, width = prompts.tokens_BP.shape
     cache = decode.empty(bound, rows, slots, memory, step, shared)._replace(first_B=prompts.first_B)
-    place = sequential(prompts.start_B, jnp.int32(0), width, width)._replace(shared=shared, end_B=prompts.end_B)
+    place = causal_slots(prompts.start_B, jnp.int32(0), width, width)._replace(shared=shared, end_B=prompts.end_B)
     if not bound.model.arch.count_padding and prompts.first_B is None:
         real_BP = (prompts.tokens_BP != bound.model.arch.pad_id) & (jnp.arange(width) >= prompts.start_B[:, None])
         place = place._replace(positions_BL=jnp.cumsum(real_BP, axis=1) - 1)
@@ -224,11 +224,11 @@ def source_tokens(prompts: Prompts[jax.Array]) -> jax.Array | None:
     """The encoder's tokens, NO_TOKEN for padding."""
     if prompts.source_BM is None or prompts.source_mask_BM is None:
         return None
-    return jnp.where(prompts.source_mask_BM > 0, prompts.source_BM, processors.NO_TOKEN)
+    return jnp.where(prompts.source_mask_BM > 0, prompts.source_BM, logits_processors.NO_TOKEN)
 
 
-def start(bound: BoundModel, plan: Plan, prompts: Prompts[jax.Array], settings: Settings) -> State:
-    x_BPD, cache = read(bound, prompts, plan.slots)
+def prefill(bound: BoundModel, plan: DecodeSpec, prompts: Prompts[jax.Array], settings: Settings) -> DecodeState:
+    x_BPD, cache = encode_prompts(bound, prompts, plan.slots)
     copies, width = plan.copies, prompts.tokens_BP.shape[1]
     repeat = functools.partial(jnp.repeat, repeats=copies, axis=0)
     source_BM = source_tokens(prompts)
@@ -239,7 +239,7 @@ def start(bound: BoundModel, plan: Plan, prompts: Prompts[jax.Array], settings: 
         return jnp.zeros((*tokens_RS.shape, *shape), jnp.float32)
 
     best = (record(plan.best).astype(jnp.int32), record(plan.best)) if plan.best else (None, None)
-    state = State(
+    state = DecodeState(
         tokens_RS=tokens_RS.at[:, :width].set(repeat(prompts.tokens_BP)),
         start_R=repeat(prompts.start_B),
         width=jnp.int32(width),
@@ -250,30 +250,32 @@ def start(bound: BoundModel, plan: Plan, prompts: Prompts[jax.Array], settings: 
         cache=repeat_cache(cache, len(prompts.start_B), copies, bound.blocks is None),
         records=Records(record() if plan.logprobs else None, *best),
     )
-    return say(plan, state, logits_RV, settings)
+    return sample_next(plan, state, logits_RV, settings)
 
 
 # --- one token after the other ----------------------------------------------------------------------------------------
 
 
-def advance(bound: BoundModel, plan: Plan, state: State, settings: Settings, until: jax.Array) -> State:
-    def body(state: State) -> State:
+def decode_until(
+    bound: BoundModel, plan: DecodeSpec, state: DecodeState, settings: Settings, until: jax.Array
+) -> DecodeState:
+    def body(state: DecodeState) -> DecodeState:
         slot = state.length - 1
         token_R1 = jax.lax.dynamic_slice_in_dim(state.tokens_RS, slot, 1, axis=1)
-        place = sequential(state.start_R, slot, 1, plan.slots)
+        place = causal_slots(state.start_R, slot, 1, plan.slots)
         x_R1D, cache = decode.extend(bound, token_R1, state.cache, place)
-        return say(plan, state._replace(cache=cache), predict(bound, x_R1D), settings)
+        return sample_next(plan, state._replace(cache=cache), predict(bound, x_R1D), settings)
 
-    def unfinished(state: State) -> jax.Array:
+    def unfinished(state: DecodeState) -> jax.Array:
         return (state.length < until) & ~state.finished_R.all()
 
     return jax.lax.while_loop(unfinished, body, state)
 
 
-def say(plan: Plan, state: State, logits_RV: jax.Array, settings: Settings) -> State:
+def sample_next(plan: DecodeSpec, state: DecodeState, logits_RV: jax.Array, settings: Settings) -> DecodeState:
     """Chooses the next token of each row; finished rows get padding."""
     history, slot = state.history(), state.length
-    scores_RV = processors.apply(logits_RV, history, settings["rules"])
+    scores_RV = logits_processors.apply(logits_RV, history, settings["rules"])
     if plan.sample:
         keys_R = jax.vmap(jax.random.fold_in, (0, None))(state.keys_R, slot - state.width)
         token_R = sampling.draw(scores_RV, settings["filters"], keys_R, plan.candidates)
@@ -293,7 +295,7 @@ def say(plan: Plan, state: State, logits_RV: jax.Array, settings: Settings) -> S
     )
 
 
-def _record(plan: Plan, records: Records, logits_RV: jax.Array, token_R: jax.Array, put: Any) -> Records:
+def _record(plan: DecodeSpec, records: Records, logits_RV: jax.Array, token_R: jax.Array, put: Any) -> Records:
     if not plan.logprobs:
         return records
     log_RV = jax.nn.log_softmax(logits_RV, axis=1)

@@ -14,9 +14,9 @@ import numpy as np
 
 from lm_research.common.rounding import bucket_size
 from lm_research.decoding import beam, constrained, contrastive, scoring, speculative
-from lm_research.decoding.engine import State
+from lm_research.decoding.engine import DecodeState
+from lm_research.decoding.generation_request import Request, beam_plan, beam_settings, engine_of
 from lm_research.decoding.prompts import longest
-from lm_research.decoding.request import Request, beam_plan, beam_settings, engine_of
 from lm_research.decoding.streaming import continuation, pieces, stop_at
 from lm_research.errors import UserError
 
@@ -156,13 +156,13 @@ def _stopped(request: Request, rows: np.ndarray, stops: Sequence[str]) -> list[t
     return found
 
 
-def _new(request: Request, state: State) -> np.ndarray:
+def _new(request: Request, state: DecodeState) -> np.ndarray:
     """New tokens of the real rows."""
     rows = request.count * request.options.num_return_sequences
     return np.asarray(state.tokens_RS)[:rows, request.slots : int(state.length)]
 
 
-def _finish(request: Request, state: State, new: list[list[int]]) -> GenerateOutput:
+def _finish(request: Request, state: DecodeState, new: list[list[int]]) -> GenerateOutput:
     records, first = state.records, request.slots
 
     def of_new(x: Any) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.decoding.engine import Engine, read
+from lm_research.decoding.engine import Engine, encode_prompts
 from lm_research.decoding.prompts import Prompts, as_rows, longest, make_prompts
 from lm_research.errors import UserError
 from lm_research.models import decode
@@ -27,10 +27,10 @@ def score_rows(
     first: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
     """Log-probability [nats] of each token of each continuation after its prompt; see `judge_rows`."""
-    return [log_L for log_L, _ in judge_rows(engine, prompts, continuations, sources, first)]
+    return [log_L for log_L, _ in token_logprobs_of_rows(engine, prompts, continuations, sources, first)]
 
 
-def judge_rows(
+def token_logprobs_of_rows(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
@@ -94,7 +94,7 @@ def _said(
 
     With a number `best`, instead of the latter, the ids and log-probabilities of so many likeliest tokens [B, L, T].
     """
-    x_BLD, _ = read(bound, batch, batch.tokens_BP.shape[1])
+    x_BLD, _ = encode_prompts(bound, batch, batch.tokens_BP.shape[1])
     log_BLV = jax.nn.log_softmax(decode.predict(bound, x_BLD), axis=2)
     log_BL = jnp.take_along_axis(log_BLV, targets_BL[..., None], axis=2)[..., 0]
     if best is None:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm_research.decoding import processors, sampling
-from lm_research.decoding.engine import Settings, read, row_keys, sequential, source_tokens
-from lm_research.decoding.processors import History
+from lm_research.decoding import logits_processors, sampling
+from lm_research.decoding.engine import Settings, causal_slots, encode_prompts, row_keys, source_tokens
+from lm_research.decoding.logits_processors import History
 from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache
@@ -74,8 +74,8 @@ def search(
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
     # The last prompt token is read again with the first drafted ones; its keys and values come out the same.
     # Drafted tokens that are refused have taken slots, too, so both keep as if J + 1 came at once.
-    _, cache = read(bound, prompts, plan.slots, plan.ahead + 1)
-    _, draft_cache = read(draft, prompts, plan.slots, plan.ahead + 1)
+    _, cache = encode_prompts(bound, prompts, plan.slots, plan.ahead + 1)
+    _, draft_cache = encode_prompts(draft, prompts, plan.slots, plan.ahead + 1)
     progress = Progress(
         tokens_BS,
         prompts.start_B,
@@ -103,7 +103,7 @@ def _round(
 ) -> Progress:
     tokens_BS, draft_BJV, draft_cache = _draft(draft, plan, progress, settings)
     checked_BL = _slice(tokens_BS, progress.length_B - 1, plan.ahead + 1)
-    place = sequential(progress.start_B, progress.length_B - 1, plan.ahead + 1, plan.slots)
+    place = causal_slots(progress.start_B, progress.length_B - 1, plan.ahead + 1, plan.slots)
     x_BLD, cache = decode.extend(bound, checked_BL, progress.cache, place)
     logits_BLV = decode.predict(bound, x_BLD)
     share_BLV = jnp.stack(
@@ -128,7 +128,7 @@ def _draft(
     put = jax.vmap(lambda row, token, at: row.at[at].set(token))
     for number in range(plan.ahead + 1):  # the last only for the cache
         slot_B = progress.length_B - 1 + number
-        place = sequential(progress.start_B, slot_B, 1, plan.slots)
+        place = causal_slots(progress.start_B, slot_B, 1, plan.slots)
         x_B1D, cache = decode.extend(draft, _slice(tokens_BS, slot_B, 1), cache, place)
         if number == plan.ahead:
             break
@@ -143,7 +143,7 @@ def _draft(
 
 def distribution(plan: SpeculativePlan, history: History, logits_BV: jax.Array, settings: Settings) -> jax.Array:
     """Probabilities [B, V] that a token is drawn from; all of it on the best one without sampling."""
-    scores_BV = processors.apply(logits_BV, history, settings["rules"])
+    scores_BV = logits_processors.apply(logits_BV, history, settings["rules"])
     if plan.sample:
         return jax.nn.softmax(sampling.apply(scores_BV, settings["filters"]), axis=1)
     return jax.nn.one_hot(sampling.best(scores_BV), scores_BV.shape[1], dtype=jnp.float32)

@@ -11,7 +11,7 @@ import numpy as np
 from lm_research.errors import DataError
 from lm_research.evaluation import statistics
 from lm_research.evaluation.results import markdown, read_plan, read_scorers
-from lm_research.evaluation.runner import Plan
+from lm_research.evaluation.runner import EvalJob
 from lm_research.evaluation.scorers import Scorer, main_metric
 from lm_research.evaluation.suite import Entry
 from lm_research.metrics import higher_is_better
@@ -41,7 +41,7 @@ def compare(a: pathlib.Path, b: pathlib.Path, resamples: int) -> dict[str, Any]:
     return {"a": str(a), "b": str(b), "resamples": resamples, "confidence": statistics.CONFIDENCE, "tasks": tasks}
 
 
-def _task(plans: Sequence[Plan], entries: Sequence[Entry], resamples: int) -> dict[str, Any]:
+def _task(plans: Sequence[EvalJob], entries: Sequence[Entry], resamples: int) -> dict[str, Any]:
     a, b = (read_scorers(plan, entry) for plan, entry in zip(plans, entries, strict=True))
     metric = main_metric(entries[0], a[0])
     _check_equal(a[0], b[0], plans, entries[0].name)
@@ -77,7 +77,7 @@ def _task(plans: Sequence[Plan], entries: Sequence[Entry], resamples: int) -> di
     return found | {"test": "paired permutation", "p": statistics.permutation(a, b, metric, resamples)}
 
 
-def _check_equal(a: Scorer, b: Scorer, plans: Sequence[Plan], name: str) -> None:
+def _check_equal(a: Scorer, b: Scorer, plans: Sequence[EvalJob], name: str) -> None:
     """Raises a DataError unless both are of the same records, in one order, and know the same classes."""
     where = f"Task {name} of {plans[0].output} and of {plans[1].output}"
     if a.num_records != b.num_records:

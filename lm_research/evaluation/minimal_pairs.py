@@ -24,8 +24,8 @@ from lm_research.tasks.records import Record, read_records
 _ROWS = 32  # sentences with a hidden token that run together
 
 
-class PairsJudge:
-    """One model on the pairs of one file; see runner.Judge."""
+class MinimalPairPredictor:
+    """One model on the pairs of one file; see runner.Predictor."""
 
     labels: tuple[str, ...] = ()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_research.common.disk import write_atomically
 from lm_research.evaluation import charts
-from lm_research.evaluation.runner import Plan
+from lm_research.evaluation.runner import EvalJob
 from lm_research.evaluation.scorers import (
     MinimalPairScorer,
     MultiLabelScorer,
@@ -37,7 +37,7 @@ svg text{fill:var(--ink);font:12px system-ui,sans-serif}svg .soft{fill:var(--sof
 """
 
 
-def write(plan: Plan, results: Mapping[str, Any], scorers: Mapping[str, Sequence[Scorer]]) -> None:
+def write(plan: EvalJob, results: Mapping[str, Any], scorers: Mapping[str, Sequence[Scorer]]) -> None:
     """Writes index.html; of several models the errors are those of the first."""
     models = "".join(f"<li>{html.escape(str(model))}</li>" for model in plan.models)
     parts = [f"<h1>Evaluation</h1><p>Models:</p><ul>{models}</ul>{_overview(results)}"]

@@ -14,7 +14,7 @@ from lm_research.common.documents import Count, Finite, check, check_fields, par
 from lm_research.common.lines import split_lines
 from lm_research.errors import DataError
 from lm_research.evaluation import statistics
-from lm_research.evaluation.runner import AGAIN, Plan, read_made_from
+from lm_research.evaluation.runner import AGAIN, EvalJob, read_made_from
 from lm_research.evaluation.scorers import Scorer, main_metric, make_scorer
 from lm_research.evaluation.suite import Entry
 
@@ -48,7 +48,7 @@ _FIELDS = {
 }
 
 
-def read_scorers(plan: Plan, entry: Entry) -> list[Scorer]:
+def read_scorers(plan: EvalJob, entry: Entry) -> list[Scorer]:
     """A task's predictions by each model, ready to be scored; raises a DataError where a file is missing or damaged."""
     found = []
     for number in range(len(plan.models)):
@@ -84,7 +84,7 @@ def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_plan(output: pathlib.Path) -> Plan:
+def read_plan(output: pathlib.Path) -> EvalJob:
     """The evaluation that an output directory is of; raises a DataError if it is of none, or not finished."""
     path = output / "made_from.json"
     if not path.is_file() or not (output / "results.json").is_file():
@@ -93,10 +93,10 @@ def read_plan(output: pathlib.Path) -> Plan:
         )
     made_from = read_made_from(path)
     entries = [check(entry, Entry, str(path), fix=AGAIN) for entry in made_from["tasks"]]
-    return Plan(entries, made_from["models"], output, made_from["batch_size"], made_from["dtype"])
+    return EvalJob(entries, made_from["models"], output, made_from["batch_size"], made_from["dtype"])
 
 
-def summarise(plan: Plan, scorers: Mapping[str, Sequence[Scorer]], resamples: int) -> dict[str, Any]:
+def summarize(plan: EvalJob, scorers: Mapping[str, Sequence[Scorer]], resamples: int) -> dict[str, Any]:
     """The content of results.json."""
     tasks: dict[str, dict[str, Any]] = {}
     for entry in plan.entries:
@@ -105,7 +105,7 @@ def summarise(plan: Plan, scorers: Mapping[str, Sequence[Scorer]], resamples: in
             "task": entry.task,
             "metric": main_metric(entry, own[0]),
             "records": own[0].num_records,
-            "scores": statistics.summarise(own, resamples),
+            "scores": statistics.summarize(own, resamples),
         } | _groups(entry, own)
     means = [task["scores"][task["metric"]]["mean"] for task in tasks.values()]
     return {
@@ -134,7 +134,7 @@ def _groups(entry: Entry, scorers: Sequence[Scorer]) -> dict[str, Any]:
     return {"groups": by_group} if by_group else {}
 
 
-def write(plan: Plan, results: Mapping[str, Any]) -> str:
+def write(plan: EvalJob, results: Mapping[str, Any]) -> str:
     """Writes results.json and results.md; returns the table."""
     write_atomically(plan.output / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     text = table(results)

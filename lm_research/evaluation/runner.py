@@ -26,10 +26,10 @@ from lm_research.common.documents import Object, Size, check, read_json
 from lm_research.common.rounding import round_up
 from lm_research.config import MeshConfig, resolve
 from lm_research.errors import DataError, UserError, not_downloaded
-from lm_research.evaluation.labelled import LabelledJudge
-from lm_research.evaluation.language_modelling import LanguageJudge
-from lm_research.evaluation.minimal_pairs import PairsJudge
+from lm_research.evaluation.language_modeling import LanguageModelPredictor
+from lm_research.evaluation.minimal_pairs import MinimalPairPredictor
 from lm_research.evaluation.suite import Entry
+from lm_research.evaluation.task_predictor import TaskPredictor
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import batch_shards
 from lm_research.run.run_directory import lock
@@ -40,7 +40,7 @@ AGAIN = "Restore it, or evaluate again into another --output."
 _SAVE_SECONDS = 10.0  # of work that a kill may cost
 
 
-class Judge(Protocol):
+class Predictor(Protocol):
     """One model on one task; made by Judge(entry, path, workdir, batch_size, dtype, mesh)."""
 
     labels: tuple[str, ...]
@@ -55,15 +55,15 @@ class Judge(Protocol):
         ...
 
 
-KINDS: dict[str, Callable[..., Judge]] = {
-    **dict.fromkeys(TASKS, LabelledJudge),
-    "minimal_pairs": PairsJudge,
-    "language_modelling": LanguageJudge,
+KINDS: dict[str, Callable[..., Predictor]] = {
+    **dict.fromkeys(TASKS, TaskPredictor),
+    "minimal_pairs": MinimalPairPredictor,
+    "language_modelling": LanguageModelPredictor,
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class EvalJob:
     """An evaluation: tasks, models (of one kind, such as seeds), where it goes, and how it is run."""
 
     entries: Sequence[Entry]
@@ -78,7 +78,7 @@ class Plan:
         return self.output / entry.name / f"predictions{mark}.jsonl"
 
 
-def run(plan: Plan, log: Callable[[str], None]) -> None:
+def run(plan: EvalJob, log: Callable[[str], None]) -> None:
     """Makes all predictions that are not there yet.
 
     Raises:
@@ -105,7 +105,7 @@ def run(plan: Plan, log: Callable[[str], None]) -> None:
         shutil.rmtree(plan.output / "data", ignore_errors=True)
 
 
-def _judge(plan: Plan, entry: Entry, model: str, path: pathlib.Path, mesh: Any) -> None:
+def _judge(plan: EvalJob, entry: Entry, model: str, path: pathlib.Path, mesh: Any) -> None:
     size = round_up(plan.batch_size, batch_shards(mesh.shape))
     judge = KINDS[entry.task](entry, pathlib.Path(model), plan.output, size, plan.dtype, mesh)
     partial = path.with_name("partial" + path.stem.removeprefix("predictions"))
@@ -149,7 +149,7 @@ def _unpacked(path: pathlib.Path) -> list[dict[str, np.ndarray]]:
     return [found[number] for number in sorted(found)]
 
 
-def _check(plan: Plan) -> None:
+def _check(plan: EvalJob) -> None:
     """Notes what the output is made from, and clears what was begun, but not finished, from what has changed since.
 
     Raises:
@@ -212,7 +212,7 @@ def _made_from(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {}
 
 
-def _paths(plan: Plan, entry: Entry) -> list[str]:
+def _paths(plan: EvalJob, entry: Entry) -> list[str]:
     return [model.replace("{task}", entry.name) for model in plan.models]
 
 

@@ -53,7 +53,7 @@ def interval(values_R: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def summarise(scorers: Sequence[Scorer], resamples: int) -> dict[str, dict[str, Any]]:
+def summarize(scorers: Sequence[Scorer], resamples: int) -> dict[str, dict[str, Any]]:
     """By metric, the mean over models (seeds), their standard deviation (None of one model), interval, and each model's value."""
     own = [scorer.all() for scorer in scorers]
     spread = resampled(scorers, resamples)

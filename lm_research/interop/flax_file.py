@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from lm_research.interop.stored import StoredTensor, check_shape, damaged, map_file
+from lm_research.interop.tensor_types import StoredTensor, check_shape, damaged, map_file
 
 ARRAY_TYPES = (1, 3)
 CHUNKED = "__msgpack_chunked_array__"

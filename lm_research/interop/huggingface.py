@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import short
 from lm_research.errors import PretrainedError, suggest
-from lm_research.interop import model_config, peft, quantised, tied_tables, zero_biases
+from lm_research.interop import model_config, peft, quantized, tied_tables, zero_biases
 from lm_research.interop.model_config import read_config
 from lm_research.interop.tensor_files import TensorSource, open_tensors
 from lm_research.interop.tensor_writer import write_tensors
@@ -87,9 +87,9 @@ def inspect(
     except PretrainedError as error:
         raise model_config.in_file(directory, error) from error
     kind, family = config["model_type"], family_of(family_name)
-    quantised.check_config(directory / "config.json", config)
+    quantized.check_config(directory / "config.json", config)
     source = open_tensors(directory)
-    quantised.check_tensors(directory, {name: source.dtype(name) for name in source.names})
+    quantized.check_tensors(directory, {name: source.dtype(name) for name in source.names})
     if adapter is not None:
         arch = _architecture(directory, family, config, source)
         ties = tied_tables.members(source, family, arch, DEFAULT_HEADS[arch.kind], kind)

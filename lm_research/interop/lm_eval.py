@@ -18,10 +18,10 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 
 from lm_research.config import resolve
+from lm_research.decoding.generation_request import Request, engine_of
 from lm_research.decoding.prompts import parts_documents, text_start
 from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood
-from lm_research.decoding.request import Request, engine_of
-from lm_research.decoding.scoring import judge_rows, windows
+from lm_research.decoding.scoring import token_logprobs_of_rows, windows
 from lm_research.errors import ConfigError, UserError
 from lm_research.parallel.mesh import make_mesh
 from lm_research.pretrained import from_pretrained
@@ -146,7 +146,7 @@ class ResearchLM(TemplateLM):
         if self.backend == "seq2seq":
             contexts = [context[-self.max_length :] or [self.prefix_token_id] for context in contexts]
             request = Request(self.lm, {"max_new_tokens": 1}, {"input_ids": contexts}, None)
-            judged = judge_rows(request.engine, request.rows, continuations, request.sources)
+            judged = token_logprobs_of_rows(request.engine, request.rows, continuations, request.sources)
         else:
             for context, more in zip(contexts, continuations, strict=True):
                 if len(more) > self.max_length:
@@ -154,7 +154,7 @@ class ResearchLM(TemplateLM):
                         f"A continuation has {len(more)} tokens, but the model reads {self.max_length} at a time. Leave the task out."
                     )
                 del context[: max(0, len(context) + len(more) - self.max_length - 1)]
-            judged = judge_rows(engine_of(self.lm), contexts, continuations)
+            judged = token_logprobs_of_rows(engine_of(self.lm), contexts, continuations)
         for number, one in zip(asked, judged, strict=True):
             found[number] = summed(one)
         return found

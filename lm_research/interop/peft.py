@@ -18,9 +18,9 @@ import numpy as np
 from lm_research.common.documents import Finite, Object, Size, check_fields, read_json, short
 from lm_research.common.paths import NOTHING, kind
 from lm_research.errors import PretrainedError, not_downloaded
-from lm_research.interop import quantised
-from lm_research.interop.stored import StoredTensor
+from lm_research.interop import quantized
 from lm_research.interop.tensor_files import TensorSource, open_file
+from lm_research.interop.tensor_types import StoredTensor
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 OLD_WEIGHTS = "adapter_model.bin"
@@ -131,7 +131,7 @@ class AdaptedSource(TensorSource):
         tensors = open_file(
             path if path.is_file() or not (directory / OLD_WEIGHTS).is_file() else directory / OLD_WEIGHTS
         )
-        quantised.check_tensors(path, {name: tensor.dtype for name, tensor in tensors.items()})
+        quantized.check_tensors(path, {name: tensor.dtype for name, tensor in tensors.items()})
         pairs = {A: B, TABLE_A: TABLE_B}
         ends = (*pairs, *pairs.values())
         strange = [n for n in tensors if not n.startswith(PREFIX) or (".lora_" in n and not n.endswith(ends))]

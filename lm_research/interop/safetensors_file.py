@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from lm_research.errors import PretrainedError
-from lm_research.interop.stored import (
+from lm_research.interop.tensor_types import (
     MAX_JSON_BYTES,
     StoredTensor,
     check_shape,

@@ -15,7 +15,7 @@ from lm_research.errors import PretrainedError
 from lm_research.interop import flax_file
 from lm_research.interop.flax_file import read_flax
 from lm_research.interop.safetensors_file import read_safetensors
-from lm_research.interop.stored import MAX_JSON_BYTES, StoredTensor, damaged, parse_json
+from lm_research.interop.tensor_types import MAX_JSON_BYTES, StoredTensor, damaged, parse_json
 from lm_research.interop.tensor_writer import write_tensors
 from lm_research.interop.torch_file import read_torch
 

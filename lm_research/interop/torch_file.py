@@ -20,7 +20,7 @@ import numpy as np
 
 from lm_research.errors import PretrainedError
 from lm_research.interop.restricted_pickle import ForbiddenGlobal, StateDict, Storage, TorchTensor, load
-from lm_research.interop.stored import StoredTensor, check_shape, damaged, is_count, map_file, printable, shown
+from lm_research.interop.tensor_types import StoredTensor, check_shape, damaged, is_count, map_file, printable, shown
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001

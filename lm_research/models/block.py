@@ -35,7 +35,7 @@ class BlockInputs(NamedTuple):
 
 
 @dataclasses.dataclass
-class Seen:
+class BlockCapture:
     """What a block is asked to show: probabilities of its attentions [B, H, L, S], and of its router [B, L, E]."""
 
     attention: list[jax.Array] = dataclasses.field(default_factory=list)
@@ -67,7 +67,7 @@ class Block(nnx.Module):
         inputs: BlockInputs,
         key: jax.Array | None = None,
         layer: jax.Array | int = 0,
-        seen: Seen | None = None,
+        seen: BlockCapture | None = None,
         cache: LayerCache | None = None,
         cross_cache: LayerCache | None = None,
     ) -> jax.Array:

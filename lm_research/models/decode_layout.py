@@ -20,7 +20,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.block import Block, block_parts
 from lm_research.models.definition import ModelDefinition, Params
 from lm_research.models.heads import Model
-from lm_research.models.layer_plan import Place, places
+from lm_research.models.layer_plan import LayerSlot, layer_slots
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, capped, few_rows, is_few
 
@@ -36,7 +36,7 @@ def unroll(definition: ModelDefinition, params: Params) -> Params:
     """
     arch, layers = definition.arch, params["decoder"]["layers"]
 
-    def one(spec: LayerSpec, place: Place) -> Params:
+    def one(spec: LayerSpec, place: LayerSlot) -> Params:
         contracted, stacked = _contracted(arch, spec), layers[place.stack] if place.stack else layers
 
         def lay(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -47,7 +47,7 @@ def unroll(definition: ModelDefinition, params: Params) -> Params:
 
         return jax.tree_util.tree_map_with_path(lay, stacked)
 
-    apart = tuple(map(one, arch.layer_specs, places(arch)))
+    apart = tuple(map(one, arch.layer_specs, layer_slots(arch)))
     table_VE = _head_table(definition, params)
     return {**params, "decoder": {**params["decoder"], "layers": apart, HEAD: table_VE.T}}
 

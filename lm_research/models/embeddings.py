@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lm_research.models.architecture import Architecture
-from lm_research.models.layers import Dense, dropout, norm, over_rows, weight
+from lm_research.models.layers import Dense, broadcast_rows, dropout, make_param, norm
 from lm_research.models.positions import sinusoidal
 from lm_research.parallel.rules import constrain
 
@@ -21,12 +21,12 @@ class Embeddings(nnx.Module):
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         width = arch.embedding_width
         if arch.has_tokens:  # otherwise the encoder's table serves both
-            self.tokens = weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
+            self.tokens = make_param(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
         if arch.positions == "learned":
             rows = arch.max_length + arch.position_offset
-            self.positions = weight(rngs, (rows, width), (None, "embed"), arch)
+            self.positions = make_param(rngs, (rows, width), (None, "embed"), arch)
         if arch.num_types:
-            self.types = weight(rngs, (arch.num_types, width), (None, "embed"), arch)
+            self.types = make_param(rngs, (arch.num_types, width), (None, "embed"), arch)
         if arch.embedding_norm:
             self.norm = norm(arch, width)
         if arch.embedding_projection:
@@ -73,5 +73,5 @@ class Embeddings(nnx.Module):
             return x_BLE
         table = constrain(self.positions[...], None, None)
         if positions_BL is None:
-            return x_BLE + over_rows(table[arch.position_offset :][:length], x_BLE.shape)
+            return x_BLE + broadcast_rows(table[arch.position_offset :][:length], x_BLE.shape)
         return x_BLE + jnp.take(table, positions_BL + arch.position_offset, axis=0)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import Axes, Dense, activation, dropout, is_few, weight
+from lm_research.models.layers import Axes, Dense, activation, dropout, is_few, make_param
 from lm_research.parallel.rules import constrain
 
 
@@ -47,7 +47,7 @@ class ExpertMatrices(nnx.Module):
     """A matrix for each expert."""
 
     def __init__(self, shape: tuple[int, ...], axes: Axes, arch: Architecture, rngs: nnx.Rngs, std: float) -> None:
-        self.kernel = weight(rngs, shape, axes, arch, (std or arch.init_std) / arch.width_ratio**0.5)
+        self.kernel = make_param(rngs, shape, axes, arch, (std or arch.init_std) / arch.width_ratio**0.5)
 
 
 class Experts(nnx.Module):

@@ -101,7 +101,7 @@ def final_states(model: Model, inputs: Mapping[str, jax.Array]) -> jax.Array:
     )
 
 
-def mean_of_real(x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
+def mean_pool(x_BLD: jax.Array, mask_BL: jax.Array) -> jax.Array:
     """Mean over the positions whose mask is 1, [B, D] in float32; of other masks, weighted by them."""
     weights_BL1 = mask_BL[..., None].astype(jnp.float32)
     return (x_BLD.astype(jnp.float32) * weights_BL1).sum(1) / weights_BL1.sum(1).clip(1.0)
@@ -128,18 +128,18 @@ def pool(x_BLD: jax.Array, mask_BL: jax.Array, pooling: str, skipped: int | jax.
 
 def _pooled(x_BLD: jax.Array, real_BL: jax.Array, place_BL: jax.Array, pooling: str) -> jax.Array:
     if pooling == "mean":
-        return mean_of_real(x_BLD, real_BL)
+        return mean_pool(x_BLD, real_BL)
     if pooling == "mean_sqrt_len":
-        return mean_of_real(x_BLD, real_BL) * jnp.sqrt(real_BL.sum(1, keepdims=True))
+        return mean_pool(x_BLD, real_BL) * jnp.sqrt(real_BL.sum(1, keepdims=True))
     if pooling == "weightedmean":
-        return mean_of_real(x_BLD, real_BL * place_BL)
+        return mean_pool(x_BLD, real_BL * place_BL)
     if pooling == "max":
         return jnp.where(real_BL[..., None], x_BLD, -jnp.inf).max(1)
     at_B = real_BL.argmax(1) if pooling == "cls" else (real_BL * jnp.arange(real_BL.shape[1])).argmax(1)
     return jnp.take_along_axis(x_BLD, at_B[:, None, None], axis=1)[:, 0]
 
 
-def to_length_1(x_BD: jax.Array) -> jax.Array:
+def l2_normalize(x_BD: jax.Array) -> jax.Array:
     """Vectors divided by their length; what is as good as 0 stays so, and so does its gradient."""
     return x_BD * jax.lax.rsqrt(jnp.square(x_BD).sum(-1, keepdims=True).clip(1e-24))
 

@@ -18,7 +18,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.head_kinds import HEADS, HeadKind
-from lm_research.models.layers import Dense, activation, capped, dropout, norm, weight, zeros
+from lm_research.models.layers import Dense, activation, capped, dropout, make_param, norm, zeros_param
 from lm_research.models.transformer import Decoder, Encoder, EncoderOutput
 
 
@@ -69,8 +69,8 @@ class MaskedLMHead(nnx.Module):
         width = arch.embedding_width
         self.dense = Dense([(arch.hidden_size, "embed")], [(width, None)], arch, rngs)
         self.norm = norm(arch, width)
-        self.bias = zeros((arch.vocab_size,), ("vocab",))
-        self.table = None if arch.tied else weight(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
+        self.bias = zeros_param((arch.vocab_size,), ("vocab",))
+        self.table = None if arch.tied else make_param(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
         self.activation = arch.head_activation or arch.activation
         self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
@@ -88,8 +88,8 @@ class NextTokenHead(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         size = (arch.vocab_size, arch.hidden_size)
-        self.table = None if arch.tied else weight(rngs, size, ("vocab", "embed"), arch)
-        self.bias = zeros((arch.vocab_size,), ("vocab",)) if arch.head_bias else None
+        self.table = None if arch.tied else make_param(rngs, size, ("vocab", "embed"), arch)
+        self.bias = zeros_param((arch.vocab_size,), ("vocab",)) if arch.head_bias else None
         self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
     def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:

@@ -120,7 +120,7 @@ def _word(name: str, value: object) -> str:
     return name if value is True else f"{name}_{value}".strip("_")
 
 
-class Place(NamedTuple):
+class LayerSlot(NamedTuple):
     """Where a layer's parameters lie: the name of a stack, and a row of it."""
 
     stack: str
@@ -128,9 +128,9 @@ class Place(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def places(arch: Architecture) -> tuple[Place, ...]:
+def layer_slots(arch: Architecture) -> tuple[LayerSlot, ...]:
     """Of each layer."""
     if arch.share_layers:
-        return tuple(Place("", block) for block in arch.block_of_layer)
-    found = {number: Place(s.name, row) for s in stacks(arch) for row, number in enumerate(s.layers)}
+        return tuple(LayerSlot("", block) for block in arch.block_of_layer)
+    found = {number: LayerSlot(s.name, row) for s in stacks(arch) for row, number in enumerate(s.layers)}
     return tuple(found[number] for number in range(arch.num_layers))

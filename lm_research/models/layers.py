@@ -20,7 +20,7 @@ from lm_research.parallel.rules import first_row, length_parts
 Axes = tuple[str | None, ...]
 
 
-def weight(
+def make_param(
     rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, arch: Architecture, std: float | None = None
 ) -> nnx.Param[jax.Array]:
     """A weight matrix or table with the architecture's initial distribution."""
@@ -33,11 +33,11 @@ def weight(
     return nnx.Param(value, axes=axes)
 
 
-def zeros(shape: Sequence[int], axes: Axes) -> nnx.Param[jax.Array]:
+def zeros_param(shape: Sequence[int], axes: Axes) -> nnx.Param[jax.Array]:
     return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
 
 
-def over_rows(vector: jax.Array, shape: Sequence[int]) -> jax.Array:
+def broadcast_rows(vector: jax.Array, shape: Sequence[int]) -> jax.Array:
     """`jnp.broadcast_to(vector, shape)` whose gradient is a product with a row of ones.
 
     XLA's CPU compiler sums over leading axes 10 to 30 times slower than it multiplies by ones; elsewhere it is the same.
@@ -86,8 +86,8 @@ class Dense(nnx.Module):
     ) -> None:
         sizes, axes = zip(*inputs, *outputs, strict=True)
         std = (arch.init_std if std is None else std) / arch.width_ratio**0.5
-        self.kernel = weight(rngs, sizes, axes, arch, std)
-        self.bias = zeros(sizes[len(inputs) :], axes[len(inputs) :]) if bias else None
+        self.kernel = make_param(rngs, sizes, axes, arch, std)
+        self.bias = zeros_param(sizes[len(inputs) :], axes[len(inputs) :]) if bias else None
         self.inputs, self.outputs = sizes[: len(inputs)], sizes[len(inputs) :]
         self.outputs_first = False
         self.dtype = arch.compute_dtype
@@ -107,7 +107,7 @@ class Dense(nnx.Module):
         else:
             y_RO = few_rows(kernel, x_RI) if is_few(x_RI) else x_RI @ kernel.T
         if self.bias is not None:
-            y_RO += over_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
+            y_RO += broadcast_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
         return y_RO.reshape(*leading, *self.outputs)
 
     def columns(self, x_IR: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ class LayerNorm(nnx.Module):
     def __init__(self, arch: Architecture, width: int = 0) -> None:
         width = width or arch.hidden_size
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32), axes=(None,))
-        self.bias = zeros((width,), (None,)) if arch.norm_bias else None
+        self.bias = zeros_param((width,), (None,)) if arch.norm_bias else None
         self.epsilon = arch.norm_epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -149,8 +149,8 @@ class LayerNorm(nnx.Module):
         centred = x32 - mean
         variance = jnp.square(centred).mean(-1, keepdims=True)
         y = centred * jax.lax.rsqrt(variance + self.epsilon)
-        y = y * over_rows(self.scale[...], y.shape)
-        return (y if self.bias is None else y + over_rows(self.bias[...], y.shape)).astype(x.dtype)
+        y = y * broadcast_rows(self.scale[...], y.shape)
+        return (y if self.bias is None else y + broadcast_rows(self.bias[...], y.shape)).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -163,7 +163,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.epsilon)
-        return (y * over_rows(self.scale[...], y.shape)).astype(x.dtype)
+        return (y * broadcast_rows(self.scale[...], y.shape)).astype(x.dtype)
 
 
 Norm = LayerNorm | RMSNorm
@@ -178,7 +178,7 @@ def norm(arch: Architecture, width: int = 0) -> Norm:
 Elementwise = Callable[[jax.Array], jax.Array]
 
 
-def elementwise(function: Elementwise, slope: Elementwise) -> Elementwise:
+def with_recomputed_grad(function: Elementwise, slope: Elementwise) -> Elementwise:
     """`function` of x, computed in float32, with `slope` as its derivative.
 
     The slope starts again from x, behind a barrier. Otherwise XLA sees the same erf or tanh in the forward and in the backward
@@ -218,8 +218,8 @@ def _gelu_tanh_slope(x: jax.Array) -> jax.Array:
     return 0.5 * (1 + tanh) * (1 + x * (1 - tanh) * inner)
 
 
-gelu = elementwise(lambda x: x * _normal_cdf(x), _gelu_slope)
-gelu_tanh = elementwise(lambda x: 0.5 * x * (1 + _gelu_tanh_parts(x)[0]), _gelu_tanh_slope)
+gelu = with_recomputed_grad(lambda x: x * _normal_cdf(x), _gelu_slope)
+gelu_tanh = with_recomputed_grad(lambda x: 0.5 * x * (1 + _gelu_tanh_parts(x)[0]), _gelu_tanh_slope)
 
 # Name in an Architecture -> function. "gelu" is exact, "gelu_tanh" its tanh approximation (Hendrycks and Gimpel 2016),
 # "quick_gelu" their sigmoid approximation; "silu" is also called swish.

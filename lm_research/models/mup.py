@@ -27,7 +27,7 @@ def width_ratio(config: ModelConfig) -> float:
     return config.hidden_size / config.mup_base_width if config.mup_base_width else 1.0
 
 
-def parametrise(arch: Architecture, config: ModelConfig) -> Architecture:
+def parametrize(arch: Architecture, config: ModelConfig) -> Architecture:
     """The architecture with the scales of `config.mup_base_width`, which is set.
 
     Raises:

@@ -17,12 +17,12 @@ from flax import nnx
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache
 from lm_research.models.attention.mask import AttentionMask, attention_bias, chunked, places_from
-from lm_research.models.attention.module import in_kernels
-from lm_research.models.block import Block, BlockInputs, Seen, block_parts
+from lm_research.models.attention.module import use_fused_kernel
+from lm_research.models.block import Block, BlockCapture, BlockInputs, block_parts
 from lm_research.models.embeddings import Embeddings
-from lm_research.models.layer_plan import Segment, Stack, places, segments, stacks
+from lm_research.models.layer_plan import Segment, Stack, layer_slots, segments, stacks
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.layers import dropout, norm, split_key, weight
+from lm_research.models.layers import dropout, make_param, norm, split_key
 from lm_research.models.positions import alibi_table, by_distance, distance_table, relative_bias
 from lm_research.parallel.rules import length_parts
 
@@ -81,7 +81,7 @@ class Transformer(nnx.Module):
         if arch.final_norm:
             self.final_norm = norm(arch)
         if any(spec.positions == "relative" for spec in arch.layers):
-            self.relative_bias = weight(rngs, (arch.relative_buckets, arch.num_heads), (None, "heads"), arch)
+            self.relative_bias = make_param(rngs, (arch.relative_buckets, arch.num_heads), (None, "heads"), arch)
         self.arch = arch
 
     def __call__(
@@ -151,7 +151,7 @@ class Transformer(nnx.Module):
         for spec in arch.kinds:
             if spec.attention == "none":
                 continue
-            kernels = blocks and in_kernels(arch, spec, (length, length), drops, prefix_BL is not None)
+            kernels = blocks and use_fused_kernel(arch, spec, (length, length), drops, prefix_BL is not None)
             looks = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"), kernels)
             if looks not in made:
                 pair = (queries_BL, segments_BL)
@@ -165,7 +165,7 @@ class Transformer(nnx.Module):
         if memory is None:
             return BlockInputs(masks, positions_BL)
         both, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
-        kernels = blocks and in_kernels(arch, arch.layer_specs[0].across, (length, sources), drops, False)
+        kernels = blocks and use_fused_kernel(arch, arch.layer_specs[0].across, (length, sources), drops, False)
         in_blocks = length_parts(sources) > 1 if rings else kernels
         memory_mask = AttentionMask(*both) if in_blocks else attention_bias(*both)
         return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask)
@@ -234,7 +234,7 @@ class Transformer(nnx.Module):
         def run(
             spec: LayerSpec, params: Any, x_BLD: jax.Array, key: Any, number: Any, pair: Any, cross: Any
         ) -> tuple[jax.Array, tuple[Any, ...], Any]:
-            block, seen, own = nnx.merge(block_parts(arch, spec)[0], params), Seen() if capture else None, None
+            block, seen, own = nnx.merge(block_parts(arch, spec)[0], params), BlockCapture() if capture else None, None
             if pair is not None:
                 assert slots is not None
                 own = LayerCache(pair[0], pair[1], slots, spec.reach)
@@ -300,7 +300,7 @@ class Transformer(nnx.Module):
     def _parameters(self, segment: Segment) -> tuple[Any, Any]:
         """Parameters of a segment by stack, [count, ...] or with several of a period [count, several, ...], and what picks those of a layer."""
         arch, (first, period, count) = self.arch, segment
-        own = places(arch)[first : first + count * period]
+        own = layer_slots(arch)[first : first + count * period]
         states = {stack.name: nnx.split(_blocks(self, stack.name))[1] for stack in stacks(arch)}
         if arch.share_layers and arch.num_blocks == 1:  # not copied for each layer
             one = jax.tree.map(lambda leaf: leaf[0], states[""])

@@ -20,7 +20,7 @@ import numpy as np
 from lm_research.config import Config, registries
 from lm_research.config.variants import Variants
 from lm_research.data.corpus import HERE, Bars, Corpus, Log, no_bar, open_corpus
-from lm_research.data.order import Examples
+from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
 from lm_research.data.workers import Runner
 from lm_research.models.architecture import Architecture

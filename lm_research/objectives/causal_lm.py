@@ -17,8 +17,8 @@ import numpy as np
 
 from lm_research.common.rounding import ceil_div
 from lm_research.config import Config
-from lm_research.data.order import Examples
-from lm_research.data.random import example_keys, uniform
+from lm_research.data.sampler import Examples
+from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import OBJECTIVES, Batch, NextTokenObjective, TextObjective

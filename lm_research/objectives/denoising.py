@@ -19,12 +19,12 @@ from typing import ClassVar
 import numpy as np
 
 from lm_research.config import Config, key
-from lm_research.data.random import uniform
+from lm_research.data.stateless_rng import uniform
 from lm_research.data.store import TokenStore
 from lm_research.objectives.base import OBJECTIVES
-from lm_research.objectives.encoder_decoder import SourceTargetConfig, SourceTargetExamples, SourceToTarget, Texts
+from lm_research.objectives.encoder_decoder import RaggedTexts, SourceTargetConfig, SourceTargetExamples, SourceToTarget
 from lm_research.objectives.packing import split_documents
-from lm_research.objectives.rows import copy_pieces, ragged, ragged_uniform, smallest
+from lm_research.objectives.ragged import copy_pieces, lowest_k_mask, ragged, ragged_uniform
 from lm_research.tokenizers.base import Tokenizer
 
 
@@ -61,7 +61,7 @@ class DenoisedTexts(SourceTargetExamples):
         sizes = np.stack([self.pieces.lengths + 2] * 2, axis=1)
         super().__init__(store, tokenizer, config, purpose, (config.data.max_length,) * 2, sizes)
 
-    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
+    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[RaggedTexts, RaggedTexts]:
         start_P, length_P = self.pieces.starts[item_P], self.pieces.lengths[item_P]
         piece_T, offset_T = ragged(length_P)
         tokens = np.asarray(self.store.tokens[start_P[piece_T] + offset_T], np.int32)
@@ -78,14 +78,14 @@ class DenoisedTexts(SourceTargetExamples):
             offset_T = (offset_T + self._rotation(left_P, keys_P)[piece_T]) % left_P[piece_T]
         return self._framed(text_PN[piece_T, offset_T], left_P), self._framed(tokens, length_P)
 
-    def _framed(self, tokens: np.ndarray, lengths_P: np.ndarray) -> Texts:
+    def _framed(self, tokens: np.ndarray, lengths_P: np.ndarray) -> RaggedTexts:
         """<s> text </s>."""
         ends_P = np.cumsum(lengths_P + 2)
         out = np.full(ends_P[-1] if len(ends_P) else 0, self.eos, np.int32)
         first_P = ends_P - lengths_P - 2
         out[first_P] = self.bos
         copy_pieces(out[None], np.zeros_like(first_P), first_P + 1, tokens, np.cumsum(lengths_P) - lengths_P, lengths_P)
-        return Texts(out, lengths_P + 2)
+        return RaggedTexts(out, lengths_P + 2)
 
     def _permuted(self, start_P: np.ndarray, length_P: np.ndarray, keys_P: np.ndarray) -> np.ndarray:
         """Where each token of the permuted texts comes from, [T]; sentences cut by a text's end count as sentences."""
@@ -108,7 +108,7 @@ class DenoisedTexts(SourceTargetExamples):
         real_PN = np.arange(text_PN.shape[1]) < left_P[:, None]
         draws_PN = uniform(keys_P, text_PN.shape[1], self.DELETE * self.room)
         count_P = np.minimum(np.round(left_P * self.rates.token_deletion_prob), left_P - 1).astype(np.int64)
-        stays_PN = real_PN & ~smallest(np.where(real_PN, draws_PN, 2.0), count_P)
+        stays_PN = real_PN & ~lowest_k_mask(np.where(real_PN, draws_PN, 2.0), count_P)
         out_PN = np.zeros_like(text_PN)
         out_PN[np.arange(text_PN.shape[1]) < (left_P - count_P)[:, None]] = text_PN[stays_PN]
         return out_PN, left_P - count_P

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config, ObjectiveConfig, key
-from lm_research.data.order import Examples
-from lm_research.data.random import example_keys
+from lm_research.data.sampler import Examples
+from lm_research.data.stateless_rng import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, NextTokenObjective, TextObjective
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
-from lm_research.objectives.rows import before, copy_pieces, mark_pieces
+from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
 from lm_research.tokenizers.base import Tokenizer
 
 
@@ -41,7 +41,7 @@ class SourceTargetConfig(ObjectiveConfig):
     )
 
 
-class Texts(NamedTuple):
+class RaggedTexts(NamedTuple):
     """Texts one after another: their tokens [T] and how many each has [P]."""
 
     tokens: np.ndarray
@@ -93,7 +93,7 @@ class SourceTargetExamples(Examples):
         self.notes = "; ".join(f"{side}: {describe_rows(size, room, self.packs)}" for side, size, room in sides)
 
     @abc.abstractmethod
-    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
+    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[RaggedTexts, RaggedTexts]:
         """Sources and targets of some examples; `keys` of their random streams. The end token is part of both."""
 
     def batch(
@@ -111,10 +111,10 @@ class SourceTargetExamples(Examples):
         epoch_P = epoch_B[row_P]
         keys_P = example_keys(self.config.seed, f"{self.purpose}/{self.config.objective.name}", epoch_P, item_P)
         sources, targets = self.make(epoch_P, item_P, keys_P)
-        number_P = 1 + before(np.ones_like(row_P), row_P)
+        number_P = 1 + exclusive_cumsum(np.ones_like(row_P), row_P)
         rows, rooms, batch = len(index_B), width or self.rooms, {}
         for prefix, texts, room in (("source_", sources, rooms[0]), ("", targets, rooms[1])):
-            column_P = before(texts.lengths, row_P)
+            column_P = exclusive_cumsum(texts.lengths, row_P)
             segments, positions = np.zeros((rows, room), np.int32), np.zeros((rows, room), np.int32)
             mark_pieces(segments, row_P, column_P, texts.lengths, number_P)
             batch[f"{prefix}segments_B{'S' if prefix else 'L'}"] = segments

@@ -17,17 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.config import Config, key
-from lm_research.data.order import Examples
-from lm_research.data.random import example_keys
+from lm_research.data.sampler import Examples
+from lm_research.data.stateless_rng import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES, Batch, Sums, TextObjective
 from lm_research.objectives.cross_entropy import token_loss
 from lm_research.objectives.masking import Masking, MaskingConfig, check_masking, num_masked
-from lm_research.objectives.packing import Pieces, alone, describe_rows, pack, rows_of, split_documents
-from lm_research.objectives.pairs import TRUNCATE, PairReader, Segments
-from lm_research.objectives.rows import before, copy_pieces, mark_pieces
+from lm_research.objectives.packing import DocumentChunks, alone, describe_rows, pack, rows_of, split_documents
+from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
+from lm_research.objectives.segment_pairs import TRUNCATE, PairReader, Segments
 from lm_research.tokenizers.base import Tokenizer
 
 
@@ -56,7 +56,7 @@ class MaskedPairs(Examples):
             asked = dataclasses.replace(asked, mask_rate=asked.eval_mask_rate)
         self.dupe_factor, self.masking = asked.dupe_factor, Masking(asked, tokenizer, self.length)
         self.added = 2 if self.pairs == "none" else 3
-        self.source: Pieces | PairReader
+        self.source: DocumentChunks | PairReader
         if config.data.packing:
             self.source = pieces = split_documents(store, self.length - self.added)
             sizes = pieces.lengths + self.added
@@ -88,7 +88,7 @@ class MaskedPairs(Examples):
         row_P, item_P = rows_of(self.packs, index_B)
         start_a, a, start_b, b, switched = self._segments(item_P, keys_B[row_P])
         size_P = a + b + self.added
-        column_P = before(size_P, row_P)
+        column_P = exclusive_cumsum(size_P, row_P)
         copy_pieces(tokens_BL, row_P, column_P + 1, self.store.tokens, start_a, a)
         mark_pieces(maskable_BL, row_P, column_P + 1, a, True)
         tokens_BL[row_P, column_P] = self.cls
@@ -100,9 +100,9 @@ class MaskedPairs(Examples):
             tokens_BL[row_P, column_P + 2 + a + b] = self.sep
             next_B[row_P] = switched
             weights_B[row_P] *= (a > 0) & (b > 0)  # a lone token has no order
-        mark_pieces(segments_BL, row_P, column_P, size_P, 1 + before(np.ones_like(row_P), row_P))
+        mark_pieces(segments_BL, row_P, column_P, size_P, 1 + exclusive_cumsum(np.ones_like(row_P), row_P))
         batch = {"types_BL": types_BL, "segments_BL": segments_BL}
-        if isinstance(self.source, Pieces):
+        if isinstance(self.source, DocumentChunks):
             mark_pieces(positions_BL, row_P, column_P, size_P, None)
             batch["positions_BL"] = positions_BL
         lengths_B = (segments_BL > 0).sum(1)

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_research.config import ObjectiveConfig, key
-from lm_research.data.random import uniform
+from lm_research.data.stateless_rng import uniform
 from lm_research.errors import ConfigError
-from lm_research.objectives.rows import positions_of, smallest
+from lm_research.objectives.ragged import lowest_k_mask, positions_of
 from lm_research.tokenizers.base import Tokenizer
 
 # Runs of more tokens without a word's beginning are text of a script without spaces: there each token is a word.
@@ -166,7 +166,7 @@ class Masking:
         order_BL = uniform(keys_B, length, start)
         kind_BM = uniform(keys_B, num_masked, start + length)
         if self.config.masking == "token":
-            chosen_BL = smallest(np.where(maskable_BL, order_BL, 2.0), wanted_B)
+            chosen_BL = lowest_k_mask(np.where(maskable_BL, order_BL, 2.0), wanted_B)
             chosen_BM, real_BM = positions_of(chosen_BL, num_masked)
         else:
             words = find_words(tokens_BL, maskable_BL, self.starts_word)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lm_research.data.store import TokenStore
-from lm_research.objectives.rows import ragged
+from lm_research.objectives.ragged import ragged
 
 
 class Packs(NamedTuple):
@@ -23,20 +23,20 @@ class Packs(NamedTuple):
         return len(self.starts) - 1
 
 
-class Pieces(NamedTuple):
+class DocumentChunks(NamedTuple):
     """Runs of a store's tokens: the first token of each, and how many. int64 [n]."""
 
     starts: np.ndarray
     lengths: np.ndarray
 
 
-def split_documents(store: TokenStore, room: int) -> Pieces:
+def split_documents(store: TokenStore, room: int) -> DocumentChunks:
     """Documents in pieces of `room` tokens, the last of each shorter: every token once."""
     ends = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
     counts = -(-np.diff(ends) // room)
     document, number = ragged(counts)
     starts = ends[:-1][document] + number * room
-    return Pieces(starts, np.minimum(ends[1:][document] - starts, room))
+    return DocumentChunks(starts, np.minimum(ends[1:][document] - starts, room))
 
 
 def alone(count: int) -> Packs:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_research.data.random import example_keys, uniform
+from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import OBJECTIVES, Batch

@@ -21,8 +21,8 @@ import numpy as np
 
 from lm_research.config import Config, key
 from lm_research.data.corpus import Corpus
-from lm_research.data.order import Examples
-from lm_research.data.random import example_keys, uniform
+from lm_research.data.sampler import Examples
+from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError
 from lm_research.models.architecture import Architecture

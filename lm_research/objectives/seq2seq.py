@@ -19,9 +19,9 @@ from lm_research.data.workers import Runner
 from lm_research.errors import ConfigError, DataError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES
-from lm_research.objectives.encoder_decoder import SourceTargetConfig, SourceTargetExamples, SourceToTarget, Texts
-from lm_research.objectives.pair_corpus import PairCorpusConfig, open_pairs
-from lm_research.objectives.rows import copy_pieces
+from lm_research.objectives.encoder_decoder import RaggedTexts, SourceTargetConfig, SourceTargetExamples, SourceToTarget
+from lm_research.objectives.parallel_corpus import PairCorpusConfig, open_pairs
+from lm_research.objectives.ragged import copy_pieces
 from lm_research.tokenizers.base import Frame, Tokenizer
 
 
@@ -74,11 +74,11 @@ class TextPairs(SourceTargetExamples):
         super().__init__(store, tokenizer, config, purpose, rooms(config), self.lengths + around, start)
         self.notes += f"; {(whole - self.lengths).sum() / whole.sum():.1%} of tokens cut off"
 
-    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
+    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[RaggedTexts, RaggedTexts]:
         sides = []
         for side, frame in enumerate(self.frames):
             lengths_P = self.lengths[item_P, side]
-            texts = Texts(np.empty(int((lengths_P + frame.size).sum()), np.int32), lengths_P + frame.size)
+            texts = RaggedTexts(np.empty(int((lengths_P + frame.size).sum()), np.int32), lengths_P + frame.size)
             at_P = texts.starts + len(frame.head)
             for place_P, ids in ((texts.starts, frame.head), (at_P + lengths_P, frame.tail)):
                 texts.tokens[place_P[:, None] + np.arange(len(ids))] = ids

@@ -19,14 +19,14 @@ import numpy as np
 
 from lm_research.common.rounding import ceil_div
 from lm_research.config import Config, key
-from lm_research.data.random import example_keys, uniform
+from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, TokenizerError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import OBJECTIVES
-from lm_research.objectives.encoder_decoder import SourceTargetConfig, SourceTargetExamples, SourceToTarget, Texts
-from lm_research.objectives.packing import Pieces, split_documents
-from lm_research.objectives.rows import copy_pieces, positions_of, smallest
+from lm_research.objectives.encoder_decoder import RaggedTexts, SourceTargetConfig, SourceTargetExamples, SourceToTarget
+from lm_research.objectives.packing import DocumentChunks, split_documents
+from lm_research.objectives.ragged import copy_pieces, lowest_k_mask, positions_of
 from lm_research.tokenizers.base import Tokenizer
 
 
@@ -84,7 +84,7 @@ def compose(total_P: np.ndarray, parts_P: np.ndarray, draws_PR: np.ndarray) -> n
     """
     places = np.arange(draws_PR.shape[1])
     allowed = places < (total_P - 1)[:, None]
-    cuts = smallest(np.where(allowed, draws_PR, 2.0), parts_P - 1) & allowed
+    cuts = lowest_k_mask(np.where(allowed, draws_PR, 2.0), parts_P - 1) & allowed
     parts = int(parts_P.max(initial=1))
     ends, real = positions_of(cuts, parts - 1)
     ends = np.where(real, ends + 1, total_P[:, None])
@@ -113,7 +113,7 @@ class CorruptedSpans(SourceTargetExamples):
         self.sentinels = find_sentinels(tokenizer, int(count_spans(np.array([self.window]), *self.rates)[1][0]))
         super().__init__(store, tokenizer, config, purpose, (config.data.max_length, rooms[1]), sizes)
 
-    def _read(self, epoch_P: np.ndarray, item_P: np.ndarray) -> tuple[np.ndarray, Pieces]:
+    def _read(self, epoch_P: np.ndarray, item_P: np.ndarray) -> tuple[np.ndarray, DocumentChunks]:
         """Tokens of the texts one after another, and where each lies in them."""
         lengths = self.lengths[item_P]
         starts = np.cumsum(lengths) - lengths
@@ -125,9 +125,9 @@ class CorruptedSpans(SourceTargetExamples):
                 keys = example_keys(self.config.seed, f"{self.purpose}/shift", epoch_P, np.zeros_like(item_P))
                 first = first + (uniform(keys, 1)[:, 0] * self.window).astype(np.int64)
         place = np.repeat(first - starts, lengths) + np.arange(lengths.sum())
-        return self.store.tokens[place % self.store.num_tokens].astype(np.int32), Pieces(starts, lengths)
+        return self.store.tokens[place % self.store.num_tokens].astype(np.int32), DocumentChunks(starts, lengths)
 
-    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[Texts, Texts]:
+    def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[RaggedTexts, RaggedTexts]:
         tokens, (start_P, length_P) = self._read(epoch_P, item_P)
         noise_P, spans_P = count_spans(length_P, *self.rates)
         draws = uniform(keys_P, 2 * self.window)
@@ -144,7 +144,7 @@ def corrupt(
     spans_P: np.ndarray,
     sentinels: np.ndarray,
     eos: int,
-) -> tuple[Texts, Texts]:
+) -> tuple[RaggedTexts, RaggedTexts]:
     """Sources and targets of texts in which kept and corrupted tokens take turns, kept ones first.
 
     Args:
@@ -166,7 +166,7 @@ def corrupt(
         at, taken, first = at_PK[real_PK], taken_PK[real_PK], from_PK[real_PK]
         out[at + taken if is_source else at] = sentinel_PK[real_PK]
         copy_pieces(out[None], np.zeros_like(at), at + (not is_source), tokens, first, taken)
-        result.append(Texts(out, lengths_P))
+        result.append(RaggedTexts(out, lengths_P))
     return result[0], result[1]
 
 

@@ -48,19 +48,19 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
         others = math.prod(size or 1 for axis, size in sizes.items() if axis != free)
         if num_devices % others:
             raise MeshError(
-                f"mesh: {num_devices} devices cannot be divided by the {others} that {in_words(list(sizes.values()))} ask for. "
+                f"mesh: {num_devices} devices cannot be divided by the {others} that {describe_mesh(list(sizes.values()))} ask for. "
                 f"Choose sizes whose product divides {num_devices}."
             )
         sizes[free] = num_devices // others
     shape = tuple(sizes[axis] or 1 for axis in AXES)
     if math.prod(shape) != num_devices:
         raise MeshError(
-            f"mesh: {in_words(shape)} = {math.prod(shape)} devices, but this machine has {num_devices}. "
+            f"mesh: {describe_mesh(shape)} = {math.prod(shape)} devices, but this machine has {num_devices}. "
             f"Leave mesh.{free}=0 to take what is left over, or choose sizes whose product is {num_devices}."
         )
     if config.preset == "shard_map" and shape[0] != num_devices:
         raise MeshError(
-            f"mesh: the preset shard_map has the data axis alone, but {in_words(shape)} is asked for. Leave the other sizes "
+            f"mesh: the preset shard_map has the data axis alone, but {describe_mesh(shape)} is asked for. Leave the other sizes "
             "out, or set --config.mesh.preset=dp."
         )
     return shape
@@ -70,7 +70,7 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, ...]:
 AnyMesh = Mesh | AbstractMesh
 
 
-def in_words(shape: Sequence[int]) -> str:
+def describe_mesh(shape: Sequence[int]) -> str:
     """Describe a mesh as `data=2 x fsdp=1 x context=1 x tensor=4`; 0 counts as 1."""
     return " x ".join(f"{axis}={size or 1}" for axis, size in zip(AXES, shape, strict=True))
 
@@ -150,6 +150,6 @@ def network_axis(mesh: Mapping[str, int], slices: int) -> str | None:
     if mesh["data"] == 1 and mesh["fsdp"] % slices == 0:
         return "fsdp"
     raise MeshError(
-        f"mesh: {in_words([mesh[axis] for axis in AXES])} cannot be laid over {slices} slices: the data axis (or, without one, "
+        f"mesh: {describe_mesh([mesh[axis] for axis in AXES])} cannot be laid over {slices} slices: the data axis (or, without one, "
         f"fsdp) must be a multiple of them. Set for example --config.mesh.data={slices}."
     )

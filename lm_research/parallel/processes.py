@@ -33,7 +33,7 @@ from lm_research.common.documents import whole_number
 from lm_research.config.run_files import newest_step
 from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD, UserError
 from lm_research.parallel.peers import Peers, heartbeats_end
-from lm_research.parallel.roll_call import PodError, roll_call
+from lm_research.parallel.rendezvous import PodError, roll_call
 
 # Limits in seconds, each with the variable that changes it.
 START = ("LM_RESEARCH_START_SECONDS", 300.0)  # for all processes to come
@@ -59,13 +59,13 @@ _LATE = ("DEADLINE_EXCEEDED", "Timed out waiting")  # what it says of one that o
 _peers: list[Peers] = []  # of this process, since it has joined others
 _ending = threading.Lock()
 _joined: list[
-    tuple[Place, pathlib.Path]
+    tuple[ProcessInfo, pathlib.Path]
 ] = []  # where this process stands, while it is one of many, and its run's folder
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ProcessInfo:
     """One process among those of a run: HOST:PORT of process 0, how many there are, and which this one is."""
 
     coordinator: str
@@ -86,7 +86,7 @@ def seconds_of(limit: tuple[str, float]) -> float:
     return value
 
 
-def find_place() -> Place | None:
+def find_process() -> ProcessInfo | None:
     """Where this process stands, or None if it is alone.
 
     Raises:
@@ -104,10 +104,10 @@ def find_place() -> Place | None:
     coordinator, num_processes, process_id, _ = found
     if coordinator is None or not num_processes or num_processes == 1 or process_id is None:
         return None
-    return Place(coordinator, num_processes, process_id)
+    return ProcessInfo(coordinator, num_processes, process_id)
 
 
-def _told(given: list[str]) -> Place:
+def _told(given: list[str]) -> ProcessInfo:
     flags = ("--coordinator", "--num_processes", "--process_id")
     missing = [flag for flag, value in zip(flags, given, strict=True) if not value]
     if missing:
@@ -122,7 +122,7 @@ def _told(given: list[str]) -> Place:
             f"--num_processes={num_processes} and --process_id={process_id} do not fit: processes are numbered from 0 to "
             "--num_processes minus 1."
         )
-    return Place(coordinator, count, number)
+    return ProcessInfo(coordinator, count, number)
 
 
 def _many_tasks() -> bool:
@@ -150,7 +150,7 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
     Raises:
       PodError: not all processes came in time, or they disagree.
     """
-    place = find_place()
+    place = find_process()
     if place is None:
         yield True
         return
@@ -225,7 +225,7 @@ def agree_on_stops() -> None:
         global_state.initialize_preemption_sync_manager()
 
 
-def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
+def _leave(error: BaseException, place: ProcessInfo, workdir: pathlib.Path) -> None:
     """Says why, on standard error and in this process's log, and ends the process without waiting for anybody."""
     if isinstance(error, interrupts.Left):
         interrupts.tell()
@@ -246,7 +246,7 @@ def _leave(error: BaseException, place: Place, workdir: pathlib.Path) -> None:
     _end(cause, error.exit_code if isinstance(error, TOLD) else BUG, place, workdir)
 
 
-def _leave_lost(place: Place, workdir: pathlib.Path) -> None:
+def _leave_lost(place: ProcessInfo, workdir: pathlib.Path) -> None:
     """Ends this process because another one is lost; in any thread, whatever the main thread waits for."""
     silent = _peers[-1].silent()
     news = _peers[-1].news if silent is not None else _peers[-1].wait(5 * _LOOK)  # process 0 may know more
@@ -276,7 +276,7 @@ def _leave_lost(place: Place, workdir: pathlib.Path) -> None:
     _end(cause, code, place, workdir)
 
 
-def _end(cause: str, code: int, place: Place, workdir: pathlib.Path) -> None:
+def _end(cause: str, code: int, place: ProcessInfo, workdir: pathlib.Path) -> None:
     """Writes the cause, and ends; of several threads that come here the first one does."""
     if not _ending.acquire(blocking=False):
         threading.Event().wait()

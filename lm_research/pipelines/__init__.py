@@ -7,15 +7,15 @@ from typing import Any
 
 from lm_research.errors import UserError, suggest
 from lm_research.pipelines.base import Pipeline
-from lm_research.pipelines.reading import (
+from lm_research.pipelines.classification import (
     FeatureExtraction,
     FillMask,
     SentenceSimilarity,
     TextClassification,
     ZeroShotClassification,
 )
-from lm_research.pipelines.spans import QuestionAnswering, TokenClassification
-from lm_research.pipelines.writing import Conversational, Summarization, TextGeneration, TextToText, Translation
+from lm_research.pipelines.extraction import QuestionAnswering, TokenClassification
+from lm_research.pipelines.generation import Conversational, Summarization, TextGeneration, TextToText, Translation
 from lm_research.pretrained import LanguageModel, from_pretrained
 
 PIPELINES: dict[str, type[Pipeline]] = {

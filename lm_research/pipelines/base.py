@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lm_research.common.texts import whole
-from lm_research.decoding.options import fits
+from lm_research.decoding.generation_config import fits
 from lm_research.errors import UserError, suggest
 from lm_research.pretrained import LanguageModel
 from lm_research.tokenizers.run_tokenizer import with_special_tokens

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from lm_research.config import Config, MeshConfig, replace
 from lm_research.models.adapters import is_adapter
-from lm_research.models.attention.module import in_kernels
+from lm_research.models.attention.module import use_fused_kernel
 from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
@@ -34,7 +34,7 @@ FLOAT32_PASSES = {True: 6.0, False: 16.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ResourcePlan:
     """What a run will need and do. Bytes are per chip; seconds are per step; `memory` maps a kind to bytes.
 
     `seconds` holds the roofline's parts (compute, hbm, ici, dcn), each as if it were alone; `step_seconds` combines
@@ -66,7 +66,9 @@ class Plan:
     cost: float | None
 
 
-def plan_run(config: Config, topology: Topology, price: float | None = None, work: Workload | None = None) -> Plan:
+def plan_run(
+    config: Config, topology: Topology, price: float | None = None, work: Workload | None = None
+) -> ResourcePlan:
     """The plan of a run's config on a topology.
 
     Args:
@@ -91,7 +93,7 @@ def plan_run(config: Config, topology: Topology, price: float | None = None, wor
     step = predict(seconds)
     total, tokens = sum(memory.values()), train.batch_size * work.tokens_per_row
     hours = None if train.num_epochs or train.budget else topology.num_chips * step * train.num_steps / 3600
-    return Plan(
+    return ResourcePlan(
         topology=str(topology),
         chips=topology.num_chips,
         mesh=shape,
@@ -125,7 +127,7 @@ def _with_attention(config: Config, work: Workload, topology: Topology) -> Confi
     lengths = (config.data.max_length, config.data.max_length)
     drops = config.model.attention_dropout_rate > 0
     arch, others = work.definition.arch, (lengths, drops, False, topology.platform)
-    fast = all(in_kernels(arch, spec, *others) for spec in arch.kinds)
+    fast = all(use_fused_kernel(arch, spec, *others) for spec in arch.kinds)
     return replace(config, model={"attention_backend": "flash" if fast else "xla"})
 
 

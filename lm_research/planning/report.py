@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lm_research.planning.compiled import CompiledPlan
-from lm_research.planning.estimate import Plan
+from lm_research.planning.estimate import ResourcePlan
 from lm_research.planning.search import describe
 
 
-def table(plan: Plan) -> str:
+def table(plan: ResourcePlan) -> str:
     """Everything a plan says, in aligned lines."""
     trained = f"{plan.parameters:,} parameters"
     if plan.trained < plan.parameters:
@@ -46,7 +46,7 @@ def table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _outcome(plan: Plan) -> Iterator[tuple[str, str]]:
+def _outcome(plan: ResourcePlan) -> Iterator[tuple[str, str]]:
     yield "step", f"{plan.step_seconds:.4g} s at best"
     yield "MFU", f"{plan.mfu:.1%}"
     yield "tokens/s", f"{plan.tokens_per_second:,.0f}"
@@ -59,7 +59,7 @@ def _outcome(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "cost", f"{plan.cost:,.0f}"
 
 
-def ranking(plans: Sequence[Plan], limit: int = 10) -> str:
+def ranking(plans: Sequence[ResourcePlan], limit: int = 10) -> str:
     """The first plans of a search, one a line."""
     rows = [("", "plan", "step s", "MFU", "memory", "chip-hours")]
     for number, plan in enumerate(plans[:limit], start=1):

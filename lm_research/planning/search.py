@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lm_research.config import Config, replace
 from lm_research.errors import MeshError
 from lm_research.parallel.batches import resolve_batch
-from lm_research.planning.estimate import Plan, plan_run
+from lm_research.planning.estimate import ResourcePlan, plan_run
 from lm_research.planning.topology import Topology
 from lm_research.planning.workload import Workload, make_workload
 
@@ -18,7 +18,7 @@ LONG = 4096  # positions of a row from which dividing them is tried even where t
 REMAT = ("none", "dots", "full")
 
 
-def search(config: Config, topology: Topology, price: float | None = None) -> list[Plan]:
+def search(config: Config, topology: Topology, price: float | None = None) -> list[ResourcePlan]:
     """All plans that fit, the fastest first; among equals the one that needs least memory.
 
     Tried are tensor axes of 1 to 16, context axes of 1 to 16 where rows are long or fewer than chips, the model divided (fsdp)
@@ -29,8 +29,8 @@ def search(config: Config, topology: Topology, price: float | None = None) -> li
       MeshError: nothing fits; says how far the nearest plan is.
     """
     config = resolve_batch(config, topology.num_chips)  # all plans keep one global batch
-    fitting: list[Plan] = []
-    nearest: Plan | None = None
+    fitting: list[ResourcePlan] = []
+    nearest: ResourcePlan | None = None
     works = {remat: make_workload(replace(config, model={"remat": remat})) for remat in REMAT}
     for candidate in _candidates(config, topology.num_chips):
         for plan in _micro_batches(candidate, topology, price, works[candidate.model.remat]):
@@ -62,7 +62,7 @@ def _candidates(config: Config, chips: int) -> Iterator[Config]:
                 yield replace(config, mesh=mesh, model={"remat": remat})
 
 
-def _micro_batches(config: Config, topology: Topology, price: float | None, work: Workload) -> Iterator[Plan]:
+def _micro_batches(config: Config, topology: Topology, price: float | None, work: Workload) -> Iterator[ResourcePlan]:
     """Plans with one micro-batch, two, ..., as far as the batch can be divided; none if the mesh is impossible."""
     size = config.train.batch_size
     for count in (n for n in range(1, size + 1) if size % n == 0):
@@ -72,7 +72,7 @@ def _micro_batches(config: Config, topology: Topology, price: float | None, work
             return
 
 
-def _nothing(config: Config, topology: Topology, nearest: Plan | None) -> str:
+def _nothing(config: Config, topology: Topology, nearest: ResourcePlan | None) -> str:
     if nearest is None:
         return (
             f"No mesh over the {topology.num_chips} chips of {topology} can divide a batch of "
@@ -84,7 +84,7 @@ def _nothing(config: Config, topology: Topology, nearest: Plan | None) -> str:
     )
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: ResourcePlan) -> str:
     """A plan's choices in one phrase."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     return f"{mesh}, {plan.micro_batches} micro-batches, remat {plan.remat}"

@@ -31,10 +31,10 @@ from lm_research.objectives import build_objective, define
 from lm_research.objectives.base import Objective
 from lm_research.parallel.mesh import AXES
 from lm_research.tasks.base import TASKS, PackedExamples
-from lm_research.tasks.dataset import LabelledCorpus
+from lm_research.tasks.dataset import LabeledCorpus
 from lm_research.tokenizers.base import Tokenizer
-from lm_research.training.groups import Groups, make_groups
 from lm_research.training.optimizer import make_optimizer
+from lm_research.training.param_groups import ParamGroups, make_groups
 from lm_research.training.state import init_state
 
 
@@ -68,7 +68,7 @@ class Workload:
     row: dict[str, jax.ShapeDtypeStruct]
 
     @property
-    def groups(self) -> Groups:
+    def groups(self) -> ParamGroups:
         """What learns."""
         return make_groups(self.config, self.definition.shapes, self.definition.layers_of)
 
@@ -169,7 +169,7 @@ def _of_task(config: Config, whole: Config) -> Workload:
 
 
 @functools.lru_cache(maxsize=4)
-def _read_records(config: Config) -> LabelledCorpus:
+def _read_records(config: Config) -> LabeledCorpus:
     """A task's data set; its files are in memory, or stay open, when their folder is gone."""
     assert config.task is not None and config.task.name is not None
     with tempfile.TemporaryDirectory() as folder:

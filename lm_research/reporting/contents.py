@@ -35,7 +35,7 @@ _RATES = ("tokens_per_second", "mfu", "goodput")
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class ReportData:
     """What a report is made of.
 
     Attributes:
@@ -52,7 +52,7 @@ class Material:
     notes: list[str]
 
 
-def gather(paths: Sequence[Path]) -> Material:
+def gather_report(paths: Sequence[Path]) -> ReportData:
     """Runs and studies in the folders of a command line.
 
     Raises:
@@ -66,7 +66,7 @@ def gather(paths: Sequence[Path]) -> Material:
         drawn, others = trial_runs(study, f"{title}: " if len(studies) > 1 else "", notes)
         runs += drawn
         every += drawn + others
-    return Material(runs, every, studies, titles, notes)
+    return ReportData(runs, every, studies, titles, notes)
 
 
 def trial_runs(study: Study, prefix: str, notes: list[str]) -> tuple[list[Run], list[Run]]:

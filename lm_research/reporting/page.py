@@ -11,12 +11,12 @@ import jinja2
 
 from lm_research.errors import ConfigError
 from lm_research.reporting import contents
-from lm_research.reporting.contents import Material
+from lm_research.reporting.contents import ReportData
 
 _HERE = Path(__file__).parent
 
 
-def render(material: Material) -> str:
+def render(material: ReportData) -> str:
     """HTML of a report.
 
     Raises:

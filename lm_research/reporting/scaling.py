@@ -81,7 +81,7 @@ def fit(points: Sequence[tuple[float, float, float]], draws: int = 200) -> Law |
                 f"No scaling law: sizes and amounts of data grow together (correlation {together:.2f}) or there are fewer "
                 "than six runs, so their effects cannot be told apart. Vary one while the other stays."
             )
-    best = _minimise(logs, log_loss, _starts(len(variables), log_loss))
+    best = _minimize(logs, log_loss, _starts(len(variables), log_loss))
     fitted = _log_loss(best, logs)
     freedom = len(points) - len(best)
     residuals = log_loss - fitted
@@ -91,7 +91,7 @@ def fit(points: Sequence[tuple[float, float, float]], draws: int = 200) -> Law |
     residuals *= np.sqrt(len(points) / max(1, freedom))
     rng = np.random.default_rng(0)
     drawn = [
-        _named(_minimise(logs, fitted + rng.choice(residuals - residuals.mean(), len(points)), [best]), logs)
+        _named(_minimize(logs, fitted + rng.choice(residuals - residuals.mean(), len(points)), [best]), logs)
         for _ in range(draws)
     ]
     values = _named(best, logs)
@@ -143,7 +143,7 @@ def _starts(variables: int, log_loss: np.ndarray) -> list[np.ndarray]:
     return starts
 
 
-def _minimise(logs: dict[str, np.ndarray], log_loss: np.ndarray, starts: Sequence[np.ndarray]) -> np.ndarray:
+def _minimize(logs: dict[str, np.ndarray], log_loss: np.ndarray, starts: Sequence[np.ndarray]) -> np.ndarray:
     """The theta of the least Huber loss. Of several starting points the three whose squares came out least go on to it."""
     lower, upper = _bounds(len(logs), log_loss)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lm_research.common.rounding import ceil_div
 from lm_research.data.loader import load
-from lm_research.data.order import Examples, Feed
+from lm_research.data.sampler import BatchBuilder, Examples
 from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
 from lm_research.objectives.base import Outputs
@@ -19,7 +19,7 @@ from lm_research.parallel.processes import summed
 from lm_research.run.callbacks import every
 from lm_research.run.metrics_log import MetricsWriter
 from lm_research.run.setup import RunSetup
-from lm_research.training.evaluation import count_targets, evaluate, training_frequencies, unigram_loss
+from lm_research.training.eval_loop import count_targets, evaluate, training_frequencies, unigram_loss
 from lm_research.training.state import State
 from lm_research.training.step import make_eval_step
 
@@ -57,7 +57,7 @@ class Evaluator:
         held_V = summed(local_V, "held-out targets")
         return unigram_loss(training_frequencies(text_V, sample_V, tokenizer.special_ids), held_V)
 
-    def _feed(self, store: TokenStore) -> tuple[Feed, int]:
+    def _feed(self, store: TokenStore) -> tuple[BatchBuilder, int]:
         """Batches of a held-out store, and how many an evaluation reads."""
         examples, size = self.trainable.examples(store, "validation"), self.config.train.batch_size
         num_batches = ceil_div(examples.num_examples, size)
@@ -65,9 +65,9 @@ class Evaluator:
             num_batches = min(num_batches, self.config.eval.num_batches)
         return self._in_order(examples, store), num_batches
 
-    def _in_order(self, examples: Examples, store: TokenStore) -> Feed:
+    def _in_order(self, examples: Examples, store: TokenStore) -> BatchBuilder:
         size, rows = self.config.train.batch_size, self.definition.arch.vocab_size
-        return Feed(examples, size, 0, local_rows(self.mesh, size), None, vocabulary=rows, store=store.path)
+        return BatchBuilder(examples, size, 0, local_rows(self.mesh, size), None, vocabulary=rows, store=store.path)
 
     def rank(self, scores: Mapping[str, float] | None) -> float | None:
         """What orders models, the smaller the better: the loss, or a task's metric."""

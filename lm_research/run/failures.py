@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from lm_research.common.disk import whole
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.data.verify import Verification
 from lm_research.errors import DataError, NonFiniteLoss
 from lm_research.parallel import processes
 from lm_research.run.checkpoint import Checkpoints
-from lm_research.run.summary import summarise
+from lm_research.run.summary import summarize
 from lm_research.training.state import State
 
 
@@ -32,7 +32,7 @@ def raise_if_damaged(verification: Verification, checkpoints: Checkpoints) -> No
     raise DataError(f"{words} {checkpoints.distrust()}")
 
 
-def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
+def raise_if_halted(state: State, feed: BatchBuilder, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
     """Ends the run at a loss that was not finite: saves the state from before it and the batch that caused it.
 
     Waits for the steps under way.
@@ -50,7 +50,7 @@ def raise_if_halted(state: State, feed: Feed, workdir: pathlib.Path, checkpoints
         np.savez(file, **feed(step))  # type: ignore[arg-type]  # numpy's types take a name for its option
     checkpoints.save(state)
     checkpoints.close()
-    summarise(state, workdir, "nonfinite", None)
+    summarize(state, workdir, "nonfinite", None)
     raise NonFiniteLoss(
         f"Step {step + 1} has a NaN or infinite loss or gradient. The state before it is saved as checkpoint {step}, its batch "
         f"in {path}. Lower optimizer.learning_rate or lengthen the warm-up in a new --workdir, or go on without such updates by "

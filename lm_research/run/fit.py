@@ -11,10 +11,10 @@ from typing import Any, Literal
 from lm_research import config as config_lib
 from lm_research.config import Config
 from lm_research.data.loader import load
-from lm_research.data.order import Feed, Groups
+from lm_research.data.sampler import BatchBuilder, LengthGroupedSampler
 from lm_research.parallel.batches import local_rows
 from lm_research.parallel.rules import batch_shards, replicated
-from lm_research.run import longer, run_directory
+from lm_research.run import extension, run_directory
 from lm_research.run.budget import StepBudget
 from lm_research.run.callbacks import Callback
 from lm_research.run.evaluator import Evaluator
@@ -28,7 +28,7 @@ from lm_research.run.profiler import Profiler
 from lm_research.run.progress import Progress
 from lm_research.run.recheck import Recheck
 from lm_research.run.setup import RunSetup, prepare
-from lm_research.run.summary import deliver, final_message, summarise
+from lm_research.run.summary import deliver, final_message, summarize
 from lm_research.run.time_budget import make_budget
 
 Status = Literal["finished", "paused", "stopped"]
@@ -100,11 +100,11 @@ def record_start(run: RunSetup, learner: Learner, start: int) -> None:
     """
     if run.verification.background:
         learner.checkpoints.trust(start)
-    longer.check(run.workdir, run.config, start)
+    extension.check(run.workdir, run.config, start)
     if run.is_main:
         changed = run_directory.store_config(run.workdir, run.config)
         run_directory.record_environment(run.workdir, run.definition.num_params, changed)
-        if words := longer.describe_changes(run.config, changed, start):
+        if words := extension.describe_changes(run.config, changed, start):
             run.log(words)
 
 
@@ -131,13 +131,13 @@ def open_history(run: RunSetup, account: TimeAccount, start: int) -> RunHistory:
     return history
 
 
-def make_feed(run: RunSetup) -> Feed:
+def make_feed(run: RunSetup) -> BatchBuilder:
     """The batches of a run, of which this process makes its rows."""
     config, mesh, examples = run.config, run.mesh, run.examples
     size, accumulation = config.train.batch_size, config.train.accumulation_steps
-    groups = Groups(examples, size, config.seed) if config.data.group_by_length else None
+    groups = LengthGroupedSampler(examples, size, config.seed) if config.data.group_by_length else None
     rows, vocabulary = local_rows(mesh, size // accumulation), run.definition.arch.vocab_size
-    return Feed(
+    return BatchBuilder(
         examples,
         size,
         accumulation,
@@ -151,7 +151,7 @@ def make_feed(run: RunSetup) -> Feed:
 
 
 def calibrate(
-    budget: StepBudget, learner: Learner, feed: Feed, start: int, account: TimeAccount, eval_batches: int
+    budget: StepBudget, learner: Learner, feed: BatchBuilder, start: int, account: TimeAccount, eval_batches: int
 ) -> None:
     """Sets a budget's end by steps that do not count, on a state that is thrown away."""
     rehearsal = load(feed, start, budget.last)
@@ -177,7 +177,7 @@ def conclude(loop: Loop, history: RunHistory) -> FitResult:
     seconds = history.total() if run.is_main else None  # process 0 writes it
     done = learner.step == loop.budget.end or evaluator.exhausted
     status: Status = "finished" if done else "paused" if learner.step >= loop.pause_step else "stopped"
-    summary = summarise(learner.state, run.workdir, status, evaluator.unigram_nats, seconds)
+    summary = summarize(learner.state, run.workdir, status, evaluator.unigram_nats, seconds)
     if seconds is not None:
         run.log(f"time: {describe_times(seconds)}")
     words = ""

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from lm_research.common import interrupts
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.parallel import processes
 from lm_research.run.budget import StepBudget
 from lm_research.run.callbacks import Callback, StepCall, every
@@ -56,7 +56,7 @@ class Loop:
     writer: MetricsWriter
     progress: Progress
     account: TimeAccount
-    feed: Feed
+    feed: BatchBuilder
     pace: Pace
     callbacks: Sequence[Callback]
     pause_step: int

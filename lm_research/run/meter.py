@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from lm_research.config import Config
 from lm_research.data.mixture import Mixture
-from lm_research.data.order import Examples
+from lm_research.data.sampler import Examples
 from lm_research.models.definition import ModelDefinition
 from lm_research.models.flops import train_flops_per_token
 from lm_research.objectives.base import Objective

@@ -44,7 +44,7 @@ from lm_research.parallel.rules import RULES, standing_at
 from lm_research.run.callbacks import Callback, StepCall, every
 from lm_research.run.checkpoint import Checkpoints
 from lm_research.run.goodput import TimeAccount
-from lm_research.training.groups import make_groups
+from lm_research.training.param_groups import make_groups
 from lm_research.training.state import State, copied
 from lm_research.training.step import loss_and_gradient
 

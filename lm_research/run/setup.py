@@ -15,7 +15,7 @@ from lm_research import tasks
 from lm_research.config import Config
 from lm_research.data.corpus import Corpus
 from lm_research.data.mixture import mix
-from lm_research.data.order import Examples
+from lm_research.data.sampler import Examples
 from lm_research.data.verify import Verification
 from lm_research.errors import TokenizerError
 from lm_research.models.adapters import adapt
@@ -31,7 +31,7 @@ from lm_research.run.init_checkpoint import InitCheckpoint, apply_init_checkpoin
 from lm_research.run.logger import RunLogger
 from lm_research.run.meter import step_size
 from lm_research.run.trackers.threads import check_installed
-from lm_research.training.groups import make_groups
+from lm_research.training.param_groups import make_groups
 
 
 @dataclasses.dataclass(frozen=True)

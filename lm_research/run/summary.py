@@ -17,11 +17,11 @@ from lm_research.run.init_checkpoint import InitCheckpoint
 from lm_research.run.metrics_log import read_metrics
 from lm_research.tasks import export
 from lm_research.tasks.base import Task
-from lm_research.tasks.dataset import LabelledCorpus
+from lm_research.tasks.dataset import LabeledCorpus
 from lm_research.training.state import State
 
 
-def summarise(
+def summarize(
     state: State,
     workdir: pathlib.Path,
     status: str,
@@ -58,7 +58,7 @@ def deliver(
       What summary.json gets, and the validation's scores in words.
     """
     task, corpus, params = evaluator.trainable, evaluator.corpus, state.get("ema") or state["params"]
-    assert isinstance(task, Task) and isinstance(corpus, LabelledCorpus)
+    assert isinstance(task, Task) and isinstance(corpus, LabeledCorpus)
     found: dict[str, Any] = {"best_step": int(state["step"])}
     for part, store in (("validation", corpus.validation), ("test", corpus.test)):
         if store is not None:

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lm_research.serving.replies import problem
+from lm_research.serving.responses import problem
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 HEADERS = {  # of all answers, those to what is no request too

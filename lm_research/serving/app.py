@@ -31,16 +31,16 @@ from lm_research.decoding.embed import prompted
 from lm_research.errors import UserError
 from lm_research.models.text_embedding import Embedding
 from lm_research.pipelines import PIPELINES, pipeline
-from lm_research.pipelines.writing import TextGeneration, TextToText
-from lm_research.serving import bodies, messages
+from lm_research.pipelines.generation import TextGeneration, TextToText
+from lm_research.serving import bodies, schemas
 from lm_research.serving.access import Access, page_policy
-from lm_research.serving.alone import Alone
 from lm_research.serving.batcher import Batcher
+from lm_research.serving.completions import CompletionService
 from lm_research.serving.lanes import Lane
+from lm_research.serving.memory import rows_at_once
 from lm_research.serving.metrics import Metrics
-from lm_research.serving.replies import problem
-from lm_research.serving.room import rows_at_once
-from lm_research.serving.writing import Writing
+from lm_research.serving.responses import problem
+from lm_research.serving.sequential_worker import SequentialWorker
 from lm_research.tokenizers.chat_template import chat_template
 
 LOG = logging.getLogger("lm_research")
@@ -132,13 +132,13 @@ class Server:
     def __init__(self, lm: Any, name: str, limits: Limits, token: str | None) -> None:
         self.lm, self.name, self.limits, self._token = lm, name, limits, token
         self.batcher: Batcher | None = None
-        self.alone: Alone | None = None
-        self.writing: Writing | None = None
+        self.alone: SequentialWorker | None = None
+        self.writing: CompletionService | None = None
         if lm.head in ("causal_lm", "seq2seq_lm"):
             self.batcher = Batcher(
                 lm, limits.slots, limits.length, limits.max_queue, limits.max_seconds, limits.max_tokens
             )
-            self.alone = Alone(lm, limits.max_queue)
+            self.alone = SequentialWorker(lm, limits.max_queue)
         self.tasks = [
             task
             for task, kind in PIPELINES.items()
@@ -146,7 +146,7 @@ class Server:
         ]
         self.metrics = Metrics(self.batcher, self.alone)
         if self.batcher and self.alone:
-            self.writing = Writing(self.batcher, self.alone, self.metrics, name, self.read, self.digest)
+            self.writing = CompletionService(self.batcher, self.alone, self.metrics, name, self.read, self.digest)
         self._since = int(time.time())
         # One thread runs the model on what is only read; some do all else that takes time, for which no other request waits.
         self._reader = Lane("reader", 1, limits.max_queue)
@@ -284,8 +284,8 @@ class Server:
 
     async def embeddings(self, body: Any, deadline: float) -> Response:
         self.check_model(body)
-        given = messages.check(body, messages.EMBEDDINGS, ("input",))
-        form, texts = given.get("encoding_format", "float"), messages.inputs(given["input"])
+        given = schemas.check(body, schemas.EMBEDDINGS, ("input",))
+        form, texts = given.get("encoding_format", "float"), schemas.inputs(given["input"])
         if not 1 <= len(texts) <= _MOST_INPUTS or not all(map(len, texts)):
             raise UserError(f"input must be a text or a list of 1 to {_MOST_INPUTS} texts that are not empty.")
         if form not in ("float", "base64"):
@@ -295,7 +295,7 @@ class Server:
         named = {name: given.get(name) for name in ("prompt_name", "prompt")}
 
         def run() -> Response:
-            with messages.about("prompt_name"):
+            with schemas.about("prompt_name"):
                 begins = prompted(self.lm.embedding or Embedding(), texts, **named)
             arch, rows = self.lm.definition.arch, dict[int, np.ndarray]()
             read = (
@@ -309,7 +309,7 @@ class Server:
                 length = min(len(read[left[0]]), arch.max_length or len(read[left[0]]))
                 count = min(_TOGETHER, rows_at_once("input", arch, length))
                 chosen, left = left[:count], left[count:]
-                with messages.about("input"):
+                with schemas.about("input"):
                     found = self.lm.embed([texts[number] for number in chosen], **named).astype("<f4")
                 rows |= dict(zip(chosen, found, strict=True))
             self._reader.go_on()
@@ -325,7 +325,7 @@ class Server:
 
     async def predict(self, body: Any, deadline: float) -> Response:
         self.check_model(body)
-        given = messages.check(body, messages.PREDICT, ("task", "inputs"))
+        given = schemas.check(body, schemas.PREDICT, ("task", "inputs"))
         task, inputs, options = given["task"], given["inputs"], given.get("options", {})
         if task not in self.tasks:
             raise UserError(f"This model has no task {task!r} here. Its tasks: {', '.join(self.tasks) or 'none'}.")
@@ -343,9 +343,9 @@ class Server:
                 found.parts = self._parts
             reader = self._pipelines[task]
             try:
-                with messages.about("options"):
+                with schemas.about("options"):
                     PIPELINES[task].check(task, options)
-                with messages.about("inputs"):
+                with schemas.about("inputs"):
                     outputs = _plain(reader(inputs, **options))
             except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as problem:
                 raise UserError(f"The task {task} does not take these inputs and options: {problem}.") from problem
@@ -362,14 +362,14 @@ class Server:
 
     async def inspect(self, body: Any, deadline: float) -> Response:
         self.check_model(body)
-        given = messages.check(body, messages.INSPECT, ("text",))
+        given = schemas.check(body, schemas.INSPECT, ("text",))
         if self.lm.definition.arch.encoder is not None:
             raise UserError("Attentions are shown of encoders and decoders, not of pairs of them.")
         if not given["text"]:
             raise UserError("text has no tokens.")
 
         def run() -> Response:
-            with messages.about("text"):
+            with schemas.about("text"):
                 inputs = self.lm.inputs([given["text"]])
             seen = int(inputs["attention_mask"].sum())
             if seen > _MOST_SEEN:
@@ -383,12 +383,14 @@ class Server:
         return await self.read(run)
 
     async def completions(self, body: Any, deadline: float) -> Response:
-        return await self._write(lambda: messages.completion(body), body, False, deadline)
+        return await self._write(lambda: schemas.completion(body), body, False, deadline)
 
     async def chat(self, body: Any, deadline: float) -> Response:
-        return await self._write(lambda: messages.chat(body, self.lm), body, True, deadline)
+        return await self._write(lambda: schemas.chat(body, self.lm), body, True, deadline)
 
-    async def _write(self, make: Callable[[], messages.Order], body: Any, chat: bool, deadline: float) -> Response:
+    async def _write(
+        self, make: Callable[[], schemas.CompletionRequest], body: Any, chat: bool, deadline: float
+    ) -> Response:
         self.check_model(body)
         if self.writing is None:
             raise UserError(f"This model has the head {self.lm.head!r} and can't write. Use /v1/predict.")

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.decoding.options import Lengths, Options, make_rules
+from lm_research.decoding.generation_config import Lengths, Options, make_rules
+from lm_research.decoding.generation_request import encode, engine_of, settle
 from lm_research.decoding.prompts import names
-from lm_research.decoding.request import encode, engine_of, settle
 from lm_research.decoding.streaming import TextStream
 from lm_research.errors import UserError
 from lm_research.serving.slots import NEUTRAL, PENALTIES, Slots
@@ -50,7 +50,7 @@ class Event:
     finish: str = ""
 
 
-class Writer:
+class RequestStream:
     """The text of one request, on its way.
 
     Attributes:
@@ -172,8 +172,8 @@ class Batcher:
             rules.pop(name, None)  # each row has its own
         rules["ends_E"] = np.asarray(options.ends or [-1], np.int32)
         self.slots = Slots(engine, slots, length, rules)
-        self._rows: dict[int, Writer] = {}
-        self._queue: collections.deque[Writer] = collections.deque()
+        self._rows: dict[int, RequestStream] = {}
+        self._queue: collections.deque[RequestStream] = collections.deque()
         self._wake, self._closed, self.failed = threading.Condition(), False, False
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
@@ -248,7 +248,7 @@ class Batcher:
             )
         return most
 
-    def submit(self, writers: Sequence[Writer]) -> None:
+    def submit(self, writers: Sequence[RequestStream]) -> None:
         """Lets texts wait for slots, all or none; raises Busy."""
         with self._wake:
             self._forget()
@@ -260,14 +260,14 @@ class Batcher:
     def _free(self) -> int:
         return self.slots.count - len(self._rows)
 
-    def cancel(self, writers: Sequence[Writer]) -> None:
+    def cancel(self, writers: Sequence[RequestStream]) -> None:
         """Gives up texts that nobody waits for."""
         with self._wake:
             for writer in writers:
                 writer.cancelled = True
             self._wake.notify()
 
-    def abandon(self) -> list[Writer]:
+    def abandon(self) -> list[RequestStream]:
         """Tells all whose texts are under way that the server ends, and whose they were. The step under way may still go on."""
         with self._wake:
             self._closed, left = True, [*self._rows.values(), *self._queue]
@@ -351,7 +351,7 @@ class Batcher:
                 del self._rows[row]
             self.slots.free(ended)
 
-    def _pushed(self, writer: Writer, event: Event) -> bool:
+    def _pushed(self, writer: RequestStream, event: Event) -> bool:
         """Whether a text is at its end, as it is where its tokenizer fails, which is no reason for others to end."""
         try:
             return writer.push(event)

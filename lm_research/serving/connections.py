@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL
 from lm_research.serving.access import HEADERS
-from lm_research.serving.replies import problem
+from lm_research.serving.responses import problem
 
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from lm_research.serving.alone import Alone
 from lm_research.serving.batcher import Batcher
+from lm_research.serving.sequential_worker import SequentialWorker
 
 
 class Metrics:
     """Counters of one server; `batcher` and `alone` are asked who is under way and who waits."""
 
-    def __init__(self, batcher: Batcher | None, alone: Alone | None) -> None:
+    def __init__(self, batcher: Batcher | None, alone: SequentialWorker | None) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("lm_requests", "Requests answered", ["path", "status"], registry=registry)
         self._seconds = Histogram(
@@ -26,7 +26,7 @@ class Metrics:
         self._watch("", "Texts in slots", batcher)
         self._watch("alone_", "Requests that run alone", alone)
 
-    def _watch(self, prefix: str, what: str, place: Batcher | Alone | None) -> None:
+    def _watch(self, prefix: str, what: str, place: Batcher | SequentialWorker | None) -> None:
         active = Gauge(f"lm_{prefix}active", what, registry=self._registry)
         active.set_function(lambda: place.active if place else 0)
         waiting = Gauge(f"lm_{prefix}waiting", f"{what}: before them", registry=self._registry)

@@ -18,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.common.rounding import bucket_size, round_up
-from lm_research.decoding import processors, sampling
-from lm_research.decoding.engine import Engine, predict, read, sequential
-from lm_research.decoding.processors import History
+from lm_research.decoding import logits_processors, sampling
+from lm_research.decoding.engine import Engine, causal_slots, encode_prompts, predict
+from lm_research.decoding.logits_processors import History
 from lm_research.decoding.prompts import Prompts, first_positions
 from lm_research.errors import UserError
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache
 from lm_research.parallel.hardware import free_bytes
-from lm_research.serving.room import cache_bytes, score_bytes
+from lm_research.serving.memory import cache_bytes, score_bytes
 
 BEST = 20  # alternatives to a token that can be asked for
 BIASES = 300  # tokens that a row may have a bias for
@@ -60,12 +60,12 @@ class StepPlan:
 
 
 def make_pool(bound: BoundModel, slots: int, prompts: Prompts[jax.Array]) -> Cache:
-    return read(bound, prompts, slots)[1]
+    return encode_prompts(bound, prompts, slots)[1]
 
 
 def join(bound: BoundModel, slots: int, pool: Cache, prompt: Prompts[jax.Array], row: jax.Array) -> Cache:
     """The pool with the keys and values of the first prompt in a row."""
-    new, copies = read(bound, prompt, slots)[1], len(prompt.start_B)
+    new, copies = encode_prompts(bound, prompt, slots)[1], len(prompt.start_B)
     axis = 1 if bound.blocks is None else 0
 
     def put(whole: jax.Array, part: jax.Array) -> jax.Array:
@@ -87,7 +87,7 @@ def step(
     length_R, new_R = rows["length"], rows["length"] - rows["width"]
     start_R = jnp.zeros_like(length_R)
     last_R1 = jnp.take_along_axis(tokens_RS, length_R[:, None] - 1, axis=1)
-    place = sequential(start_R, length_R - 1, 1, tokens_RS.shape[1])
+    place = causal_slots(start_R, length_R - 1, 1, tokens_RS.shape[1])
     x_R1D, pool = decode.extend(bound, last_R1, pool, place)
     logits_RV = predict(bound, x_R1D)
     history = History(tokens_RS, start_R, length_R, new_R, rows.get("source"))
@@ -99,7 +99,7 @@ def step(
         scores_RV = scores_RV.at[one, rows["bias_tokens"]].add(rows["bias"], mode="drop")
     if "forced_eos" in rules:
         rules["forced_eos"] = rules["forced_eos"] | {"at": rows["most"] - 1}
-    scores_RV = processors.apply(scores_RV, history, rules)
+    scores_RV = logits_processors.apply(scores_RV, history, rules)
     token_R = sampling.best(scores_RV)
     if plan.sample:
         token_R = jnp.where(rows["temperature"] > 0, _draw(plan, scores_RV, rows, new_R), token_R)
@@ -156,7 +156,7 @@ class Slots:
         self.rows["bias_tokens"] = np.full((count, BIASES), self.vocab, np.int32)  # V is no token
         self.rows["bias"] = np.zeros((count, BIASES), np.float32)
         if self.places:
-            self.rows["source"] = np.full((count, self.places), processors.NO_TOKEN, np.int32)
+            self.rows["source"] = np.full((count, self.places), logits_processors.NO_TOKEN, np.int32)
         self.wants_logprobs_R = np.zeros(count, bool)
         self.free(range(count))
         empty = self._prompts([[0]] * count, [[0]] * count if self.places else None, 1)
@@ -219,7 +219,7 @@ class Slots:
         self.tokens_RS[row] = 0
         self.tokens_RS[row, : len(tokens)] = tokens
         if source is not None:
-            self.rows["source"][row] = processors.NO_TOKEN
+            self.rows["source"][row] = logits_processors.NO_TOKEN
             self.rows["source"][row, : len(source)] = source
         for name, value in ({"length": len(tokens), "width": len(tokens)} | control).items():
             self.rows[name][row] = value

@@ -13,7 +13,7 @@ from lm_research.models.definition import define as define_model_of
 from lm_research.objectives import check_objective, objective_class
 from lm_research.objectives.base import Trainable
 from lm_research.tasks.base import TASKS, Task
-from lm_research.tasks.dataset import LabelledCorpus
+from lm_research.tasks.dataset import LabeledCorpus
 
 
 def task_class(task: TaskConfig) -> type[Task]:
@@ -55,6 +55,6 @@ def build(config: Config, corpus: Corpus, arch: Architecture) -> Trainable[Any]:
     """The task or objective of a run; raises like `validate`."""
     validate(config, arch)
     if config.task:
-        assert isinstance(corpus, LabelledCorpus)
+        assert isinstance(corpus, LabeledCorpus)
         return task_class(config.task)(config, corpus)
     return objective_class(config)(config, corpus.tokenizer)

@@ -22,7 +22,7 @@ from lm_research.config import Config, TaskConfig, key, registries
 from lm_research.config.keys import LONGEST_TEXT
 from lm_research.config.variants import Variants
 from lm_research.data.corpus import HERE, Bars, Log, no_bar
-from lm_research.data.order import Examples, SharedRowExamples
+from lm_research.data.sampler import Examples, SharedRowExamples
 from lm_research.data.store import TokenStore
 from lm_research.data.workers import Runner
 from lm_research.errors import ConfigError, suggest
@@ -32,9 +32,9 @@ from lm_research.models.families import define_model
 from lm_research.models.heads import HeadSpec
 from lm_research.objectives.base import Batch, Objective, Outputs, Sums, Trainable
 from lm_research.objectives.packing import pack
-from lm_research.objectives.rows import before, copy_pieces, mark_pieces
-from lm_research.tasks.dataset import IGNORED, LabelledCorpus, Reader, open_labelled
-from lm_research.tasks.rows import rounded
+from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
+from lm_research.tasks.dataset import IGNORED, LabeledCorpus, Reader, open_labeled
+from lm_research.tasks.padding import rounded
 
 _LEAST = 8  # tokens that a record counts at least where records share rows
 
@@ -160,7 +160,7 @@ class PackedExamples(PaddedExamples, SharedRowExamples):
         index_ARK = np.full((len(index_AB), rows, self.slots), -1, np.int64)
         for index_RK, index_B, packed in zip(index_ARK, index_AB, packs, strict=True):
             row_P = np.repeat(np.arange(len(packed)), np.diff(packed.starts))
-            index_RK[row_P, before(np.ones_like(row_P), row_P)] = index_B[packed.items]
+            index_RK[row_P, exclusive_cumsum(np.ones_like(row_P), row_P)] = index_B[packed.items]
         return index_ARK
 
     def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
@@ -169,7 +169,7 @@ class PackedExamples(PaddedExamples, SharedRowExamples):
         row_P, slot_P = np.nonzero(there_BK)
         item_P = index_BK[there_BK]
         start_P, length_P = self.starts[item_P], self.lengths[item_P]
-        column_P = before(length_P, row_P)
+        column_P = exclusive_cumsum(length_P, row_P)
         shape = (len(index_BK), self.longest)
         names = ("types_BL", "segments_BL", "positions_BL")
         batch = {"tokens_BL": np.full(shape, self.pad, np.int32)} | {name: np.zeros(shape, np.int32) for name in names}
@@ -232,7 +232,7 @@ class LabelObjective(Objective):
         return self.logit_sums(logits, flatten_slots(batch))
 
 
-class Task(Trainable[LabelledCorpus]):
+class Task(Trainable[LabeledCorpus]):
     """A labelled task of one run: from records to examples, and from what a model makes of them to predictions and metrics.
 
     Attributes:
@@ -257,7 +257,7 @@ class Task(Trainable[LabelledCorpus]):
     grouped: bool = False
     has_predictions: bool = True
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+    def __init__(self, config: Config, corpus: LabeledCorpus) -> None:
         self.config, self.tokenizer, self.corpus, self.labels = config, corpus.tokenizer, corpus, corpus.labels
         self.objective = objective = self.make_objective()
         self.metric = TaskConfig.of(config.task).metric or self.default_metric()
@@ -300,16 +300,16 @@ class Task(Trainable[LabelledCorpus]):
     @classmethod
     def open_corpus(
         cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
-    ) -> LabelledCorpus:
-        return open_labelled(config, workdir, cls.reader(config), log)
+    ) -> LabeledCorpus:
+        return open_labeled(config, workdir, cls.reader(config), log)
 
     @classmethod
-    def num_labels(cls, config: Config, corpus: LabelledCorpus) -> int:
+    def num_labels(cls, config: Config, corpus: LabeledCorpus) -> int:
         """Classes of the head, 1 for a value."""
         return max(1, len(corpus.labels))
 
     @classmethod
-    def define(cls, config: Config, vocab_size: int, corpus: LabelledCorpus) -> ModelDefinition:
+    def define(cls, config: Config, vocab_size: int, corpus: LabeledCorpus) -> ModelDefinition:
         head = HeadSpec(cls.head(config), cls.num_labels(config, corpus))
         return define(define_model(config.model, vocab_size).arch, head)
 

@@ -21,7 +21,7 @@ import numpy as np
 from lm_research import metrics
 from lm_research.common.documents import json_value
 from lm_research.config import Config, TaskConfig, key
-from lm_research.data.order import Examples
+from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
 from lm_research.errors import ConfigError, DataError, suggest
 from lm_research.objectives.base import Batch, Outputs, Sums
@@ -36,7 +36,7 @@ from lm_research.tasks.base import (
     flatten_slots,
     joined,
 )
-from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
+from lm_research.tasks.dataset import LabeledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
@@ -351,7 +351,7 @@ class Classification(LabelTask):
     kinds = ("encoder", "decoder")
     supports_packing = True
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+    def __init__(self, config: Config, corpus: LabeledCorpus) -> None:
         self.settings = ClassificationConfig.of(config.task)
         self.problem_type = self.settings.problem_type
         self.exact = self.problem_type == "single_label"
@@ -377,7 +377,7 @@ class Classification(LabelTask):
         return ClassificationReader(config)
 
     @classmethod
-    def num_labels(cls, config: Config, corpus: LabelledCorpus) -> int:
+    def num_labels(cls, config: Config, corpus: LabeledCorpus) -> int:
         labels = corpus.arrays["train"]["labels"]
         return labels.shape[1] if labels.ndim == 2 else max(1, len(corpus.labels))
 

@@ -26,7 +26,7 @@ from lm_research.common import documents
 from lm_research.common.disk import whole_folder
 from lm_research.common.paths import odd_file
 from lm_research.config import Config, TaskConfig
-from lm_research.data import bucket, random, store
+from lm_research.data import remote_cache, stateless_rng, store
 from lm_research.data.corpus import Corpus
 from lm_research.data.store import TokenStore
 from lm_research.data.verify import check_files
@@ -116,7 +116,7 @@ class Reader(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledCorpus(Corpus):
+class LabeledCorpus(Corpus):
     """A data set.
 
     Attributes in addition to a corpus's:
@@ -159,13 +159,13 @@ class LabelledCorpus(Corpus):
         return np.arange(self.parts[part].num_documents) if known is None else known
 
 
-def open_labelled(
+def open_labeled(
     config: Config,
     workdir: pathlib.Path,
     reader: Reader,
     log: Callable[[str], None],
     labels: Sequence[str] | None = None,
-) -> LabelledCorpus:
+) -> LabeledCorpus:
     """The data set of a run; the first call builds it.
 
     Args:
@@ -184,11 +184,11 @@ def open_labelled(
         with whole_folder(folder) as temporary:
             _build(config, temporary, reader, log, labels)
 
-    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config, reader), build)
-    return read_labelled(folder)
+    folder = remote_cache.find_or_build(config.data.cache_dir, workdir, _key(config, reader), build)
+    return read_labeled(folder)
 
 
-def read_labelled(folder: pathlib.Path) -> LabelledCorpus:
+def read_labeled(folder: pathlib.Path) -> LabeledCorpus:
     """A data set by its folder; raises a DataError or TokenizerError where it is damaged."""
     if odd := odd_file(folder):  # a pipe would be waited for
         raise store.damaged(folder / DIGESTS, odd, "data set of")
@@ -199,7 +199,7 @@ def read_labelled(folder: pathlib.Path) -> LabelledCorpus:
             raise store.damaged(folder / DIGESTS, "it cannot be read", "file") from error
         check_files(folder, digests)
     try:
-        return _read_labelled(folder)
+        return _read_labeled(folder)
     except UserError:
         raise
     except Exception as error:  # NumPy raises many kinds for an archive that is none
@@ -208,7 +208,7 @@ def read_labelled(folder: pathlib.Path) -> LabelledCorpus:
         raise store.damaged(folder / DIGESTS, f"a file beside it cannot be read ({error})", "data set of") from error
 
 
-def _read_labelled(folder: pathlib.Path) -> LabelledCorpus:
+def _read_labeled(folder: pathlib.Path) -> LabeledCorpus:
     tokenizer = load_tokenizer(folder)
     parts = {
         part: TokenStore.open(folder / part) for part in ("train", "validation", "test") if (folder / part).is_dir()
@@ -326,7 +326,7 @@ def _hold_out(records: list[Record], config: Config) -> dict[str, list[Record]]:
         raise DataError(
             f"{records[0].where} is the only record: nothing is left to hold out. Give config.task.validation."
         )
-    draws = random.uniform(random.example_keys(0, "validation", 0, np.arange(len(records))), 1)[:, 0]
+    draws = stateless_rng.uniform(stateless_rng.example_keys(0, "validation", 0, np.arange(len(records))), 1)[:, 0]
     held = draws < config.data.validation_fraction
     held[draws.argmin()], held[draws.argmax()] = True, False
     return {

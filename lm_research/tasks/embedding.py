@@ -33,11 +33,11 @@ from lm_research.models import text_embedding
 from lm_research.models.architecture import Architecture
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families import define_model
-from lm_research.models.forward import pool, to_length_1
+from lm_research.models.forward import l2_normalize, pool
 from lm_research.models.heads import HeadSpec
 from lm_research.objectives.base import Batch, Outputs, Sums
 from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, joined
-from lm_research.tasks.dataset import LabelledCorpus, Reader, Row, encode_texts
+from lm_research.tasks.dataset import LabeledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.multiple_choice import ChoiceExamples
 from lm_research.tasks.records import Record
 from lm_research.tasks.similarity import contrast, ranks
@@ -202,7 +202,7 @@ class EmbeddingObjective(LabelObjective):
         types_BL = rows["types_BL"] if arch.num_types > 1 else None
         x_BLD = stack(rows["tokens_BL"], rows["segments_BL"], types_BL=types_BL, dropout_key=key)
         vectors_BD = pool(x_BLD, rows["segments_BL"], embedding_settings(self.config, arch).pooling, self.skipped)
-        vectors_BD = to_length_1(vectors_BD) if self.settings.normalize else vectors_BD
+        vectors_BD = l2_normalize(vectors_BD) if self.settings.normalize else vectors_BD
         return vectors_BD.reshape(*shape[:2], -1)
 
     def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
@@ -225,7 +225,7 @@ class Embedding(LabelTask):
     kinds = ("encoder", "decoder")
     examples_class = TextExamples
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+    def __init__(self, config: Config, corpus: LabeledCorpus) -> None:
         self.settings = task = EmbeddingConfig.of(config.task)
         self.graded = task.problem_type == "regression"
         self.metric_kind = "values" if self.graded else "ranks"
@@ -282,7 +282,7 @@ class Embedding(LabelTask):
             )
 
     @classmethod
-    def define(cls, config: Config, vocab_size: int, corpus: LabelledCorpus) -> ModelDefinition:
+    def define(cls, config: Config, vocab_size: int, corpus: LabeledCorpus) -> ModelDefinition:
         return define(define_model(config.model, vocab_size).arch, HeadSpec("none", 1, pooled=False))
 
     def said(self, arch: Architecture) -> text_embedding.Embedding:

@@ -22,8 +22,8 @@ import numpy as np
 from lm_research import metrics
 from lm_research.config import Config, TaskConfig, key, resolve
 from lm_research.config.run_files import read_config
-from lm_research.decoding.in_step import ARGUMENTS, decode
-from lm_research.decoding.options import FILE, load_defaults, make_options, of_writer
+from lm_research.decoding.generation_config import FILE, load_defaults, make_options, of_writer
+from lm_research.decoding.jit_generate import ARGUMENTS, decode
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, UserError, suggest
 from lm_research.interop import huggingface, native_checkpoint
@@ -32,7 +32,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch, Outputs
 from lm_research.objectives.encoder_decoder import start_role
 from lm_research.tasks.base import Task, drop_padding
-from lm_research.tasks.dataset import LabelledCorpus
+from lm_research.tasks.dataset import LabeledCorpus
 
 # What a model's files may say about the tokens of a text.
 _TOKENS = (
@@ -88,7 +88,7 @@ class GenerationTask(Task):
 
     settings: GenerationConfig
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+    def __init__(self, config: Config, corpus: LabeledCorpus) -> None:
         self.settings = task = GenerationConfig.of(config.task)
         if task.metric and task.metric in self.metric_names and task.predict_with_generate != "each":
             raise ConfigError(

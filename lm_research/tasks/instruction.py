@@ -26,22 +26,22 @@ import jax
 import numpy as np
 
 from lm_research.config import Config
-from lm_research.data.order import Examples
+from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
-from lm_research.decoding.in_step import plain_prompts
+from lm_research.decoding.jit_generate import plain_prompts
 from lm_research.decoding.prompts import Prompts, parts_documents
 from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch
 from lm_research.objectives.causal_lm import NextTokenOfDecoder
 from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
-from lm_research.objectives.rows import before, copy_pieces, mark_pieces
+from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
 from lm_research.objectives.seq2seq import Seq2SeqConfig
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask
+from lm_research.tasks.padding import rounded
 from lm_research.tasks.records import Record
-from lm_research.tasks.rows import rounded
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.chat_answers import answer_ids, find_answers
 from lm_research.tokenizers.chat_template import PLAIN, TEMPLATE, chat_template
@@ -200,7 +200,7 @@ class AnswerExamples(Examples):
         length, slots = width or (self.room, self.room - self.most)
         row_I, item_I = rows_of(self.packs, index_B)
         sizes_I, starts_I = self.sizes[item_I], self.starts[item_I]
-        column_I = before(sizes_I, row_I)
+        column_I = exclusive_cumsum(sizes_I, row_I)
         batch: dict[str, np.ndarray] = {
             name: np.zeros((len(index_B), length), np.int32) for name in ("targets_BL", "segments_BL", "positions_BL")
         }
@@ -210,7 +210,7 @@ class AnswerExamples(Examples):
         copy_pieces(batch["tokens_BL"], *place, self.store.tokens, starts_I, sizes_I)
         copy_pieces(batch["targets_BL"], *place, self.store.tokens, starts_I + 1, sizes_I)
         copy_pieces(batch["weights_BL"], *place, self.learned, starts_I + 1, sizes_I)
-        mark_pieces(batch["segments_BL"], *place, sizes_I, 1 + before(np.ones_like(row_I), row_I))
+        mark_pieces(batch["segments_BL"], *place, sizes_I, 1 + exclusive_cumsum(np.ones_like(row_I), row_I))
         mark_pieces(batch["positions_BL"], *place, sizes_I, None)
         batch["row_weights_B"] = (index_B >= 0).astype(np.float32)
         batch["record_B"] = (self.first + np.maximum(index_B, 0)).astype(np.int32)

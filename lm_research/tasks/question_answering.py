@@ -28,7 +28,7 @@ from lm_research.metrics import answers
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch, Outputs, Sums
 from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, WindowExamples, WindowsConfig
-from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
+from lm_research.tasks.dataset import LabeledCorpus, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
@@ -213,7 +213,7 @@ class QuestionAnswering(LabelTask):
         "best_null_threshold",
     )
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+    def __init__(self, config: Config, corpus: LabeledCorpus) -> None:
         held_out = [question for part in corpus.kept.values() for question in part]
         self.null = UNANSWERABLE in corpus.labels or not all(question["answers"] for question in held_out)
         if self.null:
@@ -233,7 +233,7 @@ class QuestionAnswering(LabelTask):
         return QuestionReader(config)
 
     @classmethod
-    def num_labels(cls, config: Config, corpus: LabelledCorpus) -> int:
+    def num_labels(cls, config: Config, corpus: LabeledCorpus) -> int:
         return 2
 
     @classmethod

@@ -22,7 +22,7 @@ import numpy as np
 from lm_research import config as config_lib
 from lm_research.config import Config, key
 from lm_research.data.store import TokenStore
-from lm_research.decoding.in_step import plain_prompts
+from lm_research.decoding.jit_generate import plain_prompts
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, DataError, TokenizerError
 from lm_research.metrics import texts
@@ -33,10 +33,10 @@ from lm_research.objectives.encoder_decoder import NextTokenOfTarget, SourceTarg
 from lm_research.objectives.seq2seq import Seq2SeqConfig as PairsConfig
 from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, rooms
 from lm_research.tasks.base import TASKS
-from lm_research.tasks.dataset import LabelledCorpus, Reader, Row
+from lm_research.tasks.dataset import LabeledCorpus, Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask, origin_settings
+from lm_research.tasks.padding import rounded
 from lm_research.tasks.records import Record
-from lm_research.tasks.rows import rounded
 from lm_research.tokenizers.base import Tokenizer
 
 _LEAST = 8  # tokens of a row, of which some are special
@@ -246,7 +246,7 @@ class Seq2Seq(GenerationTask):
         if task.predict_with_generate != "never":
             texts.check_installed(task.bleu_tokenizer)
 
-    def __init__(self, config: Config, corpus: LabelledCorpus) -> None:
+    def __init__(self, config: Config, corpus: LabeledCorpus) -> None:
         self.settings = Seq2SeqConfig.of(config.task)
         super().__init__(config, corpus)
         languages = self.tokenizer.languages

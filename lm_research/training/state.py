@@ -27,7 +27,7 @@ from lm_research.objectives.base import Objective
 from lm_research.parallel.hardware import memory_bytes
 from lm_research.parallel.mesh import AnyMesh
 from lm_research.parallel.rules import over_data, replicated, tree_shardings, with_rules
-from lm_research.training.groups import make_groups
+from lm_research.training.param_groups import make_groups
 from lm_research.trees import flatten, unflatten
 
 State = dict[str, Any]

@@ -18,7 +18,7 @@ from lm_research.config import Config
 from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Batch, Objective, Sums, Trainable
 from lm_research.parallel.rules import RULES, replicated
-from lm_research.training.groups import ALL_LEARN, Groups, make_groups
+from lm_research.training.param_groups import ALL_LEARN, ParamGroups, make_groups
 from lm_research.training.schedules import Schedule
 from lm_research.training.state import State, optimizer_from_dict, optimizer_to_dict
 
@@ -31,7 +31,7 @@ def loss_and_gradient(
     params: Any,
     batch: Batch,
     key: jax.Array,
-    groups: Groups = ALL_LEARN,
+    groups: ParamGroups = ALL_LEARN,
     total_over: Callable[[Any], Any] = lambda parts: parts,
 ) -> Result:
     """Loss, sums of metrics, totals and gradient of a batch [A, B, ...].
@@ -74,7 +74,7 @@ def loss_and_gradient_per_device(
     params: Any,
     batch: Batch,
     key: jax.Array,
-    groups: Groups = ALL_LEARN,
+    groups: ParamGroups = ALL_LEARN,
 ) -> Result:
     """`loss_and_gradient` as a program per device (`jax.shard_map`; jax.pmap's style).
 

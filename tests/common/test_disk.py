@@ -15,7 +15,7 @@ import pytest
 from lm_research import cli, plan
 from lm_research.common import disk
 from lm_research.errors import UserError
-from lm_research.interop import stored
+from lm_research.interop import tensor_types
 
 FULL = "/dev/full"  # Linux: every write to it fails with ENOSPC
 
@@ -137,7 +137,7 @@ def test_nothing_is_wrong_with_weights_that_may_not_be_read(
 
     monkeypatch.setattr(np, "memmap", refuse)
     with pytest.raises(UserError) as caught:
-        stored.map_file(tmp_path / "file")
+        tensor_types.map_file(tmp_path / "file")
     assert str(caught.value).endswith(f"no. {fix}")
 
 

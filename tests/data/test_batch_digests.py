@@ -23,7 +23,7 @@ import pytest
 from lm_research.config import Config, resolve
 from lm_research.data.loader import load
 from lm_research.data.mixture import mix
-from lm_research.data.order import Examples, Feed
+from lm_research.data.sampler import BatchBuilder, Examples
 from lm_research.errors import UserError
 from lm_research.objectives import OBJECTIVES
 
@@ -99,9 +99,9 @@ def make_examples(folder: pathlib.Path, objective: str) -> Examples:
     return mix(config.data, corpus.train, BATCH, lambda store: kind.examples(store, "train"))
 
 
-def make_feed(folder: pathlib.Path, objective: str, rows: str) -> Feed:
+def make_feed(folder: pathlib.Path, objective: str, rows: str) -> BatchBuilder:
     first, _, last = rows.partition("-")
-    return Feed(make_examples(folder, objective), BATCH, 1, slice(int(first or 0), int(last or BATCH)), 0)
+    return BatchBuilder(make_examples(folder, objective), BATCH, 1, slice(int(first or 0), int(last or BATCH)), 0)
 
 
 def digest(batches: list[dict[str, np.ndarray]]) -> str:

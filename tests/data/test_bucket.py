@@ -14,7 +14,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from lm_research.config import Config, resolve
-from lm_research.data import bucket
+from lm_research.data import remote_cache
 from lm_research.data.corpus import open_corpus
 from lm_research.errors import DataError
 
@@ -59,15 +59,17 @@ def test_one_machine_builds_and_another_fetches(run: Callable, tmp_path: pathlib
     (corpus,) = (tmp_path / "cloud/bucket/corpora").iterdir()
     copied = {path.relative_to(corpus).as_posix() for path in corpus.rglob("*") if path.is_file()}
     here = tmp_path / "b/gs/bucket/corpora" / corpus.name
-    assert copied == {bucket.LIST} | {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
+    assert copied == {remote_cache.LIST} | {
+        path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()
+    }
 
 
 def test_a_copy_that_never_arrived_whole_is_made_again(run: Callable, tmp_path: pathlib.Path) -> None:
     digest, _ = run("a")
     (corpus,) = (tmp_path / "cloud/bucket/corpora").iterdir()
-    (corpus / bucket.LIST).unlink()  # written last: the machine was killed before
+    (corpus / remote_cache.LIST).unlink()  # written last: the machine was killed before
     again, said = run("b")
-    assert again == digest and "Corpus built" in said[-1] and (corpus / bucket.LIST).is_file()
+    assert again == digest and "Corpus built" in said[-1] and (corpus / remote_cache.LIST).is_file()
 
 
 def test_a_shortened_file_is_named(run: Callable, tmp_path: pathlib.Path) -> None:
@@ -105,10 +107,10 @@ def test_a_store_is_looked_at_by_its_address(run: Callable, tmp_path: pathlib.Pa
     run("a")
     (corpus,) = (tmp_path / "cloud/bucket/corpora").iterdir()
     shutil.rmtree(tmp_path / "a")
-    folder = bucket.local_folder(f"gs://bucket/corpora/{corpus.name}")
+    folder = remote_cache.local_folder(f"gs://bucket/corpora/{corpus.name}")
     assert (folder / "train").is_dir()
     with pytest.raises(DataError, match="holds no whole corpus"):
-        bucket.local_folder("gs://bucket/corpora/other")
+        remote_cache.local_folder("gs://bucket/corpora/other")
 
 
 def test_without_the_client(tmp_path: pathlib.Path) -> None:

@@ -16,8 +16,8 @@ from lm_research.data import mixture
 from lm_research.data.corpus import open_corpus
 from lm_research.data.loader import load
 from lm_research.data.mixture import Mixture, Stage, mix, quotas, sources_of, stages_of
-from lm_research.data.order import Examples, Feed
-from lm_research.data.random import permute
+from lm_research.data.sampler import BatchBuilder, Examples
+from lm_research.data.stateless_rng import permute
 from lm_research.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def make(weights: list[tuple[int, tuple[float, ...]]], sizes: tuple[int, ...], b
 
 
 def rows(mixed: Mixture, steps: range, batch_size: int = 8, seed: int = 0) -> np.ndarray:
-    feed = Feed(mixed, batch_size, 1, slice(None), seed)
+    feed = BatchBuilder(mixed, batch_size, 1, slice(None), seed)
     return np.concatenate([feed(step)["who_BL"][0] for step in steps])
 
 
@@ -164,7 +164,7 @@ def test_seeds_differ(small_blocks: None) -> None:
 
 def test_step_a_million_costs_nothing() -> None:
     mixed = make([(0, (0.6, 0.4)), (500_000, (0.1, 0.9))], (10**6 + 3, 17), 256)
-    feed = Feed(mixed, 256, 1, slice(None), 0)
+    feed = BatchBuilder(mixed, 256, 1, slice(None), 0)
     feed(0)
     started = time.perf_counter()
     first = feed(10**6)["who_BL"][0]
@@ -179,14 +179,14 @@ def test_rows_of_any_number_of_processes_make_the_same_batch(step: int) -> None:
     digests = set()
     for processes in (1, 2, 8):
         share = 64 // processes
-        parts = [Feed(mixed, 64, 1, slice(p * share, (p + 1) * share), 7)(step) for p in range(processes)]
+        parts = [BatchBuilder(mixed, 64, 1, slice(p * share, (p + 1) * share), 7)(step) for p in range(processes)]
         digests.add(hashlib.sha256(np.concatenate([part["who_BL"] for part in parts], 1).tobytes()).hexdigest())
     assert len(digests) == 1
 
 
 def test_evaluation_reads_all_sources_in_order() -> None:
     mixed = make([(0, (0.5, 0.5))], (5, 3))
-    feed = Feed(mixed, 6, 0, slice(None), None)
+    feed = BatchBuilder(mixed, 6, 0, slice(None), None)
     who = np.concatenate([feed(0)["who_BL"], feed(1)["who_BL"]])
     assert who[:8].tolist() == [[0, 0, i] for i in range(5)] + [[1, 0, i] for i in range(3)]
     assert who[8:, 2].tolist() == [-1] * 4
@@ -277,7 +277,7 @@ def test_a_corpus_of_two_sources(tmp_path: pathlib.Path) -> None:
             assert view.num_sentences == len(view.sentence_starts) - 1 == view.num_documents
     assert 65 <= corpus.train.source("en").num_documents + corpus.validation.source("en").num_documents == 80
     mixed = mix(config.data, corpus.train, 16, Tokens)
-    feed = Feed(mixed, 16, 1, slice(None), 0)
+    feed = BatchBuilder(mixed, 16, 1, slice(None), 0)
     here = list(load(feed, 0, 5))
     for batch, other in zip(here, load(feed, 0, 5, num_workers=1), strict=True):
         assert np.array_equal(batch["tokens_BL"], other["tokens_BL"])

@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from lm_research.data.order import Examples, Feed, Groups, SharedRowExamples, eval_examples
-from lm_research.data.random import permute
+from lm_research.data.sampler import BatchBuilder, Examples, LengthGroupedSampler, SharedRowExamples, eval_examples
+from lm_research.data.stateless_rng import permute
 from lm_research.data.store import DamagedStore
 from lm_research.errors import ConfigError
 
@@ -50,14 +50,14 @@ def test_step_a_million_costs_nothing_and_keeps_count() -> None:
     epoch, index = train_examples(step, batch_size, size, seed=0)
     assert epoch[0] == step * batch_size // size and len(set(index)) == batch_size
     assert index.min() >= 0 and index.max() < size
-    again = Feed(Numbers(size), batch_size, 1, slice(None), 0)(step)["who_BL"][0]
+    again = BatchBuilder(Numbers(size), batch_size, 1, slice(None), 0)(step)["who_BL"][0]
     assert again.tolist() == np.stack([epoch, index], 1).tolist()
 
 
 def test_evaluation_reads_in_order_once() -> None:
     epoch, index = eval_examples(1, 4, 6)
     assert index.tolist() == [4, 5, -1, -1] and not epoch.any()
-    feed = Feed(Numbers(6), 4, 0, slice(None), None)
+    feed = BatchBuilder(Numbers(6), 4, 0, slice(None), None)
     assert np.concatenate([feed(0)["row_B"], feed(1)["row_B"]]).tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
 
 
@@ -68,9 +68,9 @@ def test_rows_of_the_processes_make_the_global_batch(processes: int, accumulatio
     micro = batch_size // max(1, accumulation)
     share = micro // processes
     slices = [slice(p * share, (p + 1) * share) for p in range(processes)]
-    parts = [Feed(Numbers(100), batch_size, accumulation, rows, seed)(step) for rows in slices]
+    parts = [BatchBuilder(Numbers(100), batch_size, accumulation, rows, seed)(step) for rows in slices]
     axis = 1 if accumulation else 0
-    whole = Feed(Numbers(100), batch_size, accumulation, slice(0, micro), seed)(step)
+    whole = BatchBuilder(Numbers(100), batch_size, accumulation, slice(0, micro), seed)(step)
     for name, value in whole.items():
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], axis), value)
     epoch, index = train_examples(step, batch_size, 100, 3) if accumulation else eval_examples(step, batch_size, 100)
@@ -81,7 +81,7 @@ def test_rows_of_the_processes_make_the_global_batch(processes: int, accumulatio
 
 
 def test_accumulation_reads_the_same_examples() -> None:
-    whole, split = (Feed(Numbers(100), 24, count, slice(None), 3)(7)["row_B"] for count in (1, 4))
+    whole, split = (BatchBuilder(Numbers(100), 24, count, slice(None), 3)(7)["row_B"] for count in (1, 4))
     assert split.shape == (4, 6) and split.reshape(-1).tolist() == whole.reshape(-1).tolist()
 
 
@@ -103,14 +103,14 @@ def test_groups_read_every_example_as_often_as_the_plain_order(size: int, batch_
     for epochs in (1, 2, 3):
         steps = range(-(-epochs * size // batch_size))
         plain = np.concatenate([np.stack(train_examples(s, batch_size, size, 5), 1) for s in steps])
-        groups = Groups(Long(lengths), batch_size, 5)
+        groups = LengthGroupedSampler(Long(lengths), batch_size, 5)
         grouped = np.concatenate([np.stack(groups(step), 1) for step in steps])
         assert sorted(map(tuple, grouped.tolist())) == sorted(map(tuple, plain.tolist()))
 
 
 def test_rows_of_a_group_are_about_equally_long_and_batches_come_in_no_order() -> None:
     lengths = np.random.default_rng(0).integers(0, 1000, 4000)
-    groups = Groups(Long(lengths), 10, 0)
+    groups = LengthGroupedSampler(Long(lengths), 10, 0)
     batches = [lengths[groups(step)[1]] for step in range(400)]
     spreads = [np.ptp(batch) for batch in batches]
     # A pool of 500 rows sorted: ten neighbours span about 1,000 * 9 / 500 = 18; ten rows of a plain shuffle about 1,000 * 9 / 11 = 818.
@@ -125,7 +125,7 @@ def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
     lengths = np.random.default_rng(1).integers(1, 100, 600)
 
     def feed(rows):
-        return Feed(Long(lengths), 24, 2, rows, 3, Groups(Long(lengths), 24, 3))
+        return BatchBuilder(Long(lengths), 24, 2, rows, 3, LengthGroupedSampler(Long(lengths), 24, 3))
 
     whole = feed(slice(None))(7)["who_BL"]
     shares = [feed(slice(6 * p, 6 * p + 6))(7)["who_BL"] for p in range(2)]
@@ -140,20 +140,20 @@ def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
 
 def test_rows_that_are_all_equally_long_are_not_grouped() -> None:
     with pytest.raises(ConfigError, match="group_by_length is for records of a labelled task"):
-        Groups(Numbers(5), 2, 0)
+        LengthGroupedSampler(Numbers(5), 2, 0)
 
 
 @pytest.mark.parametrize(("size", "batch_size", "pools"), [(20_000, 4, 100), (100, 4, 1), (10, 4, 1), (301, 4, 2)])
 def test_pools_of_about_fifty_steps(size: int, batch_size: int, pools: int) -> None:
     """20,000 / (4 x 50) = 100; 0.5 and 0.05, at least one; 1.505, to the nearest."""
-    assert Groups(Long(np.arange(size)), batch_size, 0).pools == pools
+    assert LengthGroupedSampler(Long(np.arange(size)), batch_size, 0).pools == pools
 
 
 @pytest.mark.parametrize(("size", "batch_size", "pool_steps"), [(60, 4, 5), (10, 4, 1), (97, 3, 4)])
 def test_groups_by_sorting(size: int, batch_size: int, pool_steps: int) -> None:
     """Many records are equally long and keep the order that they were drawn in; a pool is remembered, and never mistaken for another."""
     lengths = np.random.default_rng(3).integers(0, 4, size)
-    groups = Groups(Long(lengths), batch_size, 5, pool_steps)
+    groups = LengthGroupedSampler(Long(lengths), batch_size, 5, pool_steps)
     steps = -(-3 * size // batch_size)
     pool_of = [step * batch_size * groups.pools // size for step in range(steps + 50)]
     for step in [*range(steps), *range(steps - 1, -1, -1)]:
@@ -190,7 +190,7 @@ def test_processes_share_rows_of_several_examples(accumulation: int, ways: int, 
     """Micro-batches of 6 examples in 3 rows of two, or 4 where their number must be even; 12 examples in 8 where it must be divisible by 4."""
 
     def feed(part):
-        return Feed(Shared(), 12, accumulation, part, 0, ways=ways)(1)["who_BK"]
+        return BatchBuilder(Shared(), 12, accumulation, part, 0, ways=ways)(1)["who_BK"]
 
     whole, micro = feed(slice(None)), 12 // max(1, accumulation)
     assert whole.shape == ((accumulation, rows, 2) if accumulation else (rows, 2))
@@ -199,7 +199,7 @@ def test_processes_share_rows_of_several_examples(accumulation: int, ways: int, 
     shares = [feed(slice(p * micro // ways, (p + 1) * micro // ways)) for p in range(ways)]
     assert np.concatenate(shares, axis=-2).tolist() == whole.tolist()
     if ways == 1:
-        assert Feed(Shared(), 12, accumulation, slice(None), 0)(1)["who_BK"].tolist() == whole.tolist()
+        assert BatchBuilder(Shared(), 12, accumulation, slice(None), 0)(1)["who_BK"].tolist() == whole.tolist()
 
 
 def test_a_part_knows_the_whole_batch() -> None:
@@ -207,7 +207,7 @@ def test_a_part_knows_the_whole_batch() -> None:
         def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
             return {"all_BG": np.tile(index_G, (len(index_B), 1)), "row_B": index_B}
 
-    batch = Feed(Whole(100), 12, 2, slice(2, 4), 3)(5)
+    batch = BatchBuilder(Whole(100), 12, 2, slice(2, 4), 3)(5)
     index = train_examples(5, 12, 100, 3)[1]
     assert batch["all_BG"].shape == (2, 2, 12) and (batch["all_BG"] == index).all()
     assert batch["row_B"].tolist() == index.reshape(2, 6)[:, 2:4].tolist()
@@ -226,7 +226,7 @@ def test_ids_that_the_model_has_no_row_for(
             return {name: np.array([[0, 9]] * len(index_B))}
 
     limits = {} if vocabulary is None else {"vocabulary": vocabulary}
-    feed = Feed(Ids(4), 2, 0, slice(None), None, store=tmp_path / "train", **limits)
+    feed = BatchBuilder(Ids(4), 2, 0, slice(None), None, store=tmp_path / "train", **limits)
     if refused:
         with pytest.raises(DamagedStore, match="gives id 9 to a batch, and the model knows 9 of them"):
             feed(0)

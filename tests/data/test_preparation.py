@@ -15,9 +15,9 @@ import pytest
 from lm_research import config as config_lib
 from lm_research.config import Config, resolve
 from lm_research.data import corpus as corpus_module
-from lm_research.data import spool as spool_module
+from lm_research.data import ingest as spool_module
 from lm_research.data.corpus import Corpus, corpus_folder, open_corpus
-from lm_research.data.tokenise import tokenise
+from lm_research.data.tokenize_shards import tokenize_shards
 from lm_research.data.workers import Processes, WorkerDied
 from lm_research.errors import ConfigError, DataError
 
@@ -70,7 +70,7 @@ def test_any_number_of_workers_and_any_size_of_shards(
 KILLED = """
 import os, pathlib, signal, sys
 import test_preparation as t
-from lm_research.data import corpus, spool, store, tokenise
+from lm_research.data import corpus, store, ingest, tokenize_shards
 t.spool_module.SHARD_CHARACTERS = t.SHARD
 left = {after}
 def killing(real):
@@ -122,12 +122,12 @@ def test_what_a_dead_worker_leaves_is_kept(tmp_path: pathlib.Path, monkeypatch: 
     def dies(*arguments: Any) -> None:
         raise WorkerDied("killed")
 
-    monkeypatch.setattr(corpus_module, "tokenise", dies)
+    monkeypatch.setattr(corpus_module, "tokenize_shards", dies)
     with pytest.raises(WorkerDied):
         build(config, tmp_path / "run")
     work = corpus_folder(config, tmp_path / "run").parent
     assert len(list(work.rglob("*.npz"))) == 6
-    monkeypatch.setattr(corpus_module, "tokenise", tokenise)
+    monkeypatch.setattr(corpus_module, "tokenize_shards", tokenize_shards)
     monkeypatch.setattr(spool_module, "_write_shard", lambda task: pytest.fail("text was cleaned again"))
     assert build(config, tmp_path / "run")[0].train.num_documents > 30
 

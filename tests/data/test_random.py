@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
-from lm_research.data.random import GOLDEN, example_keys, mix, permute, uniform
+from lm_research.data.stateless_rng import GOLDEN, example_keys, mix, permute, uniform
 
 # First five outputs of SplitMix64 seeded with 1234567, as listed at rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64.
 SPLITMIX_1234567 = [

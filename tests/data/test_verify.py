@@ -14,7 +14,7 @@ import pytest
 
 from lm_research.data import store as store_lib
 from lm_research.data import verify
-from lm_research.data.order import Examples, Feed
+from lm_research.data.sampler import BatchBuilder, Examples
 from lm_research.data.store import DamagedStore, TokenStore, write_store
 from lm_research.data.verify import Verification, check_files
 
@@ -181,7 +181,7 @@ class Rows(Examples):
 
 def test_a_batch_with_ids_that_the_model_lacks(tmp_path: pathlib.Path) -> None:
     def feed(size):
-        return Feed(Rows(), 8, 0, slice(None), None, vocabulary=size, store=tmp_path / "train")(0)
+        return BatchBuilder(Rows(), 8, 0, slice(None), None, vocabulary=size, store=tmp_path / "train")(0)
 
     assert feed(11)["tokens_BL"].max() == 10
     with pytest.raises(DamagedStore, match="train is damaged: tokens.bin gives id 10 .* the model knows 10"):

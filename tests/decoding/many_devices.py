@@ -14,9 +14,9 @@ import jax
 
 from helpers import toys
 from lm_research.decoding.generate import engine_of, generate
-from lm_research.decoding.request import Request
+from lm_research.decoding.generation_request import Request
 from lm_research.pretrained import LanguageModel, from_pretrained
-from lm_research.serving.batcher import Batcher, Writer
+from lm_research.serving.batcher import Batcher, RequestStream
 
 PROMPTS = [[3, 1, 4], [1], [5, 2, 6, 5, 3]]
 WAYS: dict[str, dict[str, Any]] = {
@@ -51,7 +51,9 @@ def served(lm: LanguageModel) -> list[str]:
     options, writers = batcher.options({"max_new_tokens": 6, "seed": 0}), []
     for number, prompt in enumerate(PROMPTS):
         deliver = functools.partial(lambda number, event: events.put((number, event)), number)
-        writers.append(Writer(lm.tokenizer, prompt, None, options, 0, [], False, time.monotonic() + 300, deliver))
+        writers.append(
+            RequestStream(lm.tokenizer, prompt, None, options, 0, [], False, time.monotonic() + 300, deliver)
+        )
     batcher.submit(writers)
     left = len(writers)
     while left:

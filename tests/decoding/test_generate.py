@@ -14,7 +14,7 @@ from helpers import toys
 from helpers.toys import ByteTokenizer, Exact
 from lm_research.decoding import engine
 from lm_research.decoding.generate import engine_of, generate, score, stream
-from lm_research.decoding.options import make_options
+from lm_research.decoding.generation_config import make_options
 from lm_research.errors import UserError
 from lm_research.models.definition import define
 from lm_research.pretrained import LanguageModel

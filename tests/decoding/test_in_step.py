@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from helpers import tiny, toys
-from lm_research.decoding.in_step import decode, plain_prompts
-from lm_research.decoding.options import make_options
+from lm_research.decoding.generation_config import make_options
+from lm_research.decoding.jit_generate import decode, plain_prompts
 
 PROMPTS = [[1, 2, 3], [4], [5, 6]]
 SLOTS, MOST, END = 4, 6, 0

@@ -21,7 +21,7 @@ def test_a_divided_model_says_the_same() -> None:
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "PJRT_NPROC": "272",  # see parallel/host.py
+        "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, str(HERE / "many_devices.py")]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from helpers import tiny
-from lm_research.decoding import constrained, processors
-from lm_research.decoding.processors import History
+from lm_research.decoding import constrained, logits_processors
+from lm_research.decoding.logits_processors import History
 
 VOCAB, PROMPT, SLOTS = 8, 6, 12
 NEVER = -np.inf
@@ -29,7 +29,7 @@ def draw(seed: int, new: int = 3) -> tuple[np.ndarray, History, list[list[int]],
     start_R = rng.integers(0, PROMPT, rows)
     length = PROMPT + new
     source_RM = rng.integers(0, VOCAB, (rows, 7))
-    source_RM[:, 5:] = processors.NO_TOKEN
+    source_RM[:, 5:] = logits_processors.NO_TOKEN
     history = History(
         jnp.asarray(tokens_RS),
         jnp.asarray(start_R),
@@ -45,7 +45,7 @@ def draw(seed: int, new: int = 3) -> tuple[np.ndarray, History, list[list[int]],
 def check(name: str, setting: object, expected: Callable[[np.ndarray, Row, Row], None], new: int = 3) -> int:
     """Compares a rule with `expected`, which changes a row's scores in place; how many scores it changed."""
     changed = 0
-    rule = tiny.jit(processors.RULES[name])
+    rule = tiny.jit(logits_processors.RULES[name])
     for seed in range(4):
         scores_RV, history, said, sources = draw(seed, new)
         wanted_RV = scores_RV.copy()
@@ -115,7 +115,7 @@ def test_sequences_longer_than_the_text_are_none() -> None:
     """Of 12 slots; nothing counts up to the size that is asked for."""
     scores_RV, history, *_ = draw(0)
     for size in (SLOTS + 2, 2**31 - 1):
-        found = processors.no_repeat_ngram(jnp.asarray(scores_RV), history, jnp.int32(size))
+        found = logits_processors.no_repeat_ngram(jnp.asarray(scores_RV), history, jnp.int32(size))
         assert (np.asarray(found) == scores_RV).all()
 
 
@@ -129,7 +129,7 @@ def test_no_program_grows_with_a_word() -> None:
     counts = set()
     for number, length in ((1, 4), (16, 4), (1, 64), (16, 64)):
         words = [[3] * length] * number
-        ban = operations(processors.bad_words, jnp.asarray(scores_RV), history, processors.words(words))
+        ban = operations(logits_processors.bad_words, jnp.asarray(scores_RV), history, logits_processors.words(words))
         counts.add((ban, operations(constrained.progress, history, constrained.table(words))))
     assert len(counts) == 1
 
@@ -137,7 +137,9 @@ def test_no_program_grows_with_a_word() -> None:
 def test_tables_of_words_have_few_shapes() -> None:
     """16, 32, ... 1,024 words of 4, 8, ... 64 tokens."""
     shapes = {
-        processors.words([[1] * longest] * number).shape for number in range(1, 1025, 3) for longest in (1, 4, 5, 64)
+        logits_processors.words([[1] * longest] * number).shape
+        for number in range(1, 1025, 3)
+        for longest in (1, 4, 5, 64)
     }
     assert shapes == {(16 << n, t) for n in range(7) for t in (4, 8, 64)}
 
@@ -155,8 +157,8 @@ def test_bad_words_and_biases_of_words() -> None:
             if list(said[len(said) - len(word) + 1 :])[: len(word) - 1] == word[:-1]:
                 scores[word[-1]] += np.float32(bias)
 
-    assert check("bad_words", processors.words(words), bad) > 64  # more than the single token
-    setting = {"words_WT": processors.words(words), "bias_W": np.asarray(biases, np.float32)}
+    assert check("bad_words", logits_processors.words(words), bad) > 64  # more than the single token
+    setting = {"words_WT": logits_processors.words(words), "bias_W": np.asarray(biases, np.float32)}
     assert check("sequence_bias", setting, biased) > 64
 
 
@@ -203,7 +205,11 @@ def test_rules_are_applied_in_order() -> None:
     """The penalty sees scores before a ban, and a forced token wins over the ban of it."""
     scores_RV, history, *_ = draw(0)
     forced = {"tokens_T": np.array([3], np.int32), "at": np.int32(3)}
-    settings = {"forced_eos": forced, "bad_words": processors.words([[3]]), "repetition_penalty": np.float32(2.0)}
-    found_RV = np.asarray(processors.apply(scores_RV, history, settings))
+    settings = {
+        "forced_eos": forced,
+        "bad_words": logits_processors.words([[3]]),
+        "repetition_penalty": np.float32(2.0),
+    }
+    found_RV = np.asarray(logits_processors.apply(scores_RV, history, settings))
     assert (found_RV[:, 3] == 0).all() and np.isneginf(np.delete(found_RV, 3, axis=1)).all()
-    assert list(processors.RULES).index("repetition_penalty") < list(processors.RULES).index("bad_words")
+    assert list(logits_processors.RULES).index("repetition_penalty") < list(logits_processors.RULES).index("bad_words")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.toys import VOCAB, Exact, language_model
-from lm_research.decoding.request import engine_of
-from lm_research.decoding.scoring import judge_rows, windows
+from lm_research.decoding.generation_request import engine_of
+from lm_research.decoding.scoring import token_logprobs_of_rows, windows
 from lm_research.errors import UserError
 
 
@@ -20,7 +20,7 @@ def test_likelihood_and_whether_it_is_the_greedy_continuation() -> None:
     for _ in range(3):
         greedy.append(int(np.argmax(exact.next(greedy))))
     continuations = [greedy[3:], [1, 2, 3, 4, 5], [7]]
-    found = judge_rows(engine_of(lm), prompts, continuations)
+    found = token_logprobs_of_rows(engine_of(lm), prompts, continuations)
     for prompt, more, (log, best) in zip(prompts, continuations, found, strict=True):
         logits_LV = np.asarray(exact([*prompt, *more])[0], np.float64)[len(prompt) - 1 : -1]
         expected = [row[token] - np.log(np.exp(row).sum()) for row, token in zip(logits_LV, more, strict=True)]
@@ -33,9 +33,9 @@ def test_the_last_token_needs_no_position() -> None:
     """32 positions: 32 tokens are read, and a 33rd is asked for."""
     engine = engine_of(language_model())
     row = [token % VOCAB for token in range(33)]
-    assert len(judge_rows(engine, [row[:1]], [row[1:]])[0][0]) == 32
+    assert len(token_logprobs_of_rows(engine, [row[:1]], [row[1:]])[0][0]) == 32
     with pytest.raises(UserError, match="has 34 tokens, but the model has positions for 32"):
-        judge_rows(engine, [row[:2]], [[*row[1:]]])
+        token_logprobs_of_rows(engine, [row[:2]], [[*row[1:]]])
 
 
 def test_windows_by_hand() -> None:

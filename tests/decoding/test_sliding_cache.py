@@ -15,17 +15,17 @@ from test_contrastive import reference
 
 from helpers import tiny
 from helpers.toys import Exact
-from lm_research.decoding.engine import Engine, read
+from lm_research.decoding.engine import Engine, encode_prompts
 from lm_research.decoding.generate import generate
+from lm_research.decoding.generation_request import engine_of
 from lm_research.decoding.prompts import make_prompts
-from lm_research.decoding.request import engine_of
 from lm_research.models import decode
 from lm_research.models.architecture import from_flat
 from lm_research.models.attention.cache import capacity
 from lm_research.models.definition import define
 from lm_research.models.heads import HeadSpec
 from lm_research.pretrained import LanguageModel
-from lm_research.serving.room import cache_bytes
+from lm_research.serving.memory import cache_bytes
 from lm_research.serving.slots import Slots
 
 VOCAB, NEW = 20, 13
@@ -133,7 +133,7 @@ def test_arrays_are_no_longer_than_windows(apart: bool) -> None:
     def lengths(step: int, shared: int) -> list[int]:
         def run(params: Any) -> decode.Cache:
             prompts = jax.tree.map(np.asarray, make_prompts(PROMPTS, 0))
-            return read(decode.bind(engine.definition, params), prompts, 500, step, shared)[1]
+            return encode_prompts(decode.bind(engine.definition, params), prompts, 500, step, shared)[1]
 
         cache = jax.eval_shape(run, engine.params)
         assert jax.tree.map(np.shape, cache.keys) == jax.tree.map(np.shape, cache.values)

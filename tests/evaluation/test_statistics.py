@@ -25,14 +25,14 @@ def valued(predictions: Sequence[float], labels: Sequence[float]) -> Scorer:
 
 def test_interval_of_an_accuracy_is_that_of_a_binomial() -> None:
     """400 of 500: standard error sqrt(0.8 * 0.2 / 500) = 0.0179, 95% within 1.96 of them."""
-    found = statistics.summarise([labelled([1] * 400 + [0] * 100)], 2000)["accuracy"]
+    found = statistics.summarize([labelled([1] * 400 + [0] * 100)], 2000)["accuracy"]
     assert found["mean"] == pytest.approx(0.8) and found["std"] is None
     assert found["low"] == pytest.approx(0.8 - 1.96 * 0.0179, abs=0.005)
     assert found["high"] == pytest.approx(0.8 + 1.96 * 0.0179, abs=0.005)
 
 
 def test_seeds() -> None:
-    found = statistics.summarise([labelled([1, 1, 1, 0]), labelled([1, 0, 0, 0])], 10)["accuracy"]
+    found = statistics.summarize([labelled([1, 1, 1, 0]), labelled([1, 0, 0, 0])], 10)["accuracy"]
     assert found["mean"] == pytest.approx(0.5)
     assert found["std"] == pytest.approx(np.sqrt(0.25**2 + 0.25**2))  # divided by n - 1 = 1
     assert found["by_model"] == [0.75, 0.25]

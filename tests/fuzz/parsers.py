@@ -27,14 +27,14 @@ from lm_research.common import documents
 from lm_research.config import dumps, loading, resolve
 from lm_research.data.sources import read_documents
 from lm_research.data.store import TokenStore, write_store
-from lm_research.decoding.options import load_defaults, make_options
+from lm_research.decoding.generation_config import load_defaults, make_options
 from lm_research.errors import UserError
 from lm_research.evaluation.runner import KINDS
 from lm_research.evaluation.suite import load_suite
 from lm_research.interop import huggingface, peft, sentence_transformers, tensor_files
 from lm_research.pretrained import from_pretrained
 from lm_research.reporting.runs import read_run
-from lm_research.serving import messages
+from lm_research.serving import schemas
 from lm_research.tasks.records import read_records
 from lm_research.tokenizers.chat_template import chat_text
 from lm_research.tokenizers.loading import load_tokenizer
@@ -240,8 +240,8 @@ def read_body(kind: str) -> Callable[[pathlib.Path], Any]:
     def read(folder: pathlib.Path) -> Any:
         body = documents.parse_json((folder / "body.json").read_bytes(), "the body", Any)
         if kind == "chat":
-            return messages.chat(body, spoken())
-        return messages.completion(body) if kind == "completion" else messages.inputs(body)
+            return schemas.chat(body, spoken())
+        return schemas.completion(body) if kind == "completion" else schemas.inputs(body)
 
     return read
 

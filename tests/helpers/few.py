@@ -11,7 +11,7 @@ import numpy as np
 from helpers import tiny
 from lm_research import config as config_lib
 from lm_research.config import Config
-from lm_research.data.order import Examples
+from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES, define
 from lm_research.training.optimizer import make_optimizer

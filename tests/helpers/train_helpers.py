@@ -30,7 +30,7 @@ brother servant voice hand heart word law gold fire mountain sea""".split()
 # What a child process does before the command, where a test needs it slow enough to be caught in the act.
 SLOW_FEED = """
 import time
-from lm_research.data.order import Feed
+from lm_research.data.sampler import Feed
 make = Feed.__call__
 Feed.__call__ = lambda self, number: (time.sleep(0.1 * (self.seed is not None)), make(self, number))[1]
 """

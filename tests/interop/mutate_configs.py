@@ -24,7 +24,7 @@ import numpy as np
 
 import lm_research
 from helpers import golden_models
-from lm_research.decoding.options import make_options
+from lm_research.decoding.generation_config import make_options
 from lm_research.errors import PretrainedError, UserError
 from lm_research.pretrained import inspect
 from lm_research.run.init_checkpoint import InitCheckpoint

@@ -18,7 +18,7 @@ import safetensors.numpy
 from mutate_configs import mutated
 
 from helpers import golden_models
-from lm_research.decoding.options import load_defaults
+from lm_research.decoding.generation_config import load_defaults
 from lm_research.errors import PretrainedError, UserError
 from lm_research.interop import flax_file, huggingface, peft, sentence_transformers
 from lm_research.models.architecture import Architecture

@@ -14,13 +14,13 @@ import time
 import numpy as np
 
 from lm_research import cli, train
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 
-_make = Feed.__call__
+_make = BatchBuilder.__call__
 _folder = os.environ.get("FEED_LOG", "")
 
 
-def _slowly(self: Feed, number: int) -> dict[str, np.ndarray]:
+def _slowly(self: BatchBuilder, number: int) -> dict[str, np.ndarray]:
     batch = _make(self, number)
     if self.seed is None:
         return batch
@@ -36,5 +36,5 @@ def _slowly(self: Feed, number: int) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    Feed.__call__ = _slowly
+    BatchBuilder.__call__ = _slowly
     cli.run(train.main, verb="train", summary="")

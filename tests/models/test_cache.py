@@ -16,7 +16,7 @@ import pytest
 
 from helpers import tiny
 from helpers.golden_models import FOLDER, Golden, golden_paths, load_golden, write_checkpoint
-from lm_research.decoding.engine import sequential
+from lm_research.decoding.engine import causal_slots
 from lm_research.models import decode
 from lm_research.models.decode import CacheSlots
 from lm_research.models.families import family_of, name_of
@@ -58,13 +58,13 @@ def step_by_step(lm: LanguageModel, tokens_BL: np.ndarray, source: dict[str, np.
             ones = jnp.ones_like(source["input_ids"])
             _, memory = bound.model.encode(source["input_ids"], source["attention_mask"], query_segments_BL=ones)
         cache = decode.empty(bound, len(tokens_BL), slots, memory, step=1)
-        place = sequential(START, jnp.int32(0), PROMPT, PROMPT)
+        place = causal_slots(START, jnp.int32(0), PROMPT, PROMPT)
         x_BLD, cache = decode.extend(bound, tokens_BL[:, :PROMPT], cache, place)
         return decode.predict(bound, x_BLD), cache
 
     def step(params: Any, token_B1: jax.Array, cache: decode.Cache, slot: jax.Array) -> tuple:
         bound = decode.bind(lm.definition, params)
-        x_B1D, cache = decode.extend(bound, token_B1, cache, sequential(START, slot, 1, slots))
+        x_B1D, cache = decode.extend(bound, token_B1, cache, causal_slots(START, slot, 1, slots))
         return decode.predict(bound, x_B1D), cache
 
     slots, start, step = tokens_BL.shape[1] + SPARE, tiny.jit(start), tiny.jit(step)
@@ -119,7 +119,7 @@ def test_tokens_at_one_place_are_alternatives(name: str, tmp_path: pathlib.Path)
     def run(params: Any) -> jax.Array:
         bound = decode.bind(lm.definition, params)
         cache, start_B = decode.empty(bound, 1, slots), jnp.zeros(1, jnp.int32)
-        _, cache = decode.extend(bound, prompt_L[None], cache, sequential(start_B, jnp.int32(0), PROMPT, PROMPT))
+        _, cache = decode.extend(bound, prompt_L[None], cache, causal_slots(start_B, jnp.int32(0), PROMPT, PROMPT))
         slot_S = jnp.arange(slots)
         visible_BLS = (slot_S < PROMPT) | (slot_S == PROMPT + jnp.arange(3)[:, None])
         distance = jnp.broadcast_to(jnp.maximum(PROMPT - slot_S, 0), (1, 3, slots))

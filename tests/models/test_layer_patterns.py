@@ -23,8 +23,8 @@ from lm_research.models.flops import train_flops
 from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_plan import Segment, segments, stacks
 from lm_research.models.limits import flaw
-from lm_research.training.groups import make_groups
 from lm_research.training.optimizers.muon import matrix_axes
+from lm_research.training.param_groups import make_groups
 from lm_research.trees import flatten
 
 SIZES = dict(vocab_size=tiny.VOCAB, hidden_size=16, num_heads=2, intermediate_size=32, max_length=16, num_layers=1)

@@ -16,7 +16,16 @@ import pytest
 from flax import nnx
 
 from helpers import tiny
-from lm_research.models.layers import Dense, LayerNorm, activation, dropout, over_rows, random_bits, split_key, weight
+from lm_research.models.layers import (
+    Dense,
+    LayerNorm,
+    activation,
+    broadcast_rows,
+    dropout,
+    make_param,
+    random_bits,
+    split_key,
+)
 
 SHAPE = (256, 1024)
 COUNT = SHAPE[0] * SHAPE[1]
@@ -147,7 +156,7 @@ def test_dense_contracts_the_axes_it_names() -> None:
 @pytest.mark.parametrize("shape", [(2, 3), (4, 5, 2, 3)])
 def test_over_rows_repeats_and_its_gradient_sums(shape: tuple[int, ...]) -> None:
     vector, slope = jnp.arange(6.0).reshape(2, 3), np.random.default_rng(0).normal(size=shape)
-    value, pull = jax.vjp(lambda vector: over_rows(vector, shape), vector)
+    value, pull = jax.vjp(lambda vector: broadcast_rows(vector, shape), vector)
     np.testing.assert_array_equal(value, np.broadcast_to(vector, shape))
     expected = slope.reshape(-1, 2, 3).sum(0)
     np.testing.assert_allclose(pull(jnp.asarray(slope, jnp.float32))[0], expected, rtol=1e-5, atol=1e-6)
@@ -155,7 +164,7 @@ def test_over_rows_repeats_and_its_gradient_sums(shape: tuple[int, ...]) -> None
 
 def test_over_rows_sums_bfloat16_gradients_in_float32() -> None:
     # Added up in bfloat16 a thousand ones would stop at 256, where the next number is 258.
-    _, pull = jax.vjp(lambda vector: over_rows(vector, (1000, 4)), jnp.zeros(4, jnp.bfloat16))
+    _, pull = jax.vjp(lambda vector: broadcast_rows(vector, (1000, 4)), jnp.zeros(4, jnp.bfloat16))
     (gradient,) = pull(jnp.ones((1000, 4), jnp.bfloat16))
     assert gradient.dtype == jnp.bfloat16 and (gradient == 1000).all()
 
@@ -230,10 +239,10 @@ def test_gelu_in_bfloat16_is_the_rounded_value(name: str) -> None:
 def test_initial_weights_have_their_distribution() -> None:
     count = 400_000
     sigma = 0.02 / math.sqrt(2 * count)  # of an estimated standard deviation of a normal distribution
-    gpt2 = np.asarray(weight(nnx.Rngs(0), (count,), (None,), tiny.model("gpt2").arch)[...])
+    gpt2 = np.asarray(make_param(nnx.Rngs(0), (count,), (None,), tiny.model("gpt2").arch)[...])
     assert abs(gpt2.mean()) < 5 * 0.02 / math.sqrt(count) and abs(gpt2.std() - 0.02) < 5 * sigma
     assert near((np.abs(gpt2) > 0.04).mean(), 0.0455003, count)  # outside two deviations
-    bert = np.asarray(weight(nnx.Rngs(0), (count,), (None,), tiny.model("bert").arch)[...])
+    bert = np.asarray(make_param(nnx.Rngs(0), (count,), (None,), tiny.model("bert").arch)[...])
     # Cut at 2: variance 1 - 2 * 2 phi(2) / (2 Phi(2) - 1) = 1 - 4 * 0.0539910 / 0.9544997 = 0.7737413.
     assert np.abs(bert).max() <= 0.04 and np.abs(bert).max() > 0.0399
     assert abs(bert.std() - 0.02 * math.sqrt(0.7737413)) < 5 * sigma

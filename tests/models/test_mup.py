@@ -16,8 +16,8 @@ from lm_research.config import Config, ModelConfig, resolve
 from lm_research.errors import ConfigError
 from lm_research.models.families import define_model
 from lm_research.objectives import build_objective
-from lm_research.training.groups import make_groups
 from lm_research.training.optimizer import make_optimizer
+from lm_research.training.param_groups import make_groups
 from lm_research.training.schedules import make_schedule
 from lm_research.training.state import init_state
 from lm_research.training.step import make_train_step

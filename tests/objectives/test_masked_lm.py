@@ -19,7 +19,7 @@ from helpers import tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives.masked_lm import MaskedPairs
 from lm_research.objectives.masking import num_masked
-from lm_research.objectives.pairs import Segments, group_sentences
+from lm_research.objectives.segment_pairs import Segments, group_sentences
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIAL = 5

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from helpers import few, tiny
-from lm_research.data.random import example_keys
+from lm_research.data.stateless_rng import example_keys
 from lm_research.errors import ConfigError
 from lm_research.objectives import build_objective
 from lm_research.objectives.masking import (

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from helpers import few, tiny
-from lm_research.data.random import example_keys
+from lm_research.data.stateless_rng import example_keys
 from lm_research.data.store import TokenStore
-from lm_research.objectives.pairs import PairReader
+from lm_research.objectives.segment_pairs import PairReader
 
 ROOM = 29
 

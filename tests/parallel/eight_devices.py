@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from helpers import few, tiny
 from lm_research.config import Config, MeshConfig
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.data.store import TokenStore
 from lm_research.models.adapters import adapt
 from lm_research.models.layers import dropout
@@ -73,7 +73,7 @@ def train(family: str, name: str, store: TokenStore, steps: int) -> dict[str, An
     objective = build_objective(config, few.Words(sentinels=8), definition.arch)
     optimizer, mesh = make_optimizer(config.optimizer), mesh_of(config.mesh, 1 if name == "one" else 8)
     check_batch(mesh, 16, 2, config.data.max_length)
-    feed = Feed(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)
+    feed = BatchBuilder(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), config.seed)
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
     shardings = state_shardings(mesh, definition, shapes, config.mesh)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from lm_research.parallel import host
+from lm_research.parallel import cpu_runtime
 
 PROGRAM = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from lm_research.parallel import host
+from lm_research.parallel import cpu_runtime
 
 host.keep_freed_memory()
 host.give_simulated_devices_threads()
@@ -51,7 +51,7 @@ def test_threads_follow_the_number_of_simulated_devices(
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", flags)
     monkeypatch.delenv("PJRT_NPROC", raising=False)
-    host.give_simulated_devices_threads()
+    cpu_runtime.give_simulated_devices_threads()
     assert os.environ.get("PJRT_NPROC") == threads
     monkeypatch.delenv("PJRT_NPROC", raising=False)
 
@@ -59,5 +59,5 @@ def test_threads_follow_the_number_of_simulated_devices(
 def test_the_users_own_number_of_threads_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
     monkeypatch.setenv("PJRT_NPROC", "7")
-    host.give_simulated_devices_threads()
+    cpu_runtime.give_simulated_devices_threads()
     assert os.environ["PJRT_NPROC"] == "7"

@@ -11,7 +11,7 @@ import pytest
 
 from lm_research import cli
 from lm_research.parallel import processes
-from lm_research.parallel.roll_call import PodError, roll_call
+from lm_research.parallel.rendezvous import PodError, roll_call
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOLD = {"JAX_COORDINATOR_ADDRESS": "host:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
@@ -32,7 +32,7 @@ def free_address() -> str:
 
 
 def test_alone() -> None:
-    assert processes.find_place() is None
+    assert processes.find_process() is None
     with processes.joined(pathlib.Path("never_made")) as is_main:
         assert is_main
     assert processes.of_process_0(True) and not processes.of_process_0(False)
@@ -51,7 +51,7 @@ def test_flags_become_a_place(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib
         monkeypatch.setenv(name, "")  # so that what the flags set is taken back
     flags = ["--coordinator=host:8476", "--num_processes=4", "--process_id", "3"]
     cli.parse([f"--config={ROOT}/configs/quickstart.py", f"--workdir={tmp_path}", *flags])
-    assert processes.find_place() == processes.Place("host:8476", 4, 3)
+    assert processes.find_process() == processes.ProcessInfo("host:8476", 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_half_a_place_is_refused(monkeypatch: pytest.MonkeyPatch, changed: dict[
     for name, value in (TOLD | changed).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(PodError, match=said):
-        processes.find_place()
+        processes.find_process()
 
 
 def test_slurm_is_found_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,11 +84,11 @@ def test_slurm_is_found_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, value in step.items():
         monkeypatch.setenv(name, value)
-    place = processes.find_place()
+    place = processes.find_process()
     assert (place.num_processes, place.process_id) == (8, 5)
     assert place.coordinator.partition(":")[0] == "gpu003"
     monkeypatch.delenv("SLURM_STEP_NODELIST")  # a shell that salloc opened: nobody else runs this
-    assert processes.find_place() is None
+    assert processes.find_process() is None
 
 
 def test_a_limit_is_a_positive_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from lm_research.errors import UserError
 from lm_research.models.definition import define
 from lm_research.models.heads import HeadSpec
 from lm_research.pipelines.base import softmax
-from lm_research.pipelines.spans import QuestionAnswering
-from lm_research.pipelines.writing import TextGeneration
+from lm_research.pipelines.extraction import QuestionAnswering
+from lm_research.pipelines.generation import TextGeneration
 from lm_research.pretrained import LanguageModel
 
 QUESTION = "Who visited the river?"

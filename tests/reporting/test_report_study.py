@@ -124,7 +124,7 @@ def test_laws_and_spreads_are_over_all_trials(tmp_path: Path) -> None:
             seed=seed,
             model__hidden_size=sizes.index(size) + 1,
         )
-    material = contents.gather([folder])
+    material = contents.gather_report([folder])
     assert len(material.runs) == 12 and len(material.every) == 20
     law = contents.scaling_law(material.every)
     assert len(law["points"]) == 20

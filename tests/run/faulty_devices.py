@@ -19,7 +19,7 @@ import numpy as np
 from helpers import few, tiny
 from lm_research import config as config_lib
 from lm_research.config import CheckpointConfig
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.errors import DeviceFault
 from lm_research.models.digest import digest_of
 from lm_research.objectives import build_objective, define
@@ -88,7 +88,9 @@ def scenarios(config: config_lib.Config, store: Any, folder: pathlib.Path) -> di
     definition, mesh = define(config, few.VOCAB), make_mesh(config.mesh)
     objective = build_objective(config, few.Words(sentinels=8), definition.arch)
     optimizer = make_optimizer(config.optimizer)
-    batch = to_global(mesh, Feed(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), 0)(0), leading=1)
+    batch = to_global(
+        mesh, BatchBuilder(objective.examples(store, "train"), 16, 2, local_rows(mesh, 8), 0)(0), leading=1
+    )
     shapes = jax.eval_shape(lambda: init_state(definition, optimizer, config, objective))
     shardings = state_shardings(mesh, definition, shapes, config.mesh)
     host = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

@@ -75,7 +75,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What was said on eight devices, by mesh and fault."""
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
-        "PJRT_NPROC": "272",  # see parallel/host.py
+        "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, str(HERE / "faulty_devices.py"), str(tmp_path_factory.mktemp("faulty"))]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers import few, tiny
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES
 from lm_research.run import evaluator
@@ -55,7 +55,7 @@ def test_special_tokens_count_as_often_as_they_are_predicted(
     def found(processes: int) -> float:
         """What each of so many processes says, each with its rows of a batch."""
         feeds = [
-            Feed(shown, SIZE, 0, slice(i * SIZE // processes, (i + 1) * SIZE // processes), None)
+            BatchBuilder(shown, SIZE, 0, slice(i * SIZE // processes, (i + 1) * SIZE // processes), None)
             for i in range(processes)
         ]
         numbers = range(-(-shown.num_examples // SIZE))

@@ -13,7 +13,7 @@ import pytest
 from serving_clients import Running, events, wait
 
 from helpers import toys
-from lm_research.serving import alone
+from lm_research.serving import sequential_worker
 from lm_research.serving.app import Limits, make_app
 
 
@@ -121,7 +121,7 @@ def test_stop_strings_cut_and_copies_that_cannot_differ_are_equal(running: Runni
 def test_slots_go_on_beside_a_search_and_a_client_that_goes_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search is held up between two of its pieces."""
     running = Running(make_app(LM, "toy", LIMITS))
-    go, pieces, real = threading.Semaphore(0), [], alone.in_pieces
+    go, pieces, real = threading.Semaphore(0), [], sequential_worker.in_pieces
 
     def slow(*args: Any, **options: Any) -> Iterator[Any]:
         for piece in real(*args, **options):
@@ -129,7 +129,7 @@ def test_slots_go_on_beside_a_search_and_a_client_that_goes_ends_it(monkeypatch:
             go.acquire()
             yield piece
 
-    monkeypatch.setattr(alone, "in_pieces", slow)
+    monkeypatch.setattr(sequential_worker, "in_pieces", slow)
     try:
         body = {"prompt": "a", "max_tokens": 16, "num_beams": 2, "stream": True}
         with httpx.stream("POST", running.url + "/v1/completions", json=body, timeout=60):
@@ -150,13 +150,13 @@ def test_slots_go_on_beside_a_search_and_a_client_that_goes_ends_it(monkeypatch:
 
 def test_a_full_queue_is_429_and_a_late_search_504(monkeypatch: pytest.MonkeyPatch) -> None:
     running = Running(make_app(LM, "toy", Limits(slots=1, length=32, max_tokens=16, max_queue=0, max_seconds=0.5)))
-    go, real = threading.Event(), alone.in_pieces
+    go, real = threading.Event(), sequential_worker.in_pieces
 
     def slow(*args: Any, **options: Any) -> Iterator[Any]:
         go.wait(30)
         return real(*args, **options)
 
-    monkeypatch.setattr(alone, "in_pieces", slow)
+    monkeypatch.setattr(sequential_worker, "in_pieces", slow)
     body = {"prompt": "a", "num_beams": 2}
     try:
         with concurrent.futures.ThreadPoolExecutor(2) as clients:

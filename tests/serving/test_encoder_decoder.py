@@ -15,7 +15,7 @@ from lm_research.config import ModelConfig
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel
 from lm_research.serving.app import Limits, make_app
-from lm_research.serving.batcher import Batcher, Event, Writer
+from lm_research.serving.batcher import Batcher, Event, RequestStream
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def test_sources_are_not_mixed_up(lm: LanguageModel) -> None:
 
         tokens, source = batcher.prompt(text, options)
         deadline = time.monotonic() + 60
-        writers.append(Writer(lm.tokenizer, tokens, source, options, 0, [], False, deadline, deliver))
+        writers.append(RequestStream(lm.tokenizer, tokens, source, options, 0, [], False, deadline, deliver))
     batcher.submit(writers)
     left = len(prompts)
     while left:

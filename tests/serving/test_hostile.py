@@ -21,12 +21,12 @@ from serving_clients import Running, events, wait
 
 from helpers import toys
 from lm_research import serve
-from lm_research.decoding.request import engine_of
+from lm_research.decoding.generation_request import engine_of
 from lm_research.errors import UserError
-from lm_research.serving import messages, room
+from lm_research.serving import memory, schemas
 from lm_research.serving.access import Access, page_policy
 from lm_research.serving.app import PAGE, Limits, make_app
-from lm_research.serving.replies import problem
+from lm_research.serving.responses import problem
 from lm_research.serving.slots import Slots
 
 TEMPLATE = b'{"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}'
@@ -126,7 +126,7 @@ def test_too_much_is_refused_by_the_fields_name(running: Running, path: str, fie
 def test_what_is_missing_or_unknown_is_named() -> None:
     for body, field in (({}, "prompt"), ({"prompt": "a", "promt": "b"}, "promt")):
         with pytest.raises(UserError) as mistake:
-            messages.completion(body)
+            schemas.completion(body)
         assert problem(400, str(mistake.value), set(body))["param"] == field
 
 
@@ -272,7 +272,7 @@ def test_the_deadline_holds_while_a_program_is_compiled(way: str, monkeypatch: p
     running, go = Running(make_app(LM, "toy", limits)), threading.Event()
     server = running.server
     monkeypatch.setattr(server.batcher.slots, "step", lambda taken: go.wait(60))
-    monkeypatch.setattr("lm_research.serving.alone.in_pieces", lambda *given, **named: iter([go.wait(60)]))
+    monkeypatch.setattr("lm_research.serving.sequential_worker.in_pieces", lambda *given, **named: iter([go.wait(60)]))
     monkeypatch.setattr(server.lm, "embed", lambda *given, **named: go.wait(60))
     monkeypatch.setitem(server._pipelines, "zero-shot-classification", lambda *given, **named: go.wait(60))
     path = way if way in ASKED else "completions"
@@ -297,7 +297,7 @@ def test_a_server_ends_in_time_whatever_is_under_way(monkeypatch: pytest.MonkeyP
     limits = Limits(slots=1, length=32, max_tokens=16)
     running, go = Running(make_app(LM, "toy", limits), drain_seconds=1.0), threading.Event()
     monkeypatch.setattr(running.server.batcher.slots, "step", lambda taken: go.wait(60))
-    monkeypatch.setattr("lm_research.serving.alone.in_pieces", lambda *given, **named: iter([go.wait(60)]))
+    monkeypatch.setattr("lm_research.serving.sequential_worker.in_pieces", lambda *given, **named: iter([go.wait(60)]))
     slow = running.dial(b"POST /v1/compl")
     bodies = [ASKED["completions"], ASKED["completions"] | {"num_beams": 2}]
     try:
@@ -357,7 +357,7 @@ def test_slots_without_memory_are_refused_before_they_are_made(monkeypatch: pyte
     """What is counted for keys and values is what the slots then hold of them."""
     slots, arch = Slots(engine_of(LM), 2, 32, {}), LM.definition.arch
     held = sum(x.nbytes for x in jax.tree.leaves(tuple(slots.pool[:2])))
-    assert room.cache_bytes(arch, 2, 32) == held
+    assert memory.cache_bytes(arch, 2, 32) == held
     monkeypatch.setattr("lm_research.serving.slots.free_bytes", lambda: held)  # the longest prompt needs more
     with pytest.raises(UserError, match="--slots=2 --length=32: .* Lower --slots or --length"):
         make_app(LM, "toy", LIMITS)
@@ -374,7 +374,7 @@ def test_slots_without_memory_are_refused_before_they_are_made(monkeypatch: pyte
 def test_texts_without_memory_are_refused(
     running: Running, monkeypatch: pytest.MonkeyPatch, path: str, more: dict[str, Any], field: str
 ) -> None:
-    monkeypatch.setattr(room, "free_bytes", lambda: 100)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 100)
     answer = running.post(f"/v1/{path}", ASKED[path] | more)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == field and "memory" in answer.text
 
@@ -392,7 +392,7 @@ def test_texts_to_embed_are_read_in_passes_that_have_memory(running: Running, mo
     texts = ["abcdef", "ab", "fedcba", "c"]
     whole = running.post("/v1/embeddings", {"input": texts}).json()
     sizes, real = [], LM.embed
-    monkeypatch.setattr(room, "PASS", 2 * 8 * 36 * LM.definition.arch.num_heads)
+    monkeypatch.setattr(memory, "PASS", 2 * 8 * 36 * LM.definition.arch.num_heads)
     monkeypatch.setattr(
         running.server.lm, "embed", lambda some, **named: sizes.append(len(some)) or real(some, **named)
     )

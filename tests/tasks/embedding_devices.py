@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from lm_research import tasks
 from lm_research.config import MeshConfig, resolve
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.parallel.batches import local_rows, to_global
 from lm_research.parallel.mesh import make_mesh
 from lm_research.parallel.rules import tree_shardings
@@ -28,7 +28,7 @@ def main(path: str, folder: str) -> None:
     corpus = tasks.trainable_class(config).open_corpus(config, pathlib.Path(folder), lambda line: None)
     definition = tasks.define(config, corpus.tokenizer.size, corpus)
     task, size = tasks.build(config, corpus, definition.arch), config.train.batch_size
-    batch = Feed(task.examples(corpus.train, "train"), size, 1, slice(0, size), 0)(0)
+    batch = BatchBuilder(task.examples(corpus.train, "train"), size, 1, slice(0, size), 0)(0)
     params = jax.tree.map(np.asarray, definition.init(0))
     one = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), make_mesh(MeshConfig()).axis_names)
     meshes = {"one": one, "eight": make_mesh(MeshConfig(preset="fsdp", fsdp=4, data=2))}

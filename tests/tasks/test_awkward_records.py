@@ -17,7 +17,7 @@ from lm_research.config import DataConfig, resolve
 from lm_research.data.sources import read_documents
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import LabelledCorpus, open_labelled
+from lm_research.tasks.dataset import LabeledCorpus, open_labeled
 from lm_research.tasks.records import read_records
 
 AWKWARD = [None, 3, math.nan, " ", "\ud800 x", {}, [None], 10**400, [{"role": "user", "content": 3}]]
@@ -73,7 +73,7 @@ GOOD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def build(folder: pathlib.Path, kind: str, rows: list[dict[str, Any]], **task: Any) -> LabelledCorpus:
+def build(folder: pathlib.Path, kind: str, rows: list[dict[str, Any]], **task: Any) -> LabeledCorpus:
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     file = folder / "a.jsonl"
@@ -87,7 +87,7 @@ def build(folder: pathlib.Path, kind: str, rows: list[dict[str, Any]], **task: A
         }
     )
     (folder / "run").mkdir(exist_ok=True)
-    return open_labelled(config, folder / "run", TASKS[kind].reader(config), lambda line: None)
+    return open_labeled(config, folder / "run", TASKS[kind].reader(config), lambda line: None)
 
 
 @pytest.mark.parametrize("case", GOOD)

@@ -20,7 +20,7 @@ from lm_research.errors import ConfigError, DataError
 from lm_research.run.evaluator import Evaluator
 from lm_research.tasks import TASKS
 from lm_research.tasks.classification import Classification, class_weights
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 from lm_research.tasks.records import Record
 
 NAMES = ("bad", "fair", "good")
@@ -123,7 +123,7 @@ def test_values_of_records(
         }
     )
     kind = TASKS["classification"]
-    corpus = open_labelled(config, tmp_path / "run", kind.reader(config), lambda line: None)
+    corpus = open_labeled(config, tmp_path / "run", kind.reader(config), lambda line: None)
     assert corpus.arrays["train"]["labels"].tolist() == labels and corpus.labels == names
     said = kind(config, corpus).update_hf_config({})
     outputs = np.size(labels[0])

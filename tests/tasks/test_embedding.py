@@ -21,10 +21,10 @@ from helpers.train_helpers import ROOT, call, metrics, summary, without_training
 from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
-from lm_research.models.forward import to_length_1
+from lm_research.models.forward import l2_normalize
 from lm_research.serving.app import make_app
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 
 WORDS = "river stone bread water light night sheep field hand heart word law".split()
 OTHER = dict(zip(WORDS, "rio piedra pan agua luz noche oveja campo mano corazon palabra ley".split(), strict=True))
@@ -180,7 +180,7 @@ def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any],
     environment = {
         **os.environ,
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-        "PJRT_NPROC": "272",  # see parallel/host.py
+        "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
         "JAX_PLATFORMS": "cpu",
     }
     script = pathlib.Path(__file__).with_name("embedding_devices.py")
@@ -226,7 +226,7 @@ def corpus_of(folder: pathlib.Path, rows: list[dict[str, Any]], **keys: Any) -> 
     file = str(write(folder / "a.jsonl", rows))
     task = {"name": "embedding", "pair_key": "pair", "train": file, "validation": file} | keys
     config = resolve({"task": task, "data": {"max_length": 16}, "tokenizer": {"path": str(folder)}})
-    corpus = open_labelled(config, folder / "run", TASKS["embedding"].reader(config), lambda line: None)
+    corpus = open_labeled(config, folder / "run", TASKS["embedding"].reader(config), lambda line: None)
     return TASKS["embedding"](config, corpus), corpus
 
 
@@ -247,7 +247,7 @@ def test_rows_of_a_batch(tmp_path: pathlib.Path) -> None:
 def test_the_cosine_loss_is_that_of_sentence_transformers(tmp_path: pathlib.Path) -> None:
     task, _ = corpus_of(tmp_path, [{"text": "a", "pair": "b", "label": 1}], problem_type="regression")
     batch = {"labels_B": GOLDENS["labels"], "row_weights_B": np.ones(6)}
-    found = task.objective.logit_sums(to_length_1(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6
+    found = task.objective.logit_sums(l2_normalize(jnp.asarray(GOLDENS["vectors"])), batch)["squared_error"] / 6
     assert float(found) == pytest.approx(float(GOLDENS["cosine"]), rel=1e-5)
 
 

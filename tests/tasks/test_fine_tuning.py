@@ -17,7 +17,7 @@ from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import PretrainedError
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 from lm_research.trees import flatten
 
 WORDS = "river stone bread water light night sheep field".split()
@@ -265,7 +265,7 @@ def test_words_of_several_pieces_carry_their_tag_once(tmp_path: pathlib.Path) ->
             "data": {"max_length": 16, "validation_fraction": 0.2},
         }
     )
-    corpus = open_labelled(config, tmp_path / "run", TASKS["tagging"].reader(config), lambda line: None)
+    corpus = open_labeled(config, tmp_path / "run", TASKS["tagging"].reader(config), lambda line: None)
     starts = np.asarray(corpus.train.sentence_starts)
     for first, end in zip(starts, starts[1:], strict=False):
         labels = corpus.arrays["train"]["labels"][first:end]

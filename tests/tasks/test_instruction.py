@@ -15,7 +15,7 @@ from helpers.train_helpers import ROOT, call, summary
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 
 WORDS = "river stone bread water light night sheep field".split()
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "user", "assistant", ":"]  # 5 to 15
@@ -53,7 +53,7 @@ def task_of(
         }
     )
     log: list[str] = []
-    corpus = open_labelled(config, folder / "run", TASKS["instruction"].reader(config), log.append)
+    corpus = open_labeled(config, folder / "run", TASKS["instruction"].reader(config), log.append)
     return TASKS["instruction"](config, corpus), corpus, log
 
 

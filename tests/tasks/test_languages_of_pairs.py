@@ -18,7 +18,7 @@ from lm_research.interop import huggingface
 from lm_research.models.families import define_model
 from lm_research.pretrained import LanguageModel
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 from lm_research.tokenizers.loading import load_tokenizer
 
 SOURCES, TARGETS = goldens()["sources"], goldens()["targets"]
@@ -47,7 +47,7 @@ def task_of(folder: pathlib.Path, **keys: Any) -> tuple[Any, Any]:
             "train": {"batch_size": 3, "init_from": str(folder)},
         }
     )
-    corpus = open_labelled(config, folder / "run", TASKS["seq2seq"].reader(config), lambda line: None)
+    corpus = open_labeled(config, folder / "run", TASKS["seq2seq"].reader(config), lambda line: None)
     return TASKS["seq2seq"](config, corpus), corpus
 
 

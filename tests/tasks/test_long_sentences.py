@@ -16,7 +16,7 @@ from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.tasks import TASKS
 from lm_research.tasks.base import Task
-from lm_research.tasks.dataset import IGNORED, open_labelled
+from lm_research.tasks.dataset import IGNORED, open_labeled
 
 TAGS = ["O", "B-A", "I-A"]
 LONG = "z" * 40  # more pieces than a row of 16 has room for, if no word is one piece
@@ -42,7 +42,7 @@ def opened(folder: pathlib.Path, **task: Any) -> tuple[Task, list[str]]:
         }
     )
     kind, log = TASKS["tagging"], []
-    return kind(config, open_labelled(config, folder / "run", kind.reader(config), log.append)), log
+    return kind(config, open_labeled(config, folder / "run", kind.reader(config), log.append)), log
 
 
 def outputs(task: Task) -> list[dict[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from lm_research import evaluate
 from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 
 WORDS = "river stone bread water light night sheep field".split()
 TINY = {
@@ -91,7 +91,7 @@ def corpus_of(
     file = str(write(folder / "a.jsonl", rows))
     task = {"name": "multiple_choice", "text_key": "question", "train": file, "validation": file} | keys
     config = resolve({"task": task, "data": {"max_length": 16}, "tokenizer": {"path": str(folder)}})
-    corpus = open_labelled(config, folder / "run", TASKS["multiple_choice"].reader(config), log)
+    corpus = open_labeled(config, folder / "run", TASKS["multiple_choice"].reader(config), log)
     return TASKS["multiple_choice"](config, corpus), corpus
 
 

@@ -17,7 +17,7 @@ from lm_research.config import resolve
 from lm_research.errors import DataError
 from lm_research.metrics import answers as squad
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 
 KINDS = {"Where": "north south east west".split(), "When": "dawn noon dusk night".split()}
 FILLER = "and then they went over the hill with all their gold".split()
@@ -163,7 +163,7 @@ def corpus_of(folder: pathlib.Path, records: list[dict[str, Any]], **keys: Any) 
             "train": {"batch_size": 4},
         }
     )
-    corpus = open_labelled(config, folder / "run", TASKS[config.task.name].reader(config), lambda line: None)
+    corpus = open_labeled(config, folder / "run", TASKS[config.task.name].reader(config), lambda line: None)
     return TASKS[config.task.name](config, corpus), corpus
 
 

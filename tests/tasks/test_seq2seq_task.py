@@ -31,7 +31,7 @@ from lm_research.errors import ConfigError, DataError
 from lm_research.interop import huggingface
 from lm_research.models.families import define_model
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 
 WORDS = "river stone bread water light night sheep field".split()
 TINY = {
@@ -248,7 +248,7 @@ def task_of(folder: pathlib.Path, source: str, **keys: Any) -> tuple[Any, Any, l
         }
     )
     log: list[str] = []
-    corpus = open_labelled(config, folder / "run", TASKS["seq2seq"].reader(config), log.append)
+    corpus = open_labeled(config, folder / "run", TASKS["seq2seq"].reader(config), log.append)
     return TASKS["seq2seq"](config, corpus), corpus, log
 
 

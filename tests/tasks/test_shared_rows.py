@@ -13,12 +13,12 @@ import pytest
 
 from helpers.train_helpers import ROOT
 from lm_research.config import Config, loading, replace, resolve
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.errors import ConfigError
 from lm_research.models.families import define_model
 from lm_research.tasks import TASKS, validate
 from lm_research.tasks.base import PackedExamples
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 
 WORDS = "a b c d e f g h".split()
 # A record's summary stands first or last, positions are learned (and begin after the padding's), or rotary.
@@ -66,7 +66,7 @@ def make(tmp_path: pathlib.Path, task: str = "classification", count: int = 40, 
         model=small,
         train={"batch_size": 16},
     )
-    return config, open_labelled(config, tmp_path / "run", TASKS[task].reader(config), lambda line: None)
+    return config, open_labeled(config, tmp_path / "run", TASKS[task].reader(config), lambda line: None)
 
 
 def batches(config: Config, corpus: Any, step: int, **feed: Any) -> tuple[Any, list[dict[str, Any]]]:
@@ -75,7 +75,7 @@ def batches(config: Config, corpus: Any, step: int, **feed: Any) -> tuple[Any, l
     for packing in (False, True):
         own = replace(config, data={"packing": packing})
         task = TASKS[config.task.name](own, corpus)
-        found.append(Feed(task.examples(corpus.train, "train"), 16, 0, slice(None), 3, **feed)(step))
+        found.append(BatchBuilder(task.examples(corpus.train, "train"), 16, 0, slice(None), 3, **feed)(step))
     return task, found
 
 
@@ -167,7 +167,7 @@ def test_processes_share_the_rows(ways: int, accumulation: int, tmp_path: pathli
     rows, micro = task.examples(corpus.train, "train"), 16 // accumulation
 
     def feed(own):
-        return Feed(rows, 16, accumulation, own, 3, None, ways)(2)
+        return BatchBuilder(rows, 16, accumulation, own, 3, None, ways)(2)
 
     whole, share = feed(slice(None)), micro // ways
     assert whole["tokens_BL"].shape[1] % ways == 0 and whole["tokens_BL"].shape[:1] == (accumulation,)

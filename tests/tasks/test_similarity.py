@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.models.forward import to_length_1
+from lm_research.models.forward import l2_normalize
 from lm_research.tasks.similarity import contrast, ranks
 
 
@@ -49,7 +49,7 @@ GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "embedding.npz")
 def test_losses_are_those_of_sentence_transformers(name: str) -> None:
     vectors = jnp.asarray(GOLDENS["vectors"][:, : 3 if "negatives" in name else 2])
     products = "products" in name
-    vectors = vectors if products else to_length_1(vectors)
+    vectors = vectors if products else l2_normalize(vectors)
     texts = np.arange(vectors.shape[0] * vectors.shape[1]).reshape(vectors.shape[:2])
     losses, _ = contrast(vectors, texts, 1.0 if products else 0.05, "symmetric" in name)
     assert float(losses.mean()) == pytest.approx(float(GOLDENS[name]), rel=1e-5)

@@ -11,10 +11,10 @@ import pytest
 
 from helpers.train_helpers import ROOT
 from lm_research.config import loading, replace, resolve
-from lm_research.data.order import eval_examples
+from lm_research.data.sampler import eval_examples
 from lm_research.errors import DataError
 from lm_research.tasks import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 from lm_research.tasks.records import read_records
 
 PASSAGE = {
@@ -141,7 +141,7 @@ def held_out(
     file.write_text((json.dumps(record) + "\n") * 2)
     config = resolve(loading.load(f"{ROOT}/configs/finetune/classification.py:{name}"))
     config = replace(config, task={"train": str(file), "validation": str(file)}, tokenizer={"path": str(tmp_path)})
-    corpus = open_labelled(config, tmp_path / "run", TASKS["classification"].reader(config), lambda line: None)
+    corpus = open_labeled(config, tmp_path / "run", TASKS["classification"].reader(config), lambda line: None)
     task = TASKS["classification"](config, corpus)
     rows = task.examples(corpus.validation, "validation")
     assert rows.num_examples == count

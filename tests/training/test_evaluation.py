@@ -10,7 +10,7 @@ import pytest
 
 from lm_research.config import MeshConfig
 from lm_research.parallel.mesh import make_mesh
-from lm_research.training.evaluation import count_targets, evaluate, training_frequencies, unigram_loss
+from lm_research.training.eval_loop import count_targets, evaluate, training_frequencies, unigram_loss
 
 OBJECTIVE = types.SimpleNamespace(
     metrics={"lm_loss_nats": "tokens", "lm_accuracy": "tokens", "pair_loss_nats": "rows"},

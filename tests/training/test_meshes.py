@@ -43,7 +43,7 @@ def there_and_back(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, path
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PJRT_NPROC": "272",  # see parallel/host.py
+        "PJRT_NPROC": "272",  # see parallel/cpu_runtime.py
         "JAX_PLATFORMS": "cpu",
     }
     script = pathlib.Path(__file__).with_name("on_eight_devices.py")

@@ -53,7 +53,7 @@ class Cleaner:
         """Characters that UTF-8 cannot hold (halves of surrogate pairs) become question marks whatever the config says."""
         text = whole(text)
         if self._clean.unicode != "none":
-            text = normalise(text, "NFC" if self._clean.unicode == "NFC" else "NFKC")
+            text = normalize(text, "NFC" if self._clean.unicode == "NFC" else "NFKC")
         scrubbed = (0,) * len(scrub.KINDS)
         if self._scrub:
             text, scrubbed = scrub.scrub(text, self._scrub)
@@ -72,7 +72,7 @@ class Cleaner:
         return "kept"
 
 
-def normalise(text: str, form: Literal["NFC", "NFKC"]) -> str:
+def normalize(text: str, form: Literal["NFC", "NFKC"]) -> str:
     """A text in a Unicode normal form, with line feeds as its only line breaks and without invisible characters."""
     text = _SPACES.sub(" ", _LINE_BREAKS.sub("\n", text))
     return unicodedata.normalize(form, _INVISIBLE.sub("", text))

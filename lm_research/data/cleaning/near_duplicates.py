@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 
-from lm_research.data.random import mix
+from lm_research.data.stateless_rng import mix
 
 SIZE = 128  # K
 BANDS = (

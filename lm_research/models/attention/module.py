@@ -29,7 +29,7 @@ FLASH_LENGTH, WIDEST_HEAD = 128, 128
 SPLASH_LENGTH = 512
 
 
-def in_kernels(
+def use_fused_kernel(
     arch: Architecture, spec: LayerSpec, lengths: Sequence[int], drops: bool, prefixes: bool, where: str = ""
 ) -> bool:
     """Whether attention over rows of these lengths is made by kernels that keep no scores: flash's on GPUs, splash's on TPUs.
@@ -90,7 +90,7 @@ def dot_product_attention(
     return mixed.reshape(batch, heads, length, -1).swapaxes(1, 2)
 
 
-def attend(
+def fused_attention(
     query_BLHK: jax.Array,
     key_BSGK: jax.Array,
     value_BSGK: jax.Array,
@@ -114,7 +114,7 @@ def attend(
     return dot_product_attention(query_BLHK, *pair, bias_BHLS, scale, *dropped, None, score_cap)
 
 
-def attend_in_blocks(
+def blockwise_attention(
     query_BLHK: jax.Array,
     key_BSHK: jax.Array,
     value_BSHK: jax.Array,
@@ -193,7 +193,7 @@ class Attention(nnx.Module):
                 copies = spec.num_heads // spec.num_kv_heads
                 if copies > 1:
                     key, value = jnp.repeat(key, copies, axis=2), jnp.repeat(value, copies, axis=2)
-                return self.output(attend_in_blocks(query_BLHK, key, value, mask, scale, *dropped, spec.score_cap))
+                return self.output(blockwise_attention(query_BLHK, key, value, mask, scale, *dropped, spec.score_cap))
             key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.update(key, value)
         else:
             key, value = cache.key, cache.value

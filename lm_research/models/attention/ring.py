@@ -22,7 +22,7 @@ from lm_research.models.layers import capped, dropout
 from lm_research.parallel.rules import RULES, partition_spec
 
 
-class Sums(NamedTuple):
+class OnlineSoftmax(NamedTuple):
     """A softmax under way: highest score and sum of exponentials [B, H, L], and values mixed by these [B, H, L, K]; float32."""
 
     highest: jax.Array
@@ -33,7 +33,7 @@ class Sums(NamedTuple):
 Part = TypeVar("Part")
 
 
-class Passed(NamedTuple, Generic[Part]):
+class KeyValueShard(NamedTuple, Generic[Part]):
     """What goes round: keys and values [B, S, H, K], their segments and prefixes [B, S]; or of each how it is divided."""
 
     key: Part
@@ -42,7 +42,7 @@ class Passed(NamedTuple, Generic[Part]):
     prefix: Part | None
 
 
-Carried = tuple[Sums, Passed[jax.Array]]
+Carried = tuple[OnlineSoftmax, KeyValueShard[jax.Array]]
 
 
 def ring_attend(
@@ -70,13 +70,13 @@ def ring_attend(
     distances = PartitionSpec(RULES["act_heads"]) if mask.distances_HX is not None else None
     static = dict(causal=mask.causal, window=mask.window)
     whole = (query_BLHK.shape[0], query_BLHK.shape[2], query_BLHK.shape[1], key_BSHK.shape[1])
-    passed = Passed(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS)
+    passed = KeyValueShard(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS)
     run = jax.shard_map(
         functools.partial(_ring, static, whole, (dropout_rate, score_cap), mesh.shape["context"]),
         mesh=mesh,
         in_specs=(
             heads,
-            Passed(heads, heads, places, places if mask.prefix_BS is not None else None),
+            KeyValueShard(heads, heads, places, places if mask.prefix_BS is not None else None),
             places,
             distances,
             PartitionSpec() if dropout_key is not None else None,
@@ -93,7 +93,7 @@ def _ring(
     rates: tuple[float, float],
     parts: int,
     query_BLHK: jax.Array,
-    passed: Passed[jax.Array],
+    passed: KeyValueShard[jax.Array],
     segments_BL: jax.Array,
     distances_HX: jax.Array | None,
     key: jax.Array | None,
@@ -108,7 +108,7 @@ def _ring(
     query_BHLK = query_BLHK.swapaxes(1, 2)
 
     @jax.checkpoint  # scores are made again in the backward pass
-    def add(sums: Sums, passed: Passed[jax.Array], source: jax.Array) -> Sums:
+    def add(sums: OnlineSoftmax, passed: KeyValueShard[jax.Array], source: jax.Array) -> OnlineSoftmax:
         """The running softmax with the keys and values that device `source` began with."""
         first_key = source * passed.key.shape[1]
         mask = AttentionMask(segments_BL, passed.segments, prefix_BS=passed.prefix, distances_HX=distances_HX, **static)
@@ -123,7 +123,7 @@ def _ring(
         shares = dropout(shares, rate, key, whole, (first_row, first_head, mine * length, first_key))
         shares = shares.astype(passed.value.dtype)
         new = jnp.einsum("BHLS,BHSK->BHLK", shares, passed.value.swapaxes(1, 2), preferred_element_type=jnp.float32)
-        return Sums(highest, total, sums.mixed * shrink[..., None] + new)
+        return OnlineSoftmax(highest, total, sums.mixed * shrink[..., None] + new)
 
     def turn(carry: Carried, number: jax.Array) -> tuple[Carried, None]:
         sums, passed = carry  # passed on and added at once: neither waits for the other
@@ -131,7 +131,7 @@ def _ring(
         return (add(sums, passed, (mine - number) % parts), following), None
 
     none = jnp.zeros((batch, heads, length), jnp.float32)
-    sums = Sums(none - jnp.inf, none, jnp.zeros((batch, heads, length, width), jnp.float32))
+    sums = OnlineSoftmax(none - jnp.inf, none, jnp.zeros((batch, heads, length, width), jnp.float32))
     (sums, passed), _ = jax.lax.scan(turn, (sums, passed), jnp.arange(parts - 1))
     sums = add(sums, passed, (mine + 1) % parts)
     return (sums.mixed / sums.total[..., None]).swapaxes(1, 2).astype(passed.value.dtype)

@@ -12,9 +12,9 @@ from lm_research.models.families.common import (
     ConfigField,
     ParamMapping,
     check_others,
+    check_supported,
     from_config,
     read_keys,
-    refuse,
     write_keys,
 )
 
@@ -97,7 +97,7 @@ class Family:
 
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         """What `config_fields` say, after all keys are checked."""
-        refuse(hf, self.required)
+        check_supported(hf, self.required)
         check_others(hf, self.other_keys)
         return read_keys(hf, self.config_fields)
 

@@ -15,7 +15,7 @@ from lm_research.config import ModelConfig, key
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.limits import RANGES
-from lm_research.models.mup import parametrise
+from lm_research.models.mup import parametrize
 
 # Names of activations in Hugging Face's files -> ours. The last three are other spellings of the tanh approximation.
 ACTIVATION_NAMES = {
@@ -124,7 +124,7 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
     given |= {"num_kv_heads": config.num_kv_heads or 0, "head_size": config.head_size or 0}
     arch = from_flat(**{"vocab_size": vocab_size, **given, **traits})
     arch = arch.with_layers(residual=config.norm_position) if config.norm_position else arch
-    return parametrise(arch, config) if config.mup_base_width else arch
+    return parametrize(arch, config) if config.mup_base_width else arch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +218,7 @@ def write_keys(arch: Architecture, keys: Iterable[ConfigField]) -> dict[str, Any
     }
 
 
-def refuse(hf: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
+def check_supported(hf: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
     """Raises a PretrainedError if a key has another value than the only one (or ones, in a tuple) supported."""
     for name, allowed in supported.items():
         allowed = allowed if isinstance(allowed, tuple) else (allowed,)

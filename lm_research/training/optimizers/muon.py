@@ -36,7 +36,7 @@ def muon(config: MuonConfig) -> optax.GradientTransformation:
     return optax.chain(chain(config, scale_by_muon_and_adam(config)), adams_rate(config))
 
 
-class State(NamedTuple):
+class MuonAdamState(NamedTuple):
     """`mu` is of all parameters, `nu` of those that are AdamW's."""
 
     count: jax.Array  # type: ignore[assignment]  # as optax calls it, and checkpoints do
@@ -67,12 +67,12 @@ def scale_by_muon_and_adam(config: MuonConfig) -> optax.GradientTransformation:
         found = {path: matrix_axes(path, leaf.ndim) for path, leaf in leaves.items()}
         return {path: axes for path, axes in found.items() if axes is not None}
 
-    def init(params: Params) -> State:
+    def init(params: Params) -> MuonAdamState:
         leaves = flatten(params)
         rest = {path: jnp.zeros_like(leaf) for path, leaf in leaves.items() if path not in axes_of(leaves)}
-        return State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), unflatten(rest))
+        return MuonAdamState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params), unflatten(rest))
 
-    def update(gradient: Params, state: State, params: Params | None = None) -> tuple[Params, State]:
+    def update(gradient: Params, state: MuonAdamState, params: Params | None = None) -> tuple[Params, MuonAdamState]:
         gradients, moments = flatten(gradient), flatten(state.mu)
         axes = axes_of(gradients)
 
@@ -86,7 +86,7 @@ def scale_by_muon_and_adam(config: MuonConfig) -> optax.GradientTransformation:
         others, second = adam.update(
             part(gradients, False), optax.ScaleByAdamState(state.count, part(moments, False), flatten(state.nu))
         )
-        new = State(second.count, unflatten(first.mu | second.mu), unflatten(second.nu))
+        new = MuonAdamState(second.count, unflatten(first.mu | second.mu), unflatten(second.nu))
         return unflatten(matrices | others), new
 
     return optax.GradientTransformation(init, update)

@@ -8,7 +8,7 @@ import pytest
 
 from lm_research.common.scripts import SCRIPTS
 from lm_research.config import CleanConfig
-from lm_research.data.cleaning import REASONS, Cleaner, normalise
+from lm_research.data.cleaning import REASONS, Cleaner, normalize
 from lm_research.data.cleaning.scripts import parse, ratio
 from lm_research.errors import ConfigError
 
@@ -27,10 +27,10 @@ def test_defaults_keep_text_as_it_is() -> None:
 
 def test_normal_forms() -> None:
     """NFC composes; NFKC also folds compatibility forms (UAX 15: ﬁ, ², ｱ)."""
-    assert normalise("e\u0301ﬁ²", "NFC") == "éﬁ²" and normalise("e\u0301ﬁ²ｱ", "NFKC") == "éfi2ア"
-    assert normalise("a\r\nb\rc\u2028d\x85e", "NFC") == "a\nb\nc\nd\ne"
-    assert normalise("so\u00adft\u200b \ufeffx\x00\x07\x0cy", "NFC") == "soft x y"
-    assert normalise("می\u200cخواهم 👨\u200d👩", "NFC") == "می\u200cخواهم 👨\u200d👩"  # joiners mean something
+    assert normalize("e\u0301ﬁ²", "NFC") == "éﬁ²" and normalize("e\u0301ﬁ²ｱ", "NFKC") == "éfi2ア"
+    assert normalize("a\r\nb\rc\u2028d\x85e", "NFC") == "a\nb\nc\nd\ne"
+    assert normalize("so\u00adft\u200b \ufeffx\x00\x07\x0cy", "NFC") == "soft x y"
+    assert normalize("می\u200cخواهم 👨\u200d👩", "NFC") == "می\u200cخواهم 👨\u200d👩"  # joiners mean something
 
 
 def test_lengths() -> None:

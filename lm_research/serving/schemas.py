@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lm_research.errors import UserError, suggest
-from lm_research.serving.alone import ARGUMENTS
 from lm_research.serving.batcher import Conversation
+from lm_research.serving.sequential_worker import ARGUMENTS
 from lm_research.serving.slots import BEST, BIASES, NEUTRAL
 from lm_research.tokenizers.chat_template import chat_text
 
@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 @dataclasses.dataclass
-class Order:
+class CompletionRequest:
     """What a request wants written.
 
     Attributes:
@@ -218,7 +218,7 @@ def check(body: Any, fields: Mapping[str, Any], needed: tuple[str, ...]) -> dict
     return {name: value for name, value in given.items() if name not in HARMLESS}
 
 
-def completion(body: Any) -> Order:
+def completion(body: Any) -> CompletionRequest:
     """Of /v1/completions."""
     given = check(body, COMPLETION, ("prompt",))
     prompts = _texts("prompt", given["prompt"])
@@ -250,7 +250,7 @@ def _texts(name: str, given: Any) -> list[Any]:
     return found
 
 
-def chat(body: Any, lm: Any) -> Order:
+def chat(body: Any, lm: Any) -> CompletionRequest:
     """Of /v1/chat/completions."""
     given = check(body, CHAT, ("messages",))
     if len(given["messages"]) > MOST_MESSAGES:
@@ -279,7 +279,7 @@ def _message(one: Any) -> dict[str, str]:
     return one
 
 
-def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> Order:
+def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> CompletionRequest:
     kept, stream = given.get("n", 1), given.get("stream", False)
     count, beams = given.get("best_of", kept), given.get("num_beams", 1)
     name = (
@@ -317,7 +317,7 @@ def _order(given: dict[str, Any], prompts: list[Any], best: int, usual: int) -> 
     usage = bool((given.get("stream_options") or {}).get("include_usage"))
     bias, echo = _bias(given.get("logit_bias", {})), given.get("echo", False)
     answers = "messages" in given
-    return Order(
+    return CompletionRequest(
         prompts,
         arguments,
         count,

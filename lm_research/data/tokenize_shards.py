@@ -12,8 +12,8 @@ import numpy as np
 
 from lm_research.common.disk import whole
 from lm_research.data.encode import encode_documents
-from lm_research.data.split import PARTS, Choice
-from lm_research.data.spool import Advance, Spool
+from lm_research.data.ingest import Advance, DocumentSpool
+from lm_research.data.split import PARTS, SplitAssignment
 from lm_research.data.store import Piece
 from lm_research.data.workers import Runner
 from lm_research.tokenizers.base import Tokenizer
@@ -24,7 +24,7 @@ _ARRAYS = ("tokens", "sentence_lengths", "document_lengths")
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    spool: Spool
+    spool: DocumentSpool
     shard: int
     parts: np.ndarray  # of its documents
     source: int
@@ -34,7 +34,7 @@ class _Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
+class TokenizedShards:
     """Tokenised shards on disk, as (file, place of its source) in order."""
 
     shards: list[tuple[pathlib.Path, int]]
@@ -54,14 +54,14 @@ class Pieces:
         return total
 
 
-def tokenise(
-    choices: list[Choice],
+def tokenize_shards(
+    choices: list[SplitAssignment],
     tokenizer: pathlib.Path,
     folder: pathlib.Path,
     keep_newlines: bool,
     runner: Runner,
     advance: Advance,
-) -> Pieces:
+) -> TokenizedShards:
     """Tokenises what `choices` trains on or holds out, or goes on with what an earlier call began in `folder`.
 
     Raises:
@@ -81,8 +81,8 @@ def tokenise(
                     parts = choice.of_shard(shard)
                     yield _Task(choice.spool, shard, parts, source, tokenizer, keep_newlines, path)
 
-    runner.run(_tokenise_shard, tasks(), lambda _: advance(1))
-    return Pieces(shards)
+    runner.run(_tokenize_shard, tasks(), lambda _: advance(1))
+    return TokenizedShards(shards)
 
 
 @functools.lru_cache(maxsize=1)
@@ -90,7 +90,7 @@ def _tokenizer(folder: pathlib.Path) -> Tokenizer:
     return load_tokenizer(folder)
 
 
-def _tokenise_shard(task: _Task) -> None:
+def _tokenize_shard(task: _Task) -> None:
     tokenizer, documents = _tokenizer(task.tokenizer), task.spool.documents(task.shard)
     arrays: dict[str, Any] = {}
     for number, part in enumerate(PARTS):

@@ -127,16 +127,16 @@ def vocabulary(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.A
 
 def repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
     """Divides positive scores of tokens in prompt and text by the penalty, multiplies negative ones (Keskar et al. 2019)."""
-    return _penalise(scores_RV, history.tokens_RS, history.slots(), penalty)
+    return _penalize(scores_RV, history.tokens_RS, history.slots(), penalty)
 
 
 def encoder_repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
     """The reverse for tokens of the encoder's text: a penalty above 1 prefers them."""
     source_RM = history.source()
-    return _penalise(scores_RV, source_RM, source_RM != NO_TOKEN, 1.0 / penalty)
+    return _penalize(scores_RV, source_RM, source_RM != NO_TOKEN, 1.0 / penalty)
 
 
-def _penalise(scores_RV: jax.Array, tokens_RT: jax.Array, counts_RT: jax.Array, penalty: jax.Array) -> jax.Array:
+def _penalize(scores_RV: jax.Array, tokens_RT: jax.Array, counts_RT: jax.Array, penalty: jax.Array) -> jax.Array:
     said_RV = _counts(tokens_RT, counts_RT, scores_RV.shape[1]) > 0
     return jnp.where(said_RV, jnp.where(scores_RV < 0, scores_RV * penalty, scores_RV / penalty), scores_RV)
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.decoding import beam, engine
-from lm_research.decoding.options import Lengths, Options, make_rules
+from lm_research.decoding.generation_config import Lengths, Options, make_rules
+from lm_research.decoding.generation_request import beam_plan, beam_settings
 from lm_research.decoding.prompts import Prompts
-from lm_research.decoding.request import beam_plan, beam_settings
 from lm_research.models.decode import BoundModel
 
 # What of lm.generate's arguments can be asked for here: one text for a row, the same each time.
@@ -59,9 +59,9 @@ def decode(model: Any, options: Options, most: int, prompts: Prompts[jax.Array],
         settings |= beam_settings(options, most)
         tokens_BKS, _, _ = beam.search(bound, beam_plan(options, most), prompts, settings)
         return tokens_BKS[:, 0, width : width + most]
-    plan = engine.Plan(slots=width + most)
-    state = engine.start(bound, plan, prompts, settings)
-    state = engine.advance(bound, plan, state, settings, jnp.int32(width + most))
+    plan = engine.DecodeSpec(slots=width + most)
+    state = engine.prefill(bound, plan, prompts, settings)
+    state = engine.decode_until(bound, plan, state, settings, jnp.int32(width + most))
     return state.tokens_RS[:, width:]
 
 

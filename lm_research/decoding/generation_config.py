@@ -19,7 +19,7 @@ from lm_research.common import paths
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import Object, read_json, short
 from lm_research.common.texts import is_text
-from lm_research.decoding.processors import words
+from lm_research.decoding.logits_processors import words
 from lm_research.errors import PretrainedError, UserError, suggest
 
 LOG = logging.getLogger("lm_research")

@@ -151,7 +151,7 @@ def test_every_way_is_reached(
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    from lm_research.decoding.options import NAMES
+    from lm_research.decoding.generation_config import NAMES
 
     with pytest.raises(SystemExit):
         generate.main(["--help"])

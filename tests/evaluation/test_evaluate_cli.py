@@ -13,7 +13,7 @@ import pytest
 from helpers.golden_pipelines import CONTENT, write_model
 from lm_research import evaluate, pipeline
 from lm_research.evaluation import runner
-from lm_research.evaluation.labelled import LabelledJudge
+from lm_research.evaluation.task_predictor import TaskPredictor
 
 WORDS = CONTENT["vocab"][5:12] + CONTENT["vocab"][14:37]
 TEXTS = [" ".join(WORDS[(3 * n + k) % len(WORDS)] for k in range(2 + n % 5)) for n in range(11)]
@@ -119,16 +119,16 @@ def test_a_killed_evaluation_goes_on(
     folder: pathlib.Path, output: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three batches; killed before the third; the first two are not run again, and nothing is any different."""
-    real, run_batches = LabelledJudge.batch, []
+    real, run_batches = TaskPredictor.batch, []
 
-    def batch(self: LabelledJudge, number: int) -> Any:
+    def batch(self: TaskPredictor, number: int) -> Any:
         if number == 2 and 2 not in run_batches:
             run_batches.append(2)
             raise KeyboardInterrupt
         run_batches.append(number)
         return real(self, number)
 
-    monkeypatch.setattr(LabelledJudge, "batch", batch)
+    monkeypatch.setattr(TaskPredictor, "batch", batch)
     monkeypatch.setattr(runner, "_SAVE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         run(folder, tmp_path / "out")

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 
 from lm_research.common.rounding import ceil_div
-from lm_research.data.random import permute
+from lm_research.data.stateless_rng import permute
 from lm_research.data.store import damaged
 from lm_research.errors import ConfigError
 
@@ -64,7 +64,7 @@ class SharedRowExamples(Examples):
         """Rows of the examples that `arrange` has put into each."""
 
 
-class Groups:
+class LengthGroupedSampler:
     """The rows of `Examples.locate` in batches of about equal length, by step.
 
     An epoch is cut into pools of about `pool_steps` steps. A pool's rows are sorted by length and cut into batches, which are shuffled. Pools
@@ -111,7 +111,7 @@ def eval_examples(batch: int, batch_size: int, num_examples: int) -> tuple[np.nd
 
 
 @dataclasses.dataclass(frozen=True)
-class Feed:
+class BatchBuilder:
     """Batches by number, for `loader.load`: this process's rows of the global batch.
 
     Attributes:
@@ -131,7 +131,7 @@ class Feed:
     accumulation_steps: int
     rows: slice
     seed: int | None
-    groups: Groups | None = None
+    groups: LengthGroupedSampler | None = None
     ways: int = 1
     vocabulary: int = 0
     store: pathlib.Path = pathlib.Path()

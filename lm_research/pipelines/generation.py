@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lm_research.decoding.options import NAMES
-from lm_research.decoding.request import encode, settle
+from lm_research.decoding.generation_config import NAMES
+from lm_research.decoding.generation_request import encode, settle
 from lm_research.pipelines.base import Pipeline
 from lm_research.tokenizers.chat_template import chat_ids
 

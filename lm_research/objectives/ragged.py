@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_research.data.random import GOLDEN, uniform
+from lm_research.data.stateless_rng import GOLDEN, uniform
 
 
 class Ragged(NamedTuple):
@@ -54,7 +54,7 @@ def mark_pieces(
     rows_BL.reshape(-1)[place_T] = value_T
 
 
-def before(lengths_P: np.ndarray, group_P: np.ndarray) -> np.ndarray:
+def exclusive_cumsum(lengths_P: np.ndarray, group_P: np.ndarray) -> np.ndarray:
     """Sum of the lengths of earlier pieces of the same group; pieces of a group stand together."""
     ends_P = np.cumsum(lengths_P)
     first_P = np.flatnonzero(np.diff(group_P, prepend=-1))
@@ -72,7 +72,7 @@ def ragged_uniform(keys_P: np.ndarray, counts_P: np.ndarray, start: int) -> np.n
     return uniform(moved_T, 1, start)[:, 0]
 
 
-def smallest(values_BR: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
+def lowest_k_mask(values_BR: np.ndarray, counts_B: np.ndarray) -> np.ndarray:
     """Bool [B, R]: which values are among the `counts` smallest of their row; equal values count together."""
     if not values_BR.size:
         return np.zeros(values_BR.shape, bool)

@@ -14,16 +14,16 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
-from lm_research.decoding.request import engine_of
+from lm_research.decoding.generation_request import engine_of
 from lm_research.decoding.scoring import judge_prompt
 from lm_research.decoding.streaming import offsets
 from lm_research.errors import UserError
-from lm_research.serving.alone import Alone, Job
-from lm_research.serving.batcher import Batcher, Busy, Event, Writer, draw_seed
-from lm_research.serving.messages import Order, about
+from lm_research.serving.batcher import Batcher, Busy, Event, RequestStream, draw_seed
+from lm_research.serving.memory import check_search
 from lm_research.serving.metrics import Metrics
-from lm_research.serving.replies import Reply, problem, usage
-from lm_research.serving.room import check_search
+from lm_research.serving.responses import Response, problem, usage
+from lm_research.serving.schemas import CompletionRequest, about
+from lm_research.serving.sequential_worker import SequentialJob, SequentialWorker
 from lm_research.serving.slots import BEST
 
 Reading = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -34,17 +34,17 @@ _BROKEN = {
 }
 
 
-class Writing:
+class CompletionService:
     """Answers orders of texts, in the slots of a batcher or alone."""
 
     def __init__(
-        self, batcher: Batcher, alone: Alone, metrics: Metrics, name: str, read: Reading, digest: Reading
+        self, batcher: Batcher, alone: SequentialWorker, metrics: Metrics, name: str, read: Reading, digest: Reading
     ) -> None:
         """`read` runs the model on a text in a thread, `digest` all else that takes time, see app.Server."""
         self.batcher, self.alone, self.metrics, self.name = batcher, alone, metrics, name
         self.read, self.digest = read, digest
 
-    async def answer(self, make: Callable[[], Order], chat: bool, deadline: float) -> Any:
+    async def answer(self, make: Callable[[], CompletionRequest], chat: bool, deadline: float) -> Any:
         """A JSON object, or a response if it is to be streamed.
 
         Args:
@@ -63,12 +63,12 @@ class Writing:
             with contextlib.suppress(RuntimeError):  # the loop may be closed: nobody waits then
                 loop.call_soon_threadsafe(events.put_nowait, (number, event))
 
-        def plan() -> tuple[Order, list[Writer], dict[str, Any], Reply]:
+        def plan() -> tuple[CompletionRequest, list[RequestStream], dict[str, Any], Response]:
             order = make()
             return (
                 order,
                 *self._writers(order, deadline, tell),
-                Reply(self.name, self.batcher.lm.tokenizer, chat, order.best),
+                Response(self.name, self.batcher.lm.tokenizer, chat, order.best),
             )
 
         order, writers, arguments, reply = await self.digest(plan)
@@ -78,7 +78,7 @@ class Writing:
                 for writer in writers:
                     writer.deliver(Event(finish="length"))
             elif order.alone:
-                self.alone.submit(Job(writers, arguments, order.count, order.stops))
+                self.alone.submit(SequentialJob(writers, arguments, order.count, order.stops))
             else:
                 self.batcher.submit(writers)
         except Busy as busy:
@@ -86,12 +86,12 @@ class Writing:
                 raise HTTPException(500, _BROKEN["error"][1]) from busy
             raise HTTPException(429, "Too many requests wait. Try again later.", {"Retry-After": "1"}) from busy
         if order.stream:
-            return Stream(self, writers, self._stream(order, writers, events, reply, deadline))
+            return EventStream(self, writers, self._stream(order, writers, events, reply, deadline))
         return await self._whole(order, writers, events, reply, echoes)
 
     def _writers(
-        self, order: Order, deadline: float, tell: Callable[[int, Event], None]
-    ) -> tuple[list[Writer], dict[str, Any]]:
+        self, order: CompletionRequest, deadline: float, tell: Callable[[int, Event], None]
+    ) -> tuple[list[RequestStream], dict[str, Any]]:
         """The texts of an order, and the arguments with which `generate` makes them; `tell` hears of each with its number."""
         batcher = self.batcher
         arguments = batcher.arguments({"seed": draw_seed()} | order.arguments)
@@ -110,7 +110,7 @@ class Writing:
             options = batcher.options(arguments)
         # A language's tokens, which `generate` would not find out for token ids.
         arguments |= {name: getattr(options, name) for name in ("decoder_start_token_id", "forced_bos_token_id")}
-        writers: list[Writer] = []
+        writers: list[RequestStream] = []
         field = "messages" if order.answers else "prompt"
         for prompt in order.prompts:
             with about(field):
@@ -121,7 +121,7 @@ class Writing:
             for copy in range(order.count):
                 deliver = functools.partial(tell, len(writers))
                 writers.append(
-                    Writer(
+                    RequestStream(
                         batcher.lm.tokenizer,
                         tokens,
                         source,
@@ -143,7 +143,7 @@ class Writing:
             check_search(field, batcher.lm.definition.arch, lengths, texts, most)
         return writers, arguments | {"max_new_tokens": most}
 
-    async def _echoes(self, order: Order, writers: list[Writer]) -> list[tuple[str, list[Event]]]:
+    async def _echoes(self, order: CompletionRequest, writers: list[RequestStream]) -> list[tuple[str, list[Event]]]:
         """The text of each prompt that is to be given back, and its tokens where their log-probabilities are wanted."""
         tokenizer, found = self.batcher.lm.tokenizer, []
         if order.echo and order.best >= 0 and writers[0].source is not None:
@@ -157,7 +157,7 @@ class Writing:
             found.append((text, events))
         return found
 
-    def _check_tokens(self, order: Order) -> None:
+    def _check_tokens(self, order: CompletionRequest) -> None:
         """Raises a UserError for ids that the model has not."""
         for name in ("logit_bias", "bad_words_ids", "force_words_ids"):
             words = [order.bias] if name == "logit_bias" else order.arguments.get(name, ())
@@ -167,7 +167,7 @@ class Writing:
                         f"{name}: there is no token {str(token)[:80]}; ids are from 0 to {self.batcher.slots.vocab - 1}."
                     )
 
-    def _usage(self, writers: list[Writer], count: int) -> dict[str, int]:
+    def _usage(self, writers: list[RequestStream], count: int) -> dict[str, int]:
         """Numbers of tokens; a prompt with several texts counts once."""
         read = sum(len(writer.source or writer.tokens) for writer in writers[::count])
         said = sum(writer.said for writer in writers)
@@ -177,10 +177,10 @@ class Writing:
 
     async def _whole(
         self,
-        order: Order,
-        writers: list[Writer],
+        order: CompletionRequest,
+        writers: list[RequestStream],
         events: asyncio.Queue[tuple[int, Event]],
-        reply: Reply,
+        reply: Response,
         echoes: list[tuple[str, list[Event]]],
     ) -> dict[str, Any]:
         found: list[list[Event]] = [[] for _ in writers]
@@ -199,10 +199,10 @@ class Writing:
 
     async def _stream(
         self,
-        order: Order,
-        writers: list[Writer],
+        order: CompletionRequest,
+        writers: list[RequestStream],
         events: asyncio.Queue[tuple[int, Event]],
-        reply: Reply,
+        reply: Response,
         deadline: float,
     ) -> AsyncGenerator[str, None]:
         """Server-sent events. At the deadline comes the last, even if a program is being compiled then."""
@@ -232,10 +232,12 @@ class Writing:
         yield "data: [DONE]\n\n"
 
 
-class Stream(StreamingResponse):
+class EventStream(StreamingResponse):
     """Server-sent events. Slots are free again when the client goes, even before the first event."""
 
-    def __init__(self, writing: Writing, writers: list[Writer], events: AsyncGenerator[str, None]) -> None:
+    def __init__(
+        self, writing: CompletionService, writers: list[RequestStream], events: AsyncGenerator[str, None]
+    ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._writing, self._writers, self._events = writing, writers, events
 
@@ -250,7 +252,10 @@ class Stream(StreamingResponse):
 
 
 def _choices(
-    order: Order, writers: list[Writer], found: list[list[Event]], echoes: list[tuple[str, list[Event]]]
+    order: CompletionRequest,
+    writers: list[RequestStream],
+    found: list[list[Event]],
+    echoes: list[tuple[str, list[Event]]],
 ) -> list[tuple[str, list[Event]]]:
     """Texts and events of an order's answer."""
     choices = []
@@ -272,7 +277,7 @@ def _judged(lm: Any, tokens: list[int], best: int) -> list[Event]:
     return events
 
 
-def _likeliest(writers: list[Writer], numbers: range, kept: int) -> list[int]:
+def _likeliest(writers: list[RequestStream], numbers: range, kept: int) -> list[int]:
     """The `kept` texts with the highest log-probability a token, best first; all as they are where none is left out."""
     if kept == len(numbers):
         return list(numbers)

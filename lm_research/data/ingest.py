@@ -38,7 +38,7 @@ class _Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spool:
+class DocumentSpool:
     """A corpus's text on disk.
 
     Attributes:
@@ -53,9 +53,9 @@ class Spool:
     skipped: str
     num_skipped: int
 
-    def facts(self) -> Facts:
+    def facts(self) -> DocumentStats:
         """What is known of all documents."""
-        return Facts.joined([_facts(path) for path in self.shards])
+        return DocumentStats.joined([_facts(path) for path in self.shards])
 
     def documents(self, shard: int) -> list[str]:
         """Texts of a shard, those that a filter left out included."""
@@ -65,7 +65,7 @@ class Spool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class DocumentStats:
     """Of each document of a spool, and of each shard.
 
     Attributes:
@@ -85,14 +85,14 @@ class Facts:
     shard_sizes: np.ndarray
 
     @classmethod
-    def joined(cls, parts: list[Facts]) -> Facts:
+    def joined(cls, parts: list[DocumentStats]) -> DocumentStats:
         arrays = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(cls)}
         return cls(**{name: np.concatenate(values) for name, values in arrays.items()})
 
 
-def _facts(path: pathlib.Path) -> Facts:
+def _facts(path: pathlib.Path) -> DocumentStats:
     with np.load(path) as file:
-        return Facts(**{field.name: file[field.name] for field in dataclasses.fields(Facts)})
+        return DocumentStats(**{field.name: file[field.name] for field in dataclasses.fields(DocumentStats)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class _FileTask:
     clean: CleanConfig
 
 
-def spool(source: str, folder: pathlib.Path, config: Config, runner: Runner, advance: Advance) -> Spool:
+def spool(source: str, folder: pathlib.Path, config: Config, runner: Runner, advance: Advance) -> DocumentSpool:
     """Reads and cleans a source into `folder`, or goes on with what an earlier call began there.
 
     Raises:
@@ -118,7 +118,7 @@ def spool(source: str, folder: pathlib.Path, config: Config, runner: Runner, adv
             raise DataError(f"The corpus {source} is empty: it holds no text. Give another config.data.source.")
         _write_json(folder / _DONE, done)
     done = json.loads((folder / _DONE).read_bytes())
-    return Spool(source, [folder / name for name in done["shards"]], done["skipped"], done["num_skipped"])
+    return DocumentSpool(source, [folder / name for name in done["shards"]], done["skipped"], done["num_skipped"])
 
 
 def _spool_here(source: str, folder: pathlib.Path, config: Config, runner: Runner, advance: Advance) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def write_shard(
         if near
         else []
     )
-    facts = Facts(
+    facts = DocumentStats(
         reasons_D=np.array(reasons, dtype=np.uint8),
         characters_D=np.fromiter(map(len, texts), np.int64, len(texts)),
         digests_D=np.frombuffer(digests, dtype="<u8").reshape(-1, 2),

@@ -13,8 +13,8 @@ import numpy as np
 from lm_research.common.rounding import bucket_size
 from lm_research.common.texts import whole
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
-from lm_research.decoding.engine import Engine, Plan, Settings
-from lm_research.decoding.options import TOKENS, Lengths, Options, make_filters, make_options, make_rules
+from lm_research.decoding.engine import DecodeSpec, Engine, Settings
+from lm_research.decoding.generation_config import TOKENS, Lengths, Options, make_filters, make_options, make_rules
 from lm_research.decoding.prompts import (
     as_rows,
     first_positions,
@@ -122,9 +122,9 @@ class Request:
         filled[:count] = seeds
         return filled
 
-    def plan(self) -> Plan:
+    def plan(self) -> DecodeSpec:
         options, vocab = self.options, self.engine.definition.arch.vocab_size
-        return Plan(
+        return DecodeSpec(
             slots=bucket_size(self.slots + self.lengths.most),
             copies=options.num_return_sequences,
             sample=options.do_sample,

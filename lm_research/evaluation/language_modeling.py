@@ -14,10 +14,10 @@ import numpy as np
 
 from lm_research.common.rounding import ceil_div
 from lm_research.config import resolve
+from lm_research.decoding.generation_request import engine_of
 from lm_research.decoding.prompts import text_start
 from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood
-from lm_research.decoding.request import engine_of
-from lm_research.decoding.scoring import judge_rows, windows
+from lm_research.decoding.scoring import token_logprobs_of_rows, windows
 from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.evaluation.suite import Entry
 from lm_research.pretrained import from_pretrained
@@ -26,8 +26,8 @@ from lm_research.tasks.records import read_records
 _LONGEST = 1024  # tokens read at a time, of models that can read more
 
 
-class LanguageJudge:
-    """One model on the texts of one file; see runner.Judge."""
+class LanguageModelPredictor:
+    """One model on the texts of one file; see runner.Predictor."""
 
     labels: tuple[str, ...] = ()
 
@@ -76,7 +76,9 @@ class LanguageJudge:
         found: list[list[np.ndarray]] = [[] for _ in texts]
         for start in range(0, len(parts), self.size):
             numbers, before, asked = zip(*parts[start : start + self.size], strict=True)
-            for number, (log, _) in zip(numbers, judge_rows(engine_of(self.lm), before, asked), strict=True):
+            for number, (log, _) in zip(
+                numbers, token_logprobs_of_rows(engine_of(self.lm), before, asked), strict=True
+            ):
                 found[number].append(log.astype(np.float64))
         return [np.concatenate(one) for one in found]
 

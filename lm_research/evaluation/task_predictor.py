@@ -15,7 +15,7 @@ import numpy as np
 from lm_research.common.rounding import ceil_div
 from lm_research.config import Config, resolve
 from lm_research.config.run_files import read_config
-from lm_research.data.order import Feed
+from lm_research.data.sampler import BatchBuilder
 from lm_research.data.verify import Verification
 from lm_research.errors import ConfigError, DataError
 from lm_research.evaluation.suite import Entry
@@ -24,7 +24,7 @@ from lm_research.parallel.batches import local_rows, to_global
 from lm_research.pretrained import LanguageModel, from_pretrained
 from lm_research.tasks import export
 from lm_research.tasks.base import TASKS
-from lm_research.tasks.dataset import open_labelled
+from lm_research.tasks.dataset import open_labeled
 from lm_research.tasks.tagging import COUNT_AS_O
 from lm_research.training.step import make_eval_step
 
@@ -44,7 +44,7 @@ _REMEMBERED = (
 _LONGEST = 512  # tokens of a row where neither the run nor the model says
 
 
-class LabelledJudge:
+class TaskPredictor:
     """One model on one task.
 
     Attributes:
@@ -68,7 +68,7 @@ class LabelledJudge:
             )
         names = class_names(entry, lm, directory)
         try:
-            self.corpus = open_labelled(config, workdir, kind.reader(config), _warn_of_cuts, names)
+            self.corpus = open_labeled(config, workdir, kind.reader(config), _warn_of_cuts, names)
         except DataError as error:
             unknown = (
                 f"which {directory} does not know (give `labels:`, in its classes' order, if it names them otherwise)"
@@ -80,7 +80,7 @@ class LabelledJudge:
         if entry.task == "classification":
             check_outputs(entry, lm, directory, kind.num_labels(config, self.corpus))
         examples = self.task.examples(self.corpus.validation, "final")
-        self.feed = Feed(examples, batch_size, 0, local_rows(mesh, batch_size), None)
+        self.feed = BatchBuilder(examples, batch_size, 0, local_rows(mesh, batch_size), None)
         self.num_batches = ceil_div(examples.num_examples, batch_size)
         self.params, self.mesh = lm.params, mesh
         self.step = make_eval_step(self.task, lm.definition, self.corpus.tokenizer.token_bytes, mesh)

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lm_research.data.random import uniform
+from lm_research.data.stateless_rng import uniform
 from lm_research.data.store import TokenStore
-from lm_research.objectives.rows import ragged, ragged_uniform
+from lm_research.objectives.ragged import ragged, ragged_uniform
 
 # Numbers of the draws of an example's random stream; those of truncation follow, and then those of the masks.
 SHORT, SHORT_LENGTH, CUT, SWITCH, OTHER_DOCUMENT, OTHER_SENTENCE, TRUNCATE = range(7)

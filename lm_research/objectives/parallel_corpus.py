@@ -16,7 +16,7 @@ import numpy as np
 
 from lm_research.common.disk import whole_folder
 from lm_research.config import Config, DataConfig, ObjectiveConfig, key
-from lm_research.data import bucket, random, store
+from lm_research.data import remote_cache, stateless_rng, store
 from lm_research.data.corpus import Corpus, read_corpus
 from lm_research.data.sources import fingerprint, read_documents
 from lm_research.data.sources.files import find_files
@@ -59,7 +59,7 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
         with whole_folder(folder) as temporary:
             _build(config, temporary, log)
 
-    folder = bucket.find_or_build(config.data.cache_dir, workdir, _key(config), build)
+    folder = remote_cache.find_or_build(config.data.cache_dir, workdir, _key(config), build)
     corpus = read_corpus(folder)
     log(
         f"Pairs at {folder}: {corpus.train.num_documents:,} to train on, {corpus.validation.num_documents:,} held out, "
@@ -109,7 +109,7 @@ def _build(config: Config, folder: pathlib.Path, log: Callable[[str], None]) -> 
                 f"The pairs of {config.data.source} are too few: {len(numbers)} with text on both sides leave nothing to hold "
                 "out. Give more, or a config.data.validation_source."
             )
-        draws = random.uniform(random.example_keys(0, "validation", 0, numbers), 1)[:, 0]
+        draws = stateless_rng.uniform(stateless_rng.example_keys(0, "validation", 0, numbers), 1)[:, 0]
         chosen = draws < config.data.validation_fraction
         chosen[draws.argmin()], chosen[draws.argmax()] = True, False
         held[numbers[chosen]] = True

@@ -15,7 +15,7 @@ from lm_research.tokenizers.base import Tokenizer
 _LONGEST = 1000  # characters of a message: what clients sent is not sent back
 
 
-class Reply:
+class Response:
     """The head that all pieces of an answer share, and the shape of its choices."""
 
     def __init__(self, model: str, tokenizer: Tokenizer, chat: bool, best: int) -> None:

@@ -40,7 +40,7 @@ _BELOW = ("embeddings", "relative_bias")  # what lies below the layers of a stac
 
 
 @dataclasses.dataclass(frozen=True)
-class Groups:
+class ParamGroups:
     """What is special in how parameters learn, all by path ("encoder/layers/attention/query/kernel").
 
     Attributes:
@@ -103,10 +103,10 @@ class Groups:
         return jax.tree_util.tree_map_with_path(move, params)
 
 
-ALL_LEARN = Groups(frozenset(), {}, {})
+ALL_LEARN = ParamGroups(frozenset(), {}, {})
 
 
-def make_groups(config: Config, shapes: Params, layers_of: LayersOf | None = None) -> Groups:
+def make_groups(config: Config, shapes: Params, layers_of: LayersOf | None = None) -> ParamGroups:
     """The groups of a model.
 
     Args:
@@ -127,7 +127,7 @@ def make_groups(config: Config, shapes: Params, layers_of: LayersOf | None = Non
     ratio, rates = width_ratio(config.model), {}
     if decay != 1.0 or ratio != 1.0:
         rates = {path: _rate(path, leaves, layers, decay) * rate_share(path, ratio) for path in leaves}
-    return Groups(frozen, masks, rates, config.lora.dropout if config.lora.rank else 0.0)
+    return ParamGroups(frozen, masks, rates, config.lora.dropout if config.lora.rank else 0.0)
 
 
 def _freeze(

@@ -52,8 +52,12 @@ PROBES = {
         "getattr(builder, 'url_infos', None)",
     },
     "data/workers.py": {"hasattr(os, 'sched_getaffinity')"},
-    "decoding/options.py": {"hasattr(value, 'tolist')", "getattr(value, 'ndim', 0)", "getattr(value, 'ndim', None)"},
-    "decoding/request.py": {"hasattr(tokens, '__len__')"},
+    "decoding/generation_config.py": {
+        "hasattr(value, 'tolist')",
+        "getattr(value, 'ndim', 0)",
+        "getattr(value, 'ndim', None)",
+    },
+    "decoding/generation_request.py": {"hasattr(tokens, '__len__')"},
     "errors.py": {"getattr(sys.modules['__main__'], '__spec__', None)"},
     "metrics/texts.py": {
         "_bleu()._compute_score_from_stats",

@@ -17,10 +17,10 @@ from typing import Any
 from lm_research.common.rounding import bucket_size
 from lm_research.decoding.engine import PROGRAMS
 from lm_research.decoding.generate import GenerateOutput, in_pieces
-from lm_research.decoding.processors import table_shape
+from lm_research.decoding.logits_processors import table_shape
 from lm_research.decoding.streaming import continuation
 from lm_research.errors import UserError
-from lm_research.serving.batcher import Busy, Event, Writer
+from lm_research.serving.batcher import Busy, Event, RequestStream
 from lm_research.tokenizers.base import Tokenizer
 
 LOG = logging.getLogger("lm_research")
@@ -41,7 +41,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 @dataclasses.dataclass(eq=False)
-class Job:
+class SequentialJob:
     """A request.
 
     Attributes:
@@ -50,7 +50,7 @@ class Job:
       stops: texts that end a text before themselves.
     """
 
-    writers: list[Writer]
+    writers: list[RequestStream]
     arguments: Mapping[str, Any]
     copies: int
     stops: list[str]
@@ -74,7 +74,7 @@ class Job:
         return tuple(map(bucket_size, numbers)), tuple(words), frozenset(self.arguments), self.arguments["do_sample"]
 
 
-class Alone:
+class SequentialWorker:
     """A queue of jobs and two threads that do them: one those for which there are programs, likely, one those that need new ones.
 
     So nobody waits for the compilation of what others ask for, but those who need one themselves.
@@ -85,9 +85,9 @@ class Alone:
 
     def __init__(self, lm: Any, max_queue: int) -> None:
         self.lm, self.max_queue, self._closed = lm, max_queue, False
-        self._jobs: dict[bool, Job] = {}
+        self._jobs: dict[bool, SequentialJob] = {}
         self._known: collections.deque[tuple[Any, ...]] = collections.deque(maxlen=PROGRAMS)
-        self._queue: collections.deque[Job] = collections.deque()
+        self._queue: collections.deque[SequentialJob] = collections.deque()
         self._wake = threading.Condition()
         self._threads = [
             threading.Thread(target=self._run, args=(known,), name="alone", daemon=True) for known in (True, False)
@@ -103,7 +103,7 @@ class Alone:
     def waiting(self) -> int:
         return len(self._queue)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: SequentialJob) -> None:
         """Lets a job wait; raises Busy if too many do."""
         with self._wake:
             for late in [one for one in self._queue if one.dead]:
@@ -114,7 +114,7 @@ class Alone:
             self._queue.append(job)
             self._wake.notify_all()
 
-    def abandon(self) -> list[Writer]:
+    def abandon(self) -> list[RequestStream]:
         """Tells all whose texts are under way that the server ends, and whose they were. The piece under way may still go on."""
         with self._wake:
             self._closed, left = True, [*self._queue, *self._jobs.values()]
@@ -139,7 +139,7 @@ class Alone:
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _next(self, known: bool) -> Job | None:
+    def _next(self, known: bool) -> SequentialJob | None:
         """The next job of a kind, None at the end."""
         with self._wake:
             self._jobs.pop(known, None)
@@ -162,7 +162,7 @@ class Alone:
                 LOG.exception("a request failed")
                 _end(job, "error")
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: SequentialJob) -> None:
         if self._over(job):
             return
         rows = [writer.source or writer.tokens for writer in job.writers[:: job.copies]]
@@ -180,7 +180,7 @@ class Alone:
                 self._known.append(job.shape)
                 self._wake.notify_all()
 
-    def _over(self, job: Job) -> bool:
+    def _over(self, job: SequentialJob) -> bool:
         """Whether nobody waits for a job any more, or its time is up, of which it is told."""
         if self._closed:
             _end(job, "error")
@@ -189,12 +189,12 @@ class Alone:
         return self._closed or job.dead
 
 
-def _end(job: Job, finish: str, reason: str = "") -> None:
+def _end(job: SequentialJob, finish: str, reason: str = "") -> None:
     for writer in job.writers:
         writer.deliver(Event(reason, finish=finish))
 
 
-def _tell(writer: Writer, output: GenerateOutput, row: int, stops: list[str], tokenizer: Tokenizer) -> None:
+def _tell(writer: RequestStream, output: GenerateOutput, row: int, stops: list[str], tokenizer: Tokenizer) -> None:
     """Delivers a text: its tokens, and with the last one what they say."""
     tokens = output.new_tokens[row]
     text = continuation(tokenizer, writer.before, tokens)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lm_research.common.texts import whole
 from lm_research.decoding.generate import score
-from lm_research.decoding.request import encode
+from lm_research.decoding.generation_request import encode
 from lm_research.errors import UserError
 from lm_research.pipelines.base import Pipeline, flaw, label_names, sigmoid, softmax
 
