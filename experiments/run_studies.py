@@ -1,7 +1,7 @@
 """`python -m experiments.run_studies --workdir=runs/studies --output=tables --workers=4 --minutes=5`: all studies, one after another.
 
 Each study is a folder of WORKDIR and may take --minutes; what has not ended by then is stopped (it saves, and the same command goes on with
-it), and the next one begins. A study that fails is named at the end, and the others run. They share WORKDIR/cache: the text is tokenised
+it), and the next one begins. A study that fails is named at the end, and the others run. They share WORKDIR/cache: the text is tokenized
 once. After each, its tables are written to OUTPUT/STUDY.md and its study.json to OUTPUT/STUDY.json: small files, to be kept.
 
 --only=masking_rate,packing picks some, and several commands that pick others may run at once. experiments/settings.py has the variables

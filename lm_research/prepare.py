@@ -1,6 +1,6 @@
 """`python -m lm_research.prepare --config=configs/quickstart.py --workdir=runs/quickstart --workers=8`.
 
-Makes the corpus of a run ahead of it: reads, cleans, trains the tokenizer and tokenises, on several processes. `train` with
+Makes the corpus of a run ahead of it: reads, cleans, trains the tokenizer and tokenizes, on several processes. `train` with
 the same config then finds it. The same command goes on with what a killed one has finished, and the result does not depend
 on the number of workers.
 

@@ -55,7 +55,7 @@ class LanguageModel:
       params: nested dict of arrays; stacked layers have a leading axis.
       tokenizer: see tokenizers/base.py, or None where the directory holds none.
       family: its family's name.
-      report: what was initialised or left unused when it was read.
+      report: what was initialized or left unused when it was read.
       generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
       engine: the programs that write with these parameters, once there are any.
       plugins: modules that may have its family, as the config key `plugins` names them.
@@ -372,12 +372,12 @@ def from_pretrained(
       path: a directory in the Hugging Face format, a native one, that of a training run (its newest checkpoint; the
         averaged parameters if it has them), RUN/checkpoints/STEP, or a peft adapter whose base is on this machine.
       head: what it shall predict, a name of models.head_kinds.HEADS; None is what the directory says. Parts that a new
-        head needs are initialised, and named in a warning of the logger "lm_research".
+        head needs are initialized, and named in a warning of the logger "lm_research".
       dtype: "float32", "bfloat16" or "float16", of parameters and computation; None is what the files are in.
       mesh: devices to divide it over: a mesh, or one by name ("fsdp=4,tensor=2", "fsdp+tensor"); None is the default device.
         `generate` then divides rows over data and fsdp, and heads of its cache over tensor.
       num_labels: classes of a classification head; None is what the directory says.
-      seed: of initialised parts.
+      seed: of initialized parts.
       adapter: a directory of peft's format whose LoRA is added to the weights in `path`.
 
     Raises:

@@ -37,7 +37,7 @@ def test_training_finds_what_was_prepared(
     arguments = [f"--config={config_file}", f"--workdir={tmp_path}/run", "--workers", "2"]
     assert prepare.main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "Tokenised train" in shown and f"--inspect={tmp_path}/run/data/" in shown
+    assert "Tokenized train" in shown and f"--inspect={tmp_path}/run/data/" in shown
     lines: list[str] = []
     config = resolve(json.loads(config_file.read_text()))
     corpus = open_corpus(config, tmp_path / "run", lines.append)

@@ -91,7 +91,7 @@ def test_killed_while_it_builds_the_corpus(lab: Lab, bert_run: pathlib.Path, tmp
 def test_five_random_kills(lab: Lab, tmp_path: pathlib.Path, variant: str) -> None:
     """The real command, killed five times at moments drawn from the whole of an undisturbed run."""
     flags = ("--config.train.num_steps=400", "--config.checkpoint.every_steps=15", "--config.eval.every_steps=100")
-    real = {"XLA_FLAGS": ""}  # machine code as optimised as for everybody
+    real = {"XLA_FLAGS": ""}  # machine code as optimized as for everybody
     for name in ("warm", "whole"):  # the first one fills the caches of programs and corpus
         begin = time.monotonic()
         code, output = finish(lab.start(tmp_path / name, *flags, variant=variant, **real))

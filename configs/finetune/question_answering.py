@@ -15,7 +15,7 @@ Result     Devlin et al. 2018, tables 2 and 3, development sets, exact match / F
 
 Sources
     Devlin et al. 2018, section 4.2: 3 epochs (2 on SQuAD 2.0), learning rate 5e-5, batch 32 (48 on 2.0). The authors' code: length
-    384, answers of at most 30 tokens, 20 best. Their windows begin 128 tokens apart; here, as in transformers, neighbours have 128
+    384, answers of at most 30 tokens, 20 best. Their windows begin 128 tokens apart; here, as in transformers, neighbors have 128
     tokens in common, which makes about half as many. The rest as in classification.py.
 """
 

@@ -4,7 +4,7 @@ A sentence ends at . ! ? … (with the quotes and brackets that close it) before
 with a small letter or what stands before is an abbreviation, an initial or a list number; and at the full-width
 。！？ wherever they stand.
 
-Tokenising is fast, so this has to be faster: many documents are classified at once as arrays of code points, and only
+Tokenizing is fast, so this has to be faster: many documents are classified at once as arrays of code points, and only
 the full stops that the arrays cannot decide are looked at one by one.
 
 Shapes: P characters of all documents joined, C candidates (runs of . ! ? …).

@@ -111,7 +111,7 @@ class DataConfig(Section):
     max_length: int = key(128, "Tokens per example L.", low=8, high=2**24)
     group_by_length: bool = key(
         False,
-        "Labelled tasks, rows that are not packed: batches of records of about equal length, so that little is padding. The shuffled records of "
+        "Labeled tasks, rows that are not packed: batches of records of about equal length, so that little is padding. The shuffled records of "
         "some 50 batches are sorted, and these batches shuffled again; every record is still read once an epoch.",
     )
     packing: bool = key(

@@ -36,14 +36,14 @@ class ModelConfig(Section):
     attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
     norm_position: str | None = key(
         None,
-        "Where blocks normalise: after each residual sum (post) or before each branch (pre); None is the family's way.",
+        "Where blocks normalize: after each residual sum (post) or before each branch (pre); None is the family's way.",
         choices=("post", "pre"),
     )
     init_std: float = key(0.02, "Standard deviation of initial weights.", low=0.0, high=1.0)
     mup_base_width: int | None = key(
         None,
-        "Maximal update parametrisation: the hidden_size at which the learning rate was found; rates and initial weights are scaled "
-        "from there, so that it suits other widths. None is the usual parametrisation.",
+        "Maximal update parametrization: the hidden_size at which the learning rate was found; rates and initial weights are scaled "
+        "from there, so that it suits other widths. None is the usual parametrization.",
         low=1,
         high=2**20,
     )

@@ -76,7 +76,7 @@ class MeshConfig(Section):
     )
     slices: int | None = key(
         None,
-        "Slices (TPU pods joined by the data-centre network) the devices are; none takes what is found.",
+        "Slices (TPU pods joined by the data-center network) the devices are; none takes what is found.",
         low=0,
         high=2**20,
     )

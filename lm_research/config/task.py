@@ -24,13 +24,13 @@ class TaskConfig(Section):
 
     name: str | None = key(
         None,
-        "Labelled task to fine-tune for, instead of an objective: classification of texts or pairs, tagging of words, question "
+        "Labeled task to fine-tune for, instead of an objective: classification of texts or pairs, tagging of words, question "
         "answering by spans of a context, multiple choice, embedding of texts so that pairs lie close together, writing a target for a "
         "source, or following instructions.",
     )
     train: str | None = key(
         None,
-        "Labelled records: .jsonl, .json, .csv, .tsv or .parquet files, tfds:NAME@SPLIT, or (seq2seq) lines:SOURCES,TARGETS, two text "
+        "Labeled records: .jsonl, .json, .csv, .tsv or .parquet files, tfds:NAME@SPLIT, or (seq2seq) lines:SOURCES,TARGETS, two text "
         "files whose lines belong together.",
         path=True,
     )

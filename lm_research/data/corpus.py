@@ -2,7 +2,7 @@
 
 The folder of a corpus, named by a digest of its ingredients, holds the tokenizer's files (`tokenizer.model` of those that
 sentencepiece trains), `train/` and `validation/` (see store.py). It is built in four steps, the first and third by any
-number of processes: spool.py reads and cleans, split.py divides, then the tokenizer is trained, tokenise.py makes ids. What
+number of processes: spool.py reads and cleans, split.py divides, then the tokenizer is trained, tokenize.py makes ids. What
 a step has finished lies in a work folder beside it, so that a build that is killed goes on where it was.
 """
 
@@ -49,7 +49,7 @@ _LIBRARIES = ("numpy", "sentencepiece", "tokenizers")
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A tokenised corpus. `digest` tells its content: tokenizer and tokens of both parts, wherever they came from."""
+    """A tokenized corpus. `digest` tells its content: tokenizer and tokens of both parts, wherever they came from."""
 
     tokenizer: Tokenizer
     train: TokenStore
@@ -138,7 +138,7 @@ def _key(config: Config) -> str:
         data.on_error,
         _cleaning(config.clean),
         tokenizer_key(tokenizer, "sentinels"),
-        tokenizer.keep_newlines and ("one after another" if tokenizer.path else True),  # how sentences are tokenised
+        tokenizer.keep_newlines and ("one after another" if tokenizer.path else True),  # how sentences are tokenized
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
@@ -198,7 +198,7 @@ def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log
     tokenizer = _make_tokenizer(config, choices, work / "tokenizer", log)
     started = time.perf_counter()
     keep_newlines = config.tokenizer.keep_newlines
-    with bars("Tokenising", sum(len(choice.spool.shards) for choice in choices)) as advance:
+    with bars("Tokenizing", sum(len(choice.spool.shards) for choice in choices)) as advance:
         pieces = tokenize_shards(choices, work / "tokenizer", work / "tokens", keep_newlines, runner, advance)
     finished = work / "corpus"
     shutil.rmtree(finished, ignore_errors=True)  # half of one, from a build that was killed here
@@ -218,7 +218,7 @@ def _build_in(work: pathlib.Path, config: Config, folder: pathlib.Path, log: Log
         stored = (piece if config.data.mixture else piece._replace(source=0) for piece in pieces.of(part))
         built = store.assemble_store(finished / part, stored, tokenizer.digest, tokenizer.size, **extra)
         log(
-            f"Tokenised {part}: {built.num_documents:,} documents, {built.num_sentences:,} sentences, "
+            f"Tokenized {part}: {built.num_documents:,} documents, {built.num_sentences:,} sentences, "
             f"{built.num_tokens:,} tokens of {text_bytes / max(built.num_tokens, 1):.2f} bytes "
             f"({time.perf_counter() - started:.1f} s)."
         )

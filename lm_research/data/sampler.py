@@ -76,7 +76,7 @@ class LengthGroupedSampler:
         lengths_N = examples.example_lengths()
         if lengths_N is None:
             raise ConfigError(
-                "config.data.group_by_length is for records of a labelled task (config.task.name) in rows of their own: rows of text, and packed "
+                "config.data.group_by_length is for records of a labeled task (config.task.name) in rows of their own: rows of text, and packed "
                 "rows, are all equally long. Leave it out, or set --config.data.packing=False."
             )
         self.examples, self.lengths_N, self.batch_size, self.seed = examples, lengths_N, batch_size, seed

@@ -24,7 +24,7 @@ _ROUNDS = 18  # of the Feistel network; with 10, a chi-square test tells shuffle
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser, a bijection of the 64-bit integers.
+    """SplitMix64's finalizer, a bijection of the 64-bit integers.
 
     Args:
       x: uint64, any shape.

@@ -1,4 +1,4 @@
-"""The token store: a tokenised corpus in four flat files that are mapped into memory, not read.
+"""The token store: a tokenized corpus in four flat files that are mapped into memory, not read.
 
     tokens.bin      uint16 or uint32, little endian: the ids of all sentences, one after another
     sentences.npy   int64 [S + 1]: where each sentence starts in tokens.bin, then the end

@@ -35,7 +35,7 @@ class _Task:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedShards:
-    """Tokenised shards on disk, as (file, place of its source) in order."""
+    """Tokenized shards on disk, as (file, place of its source) in order."""
 
     shards: list[tuple[pathlib.Path, int]]
 
@@ -62,7 +62,7 @@ def tokenize_shards(
     runner: Runner,
     advance: Advance,
 ) -> TokenizedShards:
-    """Tokenises what `choices` trains on or holds out, or goes on with what an earlier call began in `folder`.
+    """Tokenizes what `choices` trains on or holds out, or goes on with what an earlier call began in `folder`.
 
     Raises:
       WorkerDied: a worker process was killed.

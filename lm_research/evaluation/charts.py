@@ -1,4 +1,4 @@
-"""Pictures as inline SVG, in the colours of the page they stand on.
+"""Pictures as inline SVG, in the colors of the page they stand on.
 
 Legend: N records, C classes.
 """

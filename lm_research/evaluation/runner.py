@@ -58,7 +58,7 @@ class Predictor(Protocol):
 KINDS: dict[str, Callable[..., Predictor]] = {
     **dict.fromkeys(TASKS, TaskPredictor),
     "minimal_pairs": MinimalPairPredictor,
-    "language_modelling": LanguageModelPredictor,
+    "language_modeling": LanguageModelPredictor,
 }
 
 

@@ -245,7 +245,7 @@ def make_scorer(entry: Entry, labels: Sequence[str], rows: Predictions) -> Score
         "contrastive": RetrievalScorer,
         "tagging": TagScorer,
         "minimal_pairs": MinimalPairScorer,
-        "language_modelling": LanguageModelScorer,
+        "language_modeling": LanguageModelScorer,
     }
     scorer: Scorer
     if entry.task == "classification" and entry.problem_type == "single_label" and entry.more.get("group_key"):

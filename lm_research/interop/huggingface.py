@@ -198,7 +198,7 @@ def load_params(
       mesh: where they go, by the rules of parallel/rules.py; None is the default device.
       dtype: type of the parameters; None keeps each as it is stored.
       seed: of parameters that the files do not have.
-      fresh_head: whether parts of the head may have another shape than in the files; they are initialised then.
+      fresh_head: whether parts of the head may have another shape than in the files; they are initialized then.
 
     Raises:
       PretrainedError: a tensor of the stacks is missing, or any has another shape than config.json asks for, or is
@@ -225,7 +225,7 @@ def load_params(
             arrays[path] = arrays[path].astype(default)
     used = set[str]().union(*map(reader.stored_names, reader.shapes))
     family = family_of(pretrained.family)
-    kept = {} if pretrained.untied else reader.dead_copies()  # config.json no longer says what they were for
+    kept = {} if pretrained.untied else reader.tied_duplicates()  # config.json no longer says what they were for
     used |= {stored for name in kept for stored in reader.names.of(name)}
     same, passed_over = reader.others(used)
     used |= same | {name for name, _ in passed_over}

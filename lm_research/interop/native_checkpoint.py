@@ -310,7 +310,7 @@ def missing(native: Native) -> list[str]:
 def load_params(
     native: Native, mesh: Mesh | None = None, dtype: str | None = None, seed: int = 0
 ) -> tuple[Params, Report]:
-    """Reads the parameters onto the devices of a mesh; those that the directory does not have are initialised.
+    """Reads the parameters onto the devices of a mesh; those that the directory does not have are initialized.
 
     Adapters are added to their kernels.
 

@@ -37,7 +37,7 @@ METHODS = {
 
 
 def check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
-    """Raises a PretrainedError that names the method if config.json says that the weights are quantised."""
+    """Raises a PretrainedError that names the method if config.json says that the weights are quantized."""
     key = next((key for key in KEYS if config.get(key)), None)
     if key is None:
         return
@@ -49,7 +49,7 @@ def check_config(path: pathlib.Path, config: Mapping[str, Any]) -> None:
 
 
 def check_tensors(path: pathlib.Path, tensors: Mapping[str, np.dtype]) -> None:
-    """Raises a PretrainedError that names the method if tensors, by name, are those of quantised weights.
+    """Raises a PretrainedError that names the method if tensors, by name, are those of quantized weights.
 
     A float8 tensor is refused with or without scales: nobody computes with weights that have 3 bits after the point and no scale.
     """
@@ -66,6 +66,6 @@ def check_tensors(path: pathlib.Path, tensors: Mapping[str, np.dtype]) -> None:
 
 def _refusal(path: pathlib.Path, method: str) -> PretrainedError:
     return PretrainedError(
-        f"{path}: the weights are quantised: {method}. Such files are not supported. Take the model that they were made from, or undo it "
+        f"{path}: the weights are quantized: {method}. Such files are not supported. Take the model that they were made from, or undo it "
         "with transformers: load the model there, call model.dequantize() and model.save_pretrained(DIR), and give DIR."
     )

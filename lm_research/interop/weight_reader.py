@@ -26,8 +26,8 @@ from lm_research.trees import flatten
 class Report:
     """What did not fit between a file and a model.
 
-    new: our parameters that the file does not have (freshly initialised). reshaped: those that it has in another
-    shape (initialised too). unused: the file's tensors that the model does not have. kept: tensors that no
+    new: our parameters that the file does not have (freshly initialized). reshaped: those that it has in another
+    shape (initialized too). unused: the file's tensors that the model does not have. kept: tensors that no
     computation reads, but that the format has beside one that is read; they are written back as they were. untied: pairs
     of tensors that config.json ties and that differ; both are used. passed_over: the same, where the second is used alone.
     nonfinite: tensors with NaN or infinite values, and how many these are in words; of a run's arrays by our names.
@@ -44,8 +44,8 @@ class Report:
     def lines(self) -> list[str]:
         """Sentences to log; empty if all fitted."""
         parts = (
-            ("initialised, because the files do not have them", self.new),
-            ("initialised, because the files have them in another shape", self.reshaped),
+            ("initialized, because the files do not have them", self.new),
+            ("initialized, because the files have them in another shape", self.reshaped),
             ("not used by this model", self.unused),
             (
                 "tied by config.json, but with different values in the files, so that each is used for itself",
@@ -135,7 +135,7 @@ class WeightReader:
             if not jnp.issubdtype(self.source.dtype(name), jnp.floating):
                 raise PretrainedError(
                     f"{self.source.file(name)}: tensor {name!r} is of type {self.source.dtype(name)}, but weights are floating-"
-                    "point numbers. Quantised files are not supported."
+                    "point numbers. Quantized files are not supported."
                 )
         return "found"
 
@@ -163,7 +163,7 @@ class WeightReader:
                 "them. Many tensors share their bytes, which no model does. Download them again."
             )
 
-    def dead_copies(self) -> dict[str, np.ndarray]:
+    def tied_duplicates(self) -> dict[str, np.ndarray]:
         """Tensors of the files that nothing reads and that belong to the format, by the family's names."""
         dead = [name for weight in self.weights.values() for name in weight.kept]
         found = {name: [one for one in self.names.of(name) if one in self.source.names] for name in dead}

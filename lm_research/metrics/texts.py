@@ -160,7 +160,7 @@ class RougeTokenizer:
 
 @functools.cache
 def _kind(character: str) -> str:
-    """What becomes of a character's neighbours of its kind: a Latin text (with all that is part of no word), characters, a word."""
+    """What becomes of a character's neighbors of its kind: a Latin text (with all that is part of no word), characters, a word."""
     if character.isascii() or not _is_part_of_word(character) or _in(character, _LATIN):
         return "latin"
     return "character" if any(_in(character, SCRIPTS[name]) for name in _UNSPACED) else "word"

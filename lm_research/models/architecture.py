@@ -61,7 +61,7 @@ class Architecture:
 
       activation: of the feed-forward layer, see layers.ACTIVATIONS.
 
-      pooling: the position a whole row is summarised by: "first", "last" (not padding), "eos" (the last one).
+      pooling: the position a whole row is summarized by: "first", "last" (not padding), "eos" (the last one).
       pooler_activation: of the summary's dense layer; empty: the state itself.
       eos_id: what "eos" looks for.
       pad_id: the padding token, for "last" and `count_padding`; -1 where there is none.
@@ -197,7 +197,7 @@ class Architecture:
 
     @property
     def final_norm(self) -> bool:
-        """Whether the stack's output is normalised: where its last layer does not do that itself."""
+        """Whether the stack's output is normalized: where its last layer does not do that itself."""
         return self.layer_specs[-1].residual != "post"
 
     @property

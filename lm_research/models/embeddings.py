@@ -16,7 +16,7 @@ from lm_research.parallel.rules import constrain
 
 
 class Embeddings(nnx.Module):
-    """Token + position (+ type) embeddings, normalised and projected to D where the architecture says so."""
+    """Token + position (+ type) embeddings, normalized and projected to D where the architecture says so."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         width = arch.embedding_width

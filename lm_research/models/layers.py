@@ -135,7 +135,7 @@ def few_rows(matrix_OI: jax.Array, x_RI: jax.Array, dtype: Any = None) -> jax.Ar
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis (Ba et al. 2016), statistics in float32."""
+    """Layer normalization over the last axis (Ba et al. 2016), statistics in float32."""
 
     def __init__(self, arch: Architecture, width: int = 0) -> None:
         width = width or arch.hidden_size
@@ -146,15 +146,15 @@ class LayerNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         mean = x32.mean(-1, keepdims=True)
-        centred = x32 - mean
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.epsilon)
+        centered = x32 - mean
+        variance = jnp.square(centered).mean(-1, keepdims=True)
+        y = centered * jax.lax.rsqrt(variance + self.epsilon)
         y = y * broadcast_rows(self.scale[...], y.shape)
         return (y if self.bias is None else y + broadcast_rows(self.bias[...], y.shape)).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019), statistics in float32."""
+    """Root-mean-square normalization over the last axis (Zhang and Sennrich 2019), statistics in float32."""
 
     def __init__(self, arch: Architecture, width: int = 0) -> None:
         self.scale = nnx.Param(jnp.ones((width or arch.hidden_size,), jnp.float32), axes=(None,))
@@ -171,7 +171,7 @@ _NORMS: dict[str, type[Norm]] = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 def norm(arch: Architecture, width: int = 0) -> Norm:
-    """The architecture's kind of normalisation, over `width` or D elements."""
+    """The architecture's kind of normalization, over `width` or D elements."""
     return _NORMS[arch.norm_kind](arch, width)
 
 
@@ -251,7 +251,7 @@ def random_bits(
     A counter-based generator (Salmon et al. 2011) that is purely elementwise: it fuses with its consumer, costs two
     multiplications an element where threefry needs twenty rounds, and gives the same bits however the array is
     divided over devices. The mixing constants are Wellons' lowbias32, with half of the key added between rounds.
-    Good enough for dropout; not for initialisation or sampling, which use jax.random.
+    Good enough for dropout; not for initialization or sampling, which use jax.random.
 
     Args:
       key: a jax.random key.

@@ -23,7 +23,7 @@ from lm_research.models.architecture import Architecture
 
 
 def width_ratio(config: ModelConfig) -> float:
-    """r; 1 without the parametrisation."""
+    """r; 1 without the parametrization."""
     return config.hidden_size / config.mup_base_width if config.mup_base_width else 1.0
 
 

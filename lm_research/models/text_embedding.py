@@ -43,7 +43,7 @@ class Embedding:
       default_prompt_name: of the prompt where none is asked for; None is none.
       similarity: of two vectors, one of SIMILARITIES.
       truncate_dim: how many numbers of a vector are kept, from the first; 0 is all.
-      dense: layers between pooling and normalisation.
+      dense: layers between pooling and normalization.
       files: name -> content of the files that say all this, as they were found.
     """
 

@@ -1,4 +1,4 @@
-"""Masked language modelling, alone or with a label for pairs of segments.
+"""Masked language modeling, alone or with a label for pairs of segments.
 
 BERT's pre-training (Devlin et al. 2018, section 3.1) by default: tokens masked 80/10/10, and whether B follows A. With
 sentence_pair="sentence_order" ALBERT's (Lan et al. 2019); with "none" RoBERTa's (Liu et al. 2019), where `data.packing` fills

@@ -83,7 +83,7 @@ def span_shares(config: MaskingConfig) -> np.ndarray:
     if config.masking == "ngram":
         inverse = 1.0 / lengths
         return inverse / inverse.sum()
-    low, high = 1e-9, 1.0  # of the ratio between neighbours; the mean grows with it
+    low, high = 1e-9, 1.0  # of the ratio between neighbors; the mean grows with it
     for _ in range(60):
         ratio = (low + high) / 2
         shares = ratio ** (lengths - 1.0)

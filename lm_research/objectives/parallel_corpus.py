@@ -26,7 +26,7 @@ from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_
 
 Pair = tuple[str, str]
 FORMAT = 2  # of the folder and of everything that decides its content
-_BATCH_PAIRS = 5_000  # tokenised in one call
+_BATCH_PAIRS = 5_000  # tokenized in one call
 
 
 @dataclasses.dataclass(frozen=True)

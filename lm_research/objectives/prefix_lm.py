@@ -1,4 +1,4 @@
-"""Prefix language modelling (Liu et al. 2018; Raffel et al. 2019, section 3.2): a decoder that reads a beginning both ways.
+"""Prefix language modeling (Liu et al. 2018; Raffel et al. 2019, section 3.2): a decoder that reads a beginning both ways.
 
 Rows are those of causal_lm.py. Each document in them is split at a random place: the tokens before it are the prefix, whose
 positions see all of it; those after it are predicted, each from the prefix and what lies between.

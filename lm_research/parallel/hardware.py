@@ -1,4 +1,4 @@
-"""What devices can do at best: for MFU (model FLOPs utilisation, Chowdhery et al. 2022, appendix B) and for plans."""
+"""What devices can do at best: for MFU (model FLOPs utilization, Chowdhery et al. 2022, appendix B) and for plans."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Chip:
       kind: a part of jax's device_kind that tells it from the others.
       flops: dense bfloat16 FLOP/s.
       hbm_bytes, hbm_bandwidth: memory, and bytes/s between it and the chip.
-      link_bandwidth: bytes/s of one link to a neighbour (TPU torus), or of a GPU to the others of its machine.
+      link_bandwidth: bytes/s of one link to a neighbor (TPU torus), or of a GPU to the others of its machine.
       torus: dimensions of the torus that links form; 0 where every chip reaches every other alike (NVLink).
       wraps_at: a torus dimension of a multiple of so many chips is a ring; others are lines. 0 where there is no torus.
-      network_bandwidth: bytes/s of a chip's share of the data-centre network, which joins slices or machines.
+      network_bandwidth: bytes/s of a chip's share of the data-center network, which joins slices or machines.
     """
 
     kind: str

@@ -5,7 +5,7 @@ state (ZeRO-3, Rajbhandari et al. 2019), `context` divides the positions of each
 `tensor` divides heads, feed-forward and vocabulary (Shoeybi et al. 2019). One device is the mesh (1, 1, 1, 1); nothing else in
 the code treats it specially.
 
-Where the devices are several slices (TPU pods joined by the data-centre network) the slices are the outermost part of the data
+Where the devices are several slices (TPU pods joined by the data-center network) the slices are the outermost part of the data
 axis, or of fsdp where nothing is copied: what crosses the slow network is one sum of gradients a step.
 """
 

@@ -27,8 +27,8 @@ class TokenClassification(Pipeline):
     A text that is longer than the model reads is read in windows of whole words that overlap; each word's class comes from the window where
     it has most around it.
 
-    Options: `stride` (128): tokens that neighbouring windows share, at most half of one. `aggregation_strategy`: none gives tokens {"entity", "score", "index", "word", "start", "end"}; the others
-    {"entity_group", "score", "word", "start", "end"}: simple joins neighbouring tokens of one class; first, average and max
+    Options: `stride` (128): tokens that neighboring windows share, at most half of one. `aggregation_strategy`: none gives tokens {"entity", "score", "index", "word", "start", "end"}; the others
+    {"entity_group", "score", "word", "start", "end"}: simple joins neighboring tokens of one class; first, average and max
     first give each word the class of its first token, of its tokens' mean, or of its surest token. `ignore_labels` (["O"]).
     Tags B-X and I-X are read as one class X; B- begins anew.
     """
@@ -144,7 +144,7 @@ def _words(tokens: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
 def _groups(
     pieces: list[dict[str, Any]], names: list[str], decode: Callable[[list[int]], str]
 ) -> Iterator[dict[str, Any]]:
-    """Neighbours of one class as one entity; its score is their mean."""
+    """Neighbors of one class as one entity; its score is their mean."""
     open_: dict[str, Any] | None = None
     for piece in pieces:
         best = int(piece["shares"].argmax())

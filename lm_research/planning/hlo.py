@@ -1,4 +1,4 @@
-"""Collectives in the text of an optimised HLO module.
+"""Collectives in the text of an optimized HLO module.
 
 The compiled program names one transfer in several places (asynchronous starts and ends, fusions that overlap it with
 products), which share a channel; and what stands inside a loop happens once per turn. So transfers are counted by channel, times

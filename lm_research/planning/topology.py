@@ -14,7 +14,7 @@ from lm_research.parallel.mesh import AXES
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """`slices` equal groups of chips; inside one the chips' own links, between them the data-centre network."""
+    """`slices` equal groups of chips; inside one the chips' own links, between them the data-center network."""
 
     name: str
     chip: Chip

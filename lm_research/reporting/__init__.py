@@ -1,1 +1,1 @@
-"""Runs as a page to look at: read, summarised, fitted, and drawn into one HTML file that needs nothing else."""
+"""Runs as a page to look at: read, summarized, fitted, and drawn into one HTML file that needs nothing else."""

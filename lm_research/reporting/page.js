@@ -1,11 +1,11 @@
 "use strict";
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
-// Paul Tol's "bright" without its grey, then the same again with dashes: told apart by most eyes, on white and on black.
+// Paul Tol's "bright" without its gray, then the same again with dashes: told apart by most eyes, on white and on black.
 const COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377"], DASHES = ["solid", "dash", "dot", "dashdot"];
 const MOST_POINTS = 2000;  // drawn of one curve; the data has all of them
 const hidden = new Set();
-const colour = run => COLOURS[run % COLOURS.length], dash = run => DASHES[Math.floor(run / COLOURS.length) % DASHES.length];
+const color = run => COLOURS[run % COLOURS.length], dash = run => DASHES[Math.floor(run / COLOURS.length) % DASHES.length];
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 // Viridis without its yellow end, which is lost on white. The best trials are far from the background, the worst near to it.
 const SCALE = [[0, "#440154"], [0.33, "#31688e"], [0.67, "#35b779"], [1, "#90d743"]];
@@ -16,7 +16,7 @@ const CHARTS = [
   ["Loss on held-out text [nats]", ["eval_loss_nats"]],
   ["Learning rate", ["learning_rate"]],
   ["Tokens a second", ["tokens_per_second"]],
-  ["Model FLOPs utilisation", ["mfu"]],
+  ["Model FLOPs utilization", ["mfu"]],
   ["Goodput: share of the time in steps", ["goodput"]],
 ];
 const keys = [...new Set(DATA.runs.flatMap(run => run.tables.flatMap(table => Object.keys(table.columns))))].filter(key => key !== "step");
@@ -76,7 +76,7 @@ function curve(node, wanted) {
       const xs = points.map(p => p[0]), ys = points.map(p => p[1]), smooth = weight > 0 && !key.startsWith("eval_") && key !== "learning_rate" && key !== "goodput" && points.length > 2;
       const trace = (values, opacity, width) => ({
         x: thinned(xs), y: thinned(values), name: run.name, opacity, mode: points.length < 40 && opacity === 1 && !smooth ? "lines+markers" : "lines",
-        line: {color: colour(number), dash: dash(number), width}, marker: {size: 5, color: colour(number)},
+        line: {color: color(number), dash: dash(number), width}, marker: {size: 5, color: color(number)},
         hovertemplate: "%{y:.5g} at %{x:.6~g}<extra>%{fullData.name}</extra>",
       });
       if (smooth) traces.push(trace(ys, 0.35, 1));
@@ -99,7 +99,7 @@ function setUpCurves() {
   DATA.runs.forEach((run, number) => {
     const button = element($("legend"), "button");
     const dot = element(button, "span", undefined, "dot");
-    dot.style.background = colour(number);
+    dot.style.background = color(number);
     button.append(run.name);
     button.setAttribute("aria-pressed", "true");
     button.title = "show or hide " + run.name;
@@ -119,9 +119,9 @@ function drawTime() {
   const runs = DATA.runs.filter(run => Object.keys(run.seconds).length), node = $("time-chart") || chart($("time"), "Share of each run's time", true);
   node.id = "time-chart";
   const causes = Object.keys(runs[0].seconds).filter(cause => runs.some(run => run.seconds[cause] > 0)), total = run => Object.values(run.seconds).reduce((a, b) => a + b, 0);
-  const colours = {steps: "#228833", start: "#4477aa", compile: "#66ccee", data: "#ccbb44", eval: "#aa3377", checkpoint: "#ee6677", repeated: "#bbbbbb", down: "#777777"};
+  const colors = {steps: "#228833", start: "#4477aa", compile: "#66ccee", data: "#ccbb44", eval: "#aa3377", checkpoint: "#ee6677", repeated: "#bbbbbb", down: "#777777"};
   draw(node, causes.map(cause => ({
-    type: "bar", orientation: "h", name: cause, y: runs.map(run => run.name), x: runs.map(run => run.seconds[cause] / total(run)), marker: {color: colours[cause]},
+    type: "bar", orientation: "h", name: cause, y: runs.map(run => run.name), x: runs.map(run => run.seconds[cause] / total(run)), marker: {color: colors[cause]},
     customdata: runs.map(run => run.seconds[cause]), hovertemplate: "%{fullData.name}: %{customdata:.4g} s, %{x:.1%}<extra></extra>",
   })), {barmode: "stack", height: 110 + 28 * runs.length, showlegend: true, legend: {orientation: "h", y: -0.25, yanchor: "top", traceorder: "normal"}, x: {tickformat: ".0%", range: [0, 1]}, y: {autorange: "reversed", type: "category"}});
 }
@@ -193,7 +193,7 @@ if (DATA.runs.length) setUpCurves();
 document.querySelectorAll("th.run").forEach(head => {
   const dot = document.createElement("span");
   dot.className = "dot";
-  dot.style.background = colour(Number(head.dataset.run));
+  dot.style.background = color(Number(head.dataset.run));
   head.prepend(dot);
 });
 DARK.addEventListener("change", drawAll);

@@ -1,7 +1,7 @@
 """A scaling law fitted to the final losses of runs that differ in size, in data, or in both.
 
 L(N, D) = E + A / N^alpha + B / D^beta, of N parameters and D tokens, the third approach of Hoffmann et al. 2022
-(arXiv:2203.15556): a Huber loss on differences of logarithms, minimised from many starting points. What does not vary among the runs
+(arXiv:2203.15556): a Huber loss on differences of logarithms, minimized from many starting points. What does not vary among the runs
 drops out. Intervals come from a bootstrap of residuals: few runs of each size leave nothing to draw from otherwise.
 """
 

@@ -54,7 +54,7 @@ class InitCheckpoint:
         return tuple(f"^{part}/" for part in sorted(parts | ({"classifier"} & set(self.definition.shapes))))
 
     def load(self, mesh: Mesh, seed: int) -> tuple[Params, list[str]]:
-        """Its parameters in float32 on the mesh, and sentences about what had to be initialised or was not used.
+        """Its parameters in float32 on the mesh, and sentences about what had to be initialized or was not used.
 
         Raises:
           PretrainedError: like `from_pretrained`, or they are not all finite: no loss of theirs would be.
@@ -71,7 +71,7 @@ class InitCheckpoint:
 def load_init_checkpoint(config: Config, corpus: Corpus | None = None) -> InitCheckpoint | None:
     """The model directory that the run starts from, if it does; raises a PretrainedError if there is none such.
 
-    Of a labelled data set the head gets its classes.
+    Of a labeled data set the head gets its classes.
     """
     if not config.train.init_from:
         if config.lora.rank:

@@ -149,7 +149,7 @@ def describe(run: RunSetup) -> str:
     timed = config_lib.timed(config)
     steps = f"{train.budget} of steps" if timed else f"{train.num_steps:,} steps"
     read = "" if timed else f", read {passes:.1f} times"
-    learning = make_groups(config, run.definition.shapes, run.definition.layers_of).in_words(run.definition.shapes)
+    learning = make_groups(config, run.definition.shapes, run.definition.layers_of).describe(run.definition.shapes)
     learning = f", {learning}" if learning else ""
     return (
         f"model: {config.model.family}, {arch.num_layers} layers x {arch.hidden_size}, vocabulary {arch.vocab_size:,}, "

@@ -61,7 +61,7 @@ class RequestStream:
       bias: of tokens, added to their scores.
       total: sum of their log-probabilities [nats], where those are wanted.
       ended: its last event is delivered.
-      cancelled: set when nobody waits any more; the row is free before the next step.
+      canceled: set when nobody waits any more; the row is free before the next step.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RequestStream:
         before: Sequence[int] = (),
     ) -> None:
         self.tokens, self.source, self.options, self.number, self.logprobs = tokens, source, options, number, logprobs
-        self.deadline, self._deliver, self.said, self.cancelled, self.ended = deadline, deliver, 0, False, False
+        self.deadline, self._deliver, self.said, self.canceled, self.ended = deadline, deliver, 0, False, False
         self._stream, self._stops, self._text, self._given = TextStream(tokenizer, before), list(stops), "", 0
         self.total, self.bias, self.before = 0.0, bias, before
         assert options.max_new_tokens is not None and isinstance(options.seed, int), "a request settles both"
@@ -88,7 +88,7 @@ class RequestStream:
     @property
     def dead(self) -> bool:
         """Whether nobody waits any more, or only for being told that it is too late."""
-        return self.cancelled or time.monotonic() > self.deadline
+        return self.canceled or time.monotonic() > self.deadline
 
     def deliver(self, event: Event) -> None:
         self.ended = bool(event.finish)
@@ -264,7 +264,7 @@ class Batcher:
         """Gives up texts that nobody waits for."""
         with self._wake:
             for writer in writers:
-                writer.cancelled = True
+                writer.canceled = True
             self._wake.notify()
 
     def abandon(self) -> list[RequestStream]:
@@ -274,7 +274,7 @@ class Batcher:
             self._queue.clear()
             self._wake.notify()
         for writer in left:
-            writer.cancelled = True
+            writer.canceled = True
             writer.deliver(Event(finish="closing"))
         return left
 
@@ -323,7 +323,7 @@ class Batcher:
         leaving = [row for row, writer in self._rows.items() if writer.dead]
         for row in leaving:
             writer = self._rows.pop(row)
-            if not writer.cancelled:
+            if not writer.canceled:
                 writer.deliver(Event(finish="timeout"))
         self.slots.free(leaving)
         self._forget()
@@ -331,7 +331,7 @@ class Batcher:
     def _forget(self) -> None:
         """Takes those that are gone or late out of the queue; called with the lock."""
         for writer in self._queue:
-            if writer.dead and not writer.cancelled:
+            if writer.dead and not writer.canceled:
                 writer.deliver(Event(finish="timeout"))
         self._queue = collections.deque(writer for writer in self._queue if not writer.dead)
 

@@ -122,7 +122,7 @@ class SequentialWorker:
             self._wake.notify_all()
         for job in left:
             for writer in job.writers:
-                writer.cancelled = True
+                writer.canceled = True
             _end(job, "closing")
         return [writer for job in left for writer in job.writers]
 

@@ -1,4 +1,4 @@
-"""What labelled tasks share: the contract, an objective of labels, and records as rows.
+"""What labeled tasks share: the contract, an objective of labels, and records as rows.
 
 Legend: B batch, L length, N records.
 """
@@ -66,7 +66,7 @@ class LabelsConfig(TaskConfig):
 class WindowsConfig(TaskConfig):
     doc_stride: int = key(
         128,
-        "Tokens of a long context or sentence that neighbouring windows have in common (tagging: at most half "
+        "Tokens of a long context or sentence that neighboring windows have in common (tagging: at most half "
         "of a window).",
         low=0,
         high=2**24,
@@ -233,7 +233,7 @@ class LabelObjective(Objective):
 
 
 class Task(Trainable[LabeledCorpus]):
-    """A labelled task of one run: from records to examples, and from what a model makes of them to predictions and metrics.
+    """A labeled task of one run: from records to examples, and from what a model makes of them to predictions and metrics.
 
     Attributes:
       examples_class: how its records become rows.
@@ -288,7 +288,7 @@ class Task(Trainable[LabeledCorpus]):
         task = TaskConfig.of(config.task)
         if not task.train:
             raise ConfigError(
-                f"config.task.name={task.name} needs labelled records: name a .jsonl, .csv, .tsv or .parquet file or "
+                f"config.task.name={task.name} needs labeled records: name a .jsonl, .csv, .tsv or .parquet file or "
                 "tfds:NAME in --config.task.train."
             )
         if config.data.packing and not cls.supports_packing:

@@ -1,4 +1,4 @@
-"""A labelled data set as token stores: records become rows of ids, with everything the tokenizer's model wants around them.
+"""A labeled data set as token stores: records become rows of ids, with everything the tokenizer's model wants around them.
 
 The folder of a data set holds the tokenizer's files, the stores `train/`, `validation/` and, if asked for, `test/`, one document a
 record, and beside each store `PART.npz`: `labels` (numbers of classes [N], of each class [N, C], values [N], or of each token
@@ -39,7 +39,7 @@ from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_
 IGNORED = -100  # no label
 FORMAT = 3
 DIGESTS = "digests.json"  # SHA-256 of each file beside the stores; written last
-_BATCH = 1_000  # records tokenised in one call
+_BATCH = 1_000  # records tokenized in one call
 
 
 class Row(NamedTuple):

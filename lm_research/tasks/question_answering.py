@@ -93,7 +93,7 @@ class QuestionReader(Reader):
             if room <= stride:
                 raise DataError(
                     f"{record.where}: beside its question a row of data.max_length={length} tokens has room for {max(0, room)} of the "
-                    f"context, no more than the task.doc_stride={stride} that neighbouring windows share. Shorten the question, "
+                    f"context, no more than the task.doc_stride={stride} that neighboring windows share. Shorten the question, "
                     "raise data.max_length or lower task.doc_stride."
                 )
         read = windows(tokenizer, asked, [one.context for one in given], length, stride)

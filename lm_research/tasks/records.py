@@ -1,4 +1,4 @@
-"""Labelled records, one after another, with the place each came from, so that a mistake in one can be named by file and line.
+"""Labeled records, one after another, with the place each came from, so that a mistake in one can be named by file and line.
 
 Read are JSON (one object a line, one list of objects a file, or SQuAD's nested form), CSV and TSV with a row of names, Parquet,
 columns (words and tags, see columns.py), two text files whose lines belong together, and TensorFlow Datasets.
@@ -90,7 +90,7 @@ def _read_files(source: str, config: Config, problems: Problems) -> Iterator[Rec
             continue
         if file.kind not in read:
             raise DataError(
-                f"{file.path}: labelled records are not read from {file.kind} files. Use .jsonl, .csv or .parquet."
+                f"{file.path}: labeled records are not read from {file.kind} files. Use .jsonl, .csv or .parquet."
             )
         yield from read[file.kind](file, problems)
 

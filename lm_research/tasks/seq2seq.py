@@ -1,4 +1,4 @@
-"""Writing a target for a source: translation, summarisation, or anything else as text to text (Raffel et al. 2020).
+"""Writing a target for a source: translation, summarization, or anything else as text to text (Raffel et al. 2020).
 
 Encoder-decoders learn the target's tokens given the source, as in objectives/seq2seq.py, whose rows and loss these are. Sources are
 read with the special tokens that the model's tokenizer puts around a text, after task.source_prefix if there is one; targets end with the

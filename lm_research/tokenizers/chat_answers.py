@@ -123,7 +123,7 @@ class _Finder:
 def answer_ids(tokenizer: Tokenizer, answers: Answers) -> list[list[int]]:
     """Ids of a conversation up to the end of its last answer, in parts: before an answer, the answer, before the next, and so on.
 
-    The whole text is tokenised at once, and a token that has a character of an answer is the answer's, as transformers counts them.
+    The whole text is tokenized at once, and a token that has a character of an answer is the answer's, as transformers counts them.
     """
     if tokenizer.gives_offsets:
         encoded = tokenizer(answers.text, add_special_tokens=False, return_offsets=True)

@@ -2,7 +2,7 @@
 
 Each follows the published model's own training code, as the tokenizer.json files published with the models do. Where
 transformers 5.24 departs from that when it reads these older files, this does not: a mask of RoBERTa takes the space before
-it along; mBART normalises as its sentencepiece model says and mBART-50 and NLLB write no lone space; NLLB has its languages;
+it along; mBART normalizes as its sentencepiece model says and mBART-50 and NLLB write no lone space; NLLB has its languages;
 ALBERT's commas are no part of a number; mT5 falls back to bytes; Llama begins a text with a token.
 """
 
@@ -204,7 +204,7 @@ def _spaced(
     settings: Settings,
     steps: Sequence[normalizers.Normalizer] = (),
 ) -> Tokenizer:
-    """With a text normalised by `steps` and the model's own rules, runs of white space as one space, and a space before it."""
+    """With a text normalized by `steps` and the model's own rules, runs of white space as one space, and a space before it."""
     steps, config = list(steps), settings.config
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))

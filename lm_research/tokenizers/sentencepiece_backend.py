@@ -24,7 +24,7 @@ def to_backend(proto: bytes, literal: bool, name: str) -> Tokenizer:
     """The tokenizer, without special tokens around texts; control pieces in a text are found as such.
 
     Args:
-      proto: the serialised model.
+      proto: the serialized model.
       literal: whether a text may hold SPACE, as characters outside of the vocabulary.
       name: of the model, for messages.
 

@@ -35,13 +35,13 @@ class SentencePieceModel:
     kind: int
     unk_id: int
     byte_fallback: bool
-    charsmap: bytes  # compiled rules of normalisation; empty for none
+    charsmap: bytes  # compiled rules of normalization; empty for none
     adds_prefix: bool  # a space before the text
     removes_spaces: bool  # those at both ends, and all but one of several
 
 
 def read_model(data: bytes) -> SentencePieceModel:
-    """Reads a serialised ModelProto.
+    """Reads a serialized ModelProto.
 
     Raises:
       ValueError: the bytes are no such message, one without pieces, or one with values that no model has.
@@ -94,7 +94,7 @@ def _check_pieces(pieces: list[tuple[str, float, int]]) -> None:
 
 
 def check_charsmap(charsmap: bytes | int) -> None:
-    """Raises a ValueError for compiled rules of normalisation that point outside of themselves: readers of them trust them."""
+    """Raises a ValueError for compiled rules of normalization that point outside of themselves: readers of them trust them."""
     if charsmap == b"":
         return
     if not isinstance(charsmap, bytes):

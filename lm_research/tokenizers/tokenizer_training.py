@@ -183,7 +183,7 @@ def _train_wordpiece(lines: list[str], config: TokenizerConfig) -> dict[str, byt
 
 
 def _alphabet(lines: list[str], normalizer: normalizers.Normalizer, room: int) -> list[str]:
-    """Characters of the normalised text, in order of their code points: the most frequent ones, until they cover it.
+    """Characters of the normalized text, in order of their code points: the most frequent ones, until they cover it.
 
     No more than leave their two forms (alone, and inside a word) `room` ids.
     """

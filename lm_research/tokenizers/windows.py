@@ -42,7 +42,7 @@ def word_windows(sizes: Sequence[int], room: int, stride: int) -> list[WordWindo
 
     Args:
       sizes: tokens of each word, from 1 to room.
-      stride: tokens that neighbours have in common, at most; half of the room if that is less.
+      stride: tokens that neighbors have in common, at most; half of the room if that is less.
     """
     ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
     words, stride, first, spans = len(sizes), min(stride, room // 2), 0, []
@@ -75,7 +75,7 @@ def context_rooms(tokenizer: Tokenizer, questions: Sequence[str], max_length: in
 def windows(
     tokenizer: Tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
 ) -> Iterator[list[Window]]:
-    """The windows of each pair, first to last; neighbours have `stride` tokens of the context in common.
+    """The windows of each pair, first to last; neighbors have `stride` tokens of the context in common.
 
     Every question must leave room for more than `stride` tokens of its context (`context_rooms`).
     """

@@ -64,7 +64,7 @@ class ParamGroups:
         leaves = flatten(self.learning(shapes))
         return round(sum(math.prod(leaf.shape) * share(path) for path, leaf in leaves.items()))
 
-    def in_words(self, shapes: Params) -> str:
+    def describe(self, shapes: Params) -> str:
         """How many parameters learn, where not all do."""
         if not (self.frozen or self.masks):
             return ""

@@ -121,7 +121,7 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: pathlib.Path) -> 
 
 
 def test_messages_are_of_bounded_length_and_printable() -> None:
-    """What a file is quoted with could fill the terminal, or write in colour over what stands there."""
+    """What a file is quoted with could fill the terminal, or write in color over what stands there."""
     message = str(DataError(f"a.json: there is no key {'x' * 10**6}\x1b[31m\x00. Mend it."))
     assert message.startswith("a.json: there is no key xxx") and message.endswith("x?[31m?. Mend it.")
     assert " [...] " in message and len(message) < 4100

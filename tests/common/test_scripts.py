@@ -6,7 +6,7 @@ import pytest
 
 from lm_research.common.scripts import SCRIPTS
 
-# Blocks.txt of Unicode 15.1; "to" joins neighbours. Latin begins with the letter A; of the fullwidth and halfwidth forms only letters
+# Blocks.txt of Unicode 15.1; "to" joins neighbors. Latin begins with the letter A; of the fullwidth and halfwidth forms only letters
 # count; Arabic's presentation forms leave out U+FEFF, the byte order mark; Han has the iteration marks of CJK Symbols, and extensions B to H.
 BLOCKS = {
     "latin": "0041..024F 0250..02AF 1E00..1EFF 2C60..2C7F A720..A7FF FF21..FF5A",  # to Extended-B, IPA, Additional, C, D

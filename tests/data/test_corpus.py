@@ -68,7 +68,7 @@ def test_each_document_lands_in_one_part_in_order(folder: pathlib.Path, tmp_path
     assert corpus.train.manifest["text_bytes"] == text_bytes
     assert [
         line.split(":")[0].split(" ")[0] for line in lines
-    ] == "Read Split Training Trained Tokenised Tokenised Corpus".split()
+    ] == "Read Split Training Trained Tokenized Tokenized Corpus".split()
 
 
 def test_second_call_reads_no_text(

@@ -113,7 +113,7 @@ def test_rows_of_a_group_are_about_equally_long_and_batches_come_in_no_order() -
     groups = LengthGroupedSampler(Long(lengths), 10, 0)
     batches = [lengths[groups(step)[1]] for step in range(400)]
     spreads = [np.ptp(batch) for batch in batches]
-    # A pool of 500 rows sorted: ten neighbours span about 1,000 * 9 / 500 = 18; ten rows of a plain shuffle about 1,000 * 9 / 11 = 818.
+    # A pool of 500 rows sorted: ten neighbors span about 1,000 * 9 / 500 = 18; ten rows of a plain shuffle about 1,000 * 9 / 11 = 818.
     assert np.mean(spreads) == pytest.approx(18, rel=0.1)
     means = np.array([batch.mean() for batch in batches])
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.15  # 3 / sqrt(400)
@@ -139,7 +139,7 @@ def test_a_feed_of_groups_is_shared_out_like_any_other() -> None:
 
 
 def test_rows_that_are_all_equally_long_are_not_grouped() -> None:
-    with pytest.raises(ConfigError, match="group_by_length is for records of a labelled task"):
+    with pytest.raises(ConfigError, match="group_by_length is for records of a labeled task"):
         LengthGroupedSampler(Numbers(5), 2, 0)
 
 

@@ -30,7 +30,7 @@ def draw(key: int, number: int) -> int:
     return z ^ (z >> 31)
 
 
-def test_mix_is_the_published_finaliser() -> None:
+def test_mix_is_the_published_finalizer() -> None:
     """The sequential generator adds GOLDEN to its state, then mixes it: output n is mix(seed + (n + 1) * GOLDEN)."""
     states = np.array([(1234567 + (n + 1) * GOLDEN) % 2**64 for n in range(5)], dtype=np.uint64)
     assert mix(states).tolist() == SPLITMIX_1234567
@@ -86,7 +86,7 @@ def test_a_batch_is_its_rows() -> None:
 
 
 @pytest.mark.parametrize("axis", ["index", "epoch", "draw", "seed", "purpose"])
-def test_neighbours_are_uniform_and_uncorrelated(axis: str) -> None:
+def test_neighbors_are_uniform_and_uncorrelated(axis: str) -> None:
     """With n = 40,000: mean 1/2 and variance 1/12 within 5 standard errors, correlation within 5 / sqrt(n)."""
     n = 40_000
     count = np.arange(n)

@@ -24,7 +24,7 @@ from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenize
 
 
 class SuccessorModel:
-    """Where a token is missing it expects the one after its left neighbour; second best the one before its right."""
+    """Where a token is missing it expects the one after its left neighbor; second best the one before its right."""
 
     def __init__(self, params: Any) -> None:
         self.table_VD = params

@@ -38,7 +38,7 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_bits_per_byte_by_hand(causal: pathlib.Path, tmp_path: pathlib.Path, capsys: Any) -> None:
     """Windows of 16 tokens: the first 16 after the separator, then the rest after as many before as there is room for."""
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    task = {"name": "texts", "task": "language_modelling", "data": "texts.jsonl"}
+    task = {"name": "texts", "task": "language_modeling", "data": "texts.jsonl"}
     (tmp_path / "suite.json").write_text(json.dumps([task]))
     given = [f"--model={causal}", f"--suite={tmp_path}/suite.json", f"--output={tmp_path}/out", "--resamples=10"]
     assert evaluate.main([*given, "--batch_size=2"]) == 0

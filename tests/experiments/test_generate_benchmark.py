@@ -43,21 +43,21 @@ def test_calls_get_other_prompts_and_both_sides_the_same() -> None:
 
 def test_only_quiet_rounds_count() -> None:
     sides = {"ours": side(1.0, 5.0, 2.0, others=(0.0, 0.5, 0.05)), "torch": side(4.0, 4.0, 6.0)}
-    summary = run.summarise({"row": dataclasses.asdict(ROW), "sides": sides})
+    summary = run.summarize({"row": dataclasses.asdict(ROW), "sides": sides})
     assert (summary["quiet"], summary["rounds"]) == (2, 3)
     assert summary["sides"]["ours"]["median"] == 1.5 and summary["sides"]["torch"]["median"] == 5.0
     assert summary["ratio"] == 5 / 1.5 and summary["fastest_ratio"] == 4.0
     loud = {"ours": side(1.0, 3.0, others=(0.5, 0.5)), "torch": side(4.0, 4.0)}
-    assert run.summarise({"row": dataclasses.asdict(ROW), "sides": loud})["sides"]["ours"]["median"] == 2.0
+    assert run.summarize({"row": dataclasses.asdict(ROW), "sides": loud})["sides"]["ours"]["median"] == 2.0
 
 
 def test_the_table_says_what_was_missed() -> None:
     sides = {"ours": side(1.0, 1.0), "torch": side(3.0, 3.0)}
     result = {"row": dataclasses.asdict(ROW), "sides": sides}
-    result["summary"] = run.summarise(result)
+    result["summary"] = run.summarize(result)
     head, rule, line = run.table([result]).splitlines()
     assert len(head.split("|")) == len(rule.split("|")) == len(line.split("|"))
     assert "| 1,024 | 341 | 3.00 | 4 (short) |" in line and line.endswith("| 2 of 2 |")
     alone = {"row": dataclasses.asdict(ROW), "sides": {"ours": side(1.0)}}
-    alone["summary"] = run.summarise(alone)
+    alone["summary"] = run.summarize(alone)
     assert "| - |" in run.line(alone)

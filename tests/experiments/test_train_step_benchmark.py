@@ -35,7 +35,7 @@ def side(*turns: dict[str, Any], **about: Any) -> dict[str, Any]:
 
 def result(row: Row = ROW, **sides: dict[str, Any]) -> dict[str, Any]:
     made = {"row": dataclasses.asdict(row), "sides": sides}
-    return made | {"summary": report.summarise(made)}
+    return made | {"summary": report.summarize(made)}
 
 
 def test_all_rows_are_the_issue_s_grid() -> None:

@@ -65,7 +65,7 @@ CASES = (
         "pytorch_model.bin",
         lambda: parsers.LEGACY_START + b"\x80\x02" + b"(" * 10**5 + b"t" * 10**5 + b".",
     ),
-    Case("256 MiB of one line in a gzip", "labelled records", "f.jsonl.gz", lambda: gzip.compress(b"x" * 2**28, 9)),
+    Case("256 MiB of one line in a gzip", "labeled records", "f.jsonl.gz", lambda: gzip.compress(b"x" * 2**28, 9)),
     Case(
         "a template without end",
         "chat template",

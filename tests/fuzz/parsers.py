@@ -177,7 +177,7 @@ def each_file(folder: pathlib.Path, read: Callable[[pathlib.Path], Any]) -> None
             read(path)
 
 
-def read_labelled(path: pathlib.Path) -> None:
+def read_labeled(path: pathlib.Path) -> None:
     for record in read_records(str(path), resolve({})):
         assert record.where
 
@@ -340,7 +340,7 @@ PARSERS = [
     Parser("torch zip", functools.partial(torch_file, torch_files.GOLDEN_ZIP), read_weights, (), 80),
     Parser("torch legacy", functools.partial(torch_file, torch_files.GOLDEN_LEGACY), read_weights, (), 80),
     Parser("flax msgpack", lambda: {"flax_model.msgpack": flax_bytes()}, read_weights, (), 60),
-    Parser("labelled records", record_files, lambda folder: each_file(folder, read_labelled), (), 60, skips=True),
+    Parser("labeled records", record_files, lambda folder: each_file(folder, read_labeled), (), 60, skips=True),
     Parser("texts", record_files, lambda folder: each_file(folder, read_texts), (), 60, skips=True),
     Parser("token store", store_files, read_store, (), 40),
     Parser(

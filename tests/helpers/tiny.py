@@ -89,8 +89,8 @@ def random_params(definition: ModelDefinition, seed: int = 0, scale: float = 0.2
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return rng.normal(centre, scale, leaf.shape).astype(np.float32)
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return rng.normal(center, scale, leaf.shape).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, definition.shapes)
 

@@ -80,7 +80,7 @@ def write(directory: pathlib.Path, config: dict[str, Any], tensors: dict[str, An
 def test_what_config_json_says(name: str, tmp_path: pathlib.Path) -> None:
     directory = write(tmp_path / "llama", CONFIGS[name], {})
     with pytest.raises(
-        PretrainedError, match=rf"config.json: the weights are quantised: .*{name}.*model.dequantize\(\)"
+        PretrainedError, match=rf"config.json: the weights are quantized: .*{name}.*model.dequantize\(\)"
     ):
         lm_research.from_pretrained(directory)
 
@@ -88,20 +88,20 @@ def test_what_config_json_says(name: str, tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("name", TENSORS)
 def test_what_the_tensors_say(name: str, tmp_path: pathlib.Path) -> None:
     directory = write(tmp_path / "llama", {}, TENSORS[name])
-    with pytest.raises(PretrainedError, match=f"llama: the weights are quantised: {name}, by tensor '{UP}"):
+    with pytest.raises(PretrainedError, match=f"llama: the weights are quantized: {name}, by tensor '{UP}"):
         lm_research.from_pretrained(directory)
 
 
 def test_every_way_in(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
     directory = write(tmp_path / "llama", {}, TENSORS["float8_e4m3fn with scales"])
-    with pytest.raises(PretrainedError, match="quantised"):
+    with pytest.raises(PretrainedError, match="quantized"):
         InitCheckpoint(directory, ModelConfig(), "causal_lm")
     assert convert.main(["--source", str(directory), "--output", str(tmp_path / "out"), "--to", "hf"]) == 2
-    assert "quantised" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "quantized" in capsys.readouterr().err and not (tmp_path / "out").exists()
     base = pathlib.Path(shutil.copytree(PEFT / "base", tmp_path / "base"))
     config = json.loads((base / "config.json").read_text()) | {"quantization_config": {"quant_method": "awq"}}
     (base / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PretrainedError, match="quantised: awq"):
+    with pytest.raises(PretrainedError, match="quantized: awq"):
         lm_research.from_pretrained(base, adapter=PEFT / "adapter")
     adapter = pathlib.Path(shutil.copytree(PEFT / "adapter", tmp_path / "adapter"))
     source = open_tensors(PEFT / "base")

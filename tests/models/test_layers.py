@@ -83,7 +83,7 @@ def test_both_words_of_a_key_decide() -> None:
 
 
 @pytest.mark.parametrize("shift", [(0, 1), (0, 2), (0, 64), (0, 512), (1, 0), (1, 1), (2, 0), (16, 0), (128, 0)])
-def test_neighbours_in_a_mask_are_independent(shift: tuple[int, int]) -> None:
+def test_neighbors_in_a_mask_are_independent(shift: tuple[int, int]) -> None:
     mask = dropped(jax.random.key(5))
     both = mask & np.roll(mask, shift, (0, 1))
     assert near(both.mean(), 0.01, COUNT)

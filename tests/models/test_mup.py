@@ -1,4 +1,4 @@
-"""The maximal update parametrisation: nothing at the base's width, and activations that move as much at any other.
+"""The maximal update parametrization: nothing at the base's width, and activations that move as much at any other.
 
 Legend: B batch, L length, V vocabulary.
 """

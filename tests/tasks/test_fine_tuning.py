@@ -66,7 +66,7 @@ def train(workdir: pathlib.Path, config: str = "classification", **keys: Any) ->
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("labelled")
+    folder = tmp_path_factory.mktemp("labeled")
     keys = {"task.train": write(folder / "train.jsonl", texts(320, 0)), "data.cache_dir": folder / "cache"}
     return keys | {
         "task.validation": write(folder / "dev.jsonl", texts(75, 1)),
@@ -287,6 +287,6 @@ def test_a_model_that_cannot_be_fine_tuned_so_is_refused(
     assert train(tmp_path / "run", **files, **{"task.metric": "pearson"}) == 2  # a metric of values
     assert "task.metric is 'pearson'. Did you mean 'precision'?" in capsys.readouterr().err
     assert train(tmp_path / "run") == 2
-    assert "needs labelled records" in capsys.readouterr().err
+    assert "needs labeled records" in capsys.readouterr().err
     with pytest.raises(PretrainedError):
         lm_research.from_pretrained(tmp_path / "run" / "model")

@@ -1,4 +1,4 @@
-"""Labelled records in every form, and what is said about those that are wrong."""
+"""Labeled records in every form, and what is said about those that are wrong."""
 
 from __future__ import annotations
 

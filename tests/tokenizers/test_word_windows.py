@@ -1,4 +1,4 @@
-"""Windows of whole words: every word once, where it has most around it; neighbours share no more than they may."""
+"""Windows of whole words: every word once, where it has most around it; neighbors share no more than they may."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_a_space_before_words_where_the_tokenizer_puts_none(tmp_path: pathlib.Pa
 
 
 def test_a_word_without_a_token_is_unknown(tmp_path: pathlib.Path) -> None:
-    """BERT's normaliser leaves nothing of a zero-width space; the word is to be tagged all the same."""
+    """BERT's normalizer leaves nothing of a zero-width space; the word is to be tagged all the same."""
     tokenizer = load_tokenizer(write_folder(tmp_path, "bert"))
     record = Record("f", {"tokens": ["the", "\u200b", "", "light"], "tags": ["a", "b", "b", "a"]})
     (row,) = TaggingReader(TAGGING).encode([record], ["a", "b"], tokenizer)

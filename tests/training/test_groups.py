@@ -160,10 +160,10 @@ def test_some_layers_of_a_stack() -> None:
 def test_the_log_counts_what_learns() -> None:
     """4 x 2 + 2 of embeddings, 2 x 6 of layers, 2 + 2 above: 26; the first of three layers takes 4, the embeddings 10."""
     shapes = DEFINITION.shapes
-    assert make_groups(config(SGD), shapes).in_words(shapes) == ""
-    assert make_groups(config(SGD, "layers/0/"), shapes).in_words(shapes) == "trains 22 of 26 parameters (84.62%)"
+    assert make_groups(config(SGD), shapes).describe(shapes) == ""
+    assert make_groups(config(SGD, "layers/0/"), shapes).describe(shapes) == "trains 22 of 26 parameters (84.62%)"
     assert (
-        make_groups(config(SGD, "layers/0/,embeddings"), shapes).in_words(shapes)
+        make_groups(config(SGD, "layers/0/,embeddings"), shapes).describe(shapes)
         == "trains 12 of 26 parameters (46.15%)"
     )
 
@@ -195,7 +195,7 @@ def test_adapters_and_the_new_head_learn() -> None:
     learning = set(flatten(groups.learning(definition.shapes)))
     assert learning == {path for path in shapes if "lora_" in path or "classifier" in path}
     assert groups.count(definition.shapes) == 2 * 2 * (2 * 2 * 16) + 34 == 290
-    assert groups.in_words(definition.shapes).startswith(f"trains 290 of {definition.num_params:,} parameters (")
+    assert groups.describe(definition.shapes).startswith(f"trains 290 of {definition.num_params:,} parameters (")
     state = jax.eval_shape(lambda: init_state(definition, make_optimizer(settings.optimizer), settings, Linear()))
     for name in ("mu", "nu"):  # memory of the optimizer falls to what learns
         assert sum(x.size for x in jax.tree.leaves(state["optimizer"][name])) == 290

@@ -91,7 +91,7 @@ def measure(row: Row, both: bool, repeats: int) -> dict[str, Any]:
         for worker in workers.values():
             worker.close()
     result = {"row": dataclasses.asdict(row), "sides": sides}
-    return result | {"summary": summarise(result)}
+    return result | {"summary": summarize(result)}
 
 
 def choose_way(row: Row) -> str:
@@ -122,7 +122,7 @@ def take_turn(worker: Worker) -> dict[str, Any]:
     return {"seconds": turn["seconds"][0], "cpu_seconds": turn["cpu_seconds"], "others": others}
 
 
-def summarise(result: dict[str, Any]) -> dict[str, Any]:
+def summarize(result: dict[str, Any]) -> dict[str, Any]:
     """Median, fastest and slowest seconds of each side's quiet rounds (all, if none was), and the ratios."""
     sides = result["sides"]
     rounds = list(zip(*(side["turns"] for side in sides.values()), strict=True))

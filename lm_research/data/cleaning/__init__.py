@@ -1,6 +1,6 @@
-"""What is done to a document before it is tokenised, by the section `clean` of the config.
+"""What is done to a document before it is tokenized, by the section `clean` of the config.
 
-In this order: Unicode normalisation; personal data replaced by placeholders (scrub.py); too short, too long, or in other
+In this order: Unicode normalization; personal data replaced by placeholders (scrub.py); too short, too long, or in other
 scripts (scripts.py): left out. Repeats, exact and near (near_duplicates.py), are found among what remains, over all
 documents of a corpus and its held-out part.
 """

@@ -222,7 +222,7 @@ def _text_of_record(record: bytes, key: str | None, where: str, problems: Proble
 
 
 def _example_features(record: bytes) -> dict[str, bytes]:
-    """The first value of each bytes feature of a serialised tf.train.Example.
+    """The first value of each bytes feature of a serialized tf.train.Example.
 
     Its messages: Example {Features features = 1}, Features {map<string, Feature> feature = 1}, with entries {string key = 1,
     Feature value = 2}, and Feature {BytesList bytes_list = 1}, BytesList {repeated bytes value = 1}.

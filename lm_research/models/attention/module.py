@@ -201,7 +201,7 @@ class Attention(nnx.Module):
         return self.output(dot_product_attention(query_BLHK, key, value, mask, scale, *dropped, probs, spec.score_cap))
 
     def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [B, S, G, K], normalised and rotated where the layer does that."""
+        """Keys and values [B, S, G, K], normalized and rotated where the layer does that."""
         key_BSGK, value_BSGK = self._project(self.key, x_BSD), self._project(self.value, x_BSD)
         if self.spec.query_key_norm != "none":
             key_BSGK = self._normalized(self.key_norm, key_BSGK)

@@ -121,8 +121,8 @@ def make(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            centre = parameter.mean() if parameter.ndim == 1 and parameter.std() == 0 else 0.0  # norms
-            noise = centre + 0.3 * torch.randn(parameter.shape, generator=generator)
+            center = parameter.mean() if parameter.ndim == 1 and parameter.std() == 0 else 0.0  # norms
+            noise = center + 0.3 * torch.randn(parameter.shape, generator=generator)
             parameter.copy_(noise.to(torch.float16))
     tokens = torch.randint(1, VOCAB, (2, LENGTH), generator=generator)
     mask = torch.ones(2, LENGTH, dtype=torch.long)

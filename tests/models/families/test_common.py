@@ -26,7 +26,7 @@ def test_norms_stand_where_the_family_or_the_run_puts_them(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_pre_norm_leaves_the_residual_stream_as_it_is(family: str) -> None:
-    """Blocks whose branches write nothing hand their input on: untouched before norms, normalised again and again after them."""
+    """Blocks whose branches write nothing hand their input on: untouched before norms, normalized again and again after them."""
     outputs = {}
     for norm in ("pre", "post"):
         definition = define_model(ModelConfig(family=family, norm=norm, dropout_rate=0.0, **SHAPE), 64)
@@ -42,7 +42,7 @@ def test_pre_norm_leaves_the_residual_stream_as_it_is(family: str) -> None:
                 layers[name] = {"scale": np.full((2, 16), 2.0, np.float32), "bias": np.zeros((2, 16), np.float32)}
         model = definition.bind(params)
         outputs[norm] = getattr(model, stack)(np.arange(5, 13)[None])
-    # Normalised once, and four times of which the last doubles.
+    # Normalized once, and four times of which the last doubles.
     np.testing.assert_allclose(outputs["post"], 2 * outputs["pre"], rtol=1e-3, atol=1e-4)
 
 

@@ -3,7 +3,7 @@
     pip install transformers==5.24.0 tokenizers==0.23.3 sentencepiece
     python tests/tokenizers/goldens/make_goldens.py
 
-The sentencepiece models do not normalise (compiled rules are a quarter of a megabyte), and no text has a mask after
+The sentencepiece models do not normalize (compiled rules are a quarter of a megabyte), and no text has a mask after
 a space: there this version of transformers departs from the models' training and we do not follow (hf_vocabularies.py).
 """
 

@@ -31,7 +31,7 @@ SPM = "sentencepiece.bpe.model"
 
 
 def sentencepieces(**options: object) -> bytes:
-    """A model without rules of normalisation, which are a quarter of a megabyte."""
+    """A model without rules of normalization, which are a quarter of a megabyte."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(LINES),

@@ -53,7 +53,7 @@ WAYS = [{"num_beams": 1}, {}, {"no_repeat_ngram_size": 2}, {"no_repeat_ngram_siz
 
 
 def model(lines: list[str], size: int) -> bytes:
-    """A sentencepiece model without rules of normalisation, which are a quarter of a megabyte."""
+    """A sentencepiece model without rules of normalization, which are a quarter of a megabyte."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
