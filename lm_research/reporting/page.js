@@ -2,10 +2,10 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 // Paul Tol's "bright" without its gray, then the same again with dashes: told apart by most eyes, on white and on black.
-const COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377"], DASHES = ["solid", "dash", "dot", "dashdot"];
+const COLORS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377"], DASHES = ["solid", "dash", "dot", "dashdot"];
 const MOST_POINTS = 2000;  // drawn of one curve; the data has all of them
 const hidden = new Set();
-const color = run => COLOURS[run % COLOURS.length], dash = run => DASHES[Math.floor(run / COLOURS.length) % DASHES.length];
+const color = run => COLORS[run % COLORS.length], dash = run => DASHES[Math.floor(run / COLORS.length) % DASHES.length];
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 // Viridis without its yellow end, which is lost on white. The best trials are far from the background, the worst near to it.
 const SCALE = [[0, "#440154"], [0.33, "#31688e"], [0.67, "#35b779"], [1, "#90d743"]];
@@ -132,8 +132,8 @@ function drawScaling() {
   const line = (values, more) => ({x, y: values, mode: "lines", hoverinfo: "skip", line: {width: 0}, ...more});
   draw(node, [
     line(law.curve.map(p => p[2])), line(law.curve.map(p => p[3]), {fill: "tonexty", fillcolor: "rgba(68,119,170,0.2)"}),
-    line(law.curve.map(p => p[1]), {line: {width: 2, color: COLOURS[0]}, hoverinfo: "x+y"}),
-    {x: law.points.map(p => p[1 + law.axis]), y: law.points.map(p => p[3]), text: law.points.map(p => p[0]), mode: "markers", marker: {size: 9, color: COLOURS[1]}, hovertemplate: "%{text}: %{y:.5g} at %{x:.4s}<extra></extra>"},
+    line(law.curve.map(p => p[1]), {line: {width: 2, color: COLORS[0]}, hoverinfo: "x+y"}),
+    {x: law.points.map(p => p[1 + law.axis]), y: law.points.map(p => p[3]), text: law.points.map(p => p[0]), mode: "markers", marker: {size: 9, color: COLORS[1]}, hovertemplate: "%{text}: %{y:.5g} at %{x:.4s}<extra></extra>"},
   ], {x: {type: "log", title: {text: law.variable}, exponentformat: "SI"}, y: {title: {text: "held-out loss [nats]"}}});
 }
 
@@ -145,18 +145,18 @@ function drawStudy(study, index) {
   const trials = study.trials.filter(t => study.measured.includes(t.number)), values = trials.map(t => t.value);
   if (!trials.length) { element(place, "p", "No trial has been measured yet.", "remark"); return; }
   draw(chart(place, "Best so far"), [
-    {x: trials.map(t => t.number), y: values, mode: "markers", marker: {size: 6, color: COLOURS[0], opacity: 0.5}, hovertemplate: "trial %{x}: %{y:.5g}<extra></extra>"},
-    {x: study.best_so_far.map(p => p[0]), y: study.best_so_far.map(p => p[1]), mode: "lines", line: {shape: "hv", color: COLOURS[1], width: 2}, hovertemplate: "best up to trial %{x}: %{y:.5g}<extra></extra>"},
+    {x: trials.map(t => t.number), y: values, mode: "markers", marker: {size: 6, color: COLORS[0], opacity: 0.5}, hovertemplate: "trial %{x}: %{y:.5g}<extra></extra>"},
+    {x: study.best_so_far.map(p => p[0]), y: study.best_so_far.map(p => p[1]), mode: "lines", line: {shape: "hv", color: COLORS[1], width: 2}, hovertemplate: "best up to trial %{x}: %{y:.5g}<extra></extra>"},
   ], {x: {title: {text: "trial"}}, y: {title: {text: study.metric}}});
   const names = Object.keys(study.importance).reverse();
   if (names.length) draw(chart(place, "Importance: rank correlation with " + study.metric), [
-    {type: "bar", orientation: "h", y: names, x: names.map(name => study.importance[name]), marker: {color: COLOURS[0]}, hovertemplate: "%{y}: %{x:.2f}<extra></extra>"},
+    {type: "bar", orientation: "h", y: names, x: names.map(name => study.importance[name]), marker: {color: COLORS[0]}, hovertemplate: "%{y}: %{x:.2f}<extra></extra>"},
   ], {x: {range: [0, 1]}, y: {type: "category"}});
   for (const key of study.parameters) {
     const having = trials.filter(t => key in t.params), given = having.map(t => t.params[key]);
     if (new Set(given.map(String)).size < 2) continue;
     draw(chart(place, key), [{
-      x: given.every(number) ? given : given.map(String), y: having.map(t => t.value), text: having.map(t => t.number), mode: "markers", marker: {size: 8, color: COLOURS[0]},
+      x: given.every(number) ? given : given.map(String), y: having.map(t => t.value), text: having.map(t => t.number), mode: "markers", marker: {size: 8, color: COLORS[0]},
       hovertemplate: "trial %{text}: %{y:.5g} at %{x}<extra></extra>",
     }], {x: {type: looksLog(given) ? "log" : given.every(number) ? "linear" : "category", exponentformat: "power"}, y: {title: {text: study.metric}}});
   }

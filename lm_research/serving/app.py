@@ -205,7 +205,7 @@ class Server:
         self._under_way.add(task)
         try:
             await asyncio.wait({task, gone}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
-            if task.canceled() or (self._ending and not task.done()):
+            if task.cancelled() or (self._ending and not task.done()):
                 raise HTTPException(503, "The server is being stopped. Ask again later.", {"Retry-After": "5"})
             if task.done():
                 return task.result()
@@ -218,7 +218,7 @@ class Server:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})  # it gives back its slots first
-            if not task.canceled():
+            if not task.cancelled():
                 task.exception()  # which has been told, or comes too late
 
     def end(self) -> bool:
