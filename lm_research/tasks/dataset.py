@@ -224,7 +224,7 @@ def _read_labeled(folder: pathlib.Path) -> LabeledCorpus:
         if (path := folder / f"{part}.jsonl").is_file():
             lines = enumerate(path.read_bytes().splitlines(), 1)
             kept[part] = [_read_json(line, path, documents.Object, f", line {number}") for number, line in lines]
-    return LabelledCorpus(
+    return LabeledCorpus(
         tokenizer,
         parts["train"],
         parts["validation"],

@@ -97,9 +97,9 @@ def test_a_list_of_files_is_checked_before_any_is_copied(
     corpus = tmp_path / "cloud/bucket/corpus"
     corpus.mkdir()
     (corpus / "a").write_text("1")
-    (corpus / bucket.LIST).write_text(listed)
-    with pytest.raises(DataError, match=f"gs://bucket/corpus/{bucket.LIST} .*{message}"):
-        bucket.local_folder("gs://bucket/corpus")
+    (corpus / remote_cache.LIST).write_text(listed)
+    with pytest.raises(DataError, match=f"gs://bucket/corpus/{remote_cache.LIST} .*{message}"):
+        remote_cache.local_folder("gs://bucket/corpus")
     assert not (tmp_path / "here").exists()
 
 

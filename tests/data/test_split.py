@@ -11,9 +11,9 @@ import pytest
 
 from lm_research.config import Config, resolve
 from lm_research.data.cleaning import REASONS, scrub
-from lm_research.data.random import example_keys, uniform
+from lm_research.data.ingest import DocumentSpool, DocumentStats, write_shard
 from lm_research.data.split import DROPPED, PARTS, TRAIN, VALIDATION, choose
-from lm_research.data.spool import Facts, Spool, write_shard
+from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.errors import DataError
 
 
@@ -21,7 +21,7 @@ def spool(source: str, texts: str, skipped: int = 0) -> Any:
     """A letter is a document of as many characters as its place in the alphabet; "-" is an empty one, "<" one that is too short."""
     reasons = [REASONS.index({"-": "empty", "<": "short"}.get(letter, "kept")) for letter in texts]
     lengths = [0 if letter == "-" else 1 if letter == "<" else ord(letter) - 96 for letter in texts]
-    facts = Facts(
+    facts = DocumentStats(
         np.array(reasons, np.uint8), np.array(lengths), np.array([[ord(letter), 7] for letter in texts], np.uint64),
         np.zeros((len(texts), 0), np.uint32), np.array([range(len(scrub.KINDS)), range(len(scrub.KINDS))]), np.array([2, len(texts) - 2]),
     )  # fmt: skip
@@ -135,9 +135,9 @@ def test_one_sentence_cannot_be_cut(tmp_path: pathlib.Path) -> None:
     assert choose([two], None, config(), print)[0].spool.documents(0) == ["One is here.", "Two is there."]
 
 
-def written(folder: pathlib.Path, *shards: list[str]) -> Spool:
+def written(folder: pathlib.Path, *shards: list[str]) -> DocumentSpool:
     """A spool on disk; texts of spaces are empty ones."""
     paths = [folder / f"{number}.npz" for number in range(len(shards))]
     for path, texts in zip(paths, shards, strict=True):
         write_shard(path, texts, [REASONS.index("kept" if text.strip() else "empty") for text in texts])
-    return Spool("one", paths, "", 0)
+    return DocumentSpool("one", paths, "", 0)

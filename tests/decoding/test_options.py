@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_research.decoding.options import (
+from lm_research.decoding.generation_config import (
     FILE,
     Lengths,
     Options,
@@ -20,7 +20,7 @@ from lm_research.decoding.options import (
     make_rules,
     save_defaults,
 )
-from lm_research.decoding.processors import NO_TOKEN
+from lm_research.decoding.logits_processors import NO_TOKEN
 from lm_research.errors import PretrainedError, UserError
 
 # Of transformers 5.24, GenerationConfig._get_default_generation_params(); names that it lacks are None, False or 0 here too.

@@ -13,7 +13,7 @@ from lm_research.evaluation import scorers, statistics
 from lm_research.evaluation.scorers import RegressionScorer, Scorer, SingleLabelScorer
 
 
-def labelled(right: Sequence[int]) -> Scorer:
+def labeled(right: Sequence[int]) -> Scorer:
     """Predictions of two classes, right or wrong as told; the label is always b."""
     rows = [{"label": "b", "logits": [0.0, 1.0] if one else [1.0, 0.0]} for one in right]
     return SingleLabelScorer(rows, ["a", "b"])
@@ -25,14 +25,14 @@ def valued(predictions: Sequence[float], labels: Sequence[float]) -> Scorer:
 
 def test_interval_of_an_accuracy_is_that_of_a_binomial() -> None:
     """400 of 500: standard error sqrt(0.8 * 0.2 / 500) = 0.0179, 95% within 1.96 of them."""
-    found = statistics.summarize([labelled([1] * 400 + [0] * 100)], 2000)["accuracy"]
+    found = statistics.summarize([labeled([1] * 400 + [0] * 100)], 2000)["accuracy"]
     assert found["mean"] == pytest.approx(0.8) and found["std"] is None
     assert found["low"] == pytest.approx(0.8 - 1.96 * 0.0179, abs=0.005)
     assert found["high"] == pytest.approx(0.8 + 1.96 * 0.0179, abs=0.005)
 
 
 def test_seeds() -> None:
-    found = statistics.summarize([labelled([1, 1, 1, 0]), labelled([1, 0, 0, 0])], 10)["accuracy"]
+    found = statistics.summarize([labeled([1, 1, 1, 0]), labeled([1, 0, 0, 0])], 10)["accuracy"]
     assert found["mean"] == pytest.approx(0.5)
     assert found["std"] == pytest.approx(np.sqrt(0.25**2 + 0.25**2))  # divided by n - 1 = 1
     assert found["by_model"] == [0.75, 0.25]
@@ -73,7 +73,7 @@ def test_a_fair_test_rarely_cries_wolf() -> None:
     """Two equally good models: p is below 0.1 in about a tenth of 200 trials (binomial: within 20 +- 4 standard deviations)."""
     draw, alarms = np.random.default_rng(0), 0
     for _ in range(200):
-        a, b = (labelled(draw.random(40) < 0.7) for _ in range(2))
+        a, b = (labeled(draw.random(40) < 0.7) for _ in range(2))
         alarms += statistics.permutation([a], [b], "accuracy", 200) < 0.1
     assert alarms <= 20 + 4 * np.sqrt(200 * 0.1 * 0.9)
 
@@ -86,7 +86,7 @@ def test_holm_by_hand() -> None:
 
 def test_equal_samples_for_all_models() -> None:
     """Which makes the spread of a difference that of paired records: none between a model and itself."""
-    values: Any = [statistics.resampled([labelled([1, 0, 1, 1, 0])], 50)["accuracy"] for _ in range(2)]
+    values: Any = [statistics.resampled([labeled([1, 0, 1, 1, 0])], 50)["accuracy"] for _ in range(2)]
     assert (values[0] == values[1]).all() and np.ptp(values[0]) > 0
 
 
@@ -139,7 +139,7 @@ def test_interval_by_hand() -> None:
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
 def test_the_observed_difference_counts_as_one_of_the_samples(metric: str) -> None:
     """Phipson and Smyth 2010. No toss of 60 coins repeats what was seen, so p is 1 / (R + 1); without samples it is 1."""
-    a, b = labelled([0] * 60), labelled([1] * 60)
+    a, b = labeled([0] * 60), labeled([1] * 60)
     assert statistics.permutation([a], [b], metric, 9) == 1 / 10
     assert statistics.permutation([a], [b], metric, 0) == 1.0
     assert statistics.permutation([a], [a], metric, 9) == 1.0
@@ -157,5 +157,5 @@ def test_seeds_of_a_side_change_places_together(metric: str) -> None:
 
 
 def test_without_resamples_there_is_no_interval() -> None:
-    found = statistics.summarise([labelled([1, 0, 1, 1])], 0)["accuracy"]
+    found = statistics.summarize([labeled([1, 0, 1, 1])], 0)["accuracy"]
     assert (found["mean"], found["std"], found["low"], found["high"]) == (0.75, None, None, None)
