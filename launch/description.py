@@ -118,7 +118,7 @@ def from_flags(flags: argparse.Namespace, train: Sequence[str]) -> Description:
     values = {}
     if flags.run:
         values = read_json(
-            path_of(flags.run, "--run", error=LaunchError), error=LaunchError, fix="So it cannot be read: mend it."
+            path_of(flags.run, "--run", error=LaunchError), error=LaunchError, fix="So it cannot be read: fix it."
         )
         if values.keys() - names:
             unknown = ", ".join(sorted(values.keys() - names))

@@ -209,7 +209,7 @@ def run_to_the_end(slices: Slices, restarts: int) -> int:
     """Creates, sets up, starts and watches; begins anew what is taken away or stops with 75. Returns the exit code.
 
     Raises:
-      LaunchError: more restarts than allowed, or something that another try does not mend.
+      LaunchError: more restarts than allowed, or something that another try does not fix.
     """
     missing = [name for name in slices.run.secrets if name not in os.environ]
     if missing:

@@ -169,7 +169,7 @@ def _read_metrics(path: Path) -> dict[int, dict[str, Any]]:
             values = run_files.line_of(line)
         except ValueError as error:
             raise CheckpointError(
-                f"{path}, line {number}: not a JSON object with a step and numbers ({error}). Mend or remove that line."
+                f"{path}, line {number}: not a JSON object with a step and numbers ({error}). Fix or remove that line."
             ) from error
         step = values.pop("step")
         metrics.setdefault(step, {}).update({key: value for key, value in values.items() if not is_timing(key)})

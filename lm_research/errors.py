@@ -41,7 +41,7 @@ _NOT_OF_TEXT = (
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend. `str(error)` is the paragraph they read.
+    """A mistake that the person at the keyboard can fix. `str(error)` is the paragraph they read.
 
     What a message takes from a file could be endless, or move a terminal's cursor: the middle of a long one is left out, and
     characters that cannot be printed become question marks.

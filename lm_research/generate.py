@@ -155,7 +155,7 @@ def open_output(path: str) -> TextIO:
         return open(path, "w", encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"--output={path} cannot be written: {disk.why(error, path)}. Choose another file, or mend that."
+            f"--output={path} cannot be written: {disk.why(error, path)}. Choose another file, or fix that."
         ) from error
 
 
@@ -313,7 +313,7 @@ def read_prompts(path: str) -> list[str]:
         try:
             prompt = json_value(line, halves=functools.partial(problems.halves, where))["prompt"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f'{where}: no JSON object with a "prompt". Mend or remove it.') from error
+            raise DataError(f'{where}: no JSON object with a "prompt". Fix or remove it.') from error
         if not isinstance(prompt, str):
             raise DataError(f"{where}: the prompt {str(prompt)[:80]} is no text. Put it in quotes.")
         prompts.append(prompt)

@@ -97,7 +97,7 @@ def write(path: pathlib.Path | None, values: Any) -> None:
         write_atomically(path, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(
-            f"--json={path} cannot be written: {why(error, path)}. Choose another file, or mend that."
+            f"--json={path} cannot be written: {why(error, path)}. Choose another file, or fix that."
         ) from error
 
 

@@ -170,7 +170,7 @@ def read_rows(args: argparse.Namespace) -> Iterator[Any]:
             if fields:
                 for name in fields:
                     if name not in record.fields:
-                        raise DataError(f"{record.where} has no field {name!r}, which {args.task} needs. Mend it.")
+                        raise DataError(f"{record.where} has no field {name!r}, which {args.task} needs. Fix it.")
                 given = {name: record.fields[name] for name in fields}
                 given = given["messages"] if args.task == "conversational" else given
                 if wrong := kind.wrong(given):
@@ -276,7 +276,7 @@ class Part:
             file = self.facts.open("a+")
         except OSError as error:
             raise UserError(
-                f"--output={self.output}: {self.facts} cannot be written ({disk.why(error, self.facts)}). Choose another place, or mend that."
+                f"--output={self.output}: {self.facts} cannot be written ({disk.why(error, self.facts)}). Choose another place, or fix that."
             ) from error
         with disk.naming(self.facts), file:
             fcntl.flock(file, fcntl.LOCK_EX)

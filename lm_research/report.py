@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_atomically(output, page.render(material))
         except OSError as error:
             raise ConfigError(
-                f"--output={output} cannot be written: {why(error, output)}. Choose another file, or mend that."
+                f"--output={output} cannot be written: {why(error, output)}. Choose another file, or fix that."
             ) from error
         print(f"{output}: {len(material.runs)} runs, {len(material.studies)} studies. Open it in a browser.")
         return DONE

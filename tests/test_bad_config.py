@@ -33,8 +33,8 @@ def setting(line: str) -> str:
 
 
 FILES = [
-    Case("syntax", ("bad.py, line 4", "Mend"), file=setting("config.seed = = 3")),
-    Case("indentation", ("bad.py, line 2", "Mend"), file="def get_config():\nreturn 3\n"),
+    Case("syntax", ("bad.py, line 4", "Fix"), file=setting("config.seed = = 3")),
+    Case("indentation", ("bad.py, line 2", "Fix"), file="def get_config():\nreturn 3\n"),
     Case("exception", ("bad.py, line 4", "ZeroDivisionError"), file=setting("config.seed = 1 // 0")),
     Case("exception in a helper", ("bad.py, line 2", "ValueError"), file="def f():\n    int('x')\nf()\n"),
     Case("unknown module", ("bad.py, line 1", "No module named 'nowhere'"), file="import nowhere\n"),
@@ -56,7 +56,7 @@ FILES = [
     Case("bool for a number", ("bad.py", "seed", "int"), file=setting("config.seed = True")),
     Case("section as value", ("bad.py, line 4", "config.train is a section"), file=setting("config.train = 3")),
     Case("empty file", ("bad.py", "no get_config()"), file=""),
-    Case("not JSON", ("config.json", "line 2", "Mend"), json='{"seed": 3,\n}', config="config.json"),
+    Case("not JSON", ("config.json", "line 2", "Fix"), json='{"seed": 3,\n}', config="config.json"),
     Case("JSON list", ("config.json", "expected object"), json="[]", config="config.json"),
     Case("JSON key", ("config.json", "num_stepz", "'num_steps'"), json='{"train": {"num_stepz": 3}}', config="."),
     Case("JSON type", ("config.json", "seed", "int"), json='{"seed": "3"}', config="config.json"),

@@ -273,7 +273,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
         with np.load(tmp_path / "nonfinite" / "step_8.npz") as saved:
             assert set(saved) == set(poisoned[7])
             assert all(np.array_equal(saved[name], poisoned[7][name], equal_nan=name[0] == "w") for name in saved)
-    # With the batch mended the run goes on from the state before it, to the undisturbed end.
+    # With the batch fixed the run goes on from the state before it, to the undisturbed end.
     monkeypatch.undo()
     assert lab.train(tmp_path) == 0
     assert same(bert_run, tmp_path)

@@ -151,7 +151,7 @@ def test_broken(
     capsys.readouterr()
     code = lab.train(tmp_path / "run", *flags.split(), variant=case.variant)
     one_paragraph(code, capsys.readouterr().err, case.words)
-    assert not (tmp_path / "run" / "config.json").exists()  # mended, the same workdir can be used
+    assert not (tmp_path / "run" / "config.json").exists()  # fixed, the same workdir can be used
     for cache in (lab.folder / "cache", tmp_path / "run" / "data"):
         assert not [path for path in cache.glob("*") if "tmp" in path.name]
 

@@ -72,7 +72,7 @@ def parse_json(
     kind: Any = Object,
     *,
     error: type[UserError] = DataError,
-    fix: str = "Mend it.",
+    fix: str = "Fix it.",
     unique: bool = False,
 ) -> Any:
     """The JSON value that a text holds, of the type `kind`.
@@ -96,7 +96,7 @@ def read_json(
     kind: Any = Object,
     *,
     error: type[UserError] = DataError,
-    fix: str = "Mend it.",
+    fix: str = "Fix it.",
     limit: int = SETTINGS,
     unique: bool = False,
 ) -> Any:
@@ -107,7 +107,7 @@ def read_json(
 
 
 def parse_yaml(
-    text: str, where: str, kind: Any = Any, *, error: type[UserError] = DataError, fix: str = "Mend it."
+    text: str, where: str, kind: Any = Any, *, error: type[UserError] = DataError, fix: str = "Fix it."
 ) -> Any:
     """The value of plain types that a YAML document holds; anchors may not make it large, deep or endless. See `parse_json`."""
     try:
@@ -126,7 +126,7 @@ def parse_yaml(
     return check(value, kind, where, error=error, fix=fix)
 
 
-def read_yaml(path: pathlib.Path, kind: Any = Any, *, error: type[UserError] = DataError, fix: str = "Mend it.") -> Any:
+def read_yaml(path: pathlib.Path, kind: Any = Any, *, error: type[UserError] = DataError, fix: str = "Fix it.") -> Any:
     """The value of plain types that a YAML file holds; see `parse_yaml`."""
     data = read_bytes(path, error=error, fix=fix)
     try:
@@ -137,7 +137,7 @@ def read_yaml(path: pathlib.Path, kind: Any = Any, *, error: type[UserError] = D
 
 
 def read_bytes(
-    path: pathlib.Path, *, error: type[UserError] = DataError, fix: str = "Mend it.", limit: int = SETTINGS
+    path: pathlib.Path, *, error: type[UserError] = DataError, fix: str = "Fix it.", limit: int = SETTINGS
 ) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Pipes, sockets and devices are refused, for they may never end."""
     try:
@@ -153,7 +153,7 @@ def read_bytes(
     return data
 
 
-def check(value: Any, kind: Any, where: str, *, error: type[UserError] = DataError, fix: str = "Mend it.") -> Any:
+def check(value: Any, kind: Any, where: str, *, error: type[UserError] = DataError, fix: str = "Fix it.") -> Any:
     """`value` as the type `kind` has it (integers become floats where it asks for these, say)."""
     try:
         return msgspec.convert(value, kind)
@@ -175,7 +175,7 @@ def check_fields(
             try:
                 msgspec.convert(value, kinds[name])
             except (msgspec.ValidationError, RecursionError, OverflowError) as mistake:
-                _refuse(value, mistake, f"{where}: {name}", error, fix or "Mend it.")
+                _refuse(value, mistake, f"{where}: {name}", error, fix or "Fix it.")
 
 
 def _refuse(value: Any, mistake: Exception, where: str, error: type[UserError], fix: str) -> NoReturn:

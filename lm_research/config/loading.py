@@ -65,7 +65,7 @@ def load(spec: str) -> ConfigDict:
     if path.suffix == ".py":
         values = _run_python(path, text, argument)
     elif argument is None:
-        fix = "Mend it, or go back to the Python config file that the run came from."
+        fix = "Fix it, or go back to the Python config file that the run came from."
         values = stored.migrated(parse_json(text, str(path), error=ConfigError, fix=fix))
     else:
         raise ConfigError(f"--config={spec}: only Python config files take an argument. Drop {':' + argument!r}.")
@@ -188,15 +188,13 @@ def blamed(path: Path) -> Iterator[None]:
         file = Path(error.filename).name if error.filename else path.name
         source = path if file == path.name else path.parent / file
         raise ConfigError(
-            f"{source}, line {error.lineno}: Python cannot read it ({error.msg}). Mend that line."
+            f"{source}, line {error.lineno}: Python cannot read it ({error.msg}). Fix that line."
         ) from error
     except BaseException as error:  # KeyboardInterrupt too: of the signals that are somebody's, none comes as one
         folder = path.resolve().parent
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == folder]
         if not frames:
-            said = (
-                str(error) if isinstance(error, UserError) else f"it raised {type(error).__name__}: {error}. Mend it."
-            )
+            said = str(error) if isinstance(error, UserError) else f"it raised {type(error).__name__}: {error}. Fix it."
             raise ConfigError(f"{path}: {said}") from error
         where = f"{path.parent / Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         code = (frames[-1].line or "").strip()
@@ -219,7 +217,7 @@ def _explain(error: BaseException, code: str) -> str:
     if missing:  # a locked ConfigDict
         near = suggest(missing[1], {name.rpartition(".")[2] for name in names()})
         return f"`{code}`: there is no key {missing[1]!r} to set there. {near}"
-    return f"`{code}` raised {type(error).__name__}: {str(error).rstrip('.')}. Mend that line."
+    return f"`{code}` raised {type(error).__name__}: {str(error).rstrip('.')}. Fix that line."
 
 
 def _typed(values: Mapping[str, Any]) -> ConfigDict:

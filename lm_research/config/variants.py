@@ -200,5 +200,5 @@ def _import_plugin(module: str, where: str, fix: str) -> None:
         said = f"({type(error).__name__}: {error}{inside[-1] if inside else ''})"
         lacks = isinstance(error, ModuleNotFoundError) and not inside
         raise ConfigError(
-            f"{where} names {module!r}, which cannot be imported {said}. {fix if lacks else 'Mend that module.'}"
+            f"{where} names {module!r}, which cannot be imported {said}. {fix if lacks else 'Fix that module.'}"
         ) from error

@@ -62,6 +62,6 @@ class Beam:
         except Exception as error:  # runners raise what they like, some with the task's error as text
             words = " ".join(str(error).split())[-500:] or type(error).__name__
             raise DataError(
-                f"The pipeline of {self._runner} failed: {words}. Run the same command again when that is mended; what was "
+                f"The pipeline of {self._runner} failed: {words}. Run the same command again when that is fixed; what was "
                 "finished is kept."
             ) from error

@@ -169,7 +169,7 @@ def _build(config: Config, folder: pathlib.Path, log: Log, runner: Runner, bars:
             return
         raise DataError(
             f"The corpus cannot be stored in {folder.parent}: {why(error, folder)}. What is finished is kept there, and the same command goes "
-            "on with it once that is mended; or set config.data.cache_dir to a folder that can be written and has room for the text twice."
+            "on with it once that is fixed; or set config.data.cache_dir to a folder that can be written and has room for the text twice."
         ) from error
 
 

@@ -241,7 +241,7 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
         if name in given or name not in known:
             raise
         said = FILE if file.get(name) is not None else "config.json"
-        raise UserError(f"The model's {said}: {error} Mend it there, or give {name} yourself.") from error
+        raise UserError(f"The model's {said}: {error} Fix it there, or give {name} yourself.") from error
     ignored = {"temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff"} & set(given)
     if ignored and not options.do_sample:
         LOG.warning("%s only matter when drawing: add do_sample=True.", ", ".join(sorted(ignored)))

@@ -107,7 +107,7 @@ def _text(record: Record, key: str) -> str:
     value = record.fields.get(key)
     if not isinstance(value, str) or not value.strip():
         raise DataError(
-            f"{record.where} has no sentence in field {key!r}; its fields: {', '.join(record.fields)}. Mend it, or name the right ones "
+            f"{record.where} has no sentence in field {key!r}; its fields: {', '.join(record.fields)}. Fix it, or name the right ones "
             "by good_key and bad_key in the suite."
         )
     return value

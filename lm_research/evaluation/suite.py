@@ -113,7 +113,7 @@ def _tasks(content: Any, given: str) -> list[Any]:
 def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> Entry:
     known = {field.name for field in dataclasses.fields(Entry)} - {"more"}
     if not isinstance(fields, Mapping):
-        raise ConfigError(f"{given}, task {number} is {short(fields)}, not keys with values. Mend it.")
+        raise ConfigError(f"{given}, task {number} is {short(fields)}, not keys with values. Fix it.")
     further = _task_keys() - known
     name = fields.get("name", number)
     where = f"{given}, task {name if isinstance(name, str) and len(name) <= _LONGEST_NAME else short(name)}"
@@ -133,7 +133,7 @@ def _entry(fields: Any, number: int, given: str, kinds: Mapping[str, Any]) -> En
     for key, value in values.items():
         wanted, name = {"labels": (tuple, "list"), "max_length": (int, "whole number")}.get(key, (str, "text"))
         if type(value) is not wanted:
-            raise ConfigError(f"{where}: {key} is {short(value)}, which is not a {name}. Mend it.")
+            raise ConfigError(f"{where}: {key} is {short(value)}, which is not a {name}. Fix it.")
     if not 0 <= values.get("max_length", 0) <= _LONGEST:
         raise ConfigError(f"{where}: max_length is {short(values['max_length'])}; it must be from 0 to {_LONGEST}.")
     if values["task"] not in kinds:

@@ -73,7 +73,7 @@ def read_config(directory: pathlib.Path) -> dict[str, Any]:
     if kind(path) == NOTHING:
         raise PretrainedError(f"{path} cannot be read as the config of a peft adapter: there is no such file. {fix}")
     config = read_json(path, Object, error=PretrainedError, fix=fix)
-    check_fields(config, _KINDS, str(path), error=PretrainedError, fix="Download it again, or mend it.")
+    check_fields(config, _KINDS, str(path), error=PretrainedError, fix="Download it again, or fix it.")
     if config.get("peft_type") != "LORA" or config.get("lora_alpha") is None:
         said = f"peft_type is {short(config.get('peft_type'))} and lora_alpha {short(config.get('lora_alpha'))}"
         raise PretrainedError(f"{path}: {said}; only LORA with a number is read. {fix}")

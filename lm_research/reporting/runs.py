@@ -156,7 +156,7 @@ def read_lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
         )
     if damaged:
         listed = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        notes.append(f"{path}, line {listed}: not a JSON object with a step and numbers; left out. Mend or remove it.")
+        notes.append(f"{path}, line {listed}: not a JSON object with a step and numbers; left out. Fix or remove it.")
     return lines
 
 

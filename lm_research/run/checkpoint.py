@@ -235,8 +235,8 @@ class Checkpoints:
             else ""
         )
         if trusted and trusted in self._manager.all_steps():
-            return f"{moved}Checkpoint {trusted} is from before: the same command goes on from it, once the store is mended."
-        return f"{moved}There is no checkpoint from before: the same command begins anew, once the store is mended."
+            return f"{moved}Checkpoint {trusted} is from before: the same command goes on from it, once the store is fixed."
+        return f"{moved}There is no checkpoint from before: the same command begins anew, once the store is fixed."
 
     def _set_aside(self, steps: list[int], folder: str = DAMAGED) -> dict[int, pathlib.Path]:
         """Moves checkpoints out of the way, and says where to."""

@@ -100,7 +100,7 @@ def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
         handle = open(workdir / ".lock", "w")
     except OSError as error:
         raise CheckpointError(
-            f"{flag}={workdir} cannot be written: {why(error, workdir)}. Choose another directory, or mend that."
+            f"{flag}={workdir} cannot be written: {why(error, workdir)}. Choose another directory, or fix that."
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

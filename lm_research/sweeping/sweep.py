@@ -90,7 +90,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         check_fields(
-            {name: getattr(self, name) for name in _TYPES}, _TYPES, "The sweep", error=ConfigError, fix="Mend it."
+            {name: getattr(self, name) for name in _TYPES}, _TYPES, "The sweep", error=ConfigError, fix="Fix it."
         )
         for name, valid in (("method", METHODS), ("direction", ("minimize", "maximize"))):
             if getattr(self, name) not in valid:

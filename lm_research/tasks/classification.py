@@ -170,7 +170,7 @@ class ClassificationReader(Reader):
             kept["credit"] = _number(record, key, value, "name another field in --config.task.relevance_key")
             if not 0 <= kept["credit"] <= 1:
                 raise DataError(
-                    f"{record.where}: field {self.task.relevance_key!r} is {kept['credit']:g}, not from 0 to 1. Mend it, or name another in "
+                    f"{record.where}: field {self.task.relevance_key!r} is {kept['credit']:g}, not from 0 to 1. Fix it, or name another in "
                     "--config.task.relevance_key."
                 )
         return kept
@@ -212,7 +212,7 @@ class ClassificationReader(Reader):
         key = label_key(value, self.known)
         if not key:
             raise DataError(
-                f"{record.where}: field {field!r} is {record.fields.get(field, value)!r:.80}, not a label. Mend it, name another field in "
+                f"{record.where}: field {field!r} is {record.fields.get(field, value)!r:.80}, not a label. Fix it, name another field in "
                 f"--config.task.{setting}{otherwise}."
             )
         return key
@@ -252,7 +252,7 @@ def _number(record: Record, key: str, value: Any, otherwise: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{record.where}: field {key!r} is {value!r:.80}, not a number. Mend it, or {otherwise}.")
+        raise DataError(f"{record.where}: field {key!r} is {value!r:.80}, not a number. Fix it, or {otherwise}.")
     return number
 
 

@@ -111,21 +111,21 @@ def _is_word(columns: list[str], form: Form, word: int, tag: int, where: str) ->
     if form.names and (len(columns) != len(form.names) or not _NUMBER.fullmatch(columns[0])):
         raise DataError(
             f"{where} has {len(columns)} columns, divided by tabs, the first {columns[0]!r}: a line of this CoNLL-U file has "
-            f"{len(form.names)}, the first a number. Mend it."
+            f"{len(form.names)}, the first a number. Fix it."
         )
     if form.names and not columns[0].isdecimal():
         return False
     if len(columns) < 2:
         raise DataError(
-            f"{where} has one column, {columns[0]!r}, divided by {divided}: a line has a word first and its tag last. Mend it, or give "
+            f"{where} has one column, {columns[0]!r}, divided by {divided}: a line has a word first and its tag last. Fix it, or give "
             "records (.jsonl, .csv, .parquet)."
         )
     if not -len(columns) <= tag < len(columns) or tag in (word, word - len(columns)):
         raise DataError(
             f"{where} has {len(columns)} columns, divided by {divided}, of which number {word + 1} is the word: none is the tag's, as "
-            "config.task.column asks for. Mend the line, or the setting."
+            "config.task.column asks for. Fix the line, or the setting."
         )
     for name, value in (("word", columns[word]), ("tag", columns[tag])):
         if not value.strip(" "):
-            raise DataError(f"{where} has no {name}: its column is empty. Mend it.")
+            raise DataError(f"{where} has no {name}: its column is empty. Fix it.")
     return True

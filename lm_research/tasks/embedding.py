@@ -149,7 +149,7 @@ class EmbeddingReader(Reader):
         if not abs(cosine) <= 1 + _SLACK:
             raise DataError(
                 f"{record.where}: field {task.label_key!r} is {value!r:.80}, which is not a number that stands for a cosine from -1 to 1, "
-                f"where {task.value_zero:g} is 0 and {task.value_one:g} is 1 (config.task.value_zero and value_one). Mend it, or "
+                f"where {task.value_zero:g} is 0 and {task.value_one:g} is 1 (config.task.value_zero and value_one). Fix it, or "
                 "change those."
             )
         return cosine

@@ -71,7 +71,7 @@ class InstructionReader(Reader):
             if task.text_key not in fields and "." not in task.text_key:
                 raise DataError(
                     f"{record.where} has neither a prompt (field {task.text_key!r}, --config.task.text_key) nor {MESSAGES!r} nor Alpaca's "
-                    f"{' and '.join(map(repr, ALPACA))}, but {', '.join(map(repr, fields)) or 'nothing'}. Mend it, or name the right field."
+                    f"{' and '.join(map(repr, ALPACA))}, but {', '.join(map(repr, fields)) or 'nothing'}. Fix it, or name the right field."
                 )
             return {
                 "prompt": record.text(task.text_key, "text_key"),
@@ -88,7 +88,7 @@ class InstructionReader(Reader):
         found = record.fields[MESSAGES]
         if not (isinstance(found, list) and all(map(_is_message, found))):
             raise DataError(
-                f"{record.where}: {MESSAGES!r} is {str(found)[:80]!r}, not a list of objects with role and content. Mend it."
+                f"{record.where}: {MESSAGES!r} is {str(found)[:80]!r}, not a list of objects with role and content. Fix it."
             )
         last = max((place for place, one in enumerate(found) if one["role"] == "assistant"), default=-1)
         if last < 1:

@@ -73,7 +73,7 @@ class ChoiceReader(Reader):
                 raise DataError(
                     f"{record.where}: field {self.task.label_key!r} is {value!r:.80}, not one of {len(choices)} choices: a number from 0 to "
                     f"{len(choices) - 1}, or from 1, a letter from A to {ascii_uppercase[min(len(choices), 26) - 1]}, or the text of one. "
-                    "Mend it, or name another field in --config.task.label_key."
+                    "Fix it, or name another field in --config.task.label_key."
                 )
             if not ways.keys() & here.keys():
                 raise DataError(
@@ -109,7 +109,7 @@ class ChoiceReader(Reader):
         value = record.get(keys[0], "choices_key")
         if not isinstance(value, list) or len(value) < 2 or not all(isinstance(one, str) for one in value):
             raise DataError(
-                f"{record.where}: field {keys[0]!r} is {str(value)[:80]!r}, not a list of two texts or more. Mend it, or name the fields of "
+                f"{record.where}: field {keys[0]!r} is {str(value)[:80]!r}, not a list of two texts or more. Fix it, or name the fields of "
                 "the choices, with commas between, in --config.task.choices_key."
             )
         return value

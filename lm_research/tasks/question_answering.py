@@ -112,7 +112,7 @@ class QuestionReader(Reader):
         answers = self._answers(record)
         impossible = bool(record.fields.get("is_impossible", not answers))
         if impossible == bool(answers):
-            raise DataError(f"{where} has {len(answers)} answers, but is_impossible is {impossible}. Mend one of them.")
+            raise DataError(f"{where} has {len(answers)} answers, but is_impossible is {impossible}. Fix one of them.")
         for text, start in answers:
             if not text or context[start : start + len(text)] != text or start < 0:
                 found = context.find(text) if text else -1
@@ -120,7 +120,7 @@ class QuestionReader(Reader):
                 there = context[max(0, start) : max(0, start) + max(1, len(text))]
                 raise DataError(
                     f"{where}: the answer {text!r} is not at answer_start {start} of the context, where {there!r} stands. "
-                    f"{hint} Mend the record."
+                    f"{hint} Fix the record."
                 )
         return Question(str(record.fields.get("id", where)), question, context, answers)
 
@@ -129,7 +129,7 @@ class QuestionReader(Reader):
         value = record.get(self.task.label_key, "label_key")
         wrong = DataError(
             f"{record.where}: field {self.task.label_key!r} is {str(value)[:80]!r}, not answers: a list of objects with text and answer_start "
-            "(a character of the context), or one object with two lists of these names and of one length. Mend it, or name "
+            "(a character of the context), or one object with two lists of these names and of one length. Fix it, or name "
             "another field in --config.task.label_key."
         )
         if isinstance(value, dict):

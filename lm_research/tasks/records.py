@@ -59,7 +59,7 @@ class Record(NamedTuple):
         value = self.get(key, setting)
         if not isinstance(value, str):
             raise DataError(
-                f"{self.where}: field {key!r} is {short(value)}, not a text. Mend it, or name another field in "
+                f"{self.where}: field {key!r} is {short(value)}, not a text. Fix it, or name another field in "
                 f"--config.task.{setting}."
             )
         return value
@@ -144,7 +144,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
         try:
             records = json_value(_joined(first, lines, file), halves=functools.partial(problems.halves, str(file.path)))
         except ValueError as error:
-            raise DataError(f"{file.path} begins like a JSON list but is not one ({error}). Mend it.") from error
+            raise DataError(f"{file.path} begins like a JSON list but is not one ({error}). Fix it.") from error
         for number, fields in enumerate(records, 1):
             yield Record(f"{file.path}, record {number}", _object(fields, f"{file.path}, record {number}"))
     elif not first[1].lstrip().startswith("{") or first[1].rstrip().endswith("}"):
@@ -163,7 +163,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
             )
         except ValueError as error:
             raise DataError(
-                f"{file.path} begins like one JSON object but is not one ({error}). Mend it, or write one object a line."
+                f"{file.path} begins like one JSON object but is not one ({error}). Fix it, or write one object a line."
             ) from error
         yield from _expand(_object(document, str(file.path)), str(file.path))
 
@@ -190,7 +190,7 @@ def _expand(fields: dict[str, Any], where: str) -> Iterator[Record]:
 
 def _object(fields: Any, where: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
-        raise DataError(f"{where} holds a JSON {type(fields).__name__}, not an object with named fields. Mend it.")
+        raise DataError(f"{where} holds a JSON {type(fields).__name__}, not an object with named fields. Fix it.")
     return fields
 
 

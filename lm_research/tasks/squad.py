@@ -35,7 +35,7 @@ def flatten(document: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict
             below = f"{at}, paragraph {p}"
             for q, question in enumerate(_level(paragraph, "qas", below)):
                 if not isinstance(question, dict):
-                    raise DataError(f"{below}, question {q} is {question!r}, not an object with named fields. Mend it.")
+                    raise DataError(f"{below}, question {q} is {question!r}, not an object with named fields. Fix it.")
                 name = f"id {question['id']!r}" if "id" in question else f"question {q}"
                 context = {"context": paragraph["context"]} if "context" in paragraph else {}
                 yield f"{below}, {name}", {"title": article.get("title", "")} | question | context
@@ -43,5 +43,5 @@ def flatten(document: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict
 
 def _level(parent: Any, name: str, where: str) -> list[Any]:
     if not isinstance(parent, dict) or not isinstance(parent.get(name), list):
-        raise DataError(f"{where} has no list {name!r}: a SQuAD file is data -> paragraphs -> qas. Mend it.")
+        raise DataError(f"{where} has no list {name!r}: a SQuAD file is data -> paragraphs -> qas. Fix it.")
     return parent[name]

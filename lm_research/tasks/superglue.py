@@ -51,7 +51,7 @@ def expand(fields: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, 
             yield where, fields
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{where} has the fields of a task of SuperGLUE, but not as that has them ({type(error).__name__}: {error}). Mend it."
+            f"{where} has the fields of a task of SuperGLUE, but not as that has them ({type(error).__name__}: {error}). Fix it."
         ) from error
 
 

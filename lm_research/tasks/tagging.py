@@ -73,12 +73,12 @@ class TaggingReader(Reader):
         for name, value in (("text_key", words), ("label_key", tags)):
             if not isinstance(value, list):
                 raise DataError(
-                    f"{record.where}: the field of --config.task.{name} is {short(value)}, not a list with one entry a word. Mend it, or "
+                    f"{record.where}: the field of --config.task.{name} is {short(value)}, not a list with one entry a word. Fix it, or "
                     "name another field."
                 )
         if len(words) != len(tags):
             raise DataError(
-                f"{record.where} has {len(words)} words and {len(tags)} tags: each word needs one tag. Mend it."
+                f"{record.where} has {len(words)} words and {len(tags)} tags: each word needs one tag. Fix it."
             )
         if not words:
             raise DataError(f"{record.where} has no words. Leave it out.")
@@ -87,7 +87,7 @@ class TaggingReader(Reader):
             if not tag or not (isinstance(word, str) or type(word) in (int, float)) or word != word:
                 raise DataError(
                     f"{record.where} has the word {short(word)} with the tag {short(value)}: a word is a text or a number, "
-                    "and a tag is a name or a number, not empty. Mend it."
+                    "and a tag is a name or a number, not empty. Fix it."
                 )
         return [str(word) for word in words], keys
 

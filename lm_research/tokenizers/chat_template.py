@@ -118,7 +118,7 @@ def chat_spans(
     except Exception as error:  # a template is a program: it may fail in any way
         reason = " ".join(str(error)[:500].split()) or type(error).__name__
         raise UserError(
-            f"The model's chat_template does not take these messages: {reason.rstrip('.')}. Mend the messages, or the template in "
+            f"The model's chat_template does not take these messages: {reason.rstrip('.')}. Fix the messages, or the template in "
             f"{TEMPLATE} or tokenizer_config.json."
         ) from error
     return _unmarked(whole(written))

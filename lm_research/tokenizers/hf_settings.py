@@ -73,7 +73,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "config.json": {"tokenizer_class": Name, "model_type": Name},
     SENTENCES: {"do_lower_case": _Switch},
 }
-_FIX = "Mend it, or copy the file again from where the model came from."
+_FIX = "Fix it, or copy the file again from where the model came from."
 
 _BERT = dict(unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]")
 _ROBERTA = dict(bos="<s>", eos="</s>", unk="<unk>", sep="</s>", pad="<pad>", cls="<s>", mask="<mask>")

@@ -94,7 +94,7 @@ def test_yaml_with_anchors_in_moderation() -> None:
     ],
 )
 def test_fields_of_a_wrong_type_are_named(value: Any, kind: Any, message: str) -> None:
-    with pytest.raises(DataError, match=f"^some.json: width is .*: {message}.*. Mend it.$"):
+    with pytest.raises(DataError, match=f"^some.json: width is .*: {message}.*. Fix it.$"):
         documents.check_fields({"width": value, "unknown": []}, {"width": kind}, "some.json")
 
 
@@ -122,6 +122,6 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: pathlib.Path) -> 
 
 def test_messages_are_of_bounded_length_and_printable() -> None:
     """What a file is quoted with could fill the terminal, or write in color over what stands there."""
-    message = str(DataError(f"a.json: there is no key {'x' * 10**6}\x1b[31m\x00. Mend it."))
-    assert message.startswith("a.json: there is no key xxx") and message.endswith("x?[31m?. Mend it.")
+    message = str(DataError(f"a.json: there is no key {'x' * 10**6}\x1b[31m\x00. Fix it."))
+    assert message.startswith("a.json: there is no key xxx") and message.endswith("x?[31m?. Fix it.")
     assert " [...] " in message and len(message) < 4100

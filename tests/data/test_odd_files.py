@@ -234,7 +234,7 @@ def test_halves_of_characters_are_counted(tmp_path: pathlib.Path, capsys: pytest
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     problems = Problems()
     assert read(tmp_path / "a.jsonl", problems) == ["a", "b?", "\U0001f600", "c??"]
-    assert problems.count == 0 and problems.mended == 2
+    assert problems.count == 0 and problems.fixed == 2
     assert "question marks in 2 records, the first " in problems.report("x") and "a.jsonl, line 2" in problems.report(
         "x"
     )

@@ -1,6 +1,6 @@
 """Damaged lines, rows and records of a corpus: each ends the reading, or is left out and counted.
 
-Halves of characters (texts.py) are mended and counted.
+Halves of characters (texts.py) are fixed and counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Problems:
     Attributes:
       count: lines, rows, records and ends of files that were left out.
       first: what was wrong with the first few of them, with file and line.
-      mended: records with halves of characters; first_mended: where the first of them is.
+      fixed: records with halves of characters; first_mended: where the first of them is.
     """
 
     def __init__(self, policy: str = "error") -> None:
@@ -26,9 +26,9 @@ class Problems:
         self._policy = policy
         self.count = 0
         self.first: list[str] = []
-        self.mended, self.first_mended = 0, ""
+        self.fixed, self.first_mended = 0, ""
 
-    def found(self, what: str, fix: str = "Mend it") -> None:
+    def found(self, what: str, fix: str = "Fix it") -> None:
         """Counts a problem, or raises it as a DataError; `what` begins with the file and, if there is one, the line."""
         if self._policy != "skip":
             otherwise = ", or leave out what cannot be read with --config.data.on_error=skip" * (
@@ -41,7 +41,7 @@ class Problems:
 
     def halves(self, where: str) -> None:
         """Counts a record with halves of characters, which are question marks now."""
-        self.mended += 1
+        self.fixed += 1
         self.first_mended = self.first_mended or where
 
     def report(self, source: str) -> str:
@@ -50,9 +50,9 @@ class Problems:
         if self.count:
             more = f", and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
             said.append(f"skipped {self.count:,} that cannot be read: {'; '.join(self.first)}{more}")
-        if self.mended:
+        if self.fixed:
             said.append(
-                f"halves of characters (such as \\ud83d alone) became question marks in {self.mended:,} records, the first {self.first_mended}"
+                f"halves of characters (such as \\ud83d alone) became question marks in {self.fixed:,} records, the first {self.first_mended}"
             )
         return f"Warning: {source}: {'; '.join(said)}." if said else ""
 

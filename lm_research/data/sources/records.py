@@ -111,7 +111,7 @@ def _quoted(file: SourceFile, problems: Problems) -> Iterator[tuple[int, list[st
         try:
             cells = next(rows, None)
         except csv.Error as error:
-            problems.found(f"{file.path}, line {first} is not a row of a table ({error})", "Mend its quotes")
+            problems.found(f"{file.path}, line {first} is not a row of a table ({error})", "Fix its quotes")
             continue
         if cells is None:
             return

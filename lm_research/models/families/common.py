@@ -31,7 +31,7 @@ ACTIVATION_NAMES = {
     "swish": "silu",
     "tanh": "tanh",
 }
-FIX = "Download config.json again, or mend it."
+FIX = "Download config.json again, or fix it."
 
 
 @dataclasses.dataclass(frozen=True)

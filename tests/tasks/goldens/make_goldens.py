@@ -87,7 +87,7 @@ def entities() -> None:
             if mode == "strict":  # both follow the scheme, so that nothing depends on how a broken one is read
                 own = [draw.choice([row, valid(draw, ends)]) for row in true]
                 own = [(row + ["O"] * 20)[: len(t)] for row, t in zip(own, true, strict=True)]
-                own = [mended(row, ends) for row in own]
+                own = [fixed(row, ends) for row in own]
             else:  # anything, as conlleval reads it
                 names = ["O", *(f"{p}-{k}" for p in prefixes for k in ("PER", "LOC"))]
                 own = [[tag if draw.random() < 0.7 else draw.choice(names) for tag in row] for row in true]
@@ -105,7 +105,7 @@ def entities() -> None:
     (HERE / "entities.json").write_text(json.dumps(cases) + "\n")
 
 
-def mended(tags: list[str], ends: bool) -> list[str]:
+def fixed(tags: list[str], ends: bool) -> list[str]:
     """With the last entity closed where the row was cut inside it."""
     if ends and tags[-1][0] in "BI":
         start = max(i for i, tag in enumerate(tags) if tag[0] == "B")
