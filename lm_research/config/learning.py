@@ -23,7 +23,7 @@ class ObjectiveConfig(Section):
 
     one_model: ClassVar[bool] = True
 
-    name: str = key("masked_lm", "What the model is asked to predict.")
+    name: str = key("masked_lm", "Training objective: what the model predicts.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +36,18 @@ class OptimizerConfig(Section):
 
     unit_updates: ClassVar[bool] = False
 
-    name: str = key("adamw", "Optimizer; each has its own scale of learning rates, and the defaults below are AdamW's.")
-    learning_rate: float = key(1e-4, "Peak learning rate; muon: of hidden matrices (0.02 is usual).", low=0.0, high=1e6)
-    weight_decay: float = key(0.01, "Decoupled weight decay; never on biases and norms.", low=0.0, high=1e6)
+    name: str = key("adamw", "Optimizer. Each has its own scale of learning rates; the defaults below suit AdamW.")
+    learning_rate: float = key(
+        1e-4, "Peak learning rate; for muon, that of the hidden matrices (typically 0.02).", low=0.0, high=1e6
+    )
+    weight_decay: float = key(0.01, "Decoupled weight decay; biases and norms are never decayed.", low=0.0, high=1e6)
     clip_norm: float | None = key(
-        1.0, "Global gradient norm above which the gradient is scaled down; none never clips.", low=0.0
+        1.0, "Maximum global gradient norm, above which the gradient is scaled down; None disables clipping.", low=0.0
     )
     layer_decay: float = key(
         1.0,
-        "Factor on the learning rate from each layer to the one below it, and to the embeddings; 1 is one rate for all.",
+        "Learning-rate factor from each layer to the layer below it, down to the embeddings; 1 uses the same rate "
+        "everywhere.",
         low=0.0,
         high=1.0,
     )
@@ -52,9 +55,11 @@ class OptimizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig(Section):
-    name: str = key("linear", "Shape of the learning rate after warm-up.")
-    warmup_steps: int = key(0, "Steps of linear warm-up from 0.", low=0)
-    warmup_ratio: float = key(0.0, "Warm-up as a share of num_steps; give this or warmup_steps.", low=0.0, high=1.0)
+    name: str = key("linear", "Shape of the learning-rate schedule after warm-up.")
+    warmup_steps: int = key(0, "Number of linear warm-up steps from 0.", low=0)
+    warmup_ratio: float = key(
+        0.0, "Warm-up as a fraction of train.num_steps; set this or schedule.warmup_steps.", low=0.0, high=1.0
+    )
 
     def check(self, config: Config) -> None:
         train = config.train
@@ -71,52 +76,59 @@ class ScheduleConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
-    num_steps: int = key(1000, "Optimizer steps of the whole run.", low=1, high=2**31 - 2)
+    num_steps: int = key(1000, "Total number of optimizer steps.", low=1, high=2**31 - 2)
     stop_after: int | None = key(
         None,
-        "Evaluate, save and end well after this step, before num_steps; the run goes on with a later one.",
+        "Stop early after this step: evaluate, save and exit with status 0. A run with a later stop_after resumes.",
         low=0,
     )
-    num_epochs: float | None = key(None, "Passes over the training examples; it sets num_steps.", low=0.0, high=1e9)
+    num_epochs: float | None = key(
+        None, "Number of passes over the training examples; determines train.num_steps.", low=0.0, high=1e9
+    )
     budget: str | None = key(
         None,
-        "What the run may spend, instead of num_steps: time (90s, 30min, 2h), 1e18flops or 2e9tokens; none goes by num_steps.",
+        "Training budget instead of train.num_steps: time (90s, 30min, 2h), compute (1e18flops) or data "
+        "(2e9tokens); None uses train.num_steps.",
     )
-    batch_size: int = key(32, "Global batch: examples per optimizer step over all devices.", low=1, high=2**24)
+    batch_size: int = key(32, "Global batch size: sequences per optimizer step over all devices.", low=1, high=2**24)
     per_device_batch_size: int | None = key(
         None,
-        "Instead of batch_size: examples of a micro-batch on each device that has rows of its own (the mesh's data x fsdp). batch_size becomes "
-        "that times those devices times accumulation_steps, and is kept with the run.",
+        "Sequences of a micro-batch per device of the mesh's data and fsdp axes, instead of train.batch_size. "
+        "batch_size becomes this number times those devices times accumulation_steps, and is stored with the run.",
         low=0,
         high=2**24,
     )
-    accumulation_steps: int = key(1, "Micro-batches per optimizer step; must divide batch_size.", low=1, high=2**24)
+    accumulation_steps: int = key(
+        1, "Micro-batches per optimizer step (gradient accumulation); must divide train.batch_size.", low=1, high=2**24
+    )
     init_from: str | None = key(
         None,
-        "Model directory (Hugging Face's format, native, or a run's) to start from. Its shape replaces the model "
-        "section's, and its tokenizer is used; tokenizer.path may name one for a directory that has none.",
+        "Model directory to start from: in Hugging Face's format, in the native format, or that of a run. Its "
+        "architecture replaces the model section and its tokenizer is used; set tokenizer.path for a directory "
+        "without a tokenizer.",
         path=True,
     )
     freeze: tuple[str, ...] = key(
         (),
-        "Parameters that do not learn: regular expressions that are looked for in paths such as encoder/embeddings/tokens or "
-        "encoder/layers/3/attention/query/kernel.",
+        "Parameters to freeze: regular expressions to search for in parameter paths such as "
+        "encoder/embeddings/tokens or encoder/layers/3/attention/query/kernel.",
     )
     ema_decay: float | None = key(
         None,
-        "Decay of an exponential average of the parameters, used for evaluation; none keeps no average.",
+        "Decay of an exponential moving average of the parameters, which evaluation uses; None keeps no average.",
         low=0.0,
         high=0.999999,
     )
     on_nonfinite: str = key(
         "stop",
-        "On a NaN or infinite loss: stop before the update (exit code 3), or skip that update.",
+        "What to do on a NaN or infinite loss: stop before the update (exit code 3) or skip the update.",
         choices=("stop", "skip"),
     )
     check_every: int | None = key(
         None,
-        "Of so many steps one is computed twice, and where devices share only the rows of a batch on other devices too; other bits stop the "
-        "run and name the device (exit code 4); none never checks.",
+        "Compute one of every this many steps twice and compare the bits, to detect faulty devices. If devices "
+        "divide only the batch, the second computation also runs on other devices. A difference stops the run and "
+        "names the device (exit code 4). None disables the check.",
         low=0,
     )
 
@@ -133,25 +145,26 @@ class TrainConfig(Section):
 class LoraConfig(Section):
     rank: int | None = key(
         None,
-        "Rank of adapters (Hu et al. 2021): they and a new head learn, the rest of the model stays; none has no adapters.",
+        "Rank of LoRA adapters (Hu et al. 2021). Only the adapters and lora.modules_to_save are trained; None "
+        "uses no adapters.",
         low=0,
         high=2**16,
     )
-    alpha: float = key(16.0, "An adapter's product counts alpha / rank.", low=0.0, high=1e6)
-    rslora: bool = key(False, "It counts alpha / sqrt(rank) instead (Kalajdzievski 2023), for large ranks.")
+    alpha: float = key(16.0, "LoRA scale: an adapter's product is multiplied by alpha / rank.", low=0.0, high=1e6)
+    rslora: bool = key(False, "Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023), which suits large ranks.")
     target_modules: tuple[str, ...] = key(
         ("attention/(query|value)/",),
-        "Matrices with an adapter: regular expressions that are looked for in paths such as encoder/layers/attention/query/kernel, "
-        "a list.",
+        "Matrices that get an adapter: regular expressions to search for in parameter paths such as "
+        "encoder/layers/attention/query/kernel.",
     )
     dropout: float = key(
         0.0,
-        "Share of an adapter's inputs that each micro-batch leaves out, the same for all its positions.",
+        "Dropout rate on the inputs of adapters; all positions of a micro-batch share one mask.",
         low=0.0,
         high=0.99,
     )
     modules_to_save: tuple[str, ...] = key(
         (),
-        "Other parameters that learn, as they are: regular expressions as above; none takes a task's classifier and the parts that "
-        "train.init_from lacks.",
+        "Parameters to train in full next to the adapters: regular expressions like those of lora.target_modules. "
+        "Empty trains a task's classifier and any parameters that train.init_from does not have.",
     )

@@ -15,55 +15,70 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
     family: str = key(
-        "bert", "Model family; lm_research/models/families has one file each. Its keys are those below and its own."
+        "bert", "Model family, one per file of lm_research/models/families. Its keys are those below and its own."
     )
     hidden_size: int = key(768, "Width D of the residual stream.", low=1, high=2**20)
     num_layers: int = key(12, "Number of Transformer blocks N.", low=1, high=4096)
-    num_heads: int = key(12, "Attention heads H; must divide hidden_size, unless head_size is set.", low=1, high=2**16)
+    num_heads: int = key(
+        12,
+        "Number of attention heads H; must divide model.hidden_size unless model.head_size is set.",
+        low=1,
+        high=2**16,
+    )
     intermediate_size: int = key(3072, "Width F of the feed-forward layer.", low=1, high=2**22)
     num_kv_heads: int | None = key(
-        None, "Heads of keys and values, shared by groups of query heads; None is num_heads.", low=1, high=2**16
+        None,
+        "Number of key and value heads, each shared by a group of query heads; None uses num_heads.",
+        low=1,
+        high=2**16,
     )
-    head_size: int | None = key(None, "Width K of a head; None is hidden_size / num_heads.", low=1, high=2**16)
+    head_size: int | None = key(
+        None, "Width K of an attention head; None uses hidden_size / num_heads.", low=1, high=2**16
+    )
     vocab_size: int | None = key(
         None,
-        "Rows of the embedding table; None takes the tokenizer's size, rounded up to a multiple of 128.",
+        "Rows of the embedding table; None uses the tokenizer's size rounded up to a multiple of 128.",
         low=1,
         high=2**24,
     )
-    max_length: int = key(512, "Longest sequence the position table covers.", low=8, high=2**24)
-    dropout_rate: float = key(0.1, "Dropout on embeddings and on both residual branches.", low=0.0, high=0.99)
-    attention_dropout_rate: float = key(0.1, "Dropout on attention probabilities.", low=0.0, high=0.99)
+    max_length: int = key(512, "Maximum sequence length, which is the number of positions.", low=8, high=2**24)
+    dropout_rate: float = key(0.1, "Dropout rate on embeddings and on both residual branches.", low=0.0, high=0.99)
+    attention_dropout_rate: float = key(0.1, "Dropout rate on attention probabilities.", low=0.0, high=0.99)
     norm_position: str | None = key(
         None,
-        "Where blocks normalize: after each residual sum (post) or before each branch (pre); None is the family's way.",
+        "Where blocks normalize: after each residual sum (post) or before each branch (pre); None uses the "
+        "family's default.",
         choices=("post", "pre"),
     )
-    init_std: float = key(0.02, "Standard deviation of initial weights.", low=0.0, high=1.0)
+    init_std: float = key(0.02, "Standard deviation of the initial weights.", low=0.0, high=1.0)
     mup_base_width: int | None = key(
         None,
-        "Maximal update parametrization: the hidden_size at which the learning rate was found; rates and initial weights are scaled "
-        "from there, so that it suits other widths. None is the usual parametrization.",
+        "Maximal update parametrization (muP): the hidden_size at which the learning rate was tuned. Learning "
+        "rates and initial weights are scaled from that width, so that the tuned rate transfers to other widths. "
+        "None uses the standard parametrization.",
         low=1,
         high=2**20,
     )
     mup_base_head_size: int | None = key(
         None,
-        "mup_base_width: width of a head there, if heads grow; None is as here, and the model has more heads.",
+        "The head_size that goes with model.mup_base_width if heads grow with the width; None if the head size "
+        "stays the same and the number of heads grows.",
         low=1,
         high=2**16,
     )
-    dtype: str = key("float32", "Compute type; parameters are always float32.", choices=("float32", "bfloat16"))
-    scan_layers: bool = key(True, "Compile one block and loop over it (fast compile) or unroll all (can run faster).")
+    dtype: str = key("float32", "Compute dtype; parameters are always float32.", choices=("float32", "bfloat16"))
+    scan_layers: bool = key(
+        True, "Compile one block and loop over it (compiles fast) instead of unrolling all blocks (may run faster)."
+    )
     remat: str = key(
         "none",
-        "What the backward pass recomputes: nothing, all but matrix products, or whole blocks.",
+        "What the backward pass recomputes: nothing, everything but matrix products, or whole blocks.",
         choices=("none", "dots", "full"),
     )
     attention_backend: str = key(
         "auto",
-        "xla keeps the scores of a layer in memory; flash is kernels of GPUs and TPUs that never do; auto takes them on GPUs for bfloat16, "
-        "and on TPUs for rows of 512 and more without dropout of attention.",
+        "xla keeps a layer's attention scores in memory; flash uses GPU and TPU kernels that never do; auto uses "
+        "flash on GPUs for bfloat16 and on TPUs for sequences of at least 512 tokens without attention dropout.",
         choices=("auto", "xla", "flash"),
     )
 

@@ -28,10 +28,10 @@ class Config:
     run without a task has None there.
     """
 
-    seed: int = key(0, "Seed of everything random: parameters, dropout, data order, masking.", low=0, high=2**31 - 1)
+    seed: int = key(0, "Random seed of parameters, dropout, data order and masking.", low=0, high=2**31 - 1)
     plugins: tuple[str, ...] = key(
         (),
-        "Modules of other packages to import, which register objectives, tasks, optimizers and others of their own; installed packages "
+        "Python modules to import, which register objectives, tasks, optimizers and others; installed packages "
         "are found by their entry points lm_research.plugins.",
     )
     model: ModelConfig = _chosen("model")

@@ -35,24 +35,26 @@ def read_rules(text: str) -> dict[str, tuple[str, ...]]:
 @dataclasses.dataclass(frozen=True)
 class EvalConfig(Section):
     every_steps: int | None = key(
-        1000, "Steps between evaluations on held-out documents; none evaluates only at the end.", low=0
+        1000, "Steps between evaluations on held-out data; None evaluates only at the end.", low=0
     )
-    num_batches: int | None = key(None, "Batches of each evaluation; none reads all held-out examples once.", low=0)
-    num_samples: int = key(4, "Samples or fill-mask examples shown after each evaluation.", low=0, high=1000)
+    num_batches: int | None = key(None, "Batches per evaluation; None uses all held-out examples once.", low=0)
+    num_samples: int = key(
+        4, "Number of samples or fill-mask examples to show after each evaluation.", low=0, high=1000
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig(Section):
-    every_steps: int | None = key(1000, "Steps between checkpoints; none saves only by time and at the end.", low=0)
+    every_steps: int | None = key(1000, "Steps between checkpoints; None saves only by time and at the end.", low=0)
     every_minutes: float | None = key(
-        15.0, "Minutes between checkpoints; none saves only by steps and at the end.", low=0.0, high=1e9
+        15.0, "Minutes between checkpoints; None saves only by steps and at the end.", low=0.0, high=1e9
     )
-    keep: int = key(2, "Newest checkpoints kept.", low=1)
-    keep_best: int = key(1, "Checkpoints with the lowest evaluation loss kept as well.", low=0)
+    keep: int = key(2, "Number of most recent checkpoints to keep.", low=1)
+    keep_best: int = key(1, "Number of checkpoints with the lowest evaluation loss to keep in addition.", low=0)
     on_damage: str = key(
         "fallback",
-        "A newest checkpoint that is damaged: go on from the newest whole one, told in the log, and keep the damaged one in "
-        "checkpoints/damaged; or stop.",
+        "What to do if the newest checkpoint is damaged: resume from the newest intact one, with a warning in the "
+        "log, and move the damaged one to checkpoints/damaged; or stop.",
         choices=("fallback", "stop"),
     )
 
@@ -61,8 +63,9 @@ class CheckpointConfig(Section):
 class MeshConfig(Section):
     preset: str = key(
         "dp",
-        "What takes the devices left over: dp copies the model, fsdp shards it; +context and +tensor give those axes 4 "
-        "devices (2, 1) where no number is given; shard_map is dp as a program per device, what pmap was.",
+        "How to use the devices that no axis claims: dp replicates the model, fsdp shards it. +context and "
+        "+tensor give those axes 4 devices (2 or 1 if 4 do not divide the devices) where no size is set. "
+        "shard_map is dp written as one program per device, as pmap was.",
         choices=(
             "dp",
             "dp+context",
@@ -76,49 +79,52 @@ class MeshConfig(Section):
     )
     slices: int | None = key(
         None,
-        "Slices (TPU pods joined by the data-center network) the devices are; none takes what is found.",
+        "Number of slices (TPU pods joined by the data-center network); None detects it.",
         low=0,
         high=2**20,
     )
     data: int | None = key(
-        None, "Devices on the data axis (model copied); none leaves it to the preset.", low=0, high=2**20
+        None, "Devices on the data axis (replicates the model); None leaves it to mesh.preset.", low=0, high=2**20
     )
     fsdp: int | None = key(
         None,
-        "Devices on the fsdp axis (parameters and optimizer sharded); none leaves it to the preset.",
+        "Devices on the fsdp axis (shards parameters and optimizer state); None leaves it to mesh.preset.",
         low=0,
         high=2**20,
     )
     context: int | None = key(
         None,
-        "Devices on the context axis (each row's positions divided; ring attention); none leaves it to the preset.",
+        "Devices on the context axis (divides the positions of each sequence; ring attention); None leaves it to "
+        "mesh.preset.",
         low=0,
         high=2**20,
     )
     tensor: int | None = key(
         None,
-        "Devices on the tensor axis (heads, feed-forward, vocabulary divided); none leaves it to the preset.",
+        "Devices on the tensor axis (divides heads, feed-forward and vocabulary); None leaves it to mesh.preset.",
         low=0,
         high=2**20,
     )
     rules: dict[str, tuple[str, ...]] | None = key(
         None,
-        "Where axes of parameters lie, if not as usual (vocab, heads and mlp over tensor, embed over fsdp): for example "
-        '{"vocab": ["fsdp", "tensor"], "embed": ["none"]}.',
+        "Mesh axes that shard each parameter axis, where they differ from the default (vocab, heads and mlp over "
+        'tensor, embed over fsdp), for example {"vocab": ["fsdp", "tensor"], "embed": ["none"]}.',
         read=read_rules,
     )
     zero1: bool = key(
         False,
-        "Divide the optimizer's moments over the data axis too (ZeRO-1); the result stays the same, memory falls.",
+        "Shard the optimizer's moments over the data axis too (ZeRO-1), which saves memory and does not change "
+        "the result.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig(Section):
-    every_steps: int = key(20, "Steps between lines of metrics.", low=1)
+    every_steps: int = key(20, "Steps between logged metrics.", low=1)
     trackers: tuple[str, ...] = key(
         ("tensorboard",),
-        "Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, several with commas, or none.",
+        "Where to log metrics in addition to metrics.jsonl: tensorboard, wandb, mlflow, several separated by "
+        "commas, or none.",
     )
 
     def check(self, config: Config) -> None:
@@ -129,7 +135,7 @@ class LoggingConfig(Section):
 class ProfileConfig(Section):
     steps: tuple[int, ...] | None = key(
         None,
-        "FIRST-LAST: steps to trace with jax.profiler into WORKDIR/profile; none traces nothing.",
+        "Steps to trace with jax.profiler into WORKDIR/profile, as FIRST-LAST; None disables tracing.",
         low=1,
         read=read_steps,
     )

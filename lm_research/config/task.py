@@ -24,24 +24,27 @@ class TaskConfig(Section):
 
     name: str | None = key(
         None,
-        "Labeled task to fine-tune for, instead of an objective: classification of texts or pairs, tagging of words, question "
-        "answering by spans of a context, multiple choice, embedding of texts so that pairs lie close together, writing a target for a "
-        "source, or following instructions.",
+        "Labeled task to fine-tune for, instead of an objective: classification of texts or pairs, tagging of "
+        "words, extractive question answering, multiple choice, text embedding, seq2seq (generate a target from a "
+        "source), or instruction following.",
     )
     train: str | None = key(
         None,
-        "Labeled records: .jsonl, .json, .csv, .tsv or .parquet files, tfds:NAME@SPLIT, or (seq2seq) lines:SOURCES,TARGETS, two text "
-        "files whose lines belong together.",
+        "Labeled training examples: .jsonl, .json, .csv, .tsv or .parquet files, tfds:NAME@SPLIT, or (seq2seq) "
+        "lines:SOURCES,TARGETS, two line-aligned text files.",
         path=True,
     )
     validation: str | None = key(
-        None, "Held-out records in the same forms; empty holds out a share (data.validation_fraction).", path=True
+        None,
+        "Held-out examples in the same formats; None holds out a fraction of the training examples "
+        "(data.validation_fraction).",
+        path=True,
     )
-    test: str | None = key(None, "Further records that are scored once, at the end of the run.", path=True)
+    test: str | None = key(None, "Test examples, scored once at the end of the run.", path=True)
     text_key: str = key(
         "text",
-        "Field of the text (tagging: of the list of words; question_answering: of the context; seq2seq: of the source; instruction: of the "
-        "prompt); A.B is field B of field A.",
+        "Field of the text (tagging: the list of words; question_answering: the context; seq2seq: the source; "
+        "instruction: the prompt); A.B is field B of field A.",
     )
     label_key: str = key(
         "label",
@@ -50,10 +53,13 @@ class TaskConfig(Section):
     )
     metric: str | None = key(
         None,
-        "Metric that picks the best checkpoint and stops early, or several with + between, for their mean; empty is the usual one.",
+        "Metric for choosing the best checkpoint and for early stopping, or the mean of several, joined with +; "
+        "None uses the task's default.",
     )
     patience: int | None = key(
-        None, "Evaluations in a row without a better metric after which training ends; 0 trains all steps.", low=0
+        None,
+        "Stop after this many consecutive evaluations without an improvement of the metric; None trains all steps.",
+        low=0,
     )
 
     @property

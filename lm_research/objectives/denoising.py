@@ -32,11 +32,15 @@ from lm_research.tokenizers.base import Tokenizer
 class DenoisingConfig(SourceTargetConfig):
     usual_start: ClassVar[str] = "eos"
 
-    text_infilling_prob: float = key(0.3, "Share of tokens in spans, each replaced by one mask.", low=0.0, high=0.95)
+    text_infilling_prob: float = key(
+        0.3, "Fraction of tokens in spans that are each replaced by one mask token.", low=0.0, high=0.95
+    )
     mean_span_length: float = key(3.0, "Mean length of these spans, in tokens.", low=1.0, high=100.0)
-    permute_sentence_prob: float = key(1.0, "Share of examples with sentences in random order.", low=0.0, high=1.0)
-    token_deletion_prob: float = key(0.0, "Share of tokens deleted.", low=0.0, high=0.95)
-    document_rotation_prob: float = key(0.0, "Share of examples that begin at a random token.", low=0.0, high=1.0)
+    permute_sentence_prob: float = key(1.0, "Fraction of examples whose sentences are shuffled.", low=0.0, high=1.0)
+    token_deletion_prob: float = key(0.0, "Fraction of tokens to delete.", low=0.0, high=0.95)
+    document_rotation_prob: float = key(
+        0.0, "Fraction of examples that are rotated to start at a random token.", low=0.0, high=1.0
+    )
 
 
 def poisson_ends(mean: float) -> np.ndarray:

@@ -36,7 +36,7 @@ class SourceTargetConfig(ObjectiveConfig):
 
     decoder_start: str = key(
         "auto",
-        "Role that a decoder begins its target with; auto is eos for denoising, else pad.",
+        "Special token that starts the decoder's input; auto is eos for denoising and pad otherwise.",
         choices=("auto", "pad", "bos", "eos"),
     )
 

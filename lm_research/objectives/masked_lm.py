@@ -35,8 +35,8 @@ from lm_research.tokenizers.base import Tokenizer
 class MaskedLMConfig(MaskingConfig):
     sentence_pair: str = key(
         "next_sentence",
-        "What is predicted of pairs of segments: whether the second follows the first (BERT), whether both are in order (ALBERT), or none: "
-        "rows of one segment.",
+        "What to predict for a pair of segments: whether the second follows the first (BERT), whether they are in "
+        "order (ALBERT), or none, which makes sequences of one segment.",
         choices=("next_sentence", "sentence_order", "none"),
     )
 

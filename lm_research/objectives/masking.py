@@ -32,27 +32,30 @@ LONGEST_WORD = 10
 class MaskingConfig(ObjectiveConfig):
     """How rows are cut and masked."""
 
-    mask_rate: float = key(0.15, "Share of tokens predicted.", low=0.001, high=0.95)
+    mask_rate: float = key(0.15, "Fraction of tokens to predict.", low=0.001, high=0.95)
     eval_mask_rate: float | None = key(
         None,
-        "The share in evaluations, so that runs of different mask_rate can be compared; none is mask_rate.",
+        "Fraction of tokens to predict in evaluations, which makes runs with different mask_rate comparable; None "
+        "uses mask_rate.",
         low=0.0,
         high=0.95,
     )
-    keep_rate: float = key(0.1, "Share of predicted tokens left as they are.", low=0.0, high=1.0)
-    random_rate: float = key(0.1, "Share of predicted tokens replaced at random.", low=0.0, high=1.0)
+    keep_rate: float = key(0.1, "Fraction of predicted tokens that are left unchanged.", low=0.0, high=1.0)
+    random_rate: float = key(0.1, "Fraction of predicted tokens that are replaced by random tokens.", low=0.0, high=1.0)
     masking: str = key(
         "token",
-        "Masks fall on tokens, whole words, n-grams (ALBERT) or spans of words (SpanBERT).",
+        "What to mask: tokens, whole words, n-grams (ALBERT) or spans of words (SpanBERT).",
         choices=("token", "whole_word", "ngram", "span"),
     )
-    mean_span_length: float = key(3.0, "masking=span: mean length, in words.", low=1.0, high=100.0)
+    mean_span_length: float = key(3.0, "masking=span: mean span length in words.", low=1.0, high=100.0)
     max_span_length: int = key(
-        10, "Longest span of masking=span and n-gram of masking=ngram, in words.", low=1, high=64
+        10, "Maximum length in words of spans (masking=span) and n-grams (masking=ngram).", low=1, high=64
     )
-    dupe_factor: int = key(0, "0 draws masks and pairs anew each epoch; n repeats those of the first n epochs.", low=0)
+    dupe_factor: int = key(
+        0, "0 draws new masks and pairs in every epoch; n repeats those of the first n epochs.", low=0
+    )
     short_seq_prob: float = key(
-        0.1, "Share of examples cut to a random shorter length, as BERT does.", low=0.0, high=1.0
+        0.1, "Fraction of examples that are shortened to a random length, as in BERT.", low=0.0, high=1.0
     )
 
 

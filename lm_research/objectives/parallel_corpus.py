@@ -31,8 +31,8 @@ _BATCH_PAIRS = 5_000  # tokenized in one call
 
 @dataclasses.dataclass(frozen=True)
 class PairCorpusConfig(ObjectiveConfig):
-    source_key: str = key("source", "The field of a record that holds the source text.")
-    target_key: str = key("target", "The field of a record that holds the target text.")
+    source_key: str = key("source", "Field of the source text.")
+    target_key: str = key("target", "Field of the target text.")
 
 
 def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:

@@ -39,8 +39,10 @@ from lm_research.tokenizers.base import Tokenizer
 class ReplacedTokenConfig(MaskingConfig):
     one_model: ClassVar[bool] = False
 
-    generator_size: float = key(0.25, "Generator's widths and heads as a share of the model's.", low=0.01, high=1.0)
-    discriminator_weight: float = key(50.0, "Factor on the discriminator's loss.", low=0.0, high=1e6)
+    generator_size: float = key(
+        0.25, "Width and number of heads of the generator, as a fraction of the model's.", low=0.01, high=1.0
+    )
+    discriminator_weight: float = key(50.0, "Weight of the discriminator's loss.", low=0.0, high=1e6)
 
 
 OWN = ("projection",)  # parts of the embeddings that depend on a stack's width and are not shared

@@ -29,7 +29,8 @@ from lm_research.tokenizers.base import Frame, Tokenizer
 class Seq2SeqConfig(PairCorpusConfig, SourceTargetConfig):
     target_length: int | None = key(
         None,
-        "Tokens per target; none is data.max_length. Task instruction: of a written answer; none is half of it.",
+        "Maximum target length in tokens; None uses data.max_length. For task.name=instruction it limits "
+        "generated answers, and None uses half of data.max_length.",
         low=0,
         high=2**24,
     )

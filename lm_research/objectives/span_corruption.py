@@ -32,8 +32,8 @@ from lm_research.tokenizers.base import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruptionConfig(SourceTargetConfig):
-    mask_rate: float = key(0.15, "Share of tokens predicted.", low=0.001, high=0.95)
-    mean_span_length: float = key(3.0, "Mean length of spans, in tokens.", low=1.0, high=100.0)
+    mask_rate: float = key(0.15, "Fraction of tokens to corrupt.", low=0.001, high=0.95)
+    mean_span_length: float = key(3.0, "Mean span length in tokens.", low=1.0, high=100.0)
 
 
 def count_spans(length: np.ndarray, rate: float, mean_span_length: float) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ def _read_labels(text: str) -> tuple[str, ...]:
 @dataclasses.dataclass(frozen=True)
 class PairConfig(TaskConfig):
     pair_key: str | None = key(
-        None, "Field of a second text (question_answering: of the question); empty reads single texts."
+        None, "Field of a second text (question_answering: the question); None reads single texts."
     )
 
 
@@ -57,7 +57,7 @@ class PairConfig(TaskConfig):
 class LabelsConfig(TaskConfig):
     labels: tuple[str, ...] | None = key(
         None,
-        "All labels, in order; empty takes those of the training records.",
+        "All labels, in order; None uses those of the training examples.",
         read=_read_labels,
     )
 
@@ -66,8 +66,7 @@ class LabelsConfig(TaskConfig):
 class WindowsConfig(TaskConfig):
     doc_stride: int = key(
         128,
-        "Tokens of a long context or sentence that neighboring windows have in common (tagging: at most half "
-        "of a window).",
+        "Tokens that neighboring windows of a long context or sentence share (tagging: at most half of a window).",
         low=0,
         high=2**24,
     )

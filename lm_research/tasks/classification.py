@@ -64,32 +64,32 @@ class ClassificationConfig(PairConfig, LabelsConfig):
 
     problem_type: str = key(
         "single_label",
-        "One label of several, any number of labels, or a value (regression); several values are a list, or the fields that "
-        "label_key names with commas between.",
+        "One label of several, any number of labels, or a value (regression). Several values are a list, or the "
+        "fields that label_key names, separated by commas.",
         choices=("single_label", "multi_label", "regression"),
     )
-    label_separator: str = key(",", "problem_type=multi_label: what separates labels where a field is one text.")
+    label_separator: str = key(",", "multi_label: separator of the labels in a field that is a single string.")
     group_key: str | None = key(
         None,
-        "problem_type=single_label: field that is equal in records that belong together; group_accuracy is the share of such groups "
-        "in which every label is right.",
+        "single_label: field whose value is equal in all examples of a group; group_accuracy is the fraction of "
+        "groups in which every label is correct.",
     )
     relevance_key: str | None = key(
         None,
-        "With group_key: field with what it is worth (0 to 1) to choose this one of the records that belong together. Chosen is the "
-        "record with the highest probability of the last label: choice_credit is the mean worth, choice_accuracy the share of groups whose "
-        "chosen record has that label.",
+        "Field with the value (0 to 1) of choosing this example of its group (see task.group_key). The chosen "
+        "example has the highest probability of the last label: choice_credit is the mean value, choice_accuracy "
+        "the fraction of groups whose chosen example has that label.",
     )
     label_smoothing: float = key(
         0.0,
-        "problem_type=single_label: probability spread evenly over all labels, in training.",
+        "single_label: probability spread evenly over all labels during training.",
         low=0.0,
         high=0.99,
     )
     class_weights: str | dict[str, float] | None = key(
         None,
-        "problem_type=single_label: how much each class counts in the loss: balanced (inversely to its training records), or a weight for every label; "
-        "empty counts all alike.",
+        "single_label: weight of each class in the loss: balanced (inversely proportional to its number of "
+        "training examples), or one weight per label; None weights all equally.",
     )
 
 

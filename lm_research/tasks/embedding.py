@@ -79,30 +79,35 @@ class EmbeddingConfig(PairConfig):
 
     problem_type: str = key(
         "contrastive",
-        "contrastive: the texts of a pair belong together, and label_key is not read; regression: label_key is how similar they are.",
+        "contrastive: the two texts of a pair match, and label_key is not read; regression: label_key is their "
+        "similarity.",
         choices=("contrastive", "regression"),
     )
-    negative_key: str | None = key(None, "Field of a text that does not go with the first; empty has those of others.")
+    negative_key: str | None = key(
+        None,
+        "Field of a hard negative, a text that does not match the first; None uses only the other texts of the batch.",
+    )
     pooling: str | None = key(
         None,
-        "What of a text's states is its vector: mean, cls (the first), last, max, mean_sqrt_len or weightedmean, or "
-        "several joined (cls+mean); empty is what the model directory says, else last of causal models and mean of others.",
+        "How to pool hidden states into a vector: mean, cls (the first), last, max, mean_sqrt_len or "
+        "weightedmean, or several concatenated (cls+mean). None uses the model directory's setting, or else last "
+        "for causal models and mean for others.",
     )
-    prompt: str = key(
-        "", "Text put before each text; empty is the one that the model directory names as usual, if any."
-    )
+    prompt: str = key("", "Text to prepend to each text; empty uses the default prompt of the model directory, if any.")
     similarity: str | None = key(
         None,
-        "How vectors are compared for scores; empty is what the model directory says, else cosine, or dot without "
-        "normalize.",
+        "Similarity function for scores; None uses the model directory's setting, or else cosine (dot without "
+        "task.normalize).",
         choices=("cosine", "dot", "euclidean", "manhattan"),
     )
-    normalize: bool = key(True, "Vectors of length 1, so that products are cosines.")
-    temperature: float = key(0.05, "What similarities are divided by before the softmax.", low=1e-4, high=1e4)
-    symmetric: bool = key(False, "Each second text looks for its first too; the loss is the mean of both ways.")
-    value_zero: float = key(0.0, "problem_type=regression: the value that stands for a cosine of 0.")
+    normalize: bool = key(True, "Scale vectors to unit length, so that dot products are cosines.")
+    temperature: float = key(0.05, "Temperature that divides the similarities before the softmax.", low=1e-4, high=1e4)
+    symmetric: bool = key(
+        False, "Also match each second text to its first one; the loss is the mean of both directions."
+    )
+    value_zero: float = key(0.0, "regression: label value that corresponds to a cosine of 0.")
     value_one: float = key(
-        1.0, "problem_type=regression: the value that stands for a cosine of 1; others lie on a line."
+        1.0, "regression: label value that corresponds to a cosine of 1; others are interpolated linearly."
     )
 
 

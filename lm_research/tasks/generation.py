@@ -54,19 +54,19 @@ class GenerationConfig(TaskConfig):
 
     label_smoothing: float = key(
         0.0,
-        "Probability spread evenly over all tokens, in training.",
+        "Probability spread evenly over all tokens during training.",
         low=0.0,
         high=0.99,
     )
     predict_with_generate: str = key(
         "end",
-        "When held-out records are decoded and what was written is scored: in each evaluation, at the end of the "
-        "run, or never.",
+        "When to generate from held-out examples and score the output: in each evaluation, at the end of the run, "
+        "or never.",
         choices=("each", "end", "never"),
     )
     generation: dict[str, bool | int | float | str] | None = key(
         None,
-        "How, as arguments of lm.generate: num_beams=4,length_penalty=2.0, or a dict; empty is greedy.",
+        "Arguments of lm.generate, as num_beams=4,length_penalty=2.0 or a dict; None decodes greedily.",
         read=lambda text: parse_decoding(text),
     )
 

@@ -34,9 +34,7 @@ READINGS = TEXTS, LETTERS, FROM_0, FROM_1 = ("texts of choices", "letters", "num
 
 @dataclasses.dataclass(frozen=True)
 class MultipleChoiceConfig(PairConfig):
-    choices_key: str = key(
-        "choices", "The field with the list of choices, or the fields of one each with commas between."
-    )
+    choices_key: str = key("choices", "Field with the list of choices, or one field per choice, separated by commas.")
 
 
 class ChoiceReader(Reader):

@@ -41,11 +41,13 @@ ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
 class QuestionAnsweringConfig(PairConfig, WindowsConfig):
     not_reading = TaskConfig.not_reading | {"max_answer_length", "n_best", "null_score_diff_threshold"}
 
-    max_answer_length: int = key(30, "Tokens of the longest answer.", low=1, high=2**16)
-    n_best: int = key(20, "Answers weighed, and written to predictions, for each question.", low=1, high=10_000)
+    max_answer_length: int = key(30, "Maximum answer length in tokens.", low=1, high=2**16)
+    n_best: int = key(
+        20, "Number of candidate answers per question to consider and to write to the predictions.", low=1, high=10_000
+    )
     null_score_diff_threshold: float = key(
         0.0,
-        "A question has no answer where the score of none minus the best answer's is above this (SQuAD 2.0).",
+        "Predict no answer if its score minus that of the best answer is above this threshold (SQuAD 2.0).",
     )
 
 

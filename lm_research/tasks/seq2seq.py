@@ -53,20 +53,20 @@ class Seq2SeqConfig(GenerationConfig):
         "rouge_tokenizer",
     }
 
-    source_prefix: str = key("", "Text before each source, such as 'summarize: '; spaces count.")
+    source_prefix: str = key("", "Text to prepend to each source, such as 'summarize: '; spaces count.")
     decoder_start: str | None = key(
         None,
-        "Token that targets begin with; empty is the model's own, or that of objective.decoder_start.",
+        "Token that starts the decoder's input; None uses the model's own, or else objective.decoder_start.",
     )
     source_language: str | None = key(
         None,
-        "Code of the sources' language, such as en_XX, for tokenizers that mark texts with it (mBART's, NLLB's, M2M-100's); "
-        "empty is src_lang of the tokenizer's files.",
+        "Language code of the sources, such as en_XX, for tokenizers with language tokens (mBART, NLLB, M2M-100); "
+        "None uses src_lang of the tokenizer's files.",
     )
     target_language: str | None = key(
         None,
-        "Code of the targets' language, such as ro_RO; empty is tgt_lang of the tokenizer's files, or what the model's files "
-        "make it write.",
+        "Language code of the targets, such as ro_RO; None uses tgt_lang of the tokenizer's files, or the "
+        "language that the model's files make it generate.",
     )
     bleu_tokenizer: str = key(
         "13a",
@@ -76,8 +76,9 @@ class Seq2SeqConfig(GenerationConfig):
     )
     rouge_tokenizer: str = key(
         "auto",
-        "What ROUGE counts: rouge_score's own tokens (letters a to z and digits alone); auto, the same but words of other scripts "
-        "too, and characters of those without spaces (Chinese, Japanese, Thai); character; or whitespace, for texts divided beforehand.",
+        "Units that ROUGE counts: rouge_score uses that package's tokens (only a to z and digits); auto also uses "
+        "words of other scripts, and characters of scripts without spaces (Chinese, Japanese, Thai); character "
+        "uses characters; whitespace splits at spaces, for texts that are already segmented.",
         choices=("auto", "character", "whitespace", "rouge_score"),
     )
 

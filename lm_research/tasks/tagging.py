@@ -41,12 +41,13 @@ COUNT_AS_O = "count as O"
 class TaggingConfig(LabelsConfig, WindowsConfig):
     column: str | None = key(
         None,
-        "Files of columns: the column of the tags, by its name in CoNLL-U (UPOS, XPOS, DEPREL, ...) or by its number, from 1, or "
-        "from the end, -1 being the last; empty is UPOS of CoNLL-U, else the last.",
+        "CoNLL files: column of the tags, by its CoNLL-U name (UPOS, XPOS, DEPREL, ...) or by its number, from 1 "
+        "or from the end (-1 is the last); None uses UPOS of CoNLL-U, and otherwise the last.",
     )
     long_sentences: str = key(
         "windows",
-        "Sentences of more than data.max_length tokens: read in windows, or cut; then the tags of missing words count as O.",
+        "Sentences of more than data.max_length tokens: split into overlapping windows, or cut off, so that the "
+        "missing words count as tagged O.",
         choices=("windows", "cut"),
     )
 

@@ -26,9 +26,9 @@ from lm_research.config.variants import Variants
 class AdamConfig(OptimizerConfig):
     """Of those that scale by Adam's moments."""
 
-    beta1: float = key(0.9, "Decay of the first moment.", low=0.0, high=0.999999)
-    beta2: float = key(0.999, "Decay of the second moment.", low=0.0, high=0.9999999)
-    epsilon: float = key(1e-6, "Added to the root of the second moment.", low=0.0, high=1e6)
+    beta1: float = key(0.9, "Decay rate of the first moment.", low=0.0, high=0.999999)
+    beta2: float = key(0.999, "Decay rate of the second moment.", low=0.0, high=0.9999999)
+    epsilon: float = key(1e-6, "Constant added to the root of the second moment.", low=0.0, high=1e6)
 
 
 OPTIMIZERS: Variants[Callable[[Any], optax.GradientTransformation]] = registries.OPTIMIZERS

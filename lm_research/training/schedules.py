@@ -76,17 +76,17 @@ def larger(a: float, b: float | jax.Array) -> float | jax.Array:
 class EndingConfig(ScheduleConfig):
     """Of a rate that falls to a share of the peak."""
 
-    end_ratio: float = key(0.0, "Final learning rate as a share of the peak.", low=0.0, high=1.0)
+    end_ratio: float = key(0.0, "Final learning rate as a fraction of the peak.", low=0.0, high=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class PolynomialConfig(EndingConfig):
-    power: float = key(2.0, "Exponent; 1 is linear.", low=0.01, high=10.0)
+    power: float = key(2.0, "Exponent of the polynomial; 1 is linear.", low=0.01, high=10.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class WSDConfig(EndingConfig):
-    decay_ratio: float = key(0.1, "Share of num_steps in which the rate falls.", low=0.0, high=1.0)
+    decay_ratio: float = key(0.1, "Fraction of num_steps over which the rate decays.", low=0.0, high=1.0)
 
 
 @SCHEDULES.register("constant")

@@ -131,12 +131,12 @@ def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architec
 class FactorizedConfig(ModelConfig):
     """Of families whose embeddings are mapped to the residual stream."""
 
-    embedding_size: int | None = key(None, "Width E of the embeddings; None is hidden_size.", low=1, high=2**20)
+    embedding_size: int | None = key(None, "Width E of the embeddings; None uses hidden_size.", low=1, high=2**20)
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderConfig(ModelConfig):
-    num_encoder_layers: int | None = key(None, "Blocks of the encoder; None is num_layers.", low=1, high=4096)
+    num_encoder_layers: int | None = key(None, "Number of encoder blocks; None uses num_layers.", low=1, high=4096)
 
 
 def encoder_decoder(config: EncoderDecoderConfig, vocab_size: int, **traits: Any) -> Architecture:

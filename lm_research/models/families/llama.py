@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig(ModelConfig):
-    variant: str | None = key(None, "Which relative: llama, which None is, mistral or qwen2.", choices=tuple(VARIANTS))
+    variant: str | None = key(None, "Architecture of the Llama lineage; None is llama.", choices=tuple(VARIANTS))
 
 
 class Llama(Family):

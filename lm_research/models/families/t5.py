@@ -48,7 +48,7 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(EncoderDecoderConfig):
-    variant: str | None = key(None, "Which T5: v1.0, or v1.1, which None is.", choices=tuple(VARIANTS))
+    variant: str | None = key(None, "T5 version; None is v1.1.", choices=tuple(VARIANTS))
 
 
 class T5(Family):

@@ -15,8 +15,8 @@ from lm_research.training.optimizer import OPTIMIZERS, chain
 class LionConfig(OptimizerConfig):
     unit_updates: ClassVar[bool] = True
 
-    beta1: float = key(0.9, "Share of the momentum in the update.", low=0.0, high=0.999999)
-    beta2: float = key(0.999, "Decay of the momentum.", low=0.0, high=0.9999999)
+    beta1: float = key(0.9, "Weight of the momentum in the update.", low=0.0, high=0.999999)
+    beta2: float = key(0.999, "Decay rate of the momentum.", low=0.0, high=0.9999999)
 
 
 @OPTIMIZERS.register("lion", LionConfig)

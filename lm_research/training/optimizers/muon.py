@@ -26,8 +26,10 @@ from lm_research.trees import flatten, unflatten
 
 @dataclasses.dataclass(frozen=True)
 class MuonConfig(AdamConfig):
-    adam_learning_rate: float = key(3e-4, "Peak learning rate of all but hidden matrices.", low=0.0, high=1e6)
-    momentum: float = key(0.95, "Decay of the momentum of hidden matrices.", low=0.0, high=0.999999)
+    adam_learning_rate: float = key(
+        3e-4, "Peak learning rate of all parameters except the hidden matrices.", low=0.0, high=1e6
+    )
+    momentum: float = key(0.95, "Decay rate of the momentum of the hidden matrices.", low=0.0, high=0.999999)
 
 
 @OPTIMIZERS.register("muon", MuonConfig)
