@@ -122,7 +122,7 @@ def run(args: argparse.Namespace, launcher_flags: Sequence[str]) -> int:
     if threading.current_thread() is threading.main_thread():
         for number in interrupts.SIGNALS:
             signal.signal(
-                number, lambda number, _: interrupts.leave(number) if workers.stop.is_set() else workers.stop.set()
+                number, lambda number, _: interrupts.exit_now(number) if workers.stop.is_set() else workers.stop.set()
             )
     done = workers.run(args.workers)
     print(write_table(study), end="")

@@ -37,9 +37,9 @@ from lm_research.config.variants import import_plugins
 from lm_research.errors import (
     BUG,
     DONE,
+    REPORTED_ERRORS,
     STOPPED_BY_SIGNAL,
-    TOLD,
-    USER_MISTAKE,
+    USER_ERROR,
     ConfigError,
     UserError,
     suggest,
@@ -99,7 +99,7 @@ def start(main: Callable[[], int | None]) -> NoReturn:
             f"Standard output cannot be written: {lost.strerror}. What the command writes to files of its own is whole. Send its output to "
             "another place."
         )
-        code = USER_MISTAKE
+        code = USER_ERROR
     sys.exit(code)
 
 
@@ -136,25 +136,25 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequ
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal of another encoding cannot show
     try:
-        with interrupts.raising():
+        with interrupts.raising_on_signal():
             _check_words(sys.argv[1:] if argv is None else argv)
             return action() or DONE
-    except TOLD as error:
+    except REPORTED_ERRORS as error:
         if debug:
             traceback.print_exc()
         print_error(str(error))
         return error.exit_code
-    except interrupts.Left:
-        interrupts.tell()
+    except interrupts.Interrupted:
+        interrupts.write_message()
         return STOPPED_BY_SIGNAL
     except Exception as error:
-        refused = disk.told(error) or _without_memory(error)
+        refused = disk.as_disk_error(error) or _without_memory(error)
         if debug or refused is None:
             traceback.print_exc()
         if refused is None:
             return BUG
         print_error(str(refused))
-        return USER_MISTAKE
+        return USER_ERROR
 
 
 def _without_memory(error: Exception) -> UserError | None:
@@ -178,7 +178,7 @@ def json_word(text: str) -> Any:
     def refuse() -> None:
         raise UserError(f"{short(text)} holds half a character (a lone surrogate), which no text has. Take it out.")
 
-    return json_value(text, halves=refuse)
+    return json_value(text, on_surrogates=refuse)
 
 
 def _check_words(argv: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 # Exit codes of every verb.
 DONE = 0
 BUG = 1
-USER_MISTAKE = 2
+USER_ERROR = 2
 NON_FINITE_LOSS = 3
 DEVICE_FAULT = 4
 STOPPED_BY_SIGNAL = 75  # EX_TEMPFAIL: the work is saved; the same command goes on from there
@@ -52,7 +52,7 @@ class UserError(Exception):
             message = f"{message[: _LONGEST * 3 // 4]} [...] {message[-_LONGEST // 4 :]}"
         super().__init__("".join(letter if letter.isprintable() or letter.isspace() else "?" for letter in message))
 
-    exit_code = USER_MISTAKE
+    exit_code = USER_ERROR
 
 
 class ConfigError(UserError):
@@ -92,7 +92,7 @@ class DeviceFault(Exception):
 
 
 # What ends a command with a paragraph; anything else is a bug.
-TOLD = (UserError, NonFiniteLoss, DeviceFault)
+REPORTED_ERRORS = (UserError, NonFiniteLoss, DeviceFault)
 
 
 def not_downloaded(path: str | os.PathLike[str]) -> str:

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if not {"max_new_tokens", "max_length"} & (set(arguments) | set(lm.generation_config)):
         arguments["max_new_tokens"] = NEW_TOKENS
     if args.input or len(prompts or ()) > 1 or args.output or (prompts and not streams(arguments)):
-        with disk.naming(args.output or ""), open_output(args.output) if args.output else _Standard() as file:
+        with disk.with_filename(args.output or ""), open_output(args.output) if args.output else _Standard() as file:
             write_texts(lm, prompts, arguments, args.batch_size, file, as_json=bool(args.output))
     elif prompts:
         say(lm, prompts[0], arguments)
@@ -155,7 +155,7 @@ def open_output(path: str) -> TextIO:
         return open(path, "w", encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"--output={path} cannot be written: {disk.why(error, path)}. Choose another file, or fix that."
+            f"--output={path} cannot be written: {disk.describe_os_error(error, path)}. Choose another file, or fix that."
         ) from error
 
 
@@ -311,7 +311,7 @@ def read_prompts(path: str) -> list[str]:
     for number, line in lines:
         where = f"{path}, line {number}"
         try:
-            prompt = json_value(line, halves=functools.partial(problems.halves, where))["prompt"]
+            prompt = json_value(line, on_surrogates=functools.partial(problems.halves, where))["prompt"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f'{where}: no JSON object with a "prompt". Fix or remove it.') from error
         if not isinstance(prompt, str):

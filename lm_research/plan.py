@@ -18,7 +18,7 @@ from typing import Any
 
 from lm_research import cli
 from lm_research.common import flags
-from lm_research.common.disk import why, write_atomically
+from lm_research.common.disk import describe_os_error, write_atomically
 from lm_research.config import Config
 from lm_research.errors import DONE, ConfigError
 
@@ -97,7 +97,7 @@ def write(path: pathlib.Path | None, values: Any) -> None:
         write_atomically(path, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(
-            f"--json={path} cannot be written: {why(error, path)}. Choose another file, or fix that."
+            f"--json={path} cannot be written: {describe_os_error(error, path)}. Choose another file, or fix that."
         ) from error
 
 

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     part = Part(args, options)
     if part.joined:
         return
-    with disk.keeping(lambda: f"{part.done:,} rows are written, and are kept.", part.output):
+    with disk.reporting_disk_errors(lambda: f"{part.done:,} rows are written, and are kept.", part.output):
         _predict(args, options, part)
 
 
@@ -262,7 +262,7 @@ class Part:
             self.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--output={self.output}: the folder {self.output.parent} cannot be made ({disk.why(error, self.output)}). Choose another place."
+                f"--output={self.output}: the folder {self.output.parent} cannot be made ({disk.describe_os_error(error, self.output)}). Choose another place."
             ) from error
         if self.output.is_dir():
             raise UserError(
@@ -276,9 +276,9 @@ class Part:
             file = self.facts.open("a+")
         except OSError as error:
             raise UserError(
-                f"--output={self.output}: {self.facts} cannot be written ({disk.why(error, self.facts)}). Choose another place, or fix that."
+                f"--output={self.output}: {self.facts} cannot be written ({disk.describe_os_error(error, self.facts)}). Choose another place, or fix that."
             ) from error
-        with disk.naming(self.facts), file:
+        with disk.with_filename(self.facts), file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
@@ -321,7 +321,7 @@ class Part:
         with contextlib.nullcontext() if self._claimed else self._locked() as facts:
             if facts:
                 self._claim(facts)
-            with disk.naming(self.path), self.path.open("ab") as file:
+            with disk.with_filename(self.path), self.path.open("ab") as file:
                 file.write(lines)
         self.done += len(records)
 
@@ -345,7 +345,7 @@ class Part:
             return False
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(path.open("rb")) for path in paths]
-            whole = stack.enter_context(disk.whole(self.output))
+            whole = stack.enter_context(disk.atomic_file(self.output))
             for lines in itertools.zip_longest(*files, fillvalue=b""):
                 whole.writelines(lines)
         for path in paths:

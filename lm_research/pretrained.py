@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lm_research.common.disk import keeping
+from lm_research.common.disk import reporting_disk_errors
 from lm_research.common.paths import path_of
 from lm_research.decoding import embed as embed_lib
 from lm_research.decoding import generate as generate_lib
@@ -283,7 +283,7 @@ class LanguageModel:
           DiskError: the directory cannot be written.
         """
         directory = pathlib.Path(directory)
-        with keeping(str, directory):
+        with reporting_disk_errors(str, directory):
             huggingface.save(
                 directory, self.definition, self.family, self.params, self._config, max_shard_bytes, self.report.kept
             )
@@ -295,7 +295,7 @@ class LanguageModel:
     def save_native(self, directory: PathLike) -> None:
         """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
         directory = pathlib.Path(directory)
-        with keeping(str, directory):
+        with reporting_disk_errors(str, directory):
             native_checkpoint.save(
                 directory, self.definition, self.family, self.params, self._config, self.tokenizer, self.plugins
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lm_research import cli
 from lm_research.common import flags
-from lm_research.common.disk import why, write_atomically
+from lm_research.common.disk import describe_os_error, write_atomically
 from lm_research.errors import DONE, ConfigError
 from lm_research.reporting import contents, page
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_atomically(output, page.render(material))
         except OSError as error:
             raise ConfigError(
-                f"--output={output} cannot be written: {why(error, output)}. Choose another file, or fix that."
+                f"--output={output} cannot be written: {describe_os_error(error, output)}. Choose another file, or fix that."
             ) from error
         print(f"{output}: {len(material.runs)} runs, {len(material.studies)} studies. Open it in a browser.")
         return DONE

@@ -15,7 +15,7 @@ import contextlib
 import pathlib
 
 from lm_research import cli
-from lm_research.common.disk import keeping
+from lm_research.common.disk import reporting_disk_errors
 from lm_research.config import Config
 from lm_research.errors import DONE, STOPPED_BY_SIGNAL
 from lm_research.parallel import processes
@@ -29,7 +29,10 @@ def main(config: Config, workdir: pathlib.Path) -> int:
     """The command; returns the exit code."""
     keep_freed_memory()
     give_simulated_devices_threads()
-    with processes.joined(workdir) as is_main, keeping(lambda: saved_so_far(workdir / "checkpoints"), workdir):
+    with (
+        processes.joined(workdir) as is_main,
+        reporting_disk_errors(lambda: saved_so_far(workdir / "checkpoints"), workdir),
+    ):
         with run_directory.lock(workdir) if is_main else contextlib.nullcontext():  # until it ends, however it ends
             result = fit(config, workdir)
     return STOPPED_BY_SIGNAL if result.status == "stopped" else DONE

@@ -120,7 +120,7 @@ def test_exit_codes() -> None:
     codes = (
         errors.DONE,
         errors.BUG,
-        errors.USER_MISTAKE,
+        errors.USER_ERROR,
         errors.NON_FINITE_LOSS,
         errors.DEVICE_FAULT,
         errors.STOPPED_BY_SIGNAL,

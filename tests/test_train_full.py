@@ -58,17 +58,17 @@ def in_lines(module: Any, text: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 def in_file(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     """A file that is to appear whole."""
-    whole = disk.whole
+    whole = disk.atomic_file
 
     @contextlib.contextmanager
     def full(path: pathlib.Path, keep: bool = True) -> Any:
         with whole(path, keep) as file:
             yield file
             if path.name == name:
-                with disk.naming(path):
+                with disk.with_filename(path):
                     refused()
 
-    return lambda monkeypatch: monkeypatch.setattr(disk, "whole", full)
+    return lambda monkeypatch: monkeypatch.setattr(disk, "atomic_file", full)
 
 
 @pytest.mark.parametrize(

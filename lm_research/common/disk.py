@@ -61,14 +61,14 @@ class DiskError(UserError):
     """A file that the operating system does not let this process write or read."""
 
 
-def told(error: BaseException, safe: str = "", place: str = "") -> DiskError | None:
+def as_disk_error(error: BaseException, safe: str = "", place: str = "") -> DiskError | None:
     """The error for people, if the operating system is behind `error`; None for any other. Notes of the error become sentences.
 
     Args:
       safe: whole sentences about what is not lost.
       place: a folder, for an error that names no file.
     """
-    number, path = number_of(error), _path_of(error) or place
+    number, path = errno_of(error), _path_of(error) or place
     if number is None:
         return None
     verb = "written" if number in _OF_WRITING else "used"
@@ -80,7 +80,7 @@ def told(error: BaseException, safe: str = "", place: str = "") -> DiskError | N
 
 
 @contextlib.contextmanager
-def keeping(safe: Callable[[], str], path: pathlib.Path) -> Iterator[None]:
+def reporting_disk_errors(safe: Callable[[], str], path: pathlib.Path) -> Iterator[None]:
     """Turns what the operating system refuses inside into a DiskError, with `safe()` about what is not lost.
 
     `path`: of the folder that is written to, for errors that name no file.
@@ -93,14 +93,14 @@ def keeping(safe: Callable[[], str], path: pathlib.Path) -> Iterator[None]:
             raise
         raise DiskError(f"{error} {safe()}") from error  # told where it was met, which knows nothing of the rest
     except Exception as error:
-        refusal = told(error, safe(), str(path))
+        refusal = as_disk_error(error, safe(), str(path))
         if refusal is None:
             raise
         raise refusal from error
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path | str) -> Iterator[None]:
+def with_filename(path: pathlib.Path | str) -> Iterator[None]:
     """Gives an error of the operating system that comes from inside without a name the name of this file."""
     try:
         yield
@@ -111,14 +111,14 @@ def naming(path: pathlib.Path | str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def saving(path: pathlib.Path, note: Callable[[], str]) -> Iterator[None]:
+def unwrapping_os_errors(path: pathlib.Path, note: Callable[[], str]) -> Iterator[None]:
     """Gives errors of the operating system that a library wraps, about files within, the name of what is saved, and a note."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        number = number_of(error)
+        number = errno_of(error)
         if number is None:
             raise
         refused = OSError(number, os.strerror(number), str(path))
@@ -126,13 +126,13 @@ def saving(path: pathlib.Path, note: Callable[[], str]) -> Iterator[None]:
         raise refused from error
 
 
-def why(error: OSError, path: pathlib.Path | str) -> str:
+def describe_os_error(error: OSError, path: pathlib.Path | str) -> str:
     """Why something at `path` failed: the system's words and, where there is no room, how much there is."""
-    number = number_of(error)  # which shutil's errors have in their words alone
+    number = errno_of(error)  # which shutil's errors have in their words alone
     return (error.strerror or str(error)) if number is None else _facts(number, str(path))
 
 
-def number_of(error: BaseException | None) -> int | None:
+def errno_of(error: BaseException | None) -> int | None:
     """The number of the operating system's error that is behind an error, or None."""
     for one in _chain(error):
         # An error that was only being handled, such as that of a file that need not exist, may have nothing to do with this one.
@@ -170,16 +170,16 @@ def _facts(number: int, path: str) -> str:
     """The system's words for an error, with the number that explains it."""
     words = os.strerror(number)
     if number in (errno.ENOSPC, errno.EDQUOT) and path:
-        return f"{words} ({room(path)})"
+        return f"{words} ({free_space(path)})"
     for one, limited, name in ((errno.EFBIG, resource.RLIMIT_FSIZE, "f"), (errno.EMFILE, resource.RLIMIT_NOFILE, "n")):
         limit = resource.getrlimit(limited)[0]
         if number == one and limit != resource.RLIM_INFINITY:
-            shown = size(limit) if name == "f" else f"{limit} at once"
+            shown = format_size(limit) if name == "f" else f"{limit} at once"
             return f"{words} (the limit of this process is {shown}, `ulimit -{name}`)"
     return words
 
 
-def room(path: pathlib.Path | str) -> str:
+def free_space(path: pathlib.Path | str) -> str:
     """How much can still be written where `path` is or would be, such as "1.2 MB of 8.4 MB are free"."""
     path = pathlib.Path(path).absolute()
     try:
@@ -188,11 +188,11 @@ def room(path: pathlib.Path | str) -> str:
     except OSError:
         return "how much room there is cannot be told"
     if files.f_files and not files.f_favail:
-        return f"there can be no more files, though {size(found.free)} are free"
-    return f"{size(found.free)} of {size(found.total)} are free"
+        return f"there can be no more files, though {format_size(found.free)} are free"
+    return f"{format_size(found.free)} of {format_size(found.total)} are free"
 
 
-def size(number: float) -> str:
+def format_size(number: float) -> str:
     """Bytes in words, such as "1.2 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
@@ -202,7 +202,7 @@ def size(number: float) -> str:
 
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
     """A file that appears at `path` when the block ends, with all its bytes on the disk; nothing is left of one that fails.
 
     `keep`: whether the bytes are to outlast a power cut that follows at once; what is written often does without. A pipe, socket or
@@ -212,7 +212,7 @@ def whole(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
         raise DiskError(f"{path} is {kind(path)}, and a file would take its place. Name another place.")
     temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
     try:
-        with naming(path):
+        with with_filename(path):
             with open(temporary, "wb") as file:
                 yield file
                 file.flush()
@@ -229,7 +229,7 @@ def whole(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder, next to its place, that appears at `path` when the block ends, unless another process was first; nothing is left of one that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -254,5 +254,5 @@ def publish(temporary: pathlib.Path, path: pathlib.Path) -> bool:
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Replaces a file so that a reader, or a crash, sees the old or the new content and nothing between."""
-    with whole(path, keep=False) as file:
+    with atomic_file(path, keep=False) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -20,7 +20,7 @@ import yaml
 from msgspec import Meta
 
 from lm_research.common import paths
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.errors import DataError, UserError
 
 # Types of numbers that nearly every file of settings has.
@@ -33,16 +33,16 @@ Object = dict[str, Any]
 SETTINGS = 64 * 2**20  # bytes of a file of settings; the largest tokenizer.json in use have 35 MB
 MAX_DEPTH = 100  # of lists and objects in each other; what reads them recurses
 _MAX_NODES = 10**6  # of a YAML document with its aliases written out
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def json_value(text: str | bytes, *, unique: bool = False, halves: Callable[[], None] | None = None) -> Any:
+def json_value(text: str | bytes, *, unique: bool = False, on_surrogates: Callable[[], None] | None = None) -> Any:
     """A JSON value; characters of its texts that UTF-8 cannot hold (halves of surrogate pairs) become question marks.
 
     Args:
       text: of one value; bytes are UTF-8.
       unique: whether a key that occurs twice in an object is refused, as safetensors does.
-      halves: called if there were such halves.
+      on_surrogates: called if the text has unpaired surrogates.
 
     Raises:
       ValueError: it is none, or too deep; the text says why, with the line where there are several.
@@ -52,10 +52,10 @@ def json_value(text: str | bytes, *, unique: bool = False, halves: Callable[[], 
     pairs = _unique if unique else None
     try:
         value = json.loads(text, object_pairs_hook=pairs)
-        if _HALF.search(text):
-            given, value = value, whole(value)
-            if halves is not None and value != given:
-                halves()
+        if _SURROGATE.search(text):
+            given, value = value, replace_surrogates(value)
+            if on_surrogates is not None and value != given:
+                on_surrogates()
     except RecursionError as error:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from error
     except json.JSONDecodeError as error:
@@ -116,7 +116,7 @@ def parse_yaml(
             node = loader.get_single_node()
             if node is not None:
                 _check_nodes(node)
-            value = None if node is None else whole(loader.construct_document(node))
+            value = None if node is None else replace_surrogates(loader.construct_document(node))
         finally:
             loader.dispose()
     except RecursionError as mistake:

@@ -28,7 +28,7 @@ _exit = os._exit  # a config file that is run may have no other way out, see `bl
 GRACE = 1.0  # seconds
 
 
-class Left(BaseException):
+class Interrupted(BaseException):
     """A signal asked the command to end. Whoever catches it to clear away raises it again."""
 
 
@@ -49,18 +49,18 @@ def watch(when: str = "before it was done", then: str = "does the rest") -> None
     `when`, `then`: what the line says of the moment, such as "before the first step", and of what the same command does.
     """
     if signal.getsignal(SIGNALS[0]) is _handle:
-        say(when, then)
+        set_message(when, then)
     else:
         _start(when, then)
 
 
-def say(when: str, then: str = _GOES_ON) -> None:
+def set_message(when: str, then: str = _GOES_ON) -> None:
     """Changes what the line says of the moment."""
     _Told.when, _Told.then = when, then
 
 
 @contextlib.contextmanager
-def raising() -> Iterator[None]:
+def raising_on_signal() -> Iterator[None]:
     """Inside, such a signal raises `Left`; elsewhere it ends the process then and there."""
     before, _Told.raises = _Told.raises, True
     try:
@@ -79,19 +79,19 @@ def watching(when: str) -> Iterator[None]:
         restore()
 
 
-def asked() -> bool:
+def signal_received() -> bool:
     """Whether such a signal has come."""
     return _Told.heard or _Told.number is not None
 
 
-def leave(number: int = signal.SIGTERM) -> NoReturn:
+def exit_now(number: int = signal.SIGTERM) -> NoReturn:
     """Ends the process at once, as if this signal had come to it."""
     _Told.number = number
-    tell()
+    write_message()
     _exit(STOPPED_BY_SIGNAL)
 
 
-def tell() -> None:
+def write_message() -> None:
     """Writes the line, once, if a signal came."""
     if not _Told.written and _Told.number is not None:
         _Told.written = True
@@ -121,7 +121,7 @@ def _start(when: str, then: str) -> Callable[[], None]:
 
 def _ignore(lost: Any, otherwise: Callable[[Any], Any] = sys.unraisablehook) -> None:
     """Of a `Left` that was raised where nothing can be (a destructor, say) nothing is shown: the thread sees to the end."""
-    if not isinstance(lost.exc_value, Left):
+    if not isinstance(lost.exc_value, Interrupted):
         otherwise(lost)
 
 
@@ -151,9 +151,9 @@ def _at_the_end() -> None:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     if not _Told.raises or _Told.number is not None:  # a second signal waits for nothing
-        leave(number)
+        exit_now(number)
     _Told.number = number
-    raise Left(f"signal {number}")
+    raise Interrupted(f"signal {number}")
 
 
 def _wait(ours: socket.socket, pythons: socket.socket) -> None:
@@ -166,4 +166,4 @@ def _wait(ours: socket.socket, pythons: socket.socket) -> None:
             _Told.heard = True
             time.sleep(GRACE)
             if signal.getsignal(number) is _handle:  # nobody else took over
-                leave(number)
+                exit_now(number)

@@ -20,7 +20,7 @@ def is_text(text: str) -> bool:
     return True
 
 
-def whole(value: Value) -> Value:
+def replace_surrogates(value: Value) -> Value:
     """A text with question marks for halves of surrogate pairs; of lists, tuples and dicts, all texts in them. Others stay as they are."""
     found: Value = _whole(value)
     return found

@@ -182,7 +182,7 @@ def blamed(path: Path) -> Iterator[None]:
     ending, os._exit = os._exit, end
     try:
         yield
-    except interrupts.Left:
+    except interrupts.Interrupted:
         raise
     except SyntaxError as error:
         file = Path(error.filename).name if error.filename else path.name

@@ -187,7 +187,7 @@ def import_plugins(modules: Iterable[str], where: str = "config.plugins") -> Non
 def _import_plugin(module: str, where: str, fix: str) -> None:
     try:
         importlib.import_module(module)
-    except interrupts.Left:
+    except interrupts.Interrupted:
         raise
     except UserError as error:
         raise ConfigError(f"{where} names {module!r}, which cannot be imported: {error}") from error

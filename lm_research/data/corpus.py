@@ -25,7 +25,7 @@ import numpy as np
 
 import lm_research
 from lm_research.common import disk
-from lm_research.common.disk import why
+from lm_research.common.disk import describe_os_error
 from lm_research.config import CleanConfig, Config
 from lm_research.data import mixture, remote_cache, sources, store
 from lm_research.data.cleaning import Cleaner
@@ -168,7 +168,7 @@ def _build(config: Config, folder: pathlib.Path, log: Log, runner: Runner, bars:
         if folder.is_dir():  # another machine, which our lock does not reach, was first and cleared the work away
             return
         raise DataError(
-            f"The corpus cannot be stored in {folder.parent}: {why(error, folder)}. What is finished is kept there, and the same command goes "
+            f"The corpus cannot be stored in {folder.parent}: {describe_os_error(error, folder)}. What is finished is kept there, and the same command goes "
             "on with it once that is fixed; or set config.data.cache_dir to a folder that can be written and has room for the text twice."
         ) from error
 
@@ -250,7 +250,7 @@ def _make_tokenizer(config: Config, choices: list[SplitAssignment], folder: path
     if folder.is_dir():
         return load_tokenizer(folder)
     started, settings = time.perf_counter(), config.tokenizer
-    with disk.whole_folder(folder) as temporary:
+    with disk.atomic_folder(folder) as temporary:
         tokenizer = make_tokenizer(_training_texts(choices), settings, temporary, log)
         if settings.path and settings.keep_newlines and not tokenizer.keeps_newlines:
             raise TokenizerError(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.common.disk import whole
+from lm_research.common.disk import atomic_file
 from lm_research.config import CleanConfig, Config, DataConfig
 from lm_research.data import sources
 from lm_research.data.cleaning import REASONS, Cleaner, near_duplicates, scrub
@@ -216,10 +216,10 @@ def write_shard(
     )
     text = np.frombuffer("".join(texts).encode("utf-8"), dtype=np.uint8)
     arrays = dataclasses.asdict(facts) | {"text": text, "ends": np.cumsum(facts.characters_D)}
-    with whole(path) as file:
+    with atomic_file(path) as file:
         np.savez(file, **arrays)
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    with whole(path) as file:
+    with atomic_file(path) as file:
         file.write(json.dumps(content).encode())

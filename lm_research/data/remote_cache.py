@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from lm_research.common.disk import whole_folder
+from lm_research.common.disk import atomic_folder
 from lm_research.common.documents import parse_json, short
 from lm_research.common.paths import path_of, stays_inside
 from lm_research.data.sources.files import DRIVERS, is_remote
@@ -92,7 +92,7 @@ def _fetch(address: str, folder: pathlib.Path) -> bool:
                 f"{address}/{LIST} lists the file {short(name)}, which is outside of the corpus, so nothing was copied. Check who can write "
                 f"to {address}, and delete it; it is made again."
             )
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for name, size in sizes.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             with _Guard(address), (remote / name).open("rb") as source, (temporary / name).open("wb") as target:

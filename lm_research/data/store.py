@@ -26,7 +26,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from lm_research.common.disk import naming, whole_folder
+from lm_research.common.disk import atomic_folder, with_filename
 from lm_research.common.documents import json_value
 from lm_research.common.paths import odd_file
 from lm_research.errors import DataError, prepare_again
@@ -260,7 +260,7 @@ def assemble_store(
       DataError: there is no document, or another store with other content stands at `path`.
     """
     path = pathlib.Path(path)
-    with whole_folder(path) as temporary, naming(path):
+    with atomic_folder(path) as temporary, with_filename(path):
         digest = _write_files(temporary, pieces, tokenizer_digest, vocab_size, sources, extra)
     store = TokenStore.open(path)
     if store.digest != digest:

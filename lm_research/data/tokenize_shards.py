@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.common.disk import whole
+from lm_research.common.disk import atomic_file
 from lm_research.data.encode import encode_documents
 from lm_research.data.ingest import Advance, DocumentSpool
 from lm_research.data.split import PARTS, SplitAssignment
@@ -98,5 +98,5 @@ def _tokenize_shard(task: _Task) -> None:
         piece = encode_documents(texts, tokenizer, task.keep_newlines)
         arrays |= {f"{part}_{name}": getattr(piece, name) for name in _ARRAYS}
         arrays[f"{part}_bytes"] = np.int64(sum(len(text.encode()) for text in texts))
-    with whole(task.path) as file:
+    with atomic_file(task.path) as file:
         np.savez(file, **arrays)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lm_research.common.rounding import bucket_size
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
 from lm_research.decoding.engine import DecodeSpec, Engine, Settings
 from lm_research.decoding.generation_config import TOKENS, Lengths, Options, make_filters, make_options, make_rules
@@ -29,9 +29,9 @@ from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
 from lm_research.parallel.hardware import free_bytes
 from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.languages import spoken
+from lm_research.tokenizers.languages import require_languages
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
-from lm_research.tokenizers.special_tokens import ids_within
+from lm_research.tokenizers.special_tokens import text_ids
 
 HEADS = ("causal_lm", "seq2seq_lm")
 
@@ -187,13 +187,13 @@ def settle(lm: Any, given: Mapping[str, Any], texts: bool) -> Options:
         options = dataclasses.replace(options, eos_token_id=end)
     languages = tokenizer.languages if tokenizer is not None else None
     for code in (one for one in (options.src_lang, options.tgt_lang) if one is not None):
-        spoken(languages, code).id_of(code)
+        require_languages(languages, code).id_of(code)
     if languages is None or lm.definition.arch.encoder is None:
         return options
     target = options.tgt_lang
-    if target is None and texts and not languages.named(dataclasses.asdict(options)):
+    if target is None and texts and not languages.language_of(dataclasses.asdict(options)):
         target = languages.target
-    opening = languages.opening(target) if target else {}
+    opening = languages.generation_options(target) if target else {}
     fresh = {name: token for name, token in opening.items() if given.get(name) is None}
     return dataclasses.replace(options, **fresh)
 
@@ -235,7 +235,7 @@ def check_texts(texts: Any) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise UserError(f"prompts holds {str(text)[:80]}, which is no text. Token ids are given as input_ids.")
-    return whole(texts)
+    return replace_surrogates(texts)
 
 
 def encode(
@@ -247,11 +247,11 @@ def encode(
     encoders puts around a text, a causal model has not learned with: it too reads the separator.
     """
     if language is not None:
-        head, tail = spoken(tokenizer.languages, language).around(language, tokenizer.eos_id)
-        return [[*head, *ids_within(tokenizer, text), *tail] for text in texts]
+        head, tail = require_languages(tokenizer.languages, language).frame_ids(language, tokenizer.eos_id)
+        return [[*head, *text_ids(tokenizer, text), *tail] for text in texts]
     if tokenizer.adds_special_tokens and (for_encoder or not parts_documents(tokenizer)):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
-    rows = (ids_within(tokenizer, text) for text in texts)
+    rows = (text_ids(tokenizer, text) for text in texts)
     if for_encoder:
         return [[*ids, tokenizer.eos_id] for ids in rows]
     return [[tokenizer.sep_id, *ids] for ids in rows]

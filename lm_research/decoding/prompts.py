@@ -123,7 +123,7 @@ def text_start(tokenizer: Tokenizer) -> int | None:
 
 def parts_documents(tokenizer: Tokenizer) -> bool:
     """Whether a causal model with this tokenizer reads the separator, and nothing else, before a text."""
-    return tokenizer.ends_texts
+    return tokenizer.adds_end_token
 
 
 def make_prompts(

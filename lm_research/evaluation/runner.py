@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 from msgspec import Meta
 
-from lm_research.common.disk import keeping, whole, write_atomically
+from lm_research.common.disk import atomic_file, reporting_disk_errors, write_atomically
 from lm_research.common.documents import Object, Size, check, read_json
 from lm_research.common.rounding import round_up
 from lm_research.config import MeshConfig, resolve
@@ -88,7 +88,7 @@ def run(plan: EvalJob, log: Callable[[str], None]) -> None:
     def kept() -> str:
         return "The predictions that are written are kept."
 
-    with keeping(kept, plan.output), lock(plan.output, "--output"):
+    with reporting_disk_errors(kept, plan.output), lock(plan.output, "--output"):
         _check(plan)
         mesh = make_mesh(MeshConfig())
         # float32 is not the shortened products that TPUs and GPUs make of it by default
@@ -135,7 +135,7 @@ def _judge(plan: EvalJob, entry: Entry, model: str, path: pathlib.Path, mesh: An
 
 
 def _pack(path: pathlib.Path, outputs: list[dict[str, np.ndarray]]) -> None:
-    with whole(path) as file:
+    with atomic_file(path) as file:
         arrays: dict[str, Any] = {f"{i}/{name}": x for i, output in enumerate(outputs) for name, x in output.items()}
         np.savez(file, **arrays)
 

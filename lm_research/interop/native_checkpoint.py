@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from lm_research.common.disk import saving, size, write_atomically
+from lm_research.common.disk import format_size, unwrapping_os_errors, write_atomically
 from lm_research.common.documents import Count, Object, check, check_fields, read_json
 from lm_research.common.paths import odd_file
 from lm_research.config import resolve
@@ -43,7 +43,7 @@ from lm_research.models.layer_spec import nested
 from lm_research.models.limits import Depth, flaw, head_flaw
 from lm_research.parallel.rules import tree_shardings
 from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.run_tokenizer import as_read, form_of, roles_of
+from lm_research.tokenizers.run_tokenizer import format_for, roles_for, with_format
 from lm_research.trees import flatten, unflatten
 
 MODEL, PARAMS = "model.json", "params"
@@ -140,8 +140,11 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MODEL).unlink(missing_ok=True)
     shutil.rmtree(directory / PARAMS, ignore_errors=True)
-    needed = size(sum(x.nbytes for x in jax.tree.leaves(params)))
-    with saving(directory, lambda: f"The parameters take about {needed}."), ocp.StandardCheckpointer() as checkpointer:
+    needed = format_size(sum(x.nbytes for x in jax.tree.leaves(params)))
+    with (
+        unwrapping_os_errors(directory, lambda: f"The parameters take about {needed}."),
+        ocp.StandardCheckpointer() as checkpointer,
+    ):
         checkpointer.save((directory / PARAMS).absolute(), params)
     if tokenizer is not None:
         tokenizer.save_files(directory)
@@ -291,13 +294,13 @@ def _config(definition: ModelDefinition, family: str, config: Mapping[str, Any])
 
 def tokenizer_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: str = "") -> Tokenizer:
     """A run's tokenizer as a model with this head has learned to read with it; `objective` is Native's."""
-    form, reader = form_of(arch.kind, head, objective), arch.encoder or arch
-    return as_read(tokenizer, form, types=reader.num_types > 1, max_length=reader.max_length or None)
+    form, reader = format_for(arch.kind, head, objective), arch.encoder or arch
+    return with_format(tokenizer, form, types=reader.num_types > 1, max_length=reader.max_length or None)
 
 
 def tokens_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: str = "") -> dict[str, int]:
     """Ids of the special tokens of `tokenizer_of`'s, by their names in config.json."""
-    roles = roles_of(tokenizer, form_of(arch.kind, head, objective))
+    roles = roles_for(tokenizer, format_for(arch.kind, head, objective))
     return {f"{role}_token_id": roles[role] for role in ("pad", "bos", "eos") if role in roles}
 
 

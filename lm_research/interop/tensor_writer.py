@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lm_research.common.disk import size, why
+from lm_research.common.disk import describe_os_error, format_size
 from lm_research.errors import PretrainedError
 from lm_research.interop.safetensors_file import METADATA, file_order, header_of
 
@@ -69,9 +69,9 @@ def write_tensors(
             if OURS.fullmatch(path.name) and path.name not in written:
                 path.unlink()
     except OSError as error:
-        needed = size(sum(_num_bytes(tensor) for shard in shards for tensor in shard))
+        needed = format_size(sum(_num_bytes(tensor) for shard in shards for tensor in shard))
         raise PretrainedError(
-            f"Weights of {needed} cannot be written to {directory}: {why(error, directory)}. What stood there is as it was. Make room, or "
+            f"Weights of {needed} cannot be written to {directory}: {describe_os_error(error, directory)}. What stood there is as it was. Make room, or "
             "choose another directory."
         ) from error
     finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from lm_research.common.disk import whole_folder
+from lm_research.common.disk import atomic_folder
 from lm_research.config import Config, DataConfig, ObjectiveConfig, key
 from lm_research.data import remote_cache, stateless_rng, store
 from lm_research.data.corpus import Corpus, read_corpus
@@ -56,7 +56,7 @@ def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]
         )
 
     def build(folder: pathlib.Path) -> None:
-        with whole_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             _build(config, temporary, log)
 
     folder = remote_cache.find_or_build(config.data.cache_dir, workdir, _key(config), build)

@@ -31,7 +31,7 @@ from jax.experimental import multihost_utils
 from lm_research.common import interrupts
 from lm_research.common.documents import whole_number
 from lm_research.config.run_files import newest_step
-from lm_research.errors import BUG, STOPPED_BY_SIGNAL, TOLD, UserError
+from lm_research.errors import BUG, REPORTED_ERRORS, STOPPED_BY_SIGNAL, UserError
 from lm_research.parallel.peers import Peers, heartbeats_end
 from lm_research.parallel.rendezvous import PodError, roll_call
 
@@ -186,7 +186,7 @@ def _leave_together() -> None:
     from jax._src.distributed import global_state
 
     while global_state.client is not None and global_state.preemption_sync_manager is None:
-        if interrupts.asked():
+        if interrupts.signal_received():
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 global_state.client.key_value_set(_LEAVING, "", allow_overwrite=True)
             return
@@ -195,7 +195,7 @@ def _leave_together() -> None:
                 0 if jax.process_index() else 5 * _LOOK
             )  # who left is still there for a moment, and needs process 0
             _peers[-1].ends(jax.process_index(), STOPPED_BY_SIGNAL)
-            interrupts.leave()
+            interrupts.exit_now()
         time.sleep(_LOOK)
 
 
@@ -227,13 +227,13 @@ def agree_on_stops() -> None:
 
 def _leave(error: BaseException, place: ProcessInfo, workdir: pathlib.Path) -> None:
     """Says why, on standard error and in this process's log, and ends the process without waiting for anybody."""
-    if isinstance(error, interrupts.Left):
-        interrupts.tell()
+    if isinstance(error, interrupts.Interrupted):
+        interrupts.write_message()
         _peers[-1].ends(place.process_id, STOPPED_BY_SIGNAL)
         time.sleep(2 * _LOOK if place.process_id else 4 * _LOOK)  # the others learn of it, from process 0
         os._exit(STOPPED_BY_SIGNAL)
     sys.stdout.flush()
-    expected = isinstance(error, TOLD)
+    expected = isinstance(error, REPORTED_ERRORS)
     if not expected:
         words = _LOST if _peers[-1].silent() is None else _LOST + _LATE
         lost = any(word in str(error) for word in words)
@@ -243,16 +243,16 @@ def _leave(error: BaseException, place: ProcessInfo, workdir: pathlib.Path) -> N
     cause = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, jax.errors.JaxRuntimeError):
         cause += "\nProbably another process of this run ended first: its output has the cause."
-    _end(cause, error.exit_code if isinstance(error, TOLD) else BUG, place, workdir)
+    _end(cause, error.exit_code if isinstance(error, REPORTED_ERRORS) else BUG, place, workdir)
 
 
 def _leave_lost(place: ProcessInfo, workdir: pathlib.Path) -> None:
     """Ends this process because another one is lost; in any thread, whatever the main thread waits for."""
     silent = _peers[-1].silent()
     news = _peers[-1].news if silent is not None else _peers[-1].wait(5 * _LOOK)  # process 0 may know more
-    if interrupts.asked() or (news is not None and news.code == STOPPED_BY_SIGNAL):
+    if interrupts.signal_received() or (news is not None and news.code == STOPPED_BY_SIGNAL):
         _peers[-1].ends(place.process_id, STOPPED_BY_SIGNAL)
-        interrupts.leave()
+        interrupts.exit_now()
     code = STOPPED_BY_SIGNAL
     if news is not None and news.code is not None:
         code = news.code

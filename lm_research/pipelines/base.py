@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.decoding.generation_config import fits
 from lm_research.errors import UserError, suggest
 from lm_research.pretrained import LanguageModel
@@ -118,7 +118,7 @@ class Pipeline(abc.ABC):
                 if wrong := self.wrong(one):
                     raise UserError(f"Input {number} of {self.task} {wrong}")
             first += len(batch)
-            yield from self.run(whole(batch), **options)
+            yield from self.run(replace_surrogates(batch), **options)
 
     @abc.abstractmethod
     def run(self, *batch: Any, **options: Any) -> Iterable[Any]:

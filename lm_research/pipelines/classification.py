@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.decoding.generate import score
 from lm_research.decoding.generation_request import encode
 from lm_research.errors import UserError
@@ -166,7 +166,7 @@ class ZeroShotClassification(Pipeline):
     ) -> Iterator[dict[str, Any]]:
         if isinstance(candidate_labels, str):
             candidate_labels = [label.strip() for label in candidate_labels.split(",") if label.strip()]
-        candidate_labels = whole(list(candidate_labels))
+        candidate_labels = replace_surrogates(list(candidate_labels))
         if not candidate_labels or "{}" not in hypothesis_template:
             raise UserError("Give candidate_labels=[...], and a hypothesis_template with {} where the label goes.")
         try:

@@ -137,7 +137,7 @@ class TextToText(Pipeline):
         """Tokens of texts for the encoder, at most as many as it reads."""
         rows = encode(self.tokenizer, texts, True, language)
         known = self.tokenizer.languages
-        head, tail = known.around(language, self.tokenizer.eos_id) if language and known else ((), ())
+        head, tail = known.frame_ids(language, self.tokenizer.eos_id) if language and known else ((), ())
         for number, ids in enumerate(rows):
             if len(ids) > self.longest:
                 cut = self.tokenizer(texts[number], truncation=True, max_length=self.longest)["input_ids"][0].tolist()

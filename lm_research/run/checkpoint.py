@@ -286,7 +286,7 @@ class Checkpoints:
             return
         with contextlib.suppress(Exception):
             self._manager.close()
-        if disk.number_of(error) is not None and jax.process_count() == 1:
+        if disk.errno_of(error) is not None and jax.process_count() == 1:
             unfinished = list(self.directory.glob(f"*{_UNFINISHED}*"))
             for path in unfinished:  # so that what it took is free
                 shutil.rmtree(path, ignore_errors=True)
@@ -295,7 +295,7 @@ class Checkpoints:
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Names the checkpoints where one cannot be written, which may be told by a later call than began it."""
-        return disk.saving(self.directory, self._takes)
+        return disk.unwrapping_os_errors(self.directory, self._takes)
 
     def _takes(self) -> str:
-        return f"A checkpoint takes about {disk.size(self._bytes)}."
+        return f"A checkpoint takes about {disk.format_size(self._bytes)}."

@@ -44,7 +44,7 @@ class PendingWrite:
         try:
             return self.future.result(timeout=timeout)
         except Exception as error:
-            if refused := disk.told(error, saved_so_far(self.checkpoints), str(self.checkpoints)):
+            if refused := disk.as_disk_error(error, saved_so_far(self.checkpoints), str(self.checkpoints)):
                 processes.end_all(refused)
             raise
 

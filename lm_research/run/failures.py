@@ -7,7 +7,7 @@ import pathlib
 import jax
 import numpy as np
 
-from lm_research.common.disk import whole
+from lm_research.common.disk import atomic_file
 from lm_research.data.sampler import BatchBuilder
 from lm_research.data.verify import Verification
 from lm_research.errors import DataError, NonFiniteLoss
@@ -46,7 +46,7 @@ def raise_if_halted(state: State, feed: BatchBuilder, workdir: pathlib.Path, che
     own = f"_process_{jax.process_index()}" if jax.process_index() else ""  # each holds its own rows
     path = workdir / "nonfinite" / f"step_{step + 1}{own}.npz"
     path.parent.mkdir(exist_ok=True)
-    with whole(path) as file:
+    with atomic_file(path) as file:
         np.savez(file, **feed(step))  # type: ignore[arg-type]  # numpy's types take a name for its option
     checkpoints.save(state)
     checkpoints.close()

@@ -8,7 +8,7 @@ import sys
 
 import tqdm
 
-from lm_research.common.disk import naming
+from lm_research.common.disk import with_filename
 
 
 class RunLogger:
@@ -23,7 +23,7 @@ class RunLogger:
 
     def __call__(self, text: str = "") -> None:
         now = datetime.datetime.now().isoformat(sep=" ", timespec="seconds")
-        with naming(self._file.name):
+        with with_filename(self._file.name):
             for line in text.splitlines() or [""]:
                 self._file.write(f"{now} {line}\n")
         if self._main:

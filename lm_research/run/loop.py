@@ -155,4 +155,4 @@ class Loop:
         batches.close()
         with self.account.paused("checkpoint"):
             self.learner.checkpoints.wait()  # until all is on disk
-        interrupts.say("after its last step, with all of them saved")
+        interrupts.set_message("after its last step, with all of them saved")

@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lm_research.common.disk import naming, write_atomically
+from lm_research.common.disk import with_filename, write_atomically
 from lm_research.config.run_files import line_of
 from lm_research.run.callbacks import Callback
 from lm_research.run.run_directory import keep_damaged
@@ -42,7 +42,7 @@ class MetricsWriter(Callback):
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line: the step and the values, numbers as they are."""
-        with naming(self._file.name):
+        with with_filename(self._file.name):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
         self.lines += 1
         self._trackers.write(step, values)
@@ -57,7 +57,7 @@ class MetricsWriter(Callback):
     def close(self, failed: bool = False) -> None:
         """Waits for the trackers, for a bounded time; `failed`: the run ends by an error."""
         try:
-            with naming(self._file.name):
+            with with_filename(self._file.name):
                 self._file.close()
         finally:
             self._trackers.close(failed)

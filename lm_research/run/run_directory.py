@@ -30,7 +30,7 @@ from typing import IO, Any
 import jax
 
 from lm_research import config as config_lib
-from lm_research.common.disk import why, write_atomically
+from lm_research.common.disk import describe_os_error, write_atomically
 from lm_research.common.documents import Object, read_json
 from lm_research.common.paths import FILE, FOLDER, LINK_TO_NOTHING, NOTHING, kind
 from lm_research.config.run_files import read_whole_config
@@ -100,7 +100,7 @@ def lock(workdir: pathlib.Path, flag: str = "--workdir") -> IO[str]:
         handle = open(workdir / ".lock", "w")
     except OSError as error:
         raise CheckpointError(
-            f"{flag}={workdir} cannot be written: {why(error, workdir)}. Choose another directory, or fix that."
+            f"{flag}={workdir} cannot be written: {describe_os_error(error, workdir)}. Choose another directory, or fix that."
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,7 +20,7 @@ from lm_research.decoding.streaming import TextStream
 from lm_research.errors import UserError
 from lm_research.serving.slots import NEUTRAL, PENALTIES, Slots
 from lm_research.tokenizers.base import Tokenizer
-from lm_research.tokenizers.special_tokens import ids_within
+from lm_research.tokenizers.special_tokens import text_ids
 
 LOG = logging.getLogger("lm_research")
 SAMPLE = 16  # characters for each token that there is room for, which are read first of a longer text
@@ -222,7 +222,7 @@ class Batcher:
 
         def reads(part: str) -> list[int]:
             if isinstance(text, Conversation):
-                return ids_within(self.lm.tokenizer, part)
+                return text_ids(self.lm.tokenizer, part)
             return encode(self.lm.tokenizer, [part], arch.encoder is not None, options.src_lang)[0]
 
         room = self.slots.places or self.slots.length

@@ -47,7 +47,7 @@ def parse(data: bytes) -> Any:
     Raises HTTPException for what is none or too deep, keys that occur twice, halves of characters, and numbers that are not finite.
     """
     try:
-        value = json_value(data.decode("utf-8-sig"), unique=True, halves=_refuse_halves)
+        value = json_value(data.decode("utf-8-sig"), unique=True, on_surrogates=_refuse_halves)
         _check_numbers(value)
     except ValueError as problem:
         raise HTTPException(400, f"The body is no JSON: {problem}.") from problem

@@ -18,7 +18,7 @@ from typing import Any
 from lm_research.common import disk
 from lm_research.common.documents import is_finite
 from lm_research.config import loading, run_files
-from lm_research.errors import DONE, STOPPED_BY_SIGNAL, USER_MISTAKE, CheckpointError
+from lm_research.errors import DONE, STOPPED_BY_SIGNAL, USER_ERROR, CheckpointError
 from lm_research.run import run_directory
 from lm_research.run.metrics_log import read_metrics
 from lm_research.sweeping.study import PATIENCE, Study, this_worker, write_table
@@ -143,7 +143,7 @@ class Workers:
             study.release(trial)
         else:
             reason = _last_words(output) or f"exit code {code}"
-            if code == USER_MISTAKE and _refused(reason, self.workdir):
+            if code == USER_ERROR and _refused(reason, self.workdir):
                 study.release(trial)  # nothing is wrong with it
                 raise disk.DiskError(
                     f"Trial {number} could not go on, nor can others: {reason} Trials that have ended are kept."
@@ -211,7 +211,7 @@ def _die_with_parent(driver: int) -> None:
 
 def _refused(reason: str, workdir: pathlib.Path) -> bool:
     """Whether a trial ended because the system let it write no more; on a full disk its last words may be missing."""
-    return disk.number_of(RuntimeError(reason)) is not None or shutil.disk_usage(workdir).free < 2**16
+    return disk.errno_of(RuntimeError(reason)) is not None or shutil.disk_usage(workdir).free < 2**16
 
 
 def _in_use(where: pathlib.Path) -> bool:

@@ -21,7 +21,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from lm_research.common.disk import number_of, told, write_atomically
+from lm_research.common.disk import as_disk_error, errno_of, write_atomically
 from lm_research.errors import ConfigError, UserError
 from lm_research.run.trackers.threads import redacted
 from lm_research.sweeping.sweep import Choice, Sweep, config_digest
@@ -69,9 +69,9 @@ class Study:
                 if known is None:
                     self.study.set_user_attr("digest", sweep.digest())
         except Exception as error:  # of many kinds, by database
-            if local and (number := number_of(error)) is not None:
+            if local and (number := errno_of(error)) is not None:
                 refused = OSError(number, os.strerror(number), str(file))
-                raise told(refused, "Trials that have ended are kept.") or refused from error
+                raise as_disk_error(refused, "Trials that have ended are kept.") or refused from error
             raise ConfigError(
                 f"The study's storage {redacted(self.url)} cannot be used: {redacted(str(error))}."
             ) from error

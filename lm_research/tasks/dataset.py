@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from lm_research.common import documents
-from lm_research.common.disk import whole_folder
+from lm_research.common.disk import atomic_folder
 from lm_research.common.paths import odd_file
 from lm_research.config import Config, TaskConfig
 from lm_research.data import remote_cache, stateless_rng, store
@@ -181,7 +181,7 @@ def open_labeled(
     """
 
     def build(folder: pathlib.Path) -> None:
-        with whole_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             _build(config, temporary, reader, log, labels)
 
     folder = remote_cache.find_or_build(config.data.cache_dir, workdir, _key(config, reader), build)

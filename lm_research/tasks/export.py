@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm_research.common.disk import number_of, whole
+from lm_research.common.disk import atomic_file, errno_of
 from lm_research.common.documents import parse_json
 from lm_research.errors import PretrainedError
 from lm_research.interop import huggingface, native_checkpoint
@@ -40,7 +40,7 @@ def predictions(task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> 
 
 def write_predictions(path: pathlib.Path, task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> None:
     """The predictions as JSON, one object a line."""
-    with whole(path) as file:
+    with atomic_file(path) as file:
         for row in predictions(task, part, outputs):
             file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
@@ -65,7 +65,7 @@ def export(
     try:
         huggingface.save(directory, definition, family, jax.device_get(params), config)
     except PretrainedError as error:
-        if number_of(error) is not None:  # no room for one format is no room for another
+        if errno_of(error) is not None:  # no room for one format is no room for another
             raise
         native_checkpoint.save(directory, definition, family, params, config, plugins=plugins)
     tokenizer = native_checkpoint.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)

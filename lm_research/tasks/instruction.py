@@ -45,7 +45,7 @@ from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.chat_answers import answer_ids, find_answers
 from lm_research.tokenizers.chat_template import PLAIN, TEMPLATE, chat_template
-from lm_research.tokenizers.special_tokens import ids_behind, ids_within
+from lm_research.tokenizers.special_tokens import continuation_ids, text_ids
 
 MESSAGES, TOOLS, ALPACA = "messages", "tools", ("instruction", "output")
 
@@ -119,7 +119,9 @@ class InstructionReader(Reader):
                     "--config.data.on_error=skip do that."
                 )
             head = prompt_head(tokenizer)
-            return _ended([[*head, *ids_within(tokenizer, prompt)], ids_behind(tokenizer, prompt, answer)], tokenizer)
+            return _ended(
+                [[*head, *text_ids(tokenizer, prompt)], continuation_ids(tokenizer, prompt, answer)], tokenizer
+            )
         try:
             answers = find_answers(tokenizer, found[MESSAGES], found.get(TOOLS))
         except UserError as error:

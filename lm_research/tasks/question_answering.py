@@ -32,7 +32,7 @@ from lm_research.tasks.dataset import LabeledCorpus, Reader, Row
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
-from lm_research.tokenizers.windows import Window, best_spans, context_rooms, windows, without_space
+from lm_research.tokenizers.windows import Window, best_spans, max_context_tokens, windows, without_space
 
 ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
 
@@ -91,7 +91,7 @@ class QuestionReader(Reader):
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         tokenizer, given = with_special_tokens(tokenizer), [self.question(record) for record in records]
         asked, length, stride = [one.question for one in given], self.config.data.max_length, self.task.doc_stride
-        for record, room in zip(records, context_rooms(tokenizer, asked, length), strict=True):
+        for record, room in zip(records, max_context_tokens(tokenizer, asked, length), strict=True):
             if room <= stride:
                 raise DataError(
                     f"{record.where}: beside its question a row of data.max_length={length} tokens has room for {max(0, room)} of the "

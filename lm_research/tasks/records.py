@@ -142,7 +142,9 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
         return
     if first[1].lstrip().startswith("["):  # one list in the whole file
         try:
-            records = json_value(_joined(first, lines, file), halves=functools.partial(problems.halves, str(file.path)))
+            records = json_value(
+                _joined(first, lines, file), on_surrogates=functools.partial(problems.halves, str(file.path))
+            )
         except ValueError as error:
             raise DataError(f"{file.path} begins like a JSON list but is not one ({error}). Fix it.") from error
         for number, fields in enumerate(records, 1):
@@ -151,7 +153,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
         for number, line in itertools.chain([first], lines):
             where = f"{file.path}, line {number}"
             try:
-                fields = _object(json_value(line, halves=functools.partial(problems.halves, where)), where)
+                fields = _object(json_value(line, on_surrogates=functools.partial(problems.halves, where)), where)
             except ValueError as error:
                 raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
             whole = squad.is_nested(fields) and "data" in fields  # which names its places itself
@@ -159,7 +161,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
     else:  # one object in the whole file, as SQuAD's
         try:
             document = json_value(
-                _joined(first, lines, file), halves=functools.partial(problems.halves, str(file.path))
+                _joined(first, lines, file), on_surrogates=functools.partial(problems.halves, str(file.path))
             )
         except ValueError as error:
             raise DataError(

@@ -120,7 +120,7 @@ class PairReader(Reader):
             )
         target = task.target_language or start
         if languages is not None and not (target or languages.target):
-            target = languages.named(origin_settings(self.config.train.init_from))
+            target = languages.language_of(origin_settings(self.config.train.init_from))
             if not target:
                 raise ConfigError(
                     f"{tokenizer.name} marks texts with their language, and no file says which one is to be written. Name it in "
@@ -251,7 +251,7 @@ class Seq2Seq(GenerationTask):
         self.settings = Seq2SeqConfig.of(config.task)
         super().__init__(config, corpus)
         languages = self.tokenizer.languages
-        opening: dict[str, Any] = dict(languages.opening(languages.writes)) if languages else {}
+        opening: dict[str, Any] = dict(languages.generation_options(languages.target_or_source)) if languages else {}
         self.start = self._start(opening.get("decoder_start_token_id"))
         self.options = dataclasses.replace(self.options, **opening | {"decoder_start_token_id": self.start})
 

@@ -16,8 +16,8 @@ import tokenizers
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import json_value
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.inputs import Row, Texts, bert_rows, pair_up, stack_rows
-from lm_research.tokenizers.languages import Languages, spoken
+from lm_research.tokenizers.inputs import Row, Texts, bert_rows, make_pairs, stack_rows
+from lm_research.tokenizers.languages import Languages, require_languages
 
 # Role -> the names it goes by in published models, most telling first.
 ROLES = {
@@ -55,7 +55,7 @@ class Tokenizer(abc.ABC):
       padding_side, truncation_side: "right" or "left".
       adds_special_tokens: whether its files say which special tokens stand around a text, and a text can name them ("[MASK]");
         with others each use has its own, and the names are characters like any.
-      gives_offsets: whether `encodings` tells where its tokens stand in a text.
+      supports_offsets: whether `encodings` tells where its tokens stand in a text.
     """
 
     name: str = "tokenizer"
@@ -69,7 +69,7 @@ class Tokenizer(abc.ABC):
     padding_side: str = "right"
     truncation_side: str = "right"
     adds_special_tokens: bool = True
-    gives_offsets: bool = False
+    supports_offsets: bool = False
 
     # ------------------------------------------------------------------------------------------ files
 
@@ -103,7 +103,7 @@ class Tokenizer(abc.ABC):
         """
         if not (source or target):
             return self
-        languages = spoken(self.languages, source or target)
+        languages = require_languages(self.languages, source or target)
         for code in filter(None, (source, target)):
             languages.id_of(code)
         name = "tokenizer_config.json"
@@ -134,7 +134,7 @@ class Tokenizer(abc.ABC):
     def frame(self) -> Frame:
         """Around what an encoder reads: the special tokens of its files, or the end token where they name none."""
         if self.languages is not None:
-            return Frame(*self.languages.around(self.languages.source, self.eos_id))
+            return Frame(*self.languages.frame_ids(self.languages.source, self.eos_id))
         return Frame((), (self.eos_id,))
 
     @property
@@ -144,7 +144,7 @@ class Tokenizer(abc.ABC):
         Tokenizers with languages frame it as the source, with the code of what is written.
         """
         if self.languages is not None:
-            return Frame(*self.languages.around(self.languages.writes, self.eos_id))
+            return Frame(*self.languages.frame_ids(self.languages.target_or_source, self.eos_id))
         return Frame(self.frame.head, (self.eos_id,))
 
     @property
@@ -153,7 +153,7 @@ class Tokenizer(abc.ABC):
         return self.frame if self.adds_special_tokens else Frame((self.cls_id,), (self.sep_id,))
 
     @property
-    def ends_texts(self) -> bool:
+    def adds_end_token(self) -> bool:
         """Whether a special token stands behind what an encoder reads."""
         return bool(self.frame.tail)
 
@@ -215,7 +215,7 @@ class Tokenizer(abc.ABC):
           side: that is cut, "right" or "left"; None is `truncation_side`.
 
         Raises:
-          TokenizerError: this tokenizer does not tell (`gives_offsets`).
+          TokenizerError: this tokenizer does not tell (`supports_offsets`).
         """
         raise TokenizerError(f"The tokenizer {self.name} does not tell where its tokens stand in a text.")
 
@@ -264,20 +264,20 @@ class Tokenizer(abc.ABC):
         limit = self.max_length if max_length is None else max_length
         if padding == "max_length" and limit is None:
             raise TokenizerError(f'{self.name} names no longest length: give max_length with padding="max_length".')
-        if return_offsets and not self.gives_offsets:
+        if return_offsets and not self.supports_offsets:
             raise TokenizerError(f"The tokenizer {self.name} does not tell where its tokens stand in a text.")
         cut = limit if truncation else None
         length = limit if padding == "max_length" else 0 if padding else None
         how = (length, self.pad_id if padding else 0, side == "left", self.uses_types, return_offsets)
         found: dict[str, np.ndarray] = {}
         if text_target is not None:
-            found = stack_rows(self._target_rows(pair_up(text_target, None), cut, add_special_tokens), *how)
+            found = stack_rows(self._target_rows(make_pairs(text_target, None), cut, add_special_tokens), *how)
             if text is None:
                 return found
             found = {"labels": found["input_ids"]}
         elif text is None:
             raise TokenizerError("A tokenizer takes a text or a list of texts: give text, or text_target.")
-        return stack_rows(self._rows(pair_up(text, text_pair), cut, add_special_tokens), *how) | found
+        return stack_rows(self._rows(make_pairs(text, text_pair), cut, add_special_tokens), *how) | found
 
     def _rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> Sequence[Row | tokenizers.Encoding]:
         """Texts or pairs, with special tokens and cut to `limit` tokens."""

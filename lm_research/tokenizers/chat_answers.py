@@ -125,7 +125,7 @@ def answer_ids(tokenizer: Tokenizer, answers: Answers) -> list[list[int]]:
 
     The whole text is tokenized at once, and a token that has a character of an answer is the answer's, as transformers counts them.
     """
-    if tokenizer.gives_offsets:
+    if tokenizer.supports_offsets:
         encoded = tokenizer(answers.text, add_special_tokens=False, return_offsets=True)
         ids, offsets = encoded["input_ids"][0].tolist(), encoded["offset_mapping"][0]
         inside = [np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start)) for start, end in answers.spans]

@@ -19,15 +19,15 @@ from jinja2 import nodes
 from jinja2.ext import Extension
 
 from lm_research.common.documents import json_value
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.errors import UserError
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.template_sandbox import BoundedSandbox, bounded, charge
 
 TEMPLATE = "chat_template.jinja"
 Message = Mapping[str, Any]
-_MOST = 2**18  # characters of a template, and
-_WIDEST = 100  # of a step in the JSON that it writes
+_MAX_CHARACTERS = 2**18  # characters of a template, and
+_MAX_INDENT = 100  # of a step in the JSON that it writes
 Spans = list[tuple[int, int]]
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # names that templates read a message's thinking by
 _BEGIN, _END = (
@@ -109,7 +109,7 @@ def chat_spans(
     settings = _settings(tokenizer.files)
     tokens = {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)}
     tokens.setdefault("eos_token", end_token(tokenizer))
-    values = dict(messages=[_whole(one) for one in messages], add_generation_prompt=add_generation_prompt)
+    values = dict(messages=[_with_reasoning(one) for one in messages], add_generation_prompt=add_generation_prompt)
     if any(mark in json.dumps(values, ensure_ascii=False, default=str) for mark in (_BEGIN, _END)):
         raise UserError("A message holds U+FDD0 or U+FDD1, which Unicode keeps from being text. Take it out.")
     try:
@@ -121,10 +121,10 @@ def chat_spans(
             f"The model's chat_template does not take these messages: {reason.rstrip('.')}. Fix the messages, or the template in "
             f"{TEMPLATE} or tokenizer_config.json."
         ) from error
-    return _unmarked(whole(written))
+    return _unmarked(replace_surrogates(written))
 
 
-def _whole(message: Message) -> dict[str, Any]:
+def _with_reasoning(message: Message) -> dict[str, Any]:
     given = {name: value for name, value in message.items() if value is not None}
     thoughts = [given[name] for name in _REASONING if name in given][:1]
     return {"thinking": thoughts[0], **given, "reasoning_content": thoughts[0]} if thoughts else given
@@ -161,8 +161,8 @@ def _settings(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
-    if len(template) > _MOST:
-        raise ValueError(f"it has more than {_MOST:,} characters")
+    if len(template) > _MAX_CHARACTERS:
+        raise ValueError(f"it has more than {_MAX_CHARACTERS:,} characters")
     environment = BoundedSandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
@@ -188,8 +188,8 @@ def _to_json(
 ) -> str:
     """Jinja's own would write < > & ' as escapes, which are for web pages."""
     widths = [indent if isinstance(indent, int) else len(indent or ""), *map(len, separators or ())]
-    if max(widths) > _WIDEST:
-        raise ValueError(f"tojson indents or separates by more than {_WIDEST} characters")
+    if max(widths) > _MAX_INDENT:
+        raise ValueError(f"tojson indents or separates by more than {_MAX_INDENT} characters")
     charge(value, max(widths))
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

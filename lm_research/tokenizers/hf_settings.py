@@ -15,13 +15,13 @@ from lm_research.tokenizers.languages import M2M_100, MBART, MBART_50, NLLB
 from tokenizers import AddedToken
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-WHOLE = "tokenizer.json"
-PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # names of a sentencepiece model
-VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", *PIECES)
+TOKENIZER_JSON = "tokenizer.json"
+SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # names of a sentencepiece model
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", *SENTENCEPIECE_FILES)
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 # A class of transformers that takes tokenizer.json as it stands; most others build theirs from its vocabulary alone.
 PLAIN_CLASS = "PreTrainedTokenizerFast"
-SENTENCES = "sentence_bert_config.json"  # of sentence-transformers, beside a model
+SENTENCE_BERT_CONFIG = "sentence_bert_config.json"  # of sentence-transformers, beside a model
 _GENERIC = {"pretrainedtokenizerfast", "pretrainedtokenizer", "tokenizersbackend"}  # classes that say nothing
 _UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a longest text
 
@@ -71,7 +71,7 @@ _TYPES: dict[str, dict[str, Any]] = {
         "additional_special_tokens": list[_Token],
     },
     "config.json": {"tokenizer_class": Name, "model_type": Name},
-    SENTENCES: {"do_lower_case": _Switch},
+    SENTENCE_BERT_CONFIG: {"do_lower_case": _Switch},
 }
 _FIX = "Fix it, or copy the file again from where the model came from."
 
@@ -107,7 +107,7 @@ class Kind:
     merges: bool = False
     languages: Sequence[str] = ()
     language: str = ""
-    begins: bool = False
+    starts_decoder: bool = False
 
 
 KINDS = (
@@ -133,7 +133,7 @@ KINDS = (
         strips_mask=True,
         languages=MBART,
         language="en_XX",
-        begins=True,
+        starts_decoder=True,
     ),
     Kind(
         "MBart50Tokenizer",
@@ -199,7 +199,7 @@ class Settings:
 
     Attributes:
       where: the folder or file, for messages.
-      asked: the class or model type that the files name, None when they name none.
+      class_name: the class or model type that the files name, None when they name none.
       kind: what that stands for here, None when unknown or not named.
       config: content of tokenizer_config.json.
       roles: role -> its token, or None where the files deny the role; those of its kind where they do not speak of it.
@@ -210,11 +210,11 @@ class Settings:
     """
 
     where: str
-    asked: str | None
+    class_name: str | None
     kind: Kind | None
     config: dict[str, Any]
     roles: dict[str, AddedToken | None]
-    stated: frozenset[str]
+    stated_roles: frozenset[str]
     added: dict[int, AddedToken]
     extra: list[AddedToken]
     lowercases: bool = False
@@ -245,13 +245,13 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
     config, special, added, model = (_load(files, name, where) for name in SETTINGS)
     config = {key: value for key, value in config.items() if value is not None or key not in _NULL_SAYS_NOTHING}
     config |= {key: bool(config[key]) for key in _OPTIONS if config.get(key) is not None}
-    asked = config.get("tokenizer_class") or model.get("tokenizer_class")
-    if asked and _plain(asked) in _GENERIC:
-        asked, kind = None, guess
+    class_name = config.get("tokenizer_class") or model.get("tokenizer_class")
+    if class_name and _plain(class_name) in _GENERIC:
+        class_name, kind = None, guess
     else:
         model_type = model.get("model_type")
-        asked = asked or model_type and f"{model_type}Tokenizer"
-        kind = _BY_NAME.get(_plain(asked)) if asked else guess
+        class_name = class_name or model_type and f"{model_type}Tokenizer"
+        kind = _BY_NAME.get(_plain(class_name)) if class_name else guess
     strips_mask = bool(kind and kind.strips_mask)
     roles: dict[str, AddedToken | None] = {}
     for role in ROLES:
@@ -272,11 +272,11 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
     known = {str(token) for token in roles.values()}
     return Settings(
         where=where,
-        asked=asked,
+        class_name=class_name,
         kind=kind,
         config=config,
         roles=roles,
-        stated=stated,
+        stated_roles=stated,
         # added_tokens.json does not tell which tokens are special; those with a role are.
         added={
             number: token
@@ -284,7 +284,7 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
             if (token := _token(value, special=isinstance(value, str) and value in known))
         },
         extra=[token for name in names if (token := _token(name))],
-        lowercases=bool(_load(files, SENTENCES, where).get("do_lower_case")),
+        lowercases=bool(_load(files, SENTENCE_BERT_CONFIG, where).get("do_lower_case")),
     )
 
 

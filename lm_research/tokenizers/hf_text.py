@@ -19,18 +19,18 @@ SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-def uses(spec: Any, kind: str) -> bool:
+def has_type(spec: Any, kind: str) -> bool:
     """Whether a part of a tokenizer.json is of a type, or has a part that is."""
     if isinstance(spec, dict):
-        return spec.get("type") == kind or any(uses(part, kind) for part in spec.values())
-    return isinstance(spec, list) and any(uses(part, kind) for part in spec)
+        return spec.get("type") == kind or any(has_type(part, kind) for part in spec.values())
+    return isinstance(spec, list) and any(has_type(part, kind) for part in spec)
 
 
 def _style(spec: Mapping[str, Any]) -> str:
     model = spec["model"]
     if model.get("type") == "WordPiece" or "max_input_chars_per_word" in model:  # old files tell no type
         return "wordpiece"
-    return "bytes" if uses([spec.get("pre_tokenizer"), spec.get("decoder")], "ByteLevel") else "pieces"
+    return "bytes" if has_type([spec.get("pre_tokenizer"), spec.get("decoder")], "ByteLevel") else "pieces"
 
 
 def _is_byte(spec: Mapping[str, Any], token: str) -> bool:
@@ -45,7 +45,7 @@ def _byte_of() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
-def _alone(text: str) -> bool:
+def _is_isolated(text: str) -> bool:
     """Whether BERT's rules take a token out of its surroundings: punctuation, symbols and Chinese characters."""
     return len(text) == 1 and (unicodedata.category(text)[0] in "PS" or unicodedata.name(text, "").startswith("CJK"))
 
@@ -65,7 +65,7 @@ def byte_lengths(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -
         elif prefix and token.startswith(prefix):
             lengths[number] = len(token.removeprefix(prefix).encode())
         else:
-            lengths[number] = len(token.encode()) + (not _alone(token))
+            lengths[number] = len(token.encode()) + (not _is_isolated(token))
     return lengths
 
 
@@ -107,7 +107,7 @@ def literal_form(spec: Mapping[str, Any], special_ids: Iterable[int]) -> str:
     return json.dumps(spec)
 
 
-def going_on(spec: Mapping[str, Any]) -> dict[str, Any]:
+def without_prefix_space(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A tokenizer.json without what puts a space before a text."""
 
     def changed(part: Any) -> Any:

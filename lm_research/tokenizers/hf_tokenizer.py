@@ -12,23 +12,30 @@ from typing import Any, Self
 import numpy as np
 
 import tokenizers
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.tokenizers import hf_vocabularies
 from lm_research.tokenizers.base import Frame, Tokenizer, after_space
 from lm_research.tokenizers.chat_template import TEMPLATE
 from lm_research.tokenizers.hf_settings import (
     PLAIN_CLASS,
     ROLES,
+    TOKENIZER_JSON,
     VOCABULARIES,
-    WHOLE,
     Kind,
     Settings,
     read_settings,
 )
-from lm_research.tokenizers.hf_text import byte_lengths, going_on, literal_form, readable, uses, word_starts
-from lm_research.tokenizers.inputs import Texts, known_ids
-from lm_research.tokenizers.spec import check_ends, in_use, parse_spec
-from lm_research.tokenizers.special_roles import add_tokens, uses_types, with_stand_ins
+from lm_research.tokenizers.hf_text import (
+    byte_lengths,
+    has_type,
+    literal_form,
+    readable,
+    without_prefix_space,
+    word_starts,
+)
+from lm_research.tokenizers.inputs import Texts, valid_ids
+from lm_research.tokenizers.spec import check_special_ids, guarded_use, parse_spec
+from lm_research.tokenizers.special_roles import add_tokens, uses_types, with_fallbacks
 
 
 class HFTokenizer(Tokenizer):
@@ -41,32 +48,32 @@ class HFTokenizer(Tokenizer):
       backend: the `tokenizers.Tokenizer`; what changes it is up to the caller.
     """
 
-    gives_offsets = True
+    supports_offsets = True
 
     def __init__(self, files: Mapping[str, bytes], settings: Settings) -> None:
         """Use load_tokenizer; raises a TokenizerError when the files hold no tokenizer, or a damaged one."""
         self.name = settings.where
         kind: Kind | None
-        names = () if WHOLE in files else hf_vocabularies.find_vocabulary(files, settings)
+        names = () if TOKENIZER_JSON in files else hf_vocabularies.find_vocabulary(files, settings)
         if names:
             self.backend, built = hf_vocabularies.build(files, names, settings)
             settings = settings if settings.kind else read_settings(files, settings.where, built)
             kind = built
             own = add_tokens(self.backend, kind, settings, whole=False)
             self.languages = hf_vocabularies.find_languages(self.backend, kind, settings, own)
-            hf_vocabularies.wrap(self.backend, built, settings, own, self.languages)
+            hf_vocabularies.set_post_processor(self.backend, built, settings, own, self.languages)
             spec = None
         else:
-            self.backend, spec = parse_spec(files[WHOLE], f"{settings.where}/{WHOLE}")
+            self.backend, spec = parse_spec(files[TOKENIZER_JSON], f"{settings.where}/{TOKENIZER_JSON}")
             before, kind = self.backend.to_str(), settings.kind
             own = add_tokens(self.backend, kind, settings, whole=True)
             self.languages = hf_vocabularies.find_languages(self.backend, kind, settings, own)
-            hf_vocabularies.follow_options(self.backend, settings, own, self.languages)
+            hf_vocabularies.apply_options(self.backend, settings, own, self.languages)
             if self.backend.to_str() != before:
                 spec = None
-        if settings.lowercases and hf_vocabularies.lower_first(self.backend):
+        if settings.lowercases and hf_vocabularies.prepend_lowercase(self.backend):
             spec = None
-        self._text = self.backend.to_str(pretty=True) if spec is None else files[WHOLE].decode("utf-8")
+        self._text = self.backend.to_str(pretty=True) if spec is None else files[TOKENIZER_JSON].decode("utf-8")
         self.backend.no_padding()
         self.backend.no_truncation()
         self._spec = spec or json.loads(self._text)
@@ -76,8 +83,8 @@ class HFTokenizer(Tokenizer):
         self.digest = hashlib.sha256(facts).hexdigest()
         self._vocab = self.backend.get_vocab()
         self.size = max(self._vocab.values()) + 1
-        check_ends(self._spec, self.size, f"{settings.where}/{WHOLE}")
-        self.roles = with_stand_ins({role: self._vocab[token] for role, token in own.items()})
+        check_special_ids(self._spec, self.size, f"{settings.where}/{TOKENIZER_JSON}")
+        self.roles = with_fallbacks({role: self._vocab[token] for role, token in own.items()})
         self.max_length = settings.max_length
         self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
         self.uses_types = uses_types(settings, kind, self._spec.get("post_processor"))
@@ -98,7 +105,7 @@ class HFTokenizer(Tokenizer):
         for role in ROLES:
             config.pop(f"{role}_token", None)
         config["tokenizer_class"] = config.get("tokenizer_class") or (
-            kind.name if kind else settings.asked or PLAIN_CLASS
+            kind.name if kind else settings.class_name or PLAIN_CLASS
         )
         config |= {"padding_side": self.padding_side, "truncation_side": self.truncation_side}
         config |= {"model_max_length": self.max_length} if self.max_length else {}
@@ -109,14 +116,14 @@ class HFTokenizer(Tokenizer):
         files = {
             name: (json.dumps(content, indent=2, sort_keys=True) + "\n").encode() for name, content in contents.items()
         }
-        return {WHOLE: self._text.encode()} | files
+        return {TOKENIZER_JSON: self._text.encode()} | files
 
     @property
     def main_file(self) -> str:
-        return WHOLE
+        return TOKENIZER_JSON
 
     def library_spec(self) -> dict[str, Any]:
-        spec: dict[str, Any] = json.loads(self.files[WHOLE])
+        spec: dict[str, Any] = json.loads(self.files[TOKENIZER_JSON])
         return spec
 
     # ------------------------------------------------------------------------------------------ special tokens
@@ -131,7 +138,7 @@ class HFTokenizer(Tokenizer):
         return Frame(tuple(ids[:first]), tuple(ids[last:]))
 
     @property
-    def ends_texts(self) -> bool:
+    def adds_end_token(self) -> bool:
         return self._probe.special_tokens_mask[-1:] == [1]
 
     @functools.cached_property
@@ -144,11 +151,11 @@ class HFTokenizer(Tokenizer):
     # ------------------------------------------------------------------------------------------ text to ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        with in_use(self.name):
+        with guarded_use(self.name):
             return _ids(self._literal, texts)
 
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
-        with in_use(self.name):
+        with guarded_use(self.name):
             return _ids(self._going_on, texts)
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
@@ -158,7 +165,7 @@ class HFTokenizer(Tokenizer):
         texts come word by word.
         """
         spaced = [after_space(word) for word in words]
-        if uses(self._spec.get("pre_tokenizer"), "ByteLevel"):
+        if has_type(self._spec.get("pre_tokenizer"), "ByteLevel"):
             return self.encode_after(spaced)
         return self.encode_batch(words[:1]) + self.encode_after(spaced[1:])
 
@@ -175,7 +182,7 @@ class HFTokenizer(Tokenizer):
     def _going_on(self) -> tokenizers.Tokenizer:
         """`_literal` without the space before a text; itself where a space in the text then makes no difference."""
         spec = json.loads(self._literal.to_str())
-        if (changed := going_on(spec)) == spec:
+        if (changed := without_prefix_space(spec)) == spec:
             return self._literal
         bare = _plain(json.dumps(changed))
         return self._literal if _parts(bare, " a") == _parts(bare, "a") else bare
@@ -190,8 +197,8 @@ class HFTokenizer(Tokenizer):
         strategy: str = "longest_first",
         side: str | None = None,
     ) -> list[tokenizers.Encoding]:
-        own = [whole(text) for text in texts]
-        with self._lock, in_use(self.name):
+        own = [replace_surrogates(text) for text in texts]
+        with self._lock, guarded_use(self.name):
             if max_length is not None:
                 side = side or self.truncation_side
                 self.backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=side)
@@ -218,9 +225,9 @@ class HFTokenizer(Tokenizer):
     # ------------------------------------------------------------------------------------------ ids to text
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
-        kept = known_ids(ids, self.size)
+        kept = valid_ids(ids, self.size)
         kept = kept[~self.is_special[kept]] if skip_special_tokens else kept
-        with in_use(self.name):
+        with guarded_use(self.name):
             return self.backend.decode(kept.tolist(), skip_special_tokens=False)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
@@ -273,7 +280,10 @@ def _plain(spec: str) -> tokenizers.Tokenizer:
 
 
 def _ids(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in backend.encode_batch_fast(whole(list(texts)), add_special_tokens=False)]
+    return [
+        encoding.ids
+        for encoding in backend.encode_batch_fast(replace_surrogates(list(texts)), add_special_tokens=False)
+    ]
 
 
 def _parts(backend: tokenizers.Tokenizer, text: str) -> list[str]:

@@ -19,7 +19,7 @@ from lm_research.common.documents import parse_json, short
 from lm_research.common.lines import split_lines
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers import sentencepiece_model as spm
-from lm_research.tokenizers.hf_settings import KIND, PIECES, Id, Kind, Settings
+from lm_research.tokenizers.hf_settings import KIND, SENTENCEPIECE_FILES, Id, Kind, Settings
 from lm_research.tokenizers.languages import Languages
 from lm_research.tokenizers.spec import guarded
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -43,13 +43,15 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
       TokenizerError: the settings name a class whose files are missing, or one that is not known here.
     """
     found: list[tuple[str, ...]] = [
-        names for names in (*FILES.values(), *((name,) for name in PIECES)) if all(name in files for name in names)
+        names
+        for names in (*FILES.values(), *((name,) for name in SENTENCEPIECE_FILES))
+        if all(name in files for name in names)
     ]
     if not found:
         return ()
-    if settings.asked and not settings.kind:
+    if settings.class_name and not settings.kind:
         raise TokenizerError(
-            f"{settings.where} holds {found[0][0]} but its files ask for {settings.asked}, which cannot be built from it here "
+            f"{settings.where} holds {found[0][0]} but its files ask for {settings.class_name}, which cannot be built from it here "
             f"(known: {', '.join(KIND)} and classes like them). Save it as a tokenizer.json with the library that made it "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(...) in transformers), or, if it is one of the known "
             "ones, name that as tokenizer_class in tokenizer_config.json."
@@ -58,11 +60,11 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
         return found[0]
     fitting: list[tuple[str, ...]]
     if settings.kind.vocabulary == "pieces":
-        fitting = [names for names in found if names[0] in PIECES and len(names) == 1]
+        fitting = [names for names in found if names[0] in SENTENCEPIECE_FILES and len(names) == 1]
     else:
         fitting = [names for names in found if names == FILES[settings.kind.vocabulary]]
     if not fitting:
-        needed = FILES.get(settings.kind.vocabulary, (" or ".join(PIECES),))
+        needed = FILES.get(settings.kind.vocabulary, (" or ".join(SENTENCEPIECE_FILES),))
         raise TokenizerError(
             f"{settings.where} asks for a {settings.kind.name}, which needs {' and '.join(needed)}, but holds only "
             f"{', '.join(found[0])}. Copy the missing file, or a tokenizer.json."
@@ -145,7 +147,7 @@ def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
             f"{settings.where}: a {kind.name} is a sentencepiece model of kind {names[wanted]}, but this one is of kind "
             f"{names.get(model.kind, model.kind)}: the file is of another model, or it is cut. Copy it again."
         )
-    tokenizer = (_merging if kind.merges else _unigram)(model, kind, settings)
+    tokenizer = (_bpe if kind.merges else _unigram)(model, kind, settings)
     # What no text may be: control pieces. What a text may say, but always as one token: user defined ones.
     tokenizer.add_tokens(
         [
@@ -195,10 +197,10 @@ def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> T
             steps.append(normalizers.Lowercase())
     else:
         vocab, unknown = _fairseq(model, kind), 3
-    return _spaced(Tokenizer(Unigram(vocab, unknown, model.byte_fallback)), model, settings, steps)
+    return _with_space_rules(Tokenizer(Unigram(vocab, unknown, model.byte_fallback)), model, settings, steps)
 
 
-def _spaced(
+def _with_space_rules(
     tokenizer: Tokenizer,
     model: spm.SentencePieceModel,
     settings: Settings,
@@ -220,7 +222,7 @@ def _spaced(
     return tokenizer
 
 
-def _merging(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
+def _bpe(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
     """Merges in the order of their pieces' scores; Llama has bytes for what is not in the vocabulary."""
     names = [text for text, *_ in (_fairseq(model, kind) if kind.languages else model.pieces)]
     vocab = {text: number for number, text in enumerate(names)}
@@ -239,7 +241,7 @@ def _merging(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> T
         )
     )
     if kind.languages:
-        return _spaced(tokenizer, model, settings)
+        return _with_space_rules(tokenizer, model, settings)
     prefix = settings.config.get("add_prefix_space")
     prefix = model.adds_prefix if prefix is None else bool(prefix)
     steps: list[normalizers.Normalizer] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
@@ -281,7 +283,7 @@ def languages_among(ids: Mapping[str, int], kind: Kind, settings: Settings) -> L
     config = settings.config
     source = config.get("src_lang") or (kind.language if kind.language in ids else next(iter(ids)))
     last = kind.wrap == "language last" or bool(config.get("legacy_behaviour"))
-    found = Languages(ids, source, config.get("tgt_lang") or "", last, kind.begins)
+    found = Languages(ids, source, config.get("tgt_lang") or "", last, kind.starts_decoder)
     for key, code in (("src_lang", found.source), ("tgt_lang", found.target)):
         if code and code not in ids:
             known = " ".join(ids)
@@ -291,7 +293,7 @@ def languages_among(ids: Mapping[str, int], kind: Kind, settings: Settings) -> L
     return found
 
 
-def wrap(
+def set_post_processor(
     tokenizer: Tokenizer, kind: Kind, settings: Settings, roles: Mapping[str, str], languages: Languages | None
 ) -> None:
     """Sets the special tokens that go around a text or a pair, as the kind's models were trained.
@@ -332,11 +334,11 @@ def wrap(
     }
     form, language = kind.wrap, ""
     if languages is not None:
-        form, language = f"language {'last' if languages.last else 'first'}", languages.source
+        form, language = f"language {'last' if languages.code_last else 'first'}", languages.source
     tokenizer.post_processor = template(*forms[form], BOS=bos, EOS=eos, CLS=cls, SEP=sep, LANG=language)
 
 
-def follow_options(
+def apply_options(
     tokenizer: Tokenizer, settings: Settings, roles: Mapping[str, str], languages: Languages | None
 ) -> None:
     """Makes a tokenizer from a tokenizer.json, in place, do as the tokenizer_config.json beside it says."""
@@ -353,10 +355,10 @@ def follow_options(
         tokenizer.pre_tokenizer = splitter
     ends = settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys()
     if settings.kind and (ends or languages is not None):  # whose code in the file is that of whoever saved it
-        wrap(tokenizer, settings.kind, settings, roles, languages)
+        set_post_processor(tokenizer, settings.kind, settings, roles, languages)
 
 
-def lower_first(tokenizer: Tokenizer) -> bool:
+def prepend_lowercase(tokenizer: Tokenizer) -> bool:
     """Makes a tokenizer, in place, take capitals away before all else; False where it did so already."""
     spec = json.loads(tokenizer.to_str())["normalizer"]
     parts = (spec.get("normalizers") or [spec]) if spec else []

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.errors import TokenizerError
 from tokenizers import Encoding
 
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     type_ids: list[int]
 
 
-def pair_up(text: str | Sequence[str], text_pair: str | Sequence[str] | None) -> Texts:
+def make_pairs(text: str | Sequence[str], text_pair: str | Sequence[str] | None) -> Texts:
     """The texts, or the pairs, that arguments of a tokenizer name, without halves of characters (texts.py).
 
     Raises:
@@ -36,7 +36,7 @@ def pair_up(text: str | Sequence[str], text_pair: str | Sequence[str] | None) ->
     wrong = [type(value).__name__ for value in (*first, *(second or ())) if not isinstance(value, str)]
     if wrong:
         raise TokenizerError(f"A tokenizer takes a text or a list of texts, not a list with a {wrong[0]} in it.")
-    first, second = whole(first), whole(second)
+    first, second = replace_surrogates(first), replace_surrogates(second)
     if second is None:
         return first
     if len(first) != len(second) or isinstance(text, str) != isinstance(text_pair, str):
@@ -115,7 +115,7 @@ def bert_rows(
     return rows
 
 
-def known_ids(ids: Any, size: int) -> np.ndarray:
+def valid_ids(ids: Any, size: int) -> np.ndarray:
     """Those of a text's ids that are ids, from 0 to below `size`: int64 [L]. `ids` is an array, a list or an iterator, or one of them.
 
     Raises:

@@ -64,11 +64,11 @@ class Languages:
     ids: Mapping[str, int]
     source: str
     target: str
-    last: bool
-    begins: bool
+    code_last: bool
+    starts_decoder: bool
 
     @property
-    def writes(self) -> str:
+    def target_or_source(self) -> str:
         """The code of what is written: where none is named that of what is read, as transformers has it."""
         return self.target or self.source
 
@@ -83,21 +83,21 @@ class Languages:
         """The language that a token stands for, "" for others."""
         return next((code for code, number in self.ids.items() if number == token), "")
 
-    def around(self, code: str, end: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def frame_ids(self, code: str, end: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ids before and after a text in a language; `end` is the end token."""
-        return ((), (end, self.id_of(code))) if self.last else ((self.id_of(code),), (end,))
+        return ((), (end, self.id_of(code))) if self.code_last else ((self.id_of(code),), (end,))
 
-    def opening(self, code: str) -> dict[str, int]:
+    def generation_options(self, code: str) -> dict[str, int]:
         """How a decoder is made to write in a language, as an argument of `generate`."""
-        return {"decoder_start_token_id" if self.begins else "forced_bos_token_id": self.id_of(code)}
+        return {"decoder_start_token_id" if self.starts_decoder else "forced_bos_token_id": self.id_of(code)}
 
-    def named(self, settings: Mapping[str, object]) -> str:
+    def language_of(self, settings: Mapping[str, object]) -> str:
         """The language that such an argument in a model's files names, "" if it names none."""
-        token = settings.get("decoder_start_token_id" if self.begins else "forced_bos_token_id")
+        token = settings.get("decoder_start_token_id" if self.starts_decoder else "forced_bos_token_id")
         return self.code_of(token) if isinstance(token, int) else ""
 
 
-def spoken(languages: Languages | None, asked: str) -> Languages:
+def require_languages(languages: Languages | None, asked: str) -> Languages:
     """Those of a tokenizer of which `asked` is wanted; raises a TokenizerError if it has none."""
     if languages is None:
         raise TokenizerError(

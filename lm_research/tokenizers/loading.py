@@ -17,11 +17,11 @@ from lm_research.tokenizers import hf_vocabularies
 from lm_research.tokenizers.base import ROLES, Tokenizer
 from lm_research.tokenizers.chat_template import TEMPLATE
 from lm_research.tokenizers.hf_settings import (
-    PIECES,
-    SENTENCES,
+    SENTENCE_BERT_CONFIG,
+    SENTENCEPIECE_FILES,
     SETTINGS,
+    TOKENIZER_JSON,
     VOCABULARIES,
-    WHOLE,
     Settings,
     read_settings,
 )
@@ -31,12 +31,17 @@ from lm_research.tokenizers.sentencepiece_model import read_model
 from lm_research.tokenizers.sentencepiece_tokenizer import MODEL, SentencePieceTokenizer
 from lm_research.tokenizers.spec import FIX
 
-STARTS = (WHOLE, "vocab.txt", "vocab.json", *PIECES)  # a folder with any of these holds a tokenizer
+STARTS = (
+    TOKENIZER_JSON,
+    "vocab.txt",
+    "vocab.json",
+    *SENTENCEPIECE_FILES,
+)  # a folder with any of these holds a tokenizer
 _LOOKED_FOR = (
-    WHOLE,
+    TOKENIZER_JSON,
     "vocab.txt",
     "vocab.json with merges.txt or with source.spm and target.spm",
-    *PIECES,
+    *SENTENCEPIECE_FILES,
 )
 _NUMBERED = ("two models", "one model")  # vocabularies of numbered_pieces.py
 
@@ -71,10 +76,14 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
         ) from error
     if is_folder:
         path = steps[max(steps)] / "files" if steps else path
-        return tokenizer_from_files(_read(path, WHOLE, *VOCABULARIES, *SETTINGS, SENTENCES, TEMPLATE), str(path))
+        return tokenizer_from_files(
+            _read(path, TOKENIZER_JSON, *VOCABULARIES, *SETTINGS, SENTENCE_BERT_CONFIG, TEMPLATE), str(path)
+        )
     if path.suffix == ".json" and is_file:
-        files = _read(path.parent, *SETTINGS, TEMPLATE) if path.name == WHOLE else {}
-        return tokenizer_from_files(files | {WHOLE: read_bytes(path, error=TokenizerError, fix=FIX)}, str(path))
+        files = _read(path.parent, *SETTINGS, TEMPLATE) if path.name == TOKENIZER_JSON else {}
+        return tokenizer_from_files(
+            files | {TOKENIZER_JSON: read_bytes(path, error=TokenizerError, fix=FIX)}, str(path)
+        )
     return SentencePieceTokenizer.load(path)
 
 
@@ -95,7 +104,7 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> Tokenizer:
       TokenizerError: as load_tokenizer.
     """
     settings = read_settings(files, where)
-    if WHOLE in files and not (settings.kind and settings.kind.vocabulary in _NUMBERED):
+    if TOKENIZER_JSON in files and not (settings.kind and settings.kind.vocabulary in _NUMBERED):
         return HFTokenizer(files, settings)
     if _is_plain(files, settings):
         return SentencePieceTokenizer.from_files(files, where)
@@ -118,7 +127,7 @@ def _is_plain(files: Mapping[str, bytes], settings: Settings) -> bool:
     """
     if MODEL not in files or any(name in files for name in VOCABULARIES if name != MODEL):
         return False
-    if not settings.asked or settings.kind and settings.kind.name != "LlamaTokenizer":
+    if not settings.class_name or settings.kind and settings.kind.name != "LlamaTokenizer":
         return True
     try:
         pieces = read_model(files[MODEL]).pieces

@@ -18,7 +18,7 @@ import numpy as np
 import sentencepiece
 
 from lm_research.common.documents import parse_json
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers import hf_vocabularies
 from lm_research.tokenizers.base import SPACE, Tokenizer
@@ -28,10 +28,10 @@ from lm_research.tokenizers.hf_text import byte_lengths, word_starts
 from lm_research.tokenizers.inputs import Row, Texts
 from lm_research.tokenizers.languages import M2M_100, WMT_21
 from lm_research.tokenizers.sentencepiece_model import NO_PREFIX, read_model
-from lm_research.tokenizers.special_roles import with_stand_ins
+from lm_research.tokenizers.special_roles import with_fallbacks
 from tokenizers import AddedToken
 
-_LONGEST = 512  # tokens that Marian's models take where no file says it
+_MAX_LENGTH = 512  # tokens that Marian's models take where no file says it
 _CODE = re.compile(">>.*?<<", re.DOTALL)
 
 
@@ -50,7 +50,7 @@ class NumberedPieces(Tokenizer):
         names = hf_vocabularies.FILES[kind.vocabulary]
         protos = [files[name] for name in names[:-1]]
         self._reads, self._writes = (_open(files[name], f"{self.name}/{name}") for name in (names[0], names[-2]))
-        self._vocab = _numbers(files[names[-1]], f"{self.name}/{names[-1]}")
+        self._vocab = _read_vocab(files[names[-1]], f"{self.name}/{names[-1]}")
         self.languages, self._has_codes = None, not kind.languages
         spoken: dict[str, int] = {}
         if kind.languages:
@@ -66,10 +66,10 @@ class NumberedPieces(Tokenizer):
         self._splitter, self._named = _splitter(tokens), tokens.keys()
         special = [name for name, token in tokens.items() if token.special]
         self._specials = {self._vocab[name] for name in special} | set(spoken.values())
-        self.roles = with_stand_ins({role: self._vocab[token.content] for role, token in roles.items()})
+        self.roles = with_fallbacks({role: self._vocab[token.content] for role, token in roles.items()})
         self._names = {number: name for name, number in self._vocab.items()}
         self.size = max(self._names) + 1
-        self.max_length = settings.max_length or (_LONGEST if self._has_codes else None)
+        self.max_length = settings.max_length or (_MAX_LENGTH if self._has_codes else None)
         self.padding_side, self.truncation_side = settings.side("padding_side"), settings.side("truncation_side")
         self._spec = {"model": {"type": "Unigram", "byte_fallback": "<0x00>" in self._vocab}}
         kept = (*names, *(name for name in SETTINGS if name != "config.json"), TEMPLATE)
@@ -119,7 +119,7 @@ class NumberedPieces(Tokenizer):
         return _open(self._reads.serialized_model_proto() + NO_PREFIX, self.name)
 
     def _encode(self, model: sentencepiece.SentencePieceProcessor, texts: Sequence[str]) -> list[list[int]]:
-        texts = whole(list(texts))
+        texts = replace_surrogates(list(texts))
         codes = [match.group() if self._has_codes and (match := _CODE.match(text)) else "" for text in texts]
         cut = model.encode([text[len(code) :] for text, code in zip(texts, codes, strict=True)], out_type=str)
         rows = ([code, *pieces] if code else pieces for code, pieces in zip(codes, cut, strict=True))
@@ -206,7 +206,7 @@ def _open(proto: bytes, where: str) -> sentencepiece.SentencePieceProcessor:
         ) from error
 
 
-def _numbers(content: bytes, where: str) -> dict[str, int]:
+def _read_vocab(content: bytes, where: str) -> dict[str, int]:
     """vocab.json: piece -> id."""
     vocab: dict[str, int] = parse_json(content, where, dict[str, Id], error=TokenizerError, fix="Copy it again.")
     if "<unk>" not in vocab:

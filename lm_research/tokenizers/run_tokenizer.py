@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_research.tokenizers.base import Frame, Tokenizer
-from lm_research.tokenizers.hf_settings import PLAIN_CLASS, ROLES, WHOLE, read_settings
+from lm_research.tokenizers.hf_settings import PLAIN_CLASS, ROLES, TOKENIZER_JSON, read_settings
 from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 from tokenizers import processors
 
@@ -24,7 +24,7 @@ _FORMS = {
 }
 
 
-def form_of(kind: str, head: str, objective: str = "") -> str:
+def format_for(kind: str, head: str, objective: str = "") -> str:
     """What a model has learned to see around texts, as `as_read` takes it.
 
     Args:
@@ -37,7 +37,7 @@ def form_of(kind: str, head: str, objective: str = "") -> str:
     return BEFORE if head == "causal_lm" and kind == "decoder" else AROUND
 
 
-def roles_of(tokenizer: Tokenizer, form: str) -> dict[str, int]:
+def roles_for(tokenizer: Tokenizer, form: str) -> dict[str, int]:
     """Role -> id, as `as_read` with this form has them."""
     parts = form == BEFORE and (not tokenizer.adds_special_tokens or _changes(tokenizer, form))
     return {**tokenizer.roles, **(dict.fromkeys(("bos", "eos"), tokenizer.roles["sep"]) if parts else {})}
@@ -45,10 +45,10 @@ def roles_of(tokenizer: Tokenizer, form: str) -> dict[str, int]:
 
 def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer, if texts can name its special tokens, or else one in BERT's form where they can."""
-    return tokenizer if tokenizer.adds_special_tokens else as_read(tokenizer, AROUND, types=True)
+    return tokenizer if tokenizer.adds_special_tokens else with_format(tokenizer, AROUND, types=True)
 
 
-def as_read(tokenizer: Tokenizer, form: str = "", types: bool = False, max_length: int | None = None) -> Tokenizer:
+def with_format(tokenizer: Tokenizer, form: str = "", types: bool = False, max_length: int | None = None) -> Tokenizer:
     """The same tokenizer with special tokens around texts, and files that say so.
 
     Args:
@@ -64,13 +64,13 @@ def as_read(tokenizer: Tokenizer, form: str = "", types: bool = False, max_lengt
     """
     if not tokenizer.adds_special_tokens:
         names = {role: tokenizer.token_name(token) for role, token in tokenizer.roles.items()}
-        return _written(tokenizer, tokenizer.library_spec(), names, {}, form or BEHIND, types, max_length)
+        return _build(tokenizer, tokenizer.library_spec(), names, {}, form or BEHIND, types, max_length)
     config = json.loads(tokenizer.files["tokenizer_config.json"])
     changed = form in (BEFORE, BEHIND) and _changes(tokenizer, form)
     if not changed and config.get("tokenizer_class") != PLAIN_CLASS:
         return tokenizer
     names = {role: config[f"{role}_token"] for role in ROLES if config.get(f"{role}_token")}
-    return _written(tokenizer, tokenizer.library_spec(), names, config, form if changed else "", types, max_length)
+    return _build(tokenizer, tokenizer.library_spec(), names, config, form if changed else "", types, max_length)
 
 
 def _changes(tokenizer: Tokenizer, form: str) -> bool:
@@ -81,7 +81,7 @@ def _changes(tokenizer: Tokenizer, form: str) -> bool:
     return now.tail == (last,) if form == BEFORE else now != Frame((), (last,))
 
 
-def _written(
+def _build(
     tokenizer: Tokenizer,
     spec: dict[str, Any],
     names: dict[str, Any],
@@ -112,7 +112,7 @@ def _written(
     special = {f"{role}_token": name for role, name in names.items()}
     files = {
         **tokenizer.files,
-        WHOLE: json.dumps(spec, ensure_ascii=False).encode(),
+        TOKENIZER_JSON: json.dumps(spec, ensure_ascii=False).encode(),
         "tokenizer_config.json": json.dumps(config).encode(),
         "special_tokens_map.json": json.dumps(special).encode(),
     }

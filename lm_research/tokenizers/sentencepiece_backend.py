@@ -36,7 +36,7 @@ def to_backend(proto: bytes, literal: bool, name: str) -> Tokenizer:
         raise TokenizerError(f"{name}: a sentencepiece model of whole words has no counterpart in tokenizer.json.")
     space = " " if literal else SPACE
     pieces = [(text.replace(SPACE, space), score, sort) for text, score, sort in model.pieces]
-    tokenizer = Tokenizer((_unigram if model.kind == spm.UNIGRAM else _merges)(pieces, model))
+    tokenizer = Tokenizer((_unigram if model.kind == spm.UNIGRAM else _bpe)(pieces, model))
     normalizer = normalizer_of(model, space)
     if normalizer is not None:
         tokenizer.normalizer = normalizer
@@ -68,7 +68,7 @@ def _unigram(pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel
     return Unigram([(piece[0], score_of(*piece)) for piece in pieces], model.unk_id, model.byte_fallback)
 
 
-def _merges(pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel) -> BPE:
+def _bpe(pieces: list[tuple[str, float, int]], model: spm.SentencePieceModel) -> BPE:
     """Merges in the order of what they make (none for a model of characters); of several that make the same, the one that sentencepiece would meet first."""
     vocab = {text: number for number, (text, _, _) in enumerate(pieces)}
     normal = {text: score for text, score, sort in pieces if sort == spm.NORMAL}

@@ -51,14 +51,14 @@ def read_model(data: bytes) -> SentencePieceModel:
     try:
         for number, value in _fields(data):
             if number == 1:
-                piece = dict(_fields(_bytes(value)))
-                (score,) = struct.unpack("<f", _bytes(piece.get(2, bytes(4))))
+                piece = dict(_fields(_as_bytes(value)))
+                (score,) = struct.unpack("<f", _as_bytes(piece.get(2, bytes(4))))
                 sort = piece.get(3, NORMAL)
                 if not isinstance(sort, int):
                     raise ValueError(f"its piece {len(pieces)} is of no known sort")
-                pieces.append((_bytes(piece[1]).decode(), score, sort))
+                pieces.append((_as_bytes(piece[1]).decode(), score, sort))
             elif number in specs:
-                specs[number].update(_fields(_bytes(value)))
+                specs[number].update(_fields(_as_bytes(value)))
     except (IndexError, KeyError, TypeError, AttributeError, struct.error, UnicodeDecodeError) as error:
         raise ValueError("not a sentencepiece model") from error
     trainer, normalizer = specs[_TRAINER], specs[_NORMALIZER]
@@ -73,7 +73,7 @@ def read_model(data: bytes) -> SentencePieceModel:
         kind=kind,
         unk_id=unknown,
         byte_fallback=bool(trainer.get(35, 0)),
-        charsmap=_bytes(normalizer.get(2, b"")),
+        charsmap=_as_bytes(normalizer.get(2, b"")),
         adds_prefix=bool(normalizer.get(3, 1)),
         removes_spaces=bool(normalizer.get(4, 1)),
     )
@@ -165,7 +165,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         yield number, value
 
 
-def _bytes(value: int | bytes) -> bytes:
+def _as_bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
         raise TypeError("a number where there are bytes")
     return value

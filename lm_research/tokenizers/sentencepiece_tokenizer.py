@@ -18,12 +18,12 @@ import numpy as np
 import sentencepiece
 
 from lm_research.common.documents import read_bytes
-from lm_research.common.texts import is_text, whole
+from lm_research.common.texts import is_text, replace_surrogates
 from lm_research.config import TokenizerConfig
 from lm_research.errors import TokenizerError, not_downloaded
 from lm_research.tokenizers.base import ROLES, SPACE, Tokenizer
 from lm_research.tokenizers.chat_template import TEMPLATE
-from lm_research.tokenizers.inputs import known_ids
+from lm_research.tokenizers.inputs import valid_ids
 from lm_research.tokenizers.sentencepiece_backend import to_backend
 from lm_research.tokenizers.sentencepiece_model import NO_PREFIX, read_model
 from lm_research.tokenizers.sentencepiece_training import train_model
@@ -153,7 +153,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Ids of each text, as lists (int) or arrays ("numpy")."""
         if not texts:
             return []
-        texts = whole(list(texts))
+        texts = replace_surrogates(list(texts))
         ids: list[Any] = self._model.encode(texts, return_type=kind)
         if self.keeps_newlines:  # and so keeps everything, but for the character that stands for a space
             for row, text in enumerate(texts):
@@ -167,7 +167,7 @@ class SentencePieceTokenizer(Tokenizer):
         return [*ids[0], *(token for part in ids[1:] for token in literal + part)]
 
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
-        kept = known_ids(ids, self.size)
+        kept = valid_ids(ids, self.size)
         if skip_special_tokens:
             return str(self._model.decode(kept[~self.is_special[kept]].tolist()))
         parts = itertools.groupby(kept.tolist(), key=lambda token: bool(self.is_special[token]))

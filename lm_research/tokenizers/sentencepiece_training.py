@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import sentencepiece
 
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.config import TokenizerConfig
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.base import ROLES
@@ -109,7 +109,7 @@ def sample_lines(texts: Iterable[str]) -> list[str]:
     """Lines spread evenly over the texts: all, or every n-th once they pass MAX_LINES or MAX_CHARACTERS."""
     kept: list[str] = []
     stride, characters = 1, 0
-    for number, line in enumerate(_lines(map(whole, texts))):
+    for number, line in enumerate(_lines(map(replace_surrogates, texts))):
         if number % stride:
             continue
         kept.append(line)

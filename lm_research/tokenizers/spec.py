@@ -98,7 +98,7 @@ def guarded(problem: str, fix: str = FIX) -> Iterator[None]:
         raise TokenizerError(f"{problem} ({reason}). {fix}") from error
 
 
-def in_use(name: str) -> contextlib.AbstractContextManager[None]:
+def guarded_use(name: str) -> contextlib.AbstractContextManager[None]:
     """`guarded` for what a tokenizer does with texts and ids."""
     return guarded(
         f"The tokenizer {name} fails on a text", f"A rule or a token in its files is wrong or missing. {FIX}"
@@ -129,7 +129,7 @@ def check_spec(spec: Any, where: str) -> None:
         )
 
 
-def check_ends(spec: Object, size: int, where: str) -> None:
+def check_special_ids(spec: Object, size: int, where: str) -> None:
     """Raises a TokenizerError if what goes around texts has an id that no token has."""
     highest = _highest_id(spec.get("post_processor"))
     if highest >= size:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_research.errors import TokenizerError
-from lm_research.tokenizers.base import ROLES as USUAL_NAMES
+from lm_research.tokenizers.base import ROLES as DEFAULT_NAMES
 from lm_research.tokenizers.hf_settings import Kind, Settings
 from tokenizers import Tokenizer
 
 # Whose place each role takes when a tokenizer has none of its own, first come.
-_STAND_INS = {"cls": ("bos",), "bos": ("cls",), "sep": ("eos",), "eos": ("sep",), "pad": ("eos", "sep")}
+_FALLBACKS = {"cls": ("bos",), "bos": ("cls",), "sep": ("eos",), "eos": ("sep",), "pad": ("eos", "sep")}
 
 
 def add_tokens(backend: Tokenizer, kind: Kind | None, settings: Settings, whole: bool) -> dict[str, str]:
@@ -27,14 +27,14 @@ def add_tokens(backend: Tokenizer, kind: Kind | None, settings: Settings, whole:
     vocab = backend.get_vocab()
     roles = {role: token for role, token in settings.roles.items() if token is not None}
     if whole:  # which may lack a token that its class usually has
-        stated = {role for role in roles if role in settings.stated}
+        stated = {role for role in roles if role in settings.stated_roles}
         roles = {role: token for role, token in roles.items() if role in stated or token.content in vocab}
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     fresh = [token for token in (*roles.values(), *settings.extra) if token.content not in known]
     backend.add_special_tokens(fresh)
     own = {role: token.content for role, token in roles.items()}
     if kind is None:  # roles go by the names that they usually have
-        for role, names in {**USUAL_NAMES, "eos": ("<|endoftext|>",)}.items():
+        for role, names in {**DEFAULT_NAMES, "eos": ("<|endoftext|>",)}.items():
             found = [name for name in names if name in vocab]
             if role not in settings.roles and found:
                 own[role] = found[0]
@@ -58,7 +58,7 @@ def _gives_types(processor: Any) -> bool:
     return processor["type"] == "BertProcessing" or any(part.get("Sequence", {}).get("type_id") for part in pair)
 
 
-def with_stand_ins(roles: Mapping[str, int]) -> dict[str, int]:
+def with_fallbacks(roles: Mapping[str, int]) -> dict[str, int]:
     """Role -> id, of roles that others stand in for too."""
-    found = {role: [other for other in others if other in roles] for role, others in _STAND_INS.items()}
+    found = {role: [other for other in others if other in roles] for role, others in _FALLBACKS.items()}
     return {role: roles[others[0]] for role, others in found.items() if others} | dict(roles)

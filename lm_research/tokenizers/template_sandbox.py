@@ -24,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
 
 SECONDS = 3.0  # of a processor; templates in use need thousandths
-MOST_CHARACTERS = 2**27  # that a rendering makes, steps in between included, and
+MAX_CHARACTERS = 2**27  # that a rendering makes, steps in between included, and
 _LONGEST = 2**24  # of one value
 _ITEM = 16  # characters that an item of a list counts for, and
 _OBJECT = 64  # that a new object does
@@ -40,7 +40,7 @@ _COMPARE = "== eq equalto != ne > gt greaterthan >= ge < lt lessthan <= le in".s
 
 class _Budget:
     def __init__(self) -> None:
-        self.room, self.end = MOST_CHARACTERS, time.thread_time() + SECONDS
+        self.room, self.end = MAX_CHARACTERS, time.thread_time() + SECONDS
 
     def spend(self, size: int) -> None:
         self.room -= size
@@ -291,25 +291,25 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
 
 @pass_context
-def _each(context: Context, items: Iterable[Any]) -> Iterator[Any]:
+def _count_items(context: Context, items: Iterable[Any]) -> Iterator[Any]:
     for item in items:
         _spend(1)
         yield item
 
 
 @pass_context
-def _written(context: Context, value: Any) -> Any:
+def _count_output(context: Context, value: Any) -> Any:
     return _sized(_weigh(value))
 
 
 @pass_context
-def _joined(context: Context, parts: list[Any]) -> str:
+def _count_joined(context: Context, parts: list[Any]) -> str:
     _budget.get().weigh(parts)
     return (markup_join if context.eval_ctx.autoescape else str_join)(parts)
 
 
 # They take the context so that Jinja does not call them when it compiles a template.
-_COUNTERS = {"each item": _each, "written": _written, "joined": _joined}
+_COUNTERS = {"each item": _count_items, "written": _count_output, "joined": _count_joined}
 
 
 class _Counted(NodeTransformer):

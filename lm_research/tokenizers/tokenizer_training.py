@@ -48,7 +48,7 @@ def learn_tokenizer(
       texts, config: see `train_model` and `train_tokenizer`, which raise.
       path: of the sentencepiece model that the kinds of that library leave.
     """
-    with _told(config, log, path.parent) as words:
+    with _report_progress(config, log, path.parent) as words:
         if config.type in LIBRARY_KINDS:
             return train_tokenizer(texts, config)
         return SentencePieceTokenizer.train(texts, config, path, words)
@@ -84,13 +84,13 @@ def tokenizer_key(config: TokenizerConfig, *names: str, prepare: Prepare = lambd
 
 
 @contextlib.contextmanager
-def _told(config: TokenizerConfig, log: Callable[[str], None], folder: pathlib.Path) -> Iterator[IO[bytes]]:
+def _report_progress(config: TokenizerConfig, log: Callable[[str], None], folder: pathlib.Path) -> Iterator[IO[bytes]]:
     """Tells how long a training takes and what the trainer wrote last; the value is the file for that, a nameless one in `folder`."""
     title, started, done = f"Training the tokenizer ({config.type})", time.monotonic(), threading.Event()
 
     def tell(file: int) -> None:
         while not done.wait(_LINE_SECONDS):
-            log(f"{title}: {time.monotonic() - started:.0f} s. {_last_words(file)}".rstrip())
+            log(f"{title}: {time.monotonic() - started:.0f} s. {_last_log_line(file)}".rstrip())
 
     log(f"{title} of {config.vocab_size:,} pieces.")
     with tempfile.TemporaryFile(dir=folder) as words:
@@ -103,7 +103,7 @@ def _told(config: TokenizerConfig, log: Callable[[str], None], folder: pathlib.P
             teller.join()
 
 
-def _last_words(file: int) -> str:
+def _last_log_line(file: int) -> str:
     """The last whole line of sentencepiece's log (`I0000 ... file.cc:461] EM sub_iter=0 size=55407 ...`), or ""."""
     size = os.fstat(file).st_size
     lines = os.pread(file, 2000, max(0, size - 2000)).decode(errors="replace").split("\n")[:-1]
@@ -160,7 +160,7 @@ def _train_wordpiece(lines: list[str], config: TokenizerConfig) -> dict[str, byt
     alphabet = _alphabet(lines, backend.normalizer, config.vocab_size - len(special))
     # The library numbers the pieces that go on with a word in the order of a hash table that differs from process to
     # process, and breaks ties between merges by number. Given beforehand, as if they were special, they have fixed ones.
-    pinned = [*special, *alphabet, *(f"##{character}" for character in alphabet if _goes_on(character))]
+    pinned = [*special, *alphabet, *(f"##{character}" for character in alphabet if _continues_words(character))]
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size,
         min_frequency=_MIN_COUNT,
@@ -194,7 +194,7 @@ def _alphabet(lines: list[str], normalizer: normalizers.Normalizer, room: int) -
     total, covered, forms = sum(counts[character] for character in found), 0, 0
     kept: list[str] = []
     for character in found:
-        forms += 1 + _goes_on(character)
+        forms += 1 + _continues_words(character)
         if covered >= _COVERAGE * total or forms > room:
             break
         kept.append(character)
@@ -202,7 +202,7 @@ def _alphabet(lines: list[str], normalizer: normalizers.Normalizer, room: int) -
     return sorted(kept)
 
 
-def _goes_on(character: str) -> bool:
+def _continues_words(character: str) -> bool:
     """Whether WordPiece can find a character inside a word: not punctuation, nor an ideograph, which stands alone."""
     return character.isalnum() and not ("\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff")
 

@@ -65,7 +65,7 @@ def word_windows(sizes: Sequence[int], room: int, stride: int) -> list[WordWindo
     ]
 
 
-def context_rooms(tokenizer: Tokenizer, questions: Sequence[str], max_length: int) -> list[int]:
+def max_context_tokens(tokenizer: Tokenizer, questions: Sequence[str], max_length: int) -> list[int]:
     """Tokens that a row of max_length has left for the context beside each question; below 0 where even that is too long."""
     special = tokenizer.num_special_tokens(pair=True)
     encoded = tokenizer.encodings(questions, add_special_tokens=False)

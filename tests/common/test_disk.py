@@ -26,7 +26,7 @@ def test_a_write_without_room_names_file_reason_room_and_fix(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(8_388_608, 8_000_000, 388_608))
 
     def action() -> None:
-        with open(FULL, "w") as file, disk.naming("/runs/a/metrics.jsonl"):
+        with open(FULL, "w") as file, disk.with_filename("/runs/a/metrics.jsonl"):
             file.write("x")
             file.flush()
 
@@ -98,7 +98,7 @@ def test_other_errors_stay_what_they_are(capsys: pytest.CaptureFixture[str]) -> 
 def test_what_is_not_lost_is_said() -> None:
     with (
         pytest.raises(disk.DiskError) as caught,
-        disk.keeping(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")),
+        disk.reporting_disk_errors(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")),
     ):
         error = OSError(errno.EDQUOT, "")
         error.add_note("A checkpoint takes about 3 MB.")
@@ -114,7 +114,7 @@ def test_what_is_not_lost_is_said_of_errors_that_were_told_already() -> None:
     """Of those about writing alone: what is said of a file that cannot be read stays as it is."""
 
     def fail(number: int) -> None:
-        with disk.keeping(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")):
+        with disk.reporting_disk_errors(lambda: "Checkpoint 6 is whole.", pathlib.Path("/runs/a")):
             raise UserError("Weights cannot be written.") from OSError(number, os.strerror(number))
 
     with pytest.raises(disk.DiskError, match=r"^Weights cannot be written\. Checkpoint 6 is whole\.$"):
@@ -170,26 +170,26 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path: pathlib.Path) -> None:
     ("number", "words"), [(999, "999 bytes"), (1_234_567, "1.23 MB"), (5.4e9, "5.4 GB"), (2e15, "2,000 TB")]
 )
 def test_sizes(number: float, words: str) -> None:
-    assert disk.size(number) == words
+    assert disk.format_size(number) == words
 
 
 def test_room_of_what_is_not_there_yet(tmp_path: pathlib.Path) -> None:
-    assert re.fullmatch(r"[\d.,]+ \w+ of [\d.,]+ \w+ are free", disk.room(tmp_path / "a" / "b"))
+    assert re.fullmatch(r"[\d.,]+ \w+ of [\d.,]+ \w+ are free", disk.free_space(tmp_path / "a" / "b"))
 
 
 def test_errors_of_shutil_have_their_number_in_words_alone(tmp_path: pathlib.Path) -> None:
     error = shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")])  # as copytree raises it
-    assert disk.why(error, tmp_path).startswith("No space left on device (")
+    assert disk.describe_os_error(error, tmp_path).startswith("No space left on device (")
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "made" / "folder"
-    with pytest.raises(ZeroDivisionError), disk.whole_folder(target) as temporary:
+    with pytest.raises(ZeroDivisionError), disk.atomic_folder(target) as temporary:
         (temporary / "half").touch()
         1 / 0  # noqa: B018
     assert list(target.parent.iterdir()) == []
     for content in ("first", "second"):  # the second process finds the first one's, which stays
-        with disk.whole_folder(target) as temporary:
+        with disk.atomic_folder(target) as temporary:
             assert not (temporary / "file").exists()
             (temporary / "file").write_text(content)
     assert [path.name for path in target.parent.iterdir()] == ["folder"] and (target / "file").read_text() == "first"

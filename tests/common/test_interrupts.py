@@ -23,8 +23,8 @@ def stuck(*_, **__):
 """
 MOMENTS = {
     "learning a vocabulary": "from lm_research.tokenizers.sentencepiece_training import sentencepiece\nsentencepiece.SentencePieceTrainer.train = stuck",
-    "reading": "import time\nfrom lm_research.data import spool\n"
-    "spool._shards = lambda *_: (pathlib.Path(os.environ['THERE']).touch(), time.sleep(60))",
+    "reading": "import time\nfrom lm_research.data import ingest\n"
+    "ingest._shards = lambda *_: (pathlib.Path(os.environ['THERE']).touch(), time.sleep(60))",
     "compiling": "from lm_research.run import learner\nlearner.compile_step = stuck",
 }
 
@@ -113,7 +113,7 @@ if not child:
 os.kill(child, signal.SIGTERM)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 time.sleep(1.5 * leaving.GRACE)
-print("still here", leaving.asked())
+print("still here", leaving.signal_received())
 """
     root = str(pathlib.Path(__file__).parents[2])
     done = subprocess.run(

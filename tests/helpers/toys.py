@@ -25,7 +25,7 @@ class ByteTokenizer(Tokenizer):
 
     roles = {"eos": 256}
     size = 257
-    ends_texts = False
+    adds_end_token = False
 
     def __call__(self, texts: str | Sequence[str], **options: Any) -> dict[str, np.ndarray]:
         rows = [self.encode(text) for text in ([texts] if isinstance(texts, str) else texts)]

@@ -15,7 +15,7 @@ from lm_research.tokenizers.chat_answers import answer_ids, find_answers
 from lm_research.tokenizers.chat_template import chat_spans, chat_text
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
-from lm_research.tokenizers.special_tokens import ids_behind, ids_within
+from lm_research.tokenizers.special_tokens import continuation_ids, text_ids
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "chat_goldens" / "chats.json").read_text(encoding="utf-8"))
 TALK = [
@@ -112,10 +112,10 @@ def test_an_answer_goes_on_with_its_prompt(legacy: bool, tmp_path: pathlib.Path)
     """Together the ids of both as one text: Llama's kind puts no space before the answer that is not there."""
     tokenizer = load(tmp_path, "", "llama", legacy=legacy)
     for prompt, answer in (("God said", " light</s>"), ("God said:\n", "light"), ("", "light")):
-        both = ids_within(tokenizer, prompt) + ids_behind(tokenizer, prompt, answer)
-        assert both == ids_within(tokenizer, prompt + answer)
+        both = text_ids(tokenizer, prompt) + continuation_ids(tokenizer, prompt, answer)
+        assert both == text_ids(tokenizer, prompt + answer)
     # A token of both together would reach across.
-    assert ids_within(tokenizer, "the ear") + ids_behind(tokenizer, "the ear", "th") != ids_within(
+    assert text_ids(tokenizer, "the ear") + continuation_ids(tokenizer, "the ear", "th") != text_ids(
         tokenizer, "the earth"
     )
-    assert tokenizer.decode(ids_behind(tokenizer, "the ear", "th")) == "th"
+    assert tokenizer.decode(continuation_ids(tokenizer, "the ear", "th")) == "th"

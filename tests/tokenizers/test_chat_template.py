@@ -237,7 +237,7 @@ def test_templates_are_bounded_in_time_and_size_in_any_thread(
 ) -> None:
     """Each of these would take hours or gigabytes, or leave the sandbox; the limits are lowered to make the test quick."""
     monkeypatch.setattr(template_sandbox, "SECONDS", 0.2)
-    monkeypatch.setattr(template_sandbox, "MOST_CHARACTERS", 2**22)
+    monkeypatch.setattr(template_sandbox, "MAX_CHARACTERS", 2**22)
     with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(UserError) as caught:
         pool.submit(chat_text, tokenizer(tmp_path), TALK, template=template).result()
     message = str(caught.value)

@@ -56,7 +56,7 @@ def test_padding(left: bool, length: int, ids: list[list[int]]) -> None:
 class Parts:
     """A tokenizer that gives no offsets; a text's tokens are its characters' codes, and spaces are none."""
 
-    gives_offsets = False
+    supports_offsets = False
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [[ord(letter) for letter in text if letter != " "] for text in texts]

@@ -8,7 +8,7 @@ import pytest
 
 from lm_research.config import TokenizerConfig
 from lm_research.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
-from lm_research.tokenizers.special_tokens import ids_within
+from lm_research.tokenizers.special_tokens import text_ids
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
 
 TEXTS = ["the king went over the river", "the queen said that all was good"] * 20
@@ -19,7 +19,7 @@ def test_a_plain_tokenizer_ends_texts_and_puts_nothing_before_them(tmp_path: pat
         TEXTS, TokenizerConfig(type="bpe", vocab_size=300), tmp_path / "tokenizer.model"
     )
     assert tokenizer.frame == tokenizer.target_frame == ((), (tokenizer.eos_id,))
-    assert ids_within(tokenizer, "the king") == tokenizer.encode("the king")
+    assert text_ids(tokenizer, "the king") == tokenizer.encode("the king")
 
 
 @pytest.mark.parametrize(("kind", "size"), [("wordpiece", 64), ("byte_bpe", 270)])
@@ -27,10 +27,10 @@ def test_frame_and_text_are_what_calling_the_tokenizer_gives(kind: str, size: in
     tokenizer = train_tokenizer(TEXTS, TokenizerConfig(type=kind, vocab_size=size))
     head, tail = tokenizer.frame
     whole = tokenizer("the king")["input_ids"][0].tolist()
-    assert [*head, *ids_within(tokenizer, "the king"), *tail] == whole
+    assert [*head, *text_ids(tokenizer, "the king"), *tail] == whole
     assert head == (tokenizer.cls_id,) and tail == (tokenizer.sep_id,)
 
 
 def test_special_tokens_that_a_text_names_count_as_such() -> None:
     tokenizer = train_tokenizer(TEXTS, TokenizerConfig(type="wordpiece", vocab_size=64))
-    assert ids_within(tokenizer, "[SEP]") == [tokenizer.sep_id] != tokenizer.encode("[SEP]")
+    assert text_ids(tokenizer, "[SEP]") == [tokenizer.sep_id] != tokenizer.encode("[SEP]")

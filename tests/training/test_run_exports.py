@@ -30,7 +30,7 @@ from lm_research.models.families import FAMILIES, define_model
 from lm_research.pretrained import LanguageModel
 from lm_research.tokenizers.chat_template import TEMPLATE, chat_ids
 from lm_research.tokenizers.loading import load_tokenizer, tokenizer_from_files
-from lm_research.tokenizers.run_tokenizer import AROUND, BEFORE, as_read
+from lm_research.tokenizers.run_tokenizer import AROUND, BEFORE, with_format
 
 GOLDEN = json.loads(GOLDENS.read_text(encoding="utf-8"))
 
@@ -55,7 +55,7 @@ def test_ids_of_training_are_those_that_transformers_gives(vocabulary: str) -> N
     for number, text in enumerate(TEXTS):
         if number not in named:
             assert found[number] == expected[number], text
-    assert as_read(trained(vocabulary), AROUND).encode_batch(TEXTS) == found  # those too
+    assert with_format(trained(vocabulary), AROUND).encode_batch(TEXTS) == found  # those too
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -114,7 +114,7 @@ def test_a_chat_template_goes_with_the_tokenizer(vocabulary: str, tmp_path: path
     folder = tmp_path / "run"
     trained(vocabulary).save_files(folder)
     (folder / TEMPLATE).write_text(template)
-    tokenizer = as_read(load_tokenizer(folder), BEFORE)
+    tokenizer = with_format(load_tokenizer(folder), BEFORE)
     tokenizer.save_files(tmp_path / "model")
     assert (tmp_path / "model" / TEMPLATE).read_text() == template
     expected = [*tokenizer.encode("old king"), tokenizer.eos_id, *tokenizer.encode("the")]
@@ -127,5 +127,5 @@ def test_a_tokenizer_of_a_published_class_stays_what_it_is(tmp_path: pathlib.Pat
     files = {name: tokenizer.files[name] for name in ("vocab.txt", "tokenizer.json")}
     files["tokenizer_config.json"] = b'{"tokenizer_class": "BertTokenizer"}'
     published = tokenizer_from_files(files, "published")
-    assert as_read(published, AROUND) is published and as_read(published) is published
-    assert as_read(published, BEFORE)("the king")["input_ids"][0, 0] == published.sep_id
+    assert with_format(published, AROUND) is published and with_format(published) is published
+    assert with_format(published, BEFORE)("the king")["input_ids"][0, 0] == published.sep_id

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from typing import Literal
 
-from lm_research.common.texts import whole
+from lm_research.common.texts import replace_surrogates
 from lm_research.config import CleanConfig
 from lm_research.data.cleaning import scripts, scrub
 from lm_research.errors import ConfigError
@@ -51,7 +51,7 @@ class Cleaner:
 
     def __call__(self, text: str) -> Cleaned:
         """Characters that UTF-8 cannot hold (halves of surrogate pairs) become question marks whatever the config says."""
-        text = whole(text)
+        text = replace_surrogates(text)
         if self._clean.unicode != "none":
             text = normalize(text, "NFC" if self._clean.unicode == "NFC" else "NFKC")
         scrubbed = (0,) * len(scrub.KINDS)

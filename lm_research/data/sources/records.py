@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-from lm_research.common.disk import naming
+from lm_research.common.disk import with_filename
 from lm_research.common.documents import json_value
 from lm_research.data.sources.files import DAMAGE, SourceFile, unpacks_too_far
 from lm_research.data.sources.problems import Problems
@@ -33,7 +33,7 @@ def read_json_lines(file: SourceFile, key: str | None, problems: Problems) -> It
             continue
         where = f"{file.path}, line {number}"
         try:
-            record = json_value(line, halves=functools.partial(problems.halves, where))
+            record = json_value(line, on_surrogates=functools.partial(problems.halves, where))
         except ValueError as error:
             problems.found(
                 f"{where} is not JSON ({error})",
@@ -206,7 +206,9 @@ def _text_of_record(record: bytes, key: str | None, where: str, problems: Proble
         if not key:
             return record.decode("utf-8")
         if record.lstrip().startswith(b"{"):
-            return _field(json_value(record, halves=functools.partial(problems.halves, where)), key, where, problems)
+            return _field(
+                json_value(record, on_surrogates=functools.partial(problems.halves, where)), key, where, problems
+            )
         features = _example_features(record)
         if key not in features:
             problems.found(f"{where} has no feature {key!r}; its features: {', '.join(features) or 'none'}")
@@ -278,7 +280,7 @@ def _local(file: SourceFile) -> Iterator[pathlib.Path]:
         file.open().close()  # the libraries would wait for a pipe
         yield file.path
         return
-    with tempfile.NamedTemporaryFile(suffix=".array_record") as copy, naming(copy.name):
+    with tempfile.NamedTemporaryFile(suffix=".array_record") as copy, with_filename(copy.name):
         with file.open() as stream:
             shutil.copyfileobj(stream, copy)
         copy.flush()
