@@ -29,8 +29,8 @@ from lm_research.common.documents import json_value, short
 from lm_research.common.flags import Parser
 from lm_research.common.paths import path_of
 from lm_research.common.texts import is_text
-from lm_research.config import Config, check_key, describe, find, lay, loading, resolve
-from lm_research.config.draft import given
+from lm_research.config import Config, check_key, describe, find, loading, overlay, resolve
+from lm_research.config.draft import set_values
 from lm_research.config.registries import VARIANTS
 from lm_research.config.schema import names, not_of
 from lm_research.config.variants import import_plugins
@@ -373,7 +373,7 @@ def directory(text: str, flag: str = "--workdir") -> Path:
 
 def _apply(loaded: ConfigDict, overrides: Mapping[str, str]) -> Mapping[str, Any]:
     """`loaded` with the values of `--config.SECTION.KEY` flags, parsed by type, laid over it: first those that choose whose keys there are."""
-    values: Mapping[str, Any] = given(loaded)
+    values: Mapping[str, Any] = set_values(loaded)
     choosers = {f"{section}.{registry.chooser}" for section, registry in VARIANTS.items()}
     for first in (True, False):
         changes: dict[str, Any] = {}
@@ -381,7 +381,7 @@ def _apply(loaded: ConfigDict, overrides: Mapping[str, str]) -> Mapping[str, Any
             section = name.partition(".")[0]
             variant = VARIANTS[section].chosen(values.get(section)) if section in VARIANTS and not first else None
             changes[name] = find(name, variant).parse(overrides[name])
-        values = lay(values, changes)
+        values = overlay(values, changes)
     return values
 
 

@@ -24,7 +24,7 @@ from lm_research.errors import STOPPED_BY_SIGNAL
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GOES_ON = "goes on from there"
-_exit = os._exit  # a config file that is run may have no other way out, see `blamed`
+_exit = os._exit  # a config file that is run may have no other way out, see `locate_errors`
 GRACE = 1.0  # seconds
 
 

@@ -9,13 +9,13 @@ beside their code, which registers them (variants.py).
 
 from __future__ import annotations
 
-from lm_research.config.budget import Budget, budget, timed
+from lm_research.config.budget import Budget, has_time_budget, parse_budget
 from lm_research.config.corpus import CleanConfig, DataConfig, TokenizerConfig
 from lm_research.config.draft import default_config
 from lm_research.config.keys import Section, key
 from lm_research.config.learning import LoraConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from lm_research.config.model import ModelConfig
-from lm_research.config.resolving import by_key, dumps, lay, replace, resolve, to_dict
+from lm_research.config.resolving import by_key, dumps, overlay, replace, resolve, to_dict
 from lm_research.config.run import Config
 from lm_research.config.running import (
     CheckpointConfig,
@@ -48,7 +48,7 @@ __all__ = [
     "TaskConfig",
     "TokenizerConfig",
     "TrainConfig",
-    "budget",
+    "parse_budget",
     "by_key",
     "check_key",
     "default_config",
@@ -56,11 +56,11 @@ __all__ = [
     "dumps",
     "find",
     "key",
-    "lay",
+    "overlay",
     "profile_range",
     "replace",
     "resolve",
-    "timed",
+    "has_time_budget",
     "to_dict",
     "tracker_names",
     "walk",

@@ -31,7 +31,7 @@ class Budget:
     unit: str
 
 
-def budget(config: Config) -> Budget | None:
+def parse_budget(config: Config) -> Budget | None:
     """train.budget, or None where the run goes by steps; raises a ConfigError if it is not an amount with a unit."""
     text = (config.train.budget or "").strip()
     if not text:
@@ -52,7 +52,7 @@ def budget(config: Config) -> Budget | None:
     return Budget(amount * factor, kind)
 
 
-def timed(config: Config) -> bool:
+def has_time_budget(config: Config) -> bool:
     """Whether a budget of time, and not train.num_steps, ends the run."""
-    found = budget(config)
+    found = parse_budget(config)
     return found is not None and found.unit == "seconds"

@@ -117,7 +117,7 @@ def _as_dicts(value: Any) -> Any:
     return value
 
 
-def given(values: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+def set_values(values: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     """The values of a config as nested dicts; of a draft's sections with variants those that have been set."""
     if isinstance(values, Draft):
         return dict(values.plain(whole=False))

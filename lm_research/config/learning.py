@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
-from lm_research.config.budget import budget
+from lm_research.config.budget import parse_budget
 from lm_research.config.keys import Section, key
 from lm_research.errors import ConfigError
 
@@ -138,7 +138,7 @@ class TrainConfig(Section):
                 f"train.batch_size={self.batch_size} cannot be divided into train.accumulation_steps="
                 f"{self.accumulation_steps} equal micro-batches. Use a multiple of {self.accumulation_steps}."
             )
-        budget(config)
+        parse_budget(config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from lm_research.common import interrupts
 from lm_research.common.documents import parse_json, read_bytes
 from lm_research.common.paths import FILE, kind, path_of
 from lm_research.config import stored
-from lm_research.config.draft import default_config, given
+from lm_research.config.draft import default_config, set_values
 from lm_research.config.registries import VARIANTS
 from lm_research.config.schema import check_key, names, sections
 from lm_research.errors import ConfigError, UserError, suggest
@@ -112,7 +112,7 @@ def _run_python(path: Path, text: str, argument: str | None) -> Mapping[str, Any
     module = types.ModuleType("config_file")
     module.__file__ = str(path.resolve())
     linecache.checkcache(module.__file__)
-    with _importable(path.resolve()), blamed(path):
+    with _importable(path.resolve()), locate_errors(path):
         exec(compile(text, module.__file__, "exec"), module.__dict__)
         get_config = getattr(module, "get_config", None)
         if not callable(get_config):
@@ -126,7 +126,7 @@ def _run_python(path: Path, text: str, argument: str | None) -> Mapping[str, Any
                 f"get_config() returned {type(result).__name__}, not a ConfigDict.{hint} Start from "
                 "lm_research.config.default_config(), change it and return it."
             )
-        return given(result)
+        return set_values(result)
 
 
 def _check_call(path: Path, get_config: Callable[..., Any], arguments: list[str]) -> None:
@@ -170,7 +170,7 @@ def _importable(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def blamed(path: Path) -> Iterator[None]:
+def locate_errors(path: Path) -> Iterator[None]:
     """Turn whatever a config file, or another program of the user's, raises into a ConfigError with file and line.
 
     So is what would end Python at once, which would look like success.

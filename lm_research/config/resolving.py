@@ -10,7 +10,7 @@ from typing import Any
 
 from lm_research.common.documents import short
 from lm_research.config import schema
-from lm_research.config.draft import given
+from lm_research.config.draft import set_values
 from lm_research.config.keys import keys_of, plain
 from lm_research.config.registries import VARIANTS
 from lm_research.config.run import Config
@@ -38,11 +38,11 @@ def resolve(values: Mapping[str, Any]) -> Config:
 
 def build(values: Mapping[str, Any]) -> Config:
     """The config of values, each checked by itself; raises like `resolve`, but for combinations."""
-    values = given(values)
+    values = set_values(values)
     top = keys_of(Config, "")
     found: Tree = {name: key.check(values[name]) for name, key in top.items() if name in values}
     import_plugins(found.get("plugins", ()))
-    if objective := of_task(values):
+    if objective := objective_of_task(values):
         values["objective"] = _for_task(values.get("objective") or {}, objective)
     for name, content in values.items():
         if name in top:
@@ -84,7 +84,7 @@ def _variant(registry: Variants[Any], content: Mapping[str, Any]) -> Any:
     return registry.make(name, **{leaf: keys[leaf].check(value) for leaf, value in rest.items()})
 
 
-def of_task(values: Mapping[str, Any]) -> str | None:
+def objective_of_task(values: Mapping[str, Any]) -> str | None:
     """The objective that the task of values reads the settings of, if it is one that does."""
     registry = VARIANTS["task"]
     task = registry.chosen(values.get("task"))
@@ -99,7 +99,7 @@ def _for_task(content: Mapping[str, Any], objective: str) -> Tree:
     return {**kept, registry.chooser: objective}
 
 
-def lay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
+def overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
     """Values with changes, by dotted key, laid over them.
 
     Where a change chooses another variant, the keys that only the former one has go: whoever gave them gave them for it.
@@ -151,7 +151,7 @@ def replace(config: Config, **sections: Any) -> Config:
     for section, content in sections.items():
         inside = isinstance(content, Mapping)
         changes |= {f"{section}.{leaf}": value for leaf, value in content.items()} if inside else {section: content}
-    return resolve(lay(to_dict(config), changes))
+    return resolve(overlay(to_dict(config), changes))
 
 
 def to_dict(config: Config) -> dict[str, Any]:

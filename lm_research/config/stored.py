@@ -12,7 +12,7 @@ from typing import Any
 from lm_research.config import schema
 from lm_research.config.keys import Key, keys_of
 from lm_research.config.registries import VARIANTS
-from lm_research.config.resolving import Tree, build, of_task, to_dict
+from lm_research.config.resolving import Tree, build, objective_of_task, to_dict
 from lm_research.config.run import Config
 from lm_research.config.variants import import_plugins
 
@@ -92,7 +92,7 @@ def migrated(values: Mapping[str, Any]) -> Mapping[str, Any]:
     found: Tree = dict(values)
     for section, registry in VARIANTS.items():
         content = values.get(section) or {}
-        name = (of_task(values) if section == "objective" else None) or registry.chosen(content)
+        name = (objective_of_task(values) if section == "objective" else None) or registry.chosen(content)
         if name is None:
             found[section] = None
             continue

@@ -96,7 +96,7 @@ def _read(path: pathlib.Path) -> Any:
     if path.suffix == ".py":
         if kind(path) != FILE:
             raise ConfigError(f"{path} is {kind(path)}. Give a file.")
-        with loading.blamed(path):
+        with loading.locate_errors(path):
             return {"tasks": runpy.run_path(str(path.resolve())).get("TASKS")}
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise ConfigError(f"{path} is no suite: one is a .yaml, .json or .py file.")

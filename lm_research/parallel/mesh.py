@@ -78,7 +78,7 @@ def describe_mesh(shape: Sequence[int]) -> str:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over all devices (or the given ones), with automatic (GSPMD) axes."""
     devices = list(devices if devices is not None else jax.devices())
-    return lay(mesh_shape(config, len(devices)), devices, num_slices(config, devices))
+    return arrange_devices(mesh_shape(config, len(devices)), devices, num_slices(config, devices))
 
 
 def named_mesh(text: str) -> Mesh:
@@ -115,7 +115,7 @@ def num_slices(config: MeshConfig, devices: Sequence[jax.Device]) -> int:
     return asked
 
 
-def lay(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int = 1) -> Mesh:
+def arrange_devices(shape: tuple[int, ...], devices: Sequence[jax.Device], slices: int = 1) -> Mesh:
     """Devices in the order that gives each axis the shortest links.
 
     Args:

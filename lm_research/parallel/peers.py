@@ -46,7 +46,7 @@ class Peers:
         """Begins to listen, in a thread.
 
         Args:
-          connections: by process number, as roll_call returns them.
+          connections: by process number, as join_rendezvous returns them.
           on_loss: called in that thread some time after the first news.
         """
         self.news: News | None = None

@@ -33,7 +33,7 @@ from lm_research.common.documents import whole_number
 from lm_research.config.run_files import newest_step
 from lm_research.errors import BUG, REPORTED_ERRORS, STOPPED_BY_SIGNAL, UserError
 from lm_research.parallel.peers import Peers, heartbeats_end
-from lm_research.parallel.rendezvous import PodError, roll_call
+from lm_research.parallel.rendezvous import PodError, join_rendezvous
 
 # Limits in seconds, each with the variable that changes it.
 START = ("LM_RESEARCH_START_SECONDS", 300.0)  # for all processes to come
@@ -73,7 +73,7 @@ class ProcessInfo:
     process_id: int
 
 
-def seconds_of(limit: tuple[str, float]) -> float:
+def timeout_seconds(limit: tuple[str, float]) -> float:
     """A limit: the value of its variable, or its default; raises a PodError if that is no positive number."""
     name, default = limit
     text = os.environ.get(name, "")
@@ -100,7 +100,7 @@ def find_process() -> ProcessInfo | None:
     # Public jax finds these only while it connects, and then it is too late to say who is missing.
     from jax._src.clusters import ClusterEnv
 
-    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(seconds_of(START)))
+    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout_seconds(START)))
     coordinator, num_processes, process_id, _ = found
     if coordinator is None or not num_processes or num_processes == 1 or process_id is None:
         return None
@@ -154,10 +154,10 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
     if place is None:
         yield True
         return
-    connections = roll_call(place.coordinator, place.num_processes, place.process_id, seconds_of(START))
+    connections = join_rendezvous(place.coordinator, place.num_processes, place.process_id, timeout_seconds(START))
     leave = functools.partial(_leave_lost, place, workdir)
     _peers.append(Peers(connections, leave))
-    _peers[-1].patience = seconds_of(HEARTBEAT)
+    _peers[-1].patience = timeout_seconds(HEARTBEAT)
     try:
         jax.config.update(_PREEMPTION, False)  # until there are steps to agree on, see `agree_on_stops`
         with heartbeats_end(leave):
@@ -166,8 +166,8 @@ def joined(workdir: pathlib.Path) -> Iterator[bool]:
                 place.num_processes,
                 place.process_id,
                 cluster_detection_method="deactivate",
-                initialization_timeout=int(seconds_of(START)),
-                heartbeat_timeout_seconds=max(1, int(seconds_of(HEARTBEAT))),
+                initialization_timeout=int(timeout_seconds(START)),
+                heartbeat_timeout_seconds=max(1, int(timeout_seconds(HEARTBEAT))),
             )
         _peers[-1].patience = math.inf
         threading.Thread(target=_leave_together, daemon=True).start()
@@ -328,38 +328,38 @@ def wait_for_all(what: str) -> None:
     client = global_state.client
     assert client is not None, "several processes are connected"
     try:
-        client.wait_at_barrier(f"lm_research/{what}", int(1000 * seconds_of(BUILD)))
+        client.wait_at_barrier(f"lm_research/{what}", int(1000 * timeout_seconds(BUILD)))
     except jax.errors.JaxRuntimeError as error:
         if any(words in str(error) for words in _LOST):
             raise
         raise PodError(
-            f"{what}: not all processes came here within {seconds_of(BUILD):g} s ({BUILD[0]} changes that), or one has ended: "
+            f"{what}: not all processes came here within {timeout_seconds(BUILD):g} s ({BUILD[0]} changes that), or one has ended: "
             f"{' '.join(str(error).split())}"
         ) from error
 
 
-def of_process_0(value: bool) -> bool:
+def broadcast_flag(value: bool) -> bool:
     """Process 0's `value`, in all of them; a tiny collective, so every process must ask at the same place."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(value))
 
 
-def everywhere(value: bool) -> bool:
-    """Whether `value` is true in all processes; a tiny collective, as `of_process_0`."""
+def all_processes(value: bool) -> bool:
+    """Whether `value` is true in all processes; a tiny collective, as `broadcast_flag`."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.process_allgather(np.array([value])).all())
 
 
-def numbers_of_process_0(numbers: Sequence[int]) -> list[int]:
-    """Process 0's `numbers` (below 2**31), in all of them, as `of_process_0`; all must give as many."""
+def broadcast_numbers(numbers: Sequence[int]) -> list[int]:
+    """Process 0's `numbers` (below 2**31), in all of them, as `broadcast_flag`; all must give as many."""
     if jax.process_count() == 1:
         return [int(number) for number in numbers]
     return multihost_utils.broadcast_one_to_all(np.array(numbers, np.int32)).tolist()
 
 
-def summed(counts: np.ndarray, what: str) -> np.ndarray:
+def sum_over_processes(counts: np.ndarray, what: str) -> np.ndarray:
     """The sum of all processes' counts (each below 2**31), int64; `what` names the wait, once a run."""
     if jax.process_count() == 1:
         return counts
@@ -367,7 +367,7 @@ def summed(counts: np.ndarray, what: str) -> np.ndarray:
     return multihost_utils.process_allgather(counts.astype(np.int32)).astype(np.int64).sum(0)
 
 
-def asked_to_stop(step: int, here: bool) -> bool:
+def should_stop(step: int, here: bool) -> bool:
     """Whether the run is to stop before `step`: the same answer in every process, whichever got the signal.
 
     With several processes jax.distributed owns SIGTERM and spreads it; all stop at the same step, the first one that none
@@ -389,7 +389,7 @@ def watch_step() -> None:
     It prints the stack of every thread first, so that it can be seen where it hung, and the others end with it.
     """
     if jax.process_count() > 1:
-        faulthandler.dump_traceback_later(seconds_of(STEP), exit=True)
+        faulthandler.dump_traceback_later(timeout_seconds(STEP), exit=True)
 
 
 def end_watch() -> None:

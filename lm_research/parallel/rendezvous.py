@@ -20,7 +20,7 @@ class PodError(UserError):
     """Processes that cannot find each other, or were told different things."""
 
 
-def roll_call(coordinator: str, num_processes: int, process_id: int, seconds: float) -> dict[int, socket.socket]:
+def join_rendezvous(coordinator: str, num_processes: int, process_id: int, seconds: float) -> dict[int, socket.socket]:
     """Returns in every process once all of them have called it: its connections, by process (of process 0 to all, of others to it).
 
     Args:

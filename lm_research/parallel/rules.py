@@ -46,7 +46,7 @@ def batch_shards(sizes: Mapping[str, int]) -> int:
 PARAMETER_AXES, _TARGETS = ("vocab", "heads", "mlp", "embed", "layers"), ("fsdp", "tensor", "context", "data", "none")
 
 
-def with_rules(given: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+def resolve_rules(given: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
     """`RULES` with those of a run laid over them: {"vocab": ("fsdp",), "embed": ("none",), "mlp": ("tensor", "fsdp")}.
 
     Raises:
@@ -177,7 +177,7 @@ _places: list[jax.Array] = []
 
 
 @contextlib.contextmanager
-def standing_at(place: jax.Array) -> Iterator[None]:
+def as_batch_shard(place: jax.Array) -> Iterator[None]:
     """Trace a program per device as that of one place among the batch's devices.
 
     Inside, a device has the rows of this place, not of its own, and all heads.

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from lm_research.config import Config
 from lm_research.errors import MeshError
 from lm_research.parallel.batches import resolve_batch
-from lm_research.parallel.mesh import lay
+from lm_research.parallel.mesh import arrange_devices
 from lm_research.parallel.rules import batch_sharding
 from lm_research.planning.estimate import abstract_mesh
 from lm_research.planning.hlo import Transfers, transfers
@@ -120,7 +120,7 @@ def topology_mesh(config: Config, topology: Topology) -> Mesh:
     except Exception as error:  # of many types, by version
         raise MeshError(f"libtpu does not know the topology {topology.name}: {error}") from error
     shape = tuple(abstract_mesh(config, topology).shape.values())
-    return lay(shape, devices, topology.slices)
+    return arrange_devices(shape, devices, topology.slices)
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -20,7 +20,7 @@ from lm_research.models.attention.module import use_fused_kernel
 from lm_research.objectives.cross_entropy import slice_rows
 from lm_research.parallel.batches import check_batch, resolve_batch
 from lm_research.parallel.mesh import AXES, mesh_shape, network_axis
-from lm_research.parallel.rules import batch_shards, tree_shardings, with_rules
+from lm_research.parallel.rules import batch_shards, resolve_rules, tree_shardings
 from lm_research.planning.topology import Topology, links
 from lm_research.planning.traffic import Collective, collectives
 from lm_research.planning.workload import Workload, activation_bytes, flops_per_row, make_workload
@@ -188,7 +188,7 @@ def adapted_kernels(work: Workload) -> set[str]:
 
 def _bytes(config: Config, work: Workload, mesh: AbstractMesh, paths: set[str]) -> float:
     """Bytes on one chip of float32 arrays like these parameters."""
-    shapes, rules = flatten(work.definition.shapes), with_rules(config.mesh.rules)
+    shapes, rules = flatten(work.definition.shapes), resolve_rules(config.mesh.rules)
     placed = flatten(tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules))
     return float(FLOAT32 * sum(math.prod(placed[path].shard_shape(shapes[path].shape)) for path in paths))
 

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from lm_research.config import Config
-from lm_research.parallel.rules import tree_shardings, with_rules
+from lm_research.parallel.rules import resolve_rules, tree_shardings
 from lm_research.planning.workload import Workload
 
 PASSES = {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 2, "collective-permute": 1}
@@ -78,7 +78,7 @@ def collectives(
 
 def _parameters_per_chip(config: Config, work: Workload, mesh: AbstractMesh, learning: bool = False) -> tuple[int, int]:
     """Elements on one chip of parameters (those that learn) that fsdp divides, and of those it does not."""
-    rules = with_rules(config.mesh.rules)
+    rules = resolve_rules(config.mesh.rules)
     placed = tree_shardings(mesh, work.definition.shapes, work.definition.axes, rules)
     shapes = work.definition.shapes
     if learning:

@@ -39,7 +39,7 @@ def resolve_budget(config: Config, tokens: int, flops: float) -> Config:
     Raises:
       ConfigError: the budget is less than one step, or shorter than the warm-up.
     """
-    budget = config_lib.budget(config)
+    budget = config_lib.parse_budget(config)
     if budget is None or budget.unit == "seconds":
         return config
     each = {"tokens": tokens, "flops": flops}[budget.unit]

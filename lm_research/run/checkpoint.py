@@ -161,7 +161,7 @@ class Checkpoints:
             state = self._manager.restore(step, args=ocp.args.Composite(state=StateRestore(target)))["state"]
         except Exception as error:
             state = error
-        if not processes.everywhere(not isinstance(state, Exception)):
+        if not processes.all_processes(not isinstance(state, Exception)):
             raise unreadable(
                 self.directory,
                 step,
@@ -243,7 +243,7 @@ class Checkpoints:
         kept = {step: aside(self.directory / folder / str(step)) for step in steps}
         if not kept:
             return kept
-        processes.everywhere(True)  # have all seen what is there
+        processes.all_processes(True)  # have all seen what is there
         for step, target in kept.items() if jax.process_index() == 0 else ():
             try:
                 target.parent.mkdir(exist_ok=True)
@@ -253,7 +253,7 @@ class Checkpoints:
                     f"The checkpoint {self.directory / str(step)} is damaged and cannot be moved to {target}: {error.strerror}. Move it "
                     "away to go on from an older one."
                 ) from error
-        processes.everywhere(True)
+        processes.all_processes(True)
         self._manager.reload()
         for step in steps:
             self._ranks.pop(step, None)

@@ -15,7 +15,7 @@ from lm_research.data.store import TokenStore
 from lm_research.decoding.preview import make_preview
 from lm_research.objectives.base import Outputs
 from lm_research.parallel.batches import local_rows
-from lm_research.parallel.processes import summed
+from lm_research.parallel.processes import sum_over_processes
 from lm_research.run.callbacks import every
 from lm_research.run.metrics_log import MetricsWriter
 from lm_research.run.setup import RunSetup
@@ -54,7 +54,7 @@ class Evaluator:
         sample_V = count_targets((examples.batch(np.zeros_like(part), part) for part in parts), tokenizer.size)
         text_V = self.trainable.target_counts(self.corpus.train)
         local_V = count_targets(map(self.feed, range(self.num_batches)), tokenizer.size)
-        held_V = summed(local_V, "held-out targets")
+        held_V = sum_over_processes(local_V, "held-out targets")
         return unigram_loss(training_frequencies(text_V, sample_V, tokenizer.special_ids), held_V)
 
     def _feed(self, store: TokenStore) -> tuple[BatchBuilder, int]:

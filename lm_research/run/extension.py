@@ -21,7 +21,7 @@ from lm_research.training.schedules import make_schedule
 
 def check(workdir: pathlib.Path, config: Config, done: int) -> None:
     """Raises a CheckpointError if the run has gone further than it is asked to."""
-    if not config_lib.timed(config) and config.train.num_steps < done:
+    if not config_lib.has_time_budget(config) and config.train.num_steps < done:
         key = "budget" if config.train.budget else "num_epochs" if config.train.num_epochs else "num_steps"
         asked = f"train.{key}={getattr(config.train, key)}"
         raise CheckpointError(
@@ -45,7 +45,7 @@ def describe_changes(config: Config, changed: Changes, done: int) -> str:
 
 
 def _of_the_rate(config: Config, ends: dict[str, Any], done: int) -> str:
-    if config_lib.timed(config):
+    if config_lib.has_time_budget(config):
         return (
             f"longer: the run goes on from step {done:,} until {config.train.budget} are used up. The learning rate of a step is that of a "
             "run that was planned to end there from its first step."
@@ -56,6 +56,6 @@ def _of_the_rate(config: Config, ends: dict[str, Any], done: int) -> str:
         f"{steps:,} steps from its first"
     )
     before = config_lib.replace(config, train={name.removeprefix("train."): value for name, value in ends.items()})
-    if done < steps and not config_lib.timed(before):
+    if done < steps and not config_lib.has_time_budget(before):
         line += f": {float(rate(done)):.3g} in step {done + 1:,}, where it would have been {float(make_schedule(before)(done)):.3g}"
     return line + "."

@@ -24,8 +24,8 @@ def raise_if_damaged(verification: Verification, checkpoints: Checkpoints) -> No
       DataError: and what may have been learnt from it is no checkpoint any more.
     """
     damage = verification.damage
-    if processes.everywhere(damage is None):
-        if processes.everywhere(not verification.pending):
+    if processes.all_processes(damage is None):
+        if processes.all_processes(not verification.pending):
             checkpoints.trust_all()
         return
     words = str(damage or "Another process has found damage in its token store; its log has the words.")

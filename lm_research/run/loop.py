@@ -112,7 +112,7 @@ class Loop:
         minutes = self.run.config.checkpoint.every_minutes
         if not minutes or (jax.process_count() > 1 and not every(self.run.config.logging.every_steps, step)):
             return False
-        return processes.of_process_0(time.monotonic() - since > 60 * minutes)
+        return processes.broadcast_flag(time.monotonic() - since > 60 * minutes)
 
     def _save(self, step: int, scores: dict[str, float] | None) -> None:
         self._check_finite()

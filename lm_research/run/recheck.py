@@ -40,7 +40,7 @@ from lm_research.objectives.base import Batch, Objective
 from lm_research.parallel import processes
 from lm_research.parallel.batches import to_host
 from lm_research.parallel.mesh import AXES
-from lm_research.parallel.rules import RULES, standing_at
+from lm_research.parallel.rules import RULES, as_batch_shard
 from lm_research.run.callbacks import Callback, StepCall, every
 from lm_research.run.checkpoint import Checkpoints
 from lm_research.run.goodput import TimeAccount
@@ -120,7 +120,7 @@ class Recheck(Callback):
     def _rehearse(self, call: StepCall) -> None:
         if self._others is None:
             fits = _fits(call.state["params"], self._mesh.local_devices[0])
-            self._others = self._mesh.size > 1 and processes.of_process_0(fits)
+            self._others = self._mesh.size > 1 and processes.broadcast_flag(fits)
             self._log(f"train.check_every={self._every}: {self._form()}")
         if self._others:
             self._compare_devices(call)
@@ -202,7 +202,7 @@ def make_gradient(config: Config, objective: Objective, definition: ModelDefinit
         rows = jax.tree.map(
             lambda x: jax.lax.dynamic_index_in_dim(jax.lax.all_gather(x, axes), place, keepdims=False), batch
         )
-        with standing_at(place):
+        with as_batch_shard(place):
             loss, _, _, gradient = loss_and_gradient(objective, definition, params, rows, key, groups)
         return jax.tree.map(lambda x: x[None], {"loss": loss, "gradient": gradient})
 

@@ -146,7 +146,7 @@ def describe(run: RunSetup) -> str:
     """The model, and how it is trained, in two or three lines."""
     config, arch, train = run.config, run.definition.arch, run.config.train
     passes = train.num_steps * train.batch_size / run.examples.num_examples
-    timed = config_lib.timed(config)
+    timed = config_lib.has_time_budget(config)
     steps = f"{train.budget} of steps" if timed else f"{train.num_steps:,} steps"
     read = "" if timed else f", read {passes:.1f} times"
     learning = make_groups(config, run.definition.shapes, run.definition.layers_of).describe(run.definition.shapes)

@@ -47,4 +47,4 @@ class StopRequest:
 
     def should_stop(self, step: int) -> bool:
         """Whether to stop before `step`; the same answer in all processes, who must ask before every step."""
-        return processes.asked_to_stop(step, bool(self))
+        return processes.should_stop(step, bool(self))

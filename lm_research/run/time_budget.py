@@ -56,7 +56,7 @@ class TimeBudget(StepBudget):
     ) -> None:
         """Args: `start` is the step the run goes on from, `place` the sharding of `device_args`."""
         super().__init__(0)
-        asked = config_lib.budget(config)
+        asked = config_lib.parse_budget(config)
         assert asked is not None
         self._budget, self._config, self._path = asked.amount, config, workdir / FILE
         self._account, self._history, self._place, self._log = account, history, place, log
@@ -70,9 +70,9 @@ class TimeBudget(StepBudget):
         self.last = NO_END
         self._earlier = stored.get("earlier", [])
         another = bool(self._plans) and stored.get("budget") not in (None, config.train.budget)
-        if processes.of_process_0(another):  # as if it had been this one from the first step on
+        if processes.broadcast_flag(another):  # as if it had been this one from the first step on
             self._earlier = [*self._earlier, {name: stored.get(name) for name in ("budget", "plans")}]
-            more = processes.numbers_of_process_0([self._fitting(start)])[0]
+            more = processes.broadcast_numbers([self._fitting(start)])[0]
             self._plans = []
             check_warmup(config, max(1, start + more))
             self._plan(0, max(1, start, start + more))
@@ -80,7 +80,7 @@ class TimeBudget(StepBudget):
             self._take()
             self._told = self.end
             log(f"budget: {config.train.budget}, {self._left():,.0f} s of it left for steps {start} to {self.end}")
-            if start < self.end and not processes.of_process_0(self._left() > 0):
+            if start < self.end and not processes.broadcast_flag(self._left() > 0):
                 self._plan(start, start + 1)
         else:  # until it is calibrated: a rate of a schedule without an end
             if start:
@@ -108,7 +108,7 @@ class TimeBudget(StepBudget):
         jax.block_until_ready(take())
         with self._account.paused("start"):
             one = _seconds(take, 1)
-            count = processes.numbers_of_process_0([int(np.clip(_CALIBRATION * self._budget / one, 2, 30))])[0]
+            count = processes.broadcast_numbers([int(np.clip(_CALIBRATION * self._budget / one, 2, 30))])[0]
             step = _seconds(take, count)
         # A forward pass is a third of a step; the rest is seen once it has happened.
         evaluation, checkpoint = eval_batches * step / 3, 1 + min(1.0, step)
@@ -117,7 +117,7 @@ class TimeBudget(StepBudget):
         self._recent = np.array([count * step, count])
         start = self._step
         self._mark(start)
-        more = processes.numbers_of_process_0([self._fitting(start)])[0]
+        more = processes.broadcast_numbers([self._fitting(start)])[0]
         if more < 1:
             raise ConfigError(
                 f"train.budget={self._config.train.budget} is used up before the first step: {self._spent():.0f} s for reading the "
@@ -139,7 +139,7 @@ class TimeBudget(StepBudget):
         # Early a machine's ups and downs are left to even out.
         tolerance = max(1.0, _TOLERANCE * self._budget, _REMAINING_TOLERANCE * self._left())
         off = abs(end - self.end) * self._costs["step"] > tolerance
-        end = processes.numbers_of_process_0([end if off else self.end])[0]
+        end = processes.broadcast_numbers([end if off else self.end])[0]
         if end == self.end:
             return False
         self._plan(step, end)
@@ -219,7 +219,7 @@ def make_budget(
     config: Config, workdir: pathlib.Path, start: int, account: TimeAccount, history: RunHistory, place: Any, log: Log
 ) -> StepBudget:
     """Where a run ends: see `TimeBudget` for a budget of time, and for the arguments."""
-    if config_lib.timed(config):
+    if config_lib.has_time_budget(config):
         return TimeBudget(config, workdir, start, account, history, place, log)
     return StepBudget(config.train.num_steps)
 
@@ -241,8 +241,8 @@ def position(plans: Iterable[tuple[int, int]]) -> np.ndarray:
 def _of_process_0(plans: Sequence[_Plan]) -> list[tuple[int, int]]:
     """(step, end) of process 0's plans, in all processes."""
     numbers = [number for plan in plans for number in (plan["step"], plan["end"])]
-    count = 2 * processes.numbers_of_process_0([len(plans)])[0]
-    shared = processes.numbers_of_process_0(numbers if len(numbers) == count else [0] * count)
+    count = 2 * processes.broadcast_numbers([len(plans)])[0]
+    shared = processes.broadcast_numbers(numbers if len(numbers) == count else [0] * count)
     return list(zip(shared[::2], shared[1::2], strict=True))
 
 

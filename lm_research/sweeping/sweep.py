@@ -22,7 +22,7 @@ from lm_research.common.paths import FILE, path_of
 from lm_research.common.paths import kind as kind_of
 from lm_research.common.texts import is_text
 from lm_research.config import loading
-from lm_research.config.draft import given
+from lm_research.config.draft import set_values
 from lm_research.config.keys import plain
 from lm_research.config.registries import VARIANTS
 from lm_research.errors import ConfigError, suggest
@@ -288,7 +288,7 @@ def config_digest(sweep: Sweep, params: Mapping[str, Any]) -> str:
     Raises:
       ConfigError: the values cannot be used.
     """
-    values = config_lib.lay(given(loading.load(sweep.config)), sweep.values(params))
+    values = config_lib.overlay(set_values(loading.load(sweep.config)), sweep.values(params))
     return hashlib.sha256(config_lib.dumps(config_lib.resolve(values)).encode()).hexdigest()[:16]
 
 
@@ -299,7 +299,7 @@ def load(path: str) -> Sweep:
         raise ConfigError(
             f"--sweep={path}: {f'it is {found}' if found else 'there is no such file'}. Give one with a get_sweep(), for example experiments/lr/sweep.py."
         )
-    with loading.blamed(file):
+    with loading.locate_errors(file):
         made = runpy.run_path(str(file.resolve()))
         if "get_sweep" not in made:
             raise ConfigError("it has no get_sweep().")

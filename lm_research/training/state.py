@@ -26,7 +26,7 @@ from lm_research.models.definition import ModelDefinition
 from lm_research.objectives.base import Objective
 from lm_research.parallel.hardware import memory_bytes
 from lm_research.parallel.mesh import AnyMesh
-from lm_research.parallel.rules import over_data, replicated, tree_shardings, with_rules
+from lm_research.parallel.rules import over_data, replicated, resolve_rules, tree_shardings
 from lm_research.training.param_groups import make_groups
 from lm_research.trees import flatten, unflatten
 
@@ -151,7 +151,7 @@ def state_shardings(
       MeshError: a parameter's axis cannot be divided over the devices it would lie on, or a rule cannot be used.
     """
     config = config or MeshConfig()
-    params = tree_shardings(mesh, definition.shapes, definition.axes, with_rules(config.rules))
+    params = tree_shardings(mesh, definition.shapes, definition.axes, resolve_rules(config.rules))
     everywhere = jax.tree.map(lambda _: replicated(mesh), shapes)
     alike: object = jax.tree.structure(shapes["params"])
 

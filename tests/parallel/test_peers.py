@@ -19,10 +19,10 @@ RUN = """
 import pathlib, sys
 from lm_research.parallel import processes
 with processes.joined(pathlib.Path(sys.argv[1])):
-    processes.everywhere(True)
+    processes.all_processes(True)
     print("together", flush=True)
     while True:
-        processes.everywhere(True)
+        processes.all_processes(True)
 """
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from lm_research import cli
 from lm_research.parallel import processes
-from lm_research.parallel.rendezvous import PodError, roll_call
+from lm_research.parallel.rendezvous import PodError, join_rendezvous
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOLD = {"JAX_COORDINATOR_ADDRESS": "host:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
@@ -35,8 +35,8 @@ def test_alone() -> None:
     assert processes.find_process() is None
     with processes.joined(pathlib.Path("never_made")) as is_main:
         assert is_main
-    assert processes.of_process_0(True) and not processes.of_process_0(False)
-    assert processes.asked_to_stop(3, True) and not processes.asked_to_stop(3, False)
+    assert processes.broadcast_flag(True) and not processes.broadcast_flag(False)
+    assert processes.should_stop(3, True) and not processes.should_stop(3, False)
     with processes.process_0_first("nothing"):
         pass
 
@@ -92,21 +92,21 @@ def test_slurm_is_found_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_limit_is_a_positive_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert processes.seconds_of(processes.HEARTBEAT) == 60
+    assert processes.timeout_seconds(processes.HEARTBEAT) == 60
     monkeypatch.setenv("LM_RESEARCH_HEARTBEAT_SECONDS", "12.5")
-    assert processes.seconds_of(processes.HEARTBEAT) == 12.5
+    assert processes.timeout_seconds(processes.HEARTBEAT) == 12.5
     monkeypatch.setenv("LM_RESEARCH_HEARTBEAT_SECONDS", "soon")
     with pytest.raises(PodError, match="LM_RESEARCH_HEARTBEAT_SECONDS=soon is not a positive number"):
-        processes.seconds_of(processes.HEARTBEAT)
+        processes.timeout_seconds(processes.HEARTBEAT)
 
 
 def answers(calls: list[tuple[int, int]], seconds: float) -> list[str]:
-    """What roll_call says to processes (number, how many it was told), all at once; "" is go."""
+    """What join_rendezvous says to processes (number, how many it was told), all at once; "" is go."""
     address = free_address()
 
     def one(process_id: int, num_processes: int) -> str:
         try:
-            roll_call(address, num_processes, process_id, seconds)
+            join_rendezvous(address, num_processes, process_id, seconds)
         except PodError as error:
             return str(error)
         return ""
@@ -140,14 +140,14 @@ def test_process_0_is_missing() -> None:
 def test_a_port_in_use() -> None:
     with socket.create_server(("", 0)) as taken:
         with pytest.raises(PodError, match="Process 0 cannot listen on port"):
-            roll_call(f"localhost:{taken.getsockname()[1]}", 2, 0, 1.0)
+            join_rendezvous(f"localhost:{taken.getsockname()[1]}", 2, 0, 1.0)
 
 
 def test_a_stranger_on_the_port_changes_nothing() -> None:
     address = free_address()
     host, port = address.split(":")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first = pool.submit(roll_call, address, 2, 0, 20.0)
+        first = pool.submit(join_rendezvous, address, 2, 0, 20.0)
         for _ in range(200):
             try:
                 with socket.create_connection((host, int(port)), timeout=1) as stranger:
@@ -155,7 +155,7 @@ def test_a_stranger_on_the_port_changes_nothing() -> None:
                 break
             except OSError:
                 pass
-        roll_call(address, 2, 1, 20.0)
+        join_rendezvous(address, 2, 1, 20.0)
         first.result()
 
 

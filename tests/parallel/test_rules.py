@@ -21,8 +21,8 @@ from lm_research.parallel.rules import (
     over_data,
     param_sharding,
     partition_spec,
+    resolve_rules,
     tree_shardings,
-    with_rules,
 )
 
 
@@ -108,16 +108,16 @@ def test_over_data_takes_the_first_axis_that_can_be_divided() -> None:
 
 def test_a_run_lays_the_axes_of_its_parameters_as_it_says() -> None:
     given = {"vocab": ["fsdp", "tensor"], "embed": ["none"], "mlp": ["fsdp"]}
-    rules = with_rules(given)
+    rules = resolve_rules(given)
     assert (
-        with_rules(MeshConfig(rules="vocab=fsdp+tensor, embed=none,mlp=fsdp").rules) == rules
+        resolve_rules(MeshConfig(rules="vocab=fsdp+tensor, embed=none,mlp=fsdp").rules) == rules
     )  # as it once was written
     grid = mesh(data=2, fsdp=4, tensor=2)
     table = param_sharding(grid, "tokens", (64, 12), ("vocab", "embed"), rules)
     assert table.spec == PartitionSpec(("fsdp", "tensor"), None) and table.shard_shape((64, 12)) == (8, 12)
     assert param_sharding(grid, "w", (12, 8), ("embed", "mlp"), rules).shard_shape((12, 8)) == (12, 2)
     assert param_sharding(grid, "q", (12, 4), ("embed", "heads"), rules).shard_shape((12, 4)) == (12, 2)  # as usual
-    assert with_rules(None) == with_rules(MeshConfig(rules="").rules) == RULES
+    assert resolve_rules(None) == resolve_rules(MeshConfig(rules="").rules) == RULES
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_a_run_lays_the_axes_of_its_parameters_as_it_says() -> None:
 )
 def test_rules_that_cannot_be_read_are_refused(text: str, words: str) -> None:
     with pytest.raises(MeshError, match=words):
-        with_rules(MeshConfig(rules=text).rules)
+        resolve_rules(MeshConfig(rules=text).rules)
 
 
 def test_two_axes_on_the_same_devices_are_refused() -> None:
     with pytest.raises(MeshError, match="'vocab' and 'embed' would lie on 'fsdp' alike"):
-        param_sharding(mesh(fsdp=4), "tokens", (64, 12), ("vocab", "embed"), with_rules({"vocab": ("fsdp",)}))
+        param_sharding(mesh(fsdp=4), "tokens", (64, 12), ("vocab", "embed"), resolve_rules({"vocab": ("fsdp",)}))
 
 
 def test_a_batch_is_divided_over_data_and_fsdp() -> None:

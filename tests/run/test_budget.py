@@ -42,7 +42,7 @@ def config_of(text: str, **sections: Any) -> Config:
     ],
 )
 def test_amounts(text: str, amount: float, unit: str) -> None:
-    assert config_lib.budget(config_of(text)) == Budget(amount, unit)
+    assert config_lib.parse_budget(config_of(text)) == Budget(amount, unit)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_special_tokens_count_as_often_as_they_are_predicted(
         ]
         numbers = range(-(-shown.num_examples // SIZE))
         others = [evaluator.count_targets(map(feed, numbers), few.VOCAB) for feed in feeds[1:]]
-        monkeypatch.setattr(evaluator, "summed", lambda counts, what: counts + sum(others))
+        monkeypatch.setattr(evaluator, "sum_over_processes", lambda counts, what: counts + sum(others))
         corpus = types.SimpleNamespace(tokenizer=tokenizer, train=train)
         state = types.SimpleNamespace(corpus=corpus, trainable=objective, feed=feeds[0], num_batches=len(numbers))
         return evaluator.Evaluator._unigram_nats(state, examples)
