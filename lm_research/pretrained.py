@@ -1,10 +1,10 @@
-"""The Python face: `from_pretrained` reads a model directory, a `LanguageModel` runs it and writes it back.
+"""The Python API: `from_pretrained` loads a model directory; a `LanguageModel` runs, generates, embeds and saves.
 
     lm = lm_research.from_pretrained("bert-base-uncased")
     lm(**lm.tokenizer("Paris is the [MASK] of France."))["logits"]
 
-A directory is one of Hugging Face's format (interop/huggingface.py), a native one (interop/native_checkpoint.py), or the
-directory of a training run.
+A directory is in the Hugging Face format (interop/huggingface.py), in the native format (interop/native_checkpoint.py), or
+the directory of a training run.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ PathLike = str | os.PathLike[str]
 
 
 class LanguageModel:
-    """A model, its parameters and its tokenizer.
+    """A model with its parameters and tokenizer, as `from_pretrained` returns it.
 
     Attributes:
       config: config.json in the Hugging Face format, with attribute access (`lm.config.hidden_size`).
-      definition: architecture and head.
+      definition: the architecture and the head.
       params: nested dict of arrays; stacked layers have a leading axis.
-      tokenizer: see tokenizers/base.py, or None where the directory holds none.
-      family: its family's name.
-      report: what was initialized or left unused when it was read.
-      generation_config: defaults of `generate`, from generation_config.json; {} where there is none.
-      engine: the programs that write with these parameters, once there are any.
-      plugins: modules that may have its family, as the config key `plugins` names them.
-      embedding: defaults of `embed`, as sentence-transformers or a run of the task embedding wrote them; None where nothing did.
+      tokenizer: a tokenizers.base.Tokenizer, or None if the directory has none.
+      family: name of the model family, a module of models/families.
+      report: parameters that were initialized, and stored tensors that were left unused, when the model was loaded.
+      generation_config: defaults of `generate`, from generation_config.json; {} if there is no such file.
+      engine: compiled generation programs for `params`; None until text is generated.
+      plugins: modules that may define the family, as listed by the config key `plugins`.
+      embedding: defaults of `embed`, written by sentence-transformers or by a run of the embedding task; None if there are none.
     """
 
     def __init__(
@@ -81,66 +81,73 @@ class LanguageModel:
 
     @property
     def config(self) -> FrozenConfigDict | ConfigDict:
-        given = _attributes(self._config)
+        """A read-only view of config.json with attribute access."""
+        values = _attributes(self._config)
         try:
-            return FrozenConfigDict(given)
-        except ValueError:  # labels with a dot in them, which only the other kind takes
-            return ConfigDict(given, allow_dotted_keys=True).lock()
+            return FrozenConfigDict(values)
+        except ValueError:  # a FrozenConfigDict rejects keys with dots, which labels may have
+            return ConfigDict(values, allow_dotted_keys=True).lock()
 
     @property
     def head(self) -> str:
-        """What it predicts, a key of models.head_kinds.HEADS."""
+        """Name of the head, a key of models.head_kinds.HEADS ("causal_lm", "masked_lm", "classification", ...)."""
         return self.definition.head.name
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that it is made to read at once: what a table of positions holds, or what config.json or the tokenizer says; else None."""
+        """Longest input in tokens: the size of the position table, else the value in config.json or the tokenizer; None if unlimited."""
         stack, config = self.definition.arch.encoder or self.definition.arch, self._config
         if stack.positions == "learned":
             return stack.max_length
-        said = (config.get(name) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
-        return next(filter(None, said), stack.max_length) or (self.tokenizer.max_length if self.tokenizer else None)
+        limits = (config.get(name) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
+        return next(filter(None, limits), stack.max_length) or (self.tokenizer.max_length if self.tokenizer else None)
 
     @property
     def forward_head(self) -> str:
-        """What models.forward.forward takes for it: some families' labels stand where they are predicted, not one to the right."""
+        """Name of the head for models.forward.forward; differs from `head` in families whose labels are not shifted."""
         return family_of(self.family).loss_heads.get(self.head, self.head)
 
     @property
     def num_params(self) -> int:
+        """Number of parameters, shared ones counted once."""
         return self.definition.num_params
 
     def __call__(
         self, *, output_hidden_states: bool = False, output_attentions: bool = False, **inputs: Any
     ) -> dict[str, Any]:
-        """Runs the model on a batch, compiled once for each shape.
+        """Run the model on a batch. Each new shape of the inputs compiles once.
+
+            lm(**lm.tokenizer(["A good film.", "A bad film."], padding=True))["logits"]
 
         Args:
-          input_ids: [B, L] token ids, NumPy or JAX; multiple choice [B, choices, L].
-          attention_mask: [B, L], 1 for real tokens; missing is all 1. Rows may be padded on either side.
-          token_type_ids, position_ids: [B, L].
-          decoder_input_ids, decoder_attention_mask: [B, T] of encoder-decoders. Missing, they are made from `labels`, or
-            from `input_ids` for classification and spans, moved one to the right.
-          labels (next_sentence_label, sentence_order_label, start_positions, end_positions): add `loss`, as
-            transformers defines it for this head; -100 is no label.
-          output_hidden_states, output_attentions: also return these, a tuple with an array for each layer.
+          output_hidden_states: also return `hidden_states`, a tuple of the embeddings and the output of each layer.
+          output_attentions: also return `attentions`, a tuple of the attention probabilities of each layer.
+          **inputs: NumPy or JAX arrays; sequences may be padded on either side.
+
+            - `input_ids`: [B, L] token ids; [B, choices, L] for multiple choice. The only required input.
+            - `attention_mask`: [B, L], 1 for real tokens; all 1 if omitted.
+            - `token_type_ids`, `position_ids`: [B, L].
+            - `decoder_input_ids`, `decoder_attention_mask`: [B, T], encoder-decoders only. If omitted, they are made by
+              shifting `labels` one to the right, or `input_ids` for classification and spans.
+            - `labels`, or `next_sentence_label`, `sentence_order_label`, `start_positions` and `end_positions`: add `loss` to
+              the outputs, as transformers defines it for this head. Positions with the label -100 are ignored.
 
         Returns:
-          A dict of arrays: `logits`, or `last_hidden_state` and `pooler_output` without a head, `prediction_logits` and
-          `seq_relationship_logits` of the pre-training pair, `start_logits` and `end_logits` of spans; `loss`;
-          `encoder_last_hidden_state` of encoder-decoders.
+          A dict of arrays: `logits`; `last_hidden_state` and `pooler_output` of a model without a head; `prediction_logits` and
+          `seq_relationship_logits` of the two pre-training heads; `start_logits` and `end_logits` of spans; `loss` if labels
+          are given; `encoder_last_hidden_state` of encoder-decoders.
 
         Raises:
-          UserError: an input that is unknown, missing, of another shape, longer than the model's positions, or with
-            ids outside of its vocabulary.
+          UserError: an input is unknown, missing, of the wrong shape, longer than the model's positions, or has ids outside
+            the vocabulary.
         """
         arrays = self._checked(inputs)
         capture = output_hidden_states or output_attentions
         outputs = self._forward(self.params, arrays, capture)
-        hidden = ("" if output_hidden_states else "hidden_states", "" if output_attentions else "attentions")
+        excluded = ("" if output_hidden_states else "hidden_states", "" if output_attentions else "attentions")
         names = family_of(self.family).output_names
-        kept = {name: x for name, x in outputs.items() if not name.endswith(tuple(filter(None, hidden)))}
-        return {names.get(name, name): x for name, x in kept.items()}
+        selected = {name: x for name, x in outputs.items() if not name.endswith(tuple(filter(None, excluded)))}
+        return {names.get(name, name): x for name, x in selected.items()}
 
     @functools.cached_property
     def _forward(self) -> Any:
@@ -153,13 +160,13 @@ class LanguageModel:
         return jax.jit(run, static_argnums=2)
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        given = {name: value for name, value in inputs.items() if value is not None}
-        unknown = sorted(set(given) - set(INPUTS))
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        unknown = sorted(set(inputs) - set(INPUTS))
         if unknown:
             raise UserError(f"The model has no input {', '.join(unknown)}. Its inputs are {', '.join(INPUTS)}.")
-        if "input_ids" not in given:
+        if "input_ids" not in inputs:
             raise UserError("The model needs input_ids, an array [B, L] of token ids.")
-        arrays = {name: _array(name, value) for name, value in given.items()}
+        arrays = {name: _array(name, value) for name, value in inputs.items()}
         arch = self.definition.arch
         rank = 3 if self.head == "multiple_choice" else 2
         for name in ("input_ids", "decoder_input_ids"):
@@ -188,8 +195,8 @@ class LanguageModel:
         for name, other in same.items():
             if name in arrays and arrays[name].shape != arrays[other].shape:
                 raise UserError(f"{name} has shape {arrays[name].shape}, but {other} has {arrays[other].shape}.")
-        reader = arch.encoder or arch
-        types = reader.vocab_size if reader.token_types else reader.num_types
+        input_stack = arch.encoder or arch
+        types = input_stack.vocab_size if input_stack.token_types else input_stack.num_types
         if types and "token_type_ids" in arrays:
             _check_range("token_type_ids", arrays["token_type_ids"], types)
         if self.head == "classification" and "labels" in arrays:
@@ -197,17 +204,17 @@ class LanguageModel:
         return arrays
 
     def _check_labels(self, labels: Any, rows: int) -> None:
-        """Raises a UserError if the labels of a classification are not what its loss takes."""
+        """Raise a UserError if the loss of the classification head does not accept these labels."""
         classes = self.definition.head.num_labels
         problem = label_losses.problem_of(self._config.get("problem_type"), labels, classes)
         single = problem == "single_label_classification"
         if np.shape(labels)[:1] != (rows,) or labels.size != rows * (1 if single else classes):
             raise UserError(
-                f"labels have shape {labels.shape}; {problem} with {classes} outputs takes {'one number' if single else classes} a row of "
-                f"{rows}. problem_type in config.json says what labels are; without it integers are classes and floats several labels."
+                f"labels have shape {labels.shape}; {problem} with {classes} outputs takes {'one number' if single else classes} for each of "
+                f"{rows} rows. problem_type in config.json sets the kind of labels; without it, integers are classes and floats are multi-label."
             )
         if single and not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(f"labels are of type {labels.dtype}; {problem} takes integers, the numbers of classes.")
+            raise UserError(f"labels have type {labels.dtype}; {problem} takes integers, the indices of the classes.")
         if single:
             _check_range("labels", jnp.where(labels == label_losses.IGNORED, 0, labels), classes)
 
@@ -221,16 +228,16 @@ class LanguageModel:
 
     @property
     def _pad_id(self) -> int:
-        """What fills up a decoder's inputs."""
-        said = self._config.get("pad_token_id")
-        return max(self.definition.arch.pad_id if said is None else said, 0)
+        """The padding token of decoder inputs."""
+        pad = self._config.get("pad_token_id")
+        return max(self.definition.arch.pad_id if pad is None else pad, 0)
 
     def _decoder_inputs(self, arrays: Mapping[str, Any]) -> Any:
         pad, start = self._pad_id, self._config.get("decoder_start_token_id")
         source = arrays.get("labels") if self.head == "seq2seq_lm" else arrays["input_ids"]
         if source is None:
             raise UserError("An encoder-decoder needs decoder_input_ids, or labels to make them from.")
-        if family_of(self.family).starts_with_last_token:  # whatever start the files name for `generate`
+        if family_of(self.family).starts_with_last_token:  # the start token in the files is for `generate` only
             return shift_around(source, pad)
         return shift_right(source, pad if start is None else start, pad)
 
@@ -243,32 +250,41 @@ class LanguageModel:
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> np.ndarray:
-        """Embeddings of texts, float32 [len(texts), D], to be compared by `similarity`.
+        """Embed texts as vectors; `similarity` compares them.
+
+            vectors = lm.embed(["A cat sleeps.", "A dog runs."])
+            lm.similarity(vectors, vectors)  # [2, 2]
 
         Args:
-          texts: or token ids of each, which are read as they are; cut at the length that the directory names, or the model's.
-          pooling: "mean" of the final states of real tokens (Reimers and Gurevych 2019), another of forward.pool, or several with +
-            between them, and then no layer that the directory has behind the pooling; None is what the directory says, or mean.
-          normalize: to length 1; None is what the directory says, or true.
-          batch_size: texts run together.
-          prompt_name: of a text that the directory has to be put before each; None is the one that it names as usual, if any.
-          prompt: that text itself; "" for none.
+          texts: texts, or the token ids of each, which are used unchanged. They are truncated at the length in the directory,
+            or else at the model's.
+          pooling: "mean" of the final states of real tokens (Reimers and Gurevych 2019), another name accepted by
+            models.forward.pool, or several joined by "+". Dense layers after the pooling are skipped if it is given. None uses
+            the directory's pooling, or mean if it has none.
+          normalize: scale vectors to length 1; None uses the directory's setting, or True if it has none.
+          batch_size: texts per forward pass.
+          prompt_name: name of a prompt stored in the directory, which is put before each text; None uses its default prompt,
+            if any.
+          prompt: the prompt itself; "" for none. Overrides `prompt_name`.
+
+        Returns:
+          float32 [len(texts), D].
 
         Raises:
-          UserError: no tokenizer, no such pooling, or no such prompt.
+          UserError: the model has no tokenizer, or no such pooling or prompt exists.
         """
 
-        def run(batch: Any, *how: Any) -> Any:
-            return self._embed(self.params, self._checked(batch), *how)
+        def run(batch: Any, *options: Any) -> Any:
+            return self._embed(self.params, self._checked(batch), *options)
 
         return embed_lib.embed(self, run, texts, pooling, normalize, batch_size, prompt_name, prompt)
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """How alike embeddings a [N, D] and b [M, D] are, float32 [N, M], as the directory says vectors are compared (cosine)."""
+        """Compare embeddings a [N, D] with b [M, D] by the directory's similarity (default: cosine); returns float32 [N, M]."""
         return embed_lib.similarities(a, b, (self.embedding or Embedding()).similarity)
 
     def inputs(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Texts as the model has learned to read them, as arrays [B, L]; see decoding.request.read_texts."""
+        """Encode texts as the model was trained to read them: a dict of arrays [B, L] for `__call__`; see decoding.generation_request.read_texts."""
         return read_texts(self.tokenizer, self.definition.arch, texts)
 
     @functools.cached_property
@@ -276,10 +292,14 @@ class LanguageModel:
         return embed_lib.program(self.definition)
 
     def save_pretrained(self, directory: PathLike, max_shard_bytes: int = 5 * 10**9) -> None:
-        """Writes config.json, model.safetensors (in shards above a size) and the tokenizer's files for transformers.
+        """Write config.json, model.safetensors and the tokenizer's files, which transformers can load.
+
+        Args:
+          directory: created if it does not exist.
+          max_shard_bytes: larger models are split into several safetensors files.
 
         Raises:
-          PretrainedError: the format has no class for this family and head.
+          PretrainedError: the format has no class for this family and head. `save_native` can write the model.
           DiskError: the directory cannot be written.
         """
         directory = pathlib.Path(directory)
@@ -293,7 +313,7 @@ class LanguageModel:
             self._save_embedding(directory)
 
     def save_native(self, directory: PathLike) -> None:
-        """Writes a native directory, which keeps heads and shapes that the Hugging Face format has no place for."""
+        """Write a native directory, which also stores heads and shapes that the Hugging Face format cannot represent."""
         directory = pathlib.Path(directory)
         with reporting_disk_errors(str, directory):
             native_checkpoint.save(
@@ -306,44 +326,89 @@ class LanguageModel:
             sentence_transformers.save(directory, self.embedding, self.definition.arch.hidden_size)
 
     def generate(self, input_ids: Any = None, prompts: Any = None, attention_mask: Any = None, **arguments: Any) -> Any:
-        """Continues prompts, or answers texts (encoder-decoders): token ids for `input_ids`, texts for `prompts`.
+        """Generate text: continue prompts (decoders) or answer texts (encoder-decoders).
 
-        Arguments have transformers' names and meanings: max_new_tokens, do_sample, temperature, top_k, num_beams, ...; see
-        decoding/generate.py for what goes in and comes out and decoding/generation_config.py for all of them.
+            lm.generate(prompts="Once upon a time", max_new_tokens=40, do_sample=True, top_p=0.9, seed=1)  # a list with 1 text
+            lm.generate(input_ids=[[464, 3290]], num_beams=4)  # an int32 array [1, L]
+
+        Args:
+          input_ids: token ids [B, L], or lists of different lengths. Give these or `prompts`, not both.
+          prompts: a text or a list of texts; requires a tokenizer.
+          attention_mask: [B, L], 1 for real tokens. Sequences may be padded on either side. If omitted, pad_token_id counts as
+            padding in a decoder's input_ids, unless it also ends texts.
+          **arguments: `decoder_input_ids` and `decoder_attention_mask` of encoder-decoders, `assistant_model` (a smaller model
+            that drafts tokens), and the generation options, which have transformers' names and meanings: max_new_tokens,
+            do_sample, temperature, top_k, top_p, num_beams, num_return_sequences, eos_token_id, stop_strings, ... . All are
+            listed in decoding.generation_config.Options. Defaults come from generation_config.json, or else config.json.
+
+        Returns:
+          The new texts for `prompts`, a list with num_return_sequences entries per prompt; for `input_ids`, an int32 array
+          [B * num_return_sequences, L] of prompts, new tokens and padding. With return_dict_in_generate=True, a
+          decoding.generate.GenerateOutput that holds both, and scores and log-probabilities if requested.
+
+        Raises:
+          UserError: an argument is unknown, out of range or conflicts with another; the model cannot generate (its head is
+            not causal_lm or seq2seq_lm); or an input does not fit its vocabulary or positions.
         """
         return generate_lib.generate(self, input_ids, prompts, attention_mask, **arguments)
 
     def stream(self, prompts: str | None = None, input_ids: Any = None, **arguments: Any) -> Iterator[str]:
-        """Pieces of the text that `generate` would give for one prompt, as they come."""
+        """Yield the text that `generate` returns for one prompt, piece by piece as it is generated.
+
+            for piece in lm.stream("Once upon a time", max_new_tokens=40):
+                print(piece, end="", flush=True)
+
+        Args:
+          prompts: the prompt.
+          input_ids: its token ids [1, L] instead.
+          **arguments: as for `generate`; beam and contrastive search are not supported.
+
+        Raises:
+          UserError: as `generate`; more than one text; or no tokenizer.
+        """
         return generate_lib.stream(self, prompts, input_ids, **arguments)
 
     def score(self, prompts: Any = None, continuations: Any = (), **inputs: Any) -> list[np.ndarray]:
-        """Log-probability [nats] of each token of given continuations (texts, or lists of token ids)."""
+        """Compute the log-probability of each token of given continuations.
+
+            lm.score(["Paris is in"], [" France"])[0].sum()
+
+        Args:
+          prompts: a text or a list of texts; the encoder's input of encoder-decoders.
+          continuations: one per prompt, texts or lists of token ids. Include the space between a prompt and a word.
+          **inputs: `input_ids` and `attention_mask` in place of `prompts`.
+
+        Returns:
+          Log-probabilities in nats, one array per prompt.
+
+        Raises:
+          UserError: the numbers of prompts and continuations differ, one is empty, or there is no tokenizer for texts.
+        """
         return generate_lib.score(self, prompts, continuations, **inputs)
 
 
-def _attributes(value: Any, listed: bool = False) -> Any:
-    """A value of config.json as ConfigDict takes it: no keys of Python's own, and in lists pairs in place of objects."""
+def _attributes(value: Any, in_list: bool = False) -> Any:
+    """Convert a value of config.json for ConfigDict: drop keys that begin with "__", and turn objects in lists into pairs."""
     if isinstance(value, Mapping):
-        inner = {key: _attributes(one, listed) for key, one in value.items() if not key.startswith("__")}
-        return tuple(inner.items()) if listed else inner
+        inner = {key: _attributes(one, in_list) for key, one in value.items() if not key.startswith("__")}
+        return tuple(inner.items()) if in_list else inner
     return [_attributes(one, True) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _array(name: str, value: Any) -> Any:
     try:
         array = value if isinstance(value, jax.Array) else np.asarray(value)
-        numbers = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)
+        numeric = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.number)
     except ValueError:  # rows of different lengths
-        numbers = False
-    if not numbers:
+        numeric = False
+    if not numeric:
         raise UserError(
-            f"{name} is no array of numbers with rows of one length. Pad them, for example with tokenizer(..., padding=True)."
+            f"{name} is not an array of numbers with rows of equal length. Pad them, for example with tokenizer(..., padding=True)."
         )
     if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
         return array.astype(np.int32)
-    if name not in ("labels",):
-        raise UserError(f"{name} is of type {array.dtype}; it takes integers.")
+    if name != "labels":
+        raise UserError(f"{name} has type {array.dtype}; it takes integers.")
     return array.astype(np.float32)
 
 
@@ -352,7 +417,7 @@ def _check_range(name: str, ids: Any, size: int) -> None:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= size:
             raise UserError(
-                f"{name} holds {low if low < 0 else high}, outside of 0 to {size - 1}. Are they another model's?"
+                f"{name} contains {low if low < 0 else high}, outside of 0 to {size - 1}. Are they another model's?"
             )
 
 
@@ -366,75 +431,84 @@ def from_pretrained(
     seed: int = 0,
     adapter: PathLike | None = None,
 ) -> LanguageModel:
-    """Reads a model directory.
+    """Load a model, its parameters and its tokenizer from a directory.
+
+        lm = lm_research.from_pretrained("bert-base-uncased")
+        lm(**lm.tokenizer("Paris is the [MASK] of France."))["logits"]
+        lm = lm_research.from_pretrained("gpt2", dtype="bfloat16", mesh="fsdp=4")
+        lm.generate(prompts="Once upon a time", max_new_tokens=40)
 
     Args:
-      path: a directory in the Hugging Face format, a native one, that of a training run (its newest checkpoint; the
-        averaged parameters if it has them), RUN/checkpoints/STEP, or a peft adapter whose base is on this machine.
-      head: what it shall predict, a name of models.head_kinds.HEADS; None is what the directory says. Parts that a new
-        head needs are initialized, and named in a warning of the logger "lm_research".
-      dtype: "float32", "bfloat16" or "float16", of parameters and computation; None is what the files are in.
-      mesh: devices to divide it over: a mesh, or one by name ("fsdp=4,tensor=2", "fsdp+tensor"); None is the default device.
-        `generate` then divides rows over data and fsdp, and heads of its cache over tensor.
-      num_labels: classes of a classification head; None is what the directory says.
-      seed: of initialized parts.
-      adapter: a directory of peft's format whose LoRA is added to the weights in `path`.
+      path: a directory in the Hugging Face or native format; a training run (its newest checkpoint, with averaged parameters
+        if there are any); one checkpoint of a run, RUN/checkpoints/STEP; or a peft adapter whose base model is on this machine.
+      head: what the model predicts, a key of models.head_kinds.HEADS ("masked_lm", "causal_lm", "classification", "none",
+        ...); None uses the directory's. Parameters that a new head lacks are initialized, and listed in a warning of the logger
+        "lm_research".
+      dtype: type of parameters and computation, "float32", "bfloat16" or "float16"; None uses that of the files.
+      mesh: devices to shard the model over: a jax.sharding.Mesh, or a description such as "fsdp=4,tensor=2" or "fsdp+tensor";
+        None uses the default device. `generate` shards sequences over data and fsdp, and the heads of its cache over tensor.
+      num_labels: number of classes of a classification head; None uses the directory's.
+      seed: seed for initialized parameters.
+      adapter: a peft directory whose LoRA weights are merged into those in `path`.
+
+    Returns:
+      The model. Call it for logits, or use its methods `generate`, `stream`, `score`, `embed` and `save_pretrained`.
 
     Raises:
-      PretrainedError: no such directory, an unsupported model, or damaged files.
-      MeshError: there is no such mesh, or it can't divide the model.
+      PretrainedError: the directory does not exist, its model is not supported, or its files are damaged.
+      MeshError: the mesh does not fit the devices, or cannot shard the model.
     """
     directory = path_of(os.fspath(path), "The model's path", error=PretrainedError)
     adapter = adapter and path_of(os.fspath(adapter), "The adapter's path", error=PretrainedError)
     mesh = named_mesh(mesh) if isinstance(mesh, str) else mesh
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise PretrainedError(
-            f"dtype is {dtype!r}; it is one of float32, bfloat16, float16, or None for that of the files."
+            f"dtype is {dtype!r}; it must be float32, bfloat16, float16, or None for that of the files."
         )
-    found = inspect(directory, head, num_labels, adapter)
-    params, report = load_params(found, mesh, dtype, seed, fresh_head=head is not None or num_labels is not None)
-    definition = with_dtype(found.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
+    stored = inspect(directory, head, num_labels, adapter)
+    params, report = load_params(stored, mesh, dtype, seed, fresh_head=head is not None or num_labels is not None)
+    definition = with_dtype(stored.definition, dtype or str(jax.tree.leaves(params)[0].dtype))
     for line in report.lines():
         LOG.warning("%s: %s", directory, line)
-    tokenizer = find_tokenizer(found.files)
-    if tokenizer is not None and isinstance(found, native_checkpoint.Native):
-        tokenizer = native_checkpoint.tokenizer_of(tokenizer, definition.arch, definition.head.name, found.objective)
-    lm = LanguageModel(definition, params, found.family, found.config, tokenizer, report)
-    lm.plugins = found.plugins if isinstance(found, native_checkpoint.Native) else ()
-    lm.generation_config = decoding_options.load_defaults(found.files)
-    if isinstance(found, native_checkpoint.Native) and lm.head in ("causal_lm", "seq2seq_lm"):
-        lm.generation_config = decoding_options.token_ids(found.config) | lm.generation_config
-    lm.embedding = sentence_transformers.load(found.files)
+    tokenizer = find_tokenizer(stored.files)
+    if tokenizer is not None and isinstance(stored, native_checkpoint.Native):
+        tokenizer = native_checkpoint.tokenizer_of(tokenizer, definition.arch, definition.head.name, stored.objective)
+    lm = LanguageModel(definition, params, stored.family, stored.config, tokenizer, report)
+    lm.plugins = stored.plugins if isinstance(stored, native_checkpoint.Native) else ()
+    lm.generation_config = decoding_options.load_defaults(stored.files)
+    if isinstance(stored, native_checkpoint.Native) and lm.head in ("causal_lm", "seq2seq_lm"):
+        lm.generation_config = decoding_options.token_ids(stored.config) | lm.generation_config
+    lm.embedding = sentence_transformers.load(stored.files)
     return lm
 
 
-Found = huggingface.Pretrained | native_checkpoint.Native
+StoredModel = huggingface.Pretrained | native_checkpoint.Native
 
 
 def inspect(
     directory: pathlib.Path, head: str | None, num_labels: int | None = None, adapter: PathLike | None = None
-) -> Found:
-    """What a directory of any of the three kinds says about its model; raises a PretrainedError like `from_pretrained`."""
+) -> StoredModel:
+    """Read the model's description from a directory of any format, without its parameters; raises PretrainedError."""
     if not (native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)):
         return huggingface.inspect(directory, head, num_labels, None if adapter is None else pathlib.Path(adapter))
     if adapter is not None:
         raise PretrainedError(
-            f"{directory} is in our own format, to which no peft adapter is added. Write it with convert --to hf first."
+            f"{directory} is in the native format, to which peft adapters cannot be added. Convert it with convert --to hf first."
         )
     return native_checkpoint.inspect(directory, head, num_labels)
 
 
 def load_params(
-    found: Found, mesh: Mesh | None, dtype: str | None, seed: int, fresh_head: bool
+    stored: StoredModel, mesh: Mesh | None, dtype: str | None, seed: int, fresh_head: bool
 ) -> tuple[Params, Report]:
-    """Its parameters, see interop/huggingface.py (`fresh_head` is for its files alone: ours tell what fits)."""
-    if isinstance(found, native_checkpoint.Native):
-        return native_checkpoint.load_params(found, mesh, dtype, seed)
-    return huggingface.load_params(found, mesh, dtype, seed, fresh_head)
+    """Load parameters; see interop.huggingface.load_params. The native format ignores `fresh_head`, as it records the head."""
+    if isinstance(stored, native_checkpoint.Native):
+        return native_checkpoint.load_params(stored, mesh, dtype, seed)
+    return huggingface.load_params(stored, mesh, dtype, seed, fresh_head)
 
 
 def find_tokenizer(directory: pathlib.Path) -> Any:
-    """The tokenizer in a directory, or None if it has no file of one."""
+    """Load the tokenizer of a directory, or return None if it has no tokenizer files."""
     if not any(os.path.lexists(directory / name) for name in STARTS):
         return None
     try:
@@ -444,7 +518,7 @@ def find_tokenizer(directory: pathlib.Path) -> Any:
 
 
 def with_dtype(definition: ModelDefinition, dtype: str) -> ModelDefinition:
-    """The same model computing in another type."""
+    """Return the same model with another computation type."""
     if definition.arch.dtype == dtype:
         return definition
     return define(definition.arch.replace(dtype=dtype), definition.head)

@@ -45,15 +45,25 @@ def find(task: str) -> type[Pipeline]:
 
 
 def pipeline(task: str, model: str | os.PathLike[str] | LanguageModel, **options: Any) -> Pipeline:
-    """A model put to a task.
+    """Build a callable that runs a model on a task, with the inputs and outputs of Hugging Face's pipelines.
+
+        classify = lm_research.pipeline("text-classification", model="runs/sst2")
+        classify("A good film.")  # [{"label": "positive", "score": 0.99}]
+        fill = lm_research.pipeline("fill-mask", model="bert-base-uncased", top_k=3)
+        fill("Paris is the [MASK] of France.")
 
     Args:
-      task: a name of PIPELINES, "sentiment-analysis", "ner", or "translation_XX_to_YY".
-      model: a directory (see from_pretrained), or a model.
-      options: `batch_size` (8), `dtype` and `mesh` of from_pretrained, and defaults for the task's own.
+      task: a key of PIPELINES ("text-generation", "question-answering", ...), "sentiment-analysis", "ner", or
+        "translation_XX_to_YY".
+      model: a directory (see `lm_research.from_pretrained`), or a LanguageModel.
+      **options: `batch_size` (default 8); `dtype` and `mesh`, which are passed to `from_pretrained`; and defaults for the
+        options of the task, which each call may override.
+
+    Returns:
+      A Pipeline: call it with a text (or the task's other input) or a list of them.
 
     Raises:
-      UserError: no such task or option, or a model that cannot do it.
+      UserError: the task or an option does not exist, or the model's head does not fit the task.
     """
     kind = find(task)
     loading = {name: options.pop(name) for name in ("dtype", "mesh") if name in options}

@@ -48,11 +48,11 @@ INPUTS = np.array(STORED["inputs"])
 @pytest.mark.parametrize(
     ("name", "labels", "words"),
     [
-        ("Bert-regression-(3, 3)", [0.5, 1.0, 2.0], "regression with 3 outputs takes 3 a row of 3"),
+        ("Bert-regression-(3, 3)", [0.5, 1.0, 2.0], "regression with 3 outputs takes 3 for each of 3 rows"),
         ("Bert-None-(3, 3)", [0.5, 1.0, 2.0], "multi_label_classification with 3 outputs takes 3 a row"),
         ("Bert-single_label_classification-(3,)", [0.0, 1.0, 2.0], "takes integers"),
         ("Bert-single_label_classification-(3,)", [0, 1, 3], "labels holds 3, outside of 0 to 2"),
-        ("Bert-single_label_classification-(3,)", [0, 1], "takes one number a row of 3"),
+        ("Bert-single_label_classification-(3,)", [0, 1], "takes one number for each of 3 rows"),
     ],
 )
 def test_labels_of_another_problem_are_refused(name: str, labels: Any, words: str, tmp_path: pathlib.Path) -> None:
