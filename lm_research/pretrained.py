@@ -417,7 +417,7 @@ def _check_range(name: str, ids: Any, size: int) -> None:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= size:
             raise UserError(
-                f"{name} contains {low if low < 0 else high}, outside of 0 to {size - 1}. Are they another model's?"
+                f"{name} holds {low if low < 0 else high}, outside of 0 to {size - 1}. Are they another model's?"
             )
 
 

@@ -49,7 +49,7 @@ INPUTS = np.array(STORED["inputs"])
     ("name", "labels", "words"),
     [
         ("Bert-regression-(3, 3)", [0.5, 1.0, 2.0], "regression with 3 outputs takes 3 for each of 3 rows"),
-        ("Bert-None-(3, 3)", [0.5, 1.0, 2.0], "multi_label_classification with 3 outputs takes 3 a row"),
+        ("Bert-None-(3, 3)", [0.5, 1.0, 2.0], "multi_label_classification with 3 outputs takes 3 for each of"),
         ("Bert-single_label_classification-(3,)", [0.0, 1.0, 2.0], "takes integers"),
         ("Bert-single_label_classification-(3,)", [0, 1, 3], "labels holds 3, outside of 0 to 2"),
         ("Bert-single_label_classification-(3,)", [0, 1], "takes one number for each of 3 rows"),
