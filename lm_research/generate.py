@@ -186,12 +186,14 @@ def flags(rest: Sequence[str]) -> dict[str, Any]:
 
 def decoding_help() -> str:
     """What `--help` says about arguments of `generate`."""
-    from lm_research.decoding.generation_config import Options
+    from lm_research.decoding.generation_config import GenerationConfig
 
-    _, _, names = inspect.cleandoc(Options.__doc__ or "").partition("Attributes:\n")
-    defaults = [f"{field.name} {field.default}" for field in dataclasses.fields(Options) if field.default is not None]
+    _, _, names = inspect.cleandoc(GenerationConfig.__doc__ or "").partition("Attributes:\n")
+    defaults = [
+        f"{field.name} {field.default}" for field in dataclasses.fields(GenerationConfig) if field.default is not None
+    ]
     defaults.insert(0, f"max_new_tokens {NEW_TOKENS} (unless the model's files say)")
-    return f"flags of decoding (processors.py and sampling.py are in lm_research/decoding):\n{names}\ndefaults: {', '.join(defaults)}"
+    return f"flags of decoding (logits_processors.py and sampling.py are in lm_research/decoding):\n{names}\ndefaults: {', '.join(defaults)}"
 
 
 def forced(lm: Any, text: str) -> list[list[int]]:

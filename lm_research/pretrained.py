@@ -339,7 +339,7 @@ class LanguageModel:
           **arguments: `decoder_input_ids` and `decoder_attention_mask` of encoder-decoders, `assistant_model` (a smaller model
             that drafts tokens), and the generation options, which have transformers' names and meanings: max_new_tokens,
             do_sample, temperature, top_k, top_p, num_beams, num_return_sequences, eos_token_id, stop_strings, ... . All are
-            listed in decoding.generation_config.Options. Defaults come from generation_config.json, or else config.json.
+            listed in decoding.generation_config.GenerationConfig. Defaults come from generation_config.json, or else config.json.
 
         Returns:
           The new texts for `prompts`, a list with num_return_sequences entries per prompt; for `input_ids`, an int32 array

@@ -26,7 +26,7 @@ from lm_research.models.decode import BoundModel, Cache, CacheSlots
 
 # When to stop: as soon as K are finished; when the best running one, at its present length, is no better than the worst
 # finished one; when none can become better.
-ENOUGH, USUAL, THOROUGH = range(3)
+STOP_WHEN_FULL, STOP_BY_HEURISTIC, STOP_WHEN_EXHAUSTED = range(3)
 LOW = -1e9  # scores of what must not win; finite, as sums of them are compared
 
 
@@ -84,11 +84,11 @@ class SearchState(NamedTuple):
 
 def search(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> tuple[jax.Array, ...]:
     """The K best texts of each prompt, see `ranked`, in one program."""
-    state = begin(bound, plan, prompts, settings)
-    return ranked(bound, plan, proceed(bound, plan, state, settings, jnp.int32(plan.steps)))
+    state = prefill(bound, plan, prompts, settings)
+    return ranked(bound, plan, search_until(bound, plan, state, settings, jnp.int32(plan.steps)))
 
 
-def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> SearchState:
+def prefill(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> SearchState:
     """Reads the prompts and takes the first step."""
     width, size = prompts.tokens_BP.shape[1], plan.beams // plan.groups
     x_BPD, cache = encode_prompts(bound, prompts, width + plan.beams * plan.steps, plan.beams, width)
@@ -119,7 +119,9 @@ def begin(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settin
     return step(plan, state, logits_BKV, settings)
 
 
-def proceed(bound: BoundModel, plan: BeamPlan, state: SearchState, settings: Settings, until: jax.Array) -> SearchState:
+def search_until(
+    bound: BoundModel, plan: BeamPlan, state: SearchState, settings: Settings, until: jax.Array
+) -> SearchState:
     """Goes on until texts have `until` new tokens or the search is over."""
     width = state.groups[0].tokens_BKS.shape[2] - plan.steps
 
@@ -235,7 +237,7 @@ def advance(
     beams = _finish(beams, tokens_BCS, scores_BC, finishes_BC, new + 1, settings)
     beams = beams._replace(tokens_BKS=_pick(tokens_BCS, keep_BK), scores_BK=_pick(running_BC, keep_BK))
     beams = beams._replace(open_B=beams.open_B & may_improve(beams, new + 1, settings))
-    full = beams.done_BK.all() & (settings["early_stopping"] == ENOUGH)
+    full = beams.done_BK.all() & (settings["early_stopping"] == STOP_WHEN_FULL)
     return beams, _pick(candidates.parent_BC, keep_BK), beams.open_B.any() & ~full & ~hits_BC.all()
 
 
@@ -270,7 +272,7 @@ def _finish(
 ) -> Beams:
     """The K best of what was finished and what finishes now."""
     means_BC = scores_BC / length.astype(jnp.float32) ** settings["length_penalty"]
-    shut_B = ~beams.open_B | (beams.done_BK.all(1) & (settings["early_stopping"] == ENOUGH))
+    shut_B = ~beams.open_B | (beams.done_BK.all(1) & (settings["early_stopping"] == STOP_WHEN_FULL))
     means_BC = means_BC + jnp.where(shut_B[:, None], LOW, 0.0) + jnp.where(finishes_BC, 0.0, LOW)
     scores_BX = jnp.concatenate([beams.done_scores_BK, means_BC], axis=1)
     kept_BK = jax.lax.top_k(scores_BX, beams.done_BK.shape[1])[1]
@@ -289,7 +291,7 @@ def _finish(
 def may_improve(beams: Beams, length: jax.Array, settings: Settings) -> jax.Array:
     """Whether a running text could still beat the worst finished one [B], judged as `early_stopping` says."""
     penalty = settings["length_penalty"]
-    length = jnp.where((settings["early_stopping"] == THOROUGH) & (penalty > 0), settings["max_new"], length)
+    length = jnp.where((settings["early_stopping"] == STOP_WHEN_EXHAUSTED) & (penalty > 0), settings["max_new"], length)
     best_B = beams.scores_BK.max(1) / length.astype(jnp.float32) ** penalty
     worst_BK = jnp.where(beams.done_BK, beams.done_scores_BK.min(1, keepdims=True), LOW)
     return (best_B[:, None] > worst_BK).any(1)
@@ -300,6 +302,6 @@ def _pick(x_BX: jax.Array, index_BK: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x_BX, index_BK.reshape(*index_BK.shape, *(1,) * (x_BX.ndim - 2)), axis=1)
 
 
-def needs(words: Sequence[Sequence[int]]) -> int:
+def total_length(words: Sequence[Sequence[int]]) -> int:
     """Tokens that it takes to say all words."""
     return sum(map(len, words))

@@ -21,7 +21,7 @@ from lm_research.decoding.logits_processors import NO_TOKEN, History, table_shap
 NEVER = -1e9
 
 
-def table(words: Sequence[Sequence[int]]) -> np.ndarray:
+def words_table(words: Sequence[Sequence[int]]) -> np.ndarray:
     """Words as one array [W, T], filled up with NO_TOKEN on the right, and to one of few sizes with words of no tokens."""
     table_WT = np.full(table_shape(words, 4), NO_TOKEN, np.int32)
     for row, word in zip(table_WT, words, strict=False):

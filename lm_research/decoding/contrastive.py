@@ -71,7 +71,7 @@ def unit(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def degeneration(states_BCD: jax.Array, past_BSD: jax.Array, seen_BS: jax.Array) -> jax.Array:
+def degeneration_penalty(states_BCD: jax.Array, past_BSD: jax.Array, seen_BS: jax.Array) -> jax.Array:
     """The highest cosine of each candidate with a past state [B, C]; vectors of length 1."""
     cosine_BCS = jnp.einsum("BCD,BSD->BCS", states_BCD, past_BSD)
     return jnp.where(seen_BS[:, None], cosine_BCS, -jnp.inf).max(2)
@@ -84,7 +84,7 @@ def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: S
     x_BCD, cache = decode.extend(bound, token_BC, state.cache, _place(plan, state))
     logits_BCV = decode.predict(bound, x_BCD)
     seen_BS = state.history().slots()
-    likeness_BC = degeneration(unit(x_BCD), search.states_BSD, seen_BS)
+    likeness_BC = degeneration_penalty(unit(x_BCD), search.states_BSD, seen_BS)
     alpha = settings["penalty_alpha"]
     score_BC = jnp.where(share_BC > 0, (1 - alpha) * share_BC - alpha * likeness_BC, -jnp.inf)
     chosen_B = score_BC.argmax(1)
@@ -102,7 +102,7 @@ def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: S
         tokens_RS=put(state.tokens_RS, token_B),
         length=slot + 1,
         finished_R=state.finished_R | ended_B,
-        cache=settle(cache, slot, chosen_B, bound.blocks is None),
+        cache=move_chosen(cache, slot, chosen_B, bound.blocks is None),
     )
     return _Search(state, put(search.states_BSD, unit(pick(x_BCD))), pick(logits_BCV))
 
@@ -117,7 +117,7 @@ def _place(plan: ContrastivePlan, state: DecodeState) -> CacheSlots:
     return CacheSlots(state.length, positions_BC, visible_BCS, jnp.broadcast_to(distance, (1, *visible_BCS.shape[1:])))
 
 
-def settle(cache: Cache, slot: jax.Array, chosen_B: jax.Array, stacked: bool) -> Cache:
+def move_chosen(cache: Cache, slot: jax.Array, chosen_B: jax.Array, stacked: bool) -> Cache:
     """Moves the chosen one of the entries from `slot` on into `slot`."""
 
     def move(x_BGSK: jax.Array) -> jax.Array:

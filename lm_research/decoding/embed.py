@@ -49,7 +49,7 @@ def embed(
         said = dataclasses.replace(said, pooling=pooling, further=(), dense=(), truncate_dim=0)
     said.check()
     _check_width(said, lm.definition.arch)
-    begins, width = prompted(said, texts, prompt_name, prompt), _width(said, lm.definition.arch)
+    begins, width = resolve_prompt(said, texts, prompt_name, prompt), _width(said, lm.definition.arch)
     if begins and are_texts(texts):
         texts = [begins + text for text in texts]
     most, framed = said.max_length or (lm.tokenizer and lm.tokenizer.max_length) or 0, lm.embedding is not None
@@ -70,7 +70,7 @@ def embed(
     return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, width), np.float32)
 
 
-def prompted(said: Embedding, texts: Sequence[Any], prompt_name: str | None, prompt: str | None) -> str:
+def resolve_prompt(said: Embedding, texts: Sequence[Any], prompt_name: str | None, prompt: str | None) -> str:
     """What is put before texts; token ids get nothing. Raises a UserError for a name that there is not."""
     if len(texts) and not isinstance(texts[0], str):
         if prompt_name is not None or prompt is not None:
@@ -137,10 +137,10 @@ def similarities(a_ND: np.ndarray, b_MD: np.ndarray, kind: str) -> np.ndarray:
     a_ND, b_MD = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a_ND, b_MD))
     if kind in ("cosine", "dot"):
         return (_length_1(a_ND) @ _length_1(b_MD).T) if kind == "cosine" else a_ND @ b_MD.T
-    return np.array([alike(a_D, b_MD, kind) for a_D in a_ND], np.float32).reshape(len(a_ND), len(b_MD))
+    return np.array([similarity_pairwise(a_D, b_MD, kind) for a_D in a_ND], np.float32).reshape(len(a_ND), len(b_MD))
 
 
-def alike(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
+def similarity_pairwise(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
     """The same of vectors [..., D] that stand at the same place, [...]."""
     if kind == "cosine":
         return (_length_1(a) * _length_1(b)).sum(-1)

@@ -88,22 +88,22 @@ class Engine:
 
     Attributes:
       definition: the model.
-      given: its parameters; params: the same, with the decoder's layers apart where that is faster.
+      given: its parameters; params: the same, with the decoder's layers unstacked where that is faster.
       rows_multiple: batches must be multiples of it.
     """
 
-    def __init__(self, definition: ModelDefinition, params: Params, apart: bool | None = None) -> None:
-        """`apart` copies the decoder's layers into separate matrices (models.decode_layout.unroll); None does so on one CPU device."""
+    def __init__(self, definition: ModelDefinition, params: Params, unstacked: bool | None = None) -> None:
+        """`unstacked` copies the decoder's layers into separate matrices (models.decode_layout.unroll); None does so on one CPU device."""
         self.definition = definition
         leaf = jax.tree.leaves(params)[0]
         sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
         self.mesh = mesh if isinstance(mesh, Mesh) else None
         self.rows_multiple = batch_shards(self.mesh.shape) if self.mesh is not None else 1
-        if apart is None:
-            apart = jax.default_backend() == "cpu" and (self.mesh is None or self.mesh.size == 1)
-        self.given = self.params = params
-        if apart:
+        if unstacked is None:
+            unstacked = jax.default_backend() == "cpu" and (self.mesh is None or self.mesh.size == 1)
+        self.source_params = self.params = params
+        if unstacked:
             with self.on_mesh():
                 self.params = jax.jit(functools.partial(decode.unroll, definition))(params)
         self._programs: collections.OrderedDict[Any, Any] = collections.OrderedDict()
@@ -141,11 +141,11 @@ class Engine:
                 self._programs.popitem(last=False)
             return jitted
 
-    def start(self, plan: DecodeSpec, prompts: Prompts[np.ndarray], settings: Settings) -> DecodeState:
+    def prefill(self, plan: DecodeSpec, prompts: Prompts[np.ndarray], settings: Settings) -> DecodeState:
         """Reads prompts and chooses the first new token of each row."""
         return self.program(prefill, plan)(prompts, settings)
 
-    def advance(self, plan: DecodeSpec, state: DecodeState, settings: Settings, until: int) -> DecodeState:
+    def decode_until(self, plan: DecodeSpec, state: DecodeState, settings: Settings, until: int) -> DecodeState:
         """Goes on until `until` slots are filled or all rows are finished. The given state is used up."""
         return self.program(decode_until, plan, donate=0)(state, settings, np.int32(until))
 
@@ -193,12 +193,12 @@ def predict(bound: BoundModel, x_RLD: jax.Array) -> jax.Array:
 
 def row_keys(prompts: Prompts[jax.Array], seed_B: jax.Array, copies: int) -> jax.Array:
     """A key for each row [R]. The copies of a prompt draw as so many equal prompts in one batch do."""
-    number_BC = prompts.name_B2[:, 1:] * copies + jnp.arange(copies, dtype=jnp.uint32)
+    number_BC = prompts.digest_B2[:, 1:] * copies + jnp.arange(copies, dtype=jnp.uint32)
 
     def one(seed: jax.Array, digest: jax.Array, number: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), digest), number)
 
-    keys_BC = jax.vmap(jax.vmap(one, (None, None, 0)))(seed_B, prompts.name_B2[:, 0], number_BC)
+    keys_BC = jax.vmap(jax.vmap(one, (None, None, 0)))(seed_B, prompts.digest_B2[:, 0], number_BC)
     return keys_BC.reshape(-1)
 
 

@@ -105,7 +105,7 @@ def in_pieces(lm: Any, input_ids: Any, piece: int, **arguments: Any) -> Iterator
 
 def _ways(request: Request, piece: int = 0) -> Iterator[GenerateOutput | None]:
     """The output of a request, at the end; with `piece` a None before it now and then."""
-    way = {"tokens": _tokens, "beams": _beams, "contrastive": _contrastive}[request.options.way]
+    way = {"tokens": _tokens, "beams": _beams, "contrastive": _contrastive}[request.options.strategy]
     return way(request, piece)
 
 
@@ -124,11 +124,11 @@ def _output(request: Request, new: list[list[int]], fill: int, **more: Any) -> G
 
 def _tokens(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     plan, settings, stops = request.plan(), request.settings, _stops(request)
-    state = request.engine.start(plan, request.prompts, settings)
-    until, last = request.slots, request.slots + request.lengths.most
+    state = request.engine.prefill(plan, request.prompts, settings)
+    until, last = request.slots, request.slots + request.lengths.max_new_tokens
     while True:
         until = min(last, until + (piece or LOOK if stops or piece else last))
-        state = request.engine.advance(plan, state, settings, until)
+        state = request.engine.decode_until(plan, state, settings, until)
         new = _stopped(request, _new(request, state), stops)
         finished = np.ones(len(state.finished_R), bool)
         finished[: len(new)] = [ended for _, ended in new]
@@ -180,21 +180,21 @@ def _finish(request: Request, state: DecodeState, new: list[list[int]]) -> Gener
 
 def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options = request.options
-    plan = beam_plan(options, request.lengths.most)
-    settings = {**request.settings, **beam_settings(options, request.lengths.most)}
+    plan = beam_plan(options, request.lengths.max_new_tokens)
+    settings = {**request.settings, **beam_settings(options, request.lengths.max_new_tokens)}
     if options.force_words_ids is not None:
-        settings["words"] = constrained.table(options.force_words_ids)
-        needed = beam.needs(options.force_words_ids)
-        if needed > request.lengths.most:
+        settings["words"] = constrained.words_table(options.force_words_ids)
+        needed = beam.total_length(options.force_words_ids)
+        if needed > request.lengths.max_new_tokens:
             raise UserError(
-                f"force_words_ids has {needed} tokens, but only {request.lengths.most} new ones may come. Raise max_new_tokens."
+                f"force_words_ids has {needed} tokens, but only {request.lengths.max_new_tokens} new ones may come. Raise max_new_tokens."
             )
     engine, prompts = request.engine, request.prompts
     if piece:
-        state = engine.program(beam.begin, plan)(prompts, settings)
+        state = engine.program(beam.prefill, plan)(prompts, settings)
         yield None
-        proceed = engine.program(beam.proceed, plan, donate=0)
-        for until in range(1 + piece, request.lengths.most + piece, piece):
+        proceed = engine.program(beam.search_until, plan, donate=0)
+        for until in range(1 + piece, request.lengths.max_new_tokens + piece, piece):
             state = proceed(state, settings, np.int32(until))
             if not state.going:
                 break
@@ -228,10 +228,12 @@ def _logprobs(request: Request, new: list[list[int]]) -> list[np.ndarray] | None
 
 def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     options, vocab = request.options, request.engine.definition.arch.vocab_size
-    plan = contrastive.ContrastivePlan(bucket_size(request.slots + request.lengths.most), min(options.top_k, vocab))
+    plan = contrastive.ContrastivePlan(
+        bucket_size(request.slots + request.lengths.max_new_tokens), min(options.top_k, vocab)
+    )
     settings = {
         **request.settings,
-        "max_new": np.int32(request.lengths.most),
+        "max_new": np.int32(request.lengths.max_new_tokens),
         "penalty_alpha": np.float32(options.penalty_alpha),
     }
     stops = _stops(request)
@@ -242,7 +244,7 @@ def _contrastive(request: Request, piece: int) -> Iterator[GenerateOutput | None
 
 def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
     options, draft = request.options, engine_of(assistant)
-    if options.way != "tokens" or options.stops or options.top_logprobs:
+    if options.strategy != "tokens" or options.stops or options.top_logprobs:
         raise UserError(
             "assistant_model drafts for greedy decoding and sampling: leave out num_beams, penalty_alpha, stop_strings, "
             "top_logprobs."
@@ -253,8 +255,8 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
             f"assistant_model is a {theirs.kind} with {theirs.vocab_size} tokens, the model a {ours.kind} with "
             f"{ours.vocab_size}: a draft needs the same tokens and kind."
         )
-    slots = bucket_size(request.slots + request.lengths.most + options.num_assistant_tokens + 1)
-    if theirs.positions == "learned" and longest(request.rows) + request.lengths.most > theirs.max_length:
+    slots = bucket_size(request.slots + request.lengths.max_new_tokens + options.num_assistant_tokens + 1)
+    if theirs.positions == "learned" and longest(request.rows) + request.lengths.max_new_tokens > theirs.max_length:
         raise UserError(f"assistant_model has positions for {theirs.max_length} tokens. Lower max_new_tokens.")
     plan = speculative.SpeculativePlan(
         slots,
@@ -263,12 +265,12 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
         options.do_sample,
         assistant.definition,
     )
-    settings = {**request.settings, "max_new": np.int32(request.lengths.most)}
+    settings = {**request.settings, "max_new": np.int32(request.lengths.max_new_tokens)}
     program = request.engine.program(speculative.search, plan)
     progress = program(request.prompts, settings, draft.params)
     rows = request.count * options.num_return_sequences
     tokens = np.asarray(progress.tokens_BS)[:rows, request.slots :]
-    length = np.minimum(np.asarray(progress.length_B)[:rows] - request.slots, request.lengths.most)
+    length = np.minimum(np.asarray(progress.length_B)[:rows] - request.slots, request.lengths.max_new_tokens)
     new = [row[:count].tolist() for row, count in zip(tokens, length, strict=True)]
     return _output(request, new, options.pad, rounds=int(progress.rounds), logprobs=_logprobs(request, new))
 
@@ -289,7 +291,7 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
     inputs = {"input_ids": input_ids} | {name: arguments.pop(name, None) for name in names}
     request = Request(lm, arguments, inputs, prompts)
     options = request.options
-    if request.count * options.num_return_sequences != 1 or options.way != "tokens":
+    if request.count * options.num_return_sequences != 1 or options.strategy != "tokens":
         raise UserError(
             "stream gives one text, token by token: give one prompt, without num_return_sequences and num_beams."
         )
@@ -300,10 +302,10 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
 
 def _stream_tokens(request: Request) -> Iterator[int]:
     options, plan, stops, said = request.options, request.plan(), request.options.stops, []
-    state = request.engine.start(plan, request.prompts, request.settings)
-    for slot in range(request.slots, request.slots + request.lengths.most):
+    state = request.engine.prefill(plan, request.prompts, request.settings)
+    for slot in range(request.slots, request.slots + request.lengths.max_new_tokens):
         if slot > request.slots:
-            state = request.engine.advance(plan, state, request.settings, slot + 1)
+            state = request.engine.decode_until(plan, state, request.settings, slot + 1)
         said.append(int(state.tokens_RS[0, slot]))
         yield said[-1]
         if said[-1] in options.ends or stop_at(request.tokenizer, said, stops, request.before[0]) is not None:

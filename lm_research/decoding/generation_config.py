@@ -19,18 +19,18 @@ from lm_research.common import paths
 from lm_research.common.disk import write_atomically
 from lm_research.common.documents import Object, read_json, short
 from lm_research.common.texts import is_text
-from lm_research.decoding.logits_processors import words
+from lm_research.decoding.logits_processors import pack_words
 from lm_research.errors import PretrainedError, UserError, suggest
 
 LOG = logging.getLogger("lm_research")
 FILE = "generation_config.json"
-NEW_TOKENS = 20  # where nothing says how many
+DEFAULT_NEW_TOKENS = 20  # where nothing says how many
 
 Tokens = int | Sequence[int] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class GenerationConfig:
     """How to continue texts.
 
     Attributes:
@@ -136,18 +136,18 @@ class Options:
         return list(given.items() if isinstance(given, Mapping) else given)
 
     @property
-    def way(self) -> str:
+    def strategy(self) -> str:
         """One of `tokens` (greedy or sampling), `beams` and `contrastive`."""
         if self.penalty_alpha and self.top_k > 1 and not self.do_sample and self.num_beams == 1:
             return "contrastive"
         return "beams" if self.num_beams > 1 else "tokens"
 
 
-NAMES = tuple(field.name for field in dataclasses.fields(Options))
+NAMES = tuple(field.name for field in dataclasses.fields(GenerationConfig))
 TOKENS = tuple(
     name for name in NAMES if name.endswith(("_token_id", "_words_ids", "suppress_tokens")) or name == "sequence_bias"
 )
-_KINDS = typing.get_type_hints(Options)
+_KINDS = typing.get_type_hints(GenerationConfig)
 # How a value of the wrong type should look, where it is more than one number or word.
 _FORMS = {
     "eos_token_id": "a token id or a list of them",
@@ -200,14 +200,14 @@ def save_defaults(directory: pathlib.Path, values: Mapping[str, Any]) -> None:
         write_atomically(pathlib.Path(directory) / FILE, text)
 
 
-def of_writer(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_decoder_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json, with what only the one of its decoder says where a model is made of two."""
     said = {name: value for name, value in config.items() if value is not None}
     inner = said.get("decoder")
     return {**(inner if isinstance(inner, Mapping) else {}), **said}
 
 
-def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapping[str, Any]) -> Options:
+def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapping[str, Any]) -> GenerationConfig:
     """Options from arguments, over those of generation_config.json, over those of config.json.
 
     Args:
@@ -221,7 +221,7 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
     for name in given:
         if name not in NAMES:
             raise UserError(f"generate has no argument {name!r}. {suggest(name, NAMES)}")
-    known = {name: value for name, value in of_writer(config).items() if name in NAMES and value is not None}
+    known = {name: value for name, value in with_decoder_keys(config).items() if name in NAMES and value is not None}
     if file:
         known = {name: value for name, value in known.items() if name.endswith("_token_id")}
     known |= {name: value for name, value in file.items() if name in NAMES and value is not None}
@@ -233,7 +233,7 @@ def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapp
         known.pop("max_new_tokens", None)
     if "min_length" in given:
         known.pop("min_new_tokens", None)
-    options = Options(**(known | given))
+    options = GenerationConfig(**(known | given))
     try:
         _check(options)
     except UserError as error:
@@ -306,7 +306,7 @@ def _numbers(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _check(options: Options) -> None:
+def _check(options: GenerationConfig) -> None:
     def need(condition: bool, message: str) -> None:
         if not condition:
             raise UserError(message)
@@ -342,7 +342,7 @@ def _check(options: Options) -> None:
     _check_together(options, need)
 
 
-def _check_filters(options: Options, need: Any) -> None:
+def _check_filters(options: GenerationConfig, need: Any) -> None:
     need(options.top_k >= 0, f"top_k={options.top_k}: it must be 0 (off) or more.")
     need(
         options.temperature > 0,
@@ -354,9 +354,9 @@ def _check_filters(options: Options, need: Any) -> None:
     need(options.top_p > 0 and options.typical_p > 0, "top_p and typical_p must be above 0; 1 keeps all tokens.")
 
 
-def _check_together(options: Options, need: Any) -> None:
+def _check_together(options: GenerationConfig, need: Any) -> None:
     beams, copies = options.num_beams, options.num_return_sequences
-    if options.way == "beams":
+    if options.strategy == "beams":
         need(
             copies <= beams,
             f"num_return_sequences={copies} is more than num_beams={beams}: raise num_beams to {copies}.",
@@ -370,7 +370,7 @@ def _check_together(options: Options, need: Any) -> None:
         )
         need(options.force_words_ids is None, "force_words_ids needs beams: add num_beams=4 or more.")
     need(
-        options.way == "tokens" or not options.top_logprobs,
+        options.strategy == "tokens" or not options.top_logprobs,
         "top_logprobs does not go with beams or penalty_alpha: output_logprobs=True gives those of the chosen tokens.",
     )
     groups = options.num_beam_groups
@@ -394,10 +394,10 @@ def _check_together(options: Options, need: Any) -> None:
     need(not options.penalty_alpha or options.top_k > 1, "penalty_alpha needs top_k above 1, such as 4.")
 
 
-class Lengths:
+class LengthLimits:
     """Counts of new tokens that options mean for rows of a width."""
 
-    def __init__(self, options: Options, width: int, longest: int, limit: int) -> None:
+    def __init__(self, options: GenerationConfig, width: int, longest: int, limit: int) -> None:
         """Set the limits of a request.
 
         Args:
@@ -409,28 +409,28 @@ class Lengths:
         Raises:
           UserError: nothing can be added, or it would not fit into the model's positions.
         """
-        most = options.max_new_tokens
-        if most is None and options.max_length is not None:
-            most = options.max_length - width
-            if most < 1:
+        new = options.max_new_tokens
+        if new is None and options.max_length is not None:
+            new = options.max_length - width
+            if new < 1:
                 raise UserError(
                     f"max_length={options.max_length} counts the prompt, which has {width} tokens already. Raise it, or give "
                     "max_new_tokens."
                 )
-        if most is None:
-            most = min(NEW_TOKENS, limit - longest + 1) if limit else NEW_TOKENS
-        self.most: int = most
-        if limit and longest + self.most - 1 > limit or self.most < 1:
+        if new is None:
+            new = min(DEFAULT_NEW_TOKENS, limit - longest + 1) if limit else DEFAULT_NEW_TOKENS
+        self.max_new_tokens: int = new
+        if limit and longest + self.max_new_tokens - 1 > limit or self.max_new_tokens < 1:
             raise UserError(
-                f"The prompt has {longest} tokens and {max(self.most, 1)} are to come, but the model has positions for {limit}. "
+                f"The prompt has {longest} tokens and {max(self.max_new_tokens, 1)} are to come, but the model has positions for {limit}. "
                 "Shorten the prompt or lower max_new_tokens."
             )
-        self.least = options.min_new_tokens
-        if self.least is None:
-            self.least = max(0, (options.min_length or 0) - width)
+        self.min_new_tokens = options.min_new_tokens
+        if self.min_new_tokens is None:
+            self.min_new_tokens = max(0, (options.min_length or 0) - width)
 
 
-def make_rules(options: Options, lengths: Lengths, width: int, vocabulary: int) -> dict[str, Any]:
+def make_rules(options: GenerationConfig, lengths: LengthLimits, width: int, vocabulary: int) -> dict[str, Any]:
     """Settings of processors.RULES. `vocabulary` is how many ids there are tokens for; 0 is all."""
     rules: dict[str, Any] = {"vocabulary": np.int32(vocabulary)} if vocabulary else {}
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
@@ -448,17 +448,17 @@ def make_rules(options: Options, lengths: Lengths, width: int, vocabulary: int) 
     ends_E = np.asarray(options.ends, np.int32)
     bad = [list(word) for word in options.bad_words_ids or () if list(word) not in [[end] for end in options.ends]]
     if bad:
-        rules["bad_words"] = words(bad)
+        rules["bad_words"] = pack_words(bad)
     if options.biases:
         sequences, biases = zip(*options.biases, strict=True)
-        words_WT, bias_W = words(sequences), np.asarray(biases, np.float32)
+        words_WT, bias_W = pack_words(sequences), np.asarray(biases, np.float32)
         rules["sequence_bias"] = {"words_WT": words_WT, "bias_W": np.pad(bias_W, (0, len(words_WT) - len(bias_W)))}
-    if lengths.least and len(ends_E):
-        rules["min_new_tokens"] = {"count": np.int32(lengths.least), "ends_E": ends_E}
+    if lengths.min_new_tokens and len(ends_E):
+        rules["min_new_tokens"] = {"count": np.int32(lengths.min_new_tokens), "ends_E": ends_E}
     if options.forced_bos_token_id is not None and width == 1:
         rules["forced_bos"] = _forced(options.forced_bos_token_id, 0)
     if options.forced_eos_token_id is not None:
-        rules["forced_eos"] = _forced(options.forced_eos_token_id, lengths.most - 1)
+        rules["forced_eos"] = _forced(options.forced_eos_token_id, lengths.max_new_tokens - 1)
     if options.exponential_decay_length_penalty and len(ends_E):
         start, factor = options.exponential_decay_length_penalty
         rules["length_decay"] = {"start": np.int32(start), "factor": np.float32(factor), "ends_E": ends_E}
@@ -468,7 +468,7 @@ def make_rules(options: Options, lengths: Lengths, width: int, vocabulary: int) 
         at = int(width == 1 and options.forced_bos_token_id is not None)
         tokens_T = np.asarray(options.begin_suppress_tokens, np.int32)
         rules["begin_suppress_tokens"] = {"tokens_T": tokens_T, "at": np.int32(at)}
-    if options.renormalize_logits and options.way == "beams":  # elsewhere only shares count
+    if options.renormalize_logits and options.strategy == "beams":  # elsewhere only shares count
         rules["renormalize"] = {}
     return rules
 
@@ -477,7 +477,7 @@ def _forced(tokens: Tokens, at: int) -> dict[str, Any]:
     return {"tokens_T": np.asarray(as_list(tokens), np.int32), "at": np.int32(at)}
 
 
-def make_filters(options: Options) -> dict[str, Any]:
+def make_filters(options: GenerationConfig) -> dict[str, Any]:
     """Settings of sampling.FILTERS."""
     if not options.do_sample:
         return {}

@@ -12,17 +12,24 @@ import numpy as np
 
 from lm_research.common.rounding import bucket_size
 from lm_research.common.texts import replace_surrogates
-from lm_research.decoding.beam import ENOUGH, THOROUGH, USUAL, BeamPlan
+from lm_research.decoding.beam import STOP_BY_HEURISTIC, STOP_WHEN_EXHAUSTED, STOP_WHEN_FULL, BeamPlan
 from lm_research.decoding.engine import DecodeSpec, Engine, Settings
-from lm_research.decoding.generation_config import TOKENS, Lengths, Options, make_filters, make_options, make_rules
+from lm_research.decoding.generation_config import (
+    TOKENS,
+    GenerationConfig,
+    LengthLimits,
+    make_filters,
+    make_options,
+    make_rules,
+)
 from lm_research.decoding.prompts import (
     as_rows,
     first_positions,
     longest,
     make_prompts,
-    parts_documents,
     source_rows,
     unhidden,
+    uses_document_separator,
     without_padding,
 )
 from lm_research.errors import UserError
@@ -38,7 +45,7 @@ HEADS = ("causal_lm", "seq2seq_lm")
 
 def engine_of(lm: Any) -> Engine:
     """The engine of a model, made at its first use and again when its parameters are other ones."""
-    if lm.engine is None or lm.engine.given is not lm.params:
+    if lm.engine is None or lm.engine.source_params is not lm.params:
         if lm.definition.head.name not in HEADS:
             raise UserError(
                 f"This model predicts {lm.definition.head.name!r}, not text. Read it with head='causal_lm' (a decoder) or "
@@ -60,7 +67,7 @@ class Request:
         self, lm: Any, arguments: Mapping[str, Any], inputs: Mapping[str, Any], texts: str | Sequence[str] | None
     ) -> None:
         self.engine, self.tokenizer, arch = engine_of(lm), lm.tokenizer, lm.definition.arch
-        self.options = options = settle(lm, arguments, texts is not None)
+        self.options = options = resolve_options(lm, arguments, texts is not None)
         _check_options(options, arguments, arch.vocab_size)
         given = _given(lm, inputs, texts, options)
         self.sources = sources = given if arch.encoder is not None else None
@@ -85,14 +92,14 @@ class Request:
             len(all_ids) - len(row) for all_ids, row in zip(self.rows if ids is None else ids, self.rows, strict=True)
         ]
         self.first = first_positions(arch, hidden)
-        self.shown = rectangle(shown, options.pad)
+        self.shown = pad_left(shown, options.pad)
         width = self.shown.shape[1]
         limit = arch.max_length if arch.positions == "learned" else 0
         before = max(0, *self.first) if self.first else 0
-        self.lengths = Lengths(options, width, longest(self.rows) + before, limit)
-        most = arch.encoder.max_length if sources is not None and arch.encoder.positions == "learned" else 0
+        self.lengths = LengthLimits(options, width, longest(self.rows) + before, limit)
+        max_length = arch.encoder.max_length if sources is not None and arch.encoder.positions == "learned" else 0
         self.prompts = make_prompts(
-            self.rows, options.pad, sources, self.engine.rows_multiple, most=most, first=self.first
+            self.rows, options.pad, sources, self.engine.rows_multiple, max_length=max_length, first=self.first
         )
         self.count, self.slots = len(self.rows), self.prompts.tokens_BP.shape[1]
         known = self.tokenizer.size if self.tokenizer else arch.vocab_size
@@ -125,7 +132,7 @@ class Request:
     def plan(self) -> DecodeSpec:
         options, vocab = self.options, self.engine.definition.arch.vocab_size
         return DecodeSpec(
-            slots=bucket_size(self.slots + self.lengths.most),
+            slots=bucket_size(self.slots + self.lengths.max_new_tokens),
             copies=options.num_return_sequences,
             sample=options.do_sample,
             candidates=min(bucket_size(options.top_k), vocab) if options.do_sample and 0 < options.top_k < vocab else 0,
@@ -142,10 +149,10 @@ class Request:
         return cut
 
 
-def beam_plan(options: Options, most: int) -> BeamPlan:
-    """What a beam search for `most` new tokens is compiled for."""
+def beam_plan(options: GenerationConfig, max_new_tokens: int) -> BeamPlan:
+    """What a beam search for `max_new_tokens` new tokens is compiled for."""
     return BeamPlan(
-        steps=bucket_size(most),
+        steps=bucket_size(max_new_tokens),
         beams=options.num_beams,
         groups=options.num_beam_groups,
         ends=len(options.ends),
@@ -154,14 +161,20 @@ def beam_plan(options: Options, most: int) -> BeamPlan:
     )
 
 
-def beam_settings(options: Options, most: int) -> Settings:
+def beam_settings(options: GenerationConfig, max_new_tokens: int) -> Settings:
     """What a beam search is told beside the usual settings."""
     # As transformers fills beams: a padding token of 0 counts as none.
     fill = (options.pad_token_id or options.ends[0]) if options.ends else options.pad
-    early = THOROUGH if options.early_stopping == "never" else ENOUGH if options.early_stopping else USUAL
+    early = (
+        STOP_WHEN_EXHAUSTED
+        if options.early_stopping == "never"
+        else STOP_WHEN_FULL
+        if options.early_stopping
+        else STOP_BY_HEURISTIC
+    )
     return {
         "fill": np.int32(fill),
-        "max_new": np.int32(most),
+        "max_new": np.int32(max_new_tokens),
         "length_penalty": np.float32(options.length_penalty),
         "early_stopping": np.int32(early),
         "diversity_penalty": np.float32(options.diversity_penalty),
@@ -171,7 +184,7 @@ def beam_settings(options: Options, most: int) -> Settings:
 # --- what is given ----------------------------------------------------------------------------------------------------
 
 
-def settle(lm: Any, given: Mapping[str, Any], texts: bool) -> Options:
+def resolve_options(lm: Any, given: Mapping[str, Any], texts: bool) -> GenerationConfig:
     """Options over those of the model's files, with the tokens that the tokenizer knows: the end, and the language to write in.
 
     That language is tgt_lang; else what the files of the model name; else, of `texts`, what those of the tokenizer name: what goes
@@ -198,7 +211,7 @@ def settle(lm: Any, given: Mapping[str, Any], texts: bool) -> Options:
     return dataclasses.replace(options, **fresh)
 
 
-def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: Options) -> list[list[int]]:
+def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: GenerationConfig) -> list[list[int]]:
     """Token lists of prompts, or of what an encoder reads."""
     ids = inputs.get("input_ids")
     if texts is not None and ids is not None:
@@ -249,7 +262,7 @@ def encode(
     if language is not None:
         head, tail = require_languages(tokenizer.languages, language).frame_ids(language, tokenizer.eos_id)
         return [[*head, *text_ids(tokenizer, text), *tail] for text in texts]
-    if tokenizer.adds_special_tokens and (for_encoder or not parts_documents(tokenizer)):
+    if tokenizer.adds_special_tokens and (for_encoder or not uses_document_separator(tokenizer)):
         return [np.asarray(tokenizer(text)["input_ids"])[0].tolist() for text in texts]
     rows = (text_ids(tokenizer, text) for text in texts)
     if for_encoder:
@@ -312,7 +325,7 @@ def _filled(rows: Sequence[list[int]]) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int32)}
 
 
-def _decoder_rows(options: Options, count: int, ids: Any, mask: Any) -> list[list[int]]:
+def _decoder_rows(options: GenerationConfig, count: int, ids: Any, mask: Any) -> list[list[int]]:
     start = options.decoder_start_token_id if options.decoder_start_token_id is not None else options.bos_token_id
     if ids is None:
         if start is None:
@@ -329,7 +342,7 @@ def _decoder_rows(options: Options, count: int, ids: Any, mask: Any) -> list[lis
     return rows
 
 
-def _check_options(options: Options, given: Mapping[str, Any], size: int) -> None:
+def _check_options(options: GenerationConfig, given: Mapping[str, Any], size: int) -> None:
     """Raises a UserError for tokens and numbers of them that the model has not.
 
     Only what is given is looked at: files of models often name tokens of a larger vocabulary, which then never come.
@@ -381,7 +394,7 @@ def _check_source(sources: Sequence[Sequence[int]], encoder: Any) -> None:
         )
 
 
-def rectangle(rows: Any, pad: int) -> np.ndarray:
+def pad_left(rows: Any, pad: int) -> np.ndarray:
     """Rows as an array, lists padded on the left."""
     if isinstance(rows, list | tuple) and not all(len(row) == len(rows[0]) for row in rows):
         width = longest(rows)

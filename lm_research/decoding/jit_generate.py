@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.decoding import beam, engine
-from lm_research.decoding.generation_config import Lengths, Options, make_rules
+from lm_research.decoding.generation_config import GenerationConfig, LengthLimits, make_rules
 from lm_research.decoding.generation_request import beam_plan, beam_settings
 from lm_research.decoding.prompts import Prompts
 from lm_research.models.decode import BoundModel
@@ -34,7 +34,7 @@ ARGUMENTS = (
 )
 
 
-def decode(model: Any, options: Options, most: int, prompts: Prompts[jax.Array], known: int) -> jax.Array:
+def decode(model: Any, options: GenerationConfig, most: int, prompts: Prompts[jax.Array], known: int) -> jax.Array:
     """New tokens of each row, int32 [B, T = most]. What follows a row's end token means nothing.
 
     Args:
@@ -45,8 +45,8 @@ def decode(model: Any, options: Options, most: int, prompts: Prompts[jax.Array],
       known: ids that there are tokens for; the model never says higher ones.
     """
     rows, width = prompts.tokens_BP.shape
-    lengths = Lengths(options, width, width, 0)
-    lengths.most = most
+    lengths = LengthLimits(options, width, width, 0)
+    lengths.max_new_tokens = most
     settings = {
         "rules": make_rules(options, lengths, width, known if known < model.arch.vocab_size else 0),
         "filters": {},
@@ -55,7 +55,7 @@ def decode(model: Any, options: Options, most: int, prompts: Prompts[jax.Array],
         "seed_B": jnp.zeros(rows, jnp.uint32),
     }
     bound = BoundModel(model, None)
-    if options.way == "beams":
+    if options.strategy == "beams":
         settings |= beam_settings(options, most)
         tokens_BKS, _, _ = beam.search(bound, beam_plan(options, most), prompts, settings)
         return tokens_BKS[:, 0, width : width + most]

@@ -70,7 +70,7 @@ def apply(scores_RV: jax.Array, history: History, settings: Mapping[str, Setting
     return scores_RV
 
 
-def words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
+def pack_words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
     """Token sequences as one array [W, T], filled up with NO_TOKEN on the left, and to one of few sizes with rows of nothing else."""
     table_WT = np.full(table_shape(sequences), NO_TOKEN, np.int32)
     for row, sequence in zip(table_WT, sequences, strict=False):

@@ -30,7 +30,7 @@ class Prompts(NamedTuple, Generic[Array]):
     """What a batch starts from, of NumPy's arrays on the host and of JAX's in a program; rows that are not real fill it up.
 
     tokens_BP: padded on the left; start_B: the first slot of each row's prompt. Of an encoder-decoder these are the
-    decoder's, and source_BM, source_mask_BM the encoder's tokens, padded on the right. name_B2: two numbers that tell a row
+    decoder's, and source_BM, source_mask_BM the encoder's tokens, padded on the right. digest_B2: two numbers that tell a row
     from others for the draws of sampling: a digest of what it says, and how many rows before it say the same. real_B: which rows are
     prompts, the first of all. first_B: the position of each row's first token, where it is not 0. end_B: the slot behind each row's
     last token, where rows are padded on the right.
@@ -38,7 +38,7 @@ class Prompts(NamedTuple, Generic[Array]):
 
     tokens_BP: Array
     start_B: Array
-    name_B2: Array
+    digest_B2: Array
     source_BM: Array | None
     source_mask_BM: Array | None
     real_B: Array
@@ -62,7 +62,9 @@ def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
         found = [row[kept > 0] for row, kept in zip(found, keep, strict=True)]
     rows = [row.tolist() for row in found]
     if not rows or not all(rows):
-        raise UserError(f"{name} holds {'an empty row' if rows else 'no rows'}. Each row needs at least one token.")
+        raise UserError(
+            f"{name} holds {'an empty row' if rows else 'no rows'}. Each row needs at min_length one token."
+        )
     return rows
 
 
@@ -116,12 +118,12 @@ def text_start(tokenizer: Tokenizer) -> int | None:
     Tokenizers that end each text with a special token are made for encoders, as are those that we train ourselves; causal models that
     learn with them see documents parted by the separator.
     """
-    if parts_documents(tokenizer):
+    if uses_document_separator(tokenizer):
         return tokenizer.sep_id
     return next((tokenizer.roles[role] for role in ("bos", "eos") if role in tokenizer.roles), None)
 
 
-def parts_documents(tokenizer: Tokenizer) -> bool:
+def uses_document_separator(tokenizer: Tokenizer) -> bool:
     """Whether a causal model with this tokenizer reads the separator, and nothing else, before a text."""
     return tokenizer.adds_end_token
 
@@ -131,8 +133,8 @@ def make_prompts(
     pad_id: int,
     sources: Sequence[Sequence[int]] | None = None,
     multiple: int = 1,
-    least: int = 16,
-    most: int = 0,
+    min_length: int = 16,
+    max_length: int = 0,
     buckets: bool = True,
     first: Sequence[int] | None = None,
 ) -> Prompts[np.ndarray]:
@@ -143,18 +145,18 @@ def make_prompts(
       pad_id: fills up.
       sources: of the encoder, which may have HIDDEN places.
       multiple: the number of rows is filled up to a multiple of it, the devices that share them.
-      least: the shortest length that prompts are filled up to (an encoder-decoder's are short: 1).
-      most: positions that the encoder has, where it has a table of them.
+      min_length: the shortest length that prompts are filled up to (an encoder-decoder's are short: 1).
+      max_length: positions that the encoder has, where it has a table of them.
       buckets: False keeps lengths as they are.
       first: the position of each prompt's first token; None is 0.
     """
     count = len(rows)
     batch = round_up(bucket_size(count) if buckets else count, multiple)
 
-    def size(rows: Any, least: int) -> int:
-        return bucket_size(longest(rows), least) if buckets else longest(rows)
+    def size(rows: Any, min_length: int) -> int:
+        return bucket_size(longest(rows), min_length) if buckets else longest(rows)
 
-    width = size(rows, least if sources is None else 1)
+    width = size(rows, min_length if sources is None else 1)
     tokens_BP = np.full((batch, width), pad_id, np.int32)
     start_B = np.full(batch, width - 1, np.int32)  # a row that only fills up still sees one token
     for number, row in enumerate(rows):
@@ -163,8 +165,8 @@ def make_prompts(
     source_BM: np.ndarray | None = None
     mask_BM: np.ndarray | None = None
     if sources is not None:
-        length = size(sources, least)
-        source_BM = np.full((batch, min(length, most) if most else length), pad_id, np.int32)
+        length = size(sources, min_length)
+        source_BM = np.full((batch, min(length, max_length) if max_length else length), pad_id, np.int32)
         mask_BM = np.zeros_like(source_BM)
         mask_BM[:, 0] = 1
         for number, row in enumerate(sources):
@@ -173,10 +175,10 @@ def make_prompts(
             source_BM[number, : len(row)] = np.where(there_L, row_L, row_L - HIDDEN)
             mask_BM[number, : len(row)] = there_L
     said = [(*row, -1, *(visible(sources[number]) if sources is not None else ())) for number, row in enumerate(rows)]
-    name_B2 = np.zeros((batch, 2), np.uint32)
-    name_B2[:count] = names(said)
+    digest_B2 = np.zeros((batch, 2), np.uint32)
+    digest_B2[:count] = row_digests(said)
     first_B = None if first is None else np.array([*first, *[0] * (batch - count)], np.int32)
-    return Prompts(tokens_BP, start_B, name_B2, source_BM, mask_BM, np.arange(batch) < count, first_B)
+    return Prompts(tokens_BP, start_B, digest_B2, source_BM, mask_BM, np.arange(batch) < count, first_B)
 
 
 def first_positions(arch: Architecture, hidden: Sequence[int]) -> list[int] | None:
@@ -186,7 +188,7 @@ def first_positions(arch: Architecture, hidden: Sequence[int]) -> list[int] | No
     return list(hidden) if arch.prompt_positions == "slots" and any(hidden) else None
 
 
-def names(said: Sequence[Sequence[int]]) -> np.ndarray:
+def row_digests(said: Sequence[Sequence[int]]) -> np.ndarray:
     """A digest of each row and the number of equal rows before it, [B, 2]."""
     seen: Counter[tuple[int, ...]] = Counter()
     found = np.zeros((len(said), 2), np.uint32)

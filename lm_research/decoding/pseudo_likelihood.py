@@ -82,9 +82,9 @@ class PseudoLikelihood:
 
     def __call__(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
         """Log-probability [nats] of the token at each of the places of each sentence, given all other tokens."""
-        return [log for log, _ in self.judge(sentences)]
+        return [log for log, _ in self.evaluate(sentences)]
 
-    def judge(self, sentences: Sequence[Sentence]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def evaluate(self, sentences: Sequence[Sentence]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The same, each with whether no other token is likelier."""
         copies = [(number, place) for number, sentence in enumerate(sentences) for place in sentence.places]
         if not copies:
@@ -109,7 +109,7 @@ class PseudoLikelihood:
         return list(zip(log, best, strict=True))
 
 
-def shared(a: Sentence, b: Sentence) -> tuple[Sentence, Sentence]:
+def common_tokens(a: Sentence, b: Sentence) -> tuple[Sentence, Sentence]:
     """Both sentences with the places alone of tokens that they share, as CrowS-Pairs scores them (Nangia et al. 2020)."""
     kept_a: set[int] = set()
     kept_b: set[int] = set()

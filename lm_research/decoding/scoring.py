@@ -55,7 +55,7 @@ def token_logprobs_of_rows(
     return [(log_BL[i, -len(more) :], best_BL[i, -len(more) :]) for i, more in enumerate(continuations)]
 
 
-def judge_prompt(engine: Engine, ids: Sequence[int], best: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def score_prompt(engine: Engine, ids: Sequence[int], best: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each token of a prompt but the first (n - 1 of n): log-probability [nats]; ids of the `best` likeliest there, and theirs.
 
     Raises:
@@ -79,8 +79,10 @@ def _judge(
             f"A prompt with its continuation has {longest(rows)} tokens, but the model has positions for {arch.max_length}. "
             "Shorten it."
         )
-    most = arch.encoder.max_length if arch.encoder is not None and arch.encoder.positions == "learned" else 0
-    batch = make_prompts([row[:-1] for row in rows], 0, sources, engine.rows_multiple, most=most, first=first)
+    max_length = arch.encoder.max_length if arch.encoder is not None and arch.encoder.positions == "learned" else 0
+    batch = make_prompts(
+        [row[:-1] for row in rows], 0, sources, engine.rows_multiple, max_length=max_length, first=first
+    )
     targets_BL = np.zeros_like(batch.tokens_BP)
     for number, row in enumerate(rows):
         targets_BL[number, -len(row) + 1 :] = row[1:]

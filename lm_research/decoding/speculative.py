@@ -65,10 +65,10 @@ def search(
     draft = decode.bind(plan.draft, draft_params)
     width = prompts.tokens_BP.shape[1]
     prompts = jax.tree.map(lambda x: jnp.repeat(x, plan.copies, axis=0), prompts)
-    name_B2 = prompts.name_B2 * jnp.array([1, plan.copies], jnp.uint32)
-    copy_B = jnp.arange(len(name_B2), dtype=jnp.uint32) % plan.copies
+    digest_B2 = prompts.digest_B2 * jnp.array([1, plan.copies], jnp.uint32)
+    copy_B = jnp.arange(len(digest_B2), dtype=jnp.uint32) % plan.copies
     keys_B = row_keys(
-        prompts._replace(name_B2=name_B2.at[:, 1].add(copy_B)), jnp.repeat(settings["seed_B"], plan.copies), 1
+        prompts._replace(digest_B2=digest_B2.at[:, 1].add(copy_B)), jnp.repeat(settings["seed_B"], plan.copies), 1
     )
     rows = len(prompts.start_B)
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)

@@ -55,7 +55,7 @@ class TextStream:
         settled = self.tokens[: len(self.tokens) - self._patience]
         text = continuation(self.tokenizer, self.before, settled).rstrip(UNFINISHED)
         if self._patience:
-            text = common(text, continuation(self.tokenizer, self.before, self.tokens))
+            text = common_prefix(text, continuation(self.tokenizer, self.before, self.tokens))
         return self._say(text)
 
     def end(self) -> str:
@@ -75,7 +75,7 @@ def only_appends(tokenizer: Tokenizer) -> bool:
     return all(whole.startswith(tokenizer.decode(ids[:count]).rstrip(UNFINISHED)) for count in range(len(ids)))
 
 
-def common(first: str, second: str) -> str:
+def common_prefix(first: str, second: str) -> str:
     """The longest beginning of both."""
     count = 0
     for one, other in zip(first, second, strict=False):

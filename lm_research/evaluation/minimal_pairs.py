@@ -15,7 +15,7 @@ from lm_research.common.rounding import ceil_div
 from lm_research.config import resolve
 from lm_research.decoding.generate import score
 from lm_research.decoding.prompts import text_start
-from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood, shared
+from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood, common_tokens
 from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.evaluation.suite import Entry
 from lm_research.pretrained import LanguageModel, from_pretrained
@@ -71,7 +71,7 @@ class MinimalPairPredictor:
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         sides = [pseudo.encode([pair[side] for pair in pairs]) for side in (0, 1)]
         if self.entry.scored == "shared":
-            both = [shared(*pair) for pair in zip(*sides, strict=True)]
+            both = [common_tokens(*pair) for pair in zip(*sides, strict=True)]
             sides = [[pair[side] for pair in both] for side in (0, 1)]
         found = pseudo([*sides[0], *sides[1]])
         return found[: len(pairs)], found[len(pairs) :]

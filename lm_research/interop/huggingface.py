@@ -78,7 +78,7 @@ def inspect(
     Raises:
       PretrainedError: no model, one of an unknown type, or with settings that are not supported.
     """
-    model_config.check_asked(num_labels)
+    model_config.check_num_labels(num_labels)
     if adapter is None and peft.is_adapter(directory):
         adapter, directory = directory, peft.base_of(directory)
     config = read_config(directory)
@@ -179,7 +179,7 @@ def _reader(pretrained: Pretrained) -> WeightReader:
     return WeightReader(pretrained.source, family, pretrained.definition, kind)
 
 
-def missing(pretrained: Pretrained) -> list[str]:
+def missing_params(pretrained: Pretrained) -> list[str]:
     """Our parameters that the files do not have under any name."""
     reader = _reader(pretrained)
     return [path for path in reader.shapes if reader.shape_of(path) is None]

@@ -19,7 +19,7 @@ from lm_eval.api.registry import register_model
 
 from lm_research.config import resolve
 from lm_research.decoding.generation_request import Request, engine_of
-from lm_research.decoding.prompts import parts_documents, text_start
+from lm_research.decoding.prompts import text_start, uses_document_separator
 from lm_research.decoding.pseudo_likelihood import HEADS, PseudoLikelihood
 from lm_research.decoding.scoring import token_logprobs_of_rows, windows
 from lm_research.errors import ConfigError, UserError
@@ -71,7 +71,7 @@ class ResearchLM(TemplateLM):
             raise ConfigError(f"{path} has no tokenizer, so it cannot read texts. Put its files there.")
         self.path, self.tokenizer = str(path), self.lm.tokenizer
         self.backend = "seq2seq" if self.lm.head == "seq2seq_lm" else "causal"
-        self._parted = self.backend == "causal" and parts_documents(self.tokenizer)
+        self._parted = self.backend == "causal" and uses_document_separator(self.tokenizer)
         self._prefix = self.tokenizer.pieces([self.prefix_token_id])[0]
         arch = self.lm.definition.arch
         self.max_length = int(max_length or self.lm.context_length or _LONGEST)
@@ -124,7 +124,7 @@ class ResearchLM(TemplateLM):
 
         def some(batch: list[tuple[str, int]]) -> list[Judged]:
             sentences = pseudo.encode([text for text, _ in batch], [start for _, start in batch])
-            return [summed(one) for one in pseudo.judge(sentences)]
+            return [total_loglikelihood(one) for one in pseudo.evaluate(sentences)]
 
         return in_batches(texts, lambda text: len(text[0]), self.batch_size, some)
 
@@ -156,7 +156,7 @@ class ResearchLM(TemplateLM):
                 del context[: max(0, len(context) + len(more) - self.max_length - 1)]
             judged = token_logprobs_of_rows(engine_of(self.lm), contexts, continuations)
         for number, one in zip(asked, judged, strict=True):
-            found[number] = summed(one)
+            found[number] = total_loglikelihood(one)
         return found
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -194,7 +194,7 @@ class ResearchLM(TemplateLM):
         return self._kept(requests, "generate_until", [found[number] for number in range(len(requests))])
 
     def _write(self, contexts: list[str], kwargs: Mapping[str, Any]) -> list[str]:
-        options, until, most = options_of(kwargs, self.max_gen_toks)
+        options, until, most = parse_generation_kwargs(kwargs, self.max_gen_toks)
         room = self.max_length if self.backend == "seq2seq" else self.max_length - most
         if room < 1:
             raise UserError(
@@ -210,7 +210,7 @@ class ResearchLM(TemplateLM):
             return_dict_in_generate=True,
             **options,
         )
-        return [cut(text, until) for text in output.texts]
+        return [truncate_at_stop(text, until) for text in output.texts]
 
     def _kept(self, requests: list[Any], kind: str, answers: list[Any]) -> list[Any]:
         for request, answer in zip(requests, answers, strict=True):
@@ -218,7 +218,7 @@ class ResearchLM(TemplateLM):
         return answers
 
 
-def summed(judged: tuple[np.ndarray, np.ndarray]) -> Judged:
+def total_loglikelihood(judged: tuple[np.ndarray, np.ndarray]) -> Judged:
     """Of the tokens of a continuation to that of the whole."""
     return float(judged[0].astype(np.float64).sum()), bool(judged[1].all())
 
@@ -235,7 +235,7 @@ def in_batches(
     return [found[i] for i in range(len(items))]
 
 
-def options_of(kwargs: Mapping[str, Any], usual: int) -> tuple[dict[str, Any], list[str], int]:
+def parse_generation_kwargs(kwargs: Mapping[str, Any], usual: int) -> tuple[dict[str, Any], list[str], int]:
     """Options of `generate`, stop strings and the number of new tokens, from the harness's arguments."""
     options = dict(kwargs)
     until = options.pop("until", None) or []
@@ -248,7 +248,7 @@ def options_of(kwargs: Mapping[str, Any], usual: int) -> tuple[dict[str, Any], l
     return options | {"do_sample": sample}, [stop for stop in until if stop], int(given[0] if given else usual)
 
 
-def cut(text: str, until: Sequence[str]) -> str:
+def truncate_at_stop(text: str, until: Sequence[str]) -> str:
     """What stands before the first stop string."""
     places = [place for stop in until if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text

@@ -103,7 +103,7 @@ def _number(key: str) -> int:
     return int(key) if key.isdecimal() and len(key) < 10 else -1
 
 
-def check_asked(labels: Any) -> None:
+def check_num_labels(labels: Any) -> None:
     """Raises a PretrainedError unless it is None or a possible number of labels."""
     if labels is not None and (type(labels) is not int or not 1 <= labels <= MAX_LABELS):
         raise PretrainedError(f"num_labels is {short(labels)}; it is a whole number from 1 to {MAX_LABELS}.")

@@ -29,8 +29,8 @@ from lm_research.config.run_files import checkpoint_steps, newest_step, read_con
 from lm_research.config.variants import import_plugins
 from lm_research.errors import CheckpointError, ConfigError, PretrainedError, suggest
 from lm_research.interop.huggingface import hf_config, with_tokens
-from lm_research.interop.model_config import check_asked, check_config
-from lm_research.interop.orbax_noise import quieten
+from lm_research.interop.model_config import check_config, check_num_labels
+from lm_research.interop.orbax_noise import silence_duplicate_errors
 from lm_research.interop.weight_reader import Report, nonfinite_in
 from lm_research.models import adapters
 from lm_research.models.architecture import Architecture
@@ -47,7 +47,7 @@ from lm_research.tokenizers.run_tokenizer import format_for, roles_for, with_for
 from lm_research.trees import flatten, unflatten
 
 MODEL, PARAMS = "model.json", "params"
-quieten()
+silence_duplicate_errors()
 _FIX = "Restore it from a copy, or make the directory again."
 
 
@@ -182,7 +182,7 @@ def inspect(directory: pathlib.Path, head: str | None = None, num_labels: int | 
     Raises:
       PretrainedError: it is damaged, or there is no such head.
     """
-    check_asked(num_labels)
+    check_num_labels(num_labels)
     read = _inspect_native if is_native(directory) else _inspect_run
     try:
         found = read(directory)
@@ -304,7 +304,7 @@ def tokens_of(tokenizer: Tokenizer, arch: Architecture, head: str, objective: st
     return {f"{role}_token_id": roles[role] for role in ("pad", "bos", "eos") if role in roles}
 
 
-def missing(native: Native) -> list[str]:
+def missing_params(native: Native) -> list[str]:
     """Parameters of the model that the directory does not have."""
     stored = flatten(native.stored.shapes)
     return [path for path in flatten(native.definition.shapes) if path not in stored]

@@ -14,7 +14,7 @@ import warnings
 from typing import Any
 
 
-def quieten() -> None:
+def silence_duplicate_errors() -> None:
     """From now on none of it is shown."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_no_echo)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_research.decoding.generation_config import NAMES
-from lm_research.decoding.generation_request import encode, settle
+from lm_research.decoding.generation_request import encode, resolve_options
 from lm_research.pipelines.base import Pipeline
 from lm_research.tokenizers.chat_template import chat_ids
 
@@ -119,7 +119,7 @@ class TextToText(Pipeline):
             usual | {"src_lang": src_lang or source, "tgt_lang": tgt_lang or target} | _stopping(options, stop_sequence)
         )
         if cut and self.longest:
-            settled = settle(self.lm, options, texts=True)
+            settled = resolve_options(self.lm, options, texts=True)
             given = {"input_ids": self._cut(texts, settled.src_lang)}
             options |= {name: getattr(settled, name) for name in ("decoder_start_token_id", "forced_bos_token_id")}
         output = self.lm.generate(**given, return_dict_in_generate=True, **options)

@@ -14,11 +14,11 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm_research.common import disk
-from lm_research.interop.orbax_noise import quieten
+from lm_research.interop.orbax_noise import silence_duplicate_errors
 from lm_research.parallel import processes
 from lm_research.run.checkpoint_reading import saved_so_far
 
-quieten()
+silence_duplicate_errors()
 
 
 class FilesHandler(ocp.CheckpointHandler):

@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from lm_research.decoding.embed import prompted
+from lm_research.decoding.embed import resolve_prompt
 from lm_research.errors import UserError
 from lm_research.models.text_embedding import Embedding
 from lm_research.pipelines import PIPELINES, pipeline
@@ -296,7 +296,7 @@ class Server:
 
         def run() -> Response:
             with schemas.about("prompt_name"):
-                begins = prompted(self.lm.embedding or Embedding(), texts, **named)
+                begins = resolve_prompt(self.lm.embedding or Embedding(), texts, **named)
             arch, rows = self.lm.definition.arch, dict[int, np.ndarray]()
             read = (
                 self.lm.tokenizer.encode_batch([begins + text for text in texts])

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lm_research.decoding.generation_config import Lengths, Options, make_rules
-from lm_research.decoding.generation_request import encode, engine_of, settle
-from lm_research.decoding.prompts import names
+from lm_research.decoding.generation_config import GenerationConfig, LengthLimits, make_rules
+from lm_research.decoding.generation_request import encode, engine_of, resolve_options
+from lm_research.decoding.prompts import row_digests
 from lm_research.decoding.streaming import TextStream
 from lm_research.errors import UserError
 from lm_research.serving.slots import NEUTRAL, PENALTIES, Slots
@@ -69,7 +69,7 @@ class RequestStream:
         tokenizer: Tokenizer,
         tokens: list[int],
         source: list[int] | None,
-        options: Options,
+        options: GenerationConfig,
         number: int,
         stops: Sequence[str],
         logprobs: bool,
@@ -97,7 +97,7 @@ class RequestStream:
     def control(self) -> dict[str, Any]:
         """What its row is told, see Slots.join."""
         options, width = self.options, len(self.tokens)
-        ((digest, _),) = names([(*self.tokens, -1, *(self.source or ()))])
+        ((digest, _),) = row_digests([(*self.tokens, -1, *(self.source or ()))])
         least = options.min_new_tokens
         least = max(0, (options.min_length or 0) - width) if least is None else least
         return {name: getattr(options, name) or 0 for name in (*NEUTRAL, *PENALTIES)} | {
@@ -166,7 +166,7 @@ class Batcher:
         self.lm, self.max_queue, self.max_seconds, self.max_tokens = lm, max_queue, max_seconds, max_tokens
         options = self.options({})
         known = lm.tokenizer.size
-        lengths = Lengths(options, 1, 1, length)
+        lengths = LengthLimits(options, 1, 1, length)
         rules = make_rules(options, lengths, 1 if arch.encoder else 2, known if known < arch.vocab_size else 0)
         for name in (*PENALTIES, "min_new_tokens"):
             rules.pop(name, None)  # each row has its own
@@ -192,11 +192,11 @@ class Batcher:
         plain["top_k"] = self.lm.generation_config.get("top_k", 0)  # not transformers' 50
         return plain | dict(given)
 
-    def options(self, given: Mapping[str, Any]) -> Options:
+    def options(self, given: Mapping[str, Any]) -> GenerationConfig:
         """Options of a request over the model's own; raises a UserError for values that can't be."""
-        return settle(self.lm, self.arguments(given), texts=True)
+        return resolve_options(self.lm, self.arguments(given), texts=True)
 
-    def prompt(self, text: str | list[int], options: Options) -> tuple[list[int], list[int] | None]:
+    def prompt(self, text: str | list[int], options: GenerationConfig) -> tuple[list[int], list[int] | None]:
         """(tokens, source) of a prompt; raises a UserError if the model can't read it."""
         arch = self.lm.definition.arch
         ids = self._read(text, options) if isinstance(text, str) else text
@@ -216,7 +216,7 @@ class Batcher:
             ids, source = [start], ids
         return ids, source
 
-    def _read(self, text: str, options: Options) -> list[int]:
+    def _read(self, text: str, options: GenerationConfig) -> list[int]:
         """Token ids of a text; of one that is far too long only its beginning is looked at."""
         arch = self.lm.definition.arch
 

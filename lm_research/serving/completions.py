@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
 from lm_research.decoding.generation_request import engine_of
-from lm_research.decoding.scoring import judge_prompt
+from lm_research.decoding.scoring import score_prompt
 from lm_research.decoding.streaming import offsets
 from lm_research.errors import UserError
 from lm_research.serving.batcher import Batcher, Busy, Event, RequestStream, draw_seed
@@ -272,7 +272,7 @@ def _judged(lm: Any, tokens: list[int], best: int) -> list[Event]:
     places = offsets(lm.tokenizer, tokens)
     events = [Event(token=token, offset=place) for token, place in zip(tokens, places, strict=True)]
     if len(tokens) > 1:
-        for event, log, ids_T, logs_T in zip(events[1:], *judge_prompt(engine_of(lm), tokens, best), strict=True):
+        for event, log, ids_T, logs_T in zip(events[1:], *score_prompt(engine_of(lm), tokens, best), strict=True):
             event.logprob, event.best = float(log), list(zip(ids_T.tolist(), logs_T.tolist(), strict=True))
     return events
 

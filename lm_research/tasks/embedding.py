@@ -26,7 +26,7 @@ import numpy as np
 from lm_research import metrics
 from lm_research.config import Config, TaskConfig, key
 from lm_research.data.store import TokenStore
-from lm_research.decoding.embed import alike
+from lm_research.decoding.embed import similarity_pairwise
 from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.interop import huggingface, native_checkpoint, sentence_transformers
 from lm_research.models import text_embedding
@@ -328,14 +328,17 @@ class Embedding(LabelTask):
     def scored(self, outputs: list[Outputs]) -> metrics.Scored:
         vectors_NCD, texts_NC, labels_N = self._kept(outputs)
         if self.graded:
-            values_N = alike(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity)
+            values_N = similarity_pairwise(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity)
             return metrics.Scored("values", predictions=values_N, references=labels_N)
         return metrics.Scored("ranks", ranks=ranks(vectors_NCD, texts_NC, self.ranking))
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """One prediction a record, for predictions.jsonl: similarity and, of pairs, the rank of the right text among all."""
         vectors_NCD, texts_NC, labels_N = self._kept(outputs)
-        found = [round(value, 6) for value in alike(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity).tolist()]
+        found = [
+            round(value, 6)
+            for value in similarity_pairwise(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity).tolist()
+        ]
         if self.graded:
             for label, value in zip(labels_N.tolist(), found, strict=True):
                 yield {"label": label, "prediction": value}

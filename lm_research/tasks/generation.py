@@ -22,7 +22,7 @@ import numpy as np
 from lm_research import metrics
 from lm_research.config import Config, TaskConfig, key, resolve
 from lm_research.config.run_files import read_config
-from lm_research.decoding.generation_config import FILE, load_defaults, make_options, of_writer
+from lm_research.decoding.generation_config import FILE, load_defaults, make_options, with_decoder_keys
 from lm_research.decoding.jit_generate import ARGUMENTS, decode
 from lm_research.decoding.prompts import Prompts
 from lm_research.errors import ConfigError, UserError, suggest
@@ -243,7 +243,7 @@ def origin_settings(path: str | None) -> dict[str, Any]:
     directory = pathlib.Path(path)
     ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
     found = (native_checkpoint if ours else huggingface).inspect(directory)
-    settings = {**of_writer(found.config), **load_defaults(found.files), "family": found.family}
+    settings = {**with_decoder_keys(found.config), **load_defaults(found.files), "family": found.family}
     if native_checkpoint.is_run(directory):
         run = resolve(read_config(found.files / "config.json"))
         settings |= {} if run.task else {"start_role": start_role(run)}

@@ -29,7 +29,7 @@ from lm_research.config import Config
 from lm_research.data.sampler import Examples
 from lm_research.data.store import TokenStore
 from lm_research.decoding.jit_generate import plain_prompts
-from lm_research.decoding.prompts import Prompts, parts_documents
+from lm_research.decoding.prompts import Prompts, uses_document_separator
 from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch
@@ -141,7 +141,7 @@ class InstructionReader(Reader):
 
 def prompt_head(tokenizer: Tokenizer) -> list[int]:
     """What `generate` puts before a causal model's prompt."""
-    return [tokenizer.sep_id] if parts_documents(tokenizer) else list(tokenizer.frame.head)
+    return [tokenizer.sep_id] if uses_document_separator(tokenizer) else list(tokenizer.frame.head)
 
 
 def _is_message(one: Any) -> bool:

@@ -43,5 +43,5 @@ def test_it_is_what_generate_says(arguments: dict[str, Any]) -> None:
             **arguments,
         ).new_tokens[0]
         assert found[row, : len(said)].tolist() == said
-    if options.way == "tokens":
+    if options.strategy == "tokens":
         assert not found[-1].any()

@@ -11,8 +11,8 @@ import pytest
 
 from lm_research.decoding.generation_config import (
     FILE,
-    Lengths,
-    Options,
+    GenerationConfig,
+    LengthLimits,
     check_types,
     load_defaults,
     make_filters,
@@ -32,7 +32,7 @@ TRANSFORMERS = {
 
 def test_defaults_are_those_of_transformers() -> None:
     """Ours alone is how far a draft model is ahead: 5, as before 4.46; transformers has 20 with a threshold of confidence."""
-    given = {name: value for name, value in dataclasses.asdict(Options()).items() if value}
+    given = {name: value for name, value in dataclasses.asdict(GenerationConfig()).items() if value}
     assert given == {**TRANSFORMERS, "num_assistant_tokens": 5}
 
 
@@ -92,14 +92,14 @@ def test_ends_of_ranges(taken: dict[str, Any], refused: dict[str, Any], message:
 
 
 @pytest.mark.parametrize(
-    ("given", "way"),
+    ("given", "strategy"),
     [
         ({}, "tokens"), (DRAWN, "tokens"), (BEAMS, "beams"), ({**BEAMS, **DRAWN}, "beams"), ({"num_beams": 2}, "beams"),
         ({"penalty_alpha": 0.1, "top_k": 2}, "contrastive"), ({"penalty_alpha": 0.1, "top_k": 1}, "tokens"), ({"penalty_alpha": 0.0}, "tokens"),
     ],
 )  # fmt: skip
-def test_ways(given: dict[str, Any], way: str) -> None:
-    assert Options(**given).way == way
+def test_strategies(given: dict[str, Any], strategy: str) -> None:
+    assert GenerationConfig(**given).strategy == strategy
 
 
 def test_who_goes_first() -> None:
@@ -127,7 +127,7 @@ def test_who_goes_first() -> None:
 
 @pytest.mark.parametrize(("ends", "pad", "filled"), [([7, 8], None, 7), (None, None, 0), (7, 3, 3), (7, 0, 0)])
 def test_what_fills_rows_up(ends: Any, pad: int | None, filled: int) -> None:
-    assert Options(eos_token_id=ends, pad_token_id=pad).pad == filled
+    assert GenerationConfig(eos_token_id=ends, pad_token_id=pad).pad == filled
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_what_fills_rows_up(ends: Any, pad: int | None, filled: int) -> None:
     ],
 )
 def test_lengths(given: dict[str, int], width: int, longest: int, limit: int, most: int, least: int) -> None:
-    found = Lengths(Options(**given), width, longest, limit)
-    assert (found.most, found.least) == (most, least)
+    found = LengthLimits(GenerationConfig(**given), width, longest, limit)
+    assert (found.max_new_tokens, found.min_new_tokens) == (most, least)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +159,12 @@ def test_lengths(given: dict[str, int], width: int, longest: int, limit: int, mo
 )
 def test_lengths_that_do_not_fit(given: dict[str, int], limit: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Lengths(Options(**given), 5, 4, limit)
+        LengthLimits(GenerationConfig(**given), 5, 4, limit)
 
 
 def rules(width: int = 5, **given: Any) -> dict[str, Any]:
-    options = Options(**given)
-    return make_rules(options, Lengths(options, width, width, 0), width, 0)
+    options = GenerationConfig(**given)
+    return make_rules(options, LengthLimits(options, width, width, 0), width, 0)
 
 
 def plain(value: Any) -> Any:
@@ -210,7 +210,7 @@ def test_words_of_rules() -> None:
     bias = rules(sequence_bias={(5,): 2.0, (6, 7): -1.0})["sequence_bias"]
     assert bias["bias_W"].tolist()[:3] == [2.0, -1.0, 0.0] and len(bias["bias_W"]) == len(bias["words_WT"])
     assert bias["words_WT"][:2, -2:].tolist() == [[NO_TOKEN, 5], [6, 7]]
-    assert plain(make_rules(Options(), Lengths(Options(), 1, 1, 0), 1, 40)) == {"vocabulary": 40}
+    assert plain(make_rules(GenerationConfig(), LengthLimits(GenerationConfig(), 1, 1, 0), 1, 40)) == {"vocabulary": 40}
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_words_of_rules() -> None:
     ],
 )  # fmt: skip
 def test_filters(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert plain(make_filters(Options(**given))) == expected
+    assert plain(make_filters(GenerationConfig(**given))) == expected
 
 
 @pytest.mark.parametrize(

@@ -129,15 +129,17 @@ def test_no_program_grows_with_a_word() -> None:
     counts = set()
     for number, length in ((1, 4), (16, 4), (1, 64), (16, 64)):
         words = [[3] * length] * number
-        ban = operations(logits_processors.bad_words, jnp.asarray(scores_RV), history, logits_processors.words(words))
-        counts.add((ban, operations(constrained.progress, history, constrained.table(words))))
+        ban = operations(
+            logits_processors.bad_words, jnp.asarray(scores_RV), history, logits_processors.pack_words(words)
+        )
+        counts.add((ban, operations(constrained.progress, history, constrained.words_table(words))))
     assert len(counts) == 1
 
 
 def test_tables_of_words_have_few_shapes() -> None:
     """16, 32, ... 1,024 words of 4, 8, ... 64 tokens."""
     shapes = {
-        logits_processors.words([[1] * longest] * number).shape
+        logits_processors.pack_words([[1] * longest] * number).shape
         for number in range(1, 1025, 3)
         for longest in (1, 4, 5, 64)
     }
@@ -157,8 +159,8 @@ def test_bad_words_and_biases_of_words() -> None:
             if list(said[len(said) - len(word) + 1 :])[: len(word) - 1] == word[:-1]:
                 scores[word[-1]] += np.float32(bias)
 
-    assert check("bad_words", logits_processors.words(words), bad) > 64  # more than the single token
-    setting = {"words_WT": logits_processors.words(words), "bias_W": np.asarray(biases, np.float32)}
+    assert check("bad_words", logits_processors.pack_words(words), bad) > 64  # more than the single token
+    setting = {"words_WT": logits_processors.pack_words(words), "bias_W": np.asarray(biases, np.float32)}
     assert check("sequence_bias", setting, biased) > 64
 
 
@@ -207,7 +209,7 @@ def test_rules_are_applied_in_order() -> None:
     forced = {"tokens_T": np.array([3], np.int32), "at": np.int32(3)}
     settings = {
         "forced_eos": forced,
-        "bad_words": logits_processors.words([[3]]),
+        "bad_words": logits_processors.pack_words([[3]]),
         "repetition_penalty": np.float32(2.0),
     }
     found_RV = np.asarray(logits_processors.apply(scores_RV, history, settings))

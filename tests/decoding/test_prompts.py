@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm_research.config import resolve
-from lm_research.decoding.prompts import as_rows, make_prompts, names, text_start
+from lm_research.decoding.prompts import as_rows, make_prompts, row_digests, text_start
 from lm_research.errors import UserError
 from lm_research.tokenizers.loading import load_tokenizer
 from lm_research.tokenizers.tokenizer_training import train_tokenizer
@@ -17,20 +17,20 @@ from tokenizers import Tokenizer, models, processors
 
 
 def test_rows_stand_on_the_right() -> None:
-    prompts = make_prompts([[1, 2, 3], [4]], 9, least=4)
+    prompts = make_prompts([[1, 2, 3], [4]], 9, min_length=4)
     assert prompts.tokens_BP.tolist() == [[9, 1, 2, 3], [9, 9, 9, 4]]
     assert prompts.start_B.tolist() == [1, 3] and prompts.real_B.sum() == 2
-    sources = make_prompts([[5]] * 3, 9, [[1], [2, 3], [4, 5, 6, 7, 8]], multiple=4, least=2, most=5)
+    sources = make_prompts([[5]] * 3, 9, [[1], [2, 3], [4, 5, 6, 7, 8]], multiple=4, min_length=2, max_length=5)
     assert sources.tokens_BP.tolist() == [[5], [5], [5], [9]]  # the fourth row fills up
     assert sources.source_BM.tolist() == [[1, 9, 9, 9, 9], [2, 3, 9, 9, 9], [4, 5, 6, 7, 8], [9] * 5]
     assert sources.source_mask_BM.sum(1).tolist() == [1, 2, 5, 1] and sources.real_B.sum() == 3
 
 
 def test_names_tell_what_rows_say_and_how_often() -> None:
-    first = names([[1, 2], [3], [1, 2], [1, 2]])
+    first = row_digests([[1, 2], [3], [1, 2], [1, 2]])
     assert first[:, 1].tolist() == [0, 0, 1, 2]
     assert first[0, 0] == first[2, 0] != first[1, 0]
-    assert names([[3], [1, 2]])[::-1].tolist() == first[:2].tolist()  # wherever they stand
+    assert row_digests([[3], [1, 2]])[::-1].tolist() == first[:2].tolist()  # wherever they stand
 
 
 def test_masks_hide_tokens() -> None:

@@ -12,7 +12,7 @@ import pytest
 import lm_research
 from helpers.golden_pipelines import write_model
 from lm_research import evaluate
-from lm_research.decoding.pseudo_likelihood import PseudoLikelihood, Sentence, shared
+from lm_research.decoding.pseudo_likelihood import PseudoLikelihood, Sentence, common_tokens
 from lm_research.errors import UserError
 
 GOOD = ["the king visited spain", "who flows from the mountain ?", "the queen is good", "the river flows"]
@@ -58,7 +58,7 @@ def test_each_token_given_all_others(folder: pathlib.Path) -> None:
 def test_shared_tokens_by_hand() -> None:
     """CLS a b c SEP and CLS a x y c SEP share a and c: places 1 and 3, and 1 and 4."""
     a, b = Sentence([2, 10, 11, 12, 3], [1, 2, 3]), Sentence([2, 10, 20, 21, 12, 3], [1, 2, 3, 4])
-    assert [one.places for one in shared(a, b)] == [[1, 3], [1, 4]]
+    assert [one.places for one in common_tokens(a, b)] == [[1, 3], [1, 4]]
 
 
 def test_pairs_through_the_verb(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
