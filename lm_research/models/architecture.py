@@ -1,7 +1,7 @@
-"""What a model is, in numbers: everything the modules need to build themselves.
+"""The architecture of a model: every number and choice that the modules are built from.
 
-Families (models/families/) translate a run's `ModelConfig`, or a Hugging Face config.json, into one of these; the
-modules know no family's name.
+Families (models/families/) translate a run's `ModelConfig`, or a Hugging Face config.json, into an Architecture; the modules
+depend on no family. Letters such as D and K are those of the legend in lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -18,71 +18,71 @@ from lm_research.models.layer_spec import LayerSpec, nested
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """Shape and choices of one Transformer stack.
+    """Sizes and choices of one Transformer stack, and of its encoder if it has one.
 
     Attributes:
       vocab_size: V, rows of the token table.
       hidden_size: D, width of the residual stream.
-      num_layers: N blocks.
-      num_heads: H query heads.
-      intermediate_size: F.
-      max_length: positions it can number; 0 where nothing limits them.
+      num_layers: N, number of layers.
+      num_heads: H, number of query heads.
+      intermediate_size: F, width of the feed-forward layers.
+      max_length: number of positions; 0 is unlimited.
 
-      causal: whether a position sees only itself and earlier ones.
-      encoder: the stack whose output this one also attends to, which makes it the decoder of an encoder-decoder.
-      shared_tokens: whether the two share the encoder's token table.
-      memory_projection: whether the encoder's states are mapped to D by a dense layer before the decoder sees them.
-      share_layers: a few blocks' parameters serve all N layers (Lan et al. 2019, ALBERT).
-      layer_groups, group_size: of shared layers: the depth is divided into so many groups, and each repeats so many blocks.
+      causal: whether a position attends only to itself and earlier ones.
+      encoder: the stack whose output this one also attends to, which makes this the decoder of an encoder-decoder.
+      shared_tokens: whether the decoder uses the encoder's token table.
+      memory_projection: whether a dense layer maps the encoder's states to D before the decoder attends to them.
+      share_layers: whether a few blocks' parameters serve all N layers (ALBERT, Lan et al. 2019).
+      layer_groups, group_size: with shared layers, the number of groups the depth is divided into, and of blocks in each group.
 
       layers: the kinds of layers, a pattern that is repeated over the depth.
 
-      positions: what embeddings say of them: "learned" table, "sinusoidal" (Vaswani et al. 2017), or "none".
+      positions: how embeddings encode positions: a "learned" table, "sinusoidal" (Vaswani et al. 2017), or "none".
       position_offset: rows of the learned table before position 0 (RoBERTa, BART: 2).
-      count_padding: whether padding tokens take a position number too; RoBERTa counts only the others.
-      prompt_positions: what numbers the tokens of prompts that are padded in front, when they are continued: "tokens" counts real
-        ones, "slots" padding too (BART), "rows" real ones from the first row of the table, before `position_offset` (RoBERTa, whose
-        generation in transformers is so, though its training is not).
-      num_types: rows of the token-type table; 0 has none.
-      token_types: token types that are given are rows of the token table, added to the others (GPT-2).
+      count_padding: whether padding tokens take a position number too; RoBERTa numbers only the others.
+      prompt_positions: how left-padded prompts are numbered in generation: "tokens" counts real tokens, "slots" padding too (BART),
+        and "rows" counts real tokens from the first row of the table, before `position_offset` (RoBERTa, as transformers generates
+        with it, although it is trained otherwise).
+      num_types: rows of the token-type table; 0 for no table.
+      token_types: whether token types are looked up in the token table and added (GPT-2).
       embedding_size: E, width of the embeddings where it differs from D; 0 is D.
-      embedding_projection: whether E is mapped to D by a dense layer although they may be equal.
+      embedding_projection: whether a dense layer maps E to D, which may be equal.
       embedding_scale: factor on token embeddings.
-      embedding_norm: layer norm over the sum of embeddings.
-      tied: predictions use the token table; otherwise they have a table of their own.
+      embedding_norm: whether the sum of the embeddings is normalized.
+      tied: whether predictions use the token table; otherwise they have their own.
 
       norm_kind: "layer" (Ba et al. 2016) or "rms" (Zhang and Sennrich 2019: no mean, no bias).
       norm_bias: whether layer norms have a bias.
-      norm_epsilon: added to the variance.
+      norm_epsilon: constant added to the variance.
 
-      num_kv_heads: G key and value heads, each shared by H / G query heads (Ainslie et al. 2023); 0 is H.
+      num_kv_heads: G, number of key and value heads, each shared by H / G query heads (Ainslie et al. 2023); 0 is H.
       head_size: K, width of a head; 0 is D / H.
-      relative_buckets, relative_max_distance: of "relative" positions.
+      relative_buckets, relative_max_distance: sizes of the table of "relative" positions.
 
-      activation: of the feed-forward layer, see layers.ACTIVATIONS.
+      activation: activation of the feed-forward layers, a key of layers.ACTIVATIONS.
 
-      pooling: the position a whole row is summarized by: "first", "last" (not padding), "eos" (the last one).
-      pooler_activation: of the summary's dense layer; empty: the state itself.
-      eos_id: what "eos" looks for.
-      pad_id: the padding token, for "last" and `count_padding`; -1 where there is none.
-      head_activation: of the masked-token head; empty is `activation`.
+      pooling: position whose state represents the sequence: "first", "last" (not padding), or "eos" (the last `eos_id`).
+      pooler_activation: activation of the pooler's dense layer; empty for no dense layer.
+      eos_id: end-of-sequence token, for pooling "eos".
+      pad_id: padding token, for pooling "last" and `count_padding`; -1 for none.
+      head_activation: activation of the masked-token head; empty is `activation`.
       head_bias: whether token predictions of a decoder have a (constant) bias.
       head_transform: whether a decoder predicts tokens through the masked-token head's layers, as BERT does.
       logit_scale: factor on hidden states before the vocabulary projection.
-      logit_cap: predictions of tokens become cap tanh(logit / cap) (Gemma 2); 0 leaves them.
+      logit_cap: soft cap c of token logits, c tanh(logit / c) (Gemma 2); 0 for none.
 
-      dropout_rate: on embeddings and residual branches.
-      attention_dropout_rate: on attention probabilities.
-      activation_dropout_rate: inside the feed-forward layer.
-      final_dropout: whether dropout also falls on the output of the stack (T5).
+      dropout_rate: dropout on embeddings and residual branches.
+      attention_dropout_rate: dropout on attention probabilities.
+      activation_dropout_rate: dropout inside the feed-forward layer.
+      final_dropout: whether the output of the stack has dropout too (T5).
       init_std: standard deviation of initial weights.
-      mup_base_width: D from which deviations are scaled (mup.py); 0 scales none.
-      init: "truncated_normal" (cut at two deviations, as BERT) or "normal" (as GPT-2).
-      residual_init_std: the same for the matrices that write to the residual stream; 0 is init_std.
+      mup_base_width: width D at which muP changes nothing (mup.py); 0 turns it off.
+      init: "truncated_normal" (cut at two deviations, as in BERT) or "normal" (as in GPT-2).
+      residual_init_std: `init_std` of the matrices that write to the residual stream; 0 is init_std.
       dtype: compute type of matrix products and activations.
-      scan_layers: loop over stacked blocks, or unroll them, in the compiled program.
+      scan_layers: whether the compiled program loops over stacked blocks; otherwise they are unrolled.
       remat: what the backward pass recomputes ("none", "dots", "full").
-      attention_backend: "xla" keeps scores in memory, "flash" never does, "auto" is whichever is fast on the devices at hand.
+      attention_backend: "xla" stores the scores in memory, "flash" never does, and "auto" takes the faster one on the current devices.
     """
 
     vocab_size: int
@@ -165,18 +165,18 @@ class Architecture:
 
     @property
     def source(self) -> Architecture:
-        """The encoder of a stack that has one."""
+        """The encoder, which must exist."""
         assert self.encoder is not None
         return self.encoder
 
     @property
     def memory_width(self) -> int:
-        """Width of what a decoder sees of its encoder."""
+        """Width of the encoder's states as the decoder attends to them."""
         return self.hidden_size if self.memory_projection else self.source.hidden_size
 
     @functools.cached_property
     def layer_specs(self) -> tuple[LayerSpec, ...]:
-        """The kind of each of the N layers, with its sizes."""
+        """The spec of each of the N layers, with its sizes filled in."""
         pattern = [self._sized(spec) for spec in self.layers]
         return tuple(pattern[number % len(pattern)] for number in range(self.num_layers))
 
@@ -192,57 +192,58 @@ class Architecture:
 
     @property
     def kinds(self) -> tuple[LayerSpec, ...]:
-        """The different ones among them."""
+        """The distinct layer specs, in order of their first layer."""
         return tuple(dict.fromkeys(self.layer_specs))
 
     @property
     def final_norm(self) -> bool:
-        """Whether the stack's output is normalized: where its last layer does not do that itself."""
+        """Whether a norm follows the last layer; post-norm layers need none."""
         return self.layer_specs[-1].residual != "post"
 
     @property
     def num_blocks(self) -> int:
-        """Blocks with parameters of their own."""
+        """Number of blocks with their own parameters."""
         return self.layer_groups * self.group_size if self.share_layers else self.num_layers
 
     @property
     def block_of_layer(self) -> tuple[int, ...]:
-        """The number of each layer's block."""
+        """The index of each layer's block."""
         if not self.share_layers:
             return tuple(range(self.num_layers))
         rounds = self.num_layers // self.group_size
-        # The quotients in floating point, as the released code divides: the depth need not be a multiple of the groups.
+        # Floating-point division as in the released code: the depth need not be a multiple of the groups.
         group = [int(number / (rounds / self.layer_groups)) for number in range(rounds)]
         return tuple(first * self.group_size + inner for first in group for inner in range(self.group_size))
 
     @property
     def has_tokens(self) -> bool:
-        """Whether the stack has a token table of its own."""
+        """Whether the stack has its own token table."""
         return self.encoder is None or not self.shared_tokens
 
     @property
     def width_ratio(self) -> float:
-        """The ratio r of mup.py."""
+        """The ratio r in mup.py; 1 without muP."""
         return self.hidden_size / self.mup_base_width if self.mup_base_width else 1.0
 
     @property
     def readout_init_std(self) -> float:
-        """Deviation of matrices from D to a few classes; a dense layer scales its own by 1 / sqrt(r) besides."""
+        """Initial deviation of matrices from D to a few classes; Dense divides it by sqrt(r) once more."""
         return self.init_std / self.width_ratio**0.5
 
     @property
     def compute_dtype(self) -> jnp.dtype:
+        """`dtype` as a JAX type."""
         return jnp.dtype(self.dtype)
 
     @property
     def kind(self) -> str:
-        """One of `encoder`, `decoder` and `encoder-decoder`."""
+        """One of "encoder", "decoder" and "encoder-decoder"."""
         if self.encoder is not None:
             return "encoder-decoder"
         return "decoder" if self.causal else "encoder"
 
     def replace(self, **changes: Any) -> Architecture:
-        """A copy with some fields changed; those of computation and dropout change in its encoder too."""
+        """Copy with changed fields; those of computation and dropout also change in the encoder."""
         shared = {"dtype", "scan_layers", "remat", "attention_backend"}
         shared |= {"dropout_rate", "attention_dropout_rate", "activation_dropout_rate"}
         if self.encoder is not None and "encoder" not in changes:
@@ -251,11 +252,11 @@ class Architecture:
         return dataclasses.replace(self, **changes)
 
     def with_layers(self, **changes: Any) -> Architecture:
-        """A copy with some fields of all its layers changed."""
+        """Copy with changed fields in every LayerSpec."""
         return dataclasses.replace(self, layers=tuple(dataclasses.replace(spec, **changes) for spec in self.layers))
 
 
 def from_flat(pattern: Sequence[Mapping[str, Any]] = ({},), **flat: Any) -> Architecture:
-    """The architecture of fields of itself and of its layers side by side, see layer_spec.nested."""
+    """Build an architecture from its own and its layers' fields in one flat mapping (see layer_spec.nested)."""
     fields = nested(flat, pattern)
     return Architecture(**fields | {"layers": tuple(LayerSpec(**layer) for layer in fields["layers"])})

@@ -1,6 +1,6 @@
-"""A block: attention, attention to an encoder if there is one, and a feed-forward layer, each with its norms and a residual sum.
+"""A block: self-attention, cross-attention in decoders with an encoder, and a feed-forward layer, each with norms and a residual sum.
 
-Legend: B batch, L length, S length of the encoder's rows, D model width, H heads, E experts.
+Legend: lm_research/models/__init__.py; here E is experts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Branch = Callable[[jax.Array], jax.Array]
 
 
 class BlockInputs(NamedTuple):
-    """What the blocks of a stack share: masks by kind of layer, positions, the encoder's states."""
+    """Inputs that all blocks of a stack share: masks by kind of layer, positions, the encoder's states."""
 
     masks: Mapping[LayerSpec, jax.Array | AttentionMask]
     positions_BL: jax.Array | None
@@ -36,7 +36,7 @@ class BlockInputs(NamedTuple):
 
 @dataclasses.dataclass
 class BlockCapture:
-    """What a block is asked to show: probabilities of its attentions [B, H, L, S], and of its router [B, L, E]."""
+    """Probabilities captured from blocks: of self- and cross-attention [B, H, L, S], and of the router [B, L, E]."""
 
     attention: list[jax.Array] = dataclasses.field(default_factory=list)
     cross_attention: list[jax.Array] = dataclasses.field(default_factory=list)
@@ -44,21 +44,21 @@ class BlockCapture:
 
 
 class Block(nnx.Module):
-    """One layer of a stack, of the kind that a LayerSpec with its sizes describes."""
+    """One layer of a stack, as described by a LayerSpec whose sizes are filled in."""
 
     def __init__(self, arch: Architecture, spec: LayerSpec, rngs: nnx.Rngs) -> None:
-        behind = spec.residual == "sandwich"
+        has_output_norms = spec.residual == "sandwich"
         if spec.attention != "none":
             self.attention = Attention(arch, spec, rngs)
             self.attention_norm = norm(arch) if spec.attention_norm else None
-            self.attention_output_norm = norm(arch) if behind else None
+            self.attention_output_norm = norm(arch) if has_output_norms else None
         if arch.encoder is not None:
             self.cross_attention = Attention(arch, spec, rngs, cross=True)
             self.cross_attention_norm = norm(arch)
-            self.cross_attention_output_norm = norm(arch) if behind else None
+            self.cross_attention_output_norm = norm(arch) if has_output_norms else None
         self.feed_forward = (Experts if spec.num_experts else FeedForward)(arch, spec, rngs)
         self.feed_forward_norm = None if spec.shared_norm else norm(arch)
-        self.feed_forward_output_norm = norm(arch) if behind else None
+        self.feed_forward_output_norm = norm(arch) if has_output_norms else None
         self.arch, self.spec = arch, spec
 
     def __call__(
@@ -67,51 +67,50 @@ class Block(nnx.Module):
         inputs: BlockInputs,
         key: jax.Array | None = None,
         layer: jax.Array | int = 0,
-        seen: BlockCapture | None = None,
+        capture: BlockCapture | None = None,
         cache: LayerCache | None = None,
         cross_cache: LayerCache | None = None,
     ) -> jax.Array:
-        """[B, L, D].
+        """Run the layer, [B, L, D].
 
         Args:
           x_BLD: the layer's input.
-          inputs: what all layers share.
-          key: of dropout; None applies none.
-          layer: the layer's number from 0.
-          seen: collects what attentions and router saw.
-          cache, cross_cache: keys and values of earlier positions, and of the encoder's states, of this layer.
+          inputs: inputs that all layers share.
+          key: PRNG key for dropout; None disables it.
+          layer: the layer's index from 0.
+          capture: collects the probabilities of attentions and router.
+          cache: the layer's keys and values of earlier positions.
+          cross_cache: the layer's keys and values of the encoder's states.
         """
-        spec, crosses = self.spec, self.arch.encoder is not None
-        inner = self.arch.activation_dropout_rate > 0
-        keys = iter(split_key(key, 3 + 2 * crosses + inner))
+        spec, has_cross_attention = self.spec, self.arch.encoder is not None
+        has_inner_dropout = self.arch.activation_dropout_rate > 0
+        keys = iter(split_key(key, 3 + 2 * has_cross_attention + has_inner_dropout))
 
-        def attend(x_BLD: jax.Array) -> jax.Array:
-            own, probs = inputs.positions_BL, None if seen is None else seen.attention
-            return self.attention(
-                x_BLD, inputs.masks[spec], cache, positions_BL=own, layer=layer, dropout_key=next(keys), probs=probs
-            )
+        def self_attention(x_BLD: jax.Array) -> jax.Array:
+            options: dict[str, Any] = dict(positions_BL=inputs.positions_BL, layer=layer, dropout_key=next(keys))
+            probs = None if capture is None else capture.attention
+            return self.attention(x_BLD, inputs.masks[spec], cache, **options, probs=probs)
 
-        def attend_to_encoder(x_BLD: jax.Array) -> jax.Array:
-            own, mask, probs = inputs.memory_BSD, inputs.memory_mask, None if seen is None else seen.cross_attention
-            assert mask is not None
-            return self.cross_attention(
-                x_BLD, mask, cross_cache, memory_BSD=own, layer=layer, dropout_key=next(keys), probs=probs
-            )
+        def cross_attention(x_BLD: jax.Array) -> jax.Array:
+            assert inputs.memory_mask is not None
+            options: dict[str, Any] = dict(memory_BSD=inputs.memory_BSD, layer=layer, dropout_key=next(keys))
+            probs = None if capture is None else capture.cross_attention
+            return self.cross_attention(x_BLD, inputs.memory_mask, cross_cache, **options, probs=probs)
 
-        def feed(x_BLD: jax.Array) -> jax.Array:
-            key = next(keys) if inner else None
+        def feed_forward(x_BLD: jax.Array) -> jax.Array:
+            key = next(keys) if has_inner_dropout else None
             if isinstance(self.feed_forward, Experts):
-                return self.feed_forward(x_BLD, key, None if seen is None else seen.routing)
+                return self.feed_forward(x_BLD, key, None if capture is None else capture.routing)
             return self.feed_forward(x_BLD, key)
 
         if spec.residual == "parallel":
-            return self._parallel(x_BLD, attend, feed, keys)
+            return self._parallel(x_BLD, self_attention, feed_forward, keys)
         if spec.attention != "none":
-            x_BLD = self._residual(x_BLD, attend, self.attention_norm, self.attention_output_norm, keys)
-        if crosses:
+            x_BLD = self._residual(x_BLD, self_attention, self.attention_norm, self.attention_output_norm, keys)
+        if has_cross_attention:
             norms = self.cross_attention_norm, self.cross_attention_output_norm
-            x_BLD = self._residual(x_BLD, attend_to_encoder, *norms, keys)
-        return self._residual(x_BLD, feed, self.feed_forward_norm, self.feed_forward_output_norm, keys)
+            x_BLD = self._residual(x_BLD, cross_attention, *norms, keys)
+        return self._residual(x_BLD, feed_forward, self.feed_forward_norm, self.feed_forward_output_norm, keys)
 
     def _residual(
         self,
@@ -121,24 +120,26 @@ class Block(nnx.Module):
         output_norm: Norm | None,
         keys: Iterator[jax.Array | None],
     ) -> jax.Array:
-        """The sum of x and a branch, with norms where `spec.residual` has them."""
-        where = self.spec.residual
-        y_BLD = branch(norm(x_BLD) if norm is not None and where not in ("post", "output") else x_BLD)
-        behind = norm if where == "output" else output_norm
-        if behind is not None:
-            y_BLD = behind(y_BLD)
+        """Add a branch to x, with norms placed as `spec.residual` defines."""
+        residual = self.spec.residual
+        y_BLD = branch(norm(x_BLD) if norm is not None and residual not in ("post", "output") else x_BLD)
+        branch_norm = norm if residual == "output" else output_norm
+        if branch_norm is not None:
+            y_BLD = branch_norm(y_BLD)
         x_BLD = x_BLD + self._scaled(dropout(y_BLD, self.arch.dropout_rate, next(keys)))
-        if where == "post" and norm is not None:
+        if residual == "post" and norm is not None:
             x_BLD = norm(x_BLD)
         return constrain(x_BLD, "batch", "length", None)
 
-    def _parallel(self, x_BLD: jax.Array, attend: Branch, feed: Branch, keys: Iterator[jax.Array | None]) -> jax.Array:
-        """The sum of x and both branches, each of x itself."""
-        rate, own = self.arch.dropout_rate, self.feed_forward_norm
+    def _parallel(
+        self, x_BLD: jax.Array, attention: Branch, feed_forward: Branch, keys: Iterator[jax.Array | None]
+    ) -> jax.Array:
+        """Add both branches, each computed from x, to x."""
+        rate = self.arch.dropout_rate
         first_BLD = x_BLD if self.attention_norm is None else self.attention_norm(x_BLD)
-        second_BLD = first_BLD if own is None else own(x_BLD)
-        y_BLD = dropout(attend(first_BLD), rate, next(keys))
-        y_BLD += dropout(feed(second_BLD), rate, next(keys))
+        second_BLD = first_BLD if self.feed_forward_norm is None else self.feed_forward_norm(x_BLD)
+        y_BLD = dropout(attention(first_BLD), rate, next(keys))
+        y_BLD += dropout(feed_forward(second_BLD), rate, next(keys))
         return constrain(x_BLD + self._scaled(y_BLD), "batch", "length", None)
 
     def _scaled(self, y_BLD: jax.Array) -> jax.Array:
@@ -148,5 +149,5 @@ class Block(nnx.Module):
 
 @functools.lru_cache(maxsize=256)
 def block_parts(arch: Architecture, spec: LayerSpec) -> tuple[Any, nnx.State[Any, Any]]:
-    """Graph and shapes of a Block: what puts its parameters into it."""
+    """Graph definition and abstract state of a Block, for nnx.merge with parameters."""
     return nnx.split(nnx.eval_shape(lambda: Block(arch, spec, nnx.Rngs(0))))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, Layers, capacity, write
-from lm_research.models.attention.mask import AttentionMask, as_bias, within
+from lm_research.models.attention.mask import AttentionMask, in_window, mask_to_bias
 from lm_research.models.block import Block, BlockInputs
 from lm_research.models.decode_layout import BoundModel, bind, predict, unroll
 from lm_research.models.layer_plan import segments
@@ -59,7 +59,7 @@ def empty(
     if bound.blocks is not None:
         keys, values = zip(*map(cross, bound.blocks), strict=True)
     else:
-        keys, values = bound.model.decoder.of_each_layer(cross)
+        keys, values = bound.model.decoder.map_blocks(cross)
     return Cache(layers, layers, keys, values, memory.segments_BS > 0)
 
 
@@ -73,7 +73,7 @@ def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_B
         if looks not in made:
             made[looks] = _bias(bound, spec, slots, sizes[spec])
         masks[spec] = made[looks]
-    memory_mask = None if cache.memory_mask_BM is None else as_bias(cache.memory_mask_BM[:, None, None])
+    memory_mask = None if cache.memory_mask_BM is None else mask_to_bias(cache.memory_mask_BM[:, None, None])
     return BlockInputs(masks, positions_BL, None, memory_mask)
 
 
@@ -91,21 +91,21 @@ def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:
 def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> jax.Array:
     """What is added to the scores of a layer of `size` entries."""
     arch, distance_BLS, seen_BLS = bound.model.arch, slots.distance_BLS, slots.visible_BLS
-    held_BC = slots.held(spec.reach, size)
+    held_BC = slots.slot_of_entry(spec.reach, size)
     if held_BC is not None:  # in the order of the layer's entries
         at_B1C = jnp.maximum(held_BC, 0)[:, None]
         distance_BLS = jnp.take_along_axis(distance_BLS, at_B1C, axis=2)
         seen_BLS = jnp.take_along_axis(seen_BLS, at_B1C, axis=2) & (held_BC >= 0)[:, None]
     if spec.attention == "window":
-        seen_BLS = seen_BLS & within(distance_BLS, spec.window, causal=True)
+        seen_BLS = seen_BLS & in_window(distance_BLS, spec.window, causal=True)
     elif spec.attention == "chunked":
         own_BL1 = slots.positions_BL[..., None]
         seen_BLS = seen_BLS & ((own_BL1 - distance_BLS) // spec.window == own_BL1 // spec.window)
-    bias = as_bias(seen_BLS[:, None])
+    bias = mask_to_bias(seen_BLS[:, None])
     if spec.positions == "relative":
         longest = seen_BLS.shape[-1]
         buckets = distance_buckets(
-            -np.arange(longest), arch.relative_buckets, arch.relative_max_distance, both_ways=False
+            -np.arange(longest), arch.relative_buckets, arch.relative_max_distance, bidirectional=False
         )
         by_distance_SH = bound.model.decoder.relative_bias[...].astype(jnp.float32)[buckets]
         bias += jnp.moveaxis(by_distance_SH[jnp.clip(distance_BLS, 0, longest - 1)], -1, 1)

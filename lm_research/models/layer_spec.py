@@ -1,6 +1,6 @@
-"""One layer of a stack in numbers, and how a flat description becomes layers.
+"""The specification of one layer, and its construction from flat fields.
 
-Families and files name fields of a stack and of its layers side by side (`nested`); the modules know LayerSpecs alone.
+Families and stored files give fields of a stack and of its layers in one flat mapping (`nested`); the modules use LayerSpecs only.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ class LayerSpec:
     """One kind of layer.
 
     Attributes:
-      attention: "full"; "window", the nearest positions (Beltagy et al. 2020); "chunked", those of the same chunk of the row
-        (Llama 4); or "none", a layer that is a feed-forward layer alone.
-      window: how wide: of a causal window the latest positions, itself included; of one to both sides window // 2 on each side, and
-        itself; of chunks their length.
-      positions: how scores depend on them: "rotary" (Su et al. 2021), "relative" bias by distance bucket, of one table for the
-        stack (Raffel et al. 2019), "alibi", a slope for each head (Press et al. 2022), or "none".
+      attention: "full"; "window", the nearest positions (Beltagy et al. 2020); "chunked", the positions of the same chunk of the
+        sequence (Llama 4); or "none", a layer without attention.
+      window: size of the window or chunk. A causal window is the latest `window` positions, the query's included; a bidirectional one
+        is window // 2 positions on each side and the query's.
+      positions: how scores depend on positions: "rotary" (Su et al. 2021), "relative" bias by distance bucket from one table per
+        stack (Raffel et al. 2019), "alibi", a slope per head (Press et al. 2022), or "none".
       rotary_theta: base of the rotary wavelengths.
-      rotary_scaling: how they are stretched: pairs (name, value), "type" being "linear" or "llama3"; empty is not.
-      rotary_fraction: share of a head's width that is rotated, its beginning.
-      rotary_interleaved: neighbors turn together (GPT-J), instead of numbers half of that width apart.
+      rotary_scaling: how wavelengths are scaled, as pairs (name, value) with a "type" of "linear" or "llama3"; empty for no scaling.
+      rotary_fraction: fraction of a head's width that is rotated, from its start.
+      rotary_interleaved: whether the elements of a rotated pair are adjacent (GPT-J) instead of half the rotated width apart.
 
-      query_key_norm: norm of queries and keys before they are rotated: of each "head", of the whole "projection" (OLMo 2), "none".
-      score_cap: scores become cap tanh(score / cap) (Gemma 2); 0 leaves them.
+      query_key_norm: norm of queries and keys before rotation: over each "head", over the whole "projection" (OLMo 2), or "none".
+      score_cap: soft cap c of the scores, c tanh(score / c) (Gemma 2); 0 for none.
       attention_scale: factor on scores; 0 is 1 / sqrt(K).
-      scale_by_layer: scores of layer n (from 1) are also divided by n.
-      query_bias, key_bias, value_bias, output_bias: biases of the attention's projections.
-      num_heads, num_kv_heads, head_size, intermediate_size: where they differ from the architecture's; 0 is the same.
+      scale_by_layer: whether scores of layer n (from 1) are also divided by n.
+      query_bias, key_bias, value_bias, output_bias: whether the attention's projections have biases.
+      num_heads, num_kv_heads, head_size, intermediate_size: sizes where they differ from the architecture's; 0 is the same.
 
-      residual: where norms are, with branch f and norm n: "pre" x + f(n(x)) (Radford et al. 2019), "post" n(x + f(x)) (Vaswani et
-        al. 2017), "output" x + n(f(x)) (OLMo 2), "sandwich" x + n'(f(n(x))) (Gemma 2), or "parallel" x + f(n(x)) + g(n'(x)) with
-        attention f and feed-forward layer g (GPT-NeoX).
+      residual: placement of the norms, with branch f and norm n: "pre" x + f(n(x)) (Radford et al. 2019), "post" n(x + f(x))
+        (Vaswani et al. 2017), "output" x + n(f(x)) (OLMo 2), "sandwich" x + n'(f(n(x))) (Gemma 2), or "parallel"
+        x + f(n(x)) + g(n'(x)) with attention f and feed-forward layer g (GPT-NeoX).
       residual_scale: factor on branches.
-      attention_norm: whether the attention has its first norm at all (ModernBERT's first layer has none).
-      shared_norm: whether "parallel" branches have one norm (GPT-J).
+      attention_norm: whether a norm precedes the attention (ModernBERT's first layer has none).
+      shared_norm: whether "parallel" branches share one norm (GPT-J).
 
-      gated: a second projection, multiplied with the activated one (Shazeer 2020).
-      mlp_bias: biases of the feed-forward layer.
-      num_experts: how many feed-forward layers there are, of which each position takes `experts_per_token`; 0 is a plain one.
-      experts_per_token: those with the highest router probability.
-      normalize_experts: whether their probabilities are made to sum to one.
+      gated: whether a second projection is multiplied with the activated one (Shazeer 2020).
+      mlp_bias: whether the feed-forward layer has biases.
+      num_experts: number of expert feed-forward layers; 0 for one layer without a router.
+      experts_per_token: number of experts with the highest router probability that each position uses.
+      normalize_experts: whether the probabilities of the chosen experts are scaled to sum to one.
     """
 
     attention: Literal["full", "window", "chunked", "none"] = "full"
@@ -81,52 +81,47 @@ class LayerSpec:
 
     @property
     def reach(self) -> int:
-        """How many of the latest positions a causal layer can see, its own among them; 0 is all."""
+        """Number of latest positions that a causal layer can attend to, its own included; 0 is all."""
         return self.window if self.attention in ("window", "chunked") else 0
 
     @property
     def rotary_width(self) -> int:
-        """How many numbers of a head are rotated; of a spec with its sizes."""
+        """Number of elements of a head that are rotated; `head_size` must be filled in."""
         return int(self.head_size * self.rotary_fraction)
 
     @property
     def across(self) -> LayerSpec:
-        """Of the attention to an encoder, which sees all of it, wherever it is."""
+        """The spec of the cross-attention: full, without positions."""
         return dataclasses.replace(
             self, attention="full", window=0, positions="none", query_key_norm="none", score_cap=0.0
         )
 
 
-# Fields that are a layer's in flat descriptions too. Sizes there are those of the stack.
-_OF_LAYERS = {field.name for field in dataclasses.fields(LayerSpec)} - {
-    "attention",
-    "positions",
-    "num_heads",
-    "num_kv_heads",
-    "head_size",
-    "intermediate_size",
-}
-_SAYS = {name: (name,) for name in _OF_LAYERS} | {
+# Fields that have another meaning in a flat description: there these sizes are the stack's.
+_STACK_FIELDS = set("attention positions num_heads num_kv_heads head_size intermediate_size".split())
+# Field of a flat description -> the fields of LayerSpec that it sets.
+_LAYER_FIELDS = {f.name: (f.name,) for f in dataclasses.fields(LayerSpec) if f.name not in _STACK_FIELDS} | {
     "norm": ("residual",),
     "qkv_bias": ("query_bias", "key_bias", "value_bias"),
     "window_from": (),
 }
-_ON_SCORES = ("rotary", "relative", "alibi")
+_SCORE_POSITIONS = ("rotary", "relative", "alibi")
 
 
 def nested(flat: Mapping[str, Any], pattern: Sequence[Mapping[str, Any]] = ({},)) -> dict[str, Any]:
-    """Fields of an Architecture, with `layers` as a list of fields of LayerSpecs, from flat ones.
+    """Split flat fields into those of an Architecture and a list `layers` of fields of LayerSpecs.
 
-    Flat are: `norm` ("pre", "post", ...) for `residual`; `qkv_bias` for three; `positions` "rotary", "relative" or "alibi" in the place of
-    those of embeddings; `window` above 0 for windows; `window_from`, the first layer that has one; and all others of LayerSpec.
+    A flat mapping has all fields of LayerSpec, and: `norm` for `residual`; `qkv_bias` for the three biases; `positions` of the scores
+    ("rotary", "relative" or "alibi") as well as of the embeddings; a `window` above 0 for attention "window"; and `window_from`, the
+    first layer with a window.
 
     Args:
       flat: fields of the stack and of all layers.
       pattern: for each layer of the pattern, the fields of LayerSpec that differ.
     """
-    fields = {name: value for name, value in flat.items() if name not in _SAYS}
-    common = {ours: value for name, value in flat.items() for ours in _SAYS.get(name, ())}
-    if flat.get("positions") in _ON_SCORES:
+    fields = {name: value for name, value in flat.items() if name not in _LAYER_FIELDS}
+    common = {ours: value for name, value in flat.items() for ours in _LAYER_FIELDS.get(name, ())}
+    if flat.get("positions") in _SCORE_POSITIONS:
         common["positions"], fields["positions"] = flat["positions"], "none"
     layers = [_with_window(common | dict(differences)) for differences in pattern]
     first, depth = flat.get("window_from", 0), flat.get("num_layers", 0)

@@ -78,7 +78,7 @@ def alibi_slopes(heads: int) -> np.ndarray:
     return np.concatenate([slopes, between]).astype(np.float32)
 
 
-def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, both_ways: bool) -> np.ndarray:
+def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
     """Bucket of each distance (key position minus query position), int32 of the same shape.
 
     Raffel et al. 2019, section 2.1: half of the buckets hold one distance each, the others ranges that grow with the
@@ -86,7 +86,7 @@ def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, both
     the right; causal ones put those into bucket 0.
     """
     base = np.zeros_like(distance)
-    if both_ways:
+    if bidirectional:
         buckets //= 2
         base = np.where(distance > 0, buckets, 0)
         distance = np.abs(distance)
@@ -100,19 +100,19 @@ def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, both
 
 
 def relative_bias(
-    table_RH: jax.Array, query_length: int, key_length: int, max_distance: int, both_ways: bool
+    table_RH: jax.Array, query_length: int, key_length: int, max_distance: int, bidirectional: bool
 ) -> jax.Array:
     """What each head adds to its scores for the distance between query and key, [1, H, L, S] in float32."""
     distance_LS = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
-    bucket_LS = distance_buckets(distance_LS, len(table_RH), max_distance, both_ways)
+    bucket_LS = distance_buckets(distance_LS, len(table_RH), max_distance, bidirectional)
     # A product with one-hot rows: its gradient is a matrix product instead of a scatter.
     one_hot_LSR = jax.nn.one_hot(bucket_LS, len(table_RH), dtype=jnp.float32)
     return jnp.einsum("LSR,RH->HLS", one_hot_LSR, table_RH.astype(jnp.float32))[None]
 
 
-def distance_table(table_RH: jax.Array, length: int, max_distance: int, both_ways: bool) -> jax.Array:
+def distance_table(table_RH: jax.Array, length: int, max_distance: int, bidirectional: bool) -> jax.Array:
     """The same by distance, of rows of L queries and keys: [H, 2 L - 1] for distances 1 - L to L - 1, in float32."""
-    bucket_X = distance_buckets(np.arange(1 - length, length), len(table_RH), max_distance, both_ways)
+    bucket_X = distance_buckets(np.arange(1 - length, length), len(table_RH), max_distance, bidirectional)
     one_hot_XR = jax.nn.one_hot(bucket_X, len(table_RH), dtype=jnp.float32)
     return jnp.einsum("XR,RH->HX", one_hot_XR, table_RH.astype(jnp.float32))
 

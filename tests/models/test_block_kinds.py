@@ -18,7 +18,7 @@ from helpers import tiny
 from lm_research.interop.weight_reader import from_stored, weights_of
 from lm_research.models import decode
 from lm_research.models.architecture import Architecture, from_flat
-from lm_research.models.attention.mask import attention_bias, chunked
+from lm_research.models.attention.mask import attention_bias, chunk_segments
 from lm_research.models.definition import ModelDefinition, define
 from lm_research.models.families.common import ParamMapping, attention, dense, norm, tensor
 from lm_research.models.feed_forward import load_balancing
@@ -268,11 +268,11 @@ def test_the_router_is_seen_and_its_load_is_that_of_transformers() -> None:
 def test_chunks_are_those_of_llama_4() -> None:
     """Rows of 9 in chunks of 4, as make_goldens.py prints them of Llama 4's mask in transformers; packed documents count anew."""
     expected = """100000000 110000000 111000000 111100000 000010000 000011000 000011100 000011110 000000001""".split()
-    segments = chunked(jnp.ones((1, 9), int), jnp.arange(9)[None], 4)
+    segments = chunk_segments(jnp.ones((1, 9), int), jnp.arange(9)[None], 4)
     seen = np.asarray(attention_bias(segments, segments, causal=True))[0, 0] == 0
     assert ["".join(map(str, row)) for row in seen.astype(int)] == expected
     packed = np.array([[1] * 5 + [2] * 4 + [0]])
-    segments = chunked(jnp.asarray(packed), jnp.array([[0, 1, 2, 3, 4, 0, 1, 2, 3, 0]]), 4)
+    segments = chunk_segments(jnp.asarray(packed), jnp.array([[0, 1, 2, 3, 4, 0, 1, 2, 3, 0]]), 4)
     seen = np.asarray(attention_bias(segments, segments, causal=True))[0, 0] == 0
     assert [int(row.sum()) for row in seen] == [1, 2, 3, 4, 1, 1, 2, 3, 4, 1]
 

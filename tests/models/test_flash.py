@@ -17,7 +17,7 @@ from lm_research.models.attention import flash
 from lm_research.models.attention.flash import flash_attend
 from lm_research.models.attention.flash_kernels import Tile, Tiles
 from lm_research.models.attention.mask import AttentionMask, attention_bias
-from lm_research.models.attention.module import fused_attention
+from lm_research.models.attention.module import reference_attention
 from lm_research.models.families import define_model
 
 # Blocks of several sizes, so that rows are cut into several of each kind.
@@ -66,7 +66,7 @@ def test_equals_plain_attention(
 
     def plain(*qkv: jax.Array) -> jax.Array:
         bias = attention_bias(query_segments, key_segments, causal, window, prefix_BS)
-        return fused_attention(*qkv, bias, rate, drop, 0.3)
+        return reference_attention(*qkv, bias, rate, drop, 0.3)
 
     def fast(*qkv: jax.Array) -> jax.Array:
         mask = AttentionMask(jnp.asarray(query_segments), jnp.asarray(key_segments), causal, window, prefix_BS)

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from lm_research.models.attention.cache import Cache, CacheSlots, LayerCache, write
-from lm_research.models.attention.mask import MASKED, AttentionMask, attention_bias, chunked, places_from
+from lm_research.models.attention.mask import (
+    MASKED,
+    AttentionMask,
+    attention_bias,
+    chunk_segments,
+    positions_from_segments,
+)
 
 SEGMENTS = np.array([[0, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 2, 3]])
 PREFIX = np.array([[0, 1, 1, 0, 1, 0, 0], [2, 0, 0, 0, 0, 1, 0]])
@@ -54,7 +60,7 @@ def test_blocks_of_a_bias_by_distance() -> None:
 
 
 def test_places_count_from_the_first_token() -> None:
-    assert places_from(jnp.array([[0, 0, 1, 1], [1, 1, 2, 0]])).tolist() == [[-2, -1, 0, 1], [0, 1, 2, 3]]
+    assert positions_from_segments(jnp.array([[0, 0, 1, 1], [1, 1, 2, 0]])).tolist() == [[-2, -1, 0, 1], [0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 8])
@@ -63,11 +69,11 @@ def test_chunks_are_shared_by_those_of_a_document_that_are_in_one(chunk: int) ->
     segments = np.array([[1, 1, 1, 1, 1, 2, 2]])
     for first in range(9):
         positions = np.array([[first, first + 1, first + 2, first + 3, first + 4, 0, 1]])
-        found = chunked(jnp.asarray(segments), jnp.asarray(positions), chunk)[0].tolist()
+        found = chunk_segments(jnp.asarray(segments), jnp.asarray(positions), chunk)[0].tolist()
         for i, j in itertools.combinations(range(7), 2):
             same = segments[0, i] == segments[0, j] and positions[0, i] // chunk == positions[0, j] // chunk
             assert (found[i] == found[j]) == same, (first, i, j)
-    padded = chunked(jnp.array([[0, 0, 1]]), jnp.array([[0, 1, 0]]), 1)[0].tolist()
+    padded = chunk_segments(jnp.array([[0, 0, 1]]), jnp.array([[0, 1, 0]]), 1)[0].tolist()
     assert padded[2] not in padded[:2]
 
 
@@ -103,6 +109,6 @@ def test_segments_of_a_cache() -> None:
         cross_keys=(("c0",), ("c1", "c2")),
         cross_values=(("d0",), ("d1", "d2")),
     )
-    assert cache.of(1) == ((("k1", "v1"), ("k2", "v2")), (("c1", "d1"), ("c2", "d2")))
+    assert cache.segment(1) == ((("k1", "v1"), ("k2", "v2")), (("c1", "d1"), ("c2", "d2")))
     assert cache._replace(cross_keys=()).of(0) == ((("k0", "v0"),), None)
-    assert cache.with_layers([cache.of(0), cache.of(1)]) == cache
+    assert cache.with_segments([cache.segment(0), cache.segment(1)]) == cache

@@ -40,8 +40,8 @@ def test_values_by_distance() -> None:
     np.testing.assert_array_equal(by_distance(values, 3), expected)
 
 
-@pytest.mark.parametrize("both_ways", [True, False])
-def test_a_table_by_distance_holds_the_bias(both_ways: bool) -> None:
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_a_table_by_distance_holds_the_bias(bidirectional: bool) -> None:
     table = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
-    whole = relative_bias(table, 12, 12, 16, both_ways)
-    np.testing.assert_array_equal(by_distance(distance_table(table, 12, 16, both_ways), 12), whole[0])
+    whole = relative_bias(table, 12, 12, 16, bidirectional)
+    np.testing.assert_array_equal(by_distance(distance_table(table, 12, 16, bidirectional), 12), whole[0])

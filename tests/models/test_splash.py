@@ -13,7 +13,7 @@ from helpers import tiny
 from lm_research.config import ModelConfig
 from lm_research.models.attention import module, splash
 from lm_research.models.attention.mask import AttentionMask, attention_bias
-from lm_research.models.attention.module import fused_attention
+from lm_research.models.attention.module import reference_attention
 from lm_research.models.families import define_model
 
 
@@ -48,7 +48,7 @@ def test_equals_plain_attention(
         return [np.asarray(x) for x in tiny.jit(run)(outer, query, key, value)]
 
     bias = attention_bias(of_queries, segments, causal, window)
-    plain = results(lambda q, k, v: fused_attention(q, k, v, bias, scale=0.3, score_cap=cap))
+    plain = results(lambda q, k, v: reference_attention(q, k, v, bias, scale=0.3, score_cap=cap))
     mask = AttentionMask(jnp.asarray(of_queries), jnp.asarray(segments), causal, window)
     fast = results(lambda q, k, v: splash.splash_attend(q, k, v, mask, 0.3, cap))
     for got, expected in zip(fast, plain, strict=True):

@@ -20,7 +20,7 @@ import numpy as np
 
 from lm_research.models.attention.flash import Tile, Tiles, flash_attend
 from lm_research.models.attention.mask import AttentionMask, attention_bias
-from lm_research.models.attention.module import fused_attention
+from lm_research.models.attention.module import reference_attention
 
 ROUNDS, SECONDS = 5, 0.1
 
@@ -77,7 +77,7 @@ def make_ways(shape: Shape, segments: jax.Array, tiles: Tiles | None = None) -> 
     scale, key = shape.width**-0.5, jax.random.key(0)
 
     def plain(*qkv: jax.Array) -> jax.Array:
-        return fused_attention(*qkv, attention_bias(segments, segments, shape.causal), shape.rate, key, scale)
+        return reference_attention(*qkv, attention_bias(segments, segments, shape.causal), shape.rate, key, scale)
 
     def flash(*qkv: jax.Array) -> jax.Array:
         return flash_attend(*qkv, AttentionMask(segments, segments, shape.causal), scale, shape.rate, key, tiles)

@@ -20,7 +20,7 @@ from experiments.benchmarks.train_step import workload
 from experiments.benchmarks.train_step.ours_side import OurSide, make_config
 from experiments.benchmarks.train_step.workload import Row
 from lm_research.models.attention.mask import attention_bias
-from lm_research.models.attention.module import fused_attention
+from lm_research.models.attention.module import reference_attention
 from lm_research.models.families import define_model
 from lm_research.models.heads import Projection
 from lm_research.models.layers import Dense, activation, dropout, norm
@@ -216,7 +216,7 @@ def _attention(row: Row, causal: bool, key: jax.Array | None, layers: int) -> Pa
     bias = jax.jit(lambda segments: attention_bias(segments, segments, causal))(segments_BL)
     x_BLHK = numbers(row.batch, row.length, row.width // HEAD, HEAD)
     return Part(
-        "", both_ways(lambda q, k, v: fused_attention(q, k, v, bias, row.dropout, key), x_BLHK, x_BLHK, x_BLHK), layers
+        "", both_ways(lambda q, k, v: reference_attention(q, k, v, bias, row.dropout, key), x_BLHK, x_BLHK, x_BLHK), layers
     )
 
 

@@ -1,1 +1,1 @@
-"""Attention: one module for training, prefill, decoding and capture; masks; kernels by platform; a cache that only stores."""
+"""Attention: one module for training, prefill, decoding and capture, with masks, a key/value cache and kernels per platform."""

@@ -1,11 +1,12 @@
 """Attention that never writes scores to memory: kernels for GPUs (FlashAttention-2, Dao 2023, arXiv:2307.08691).
 
-Each program of a kernel holds a block of queries and walks over the blocks of keys that they may see, adding to a running softmax; the
-backward pass makes the scores again, once from the side of the keys and once from that of the queries. Blocks that see nothing of each
-other, because of packed documents, padding, order or a window, are not visited. Dropout draws the bits of `layers.dropout`, so that
-kernel and reference drop the same probabilities. Written in Pallas and compiled by Triton; interpreted (slowly) where there is no GPU.
+Each program of a kernel holds a block of queries and loops over the blocks of keys that they may attend to, accumulating a running
+softmax. The backward pass recomputes the scores, once per block of keys and once per block of queries. Pairs of blocks that are masked
+completely (packed documents, padding, causality, windows) are skipped. Dropout draws the bits of `layers.dropout`, so that kernel and
+reference drop the same probabilities. The kernels are written in Pallas and compiled by Triton; without a GPU they are interpreted,
+slowly.
 
-Legend: B batch, L query length, S key length, H heads, K head width; Q queries and N keys of a block, I and J how many blocks there are.
+Legend: lm_research/models/__init__.py; here Q is queries and N keys of a block, I the number of query blocks, and J of key blocks.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import first_head, first_row, per_device
 
-Specified = Sequence[tuple[Any, pl.BlockSpec]]
-Kept = tuple[jax.Array, jax.Array, jax.Array, Masks, jax.Array, jax.Array]  # see _forward
+ArraySpecs = Sequence[tuple[Any, pl.BlockSpec]]
+Residuals = tuple[jax.Array, jax.Array, jax.Array, Masks, jax.Array, jax.Array]  # see _forward
 
 
 def flash_attend(
@@ -46,16 +47,19 @@ def flash_attend(
     dropout_key: jax.Array | None = None,
     tiles: Tiles | None = None,
 ) -> jax.Array:
-    """`attention.attend` without scores in memory; equal but for rounding, and zeros for queries that see no key.
+    """`module.reference_attention` without scores in memory: equal up to rounding, with zeros for queries that attend to no key.
 
-    On a mesh of several devices each one has its rows and heads.
+    On a mesh each device computes its sequences and heads.
 
     Args:
-      query_BLHK, key_BSHK, value_BSHK: projections.
-      mask: what is seen, without `distances_HX`.
+      query_BLHK: queries.
+      key_BSHK: keys.
+      value_BSHK: values.
+      mask: the mask, without `distances_HX`.
       scale: factor on the scores.
-      dropout_rate, dropout_key: dropout on the probabilities; a None key applies none.
-      tiles: how to cut the work; None is what was measured to be fast.
+      dropout_rate: dropout on the probabilities.
+      dropout_key: PRNG key for dropout; None disables it.
+      tiles: tile sizes; None for the ones measured to be fast.
 
     Returns:
       [B, L, H, K] in the type of the values.
@@ -83,32 +87,32 @@ def _on_device(
     rows: tuple[jax.Array, jax.Array, jax.Array | None],
     numbers: jax.Array,
 ) -> jax.Array:
-    """One device's part.
+    """Compute one device's part.
 
-    Rows are padded to whole blocks by positions that see nothing and that nothing sees, and heads by zeros to a width that is a power of
-    two, as Triton requires.
+    Sequences are padded to whole blocks by positions that are masked on both sides, and heads by zeros to a width that is a power of two,
+    as Triton requires.
     """
     (batch, length, heads, width), sources = qkv[0].shape, qkv[1].shape[1]
-    alone = not jax.sharding.get_abstract_mesh().manual_axes
-    first = (0, 0) if alone else (first_row(batch), first_head(heads))
+    single_device = not jax.sharding.get_abstract_mesh().manual_axes
+    first = (0, 0) if single_device else (first_row(batch), first_head(heads))
     numbers = jnp.pad(jnp.concatenate([numbers, jnp.stack([jnp.asarray(n, jnp.int32) for n in first])]), (0, 3))
-    fill_L, fill_S = (-n % _unit(n) for n in (length, sources))
-    fill_K = max(16, pl.next_power_of_2(width)) - width
+    pad_L, pad_S = (-n % _max_block(n) for n in (length, sources))
+    pad_K = max(16, pl.next_power_of_2(width)) - width
 
-    def filled(x: jax.Array, fill: int, value: int = 0) -> jax.Array:
-        return jnp.pad(x.astype(jnp.int32), [(0, 0), (0, fill)], constant_values=value)
+    def pad(x: jax.Array, amount: int, value: int = 0) -> jax.Array:
+        return jnp.pad(x.astype(jnp.int32), [(0, 0), (0, amount)], constant_values=value)
 
-    queries, keys, prefix = filled(rows[0], fill_L, -1), filled(rows[1], fill_S, -2), rows[2]
-    masks = Masks(queries, keys, None if prefix is None else filled(prefix, fill_S), numbers)
+    queries, keys, prefix = pad(rows[0], pad_L, -1), pad(rows[1], pad_S, -2), rows[2]
+    masks = Masks(queries, keys, None if prefix is None else pad(prefix, pad_S), numbers)
     padded = (
-        jnp.pad(x, [(0, 0), (0, fill), (0, 0), (0, fill_K)])
-        for x, fill in zip(qkv, (fill_L, fill_S, fill_S), strict=True)
+        jnp.pad(x, [(0, 0), (0, amount), (0, 0), (0, pad_K)])
+        for x, amount in zip(qkv, (pad_L, pad_S, pad_S), strict=True)
     )
     return _flash(static, *padded, masks)[:, :length, :, :width]
 
 
-def _unit(length: int) -> int:
-    """What rows of a length are filled up to a multiple of, and the longest block that they are cut into."""
+def _max_block(length: int) -> int:
+    """The longest block for sequences of this length, which are padded to a multiple of it."""
     return min(128, max(16, pl.next_power_of_2(length)))
 
 
@@ -119,22 +123,25 @@ def _flash(static: Static, query: jax.Array, key: jax.Array, value: jax.Array, m
 
 def _forward(
     static: Static, query: jax.Array, key: jax.Array, value: jax.Array, masks: Masks
-) -> tuple[jax.Array, Kept]:
-    """Attention, and what the backward pass needs: inputs, output, and log2 of each query's sum [B, H, L]."""
+) -> tuple[jax.Array, Residuals]:
+    """Attention, and the residuals of the backward pass: inputs, output, and log2 of each query's softmax sum [B, H, L]."""
     grid = _Grid(static, static.tiles.forward, query, key)
-    of_rows = jax.ShapeDtypeStruct(grid.rows(query), jnp.float32)
+    batch, length, heads, _ = query.shape
+    log_total_shape = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
     out, log_total = grid.run(
         forward_kernel,
         masks,
         [grid.queries(query), grid.whole(key), grid.whole(value)],
-        [grid.queries(query), grid.query_rows(of_rows)],
+        [grid.queries(query), grid.query_rows(log_total_shape)],
     )
     return out, (query, key, value, masks, out, log_total)
 
 
-def _backward(static: Static, kept: Kept, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    query, key, value, masks, out, log_total = kept
-    # What the softmax's gradient subtracts: sum over keys of probability times its gradient.
+def _backward(
+    static: Static, residuals: Residuals, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    query, key, value, masks, out, log_total = residuals
+    # The softmax's gradient subtracts this sum over keys of probability times its gradient.
     delta = (out.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
     grid = _Grid(static, static.tiles.keys, query, key, by_keys=True)
     key_gradient, value_gradient = grid.run(
@@ -159,43 +166,48 @@ _flash.defvjp(_forward, _backward)
 
 
 class _Grid:
-    """Programs of one kernel: (blocks of queries, or `by_keys` of keys) x heads x batch, and the part of each array that one has."""
+    """The programs of one kernel, (blocks of queries, or `by_keys` of keys) x heads x batch, and each program's part of the arrays."""
 
     def __init__(self, static: Static, tile: Tile, query: jax.Array, key: jax.Array, by_keys: bool = False) -> None:
         lengths = query.shape[1], key.shape[1]
-        self.tile = tile._replace(queries=min(tile.queries, _unit(lengths[0])), keys=min(tile.keys, _unit(lengths[1])))
+        self.tile = tile._replace(
+            queries=min(tile.queries, _max_block(lengths[0])), keys=min(tile.keys, _max_block(lengths[1]))
+        )
         self.blocks = lengths[0] // self.tile.queries, lengths[1] // self.tile.keys
         self.shape = (self.blocks[by_keys], query.shape[2], query.shape[0])
         self.static, self.by_keys = static, by_keys
 
-    def rows(self, query: jax.Array) -> tuple[int, int, int]:
-        return query.shape[0], query.shape[2], query.shape[1]
-
     def queries(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        """Spec of an array [B, L, H, K] of which a program has its block of queries."""
         return x, pl.BlockSpec((None, self.tile.queries, None, x.shape[-1]), lambda i, h, b: (b, i, h, 0))
 
     def keys(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        """Spec of an array [B, S, H, K] of which a program has its block of keys."""
         return x, pl.BlockSpec((None, self.tile.keys, None, x.shape[-1]), lambda j, h, b: (b, j, h, 0))
 
     def whole(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        """Spec of an array [B, L or S, H, K] of which a program has all positions."""
         return x, pl.BlockSpec((None, x.shape[1], None, x.shape[-1]), lambda i, h, b: (b, 0, h, 0))
 
     def query_rows(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        """Spec of an array [B, H, L] of which a program has its block of queries."""
         return x, pl.BlockSpec((None, None, self.tile.queries), lambda i, h, b: (b, h, i))
 
     def whole_rows(self, x: Any) -> tuple[Any, pl.BlockSpec]:
+        """Spec of an array [B, H, L] of which a program has all positions."""
         return x, pl.BlockSpec((None, None, x.shape[-1]), lambda i, h, b: (b, h, 0))
 
     def run(
-        self, kernel: Callable[..., None], masks: Masks, inputs: Specified, outputs: Specified
+        self, kernel: Callable[..., None], masks: Masks, inputs: ArraySpecs, outputs: ArraySpecs
     ) -> Sequence[jax.Array]:
+        """Call a kernel with block bounds, masks and `inputs`; returns arrays of the shapes in `outputs`."""
         first, last = self._bounds(masks)
-        of_batch = [
+        by_sequence = [
             (x, None if x is None else pl.BlockSpec((None, x.shape[1]), lambda i, h, b: (b, 0)))
             for x in (first, last, masks.queries, masks.keys, masks.prefix)
         ]
         numbers = (masks.numbers, pl.BlockSpec(masks.numbers.shape, lambda i, h, b: (0,)))
-        arrays, in_specs = zip(*of_batch, numbers, *inputs, strict=True)
+        arrays, in_specs = zip(*by_sequence, numbers, *inputs, strict=True)
         shapes, out_specs = zip(*outputs, strict=True)
         return pl.pallas_call(
             functools.partial(kernel, self.static, self.tile),
@@ -209,7 +221,7 @@ class _Grid:
         )(*arrays)
 
     def _bounds(self, masks: Masks) -> tuple[jax.Array, jax.Array]:
-        """First block, and the one after the last, that each program visits: [B, I] over keys, or [B, J] over queries."""
+        """The first block that each program visits, and the end of its range: [B, I] over keys, or [B, J] over queries."""
         (count_I, count_J), tile = self.blocks, self.tile
         query_BIQ, key_BJN = (
             masks.queries.reshape(-1, count_I, tile.queries),
@@ -218,7 +230,7 @@ class _Grid:
         meet_BIJ = query_BIQ.min(-1)[:, :, None] <= key_BJN.max(-1)[:, None, :]
         meet_BIJ &= query_BIQ.max(-1)[:, :, None] >= key_BJN.min(-1)[:, None, :]
         first_query_I1, first_key_J = jnp.arange(count_I)[:, None] * tile.queries, jnp.arange(count_J) * tile.keys
-        # Of a block's queries minus a block's keys, the least and the greatest.
+        # The smallest and largest distance (query minus key) in a pair of blocks.
         nearest, farthest = (
             first_query_I1 - (first_key_J + tile.keys - 1),
             first_query_I1 + tile.queries - 1 - first_key_J,

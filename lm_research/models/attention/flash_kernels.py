@@ -1,7 +1,7 @@
-"""The kernels of flash.py: what one program computes of its block of queries, or of keys, and one head.
+"""The kernels of flash.py: the computation of one program, for one head and one block of queries or keys.
 
-Every kernel gets, whole, the blocks to visit, segments, prefixes and numbers of its row of the batch (`Masks`), and of queries, keys
-and values its own block or the whole row, of which it reads a block at a time.
+Every kernel receives its sequence's block bounds, segments, prefixes and numbers (`Masks`) whole. Of queries, keys and values it receives
+its own block, or all positions, of which it reads a block at a time.
 
 Legend: Q queries and N keys of a block, K head width.
 """
@@ -18,15 +18,14 @@ from jax.experimental.pallas import triton
 
 from lm_research.models.layers import mix_bits
 
-# Scores are to base 2, as is the exponential that chips have.
+# Scores are logarithms to base 2, because the hardware computes exp2.
 LOG2_E = math.log2(math.e)
-# The score of what is not seen, and the least that a highest score can be: so far apart that exp2 of their difference is 0, and
-# finite, so that it is defined.
-_UNSEEN, _LOWEST = -1e30, -5e29
+# The score of a masked key, and the initial maximum. exp2 of their difference is 0, and both are finite, so that it is defined.
+_MASKED, _INITIAL_MAX = -1e30, -5e29
 
 
 class Tile(NamedTuple):
-    """How a kernel is cut: queries and keys of a block, warps of a program, stages of its loads."""
+    """Tile sizes of a kernel: queries and keys of a block, warps of a program, pipeline stages of its loads."""
 
     queries: int
     keys: int
@@ -35,7 +34,7 @@ class Tile(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """Of the three kernels; measured on an H100 (experiments/benchmarks/attention)."""
+    """Tile sizes of the three kernels; the defaults were measured on an H100 (experiments/benchmarks/attention)."""
 
     forward: Tile = Tile(64, 64, 4, 2)
     keys: Tile = Tile(64, 64, 4, 3)
@@ -43,7 +42,7 @@ class Tiles(NamedTuple):
 
 
 class Static(NamedTuple):
-    """What a kernel is compiled for; `whole` is the shape [B, H, L, S] by which dropout numbers the scores."""
+    """Compile-time settings of a kernel; `whole` is the shape [B, H, L, S] by which dropout numbers the scores."""
 
     causal: bool
     window: bool
@@ -55,7 +54,7 @@ class Static(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Segments [B, L] and [B, S], prefixes [B, S] or None, and [8] int32: window, dropout's key (2), first row, first head."""
+    """Segments [B, L] and [B, S], prefixes [B, S] or None, and int32 [8]: window, dropout key (2), first sequence, first head."""
 
     queries: jax.Array
     keys: jax.Array
@@ -64,22 +63,23 @@ class Masks(NamedTuple):
 
 
 class _Numbers(NamedTuple):
-    """Scalars of a program: window, both halves of dropout's key, and the number of its head in the whole batch."""
+    """Scalars of a program: window, both halves of the dropout key, and its index among the heads of the whole batch."""
 
     window: jax.Array
     high: jax.Array
     low: jax.Array
-    row: jax.Array
+    head: jax.Array
 
     @classmethod
     def read(cls, static: Static, numbers: Any) -> _Numbers:
-        window, high, low, first_row, first_head = (numbers[place] for place in range(5))
-        row = (first_row + pl.program_id(2)) * static.whole[1] + first_head + pl.program_id(1)
-        return cls(window, *(x.astype(jnp.uint32) for x in (high, low, row)))
+        """Read the scalars from `Masks.numbers`."""
+        window, high, low, first_row, first_head = (numbers[i] for i in range(5))
+        head = (first_row + pl.program_id(2)) * static.whole[1] + first_head + pl.program_id(1)
+        return cls(window, *(x.astype(jnp.uint32) for x in (high, low, head)))
 
 
 class _Pair(NamedTuple):
-    """A block of queries and one of keys: numbers of the two, and what masks are made of; `turned` has scores as [N, Q]."""
+    """A block of queries and a block of keys: their indices i and j, and their masks. Scores are [Q, N], or [N, Q] if `transposed`."""
 
     i: jax.Array
     j: jax.Array
@@ -87,37 +87,39 @@ class _Pair(NamedTuple):
     key_segments: jax.Array
     prefix: jax.Array | None
     numbers: _Numbers
-    turned: bool = False
+    transposed: bool = False
 
-    def of_queries(self, x_Q: jax.Array) -> jax.Array:
-        return x_Q[None, :] if self.turned else x_Q[:, None]
+    def along_queries(self, x_Q: jax.Array) -> jax.Array:
+        """Values per query, to broadcast against scores."""
+        return x_Q[None, :] if self.transposed else x_Q[:, None]
 
-    def of_keys(self, x_N: jax.Array) -> jax.Array:
-        return x_N[:, None] if self.turned else x_N[None, :]
+    def along_keys(self, x_N: jax.Array) -> jax.Array:
+        """Values per key, to broadcast against scores."""
+        return x_N[:, None] if self.transposed else x_N[None, :]
 
     def scores(self, static: Static, tile: Tile, query_QK: jax.Array, key_NK: jax.Array) -> jax.Array:
-        """Scores to base 2 in float32, _UNSEEN where a key is not seen."""
-        pair = (key_NK, query_QK.T) if self.turned else (query_QK, key_NK.T)
-        seen = self.of_queries(self.query_segments) == self.of_keys(self.key_segments)
+        """Scores to base 2 in float32, _MASKED where a key is masked."""
+        pair = (key_NK, query_QK.T) if self.transposed else (query_QK, key_NK.T)
+        visible = self.along_queries(self.query_segments) == self.along_keys(self.key_segments)
         if static.causal or static.window:
-            query, key = self._at(tile)
-            distance = self.of_queries(query) - self.of_keys(key)
+            query, key = self._positions(tile)
+            distance = self.along_queries(query) - self.along_keys(key)
             near = distance >= 0 if static.causal else jnp.abs(distance) <= self.numbers.window // 2
             if static.causal and static.window:
                 near &= distance < self.numbers.window
             if self.prefix is not None:
-                near |= self.of_keys(self.prefix) > 0
-            seen &= near
-        return jnp.where(seen, triton.dot(*pair) * (static.scale * LOG2_E), _UNSEEN)
+                near |= self.along_keys(self.prefix) > 0
+            visible &= near
+        return jnp.where(visible, triton.dot(*pair) * (static.scale * LOG2_E), _MASKED)
 
-    def kept(self, static: Static, tile: Tile, x: jax.Array) -> jax.Array:
-        """`x` after dropout, by the element numbers of the scores of the whole batch, as `layers.dropout` has them."""
+    def dropout(self, static: Static, tile: Tile, x: jax.Array) -> jax.Array:
+        """Apply dropout with the bits of `layers.dropout`: scores are numbered in the whole batch."""
         if static.rate == 0.0:
             return x
         _, _, length, keys = static.whole
-        query, key = (at.astype(jnp.uint32) for at in self._at(tile))
-        first = (self.numbers.row * jnp.uint32(length) + query) * jnp.uint32(keys)
-        bits = mix_bits(self.of_queries(first) + self.of_keys(key), self.numbers.high, self.numbers.low)
+        query, key = (position.astype(jnp.uint32) for position in self._positions(tile))
+        first = (self.numbers.head * jnp.uint32(length) + query) * jnp.uint32(keys)
+        bits = mix_bits(self.along_queries(first) + self.along_keys(key), self.numbers.high, self.numbers.low)
         return jnp.where(bits >= jnp.uint32(round(static.rate * 2**32)), x * (1.0 / (1.0 - static.rate)), 0.0)
 
     def gradient(
@@ -131,13 +133,13 @@ class _Pair(NamedTuple):
         log_total: jax.Array,
         delta: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """Probabilities after dropout, and the gradient with respect to the scores (without their scale), in float32."""
-        shares = jnp.exp2(self.scores(static, tile, query, key) - self.of_queries(log_total))
-        product = triton.dot(value, outer.T) if self.turned else triton.dot(outer, value.T)
-        of_scores = shares * (self.kept(static, tile, product) - self.of_queries(delta))
-        return self.kept(static, tile, shares), of_scores
+        """Probabilities after dropout, and the gradient with respect to the unscaled scores, in float32."""
+        probs = jnp.exp2(self.scores(static, tile, query, key) - self.along_queries(log_total))
+        product = triton.dot(value, outer.T) if self.transposed else triton.dot(outer, value.T)
+        score_gradient = probs * (self.dropout(static, tile, product) - self.along_queries(delta))
+        return self.dropout(static, tile, probs), score_gradient
 
-    def _at(self, tile: Tile) -> tuple[jax.Array, jax.Array]:
+    def _positions(self, tile: Tile) -> tuple[jax.Array, jax.Array]:
         return self.i * tile.queries + jnp.arange(tile.queries), self.j * tile.keys + jnp.arange(tile.keys)
 
 
@@ -156,25 +158,25 @@ def forward_kernel(
     out: Any,
     log_total: Any,
 ) -> None:
-    """Attention [Q, K] of a block of queries, and the logarithm to base 2 of their sums [Q]."""
+    """Compute attention [Q, K] of a block of queries, and log2 of their softmax sums [Q]."""
     i, numbers = pl.program_id(0), _Numbers.read(static, numbers)
-    own = query_segments[pl.ds(i * tile.queries, tile.queries)]
+    segments = query_segments[pl.ds(i * tile.queries, tile.queries)]
     query = query[...]
 
     def add(j: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         mixed, highest, total = sums
-        at = pl.ds(j * tile.keys, tile.keys)
-        pair = _Pair(i, j, own, key_segments[at], None if prefix is None else prefix[at], numbers)
-        scores = pair.scores(static, tile, query, key[at, :])
+        block = pl.ds(j * tile.keys, tile.keys)
+        pair = _Pair(i, j, segments, key_segments[block], None if prefix is None else prefix[block], numbers)
+        scores = pair.scores(static, tile, query, key[block, :])
         new_highest = jnp.maximum(highest, scores.max(1))
-        shares, shrink = jnp.exp2(scores - new_highest[:, None]), jnp.exp2(highest - new_highest)
-        values = value[at, :]
-        mixed = mixed * shrink[:, None] + triton.dot(pair.kept(static, tile, shares).astype(values.dtype), values)
-        return mixed, new_highest, total * shrink + shares.sum(1)
+        weights, shrink = jnp.exp2(scores - new_highest[:, None]), jnp.exp2(highest - new_highest)
+        values = value[block, :]
+        mixed = mixed * shrink[:, None] + triton.dot(pair.dropout(static, tile, weights).astype(values.dtype), values)
+        return mixed, new_highest, total * shrink + weights.sum(1)
 
-    none = jnp.zeros((tile.queries,), jnp.float32)
+    zeros = jnp.zeros((tile.queries,), jnp.float32)
     mixed = jnp.zeros((tile.queries, query.shape[-1]), jnp.float32)
-    mixed, highest, total = jax.lax.fori_loop(first[i], last[i], add, (mixed, none + _LOWEST, none))
+    mixed, highest, total = jax.lax.fori_loop(first[i], last[i], add, (mixed, zeros + _INITIAL_MAX, zeros))
     total = jnp.where(total > 0.0, total, 1.0)
     out[...] = (mixed / total[:, None]).astype(out.dtype)
     log_total[...] = highest + jnp.log2(total)
@@ -198,19 +200,19 @@ def keys_kernel(
     key_gradient: Any,
     value_gradient: Any,
 ) -> None:
-    """Gradients [N, K] of a block of keys and values; scores lie turned, so that no product needs them transposed."""
+    """Compute gradients [N, K] of a block of keys and values, with scores as [N, Q], which no product has to transpose."""
     j, numbers = pl.program_id(0), _Numbers.read(static, numbers)
-    here = pl.ds(j * tile.keys, tile.keys)
-    own, own_prefix = key_segments[here], None if prefix is None else prefix[here]
+    block = pl.ds(j * tile.keys, tile.keys)
+    segments, block_prefix = key_segments[block], None if prefix is None else prefix[block]
     key, value = key[...], value[...]
 
     def add(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         for_key, for_value = sums
-        at = pl.ds(i * tile.queries, tile.queries)
-        pair = _Pair(i, j, query_segments[at], own, own_prefix, numbers, turned=True)
-        queries, outers = query[at, :], outer[at, :]
-        shares, scores = pair.gradient(static, tile, queries, key, value, outers, log_total[at], delta[at])
-        for_value += triton.dot(shares.astype(outers.dtype), outers)
+        block = pl.ds(i * tile.queries, tile.queries)
+        pair = _Pair(i, j, query_segments[block], segments, block_prefix, numbers, transposed=True)
+        queries, outers = query[block, :], outer[block, :]
+        probs, scores = pair.gradient(static, tile, queries, key, value, outers, log_total[block], delta[block])
+        for_value += triton.dot(probs.astype(outers.dtype), outers)
         return for_key + triton.dot(scores.astype(queries.dtype), queries), for_value
 
     zeros = jnp.zeros(key.shape, jnp.float32)
@@ -236,16 +238,16 @@ def queries_kernel(
     delta: Any,
     query_gradient: Any,
 ) -> None:
-    """Gradient [Q, K] of a block of queries."""
+    """Compute the gradient [Q, K] of a block of queries."""
     i, numbers = pl.program_id(0), _Numbers.read(static, numbers)
-    own = query_segments[pl.ds(i * tile.queries, tile.queries)]
+    segments = query_segments[pl.ds(i * tile.queries, tile.queries)]
     query, outer, log_total, delta = query[...], outer[...], log_total[...], delta[...]
 
     def add(j: jax.Array, sum_QK: jax.Array) -> jax.Array:
-        at = pl.ds(j * tile.keys, tile.keys)
-        pair = _Pair(i, j, own, key_segments[at], None if prefix is None else prefix[at], numbers)
-        keys = key[at, :]
-        _, scores = pair.gradient(static, tile, query, keys, value[at, :], outer, log_total, delta)
+        block = pl.ds(j * tile.keys, tile.keys)
+        pair = _Pair(i, j, segments, key_segments[block], None if prefix is None else prefix[block], numbers)
+        keys = key[block, :]
+        _, scores = pair.gradient(static, tile, query, keys, value[block, :], outer, log_total, delta)
         return sum_QK + triton.dot(scores.astype(keys.dtype), keys)
 
     sum_QK = jax.lax.fori_loop(first[i], last[i], add, jnp.zeros(query.shape, jnp.float32))

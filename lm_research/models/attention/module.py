@@ -1,6 +1,6 @@
-"""Scaled dot-product attention (Vaswani et al. 2017) over padded or packed rows.
+"""Scaled dot-product attention (Vaswani et al. 2017) over padded or packed sequences.
 
-Legend: B batch, L query length, S key length, H query heads, G key/value heads, K head width, D model width.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from lm_research.models.positions import rotary_frequencies, rotate
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, length_parts
 
-# Rows from which GPUs' kernels are the faster ones, and the widest heads that their registers hold (experiments/benchmarks/attention).
+# Length from which the GPU kernels are faster, and the widest heads that fit in registers (experiments/benchmarks/attention).
 FLASH_LENGTH, WIDEST_HEAD = 128, 128
-# Rows from which TPUs' kernels are used; not measured by us.
+# Length from which the TPU kernels are used; not measured.
 SPLASH_LENGTH = 512
 
 
 def use_fused_kernel(
-    arch: Architecture, spec: LayerSpec, lengths: Sequence[int], drops: bool, prefixes: bool, where: str = ""
+    arch: Architecture, spec: LayerSpec, lengths: Sequence[int], has_dropout: bool, has_prefix: bool, device: str = ""
 ) -> bool:
-    """Whether attention over rows of these lengths is made by kernels that keep no scores: flash's on GPUs, splash's on TPUs.
+    """Whether attention runs in kernels that do not store scores: flash's on GPUs, splash's on TPUs.
 
     Args:
-      arch: of the stack.
-      spec: of the layer.
-      lengths: of the rows of queries and keys.
-      drops: whether probabilities are dropped.
-      prefixes: whether there are prefixes.
-      where: the platform; `platform()` if empty.
+      arch: the stack's architecture.
+      spec: the layer's spec.
+      lengths: lengths of queries and keys.
+      has_dropout: whether attention probabilities have dropout.
+      has_prefix: whether the mask has prefixes.
+      device: "cpu", "gpu" or "tpu"; empty is `platform()`.
     """
     if spec.positions in ("relative", "alibi"):
         return False
-    where, shortest = where or platform(), min(lengths)
-    if where == "tpu":
-        able = all(map(fits, lengths)) and not (drops or prefixes)
-        return able and (
+    device, shortest = device or platform(), min(lengths)
+    if device == "tpu":
+        supported = all(map(fits, lengths)) and not (has_dropout or has_prefix)
+        return supported and (
             arch.attention_backend == "flash" or arch.attention_backend == "auto" and shortest >= SPLASH_LENGTH
         )
     if spec.score_cap:
         return False
     if arch.attention_backend == "auto":
-        fast = where == "gpu" and shortest >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
+        fast = device == "gpu" and shortest >= FLASH_LENGTH and arch.compute_dtype.itemsize == 2
         return fast and spec.head_size <= WIDEST_HEAD
     return arch.attention_backend == "flash"
 
@@ -69,12 +69,21 @@ def dot_product_attention(
     probs: list[jax.Array] | None = None,
     score_cap: float = 0.0,
 ) -> jax.Array:
-    """softmax(scale q k^T + bias) v, softmax in float32: [B, L, H, K] in the type of the values.
+    """Compute softmax(cap(scale q k^T) + bias) v with the softmax in float32: [B, L, H, K] in the values' type.
 
-    Heads of keys come before their positions, as the products read them: over contiguous [S, K] matrices they are 10 to 25%
-    faster on a CPU. H / G query heads share a key's head without copies of it; keys and values may have rows and heads as
-    one axis, [B x G, S, K]. Others as in `attend`; `probs` collects the probabilities [B, H, L, S] before dropout, and before the
-    bias is added scores become cap tanh(score / cap), unless the cap is 0.
+    Heads of keys and values come before positions: products over contiguous [S, K] matrices are 10 to 25% faster on a CPU. H / G query
+    heads share a key/value head, which is not copied; keys and values may merge batch and heads into one axis, [B x G, S, K].
+
+    Args:
+      query_BLHK: queries.
+      key_BGSK: keys.
+      value_BGSK: values.
+      bias_BHLS: added to the scores (mask, relative positions), float32; B and H may be 1.
+      scale: factor on the scores.
+      dropout_rate: dropout on the probabilities.
+      dropout_key: PRNG key for dropout; None disables it.
+      probs: list that collects the probabilities [B, H, L, S] before dropout.
+      score_cap: soft cap c of the scores, c tanh(score / c); 0 for none.
     """
     batch, length, heads, width = query_BLHK.shape
     front, slots = key_BGSK.shape[:-2], key_BGSK.shape[-2]
@@ -90,7 +99,7 @@ def dot_product_attention(
     return mixed.reshape(batch, heads, length, -1).swapaxes(1, 2)
 
 
-def fused_attention(
+def reference_attention(
     query_BLHK: jax.Array,
     key_BSGK: jax.Array,
     value_BSGK: jax.Array,
@@ -100,18 +109,13 @@ def fused_attention(
     scale: float | jax.Array | None = None,
     score_cap: float = 0.0,
 ) -> jax.Array:
-    """The reference implementation: softmax(q k^T / sqrt(K) + bias) v, [B, L, H, K].
+    """The reference that kernels are tested against: `dot_product_attention` of keys and values [B, S, G, K].
 
-    Args:
-      query_BLHK, key_BSGK, value_BSGK: projections, any floating type.
-      bias_BHLS: what is added to the scores (mask, relative positions), float32; may have 1 for B and for H.
-      dropout_rate, dropout_key: dropout on the probabilities; a None key applies none.
-      scale: factor on the scores, instead of 1 / sqrt(K).
-      score_cap: scores become cap tanh(score / cap) before the bias is added; 0 leaves them.
+    `scale` is 1 / sqrt(K) if it is None.
     """
     scale = query_BLHK.shape[-1] ** -0.5 if scale is None else scale
-    pair, dropped = (key_BSGK.swapaxes(1, 2), value_BSGK.swapaxes(1, 2)), (dropout_rate, dropout_key)
-    return dot_product_attention(query_BLHK, *pair, bias_BHLS, scale, *dropped, None, score_cap)
+    key_BGSK, value_BGSK, rate = key_BSGK.swapaxes(1, 2), value_BSGK.swapaxes(1, 2), dropout_rate
+    return dot_product_attention(query_BLHK, key_BGSK, value_BGSK, bias_BHLS, scale, rate, dropout_key, None, score_cap)
 
 
 def blockwise_attention(
@@ -124,7 +128,7 @@ def blockwise_attention(
     dropout_key: jax.Array | None,
     score_cap: float = 0.0,
 ) -> jax.Array:
-    """`attend` a block of scores at a time, [B, L, H, K]: in rings where devices divide the positions, else in the platform's kernels."""
+    """Attention a block of scores at a time, [B, L, H, K]: in a ring if devices divide the positions, else in the platform's kernels."""
     if length_parts(query_BLHK.shape[1]) > 1:
         return ring_attend(query_BLHK * scale, key_BSHK, value_BSHK, mask, dropout_rate, dropout_key, score_cap)
     if platform() == "tpu":
@@ -133,7 +137,7 @@ def blockwise_attention(
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of a stack to itself, or to the stack that `arch.encoder` describes (`cross`)."""
+    """Multi-head self-attention, or cross-attention (`cross`) to the states of `arch.encoder`."""
 
     def __init__(self, arch: Architecture, spec: LayerSpec, rngs: nnx.Rngs, cross: bool = False) -> None:
         spec = spec.across if cross else spec
@@ -146,9 +150,9 @@ class Attention(nnx.Module):
         self.value = Dense(memory, kv_heads, arch, rngs, bias=spec.value_bias)
         self.output = Dense(heads, width, arch, rngs, std=arch.residual_init_std or None, bias=spec.output_bias)
         if spec.query_key_norm != "none":
-            whole = spec.query_key_norm == "projection"
-            self.query_norm = norm(arch, spec.head_size * (spec.num_heads if whole else 1))
-            self.key_norm = norm(arch, spec.head_size * (spec.num_kv_heads if whole else 1))
+            all_heads = spec.query_key_norm == "projection"
+            self.query_norm = norm(arch, spec.head_size * (spec.num_heads if all_heads else 1))
+            self.key_norm = norm(arch, spec.head_size * (spec.num_kv_heads if all_heads else 1))
         self.arch, self.spec = arch, spec
 
     def __call__(
@@ -163,18 +167,17 @@ class Attention(nnx.Module):
         dropout_key: jax.Array | None = None,
         probs: list[jax.Array] | None = None,
     ) -> jax.Array:
-        """[B, L, D].
+        """Attend, [B, L, D].
 
         Args:
-          x_BLD: where the queries come from.
-          mask: added to the scores [B, H, L, S]; may have 1 for B and for H. An AttentionMask where they are made a block at a
-            time: in rings, where devices divide the positions, or else in kernels.
-          cache: where keys and values of earlier positions are, and those of x go; or all of them, of an encoder's states.
-          memory_BSD: where keys and values come from without a cache; None is x.
-          positions_BL: rotary positions; None counts along the row.
-          layer: number of the block from 0, for architectures that scale by it.
-          dropout_key: None applies no dropout.
-          probs: a list that the probabilities [B, H, L, S] are appended to.
+          x_BLD: states that the queries are computed from.
+          mask: bias added to the scores [B, H, L, S], where B and H may be 1; or an AttentionMask, which selects `blockwise_attention`.
+          cache: keys and values of earlier positions, to which those of x are added; or, without slots, the encoder's.
+          memory_BSD: states that keys and values are computed from without a cache; None is x.
+          positions_BL: rotary positions; None counts from 0.
+          layer: index of the layer, for `scale_by_layer`.
+          dropout_key: PRNG key for dropout; None disables it.
+          probs: list that collects the probabilities [B, H, L, S].
         """
         spec = self.spec
         if spec.positions == "rotary" and positions_BL is None:
@@ -186,22 +189,24 @@ class Attention(nnx.Module):
         scale = spec.attention_scale or spec.head_size**-0.5
         if spec.scale_by_layer:
             scale = scale / (layer + 1)
-        dropped = (self.arch.attention_dropout_rate, dropout_key)
+        dropout_args = (self.arch.attention_dropout_rate, dropout_key)
         if cache is None or cache.slots is not None:
             key, value = self.keys_and_values(x_BLD if memory_BSD is None else memory_BSD, positions_BL)
             if isinstance(mask, AttentionMask):
                 copies = spec.num_heads // spec.num_kv_heads
                 if copies > 1:
                     key, value = jnp.repeat(key, copies, axis=2), jnp.repeat(value, copies, axis=2)
-                return self.output(blockwise_attention(query_BLHK, key, value, mask, scale, *dropped, spec.score_cap))
+                mixed = blockwise_attention(query_BLHK, key, value, mask, scale, *dropout_args, spec.score_cap)
+                return self.output(mixed)
             key, value = (key.swapaxes(1, 2), value.swapaxes(1, 2)) if cache is None else cache.update(key, value)
         else:
             key, value = cache.key, cache.value
         assert not isinstance(mask, AttentionMask)
-        return self.output(dot_product_attention(query_BLHK, key, value, mask, scale, *dropped, probs, spec.score_cap))
+        mixed = dot_product_attention(query_BLHK, key, value, mask, scale, *dropout_args, probs, spec.score_cap)
+        return self.output(mixed)
 
     def keys_and_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [B, S, G, K], normalized and rotated where the layer does that."""
+        """Keys and values [B, S, G, K], normalized and rotated as the layer's spec defines."""
         key_BSGK, value_BSGK = self._project(self.key, x_BSD), self._project(self.value, x_BSD)
         if self.spec.query_key_norm != "none":
             key_BSGK = self._normalized(self.key_norm, key_BSGK)

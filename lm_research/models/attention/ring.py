@@ -1,11 +1,10 @@
-"""Attention over rows whose positions are divided over devices (ring attention, Liu et al. 2023, arXiv:2310.01889).
+"""Attention over sequences whose positions are divided over devices (ring attention, Liu et al. 2023, arXiv:2310.01889).
 
-Each device keeps its own queries. Keys and values go round the ring of the `context` axis, one device further each turn, and
-every device adds what its queries see of them to a running softmax (Milakov and Gimelshein 2018). Scores are never made
-for more than one pair of parts at a time, and the backward pass makes them again instead of keeping them, so memory
-grows with a device's positions and not with the row's square.
+Each device keeps its own queries. Keys and values travel around the ring of the `context` axis, one device per step, and every device
+adds their part of its queries' attention to an online softmax (Milakov and Gimelshein 2018). Scores are computed for one pair of shards
+at a time, and the backward pass recomputes them, so memory grows linearly with a device's positions.
 
-Legend: B batch, L query length, S key length, H heads, K head width; all of a device's part.
+Legend: lm_research/models/__init__.py; inside `_ring`, B, L, S and H are one device's part.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from lm_research.parallel.rules import RULES, partition_spec
 
 
 class OnlineSoftmax(NamedTuple):
-    """A softmax under way: highest score and sum of exponentials [B, H, L], and values mixed by these [B, H, L, K]; float32."""
+    """A running softmax in float32: highest score and sum of exponentials [B, H, L], and values weighted by them [B, H, L, K]."""
 
     highest: jax.Array
     total: jax.Array
@@ -34,7 +33,7 @@ Part = TypeVar("Part")
 
 
 class KeyValueShard(NamedTuple, Generic[Part]):
-    """What goes round: keys and values [B, S, H, K], their segments and prefixes [B, S]; or of each how it is divided."""
+    """The shard that travels around the ring: keys and values [B, S, H, K], segments and prefixes [B, S]; or their partition specs."""
 
     key: Part
     value: Part
@@ -54,37 +53,40 @@ def ring_attend(
     dropout_key: jax.Array | None = None,
     score_cap: float = 0.0,
 ) -> jax.Array:
-    """`attention.attend` of whole rows that lie in parts on the current mesh's `context` axis; equal but for rounding.
+    """`module.reference_attention` of sequences that are divided over the current mesh's `context` axis; equal up to rounding.
 
     Args:
-      query_BLHK, key_BSHK, value_BSHK: of whole rows; the queries already scaled.
-      mask: what is seen; its arrays are of whole rows.
-      dropout_rate, dropout_key: dropout on the probabilities, the same ones as without a ring; a None key applies none.
-      score_cap: scores become cap tanh(score / cap); 0 leaves them.
+      query_BLHK: queries of whole sequences, already scaled.
+      key_BSHK: keys of whole sequences.
+      value_BSHK: values of whole sequences.
+      mask: the mask of whole sequences.
+      dropout_rate: dropout on the probabilities; the same ones are dropped as without a ring.
+      dropout_key: PRNG key for dropout; None disables it.
+      score_cap: soft cap c of the scores, c tanh(score / c); 0 for none.
 
     Returns:
       [B, L, H, K] in the type of the values.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    heads, places = (partition_spec(axes) for axes in (("batch", "length", "act_heads", None), ("batch", "length")))
+    heads, positions = (partition_spec(axes) for axes in (("batch", "length", "act_heads", None), ("batch", "length")))
     distances = PartitionSpec(RULES["act_heads"]) if mask.distances_HX is not None else None
     static = dict(causal=mask.causal, window=mask.window)
     whole = (query_BLHK.shape[0], query_BLHK.shape[2], query_BLHK.shape[1], key_BSHK.shape[1])
-    passed = KeyValueShard(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS)
+    shard = KeyValueShard(key_BSHK, value_BSHK, mask.key_segments_BS, mask.prefix_BS)
     run = jax.shard_map(
         functools.partial(_ring, static, whole, (dropout_rate, score_cap), mesh.shape["context"]),
         mesh=mesh,
         in_specs=(
             heads,
-            KeyValueShard(heads, heads, places, places if mask.prefix_BS is not None else None),
-            places,
+            KeyValueShard(heads, heads, positions, positions if mask.prefix_BS is not None else None),
+            positions,
             distances,
             PartitionSpec() if dropout_key is not None else None,
         ),
         out_specs=heads,
         check_vma=False,
     )
-    return run(query_BLHK, passed, mask.query_segments_BL, mask.distances_HX, dropout_key)
+    return run(query_BLHK, shard, mask.query_segments_BL, mask.distances_HX, dropout_key)
 
 
 def _ring(
@@ -93,45 +95,44 @@ def _ring(
     rates: tuple[float, float],
     parts: int,
     query_BLHK: jax.Array,
-    passed: KeyValueShard[jax.Array],
+    shard: KeyValueShard[jax.Array],
     segments_BL: jax.Array,
     distances_HX: jax.Array | None,
     key: jax.Array | None,
 ) -> jax.Array:
-    """One device's program; `whole` is the shape [B, H, L, S] of all devices' scores together."""
+    """Run one device's program; `whole` is the shape [B, H, L, S] of all devices' scores together."""
     rate, cap = rates
-    mine = jax.lax.axis_index(RULES["length"])
+    device = jax.lax.axis_index(RULES["length"])
     batch, length, heads, width = query_BLHK.shape
     first_row, first_head = (
         jax.lax.axis_index(RULES[axis]) * n for axis, n in (("batch", batch), ("act_heads", heads))
     )
     query_BHLK = query_BLHK.swapaxes(1, 2)
 
-    @jax.checkpoint  # scores are made again in the backward pass
-    def add(sums: OnlineSoftmax, passed: KeyValueShard[jax.Array], source: jax.Array) -> OnlineSoftmax:
-        """The running softmax with the keys and values that device `source` began with."""
-        first_key = source * passed.key.shape[1]
-        mask = AttentionMask(segments_BL, passed.segments, prefix_BS=passed.prefix, distances_HX=distances_HX, **static)
-        scores = jnp.einsum(
-            "BHLK,BHSK->BHLS", query_BHLK, passed.key.swapaxes(1, 2), preferred_element_type=jnp.float32
-        )
-        scores = capped(scores, cap) + mask.bias(mine * length, first_key)
-        # The result does not depend on what is subtracted, so nothing needs its gradient.
+    @jax.checkpoint  # the backward pass recomputes the scores
+    def add(sums: OnlineSoftmax, shard: KeyValueShard[jax.Array], source: jax.Array) -> OnlineSoftmax:
+        """Add the keys and values that device `source` held at the start."""
+        first_key = source * shard.key.shape[1]
+        mask = AttentionMask(segments_BL, shard.segments, prefix_BS=shard.prefix, distances_HX=distances_HX, **static)
+        keys_BHSK, values_BHSK = shard.key.swapaxes(1, 2), shard.value.swapaxes(1, 2)
+        scores = jnp.einsum("BHLK,BHSK->BHLS", query_BHLK, keys_BHSK, preferred_element_type=jnp.float32)
+        scores = capped(scores, cap) + mask.bias(device * length, first_key)
+        # The result does not depend on the maximum that is subtracted, so no gradient flows through it.
         highest = jax.lax.stop_gradient(jnp.maximum(sums.highest, scores.max(-1)))
-        shares, shrink = jnp.exp(scores - highest[..., None]), jnp.exp(sums.highest - highest)
-        total = sums.total * shrink + shares.sum(-1)
-        shares = dropout(shares, rate, key, whole, (first_row, first_head, mine * length, first_key))
-        shares = shares.astype(passed.value.dtype)
-        new = jnp.einsum("BHLS,BHSK->BHLK", shares, passed.value.swapaxes(1, 2), preferred_element_type=jnp.float32)
+        weights, shrink = jnp.exp(scores - highest[..., None]), jnp.exp(sums.highest - highest)
+        total = sums.total * shrink + weights.sum(-1)
+        weights = dropout(weights, rate, key, whole, (first_row, first_head, device * length, first_key))
+        weights = weights.astype(shard.value.dtype)
+        new = jnp.einsum("BHLS,BHSK->BHLK", weights, values_BHSK, preferred_element_type=jnp.float32)
         return OnlineSoftmax(highest, total, sums.mixed * shrink[..., None] + new)
 
-    def turn(carry: Carried, number: jax.Array) -> tuple[Carried, None]:
-        sums, passed = carry  # passed on and added at once: neither waits for the other
-        following = jax.lax.ppermute(passed, RULES["length"], [(i, (i + 1) % parts) for i in range(parts)])
-        return (add(sums, passed, (mine - number) % parts), following), None
+    def step(carry: Carried, number: jax.Array) -> tuple[Carried, None]:
+        sums, shard = carry  # the shard is sent and added at the same time: neither waits for the other
+        following = jax.lax.ppermute(shard, RULES["length"], [(i, (i + 1) % parts) for i in range(parts)])
+        return (add(sums, shard, (device - number) % parts), following), None
 
-    none = jnp.zeros((batch, heads, length), jnp.float32)
-    sums = OnlineSoftmax(none - jnp.inf, none, jnp.zeros((batch, heads, length, width), jnp.float32))
-    (sums, passed), _ = jax.lax.scan(turn, (sums, passed), jnp.arange(parts - 1))
-    sums = add(sums, passed, (mine + 1) % parts)
-    return (sums.mixed / sums.total[..., None]).swapaxes(1, 2).astype(passed.value.dtype)
+    zeros = jnp.zeros((batch, heads, length), jnp.float32)
+    sums = OnlineSoftmax(zeros - jnp.inf, zeros, jnp.zeros((batch, heads, length, width), jnp.float32))
+    (sums, shard), _ = jax.lax.scan(step, (sums, shard), jnp.arange(parts - 1))
+    sums = add(sums, shard, (device + 1) % parts)
+    return (sums.mixed / sums.total[..., None]).swapaxes(1, 2).astype(shard.value.dtype)

@@ -1,9 +1,9 @@
-"""Attention that never writes scores to memory on TPUs: JAX's splash kernels (sparse flash attention, in Pallas) over our rows.
+"""Attention that never writes scores to memory on TPUs: JAX's splash kernels (sparse flash attention, in Pallas).
 
-They know order, windows and segments, and skip blocks that order or window leave nothing of; they have no dropout, no prefixes and no
-relative positions, for which attention stays plain.
+They support causal masks, windows and segments, and skip blocks that are masked by causality or a window. They have no dropout, prefixes
+or relative positions, for which `module.dot_product_attention` is used.
 
-Legend: B batch, L query length, S key length, H heads, K head width.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from lm_research.models.attention.mask import AttentionMask
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import per_device
 
-# Rows are cut into blocks of multiples of the lanes of a TPU's vector unit. The longest block that rows divide into is taken, up to
-# the size that others measured to be the fastest (axlearn's pull request 958, on v6e).
+# Blocks are multiples of the lanes of a TPU's vector unit, and as long as divides the sequence, up to the size that was measured to be
+# the fastest on v6e (axlearn's pull request 958).
 LANES, LONGEST_BLOCK = 128, 1024
 
 
@@ -32,15 +32,17 @@ def splash_attend(
     scale: float | jax.Array = 1.0,
     score_cap: float = 0.0,
 ) -> jax.Array:
-    """`attention.attend` without scores in memory; equal but for rounding.
+    """`module.reference_attention` without scores in memory; equal up to rounding.
 
-    On a mesh of several devices each one has its rows and heads. Where there is no TPU the kernels are interpreted, slowly.
+    On a mesh each device computes its sequences and heads. Without a TPU the kernels are interpreted, slowly.
 
     Args:
-      query_BLHK, key_BSHK, value_BSHK: projections; L and S are multiples of LANES.
-      mask: what is seen, without prefixes and distances.
+      query_BLHK: queries; L is a multiple of LANES.
+      key_BSHK: keys; S is a multiple of LANES.
+      value_BSHK: values.
+      mask: the mask, without prefixes and distances.
       scale: factor on the scores.
-      score_cap: scores become cap tanh(score / cap); 0 leaves them.
+      score_cap: soft cap c of the scores, c tanh(score / c); 0 for none.
 
     Returns:
       [B, L, H, K] in the type of the values.
@@ -61,17 +63,17 @@ def splash_attend(
 
 
 def fits(length: int) -> bool:
-    """Whether rows of so many positions can be cut into blocks."""
+    """Whether sequences of this length can be divided into blocks."""
     return length % LANES == 0
 
 
 def _kernel(causal: bool, window: int, cap: float, heads: int, length: int, keys: int, interpret: bool) -> Any:
-    whole = (length, keys)
+    shape = (length, keys)
     if window:
         sides = (window - 1, 0) if causal else (window // 2, window // 2)
-        mask: masks.Mask = masks.LocalMask(whole, sides, 0)
+        mask: masks.Mask = masks.LocalMask(shape, sides, 0)
     else:
-        mask = masks.CausalMask(whole) if causal else masks.FullMask(whole)
+        mask = masks.CausalMask(shape) if causal else masks.FullMask(shape)
     queries, block = _block(length), _block(keys)
     sizes = kernels.BlockSizes(
         block_q=queries, block_kv=block, block_q_dkv=queries, block_kv_dkv=block, use_fused_bwd_kernel=True
@@ -83,5 +85,5 @@ def _kernel(causal: bool, window: int, cap: float, heads: int, length: int, keys
 
 
 def _block(length: int) -> int:
-    """The longest block of whole LANES that rows divide into, up to LONGEST_BLOCK."""
+    """The longest block that divides a length: a multiple of LANES, up to LONGEST_BLOCK."""
     return max(size for size in range(LANES, LONGEST_BLOCK + 1, LANES) if length % size == 0)

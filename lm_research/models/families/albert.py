@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.bert import FIELDS, Bert
@@ -61,18 +63,22 @@ class Albert(Family):
     base_prefix = "albert."
     redundant = (r"position_ids$",)
 
+    @override
     def run_fields(self, config: FactorizedConfig) -> dict[str, Any]:
         return self.run_traits | {"embedding_size": config.embedding_size or 0}
 
+    @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)
         # The format counts rounds: in each, all blocks of a group run.
         return fields | {"num_layers": fields["num_layers"] * fields["group_size"]}
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         rounds = arch.num_layers // arch.group_size
         return write_keys(arch.replace(num_layers=rounds, embedding_size=arch.embedding_width), self.config_fields)
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         ours, theirs = "encoder/layers", "@encoder.albert_layer_groups.{}.albert_layers.{}"
         blocks = (

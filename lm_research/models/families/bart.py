@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.common.documents import Size
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families.bart_weights import weights
@@ -71,9 +73,11 @@ class Bart(Family):
     redundant: tuple[str, ...] = (r"^(model\.)?version$",)
     unread = (r"\.encoder_attn(_layer_norm)?\.",)  # of a decoder alone: only one with an encoder reads them
 
+    @override
     def architecture(self, config: EncoderDecoderConfig, vocab_size: int) -> Architecture:
         return encoder_decoder(config, vocab_size, **{**self.traits, **self.run_fields(config)})
 
+    @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         fields = {**self.traits, **self.read(hf)}
         if hf.get("scale_embedding"):
@@ -92,6 +96,7 @@ class Bart(Family):
         encoder = from_flat(**inner, **stack("encoder"))
         return from_flat(causal=True, encoder=encoder, **fields, **stack("decoder"))
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         stacks = {"encoder": arch.encoder, "decoder": arch} if arch.encoder is not None else {"decoder": arch}
         hf = write_keys(arch, self.config_fields) | {
@@ -105,6 +110,7 @@ class Bart(Family):
             return hf | self.decoder_config
         return hf | {"is_encoder_decoder": True, "decoder_start_token_id": arch.eos_id}
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         return weights(arch, head)
 

@@ -5,6 +5,8 @@ Multilingual BERT is the base size with a vocabulary of 119,547 (cased) or 105,8
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import ConfigField, ParamMapping, dense, norm
@@ -64,6 +66,7 @@ class Bert(Family):
     redundant = (r"position_ids$",)  # of older files
     unread = (r"\.crossattention\.",)  # of a decoder alone: only one with an encoder reads them
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         found = (
             *stack(),

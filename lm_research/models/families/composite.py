@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.common.documents import short
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
@@ -64,6 +66,7 @@ class Composite(Family):
             re.sub(r"^\^", rf"^{part}\\.", one) for part, family in pairs for one in family.redundant
         )
 
+    @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         encoder = _part("encoder", self.encoder, hf["encoder"], names)
         decoder = _part("decoder", self.decoder, {**hf["decoder"], **self.decoder_keys}, names)
@@ -79,6 +82,7 @@ class Composite(Family):
             )
         return decoder.replace(encoder=encoder, memory_projection=projects, **TRAITS)
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         encoder, decoder = (
             family.to_hf(stack) | {"model_type": next(iter(family.model_types))}
@@ -87,6 +91,7 @@ class Composite(Family):
         hf = {"model_type": MODEL_TYPE, "is_encoder_decoder": True, "encoder": encoder, "decoder": decoder | OF_DECODER}
         return hf if arch.pad_id < 0 else hf | {"pad_token_id": arch.pad_id}
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         decoder = arch.replace(encoder=None)
         prefix = self.decoder.prefix(decoder, "causal_lm", "")

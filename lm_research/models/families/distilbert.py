@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.bert import Bert
@@ -43,6 +45,7 @@ class DistilBert(Family):
     base_prefix = "distilbert."
     redundant = (r"position_ids$",)
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         ours, theirs = "encoder/layers", "@transformer.layer.{}"
         return (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.bert import Bert
@@ -54,18 +56,22 @@ class Electra(Bert):
     required = Bert.required | {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
     base_prefix = "electra."
 
+    @override
     def run_fields(self, config: FactorizedConfig) -> dict[str, Any]:
         size = config.embedding_size or config.hidden_size
         projects = size != config.hidden_size
         return self.run_traits | {"embedding_size": config.embedding_size or 0, "embedding_projection": projects}
 
+    @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)
         return fields | {"embedding_projection": fields["embedding_size"] != fields["hidden_size"]}
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         return write_keys(arch.replace(embedding_size=arch.embedding_width), self.config_fields)
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         inner = {"classification": "classifier.dense"}.get(head, "sequence_summary.summary")
         outer = {"classification": "classifier.out_proj", "span": "qa_outputs"}.get(head, "classifier")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.common.documents import Rate, Size
 from lm_research.config import ModelConfig
 from lm_research.errors import PretrainedError
@@ -62,11 +64,13 @@ class GPT2(Family):
     redundant = (r"attn\.(bias|masked_bias)$",)
     unread = (r"\.(crossattention|ln_cross_attn)\.",)  # of a decoder alone: only one with an encoder reads them
 
+    @override
     def run_fields(self, config: ModelConfig) -> dict[str, Any]:
         # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), two a block.
         residual = config.init_std / (2 * config.num_layers) ** 0.5
         return dict(activation="gelu_tanh", residual_init_std=residual)
 
+    @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)
         return fields | dict(
@@ -76,6 +80,7 @@ class GPT2(Family):
             token_types=True,
         )
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         if arch.head_width * arch.num_heads != arch.hidden_size:
             raise PretrainedError(
@@ -87,6 +92,7 @@ class GPT2(Family):
         hf["scale_attn_weights"] = arch.layers[0].attention_scale != 1.0
         return hf if arch.pad_id >= 0 else {name: value for name, value in hf.items() if name != "pad_token_id"}
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         ours, theirs = "decoder/layers", "@h.{}"
         qkv = [

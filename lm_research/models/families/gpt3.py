@@ -3,6 +3,8 @@
 The paper alternates dense and locally banded sparse attention; here every layer is dense. Files are GPT-2's.
 """
 
+from typing_extensions import override
+
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.gpt2 import GPT2
 
@@ -38,6 +40,7 @@ class GPT3(GPT2):
     decoder_config = None
 
     @property
+    @override
     def stored_as(self) -> Family:
         return GPT2()
 

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from lm_research.common.documents import Count, Size
 from lm_research.config import ModelConfig, key
 from lm_research.errors import PretrainedError
@@ -87,9 +89,11 @@ class Llama(Family):
     base_prefix = "model."
     redundant = (r"rotary_emb\.inv_freq$",)
 
+    @override
     def run_fields(self, config: LlamaConfig) -> dict[str, Any]:
         return dict(activation="silu", norm_epsilon=1e-6) | VARIANTS[config.variant or "llama"]
 
+    @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         kind, fields = hf["model_type"], self.read(hf)
         fields["num_kv_heads"] = hf.get("num_key_value_heads") or (8 if kind == "mistral" else fields["num_heads"])
@@ -103,6 +107,7 @@ class Llama(Family):
         fields |= rotary.read_rotary(hf, fields["max_length"])
         return from_flat(**fields, window=window, window_from=first, **self.traits)
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         last = arch.layers[-1]
         kind = variant_of(arch)
@@ -123,11 +128,13 @@ class Llama(Family):
             hf |= {"attention_bias": last.query_bias, "mlp_bias": last.mlp_bias}
         return hf
 
+    @override
     def prefix(self, arch: Architecture, head: str, kind: str) -> str:
         if head == "span" and (kind or variant_of(arch)) != "mistral":
             return "transformer."
         return super().prefix(arch, head, kind)
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         return decoder_weights("qa_outputs" if head == "span" else "score")
 

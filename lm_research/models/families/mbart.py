@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.bart import Bart
 from lm_research.models.families.base import FAMILIES
@@ -19,9 +21,11 @@ class MBart(Bart):
     model_types = {"mbart": "MBart"}
     starts_with_last_token = True
 
+    @override
     def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
         return self.run_traits | {"embedding_scale": config.hidden_size**0.5}
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         hf = super().to_hf(arch)
         hf.pop("decoder_start_token_id", None)  # it is the last source token

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.common import EncoderDecoderConfig
@@ -22,9 +24,11 @@ class MT5(T5):
     }
     model_types = {"mt5": "MT5"}
 
+    @override
     def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
         return fields_of("v1.1", config)
 
+    @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         """Like T5's, but its outputs are never scaled, whatever the file says about tying."""
         return super().from_hf(hf, names).replace(logit_scale=1.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
@@ -33,6 +35,7 @@ class Roberta(Bert):
     config_fields = with_defaults(Bert.config_fields, {"vocab_size": 50265, "pad_token_id": 1})
     base_prefix = "roberta."
 
+    @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)
         offset = fields["pad_id"] + 1
@@ -43,10 +46,12 @@ class Roberta(Bert):
             )
         return fields | {"max_length": fields["max_length"] - offset, "position_offset": offset}
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         offset = arch.position_offset
         return write_keys(arch.replace(max_length=arch.max_length + offset, pad_id=offset - 1), self.config_fields)
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         inner, outer = (
             ("classifier.dense", "classifier.out_proj") if head == "classification" else ("@pooler.dense", "")

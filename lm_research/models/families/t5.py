@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.common.documents import short
 from lm_research.config import ModelConfig, key
 from lm_research.errors import PretrainedError
@@ -107,13 +109,16 @@ class T5(Family):
     redundant = (r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",)
     tie_flags = ()  # its key says whether outputs are scaled; what is tied, the files say alone
 
+    @override
     def architecture(self, config: Any, vocab_size: int) -> Architecture:
         # Relative positions have no end: model.max_length only bounds the examples of a run.
         return encoder_decoder(config, vocab_size, **{**self.traits, **self.run_fields(config), "max_length": 0})
 
+    @override
     def run_fields(self, config: T5Config) -> dict[str, Any]:
         return fields_of(config.variant or "v1.1", config)
 
+    @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
         fields = self.read(hf)
         fields |= dict.fromkeys(("attention_dropout_rate", "activation_dropout_rate"), fields["dropout_rate"])
@@ -134,6 +139,7 @@ class T5(Family):
         decoder_layers = hf.get("num_decoder_layers") or layers
         return from_flat(num_layers=decoder_layers, causal=True, encoder=encoder, **fields, **output, **self.traits)
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         encoder = arch.encoder or arch
         name = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}[arch.activation]
@@ -149,9 +155,11 @@ class T5(Family):
             "decoder_start_token_id": max(arch.pad_id, 0),
         }
 
+    @override
     def prefix(self, arch: Architecture, head: str, kind: str) -> str:
         return "transformer." if head in ("classification", "token_classification") else ""
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         return weights(arch, head)
 

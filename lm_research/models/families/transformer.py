@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.bart import Bart
 from lm_research.models.families.base import FAMILIES
@@ -32,12 +34,15 @@ class Transformer(Bart):
     redundant = (*Bart.redundant, r"embed_positions\.weight$")
     tie_flags = ("tie_word_embeddings", "share_encoder_decoder_embeddings")
 
+    @override
     def run_fields(self, config: EncoderDecoderConfig) -> dict[str, Any]:
         return self.run_traits | {"embedding_scale": config.hidden_size**0.5}
 
+    @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         return super().read(hf) | {"head_bias": True}
 
+    @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         hf = super().to_hf(arch) | {"decoder_vocab_size": arch.vocab_size, "tie_word_embeddings": arch.tied}
         if arch.encoder is None:
@@ -47,6 +52,7 @@ class Transformer(Bart):
             "share_encoder_decoder_embeddings": arch.shared_tokens,
         }
 
+    @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         """BART's, without a third table beside two untied ones unless the files had it: models whose sides differ have none."""
         found = super().weights(arch, head)
