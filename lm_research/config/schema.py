@@ -17,6 +17,7 @@ from typing import Any
 
 from lm_research.config.keys import Key, keys_of
 from lm_research.config.registries import METRICS, VARIANTS
+from lm_research.config.renamed_keys import RENAMED
 from lm_research.config.run import Config
 from lm_research.errors import ConfigError, suggest
 
@@ -89,6 +90,8 @@ def _unknown(name: str, section: str, leaf: str) -> str:
     inside = _names_in(section)
     if name in sections():
         return f"a section, not a key. Set one of its keys: {', '.join(inside)}."
+    if new := RENAMED.get(section, {}).get(leaf):
+        return f"an earlier name. The key is now config.{section}.{new}: {find(f'{section}.{new}').meaning}"
     if leaf and inside:
         near = suggest(leaf, [valid.split(".", 1)[1] for valid in inside])
         return f"not a key of this run: section {section!r} has no {leaf!r}. {near}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lm_research import cli
 from lm_research.config import Config, default_config, dumps, keys, replace, resolve
 from lm_research.config.corpus import MixtureSource
 from lm_research.config.registries import VARIANTS
+from lm_research.config.renamed_keys import RENAMED
+from lm_research.config.schema import find
 from lm_research.errors import ConfigError
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -381,3 +384,12 @@ def test_a_draft_takes_config_dicts_and_is_copied() -> None:
     config.data.mixture = {"en": MixtureSource("a.txt", 0.5)}
     with pytest.raises(ConfigError, match="config.data.mixture.en.weight must be a finite number"):
         config.data.mixture = {"en": MixtureSource("a.txt", float("nan"))}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(f"{section}.{old}", f"{section}.{new}") for section in RENAMED for old, new in RENAMED[section].items()],
+)
+def test_an_earlier_name_of_a_key_is_refused_with_the_one_it_has(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"config.{old} is an earlier name. The key is now config.{new}: ")):
+        find(old)

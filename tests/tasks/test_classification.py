@@ -169,7 +169,7 @@ def test_a_damaged_data_set_is_told_and_made_again(
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": f"{i} {string.ascii_letters}", "label": f"l{i % 2}"}) + "\n" for i in range(40))
     )
-    task = {"name": "classification", "train": str(tmp_path / "a.jsonl"), "together_key": "text"}
+    task = {"name": "classification", "train": str(tmp_path / "a.jsonl"), "group_key": "text"}
     (tmp_path / "config.json").write_text(
         json.dumps({"task": task, "tokenizer": {"type": "wordpiece", "vocab_size": 64}})
     )

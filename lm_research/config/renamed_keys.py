@@ -1,0 +1,61 @@
+"""Names that keys of the config had in earlier versions: stored configs are read with them, and errors name today's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Section -> a key's earlier name -> its name.
+RENAMED: dict[str, dict[str, str]] = {
+    "model": {"norm": "norm_position", "attention": "attention_backend"},
+    "objective": {
+        "static": "dupe_factor",
+        "short_rate": "short_seq_prob",
+        "mean_span": "mean_span_length",
+        "max_span": "max_span_length",
+        "infill_rate": "text_infilling_prob",
+        "permute_rate": "permute_sentence_prob",
+        "delete_rate": "token_deletion_prob",
+        "rotate_rate": "document_rotation_prob",
+        "pairs": "sentence_pair",
+        "next_sentence": "sentence_pair",
+    },
+    "task": {
+        "target": "problem_type",
+        "together_key": "group_key",
+        "credit_key": "relevance_key",
+        "stride": "doc_stride",
+        "generate": "predict_with_generate",
+        "decoding": "generation",
+        "null_threshold": "null_score_diff_threshold",
+    },
+    "data": {"documents": "document_separator"},
+    "clean": {"scrub": "redact_pii"},
+    "tokenizer": {"kind": "type"},
+    "train": {"batch_per_device": "per_device_batch_size", "nonfinite": "on_nonfinite"},
+    "lora": {"targets": "target_modules", "full": "modules_to_save"},
+}
+
+
+def renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored config with today's names of keys, and of the values that were renamed with them."""
+    found = {section: _renamed(section, content) for section, content in values.items()}
+    model, task, objective = (values.get(name) or {} for name in ("model", "task", "objective"))
+    if model.get("attention") == "plain":
+        found["model"]["attention_backend"] = "xla"
+    if "target" in task:
+        single = "contrastive" if task.get("name") == "embedding" else "single_label"
+        names = {"label": single, "labels": "multi_label", "value": "regression"}
+        found["task"]["problem_type"] = names.get(task["target"], task["target"])
+    if "next_sentence" in objective or "pairs" in objective:
+        pairs, next_sentence = objective.get("pairs", "auto"), objective.get("next_sentence", True)
+        either = "next_sentence" if next_sentence else "none"
+        found["objective"]["sentence_pair"] = either if pairs == "auto" else pairs
+    return found
+
+
+def _renamed(section: str, content: Any) -> Any:
+    names = RENAMED.get(section)
+    if names is None or not isinstance(content, Mapping):
+        return content
+    return {names.get(leaf, leaf): value for leaf, value in content.items()}
