@@ -110,5 +110,5 @@ def test_segments_of_a_cache() -> None:
         cross_values=(("d0",), ("d1", "d2")),
     )
     assert cache.segment(1) == ((("k1", "v1"), ("k2", "v2")), (("c1", "d1"), ("c2", "d2")))
-    assert cache._replace(cross_keys=()).of(0) == ((("k0", "v0"),), None)
+    assert cache._replace(cross_keys=()).segment(0) == ((("k0", "v0"),), None)
     assert cache.with_segments([cache.segment(0), cache.segment(1)]) == cache
