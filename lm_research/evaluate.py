@@ -5,7 +5,7 @@
     ... --model 'runs/{task}' --suite glue --output results/glue        a model for each task
     ... --compare results/A results/B [--output DIR]                    is the difference more than chance?
 
-A suite lists tasks: name, kind of task, data, fields, metric; see README.md. The output has a prediction for every record
+A suite lists tasks: name, kind of task, data, fields, metric; see docs/evaluation.md. The output has a prediction for every record
 (TASK/predictions.jsonl), results.json, results.md and index.html, which shows where the model errs. The same command goes on where a
 killed one stopped, and ends with the same files.
 """

@@ -1,7 +1,8 @@
-"""The README keeps its word: its commands run, and every flag, file, module and key it names exists."""
+"""README.md and docs/: the commands run, and every flag, file, module and key that is named exists."""
 
 from __future__ import annotations
 
+import ast
 import os
 import pathlib
 import re
@@ -10,14 +11,17 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from lm_research import cli
 from lm_research.config.registries import VARIANTS
 from lm_research.config.schema import names
+from lm_research.evaluation.runner import KINDS
+from lm_research.evaluation.suite import load_suite
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+BLOCKS = {name: re.findall(r"```(\w*)\n(.*?)```", text, flags=re.DOTALL) for name, text in PAGES.items()}
 KEYS = set(names())
 FILES = [
     path.relative_to(ROOT).as_posix()
@@ -30,16 +34,18 @@ TEST = "pip install -e '.[test]' && pytest"
 
 
 def found(pattern: str) -> list[str]:
-    """Distinct matches in the README, sorted; a pattern that finds nothing is a mistake of the test."""
-    matches = sorted(set(re.findall(pattern, README)))
+    """Return the distinct matches in all pages, sorted; a pattern that matches nothing is an error of the test."""
+    matches = sorted({match for text in PAGES.values() for match in re.findall(pattern, text)})
     assert matches, pattern
     return matches
 
 
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 250
+
+
 def test_the_two_commands_come_first_word_for_word() -> None:
-    shell = [text.strip() for kind, text in BLOCKS if kind == "bash"]
-    assert shell[:2] == [TRAIN, TEST]
-    assert [kind for kind, _ in BLOCKS[:2]] == ["bash", "bash"]
+    assert [(kind, text.strip()) for kind, text in BLOCKS["README.md"][:2]] == [("bash", TRAIN), ("bash", TEST)]
 
 
 def test_the_training_command_shortened(tmp_path: pathlib.Path) -> None:
@@ -72,7 +78,7 @@ def test_keys_of_flags() -> None:
     [flag for flag in found(r"--config\.[\w.]+=[^\s`]+") if not flag.partition("=")[2].isupper() and "..." not in flag],
 )
 def test_flags_with_values_are_accepted(flag: str) -> None:
-    """With what chooses the variant whose key it is, where the sentence around it does."""
+    """If the key belongs to a variant, the flag that chooses this variant is added."""
     section, leaf = flag.removeprefix("--config.").partition("=")[0].split(".")[:2]
     registry, choice = VARIANTS.get(section), []
     usual = registry.keys(registry.default) if registry and registry.default else {}
@@ -94,17 +100,29 @@ def test_keys_named_without_a_flag() -> None:
 
 
 def test_files() -> None:
-    """Paths, from the root or from some folder; a name alone occurs somewhere."""
+    """A path may start at the root or at any folder; a name without a folder may be anywhere."""
     for path in found(r"[\w./]*\w+\.py\b"):
+        path = path.removeprefix("../")
         assert any(file == path or file.endswith(f"/{path}") for file in FILES), path
     for path in found(r"\b((?:lm_research|configs|experiments|tests)/[\w./]*)"):
         assert (ROOT / path).exists(), path
 
 
 def test_configs() -> None:
-    """Every file of configs/ is in the table, and the other way round."""
-    table = README.partition("## Configs")[2].partition("\n## ")[0]
+    """The tables name every file of configs/ and configs/finetune/, and no other."""
+    table = PAGES["configuration.md"].partition("## Configs")[2].partition("\n## ")[0]
     assert set(re.findall(r"`(\w+\.py)", table)) == {path.name for path in (ROOT / "configs").glob("*.py")}
+    table = PAGES["README.md"].partition("## Objectives and tasks")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(\w+\.py)", table)) == {path.name for path in (ROOT / "configs" / "finetune").glob("*.py")}
+
+
+@pytest.mark.parametrize(
+    ("section", "head"), [("objective", "`objective.name`"), ("task", "`task.name`"), ("model", "Family")]
+)
+def test_tables_have_all_variants(section: str, head: str) -> None:
+    table = PAGES["README.md"].partition(f"| {head} |")[2].partition("\n\n")[0]
+    first = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    assert set(re.findall(r"`(\w+)`", first)) - {"bert2gpt2"} == set(VARIANTS[section].names())
 
 
 def test_modules() -> None:
@@ -116,7 +134,8 @@ def test_modules() -> None:
 def test_exit_codes() -> None:
     from lm_research import errors
 
-    table = {int(code): text for code, text in re.findall(r"^\| (\d+) \| (.+) \|$", README, flags=re.MULTILINE)}
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", PAGES["troubleshooting.md"], flags=re.MULTILINE)
+    table = {int(code): text for code, text in rows}
     codes = (
         errors.DONE,
         errors.BUG,
@@ -126,11 +145,31 @@ def test_exit_codes() -> None:
         errors.STOPPED_BY_SIGNAL,
     )
     assert set(table) == set(codes)
-    assert "signal" in table[75].lower() or "SIGTERM" in table[75]
+    assert "SIGTERM" in table[75]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_code_parses(name: str) -> None:
+    for kind, text in BLOCKS[name]:
+        if kind == "python":
+            ast.parse(text)
+
+
+def test_the_sweep_is_one() -> None:
+    (code,) = [text for kind, text in BLOCKS["sweeps.md"] if kind == "python"]
+    exec(code, names := {})
+    assert names["get_sweep"]().num_trials == 12
+
+
+def test_the_suite_loads(tmp_path: pathlib.Path) -> None:
+    (text,) = [text for kind, text in BLOCKS["evaluation.md"] if kind == "yaml"]
+    (tmp_path / "suite.yaml").write_text(text)
+    suite = load_suite(str(tmp_path / "suite.yaml"), KINDS)
+    assert [entry.name for entry in suite] == [task["name"] for task in yaml.safe_load(text)["tasks"]]
 
 
 def test_nothing_is_left_to_fill_in() -> None:
-    assert not re.findall(r"@[A-Z_]+@|TODO|FIXME|not yet measured", README)
+    assert not [name for name, text in PAGES.items() if re.search(r"@[A-Z_]+@|TODO|FIXME|not yet measured", text)]
 
 
 def test_the_tests_that_security_md_names_exist() -> None:
