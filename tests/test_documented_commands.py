@@ -8,12 +8,14 @@ import functools
 import importlib
 import inspect
 import io
+import os
 import re
 import runpy
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -26,8 +28,9 @@ TEXTS = {
     path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
-# Flags of other programs: TensorBoard's, XLA's, lm-evaluation-harness's and pip's.
-FOREIGN = {"logdir", "xla_force_host_platform_device_count", "xla_gpu_deterministic_ops", "model_args", "tasks"}
+# Flags of other programs: TensorBoard's and XLA's.
+FOREIGN = {"logdir", "xla_force_host_platform_device_count", "xla_gpu_deterministic_ops"}
+HARNESS = re.compile(r".*-m lm_research\.interop\.lm_eval .*")  # takes the flags of lm-evaluation-harness
 NAMED = re.compile(r"python -m ((?:lm_research|experiments)[\w.]*)|python (launch/\w+\.py)")
 
 
@@ -43,7 +46,7 @@ def commands(text: str) -> list[list[str]]:
     found = []
     for line in lines:
         for part in line.split("&&"):
-            if (named := NAMED.search(part)) and not named[0].endswith("interop.lm_eval"):
+            if (named := NAMED.search(part)) and not HARNESS.match(part):
                 words = shlex.split(part[named.start() :], comments=True)
                 found.append([word.strip("[]") for word in words[words.index("python") + 1 :] if word != "-m"])
     return found
@@ -69,8 +72,8 @@ def with_argv(name: str, argv: Sequence[str], main: Callable[[], int]) -> int:
 
 
 @pytest.fixture
-def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every parser parses as it always does, and then raises Accepted."""
+def parse_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let every parser parse as usual, and then raise Accepted; the environment variables that some set are restored."""
     parse_args, parse, parsed = argparse.ArgumentParser.parse_args, cli.parse, cli.parsed
 
     def accept(function: Callable) -> Callable:
@@ -97,6 +100,8 @@ def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "parsed", with_rest)
     monkeypatch.setattr(prepare, "inspect", accept(lambda *_: None))
     monkeypatch.chdir(ROOT)
+    with mock.patch.dict(os.environ):
+        yield
 
 
 def accepted(name: str, argv: Sequence[str]) -> bool:
@@ -164,7 +169,7 @@ def test_flags_in_prose_are_those_of_a_command_named_before(file: str) -> None:
     words = {name.removesuffix(".py").rpartition("/")[2].removeprefix("lm_research."): name for name in NAMES}
     choices = "|".join(map(re.escape, words))
     named = re.compile(rf"`({choices})\b(?!\.)|-m lm_research\.({choices})\b|(?:-m |launch/)({choices})\b")
-    for section in re.split(r"^## ", TEXTS[file], flags=re.MULTILINE):
+    for section in re.split(r"^## ", HARNESS.sub("", TEXTS[file]), flags=re.MULTILINE):
         here = {"lm_research.train"}
         for paragraph in re.split(r"\n\n|\n(?=[|#-] )", section):
             here |= {words[next(filter(None, one))] for one in named.findall(paragraph)}

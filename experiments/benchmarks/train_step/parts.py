@@ -216,7 +216,9 @@ def _attention(row: Row, causal: bool, key: jax.Array | None, layers: int) -> Pa
     bias = jax.jit(lambda segments: attention_bias(segments, segments, causal))(segments_BL)
     x_BLHK = numbers(row.batch, row.length, row.width // HEAD, HEAD)
     return Part(
-        "", both_ways(lambda q, k, v: reference_attention(q, k, v, bias, row.dropout, key), x_BLHK, x_BLHK, x_BLHK), layers
+        "",
+        both_ways(lambda q, k, v: reference_attention(q, k, v, bias, row.dropout, key), x_BLHK, x_BLHK, x_BLHK),
+        layers,
     )
 
 
