@@ -73,7 +73,7 @@ def test_translation_learns_from_files(packing: bool, tmp_path: pathlib.Path) ->
     assert call(flags(write_tsv(tmp_path), tmp_path / "tsv", **changes)) == 0
     found, log = summary(tmp_path / "tsv"), (tmp_path / "tsv" / "log.txt").read_text()
     assert found["eval"]["eval_loss_nats"] < found["unigram_loss_nats"] and found["eval"]["eval_tokens"] > 40
-    assert "400 pairs, of which 0 lack a side" in log and "0.0% of tokens cut off" in log
+    assert "400 pairs, of which 0 have an empty side" in log and "0.0% of tokens cut off" in log
     assert "sources: " in log and "positions used; targets: " in log
     named = {"objective.source_key": "words", "objective.target_key": "digits"}
     if packing:

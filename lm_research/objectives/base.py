@@ -1,8 +1,8 @@
-"""What training, evaluation and planning know of objectives and tasks: three contracts, of which every member is declared here.
+"""The three contracts between objectives and tasks and the rest of the library. Every member that others use is declared here.
 
-Objective       what a model learns from a batch, on the device: metrics as sums, what divides them, the loss
-Trainable       what a run is about: it has an objective, says which model it needs and gives it examples; a task is one
-TextObjective   an objective that learns from text alone, and so is what a run is about itself: one file each in this package
+Objective       computes the loss and metrics of a batch on the device, as sums and the normalizers that divide them
+Trainable       what a run trains: an objective with its model head, corpus and examples; every task is one
+TextObjective   an objective that needs only text, and is therefore a Trainable itself; one file each in this package
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from lm_research.config import Config, registries
 from lm_research.config.variants import Variants
@@ -35,18 +36,18 @@ AnyCorpus = TypeVar("AnyCorpus", bound=Corpus)
 Batch = Mapping[str, jax.Array]
 # Metric name -> sum over the batch. Each is divided by the normalizer that `Objective.metrics` names for it.
 Sums = dict[str, jax.Array]
-Outputs = dict[str, np.ndarray]  # what an evaluation keeps of a batch
+Outputs = dict[str, np.ndarray]  # arrays of a batch that an evaluation collects
 
 
 class Objective(abc.ABC):
-    """What a model learns from a batch.
+    """Loss and metrics of a batch.
 
     Attributes:
-      normalizer_names: names of what sums are divided by.
+      normalizer_names: names of the normalizers that sums are divided by.
       metrics: metric name -> name of the normalizer that divides its sum.
       loss_terms: the metrics whose means add up to the loss, in nats.
-      token_loss_name: the one among them that is a mean over predicted tokens (perplexity, bits per byte); None where labels are predicted.
-      target_fraction: the fraction of positions that the vocabulary projection is computed for (FLOP count); 0 where labels are predicted.
+      token_loss_name: the loss term that is a mean over predicted tokens (for perplexity and bits per byte); None if labels are predicted.
+      target_fraction: fraction of positions that the vocabulary projection is computed for (FLOP count); 0 if labels are predicted.
     """
 
     normalizer_names: tuple[str, ...]
@@ -57,34 +58,34 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
-        """Weights of a batch: "tokens" predicted, "real" non-padding input tokens, and others `metrics` divides by.
+        """Compute a batch's normalizers: predicted "tokens", "real" (non-padding) input tokens, and any other that `metrics` names.
 
-        Sums over whatever leading axes the batch has, so that accumulated micro-batches weigh by what they hold.
+        Sums over all leading axes of the batch, so that accumulated micro-batches are weighted by their content.
         """
 
     @abc.abstractmethod
     def metric_sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
-        """Forward pass over one micro-batch: the sum of each metric. `key` is None without dropout."""
+        """Run the forward pass over one micro-batch and sum each metric. `key` is None without dropout."""
 
     def targets(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Ids of the tokens that are predicted and their weights; asked for only where there is a `token_loss_name`."""
+        """Return the ids of predicted tokens and their weights; called only if `token_loss_name` is set."""
         raise NotImplementedError
 
     def loss(self, sums: Sums, normalizers: Mapping[str, jax.Array]) -> jax.Array:
-        """The scalar that is minimized: the sum of the loss terms' means."""
+        """Compute the scalar that is minimized: the sum of the loss terms' means."""
         means = (sums[term] / normalizers[self.metrics[term]].clip(1.0) for term in self.loss_terms)
         return functools.reduce(operator.add, means)
 
 
 class Trainable(abc.ABC, Generic[AnyCorpus]):
-    """What a run is about: a task, or an objective on text.
+    """What a run trains: a task, or an objective on text.
 
     Attributes:
-      kinds: the kinds of architecture it trains (Architecture.kind).
-      delivers_best: whether a finished run ends with its best model, the predictions of that, and its scores.
-      pretraining: the name of an objective on text, which the special tokens around its texts follow from; "" for a task.
-      config, tokenizer: of the run.
-      objective: what the model learns from its examples.
+      kinds: the kinds of architecture it can train (Architecture.kind).
+      delivers_best: whether a finished run exports its best model with that model's predictions and scores.
+      pretraining: the name of a text objective, which decides the special tokens around texts; "" for a task.
+      config, tokenizer: those of the run.
+      objective: the loss and metrics of its batches.
     """
 
     kinds: ClassVar[tuple[str, ...]]
@@ -97,16 +98,16 @@ class Trainable(abc.ABC, Generic[AnyCorpus]):
     @classmethod
     @abc.abstractmethod
     def head(cls, config: Config) -> str:
-        """The head (a key of head_kinds.HEADS) that its model needs."""
+        """Return the head (a key of head_kinds.HEADS) that the model needs."""
 
     @classmethod
     def num_labels(cls, config: Config, corpus: AnyCorpus) -> int | None:
-        """Outputs of the head; None where its kind says how many."""
+        """Return the number of outputs of the head; None if the head's kind fixes it."""
         return None
 
     @classmethod
     def check(cls, config: Config, arch: Architecture) -> None:
-        """Raises a ConfigError if keys of the run do not go together with it."""
+        """Raise a ConfigError if keys of the run's config contradict each other or the architecture."""
         return
 
     @classmethod
@@ -114,64 +115,66 @@ class Trainable(abc.ABC, Generic[AnyCorpus]):
     def open_corpus(
         cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
     ) -> Corpus:
-        """What a run reads; builds it if need be, see data.corpus.open_corpus. One that is built in a single step has no use for a runner."""
+        """Open the run's corpus, building it if necessary; see data.corpus.open_corpus. A corpus that is built in one step ignores `runner`."""
 
     @classmethod
     @abc.abstractmethod
     def define(cls, config: Config, vocab_size: int, corpus: AnyCorpus) -> ModelDefinition:
-        """The model of a run that starts from nothing; `check` has passed."""
+        """Define the model of a run that starts from random weights; `check` has passed."""
 
     @abc.abstractmethod
     def examples(self, store: TokenStore, purpose: str) -> Examples:
-        """Examples of a store of the corpus; `purpose` ("train", "validation", or "final", the end of a run) separates their random streams."""
+        """Build the examples of one of the corpus's stores; `purpose` ("train", "validation", or "final" at the end of a run) separates random streams."""
 
     def start_token(self) -> int | None:
-        """Id of the token that a decoder begins its targets with, where the config of the run decides it."""
+        """Return the id of the token that a decoder's targets begin with, if the run's config decides it."""
         return None
 
     def target_counts(self, store: TokenStore) -> np.ndarray:
-        """How often each id occurs in the part of a store's text that is predicted, [V]; all of it, for most objectives."""
+        """Count how often each id occurs among the tokens of a store that can be predicted, [V]; by default all tokens."""
         return np.asarray(store.token_counts)
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
-        """What an evaluation keeps of each batch in addition to sums."""
+        """Compute the arrays that an evaluation collects from each batch in addition to sums."""
         return {}
 
     def scores(self, outputs: list[Outputs]) -> dict[str, float]:
-        """Metrics that are not sums, of what was kept."""
+        """Compute the metrics that are not sums, from the collected outputs."""
         return {}
 
     def samples(self, outputs: list[Outputs], count: int) -> list[str]:
-        """A few lines to read about what was kept."""
+        """Describe a few of the collected outputs, one line each."""
         return []
 
     def rank(self, scores: Mapping[str, float]) -> float:
-        """What orders models by the scores of an evaluation; the smaller the better."""
+        """Return the value that models are ranked by after an evaluation; lower is better."""
         return scores["eval_loss_nats"]
 
     def baseline(self) -> str:
-        """How well one does without a model, in words; of text the evaluation itself tells it."""
+        """Describe the score of a trivial predictor; "" for text, where the evaluation loop reports its own baselines."""
         return ""
 
     def checkpoint_files(self, model: dict[str, Any], arch: Architecture) -> dict[str, bytes]:
-        """Files of a checkpoint that tell how its model is used; `model` is the content of model.json, which is completed here."""
+        """Return extra files of a checkpoint that describe how its model is used; completes `model`, the content of model.json, in place."""
         return {}
 
 
 class TextObjective(Objective, Trainable[Corpus]):
-    """An objective on the text of a corpus; its name is registered for config.objective.name."""
+    """An objective on the text of a corpus, registered under its config.objective.name."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer, self.objective = config, tokenizer, self
         self.pretraining = config.objective.name
 
     @classmethod
+    @override
     def open_corpus(
         cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
     ) -> Corpus:
         return open_corpus(config, workdir, log, runner, bars)
 
     @classmethod
+    @override
     def define(cls, config: Config, vocab_size: int, corpus: Corpus | None = None) -> ModelDefinition:
         return define_model(config.model, vocab_size, cls.head(config))
 
@@ -183,7 +186,7 @@ class NextTokenObjective(Objective):
     """Predicts the next token at every position with a weight: [B, L] targets and weights.
 
     Attributes:
-      label_smoothing: probability that is spread evenly over the vocabulary; what that adds to the loss is a term of its own.
+      label_smoothing: probability that is spread evenly over the vocabulary; its part of the loss is reported as a separate term.
     """
 
     normalizer_names = ("tokens", "real")
@@ -201,11 +204,13 @@ class NextTokenObjective(Objective):
 
     @abc.abstractmethod
     def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
-        """What tokens are predicted from."""
+        """Run the model and return the hidden states and table that tokens are predicted from."""
 
+    @override
     def targets(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return batch["targets_BL"], batch["weights_BL"]
 
+    @override
     def metric_sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
         projection, targets = self.projection(model, batch, key), self.targets(batch)
         loss, correct = token_loss(projection, *targets)

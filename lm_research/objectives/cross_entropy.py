@@ -1,9 +1,9 @@
 """Softmax cross-entropy of tokens, from hidden states instead of logits.
 
 The logits of a batch are its largest array by far (positions x vocabulary), and the gradient with respect to them
-needs nothing but themselves. So the vocabulary projection, the loss and the gradient are made together in the forward
-pass, a slice of positions at a time: three matrix products, no recomputation, and never more than a slice of
-logits in memory. The backward pass only scales what the forward pass kept.
+depends only on the logits. So the forward pass computes the vocabulary projection, the loss and the gradient together,
+one slice of positions at a time: three matrix products, no recomputation, and at most one slice of
+logits in memory. The backward pass only scales the stored gradient.
 
 Legend: B batch, M predicted positions, R rows (positions of all examples), D model width, V vocabulary.
 """
@@ -22,12 +22,12 @@ from lm_research.models.layers import capped
 from lm_research.parallel.hardware import platform
 from lm_research.parallel.rules import constrain, context_size, flatten_rows
 
-# Rows of logits made at a time on one device. Measured on a CPU at V = 50257: 512 is the fastest for D = 128 and 256
-# (25% under all 2,048 rows at once), equal for D = 512; under 128 rows the table is streamed too often. Accelerators want
-# more, since each slice adds to a gradient of the table's size: 4,096 rows of V = 50304 are 0.8 GB.
+# Rows of logits that one device computes at a time. Measured on a CPU at V = 50257: 512 is the fastest for D = 128 and 256
+# (25% under all 2,048 rows at once), equal for D = 512; under 128 rows the table is streamed too often. Accelerators need
+# more, because each slice adds to a gradient of the table's size: 4,096 rows of V = 50304 are 0.8 GB.
 SLICE_ROWS = 512
 ACCELERATOR_SLICES = 8  # times as long
-# GPUs multiply matrices whose rows are not whole words at a fraction of the speed: there V is filled up to a multiple.
+# GPUs multiply matrices with unaligned rows at a fraction of the speed, so there V is padded to a multiple.
 GPU_VOCAB_MULTIPLE = 128
 
 Arrays = tuple[jax.Array, ...]
@@ -41,7 +41,7 @@ class TokenLoss(NamedTuple):
 
 
 def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Array) -> TokenLoss:
-    """Weighted sums of -log softmax(logits)[target] and of whether the target has the highest logit.
+    """Compute the weighted sums of -log softmax(logits)[target] and of whether the target has the highest logit.
 
     Args:
       projection: hidden states [B, M, D] and the tied table [V, D].
@@ -50,10 +50,10 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
     """
     hidden_BMD, table_VD, bias_V, cap = projection  # D is the table's width here
     table_VD = constrain(table_VD, "vocab", None)
-    if context_size() > 1:  # which shares any number of positions once some without weight fill it up
-        room = [(0, 0), (0, -targets_BM.shape[1] % context_size())]
-        targets_BM, weights_BM = jnp.pad(targets_BM, room), jnp.pad(weights_BM, room)
-        hidden_BMD = jnp.pad(hidden_BMD, [*room, (0, 0)])
+    if context_size() > 1:  # pad with positions of weight 0 to a multiple of the mesh axis
+        padding = [(0, 0), (0, -targets_BM.shape[1] % context_size())]
+        targets_BM, weights_BM = jnp.pad(targets_BM, padding), jnp.pad(weights_BM, padding)
+        hidden_BMD = jnp.pad(hidden_BMD, [*padding, (0, 0)])
     vocab_size, fill = len(table_VD), -len(table_VD) % GPU_VOCAB_MULTIPLE
     if fill and platform() == "gpu":
         table_VD = jnp.pad(table_VD, [(0, fill), (0, 0)])
@@ -63,16 +63,16 @@ def token_loss(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Ar
 
 
 def smoothing(projection: Projection, targets_BM: jax.Array, weights_BM: jax.Array) -> jax.Array:
-    """What label smoothing adds for each unit of probability that it spreads evenly over the vocabulary (Szegedy et al. 2016).
+    """Compute the loss that label smoothing adds per unit of smoothed probability (Szegedy et al. 2016).
 
-    The cross-entropy with (1 - e) of the probability on the target and e on all tokens alike is that with the target alone plus
-    e (its logit - the mean logit). The mean of all logits is one product with the mean row of the table, so none are made here.
+    The cross-entropy with probability 1 - e on the target and e spread evenly over all tokens equals the plain cross-entropy plus
+    e (target logit - mean logit). The mean logit is one product with the mean row of the table, so no other logits are computed.
 
     Returns:
       The weighted sum of that difference over positions, in nats.
     """
     hidden_BMD, table_VD, bias_V, cap = projection
-    if cap:  # the mean of capped logits is no product
+    if cap:  # the mean of capped logits is not a matrix product
         logits_BMV = projection.logits()
         chosen_BM = jnp.take_along_axis(logits_BMV, targets_BM[..., None], axis=-1)[..., 0]
         return (weights_BM * (chosen_BM - logits_BMV.mean(-1))).sum()
@@ -92,7 +92,7 @@ def _token_loss(
     targets_R: jax.Array,
     weights_R: jax.Array,
 ) -> Arrays:
-    """The sums, of a table whose rows from the first number on are no tokens, and whose logits the second one caps."""
+    """Compute the two sums. `static` is (vocab_size, cap): later rows of the table are padding; `cap` bounds the logits."""
     table = table_VD.astype(hidden_RD.dtype)
 
     def sums(hidden: jax.Array, targets: jax.Array, weights: jax.Array) -> Arrays:
@@ -112,7 +112,7 @@ def _forward(
 ) -> tuple[Arrays, tuple[Any, ...]]:
     table = table_VD.astype(hidden_RD.dtype)
 
-    def work(shared: Arrays, rows: Arrays) -> tuple[Arrays, Arrays]:
+    def accumulate(shared: Arrays, rows: Arrays) -> tuple[Arrays, Arrays]:
         hidden, targets, weights = rows
         sums, exp, total, slope = _sums(static, hidden, targets, weights, table, bias_V)
         # d loss / d logits = weights (exp / total - one_hot(target)), times the slope of the cap. Both factors around exp are applied to the small
@@ -135,15 +135,15 @@ def _forward(
 
     slices = _slices(hidden_RD, targets_R, weights_R)
     if len(slices[0]) == 1:  # no loop, and no zeros to add to
-        shared, kept = work((), jax.tree.map(lambda x: x[0], slices))
+        shared, kept = accumulate((), jax.tree.map(lambda x: x[0], slices))
     else:
         shapes = (table_VD.shape[::-1],) if bias_V is None else (table_VD.shape[::-1], bias_V.shape)
-        shared, kept = jax.lax.scan(work, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
+        shared, kept = jax.lax.scan(accumulate, tuple(jnp.zeros(shape, jnp.float32) for shape in shapes), slices)
     loss, correct, hidden_gradient, chosen = kept
     weights_R = chosen.reshape(-1)[: len(hidden_RD)]
     hidden_gradient = hidden_gradient.reshape(-1, hidden_RD.shape[1])[: len(hidden_RD)]
     bias_gradient = None if bias_V is None else shared[1].at[targets_R].add(-weights_R)
-    table = jnp.zeros((), table_VD.dtype)  # of which the backward pass needs the type alone
+    table = jnp.zeros((), table_VD.dtype)  # carries the dtype to the backward pass
     return (loss.sum(), correct.sum()), (
         hidden_gradient,
         shared[0],
@@ -157,8 +157,8 @@ def _forward(
 
 def _backward(static: tuple[int, float | None], kept: tuple[Any, ...], cotangents: Arrays) -> tuple[Any, ...]:
     hidden_gradient, table_DV, bias_gradient, hidden_RD, targets_R, weights_R, table = kept
-    # The second output counts; it has no gradient. The scale stays in float32: rounded to bfloat16 it would be up to 0.4%
-    # off, for every element alike.
+    # The second output is a count without a gradient. The scale stays in float32: rounding it to bfloat16 would put every
+    # element off by the same error of up to 0.4%.
     scale = cotangents[0]
     chosen_RD = (scale * weights_R)[:, None] * hidden_RD.astype(jnp.float32)
     # Scaled and transposed in one pass over the table. Behind the barrier, because XLA would fold the transposition back
@@ -180,7 +180,7 @@ def _sums(
     table_VD: jax.Array,
     bias_V: jax.Array | None,
 ) -> tuple[Arrays, jax.Array, jax.Array, jax.Array | None]:
-    """(loss, correct) of a slice, exp(logits - largest) [R, V] with its sum over V, and the slope [R, V] of a cap, if there is one."""
+    """Compute (loss, correct) of a slice, exp(logits - largest) [R, V], its sum over V, and the cap's slope [R, V] or None."""
     vocab_size, cap = static
     logits_RV = jnp.dot(hidden_RD, table_VD.T, preferred_element_type=jnp.float32)
     logits_RV = logits_RV if bias_V is None else logits_RV + bias_V
@@ -197,15 +197,15 @@ def _sums(
     return (loss, correct), exp_RV, total_R, slope_RV
 
 
-def slice_rows(where: str) -> int:
-    """Rows of logits made at a time on one device of a platform."""
-    return SLICE_ROWS if where == "cpu" else ACCELERATOR_SLICES * SLICE_ROWS
+def slice_rows(platform_name: str) -> int:
+    """Return how many rows of logits one device of a platform computes at a time."""
+    return SLICE_ROWS if platform_name == "cpu" else ACCELERATOR_SLICES * SLICE_ROWS
 
 
 def _slices(*rows: jax.Array) -> Arrays:
-    """[R, ...] cut into [slices, R / slices, ...]; rows that fill up the last slice are zeros (weight 0).
+    """Cut [R, ...] into [slices, R / slices, ...], padding the last slice with zeros (weight 0).
 
-    One slice on a mesh of several devices, where the table's gradient would be summed over devices in each.
+    A mesh of several devices gets one slice, because each slice would sum the table's gradient over devices.
     """
     count = 1
     if jax.sharding.get_abstract_mesh().size <= 1:
@@ -219,7 +219,7 @@ def _slices(*rows: jax.Array) -> Arrays:
 
 
 def _map_slices(work: Callable[..., Arrays], *rows: jax.Array) -> Arrays:
-    """`work` over slices of rows, one after the other."""
+    """Apply `work` to slices of rows, one after another."""
     slices = _slices(*rows)
     if len(slices[0]) == 1:
         return work(*(x[0] for x in slices))

@@ -1,4 +1,4 @@
-"""What all objectives of encoder-decoders share: rows of sources and targets, and the loss of the targets.
+"""The common part of encoder-decoder objectives: rows of sources and targets, and the loss of the targets.
 
 Legend: B batch, S source length, L target length, P examples of a batch, T tokens of all of them.
 """
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from lm_research.config import Config, ObjectiveConfig, key
 from lm_research.data.sampler import Examples
@@ -19,7 +20,7 @@ from lm_research.data.stateless_rng import example_keys
 from lm_research.data.store import TokenStore
 from lm_research.models.heads import Projection
 from lm_research.objectives.base import Batch, NextTokenObjective, TextObjective
-from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
+from lm_research.objectives.packing import describe_rows, one_per_row, pack, unpack
 from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
 from lm_research.tokenizers.base import Tokenizer
 
@@ -29,10 +30,10 @@ class SourceTargetConfig(ObjectiveConfig):
     """Settings of an objective with a source and a target.
 
     Attributes:
-      usual_start: the role that decoder_start=auto is.
+      default_start: the role that decoder_start=auto selects.
     """
 
-    usual_start: ClassVar[str] = "pad"
+    default_start: ClassVar[str] = "pad"
 
     decoder_start: str = key(
         "auto",
@@ -42,30 +43,34 @@ class SourceTargetConfig(ObjectiveConfig):
 
 
 class RaggedTexts(NamedTuple):
-    """Texts one after another: their tokens [T] and how many each has [P]."""
+    """Texts one after another: their tokens [T] and the length of each [P]."""
 
     tokens: np.ndarray
     lengths: np.ndarray
 
     @property
     def starts(self) -> np.ndarray:
+        """Offset of each text in `tokens`, [P]."""
         return np.cumsum(self.lengths) - self.lengths
 
 
 def start_role(config: Config) -> str:
-    """The role of the token that a decoder begins a target with."""
+    """Return the role of the token that a decoder's targets begin with."""
     objective = SourceTargetConfig.of(config.objective)
-    return objective.decoder_start if objective.decoder_start != "auto" else objective.usual_start
+    return objective.decoder_start if objective.decoder_start != "auto" else objective.default_start
 
 
 class SourceTargetExamples(Examples):
-    """Rows of a source and a target (several pairs if packed), by number.
+    """Rows of a source and a target (several pairs if packed), addressed by number.
 
     Args:
-      tokenizer, config, purpose: as Objective's.
-      rooms: S and L.
-      sizes: int [n, 2], at least the tokens that source and target of each example will have.
-      start: the token that a decoder begins a target with; None is that of config.objective.decoder_start's role.
+      store: the tokens.
+      tokenizer: of the run.
+      config: of the run.
+      purpose: see Trainable.examples.
+      max_lengths: S and L.
+      sizes: int [n, 2], upper bounds of the lengths of each example's source and target.
+      start: id of the token that a decoder's targets begin with; None takes the role config.objective.decoder_start.
     """
 
     def __init__(
@@ -74,60 +79,77 @@ class SourceTargetExamples(Examples):
         tokenizer: Tokenizer,
         config: Config,
         purpose: str,
-        rooms: tuple[int, int],
+        max_lengths: tuple[int, int],
         sizes: Any,
         start: int | None = None,
     ) -> None:
-        self.store, self.config, self.purpose, self.rooms = store, config, purpose, rooms
+        self.store, self.config, self.purpose, self.max_lengths = store, config, purpose, max_lengths
         self.pad, self.eos = tokenizer.pad_id, tokenizer.eos_id
         self.start = tokenizer.role_id(start_role(config)) if start is None else start
         self.packed = config.data.packing
         if self.packed:
-            # One number for both sides: of the larger share, so that neither overflows.
-            scaled = np.ceil(np.maximum(sizes[:, 0] / rooms[0], sizes[:, 1] / rooms[1]) * max(rooms)).astype(np.int64)
-            self.packs = pack(np.minimum(scaled, max(rooms)), max(rooms))
+            # Pack by the side that fills the larger fraction of its row, so that neither side overflows.
+            capacity = max(max_lengths)
+            fraction = np.maximum(sizes[:, 0] / max_lengths[0], sizes[:, 1] / max_lengths[1])
+            self.packs = pack(np.minimum(np.ceil(fraction * capacity).astype(np.int64), capacity), capacity)
         else:
-            self.packs = alone(len(sizes))
+            self.packs = one_per_row(len(sizes))
         self.num_examples = len(self.packs)
-        sides = zip(("sources", "targets"), sizes.T, rooms, strict=True)
-        self.notes = "; ".join(f"{side}: {describe_rows(size, room, self.packs)}" for side, size, room in sides)
+        sides = zip(("sources", "targets"), sizes.T, max_lengths, strict=True)
+        self.notes = "; ".join(f"{side}: {describe_rows(size, length, self.packs)}" for side, size, length in sides)
 
     @abc.abstractmethod
     def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[RaggedTexts, RaggedTexts]:
-        """Sources and targets of some examples; `keys` of their random streams. The end token is part of both."""
+        """Make the sources and targets of some examples, with their end tokens.
+
+        Args:
+          epoch_P: epoch of each example.
+          item_P: number of each example.
+          keys_P: keys of their random streams.
+        """
 
     def batch(
         self, epoch_B: np.ndarray, index_B: np.ndarray, width: tuple[int, int] | None = None
     ) -> dict[str, np.ndarray]:
-        """Make a batch of a source and a target.
+        """Make a batch of sources and targets.
 
-        It has source_tokens, source_segments [B, S]; tokens, targets, segments [B, L] int32; weights [B, L] float32; of packed rows
-        source_positions [B, S] and positions [B, L] too.
+        The decoder's input `tokens` is the targets shifted right by one, after the start token. Example with two packed pairs,
+        a b -> x y and c -> z, end token $ and start token ^:
 
-        `tokens` are what the decoder reads: the targets one place later, after the start token. `width` is S and L where they are
-        less than there is room for.
+            source_tokens    a b $ c $      targets   x y $ z $
+            source_segments  1 1 1 2 2      tokens    ^ x y ^ z
+                                            segments  1 1 1 2 2
+
+        Args:
+          epoch_B: epoch of each row.
+          index_B: number of each row; -1 gives an empty row.
+          width: S and L, if they should be less than the maximum.
+
+        Returns:
+          source_tokens, source_segments [B, S]; tokens, targets, segments [B, L] int32; weights [B, L] float32; for packed rows
+          also source_positions [B, S] and positions [B, L].
         """
-        row_P, item_P = rows_of(self.packs, index_B)
+        row_P, item_P = unpack(self.packs, index_B)
         epoch_P = epoch_B[row_P]
         keys_P = example_keys(self.config.seed, f"{self.purpose}/{self.config.objective.name}", epoch_P, item_P)
         sources, targets = self.make(epoch_P, item_P, keys_P)
         number_P = 1 + exclusive_cumsum(np.ones_like(row_P), row_P)
-        rows, rooms, batch = len(index_B), width or self.rooms, {}
-        for prefix, texts, room in (("source_", sources, rooms[0]), ("", targets, rooms[1])):
+        shapes, batch = [(len(index_B), length) for length in width or self.max_lengths], {}
+        for prefix, texts, shape in (("source_", sources, shapes[0]), ("", targets, shapes[1])):
             column_P = exclusive_cumsum(texts.lengths, row_P)
-            segments, positions = np.zeros((rows, room), np.int32), np.zeros((rows, room), np.int32)
+            segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
             mark_pieces(segments, row_P, column_P, texts.lengths, number_P)
             batch[f"{prefix}segments_B{'S' if prefix else 'L'}"] = segments
             if self.packed:
                 mark_pieces(positions, row_P, column_P, texts.lengths, None)
                 batch[f"{prefix}positions_B{'S' if prefix else 'L'}"] = positions
-            tokens = np.full((rows, room), self.pad, np.int32)
+            tokens = np.full(shape, self.pad, np.int32)
             copy_pieces(tokens, row_P, column_P, texts.tokens, texts.starts, texts.lengths)
             batch["source_tokens_BS" if prefix else "targets_BL"] = tokens
         targets_BL, real_BL = batch["targets_BL"], batch["segments_BL"] > 0
         tokens_BL = np.full_like(targets_BL, self.pad)
         tokens_BL[:, 1:] = np.where(real_BL[:, 1:], targets_BL[:, :-1], self.pad)
-        tokens_BL[row_P, column_P] = self.start
+        tokens_BL[row_P, column_P] = self.start  # column_P of the targets
         batch["targets_BL"] = np.where(real_BL, targets_BL, 0)
         return batch | {"tokens_BL": tokens_BL, "weights_BL": real_BL.astype(np.float32)}
 
@@ -135,10 +157,12 @@ class SourceTargetExamples(Examples):
 class NextTokenOfTarget(NextTokenObjective):
     """Mean negative log-likelihood of the next token of the target, given the source."""
 
+    @override
     def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
         real = (batch["segments_BL"] > 0).sum() + (batch["source_segments_BS"] > 0).sum()
         return {"tokens": batch["weights_BL"].sum(), "real": real.astype(jnp.float32)}
 
+    @override
     def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
         source_key, target_key = (None, None) if key is None else jax.random.split(key)
         _, memory = model.encode(
@@ -154,13 +178,15 @@ class NextTokenOfTarget(NextTokenObjective):
 
 
 class SourceToTarget(TextObjective, NextTokenOfTarget):
-    """An objective of encoder-decoders."""
+    """An objective that trains encoder-decoders."""
 
     kinds = ("encoder-decoder",)
 
     @classmethod
+    @override
     def head(cls, config: Config) -> str:
         return "seq2seq_lm"
 
+    @override
     def start_token(self) -> int:
         return self.tokenizer.role_id(start_role(self.config))

@@ -1,4 +1,4 @@
-"""Several short examples in one row: which go together.
+"""Packing: which short examples share a row.
 
 Legend: n examples, R rows.
 """
@@ -14,7 +14,7 @@ from lm_research.objectives.ragged import ragged
 
 
 class Packs(NamedTuple):
-    """Examples by row: those of row r are items[starts[r] : starts[r + 1]], in ascending order."""
+    """Examples of each row: row r has items[starts[r] : starts[r + 1]], in ascending order."""
 
     items: np.ndarray
     starts: np.ndarray
@@ -24,75 +24,85 @@ class Packs(NamedTuple):
 
 
 class DocumentChunks(NamedTuple):
-    """Runs of a store's tokens: the first token of each, and how many. int64 [n]."""
+    """Consecutive tokens of a store: the first token of each chunk and its length, int64 [n]."""
 
     starts: np.ndarray
     lengths: np.ndarray
 
 
-def split_documents(store: TokenStore, room: int) -> DocumentChunks:
-    """Documents in pieces of `room` tokens, the last of each shorter: every token once."""
+def split_documents(store: TokenStore, chunk_size: int) -> DocumentChunks:
+    """Cut documents into chunks of `chunk_size` tokens, the last one shorter; every token is in one chunk.
+
+    Example: documents of 5 and 2 tokens with chunk size 3 give starts [0, 3, 5] and lengths [3, 2, 2].
+    """
     ends = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
-    counts = -(-np.diff(ends) // room)
+    counts = -(-np.diff(ends) // chunk_size)
     document, number = ragged(counts)
-    starts = ends[:-1][document] + number * room
-    return DocumentChunks(starts, np.minimum(ends[1:][document] - starts, room))
+    starts = ends[:-1][document] + number * chunk_size
+    return DocumentChunks(starts, np.minimum(ends[1:][document] - starts, chunk_size))
 
 
-def alone(count: int) -> Packs:
-    """Each example in a row of its own."""
+def one_per_row(count: int) -> Packs:
+    """Give each example its own row."""
     return Packs(np.arange(count), np.arange(count + 1))
 
 
-def pack(sizes: np.ndarray, room: int) -> Packs:
-    """Packs examples into as few rows as best-fit decreasing finds (the longest first, each where the least is left).
+def pack(sizes: np.ndarray, capacity: int) -> Packs:
+    """Pack examples into rows by best-fit decreasing: longest first, each into the fullest row that still fits it.
 
-    Works on the histogram of sizes (Krell et al. 2021, arXiv:2107.02027), so its time hardly grows with their number.
+    All examples of one size are placed together (Krell et al. 2021, arXiv:2107.02027), so the time hardly depends on their number.
+
+    Example: sizes [5, 4, 4, 3, 2] with capacity 8. The 5 opens row 0 (3 left). The two 4s do not fit and share row 1 (0 left).
+    The 3 fills row 0, and the 2 opens row 2: rows {0, 3}, {1, 2}, {4}.
 
     Args:
-      sizes: int [n], each from 1 to `room`.
-      room: what a row holds.
+      sizes: int [n], each from 1 to `capacity`.
+      capacity: tokens in a row.
     """
     sizes = np.asarray(sizes, np.int64)
-    assert sizes.size == 0 or (sizes.min() >= 1 and sizes.max() <= room), (sizes.min(), sizes.max(), room)
+    assert sizes.size == 0 or (sizes.min() >= 1 and sizes.max() <= capacity), (sizes.min(), sizes.max(), capacity)
     by_size = np.argsort(-sizes, kind="stable")
     row = np.empty(len(sizes), np.int64)
-    open_rows: list[list[np.ndarray]] = [[] for _ in range(room + 1)]  # by the room that is left
+    open_rows: list[list[np.ndarray]] = [[] for _ in range(capacity + 1)]  # by the number of tokens left
     rows, position = 0, 0
-    for size in range(room, 0, -1):
+    for size in range(capacity, 0, -1):
         count = int(np.searchsorted(-sizes[by_size], -size, side="right")) - position
         waiting = by_size[position : position + count]
         position += count
         left = size
-        while len(waiting) and left <= room:
+        while len(waiting) and left <= capacity:
             if not open_rows[left]:
                 left += 1
                 continue
             fitting = open_rows[left].pop()
-            used, kept = fitting[: len(waiting)], fitting[len(waiting) :]
+            used, unused = fitting[: len(waiting)], fitting[len(waiting) :]
             row[waiting[: len(used)]] = used
             waiting = waiting[len(used) :]
-            if len(kept):
-                open_rows[left].append(kept)
+            if len(unused):
+                open_rows[left].append(unused)
             open_rows[left - size].append(used)
-            left = max(size, left - size) if left - size >= size else left
-        each = room // size  # what fits nowhere opens rows, as many in each as it holds
+            if left - size >= size:  # the rows just used are now the fullest that fit
+                left -= size
+        each = capacity // size  # examples that fit nowhere open new rows, `each` per row
         opened = rows + np.arange(len(waiting)) // each
         row[waiting] = opened
         if len(waiting):
             new = int(opened[-1]) + 1 - rows
             full = len(waiting) // each
             if full:
-                open_rows[room - each * size].append(np.arange(rows, rows + full))
+                open_rows[capacity - each * size].append(np.arange(rows, rows + full))
             if new > full:
-                open_rows[room - (len(waiting) - full * each) * size].append(np.array([rows + full]))
+                open_rows[capacity - (len(waiting) - full * each) * size].append(np.array([rows + full]))
             rows += new
     items = np.argsort(row, kind="stable")
     return Packs(items, np.searchsorted(row[items], np.arange(rows + 1)))
 
 
-def rows_of(packs: Packs, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The examples of some rows: (row of the batch, example), row after row. An index of -1 has none."""
+def unpack(packs: Packs, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """List the examples of some rows, row after row: (row of the batch, example). A row with index -1 is empty.
+
+    Example: rows {0, 3} and {1, 2} as a batch [1, -1, 0] give rows [0, 0, 2, 2] and examples [1, 2, 0, 3].
+    """
     first_B = np.where(index_B >= 0, packs.starts[index_B], 0)
     counts_B = np.where(index_B >= 0, packs.starts[index_B + 1] - first_B, 0)
     row_P = np.repeat(np.arange(len(index_B)), counts_B)
@@ -100,7 +110,7 @@ def rows_of(packs: Packs, index_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row_P, packs.items[first_B[row_P] + offset_P]
 
 
-def describe_rows(sizes: np.ndarray, room: int, packs: Packs) -> str:
-    """How full rows are, in words; `sizes` are those of the examples, special tokens included."""
-    used = sizes.sum() / max(1, len(packs) * room)
+def describe_rows(sizes: np.ndarray, capacity: int, packs: Packs) -> str:
+    """Describe how full rows are; `sizes` are those of the examples, special tokens included."""
+    used = sizes.sum() / max(1, len(packs) * capacity)
     return f"{len(sizes) / max(1, len(packs)):.2f} texts a row, {used:.1%} of positions used"

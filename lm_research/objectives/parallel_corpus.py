@@ -1,7 +1,7 @@
-"""Corpora of pairs: a source text and a target text, for sequence-to-sequence models.
+"""Parallel corpora: pairs of a source text and a target text, for sequence-to-sequence models.
 
-They come from one set of records (JSON lines, CSV, TSV, Parquet, ArrayRecord or TFDS) with two fields, and lie in token stores
-whose documents have two sentences each, the source and the target. Built once and found again by what they are made of.
+Pairs come from one set of records (JSON lines, CSV, TSV, Parquet, ArrayRecord or TFDS) with two fields. They are stored as documents
+of two sentences, the source and the target. A corpus is built once and found again by a digest of its ingredients.
 """
 
 from __future__ import annotations
@@ -31,28 +31,30 @@ _BATCH_PAIRS = 5_000  # tokenized in one call
 
 @dataclasses.dataclass(frozen=True)
 class PairCorpusConfig(ObjectiveConfig):
+    """Names of the fields of a parallel corpus."""
+
     source_key: str = key("source", "Field of the source text.")
     target_key: str = key("target", "Field of the target text.")
 
 
 def open_pairs(config: Config, workdir: pathlib.Path, log: Callable[[str], None]) -> Corpus:
-    """The pairs of a run, as open_corpus does it for texts; those of which a side is empty are left out and counted.
+    """Open the pairs of a run, building the corpus if necessary. Pairs with an empty side are left out and counted.
 
     Args:
       config: `data.source` and `data.validation_source` name the records, `objective.source_key` and `target_key` the
-        fields; the sections data and tokenizer are used, but for mixtures and cleaning.
-      workdir: the run's folder; the corpus lives in data/ below it unless config.data.cache_dir names a folder.
-      log: told one line a step.
+        fields. The sections data and tokenizer apply, except mixtures and cleaning.
+      workdir: the run's folder; the corpus is in its subfolder data/ unless config.data.cache_dir names a folder.
+      log: called with one line per step.
 
     Raises:
-      ConfigError: a mixture, which cannot be one of pairs.
+      ConfigError: config.data.mixture is set.
       DataError: the records are missing, unreadable, or too few.
       TokenizerError: the tokenizer cannot be trained or loaded.
     """
     if config.data.mixture:
         raise ConfigError(
-            "config.data.mixture mixes texts, but objective.name=seq2seq reads pairs. Put all pairs into one folder and "
-            "name it in config.data.source."
+            "config.data.mixture mixes plain texts, but objective.name=seq2seq needs pairs. Put all pairs into one folder and "
+            "set config.data.source to it."
         )
 
     def build(folder: pathlib.Path) -> None:
@@ -78,17 +80,17 @@ def _key(config: Config) -> str:
 
 
 def read_pairs(source: str, config: Config) -> Iterator[Pair]:
-    """The two fields of each record; raises a DataError where a record cannot be read, or holds only one text."""
+    """Read the two fields of each record; raises a DataError if a record cannot be read or has only one text."""
     if source.startswith("package:") or (
         not source.startswith("tfds:") and any(file.kind == "text" for file in find_files(source))
     ):
         raise DataError(
-            f"objective.name=seq2seq reads pairs, but {source} holds plain text. Give records with two fields: .jsonl, .csv, "
+            f"objective.name=seq2seq needs pairs, but {source} contains plain text. Use records with two fields: .jsonl, .csv, "
             ".tsv, .parquet or .array_record files, or tfds:NAME, and name the fields in config.objective.source_key and "
-            "target_key. Two text files whose lines belong together become one with `(printf 'source\\ttarget\\n'; "
+            "target_key. To join two text files line by line, use `(printf 'source\\ttarget\\n'; "
             "paste SOURCES TARGETS) > pairs.tsv`."
         )
-    # Each side is read for itself. They stay in step because a record that cannot be read ends both.
+    # Each side is read separately. Both stay aligned because an unreadable record raises an error.
     objective = PairCorpusConfig.of(config.objective)
     both: list[DataConfig] = [
         dataclasses.replace(config.data, text_key=key, on_error="error")
@@ -98,16 +100,15 @@ def read_pairs(source: str, config: Config) -> Iterator[Pair]:
 
 
 def _build(config: Config, folder: pathlib.Path, log: Callable[[str], None]) -> None:
-    whole = list(_whole(config.data.source, config))
-    keep = np.array(whole, bool)
-    log(f"Read {config.data.source}: {len(keep):,} pairs, of which {np.count_nonzero(~keep):,} lack a side.")
+    keep = np.array(list(_is_complete(config.data.source, config)), bool)
+    log(f"Read {config.data.source}: {len(keep):,} pairs, of which {np.count_nonzero(~keep):,} have an empty side.")
     held = np.zeros(len(keep), bool)
     if not config.data.validation_source:
         numbers = np.flatnonzero(keep)
         if len(numbers) < 2:
             raise DataError(
-                f"The pairs of {config.data.source} are too few: {len(numbers)} with text on both sides leave nothing to hold "
-                "out. Give more, or a config.data.validation_source."
+                f"{config.data.source} has too few pairs: {len(numbers)} with text on both sides, so none can be held out for validation. "
+                "Add pairs, or set config.data.validation_source."
             )
         draws = stateless_rng.uniform(stateless_rng.example_keys(0, "validation", 0, numbers), 1)[:, 0]
         chosen = draws < config.data.validation_fraction
@@ -119,24 +120,24 @@ def _build(config: Config, folder: pathlib.Path, log: Callable[[str], None]) -> 
 
     tokenizer = make_tokenizer((text for pair in train() for text in pair), config.tokenizer, folder, log)
     if config.data.validation_source:
-        shown = np.array(list(_whole(config.data.validation_source, config)), bool)
-        validation = _select(config.data.validation_source, config, shown)
+        complete = np.array(list(_is_complete(config.data.validation_source, config)), bool)
+        validation = _select(config.data.validation_source, config, complete)
     else:
         validation = _select(config.data.source, config, held)
     for part, pairs in (("train", train()), ("validation", validation)):
         store.write_store(folder / part, _encode(pairs, tokenizer), tokenizer.digest, tokenizer.size, part=part)
 
 
-def _whole(source: str, config: Config) -> Iterator[bool]:
+def _is_complete(source: str, config: Config) -> Iterator[bool]:
     return (bool(a.strip()) and bool(b.strip()) for a, b in read_pairs(source, config))
 
 
-def _select(source: str, config: Config, wanted: np.ndarray) -> Iterator[Pair]:
-    return (pair for pair, want in zip(read_pairs(source, config), wanted, strict=True) if want)
+def _select(source: str, config: Config, mask: np.ndarray) -> Iterator[Pair]:
+    return (pair for pair, selected in zip(read_pairs(source, config), mask, strict=True) if selected)
 
 
 def _encode(pairs: Iterator[Pair], tokenizer: Tokenizer) -> Iterator[list[list[int]]]:
-    """Pairs as documents of two sentences of ids; one that the tokenizer makes nothing of is its unknown token."""
+    """Encode pairs as documents of two sentences; a side without any token becomes the unknown token."""
     while batch := [pair for pair, _ in zip(pairs, range(_BATCH_PAIRS), strict=False)]:
         sides = [tokenizer.encode_batch([pair[side] for pair in batch]) for side in (0, 1)]
         for source, target in zip(*sides, strict=True):

@@ -1,7 +1,7 @@
-"""Prefix language modeling (Liu et al. 2018; Raffel et al. 2019, section 3.2): a decoder that reads a beginning both ways.
+"""Prefix language modeling (Liu et al. 2018; Raffel et al. 2019, section 3.2): a decoder with bidirectional attention over a prefix.
 
-Rows are those of causal_lm.py. Each document in them is split at a random place: the tokens before it are the prefix, whose
-positions see all of it; those after it are predicted, each from the prefix and what lies between.
+Rows are those of causal_lm.py. Each document in a row is split at a random position. The tokens before it are the prefix, which attends
+to itself in both directions; each token after it is predicted from the prefix and the tokens between.
 
 Legend: B batch, L length.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from lm_research.data.stateless_rng import example_keys, uniform
 from lm_research.data.store import TokenStore
@@ -21,12 +22,17 @@ from lm_research.objectives.causal_lm import CausalLanguageModel, PackedRows
 
 
 class PrefixRows(PackedRows):
-    """Rows of L tokens, their successors, and which of them are read both ways."""
+    """Rows of L tokens, their successors, and which tokens are in a prefix."""
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray) -> dict[str, np.ndarray]:
-        """As PackedRows; prefix [B, L] int32, and weights that leave out what the prefix shows.
+        """Make a batch as PackedRows does, with prefix [B, L] int32, and weights of 0 for targets inside a prefix.
 
-        A document's prefix is uniformly from 1 to all but one of its tokens in the row.
+        The length of a document's prefix is uniform from 1 to one less than its tokens in the row.
+
+        Example: a document | a b c d with a prefix of 2 tokens has
+
+            prefix   1 1 0 0 0
+            weights  0 1 1 1 1
         """
         batch = super().batch(epoch_B, index_B)
         segments_BL = batch["segments_BL"]
@@ -35,10 +41,10 @@ class PrefixRows(PackedRows):
         flat_BL = segments_BL + (np.arange(len(segments_BL)) * (highest + 1))[:, None]
         lengths_BG = np.bincount(flat_BL.ravel(), minlength=len(segments_BL) * (highest + 1)).reshape(-1, highest + 1)
         prefix_BG = 1 + (uniform(keys_B, highest + 1) * np.maximum(lengths_BG - 1, 1)).astype(np.int64)
-        # A row may begin inside a document, but positions start at 0 in each document's part of it.
+        # Positions start at 0 even if the row begins inside a document.
         inside_BL = batch["positions_BL"] - np.take_along_axis(prefix_BG, segments_BL.astype(np.int64), 1)
         prefix_BL = (inside_BL < 0) & (segments_BL > 0)
-        # The prefix's last position predicts the first token after it; the earlier ones' successors can be seen.
+        # The last position of the prefix predicts the first token after it. Earlier positions can attend to their targets.
         return batch | {
             "prefix_BL": prefix_BL.astype(np.int32),
             "weights_BL": batch["weights_BL"] * (inside_BL >= -1),
@@ -49,9 +55,11 @@ class PrefixRows(PackedRows):
 class PrefixLanguageModel(CausalLanguageModel):
     """Mean negative log-likelihood of the next token after the prefix."""
 
+    @override
     def examples(self, store: TokenStore, purpose: str) -> PrefixRows:
         return PrefixRows(store, self.config.data.max_length, self.tokenizer.sep_id, self.config.seed, purpose)
 
+    @override
     def projection(self, model: Any, batch: Batch, key: jax.Array | None) -> Projection:
         x_BLD = model.decoder(
             batch["tokens_BL"],

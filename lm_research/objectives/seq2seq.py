@@ -1,6 +1,6 @@
 """Sequence-to-sequence learning (Sutskever et al. 2014): the target text given the source text.
 
-Pairs come from pair_corpus.py. A text longer than its row is cut at the end; both sides end with the end token.
+Pairs come from parallel_corpus.py. A text longer than its row is cut at the end; both sides end with the end token.
 
 Legend: P pairs of a batch.
 """
@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 
 import numpy as np
+from typing_extensions import override
 
 from lm_research.config import Config, key
 from lm_research.data.corpus import HERE, Bars, Corpus, Log, no_bar
@@ -27,6 +28,8 @@ from lm_research.tokenizers.base import Frame, Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqConfig(PairCorpusConfig, SourceTargetConfig):
+    """Settings of objective.name=seq2seq."""
+
     target_length: int | None = key(
         None,
         "Maximum target length in tokens; None uses data.max_length. For task.name=instruction it limits "
@@ -36,17 +39,21 @@ class Seq2SeqConfig(PairCorpusConfig, SourceTargetConfig):
     )
 
 
-def rooms(config: Config) -> tuple[int, int]:
-    """Tokens of a row of sources, and of targets."""
+def max_lengths(config: Config) -> tuple[int, int]:
+    """Return the maximum lengths of sources and targets, in tokens."""
     return config.data.max_length, Seq2SeqConfig.of(config.objective).target_length or config.data.max_length
 
 
 class TextPairs(SourceTargetExamples):
-    """Pairs of a store whose documents have two sentences, by number.
+    """Pairs of a store whose documents have two sentences, addressed by number.
 
     Args:
-      frames: what stands around sources and around targets; None ends both with the end token.
-      start: as SourceTargetExamples'.
+      store: the tokens.
+      tokenizer: of the run.
+      config: of the run.
+      purpose: see Trainable.examples.
+      frames: special tokens around sources and around targets; None ends both with the end token.
+      start: see SourceTargetExamples.
     """
 
     def __init__(
@@ -63,18 +70,19 @@ class TextPairs(SourceTargetExamples):
         if len(wrong):
             count = int(sentences[wrong[0] + 1] - sentences[wrong[0]])
             raise DataError(
-                f"{store.path} is no store of pairs: its document {wrong[0]} has {count} sentences instead of a source and a "
-                "target. Give config.data.source records with two fields; the store of a text cannot be used for seq2seq."
+                f"{store.path} is not a store of pairs: its document {wrong[0]} has {count} sentences instead of a source and a "
+                "target. Set config.data.source to records with two fields; objective.name=seq2seq cannot train on plain text."
             )
         starts = np.asarray(store.sentence_starts)
         self.starts = starts[:-1].reshape(-1, 2)
         whole = np.diff(starts).reshape(-1, 2)
         self.frames = frames or (Frame((), (tokenizer.eos_id,)),) * 2
-        around = np.array([frame.size for frame in self.frames])
-        self.lengths = np.minimum(whole, np.array(rooms(config)) - around)
-        super().__init__(store, tokenizer, config, purpose, rooms(config), self.lengths + around, start)
+        num_special = np.array([frame.size for frame in self.frames])
+        self.lengths = np.minimum(whole, np.array(max_lengths(config)) - num_special)
+        super().__init__(store, tokenizer, config, purpose, max_lengths(config), self.lengths + num_special, start)
         self.notes += f"; {(whole - self.lengths).sum() / whole.sum():.1%} of tokens cut off"
 
+    @override
     def make(self, epoch_P: np.ndarray, item_P: np.ndarray, keys_P: np.ndarray) -> tuple[RaggedTexts, RaggedTexts]:
         sides = []
         for side, frame in enumerate(self.frames):
@@ -92,29 +100,32 @@ class TextPairs(SourceTargetExamples):
 
 @OBJECTIVES.register("seq2seq", Seq2SeqConfig)
 class SequenceToSequence(SourceToTarget):
-    """Writes the target of each source."""
+    """Generate the target text of each source text."""
 
     @classmethod
+    @override
     def check(cls, config: Config, arch: Architecture) -> None:
         length = Seq2SeqConfig.of(config.objective).target_length
         if arch.max_length and length and length > arch.max_length:
             raise ConfigError(
-                f"objective.target_length={length} is longer than model.max_length={arch.max_length}, the positions the model "
-                f"has. Shorten the targets or set --config.model.max_length={length}."
+                f"objective.target_length={length} is longer than model.max_length={arch.max_length}, the number of positions of the "
+                f"model. Shorten the targets or set --config.model.max_length={length}."
             )
 
     @classmethod
+    @override
     def open_corpus(
         cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
     ) -> Corpus:
         return open_pairs(config, workdir, log)
 
     def target_counts(self, store: TokenStore) -> np.ndarray:
-        """Of the targets."""
+        """Count the ids of the targets only."""
         starts = np.asarray(store.sentence_starts)
         target_S = np.arange(len(starts) - 1) % 2 == 1
         tokens = store.tokens[np.repeat(target_S, np.diff(starts))]
         return np.bincount(tokens, minlength=len(store.token_counts))
 
+    @override
     def examples(self, store: TokenStore, purpose: str) -> TextPairs:
         return TextPairs(store, self.tokenizer, self.config, purpose)

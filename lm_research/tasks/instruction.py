@@ -34,7 +34,7 @@ from lm_research.errors import ConfigError, DataError, UserError
 from lm_research.models.architecture import Architecture
 from lm_research.objectives.base import Batch
 from lm_research.objectives.causal_lm import NextTokenOfDecoder
-from lm_research.objectives.packing import alone, describe_rows, pack, rows_of
+from lm_research.objectives.packing import describe_rows, one_per_row, pack, unpack
 from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
 from lm_research.objectives.seq2seq import Seq2SeqConfig
 from lm_research.tasks.base import TASKS
@@ -170,7 +170,7 @@ class AnswerExamples(Examples):
         self.learned = np.repeat(number % 2 == 1, np.diff(sentences))
         self.prompts = sentences[documents[1:] - 1] - self.starts  # tokens before the last answer
         self.packed = config.data.packing and purpose == "train"
-        self.packs = pack(self.sizes, self.room) if self.packed else alone(len(self.sizes))
+        self.packs = pack(self.sizes, self.room) if self.packed else one_per_row(len(self.sizes))
         self.num_examples = len(self.packs)
         self.notes = (
             f"{describe_rows(self.sizes, self.room, self.packs)}; {self.learned.mean():.1%} of tokens are answers"
@@ -200,7 +200,7 @@ class AnswerExamples(Examples):
         to be written, decoded [B], prompt_tokens [B, P], padded on the left, and prompt_start [B].
         """
         length, slots = width or (self.room, self.room - self.most)
-        row_I, item_I = rows_of(self.packs, index_B)
+        row_I, item_I = unpack(self.packs, index_B)
         sizes_I, starts_I = self.sizes[item_I], self.starts[item_I]
         column_I = exclusive_cumsum(sizes_I, row_I)
         batch: dict[str, np.ndarray] = {

