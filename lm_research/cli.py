@@ -297,7 +297,7 @@ def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
             _check_flag(name)
         if not equals:
             if not rest or _is_flag(rest[0]):
-                meaning = f" {find(name.removeprefix('config.')).said}" if name.startswith("config.") else ""
+                meaning = f" {find(name.removeprefix('config.')).explanation}" if name.startswith("config.") else ""
                 raise ConfigError(f"--{name} needs a value: write --{name}=VALUE.{meaning}")
             value = rest.pop(0)
         pairs.append((name, value))

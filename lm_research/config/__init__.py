@@ -1,10 +1,10 @@
 """The typed schema of a run.
 
-A config file gives an `ml_collections.ConfigDict` made by `default_config()` and changed; `resolve` turns it into the frozen `Config` of
-run.py, or raises a `ConfigError` that names the key, the value and the fix. `describe` prints every key (`--help_config`).
+A config file changes the `ml_collections.ConfigDict` that `default_config()` returns. `resolve` converts it to the frozen `Config` of run.py,
+or raises a `ConfigError` that names the key, the value and the fix. `describe` lists every key (`--help_config`).
 
-The keys of core sections lie in model.py, corpus.py, learning.py and running.py; those of single objectives, tasks, optimizers and schedules
-beside their code, which registers them (variants.py).
+The keys of core sections are in model.py, corpus.py, learning.py and running.py. Those of single objectives, tasks, optimizers and schedules
+are next to their code, which registers them (variants.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The key train.budget: what a run may spend."""
+"""The key train.budget: a limit on the time, compute or data of a run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ _UNITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a run may spend: an amount of `unit` (seconds, flops or tokens)."""
+    """Limit of a run: an amount of `unit` (seconds, flops or tokens)."""
 
     amount: float
     unit: str
 
 
 def parse_budget(config: Config) -> Budget | None:
-    """train.budget, or None where the run goes by steps; raises a ConfigError if it is not an amount with a unit."""
+    """Parse train.budget; None if it is not set.
+
+    Raises:
+      ConfigError: it is not an amount with a unit, or train.num_epochs is set too.
+    """
     text = (config.train.budget or "").strip()
     if not text:
         return None
@@ -45,14 +49,14 @@ def parse_budget(config: Config) -> Budget | None:
     amount, unit = (float(found[1]), found[2]) if found else (0.0, "")
     if unit not in _UNITS or not 0 < amount <= LIMITS[float][1]:
         raise ConfigError(
-            f"train.budget={short(text)} is not an amount above 0 (and of 1e30 at most) with a unit ({', '.join(_UNITS)}). Write for example 90s, 30min, "
-            "2h, 1e18flops or 2e9tokens."
+            f"train.budget={short(text)} is not an amount above 0 (and of 1e30 at most) with a unit ({', '.join(_UNITS)}). Examples: 90s, 30min, "
+            "2h, 1e18flops, 2e9tokens."
         )
     kind, factor = _UNITS[unit]
     return Budget(amount * factor, kind)
 
 
 def has_time_budget(config: Config) -> bool:
-    """Whether a budget of time, and not train.num_steps, ends the run."""
+    """Return whether a time budget, rather than train.num_steps, ends the run."""
     found = parse_budget(config)
     return found is not None and found.unit == "seconds"

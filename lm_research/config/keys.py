@@ -1,7 +1,7 @@
-"""What a key of the config is: its type, default and meaning, and which values it takes.
+"""Keys of the config: type, default, meaning and valid values.
 
-Sections are frozen dataclasses whose fields `key(...)` makes. Types of values are int, float, bool and str; `X | None`, where None is
-"not set"; `tuple[X, ...]`; `dict[str, X]`, X being a dataclass of the same kind too; and unions of these.
+Sections are frozen dataclasses whose fields are made by `key(...)`. Types of values are int, float, bool and str; `X | None`, where None is
+"not set"; `tuple[X, ...]`; `dict[str, X]`, where X may also be a dataclass of such fields; and unions of these.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ from lm_research.errors import ConfigError, suggest
 if TYPE_CHECKING:
     from lm_research.config.run import Config
 
-# What a number of any key may be where its own bounds are wider: counters are int32, arithmetic on devices float32.
+# Bounds of every number whose key sets none: counters are int32, arithmetic on devices is float32.
 LIMITS: dict[type, tuple[float, float]] = {int: (-(2**31) + 1, 2**31 - 1), float: (-1e30, 1e30)}
-LONGEST_TEXT = 2**20  # characters of a key that is a text: a list of 50,000 labels
+LONGEST_TEXT = 2**20  # characters of a string value: enough for a list of 50,000 labels
 _SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-_TOLD: set[str] = set()  # keys of which it was said that their spelling is an earlier one
-_NONE = ("none", "null", "None")  # on a command line; of what may be a text the first alone, and an empty word
-_LIST = re.compile(r"\[\s*(\"|$)")  # how a list of texts begins in JSON, and a regular expression hardly
+_WARNED: set[str] = set()  # keys with a deprecated spelling that has been reported
+_NONE = (
+    "none",
+    "null",
+    "None",
+)  # on a command line; keys that can be a string accept only the first, and an empty string
+_LIST = re.compile(r"\[\s*(\"|$)")  # the start of a JSON list of strings, unlike most regular expressions
 
 
 def key(
@@ -44,16 +48,18 @@ def key(
     zero: bool = False,
     read: Callable[[str], Any] | None = None,
 ) -> Any:
-    """A config key.
+    """Define a config key, as the default of a dataclass field.
 
     Args:
-      default: the value where none is given.
-      meaning: what it means, a sentence or two.
-      choices, low, high: the values it may take (the last two inclusive; LIMITS where none is given); of a tuple or dict, its elements.
-      path: whether it is one, in which ~ is a home directory.
-      zero: whether 0 and "" are values like others where the key can be None; they once were "not set", and are read so.
-      read: makes the value of a text, for keys whose type is a tuple or dict and which have a short spelling; raises a ValueError. Tuples
-        of texts need none: these have commas between.
+      default: default value.
+      meaning: description for `--help_config` and messages, a sentence or two.
+      choices: valid values; of a tuple or dict, valid elements.
+      low: smallest valid number, inclusive; LIMITS if None.
+      high: largest valid number, inclusive; LIMITS if None.
+      path: whether the value is a path, in which ~ is a home directory.
+      zero: whether 0 and "" are ordinary values of a key that can be None. Otherwise they mean None, as in earlier versions.
+      read: parses the short spelling of a tuple or dict, and raises a ValueError if it is malformed. Tuples of strings need none: their
+        elements are separated by commas.
     """
     metadata = dict(meaning=meaning, choices=choices, low=low, high=high, path=path, zero=zero, read=read)
     return dataclasses.field(default=default, metadata=metadata)
@@ -61,10 +67,10 @@ def key(
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """The keys of a section of the config."""
+    """Base class of config sections."""
 
     def __post_init__(self) -> None:
-        """Reads the short spellings of tuples and dicts, whoever gives them."""
+        """Parse the short spellings of tuples and dicts."""
         for name, key in keys_of(type(self), "").items():
             value = getattr(self, name)
             if isinstance(value, str) and str not in key.kinds:
@@ -72,18 +78,18 @@ class Section:
 
     @classmethod
     def of(cls, settings: Section | None) -> Self:
-        """The settings of a section whose variant has these keys, as such; raises a TypeError if they are of another."""
+        """Narrow the type of a section's settings to this class; raise a TypeError if they are of another."""
         if not isinstance(settings, cls):
-            raise TypeError(f"{cls.__name__} was expected, not {settings!r}")
+            raise TypeError(f"expected {cls.__name__}, not {settings!r}")
         return settings
 
     def check(self, config: Config) -> None:
-        """Raises a ConfigError where keys of this section do not go together with each other or with those of others."""
+        """Raise a ConfigError if keys of this section conflict with each other or with those of other sections."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """One key of a section, or of an element of a dict: `name` is dotted, as a person writes it."""
+    """Key of a section, or of an element of a dict; `name` is the dotted name that users write. See `key` for the other fields."""
 
     name: str
     kind: Any
@@ -98,25 +104,25 @@ class Key:
 
     @property
     def optional(self) -> bool:
-        """Whether it can be None."""
+        """Whether the value can be None."""
         return types.NoneType in self.kinds
 
     @property
     def kinds(self) -> tuple[Any, ...]:
-        """The types of its values: of a union each."""
+        """The types of its values: the members of a union."""
         is_union = typing.get_origin(self.kind) in (types.UnionType, typing.Union)
         return typing.get_args(self.kind) if is_union else (self.kind,)
 
     @property
     def has_keys(self) -> bool:
-        """Whether its value is a dict, in which names can be given by themselves."""
+        """Whether its value is a dict, whose entries can be set separately."""
         return any(typing.get_origin(kind) is dict for kind in self.kinds)
 
     def check(self, value: Any) -> Any:
-        """The value in the type of the key: whole numbers as floats, lists as tuples, 0 and "" as None where the key can be None.
+        """Convert a value to the key's type: integers to floats, lists to tuples, 0 and "" to None if the key can be None.
 
         Raises:
-          ConfigError: the key cannot have it.
+          ConfigError: the value is not valid for this key.
         """
         if self.optional and (value is None or (not self.zero and not isinstance(value, bool) and not value)):
             return None
@@ -125,12 +131,12 @@ class Key:
         found = [kind for kind in self.kinds if _fits(value, kind)]
         if not found:
             raise ConfigError(
-                f"config.{self.name} must be of type {self.spelled}, got {short(value)} ({type(value).__name__}). {self.said}"
+                f"config.{self.name} must be of type {self.spelled}, got {short(value)} ({type(value).__name__}). {self.explanation}"
             )
         return self._convert(value, found[0])
 
     def parse(self, text: str) -> Any:
-        """The value that a word of the command line is; raises a ConfigError if it is none."""
+        """Parse a value from the command line; raise a ConfigError if it is not valid."""
         is_none = text in (_NONE[:1] if str in self.kinds else _NONE)
         if self.optional and (is_none or (not text and not self.zero)):
             return None
@@ -149,13 +155,17 @@ class Key:
                 return self.check(json_value(text))
             except ValueError as error:
                 if tuple[str, ...] not in self.kinds or self.read or _LIST.match(text):
-                    raise ConfigError(f"--config.{self.name}={text[:60]} is not JSON: {error}. {self.said}") from error
+                    raise ConfigError(
+                        f"--config.{self.name}={text[:60]} is not JSON: {error}. {self.explanation}"
+                    ) from error
         if str in self.kinds or self.read or tuple[str, ...] in self.kinds:
             return self.check(text)
-        raise ConfigError(f"--config.{self.name}={text[:60]}: {short(text)} is not {self._wanted(text)} {self.said}")
+        raise ConfigError(
+            f"--config.{self.name}={text[:60]}: {short(text)} is not {self._expected(text)} {self.explanation}"
+        )
 
     def at(self, name: str) -> Key:
-        """The key of one entry of its dict, NAME or NAME.KEY; raises a ConfigError if there can be none."""
+        """Return the key of one entry of its dict, NAME or NAME.KEY; raise a ConfigError if no such entry can exist."""
         first, _, rest = name.partition(".")
         found = self._entry(first)
         if not rest:
@@ -163,7 +173,9 @@ class Key:
         if found.has_keys:
             return found.at(rest)
         if not dataclasses.is_dataclass(found.kind):
-            raise ConfigError(f"config.{self.name}.{name} is not a key: config.{found.name} has no keys. {self.said}")
+            raise ConfigError(
+                f"config.{self.name}.{name} is not a key: config.{found.name} has no keys. {self.explanation}"
+            )
         keys = keys_of(found.kind, found.name)
         if rest not in keys:
             raise ConfigError(f"config.{self.name}.{name} is not a key of this run. {suggest(rest, keys)}")
@@ -174,30 +186,31 @@ class Key:
         return dataclasses.replace(self, name=f"{self.name}.{name}", kind=inner, default=None, read=None)
 
     @property
-    def said(self) -> str:
+    def explanation(self) -> str:
+        """The closing sentence of messages about this key."""
         return f"It means: {self.meaning}"
 
     @property
     def spelled(self) -> str:
-        """Its type as messages and --help_config show it."""
+        """The type as messages and --help_config show it."""
         return " | ".join(_spell(kind) for kind in self.kinds if kind is not types.NoneType)
 
     def _read(self, text: str) -> Any:
-        """What a text stands for in a key of another type: its short spelling, or words with commas between."""
+        """Parse a string for a key of another type: its short spelling, or a list separated by commas."""
         if self.read is None:
             return words(text) if tuple[str, ...] in self.kinds else text
         try:
             value = self.read(text)
         except ValueError as error:
-            raise ConfigError(f"config.{self.name} is {short(text)}: {error} {self.said}") from error
-        if self.has_keys and self.name not in _TOLD:
-            _TOLD.add(self.name)
+            raise ConfigError(f"config.{self.name} is {short(text)}: {error} {self.explanation}") from error
+        if self.has_keys and self.name not in _WARNED:
+            _WARNED.add(self.name)
             logging.getLogger(__name__).warning(
-                "config.%s is written as it once was; today it is %s", self.name, json.dumps(plain(self.check(value)))
+                "config.%s uses a deprecated spelling; write %s", self.name, json.dumps(plain(self.check(value)))
             )
         return value
 
-    def _wanted(self, text: str) -> str:
+    def _expected(self, text: str) -> str:
         if bool in self.kinds:
             return "true or false."
         hint = ""
@@ -217,7 +230,9 @@ class Key:
             names = dataclasses.replace(self, kind=arguments[0], choices=(), low=None, high=None, read=None)
             made = {_name(names, name): self._entry(str(name)).check(element) for name, element in value.items()}
             if len(made) < len(value):
-                raise ConfigError(f"config.{self.name} is {short(value)}, which names one thing twice. {self.said}")
+                raise ConfigError(
+                    f"config.{self.name} is {short(value)}, which has the same key twice. {self.explanation}"
+                )
             return Frozen(made)
         if dataclasses.is_dataclass(kind):
             return _element(kind, value if isinstance(value, Mapping) else vars(value), self)
@@ -225,39 +240,35 @@ class Key:
 
     def _scalar(self, value: Any, kind: type) -> Any:
         if kind is float and not math.isfinite(value if type(value) is float else 0):
-            raise ConfigError(f"config.{self.name} must be a finite number, got {value!r}. {self.said}")
+            raise ConfigError(f"config.{self.name} must be a finite number, got {value!r}. {self.explanation}")
         if self.choices and value not in self.choices:
             raise ConfigError(
-                f"config.{self.name} is {short(value)}. {suggest(short(value)[1:-1], self.choices)} {self.said}"
+                f"config.{self.name} is {short(value)}. {suggest(short(value)[1:-1], self.choices)} {self.explanation}"
             )
         if kind is str:
             self._check_text(value)
         if kind in LIMITS:
             lowest, highest = LIMITS[kind]
-            least, most = (lowest if self.low is None else self.low), (highest if self.high is None else self.high)
-            if not least <= value <= most:
-                bounds = f"at least {least}" if value < least else f"from {least} to {most}"
-                raise ConfigError(f"config.{self.name} is {short(value)}; it must be {bounds}. {self.said}")
+            low, high = (lowest if self.low is None else self.low), (highest if self.high is None else self.high)
+            if not low <= value <= high:
+                bounds = f"at least {low}" if value < low else f"from {low} to {high}"
+                raise ConfigError(f"config.{self.name} is {short(value)}; it must be {bounds}. {self.explanation}")
         return kind(value)
 
     def _check_text(self, value: str) -> None:
-        """Raises a ConfigError for a text that no key can have, or that is no path where the key is one."""
+        """Raise a ConfigError if no key can have this string, or if it has to be a path and is not."""
         wrong = next((i for i, letter in enumerate(value) if letter == "\0" or "\ud800" <= letter <= "\udfff"), None)
         if wrong is not None:
-            what = "a NUL" if value[wrong] == "\0" else "no text in UTF-8"
-            raise ConfigError(f"config.{self.name} is {short(value)}: character {wrong + 1} is {what}. Leave it out.")
+            what = "a NUL" if value[wrong] == "\0" else "not valid in UTF-8"
+            raise ConfigError(f"config.{self.name} is {short(value)}: character {wrong + 1} is {what}. Remove it.")
         if len(value) > LONGEST_TEXT:
-            raise ConfigError(
-                f"config.{self.name} has {len(value):,} characters, and at most {LONGEST_TEXT:,} are read."
-            )
-        if (
-            self.path and value.strip() and not value.startswith("lines:")
-        ):  # which names two, looked at where they are opened
+            raise ConfigError(f"config.{self.name} has {len(value):,} characters; the limit is {LONGEST_TEXT:,}.")
+        if self.path and value.strip() and not value.startswith("lines:"):  # lines: has two paths, checked when opened
             path_of(value, f"config.{self.name}")
 
 
 def keys_of(section: Any, name: str) -> dict[str, Key]:
-    """The keys of a dataclass of settings by their last name; `name` is that of the section."""
+    """Return the keys of a settings dataclass by their name without the section; `name` is the section's."""
     return _keys_of(section, name)
 
 
@@ -267,7 +278,7 @@ def _keys_of(section: type, name: str) -> dict[str, Key]:
         hints = typing.get_type_hints(section)
     except NameError as error:
         raise ConfigError(
-            f"The settings {section.__module__}.{section.__name__} have a type that is not known: {error}."
+            f"The settings {section.__module__}.{section.__name__} have an annotation that cannot be resolved: {error}."
         ) from error
     prefix = f"{name}." if name else ""
     return {
@@ -278,26 +289,26 @@ def _keys_of(section: type, name: str) -> dict[str, Key]:
 
 
 class Frozen(dict[Any, Any]):
-    """A dict that is not changed any more, so that a config with it can be a key of a cache."""
+    """Hashable dict, which must not be changed, so that a config that contains it can be a cache key."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 
 
 def plain(value: Any) -> Any:
-    """A value with the dataclasses in it as dicts."""
+    """Convert the dataclasses in a value to dicts."""
     if isinstance(value, dict):
         return {name: plain(inner) for name, inner in value.items()}
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def words(text: str) -> tuple[str, ...]:
-    """A tuple of texts as one, with commas between."""
+    """Split a string at commas, without surrounding spaces and empty parts."""
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    """MISSING of a key that has to be given."""
+    """Return the default of a field; MISSING for a required key."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
@@ -319,12 +330,12 @@ def _element(kind: Any, value: Mapping[str, Any], owner: Key) -> Any:
             raise ConfigError(f"config.{owner.name}.{name} is not a key of this run. {suggest(str(name), keys)}")
     lacking = [name for name, inner in keys.items() if inner.default is dataclasses.MISSING and name not in value]
     if lacking:
-        raise ConfigError(f"config.{owner.name} lacks {', '.join(lacking)}. {owner.said}")
+        raise ConfigError(f"config.{owner.name} lacks {', '.join(lacking)}. {owner.explanation}")
     return kind(**{name: keys[name].check(element) for name, element in value.items()})
 
 
 def _name(names: Key, name: Any) -> Any:
-    """A name in a dict; JSON has whole numbers as texts."""
+    """Convert the name of a dict's entry; JSON has integer keys as strings."""
     if names.kind is int and isinstance(name, str) and re.fullmatch(r"-?[0-9]{1,20}", name):
         name = int(name)
     return names.check(name)

@@ -1,9 +1,11 @@
-"""The keys of how a model learns: objective, optimizer and schedule, as far as all of them have them; train, lora."""
+"""The keys of the sections train and lora, and those that all objectives, optimizers and schedules have."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
+
+from typing_extensions import override
 
 from lm_research.config.budget import parse_budget
 from lm_research.config.keys import Section, key
@@ -18,7 +20,7 @@ class ObjectiveConfig(Section):
     """Settings of an objective.
 
     Attributes:
-      one_model: whether it trains one model alone, whose width model.mup_base_width can scale.
+      one_model: whether it trains a single model, so that model.mup_base_width can scale its width.
     """
 
     one_model: ClassVar[bool] = True
@@ -31,7 +33,7 @@ class OptimizerConfig(Section):
     """Settings of an optimizer.
 
     Attributes:
-      unit_updates: whether updates have a size of their own, whatever the gradient's, so that model.mup_base_width can scale rates.
+      unit_updates: whether the size of updates is independent of the gradient's, so that model.mup_base_width can scale learning rates.
     """
 
     unit_updates: ClassVar[bool] = False
@@ -55,12 +57,15 @@ class OptimizerConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig(Section):
+    """Settings of a learning-rate schedule."""
+
     name: str = key("linear", "Shape of the learning-rate schedule after warm-up.")
     warmup_steps: int = key(0, "Number of linear warm-up steps from 0.", low=0)
     warmup_ratio: float = key(
         0.0, "Warm-up as a fraction of train.num_steps; set this or schedule.warmup_steps.", low=0.0, high=1.0
     )
 
+    @override
     def check(self, config: Config) -> None:
         train = config.train
         if self.warmup_steps and self.warmup_ratio:
@@ -69,13 +74,15 @@ class ScheduleConfig(Section):
             )
         if not train.num_epochs and not train.budget and self.warmup_steps > train.num_steps:
             raise ConfigError(
-                f"schedule.warmup_steps={self.warmup_steps} is longer than train.num_steps={train.num_steps}: the "
-                "peak learning rate would never be reached. Shorten the warm-up or train longer."
+                f"schedule.warmup_steps={self.warmup_steps} is longer than train.num_steps={train.num_steps}, so the "
+                "learning rate would never reach its peak. Shorten the warm-up or train longer."
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Section):
+    """Keys of the section train: length, batch size and initialization of the run."""
+
     num_steps: int = key(1000, "Total number of optimizer steps.", low=1, high=2**31 - 2)
     stop_after: int | None = key(
         None,
@@ -132,6 +139,7 @@ class TrainConfig(Section):
         low=0,
     )
 
+    @override
     def check(self, config: Config) -> None:
         if self.batch_size % self.accumulation_steps and not self.per_device_batch_size:
             raise ConfigError(
@@ -143,6 +151,8 @@ class TrainConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig(Section):
+    """Keys of the section lora: low-rank adapters."""
+
     rank: int | None = key(
         None,
         "Rank of LoRA adapters (Hu et al. 2021). Only the adapters and lora.modules_to_save are trained; None "

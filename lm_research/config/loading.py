@@ -1,7 +1,6 @@
-"""Reading `--config`: a Python file with `get_config()`, a stored config.json, or the run directory that holds one.
+"""Reading `--config`: a Python file with `get_config()`, a stored config.json, or a run directory with one.
 
-A config file is the user's own program, so whatever goes wrong inside it becomes a `ConfigError` that names the
-file, the line and what to change.
+A config file is the user's program, so any error inside it becomes a `ConfigError` with the file, the line and the fix.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ _LARGEST = 16 * 2**20  # bytes of a config file
 
 
 def load(spec: str) -> ConfigDict:
-    """The config that `spec` stands for, complete (defaults filled in) but not yet checked as a whole.
+    """Load a config with all defaults filled in, without checking combinations of keys.
 
     Args:
-      spec: FILE.py, FILE.py:ARG (handed to `get_config`), FILE.json, or a directory that holds a config.json.
+      spec: FILE.py, FILE.py:ARG (ARG is passed to `get_config`), FILE.json, or a directory with a config.json.
 
     Raises:
-      ConfigError: nothing usable is there; the message names the file and, where one is at fault, the line.
+      ConfigError: the config cannot be loaded; the message names the file and, where possible, the line.
     """
     path, argument = _split(spec)
     if path.is_dir():
@@ -65,10 +64,10 @@ def load(spec: str) -> ConfigDict:
     if path.suffix == ".py":
         values = _run_python(path, text, argument)
     elif argument is None:
-        fix = "Fix it, or go back to the Python config file that the run came from."
+        fix = "Fix it, or use the Python config file that the run was started with."
         values = stored.migrated(parse_json(text, str(path), error=ConfigError, fix=fix))
     else:
-        raise ConfigError(f"--config={spec}: only Python config files take an argument. Drop {':' + argument!r}.")
+        raise ConfigError(f"--config={spec}: only Python config files take an argument. Remove {':' + argument!r}.")
     try:
         return _typed(values)
     except ConfigError as error:
@@ -88,12 +87,12 @@ def _stored_in(directory: Path) -> Path:
     if (directory / STORED_NAME).is_file():
         return directory / STORED_NAME
     files = sorted(file.name for file in directory.glob("*.py") if file.name != "__init__.py")
-    inside = f"Config files in it: {', '.join(files)}." if files else "Give a config file or a run's directory."
+    inside = f"Config files in it: {', '.join(files)}." if files else "Give a config file or a run directory."
     raise ConfigError(f"--config={directory} is a directory without a {STORED_NAME}. {inside}")
 
 
 def _nearest_file(path: Path) -> str:
-    """A closing sentence that proposes a file close to the missing `path`."""
+    """Return a closing sentence that proposes a file with a name like the missing `path`."""
     for candidate in (path.with_name(path.name + ".py"), Path("configs") / path.name):
         if candidate.is_file():
             return f"Did you mean {candidate}?"
@@ -108,7 +107,7 @@ def _nearest_file(path: Path) -> str:
 
 
 def _run_python(path: Path, text: str, argument: str | None) -> Mapping[str, Any]:
-    """Runs a config file and calls its `get_config`."""
+    """Run a config file and call its `get_config`."""
     module = types.ModuleType("config_file")
     module.__file__ = str(path.resolve())
     linecache.checkcache(module.__file__)
@@ -142,14 +141,14 @@ def _check_call(path: Path, get_config: Callable[..., Any], arguments: list[str]
 
 @contextlib.contextmanager
 def _importable(path: Path) -> Iterator[None]:
-    """Lets config files import each other: as `configs.NAME` from the configs/ above them, else by bare name.
+    """Let config files import each other: as `configs.NAME` from the configs/ directory above them, else by bare name.
 
-    Modules that were imported on the way are forgotten again, and none is compiled to disk: the next run may come
+    Modules imported this way are removed from sys.modules afterwards, and none is compiled to disk: the next config may come
     from another checkout, or from a file changed within the same second.
     """
     home = next((folder for folder in path.parents if folder.name == "configs"), None)
     stashed = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "configs"}
-    if home:  # a package by hand, so that no other `configs` on the path can come first
+    if home:  # an explicit package takes precedence over any other `configs` on the path
         package = sys.modules["configs"] = types.ModuleType("configs")
         package.__path__ = [str(home), str(Path("configs").resolve())]
     before, writes = set(sys.modules), sys.dont_write_bytecode
@@ -171,9 +170,9 @@ def _importable(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locate_errors(path: Path) -> Iterator[None]:
-    """Turn whatever a config file, or another program of the user's, raises into a ConfigError with file and line.
+    """Convert anything that a config file or another user program raises to a ConfigError with file and line.
 
-    So is what would end Python at once, which would look like success.
+    This includes SystemExit and os._exit, which would look like success.
     """
 
     def end(status: int) -> NoReturn:
@@ -190,12 +189,12 @@ def locate_errors(path: Path) -> Iterator[None]:
         raise ConfigError(
             f"{source}, line {error.lineno}: Python cannot read it ({error.msg}). Fix that line."
         ) from error
-    except BaseException as error:  # KeyboardInterrupt too: of the signals that are somebody's, none comes as one
+    except BaseException as error:  # including KeyboardInterrupt: real signals raise interrupts.Left
         folder = path.resolve().parent
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == folder]
         if not frames:
-            said = str(error) if isinstance(error, UserError) else f"it raised {type(error).__name__}: {error}. Fix it."
-            raise ConfigError(f"{path}: {said}") from error
+            text = str(error) if isinstance(error, UserError) else f"it raised {type(error).__name__}: {error}. Fix it."
+            raise ConfigError(f"{path}: {text}") from error
         where = f"{path.parent / Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         code = (frames[-1].line or "").strip()
         raise ConfigError(f"{where}: {_explain(error, code)}") from error
@@ -204,31 +203,31 @@ def locate_errors(path: Path) -> Iterator[None]:
 
 
 def _explain(error: BaseException, code: str) -> str:
-    """What an exception raised by the line `code` of a config file means."""
+    """Explain an exception raised by the line `code` of a config file."""
     if isinstance(error, UserError):
         return str(error)
     target = re.match(r"\w+\.(\w+(?:\.\w+)?)\s*=(?!=)", code)
     if target and isinstance(error, AttributeError | KeyError):
         try:
             check_key(target[1])
-        except ConfigError as mistake:
-            return str(mistake)
+        except ConfigError as key_error:
+            return str(key_error)
     missing = re.search(r'Key "(\w+)" does not exist', str(error))
     if missing:  # a locked ConfigDict
         near = suggest(missing[1], {name.rpartition(".")[2] for name in names()})
-        return f"`{code}`: there is no key {missing[1]!r} to set there. {near}"
+        return f"`{code}`: there is no key {missing[1]!r} in this section. {near}"
     return f"`{code}` raised {type(error).__name__}: {str(error).rstrip('.')}. Fix that line."
 
 
 def _typed(values: Mapping[str, Any]) -> ConfigDict:
-    """All keys of the schema, with those of `values` laid over the defaults."""
+    """Return all keys of the schema, with `values` applied over the defaults."""
     config = default_config()
-    for name in sorted(values, key=lambda name: name != "plugins"):  # which say what others there are
+    for name in sorted(values, key=lambda name: name != "plugins"):  # first, because they register variants
         if name in sections() and isinstance(values[name], Mapping):
             chooser = VARIANTS[name].chooser if name in VARIANTS else None
             config[name].update(dict(sorted(values[name].items(), key=lambda item: item[0] != chooser)))
         elif isinstance(values[name], Mapping) and not values[name]:
-            raise ConfigError(f"config.{name} is an empty object and no section of a run. Remove it.")
+            raise ConfigError(f"config.{name} is an empty object and not a section of a run. Remove it.")
         else:
             config[name] = values[name]
     return config

@@ -1,9 +1,11 @@
-"""The keys of the section model that all families have."""
+"""The keys of the section model that all families share."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from lm_research.config.keys import Section, key
 from lm_research.errors import ConfigError
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Section):
+    """Settings of a model that all families share."""
+
     family: str = key(
         "bert", "Model family, one per file of lm_research/models/families. Its keys are those below and its own."
     )
@@ -82,16 +86,17 @@ class ModelConfig(Section):
         choices=("auto", "xla", "flash"),
     )
 
+    @override
     def check(self, config: Config) -> None:
         if self.hidden_size % self.num_heads and not self.head_size:
             raise ConfigError(
                 f"model.hidden_size={self.hidden_size} is not a multiple of model.num_heads={self.num_heads} "
-                f"(remainder {self.hidden_size % self.num_heads}). Each head needs the same width; change one of them."
+                f"(remainder {self.hidden_size % self.num_heads}). All heads have the same width; change one of them."
             )
         if self.num_heads % (self.num_kv_heads or 1):
             raise ConfigError(
-                f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}: each head of "
-                "keys and values serves a group of query heads, all of one size. Change one of them."
+                f"model.num_heads={self.num_heads} is not a multiple of model.num_kv_heads={self.num_kv_heads}: each key-value head "
+                "serves a group of query heads, and all groups have the same size. Change one of them."
             )
         if self.vocab_size and self.vocab_size < config.tokenizer.vocab_size and not config.tokenizer.path:
             raise ConfigError(
@@ -102,17 +107,17 @@ class ModelConfig(Section):
             self._check_mup(config)
 
     def _check_mup(self, config: Config) -> None:
-        from lm_research.config.registries import OPTIMIZERS  # which knows this class
+        from lm_research.config.registries import OPTIMIZERS  # imports this module
 
-        given = f"model.mup_base_width={self.mup_base_width}"
+        setting = f"model.mup_base_width={self.mup_base_width}"
         if not config.optimizer.unit_updates:
-            fitting = [name for name in OPTIMIZERS if OPTIMIZERS.settings(name).unit_updates]
+            supported = [name for name in OPTIMIZERS if OPTIMIZERS.settings(name).unit_updates]
             raise ConfigError(
-                f"{given} scales rates as {' and '.join(fitting)} need it, but optimizer.name={config.optimizer.name}. Use one of those, or "
-                "set --config.model.mup_base_width=0."
+                f"{setting} scales learning rates for {' and '.join(supported)}, but optimizer.name={config.optimizer.name}. Use one of those, "
+                "or set --config.model.mup_base_width=0."
             )
         if not config.objective.one_model:
             raise ConfigError(
-                f"{given} scales one model by its width, and objective.name={config.objective.name} trains two of different widths. Use "
-                "another objective, or set --config.model.mup_base_width=0."
+                f"{setting} scales a single model by its width, but objective.name={config.objective.name} trains two of different widths. "
+                "Use another objective, or set --config.model.mup_base_width=0."
             )

@@ -1,4 +1,7 @@
-"""The registries of what a section of the config chooses. Their packages type them: `OBJECTIVES: Variants[type[Objective]]`."""
+"""The registries of the variants that config sections choose from.
+
+The packages of the variants annotate them with their types: `OBJECTIVES: Variants[type[Objective]]`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from lm_research.config.variants import Variants
 
 
 class _Families(Variants[Any]):
-    """Families, and pairs of them that make one model, named ENCODER2DECODER."""
+    """Registry of families, including encoder-decoder pairs of two families, named ENCODER2DECODER."""
 
     def _entry(self, name: str) -> tuple[Any, type | None]:
         first, _, second = name.partition("2")
@@ -30,7 +33,7 @@ SCHEDULES: Variants[Any] = Variants("schedule", "lm_research.training.schedules"
 TRACKERS: Variants[Any] = Variants("tracker", "lm_research.run.trackers")
 METRICS: Variants[Any] = Variants("metric", "lm_research.metrics")
 
-# Sections whose keys are those of the variant that they choose.
+# Sections whose keys depend on the variant that they choose.
 VARIANTS: dict[str, Variants[Any]] = {
     registry.section: registry for registry in (FAMILIES, OBJECTIVES, TASKS, OPTIMIZERS, SCHEDULES)
 }

@@ -1,4 +1,4 @@
-"""From the values that a person gives to the frozen config, and back to plain values."""
+"""Conversion of user-supplied values to the frozen config, and back to plain values."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Tree = dict[str, Any]  # sections to keys to values
 
 
 def resolve(values: Mapping[str, Any]) -> Config:
-    """Checks a (possibly partial) nested mapping and returns the frozen config.
+    """Check a (possibly partial) nested mapping and return the frozen config.
 
     Args:
-      values: sections to keys to values, as in a ConfigDict or a stored config.json; missing keys take defaults.
+      values: section -> key -> value, as in a ConfigDict or a stored config.json; missing keys get their defaults.
 
     Raises:
-      ConfigError: an unknown key, one of a variant that is not chosen, a wrong type, a value out of range or an impossible combination.
+      ConfigError: an unknown key, a key of a variant that is not chosen, a wrong type, a value out of range, or an invalid combination.
     """
     config = build(values)
     for section in schema.sections():
@@ -37,7 +37,7 @@ def resolve(values: Mapping[str, Any]) -> Config:
 
 
 def build(values: Mapping[str, Any]) -> Config:
-    """The config of values, each checked by itself; raises like `resolve`, but for combinations."""
+    """Build the config, checking each value separately; raise like `resolve`, except for invalid combinations."""
     values = set_values(values)
     top = keys_of(Config, "")
     found: Tree = {name: key.check(values[name]) for name, key in top.items() if name in values}
@@ -66,13 +66,13 @@ def _section(kind: type, name: str, content: Mapping[str, Any]) -> Any:
 
 
 def _variant(registry: Variants[Any], content: Mapping[str, Any]) -> Any:
-    """The settings that a section of values chooses; None where that is nothing."""
+    """Return the settings of the variant that a section chooses, or None if it chooses none."""
     name = registry.chosen(content)
     rest = {leaf: value for leaf, value in content.items() if leaf != registry.chooser}
     if name is None and registry.optional:
         for leaf in rest:
             raise ConfigError(
-                f"config.{registry.section}.{leaf} is set, but no {registry.section}: name one with --config.{registry.section}."
+                f"config.{registry.section}.{leaf} is set, but no {registry.section} is chosen. Choose one with --config.{registry.section}."
                 f"{registry.chooser}, for example {(registry.owners(leaf) or registry.names())[0]}."
             )
         return None
@@ -85,24 +85,27 @@ def _variant(registry: Variants[Any], content: Mapping[str, Any]) -> Any:
 
 
 def objective_of_task(values: Mapping[str, Any]) -> str | None:
-    """The objective that the task of values reads the settings of, if it is one that does."""
+    """Return the objective whose settings the chosen task uses, or None."""
     registry = VARIANTS["task"]
     task = registry.chosen(values.get("task"))
     return registry.make(task).reads_objective if task else None
 
 
 def _for_task(content: Mapping[str, Any], objective: str) -> Tree:
-    """The section objective of a task: what is given of its keys. A recipe may choose another one for pre-training, whose keys are left out."""
+    """Return the section objective for a task that uses `objective`.
+
+    A recipe may choose another objective for pre-training, whose keys are dropped.
+    """
     registry = VARIANTS["objective"]
-    theirs, own = registry.keys(registry.chosen(content) or objective), registry.keys(objective)
-    kept = {leaf: value for leaf, value in content.items() if leaf in own or leaf not in theirs}
+    other, own = registry.keys(registry.chosen(content) or objective), registry.keys(objective)
+    kept = {leaf: value for leaf, value in content.items() if leaf in own or leaf not in other}
     return {**kept, registry.chooser: objective}
 
 
 def overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
-    """Values with changes, by dotted key, laid over them.
+    """Apply changes, by dotted key, to values.
 
-    Where a change chooses another variant, the keys that only the former one has go: whoever gave them gave them for it.
+    Where a change chooses another variant, keys that only the previous variant has are dropped: they were set for it.
     """
     tree: Tree = {name: dict(content) if isinstance(content, Mapping) else content for name, content in values.items()}
     for section, registry in VARIANTS.items():
@@ -124,13 +127,13 @@ def overlay(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Tree:
 
 
 def _with_entry(tree: Tree, name: str, entry: str, value: Any) -> Any:
-    """The dict of a key with one of its entries, NAME or NAME.KEY, changed; raises a ConfigError if it is another value now."""
+    """Return the dict of a key with one entry, NAME or NAME.KEY, changed; raise a ConfigError if its value is not a dict."""
     section, _, leaf = name.partition(".")
     key = schema.find(name)
     whole = copy.deepcopy(plain(key.check(tree[section].get(leaf, key.default)))) or {}
     if not isinstance(whole, dict):
         raise ConfigError(
-            f"config.{name}.{entry} is set, but config.{name} is {short(whole)}, which has no entries. Give all of them with --config.{name}=JSON."
+            f"config.{name}.{entry} is set, but config.{name} is {short(whole)}, which has no entries. Set the whole dict with --config.{name}=JSON."
         )
     *parents, last = entry.split(".", 1)
     inside = whole
@@ -141,12 +144,12 @@ def _with_entry(tree: Tree, name: str, entry: str, value: Any) -> Any:
 
 
 def _as_in(content: Mapping[Any, Any], name: str) -> Any:
-    """A name as a dict has it, where it may be a number."""
-    return next((known for known in content if str(known) == name), name)
+    """Return the key of a dict that is spelled `name`; keys may be numbers."""
+    return next((existing for existing in content if str(existing) == name), name)
 
 
 def replace(config: Config, **sections: Any) -> Config:
-    """A copy with some keys changed, checked again: `replace(config, train=dict(num_steps=10))`."""
+    """Return a copy with some keys changed and checked again: `replace(config, train=dict(num_steps=10))`."""
     changes: Tree = {}
     for section, content in sections.items():
         inside = isinstance(content, Mapping)
@@ -155,17 +158,17 @@ def replace(config: Config, **sections: Any) -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The resolved config as plain nested dicts, the form in which it is stored."""
+    """Convert the resolved config to plain nested dicts, the form in which it is stored."""
     return dataclasses.asdict(config)
 
 
 def dumps(config: Config) -> str:
-    """The config as the JSON text stored in run directories and checkpoints."""
+    """Serialize the config to JSON, as stored in run directories and checkpoints."""
     return json.dumps(to_dict(config), indent=2) + "\n"
 
 
 def by_key(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a stored config, or of any nested dicts, by dotted key."""
+    """Return the leaves of a stored config, or of any nested dicts, by dotted key."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         leaves |= by_key(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

@@ -15,7 +15,7 @@ from lm_research.config.task import TaskConfig
 
 
 def _chosen(section: str) -> Any:
-    """A section that is the settings of what it chooses; by default those of the name that its base has."""
+    """Return the field of a section with variants, which holds the settings of the default variant unless another is chosen."""
     registry = VARIANTS[section]
     return dataclasses.field(default_factory=lambda: registry.make(registry.default or ""))
 
@@ -24,8 +24,8 @@ def _chosen(section: str) -> Any:
 class Config:
     """One run, resolved and checked.
 
-    `model`, `objective`, `task`, `optimizer` and `schedule` are the dataclass of what their `family` or `name` chooses, which lies beside the code of it; a
-    run without a task has None there.
+    `model`, `objective`, `task`, `optimizer` and `schedule` are instances of the settings class of the variant that their `family` or `name`
+    chooses, which is defined next to the variant's code. `task` is None in a run without a task.
     """
 
     seed: int = key(0, "Random seed of parameters, dropout, data order and masking.", low=0, high=2**31 - 1)

@@ -1,6 +1,6 @@
-"""What the small files of a run directory hold, by type (run_directory.py says which there are): for those who read runs without training.
+"""Typed readers for the small files of a run directory (run_directory.py lists them), for commands that read runs without training.
 
-Whoever finds one damaged says so, leaves it out, or goes on without it; nothing here decides that.
+The readers raise on damaged files; callers decide whether to report that, skip the file or continue without it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ADVICE = "Restore it, or repeat the run in another --workdir."
 
 
 class Life(TypedDict):
-    """An entry of time.json; `seconds` by what they were spent on."""
+    """Entry of time.json: one process lifetime of the run, with `seconds` by activity."""
 
     begin: Finite
     first: Step
@@ -34,7 +34,7 @@ class Life(TypedDict):
     seconds: dict[str, Finite]
 
 
-# Of summary.json; all may be missing.
+# Fields of summary.json, all optional.
 SUMMARY = {
     "status": str,
     "step": Step,
@@ -47,7 +47,7 @@ SUMMARY = {
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
-    """summary.json; raises a CheckpointError if it cannot be read, or has a field of another type."""
+    """Read summary.json; raise a CheckpointError if it cannot be read or a field has the wrong type."""
     path = directory / "summary.json"
     summary: dict[str, Any] = read_json(path, error=CheckpointError, fix=_ADVICE)
     check_fields(summary, SUMMARY, str(path), error=CheckpointError, fix=_ADVICE)
@@ -55,66 +55,70 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path, error: type[UserError] = CheckpointError) -> dict[str, Any]:
-    """The config.json of a run in today's form.
+    """Read the config.json of a run, migrated to the current format.
 
-    Keys that it does not have get today's defaults; keys that are no longer known are left out.
+    Missing keys get the current defaults; keys that no longer exist are left out.
 
     Raises:
-      error: it cannot be read, or a key has a value that it cannot have.
+      error: it cannot be read, or a key has an invalid value.
     """
     return read_whole_config(path, error)[0]
 
 
 def read_whole_config(path: Path, error: type[UserError] = CheckpointError) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same, and by key what is no longer known."""
+    """Read the config.json of a run like `read_config`, and return the keys that no longer exist separately."""
     values = read_json(path, error=error, fix=_ADVICE)
     try:
         return stored.complete(values)
-    except ConfigError as mistake:
-        raise error(f"{path}: {mistake} {_ADVICE}") from mistake
+    except ConfigError as problem:
+        raise error(f"{path}: {problem} {_ADVICE}") from problem
 
 
 def read_keys(path: Path, fix: str = _ADVICE) -> dict[str, Any]:
-    """The config.json of a run by dotted key, one of an earlier version in today's form; raises a CheckpointError if it cannot be read."""
+    """Read the config.json of a run by dotted key, migrated to the current format if it is older; raise a CheckpointError if it cannot be read."""
     values = read_json(path, error=CheckpointError, fix=fix)
     if stored.migrated(values) != values:
-        with contextlib.suppress(ConfigError):  # of what there is no more: as it stands
-            known, unknown = stored.complete(values)
-            values = json.loads(json.dumps(known)) | unknown
+        with contextlib.suppress(ConfigError):  # a variant that no longer exists: keep the file's own keys
+            current, unknown = stored.complete(values)
+            values = json.loads(json.dumps(current)) | unknown
     return by_key(values)
 
 
 def line_of(text: str) -> dict[str, Any]:
-    """A line of metrics.jsonl: numbers by name, "step" among them; raises a ValueError that says what is wrong with another."""
+    """Parse a line of metrics.jsonl: numbers by name, including "step".
+
+    Raises:
+      ValueError: it is not such a line; the message has the reason.
+    """
     values = json_value(text)
     if not isinstance(values, dict) or type(values.get("step")) is not int or not 0 <= values["step"] < 2**31:
-        raise ValueError("it is no JSON object with a step")
+        raise ValueError("it is not a JSON object with a step")
     for name, value in values.items():
         if type(value) is not float and (type(value) is not int or abs(value) >= 2**63):
-            raise ValueError(f"its {name} is no number")
+            raise ValueError(f"its {name} is not a number")
     return values
 
 
 def read_text(path: Path, fix: str = _ADVICE) -> str:
-    """A file that grows with the run, as text; raises a CheckpointError if it cannot be read."""
+    """Read a file that grows with the run as text; raise a CheckpointError if it cannot be read."""
     return read_bytes(path, error=CheckpointError, fix=fix, limit=_LARGEST).decode("utf-8", "replace")
 
 
 def read_lives(directory: Path) -> list[Life]:
-    """The entries of time.json, none where there is no such file; raises a CheckpointError if it is damaged."""
+    """Read the entries of time.json; empty if there is no such file. Raise a CheckpointError if it is damaged."""
     path = directory / "time.json"
     lives = read_json(path, list[Life], error=CheckpointError, fix=_ADVICE) if kind(path) else []
     if any("steps" not in life["seconds"] for life in lives):
-        raise CheckpointError(f"{path} has an entry without the seconds of steps. {_ADVICE}")
+        raise CheckpointError(f"{path} has an entry without the key 'steps' in 'seconds'. {_ADVICE}")
     return lives
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
-    """Steps of what is in a folder under the name of a checkpoint, whole or not, rising; none where there is no folder."""
+    """List the steps of the checkpoints in a directory, complete or not, in ascending order; empty if there is no such directory."""
     names = os.listdir(directory) if directory.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and name == str(int(name)))
 
 
 def newest_step(directory: Path, below: int | None = None) -> int | None:
-    """The newest step of `checkpoint_steps`, of those below one if it is given; None where there is none."""
+    """Return the largest of `checkpoint_steps`, if given only of those below a step; None if there is none."""
     return max((step for step in checkpoint_steps(directory) if below is None or step < below), default=None)

@@ -1,9 +1,11 @@
-"""The keys of how a run goes: eval, checkpoint, mesh, logging, profile."""
+"""The keys of the sections eval, checkpoint, mesh, logging and profile."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from lm_research.common.documents import whole_number
 from lm_research.config.keys import Section, key
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_steps(text: str) -> tuple[int, int]:
-    """FIRST-LAST; raises a ValueError for another text."""
+    """Parse FIRST-LAST; raise a ValueError if the text has another form."""
     first, last = (whole_number(part) for part in text.partition("-")[::2])
     if first is None or last is None:
         raise ValueError("it is not a range of steps. Write FIRST-LAST, for example 10-13.")
@@ -22,18 +24,20 @@ def read_steps(text: str) -> tuple[int, int]:
 
 
 def read_rules(text: str) -> dict[str, tuple[str, ...]]:
-    """AXIS=PLACE, AXIS=PLACE+PLACE, ...; raises a ValueError for another text."""
+    """Parse AXIS=MESH_AXIS, AXIS=MESH_AXIS+MESH_AXIS, ...; raise a ValueError if the text has another form."""
     found: dict[str, tuple[str, ...]] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, places = part.partition("=")
         if not equals:
-            raise ValueError(f"{part!r} is not AXIS=PLACE, as in vocab=fsdp or mlp=tensor+fsdp.")
+            raise ValueError(f"{part!r} is not AXIS=MESH_AXIS, as in vocab=fsdp or mlp=tensor+fsdp.")
         found[name] = tuple(places.split("+"))
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig(Section):
+    """Keys of the section eval: evaluations during training."""
+
     every_steps: int | None = key(
         1000, "Steps between evaluations on held-out data; None evaluates only at the end.", low=0
     )
@@ -45,6 +49,8 @@ class EvalConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig(Section):
+    """Keys of the section checkpoint: when to save and what to keep."""
+
     every_steps: int | None = key(1000, "Steps between checkpoints; None saves only by time and at the end.", low=0)
     every_minutes: float | None = key(
         15.0, "Minutes between checkpoints; None saves only by steps and at the end.", low=0.0, high=1e9
@@ -61,21 +67,14 @@ class CheckpointConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig(Section):
+    """Keys of the section mesh: how devices share the work."""
+
     preset: str = key(
         "dp",
         "How to use the devices that no axis claims: dp replicates the model, fsdp shards it. +context and "
         "+tensor give those axes 4 devices (2 or 1 if 4 do not divide the devices) where no size is set. "
         "shard_map is dp written as one program per device, as pmap was.",
-        choices=(
-            "dp",
-            "dp+context",
-            "dp+tensor",
-            "fsdp",
-            "fsdp+context",
-            "fsdp+tensor",
-            "fsdp+context+tensor",
-            "shard_map",
-        ),
+        choices=tuple("dp dp+context dp+tensor fsdp fsdp+context fsdp+tensor fsdp+context+tensor shard_map".split()),
     )
     slices: int | None = key(
         None,
@@ -120,6 +119,8 @@ class MeshConfig(Section):
 
 @dataclasses.dataclass(frozen=True)
 class LoggingConfig(Section):
+    """Keys of the section logging."""
+
     every_steps: int = key(20, "Steps between logged metrics.", low=1)
     trackers: tuple[str, ...] = key(
         ("tensorboard",),
@@ -127,12 +128,15 @@ class LoggingConfig(Section):
         "commas, or none.",
     )
 
+    @override
     def check(self, config: Config) -> None:
         tracker_names(config)
 
 
 @dataclasses.dataclass(frozen=True)
 class ProfileConfig(Section):
+    """Keys of the section profile."""
+
     steps: tuple[int, ...] | None = key(
         None,
         "Steps to trace with jax.profiler into WORKDIR/profile, as FIRST-LAST; None disables tracing.",
@@ -140,41 +144,44 @@ class ProfileConfig(Section):
         read=read_steps,
     )
 
+    @override
     def check(self, config: Config) -> None:
         profile_range(config)
 
 
 def tracker_names(config: Config) -> tuple[str, ...]:
-    """The trackers of logging.trackers, each once; raises a ConfigError for one that does not exist."""
-    from lm_research.config.registries import TRACKERS  # which stands on the sections
+    """Return the trackers of logging.trackers without duplicates; raise a ConfigError if one does not exist."""
+    from lm_research.config.registries import TRACKERS  # imports the sections
 
     names = tuple(dict.fromkeys(config.logging.trackers))
     if not names:
         raise ConfigError(
-            "logging.trackers is empty. Write one or several with commas, for example tensorboard,wandb; or none."
+            "logging.trackers is empty. Name one or several, separated by commas (tensorboard,wandb), or write none."
         )
     for name in names:
         if name != "none" and name not in TRACKERS:
             raise ConfigError(
-                f"logging.trackers={','.join(names)} has {name!r}. {suggest(name, (*TRACKERS, 'none'))} Write one or several "
-                "with commas, for example tensorboard,wandb."
+                f"logging.trackers={','.join(names)} has {name!r}. {suggest(name, (*TRACKERS, 'none'))} Name one or several, "
+                "separated by commas, for example tensorboard,wandb."
             )
     if "none" in names and len(names) > 1:
-        raise ConfigError(f"logging.trackers={','.join(names)} has none beside others. Leave one or the others out.")
+        raise ConfigError(
+            f"logging.trackers={','.join(names)} combines none with trackers. Remove none or the trackers."
+        )
     return () if names == ("none",) else names
 
 
 def profile_range(config: Config) -> tuple[int, int] | None:
-    """First and last step to trace (inclusive), or None.
+    """Return the first and last step to trace (inclusive), or None.
 
     Raises:
-      ConfigError: profile.steps is no range.
+      ConfigError: profile.steps is not a range.
     """
     steps = config.profile.steps
     if steps is None:
         return None
     if len(steps) != 2 or not steps[0] <= steps[1]:
         raise ConfigError(
-            f"profile.steps={'-'.join(map(str, steps))!r} is not a range of steps. Write FIRST-LAST, for example 10-13."
+            f"profile.steps={'-'.join(map(str, steps))!r} is not a range of steps. Use the form FIRST-LAST, for example 10-13."
         )
     return steps[0], steps[1]

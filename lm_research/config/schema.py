@@ -1,7 +1,6 @@
 """All keys of a config by name, and the text of `--help_config`.
 
-Keys that all variants of a section have are known at once; for those of single variants the files of the section are imported, so they
-are looked up last.
+Looking up a key of a single variant imports all files of the section's package, so the keys that all variants share are tried first.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from lm_research.errors import ConfigError, suggest
 
 @functools.cache
 def sections() -> dict[str, type]:
-    """Each section and the dataclass of the keys that it always has."""
+    """Return each section and the dataclass of the keys that it always has."""
     hints = typing.get_type_hints(Config)
     return {name: _dataclass(hints[name]) for name in hints if name not in keys_of(Config, "")}
 
@@ -36,7 +35,7 @@ def _dataclass(hint: Any) -> type:
 
 @functools.cache
 def walk() -> tuple[Key, ...]:
-    """Every key that needs no variant: those of the whole, and of each section those that all its variants have."""
+    """Return every key that does not depend on a variant: top-level keys, and those that all variants of a section share."""
     inside = (key for name, kind in sections().items() for key in keys_of(kind, name).values())
     return (*keys_of(Config, "").values(), *inside)
 
@@ -47,12 +46,12 @@ def _by_name() -> dict[str, Key]:
 
 
 def names() -> list[str]:
-    """Every key of every variant; imports all of them."""
+    """Return the names of all keys of all variants; imports every variant."""
     return [*keys_of(Config, ""), *(name for section in sections() for name in _names_in(section))]
 
 
 def _names_in(section: str) -> list[str]:
-    """Every key of a section, of every variant; none where there is no such section."""
+    """Return the names of all keys of all variants of a section; empty if the section does not exist."""
     common = (name for name in _by_name() if name.startswith(f"{section}."))
     variants = VARIANTS[section] if section in VARIANTS else ()
     own = (key.name for variant in variants for key in VARIANTS[section].keys(variant).values())
@@ -60,10 +59,12 @@ def _names_in(section: str) -> list[str]:
 
 
 def find(name: str, chosen: str | None = None) -> Key:
-    """The key of a dotted name, or the entry of a dict; in a section with variants, that of `chosen`, else with the choices of all that have it.
+    """Look up the key, or the entry of a dict, with a dotted name.
+
+    In a section with variants the key is that of the variant `chosen`; without one, it accepts the choices of all variants that have it.
 
     Raises:
-      ConfigError: there is none; with the nearest name.
+      ConfigError: there is no such key; the message suggests the nearest name.
     """
     if name in _by_name():
         return _by_name()[name]
@@ -82,40 +83,40 @@ def find(name: str, chosen: str | None = None) -> Key:
 
 
 def check_key(name: str) -> None:
-    """Raises a ConfigError with the nearest valid name when `name` (dotted) is not a key of any variant."""
+    """Raise a ConfigError with the nearest valid name if `name` (dotted) is not a key of any variant."""
     find(name)
 
 
 def _unknown(name: str, section: str, leaf: str) -> str:
     inside = _names_in(section)
     if name in sections():
-        return f"a section, not a key. Set one of its keys: {', '.join(inside)}."
+        return f"a section, not a key. Set one of: {', '.join(inside)}."
     if new := RENAMED.get(section, {}).get(leaf):
         return f"an earlier name. The key is now config.{section}.{new}: {find(f'{section}.{new}').meaning}"
     if leaf and inside:
         near = suggest(leaf, [valid.split(".", 1)[1] for valid in inside])
         return f"not a key of this run: section {section!r} has no {leaf!r}. {near}"
-    known = names()
-    elsewhere = [valid for valid in known if valid.split(".")[-1] == (leaf or section)]
-    if nearest := elsewhere or difflib.get_close_matches(name, known, n=1):
+    every = names()
+    elsewhere = [valid for valid in every if valid.split(".")[-1] == (leaf or section)]
+    if nearest := elsewhere or difflib.get_close_matches(name, every, n=1):
         return f"not a key of this run. Did you mean {nearest[0]!r}?"
     return f"not a key of this run. Sections: {', '.join(sorted(sections()))}; --help_config lists all keys."
 
 
 def not_of(section: str, leaf: str, chosen: str) -> ConfigError:
-    """What is wrong with a key that the chosen variant does not have: it is another's, or nobody's."""
+    """Return the error for a key that the chosen variant does not have: it belongs to another variant, or to none."""
     registry = VARIANTS[section]
     if not (owners := registry.owners(leaf)):
         return ConfigError(f"config.{section}.{leaf} is {_unknown(f'{section}.{leaf}', section, leaf)}")
     chooser = f"{section}.{registry.chooser}"
     return ConfigError(
-        f"config.{section}.{leaf} is a key of {chooser}={' or '.join(owners)}, and this run has {chooser}={chosen}, which would never read "
-        f"it. Leave it out, or set --config.{chooser}={owners[0]}."
+        f"config.{section}.{leaf} is a key of {chooser}={' or '.join(owners)}, but this run has {chooser}={chosen}, which does not use it. "
+        f"Remove it, or set --config.{chooser}={owners[0]}."
     )
 
 
 def describe() -> str:
-    """Text of `--help_config`: every key with type, default, choices or range, and meaning; those of a variant below its name."""
+    """Return the text of `--help_config`: every key with type, default, choices or range, and meaning; keys of a variant follow its name."""
     return "\n".join(["Keys of a run; change one with --config.KEY=VALUE.", "", *_described()])
 
 
@@ -152,16 +153,17 @@ def _lines(keys: Iterable[Key]) -> Iterator[str]:
 
 
 def _metrics() -> Iterator[str]:
-    """The registered metrics by kind of predictions and direction."""
+    """List the registered metrics by kind of predictions and direction."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for _, one in METRICS.items():
         direction = "higher" if one.higher_is_better else "lower"
         kinds.setdefault((one.kind or "any predictions", direction), []).append(one.name)
     yield from (
-        f"of {kind}, {way} is better: {', '.join(sorted(names))}" for (kind, way), names in sorted(kinds.items())
+        f"of {kind}, {direction} is better: {', '.join(sorted(names))}"
+        for (kind, direction), names in sorted(kinds.items())
     )
 
 
 def _summary(variant: object) -> str:
-    """The first sentence of what a variant says of itself."""
+    """Return the summary of a variant's docstring."""
     return (inspect.getdoc(variant) or "").split("\n\n")[0].replace("\n", " ")

@@ -1,6 +1,6 @@
-"""The config.json of runs, including those that earlier versions wrote.
+"""Migration of the config.json of runs that earlier versions wrote.
 
-At first each section held the keys of all of its variants; the keys of variants that the run did not choose were never read, and are
+In the first format each section had the keys of all its variants; keys of variants that the run did not choose had no effect and are
 dropped. Later many keys were renamed (renamed_keys.py).
 """
 
@@ -22,15 +22,15 @@ _STORED = ("model", "objective", "data", "optimizer", "schedule", "train")
 
 
 def is_old(values: Mapping[str, Any]) -> bool:
-    """Whether values are a stored config of before sections had variants."""
+    """Return whether a stored config is in the first format, in which sections had no variants."""
     return "plugins" not in values and all(isinstance(values.get(name), Mapping) for name in _STORED)
 
 
 def migrated(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored config in today's form; what was not stored by an earlier version stays as it is.
+    """Migrate a stored config to the current format; one that is current is returned unchanged.
 
     Raises:
-      ConfigError: a section chooses what there is not.
+      ConfigError: a section chooses a variant that does not exist.
     """
     values = renamed(values)
     if not is_old(values):
@@ -49,14 +49,17 @@ def migrated(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def complete(values: Mapping[str, Any]) -> tuple[Tree, dict[str, Any]]:
-    """A stored config in today's form, with today's defaults for keys that it does not have; and apart, by key, what is no longer known.
+    """Migrate a stored config to the current format and add the current defaults of missing keys.
+
+    Returns:
+      The complete config, and separately, by dotted name, the keys that no longer exist.
 
     Raises:
-      ConfigError: a key has a value that it cannot have.
+      ConfigError: a key has an invalid value.
     """
     known: Tree = {}
     unknown: dict[str, Any] = {}
-    if "plugins" in values:  # which say what others there are
+    if "plugins" in values:  # first, because they register variants
         import_plugins(keys_of(Config, "")["plugins"].check(values["plugins"]))
     for section, content in migrated(values).items():
         if section in schema.sections() and isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""The keys of the section task that all tasks have; those of a task are in its own file."""
+"""The keys of the section task that all tasks share; those of a single task are in its own file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class TaskConfig(Section):
     """Settings of a task.
 
     Attributes:
-      reads_objective: the objective whose settings the task reads as well; None leaves the section objective as it is.
-      not_reading: keys that decide nothing of how records are read, so that a data set is found again whatever they are.
-      for_training: keys that mean nothing where a finished model is evaluated.
+      reads_objective: the objective whose settings the task also uses; None leaves the section objective unchanged.
+      not_reading: keys that do not affect how examples are read, so that changing them keeps the cached data set.
+      for_training: keys that have no effect when a finished model is evaluated.
     """
 
     reads_objective: ClassVar[str | None] = None
@@ -64,9 +64,9 @@ class TaskConfig(Section):
 
     @property
     def tag_column(self) -> str | None:
-        """The column of the tags in files of columns, "" being the usual one; None of a task that reads no tags."""
+        """Column of the tags in CoNLL files, "" for the default one; None for a task without tags."""
         return None
 
     def reading(self) -> dict[str, Any]:
-        """What decides how records are read."""
+        """Return the settings that affect how examples are read."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in self.not_reading}

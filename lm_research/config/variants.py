@@ -1,12 +1,12 @@
-"""Things that are chosen by name: objectives, tasks, optimizers, schedules, families, metrics, trackers, sources.
+"""Registries of variants that are chosen by name: objectives, tasks, optimizers, schedules, families, metrics, trackers, sources.
 
-Each registers itself where it is defined, ours and those of other packages alike:
+Each variant registers itself where it is defined, in this library and in other packages alike:
 
     @OBJECTIVES.register("masked_lm", MaskedLMConfig)
     class MaskedLanguageModel(Objective): ...
 
-A file of the registry's package is found without being listed anywhere. A package of the user's own is found through an entry point of
-the group `lm_research.plugins` that names a module, through an import in a config file, or through the config key `plugins`.
+Files of the registry's package are found automatically. Other packages are found through an entry point of the group
+`lm_research.plugins` that names a module, through an import in a config file, or through the config key `plugins`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 
 class Variants(Generic[T]):
-    """The registry of one kind of thing; reads like a dict from names to what was registered, and imports a variant's file when asked for it.
+    """Registry of one kind of variant. It reads like a dict by name, and imports a variant's file on first access.
 
     Attributes:
-      section: what is chosen, a section of the config where it is one.
-      chooser: the key of the section that names the variant.
-      base: the dataclass of the settings that all variants have, and of a variant that registers none; None where there are none.
+      section: kind of variant; if variants have settings, also the config section that chooses one.
+      chooser: key of the section that names the variant.
+      base: settings dataclass that all variants share, and that of variants that register none; None if variants have no settings.
     """
 
     def __init__(self, section: str, package: str, chooser: str = "name", base: type | None = None) -> None:
@@ -46,18 +46,21 @@ class Variants(Generic[T]):
         self._origins: dict[str, str] = {}
 
     def register(self, name: str, settings: type | None = None, module: str = "") -> Callable[[T], T]:
-        """A decorator that gives a class or function its name, and the frozen dataclass of its settings if it has any of its own.
+        """Return a decorator that registers a class or function under a name.
 
-        `module` is where it is defined; left out, the caller's.
+        Args:
+          name: name of the variant.
+          settings: frozen dataclass of its settings, a subclass of `base`; None uses `base`.
+          module: module that defines it; "" is the caller's.
 
         Raises:
-          ConfigError: another module has registered that name, or it or the settings cannot be.
+          ConfigError: another module has registered that name, or the name or the settings are invalid.
         """
         module = module or sys._getframe(1).f_globals["__name__"]
         self._check(name, settings, module)
 
         def add(variant: T) -> T:
-            earlier = self._origins.setdefault(name, module)  # the same where a file is read again
+            earlier = self._origins.setdefault(name, module)  # the same module if a file is imported again
             if earlier != module:
                 raise ConfigError(
                     f"{self.section} {name!r} is registered twice: by {earlier} and by {module}. Rename one of them."
@@ -68,75 +71,75 @@ class Variants(Generic[T]):
         return add
 
     def _check(self, name: Any, settings: Any, module: str) -> None:
-        """Raises a ConfigError for what cannot be the name of a variant, or the dataclass of its settings."""
+        """Raise a ConfigError if the name or the settings of a variant are invalid."""
         what = f"{module} registers the {self.section} {name!r}"
         if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f"{what}, and a name is a text that is not empty. Give it one.")
+            raise ConfigError(f"{what}, but a name must be a non-empty string. Choose one.")
         if settings is None or not dataclasses.is_dataclass(self.base):
             return
         base = self.base.__name__
         if not isinstance(settings, type) or not issubclass(settings, self.base):
             raise ConfigError(
-                f"{what} with the settings {settings!r}, which must be a subclass of {base}. Make them one."
+                f"{what} with the settings {settings!r}, which must be a subclass of {base}. Derive them from it."
             )
         bare = [leaf for leaf, value in vars(settings).items() if isinstance(value, dataclasses.Field)]
         if bare:
             raise ConfigError(
-                f"{what}, and its settings {settings.__name__} are no dataclass: write @dataclasses.dataclass(frozen=True) above them."
+                f"{what}, but its settings {settings.__name__} are not a dataclass. Decorate them with @dataclasses.dataclass(frozen=True)."
             )
         own = {field.name for field in dataclasses.fields(settings)} - {
             field.name for field in dataclasses.fields(self.base)
         }
         if taken := sorted(leaf for leaf in own if leaf in dir(self.base)):
             raise ConfigError(
-                f"{what}, and its settings {settings.__name__} have a key {taken[0]!r}, which {base} has for something else. Rename the key."
+                f"{what}, but its settings {settings.__name__} have a key {taken[0]!r}, a name that {base} already uses. Rename the key."
             )
 
     def get(self, name: str) -> T:
-        """What was registered under a name; raises a ConfigError with the nearest name if there is none."""
+        """Return the variant with a name; raise a ConfigError with the nearest name if there is none."""
         return self._entry(name)[0]
 
     def settings(self, name: str) -> Any:
-        """The dataclass of a variant's settings, `base` where it has none of its own; raises like `get`."""
+        """Return the settings dataclass of a variant, or `base` if it registered none; raise like `get`."""
         found = self._entry(name)[1] or self.base
         assert found is not None, f"{self.section} has no settings"
         return found
 
     @property
     def default(self) -> str | None:
-        """The name that is chosen where none is given; None where that is nothing."""
+        """The variant that is chosen by default; None if none is."""
         assert self.base is not None, f"{self.section} has no settings"
         return keys_of(self.base, self.section)[self.chooser].default or None
 
     @property
     def optional(self) -> bool:
-        """Whether a run may choose nothing."""
+        """Whether a run may choose no variant."""
         return self.default is None
 
     def make(self, name: str, **values: Any) -> Any:
-        """The settings of a variant, with some values; raises like `get`."""
+        """Make the settings of a variant from some values; raise like `get`."""
         return self.settings(name)(**{self.chooser: name}, **values)
 
     def keys(self, name: str) -> dict[str, Key]:
-        """The keys of a variant's settings by their last name; raises like `get`."""
+        """Return the keys of a variant's settings by their name without the section; raise like `get`."""
         return keys_of(self.settings(name), self.section)
 
     def chosen(self, content: Mapping[str, Any] | None) -> str | None:
-        """The name that the values of the section choose, or the usual one; raises a ConfigError if it is no text."""
+        """Return the variant that the section's values choose, or the default; raise a ConfigError if it is not a string."""
         assert self.base is not None, f"{self.section} has no settings"
         key = keys_of(self.base, self.section)[self.chooser]
         return key.check((content or {}).get(self.chooser, key.default)) or None
 
     def name_of(self, settings: Any) -> str:
-        """The variant that settings are of."""
+        """Return the name of the variant that settings belong to."""
         return str(getattr(settings, self.chooser))
 
     def owners(self, leaf: str) -> tuple[str, ...]:
-        """The variants that have a key; imports all."""
+        """List the variants that have a key; imports all variants."""
         return tuple(name for name in self.names() if leaf in self.keys(name))
 
     def names(self) -> tuple[str, ...]:
-        """All names in alphabetical order; imports every file of the package, and the plug-ins."""
+        """List all names in alphabetical order; imports every file of the package, and plug-ins."""
         for file in self._files():
             importlib.import_module(f"{self._package}.{file}")
         import_entry_points()
@@ -155,7 +158,7 @@ class Variants(Generic[T]):
         return name in self._found or name in self.names()
 
     def items(self) -> list[tuple[str, T]]:
-        """(name, variant) of all."""
+        """List all variants as pairs (name, variant)."""
         return [(name, self.get(name)) for name in self.names()]
 
     def _entry(self, name: str) -> tuple[T, type | None]:
@@ -172,14 +175,14 @@ class Variants(Generic[T]):
 
 @functools.cache
 def import_entry_points() -> None:
-    """Imports the modules that installed packages name in the group `lm_research.plugins`; raises a ConfigError for one that fails."""
+    """Import the modules that installed packages name in the group `lm_research.plugins`; raise a ConfigError if one fails."""
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         where = f"the entry point {entry.name!r} of the installed package {entry.dist.name if entry.dist else '?'}"
         _import_plugin(entry.module, where, "Fix or uninstall that package.")
 
 
 def import_plugins(modules: Iterable[str], where: str = "config.plugins") -> None:
-    """Import the modules that the config key `plugins`, or a file, names; raise a ConfigError, which says `where`, for one that cannot be."""
+    """Import the modules that the config key `plugins` or a file names; raise a ConfigError that includes `where` if one fails."""
     for module in modules:
         _import_plugin(module, where, "It must be installed, or be in the current directory or on PYTHONPATH.")
 
@@ -191,14 +194,14 @@ def _import_plugin(module: str, where: str, fix: str) -> None:
         raise
     except UserError as error:
         raise ConfigError(f"{where} names {module!r}, which cannot be imported: {error}") from error
-    except BaseException as error:  # another program's; SystemExit too, which would look like success
+    except BaseException as error:  # including SystemExit, which would look like success
         inside = [
             f" at {frame.filename}, line {frame.lineno}"
             for frame in traceback.extract_tb(error.__traceback__)
             if frame.filename not in (__file__, importlib.__file__) and not frame.filename.startswith("<")
         ]
-        said = f"({type(error).__name__}: {error}{inside[-1] if inside else ''})"
-        lacks = isinstance(error, ModuleNotFoundError) and not inside
+        cause = f"({type(error).__name__}: {error}{inside[-1] if inside else ''})"
+        not_found = isinstance(error, ModuleNotFoundError) and not inside
         raise ConfigError(
-            f"{where} names {module!r}, which cannot be imported {said}. {fix if lacks else 'Fix that module.'}"
+            f"{where} names {module!r}, which cannot be imported {cause}. {fix if not_found else 'Fix that module.'}"
         ) from error

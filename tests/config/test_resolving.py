@@ -48,7 +48,7 @@ def test_every_key_of_another_variant_is_refused(tmp_path: Path) -> None:
     """By values, by a config file and by a flag, with the variants that have it."""
     for number, (section, name, leaf, default) in enumerate(foreign_keys()):
         owners, chooses = VARIANTS[section].owners(leaf), f"{section}.{VARIANTS[section].chooser}"
-        said = f"config.{section}.{leaf} is a key of {chooses}={' or '.join(owners)}, and this run has {chooses}={name}"
+        said = f"config.{section}.{leaf} is a key of {chooses}={' or '.join(owners)}, but this run has {chooses}={name}"
         with pytest.raises(ConfigError) as caught:
             resolve({section: {**chooser(section, name)[section], leaf: default}})
         assert said in str(caught.value)
@@ -92,7 +92,7 @@ def test_a_flag_that_chooses_another_variant_drops_what_the_file_gave_for_its_ow
         cli.parse([*words, "--config.optimizer.name=lion", "--config.optimizer.momentum=0.5"])
     path.write_text(f"{HEAD}    config.optimizer.momentum = 0.5\n    return config\n")
     with pytest.raises(
-        ConfigError, match="momentum is a key of optimizer.name=muon, and this run has optimizer.name=lion"
+        ConfigError, match="momentum is a key of optimizer.name=muon, but this run has optimizer.name=lion"
     ):
         cli.parse([*words, "--config.optimizer.name=lion"])
 
@@ -250,7 +250,7 @@ def test_an_entry_of_a_dict_can_be_typed_by_itself(tmp_path: Path) -> None:
         ("--config.train.freeze=[3]", "config.train.freeze must be of type str"),
         ('--config.train.freeze=["a"', "is not JSON"),
         ('--config.data.mixture_stages={"--2": {"en": 1}}', "must be of type int, got '--2'"),
-        ('--config.data.mixture_stages={"2": {"en": 1}, "02": {"en": 2}}', "names one thing twice"),
+        ('--config.data.mixture_stages={"2": {"en": 1}, "02": {"en": 2}}', "has the same key twice"),
     ):
         with pytest.raises(ConfigError) as caught:
             cli.parse([*words, flag])
@@ -285,18 +285,20 @@ def test_what_once_was_not_set_is_none(name: str, once: Any, tmp_path: Path) -> 
         assert getattr(getattr(cli.parse([*words, f"--config.{name}={text}"])[0], section), leaf) is None
 
 
-def test_an_earlier_spelling_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "_TOLD", set())
+def test_a_deprecated_spelling_is_reported_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "_WARNED", set())
     for _ in range(2):
         resolve({"mesh": {"rules": "vocab=fsdp"}})
     assert [record.getMessage() for record in caplog.records] == [
-        'config.mesh.rules is written as it once was; today it is {"vocab": ["fsdp"]}'
+        'config.mesh.rules uses a deprecated spelling; write {"vocab": ["fsdp"]}'
     ]
 
 
 def test_a_key_of_another_task_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match="task.temperature is a key of task.name=embedding, and this run has task.name=tagging"
+        ConfigError, match="task.temperature is a key of task.name=embedding, but this run has task.name=tagging"
     ):
         resolve({"task": {"name": "tagging", "temperature": 0.1}})
     with pytest.raises(ConfigError, match="task.doc_stride is a key of task.name=question_answering or tagging"):

@@ -149,11 +149,11 @@ def test_ours_are_all_there(registry: Variants) -> None:
     [
         ("raise SystemExit(0)", "SystemExit: 0 at"),
         ("1 / 0", "division by zero at"),
-        ("OPTIMIZERS.register(3)", "a name is a text that is not empty"),
+        ("OPTIMIZERS.register(3)", "a name must be a non-empty string"),
         ("OPTIMIZERS.register('broken_one', 3)", "must be a subclass of OptimizerConfig"),
         (
             "class Own(OptimizerConfig):\n    rate: float = key(0.5, 'r.')\nOPTIMIZERS.register('broken_one', Own)",
-            "no dataclass",
+            "not a dataclass",
         ),
         (
             "@dataclasses.dataclass(frozen=True)\nclass Own(OptimizerConfig):\n    check: float = key(0.5, 'c.')\n"

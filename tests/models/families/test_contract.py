@@ -65,7 +65,7 @@ def test_its_published_sizes_are_keys_of_its_own(name: str) -> None:
 
 def test_a_key_of_other_families_is_refused_and_they_are_named() -> None:
     with pytest.raises(
-        ConfigError, match="model.variant is a key of model.family=llama or t5, and this run has model.family=bert"
+        ConfigError, match="model.variant is a key of model.family=llama or t5, but this run has model.family=bert"
     ):
         resolve({"model": {"variant": "v1.0"}})
     with pytest.raises(ConfigError, match="model.embedding_size is a key of model.family=albert or electra"):
