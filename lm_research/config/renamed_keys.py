@@ -1,11 +1,11 @@
-"""Names that keys of the config had in earlier versions: stored configs are read with them, and errors name today's."""
+"""Earlier names of config keys, for migrating stored configs and for messages that name the current key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# Section -> a key's earlier name -> its name.
+# Section -> earlier name of a key -> current name.
 RENAMED: dict[str, dict[str, str]] = {
     "model": {"norm": "norm_position", "attention": "attention_backend"},
     "objective": {
@@ -38,7 +38,7 @@ RENAMED: dict[str, dict[str, str]] = {
 
 
 def renamed(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored config with today's names of keys, and of the values that were renamed with them."""
+    """Rename the keys of a stored config, and values that were renamed with them, to the current names."""
     found = {section: _renamed(section, content) for section, content in values.items()}
     model, task, objective = (values.get(name) or {} for name in ("model", "task", "objective"))
     if model.get("attention") == "plain":
