@@ -1,1 +1,1 @@
-"""Every kind of tokenizer behind one face; training, special tokens, chat templates."""
+"""Tokenizers of all types behind one API: loading, training, special tokens and chat templates."""

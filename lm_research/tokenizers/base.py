@@ -1,4 +1,4 @@
-"""What every tokenizer offers, and what the rest of the library may ask of one."""
+"""The tokenizer contract: what every tokenizer offers to the rest of the library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lm_research.errors import TokenizerError
 from lm_research.tokenizers.inputs import Row, Texts, bert_rows, make_pairs, stack_rows
 from lm_research.tokenizers.languages import Languages, require_languages
 
-# Role -> the names it goes by in published models, most telling first.
+# Role -> the names that its token has in published models, the most specific first.
 ROLES = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
@@ -27,35 +27,39 @@ ROLES = {
     "sep": ("[SEP]", "<sep>", "</s>", "<eos>"),
     "mask": ("[MASK]", "<mask>"),
 }
-SPACE = "\u2581"  # what sentencepiece writes for a space
+SPACE = "\u2581"  # sentencepiece's character for a space
 
 
 class Frame(NamedTuple):
-    """Ids before a text and after it."""
+    """Special token ids before and after a text."""
 
     head: tuple[int, ...]
     tail: tuple[int, ...]
 
     @property
     def size(self) -> int:
+        """Number of ids before and after the text together."""
         return len(self.head) + len(self.tail)
 
 
 class Tokenizer(abc.ABC):
-    """Text to ids and back. One's own gives roles, size, `encode_batch` and `decode`; all else follows from them.
+    """Converts text to ids and back.
+
+    A subclass provides `roles`, `size`, `encode_batch` and `decode`; the other methods have defaults that build on these.
 
     Attributes:
-      name: where it comes from, for messages.
-      roles: role ("pad", "unk", "cls", "sep", "mask", "bos", "eos") -> id, of those that it has.
-      size: number of ids (the highest + 1); digest: SHA-256 of its content, in hexadecimal.
-      files: name -> content of what must travel with a model; load_tokenizer opens a folder that holds them.
-      languages: those that it marks texts with; None if it marks none.
-      max_length: tokens of the longest text that its model takes, special ones included; None when unlimited.
-      uses_types: whether its models tell a pair's two texts apart by types.
+      name: origin of the tokenizer, for messages.
+      roles: role ("pad", "unk", "cls", "sep", "mask", "bos", "eos") -> id, for the roles that the tokenizer has.
+      size: number of ids (the highest + 1).
+      digest: SHA-256 of the content, in hexadecimal.
+      files: name -> content of the files that must be saved with a model; load_tokenizer opens a folder that holds them.
+      languages: the languages that texts are marked with; None for a tokenizer without language codes.
+      max_length: maximum number of tokens that the model accepts, special tokens included; None when unlimited.
+      uses_types: whether the tokenizer's models use token type ids to distinguish the two texts of a pair.
       padding_side, truncation_side: "right" or "left".
-      adds_special_tokens: whether its files say which special tokens stand around a text, and a text can name them ("[MASK]");
-        with others each use has its own, and the names are characters like any.
-      supports_offsets: whether `encodings` tells where its tokens stand in a text.
+      adds_special_tokens: whether the files define the special tokens around a text, and special tokens in a text ("[MASK]") are
+        recognized; otherwise each caller adds its own, and "[MASK]" in a text is plain characters.
+      supports_offsets: whether `encodings` and `return_offsets` are supported.
     """
 
     name: str = "tokenizer"
@@ -75,31 +79,31 @@ class Tokenizer(abc.ABC):
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], where: str) -> Self:
-        """The tokenizer that these files hold; `where` is their folder, for messages."""
-        raise TokenizerError(f"{where}: a {cls.__name__} is not read from files.")
+        """Build the tokenizer from the contents of its files; `where` is their folder, for messages."""
+        raise TokenizerError(f"{where}: a {cls.__name__} cannot be built from files.")
 
     @property
     def main_file(self) -> str:
-        """The one of `files` that alone is the tokenizer."""
+        """The name in `files` of the file that defines the tokenizer without the others."""
         return next(iter(self.files))
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes `main_file`, which appears only when it is whole; save_files writes what belongs to it too."""
+        """Write `main_file` atomically to `path`; save_files writes all files."""
         write_files({path.name: self.files[self.main_file]}, path.parent)
 
     def save_files(self, directory: pathlib.Path | str) -> None:
-        """Writes `files` into a folder, which is made if need be."""
+        """Write all `files` into a folder, which is created if missing."""
         write_files(self.files, pathlib.Path(directory))
 
     def library_spec(self) -> dict[str, Any]:
-        """The tokenizer as a tokenizer.json; raises a TokenizerError if that format has no place for it."""
-        raise TokenizerError(f"The tokenizer {self.name} has no counterpart in tokenizer.json.")
+        """The content of an equivalent tokenizer.json; raises a TokenizerError if that format cannot express the tokenizer."""
+        raise TokenizerError(f"The tokenizer {self.name} cannot be written as a tokenizer.json.")
 
     def in_languages(self, source: str = "", target: str = "") -> Self:
-        """The same tokenizer for texts in another language; "" keeps one.
+        """Return this tokenizer set to another source or target language; "" keeps the current one.
 
         Raises:
-          TokenizerError: it marks no text with its language, or has no such language.
+          TokenizerError: the tokenizer has no language codes, or not this one.
         """
         if not (source or target):
             return self
@@ -107,23 +111,23 @@ class Tokenizer(abc.ABC):
         for code in filter(None, (source, target)):
             languages.id_of(code)
         name = "tokenizer_config.json"
-        wanted = {"src_lang": source or languages.source, "tgt_lang": target or languages.target or None}
-        config = json.dumps(json_value(self.files[name]) | wanted, indent=2, sort_keys=True) + "\n"
+        changes = {"src_lang": source or languages.source, "tgt_lang": target or languages.target or None}
+        config = json.dumps(json_value(self.files[name]) | changes, indent=2, sort_keys=True) + "\n"
         return self.from_files({**self.files, name: config.encode()}, self.name)
 
     # ------------------------------------------------------------------------------------------ special tokens
 
     def role_id(self, role: str) -> int:
-        """Id of a role; raises a TokenizerError where there is none."""
+        """Id of the token with a role; raises a TokenizerError if the tokenizer has none."""
         if role not in self.roles:
             raise TokenizerError(
-                f"The tokenizer {self.name} has no {role} token, which this use of it needs. Choose an objective or task that "
-                f"does without, or name its token: {role}_token in tokenizer_config.json."
+                f"The tokenizer {self.name} has no {role} token, which is needed here. Choose an objective or task that does not need it, "
+                f"or set {role}_token in tokenizer_config.json."
             )
         return self.roles[role]
 
-    pad_id = property(lambda self: self.role_id("pad"), doc="Id of padding; each raises as `role_id`.")
-    unk_id = property(lambda self: self.role_id("unk"), doc="Id of the unknown.")
+    pad_id = property(lambda self: self.role_id("pad"), doc="Id of padding; raises as `role_id` does.")
+    unk_id = property(lambda self: self.role_id("unk"), doc="Id of the unknown token.")
     cls_id = property(lambda self: self.role_id("cls"), doc="Id that begins a text.")
     sep_id = property(lambda self: self.role_id("sep"), doc="Id that ends a text.")
     mask_id = property(lambda self: self.role_id("mask"), doc="Id of the mask.")
@@ -132,16 +136,16 @@ class Tokenizer(abc.ABC):
 
     @property
     def frame(self) -> Frame:
-        """Around what an encoder reads: the special tokens of its files, or the end token where they name none."""
+        """Special tokens around an encoder input: those that the files define, or else only the end token."""
         if self.languages is not None:
             return Frame(*self.languages.frame_ids(self.languages.source, self.eos_id))
         return Frame((), (self.eos_id,))
 
     @property
     def target_frame(self) -> Frame:
-        """Around what a decoder is to write: what comes before a text, and the end token after it.
+        """Special tokens around a decoder target: the same before the text as for an encoder input, and the end token after it.
 
-        Tokenizers with languages frame it as the source, with the code of what is written.
+        Tokenizers with language codes frame a target as they frame a source, with the code of the target language.
         """
         if self.languages is not None:
             return Frame(*self.languages.frame_ids(self.languages.target_or_source, self.eos_id))
@@ -149,52 +153,52 @@ class Tokenizer(abc.ABC):
 
     @property
     def call_frame(self) -> Frame:
-        """What calling the tokenizer puts around one text."""
+        """Special tokens that calling the tokenizer adds around one text."""
         return self.frame if self.adds_special_tokens else Frame((self.cls_id,), (self.sep_id,))
 
     @property
     def adds_end_token(self) -> bool:
-        """Whether a special token stands behind what an encoder reads."""
+        """Whether encoder inputs end with a special token."""
         return bool(self.frame.tail)
 
     def num_special_tokens(self, pair: bool = False) -> int:
-        """Special tokens around a text, or around and between two, when the tokenizer is called."""
+        """Number of special tokens that a call adds to a text, or to a pair of texts."""
         return 2 + pair
 
     # ------------------------------------------------------------------------------------------ text to ids
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens around it and with none found in it: "[MASK]" is six characters."""
+        """Encode each text without adding or recognizing special tokens: "[MASK]" in a text is six characters."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, as `encode_batch`."""
+        """Encode one text as `encode_batch` does."""
         return self.encode_batch([text])[0]
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all texts one after another, int32, and how many each has, int64."""
+        """Encode all texts into one concatenated int32 array of ids, and return it with the int64 length of each text."""
         rows = self.encode_batch(texts)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
 
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts to be written, which are those of texts to be read unless there are two models."""
+        """Encode decoder targets; differs from `encode_batch` only for tokenizers with a separate target model."""
         return self.encode_batch(texts)
 
     @property
     def adds_space(self) -> bool:
-        """Whether a text gets a space before it that it would not get after another one."""
+        """Whether encoding prepends a space to a text; `encode_after` does not."""
         return False
 
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text where it goes on with another one: a tokenizer that puts a space before a text puts none here.
+        """Encode each text as the continuation of another one, without the space that some tokenizers prepend.
 
-        Tokenizers that fold white space cannot tell " a" from "a"; they do the same here as at the beginning.
+        Tokenizers that fold white space encode " a" and "a" alike; they encode a continuation like the start of a text.
         """
         return self.encode_batch(texts)
 
     def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """Ids of each word of one text: together those of the words with a space between them."""
+        """Encode the words of one text separately; the concatenated ids are those of the words joined by spaces."""
         return self.encode_batch(words[:1]) + self.encode_after([after_space(word) for word in words[1:]])
 
     def encodings(
@@ -207,17 +211,20 @@ class Tokenizer(abc.ABC):
         strategy: str = "longest_first",
         side: str | None = None,
     ) -> list[tokenizers.Encoding]:
-        """Texts or pairs with offsets, words and types of their tokens.
+        """Encode texts or pairs with the offsets, word indices and types of their tokens.
 
         Args:
-          max_length: to cut to, special tokens included; what is over overlaps by `stride`, see Encoding.overflowing.
-          strategy: "longest_first", "only_first" or "only_second".
-          side: that is cut, "right" or "left"; None is `truncation_side`.
+          texts: texts, or pairs of texts.
+          add_special_tokens: whether to add special tokens around them.
+          max_length: length to truncate to, special tokens included; None does not truncate.
+          stride: number of tokens that a truncated text shares with its next part in Encoding.overflowing.
+          strategy: what to truncate in a pair: "longest_first", "only_first" or "only_second".
+          side: the side to truncate, "right" or "left"; None is `truncation_side`.
 
         Raises:
-          TokenizerError: this tokenizer does not tell (`supports_offsets`).
+          TokenizerError: this tokenizer does not support offsets (`supports_offsets`).
         """
-        raise TokenizerError(f"The tokenizer {self.name} does not tell where its tokens stand in a text.")
+        raise TokenizerError(f"The tokenizer {self.name} does not report character offsets.")
 
     def __call__(
         self,
@@ -232,75 +239,76 @@ class Tokenizer(abc.ABC):
         add_special_tokens: bool = True,
         return_offsets: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Model inputs for a text, a list of texts, or as many pairs, as transformers' tokenizers give them.
+        """Return model inputs for a text, a list of texts, or pairs of texts, as transformers' tokenizers do.
 
-        Special tokens that a text names ("[MASK]", "<extra_id_0>") are taken as such where `adds_special_tokens`; other tokenizers
-        put BERT's form around texts: [CLS] text [SEP], or [CLS] text [SEP] text [SEP].
+        With `adds_special_tokens`, special tokens in a text ("[MASK]", "<extra_id_0>") are recognized. Other tokenizers use BERT's
+        format: [CLS] text [SEP], or [CLS] text [SEP] text [SEP].
 
         Args:
-          text, text_pair: the texts, and the second ones of pairs.
-          text_target: texts to be written for them, in the form of the language that the tokenizer writes.
-          padding: False; True or "longest" to the longest row; "max_length" to max_length.
-          truncation: whether to cut rows to max_length, from the longer text of a pair first.
-          max_length: in tokens, special ones included; None takes the model's own.
-          padding_side: "right" or "left"; None takes the tokenizer's own.
-          add_special_tokens: put special tokens around texts.
-          return_offsets: give offset_mapping too.
+          text: a text or a list of texts.
+          text_pair: the second text of each pair.
+          text_target: the decoder target of each text, encoded in the target language.
+          padding: False; True or "longest" to pad to the longest sequence; "max_length" to pad to max_length.
+          truncation: whether to truncate to max_length, taking tokens from the longer text of a pair first.
+          max_length: number of tokens, special tokens included; None is the model's maximum.
+          padding_side: "right" or "left"; None is the tokenizer's default.
+          add_special_tokens: whether to add special tokens around texts.
+          return_offsets: whether to return offset_mapping.
 
         Returns:
           NumPy int32 arrays [B, L] (B = 1 for one text): input_ids, attention_mask, token_type_ids if uses_types, and
-          offset_mapping [B, L, 2], the characters [from, to) of its text that each token covers. With text_target also labels,
-          its ids; without text, its ids as input_ids.
+          offset_mapping [B, L, 2], the characters [start, end) of its text that each token covers. With text_target also labels,
+          the ids of the targets; without text, these are input_ids.
 
         Raises:
-          TokenizerError: rows differ in length and are not padded, max_length is needed and not known or too short, or offsets are
-            not known.
+          TokenizerError: sequences of different lengths are not padded, max_length is missing or too short, or offsets are
+            not supported.
         """
         if padding not in (False, True, "longest", "max_length"):
-            raise TokenizerError(f'padding={padding!r} is not known; valid: False, True, "longest", "max_length".')
+            raise TokenizerError(f'padding={padding!r} is not valid. Valid: False, True, "longest", "max_length".')
         side = padding_side or self.padding_side
         if side not in ("left", "right"):
-            raise TokenizerError(f'padding_side={side!r} is not known; valid: "left", "right".')
+            raise TokenizerError(f'padding_side={side!r} is not valid. Valid: "left", "right".')
         limit = self.max_length if max_length is None else max_length
         if padding == "max_length" and limit is None:
-            raise TokenizerError(f'{self.name} names no longest length: give max_length with padding="max_length".')
+            raise TokenizerError(f'{self.name} defines no maximum length: give max_length with padding="max_length".')
         if return_offsets and not self.supports_offsets:
-            raise TokenizerError(f"The tokenizer {self.name} does not tell where its tokens stand in a text.")
+            raise TokenizerError(f"The tokenizer {self.name} does not report character offsets.")
         cut = limit if truncation else None
         length = limit if padding == "max_length" else 0 if padding else None
-        how = (length, self.pad_id if padding else 0, side == "left", self.uses_types, return_offsets)
-        found: dict[str, np.ndarray] = {}
+        options = (length, self.pad_id if padding else 0, side == "left", self.uses_types, return_offsets)
+        labels: dict[str, np.ndarray] = {}
         if text_target is not None:
-            found = stack_rows(self._target_rows(make_pairs(text_target, None), cut, add_special_tokens), *how)
+            targets = stack_rows(self._target_rows(make_pairs(text_target, None), cut, add_special_tokens), *options)
             if text is None:
-                return found
-            found = {"labels": found["input_ids"]}
+                return targets
+            labels = {"labels": targets["input_ids"]}
         elif text is None:
-            raise TokenizerError("A tokenizer takes a text or a list of texts: give text, or text_target.")
-        return stack_rows(self._rows(make_pairs(text, text_pair), cut, add_special_tokens), *how) | found
+            raise TokenizerError("A tokenizer takes a text or a list of texts: give text or text_target.")
+        return stack_rows(self._rows(make_pairs(text, text_pair), cut, add_special_tokens), *options) | labels
 
     def _rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> Sequence[Row | tokenizers.Encoding]:
-        """Texts or pairs, with special tokens and cut to `limit` tokens."""
+        """Encode texts or pairs with special tokens, truncated to `limit` tokens."""
         firsts = [text if isinstance(text, str) else text[0] for text in texts]
         seconds = [text[1] for text in texts if not isinstance(text, str)]
         frame = (self.cls_id, self.sep_id) if add_special_tokens else None
         others = self.encode_batch(seconds) if seconds else None
-        limit = self._checked(limit, others is not None, add_special_tokens)
+        limit = self._check_limit(limit, others is not None, add_special_tokens)
         return bert_rows(self.encode_batch(firsts), others, frame, limit)
 
     def _target_rows(
         self, texts: Texts, limit: int | None, add_special_tokens: bool
     ) -> Sequence[Row | tokenizers.Encoding]:
-        """Texts to be written."""
+        """Encode decoder targets as `_rows` encodes inputs."""
         return self._rows(texts, limit, add_special_tokens)
 
-    def _checked(self, limit: int | None, pairs: bool, add_special_tokens: bool) -> int | None:
-        """A limit that leaves room for texts; raises a TokenizerError for one that does not."""
+    def _check_limit(self, limit: int | None, pairs: bool, add_special_tokens: bool) -> int | None:
+        """Return the limit, or raise a TokenizerError if special tokens leave no space for text."""
         special = self.num_special_tokens(pairs) if add_special_tokens else 0
         if limit is not None and limit - special < 1 + pairs:
             raise TokenizerError(
-                f"max_length={limit} leaves no room for {'two texts' if pairs else 'a text'} beside special tokens: give at "
-                f"least {special + 1 + pairs}."
+                f"max_length={limit} leaves no space for {'two texts' if pairs else 'a text'} next to the special tokens. Set it to "
+                f"{special + 1 + pairs} or more."
             )
         return limit
 
@@ -308,53 +316,53 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
-        """The text that ids stand for.
+        """Decode ids to text.
 
         Args:
-          ids: an array or a list, of NumPy or JAX, or one of them. Those below 0, as labels that do not count have them, and past
-            the vocabulary (rows that pad a table) stand for no text.
-          skip_special_tokens: whether special tokens stand for none either, or are written by their names where they have one in text.
+          ids: a list or an array (NumPy or JAX) of ids, or one id. Negative ids (ignored labels) and ids past the vocabulary
+            (padding of the embedding table) are skipped.
+          skip_special_tokens: whether to skip special tokens; otherwise they are written by name.
         """
 
     def batch_decode(self, rows: Any, skip_special_tokens: bool = True) -> list[str]:
-        """The text of each row of ids, as `decode`."""
+        """Decode each sequence of ids as `decode` does."""
         return [self.decode(row, skip_special_tokens) for row in rows]
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """One readable piece for each id: its text with ▁ for a space and ⏎ for a line break, <id> for none."""
+        """Return a readable form of each token: its text with ▁ for a space and ⏎ for a line break, or <id> if it has none."""
         return [self.decode([token]).replace(" ", SPACE).replace("\n", "⏎") or f"<{token}>" for token in ids]
 
     @functools.cached_property
     def keeps_newlines(self) -> bool:
-        """Whether line breaks come back from the tokens."""
+        """Whether decoding restores the line breaks of an encoded text."""
         probe = "a\nb"
         return self.decode(self.encode(probe)) == probe
 
     # ------------------------------------------------------------------------------------------ about the ids
 
     def token_id(self, token: str) -> int | None:
-        """Id of a token by its exact name, None when it is not in the vocabulary."""
+        """Id of the token with this exact name; None if it is not in the vocabulary."""
         return next((number for number in range(self.size) if self.token_name(number) == token), None)
 
     def token_name(self, token: int) -> str | None:
-        """The exact name of a token, None for an id that is none."""
+        """The exact name of a token; None for an id without a token."""
         return self.pieces([token])[0] if 0 <= token < self.size else None
 
     @functools.cached_property
     def is_special(self) -> np.ndarray:
-        """Array of bool [size]: ids that stand for no text: roles, other special tokens, and ids that no token has."""
+        """Bool [size]: ids without text: tokens with a role, other special tokens, and ids without a token."""
         special = np.zeros(self.size, dtype=bool)
         special[list(self.roles.values())] = True
         return special
 
     @functools.cached_property
     def special_ids(self) -> np.ndarray:
-        """Sorted int64 ids that stand for no text."""
+        """Sorted int64 array of the ids for which `is_special` is true."""
         return np.flatnonzero(self.is_special)
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
-        """int32 [size]: UTF-8 bytes of (normalized) text that each token stands for, its space included; 0 for special ids."""
+        """int32 [size]: UTF-8 bytes of (normalized) text in each token, its space included; 0 for special ids."""
         texts = [piece.encode() for piece in self.pieces(range(self.size))]
         return np.where(self.is_special, 0, [len(text.replace(SPACE.encode(), b" ")) for text in texts]).astype(
             np.int32
@@ -362,19 +370,19 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def starts_word(self) -> np.ndarray:
-        """Array of bool [size]: the token begins with a space or is a line break, so it begins a word; never for special ids."""
+        """Bool [size]: whether a token begins a word: it starts with a space or is a line break. False for special ids."""
         return np.where(
             self.is_special, False, [piece.startswith((SPACE, "⏎")) for piece in self.pieces(range(self.size))]
         )
 
 
 def after_space(word: str) -> str:
-    """A word with one space before it."""
+    """Return the word with a space before it."""
     return word if word.startswith(" ") else f" {word}"
 
 
 def write_files(files: Mapping[str, bytes], directory: pathlib.Path) -> None:
-    """Writes files into a folder, which is made if need be; each appears only when it is whole."""
+    """Write files into a folder, which is created if missing; each file is written atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(directory / name, content)

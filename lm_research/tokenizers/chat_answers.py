@@ -1,9 +1,9 @@
-"""Where the answers of a conversation stand in the text that its chat template makes of it.
+"""Locating the assistant's answers in the text that a chat template renders.
 
-The template says so itself by `{% generation %}` blocks. Of another template it is found, and proved, by its own writing: the text
-begins with what is rendered up to an answer, and with what is rendered up to its end; or, where a template rewrites earlier
-turns (those for reasoning models drop earlier thinking), with another text in the answer's place the template writes the same
-before and behind it.
+A template with `{% generation %}` blocks marks them itself. For other templates the answer is located by rendering prefixes of the
+conversation: the whole text must begin with the rendering up to the answer, and with the rendering through its end. Some templates
+rewrite earlier turns (those of reasoning models drop earlier thinking); then the answer is replaced by another text, and what surrounds
+that text must be the same as what surrounds the answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ASSISTANT = "assistant"
 
 
 class Answers(NamedTuple):
-    """The text of a conversation, the characters [from, to) of its answers, and whether the template marked these itself."""
+    """The text of a conversation, the characters [start, end) of its answers, and whether the template marked them itself."""
 
     text: str
     spans: Spans
@@ -31,15 +31,15 @@ class Answers(NamedTuple):
 
 
 def find_answers(tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Answers:
-    """The text of a conversation and where its answers stand in it, each to the end token, where the template writes one.
+    """Render a conversation and locate its answers, each through its end token if the template writes one.
 
     Args:
-      tokenizer: its template counts, or the plain one.
-      messages: of which the last is an answer.
-      tools: for the template.
+      tokenizer: provides the template; PLAIN is used if it has none.
+      messages: the conversation, which ends with an answer.
+      tools: JSON schemas for the template.
 
     Raises:
-      UserError: the template does not take the messages; or it cannot be told which part of its text an answer is.
+      UserError: the template does not take the messages, or an answer cannot be located.
     """
     template = chat_template(tokenizer) or PLAIN
     text, marked = chat_spans(tokenizer, messages, False, template, tools)
@@ -51,31 +51,25 @@ def find_answers(tokenizer: Tokenizer, messages: Sequence[Message], tools: Seque
             span = finder.span(place, spans[-1][1] if spans else 0)
             if span is None:
                 raise UserError(
-                    "The chat_template does not keep what comes before an answer as it was, so it cannot be told which tokens are the "
-                    "answer's. Give records with a prompt and an answer instead, or mark what the model writes in the template by "
-                    "{% generation %} and {% endgeneration %}."
+                    "The chat_template changes the text before an answer when the answer is added, so the tokens of the answer cannot be "
+                    "located. Use examples with a prompt and an answer instead, or put {% generation %} and {% endgeneration %} around "
+                    "the answer in the template."
                 )
             spans.append(span)
     return Answers(text, spans, False)
 
 
 class _Finder:
-    """Looks for the answers of one conversation in its text."""
+    """Locates the answers of one conversation in its text."""
 
     def __init__(
         self, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None, template: str, text: str
     ) -> None:
-        self.tokenizer, self.messages, self.tools, self.template, self.text = (
-            tokenizer,
-            messages,
-            tools,
-            template,
-            text,
-        )
-        self.end = end_token(tokenizer)
+        self.tokenizer, self.messages, self.tools = tokenizer, messages, tools
+        self.template, self.text, self.end = template, text, end_token(tokenizer)
 
     def span(self, place: int, done: int) -> tuple[int, int] | None:
-        """The answer of a message, behind character `done` of the text; None where there is no proof."""
+        """The characters of the message at index `place`, after character `done`; None if they cannot be located."""
         opening = self._render(self.messages[:place], True) if place else None
         start = len(opening) if opening is not None and self.text.startswith(opening) else None
         if start is not None and start >= done:
@@ -84,30 +78,34 @@ class _Finder:
                 answer = whole[start:]
                 if not self.end or answer.count(self.end) < 2:  # an answer may itself name the end token
                     return start, start + self._closed(answer)
-        return self._by_another(place, done, start)
+        return self._by_substitution(place, done, start)
 
-    def _by_another(self, place: int, done: int, start: int | None) -> tuple[int, int] | None:
-        """By what stands around another text in the answer's place."""
-        other = self._unused()
-        swapped = [*self.messages[:place], {**self.messages[place], "content": other}, *self.messages[place + 1 :]]
-        around = (self._render(swapped) or "").split(other)
-        alone = (self._render(swapped[: place + 1]) or "").split(other)
-        if len(around) != 2 or len(alone) != 2:
+    def _by_substitution(self, place: int, done: int, start: int | None) -> tuple[int, int] | None:
+        """Locate the answer by the text that surrounds a placeholder in its place."""
+        placeholder = self._unused_text()
+        swapped = [
+            *self.messages[:place],
+            {**self.messages[place], "content": placeholder},
+            *self.messages[place + 1 :],
+        ]
+        full = (self._render(swapped) or "").split(placeholder)
+        prefix = (self._render(swapped[: place + 1]) or "").split(placeholder)
+        if len(full) != 2 or len(prefix) != 2:
             return None
-        (before, behind), closing = around, alone[1]
+        (before, after), closing = full, prefix[1]
         closing = closing[: self._closed(closing)]
-        content = len(self.text) - len(behind)  # where the answer's own text ends
+        content = len(self.text) - len(after)  # where the answer's content ends
         if start is None or start < done:
             start = len(before) if self.text.startswith(before) else -1
-        good = done <= start <= content and self.text.endswith(behind) and behind.startswith(closing)
-        return (start, content + len(closing)) if good else None
+        consistent = done <= start <= content and self.text.endswith(after) and after.startswith(closing)
+        return (start, content + len(closing)) if consistent else None
 
     def _closed(self, answer: str) -> int:
-        """Characters up to the end token, or all but white space at the end."""
+        """Length of an answer through its end token, or without trailing white space."""
         return answer.find(self.end) + len(self.end) if self.end and self.end in answer else len(answer.rstrip())
 
-    def _unused(self) -> str:
-        """Digits that the text does not have; no template has a reason to change them."""
+    def _unused_text(self) -> str:
+        """Digits that do not occur in the text; no template has a reason to change them."""
         number = 0
         while (digits := str(int(hashlib.sha256(bytes([number])).hexdigest(), 16))[:24]) in self.text:
             number += 1
@@ -116,14 +114,14 @@ class _Finder:
     def _render(self, messages: Sequence[Message], opens: bool = False) -> str | None:
         try:
             return chat_text(self.tokenizer, messages, opens, self.template, self.tools)
-        except UserError:  # some templates refuse half of a conversation
+        except UserError:  # some templates reject an incomplete conversation
             return None
 
 
 def answer_ids(tokenizer: Tokenizer, answers: Answers) -> list[list[int]]:
-    """Ids of a conversation up to the end of its last answer, in parts: before an answer, the answer, before the next, and so on.
+    """Encode a conversation through its last answer, in alternating parts: prompt, answer, prompt, answer, ...
 
-    The whole text is tokenized at once, and a token that has a character of an answer is the answer's, as transformers counts them.
+    The whole text is tokenized at once; a token with any character of an answer belongs to the answer, as in transformers.
     """
     if tokenizer.supports_offsets:
         encoded = tokenizer(answers.text, add_special_tokens=False, return_offsets=True)
@@ -136,7 +134,7 @@ def answer_ids(tokenizer: Tokenizer, answers: Answers) -> list[list[int]]:
         edges = [0, *itertools.chain.from_iterable(answers.spans)]
         texts = [answers.text[start:end] for start, end in itertools.pairwise(edges)]
         parts = tokenizer.encode_batch(texts[:1]) + tokenizer.encode_after(texts[1:])
-    for number in range(len(parts) - 1, 0, -2):  # answers without a token are none
-        if not parts[number]:
-            parts[number - 1 : number + 2] = [list(itertools.chain(*parts[number - 1 : number + 2]))]
+    for index in range(len(parts) - 1, 0, -2):  # an answer without tokens is dropped: its neighbors are joined
+        if not parts[index]:
+            parts[index - 1 : index + 2] = [list(itertools.chain(*parts[index - 1 : index + 2]))]
     return parts[: len(parts) // 2 * 2]

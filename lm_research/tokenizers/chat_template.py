@@ -1,8 +1,8 @@
-"""Conversations as the text that a model was trained on: its chat template, a Jinja program in its tokenizer's files.
+"""Chat templates: Jinja programs in a tokenizer's files that render a conversation as the text a model was trained on.
 
-Jinja runs in a sandbox that bounds time and size, with the settings and extras that transformers' `apply_chat_template` gives templates: blocks take
-their line with them, `break` and `continue`, `tojson` that keeps letters as they are, `raise_exception`, `strftime_now`, and
-`{% generation %}` ... `{% endgeneration %}` around what the model is to write.
+Templates run in a sandbox that bounds time and size, with the settings and extras of transformers' `apply_chat_template`: trimmed
+blocks, `break` and `continue`, a `tojson` that does not escape letters, `raise_exception`, `strftime_now`, and
+`{% generation %}` ... `{% endgeneration %}` around the text that the model generates.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
+from typing_extensions import override
 
 from lm_research.common.documents import json_value
 from lm_research.common.texts import replace_surrogates
@@ -26,17 +27,18 @@ from lm_research.tokenizers.template_sandbox import BoundedSandbox, bounded, cha
 
 TEMPLATE = "chat_template.jinja"
 Message = Mapping[str, Any]
-_MAX_CHARACTERS = 2**18  # characters of a template, and
-_MAX_INDENT = 100  # of a step in the JSON that it writes
+_MAX_CHARACTERS = 2**18  # of a template
+_MAX_INDENT = 100  # characters of indentation, or of a separator, in a template's JSON
 Spans = list[tuple[int, int]]
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # names that templates read a message's thinking by
-_BEGIN, _END = (
-    "\ufdd0",
-    "\ufdd1",
-)  # around a generation block while a template runs; Unicode keeps both from ever being text
+_REASONING = (
+    "reasoning_content",
+    "thinking",
+    "reasoning",
+)  # the field names under which templates read a message's reasoning
+_BEGIN, _END = "\ufdd0", "\ufdd1"  # mark a generation block during rendering; Unicode reserves both as noncharacters
 
-# What a conversation becomes that no template was made for: "User: TEXT", a blank line, "Assistant: TEXT" and the end token, and so on.
-# Line breaks are written as texts, because those of a template's own lines are taken away.
+# The default template: "User: TEXT", a blank line, "Assistant: TEXT" and the end token, and so on.
+# Line breaks are string literals because `trim_blocks` removes those of the template's lines.
 PLAIN = (
     "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}"
     "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}{% endfor %}"
@@ -45,9 +47,9 @@ PLAIN = (
 
 
 def chat_template(tokenizer: Tokenizer) -> str | None:
-    """The template in a tokenizer's files: chat_template.jinja, or of tokenizer_config.json; None without one.
+    """The template in a tokenizer's files, from chat_template.jinja or else tokenizer_config.json; None if there is none.
 
-    Where there are several by name, "default" counts.
+    Of several named templates, "default" is used.
     """
     files = tokenizer.files
     if TEMPLATE in files:
@@ -63,7 +65,7 @@ def chat_template(tokenizer: Tokenizer) -> str | None:
 
 
 def end_token(tokenizer: Tokenizer) -> str:
-    """The end token as templates write it; "" of a tokenizer that no text can name its tokens to."""
+    """The text of the end token, for templates; "" if the tokenizer does not recognize special tokens in text."""
     if not tokenizer.adds_special_tokens or "eos" not in tokenizer.roles:
         return ""
     return tokenizer.token_name(tokenizer.roles["eos"]) or ""
@@ -76,15 +78,15 @@ def chat_text(
     template: str | None = None,
     tools: Sequence[Any] | None = None,
 ) -> str:
-    """The text of a conversation.
+    """Render a conversation as text.
 
     Args:
-      tokenizer: whose `files` may hold the template.
-      messages: {"role", "content"} each, and whatever else the template reads. Fields that are None count as missing; a message's
-        thinking is known to the template by all its usual names.
-      add_generation_prompt: end with what stands before an answer.
-      template: instead of the tokenizer's own.
-      tools: JSON schemas that the template is told.
+      tokenizer: its `files` may contain the template.
+      messages: dicts with "role", "content" and any other fields that the template reads. Fields that are None count as missing; a
+        message's reasoning is passed under each of its common field names.
+      add_generation_prompt: whether to end with the header of the assistant's next answer.
+      template: overrides the tokenizer's own template.
+      tools: JSON schemas that are passed to the template.
 
     Raises:
       UserError: there is no template, or it does not take these messages.
@@ -99,19 +101,19 @@ def chat_spans(
     template: str | None = None,
     tools: Sequence[Any] | None = None,
 ) -> tuple[str, Spans]:
-    """As chat_text, and the characters [from, to) of it that the template's generation blocks wrote, in order."""
+    """Render a conversation as chat_text does, and return the characters [start, end) of its generation blocks too, in order."""
     template = template or chat_template(tokenizer)
     if template is None:
         raise UserError(
-            "This model has no chat_template, neither chat_template.jinja nor one in tokenizer_config.json, so it was not "
-            "made for messages. Give a text as the prompt, or put its template there."
+            "This model has no chat_template, neither chat_template.jinja nor in tokenizer_config.json, so it cannot take "
+            "messages. Give a text as the prompt, or add the model's template to these files."
         )
     settings = _settings(tokenizer.files)
     tokens = {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)}
     tokens.setdefault("eos_token", end_token(tokenizer))
     values = dict(messages=[_with_reasoning(one) for one in messages], add_generation_prompt=add_generation_prompt)
     if any(mark in json.dumps(values, ensure_ascii=False, default=str) for mark in (_BEGIN, _END)):
-        raise UserError("A message holds U+FDD0 or U+FDD1, which Unicode keeps from being text. Take it out.")
+        raise UserError("A message contains U+FDD0 or U+FDD1, which Unicode reserves as noncharacters. Remove them.")
     try:
         with bounded():
             written = _compiled(template).render(**tokens, **values, tools=tools or None, documents=None)
@@ -131,7 +133,7 @@ def _with_reasoning(message: Message) -> dict[str, Any]:
 
 
 def _unmarked(written: str) -> tuple[str, Spans]:
-    """A text without the marks of generation blocks, and where they stood."""
+    """Remove the marks of generation blocks from a text, and return the spans that they enclosed."""
     text, spans, start = "", [], 0
     for part in re.split(f"([{_BEGIN}{_END}])", written):
         if part == _BEGIN:
@@ -144,10 +146,9 @@ def _unmarked(written: str) -> tuple[str, Spans]:
 
 
 def chat_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation up to where the answer begins.
+    """Encode a conversation up to where the answer begins; raises as `chat_text` does.
 
-    Special tokens stand where the template puts them; the tokenizer adds none, so none is there twice. Raises a UserError as
-    `chat_text` does.
+    The template writes the special tokens; the tokenizer adds none, so that none occurs twice.
     """
     text = chat_text(tokenizer, messages)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist()
@@ -172,10 +173,11 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 class _Generation(Extension):
-    """The blocks `{% generation %}`, written with a mark on either side."""
+    """The `{% generation %}` block, whose output is enclosed in marks."""
 
     tags = {"generation"}
 
+    @override
     def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
@@ -186,7 +188,7 @@ class _Generation(Extension):
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Jinja's own would write < > & ' as escapes, which are for web pages."""
+    """Serialize to JSON without escaping < > & ', which Jinja's own filter escapes for web pages."""
     widths = [indent if isinstance(indent, int) else len(indent or ""), *map(len, separators or ())]
     if max(widths) > _MAX_INDENT:
         raise ValueError(f"tojson indents or separates by more than {_MAX_INDENT} characters")

@@ -1,4 +1,4 @@
-"""What the JSON files beside a Hugging Face vocabulary say: class of tokenizer, roles, added tokens, options."""
+"""Settings from the JSON files of a Hugging Face tokenizer: its class, roles, added tokens and options."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TOKENIZER_JSON = "tokenizer.json"
 SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # names of a sentencepiece model
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", *SENTENCEPIECE_FILES)
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
-# A class of transformers that takes tokenizer.json as it stands; most others build theirs from its vocabulary alone.
+# The transformers class that uses tokenizer.json unchanged; most others take only its vocabulary.
 PLAIN_CLASS = "PreTrainedTokenizerFast"
-SENTENCE_BERT_CONFIG = "sentence_bert_config.json"  # of sentence-transformers, beside a model
-_GENERIC = {"pretrainedtokenizerfast", "pretrainedtokenizer", "tokenizersbackend"}  # classes that say nothing
-_UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a longest text
+SENTENCE_BERT_CONFIG = "sentence_bert_config.json"  # sentence-transformers' settings of a model
+_GENERIC = {"pretrainedtokenizerfast", "pretrainedtokenizer", "tokenizersbackend"}  # classes for any kind of tokenizer
+_UNLIMITED = 10**9  # transformers writes 1e30 for a tokenizer without a maximum length
 
-# Ids have a bound because tables of all of them are made; the largest vocabularies in use have about a million.
+# Ids are bounded because tables are allocated for all of them; the largest vocabularies in use have about a million.
 MAX_IDS = 2**22
 Id = Annotated[int, Meta(ge=0, lt=MAX_IDS)]
 Name = Annotated[str, Meta(max_length=256)]  # of a class, a language or an input of models
@@ -34,7 +34,7 @@ _Switch = bool | Annotated[int, Meta(ge=0, le=1)]
 
 
 class TokenFields(TypedDict, total=False):
-    """A token that is more than its text."""
+    """A token with flags, as a JSON object."""
 
     content: Required[Content]
     lstrip: _Switch | None
@@ -49,8 +49,8 @@ _ADDED = dict[Annotated[str, Meta(pattern="^[0-9]{1,9}$")], TokenFields]
 _SIDE = Literal["left", "right"]
 _OPTIONS = """add_bos_token add_eos_token add_prefix_space do_lower_case keep_accents legacy legacy_behaviour separate_vocabs
 strip_accents tokenize_chinese_chars trim_offsets""".split()
-_NULL_SAYS_NOTHING = ("do_lower_case", "tokenize_chinese_chars", "extra_ids")  # elsewhere it means no, or none
-# Types of what is read of each file, where it is not null.
+_NULL_IS_MISSING = ("do_lower_case", "tokenize_chinese_chars", "extra_ids")  # for other keys null means false, or none
+# The types of the keys that are read from each file; null is always allowed.
 _TYPES: dict[str, dict[str, Any]] = {
     "tokenizer_config.json": {
         **dict.fromkeys((f"{role}_token" for role in ROLES), _Token),
@@ -82,19 +82,21 @@ _END_OF_TEXT = "<|endoftext|>"
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a tokenizer class of the transformers library stands for.
+    """A tokenizer class of the transformers library.
 
     Attributes:
-      name: of the class.
+      name: name of the class.
       vocabulary: "wordpiece" (vocab.txt), "bytes" (vocab.json and merges.txt), "pieces" (sentencepiece), or "two models" or "one
-        model" of sentencepiece with a vocab.json that numbers pieces.
-      roles: role -> its token, unless the files say otherwise.
-      wrap: how special tokens surround a text, see hf_vocabularies.py.
-      types: whether models that use it tell a pair's texts apart by types.
-      strips_mask: whether the mask takes the space before it with it, as in the models' training.
-      merges: whether its sentencepiece model is one of merges (BPE), not of scores (unigram).
-      languages: codes of those that it marks texts with, in the order of their ids; language: the one unless the files say.
-      begins: see languages.py.
+        model" (sentencepiece, with a vocab.json that numbers the pieces).
+      roles: role -> default token.
+      wrap: format of the special tokens around a text, see hf_vocabularies.set_post_processor.
+      types: whether models of this class use token type ids for pairs.
+      strips_mask: whether the mask absorbs the space before it, as in the models' training.
+      padding_side: "right" or "left".
+      merges: whether the sentencepiece model is BPE, not unigram.
+      languages: language codes in the order of their ids.
+      language: default source language.
+      starts_decoder: see languages.Languages.
     """
 
     name: str
@@ -172,7 +174,7 @@ KINDS = (
         merges=True,
     ),
 )
-# Classes and model types (with "Tokenizer" after them) that share another's tokenizer.
+# Model types whose tokenizer class (with "Tokenizer" appended) behaves as another one.
 _SHARED = {
     "BertTokenizer": "Electra MobileBert SqueezeBert ConvBert MegatronBert Ernie Nezha LayoutLM RetriBert VisualBert NomicBert",
     "RobertaTokenizer": "Bart Longformer LED Mvp RobertaPreLayerNorm Data2VecText",
@@ -199,14 +201,14 @@ class Settings:
 
     Attributes:
       where: the folder or file, for messages.
-      class_name: the class or model type that the files name, None when they name none.
-      kind: what that stands for here, None when unknown or not named.
+      class_name: the class or model type in the files, None if they name none.
+      kind: the kind of that class, None if it is unknown or not named.
       config: content of tokenizer_config.json.
-      roles: role -> its token, or None where the files deny the role; those of its kind where they do not speak of it.
-      stated: the roles that the files themselves speak of.
-      added: id -> token, for tokens that have an id of their own in the files.
+      roles: role -> token, or None if the files set the role to null; roles that the files do not mention have the kind's default.
+      stated_roles: the roles that the files mention.
+      added: id -> token, for tokens whose id is in the files.
       extra: special tokens without an id in the files.
-      lowercases: whether texts lose their capitals first, as sentence-transformers does where its files say so.
+      lowercases: whether sentence_bert_config.json requires lowercasing before everything else.
     """
 
     where: str
@@ -221,29 +223,29 @@ class Settings:
 
     @property
     def max_length(self) -> int | None:
-        """Tokens of the longest text that the model takes, special ones included."""
+        """Maximum number of tokens that the model accepts, special tokens included; None when unlimited."""
         length = self.config.get("model_max_length")
         return int(length) if length is not None and length < _UNLIMITED else None
 
     def side(self, key: str) -> str:
-        """Either `left` or `right`, of padding_side or truncation_side."""
+        """Return "left" or "right" for a key, padding_side or truncation_side."""
         default = self.kind.padding_side if self.kind and key == "padding_side" else "right"
         return self.config.get(key) or default
 
 
 def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = None) -> Settings:
-    """Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json and sentence_bert_config.json where given.
+    """Read those of tokenizer_config.json, special_tokens_map.json, added_tokens.json, config.json, sentence_bert_config.json that exist.
 
     Args:
-      files: name -> content; others do not matter.
+      files: name -> content; other files are ignored.
       where: their folder, for messages.
-      guess: the kind when the files name none.
+      guess: the kind to use if the files name no class.
 
     Raises:
-      TokenizerError: one of them is not a JSON object, or a value in it is of a wrong type.
+      TokenizerError: a file is not a JSON object, or a value has the wrong type.
     """
     config, special, added, model = (_load(files, name, where) for name in SETTINGS)
-    config = {key: value for key, value in config.items() if value is not None or key not in _NULL_SAYS_NOTHING}
+    config = {key: value for key, value in config.items() if value is not None or key not in _NULL_IS_MISSING}
     config |= {key: bool(config[key]) for key in _OPTIONS if config.get(key) is not None}
     class_name = config.get("tokenizer_class") or model.get("tokenizer_class")
     if class_name and _plain(class_name) in _GENERIC:
@@ -277,7 +279,7 @@ def read_settings(files: Mapping[str, bytes], where: str, guess: Kind | None = N
         config=config,
         roles=roles,
         stated_roles=stated,
-        # added_tokens.json does not tell which tokens are special; those with a role are.
+        # added_tokens.json does not mark special tokens; those with a role are special.
         added={
             number: token
             for number, value in sorted(by_id.items())
@@ -294,7 +296,7 @@ def _load(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
     kind = dict[Content, Id] if name == "added_tokens.json" else Object
     content: dict[str, Any] = parse_json(files[name], f"{where}/{name}", kind, error=TokenizerError, fix=_FIX)
     if name == "config.json" and isinstance(content.get("encoder"), dict):
-        # A model made of two: its one tokenizer is the encoder's.
+        # A model composed of two models: its tokenizer is the encoder's.
         content = {**content["encoder"], **{key: value for key, value in content.items() if key != "model_type"}}
     check_fields(content, _TYPES.get(name, {}), f"{where}/{name}", error=TokenizerError, fix=_FIX)
     return content
@@ -304,12 +306,12 @@ def _check_ids(by_id: Mapping[int, Any], where: str) -> None:
     highest = max(by_id, default=0)
     if highest >= MAX_IDS:
         raise TokenizerError(
-            f"{where}/tokenizer_config.json: added_tokens_decoder has the id {highest}, but ids may only go to {MAX_IDS - 1}. {_FIX}"
+            f"{where}/tokenizer_config.json: added_tokens_decoder has the id {highest}, but the maximum is {MAX_IDS - 1}. {_FIX}"
         )
 
 
 def _token(value: str | dict[str, Any] | None, special: bool = True, lstrip: bool = False) -> AddedToken | None:
-    """The token, None for null and for an empty text, as transformers has it."""
+    """Build the token; None for null and for an empty text, as in transformers."""
     if isinstance(value, str) and value:
         return AddedToken(value, special=special, lstrip=lstrip, normalized=not special)
     text = value.get("content") if isinstance(value, dict) else None

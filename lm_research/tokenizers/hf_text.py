@@ -1,7 +1,7 @@
-"""What text the tokens of a tokenizer.json stand for.
+"""The text that the tokens of a tokenizer.json represent.
 
-Three ways of writing tokens are told apart: byte-level (a character for each byte, GPT-2), WordPiece (## goes on with a
-word, BERT) and sentencepiece's (a space is ▁, bytes outside the vocabulary are <0x41>).
+Tokens are written in one of three styles: byte-level (one character per byte, GPT-2), WordPiece (## continues a word, BERT) and
+sentencepiece (a space is ▁, bytes outside the vocabulary are <0x41>).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def has_type(spec: Any, kind: str) -> bool:
-    """Whether a part of a tokenizer.json is of a type, or has a part that is."""
+    """Whether a part of a tokenizer.json, or any part inside it, has this type."""
     if isinstance(spec, dict):
         return spec.get("type") == kind or any(has_type(part, kind) for part in spec.values())
     return isinstance(spec, list) and any(has_type(part, kind) for part in spec)
@@ -28,7 +28,7 @@ def has_type(spec: Any, kind: str) -> bool:
 
 def _style(spec: Mapping[str, Any]) -> str:
     model = spec["model"]
-    if model.get("type") == "WordPiece" or "max_input_chars_per_word" in model:  # old files tell no type
+    if model.get("type") == "WordPiece" or "max_input_chars_per_word" in model:  # old files have no type
         return "wordpiece"
     return "bytes" if has_type([spec.get("pre_tokenizer"), spec.get("decoder")], "ByteLevel") else "pieces"
 
@@ -39,19 +39,19 @@ def _is_byte(spec: Mapping[str, Any], token: str) -> bool:
 
 @functools.cache
 def _byte_of() -> dict[str, int]:
-    """GPT-2's characters for bytes: printable Latin-1 stands for itself, the other bytes for what follows U+00FF."""
+    """GPT-2's characters for bytes: printable Latin-1 maps to itself, the other bytes to U+0100 and following."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
 def _is_isolated(text: str) -> bool:
-    """Whether BERT's rules take a token out of its surroundings: punctuation, symbols and Chinese characters."""
+    """Whether BERT's rules split a token from its neighbors: punctuation, symbols and Chinese characters."""
     return len(text) == 1 and (unicodedata.category(text)[0] in "PS" or unicodedata.name(text, "").startswith("CJK"))
 
 
 def byte_lengths(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -> np.ndarray:
-    """int64 [size]: UTF-8 bytes that each token stands for."""
+    """int64 [size]: UTF-8 bytes of each token's text."""
     style, added = _style(spec), {token["content"] for token in spec.get("added_tokens") or ()}
     prefix = spec["model"].get("continuing_subword_prefix") or ""
     lengths = np.zeros(size, np.int64)
@@ -70,7 +70,7 @@ def byte_lengths(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -
 
 
 def word_starts(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) -> np.ndarray:
-    """Array of bool [size]: tokens that begin with a space or a line break; of WordPiece those that do not go on with a word."""
+    """Bool [size]: whether a token begins with a space or a line break or, for WordPiece, does not continue a word."""
     style, prefix = _style(spec), spec["model"].get("continuing_subword_prefix") or ""
     starts = np.zeros(size, bool)
     for token, number in vocab.items():
@@ -82,7 +82,7 @@ def word_starts(vocab: Mapping[str, int], size: int, spec: Mapping[str, Any]) ->
 
 
 def readable(token: str, spec: Mapping[str, Any]) -> str:
-    """A token's text with ▁ for a space and ⏎ for a line break; bytes that are no whole character as they are written."""
+    """A token's text with ▁ for a space and ⏎ for a line break; tokens that are not valid UTF-8 stay in byte-level form."""
     if _style(spec) == "bytes" and all(character in _byte_of() for character in token):
         try:
             token = bytes(_byte_of()[character] for character in token).decode("utf-8").replace(" ", SPACE)
@@ -92,9 +92,9 @@ def readable(token: str, spec: Mapping[str, Any]) -> str:
 
 
 def literal_form(spec: Mapping[str, Any], special_ids: Iterable[int]) -> str:
-    """A tokenizer.json whose vocabulary no text can name a special token of.
+    """Return a tokenizer.json that encodes special tokens in a text as plain characters.
 
-    A unigram model looks its special tokens up in a text like any other piece, so there they get names that no text has.
+    A unigram model finds special tokens in a text like any other piece, so they are given names that do not occur in texts.
     """
     model = spec["model"]
     if isinstance(model.get("vocab"), list):
@@ -108,7 +108,7 @@ def literal_form(spec: Mapping[str, Any], special_ids: Iterable[int]) -> str:
 
 
 def without_prefix_space(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer.json without what puts a space before a text."""
+    """Return a tokenizer.json that does not prepend a space to a text."""
 
     def changed(part: Any) -> Any:
         if isinstance(part, list):

@@ -1,9 +1,9 @@
-"""Tokenizers of the `tokenizers` library from the vocabulary files that came before tokenizer.json.
+"""Building tokenizers of the `tokenizers` library from the vocabulary files that preceded tokenizer.json.
 
-Each follows the published model's own training code, as the tokenizer.json files published with the models do. Where
-transformers 5.24 departs from that when it reads these older files, this does not: a mask of RoBERTa takes the space before
-it along; mBART normalizes as its sentencepiece model says and mBART-50 and NLLB write no lone space; NLLB has its languages;
-ALBERT's commas are no part of a number; mT5 falls back to bytes; Llama begins a text with a token.
+Each tokenizer follows the published model's training code, as the tokenizer.json files published with the models do. transformers 5.24
+departs from that for some of these older files; this module does not: RoBERTa's mask absorbs the space before it; mBART normalizes
+with its sentencepiece model's rules, and mBART-50 and NLLB produce no lone space; NLLB has its languages; ALBERT splits commas from
+numbers; mT5 falls back to bytes; Llama begins a text with bos.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lm_research.tokenizers.spec import guarded
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 SPACE = "\u2581"
-# The files of each sort of vocabulary; of sentencepiece's names a class uses one, and the first that is there counts.
+# The files of each type of vocabulary, in order of precedence; SENTENCEPIECE_FILES come last.
 FILES = {
     "two models": ("source.spm", "target.spm", "vocab.json"),
     "one model": ("sentencepiece.bpe.model", "vocab.json"),
@@ -37,10 +37,10 @@ _TRIMMED = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2
 
 
 def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str, ...]:
-    """Names of the files that hold the vocabulary, () when there are none.
+    """Return the names of the vocabulary files, () if there are none.
 
     Raises:
-      TokenizerError: the settings name a class whose files are missing, or one that is not known here.
+      TokenizerError: the settings name an unsupported class, or a class whose files are missing.
     """
     found: list[tuple[str, ...]] = [
         names
@@ -51,10 +51,10 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
         return ()
     if settings.class_name and not settings.kind:
         raise TokenizerError(
-            f"{settings.where} holds {found[0][0]} but its files ask for {settings.class_name}, which cannot be built from it here "
-            f"(known: {', '.join(KIND)} and classes like them). Save it as a tokenizer.json with the library that made it "
-            "(AutoTokenizer.from_pretrained(...).save_pretrained(...) in transformers), or, if it is one of the known "
-            "ones, name that as tokenizer_class in tokenizer_config.json."
+            f"{settings.where} contains {found[0][0]}, but its files require {settings.class_name}, which is not supported without a "
+            f"tokenizer.json (supported: {', '.join(KIND)} and classes like them). Save a tokenizer.json with the library that made it "
+            "(AutoTokenizer.from_pretrained(...).save_pretrained(...) in transformers), or, if it is one of the supported classes, set "
+            "tokenizer_class in tokenizer_config.json."
         )
     if settings.kind is None:
         return found[0]
@@ -66,22 +66,22 @@ def find_vocabulary(files: Mapping[str, bytes], settings: Settings) -> tuple[str
     if not fitting:
         needed = FILES.get(settings.kind.vocabulary, (" or ".join(SENTENCEPIECE_FILES),))
         raise TokenizerError(
-            f"{settings.where} asks for a {settings.kind.name}, which needs {' and '.join(needed)}, but holds only "
+            f"{settings.where} requires a {settings.kind.name}, which needs {' and '.join(needed)}, but has only "
             f"{', '.join(found[0])}. Copy the missing file, or a tokenizer.json."
         )
     return fitting[0]
 
 
 def build(files: Mapping[str, bytes], names: tuple[str, ...], settings: Settings) -> tuple[Tokenizer, Kind]:
-    """A tokenizer without special tokens around texts, and the kind it is.
+    """Build a tokenizer that adds no special tokens around texts, and return it with its kind.
 
     Args:
       files: name -> content.
-      names: of the vocabulary's files, from find_vocabulary.
-      settings: of the same folder; a kind that they do not tell is guessed from the vocabulary.
+      names: names of the vocabulary files, from find_vocabulary.
+      settings: settings of the same folder; a kind that they do not name is inferred from the vocabulary.
 
     Raises:
-      TokenizerError: a file is damaged, or of another sort than its name says.
+      TokenizerError: a file is damaged, or its content does not match its name.
     """
     builders: dict[str, Callable[..., tuple[Tokenizer, Kind]]] = {"vocab.txt": _wordpiece, "vocab.json": _bytes}
     with guarded(f"{settings.where}: {' and '.join(names)} cannot be read", "Copy it again."):
@@ -119,8 +119,8 @@ def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokeni
     ]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
         raise TokenizerError(
-            f"{settings.where}: merges.txt has the line {short(' '.join(wrong[0]))}, which is not two tokens with a space between. Copy it "
-            "again."
+            f"{settings.where}: merges.txt has the line {short(' '.join(wrong[0]))}, which is not two tokens separated by a space. Copy "
+            "the file again."
         )
     tokenizer = Tokenizer(
         BPE(
@@ -140,15 +140,15 @@ def _bytes(vocabulary: bytes, merges: bytes, settings: Settings) -> tuple[Tokeni
 def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     model = spm.read_model(proto)
     kind = settings.kind or _guess_kind(model)
-    wanted = spm.BPE if kind.merges else spm.UNIGRAM
-    if model.kind != wanted:
+    expected = spm.BPE if kind.merges else spm.UNIGRAM
+    if model.kind != expected:
         names = {spm.BPE: "BPE", spm.UNIGRAM: "unigram"}
         raise TokenizerError(
-            f"{settings.where}: a {kind.name} is a sentencepiece model of kind {names[wanted]}, but this one is of kind "
-            f"{names.get(model.kind, model.kind)}: the file is of another model, or it is cut. Copy it again."
+            f"{settings.where}: a {kind.name} needs a sentencepiece model of type {names[expected]}, but this one has type "
+            f"{names.get(model.kind, model.kind)}: the file belongs to another model, or it is truncated. Copy it again."
         )
     tokenizer = (_bpe if kind.merges else _unigram)(model, kind, settings)
-    # What no text may be: control pieces. What a text may say, but always as one token: user defined ones.
+    # Control pieces never result from text; user-defined pieces do, always as one token.
     tokenizer.add_tokens(
         [
             AddedToken(text, special=sort == spm.CONTROL, normalized=False)
@@ -159,8 +159,8 @@ def _pieces(proto: bytes, settings: Settings) -> tuple[Tokenizer, Kind]:
     tokenizer.add_special_tokens([AddedToken(code, normalized=False) for code in kind.languages])
     if kind.wrap == "eos":
         sentinels = (f"<extra_id_{number}>" for number in itertools.count())
-        known = itertools.takewhile(lambda name: tokenizer.token_to_id(name) is not None, sentinels)
-        tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in known])
+        existing = itertools.takewhile(lambda name: tokenizer.token_to_id(name) is not None, sentinels)
+        tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in existing])
     return tokenizer, kind
 
 
@@ -188,7 +188,7 @@ def _unigram(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> T
         has_them = any(text == f"{SPACE}<extra_id_0>" for text, _ in vocab)  # as mT5's model
         count = int(config.get("extra_ids", 0 if has_them else 100))
         vocab += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(count))]
-    elif kind.wrap == "cls sep":  # ALBERT, whose commas are no part of a number
+    elif kind.wrap == "cls sep":  # ALBERT, which splits a comma from the number before it
         vocab = [(text, score - 100 * bool(re.search(r"\d,$", text))) for text, score in vocab]
         steps += [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
         if not config.get("keep_accents", False):
@@ -206,7 +206,7 @@ def _with_space_rules(
     settings: Settings,
     steps: Sequence[normalizers.Normalizer] = (),
 ) -> Tokenizer:
-    """With a text normalized by `steps` and the model's own rules, runs of white space as one space, and a space before it."""
+    """Add the normalizer (`steps`, then the model's own rules), the splitting at white space, and the prepended space."""
     steps, config = list(steps), settings.config
     if model.charsmap:
         steps.append(normalizers.Precompiled(model.charsmap))
@@ -223,7 +223,7 @@ def _with_space_rules(
 
 
 def _bpe(model: spm.SentencePieceModel, kind: Kind, settings: Settings) -> Tokenizer:
-    """Merges in the order of their pieces' scores; Llama has bytes for what is not in the vocabulary."""
+    """Build a BPE model whose merges are in the order of their pieces' scores; Llama falls back to bytes for unknown characters."""
     names = [text for text, *_ in (_fairseq(model, kind) if kind.languages else model.pieces)]
     vocab = {text: number for number, text in enumerate(names)}
     normal = {text: score for text, score, sort in model.pieces if sort == spm.NORMAL}
@@ -266,10 +266,10 @@ def _fallback_decoder(strip: bool) -> decoders.Decoder:
 def find_languages(
     tokenizer: Tokenizer, kind: Kind | None, settings: Settings, roles: Mapping[str, str]
 ) -> Languages | None:
-    """The languages of a tokenizer that has all its tokens, None if it marks no text with one.
+    """Return the languages of a tokenizer that has all its tokens, None if it has no language codes.
 
     Raises:
-      TokenizerError: the settings name one that it has not.
+      TokenizerError: the settings name a language that the tokenizer lacks.
     """
     if kind is None or not kind.languages:
         return None
@@ -279,16 +279,15 @@ def find_languages(
 
 
 def languages_among(ids: Mapping[str, int], kind: Kind, settings: Settings) -> Languages:
-    """Languages by their ids, with those that the settings name; raises a TokenizerError if they name others."""
+    """Build the languages from code -> id and the settings; raise a TokenizerError if these name a code that is not in `ids`."""
     config = settings.config
     source = config.get("src_lang") or (kind.language if kind.language in ids else next(iter(ids)))
     last = kind.wrap == "language last" or bool(config.get("legacy_behaviour"))
     found = Languages(ids, source, config.get("tgt_lang") or "", last, kind.starts_decoder)
     for key, code in (("src_lang", found.source), ("tgt_lang", found.target)):
         if code and code not in ids:
-            known = " ".join(ids)
             raise TokenizerError(
-                f"{settings.where}: {key} in tokenizer_config.json is {code!r}, which is none of {known}."
+                f"{settings.where}: {key} in tokenizer_config.json is {code!r}, which is not one of {' '.join(ids)}. Fix it."
             )
     return found
 
@@ -296,12 +295,14 @@ def languages_among(ids: Mapping[str, int], kind: Kind, settings: Settings) -> L
 def set_post_processor(
     tokenizer: Tokenizer, kind: Kind, settings: Settings, roles: Mapping[str, str], languages: Languages | None
 ) -> None:
-    """Sets the special tokens that go around a text or a pair, as the kind's models were trained.
+    """Set the special tokens that go around a text or a pair, as the kind's models were trained.
 
     Args:
-      tokenizer: changed in place; has all its tokens.
-      kind, settings, languages: of it.
+      tokenizer: a tokenizer with all its tokens, changed in place.
+      kind: its kind.
+      settings: its settings.
       roles: role -> token.
+      languages: its languages, None if it has none.
     """
 
     def template(single: str, pair: str, **names: str) -> processors.PostProcessor:
@@ -318,7 +319,7 @@ def set_post_processor(
     bos, eos, cls, sep = (roles.get(role, "") for role in ("bos", "eos", "cls", "sep"))
     if kind.wrap == "cls sep sep" and kind.vocabulary == "bytes":
         sep_id, cls_id = tokenizer.token_to_id(sep), tokenizer.token_to_id(cls)
-        assert sep_id is not None and cls_id is not None, "it has all its tokens"
+        assert sep_id is not None and cls_id is not None, "the tokenizer has all its tokens"
         trims, prefix = bool(config.get("trim_offsets", True)), bool(config.get("add_prefix_space", False))
         tokenizer.post_processor = processors.RobertaProcessing((sep, sep_id), (cls, cls_id), trims, prefix)
         return
@@ -341,7 +342,7 @@ def set_post_processor(
 def apply_options(
     tokenizer: Tokenizer, settings: Settings, roles: Mapping[str, str], languages: Languages | None
 ) -> None:
-    """Makes a tokenizer from a tokenizer.json, in place, do as the tokenizer_config.json beside it says."""
+    """Apply the options of tokenizer_config.json, in place, to a tokenizer that was read from tokenizer.json."""
     config, normalizer, splitter = settings.config, tokenizer.normalizer, tokenizer.pre_tokenizer
     if isinstance(normalizer, normalizers.BertNormalizer):
         tokenizer.normalizer = normalizers.BertNormalizer(
@@ -354,12 +355,14 @@ def apply_options(
         splitter.add_prefix_space = bool(config["add_prefix_space"])
         tokenizer.pre_tokenizer = splitter
     ends = settings.kind and settings.kind.wrap == "bos eos" and {"add_bos_token", "add_eos_token"} & config.keys()
-    if settings.kind and (ends or languages is not None):  # whose code in the file is that of whoever saved it
+    if settings.kind and (
+        ends or languages is not None
+    ):  # the file has the language code that was current when it was saved
         set_post_processor(tokenizer, settings.kind, settings, roles, languages)
 
 
 def prepend_lowercase(tokenizer: Tokenizer) -> bool:
-    """Makes a tokenizer, in place, take capitals away before all else; False where it did so already."""
+    """Make a tokenizer, in place, lowercase texts before everything else; return False if it lowercases already."""
     spec = json.loads(tokenizer.to_str())["normalizer"]
     parts = (spec.get("normalizers") or [spec]) if spec else []
     if any(part["type"] == "Lowercase" or part.get("lowercase") for part in parts):

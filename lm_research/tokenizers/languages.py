@@ -1,7 +1,7 @@
-"""Languages of texts, where a tokenizer marks texts with them: mBART, mBART-50, NLLB and M2M-100.
+"""Language codes of multilingual tokenizers: mBART, mBART-50, NLLB and M2M-100.
 
-What is read carries the code of its language, and what is written that of its own, so a tokenizer has two forms of a text. Codes go by
-transformers' names: src_lang and tgt_lang of tokenizer_config.json.
+An encoder input carries the code of the source language, a decoder target the code of the target language, so these tokenizers encode
+the same text in two ways. tokenizer_config.json names the languages as in transformers: src_lang and tgt_lang.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from lm_research.errors import TokenizerError, suggest
 
-# Codes in the order of their ids: of mBART (Liu et al. 2020), those that mBART-50 (Tang et al. 2020) adds, of NLLB (NLLB Team 2022),
-# of M2M-100 (Fan et al. 2020) and of the models of Facebook's WMT 2021 entry (Tran et al. 2021).
+# Codes in the order of their ids: mBART (Liu et al. 2020), mBART-50 (Tang et al. 2020), NLLB (NLLB Team 2022), M2M-100 (Fan et al. 2020)
+# and Facebook's models for WMT 2021 (Tran et al. 2021).
 MBART = """
 ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX
 ro_RO ru_RU si_LK tr_TR vi_VN zh_CN
@@ -55,10 +55,11 @@ class Languages:
     """The languages of a tokenizer.
 
     Attributes:
-      ids: code -> id of the token that stands for it.
-      source: code of what is read; target: of what is written, "" where the files do not say.
-      last: a code stands behind a text and its end token, not before it.
-      begins: a decoder begins with the code of its text in place of a start token (mBART); else it is the first token written.
+      ids: language code -> id of its token.
+      source: code of the source language.
+      target: code of the target language, "" if the files do not name one.
+      code_last: whether the code follows a text and its end token; otherwise it precedes the text.
+      starts_decoder: whether the code takes the place of the decoder's start token (mBART); otherwise it is the first target token.
     """
 
     ids: Mapping[str, int]
@@ -69,38 +70,38 @@ class Languages:
 
     @property
     def target_or_source(self) -> str:
-        """The code of what is written: where none is named that of what is read, as transformers has it."""
+        """The target language, or the source language if no target is named (transformers does the same)."""
         return self.target or self.source
 
     def id_of(self, code: str) -> int:
-        """Id of a language; raises a TokenizerError if there is no such one."""
+        """Id of a language code; raises a TokenizerError if the tokenizer lacks it."""
         if code not in self.ids:
             alike = [one for one in self.ids if one[:2].lower() == code[:2].lower()]
             raise TokenizerError(f"This model's tokenizer has no language {code!r}. {suggest(code, alike or self.ids)}")
         return self.ids[code]
 
     def code_of(self, token: int | None) -> str:
-        """The language that a token stands for, "" for others."""
+        """The language code of a token id, "" for other tokens."""
         return next((code for code, number in self.ids.items() if number == token), "")
 
     def frame_ids(self, code: str, end: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids before and after a text in a language; `end` is the end token."""
+        """Return the ids before and after a text in a language; `end` is the id of the end token."""
         return ((), (end, self.id_of(code))) if self.code_last else ((self.id_of(code),), (end,))
 
     def generation_options(self, code: str) -> dict[str, int]:
-        """How a decoder is made to write in a language, as an argument of `generate`."""
+        """Return the argument of `generate` that makes a decoder write in a language."""
         return {"decoder_start_token_id" if self.starts_decoder else "forced_bos_token_id": self.id_of(code)}
 
     def language_of(self, settings: Mapping[str, object]) -> str:
-        """The language that such an argument in a model's files names, "" if it names none."""
+        """The language that a model's generation settings force (see `generation_options`), "" if none."""
         token = settings.get("decoder_start_token_id" if self.starts_decoder else "forced_bos_token_id")
         return self.code_of(token) if isinstance(token, int) else ""
 
 
-def require_languages(languages: Languages | None, asked: str) -> Languages:
-    """Those of a tokenizer of which `asked` is wanted; raises a TokenizerError if it has none."""
+def require_languages(languages: Languages | None, code: str) -> Languages:
+    """Return a tokenizer's languages; raise a TokenizerError that names the requested code if it has none."""
     if languages is None:
         raise TokenizerError(
-            f"A language was given ({asked}), but this model's tokenizer marks no text with its language: leave it out."
+            f"The language {code} was given, but this model's tokenizer has no language codes. Leave the language out."
         )
     return languages

@@ -1,4 +1,4 @@
-"""Opens whatever a path holds as a tokenizer.
+"""Loading tokenizers from paths.
 
 tokenizer = load_tokenizer("path/of/a/model")
 batch = tokenizer(["a text", "another"], padding=True, truncation=True, max_length=128)
@@ -36,7 +36,7 @@ STARTS = (
     "vocab.txt",
     "vocab.json",
     *SENTENCEPIECE_FILES,
-)  # a folder with any of these holds a tokenizer
+)  # a folder with any of these has a tokenizer
 _LOOKED_FOR = (
     TOKENIZER_JSON,
     "vocab.txt",
@@ -47,17 +47,17 @@ _NUMBERED = ("two models", "one model")  # vocabularies of numbered_pieces.py
 
 
 def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
-    """The tokenizer at a path.
+    """Load the tokenizer at a path.
 
     Args:
-      path: a sentencepiece .model file, a tokenizer.json, or a folder. Of a folder the first of these counts:
+      path: a sentencepiece .model file, a tokenizer.json, or a folder. In a folder the first of these is used:
         tokenizer.json; vocab.txt (WordPiece); vocab.json with merges.txt (byte-level BPE); spiece.model,
         sentencepiece.bpe.model or tokenizer.model. tokenizer_config.json, special_tokens_map.json, added_tokens.json and
-        config.json beside it tell its class, special tokens and options. The folder of a training run stands for that
-        of its newest checkpoint's files.
+        config.json next to it define its class, special tokens and options. For the folder of a training run, the files of its
+        newest checkpoint are used.
 
     Raises:
-      TokenizerError: there is nothing like that, it is damaged, or its class is not known here.
+      TokenizerError: there is no tokenizer, it is damaged, or its class is not supported.
     """
     try:
         path = pathlib.Path(path).expanduser()
@@ -65,14 +65,10 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
         kept = [file for name in STARTS for file in path.glob(f"checkpoints/*/files/{name}")] if is_folder else []
         folders = [file.parents[1] for file in kept]
         steps = {int(folder.name): folder for folder in folders if re.fullmatch("[0-9]{1,18}", folder.name)}
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # a name that is too long, of a user that is not there, with a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # the name is too long, has an unknown ~user, or has a NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise TokenizerError(
-            f"The tokenizer {str(path)[:200]!r} cannot be opened: {reason}. Give another path."
+            f"The tokenizer {str(path)[:200]!r} cannot be opened: {reason}. Check the path."
         ) from error
     if is_folder:
         path = steps[max(steps)] / "files" if steps else path
@@ -88,20 +84,20 @@ def load_tokenizer(path: pathlib.Path | str) -> Tokenizer:
 
 
 def _read(folder: pathlib.Path, *names: str) -> dict[str, bytes]:
-    """Those of the files that a folder has."""
+    """Read the files that exist in a folder."""
     found = [name for name in names if os.path.lexists(folder / name)]
     return {name: read_bytes(folder / name, error=TokenizerError, fix=FIX) for name in found}
 
 
 def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> Tokenizer:
-    """The tokenizer that a folder with these files holds.
+    """Build a tokenizer from the contents of its folder.
 
     Args:
-      files: name -> content; others than load_tokenizer looks at do not matter.
+      files: name -> content; files that load_tokenizer does not use are ignored.
       where: their folder, for messages.
 
     Raises:
-      TokenizerError: as load_tokenizer.
+      TokenizerError: as for load_tokenizer.
     """
     settings = read_settings(files, where)
     if TOKENIZER_JSON in files and not (settings.kind and settings.kind.vocabulary in _NUMBERED):
@@ -111,9 +107,9 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> Tokenizer:
     names = hf_vocabularies.find_vocabulary(files, settings)
     if not names:
         raise TokenizerError(
-            f"{where} is a folder without a tokenizer: looked for {', '.join(_LOOKED_FOR)}. Give the folder of a Hugging Face "
-            "model, a tokenizer.json or a sentencepiece .model file in config.tokenizer.path, or leave that key empty to "
-            "train a tokenizer on the corpus."
+            f"{where} is a folder without a tokenizer: it has none of {', '.join(_LOOKED_FOR)}. Set config.tokenizer.path to the folder "
+            "of a Hugging Face model, a tokenizer.json or a sentencepiece .model file, or leave it empty to train a tokenizer on the "
+            "corpus."
         )
     if any(names == hf_vocabularies.FILES[sort] for sort in _NUMBERED):
         return NumberedPieces.from_files(files, where)
@@ -121,9 +117,9 @@ def tokenizer_from_files(files: Mapping[str, bytes], where: str) -> Tokenizer:
 
 
 def _is_plain(files: Mapping[str, bytes], settings: Settings) -> bool:
-    """Whether a folder's only vocabulary is a sentencepiece model that one of our own models was trained with.
+    """Whether a folder's only vocabulary is a sentencepiece model in the format of SentencePieceTokenizer.
 
-    Of the published classes known here only Llama's calls its model tokenizer.model; ours begins with our names of roles.
+    Among the supported classes only Llama's also names its model tokenizer.model; this library's begins with the names in ROLES.
     """
     if MODEL not in files or any(name in files for name in VOCABULARIES if name != MODEL):
         return False

@@ -1,8 +1,8 @@
-"""Tokenizers whose sentencepiece models cut texts into pieces and whose vocab.json numbers them: Marian's and M2M-100's.
+"""Tokenizers with sentencepiece models that split texts into pieces and a vocab.json that numbers the pieces: Marian and M2M-100.
 
-Marian has two models, source.spm for what is read and target.spm for what is written; a text may begin with a code such as >>fra<<
-that tells a model with several target languages which one to write. M2M-100 has one and marks texts with their language. Pieces that
-vocab.json has not are unknown. The tokenizers library has no such model, so sentencepiece itself cuts texts; files stay as they are.
+Marian has two models, source.spm for encoder inputs and target.spm for decoder targets; a text may begin with a code such as >>fra<<
+that selects the target language of a multilingual model. M2M-100 has one model and language codes. Pieces that are not in vocab.json
+are unknown. The tokenizers library has no such model, so sentencepiece splits the texts; files are kept unchanged.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 import sentencepiece
+from typing_extensions import override
 
 from lm_research.common.documents import parse_json
 from lm_research.common.texts import replace_surrogates
@@ -31,25 +32,25 @@ from lm_research.tokenizers.sentencepiece_model import NO_PREFIX, read_model
 from lm_research.tokenizers.special_roles import with_fallbacks
 from tokenizers import AddedToken
 
-_MAX_LENGTH = 512  # tokens that Marian's models take where no file says it
+_MAX_LENGTH = 512  # maximum number of tokens of Marian's models if the files do not set it
 _CODE = re.compile(">>.*?<<", re.DOTALL)
 
 
 class NumberedPieces(Tokenizer):
-    """A tokenizer of sentencepiece models and a vocab.json."""
+    """A tokenizer made of sentencepiece models and a vocab.json."""
 
     def __init__(self, files: Mapping[str, bytes], settings: Settings) -> None:
-        """Use load_tokenizer; raises a TokenizerError where a file is damaged or of a form that is not known here."""
+        """Use load_tokenizer instead. Raises a TokenizerError if a file is damaged or of an unsupported format."""
         self.name, kind = settings.where, settings.kind
-        assert kind is not None, "from_files names one"
+        assert kind is not None, "from_files passes one"
         if settings.config.get("separate_vocabs"):
             raise TokenizerError(
-                f"{self.name}: separate_vocabs is true in tokenizer_config.json, and a vocabulary of its own for what is written "
-                "(target_vocab.json) is not supported. Use a model whose sides share vocab.json."
+                f"{self.name}: separate_vocabs is true in tokenizer_config.json, but a separate target vocabulary (target_vocab.json) "
+                "is not supported. Use a model whose encoder and decoder share vocab.json."
             )
         names = hf_vocabularies.FILES[kind.vocabulary]
         protos = [files[name] for name in names[:-1]]
-        self._reads, self._writes = (_open(files[name], f"{self.name}/{name}") for name in (names[0], names[-2]))
+        self._source, self._target = (_open(files[name], f"{self.name}/{name}") for name in (names[0], names[-2]))
         self._vocab = _read_vocab(files[names[-1]], f"{self.name}/{names[-1]}")
         self.languages, self._has_codes = None, not kind.languages
         spoken: dict[str, int] = {}
@@ -83,40 +84,46 @@ class NumberedPieces(Tokenizer):
         return self.from_files, (self.files, self.name)
 
     @classmethod
+    @override
     def from_files(cls, files: Mapping[str, bytes], where: str) -> Self:
         guess = "MarianTokenizer" if "source.spm" in files else "M2M100Tokenizer"
         return cls(files, read_settings(files, where, KIND[guess]))
 
     @property
+    @override
     def main_file(self) -> str:
         return "vocab.json"
 
+    @override
     def num_special_tokens(self, pair: bool = False) -> int:
         return self.frame.size
 
     # ------------------------------------------------------------------------------------------ text to ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens around it and with none found in it but a code that Marian's may begin with."""
-        return self._encode(self._reads, texts)
+        """Encode each text without adding or recognizing special tokens, except the code that a text for Marian may begin with."""
+        return self._encode(self._source, texts)
 
+    @override
     def encode_targets(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._encode(self._writes, texts)
+        return self._encode(self._target, texts)
 
+    @override
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._encode(self._going_on, texts)
+        return self._encode(self._continuing, texts)
 
     @property
+    @override
     def adds_space(self) -> bool:
-        return self._going_on is not self._reads
+        return self._continuing is not self._source
 
     @functools.cached_property
-    def _going_on(self) -> sentencepiece.SentencePieceProcessor:
-        """The model of what is read without the space before a text; itself where that makes no difference, or spaces are folded."""
-        one, more = (self._reads.normalize(text) for text in ("a", " a"))
-        if not one.startswith(SPACE) or more == one:
-            return self._reads
-        return _open(self._reads.serialized_model_proto() + NO_PREFIX, self.name)
+    def _continuing(self) -> sentencepiece.SentencePieceProcessor:
+        """The source model without the space before a text; `_source` itself if it adds none, or folds spaces."""
+        bare, spaced = (self._source.normalize(text) for text in ("a", " a"))
+        if not bare.startswith(SPACE) or spaced == bare:
+            return self._source
+        return _open(self._source.serialized_model_proto() + NO_PREFIX, self.name)
 
     def _encode(self, model: sentencepiece.SentencePieceProcessor, texts: Sequence[str]) -> list[list[int]]:
         texts = replace_surrogates(list(texts))
@@ -126,10 +133,10 @@ class NumberedPieces(Tokenizer):
         return [[self._vocab.get(piece, self.unk_id) for piece in row] for row in rows]
 
     def _rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> list[Row]:
-        return self._framed(self._reads, texts, limit, self.frame if add_special_tokens else ((), ()))
+        return self._framed(self._source, texts, limit, self.frame if add_special_tokens else ((), ()))
 
     def _target_rows(self, texts: Texts, limit: int | None, add_special_tokens: bool) -> list[Row]:
-        return self._framed(self._writes, texts, limit, self.target_frame if add_special_tokens else ((), ()))
+        return self._framed(self._target, texts, limit, self.target_frame if add_special_tokens else ((), ()))
 
     def _framed(
         self,
@@ -138,60 +145,67 @@ class NumberedPieces(Tokenizer):
         limit: int | None,
         frame: tuple[Sequence[int], Sequence[int]],
     ) -> list[Row]:
-        """Rows of texts whose special tokens, where they name some, count as such."""
+        """Encode single texts with the special tokens of `frame` around them; special tokens in a text are recognized."""
         singles = [text for text in texts if isinstance(text, str)]
         if len(singles) < len(texts):
             raise TokenizerError(
-                f"The tokenizer {self.name} is of models that read one text, not pairs. Leave out text_pair."
+                f"The tokenizer {self.name} belongs to models that take one text, not pairs. Leave out text_pair."
             )
         (head, tail), rows = frame, []
-        limit = self._checked(limit, False, bool(head or tail))
-        room = None if limit is None else limit - len(head) - len(tail)
+        limit = self._check_limit(limit, False, bool(head or tail))
+        max_ids = None if limit is None else limit - len(head) - len(tail)
         for text in singles:
             parts = [part for part in self._splitter.split(text) if part]
-            kept = [
+            encoded = [
                 [self._vocab[part.strip()]] if part.strip() in self._named else self._encode(model, [part])[0]
                 for part in parts
             ]
-            ids = [token for part in kept for token in part]
-            cut = slice(room) if self.truncation_side == "right" else slice(max(0, len(ids) - (room or len(ids))), None)
-            row = [*head, *ids[cut], *tail]
-            rows.append(Row(row, [0] * len(row)))
+            ids = [token for part in encoded for token in part]
+            start = 0 if max_ids is None or self.truncation_side == "right" else max(0, len(ids) - max_ids)
+            ids = [*head, *ids[start:][:max_ids], *tail]
+            rows.append(Row(ids, [0] * len(ids)))
         return rows
 
     # ------------------------------------------------------------------------------------------ ids to text
 
+    @override
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
         text, pieces = "", []
         for token in [int(token) for token in np.ravel(ids) if int(token) in self._names]:
             if token not in self._specials:
                 pieces.append(self._names[token])
             elif not skip_special_tokens:
-                text += self._writes.decode_pieces(pieces) + self._names[token] + " " * self._has_codes
+                text += self._target.decode_pieces(pieces) + self._names[token] + " " * self._has_codes
                 pieces = []
-        return str(text + self._writes.decode_pieces(pieces)).replace(SPACE, " ").strip()
+        return str(text + self._target.decode_pieces(pieces)).replace(SPACE, " ").strip()
 
+    @override
     def pieces(self, ids: Iterable[int]) -> list[str]:
         return [(self.token_name(int(token)) or f"<{token}>").replace("\n", "⏎") for token in ids]
 
+    @override
     def token_id(self, token: str) -> int | None:
         return self._vocab.get(token)
 
+    @override
     def token_name(self, token: int) -> str | None:
         return self._names.get(token)
 
     @functools.cached_property
+    @override
     def is_special(self) -> np.ndarray:
-        special = np.ones(self.size, dtype=bool)  # ids without a token stand for no text either
+        special = np.ones(self.size, dtype=bool)  # ids without a token count as special
         special[list(self._names)] = False
         special[[*self._specials, *self.roles.values()]] = True
         return special
 
     @functools.cached_property
+    @override
     def token_bytes(self) -> np.ndarray:
         return np.where(self.is_special, 0, byte_lengths(self._vocab, self.size, self._spec)).astype(np.int32)
 
     @functools.cached_property
+    @override
     def starts_word(self) -> np.ndarray:
         return np.where(self.is_special, False, word_starts(self._vocab, self.size, self._spec))
 
@@ -207,15 +221,15 @@ def _open(proto: bytes, where: str) -> sentencepiece.SentencePieceProcessor:
 
 
 def _read_vocab(content: bytes, where: str) -> dict[str, int]:
-    """vocab.json: piece -> id."""
+    """Parse vocab.json: piece -> id."""
     vocab: dict[str, int] = parse_json(content, where, dict[str, Id], error=TokenizerError, fix="Copy it again.")
     if "<unk>" not in vocab:
-        raise TokenizerError(f"{where} does not number pieces, <unk> among them. Copy it again.")
+        raise TokenizerError(f"{where} has no id for <unk>, so it is not a vocabulary of pieces. Copy it again.")
     return vocab
 
 
 def _splitter(tokens: Mapping[str, AddedToken]) -> re.Pattern[str]:
-    """Finds tokens in a text, the longest first, with the white space that they take along."""
+    """Return a pattern that finds special tokens in a text, the longest first, with the white space that they absorb."""
     names = sorted(tokens, key=len, reverse=True)
     before, behind = {True: r"(?<!\s)\s*", False: ""}, {True: r"\s*", False: ""}
     return re.compile(

@@ -1,7 +1,7 @@
-"""Whether a regular expression may take more than its share of time or memory.
+"""Rejecting regular expressions that may take too much time or memory.
 
-Oniguruma, which the `tokenizers` library has, tries every way to divide a text among repetitions that stand inside each other: for
-(a+)+ these are twice as many with each character. It gives up in the end, by a panic.
+Oniguruma, which the `tokenizers` library uses, tries every way to divide a text among nested repetitions: for (a+)+ their number
+doubles with each character. It finally gives up with a panic.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import dataclasses
 import re
 
 _MAX_LENGTH = 2**20  # characters
-_MAX_COUNT = 10_000  # times that a part may be asked for
-_MAX_WAYS = 16  # times for a part that can be read in several ways
+_MAX_COUNT = 10_000  # repetitions of a part
+_MAX_WAYS = 16  # repetitions of a part that can match in several ways
 _QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(,?)(\d*)\}")
 _HEAD = re.compile(r"\(\?(?:<?[=!]|<[^>]*>|'[^']*'|[imx-]*:|[>~|]|[imx-]+(?=\)))|\(")
 _ESCAPE = re.compile(r"\\(?:[pP]\{[^}]*\}|[xuo]\{[^}]*\}|[xu][0-9a-fA-F]{2,4}|k<[^>]*>|.)", re.DOTALL)
@@ -19,15 +19,15 @@ _ESCAPE = re.compile(r"\\(?:[pP]\{[^}]*\}|[xuo]\{[^}]*\}|[xu][0-9a-fA-F]{2,4}|k<
 
 @dataclasses.dataclass
 class _Group:
-    """What is known of a group up to here."""
+    """A group of the pattern, as far as it has been read."""
 
-    repeats: bool = False  # whether something in it is repeated without bound
-    branches: bool = False  # whether something in it can be read in several ways
-    count: int = 1  # times that its largest part is asked for
+    repeats: bool = False  # whether a part of it is repeated without bound
+    branches: bool = False  # whether a part of it can match in several ways
+    count: int = 1  # repetitions of its most repeated part
     firsts: list[str] = dataclasses.field(default_factory=lambda: [""])  # how its alternatives begin
 
     def add(self, inner: _Group, text: str) -> None:
-        """Goes on with a part."""
+        """Append a part, written as `text`."""
         self.repeats |= inner.repeats
         self.branches |= inner.branches
         self.count = max(self.count, inner.count)
@@ -35,7 +35,7 @@ class _Group:
 
 
 def check_pattern(pattern: str) -> None:
-    """Raises a ValueError that says why a pattern must not be used; of what it cannot read Oniguruma tells."""
+    """Raise a ValueError with the reason if a pattern must not be used; Oniguruma itself reports syntax errors."""
     if len(pattern) > _MAX_LENGTH:
         raise ValueError(f"it has more than {_MAX_LENGTH:,} characters")
     groups, place = [_Group()], 0
@@ -75,13 +75,13 @@ def check_pattern(pattern: str) -> None:
 
 
 def _quantified(pattern: str, place: int, part: _Group) -> int:
-    """Where a pattern goes on behind the quantifiers at a place, which are those of `part`."""
+    """Apply the quantifiers at `place` to `part`, and return the place after them."""
     while (found := _QUANTIFIER.match(pattern, place)) and found[0] not in ("{}", "{,}"):
         least, comma, most = found.groups()
         unbounded = found[0] in "*+" or bool(comma and not most)
         times = 1 if found[0] == "?" else _MAX_WAYS + 1 if unbounded else int((most or least)[:9])
         if (part.repeats or part.branches) and times > _MAX_WAYS:
-            raise ValueError("it repeats a part that can itself be read in several ways, which may take for ever")
+            raise ValueError("it repeats a part that can itself match in several ways, which may take exponential time")
         part.count *= max(1, int((most or least or "1")[:9]))
         if part.count > _MAX_COUNT:
             raise ValueError(f"it repeats a part more than {_MAX_COUNT:,} times")
@@ -93,7 +93,7 @@ def _quantified(pattern: str, place: int, part: _Group) -> int:
 
 
 def _after_class(pattern: str, place: int) -> int:
-    """The place behind a class of characters, which may hold others."""
+    """Return the place after a character class, which may contain nested classes."""
     depth, first = 0, place
     while place < len(pattern):
         character = pattern[place]

@@ -1,7 +1,7 @@
-"""A run's tokenizer as one that is called with texts and that other programs read from its files.
+"""Exporting a run's tokenizer so that calling it, here or in other libraries, gives what the model was trained on.
 
-A run learns from ids, and its objective or task says what stands around them. Here that becomes part of the tokenizer: calling
-it gives what the model has learned to read, and so does `AutoTokenizer` of the transformers library with the same files.
+During training the objective or task adds special tokens around the ids of texts. Here they become part of the tokenizer's files, so that
+`AutoTokenizer` of the transformers library reads the same inputs from them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lm_research.tokenizers.hf_tokenizer import HFTokenizer
 from tokenizers import processors
 
 AROUND, BEFORE, BEHIND = "around", "before", "behind"
-# What stands around one text, and around two: the token that begins a text, and the one that ends it.
+# Templates for one text and for a pair, in the order of $A, $B and the special tokens' roles; ":1" is the token type.
 _FORMS = {
     AROUND: ("cls $A sep", "cls $A sep $B:1 sep:1"),
     BEFORE: ("sep $A", "sep $A $B"),
@@ -25,12 +25,12 @@ _FORMS = {
 
 
 def format_for(kind: str, head: str, objective: str = "") -> str:
-    """What a model has learned to see around texts, as `as_read` takes it.
+    """Return the format of special tokens that a model was trained with, for `with_format`.
 
     Args:
       kind: "encoder", "decoder" or "encoder-decoder".
-      head: what it predicts, a name of models.head_kinds.HEADS.
-      objective: that it was pre-trained with; "" for a task, or when that is not known.
+      head: name of the head in models.head_kinds.HEADS.
+      objective: the pre-training objective; "" for a task, or if it is unknown.
     """
     if head == "seq2seq_lm":
         return {"": "", "denoising": AROUND}.get(objective, BEHIND)
@@ -38,29 +38,29 @@ def format_for(kind: str, head: str, objective: str = "") -> str:
 
 
 def roles_for(tokenizer: Tokenizer, form: str) -> dict[str, int]:
-    """Role -> id, as `as_read` with this form has them."""
-    parts = form == BEFORE and (not tokenizer.adds_special_tokens or _changes(tokenizer, form))
-    return {**tokenizer.roles, **(dict.fromkeys(("bos", "eos"), tokenizer.roles["sep"]) if parts else {})}
+    """Return role -> id of the tokenizer that `with_format` builds for this form."""
+    separates = form == BEFORE and (not tokenizer.adds_special_tokens or _changes(tokenizer, form))
+    return {**tokenizer.roles, **(dict.fromkeys(("bos", "eos"), tokenizer.roles["sep"]) if separates else {})}
 
 
 def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer, if texts can name its special tokens, or else one in BERT's form where they can."""
+    """Return the tokenizer if it recognizes special tokens in texts, or else an equivalent one in BERT's format that does."""
     return tokenizer if tokenizer.adds_special_tokens else with_format(tokenizer, AROUND, types=True)
 
 
 def with_format(tokenizer: Tokenizer, form: str = "", types: bool = False, max_length: int | None = None) -> Tokenizer:
-    """The same tokenizer with special tokens around texts, and files that say so.
+    """Return the same tokenizer with special tokens around texts, defined in its files.
 
     Args:
-      tokenizer: any.
-      form: AROUND (BERT's: the cls token, a text, the sep token), BEFORE (the separator of documents, a text) or BEHIND (a text,
-        the end token); "" is BEHIND, but of a tokenizer that puts tokens around texts already these. Only that of our own
-        sentencepiece models becomes AROUND, and only one that ends texts with a token becomes BEFORE.
-      types: whether the model tells the two texts of a pair apart by types.
-      max_length: tokens of the longest text that the model takes.
+      tokenizer: any tokenizer.
+      form: AROUND (BERT's: cls, text, sep), BEFORE (document separator, text) or BEHIND (text, end token). "" keeps the format of a
+        tokenizer that already adds special tokens, and is BEHIND otherwise. AROUND applies only to SentencePieceTokenizer, and
+        BEFORE only to a tokenizer that ends texts with a token.
+      types: whether the model uses token type ids for the two texts of a pair.
+      max_length: maximum number of tokens that the model accepts.
 
     Raises:
-      TokenizerError: the files' format has no place for it.
+      TokenizerError: tokenizer.json cannot express this tokenizer.
     """
     if not tokenizer.adds_special_tokens:
         names = {role: tokenizer.token_name(token) for role, token in tokenizer.roles.items()}
@@ -74,11 +74,12 @@ def with_format(tokenizer: Tokenizer, form: str = "", types: bool = False, max_l
 
 
 def _changes(tokenizer: Tokenizer, form: str) -> bool:
-    last = tokenizer.roles.get("sep")
-    if last is None:
+    """Whether this form differs from the special tokens that the tokenizer adds already, and applies to it."""
+    sep = tokenizer.roles.get("sep")
+    if sep is None:
         return False
-    now = tokenizer.frame
-    return now.tail == (last,) if form == BEFORE else now != Frame((), (last,))
+    frame = tokenizer.frame
+    return frame.tail == (sep,) if form == BEFORE else frame != Frame((), (sep,))
 
 
 def _build(
@@ -90,7 +91,7 @@ def _build(
     types: bool,
     max_length: int | None,
 ) -> HFTokenizer:
-    # The library reads numbers in JSON with an error in the last place: what is there already is not written by it again.
+    # The tokenizers library reads floats in JSON with an error in the last place, so the existing spec is not serialized by it again.
     if form:
         names.setdefault("eos", names["sep"])
         used = [role for role in ("cls", "sep") if role in _FORMS[form][0]]
@@ -98,7 +99,7 @@ def _build(
         single, pair = (" ".join(_named(part, names) for part in text.split()) for text in _FORMS[form])
         processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
         spec["post_processor"] = json.loads(processor.__getstate__())
-    if form == BEFORE:  # documents are parted by it, and so it begins them, too
+    if form == BEFORE:  # sep separates documents, so it both begins and ends them
         names["bos"] = names["eos"] = names["sep"]
     inputs = ["input_ids", *["token_type_ids"] * types, "attention_mask"]
     config = {

@@ -1,7 +1,7 @@
-"""What a sentencepiece .model file holds, read without a protobuf library.
+"""Reading sentencepiece .model files without a protobuf library.
 
-The schema is sentencepiece's `sentencepiece_model.proto`. The package ships generated code for it, but that refuses every
-protobuf older than the one it was generated with, and other packages of a machine often pin an older one.
+The schema is sentencepiece's `sentencepiece_model.proto`. The package ships generated code for it, but that rejects every protobuf
+library older than the one it was generated with, and other packages often pin an older one.
 """
 
 from __future__ import annotations
@@ -15,36 +15,37 @@ import numpy as np
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
 UNIGRAM, BPE, CHAR = 1, 2, 4  # kinds of models
 
-NO_PREFIX = b"\x1a\x02\x18\x00"  # after a model file it sets normalizer_spec.add_dummy_prefix to false, by protobuf's rules of merging
-MAX_SCORE = 1e9  # of a piece, in either direction: nats, or for merges the place in their order
+# Appended to a model file, this sets normalizer_spec.add_dummy_prefix to false, because protobuf merges repeated messages.
+NO_PREFIX = b"\x1a\x02\x18\x00"
+MAX_SCORE = 1e9  # absolute value of a piece's score: nats, or for BPE the rank of the merge
 _MAX_PIECES = 2**22
-_LONGEST = 2**13  # bytes of a piece; those in use have hundreds at most
-_MAX_KEYS = 2**20  # left sides of compiled rules, and
-_LONGEST_KEY = 256  # their bytes
+_MAX_PIECE_CHARACTERS = 2**13  # pieces in use have hundreds at most
+_MAX_KEYS = 2**20  # left sides of compiled rules
+_MAX_KEY_BYTES = 256
 
-_VARINT, _LENGTH = 0, 2  # ways that a field is written; the others by the bytes they take:
-_FIXED = {1: 8, 5: 4}
+_VARINT, _LENGTH = 0, 2  # wire types of fields
+_FIXED = {1: 8, 5: 4}  # wire type -> bytes
 _TRAINER, _NORMALIZER, _DENORMALIZER = 2, 3, 5  # parts of a model
 
 
 @dataclasses.dataclass(frozen=True)
 class SentencePieceModel:
-    """Pieces as (text, score, type) in the order of their ids, and what encoding depends on."""
+    """Pieces as (text, score, type) in the order of their ids, and the settings that encoding depends on."""
 
     pieces: list[tuple[str, float, int]]
     kind: int
     unk_id: int
     byte_fallback: bool
-    charsmap: bytes  # compiled rules of normalization; empty for none
-    adds_prefix: bool  # a space before the text
-    removes_spaces: bool  # those at both ends, and all but one of several
+    charsmap: bytes  # compiled normalization rules; empty for none
+    adds_prefix: bool  # whether a space is prepended to a text
+    removes_spaces: bool  # whether spaces at both ends are removed, and runs of spaces folded
 
 
 def read_model(data: bytes) -> SentencePieceModel:
-    """Reads a serialized ModelProto.
+    """Read a serialized ModelProto.
 
     Raises:
-      ValueError: the bytes are no such message, one without pieces, or one with values that no model has.
+      ValueError: the bytes are not such a message, or it has no pieces, or invalid values.
     """
     pieces: list[tuple[str, float, int]] = []
     specs: dict[int, dict[int, int | bytes]] = {_TRAINER: {}, _NORMALIZER: {}, _DENORMALIZER: {}}
@@ -55,7 +56,7 @@ def read_model(data: bytes) -> SentencePieceModel:
                 (score,) = struct.unpack("<f", _as_bytes(piece.get(2, bytes(4))))
                 sort = piece.get(3, NORMAL)
                 if not isinstance(sort, int):
-                    raise ValueError(f"its piece {len(pieces)} is of no known sort")
+                    raise ValueError(f"its piece {len(pieces)} has an unknown type")
                 pieces.append((_as_bytes(piece[1]).decode(), score, sort))
             elif number in specs:
                 specs[number].update(_fields(_as_bytes(value)))
@@ -67,7 +68,7 @@ def read_model(data: bytes) -> SentencePieceModel:
         check_charsmap(spec.get(2, b""))
     kind, unknown = trainer.get(3, UNIGRAM), trainer.get(40, 0)
     if not isinstance(kind, int) or not isinstance(unknown, int) or unknown >= len(pieces):
-        raise ValueError("a sentencepiece model whose unknown piece is none of its pieces")
+        raise ValueError("the id of its unknown piece is out of range")
     return SentencePieceModel(
         pieces,
         kind=kind,
@@ -81,32 +82,35 @@ def read_model(data: bytes) -> SentencePieceModel:
 
 def _check_pieces(pieces: list[tuple[str, float, int]]) -> None:
     if not pieces:
-        raise ValueError("a sentencepiece model without pieces")
+        raise ValueError("it has no pieces")
     if len(pieces) > _MAX_PIECES:
-        raise ValueError(f"a sentencepiece model with more than {_MAX_PIECES:,} pieces")
+        raise ValueError(f"it has more than {_MAX_PIECES:,} pieces")
     for number, (text, score, sort) in enumerate(pieces):
         if not -MAX_SCORE <= score <= MAX_SCORE:
             raise ValueError(f"its piece {number} has the score {score}")
         if not NORMAL <= sort <= BYTE:
-            raise ValueError(f"its piece {number} is of no known sort")
-        if not text or len(text) > _LONGEST:
+            raise ValueError(f"its piece {number} has an unknown type")
+        if not text or len(text) > _MAX_PIECE_CHARACTERS:
             raise ValueError(f"its piece {number} has {len(text)} characters")
 
 
 def check_charsmap(charsmap: bytes | int) -> None:
-    """Raises a ValueError for compiled rules of normalization that point outside of themselves: readers of them trust them."""
+    """Raise a ValueError for compiled normalization rules with offsets out of bounds, which their readers do not check."""
     if charsmap == b"":
         return
     if not isinstance(charsmap, bytes):
-        raise ValueError("compiled rules that are no bytes")
+        raise ValueError("its compiled rules are not bytes")
     trie_keys(charsmap)
 
 
 def trie_keys(charsmap: bytes) -> list[str]:
-    """Left sides of compiled rules: the length of a double-array trie (4 bytes), that, and the right sides, each with a NUL behind it.
+    """Return the left sides of compiled rules.
 
-    A unit of the trie (Darts-clone) has a label in its lowest byte, a bit that tells that a key ends there, and the offset to
-    where its children are: child = (unit's place ^ offset) ^ label. The one with label 0 has the place of a right side.
+    Format: the length of a double-array trie (4 bytes), the trie, and the right sides, each terminated by a NUL. A unit of the trie
+    (Darts-clone) has a label in its lowest byte (the character that leads to it), a bit that marks the end of a key, and an offset to
+    its children: child = (unit's index ^ offset) ^ label. The child with label 0 has the position of the right side.
+
+    The trie is read one level (key length) at a time. Example: the keys "a" and "ab" give the levels [root], ["a"], ["ab"].
 
     Raises:
       ValueError: the rules are damaged.
@@ -114,28 +118,27 @@ def trie_keys(charsmap: bytes) -> list[str]:
     size, right = int.from_bytes(charsmap[:4], "little"), len(charsmap) - 4
     right -= size
     if size % 4 or not size or right < 1 or charsmap[-1]:
-        raise ValueError("compiled rules of the wrong length")
-    charsmap[4 + size :].decode("utf-8")  # whose error is a ValueError
+        raise ValueError("its compiled rules have the wrong length")
+    charsmap[4 + size :].decode("utf-8")  # raises a UnicodeDecodeError, which is a ValueError
     units = np.frombuffer(charsmap[4 : 4 + size], "<u4").astype(np.int64)
-    places = np.arange(len(units))
-    label, bases = units & 255, places ^ ((units >> 10) << ((units & 512) >> 6))
+    label, bases = units & 255, np.arange(len(units)) ^ ((units >> 10) << ((units & 512) >> 6))
     inner = np.flatnonzero((units >> 31 == 0) & (label > 0))
     inner = inner[np.argsort(inner ^ label[inner], kind="stable")]
-    owners = inner ^ label[inner]  # where the children of a unit begin; units with the same endings share them
+    owners = inner ^ label[inner]  # the base of the parent; units with the same endings share their children
     keys: list[str] = []
     level, texts = np.zeros(1, np.int64), [b""]
     while len(level):
         if (bases[level] | 255).max() >= len(units):
-            raise ValueError("compiled rules that lead outside of themselves")
+            raise ValueError("its compiled rules point out of bounds")
         ends = np.flatnonzero((units[level] >> 8) & 1)
         values = units[bases[level[ends]]]
         if len(values) and ((values >> 31 == 0).any() or (values & 0x7FFFFFFF).max() >= right):
-            raise ValueError("compiled rules with right sides outside of them")
+            raise ValueError("its compiled rules have right sides out of bounds")
         keys += [texts[row].decode("utf-8", errors="replace") for row in ends]
         first, last = (np.searchsorted(owners, bases[level], side) for side in ("left", "right"))
         counts = last - first
-        if len(keys) + counts.sum() > _MAX_KEYS or len(texts[0]) > _LONGEST_KEY:
-            raise ValueError("compiled rules without an end")
+        if len(keys) + counts.sum() > _MAX_KEYS or len(texts[0]) > _MAX_KEY_BYTES:
+            raise ValueError("its compiled rules are cyclic or too large")
         rows = np.repeat(np.arange(len(level)), counts)
         level = inner[np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(len(rows))]
         texts = [texts[row] + bytes((byte,)) for row, byte in zip(rows.tolist(), label[level].tolist(), strict=True)]
@@ -143,7 +146,7 @@ def trie_keys(charsmap: bytes) -> list[str]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(number, value) of each field of a message; embedded messages, strings and floats as their bytes."""
+    """Yield (number, value) of each field of a message; embedded messages, strings and floats are bytes."""
     place, end = 0, len(data)
     while place < end:
         tag, place = data[place], place + 1
@@ -157,17 +160,17 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             length = _FIXED.get(wire, -1)
             if wire == _LENGTH:
                 length, place = data[place], place + 1
-                if length >= 0x80:  # most are short, and a quarter of a million pieces is common
+                if length >= 0x80:  # rare: this loop is hot, since models have up to 250,000 pieces
                     length, place = _varint(data, place - 1)
             value, place = data[place : place + length], place + length
             if length < 0 or place > end:
-                raise IndexError("a field of no known kind, or past the end")
+                raise IndexError("a field has an unknown wire type, or ends past the data")
         yield number, value
 
 
 def _as_bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise TypeError("a number where there are bytes")
+        raise TypeError("a number where bytes are expected")
     return value
 
 
@@ -180,4 +183,4 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, place
         if shift > 63:
-            raise IndexError("a number of more than 64 bits")
+            raise IndexError("a number has more than 64 bits")

@@ -1,9 +1,9 @@
-"""What a sentencepiece model does to a text before it looks for pieces, as a normalizer of the `tokenizers` library.
+"""A sentencepiece model's normalization as a normalizer of the `tokenizers` library.
 
-A model's compiled rules are pairs of texts: at each place of a text the longest left side that stands there becomes its right
-side. The library's own reader of these rules (Precompiled) looks at one grapheme at a time and takes the shortest left side,
-which loses accents of decomposed letters. Here it only ever sees single characters; sequences are composed by Unicode's NFC,
-kept to those that the rules know.
+A model's compiled rules are pairs of texts: at each place in a text, the longest left side that matches is replaced by its right
+side. The library's own reader of these rules (Precompiled) processes one grapheme at a time and takes the shortest left side, which
+loses accents of decomposed letters. Here Precompiled only sees single characters; sequences are composed by Unicode's NFC, restricted
+to the sequences that have rules.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from lm_research.tokenizers.sentencepiece_model import USER_DEFINED, SentencePie
 from tokenizers import Regex, normalizers
 
 SPACE = "\u2581"
-# Two characters that Unicode keeps from texts. One stands where NFC must not compose, one between the characters of a grapheme.
+# Unicode noncharacters. _WALL is inserted where NFC must not compose, _GAP between the characters of a grapheme, and _MASKS replace
+# user-defined symbols, which are not normalized.
 _WALL, _GAP = "\U0010fffe", "\U0010ffff"
-_MASKS = range(0xFDD0, 0xFDF0)  # others: they stand for symbols that a model takes as they are
+_MASKS = range(0xFDD0, 0xFDF0)
 _INSIDE = r"(?m:(?<=.))"  # not at a text's beginning
 # Places within a grapheme: before what joins the character before it.
 _JOINS = _INSIDE + r"(?:(?=[\p{M}\x{200c}\x{200d}\x{e33}\x{eb3}\x{ff9e}\x{ff9f}])|(?<=\r)(?=\n))"
 
 
 def normalizer_of(model: SentencePieceModel, space: str) -> normalizers.Normalizer | None:
-    """The model's normalizer.
+    """Build the model's normalizer, None if texts stay unchanged.
 
     Args:
-      model: of it.
-      space: what stands for a space in the vocabulary: SPACE, or a space if texts may hold SPACE itself.
+      model: the sentencepiece model.
+      space: the character for a space in the vocabulary: SPACE, or " " if texts may contain SPACE itself.
     """
     steps: list[normalizers.Normalizer] = []
     if model.charsmap:
@@ -43,7 +44,7 @@ def normalizer_of(model: SentencePieceModel, space: str) -> normalizers.Normaliz
         steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if model.adds_prefix:
         steps.append(normalizers.Prepend(" "))
-        if space == " ":  # a text is read in parts then, between which SPACE stands
+        if space == " ":  # a text is then encoded in parts, separated by SPACE
             parts = ((r"\A " + SPACE, SPACE), (f"{SPACE}(?=[^{SPACE}])", f"{SPACE} "))
             steps += [normalizers.Replace(Regex(pattern), text) for pattern, text in parts]
     if space != " ":
@@ -63,32 +64,32 @@ def _charsmap(charsmap: bytes) -> tuple[normalizers.Normalizer, ...]:
 
 
 def _walls(sequences: list[str]) -> str:
-    """A pattern of the places between two characters that must not be composed; "" if nothing is."""
+    """Return a pattern that matches between two characters that must not be composed; "" if there are no sequences."""
     if not sequences:
         return ""
     before, after = collections.defaultdict(set), collections.defaultdict(set)
     for first, second in {(key[place], key[place + 1]) for key in sequences for place in range(len(key) - 1)}:
         after[first].add(second)
         before[second].add(first)
-    goes_on, joined = set(after), set(before)
-    # Of marks: those behind which others may come; the same ones for all of a group.
+    starts, joined = set(after), set(before)
+    # Marks grouped by the set of marks that may follow them.
     groups = collections.defaultdict(set)
     for mark in joined:
         groups[frozenset(after.get(mark, ()))].add(mark)
-    places = [f"(?<!{_set(goes_on)})(?={_set(joined)})", rf"(?=[[\p{{M}}\x{{344}}]&&[^{_set(joined)[1:]}])"]
+    places = [f"(?<!{_set(starts)})(?={_set(joined)})", rf"(?=[[\p{{M}}\x{{344}}]&&[^{_set(joined)[1:]}])"]
     for seconds, marks in sorted(groups.items(), key=lambda group: min(group[1])):
         allowed = f"(?!{_set(seconds)})" if seconds else ""
         places.append(f"(?<={_set(marks)}){allowed}(?={_set(joined)})")
-    # NFC composes across marks that stand below or beside a letter: only letters that take them may have them.
-    for mark in sorted(joined & goes_on):
+    # NFC composes across marks below or next to a letter, so these marks are only allowed after letters that have a rule with them.
+    for mark in sorted(joined & starts):
         if unicodedata.combining(mark) not in (0, 230):
             places.append(f"(?<!{_set(before[mark])})(?={_set(mark)})")
-    some = rf"(?=[\p{{M}}\x{{344}}{_set(joined)[1:]})"
-    return f"{_INSIDE}{some}(?:{'|'.join(places)})"
+    any_mark = rf"(?=[\p{{M}}\x{{344}}{_set(joined)[1:]})"
+    return f"{_INSIDE}{any_mark}(?:{'|'.join(places)})"
 
 
 def _set(characters: Iterable[str]) -> str:
-    """A class of characters as a pattern."""
+    """Return a character class as a pattern."""
     ranges: list[list[int]] = []
     for number in sorted(map(ord, characters)):
         if ranges and ranges[-1][1] == number - 1:

@@ -1,7 +1,7 @@
-"""Text to ids and back through a sentencepiece model (Kudo and Richardson, EMNLP 2018).
+"""Tokenizers of sentencepiece models (Kudo and Richardson, EMNLP 2018).
 
-Five tokens have a role whatever the model file calls them: padding, unknown, cls (also begins a text), sep (also ends
-one) and mask. Roles that a model file lacks get new ids after its last piece.
+Five tokens have a role regardless of their names in the model file: padding, unknown, cls (also bos), sep (also eos) and mask. Roles
+that a model file lacks get new ids after its last piece.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import IO, Any, Literal, Self
 
 import numpy as np
 import sentencepiece
+from typing_extensions import override
 
 from lm_research.common.documents import read_bytes
 from lm_research.common.texts import is_text, replace_surrogates
@@ -33,7 +34,7 @@ MODEL = "tokenizer.model"
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece model and its roles: all seven, of which bos is cls and eos is sep.
+    """A sentencepiece model with all seven roles, of which bos equals cls and eos equals sep.
 
     Attributes:
       proto: the model file's bytes, whose SHA-256 is the digest.
@@ -43,7 +44,7 @@ class SentencePieceTokenizer(Tokenizer):
     adds_special_tokens = False
 
     def __init__(self, proto: bytes, name: str = MODEL, template: bytes | None = None) -> None:
-        """Wraps a serialized sentencepiece model, and a chat template; raises RuntimeError when it is none."""
+        """Wrap a serialized sentencepiece model and an optional chat template; raises RuntimeError for an invalid model."""
         self.proto, self.name = proto, name
         self.files = {MODEL: proto} | ({} if template is None else {TEMPLATE: template})
         self.digest = hashlib.sha256(proto).hexdigest()
@@ -69,7 +70,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, path: pathlib.Path | str) -> SentencePieceTokenizer:
-        """Reads a sentencepiece .model file, ours or anyone's.
+        """Read a sentencepiece .model file.
 
         Raises:
           TokenizerError: there is no such file, or it is not a sentencepiece model.
@@ -79,16 +80,16 @@ class SentencePieceTokenizer(Tokenizer):
             what = "is a folder" if path.is_dir() else "does not exist"
             more = "" if path.exists() or path.suffix in (".model", ".json") else not_downloaded(path)
             raise TokenizerError(
-                f"The tokenizer {path} {what}. Give the path of a sentencepiece .model file in config.tokenizer.path, "
-                f"or leave that key empty to train a tokenizer on the corpus.{more}"
+                f"The tokenizer {path} {what}. Set config.tokenizer.path to a sentencepiece .model file, or leave it empty to train a "
+                f"tokenizer on the corpus.{more}"
             )
         return cls.parse(read_bytes(path, error=TokenizerError, fix="Copy it again."), str(path))
 
     @classmethod
     def parse(cls, proto: bytes, name: str, template: bytes | None = None) -> Self:
-        """Wraps a serialized sentencepiece model; raises a TokenizerError that names it when it is none."""
+        """Wrap a serialized sentencepiece model; raises a TokenizerError with its name if it is invalid."""
         try:
-            read_model(proto)  # the library itself trusts what it reads
+            read_model(proto)  # the library does not validate it
             return cls(proto, name, template)
         except (RuntimeError, ValueError) as error:
             raise TokenizerError(
@@ -97,6 +98,7 @@ class SentencePieceTokenizer(Tokenizer):
             ) from error
 
     @classmethod
+    @override
     def from_files(cls, files: Mapping[str, bytes], where: str) -> Self:
         return cls.parse(files[MODEL], f"{where}/{MODEL}", files.get(TEMPLATE))
 
@@ -104,19 +106,20 @@ class SentencePieceTokenizer(Tokenizer):
     def train(
         cls, texts: Iterable[str], config: TokenizerConfig, path: pathlib.Path, words: IO[bytes] | None = None
     ) -> SentencePieceTokenizer:
-        """Learns a vocabulary (see `train_model`) and writes it to `path`, a .model file, which appears only when it is whole."""
+        """Train a model (see `train_model`) and write it atomically to `path`, a .model file."""
         tokenizer = cls(train_model(texts, config, words))
         tokenizer.save(path)
         return tokenizer
 
     def library_spec(self) -> dict[str, Any]:
-        """With its roles as special tokens, of which the mask takes the space before it along."""
+        """The content of an equivalent tokenizer.json, with the roles as special tokens; the mask absorbs the space before it."""
         backend = to_backend(self.proto, self.keeps_newlines, self.name)
         for number, is_mask in sorted({(number, role == "mask") for role, number in self.roles.items()}):
             backend.add_special_tokens([AddedToken(self.pieces([number])[0], lstrip=is_mask, normalized=False)])
         spec: dict[str, Any] = json.loads(backend.to_str())
         return spec
 
+    @override
     def token_id(self, token: str) -> int | None:
         if token in self._added:
             return self._pieces + self._added.index(token)
@@ -125,37 +128,40 @@ class SentencePieceTokenizer(Tokenizer):
         found = self._model.piece_to_id(token)
         return found if self._model.id_to_piece(found) == token else None
 
+    @override
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._encode(texts, int)
 
+    @override
     def encode_after(self, texts: Sequence[str]) -> list[list[int]]:
-        return (self._going_on or self).encode_batch(texts)
+        return (self._continuing or self).encode_batch(texts)
 
     @property
+    @override
     def adds_space(self) -> bool:
-        return self._going_on is not None
+        return self._continuing is not None
 
     @functools.cached_property
-    def _going_on(self) -> SentencePieceTokenizer | None:
-        """The same model without the space before a text; None where that makes no difference, or spaces are folded."""
-        one, more = (self._model.normalize(text) for text in ("a", " a"))
-        if not one.startswith(SPACE) or more == one:
+    def _continuing(self) -> SentencePieceTokenizer | None:
+        """The same model without the space before a text; None if the model adds none, or folds spaces."""
+        bare, spaced = (self._model.normalize(text) for text in ("a", " a"))
+        if not bare.startswith(SPACE) or spaced == bare:
             return None
         return SentencePieceTokenizer(self.proto + NO_PREFIX, self.name)
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all texts one after another, int32, and how many each has, int64; sooner than `encode_batch`."""
+        """Encode all texts into one int32 array and return it with their int64 lengths; faster than `encode_batch`."""
         rows = self._encode(texts, "numpy")
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32, copy=False), lengths
 
     def _encode(self, texts: Sequence[str], kind: type[int] | Literal["numpy"]) -> list[Any]:
-        """Ids of each text, as lists (int) or arrays ("numpy")."""
+        """Encode each text into a list (int) or an array ("numpy")."""
         if not texts:
             return []
         texts = replace_surrogates(list(texts))
         ids: list[Any] = self._model.encode(texts, return_type=kind)
-        if self.keeps_newlines:  # and so keeps everything, but for the character that stands for a space
+        if self.keeps_newlines:  # text is then unchanged, except SPACE itself, which would become a space
             for row, text in enumerate(texts):
                 if SPACE in text:
                     ids[row] = self._encode_literally(text)
@@ -166,6 +172,7 @@ class SentencePieceTokenizer(Tokenizer):
         ids = self._model.encode(text.split(SPACE))
         return [*ids[0], *(token for part in ids[1:] for token in literal + part)]
 
+    @override
     def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
         kept = valid_ids(ids, self.size)
         if skip_special_tokens:
@@ -175,20 +182,24 @@ class SentencePieceTokenizer(Tokenizer):
             "".join(self.pieces(own)) if special else self._model.decode(list(own)) for special, own in parts
         )
 
+    @override
     def pieces(self, ids: Iterable[int]) -> list[str]:
         return [(self.token_name(int(token)) or f"<{token}>").replace("\n", "⏎") for token in ids]
 
+    @override
     def token_name(self, token: int) -> str | None:
         if token >= self.size:
             return None
         return self._model.id_to_piece(token) if token < self._pieces else self._added[token - self._pieces]
 
     @functools.cached_property
+    @override
     def keeps_newlines(self) -> bool:
         probe = "a\nb"
         return bool(self._model.decode(self._model.encode(probe)) == probe)
 
     @functools.cached_property
+    @override
     def is_special(self) -> np.ndarray:
         flags = [self._model.is_control(token) or self._model.is_unknown(token) for token in range(self._pieces)]
         special = np.array(flags + [True] * len(self._added), dtype=bool)
@@ -196,6 +207,7 @@ class SentencePieceTokenizer(Tokenizer):
         return special
 
     @functools.cached_property
+    @override
     def token_bytes(self) -> np.ndarray:
         lengths = np.zeros(self.size, dtype=np.int32)
         for token in np.flatnonzero(~self.is_special).tolist():
@@ -204,6 +216,7 @@ class SentencePieceTokenizer(Tokenizer):
         return lengths
 
     @functools.cached_property
+    @override
     def starts_word(self) -> np.ndarray:
         starts = np.zeros(self.size, dtype=bool)
         for token in np.flatnonzero(~self.is_special).tolist():

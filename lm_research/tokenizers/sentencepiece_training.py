@@ -1,4 +1,4 @@
-"""Training a sentencepiece model (Kudo and Richardson, EMNLP 2018); the same text gives the same bytes."""
+"""Training sentencepiece models (Kudo and Richardson, EMNLP 2018); the same text gives the same bytes."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from lm_research.config import TokenizerConfig
 from lm_research.errors import TokenizerError
 from lm_research.tokenizers.base import ROLES
 
-MAX_LINES = 1_000_000  # lines a vocabulary is learned from, and
-MAX_CHARACTERS = 200_000_000  # their length: beyond it training needs more memory than it gains in quality
-_LINE_CHARACTERS = 4000  # longer lines are cut; four bytes each stay under sentencepiece's limit below
-_THREADS = 16  # part of the result (sums of floats run per thread), so never the machine's own number
+MAX_LINES = 1_000_000  # lines to train on
+MAX_CHARACTERS = 200_000_000  # their total length: more text needs more memory and improves little
+_LINE_CHARACTERS = (
+    4000  # longer lines are split, so that with four bytes each they stay under max_sentence_length below
+)
+_THREADS = 16  # fixed, not the machine's number of cores, because it affects the result (floats are summed per thread)
 
 
 def train_model(texts: Iterable[str], config: TokenizerConfig, words: IO[bytes] | None = None) -> bytes:
-    """A serialized model whose pieces 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK].
+    """Train a model whose pieces 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK], and serialize it.
 
-    Characters outside the vocabulary become UTF-8 byte pieces, so nothing is unknown. With keep_newlines text comes back from its
-    tokens unchanged; otherwise it is normalized (NFKC, runs of white space become one space).
+    Characters outside the vocabulary become UTF-8 byte pieces, so nothing is unknown. With keep_newlines, decoding restores text
+    exactly; otherwise it is normalized (NFKC, runs of white space become one space).
 
     Args:
-      texts: documents or sentences, read once. Of more than MAX_LINES lines, every n-th is taken.
-      config: kind, vocab_size, sentinels and keep_newlines are used.
-      words: a file that gets what sentencepiece says of its progress.
+      texts: documents or sentences, read once. Of more than MAX_LINES lines, every n-th is used.
+      config: type, vocab_size, sentinels and keep_newlines are used.
+      words: file that receives sentencepiece's log.
 
     Raises:
-      TokenizerError: there is no text, or vocab_size does not suit it; the message names a size that does.
+      TokenizerError: there is no text, or vocab_size is too large or too small; the message has a valid size.
     """
     model = io.BytesIO()
     try:
@@ -47,7 +49,7 @@ def train_model(texts: Iterable[str], config: TokenizerConfig, words: IO[bytes] 
 
 
 def _has_stderr() -> bool:
-    """Whether standard error is the process's own, where sentencepiece writes, and not a notebook's."""
+    """Whether sys.stderr is file descriptor 2, where sentencepiece writes; in a notebook it is not."""
     try:
         return sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):
@@ -55,7 +57,7 @@ def _has_stderr() -> bool:
 
 
 def sentinels(config: TokenizerConfig) -> list[str]:
-    """Names of the sentinel tokens that a trained tokenizer gets after those with roles."""
+    """Names of the sentinel tokens, which follow the tokens with roles in a trained tokenizer."""
     return [f"<extra_id_{number}>" for number in range(config.sentinels)]
 
 
@@ -86,7 +88,7 @@ def _trainer_options(config: TokenizerConfig) -> dict[str, Any]:
 
 
 def _training_error(message: str, config: TokenizerConfig) -> TokenizerError:
-    """Sentencepiece's complaint in our words."""
+    """Convert sentencepiece's error message to a TokenizerError with a fix."""
     size = f"config.tokenizer.vocab_size={config.vocab_size}"
     if match := re.search(r"value <= (\d+)", message):
         return TokenizerError(
@@ -106,7 +108,7 @@ def _training_error(message: str, config: TokenizerConfig) -> TokenizerError:
 
 
 def sample_lines(texts: Iterable[str]) -> list[str]:
-    """Lines spread evenly over the texts: all, or every n-th once they pass MAX_LINES or MAX_CHARACTERS."""
+    """Return lines spread evenly over the texts: all, or every n-th if they exceed MAX_LINES or MAX_CHARACTERS."""
     kept: list[str] = []
     stride, characters = 1, 0
     for number, line in enumerate(_lines(map(replace_surrogates, texts))):

@@ -1,7 +1,7 @@
-"""Reads a tokenizer.json, and keeps what the `tokenizers` library does not survive from it.
+"""Reading and validating tokenizer.json files before they reach the `tokenizers` library.
 
-That library is Rust: on contents that it does not expect it ends in a panic, which is no Exception in Python; it takes memory by the
-highest id; and its regular expressions run for as long as they like.
+That library is written in Rust. Unexpected contents make it panic, which is not an Exception in Python; it allocates memory up to the
+highest id; and its regular expressions have no time limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Added(TypedDict, total=False):
 
 
 class _Template(TypedDict, total=False):
-    """Of a post_processor."""
+    """A TemplateProcessing post_processor."""
 
     single: list[dict[str, _Place]]
     pair: list[dict[str, _Place]]
@@ -61,17 +61,18 @@ _MODEL = {
 }
 _REPLACE = {"pattern": dict[Literal["String", "Regex"], Annotated[str, Meta(min_length=1)]], "content": Content}
 _PREPEND = {"prepend": Annotated[str, Meta(max_length=100)]}
-_MAX_GROWTH = 2**16  # times the length of a text that rules which replace parts of it may make of it
+_MAX_GROWTH = 2**16  # factor by which replacement rules may lengthen a text
 
 
 def parse_spec(data: bytes, where: str) -> tuple[tokenizers.Tokenizer, Object]:
-    """The tokenizer that a tokenizer.json describes, and the description.
+    """Build the tokenizer of a tokenizer.json, and return it with the parsed file.
 
     Args:
-      data: the file; where: its path, for messages.
+      data: content of the file.
+      where: path of the file, for messages.
 
     Raises:
-      TokenizerError: it is damaged, asks for more than a tokenizer needs, or is of a newer version than the library reads.
+      TokenizerError: it is damaged, exceeds the limits on size and time, or has a newer version than the library supports.
     """
     try:
         text = data.decode("utf-8")
@@ -79,15 +80,17 @@ def parse_spec(data: bytes, where: str) -> tuple[tokenizers.Tokenizer, Object]:
     except ValueError as error:
         raise TokenizerError(f"{where} is not JSON: {error}. {FIX}") from error
     check_spec(spec, where)
-    problem = f"{where} is damaged, or of a newer version than the tokenizers library {tokenizers.__version__} reads"
-    with guarded(problem, "Copy it again, or upgrade that library."):
+    problem = (
+        f"{where} is damaged, or has a newer version than the tokenizers library {tokenizers.__version__} supports"
+    )
+    with guarded(problem, "Copy it again, or upgrade the library."):
         backend = tokenizers.Tokenizer.from_str(text)
     return backend, spec
 
 
 @contextlib.contextmanager
 def guarded(problem: str, fix: str = FIX) -> Iterator[None]:
-    """Makes a TokenizerError of whatever the Rust library raises inside, its panics included."""
+    """Convert errors of the Rust library, its panics included, to a TokenizerError."""
     try:
         yield
     except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -99,16 +102,16 @@ def guarded(problem: str, fix: str = FIX) -> Iterator[None]:
 
 
 def guarded_use(name: str) -> contextlib.AbstractContextManager[None]:
-    """`guarded` for what a tokenizer does with texts and ids."""
+    """Return the `guarded` context for encoding and decoding."""
     return guarded(
         f"The tokenizer {name} fails on a text", f"A rule or a token in its files is wrong or missing. {FIX}"
     )
 
 
 def check_spec(spec: Any, where: str) -> None:
-    """Raises a TokenizerError for the contents of a tokenizer.json that the library must not see."""
+    """Raise a TokenizerError for contents of a tokenizer.json that are unsafe for the library."""
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
-        raise TokenizerError(f"{where} is no object with a model in it. {FIX}")
+        raise TokenizerError(f"{where} is not an object with a model. {FIX}")
     check_fields(spec, _PARTS, where, error=TokenizerError, fix=FIX)
     check_fields(spec["model"], _MODEL, f"{where}: model", error=TokenizerError, fix=FIX)
     vocab, unknown = spec["model"].get("vocab"), spec["model"].get("unk_id")
@@ -121,16 +124,14 @@ def check_spec(spec: Any, where: str) -> None:
         _check_rules(spec.get(part), f"{where}: {part}")
     growth = max(_growth(spec.get(part)) for part in ("normalizer", "decoder"))
     if growth > _MAX_GROWTH:
-        raise TokenizerError(f"{where}: its rules may make a text {growth:.0e} times as long. {FIX}")
+        raise TokenizerError(f"{where}: its rules may lengthen a text {growth:.0e} times. {FIX}")
     highest = _highest_id(spec.get("post_processor"))
     if highest >= MAX_IDS:
-        raise TokenizerError(
-            f"{where}: post_processor has the id {highest}, but ids may only go to {MAX_IDS - 1}. {FIX}"
-        )
+        raise TokenizerError(f"{where}: post_processor has the id {highest}, but the maximum is {MAX_IDS - 1}. {FIX}")
 
 
 def check_special_ids(spec: Object, size: int, where: str) -> None:
-    """Raises a TokenizerError if what goes around texts has an id that no token has."""
+    """Raise a TokenizerError if the post_processor adds an id that no token has."""
     highest = _highest_id(spec.get("post_processor"))
     if highest >= size:
         raise TokenizerError(
@@ -139,7 +140,7 @@ def check_special_ids(spec: Object, size: int, where: str) -> None:
 
 
 def _highest_id(processor: Any) -> int:
-    """Of the ids of a post_processor: `ids` of templates, and of the older forms the pair of a token and its id."""
+    """The highest id in a post_processor: in `ids` of templates, or in the (token, id) pairs of older formats."""
     if isinstance(processor, dict):
         values = [value for key, value in processor.items() if key != "tokens"]
         numbers = processor.get("ids")
@@ -154,7 +155,7 @@ def _is_token(value: Any) -> bool:
 
 
 def _check_merges(model: Object, where: str) -> None:
-    """Merges of parts of words: the library cuts the prefix off the second part without a look."""
+    """Check that merges have continuing_subword_prefix in second place, which the library removes unchecked."""
     prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
     for merge in merges if prefix and isinstance(merges, list) else ():
         second = (
@@ -173,13 +174,13 @@ def _check_merges(model: Object, where: str) -> None:
 
 def _check_template(template: Object, where: str) -> None:
     value = check(template, _Template, where, error=TokenizerError, fix=FIX)
-    known = value.get("special_tokens") or {}
+    special_tokens = value.get("special_tokens") or {}
     for form in ("single", "pair"):
-        for place in value.get(form) or ():
-            named = place.get("SpecialToken")
-            if named and named["id"] not in known:
+        for item in value.get(form) or ():
+            token = item.get("SpecialToken")
+            if token and token["id"] not in special_tokens:
                 raise TokenizerError(
-                    f"{where}: {form} names {reprlib.repr(named['id'])}, which special_tokens lacks. {FIX}"
+                    f"{where}: {form} has {reprlib.repr(token['id'])}, which special_tokens lacks. {FIX}"
                 )
 
 
@@ -210,13 +211,16 @@ def _check_rules(part: Any, where: str) -> None:
 
 
 def _growth(part: Any) -> float:
-    """How many times as long a text may become by the rules of a part that replace something in it, one after another."""
+    """The factor by which a part's replacement rules, applied in order, may lengthen a text.
+
+    The factors of two rules multiply if the second may match what the first wrote. Example: a -> bb and b -> cc give 4.
+    """
     growth, written = 1.0, set[str]()  # by the rules so far, and the characters that they may have written
     for rule in _replacements(part):
-        content, found = rule["content"], rule["pattern"].get("String")
-        own = len(content) / len(found) if found else 1.0 + len(content)
-        if own > 1:
-            growth = growth * own if not found or written.issuperset(found) else max(growth, own)
+        content, pattern = rule["content"], rule["pattern"].get("String")
+        factor = len(content) / len(pattern) if pattern else 1.0 + len(content)
+        if factor > 1:
+            growth = growth * factor if not pattern or written.issuperset(pattern) else max(growth, factor)
             written |= set(content)
     return growth
 

@@ -1,4 +1,4 @@
-"""Which tokens of a Hugging Face tokenizer play a role, and whether its models tell two texts apart by types."""
+"""Special token roles of Hugging Face tokenizers, and whether their models use token type ids."""
 
 from __future__ import annotations
 
@@ -10,38 +10,47 @@ from lm_research.tokenizers.base import ROLES as DEFAULT_NAMES
 from lm_research.tokenizers.hf_settings import Kind, Settings
 from tokenizers import Tokenizer
 
-# Whose place each role takes when a tokenizer has none of its own, first come.
+# Role -> the roles whose token it takes if the tokenizer has none for it, in order of preference.
 _FALLBACKS = {"cls": ("bos",), "bos": ("cls",), "sep": ("eos",), "eos": ("sep",), "pad": ("eos", "sep")}
 
 
 def add_tokens(backend: Tokenizer, kind: Kind | None, settings: Settings, whole: bool) -> dict[str, str]:
-    """Adds the tokens that the settings name; gives role -> token. `whole` tells that a tokenizer.json was read."""
-    there = backend.get_added_tokens_decoder()
-    backend.add_tokens([token for number, token in settings.added.items() if number not in there])
+    """Add the tokens of the settings, in place, and return role -> token.
+
+    Args:
+      backend: the tokenizer.
+      kind: its kind, None if unknown.
+      settings: its settings.
+      whole: whether it was read from a tokenizer.json.
+
+    Raises:
+      TokenizerError: an added token gets another id than the settings give it.
+    """
+    existing = backend.get_added_tokens_decoder()
+    backend.add_tokens([token for number, token in settings.added.items() if number not in existing])
     for number, token in settings.added.items():
         if backend.token_to_id(token.content) != number:
             raise TokenizerError(
-                f"{settings.where}: the settings give {token.content!r} the id {number}, but after the tokens of the "
-                f"vocabulary it is {backend.token_to_id(token.content)}. A file is of another model, or one is missing."
+                f"{settings.where}: the settings give {token.content!r} the id {number}, but with this vocabulary its id is "
+                f"{backend.token_to_id(token.content)}. A file belongs to another model or is missing: copy all of them again."
             )
     vocab = backend.get_vocab()
     roles = {role: token for role, token in settings.roles.items() if token is not None}
-    if whole:  # which may lack a token that its class usually has
-        stated = {role for role in roles if role in settings.stated_roles}
-        roles = {role: token for role, token in roles.items() if role in stated or token.content in vocab}
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    fresh = [token for token in (*roles.values(), *settings.extra) if token.content not in known]
-    backend.add_special_tokens(fresh)
-    own = {role: token.content for role, token in roles.items()}
-    if kind is None:  # roles go by the names that they usually have
+    if whole:  # a tokenizer.json may lack a default token of its class
+        roles = {role: one for role, one in roles.items() if role in settings.stated_roles or one.content in vocab}
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    backend.add_special_tokens([one for one in (*roles.values(), *settings.extra) if one.content not in added])
+    role_tokens = {role: token.content for role, token in roles.items()}
+    if kind is None:  # infer roles from common names
         for role, names in {**DEFAULT_NAMES, "eos": ("<|endoftext|>",)}.items():
             found = [name for name in names if name in vocab]
             if role not in settings.roles and found:
-                own[role] = found[0]
-    return own
+                role_tokens[role] = found[0]
+    return role_tokens
 
 
 def uses_types(settings: Settings, kind: Kind | None, post_processor: Any) -> bool:
+    """Whether models use token type ids, by model_input_names, else by the kind, else by the post-processor."""
     names = settings.config.get("model_input_names")
     if names:
         return "token_type_ids" in names
@@ -59,6 +68,6 @@ def _gives_types(processor: Any) -> bool:
 
 
 def with_fallbacks(roles: Mapping[str, int]) -> dict[str, int]:
-    """Role -> id, of roles that others stand in for too."""
+    """Return role -> id with the missing roles that have a fallback added."""
     found = {role: [other for other in others if other in roles] for role, others in _FALLBACKS.items()}
     return {role: roles[others[0]] for role, others in found.items() if others} | dict(roles)

@@ -1,4 +1,4 @@
-"""Texts that go on with one another, as ids."""
+"""Ids of texts that contain special tokens, and of texts that continue others."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from lm_research.tokenizers.base import Tokenizer
 
 
 def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text with nothing around it; special tokens that it names, as templates of conversations do, count as such."""
+    """Encode a text without adding special tokens; those that the text contains, as chat templates write them, are recognized."""
     if tokenizer.adds_special_tokens:
         return tokenizer(text, add_special_tokens=False)["input_ids"][0].tolist() if text else []
     return tokenizer.encode(text)
 
 
 def continuation_ids(tokenizer: Tokenizer, before: str, text: str) -> list[int]:
-    """As `ids_within`, of a text that goes on with another one: what both together have after the ids of that one.
+    """Encode a text that continues another one, `before`: the ids of both texts joined, less the ids of `before`.
 
-    Where a token of both together reaches across, the text's own ids.
+    If a token spans the boundary of the joined texts, the text is encoded separately.
     """
     first, both = text_ids(tokenizer, before), text_ids(tokenizer, before + text)
     if both[: len(first)] == first:

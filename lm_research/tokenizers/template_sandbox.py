@@ -1,8 +1,8 @@
-"""Jinja's sandbox with bounds on time and size: a model's chat template is a program of whoever made the model.
+"""A Jinja sandbox with limits on time and size, for chat templates, which are programs of untrusted origin.
 
-Jinja's own sandbox keeps programs away from the machine, but lets them run for ever and fill the memory. Here each step of a loop, call,
-operator and output is counted against a budget for one rendering, in whichever thread it runs; whatever makes much of little is
-charged before it is done, because nothing stops it then.
+Jinja's own sandbox restricts access to the machine, but not run time or memory. Here each loop iteration, call, operator and output is
+charged to a budget per rendering, in any thread. Operations whose output may be much larger than their input are charged beforehand,
+because they cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from jinja2.filters import FILTERS
 from jinja2.runtime import Context, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.visitor import NodeTransformer
+from typing_extensions import override
 
-SECONDS = 3.0  # of a processor; templates in use need thousandths
-MAX_CHARACTERS = 2**27  # that a rendering makes, steps in between included, and
-_LONGEST = 2**24  # of one value
-_ITEM = 16  # characters that an item of a list counts for, and
-_OBJECT = 64  # that a new object does
-_BITS = 2**17  # of an integer
-# Filters that no conversation needs, of which each has a way to grow without bound.
-_LEFT_OUT = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
-# Filters that neither write, compare nor hash the items of a list.
+SECONDS = 3.0  # of processor time; templates in use need milliseconds
+MAX_CHARACTERS = 2**27  # that a rendering produces, intermediate values included
+_MAX_VALUE = 2**24  # characters of one value
+_ITEM = 16  # cost of a list item, in characters
+_OBJECT = 64  # cost of a new object
+_MAX_BITS = 2**17  # of an integer
+# Filters that chat templates do not need and whose output can grow without bound.
+_REMOVED = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+# Filters that neither write, compare nor hash the items of a list, so these are not charged.
 _SHALLOW = """attr batch count d default first items last length list map random reject rejectattr reverse select selectattr slice
 sum""".split()
 
@@ -40,34 +41,34 @@ _COMPARE = "== eq equalto != ne > gt greaterthan >= ge < lt lessthan <= le in".s
 
 class _Budget:
     def __init__(self) -> None:
-        self.room, self.end = MAX_CHARACTERS, time.thread_time() + SECONDS
+        self.left, self.end = MAX_CHARACTERS, time.thread_time() + SECONDS
 
     def spend(self, size: int) -> None:
-        self.room -= size
-        if size > _LONGEST or self.room < 0:
-            raise SecurityError("it makes too much text or too many values")
+        self.left -= size
+        if size > _MAX_VALUE or self.left < 0:
+            raise SecurityError("it produces too much text or too many values")
         if time.thread_time() > self.end:
             raise SecurityError(f"it takes more than {SECONDS:g} seconds")
 
     def weigh(self, value: Any, margin: int = 0) -> None:
-        """Spends what a value takes when written out, its items included wherever they occur; `margin` is per item and level."""
+        """Charge a value by its length when written out, nested items included; `margin` is added per item and nesting level."""
         level, depth = [value], 0
         while level:
             inner: list[Any] = []
             for part in level:
                 if isinstance(part, str | bytes):
-                    self.room -= len(part)
+                    self.left -= len(part)
                 elif isinstance(part, Mapping):
                     inner += [*part, *part.values()]
                 elif isinstance(part, list | tuple | set | frozenset):
                     inner += part
                 elif isinstance(part, int):
                     _check_int(part.bit_length())
-                if len(inner) * _ITEM > self.room:
+                if len(inner) * _ITEM > self.left:
                     break
             depth += 1
             self.spend(len(level) // 2)
-            self.room -= len(inner) * (_ITEM + margin * depth)
+            self.left -= len(inner) * (_ITEM + margin * depth)
             self.spend(0)
             level = inner
 
@@ -77,7 +78,7 @@ _budget: contextvars.ContextVar[_Budget] = contextvars.ContextVar("budget")
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """Whatever templates do inside has one budget; what goes past it raises a SecurityError."""
+    """Charge templates that run inside the context to one new budget; exceeding it raises a SecurityError."""
     token = _budget.set(_Budget())
     try:
         yield
@@ -86,7 +87,7 @@ def bounded() -> Iterator[None]:
 
 
 def charge(value: Any, margin: int) -> None:
-    """Spends what a value takes as text in which each item has a margin for each level that it stands at."""
+    """Charge the length of a value as text, with a margin per item and nesting level."""
     _budget.get().weigh(value, margin)
 
 
@@ -112,11 +113,11 @@ def _sized(value: Any) -> Any:
 
 
 def _check_int(bits: int) -> None:
-    if bits > _BITS:
-        raise SecurityError("it makes a number of too many digits")
+    if bits > _MAX_BITS:
+        raise SecurityError("it produces a number with too many digits")
 
 
-# ---------------------------------------------------------------------------------------------- what grows
+# ---------------------------------------------------------------------------------------------- charging methods and filters
 
 
 def _number(value: Any) -> int:
@@ -124,17 +125,17 @@ def _number(value: Any) -> int:
 
 
 def _check_replace(text: Any, old: Any = "", new: Any = "", *_: Any, **named: Any) -> None:
-    own = [text, named.get("old", old), named.get("new", new)]
-    text, old, new = own if all(isinstance(part, bytes) for part in own) else map(str, own)
+    parts = [text, named.get("old", old), named.get("new", new)]
+    text, old, new = parts if all(isinstance(part, bytes) for part in parts) else map(str, parts)
     _spend(len(text) + text.count(old) * len(new))
 
 
 def _check_join(items: Any, separator: str) -> list[Any]:
-    """The items as a list that may be joined."""
-    own = list(items)
-    _weigh(own)
-    _spend(len(own) * len(separator))
-    return own
+    """Charge for joining items, and return them as a list."""
+    parts = list(items)
+    _weigh(parts)
+    _spend(len(parts) * len(separator))
+    return parts
 
 
 def _check_percent(form: str | bytes, values: Any) -> None:
@@ -149,7 +150,7 @@ def _check_percent(form: str | bytes, values: Any) -> None:
 
 
 def _check_method(owner: Any, name: str, values: list[Any]) -> list[Any]:
-    """The arguments of a method of Python's own, once what it makes has been paid for."""
+    """Charge for a call of a built-in method, and return its arguments."""
     if isinstance(owner, list | tuple):
         _weigh(owner)
     if isinstance(owner, str | bytes) and name == "join" and values:
@@ -175,14 +176,14 @@ def _check_method(owner: Any, name: str, values: list[Any]) -> list[Any]:
 
 
 def _before_filter(name: str, values: list[Any], named: dict[str, Any]) -> list[Any]:
-    """The value and the arguments of a filter, once what it makes has been paid for."""
+    """Charge for a call of a filter, and return its value and arguments."""
     if not values:
         return values
     first, more = values[0], [*values[1:], *named.values()]
     if name not in _SHALLOW and name != "tojson":
         for value in (first, *more):
             _weigh(value)
-    most = max(map(_number, more), default=0)
+    largest = max(map(_number, more), default=0)
     if name == "join":
         return [_check_join(first, max((str(value) for value in more), key=len, default="")), *values[1:]]
     if name == "replace":
@@ -190,23 +191,23 @@ def _before_filter(name: str, values: list[Any], named: dict[str, Any]) -> list[
     elif name == "format":
         _check_percent(str(first), named or tuple(values[1:]))
     elif name == "center":
-        _spend(most)
+        _spend(largest)
     elif name in ("batch", "slice"):
-        _spend(most * _OBJECT)
-    elif name == "round" and most > 400:
+        _spend(largest * _OBJECT)
+    elif name == "round" and largest > 400:
         raise SecurityError("it rounds to too many digits")
     elif name == "indent":
-        width = max([most, *(len(value) for value in more if isinstance(value, str))])
+        width = max([largest, *(len(value) for value in more if isinstance(value, str))])
         _spend(len(str(first).splitlines()) * width)
     elif name == "sum" and not all(isinstance(value, int | float | str | None) for value in more):
-        raise SecurityError("it adds up what is no number")
+        raise SecurityError("it sums values that are not numbers")
     if isinstance(first, str) and name in ("batch", "list", "map", "slice", "sort", "title", "unique", "wordcount"):
         _spend(len(first) * _ITEM)
     return values
 
 
 def _bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    start = int(hasattr(function, "jinja_pass_arg"))  # those take Jinja's context first
+    start = int(hasattr(function, "jinja_pass_arg"))  # such filters take Jinja's context first
 
     @functools.wraps(function)
     def filtered(*values: Any, **named: Any) -> Any:
@@ -222,11 +223,13 @@ def _bounded_test(function: Any) -> Callable[..., bool]:
 
 
 class _Formatter(SandboxedFormatter):
-    """str.format, each field of which is paid for."""
+    """A str.format that charges for each field."""
 
+    @override
     def convert_field(self, value: Any, conversion: Any) -> Any:
         return super().convert_field(_weigh(value), conversion)
 
+    @override
     def format_field(self, value: Any, format_spec: str) -> Any:
         _spend(sum(int(number[:9]) for number in re.findall(r"\d+", format_spec)))
         return _sized(super().format_field(_weigh(value), format_spec))
@@ -236,24 +239,25 @@ class _Formatter(SandboxedFormatter):
 
 
 class BoundedSandbox(ImmutableSandboxedEnvironment):
-    """An environment whose templates are compiled and rendered within `bounded()`."""
+    """A Jinja environment whose templates must be compiled and rendered within `bounded()`."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.globals.pop("lipsum")
-        self.filters = {name: _bounded_filter(name, own) for name, own in FILTERS.items() if name not in _LEFT_OUT}
+        self.filters = {name: _bounded_filter(name, own) for name, own in FILTERS.items() if name not in _REMOVED}
         self.filters |= _COUNTERS
         self.tests |= {name: _bounded_test(self.tests[name]) for name in _COMPARE}
 
     def add_filter(self, name: str, function: Callable[..., Any]) -> None:
-        """Gives templates one more filter."""
+        """Add a filter, with charging, to the templates' environment."""
         self.filters[name] = _bounded_filter(name, function)
 
     def _generate(self, source: nodes.Template, *options: Any, **more: Any) -> str:
         return super()._generate(_Counted().visit(source), *options, **more)
 
+    @override
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length(), right.bit_length()
@@ -267,6 +271,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
             _spend(_size(left) + _size(right))
         return super().call_binop(context, operator, left, right)
 
+    @override
     def call(__self, __context: Context, __callee: Any, *values: Any, **named: Any) -> Any:
         _spend(1)
         if isinstance(__callee, types.BuiltinMethodType):
@@ -275,9 +280,11 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
             ]
         return _sized(super().call(__context, __callee, *values, **named))
 
+    @override
     def getitem(self, obj: Any, argument: Any) -> Any:
         return super().getitem(obj, _weigh(argument))
 
+    @override
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         if super().wrap_str_format(value) is None:
             return None
@@ -308,12 +315,12 @@ def _count_joined(context: Context, parts: list[Any]) -> str:
     return (markup_join if context.eval_ctx.autoescape else str_join)(parts)
 
 
-# They take the context so that Jinja does not call them when it compiles a template.
+# These filters take the context so that Jinja does not evaluate them when it compiles a template.
 _COUNTERS = {"each item": _count_items, "written": _count_output, "joined": _count_joined}
 
 
 class _Counted(NodeTransformer):
-    """Puts the counters into a program: around what loops go through, what is written, joined and compared."""
+    """Inserts the counting filters into a template: around loop iterables, output, concatenation, comparison, keys and slices."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)

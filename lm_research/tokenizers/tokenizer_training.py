@@ -1,7 +1,7 @@
-"""Training a vocabulary, and with the `tokenizers` library WordPiece and byte-level BPE; the same text gives the same bytes.
+"""Training tokenizers: sentencepiece models, and WordPiece and byte-level BPE with the `tokenizers` library.
 
-What comes out of that library are the files of a published tokenizer of that sort (vocab.txt; vocab.json and merges.txt), so that anything
-that reads those reads these.
+The same text gives the same bytes. WordPiece and byte-level BPE are written as the files of published tokenizers of these types
+(vocab.txt; vocab.json and merges.txt), so that any library that supports those can read them.
 """
 
 from __future__ import annotations
@@ -33,20 +33,22 @@ LIBRARY_KINDS = ("wordpiece", "byte_bpe")
 _WORDPIECE_ROLES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _BYTE_ROLES = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # as RoBERTa's vocabulary begins
 _COVERAGE = (
-    0.9995  # share of the text whose characters WordPiece knows; the rest are unknown, as in BERT's vocabularies
+    0.9995  # fraction of the text's characters in WordPiece's alphabet; the rest are unknown, as in BERT's vocabularies
 )
-_MIN_COUNT = 2  # of a pair of pieces that becomes a piece
-_LINE_SECONDS = 15.0  # between lines about a training that is under way
+_MIN_COUNT = 2  # of a pair of pieces that is merged
+_LINE_SECONDS = 15.0  # between lines of progress
 
 
 def learn_tokenizer(
     texts: Iterable[str], config: TokenizerConfig, path: pathlib.Path, log: Callable[[str], None]
 ) -> Tokenizer:
-    """Learns a vocabulary of any kind; `log` is told now and then how far that is.
+    """Train a tokenizer of any type; raises as `train_model` and `train_tokenizer` do.
 
     Args:
-      texts, config: see `train_model` and `train_tokenizer`, which raise.
-      path: of the sentencepiece model that the kinds of that library leave.
+      texts: documents or sentences, read once.
+      config: the type and its options.
+      path: where a sentencepiece model is written.
+      log: receives lines of progress.
     """
     with _report_progress(config, log, path.parent) as words:
         if config.type in LIBRARY_KINDS:
@@ -61,12 +63,17 @@ def make_tokenizer(
     log: Callable[[str], None],
     prepare: Prepare = lambda tokenizer: tokenizer,
 ) -> Tokenizer:
-    """The tokenizer that the config names, or else learns of `texts`, as its files say that this puts into `folder`.
+    """Load the configured tokenizer, or train one, and save its files.
 
-    `prepare`: changes it before.
+    Args:
+      texts: documents or sentences to train on, if config.path is empty.
+      config: path, or the type and its options.
+      folder: where the files are written; the tokenizer is loaded from there.
+      log: receives lines of progress.
+      prepare: changes the tokenizer before it is saved.
 
     Raises:
-      TokenizerError: it cannot be loaded or learned.
+      TokenizerError: it cannot be loaded or trained.
     """
     if config.path:
         tokenizer = load_tokenizer(config.path)
@@ -77,7 +84,7 @@ def make_tokenizer(
 
 
 def tokenizer_key(config: TokenizerConfig, *names: str, prepare: Prepare = lambda tokenizer: tokenizer) -> list[object]:
-    """What tells the tokenizer of `make_tokenizer` from others, for the name of a corpus: its digest or, if it is learned, these keys too."""
+    """Values that identify the tokenizer of `make_tokenizer` in the name of a corpus: its digest or, if it is trained, its options."""
     if config.path:
         return [prepare(load_tokenizer(config.path)).digest]
     return [getattr(config, name) for name in ("type", "vocab_size", "lowercase", *names)]
@@ -85,44 +92,44 @@ def tokenizer_key(config: TokenizerConfig, *names: str, prepare: Prepare = lambd
 
 @contextlib.contextmanager
 def _report_progress(config: TokenizerConfig, log: Callable[[str], None], folder: pathlib.Path) -> Iterator[IO[bytes]]:
-    """Tells how long a training takes and what the trainer wrote last; the value is the file for that, a nameless one in `folder`."""
+    """Log the elapsed time and the trainer's last line at intervals; yields the anonymous file in `folder` for the trainer's log."""
     title, started, done = f"Training the tokenizer ({config.type})", time.monotonic(), threading.Event()
 
-    def tell(file: int) -> None:
+    def report(file: int) -> None:
         while not done.wait(_LINE_SECONDS):
             log(f"{title}: {time.monotonic() - started:.0f} s. {_last_log_line(file)}".rstrip())
 
-    log(f"{title} of {config.vocab_size:,} pieces.")
+    log(f"{title} with {config.vocab_size:,} pieces.")
     with tempfile.TemporaryFile(dir=folder) as words:
-        teller = threading.Thread(target=tell, args=(words.fileno(),), daemon=True)
-        teller.start()
+        reporter = threading.Thread(target=report, args=(words.fileno(),), daemon=True)
+        reporter.start()
         try:
             yield words
         finally:
             done.set()
-            teller.join()
+            reporter.join()
 
 
 def _last_log_line(file: int) -> str:
-    """The last whole line of sentencepiece's log (`I0000 ... file.cc:461] EM sub_iter=0 size=55407 ...`), or ""."""
+    """The message of the last complete line of sentencepiece's log (`I0000 ... file.cc:461] EM sub_iter=0 ...`), or ""."""
     size = os.fstat(file).st_size
     lines = os.pread(file, 2000, max(0, size - 2000)).decode(errors="replace").split("\n")[:-1]
     return lines[-1].partition("] ")[2][:120] if lines else ""
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
-    """Learns a vocabulary.
+    """Train a WordPiece or byte-level BPE tokenizer.
 
     Args:
-      texts: documents or sentences, read once; of very many lines, every n-th is taken (sentencepiece_training.MAX_LINES).
+      texts: documents or sentences, read once. Of more than sentencepiece_training.MAX_LINES lines, every n-th is used.
       config: type ("wordpiece" or "byte_bpe"), vocab_size, keep_newlines and lowercase are used.
 
     Raises:
-      TokenizerError: there is no text, vocab_size does not suit it, or the kind cannot keep line breaks.
+      TokenizerError: there is no text, vocab_size is too large or too small, or WordPiece is to keep line breaks.
     """
     if config.type == "wordpiece" and config.keep_newlines:
         raise TokenizerError(
-            "config.tokenizer.keep_newlines=True, but WordPiece turns line breaks into spaces. Train another kind "
+            "config.tokenizer.keep_newlines=True, but WordPiece turns line breaks into spaces. Train another type "
             "(byte_bpe, unigram or bpe), or set --config.tokenizer.keep_newlines=False."
         )
     lines = sample_lines(texts)
@@ -134,7 +141,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     if tokenizer.size < config.vocab_size:
         size = tokenizer.size
         while (fitting := _train(lines, dataclasses.replace(config, vocab_size=size)).size) < size:
-            size = fitting  # fewer ids leave room for fewer characters, and those for fewer pieces
+            size = fitting  # fewer ids allow fewer characters, which give fewer pieces
         raise TokenizerError(
             f"The corpus is too small for config.tokenizer.vocab_size={config.vocab_size}: its text gives at most "
             f"{size} pieces. Set --config.tokenizer.vocab_size={size} or less, or train on more text."
@@ -145,7 +152,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 def _train(lines: list[str], config: TokenizerConfig) -> Tokenizer:
     files = _train_wordpiece(lines, config) if config.type == "wordpiece" else _train_bytes(lines, config)
     files = dict(tokenizer_from_files(files, f"trained {config.type}").files)
-    # The class that was named has told what stands around texts. Now tokenizer.json holds all, whatever model it goes with.
+    # Loading as the named class has put its special tokens into tokenizer.json, which now defines everything for any model.
     settings = json.loads(files["tokenizer_config.json"])
     settings.pop("do_lower_case", None)
     files["tokenizer_config.json"] = json.dumps(settings | {"tokenizer_class": PLAIN_CLASS}).encode()
@@ -158,8 +165,8 @@ def _train_wordpiece(lines: list[str], config: TokenizerConfig) -> dict[str, byt
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = [*_WORDPIECE_ROLES, *sentinels(config)]
     alphabet = _alphabet(lines, backend.normalizer, config.vocab_size - len(special))
-    # The library numbers the pieces that go on with a word in the order of a hash table that differs from process to
-    # process, and breaks ties between merges by number. Given beforehand, as if they were special, they have fixed ones.
+    # The library numbers the pieces that continue a word in the order of a hash table, which differs between processes, and breaks
+    # ties between merges by number. Passing them as special tokens fixes their numbers.
     pinned = [*special, *alphabet, *(f"##{character}" for character in alphabet if _continues_words(character))]
     trainer = trainers.WordPieceTrainer(
         vocab_size=config.vocab_size,
@@ -182,10 +189,10 @@ def _train_wordpiece(lines: list[str], config: TokenizerConfig) -> dict[str, byt
     }
 
 
-def _alphabet(lines: list[str], normalizer: normalizers.Normalizer, room: int) -> list[str]:
-    """Characters of the normalized text, in order of their code points: the most frequent ones, until they cover it.
+def _alphabet(lines: list[str], normalizer: normalizers.Normalizer, max_ids: int) -> list[str]:
+    """Return the most frequent characters of the normalized text that cover _COVERAGE of it, in order of their code points.
 
-    No more than leave their two forms (alone, and inside a word) `room` ids.
+    Their forms (at the start of a word, and inside one) take at most `max_ids` ids.
     """
     counts: collections.Counter[str] = collections.Counter()
     for line in lines:
@@ -195,7 +202,7 @@ def _alphabet(lines: list[str], normalizer: normalizers.Normalizer, room: int) -
     kept: list[str] = []
     for character in found:
         forms += 1 + _continues_words(character)
-        if covered >= _COVERAGE * total or forms > room:
+        if covered >= _COVERAGE * total or forms > max_ids:
             break
         kept.append(character)
         covered += counts[character]
@@ -203,17 +210,17 @@ def _alphabet(lines: list[str], normalizer: normalizers.Normalizer, room: int) -
 
 
 def _continues_words(character: str) -> bool:
-    """Whether WordPiece can find a character inside a word: not punctuation, nor an ideograph, which stands alone."""
+    """Whether WordPiece can find a character inside a word: not punctuation, nor an ideograph, which is its own word."""
     return character.isalnum() and not ("\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff")
 
 
 def _train_bytes(lines: list[str], config: TokenizerConfig) -> dict[str, bytes]:
     special = [*_BYTE_ROLES, *sentinels(config)]
-    smallest = len(special) + 256
-    if config.vocab_size < smallest:
+    min_size = len(special) + 256
+    if config.vocab_size < min_size:
         raise TokenizerError(
-            f"config.tokenizer.vocab_size={config.vocab_size} is too small: byte_bpe needs {smallest} pieces for 256 bytes "
-            f"and {len(special)} special tokens. Set --config.tokenizer.vocab_size={smallest} or more."
+            f"config.tokenizer.vocab_size={config.vocab_size} is too small: byte_bpe needs {min_size} pieces for 256 bytes "
+            f"and {len(special)} special tokens. Set --config.tokenizer.vocab_size={min_size} or more."
         )
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

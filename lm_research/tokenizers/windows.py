@@ -1,6 +1,6 @@
-"""Texts that are longer than a model reads, as windows that overlap: of a context, each after its question, or of the words of a text.
+"""Overlapping windows of texts that are longer than a model's inputs: of a question's context, or of the words of a text.
 
-Legend: L ids of a row, P places of a context, K lengths of a span.
+Legend: L ids of a sequence, P positions in a context, K lengths of a span.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lm_research.tokenizers.base import Tokenizer
 
 
 class Window(NamedTuple):
-    """One row.
+    """A question with a window of its context.
 
     Attributes:
-      ids: [L], with the family's special tokens.
-      types: [L], 0 and 1 where the family tells the two texts apart, else 0.
-      offsets: [L, 2], the characters [from, to) of the context that each token covers; -1 for all other tokens.
+      ids: [L], with special tokens.
+      types: [L], 0 for the question and 1 for the context if the tokenizer uses token types, else 0.
+      offsets: [L, 2], the characters [start, end) of the context that each token covers; -1 for all other tokens.
     """
 
     ids: np.ndarray
@@ -29,7 +29,7 @@ class Window(NamedTuple):
 
 
 class WordWindow(NamedTuple):
-    """Words [first, stop) of a text; of these, [own_first, own_stop) have more around them here than in any other window."""
+    """Words [first, stop) of a text; [own_first, own_stop) are those with more context here than in any other window."""
 
     first: int
     stop: int
@@ -37,36 +37,38 @@ class WordWindow(NamedTuple):
     own_stop: int
 
 
-def word_windows(sizes: Sequence[int], room: int, stride: int) -> list[WordWindow]:
-    """Windows of whole words that hold at most `room` tokens; every word is one window's own.
+def word_windows(sizes: Sequence[int], max_tokens: int, stride: int) -> list[WordWindow]:
+    """Divide a text into windows of whole words with at most `max_tokens` tokens; every word is owned by one window.
+
+    Example: sizes [1, 1, 1, 1, 1, 1], max_tokens 4 and stride 2 give the windows [0, 4) and [2, 6); the first owns the words [0, 3).
 
     Args:
-      sizes: tokens of each word, from 1 to room.
-      stride: tokens that neighbors have in common, at most; half of the room if that is less.
+      sizes: number of tokens of each word, from 1 to max_tokens.
+      max_tokens: maximum number of tokens of a window.
+      stride: maximum number of tokens that neighboring windows share; at most half of max_tokens is used.
     """
     ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    words, stride, first, spans = len(sizes), min(stride, room // 2), 0, []
+    words, stride, first, spans = len(sizes), min(stride, max_tokens // 2), 0, []
     while True:
-        stop = int(np.searchsorted(ends, ends[first] + room, side="right")) - 1
+        stop = int(np.searchsorted(ends, ends[first] + max_tokens, side="right")) - 1
         spans.append((first, stop))
         if stop >= words:
             break
-        shared, fits = np.searchsorted(ends, (ends[stop] - stride, ends[stop + 1] - room))  # and the next word fits
+        # The next window shares at most `stride` tokens, and its first new word fits.
+        shared, fits = np.searchsorted(ends, (ends[stop] - stride, ends[stop + 1] - max_tokens))
         first = max(first + 1, int(shared), int(fits))
     cuts = [0]
     for (_, stop), (first, _) in zip(spans, spans[1:], strict=False):
-        middle = (
-            ends[first] + ends[stop]
-        ) / 2  # where as much stands to the left in the one as to the right in the other
-        inside = (ends[first:stop] + ends[first + 1 : stop + 1]) / 2
-        cuts.append(max(cuts[-1], first + int((inside <= middle).sum())))
+        middle = (ends[first] + ends[stop]) / 2  # of the overlap: words before it have more context in the first window
+        centers = (ends[first:stop] + ends[first + 1 : stop + 1]) / 2
+        cuts.append(max(cuts[-1], first + int((centers <= middle).sum())))
     return [
         WordWindow(*span, *own) for span, own in zip(spans, zip(cuts, [*cuts[1:], words], strict=True), strict=True)
     ]
 
 
 def max_context_tokens(tokenizer: Tokenizer, questions: Sequence[str], max_length: int) -> list[int]:
-    """Tokens that a row of max_length has left for the context beside each question; below 0 where even that is too long."""
+    """Return how many context tokens fit next to each question in max_length tokens; negative if the question is too long."""
     special = tokenizer.num_special_tokens(pair=True)
     encoded = tokenizer.encodings(questions, add_special_tokens=False)
     return [max_length - special - len(question.ids) for question in encoded]
@@ -75,9 +77,9 @@ def max_context_tokens(tokenizer: Tokenizer, questions: Sequence[str], max_lengt
 def windows(
     tokenizer: Tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
 ) -> Iterator[list[Window]]:
-    """The windows of each pair, first to last; neighbors have `stride` tokens of the context in common.
+    """Yield the windows of each pair in order; neighbors share `stride` tokens of the context.
 
-    Every question must leave room for more than `stride` tokens of its context (`context_rooms`).
+    Every question must leave space for more than `stride` tokens of its context (`max_context_tokens`).
     """
     pairs = list(zip(questions, contexts, strict=True))
     encodings = tokenizer.encodings(pairs, max_length=max_length, stride=stride, strategy="only_second", side="right")
@@ -91,9 +93,13 @@ def best_spans(
     longest: int,
     combine: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.add,
 ) -> Iterator[tuple[int, int, float]]:
-    """(first place, last place, score) of the spans of at most `longest` of P places, the best first, of equals the one that begins first.
+    """Yield (first position, last position, score) of spans, the best first; ties go to the span that starts first.
 
-    The score is `combine` of what the first place has as a start and the last one as an end.
+    Args:
+      start_P: score of each position as a start.
+      end_P: score of each position as an end.
+      longest: maximum number of positions in a span.
+      combine: gives a span's score from the score of its start and that of its end.
     """
     longest = min(longest, len(start_P))
     if not longest:
@@ -109,7 +115,7 @@ def best_spans(
 
 
 def without_space(text: str, start: int, end: int) -> int:
-    """Where the characters [start, end) begin without white space before them: a space belongs to the token, not to what it stands for."""
+    """Return `start` moved past white space in the characters [start, end); a token's leading space is not part of an answer."""
     while start < end and text[start].isspace():
         start += 1
     return start

@@ -168,7 +168,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "",
         "line 2: 'messages' is .*not a list of objects",
     ),
-    "a template that forgets": (MESSAGES, "{{ messages[-1].content }}", "line 2: .*does not keep what comes before"),
+    "a template that forgets": (MESSAGES, "{{ messages[-1].content }}", "line 2: .*changes the text before an answer"),
 }
 
 

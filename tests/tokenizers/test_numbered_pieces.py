@@ -69,7 +69,7 @@ def test_files_stay_as_they_are(tmp_path: pathlib.Path) -> None:
     [
         ("source.spm", b"hello", "source.spm is not a sentencepiece model"),
         ("vocab.json", b"{", "vocab.json is not JSON"),
-        ("vocab.json", b'{"a": 0}', "does not number pieces, <unk> among them"),
+        ("vocab.json", b'{"a": 0}', "has no id for <unk>"),
         ("tokenizer_config.json", b'{"separate_vocabs": true}', "separate_vocabs is true.*not supported"),
         ("target.spm", None, "a MarianTokenizer, which needs source.spm and target.spm and vocab.json"),
     ],
@@ -81,9 +81,9 @@ def test_files_that_cannot_be_used(name: str, content: bytes | None, message: st
 
 
 def test_what_they_do_not_do() -> None:
-    with pytest.raises(TokenizerError, match="read one text, not pairs"):
+    with pytest.raises(TokenizerError, match="take one text, not pairs"):
         opus()("a", "b")
-    with pytest.raises(TokenizerError, match="does not tell where its tokens stand"):
+    with pytest.raises(TokenizerError, match="does not report character offsets"):
         opus()("a", return_offsets=True)
 
 

@@ -115,5 +115,5 @@ def test_a_model_of_words_is_refused() -> None:
         vocab_size=12,
         minloglevel=3,
     )
-    with pytest.raises(TokenizerError, match="here: a sentencepiece model of whole words"):
+    with pytest.raises(TokenizerError, match="here: a sentencepiece model of type word"):
         to_backend(model.getvalue(), False, "here")

@@ -39,12 +39,12 @@ def train(texts: list[str], folder: pathlib.Path, **keys: object) -> SentencePie
 
 @pytest.fixture(scope="module")
 def folded(texts: list[str], kind: str, tmp_path_factory: pytest.TempPathFactory) -> SentencePieceTokenizer:
-    return train(texts, tmp_path_factory.mktemp("folded"), kind=kind)
+    return train(texts, tmp_path_factory.mktemp("folded"), type=kind)
 
 
 @pytest.fixture(scope="module")
 def lossless(texts: list[str], kind: str, tmp_path_factory: pytest.TempPathFactory) -> SentencePieceTokenizer:
-    return train(texts, tmp_path_factory.mktemp("lossless"), kind=kind, keep_newlines=True)
+    return train(texts, tmp_path_factory.mktemp("lossless"), type=kind, keep_newlines=True)
 
 
 def test_roles_come_first(folded: SentencePieceTokenizer, lossless: SentencePieceTokenizer) -> None:
@@ -105,19 +105,19 @@ def test_words_start_where_spaces_are(folded: SentencePieceTokenizer, texts: lis
 def test_same_text_same_bytes(
     folded: SentencePieceTokenizer, texts: list[str], kind: str, tmp_path: pathlib.Path
 ) -> None:
-    again = train(texts, tmp_path, kind=kind)
+    again = train(texts, tmp_path, type=kind)
     assert again.proto == folded.proto and again.digest == folded.digest
     assert SentencePieceTokenizer.load(tmp_path / "tokenizer.model").digest == again.digest
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.model"]
-    assert train(texts[:15], tmp_path, kind=kind).digest != again.digest
+    assert train(texts[:15], tmp_path, type=kind).digest != again.digest
 
 
 def test_sizes_it_names_work(texts: list[str], kind: str, tmp_path: pathlib.Path) -> None:
     for asked in (64, 50_000):
         with pytest.raises(TokenizerError, match=f"config.tokenizer.vocab_size={asked}") as caught:
-            train(texts[:1], tmp_path, kind=kind, vocab_size=asked)
+            train(texts[:1], tmp_path, type=kind, vocab_size=asked)
         named = int(re.search(r"Set --config.tokenizer.vocab_size=(\d+)", str(caught.value))[1])
-        assert train(texts[:1], tmp_path, kind=kind, vocab_size=named).size == named
+        assert train(texts[:1], tmp_path, type=kind, vocab_size=named).size == named
 
 
 def test_no_text(tmp_path: pathlib.Path) -> None:

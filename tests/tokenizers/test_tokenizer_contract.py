@@ -65,11 +65,11 @@ def test_ones_own_tokenizer_is_two_methods() -> None:
     found = tokenizer(["ab", "c"], ["c", "b"], padding=True)
     assert found["input_ids"].tolist() == [[0, 3, 4, 1, 5, 1], [0, 5, 1, 4, 1, 2]]
     assert found["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0]]
-    with pytest.raises(TokenizerError, match="does not tell where its tokens stand"):
+    with pytest.raises(TokenizerError, match="does not report character offsets"):
         tokenizer("ab", return_offsets=True)
     with pytest.raises(TokenizerError, match="no mask token"):
         _ = tokenizer.mask_id
-    with pytest.raises(TokenizerError, match="give at least 5"):
+    with pytest.raises(TokenizerError, match="Set it to 5 or more"):
         tokenizer("ab", "c", truncation=True, max_length=4)
 
 

@@ -29,7 +29,7 @@ TEXTS = [
 
 
 def config(kind: str, **keys: object) -> TokenizerConfig:
-    return TokenizerConfig(**{"kind": kind, "vocab_size": 330 if kind == "byte_bpe" else 160, **keys})
+    return TokenizerConfig(**{"type": kind, "vocab_size": 330 if kind == "byte_bpe" else 160, **keys})
 
 
 @pytest.mark.parametrize("kind", LIBRARY_KINDS)
@@ -101,16 +101,16 @@ def test_frequent_words_are_whole() -> None:
 @pytest.mark.parametrize(
     ("keys", "texts", "message"),
     [
-        (dict(kind="wordpiece", keep_newlines=True), TEXTS, "keep_newlines=True, but WordPiece"),
-        (dict(kind="byte_bpe", vocab_size=100), TEXTS, "vocab_size=100 is too small: byte_bpe needs 261"),
+        (dict(type="wordpiece", keep_newlines=True), TEXTS, "keep_newlines=True, but WordPiece"),
+        (dict(type="byte_bpe", vocab_size=100), TEXTS, "vocab_size=100 is too small: byte_bpe needs 261"),
         (
-            dict(kind="byte_bpe", vocab_size=9000),
+            dict(type="byte_bpe", vocab_size=9000),
             TEXTS,
             r"too small for config.tokenizer.vocab_size=9000.*at most \d+ pieces",
         ),
-        (dict(kind="wordpiece", vocab_size=9000), TEXTS, "too small for config.tokenizer.vocab_size=9000"),
-        (dict(kind="wordpiece"), [" ", ""], "no text to train"),
-        (dict(kind="byte_bpe"), [], "no text to train"),
+        (dict(type="wordpiece", vocab_size=9000), TEXTS, "too small for config.tokenizer.vocab_size=9000"),
+        (dict(type="wordpiece"), [" ", ""], "no text to train"),
+        (dict(type="byte_bpe"), [], "no text to train"),
     ],
 )
 def test_mistakes(keys: dict, texts: list[str], message: str) -> None:
@@ -158,5 +158,5 @@ def test_a_long_training_tells_how_far_it_is(tmp_path: pathlib.Path, monkeypatch
     monkeypatch.setattr(tokenizer_training, "_LINE_SECONDS", 0.05)
     settings = TokenizerConfig(vocab_size=4096)
     assert tokenizer_training.learn_tokenizer([], settings, tmp_path / "model", said.append) == "learned"
-    assert said[0] == "Training the tokenizer (unigram) of 4,096 pieces."
+    assert said[0] == "Training the tokenizer (unigram) with 4,096 pieces."
     assert said[2] == "Training the tokenizer (unigram): 0 s. EM size=5"

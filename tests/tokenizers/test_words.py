@@ -69,7 +69,7 @@ def trained(kind: str, folder: pathlib.Path) -> Tokenizer:
         return SentencePieceTokenizer.parse(files_of("llama")["tokenizer.model"], "llama")
     kind, _, lines = kind.partition(" ")
     config = TokenizerConfig(
-        kind=kind, vocab_size={"wordpiece": 45, "unigram": 295}.get(kind, 310), keep_newlines=bool(lines)
+        type=kind, vocab_size={"wordpiece": 45, "unigram": 295}.get(kind, 310), keep_newlines=bool(lines)
     )
     if kind in ("wordpiece", "byte_bpe"):
         return train_tokenizer(TEXTS * 3, config)
