@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+from typing_extensions import override
 
 from lm_research.common import disk
 from lm_research.interop.orbax_noise import silence_duplicate_errors
@@ -24,11 +25,13 @@ silence_duplicate_errors()
 class FilesHandler(ocp.CheckpointHandler):
     """Small files, by name, as one item of a checkpoint."""
 
+    @override
     def save(self, directory: epath.Path, args: FilesSave) -> None:
         if jax.process_index() == 0:
             for name, content in args.contents.items():
                 (directory / name).write_bytes(content)
 
+    @override
     def restore(self, directory: epath.Path, args: FilesRestore | None = None) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in directory.iterdir()}
 
@@ -57,6 +60,7 @@ class StateHandler(ocp.StandardCheckpointHandler):
         futures = await super().async_save(directory, *args, **named)
         return [PendingWrite(future, pathlib.Path(directory).parents[1]) for future in futures or ()]
 
+    @override
     def restore(self, directory: epath.Path, *args: Any, **named: Any) -> Any:
         try:
             return super().restore(directory, *args, **named)
@@ -95,6 +99,7 @@ class KeepBest(preservation_policy.PreservationPolicy):
     count: int
     ranks: dict[int, float]
 
+    @override
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [info.step for info in checkpoints]
         known = [step for step in steps if math.isfinite(self.ranks.get(step, math.inf))]
@@ -108,5 +113,6 @@ class KeepThese(preservation_policy.PreservationPolicy):
 
     steps: list[int]
 
+    @override
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         return [info.step in self.steps for info in checkpoints]

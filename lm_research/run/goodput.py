@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.common.disk import write_atomically
 from lm_research.config.run_files import Life, read_lives
 from lm_research.errors import CheckpointError
@@ -125,9 +127,11 @@ class RunHistory(Callback):
         write_atomically(self._path, json.dumps([*self._before, self._entry], indent=1) + "\n")
         self._written = time.monotonic()
 
+    @override
     def on_log(self, step: int, values: Mapping[str, Any]) -> None:
         self.write(step, now=False)
 
+    @override
     def on_save(self, step: int) -> None:
         self.write(step)
 

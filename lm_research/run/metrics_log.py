@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.common.disk import with_filename, write_atomically
 from lm_research.config.run_files import line_of
 from lm_research.run.callbacks import Callback
@@ -47,6 +49,7 @@ class MetricsWriter(Callback):
         self.lines += 1
         self._trackers.write(step, values)
 
+    @override
     def on_log(self, step: int, values: Mapping[str, Any]) -> None:
         self.write(step, values)
 

@@ -11,6 +11,7 @@ import collections
 
 import jax
 import jax.numpy as jnp
+from typing_extensions import override
 
 from lm_research.run.callbacks import Callback
 from lm_research.training.state import State
@@ -32,6 +33,7 @@ class Pace(Callback):
         self.finished = start
         self._under_way: collections.deque[tuple[int, jax.Array]] = collections.deque()
 
+    @override
     def on_step_end(self, step: int, state: State) -> None:
         self._under_way.append((step, _copy(state["step"])))  # a copy: the next step overwrites its state
 

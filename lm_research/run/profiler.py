@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import jax
+from typing_extensions import override
 
 from lm_research.run.callbacks import Callback, StepCall
 from lm_research.training.state import State
@@ -18,6 +19,7 @@ class Profiler(Callback):
         self._path = str(workdir / "profile")
         self._running = False
 
+    @override
     def on_step_begin(self, call: StepCall) -> None:
         if self._first <= call.number <= self._last and not self._running:  # a run may resume inside the range
             jax.profiler.start_trace(self._path)

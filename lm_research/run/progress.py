@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import tqdm
+from typing_extensions import override
 
 from lm_research.run.callbacks import Callback
 
@@ -43,6 +44,7 @@ class Progress(Callback):
             left = datetime.timedelta(seconds=round(values["step_seconds"] * (self._stop - step)))
             self._log("  ".join([f"step {step:>6}/{self._stop}", *shown, f"eta {left}"]))
 
+    @override
     def on_train_end(self, step: int) -> None:
         self.reach(step)
         self._bar.close()

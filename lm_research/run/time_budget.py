@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypedDict
 import jax
 import numpy as np
 from msgspec import Meta
+from typing_extensions import override
 
 from lm_research import config as config_lib
 from lm_research.common.disk import write_atomically
@@ -92,6 +93,7 @@ class TimeBudget(StepBudget):
             self._plans = []
 
     @property
+    @override
     def needs_calibration(self) -> bool:
         return not self._plans
 
@@ -127,6 +129,7 @@ class TimeBudget(StepBudget):
         check_warmup(self._config, start + more)
         self._plan(0, start + more)
 
+    @override
     def update(self, step: int, state: State) -> bool:
         if step - self._step < self._every or step >= self.end:
             return False

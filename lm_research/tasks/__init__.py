@@ -1,4 +1,4 @@
-"""What models are fine-tuned for. One file a task: from records to rows, the loss, and from outputs to metrics."""
+"""Fine-tuning tasks, one file each: records to examples, the loss, and outputs to predictions and metrics."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lm_research.tasks.dataset import LabeledCorpus
 
 
 def task_class(task: TaskConfig) -> type[Task]:
-    """The class of a run's task; raises a ConfigError if there is none of that name."""
+    """Look up the class of a run's task; raise a ConfigError if no task has that name."""
     return TASKS[TASKS.name_of(task)]
 
 
 def trainable_class(config: Config) -> type[Trainable[Any]]:
-    """The task of a run or, where it names none, its objective; raises like `task_class` and `objective_class`."""
+    """Look up the class of a run's task or, without a task, of its objective; raise like `task_class` and `objective_class`."""
     return task_class(config.task) if config.task else objective_class(config)
 
 
 def validate(config: Config, arch: Architecture) -> None:
-    """Raises a ConfigError if the task or objective cannot train this architecture with these keys."""
+    """Raise a ConfigError if the task or objective cannot train this architecture with this config."""
     if config.task is None:
         check_objective(config, arch)
         return
@@ -35,24 +35,24 @@ def validate(config: Config, arch: Architecture) -> None:
     if arch.kind not in task.kinds:
         raise ConfigError(
             f"config.task.name={config.task.name} fine-tunes a model of kind {' or '.join(task.kinds)}, but model.family="
-            f"{config.model.family} is of kind {arch.kind}. Start from another model."
+            f"{config.model.family} is of kind {arch.kind}. Choose a model of a supported kind."
         )
     task.check(config, arch)
 
 
 def define(config: Config, vocab_size: int, corpus: Corpus) -> ModelDefinition:
-    """The model of a run that starts from nothing; `validate` has passed."""
+    """Define the model of a run that does not start from a checkpoint. Call `validate` first."""
     definition = trainable_class(config).define(config, vocab_size, corpus)
     arch, roles = definition.arch, corpus.tokenizer.roles
     if arch.encoder is None:
         return definition
-    # These look for the end of texts by its number, which a family knows of its own tokenizer alone.
+    # These models look up padding and end tokens by id, and a family only has the ids of its own tokenizer.
     encoder = arch.encoder.replace(pad_id=roles["pad"])
     return define_model_of(arch.replace(encoder=encoder, pad_id=roles["pad"], eos_id=roles["eos"]), definition.head)
 
 
 def build(config: Config, corpus: Corpus, arch: Architecture) -> Trainable[Any]:
-    """The task or objective of a run; raises like `validate`."""
+    """Make the task or objective of a run; raise like `validate`."""
     validate(config, arch)
     if config.task:
         assert isinstance(corpus, LabeledCorpus)

@@ -1,4 +1,4 @@
-"""What labeled tasks share: the contract, an objective of labels, and records as rows.
+"""The base of labeled tasks: the Task contract, the objective over labels, and records as padded or packed rows.
 
 Legend: B batch, L length, N records.
 """
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from lm_research import metrics
 from lm_research.common.rounding import bucket_size, ceil_div
@@ -34,20 +35,22 @@ from lm_research.objectives.base import Batch, Objective, Outputs, Sums, Trainab
 from lm_research.objectives.packing import pack
 from lm_research.objectives.ragged import copy_pieces, exclusive_cumsum, mark_pieces
 from lm_research.tasks.dataset import IGNORED, LabeledCorpus, Reader, open_labeled
-from lm_research.tasks.padding import rounded
+from lm_research.tasks.padding import padded_length
 
-_LEAST = 8  # tokens that a record counts at least where records share rows
+_MIN_SLOT_TOKENS = 8  # the smallest size that a packed record is counted with
 
 
 def _read_labels(text: str) -> tuple[str, ...]:
-    """Labels as one text, with commas between."""
+    """Parse comma-separated labels."""
     if len(text) > LONGEST_TEXT:
-        raise ValueError(f"it has {len(text):,} characters, and at most {LONGEST_TEXT:,} are read.")
+        raise ValueError(f"it has {len(text):,} characters, more than the limit of {LONGEST_TEXT:,}.")
     return tuple(part.strip() for part in text.split(","))
 
 
 @dataclasses.dataclass(frozen=True)
 class PairConfig(TaskConfig):
+    """Settings of tasks whose records may have a second text."""
+
     pair_key: str | None = key(
         None, "Field of a second text (question_answering: the question); None reads single texts."
     )
@@ -55,6 +58,8 @@ class PairConfig(TaskConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LabelsConfig(TaskConfig):
+    """Settings of tasks that predict named labels."""
+
     labels: tuple[str, ...] | None = key(
         None,
         "All labels, in order; None uses those of the training examples.",
@@ -64,6 +69,8 @@ class LabelsConfig(TaskConfig):
 
 @dataclasses.dataclass(frozen=True)
 class WindowsConfig(TaskConfig):
+    """Settings of tasks that read long inputs in overlapping windows."""
+
     doc_stride: int = key(
         128,
         "Tokens that neighboring windows of a long context or sentence share (tagging: at most half of a window).",
@@ -73,34 +80,44 @@ class WindowsConfig(TaskConfig):
 
 
 class PaddedExamples(Examples):
-    """Records of a data set as padded rows, by number."""
+    """Records of a data set as padded rows, one record a row.
+
+    Attributes:
+      starts: where each record begins in the store's tokens [N + 1].
+      lengths: tokens of each record [N].
+      second: where the second text begins within each record [N]; 0 without one.
+      groups: numbers that are equal for records of one group [N].
+      credits: the relevance (0 to 1) of choosing each record of its group [N].
+    """
 
     def __init__(
         self, store: TokenStore, arrays: dict[str, np.ndarray], pad_id: int, max_length: int, by_token: bool
     ) -> None:
         starts = np.asarray(store.document_starts)
         self.starts = np.asarray(store.sentence_starts)[starts]
-        self.lengths, self.store, self.pad, self.longest = np.diff(self.starts), store, pad_id, max_length
+        self.lengths, self.store, self.pad_id, self.max_length = np.diff(self.starts), store, pad_id, max_length
         self.labels, self.second, self.by_token = arrays["labels"], arrays["second"], by_token
         self.num_examples = store.num_documents
-        self.groups: np.ndarray | None = None  # numbers that are equal where records belong together
-        self.credits: np.ndarray | None = None  # what it is worth to choose a record of its group
+        self.groups: np.ndarray | None = None
+        self.credits: np.ndarray | None = None
 
+    @override
     def example_lengths(self) -> np.ndarray | None:
         return self.lengths
 
     def width(self, index_B: np.ndarray) -> int:
-        """Length of the rows of a global batch: that of the longest, rounded up."""
-        return min(self.longest, rounded(int(self.lengths[np.maximum(index_B, 0)].max(initial=1))))
+        """Compute the row length of a global batch: its longest record's, rounded up."""
+        return min(self.max_length, padded_length(int(self.lengths[np.maximum(index_B, 0)].max(initial=1))))
 
+    @override
     def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
         return self.batch(epoch_B, index_B, self.width(index_G))
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """tokens, types, segments [B, L] int32; labels [B] or [B, C], or [B, L] of tokens; row_weights [B] float32."""
+        """Make a batch: tokens, types, segments [B, L] int32; labels [B], [B, C] or, of tokens, [B, L]; row_weights [B] float32."""
         real_B, item_B = index_B >= 0, np.maximum(index_B, 0)
         lengths_B = np.where(real_B, self.lengths[item_B], 0)
-        tokens_BL = np.full((len(index_B), width or self.longest), self.pad, np.int32)
+        tokens_BL = np.full((len(index_B), width or self.max_length), self.pad_id, np.int32)
         rows_B, first = np.arange(len(index_B)), np.zeros(len(index_B), np.int64)
         copy_pieces(tokens_BL, rows_B, first, self.store.tokens, self.starts[item_B], lengths_B)
         column_L = np.arange(tokens_BL.shape[1])
@@ -122,39 +139,40 @@ class PaddedExamples(Examples):
 
 
 class WindowExamples(PaddedExamples):
-    """Rows of which a record may have several; they know their number, counted from `first`."""
+    """Windows as rows: a record may have several. Batches hold each window's number, counted from `first`."""
 
     first = 0
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """As PaddedExamples', and window_B [B] int32."""
+        """Make a batch like PaddedExamples, with window_B [B] int32 in addition."""
         numbers_B = (self.first + np.maximum(index_B, 0)).astype(np.int32)
         return super().batch(epoch_B, index_B, width) | {"window_B": numbers_B}
 
 
 class PackedExamples(PaddedExamples, SharedRowExamples):
-    """The same records, those of a batch together in as few rows as they fit into, each for itself: nearly nothing is padding.
+    """The same records, packed into as few rows as a batch needs. Records in one row do not attend to each other.
 
-    A row is as long as the longest record, rounded up, and has K slots for records. A batch holds what it would hold without sharing;
-    where its records stand changes nothing but dropout's draws.
+    A row is as long as the longest record, rounded up, and has K slots for records. A batch has the same records as without packing;
+    where they are placed affects only dropout's random draws.
     """
 
     def __init__(
         self, store: TokenStore, arrays: dict[str, np.ndarray], pad_id: int, max_length: int, by_token: bool
     ) -> None:
         super().__init__(store, arrays, pad_id, max_length, by_token)
-        self.longest = min(max_length, rounded(int(self.lengths.max(initial=1))))
-        self.slots = max(1, self.longest // _LEAST)
-        # So that no row has more records than slots:
-        self.sizes = np.maximum(self.lengths, min(_LEAST, self.longest))
-        self.notes = f"records share rows of {self.longest} tokens"
+        self.max_length = min(max_length, padded_length(int(self.lengths.max(initial=1))))
+        self.slots = max(1, self.max_length // _MIN_SLOT_TOKENS)
+        # The minimum size keeps a row from having more records than slots.
+        self.sizes = np.maximum(self.lengths, min(_MIN_SLOT_TOKENS, self.max_length))
+        self.notes = f"records share rows of {self.max_length} tokens"
 
+    @override
     def example_lengths(self) -> None:
-        return None  # rows are equally long
+        return None  # all rows are equally long
 
     def arrange(self, index_AB: np.ndarray, ways: int) -> np.ndarray:
-        """The records of each row, see SharedRowExamples; R is one of few numbers, so that few shapes are compiled."""
-        packs = [pack(self.sizes[index_B], self.longest) for index_B in index_AB]
+        """Assign records to rows (see SharedRowExamples); R is rounded to one of few values, so that few shapes are compiled."""
+        packs = [pack(self.sizes[index_B], self.max_length) for index_B in index_AB]
         rows = min(bucket_size(ceil_div(max(map(len, packs)), ways)) * ways, index_AB.shape[1])
         index_ARK = np.full((len(index_AB), rows, self.slots), -1, np.int64)
         for index_RK, index_B, packed in zip(index_ARK, index_AB, packs, strict=True):
@@ -163,15 +181,17 @@ class PackedExamples(PaddedExamples, SharedRowExamples):
         return index_ARK
 
     def shared(self, index_BK: np.ndarray) -> dict[str, np.ndarray]:
-        """tokens, types, segments, positions [B, L] int32; labels [B, K] or [B, K, C], or [B, L] of tokens; row_weights [B, K]."""
-        there_BK = index_BK >= 0
-        row_P, slot_P = np.nonzero(there_BK)
-        item_P = index_BK[there_BK]
+        """Make a batch: tokens, types, segments, positions [B, L] int32; labels [B, K], [B, K, C] or, of tokens, [B, L]; row_weights [B, K]."""
+        is_real_BK = index_BK >= 0
+        row_P, slot_P = np.nonzero(is_real_BK)
+        item_P = index_BK[is_real_BK]
         start_P, length_P = self.starts[item_P], self.lengths[item_P]
         column_P = exclusive_cumsum(length_P, row_P)
-        shape = (len(index_BK), self.longest)
+        shape = (len(index_BK), self.max_length)
         names = ("types_BL", "segments_BL", "positions_BL")
-        batch = {"tokens_BL": np.full(shape, self.pad, np.int32)} | {name: np.zeros(shape, np.int32) for name in names}
+        batch = {"tokens_BL": np.full(shape, self.pad_id, np.int32)} | {
+            name: np.zeros(shape, np.int32) for name in names
+        }
         copy_pieces(batch["tokens_BL"], row_P, column_P, self.store.tokens, start_P, length_P)
         mark_pieces(batch["segments_BL"], row_P, column_P, length_P, slot_P + 1)
         mark_pieces(batch["positions_BL"], row_P, column_P, length_P, None)
@@ -183,11 +203,11 @@ class PackedExamples(PaddedExamples, SharedRowExamples):
             copy_pieces(batch["labels_BL"], row_P, column_P, self.labels, start_P, length_P)
         else:
             batch["labels_BK"] = self.labels[np.maximum(index_BK, 0)]
-        return batch | {"row_weights_BK": there_BK.astype(np.float32)}
+        return batch | {"row_weights_BK": is_real_BK.astype(np.float32)}
 
 
 def flatten_slots(batch: Batch) -> Batch:
-    """A batch whose records share rows, with what each record has ([B, K, ...]) as [B x K, ...]; others as they are."""
+    """Reshape the per-record arrays of a packed batch from [B, K, ...] to [B x K, ...]; return other batches unchanged."""
     if "row_weights_BK" not in batch:
         return batch
     each = {name: x for name, x in batch.items() if name.endswith("_BK")}
@@ -196,22 +216,22 @@ def flatten_slots(batch: Batch) -> Batch:
 
 
 class LabelObjective(Objective):
-    """A loss over the head's outputs, of records with labels.
+    """A loss over the head's outputs for labeled records.
 
     Attributes:
-      by_token: whether tokens have labels, and not records.
+      by_token: whether each token has a label, instead of each record.
     """
 
     normalizer_names: tuple[str, ...] = ("rows", "real")
     by_token: ClassVar[bool] = False
 
     def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
-        """The numbers of `rows` with a label and of `real` input tokens."""
+        """Count `rows`, the labeled records, and `real`, the input tokens without padding."""
         weights, segments = flatten_slots(batch)["row_weights_B"], batch["segments_BL"]
         return {"rows": weights.sum(), "real": (segments > 0).sum().astype(jnp.float32)}
 
     def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """The head's output for a batch, in float32; where records share rows, of each slot [B, K, C] or token."""
+        """Compute the head's float32 outputs: per record, per slot [B, K, C] of a packed batch, or per token."""
         tokens_BL, segments_BL = batch["tokens_BL"], batch["segments_BL"]
         slots = batch["row_weights_BK"].shape[1] if "row_weights_BK" in batch else 0
         keys = (None, None) if key is None else jax.random.split(key)
@@ -222,8 +242,9 @@ class LabelObjective(Objective):
 
     @abc.abstractmethod
     def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
-        """The sum of each metric, of a batch whose records have a row each."""
+        """Sum each metric over a batch with one record a row."""
 
+    @override
     def metric_sums(self, model: Any, batch: Batch, key: jax.Array | None) -> Sums:
         logits = self.logits(model, batch, key)
         if not self.by_token and "row_weights_BK" in batch:
@@ -232,19 +253,19 @@ class LabelObjective(Objective):
 
 
 class Task(Trainable[LabeledCorpus]):
-    """A labeled task of one run: from records to examples, and from what a model makes of them to predictions and metrics.
+    """A labeled task of one run: it turns records into examples, and model outputs into predictions and metrics.
 
     Attributes:
-      examples_class: how its records become rows.
-      supports_packing: whether its records can share rows (data.packing).
-      metric_kind: what its predictions are, a key of metrics.KINDS.
-      metric_names: the metrics of these, in addition to those of its objective; one of the user's own that task.metric names is among them.
-      labels: names in order, () where labels are values.
-      metric: name of the metric that tells which of two models is better; several with + between count by their mean.
-      lower_is_better: whether that is the smaller one.
+      examples_class: how records become rows.
+      supports_packing: whether several records can be packed into a row (data.packing).
+      metric_kind: the type of its predictions, a key of metrics.KINDS.
+      metric_names: metrics computed from predictions, in addition to the objective's; a user's own metric that task.metric names is included.
+      labels: names in order; () where labels are values.
+      metric: the metric that ranks models; names joined by + are averaged.
+      lower_is_better: whether a smaller value of that metric is better.
       exact: whether predictions are written with all logits of a record.
-      grouped: whether records belong together in groups.
-      has_predictions: whether there is a prediction for each record in the end.
+      grouped: whether records form groups.
+      has_predictions: whether the finished run has a prediction for each record.
     """
 
     examples_class: ClassVar[type[PaddedExamples]] = PaddedExamples
@@ -269,20 +290,22 @@ class Task(Trainable[LabeledCorpus]):
         lower = {name in objective.loss_terms or not metrics.higher_is_better(name) for name in names}
         if len(lower) > 1:
             raise ConfigError(
-                f"config.task.metric={self.metric} adds metrics of which one is better high, another low."
+                f"config.task.metric={self.metric} averages a metric where higher is better with one where lower is better. Join "
+                "metrics of one direction."
             )
         self.lower_is_better = lower.pop()
 
     @abc.abstractmethod
     def make_objective(self) -> Objective:
-        """What the model learns; config, corpus, tokenizer and labels are known."""
+        """Make the training objective; config, corpus, tokenizer and labels are already set."""
 
     @classmethod
     @abc.abstractmethod
     def reader(cls, config: Config) -> Reader:
-        """Of the task's records."""
+        """Make the reader of the task's records."""
 
     @classmethod
+    @override
     def check(cls, config: Config, arch: Architecture) -> None:
         task = TaskConfig.of(config.task)
         if not task.train:
@@ -297,6 +320,7 @@ class Task(Trainable[LabeledCorpus]):
             )
 
     @classmethod
+    @override
     def open_corpus(
         cls, config: Config, workdir: pathlib.Path, log: Log, runner: Runner = HERE, bars: Bars = no_bar
     ) -> LabeledCorpus:
@@ -304,76 +328,82 @@ class Task(Trainable[LabeledCorpus]):
 
     @classmethod
     def num_labels(cls, config: Config, corpus: LabeledCorpus) -> int:
-        """Classes of the head, 1 for a value."""
+        """Count the outputs of the head: its classes, or 1 for a value."""
         return max(1, len(corpus.labels))
 
     @classmethod
+    @override
     def define(cls, config: Config, vocab_size: int, corpus: LabeledCorpus) -> ModelDefinition:
         head = HeadSpec(cls.head(config), cls.num_labels(config, corpus))
         return define(define_model(config.model, vocab_size).arch, head)
 
+    @override
     def examples(self, store: TokenStore, purpose: str) -> Examples:
         part = self.corpus.part_of(store)
-        # What is predicted is told record by record, so held-out records have rows of their own.
+        # Predictions are reported record by record, so held-out records are not packed.
         packed = self.config.data.packing and self.supports_packing and purpose == "train"
-        kind = PackedExamples if packed else self.examples_class
+        examples_class = PackedExamples if packed else self.examples_class
         by_token = isinstance(self.objective, LabelObjective) and self.objective.by_token
-        made = kind(store, self.corpus.arrays[part], self.tokenizer.pad_id, self.config.data.max_length, by_token)
-        if isinstance(made, WindowExamples):
-            made.first = self.corpus.first_of(part)
-        return made
+        max_length, arrays = self.config.data.max_length, self.corpus.arrays[part]
+        examples = examples_class(store, arrays, self.tokenizer.pad_id, max_length, by_token)
+        if isinstance(examples, WindowExamples):
+            examples.first = self.corpus.first_row_number(part)
+        return examples
 
     @abc.abstractmethod
     def default_metric(self) -> str:
-        """The metric that papers report."""
+        """Name the metric that papers report."""
 
     def metric_inputs(self) -> tuple[str, ...]:
-        """What there is for metrics to be computed of, by the names of metrics.KINDS."""
+        """List the inputs that metrics can be computed from, by their names in metrics.KINDS."""
         return metrics.KINDS[self.metric_kind]
 
     def ranking_metrics(self) -> list[str]:
-        """The metrics that models can be ordered by, those of `metric_names` first."""
-        known = metrics.names_for(self.metric_kind, self.metric_inputs())
-        return list(dict.fromkeys([*self.metric_names, *known]))
+        """List the metrics that can rank models, those of `metric_names` first."""
+        registered = metrics.names_for(self.metric_kind, self.metric_inputs())
+        return list(dict.fromkeys([*self.metric_names, *registered]))
 
     @abc.abstractmethod
     def scored(self, outputs: list[Outputs]) -> metrics.Scored | None:
-        """The predictions of a whole part as metrics want them; None if there are none."""
+        """Collect the predictions of a whole part in the form metrics take; None without predictions."""
 
+    @override
     def scores(self, outputs: list[Outputs]) -> dict[str, float]:
-        found = self.scored(outputs)
-        return found.score(self.metric_names) if found else {}
+        scored = self.scored(outputs)
+        return scored.score(self.metric_names) if scored else {}
 
     @abc.abstractmethod
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
-        """One prediction a record, for predictions.jsonl."""
+        """Yield one prediction per record, for predictions.jsonl."""
 
+    @override
     def rank(self, scores: Mapping[str, float]) -> float:
         value = self.value(scores)
         return value if self.lower_is_better else -value
 
     def value(self, scores: Mapping[str, float]) -> float:
-        """Of the metric, or the mean of those that `+` joins."""
+        """Look up the value of `metric` in an evaluation's scores, or the mean of the metrics joined by `+`."""
         return float(np.mean([scores[f"eval_{name}"] for name in self.metric.split("+")]))
 
     def summarize(self, scores: Mapping[str, float]) -> str:
-        """The end of a run, in words."""
+        """Describe the final result in one line."""
         return f"held-out {self.metric}: {self.value(scores):.4g} ({self.baseline()})"
 
-    # ---------------------------------------------------------------- what goes with the finished model
+    # ---------------------------------------------------------------- files of the finished model
 
     def write_files(self, directory: pathlib.Path, arch: Architecture) -> None:
-        """Writes into the finished model's directory what its users need in addition to model and tokenizer; nothing, for most tasks."""
+        """Write into the finished model's directory what its users need in addition to model and tokenizer; by default nothing."""
         return
 
     def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """A config.json of the fine-tuned model, with what its users must know of the task."""
+        """Add the task's entries to the fine-tuned model's config.json."""
         return config
 
     def files(self, arch: Architecture) -> dict[str, bytes]:
-        """Files that go with the fine-tuned model in addition to its tokenizer's, and in place of those of the same name."""
+        """Make the fine-tuned model's further files, which replace tokenizer files of the same name."""
         return {}
 
+    @override
     def checkpoint_files(self, model: dict[str, Any], arch: Architecture) -> dict[str, bytes]:
         model["config"] = self.update_hf_config(dict(model["config"]))
         return self.files(arch)
@@ -383,38 +413,39 @@ TASKS: Variants[type[Task]] = registries.TASKS
 
 
 class LabelTask(Task):
-    """A task whose evaluation keeps the outputs of the model's head."""
+    """A task that is evaluated on the outputs of the model's head."""
 
     objective: LabelObjective
 
     @abc.abstractmethod
+    @override
     def make_objective(self) -> LabelObjective: ...
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Logits, labels and the weight of each row."""
+        """Return logits, labels and row weights."""
         names = ("labels_B", "labels_BL", "groups_B", "credits_B", "window_B", "row_weights_B")
         kept = {name: batch[name] for name in names if name in batch}
         return kept | {"logits": self.objective.logits(model, batch, None)}
 
-    def by_record(self, outputs: list[Outputs], *names: str) -> Iterator[tuple[str, int, list[tuple[Any, ...]]]]:
-        """(part, record, [(row, its outputs of these names)]) of each record of a part whose rows are WindowExamples, in order.
+    def group_by_record(self, outputs: list[Outputs], *names: str) -> Iterator[tuple[str, int, list[tuple[Any, ...]]]]:
+        """Group the windows of a part by record, in order: (part, record, [(row, its outputs of these names)]).
 
-        If not all rows were read (eval.num_batches), a last record that lacks some is left out, unless it is the only one.
+        If eval.num_batches ended the evaluation within a record, that record is left out, unless it is the only one.
         """
         numbers = np.concatenate([drop_padding(output, "window_B") for output in outputs])
         part, _ = self.corpus.locate(int(numbers[0]))
-        first = self.corpus.first_of(part)
+        first = self.corpus.first_row_number(part)
         record = self.corpus.records_of_rows(part)
         counts = np.bincount(record)
         read = ([x for output in outputs for x in drop_padding(output, name)] for name in names)
         rows = zip((numbers - first).tolist(), *read, strict=True)
         for number, own in itertools.groupby(rows, lambda row: int(record[row[0]])):
-            whole = list(own)
-            if len(whole) == counts[number] or number == record[numbers[0] - first]:
-                yield part, number, whole
+            windows = list(own)
+            if len(windows) == counts[number] or number == record[numbers[0] - first]:
+                yield part, number, windows
 
     def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """With the labels, of a head that predicts labels."""
+        """Add the label names, if the head predicts labels."""
         if self.head(self.config) not in ("classification", "token_classification"):
             return config
         outputs = self.num_labels(self.config, self.corpus)
@@ -426,10 +457,10 @@ class LabelTask(Task):
 
 
 def drop_padding(outputs: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """An output without the empty rows that fill up the last batch."""
+    """Drop the empty rows that fill up the last batch from an output."""
     return outputs[name][outputs["row_weights_B"] > 0]
 
 
-def joined(outputs: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
-    """An output of all batches, one after another, without empty rows."""
+def concat_outputs(outputs: Sequence[Mapping[str, np.ndarray]], name: str) -> np.ndarray:
+    """Concatenate an output of all batches, without empty rows."""
     return np.concatenate([drop_padding(output, name) for output in outputs])

@@ -1,7 +1,7 @@
-"""Classification of texts or pairs of them: one label of several, any number of labels, or one or several values (regression).
+"""Classification of texts or pairs of texts: one of several labels, any number of labels, or one or more values (regression).
 
-As in BERT's fine-tuning (Devlin et al. 2018, section 4.1): a linear layer on the summary of the row. The loss is cross-entropy, the
-sum of one binary cross-entropy a label divided by their number, or the squared error, a mean over the values.
+As in BERT's fine-tuning (Devlin et al. 2018, section 4.1), a linear layer reads the summary of the row. The loss is the cross-entropy,
+the mean binary cross-entropy over labels, or the mean squared error over values.
 
 Legend: B batch, C classes, N records.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from lm_research import metrics
 from lm_research.common.documents import json_value
@@ -32,16 +33,16 @@ from lm_research.tasks.base import (
     LabelTask,
     PaddedExamples,
     PairConfig,
+    concat_outputs,
     drop_padding,
     flatten_slots,
-    joined,
 )
 from lm_research.tasks.dataset import LabeledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.labels import label_key, label_names, label_numbers
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 
-# Problem type -> what predictions are (a key of metrics.KINDS), and metrics of these.
+# Problem type -> the type of its predictions (a key of metrics.KINDS), and their metrics.
 METRICS = {
     "single_label": (
         "single_label",
@@ -50,15 +51,17 @@ METRICS = {
     "multi_label": ("multi_label", ("exact_match", "precision", "recall", "f1_micro", "f1_macro")),
     "regression": ("values", ("pearson", "spearman", "squared_error")),
 }
-_PROBLEM_TYPES = {
+_HF_PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
-}  # Hugging Face's
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationConfig(PairConfig, LabelsConfig):
+    """Settings of classification and regression."""
+
     not_reading = TaskConfig.not_reading | {"label_smoothing", "class_weights"}
     for_training = TaskConfig.for_training | {"label_smoothing", "class_weights"}
 
@@ -98,25 +101,23 @@ class ClassificationReader(Reader):
 
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, ClassificationConfig.of(config.task)
-        self.known = self.task.labels or ()  # by the user
+        self.configured_labels = self.task.labels or ()
         self.unnamed_labels = "values" if self.task.problem_type == "regression" else "none"
-        self.num_values: int | None = (
-            None  # of a record, problem_type=regression: as many as the first has, a list as there
-        )
+        # Regression: the first record read sets how many values each record has, and whether they are a list.
+        self.num_values: int | None = None
         self.as_list: bool | None = None
 
+    @override
     def label_names(self, records: Sequence[Record]) -> list[str]:
         if self.task.problem_type == "regression":
             keys = self._value_keys(records[0])
             return keys if len(keys) > 1 else []
         given = ((record, zip(self._given(record), self._labels(record), strict=True)) for record in records)
         found = label_names((value, key, record.where) for record, pairs in given for value, key in pairs)
-        if self.known:
+        if self.configured_labels:
             return self._named(found)
         if len(found) < (2 if self.task.problem_type == "single_label" else 1):
-            enough = (
-                "two are needed to tell apart" if self.task.problem_type == "single_label" else "nothing can be learned"
-            )
+            enough = "two or more are needed" if self.task.problem_type == "single_label" else "nothing can be learned"
             raise DataError(
                 f"{self.task.train} has {len(found)} label{'s' * (not found)} in field {self.task.label_key!r} "
                 f"({', '.join(repr(name) for name, _ in found.values()) or 'none'}); {enough}. Name the right field in --config.task.label_key."
@@ -124,12 +125,12 @@ class ClassificationReader(Reader):
         return sorted((name for name, _ in found.values()), key=_by_number)
 
     def _named(self, found: dict[str, tuple[str, str]]) -> list[str]:
-        """The labels of task.labels, of which there are records of each, and no others."""
-        names = list(self.known)
+        """Check that every label of task.labels has records and that no record has another; return them in order."""
+        names = list(self.configured_labels)
         keys = label_numbers(names)
         if len(names) < 2 and self.task.problem_type == "single_label":
             raise DataError(
-                f"config.task.labels={','.join(names)} is one label; two are needed to tell apart. Name all, or set "
+                f"config.task.labels={','.join(names)} is one label; two or more are needed. Name all labels, or set "
                 "--config.task.problem_type=multi_label, where a record may have none."
             )
         for label, (name, where) in found.items():
@@ -141,15 +142,16 @@ class ClassificationReader(Reader):
         if empty:
             raise DataError(
                 f"{self.task.train} has no record with the label {', '.join(map(repr, empty))} of config.task.labels: nothing "
-                "can be learned about it. Give records, or leave it out."
+                "can be learned about it. Add records, or remove the label."
             )
         return names
 
     def texts(self, record: Record) -> list[str]:
-        """The one or two texts of a record."""
+        """Return the one or two texts of a record."""
         texts = [record.text(self.task.text_key, "text_key")]
         return texts + ([record.text(self.task.pair_key, "pair_key")] if self.task.pair_key else [])
 
+    @override
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         texts = [self.texts(record) for record in records]
         seconds = [pair[1] for pair in texts] if self.task.pair_key else None
@@ -159,7 +161,7 @@ class ClassificationReader(Reader):
             yield Row(ids, second, self._target(record, numbers))
 
     def metadata(self, record: Record) -> dict[str, Any] | None:
-        """Which records belong together, and what it is worth to choose this one."""
+        """Return the record's group and, with task.relevance_key, its relevance."""
         if not self.task.group_key or self.task.problem_type != "single_label":
             return None
         value = record.get(self.task.group_key, "group_key")
@@ -189,14 +191,14 @@ class ClassificationReader(Reader):
         return [int(name in labels) for name in numbers]
 
     def _labels(self, record: Record) -> list[str]:
-        """What tells a record's labels from others; raises a DataError where one is none."""
+        """Return the keys of a record's labels; raise a DataError if one is not a label."""
         otherwise = ", or set --config.task.problem_type=multi_label for lists" * (
             self.task.problem_type == "single_label"
         )
         return [self._key(record, one, self.task.label_key, "label_key", otherwise) for one in self._given(record)]
 
     def _given(self, record: Record) -> list[Any]:
-        """The one label of a record or, of several, those of a list, or of a text: what its separator divides, or a list in JSON."""
+        """Return the raw labels of a record: one, or with multi_label those of a list, of a JSON list, or of a text with separators."""
         value = record.get(self.task.label_key, "label_key")
         if self.task.problem_type == "single_label":
             return [value]
@@ -208,8 +210,8 @@ class ClassificationReader(Reader):
         return [part for part in value.split(self.task.label_separator) if part.strip()]
 
     def _key(self, record: Record, value: Any, field: str, setting: str, otherwise: str = "") -> str:
-        """What tells a label from others; raises a DataError if there is none."""
-        key = label_key(value, self.known)
+        """Return the key of a label; raise a DataError if the value is not a label."""
+        key = label_key(value, self.configured_labels)
         if not key:
             raise DataError(
                 f"{record.where}: field {field!r} is {record.fields.get(field, value)!r:.80}, not a label. Fix it, name another field in "
@@ -218,12 +220,12 @@ class ClassificationReader(Reader):
         return key
 
     def _value_keys(self, record: Record) -> list[str]:
-        """The fields of values: task.label_key, or each that it names with commas between."""
+        """List the fields of values: task.label_key as a whole, or its comma-separated parts."""
         key = self.task.label_key
         return [key] if key in record.fields else [name.strip() for name in key.split(",")]
 
     def _values(self, record: Record) -> float | list[float]:
-        """One value, or several: of several fields, or a list in one (in a table as JSON)."""
+        """Return one value, or a list of values from several fields or from a list in one field (JSON in a table)."""
         keys = self._value_keys(record)
         fields = [record.get(key, "label_key") for key in keys]
         if len(keys) == 1 and isinstance(fields[0], str) and fields[0].lstrip().startswith("["):
@@ -232,21 +234,21 @@ class ClassificationReader(Reader):
         listed = len(keys) == 1 and isinstance(fields[0], (list, tuple))
         values = list(fields[0]) if listed else fields
         numbers = [
-            _number(record, ",".join(keys), one, "set --config.task.problem_type=single_label, which wants none")
+            _number(record, ",".join(keys), one, "set --config.task.problem_type=single_label, which needs no numbers")
             for one in values
         ]
         self.num_values = self.num_values or len(numbers)
         if len(numbers) != self.num_values:
             raise DataError(
-                f"{record.where}: field {self.task.label_key!r} has {len(numbers)} values where records before have {self.num_values}. "
-                "Give each record as many."
+                f"{record.where}: field {self.task.label_key!r} has {len(numbers)} values, but earlier records have {self.num_values}. "
+                "Give all records equally many."
             )
         self.as_list = listed or len(keys) > 1 if self.as_list is None else self.as_list
         return numbers if self.as_list else numbers[0]
 
 
 def _number(record: Record, key: str, value: Any, otherwise: str) -> float:
-    """A value as a finite number; raises a DataError that says what to do otherwise."""
+    """Convert a value to a finite number; raise a DataError that suggests `otherwise` if it is not one."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -257,7 +259,7 @@ def _number(record: Record, key: str, value: Any, otherwise: str) -> float:
 
 
 def _by_number(name: str) -> tuple[float, str]:
-    """Numbers in their order, then names in theirs."""
+    """Sort key: numbers by value, then names alphabetically."""
     try:
         return float(name), name
     except ValueError:
@@ -265,10 +267,10 @@ def _by_number(name: str) -> tuple[float, str]:
 
 
 def class_weights(given: str | Mapping[str, float], labels: Sequence[str], given_N: np.ndarray) -> np.ndarray:
-    """What task.class_weights says, for each label in order, float32 [C].
+    """Resolve task.class_weights to a weight for each label in order, float32 [C].
 
-    "balanced" is N / (C x records of the class): every class counts alike, and a record 1 on average. A text of another kind is a dict as
-    earlier versions spelled it: LABEL=WEIGHT, ...
+    "balanced" is N / (C x records of the class): all classes have equal total weight, and the mean weight of a record is 1. Any other text
+    is a dict in the notation of earlier versions: LABEL=WEIGHT, ...
 
     Raises:
       ConfigError: it is neither "balanced" nor a weight of 0 or more for every label.
@@ -305,8 +307,8 @@ class ClassificationObjective(LabelObjective):
 
     Args:
       problem_type: "single_label" (one of several), "multi_label" (any number) or "regression".
-      class_weights: how much a record of each class counts [C], of single_label alone.
-      label_smoothing: of single_label alone.
+      class_weights: weight of each class in the loss [C]; single_label only.
+      label_smoothing: probability spread evenly over all labels; single_label only.
     """
 
     def __init__(self, problem_type: str, class_weights: np.ndarray, label_smoothing: float) -> None:
@@ -318,16 +320,18 @@ class ClassificationObjective(LabelObjective):
         if problem_type == "single_label":
             self.metrics["accuracy"] = "rows"
 
+    @override
     def normalizers(self, batch: Batch) -> dict[str, jax.Array]:
-        found = super().normalizers(batch)
-        if self.problem_type == "single_label":  # what a record counts goes with its class
+        sums = super().normalizers(batch)
+        if self.problem_type == "single_label":
             batch = flatten_slots(batch)
-            found["rows"] = (batch["row_weights_B"] * self._weights(batch)).sum()
-        return found
+            sums["rows"] = (batch["row_weights_B"] * self._weights(batch)).sum()
+        return sums
 
     def _weights(self, batch: Batch) -> jax.Array:
         return jnp.asarray(self.class_weights)[batch["labels_B"]]
 
+    @override
     def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
         weights_B, labels_B = batch["row_weights_B"], batch["labels_B"]
         if self.problem_type == "regression":
@@ -337,16 +341,16 @@ class ClassificationObjective(LabelObjective):
             losses_BC = jax.nn.softplus(logits) - logits * labels_B
             return {"labels_loss_nats": (weights_B * losses_BC.mean(-1)).sum()}
         weights_B = weights_B * self._weights(batch)
-        shares_BC, smooth = jax.nn.log_softmax(logits), self.label_smoothing
-        chosen_B = jnp.take_along_axis(shares_BC, labels_B[:, None], axis=1)[:, 0]
-        losses_B = -((1.0 - smooth) * chosen_B + smooth * shares_BC.mean(-1))
+        log_probs_BC, smooth = jax.nn.log_softmax(logits), self.label_smoothing
+        chosen_B = jnp.take_along_axis(log_probs_BC, labels_B[:, None], axis=1)[:, 0]
+        losses_B = -((1.0 - smooth) * chosen_B + smooth * log_probs_BC.mean(-1))
         correct_B = logits.argmax(-1) == labels_B
         return {"class_loss_nats": (weights_B * losses_B).sum(), "accuracy": (weights_B * correct_B).sum()}
 
 
 @TASKS.register("classification", ClassificationConfig)
 class Classification(LabelTask):
-    """Labels or values of texts and pairs."""
+    """Labels or values of texts and pairs of texts."""
 
     kinds = ("encoder", "decoder")
     supports_packing = True
@@ -362,6 +366,7 @@ class Classification(LabelTask):
         self.metric_names = (*names, *groups)
         super().__init__(config, corpus)
 
+    @override
     def make_objective(self) -> ClassificationObjective:
         given, weights = self.settings.class_weights, np.ones(max(1, len(self.labels)), np.float32)
         if self.problem_type == "single_label" and given is not None and given != "none":
@@ -369,42 +374,49 @@ class Classification(LabelTask):
         return ClassificationObjective(self.problem_type, weights, self.settings.label_smoothing)
 
     @classmethod
+    @override
     def head(cls, config: Config) -> str:
         return "classification"
 
     @classmethod
+    @override
     def reader(cls, config: Config) -> ClassificationReader:
         return ClassificationReader(config)
 
     @classmethod
+    @override
     def num_labels(cls, config: Config, corpus: LabeledCorpus) -> int:
         labels = corpus.arrays["train"]["labels"]
         return labels.shape[1] if labels.ndim == 2 else max(1, len(corpus.labels))
 
+    @override
     def default_metric(self) -> str:
         return {"single_label": "accuracy", "multi_label": "f1_micro", "regression": "spearman"}[self.problem_type]
 
+    @override
     def examples(self, store: TokenStore, purpose: str) -> Examples:
-        rows, kept = super().examples(store, purpose), self.corpus.kept.get(self.corpus.part_of(store))
-        if kept and isinstance(rows, PaddedExamples):
-            rows.groups = np.unique([one["group"] for one in kept], return_inverse=True)[1].astype(np.int32)
-            if "credit" in kept[0]:
-                rows.credits = np.array([one["credit"] for one in kept], np.float32)
-        return rows
+        examples, metadata = super().examples(store, purpose), self.corpus.metadata.get(self.corpus.part_of(store))
+        if metadata and isinstance(examples, PaddedExamples):
+            examples.groups = np.unique([one["group"] for one in metadata], return_inverse=True)[1].astype(np.int32)
+            if "credit" in metadata[0]:
+                examples.credits = np.array([one["credit"] for one in metadata], np.float32)
+        return examples
 
+    @override
     def metric_inputs(self) -> tuple[str, ...]:
         task = self.settings
         missing = {"groups": not task.group_key, "credits": not (task.group_key and task.relevance_key)}
         return tuple(name for name in super().metric_inputs() if not missing.get(name))
 
+    @override
     def scored(self, outputs: list[Outputs]) -> metrics.Scored:
-        logits, labels = joined(outputs, "logits"), joined(outputs, "labels_B")
+        logits, labels = concat_outputs(outputs, "logits"), concat_outputs(outputs, "labels_B")
         if self.problem_type == "regression":
             return metrics.Scored("values", predictions=logits.reshape(labels.shape), references=labels)
         if self.problem_type == "multi_label":
             return metrics.Scored("multi_label", predictions=logits > 0, references=labels > 0)
-        kept = {"groups": "groups_B", "credits": "credits_B"}
-        further = {name: joined(outputs, key) for name, key in kept.items() if key in outputs[0]}
+        optional = {"groups": "groups_B", "credits": "credits_B"}
+        further = {name: concat_outputs(outputs, key) for name, key in optional.items() if key in outputs[0]}
         return metrics.Scored(
             "single_label",
             predictions=logits.argmax(-1),
@@ -415,7 +427,7 @@ class Classification(LabelTask):
         )
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
-        """One prediction a record, for predictions.jsonl."""
+        """Yield one prediction per record, for predictions.jsonl."""
         for output in outputs:
             for logits, label in zip(drop_padding(output, "logits"), drop_padding(output, "labels_B"), strict=True):
                 if self.problem_type == "regression":
@@ -427,22 +439,24 @@ class Classification(LabelTask):
 
                     yield {"label": names(label > 0), "prediction": names(logits > 0)}
                 else:
-                    shares = np.exp(logits - logits.max())
+                    probs = np.exp(logits - logits.max())
                     best = int(logits.argmax())
                     yield {
                         "label": self.labels[int(label)],
                         "prediction": self.labels[best],
-                        "probability": round(float(shares[best] / shares.sum()), 6),
+                        "probability": round(float(probs[best] / probs.sum()), 6),
                     }
 
+    @override
     def baseline(self) -> str:
         labels, held = (self.corpus.arrays[part]["labels"] for part in ("train", "validation"))
         if self.problem_type == "regression":
             return f"always the mean: squared error {np.square(held - labels.mean(0)).mean():.4g}"
         if self.problem_type == "multi_label":
             return f"{labels.sum(1).mean():.3g} labels a record on average"
-        usual = int(np.bincount(labels).argmax())
-        return f"always {self.labels[usual]!r}: accuracy {(held == usual).mean():.4g}"
+        majority = int(np.bincount(labels).argmax())
+        return f"always {self.labels[majority]!r}: accuracy {(held == majority).mean():.4g}"
 
+    @override
     def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        return super().update_hf_config(config) | {"problem_type": _PROBLEM_TYPES[self.problem_type]}
+        return super().update_hf_config(config) | {"problem_type": _HF_PROBLEM_TYPES[self.problem_type]}

@@ -1,11 +1,11 @@
-"""Files of columns: a word a line, one of its columns the tag, a blank line between sentences.
+"""Column files for tagging: one word a line with its tag in a column, a blank line between sentences.
 
-A file with a tab anywhere is divided at tabs, so that its words may hold spaces; any other at the spaces of ASCII, never at no-break or
-ideographic ones, which belong to words. Two forms are known by themselves:
+A file that has a tab is split at tabs, so its words may contain spaces. Any other file is split at ASCII spaces only; no-break and
+ideographic spaces are part of words. Two formats are detected:
 
-    CoNLL-2003   words in the first column, tags in the last; -DOCSTART- lines are left out
-    CoNLL-U      (universaldependencies.org/format.html) ten columns with names, the first a number of the word; comments, multi-word
-                 tokens (1-2) and empty nodes (8.1) are left out. CoNLL-U Plus names its columns, ID the first, in its first line.
+    CoNLL-2003   words in the first column, tags in the last; -DOCSTART- lines are skipped
+    CoNLL-U      (universaldependencies.org/format.html) ten named columns, of which the first is the word's number; comments, multi-word
+                 tokens (1-2) and empty nodes (8.1) are skipped. CoNLL-U Plus names its columns in its first line, ID first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PLUS = re.compile(r"# *global\.columns *= *(.+)")
 
 
 class Sentence(NamedTuple):
-    """Its first line, and a tag for each word."""
+    """The number of its first line, its words, and a tag for each."""
 
     line: int
     words: list[str]
@@ -33,13 +33,13 @@ class Sentence(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a file is divided, and the names of its columns, none where it is not CoNLL-U."""
+    """The format of a file: whether tabs separate its columns, and their names, empty unless it is CoNLL-U."""
 
     tabs: bool
     names: tuple[str, ...]
 
     def divide(self, line: str) -> list[str]:
-        """The columns of a line; [] of a blank one or, of CoNLL-U, a comment."""
+        """Split a line into columns; [] for a blank line or a CoNLL-U comment."""
         line = line.removesuffix("\n")
         if not line.strip(" \t") or (self.names and line.startswith("#")):
             return []
@@ -49,17 +49,17 @@ class Form(NamedTuple):
 
 
 def read_columns(file: SourceFile, column: str) -> Iterator[Sentence]:
-    """The sentences of a file.
+    """Yield the sentences of a file.
 
     Args:
-      file: of UTF-8 text.
-      column: of the tags, as config.task.column has it.
+      file: UTF-8 text.
+      column: the column of the tags, as in config.task.column.
 
     Raises:
-      DataError: a line lacks the word or the tag, or there is no such column.
+      DataError: a line lacks the word or the tag, or the column does not exist.
     """
-    form, sentence = _form_of(file), Sentence(0, [], [])
-    word, tag = form.names.index("FORM") if form.names else 0, _place(column, form.names, str(file.path))
+    form, sentence = _detect_form(file), Sentence(0, [], [])
+    word, tag = form.names.index("FORM") if form.names else 0, _tag_index(column, form.names, str(file.path))
     for number, line in read_lines(file, Problems("stop")):
         columns = form.divide(line)
         if not line.strip(" \t\n") or columns[:1] and columns[0].split(" ")[0] == "-DOCSTART-":
@@ -74,8 +74,8 @@ def read_columns(file: SourceFile, column: str) -> Iterator[Sentence]:
         yield sentence
 
 
-def _form_of(file: SourceFile) -> Form:
-    """What the first line of words, the comments before it, and tabs anywhere tell of a file."""
+def _detect_form(file: SourceFile) -> Form:
+    """Detect the format from tabs anywhere, the comments before the first line of words, and that line."""
     tabs, names, first = False, CONLL_U, ""
     for _, line in read_lines(file, Problems("stop")):
         tabs = tabs or "\t" in line
@@ -86,12 +86,12 @@ def _form_of(file: SourceFile) -> Form:
         elif not first and line.strip(" \t\n"):
             first = line
     columns = first.split("\t")
-    known = len(columns) == len(names) and "FORM" in names and _NUMBER.fullmatch(columns[0])
-    return Form(tabs, names if known else ())
+    is_conll_u = len(columns) == len(names) and "FORM" in names and _NUMBER.fullmatch(columns[0])
+    return Form(tabs, names if is_conll_u else ())
 
 
-def _place(column: str, names: tuple[str, ...], file: str) -> int:
-    """Index of the column of the tags; by default UPOS of CoNLL-U, else the last."""
+def _tag_index(column: str, names: tuple[str, ...], file: str) -> int:
+    """Find the index of the tag column; the default is UPOS in CoNLL-U, otherwise the last."""
     column = column or ("UPOS" if names else "-1")
     if re.fullmatch(r"-?[1-9][0-9]{0,8}", column):
         return int(column) - (int(column) > 0)
@@ -106,7 +106,7 @@ def _place(column: str, names: tuple[str, ...], file: str) -> int:
 
 
 def _is_word(columns: list[str], form: Form, word: int, tag: int, where: str) -> bool:
-    """Whether a line is of a word, and so neither of a multi-word token nor of an empty node of CoNLL-U; raises as `read_columns`."""
+    """Check whether a line holds a word, not a multi-word token or empty node of CoNLL-U; raise like `read_columns`."""
     divided = "tabs" if form.tabs else "spaces"
     if form.names and (len(columns) != len(form.names) or not _NUMBER.fullmatch(columns[0])):
         raise DataError(
@@ -122,8 +122,8 @@ def _is_word(columns: list[str], form: Form, word: int, tag: int, where: str) ->
         )
     if not -len(columns) <= tag < len(columns) or tag in (word, word - len(columns)):
         raise DataError(
-            f"{where} has {len(columns)} columns, divided by {divided}, of which number {word + 1} is the word: none is the tag's, as "
-            "config.task.column asks for. Fix the line, or the setting."
+            f"{where} has {len(columns)} columns, divided by {divided}, and number {word + 1} is the word: it lacks the tag column that "
+            "config.task.column names. Fix the line, or the setting."
         )
     for name, value in (("word", columns[word]), ("tag", columns[tag])):
         if not value.strip(" "):

@@ -1,12 +1,16 @@
-"""A labeled data set as token stores: records become rows of ids, with everything the tokenizer's model wants around them.
+"""Labeled data sets as token stores: records become rows of ids, with the special tokens that the model expects.
 
-The folder of a data set holds the tokenizer's files, the stores `train/`, `validation/` and, if asked for, `test/`, one document a
-record, and beside each store `PART.npz`: `labels` (numbers of classes [N], of each class [N, C], values [N], or of each token
-[T] with -100 where there is none) and `second` [N], where the second text of a pair begins in its row (0: there is none). Of
-tasks that make several rows of a record there are also `record` [N], the number of the record that a row is of, and, of
-held-out parts whose answers are places in a text, `offsets` [T, 2], the characters that each token covers, and `PART.jsonl`,
-what their scores need of each record. Beside held-out parts lies `PART.records.jsonl` too, the place and the text of each record, as the
-user wrote it, for those who read predictions. It is built once and found again by what it is made of.
+A data set's folder holds the tokenizer's files and the stores `train/`, `validation/` and, if there is one, `test/`, with one document
+per row. Next to each store are
+
+    PART.npz            `labels`: class numbers [N], 0 or 1 per class [N, C], values [N], or a class per token [T], -100 without a label
+                        `second` [N]: where the second text of a pair begins in its row, 0 without one
+                        `record` [N]: each row's record, if a record can have several rows
+                        `offsets` [T, 2]: the characters of each token, for held-out parts whose answers are spans of a text
+    PART.jsonl          what scoring needs of each held-out record in addition (Reader.metadata)
+    PART.records.jsonl  the place and the original text of each held-out record, for readers of predictions
+
+A data set is built once and cached under a key of everything that it depends on.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from lm_research.common import documents
 from lm_research.common.disk import atomic_folder
@@ -38,7 +43,7 @@ from lm_research.tokenizers.tokenizer_training import make_tokenizer, tokenizer_
 
 IGNORED = -100  # no label
 FORMAT = 3
-DIGESTS = "digests.json"  # SHA-256 of each file beside the stores; written last
+DIGESTS = "digests.json"  # SHA-256 of each file next to the stores; written last
 _BATCH = 1_000  # records tokenized in one call
 
 
@@ -46,11 +51,12 @@ class Row(NamedTuple):
     """One record, or a part of one, as ids.
 
     Attributes:
-      ids: [L]; second: where the second text begins, 0 without one.
-      labels: a label, several, or one of each id.
+      ids: [L].
+      second: where the second text begins, 0 without one.
+      labels: one label, several, or one per id.
       first: whether it is the first row of its record.
-      offsets: [L, 2], the characters [from, to) of the record's text that each id covers, where a task wants to know.
-      cuts: where the row's second, third, ... part begins, of tasks that ask something else of each part.
+      offsets: the characters [from, to) of the record's text that each id covers [L, 2], for tasks that need them.
+      cuts: where the row's second, third, ... part begins, for tasks that treat parts differently (prompt and answer).
     """
 
     ids: list[int] | np.ndarray
@@ -62,18 +68,18 @@ class Row(NamedTuple):
 
     @property
     def parts(self) -> list[list[int] | np.ndarray]:
-        """Its ids part by part; a store keeps them as the sentences of a document."""
+        """The ids of each part; a store keeps the parts as the sentences of a document."""
         edges = (0, *self.cuts, len(self.ids))
         return [self.ids[start:end] for start, end in itertools.pairwise(edges)]
 
 
 class Reader(abc.ABC):
-    """What a task makes of records. All raise a DataError that names the record.
+    """Converts a task's records to rows. Its methods raise a DataError that names the record.
 
     Attributes:
       config: of the run.
       by_token: whether rows have a label for each id.
-      unnamed_labels: what labels are where they have no names.
+      unnamed_labels: the log's word for labels that have no names.
     """
 
     config: Config
@@ -81,35 +87,35 @@ class Reader(abc.ABC):
     by_token: ClassVar[bool] = False
 
     def resolve(self, parts: dict[str, list[Record]], log: Callable[[str], None]) -> dict[str, list[Record]]:
-        """The records of each part, with what only all of them together tell; the log is told of that."""
+        """Resolve what can only be decided from all records together, and log it; return the records of each part."""
         return parts
 
     def label_names(self, records: Sequence[Record]) -> list[str]:
-        """All labels in order, from the training records; empty where labels are values, or texts."""
+        """List all labels in order, from the training records; empty where labels are values or texts."""
         return []
 
     @abc.abstractmethod
     def texts(self, record: Record) -> list[str]:
-        """The texts of a record that a tokenizer may be trained on."""
+        """Return the texts of a record, on which a tokenizer may be trained."""
 
     def prepare(self, tokenizer: Tokenizer) -> Tokenizer:
-        """The tokenizer as the task wants it."""
+        """Adapt the tokenizer to the task."""
         return tokenizer
 
     @abc.abstractmethod
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
-        """The rows of records; `names` are the labels'."""
+        """Convert records to rows; `names` are the labels, in order."""
 
     def metadata(self, record: Record) -> dict[str, Any] | None:
-        """What the scores need of a held-out record in addition to its labels; None of a task that needs nothing."""
+        """Return what scoring needs of a held-out record in addition to its labels; None if it needs nothing."""
         return None
 
     def is_valid(self, record: Record) -> bool:
-        """Whether there is anything in a record; others are left out and counted, if data.on_error=skip asks for that."""
+        """Check whether a record has content; with data.on_error=skip, records without are left out and counted."""
         return True
 
     def summarize_lengths(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
-        """What the log says about the length of rows."""
+        """Describe the lengths of rows for the log."""
         longest = self.config.data.max_length
         full = sum(len(row.ids) >= longest for row in rows)
         return f"{full:,} of them fill or were cut to data.max_length={longest} tokens"
@@ -117,46 +123,50 @@ class Reader(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class LabeledCorpus(Corpus):
-    """A data set.
+    """A labeled data set.
 
-    Attributes in addition to a corpus's:
-      labels: names in order; arrays: of each part; test: that part, if any; kept: what scores need of records of held-out parts.
-      shown: of held-out parts, the file with {"where", "text"} of each record.
+    Attributes:
+      labels: names in order.
+      arrays: the arrays of PART.npz, by part.
+      test: the store of the test part, if there is one.
+      metadata: what scoring needs of each record (Reader.metadata), by held-out part.
+      record_files: the file with {"where", "text"} of each record, by held-out part.
     """
 
     labels: tuple[str, ...] = ()
     arrays: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
     test: TokenStore | None = None
-    kept: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
-    shown: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    record_files: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
 
     @property
+    @override
     def stores(self) -> list[TokenStore]:
         return list(self.parts.values())
 
     @property
     def parts(self) -> dict[str, TokenStore]:
-        """Its stores by name."""
-        found = {"train": self.train, "validation": self.validation}
-        return found | ({"test": self.test} if self.test else {})
+        """The stores by the name of their part."""
+        stores = {"train": self.train, "validation": self.validation}
+        return stores | ({"test": self.test} if self.test else {})
 
     def part_of(self, store: TokenStore) -> str:
-        """Which part a store is."""
+        """Name the part that a store holds."""
         return next(name for name, own in self.parts.items() if own is store)
 
-    def first_of(self, part: str) -> int:
-        """The number of a part's first row where those of held-out parts are numbered: the test part follows the validation part."""
+    def first_row_number(self, part: str) -> int:
+        """Return the number of a part's first row. Held-out rows are numbered through: the test part follows the validation part."""
         return self.validation.num_documents if part == "test" else 0
 
     def locate(self, number: int) -> tuple[str, int]:
-        """The held-out part of a row that is so numbered, and its number there."""
+        """Find a held-out row by its number: its part, and its number within that part."""
         held = self.validation.num_documents
         return ("test", number - held) if number >= held else ("validation", number)
 
     def records_of_rows(self, part: str) -> np.ndarray:
-        """The record that each row of a part is of."""
-        known = self.arrays[part].get("record")
-        return np.arange(self.parts[part].num_documents) if known is None else known
+        """Return the record of each row of a part."""
+        record = self.arrays[part].get("record")
+        return np.arange(self.parts[part].num_documents) if record is None else record
 
 
 def open_labeled(
@@ -166,14 +176,14 @@ def open_labeled(
     log: Callable[[str], None],
     labels: Sequence[str] | None = None,
 ) -> LabeledCorpus:
-    """The data set of a run; the first call builds it.
+    """Open the data set of a run; the first call builds it.
 
     Args:
       config: the sections task, data and tokenizer are used.
-      workdir: the run's folder; the data set lies in data/ below it unless config.data.cache_dir names a folder.
-      reader: of the task's records.
-      log: told what was read.
-      labels: names in order where they are known beforehand; None takes those of the records.
+      workdir: the run's folder; the data set is in its folder data/ unless config.data.cache_dir names another.
+      reader: converts the task's records.
+      log: receives a line about each part.
+      labels: names in order, if they are given; None collects them from the records.
 
     Raises:
       DataError: records are missing or wrong, or too few.
@@ -189,8 +199,8 @@ def open_labeled(
 
 
 def read_labeled(folder: pathlib.Path) -> LabeledCorpus:
-    """A data set by its folder; raises a DataError or TokenizerError where it is damaged."""
-    if odd := odd_file(folder):  # a pipe would be waited for
+    """Read a data set from its folder; raise a DataError or TokenizerError if it is damaged."""
+    if odd := odd_file(folder):  # reading a pipe would block
         raise store.damaged(folder / DIGESTS, odd, "data set of")
     if (folder / DIGESTS).is_file():  # earlier versions wrote none
         try:
@@ -202,10 +212,10 @@ def read_labeled(folder: pathlib.Path) -> LabeledCorpus:
         return _read_labeled(folder)
     except UserError:
         raise
-    except Exception as error:  # NumPy raises many kinds for an archive that is none
+    except Exception as error:  # NumPy raises many kinds for a damaged archive
         if store.of_the_machine(error):
             raise
-        raise store.damaged(folder / DIGESTS, f"a file beside it cannot be read ({error})", "data set of") from error
+        raise store.damaged(folder / DIGESTS, f"a file next to it cannot be read ({error})", "data set of") from error
 
 
 def _read_labeled(folder: pathlib.Path) -> LabeledCorpus:
@@ -219,11 +229,11 @@ def _read_labeled(folder: pathlib.Path) -> LabeledCorpus:
     digest = hashlib.sha256(json.dumps(facts).encode())
     for own in arrays.values():
         digest.update(own["labels"].tobytes())
-    kept = {}
+    metadata = {}
     for part in parts:
         if (path := folder / f"{part}.jsonl").is_file():
             lines = enumerate(path.read_bytes().splitlines(), 1)
-            kept[part] = [_read_json(line, path, documents.Object, f", line {number}") for number, line in lines]
+            metadata[part] = [_read_json(line, path, documents.Object, f", line {number}") for number, line in lines]
     return LabeledCorpus(
         tokenizer,
         parts["train"],
@@ -232,7 +242,7 @@ def _read_labeled(folder: pathlib.Path) -> LabeledCorpus:
         tuple(names),
         arrays,
         parts.get("test"),
-        kept,
+        metadata,
         {part: folder / f"{part}.records.jsonl" for part in parts if part != "train"},
     )
 
@@ -295,12 +305,12 @@ def _build(
         if part != "train" and reader.metadata(records[0]) is not None:
             _write_lines(folder / f"{part}.jsonl", map(reader.metadata, records))
         if part != "train":
-            shown = ({"where": record.where, "text": "\n".join(reader.texts(record))} for record in records)
-            _write_lines(folder / f"{part}.records.jsonl", shown)
+            originals = ({"where": record.where, "text": "\n".join(reader.texts(record))} for record in records)
+            _write_lines(folder / f"{part}.records.jsonl", originals)
         several = f" as {len(rows):,} rows" if len(rows) > len(records) else ""
         log(f"{part}: {len(records):,} records{several}, {reader.summarize_lengths(rows, tokenizer)}")
-    beside = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in beside}
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     (folder / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
     log(f"labels: {', '.join(names) or reader.unnamed_labels}")
 
@@ -314,14 +324,14 @@ def _read(source: str, config: Config, reader: Reader, log: Callable[[str], None
     if config.data.on_error == "skip":
         found = len(records)
         records = [record for record in records if reader.is_valid(record)]
-        log(f"{source}: {found - len(records):,} of {found:,} records have nothing in them and are left out")
+        log(f"{source}: {found - len(records):,} of {found:,} records are empty and left out")
     if not records:
         raise DataError(f"{source} holds no records. Give another file in --config.task.train, validation or test.")
     return records
 
 
 def _hold_out(records: list[Record], config: Config) -> dict[str, list[Record]]:
-    """A share of the records, the same for any seed of the run; at least one is left on either side."""
+    """Hold out a fraction of the records, independent of the run's seed; each side gets at least one."""
     if len(records) < 2:
         raise DataError(
             f"{records[0].where} is the only record: nothing is left to hold out. Give config.task.validation."
@@ -338,10 +348,10 @@ def _hold_out(records: list[Record], config: Config) -> dict[str, list[Record]]:
 def encode_texts(
     tokenizer: Tokenizer, texts: Sequence[str], seconds: Sequence[str] | None, max_length: int
 ) -> Iterator[tuple[list[int], int]]:
-    """(ids with the family's special tokens, where the second text's part begins or 0) of each text or pair, cut to max_length.
+    """Encode texts or pairs, cut to max_length: (ids with the family's special tokens, where the second text begins or 0).
 
-    Of a pair the longer text is cut first. Our own tokenizers, which say nothing of special tokens, get BERT's: the cls
-    token, the text, the sep token, the second text, the sep token.
+    In a pair the longer text is cut first. Our own tokenizers, whose files define no special tokens around texts, use BERT's layout:
+    cls, text, sep, second text, sep.
     """
     encoded = tokenizer(
         list(texts),

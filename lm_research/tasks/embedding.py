@@ -1,12 +1,12 @@
-"""Embedding: vectors of texts that lie close where the texts belong together, for search and similarity.
+"""Text embedding: vectors that are close for texts that belong together, for search and similarity.
 
-Both texts of a pair go through the same encoder, and the vector of a text is pooled of its final states (Reimers and Gurevych 2019).
-Pairs that belong together are learned by telling the second text from those of the other pairs of the batch (van den Oord et al. 2018;
-Henderson et al. 2017), and from a text of the record that looks alike and is wrong, if there is one; graded similarities by the
-squared error of the cosine.
+Both texts of a pair go through the same encoder, and a text's vector is pooled from its final states (Reimers and Gurevych 2019).
+Contrastive training classifies each pair's second text among those of all pairs of the batch (van den Oord et al. 2018;
+Henderson et al. 2017) and the records' hard negatives, if there are any. Graded similarities are learned with the squared error of the
+cosine.
 
-The texts of a batch are those of all devices. The batch cannot be divided into micro-batches, because each row's loss needs
-the others.
+The candidates are the texts of all devices. The batch cannot be divided into micro-batches, because each row's loss depends on the
+other rows.
 
 Legend: B batch (records), C texts of a record, D width, L length, N records of a part.
 """
@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from lm_research import metrics
 from lm_research.config import Config, TaskConfig, key
@@ -36,45 +37,40 @@ from lm_research.models.families import define_model
 from lm_research.models.forward import l2_normalize, pool
 from lm_research.models.heads import HeadSpec
 from lm_research.objectives.base import Batch, Outputs, Sums
-from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, joined
+from lm_research.tasks.base import TASKS, LabelObjective, LabelTask, PairConfig, concat_outputs
 from lm_research.tasks.dataset import LabeledCorpus, Reader, Row, encode_texts
 from lm_research.tasks.multiple_choice import ChoiceExamples
 from lm_research.tasks.records import Record
-from lm_research.tasks.similarity import contrast, ranks
+from lm_research.tasks.similarity import contrastive_loss, ranks
 from lm_research.tokenizers.base import Tokenizer
 
-_SLACK = 1e-6  # by which a cosine may leave [-1, 1] through rounding
+_TOLERANCE = 1e-6  # by which rounding may move a cosine out of [-1, 1]
 
 
-def origin_embedding(path: str | None) -> text_embedding.Embedding:
-    """What the model directory that a run starts from, if any, says of embeddings.
+def init_embedding(path: str | None) -> text_embedding.Embedding:
+    """Read the embedding settings of the model directory that a run starts from; the defaults without one.
 
     Raises:
-      ConfigError: it has modules behind the pooling, which are not trained here.
+      ConfigError: it has modules after the pooling, which cannot be trained.
     """
-    directory = pathlib.Path(path or "")
-    files = (
-        (
-            native_checkpoint
-            if native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
-            else huggingface
-        )
-        .inspect(directory)
-        .files
-        if path
-        else None
-    )
-    found = (files and sentence_transformers.load(files)) or text_embedding.Embedding()
-    if found.further or found.dense:
+    if not path:
+        return text_embedding.Embedding()
+    directory = pathlib.Path(path)
+    is_ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
+    files = (native_checkpoint if is_ours else huggingface).inspect(directory).files
+    settings = sentence_transformers.load(files) or text_embedding.Embedding()
+    if settings.further or settings.dense:
         raise ConfigError(
-            f"{path} has a {(*found.further, 'Dense')[0]} behind the pooling (modules.json), which is neither trained nor judged here. "
-            "Delete that file to start from the model alone."
+            f"{path} has a {(*settings.further, 'Dense')[0]} module after the pooling (modules.json), which this task can neither train "
+            "nor evaluate. Delete that file to start from the model only."
         )
-    return found
+    return settings
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingConfig(PairConfig):
+    """Settings of embedding."""
+
     not_reading = TaskConfig.not_reading | {"pooling", "similarity", "normalize", "temperature", "symmetric"}
 
     problem_type: str = key(
@@ -112,19 +108,20 @@ class EmbeddingConfig(PairConfig):
 
 
 class EmbeddingReader(Reader):
-    """Reads task.text_key, pair_key and, where they are named, negative_key, or label_key as a value."""
+    """Reads task.text_key, pair_key and, if they are set, negative_key, or label_key as a value."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, EmbeddingConfig.of(config.task)
         self.unnamed_labels = "values" if self.task.problem_type == "regression" else "none"
         if not self.task.pair_key:
             raise ConfigError(
-                "config.task.name=embedding is about pairs: name the second text's field in task.pair_key."
+                "config.task.name=embedding reads pairs: name the second text's field in --config.task.pair_key."
             )
         task = self.task
         given = {"text_key": task.text_key, "pair_key": task.pair_key, "negative_key": task.negative_key}
         self.keys = {setting: key for setting, key in given.items() if key}
 
+    @override
     def texts(self, record: Record) -> list[str]:
         texts = [record.text(field, setting) for setting, field in self.keys.items()]
         for (setting, field), text in zip(self.keys.items(), texts, strict=True):
@@ -135,6 +132,7 @@ class EmbeddingReader(Reader):
                 )
         return texts
 
+    @override
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         texts = [self.texts(record) for record in records]
         flat = [self.task.prompt + text for several in texts for text in several]
@@ -145,15 +143,15 @@ class EmbeddingReader(Reader):
                 yield Row(*next(encoded), label, number == 0)
 
     def _cosine(self, record: Record) -> float:
-        """The cosine that the record's value stands for."""
+        """Map the record's value to a cosine."""
         task, value = self.task, record.get(self.task.label_key, "label_key")
         try:
             cosine = (float(value) - task.value_zero) / (task.value_one - task.value_zero)
         except (TypeError, ValueError, ArithmeticError):
             cosine = math.nan
-        if not abs(cosine) <= 1 + _SLACK:
+        if not abs(cosine) <= 1 + _TOLERANCE:
             raise DataError(
-                f"{record.where}: field {task.label_key!r} is {value!r:.80}, which is not a number that stands for a cosine from -1 to 1, "
+                f"{record.where}: field {task.label_key!r} is {value!r:.80}, which is not a number that maps to a cosine from -1 to 1, "
                 f"where {task.value_zero:g} is 0 and {task.value_one:g} is 1 (config.task.value_zero and value_one). Fix it, or "
                 "change those."
             )
@@ -161,25 +159,25 @@ class EmbeddingReader(Reader):
 
 
 class TextExamples(ChoiceExamples):
-    """Records as C rows each, with numbers that are equal where texts are."""
+    """Records as C rows each, with ids that are equal for equal texts."""
 
     def __init__(self, store: TokenStore, arrays: dict[str, np.ndarray], *rest: Any) -> None:
         super().__init__(store, arrays, *rest)
         tokens = np.asarray(store.tokens)
-        known: dict[bytes, int] = {}
+        ids: dict[bytes, int] = {}
         ends = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
-        self.numbers = np.array([known.setdefault(tokens[a:b].tobytes(), len(known)) for a, b in ends], np.int32)
+        self.text_ids = np.array([ids.setdefault(tokens[a:b].tobytes(), len(ids)) for a, b in ends], np.int32)
 
     def batch(self, epoch_B: np.ndarray, index_B: np.ndarray, width: int | None = None) -> dict[str, np.ndarray]:
-        """tokens, types, segments [B, C, L] int32; texts [B, C], -1 of empty rows; labels_B, row_weights_B."""
+        """Make a batch: tokens, types, segments [B, C, L] int32; texts [B, C], -1 in empty rows; labels_B, row_weights_B."""
         batch, rows_BC = super().batch(epoch_B, index_B, width), self.rows_of(index_B)
-        batch["texts_BC"] = np.where(rows_BC >= 0, self.numbers[rows_BC], np.int32(-1))
+        batch["texts_BC"] = np.where(rows_BC >= 0, self.text_ids[rows_BC], np.int32(-1))
         del batch["choices_BC"]
         return batch
 
 
 def embedding_settings(config: Config, arch: Architecture) -> text_embedding.Embedding:
-    """What is done to a text's states."""
+    """Resolve how a text's states become its vector."""
     task = EmbeddingConfig.of(config.task)
     pooling = task.pooling or ("last" if arch.causal else "mean")
     return text_embedding.Embedding(pooling, task.normalize, config.data.max_length)
@@ -189,8 +187,8 @@ class EmbeddingObjective(LabelObjective):
     """Mean loss over records.
 
     Attributes:
-      graded: whether records have a value, the cosine of their two texts; else these belong together.
-      skipped: tokens at the beginning of rows that are not pooled.
+      graded: whether records have a value, the cosine of their two texts, instead of two texts that belong together.
+      skipped: number of tokens at the start of rows that are not pooled.
     """
 
     def __init__(self, config: Config, skipped: int) -> None:
@@ -200,7 +198,7 @@ class EmbeddingObjective(LabelObjective):
         self.metrics, self.loss_terms = dict.fromkeys(names, "rows"), names[:1]
 
     def logits(self, model: Any, batch: Batch, key: jax.Array | None) -> jax.Array:
-        """The vectors [B, C, D]."""
+        """Compute the vectors [B, C, D]."""
         shape, arch = batch["tokens_BL"].shape, model.arch
         rows = {name: batch[name].reshape(-1, shape[-1]) for name in ("tokens_BL", "types_BL", "segments_BL")}
         stack = model.decoder if arch.causal else model.encoder
@@ -210,13 +208,14 @@ class EmbeddingObjective(LabelObjective):
         vectors_BD = l2_normalize(vectors_BD) if self.settings.normalize else vectors_BD
         return vectors_BD.reshape(*shape[:2], -1)
 
+    @override
     def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
         weights_B = batch["row_weights_B"]
         if self.graded:
             errors_B = (logits[:, 0] * logits[:, 1]).sum(-1) - batch["labels_B"]
             return {"squared_error": (weights_B * jnp.square(errors_B)).sum()}
         temperature, symmetric = self.settings.temperature, self.settings.symmetric
-        losses_B, right_B = contrast(logits, batch["texts_BC"], temperature, symmetric)
+        losses_B, right_B = contrastive_loss(logits, batch["texts_BC"], temperature, symmetric)
         return {
             "contrastive_loss_nats": (weights_B * losses_B).sum(),
             "in_batch_accuracy": (weights_B * right_B).sum(),
@@ -225,7 +224,7 @@ class EmbeddingObjective(LabelObjective):
 
 @TASKS.register("embedding", EmbeddingConfig)
 class Embedding(LabelTask):
-    """Vectors of texts that lie close together where the texts do."""
+    """Vectors of texts, which are close where the texts belong together."""
 
     kinds = ("encoder", "decoder")
     examples_class = TextExamples
@@ -239,27 +238,31 @@ class Embedding(LabelTask):
             if self.graded
             else ("mrr_at_10", "recall_at_1", "recall_at_5", "recall_at_10")
         )
-        self.origin = origin_embedding(config.train.init_from)
-        self.similarity = task.similarity or ("cosine" if task.normalize else "dot")  # which is what the loss takes
+        self.init_embedding = init_embedding(config.train.init_from)
+        self.similarity = task.similarity or ("cosine" if task.normalize else "dot")  # as in the loss
         self.ranking = "dot" if task.normalize and self.similarity == "cosine" else self.similarity
         super().__init__(config, corpus)
 
+    @override
     def make_objective(self) -> EmbeddingObjective:
         skipped = 0
-        if self.settings.prompt and not self.origin.include_prompt:
+        if self.settings.prompt and not self.init_embedding.include_prompt:
             ((ids, _),) = encode_texts(self.tokenizer, [self.settings.prompt], None, self.config.data.max_length)
             skipped = len(ids) - int(ids[-1] in self.tokenizer.special_ids)
         return EmbeddingObjective(self.config, skipped)
 
     @classmethod
+    @override
     def head(cls, config: Config) -> str:
         return "none"
 
     @classmethod
+    @override
     def reader(cls, config: Config) -> EmbeddingReader:
         return EmbeddingReader(config)
 
     @classmethod
+    @override
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
         task, train = EmbeddingConfig.of(config.task), config.train
@@ -277,75 +280,79 @@ class Embedding(LabelTask):
             return
         if train.batch_size < 2:
             raise ConfigError(
-                f"train.batch_size={train.batch_size}: the other pairs of a batch are what a pair is told from. Use 2 or more."
+                f"train.batch_size={train.batch_size}: the loss compares each pair with the other pairs of the batch. Use 2 or more."
             )
         if train.accumulation_steps > 1 or config.mesh.preset == "shard_map":
             raise ConfigError(
-                f"train.accumulation_steps={train.accumulation_steps} and mesh.preset={config.mesh.preset}: pairs are told from all "
-                "others of the batch, which therefore is computed at once, as one program. Set accumulation_steps=1 and another "
-                "preset; for less memory lower train.batch_size, data.max_length, or set model.remat=full."
+                f"train.accumulation_steps={train.accumulation_steps} and mesh.preset={config.mesh.preset}: the loss compares each pair "
+                "with all others of the batch, which must be computed at once, as one program. Set accumulation_steps=1 and another "
+                "preset; to save memory lower train.batch_size or data.max_length, or set model.remat=full."
             )
 
     @classmethod
+    @override
     def define(cls, config: Config, vocab_size: int, corpus: LabeledCorpus) -> ModelDefinition:
         return define(define_model(config.model, vocab_size).arch, HeadSpec("none", 1, pooled=False))
 
-    def said(self, arch: Architecture) -> text_embedding.Embedding:
-        """The same with the prompts of the model that the run started from; what the run put before texts is the usual one."""
-        origin, prompt = self.origin, self.settings.prompt
-        prompts, usual = dict(origin.prompts), origin.default_prompt_name
-        if prompt != ((None if usual is None else prompts.get(usual)) or ""):
-            usual = next((name for name, text in prompts.items() if text == prompt), "default")
-            prompts[usual] = prompt
+    def export_settings(self, arch: Architecture) -> text_embedding.Embedding:
+        """Combine the run's embedding settings with the initial model's prompts; the run's own prompt becomes the default."""
+        init, prompt = self.init_embedding, self.settings.prompt
+        prompts, default_name = dict(init.prompts), init.default_prompt_name
+        if prompt != ((None if default_name is None else prompts.get(default_name)) or ""):
+            default_name = next((name for name, text in prompts.items() if text == prompt), "default")
+            prompts[default_name] = prompt
         return dataclasses.replace(
             embedding_settings(self.config, arch),
             prompts=prompts,
-            default_prompt_name=usual,
+            default_prompt_name=default_name,
             similarity=self.similarity,
-            include_prompt=origin.include_prompt,
-            truncate_dim=origin.truncate_dim,
+            include_prompt=init.include_prompt,
+            truncate_dim=init.truncate_dim,
         )
 
     def files(self, arch: Architecture) -> dict[str, bytes]:
-        """How the run's own readers make vectors of its states."""
-        return {sentence_transformers.NATIVE: self.said(arch).dumps()}
+        """Make the file of embedding settings, which our own readers use."""
+        return {sentence_transformers.NATIVE: self.export_settings(arch).dumps()}
 
+    @override
     def write_files(self, directory: pathlib.Path, arch: Architecture) -> None:
-        sentence_transformers.save(directory, self.said(arch), arch.hidden_size)
+        sentence_transformers.save(directory, self.export_settings(arch), arch.hidden_size)
 
+    @override
     def default_metric(self) -> str:
         return "spearman" if self.graded else "mrr_at_10"
 
+    @override
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
         return super().outputs(model, batch) | {"texts_BC": batch["texts_BC"]}
 
-    def _kept(self, outputs: list[Outputs]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Vectors [N, C, D], numbers of texts [N, C] and labels [N] of all records."""
+    def _collect(self, outputs: list[Outputs]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Collect vectors [N, C, D], text ids [N, C] and labels [N] of all records."""
         names = ("logits", "texts_BC", "labels_B")
-        vectors_NCD, texts_NC, labels_N = (joined(outputs, name) for name in names)
-        return vectors_NCD[..., : self.origin.truncate_dim or None], texts_NC, labels_N
+        vectors_NCD, texts_NC, labels_N = (concat_outputs(outputs, name) for name in names)
+        return vectors_NCD[..., : self.init_embedding.truncate_dim or None], texts_NC, labels_N
 
+    @override
     def scored(self, outputs: list[Outputs]) -> metrics.Scored:
-        vectors_NCD, texts_NC, labels_N = self._kept(outputs)
+        vectors_NCD, texts_NC, labels_N = self._collect(outputs)
         if self.graded:
             values_N = similarity_pairwise(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity)
             return metrics.Scored("values", predictions=values_N, references=labels_N)
         return metrics.Scored("ranks", ranks=ranks(vectors_NCD, texts_NC, self.ranking))
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
-        """One prediction a record, for predictions.jsonl: similarity and, of pairs, the rank of the right text among all."""
-        vectors_NCD, texts_NC, labels_N = self._kept(outputs)
-        found = [
-            round(value, 6)
-            for value in similarity_pairwise(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity).tolist()
-        ]
+        """Yield one prediction per record, for predictions.jsonl: its similarity or, for pairs, also the right text's rank among all."""
+        vectors_NCD, texts_NC, labels_N = self._collect(outputs)
+        values_N = similarity_pairwise(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity)
+        similarities = [round(value, 6) for value in values_N.tolist()]
         if self.graded:
-            for label, value in zip(labels_N.tolist(), found, strict=True):
+            for label, value in zip(labels_N.tolist(), similarities, strict=True):
                 yield {"label": label, "prediction": value}
         else:
-            for rank, value in zip(ranks(vectors_NCD, texts_NC, self.ranking).tolist(), found, strict=True):
+            for rank, value in zip(ranks(vectors_NCD, texts_NC, self.ranking).tolist(), similarities, strict=True):
                 yield {"rank": rank, "similarity": value}
 
+    @override
     def baseline(self) -> str:
         arrays = self.corpus.arrays["validation"]
         if self.graded:

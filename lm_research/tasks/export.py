@@ -1,4 +1,4 @@
-"""What a fine-tuning run leaves for those who use it: predictions record by record, and the model for Hugging Face's readers."""
+"""Output files of a fine-tuning run: predictions record by record, and the model in the Hugging Face format."""
 
 from __future__ import annotations
 
@@ -20,26 +20,25 @@ from lm_research.tokenizers.base import write_files
 
 
 def predictions(task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
-    """A prediction for each record of a held-out part, in order, with its number, place and text as they are in the user's file.
+    """Yield a prediction for each record of a held-out part, in order, with the record's number, place and text.
 
-    Of one label of several there are all logits too; of records that belong together, what groups them.
+    Single-label classification adds all logits; grouped records add their group.
     """
-    together = task.grouped
     exact = (row for output in outputs if task.exact for row in drop_padding(output, "logits"))
-    path = task.corpus.shown[part]
+    path = task.corpus.record_files[part]
     with path.open("rb") as lines:
         for number, (line, prediction) in enumerate(zip(lines, task.predictions(outputs), strict=True)):
             row = {"record": number, **parse_json(line, f"{path}, line {number + 1}"), **prediction}
-            if together:
-                kept = dict(task.corpus.kept[part][number])
-                row |= {"together": kept.pop("group"), **kept}
+            if task.grouped:
+                metadata = dict(task.corpus.metadata[part][number])
+                row |= {"together": metadata.pop("group"), **metadata}
             if (logits_C := next(exact, None)) is not None:
                 row["logits"] = [float(f"{x:.9g}") for x in logits_C]  # float32 to the bit
             yield row
 
 
 def write_predictions(path: pathlib.Path, task: Task, part: str, outputs: list[dict[str, np.ndarray]]) -> None:
-    """The predictions as JSON, one object a line."""
+    """Write the predictions as JSON, one object a line."""
     with atomic_file(path) as file:
         for row in predictions(task, part, outputs):
             file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
@@ -54,9 +53,9 @@ def export(
     task: Task,
     plugins: Iterable[str] = (),
 ) -> None:
-    """Write the model and its tokenizer in the Hugging Face format, or natively where that format has no class for it.
+    """Write the model and its tokenizer in the Hugging Face format, or natively if that format has no class for the model.
 
-    `plugins` are modules that may have the family, as the run's config names them.
+    `plugins` are the modules that the run's config names, one of which may define the family.
     """
     directory.mkdir(parents=True, exist_ok=True)
     task.write_files(directory, definition.arch)
@@ -65,7 +64,7 @@ def export(
     try:
         huggingface.save(directory, definition, family, jax.device_get(params), config)
     except PretrainedError as error:
-        if errno_of(error) is not None:  # no room for one format is no room for another
+        if errno_of(error) is not None:  # an error of the file system, such as a full disk, would repeat
             raise
         native_checkpoint.save(directory, definition, family, params, config, plugins=plugins)
     tokenizer = native_checkpoint.tokenizer_of(task.tokenizer, definition.arch, definition.head.name)

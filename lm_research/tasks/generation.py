@@ -1,7 +1,7 @@
-"""What tasks that write texts share: decoding of held-out records within the evaluation step, and what is made of it.
+"""The base of tasks that generate texts: it decodes held-out records within the evaluation step and scores the texts.
 
-Decoding is part of the step's program, so it runs on the run's mesh and processes, and each record is written once, whatever the batch
-size. How to decode is said by task.generation; which token begins a text, and which are forced, by the model's own files.
+Decoding is part of the step's program, so it runs on the run's mesh and processes, and each record is decoded once, whatever the batch
+size. task.generation sets how to decode; the model's own files set which token begins a text and which tokens are forced.
 
 Legend: B batch, T new tokens.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from lm_research import metrics
 from lm_research.config import Config, TaskConfig, key, resolve
@@ -34,7 +35,7 @@ from lm_research.objectives.encoder_decoder import start_role
 from lm_research.tasks.base import Task, drop_padding
 from lm_research.tasks.dataset import LabeledCorpus
 
-# What a model's files may say about the tokens of a text.
+# Entries of a model's files about the tokens of a text.
 _TOKENS = (
     "decoder_start_token_id",
     "forced_bos_token_id",
@@ -43,11 +44,13 @@ _TOKENS = (
     "begin_suppress_tokens",
     "bad_words_ids",
 )
-_SHOWN = 300  # characters of a source that the log shows
+_SAMPLE_CHARS = 300  # characters of a source that the log shows
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig(TaskConfig):
+    """Settings of tasks that generate texts."""
+
     reads_objective = "seq2seq"
     not_reading = TaskConfig.not_reading | {"label_smoothing", "predict_with_generate", "generation"}
     for_training = TaskConfig.for_training | {"label_smoothing", "predict_with_generate"}
@@ -67,20 +70,21 @@ class GenerationConfig(TaskConfig):
     generation: dict[str, bool | int | float | str] | None = key(
         None,
         "Arguments of lm.generate, as num_beams=4,length_penalty=2.0 or a dict; None decodes greedily.",
-        read=lambda text: parse_decoding(text),
+        read=lambda text: parse_generation(text),
     )
 
+    @override
     def check(self, config: Config) -> None:
-        check_decoding(self.generation or {})
+        check_generation(self.generation or {})
 
 
 class GenerationTask(Task):
     """A task whose predictions are texts, and whose objective is a language model's.
 
     Attributes:
-      origin: what the files of the model that the run starts from say about tokens and decoding.
+      init_settings: the settings of tokens and decoding in the files of the model that the run starts from.
       options: how held-out records are decoded.
-      most: the most tokens that are written.
+      max_new_tokens: the maximum length of generated texts.
     """
 
     supports_packing = True
@@ -92,118 +96,120 @@ class GenerationTask(Task):
         self.settings = task = GenerationConfig.of(config.task)
         if task.metric and task.metric in self.metric_names and task.predict_with_generate != "each":
             raise ConfigError(
-                f"config.task.metric={task.metric} is of written texts, and picks the best checkpoint only if each evaluation "
-                "writes some: set --config.task.predict_with_generate=each, and --config.eval.num_batches to bound how many."
+                f"config.task.metric={task.metric} scores generated texts, and picks the best checkpoint only if each evaluation "
+                "generates some: set --config.task.predict_with_generate=each, and --config.eval.num_batches to limit how many."
             )
         super().__init__(config, corpus)
         self.has_predictions = task.predict_with_generate != "never"
-        self.origin = origin_settings(config.train.init_from)
-        tokens = {name: self.origin[name] for name in _TOKENS if self.origin.get(name) is not None}
+        self.init_settings = read_init_settings(config.train.init_from)
+        tokens = {name: self.init_settings[name] for name in _TOKENS if self.init_settings.get(name) is not None}
         tokens |= {"eos_token_id": self.tokenizer.eos_id, "pad_token_id": self.pad_id}
-        self.options = make_options(check_decoding(task.generation or {}), {}, tokens)
+        self.options = make_options(check_generation(task.generation or {}), {}, tokens)
 
     @property
     @abc.abstractmethod
-    def most(self) -> int: ...
+    def max_new_tokens(self) -> int:
+        """The maximum length of generated texts in tokens."""
 
     @abc.abstractmethod
     def prompts(self, batch: Batch) -> Prompts[jax.Array]:
-        """What the texts of a batch are written from."""
+        """Make the prompts of a batch, from which texts are generated."""
 
     @abc.abstractmethod
-    def texts_of(self, kept: dict[str, Any]) -> dict[str, str]:
-        """What predictions.jsonl says of a record beside what was written; its last field is what should have been."""
+    def record_texts(self, metadata: dict[str, Any]) -> dict[str, str]:
+        """Return a record's texts for predictions.jsonl, by field; the last is the reference."""
 
     @property
     def pad_id(self) -> int:
+        """The padding token, or the end token of tokenizers without one."""
         return self.tokenizer.roles.get("pad", self.tokenizer.eos_id)
 
+    @override
     def default_metric(self) -> str:
         return self.metric_names[0] if self.settings.predict_with_generate == "each" else "lm_loss_nats"
 
-    def decodes(self, purpose: str) -> bool:
-        """Whether records are decoded that are read for this purpose ("train", "validation", or "final", the end of a run)."""
+    def should_generate(self, purpose: str) -> bool:
+        """Decide whether records read for this purpose ("train", "validation", or "final", the end of a run) are decoded."""
         return purpose != "train" and self.settings.predict_with_generate in (
             ("each", "end") if purpose == "final" else ("each",)
         )
 
     def outputs(self, model: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Which records a batch has and, if they are decoded, what was written, int32 [B, T]."""
-        kept = {name: batch[name] for name in ("row_weights_B", "record_B")}
+        """Return the numbers of a batch's records and, if they are decoded, the generated tokens, int32 [B, T]."""
+        records = {name: batch[name] for name in ("row_weights_B", "record_B")}
         if "decoded_B" not in batch:
-            return kept
-        written_BT = decode(model, self.options, self.most, self.prompts(batch), self.tokenizer.size)
-        return kept | {"written_BT": written_BT}
+            return records
+        generated_BT = decode(model, self.options, self.max_new_tokens, self.prompts(batch), self.tokenizer.size)
+        return records | {"generated_BT": generated_BT}
 
-    def written(self, outputs: list[Outputs]) -> Iterator[tuple[dict[str, Any], str]]:
-        """What is kept of each record of a part and what was written for it, in order; none if nothing was decoded."""
+    def generated_texts(self, outputs: list[Outputs]) -> Iterator[tuple[dict[str, Any], str]]:
+        """Yield each record's metadata and generated text, in order; nothing if the part was not decoded."""
         ends = self.options.ends
         for output in outputs:
-            if "written_BT" not in output:
+            if "generated_BT" not in output:
                 return
             for number, tokens_T in zip(
-                drop_padding(output, "record_B").tolist(), drop_padding(output, "written_BT"), strict=True
+                drop_padding(output, "record_B").tolist(), drop_padding(output, "generated_BT"), strict=True
             ):
                 part, number = self.corpus.locate(number)
                 stop = np.flatnonzero(np.isin(tokens_T, ends))
                 text = self.tokenizer.decode(tokens_T[: stop[0] if len(stop) else None].tolist())
-                yield self.corpus.kept[part][number], text.strip()
+                yield self.corpus.metadata[part][number], text.strip()
 
+    @override
     def ranking_metrics(self) -> list[str]:
         return super().ranking_metrics() if self.settings.predict_with_generate == "each" else []
 
     def metric_options(self) -> dict[str, str]:
-        """The options of metrics of texts, see metrics.KINDS."""
+        """Return options of the metrics of texts, see metrics.KINDS."""
         return {}
 
+    @override
     def scored(self, outputs: list[Outputs]) -> metrics.Scored | None:
-        found = list(self.written(outputs))
-        if not found:
+        generated = list(self.generated_texts(outputs))
+        if not generated:
             return None
-        references = [self._target(kept) for kept, _ in found]
-        return metrics.Scored(
-            "texts",
-            predictions=[text for _, text in found],
-            references=references,
-            **self.metric_options(),
-        )
+        predictions, references = [text for _, text in generated], [self._target(metadata) for metadata, _ in generated]
+        return metrics.Scored("texts", predictions=predictions, references=references, **self.metric_options())
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
-        """One prediction a record, for predictions.jsonl."""
-        for kept, text in self.written(outputs):
-            right = float(is_equal(text, self._target(kept)))
-            yield {**self.texts_of(kept), "prediction": text, "exact_match": right}
+        """Yield one prediction per record, for predictions.jsonl."""
+        for metadata, text in self.generated_texts(outputs):
+            exact_match = float(is_equal(text, self._target(metadata)))
+            yield {**self.record_texts(metadata), "prediction": text, "exact_match": exact_match}
 
-    def _target(self, kept: dict[str, Any]) -> str:
-        return list(self.texts_of(kept).values())[-1]
+    def _target(self, metadata: dict[str, Any]) -> str:
+        return list(self.record_texts(metadata).values())[-1]
 
+    @override
     def samples(self, outputs: list[Outputs], count: int) -> list[str]:
-        found = zip(range(count), self.written(outputs), strict=False)
-        pairs = ((list(self.texts_of(kept).values()), text) for _, (kept, text) in found)
-        return [f"{texts[0][:_SHOWN]}\n    -> {text}\n    == {texts[-1]}" for texts, text in pairs]
+        generated = zip(range(count), self.generated_texts(outputs), strict=False)
+        pairs = ((list(self.record_texts(metadata).values()), text) for _, (metadata, text) in generated)
+        return [f"{texts[0][:_SAMPLE_CHARS]}\n    -> {text}\n    == {texts[-1]}" for texts, text in pairs]
 
+    @override
     def baseline(self) -> str:
         return "of target tokens"
 
     def summarize(self, scores: Mapping[str, float]) -> str:
-        """The end of a run, in words."""
+        """Describe the final result in one line."""
         names = [name for name in ("lm_loss_nats", "perplexity", *self.metric_names) if f"eval_{name}" in scores]
         return "held-out " + ", ".join(f"{name} {scores[f'eval_{name}']:.4g}" for name in names)
 
     def update_hf_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """With the tokens that texts end with and are filled up with: a family's numbers hold for its own tokenizer alone."""
+        """Set the ids of the end and padding tokens, because a family's defaults are those of its own tokenizer."""
         return {**config, "pad_token_id": self.pad_id, "eos_token_id": self.tokenizer.eos_id}
 
     def files(self, arch: Architecture) -> dict[str, bytes]:
-        """generation_config.json: the fine-tuned model decodes as the run did."""
+        """Make generation_config.json, so that the fine-tuned model decodes as the run did."""
         tokens = {name: getattr(self.options, name) for name in (*_TOKENS, "eos_token_id", "pad_token_id")}
         chosen = {name: value for name, value in tokens.items() if value is not None}
-        chosen |= (self.settings.generation or {}) | {"max_new_tokens": self.most}
+        chosen |= (self.settings.generation or {}) | {"max_new_tokens": self.max_new_tokens}
         return {FILE: (json.dumps(chosen, indent=2, sort_keys=True) + "\n").encode()}
 
 
-def parse_decoding(text: str) -> dict[str, Any]:
-    """The arguments that a text spells: NAME=VALUE with commas between; raises like `check_decoding`."""
+def parse_generation(text: str) -> dict[str, Any]:
+    """Parse comma-separated NAME=VALUE arguments; raise like `check_generation`."""
     given: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (piece.strip() for piece in part.partition("="))
@@ -215,11 +221,11 @@ def parse_decoding(text: str) -> dict[str, Any]:
             given[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             given[name] = value
-    return check_decoding({name: value for name, value in given.items() if value is not None})
+    return check_generation({name: value for name, value in given.items() if value is not None})
 
 
-def check_decoding(given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of task.generation; raises a ConfigError for such as there are not."""
+def check_generation(given: dict[str, Any]) -> dict[str, Any]:
+    """Check arguments of task.generation and return them; raise a ConfigError for unknown names and invalid values."""
     for name in given:
         if name not in ARGUMENTS:
             raise ConfigError(
@@ -232,17 +238,17 @@ def check_decoding(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def origin_settings(path: str | None) -> dict[str, Any]:
-    """What the files of a model directory say about tokens, generation_config.json before config.json; {} without a directory.
+def read_init_settings(path: str | None) -> dict[str, Any]:
+    """Read the settings of tokens from a model directory's generation_config.json and config.json; {} without a directory.
 
-    "family" is the model's. Of a run of ours that was no task, "start_role" is the role of the token that its targets began with: what the
-    family's config.json says holds for the family's own tokenizer.
+    "family" is the model's family. For our own pre-training runs, "start_role" is the role of the token that began their targets, because
+    the id in the family's config.json belongs to the family's own tokenizer.
     """
     if not path:
         return {}
     directory = pathlib.Path(path)
-    ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
-    found = (native_checkpoint if ours else huggingface).inspect(directory)
+    is_ours = native_checkpoint.is_native(directory) or native_checkpoint.is_run(directory)
+    found = (native_checkpoint if is_ours else huggingface).inspect(directory)
     settings = {**with_decoder_keys(found.config), **load_defaults(found.files), "family": found.family}
     if native_checkpoint.is_run(directory):
         run = resolve(read_config(found.files / "config.json"))

@@ -1,18 +1,17 @@
 """Instruction tuning of causal models: the loss is on answers only (Ouyang et al. 2022, section 3.5, supervised fine-tuning).
 
 A record is one of
-    a prompt and an answer (task.text_key and label_key), taken as they are: a space or line between them is up to the data;
-    Alpaca's columns instruction, input (may be empty or missing) and output (Taori et al. 2023), made a conversation of two turns;
-    messages, a list of {"role", "content"} and whatever else the chat template reads, beside which `tools` may be given: every turn of
-        the assistant is learned.
-Conversations become text by the tokenizer's chat_template or, without one, by tokenizers/chat_template.py's plain one, which the fine-tuned
-model then carries as its own; nothing else stands before or after them. What is learned of them is what stands in the template's
-generation blocks, or without such all that the model has to write after the prompt of an answer, see tokenizers/chat_answers.py; then, and
-in records of a prompt and an answer, each answer ends with the end token. What is longer than data.max_length is cut at the end; the
-log counts it.
+    a prompt and an answer (task.text_key and label_key), used unchanged: any space or line between them must be in the data;
+    Alpaca's columns instruction, input (may be empty or missing) and output (Taori et al. 2023), read as a conversation of two turns;
+    messages, a list of {"role", "content"} and whatever else the chat template reads, optionally with `tools`: every turn of the
+        assistant is an answer.
+The tokenizer's chat_template renders conversations; without one, the plain template of tokenizers/chat_template.py does, and is saved with
+the fine-tuned model. Nothing is added before or after a conversation. The loss covers the template's generation blocks or, if it has none,
+all that the model must generate after the prompt of each answer (see tokenizers/chat_answers.py). In the latter case, and for a prompt and
+an answer, each answer ends with the end token. Records longer than data.max_length are cut at the end; the log counts them.
 
-Rows of one record, or with data.packing several, each for itself. Held-out records are decoded, as task.predict_with_generate says, from all that
-comes before their last answer.
+A row holds one record or, with data.packing, several that do not attend to each other. task.predict_with_generate sets when held-out
+records are decoded; the prompt is all that precedes the last answer.
 
 Legend: B batch, L length, P slots of prompts, I items of a batch, T tokens of a store.
 """
@@ -24,6 +23,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from lm_research.config import Config
 from lm_research.data.sampler import Examples
@@ -40,7 +40,7 @@ from lm_research.objectives.seq2seq import Seq2SeqConfig
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.dataset import Reader, Row
 from lm_research.tasks.generation import GenerationConfig, GenerationTask
-from lm_research.tasks.padding import rounded
+from lm_research.tasks.padding import padded_length
 from lm_research.tasks.records import Record
 from lm_research.tokenizers.base import Tokenizer
 from lm_research.tokenizers.chat_answers import answer_ids, find_answers
@@ -56,16 +56,18 @@ class InstructionReader(Reader):
     def __init__(self, config: Config) -> None:
         self.config, self.task = config, GenerationConfig.of(config.task)
 
+    @override
     def is_valid(self, record: Record) -> bool:
         found = self.metadata(record)
         return bool(found[MESSAGES] if MESSAGES in found else found["answer"].strip())
 
+    @override
     def texts(self, record: Record) -> list[str]:
         found = self.metadata(record)
         return [one.get("content") or "" for one in found[MESSAGES]] if MESSAGES in found else list(found.values())
 
     def metadata(self, record: Record) -> dict[str, Any]:
-        """{"prompt", "answer"}, or {"messages"} and maybe "tools", checked; the last message is the assistant's."""
+        """Check a record and return {"prompt", "answer"}, or {"messages"} up to the last of the assistant and, if given, "tools"."""
         task, fields = self.task, record.fields
         if task.text_key in fields or not (MESSAGES in fields or set(ALPACA) <= set(fields)):
             if task.text_key not in fields and "." not in task.text_key:
@@ -98,6 +100,7 @@ class InstructionReader(Reader):
             )
         return [dict(one) for one in found[: last + 1]]
 
+    @override
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
         for record in records:
             parts = self.parts(record, tokenizer)
@@ -109,7 +112,7 @@ class InstructionReader(Reader):
             yield Row(ids, 0, 0, cuts=tuple(np.cumsum([len(part) for part in parts])[:-1].tolist()))
 
     def parts(self, record: Record, tokenizer: Tokenizer) -> list[list[int]]:
-        """Ids of a prompt, of its answer, of what comes between that and the next answer, and so on."""
+        """Encode a record as alternating prompts and answers: the first prompt, its answer, the text up to the next answer, and so on."""
         found = self.metadata(record)
         if MESSAGES not in found:
             prompt, answer = found["prompt"], found["answer"]
@@ -119,7 +122,7 @@ class InstructionReader(Reader):
                     "--config.data.on_error=skip do that."
                 )
             head = prompt_head(tokenizer)
-            return _ended(
+            return _with_end_tokens(
                 [[*head, *text_ids(tokenizer, prompt)], continuation_ids(tokenizer, prompt, answer)], tokenizer
             )
         try:
@@ -129,101 +132,106 @@ class InstructionReader(Reader):
         parts = answer_ids(tokenizer, answers)
         if not any(parts[1::2]):
             raise DataError(
-                f"{record.where}: the chat_template writes nothing of the answers that could be learned. Leave it out."
+                f"{record.where}: the chat_template renders none of the answers, so nothing can be learned. Leave the record out."
             )
-        return parts if answers.marked else _ended(parts, tokenizer)
+        return parts if answers.marked else _with_end_tokens(parts, tokenizer)
 
+    @override
     def summarize_lengths(self, rows: Sequence[Row], tokenizer: Tokenizer) -> str:
-        room = self.config.data.max_length  # tokens that are read; what is learned goes one further
-        cut, mute = sum(len(row.ids) > room + 1 for row in rows), sum(row.cuts[0] > room for row in rows)
-        return f"{cut:,} of them cut to data.max_length={room} tokens, {mute:,} before any answer"
+        longest = self.config.data.max_length  # of inputs; the last target is one token further
+        cut = sum(len(row.ids) > longest + 1 for row in rows)
+        unanswered = sum(row.cuts[0] > longest for row in rows)
+        return f"{cut:,} of them cut to data.max_length={longest} tokens, {unanswered:,} before any answer"
 
 
 def prompt_head(tokenizer: Tokenizer) -> list[int]:
-    """What `generate` puts before a causal model's prompt."""
+    """Return the ids that `generate` puts before a causal model's prompt."""
     return [tokenizer.sep_id] if uses_document_separator(tokenizer) else list(tokenizer.frame.head)
 
 
 def _is_message(one: Any) -> bool:
-    """Whether it has a role and a text, or calls tools instead."""
+    """Check that a message has a role and either a text or tool calls."""
     if not isinstance(one, Mapping) or not isinstance(one.get("role"), str):
         return False
     return isinstance(one.get("content"), str) or one.get("content") is None and bool(one.get("tool_calls"))
 
 
-def _ended(parts: list[list[int]], tokenizer: Tokenizer) -> list[list[int]]:
-    """With the end token behind each answer."""
+def _with_end_tokens(parts: list[list[int]], tokenizer: Tokenizer) -> list[list[int]]:
+    """Append the end token to each answer."""
     end = tokenizer.eos_id
     return [part if number % 2 == 0 or part[-1:] == [end] else [*part, end] for number, part in enumerate(parts)]
 
 
 class AnswerExamples(Examples):
-    """Records of a store whose documents are prompts and answers in turn, by number; weights are on answers."""
+    """Records of a store whose documents alternate prompts and answers; the weights select answers."""
 
-    def __init__(self, store: TokenStore, pad_id: int, config: Config, purpose: str, first: int, most: int) -> None:
-        """`first`: number of the first record; `most`: tokens that shall be written after prompts, 0 writes none."""
+    def __init__(
+        self, store: TokenStore, pad_id: int, config: Config, purpose: str, first: int, max_new_tokens: int
+    ) -> None:
+        """Set up rows; `first` is the number of the first record, and prompts leave space for `max_new_tokens` (0: no decoding)."""
         documents, sentences = np.asarray(store.document_starts), np.asarray(store.sentence_starts)
-        self.store, self.pad, self.first, self.most = store, pad_id, first, most
-        self.room, self.starts = config.data.max_length, sentences[documents[:-1]]
-        self.sizes = np.minimum(np.diff(sentences[documents]) - 1, self.room)  # what is read: all but the last token
+        self.store, self.pad_id, self.first, self.max_new_tokens = store, pad_id, first, max_new_tokens
+        self.max_length, self.starts = config.data.max_length, sentences[documents[:-1]]
+        self.sizes = np.minimum(np.diff(sentences[documents]) - 1, self.max_length)  # inputs: all but the last token
         number = np.arange(len(sentences) - 1) - np.repeat(documents[:-1], np.diff(documents))
-        self.learned = np.repeat(number % 2 == 1, np.diff(sentences))
+        self.is_answer = np.repeat(number % 2 == 1, np.diff(sentences))
         self.prompts = sentences[documents[1:] - 1] - self.starts  # tokens before the last answer
         self.packed = config.data.packing and purpose == "train"
-        self.packs = pack(self.sizes, self.room) if self.packed else one_per_row(len(self.sizes))
+        self.packs = pack(self.sizes, self.max_length) if self.packed else one_per_row(len(self.sizes))
         self.num_examples = len(self.packs)
-        self.notes = (
-            f"{describe_rows(self.sizes, self.room, self.packs)}; {self.learned.mean():.1%} of tokens are answers"
-        )
+        self.notes = f"{describe_rows(self.sizes, self.max_length, self.packs)}; {self.is_answer.mean():.1%} of tokens are answers"
 
     def example_lengths(self) -> np.ndarray | None:
         """[N]; None where rows hold several records."""
         return None if self.packed else self.sizes
 
+    @override
     def part_of_batch(self, epoch_B: np.ndarray, index_B: np.ndarray, index_G: np.ndarray) -> dict[str, np.ndarray]:
         return self.batch(epoch_B, index_B, self.width(index_G))
 
     def width(self, index_B: np.ndarray) -> tuple[int, int]:
-        """L and P of a global batch."""
+        """Compute L and P of a global batch."""
         if self.packed:
-            return self.room, 0
+            return self.max_length, 0
         item_B = np.maximum(index_B, 0)
         length, prompt = (int(lengths[item_B].max(initial=1)) for lengths in (self.sizes, self.prompts))
-        return min(self.room, rounded(length)), min(self.room - self.most, rounded(prompt))
+        return min(self.max_length, padded_length(length)), min(
+            self.max_length - self.max_new_tokens, padded_length(prompt)
+        )
 
     def batch(
         self, epoch_B: np.ndarray, index_B: np.ndarray, width: tuple[int, int] | None = None
     ) -> dict[str, np.ndarray]:
         """Make a batch of conversations.
 
-        It has tokens, targets, positions, segments [B, L] int32; weights [B, L], row_weights [B] float32; record [B]; and, where texts are
-        to be written, decoded [B], prompt_tokens [B, P], padded on the left, and prompt_start [B].
+        It has tokens, targets, positions, segments [B, L] int32; weights [B, L], row_weights [B] float32; record [B]; and, if records are
+        decoded, decoded [B], prompt_tokens [B, P], padded on the left, and prompt_start [B].
         """
-        length, slots = width or (self.room, self.room - self.most)
+        length, slots = width or (self.max_length, self.max_length - self.max_new_tokens)
         row_I, item_I = unpack(self.packs, index_B)
         sizes_I, starts_I = self.sizes[item_I], self.starts[item_I]
         column_I = exclusive_cumsum(sizes_I, row_I)
         batch: dict[str, np.ndarray] = {
             name: np.zeros((len(index_B), length), np.int32) for name in ("targets_BL", "segments_BL", "positions_BL")
         }
-        batch["tokens_BL"] = np.full((len(index_B), length), self.pad, np.int32)
+        batch["tokens_BL"] = np.full((len(index_B), length), self.pad_id, np.int32)
         batch["weights_BL"] = np.zeros((len(index_B), length), np.float32)
         place = (row_I, column_I)
         copy_pieces(batch["tokens_BL"], *place, self.store.tokens, starts_I, sizes_I)
         copy_pieces(batch["targets_BL"], *place, self.store.tokens, starts_I + 1, sizes_I)
-        copy_pieces(batch["weights_BL"], *place, self.learned, starts_I + 1, sizes_I)
+        copy_pieces(batch["weights_BL"], *place, self.is_answer, starts_I + 1, sizes_I)
         mark_pieces(batch["segments_BL"], *place, sizes_I, 1 + exclusive_cumsum(np.ones_like(row_I), row_I))
         mark_pieces(batch["positions_BL"], *place, sizes_I, None)
         batch["row_weights_B"] = (index_B >= 0).astype(np.float32)
         batch["record_B"] = (self.first + np.maximum(index_B, 0)).astype(np.int32)
-        if self.most:
-            kept_I = np.minimum(self.prompts[item_I], slots)  # of a longer prompt its end
+        if self.max_new_tokens:
+            kept_I = np.minimum(self.prompts[item_I], slots)  # a longer prompt keeps its end
             batch["decoded_B"], batch["prompt_start_B"] = (
                 batch["row_weights_B"],
                 np.full(len(index_B), slots - 1, np.int32),
             )
             batch["prompt_start_B"][row_I] = slots - kept_I
-            batch["prompt_tokens_BP"] = np.full((len(index_B), slots), self.pad, np.int32)
+            batch["prompt_tokens_BP"] = np.full((len(index_B), slots), self.pad_id, np.int32)
             copy_pieces(
                 batch["prompt_tokens_BP"],
                 row_I,
@@ -237,51 +245,63 @@ class AnswerExamples(Examples):
 
 @TASKS.register("instruction", GenerationConfig)
 class Instruction(GenerationTask):
-    """Mean loss over the tokens of answers; exact match of greedy or beamed answers."""
+    """Answers to prompts: mean loss over the tokens of answers, exact match of decoded answers."""
 
     kinds = ("decoder",)
     metric_names = ("exact_match",)
 
+    @override
     def make_objective(self) -> NextTokenOfDecoder:
         return NextTokenOfDecoder(self.settings.label_smoothing)
 
     @classmethod
+    @override
     def head(cls, config: Config) -> str:
         return "causal_lm"
 
     @classmethod
+    @override
     def reader(cls, config: Config) -> InstructionReader:
         return InstructionReader(config)
 
     @classmethod
+    @override
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
-        most = Seq2SeqConfig.of(config.objective).target_length or 0
-        if most >= config.data.max_length:
+        target_length = Seq2SeqConfig.of(config.objective).target_length or 0
+        if target_length >= config.data.max_length:
             raise ConfigError(
-                f"objective.target_length={most} leaves prompts no room in data.max_length="
-                f"{config.data.max_length} tokens. Lower the first or raise the second."
+                f"objective.target_length={target_length} leaves no space for prompts in data.max_length={config.data.max_length} tokens. "
+                "Lower the first or raise the second."
             )
 
     @property
-    def most(self) -> int:
+    @override
+    def max_new_tokens(self) -> int:
         return Seq2SeqConfig.of(self.config.objective).target_length or self.config.data.max_length // 2
 
+    @override
     def examples(self, store: TokenStore, purpose: str) -> AnswerExamples:
-        first, most = self.corpus.first_of(self.corpus.part_of(store)), self.most if self.decodes(purpose) else 0
-        return AnswerExamples(store, self.pad_id, self.config, purpose, first, most)
+        first = self.corpus.first_row_number(self.corpus.part_of(store))
+        max_new_tokens = self.max_new_tokens if self.should_generate(purpose) else 0
+        return AnswerExamples(store, self.pad_id, self.config, purpose, first, max_new_tokens)
 
+    @override
     def prompts(self, batch: Batch) -> Prompts[jax.Array]:
         return plain_prompts(batch["prompt_tokens_BP"], batch["prompt_start_B"], batch["decoded_B"] > 0)
 
-    def texts_of(self, kept: dict[str, Any]) -> dict[str, Any]:
-        if MESSAGES in kept:
-            return {MESSAGES: kept[MESSAGES][:-1], "answer": kept[MESSAGES][-1].get("content") or ""}
-        return {"prompt": kept["prompt"], "answer": kept["answer"]}
+    @override
+    def record_texts(self, metadata: dict[str, Any]) -> dict[str, Any]:
+        if MESSAGES in metadata:
+            *context, answer = metadata[MESSAGES]
+            return {MESSAGES: context, "answer": answer.get("content") or ""}
+        return {"prompt": metadata["prompt"], "answer": metadata["answer"]}
 
     def files(self, arch: Architecture) -> dict[str, bytes]:
-        """Where the plain template made the conversations, it goes with the tokenizer."""
+        """Add the plain chat template, if it rendered the conversations."""
         files = super().files(arch)
-        if any(MESSAGES in kept for kept in self.corpus.kept["validation"]) and not chat_template(self.tokenizer):
+        if any(MESSAGES in metadata for metadata in self.corpus.metadata["validation"]) and not chat_template(
+            self.tokenizer
+        ):
             files[TEMPLATE] = PLAIN.encode()
         return files

@@ -1,6 +1,7 @@
-"""Labels as files have them, made names: one label however a format writes it, and none where there is none.
+"""Normalization of labels, so that one label has one key whichever file format it is read from.
 
-JSON's true and 1, a table's "true" and "1", and the 1.0 that a column with gaps makes of 1 are the same labels; null, NaN and blanks are none.
+JSON's true and 1, a table's "true" and "1", and the 1.0 that a column with gaps turns 1 into have the same keys; null, NaN and blanks are
+not labels.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _WHOLE = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _NONE = ("", "nan", "null")
 
 
-def label_key(value: Any, known: Collection[str] = ()) -> str:
-    """What labels have in common that are one, "" of what is no label.
+def label_key(value: Any, configured: Collection[str] = ()) -> str:
+    """Normalize the value of a field to the key that all spellings of a label have in common; "" if it is not a label.
 
     Args:
       value: of a field.
-      known: names that are labels though they look like none ("null").
+      configured: labels that the user listed, which may include words that otherwise mean a missing label ("null").
     """
     if isinstance(value, bool):
         return str(value)
@@ -34,7 +35,7 @@ def label_key(value: Any, known: Collection[str] = ()) -> str:
     if not isinstance(value, (str, int, decimal.Decimal, datetime.date)):
         return ""
     text = str(value).strip()
-    if text.lower() in _NONE and text not in known:
+    if text.lower() in _NONE and text not in configured:
         return ""
     if text.lower() in ("true", "false"):
         return text.capitalize()
@@ -43,9 +44,9 @@ def label_key(value: Any, known: Collection[str] = ()) -> str:
 
 
 def label_names(given: Iterable[tuple[Any, str, str]]) -> dict[str, tuple[str, str]]:
-    """Key -> (name, where it was found first), of (value, key, where) one after another.
+    """Collect labels from (value, key, where): key -> (name, where it occurs first).
 
-    The name of a label that is a text, written alike everywhere, is that text, and else the key.
+    The name is the label's text if all its occurrences are texts spelled alike, otherwise the key.
     """
     found: dict[str, tuple[str, str]] = {}
     for value, key, where in given:
@@ -56,15 +57,15 @@ def label_names(given: Iterable[tuple[Any, str, str]]) -> dict[str, tuple[str, s
 
 
 def label_numbers(names: Sequence[str]) -> dict[str, int]:
-    """Key -> number of the labels of a task, in order; raises a DataError if two of them are one, or one is none."""
+    """Number the labels of a task in order: key -> number; raise a DataError if two have the same key or one is blank."""
     numbers: dict[str, int] = {}
     for number, name in enumerate(names):
         key = label_key(name, names)
         if not key:
-            raise DataError(f"A label of {', '.join(names)} is blank. Name each.")
+            raise DataError(f"One of the labels {', '.join(names)} is blank. Name each label.")
         if key in numbers:
             raise DataError(
-                f"The list of labels {', '.join(names)} names a label twice: {names[numbers[key]]!r} and {name!r} are one. Name each once."
+                f"The list of labels {', '.join(names)} has a label twice: {names[numbers[key]]!r} and {name!r} are the same. List each once."
             )
         numbers[key] = number
     return numbers

@@ -1,13 +1,13 @@
-"""How long the rows of a task are."""
+"""Row lengths of tasks."""
 
 from __future__ import annotations
 
-_NARROWEST = 32
+_MIN_LENGTH = 32
 
 
-def rounded(longest: int) -> int:
-    """The length that rows are padded to: 32, or twice, four times, ... as much, so that few lengths are compiled."""
-    width = _NARROWEST
+def padded_length(longest: int) -> int:
+    """Round a row length up to 32 times a power of two, so that few lengths are compiled."""
+    width = _MIN_LENGTH
     while width < longest:
         width *= 2
     return width

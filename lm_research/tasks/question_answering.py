@@ -1,10 +1,11 @@
 """Extractive question answering: the span of a context that answers a question, or none (SQuAD 1.1 and 2.0).
 
-As in BERT's fine-tuning (Devlin et al. 2018, sections 4.2 and 4.3): each token gets a score as start and one as end of the
-answer, the loss is the mean of both cross-entropies over the row. A context that is too long is read in windows that overlap;
-a window without the answer points to the row's first token, its summary, and so does every window of a question without one.
+As in BERT's fine-tuning (Devlin et al. 2018, sections 4.2 and 4.3), each token gets a score as the start and one as the end of the
+answer, and the loss is the mean of both cross-entropies over the row. A context that is too long is read in overlapping windows. The
+target of a window without the answer is the row's first token, its summary; so it is for all windows of an unanswerable question.
 
-Windows become questions again when all outputs of a part are there, so neither batch size nor number of processes plays a part.
+Windows are merged into questions once all outputs of a part are collected, so the result does not depend on batch size or number of
+processes.
 
 Legend: B batch, L length, P tokens of a window's context, K tokens of the longest answer.
 """
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from lm_research import metrics
 from lm_research.config import Config, TaskConfig, key
@@ -39,6 +41,8 @@ ANSWERABLE, UNANSWERABLE = "answerable", "unanswerable"
 
 @dataclasses.dataclass(frozen=True)
 class QuestionAnsweringConfig(PairConfig, WindowsConfig):
+    """Settings of question answering."""
+
     not_reading = TaskConfig.not_reading | {"max_answer_length", "n_best", "null_score_diff_threshold"}
 
     max_answer_length: int = key(30, "Maximum answer length in tokens.", low=1, high=2**16)
@@ -52,7 +56,7 @@ class QuestionAnsweringConfig(PairConfig, WindowsConfig):
 
 
 class Question(NamedTuple):
-    """One question; `answers` are (text, first character) in its context, none where it has none."""
+    """One question; `answers` are (text, first character) in its context, empty if it is unanswerable."""
 
     id: str
     question: str
@@ -72,40 +76,44 @@ class QuestionReader(Reader):
             )
         self.question_key = self.task.pair_key
 
+    @override
     def label_names(self, records: Sequence[Record]) -> list[str]:
         kinds = {bool(self.question(record).answers) for record in records}
         if True not in kinds:
             raise DataError(
-                f"{self.task.train} has no question with an answer: nothing can be learned. Name another file in "
+                f"{self.task.train} has no answered question: nothing can be learned. Name another file in "
                 "--config.task.train, or the right field in --config.task.label_key."
             )
         return [ANSWERABLE] + ([UNANSWERABLE] if False in kinds else [])
 
+    @override
     def texts(self, record: Record) -> list[str]:
         return [self.question(record).question, self.question(record).context]
 
+    @override
     def metadata(self, record: Record) -> dict[str, Any]:
         question = self.question(record)
         return question._asdict() | {"answers": [text for text, _ in question.answers]}
 
+    @override
     def encode(self, records: Sequence[Record], names: Sequence[str], tokenizer: Tokenizer) -> Iterator[Row]:
-        tokenizer, given = with_special_tokens(tokenizer), [self.question(record) for record in records]
-        asked, length, stride = [one.question for one in given], self.config.data.max_length, self.task.doc_stride
-        for record, room in zip(records, max_context_tokens(tokenizer, asked, length), strict=True):
-            if room <= stride:
+        tokenizer, read = with_special_tokens(tokenizer), [self.question(record) for record in records]
+        questions, length, stride = [one.question for one in read], self.config.data.max_length, self.task.doc_stride
+        for record, space in zip(records, max_context_tokens(tokenizer, questions, length), strict=True):
+            if space <= stride:
                 raise DataError(
-                    f"{record.where}: beside its question a row of data.max_length={length} tokens has room for {max(0, room)} of the "
-                    f"context, no more than the task.doc_stride={stride} that neighboring windows share. Shorten the question, "
-                    "raise data.max_length or lower task.doc_stride."
+                    f"{record.where}: its question leaves {max(0, space)} of data.max_length={length} tokens for the context, not more than "
+                    f"the task.doc_stride={stride} by which windows overlap. Shorten the question, raise data.max_length or lower "
+                    "task.doc_stride."
                 )
-        read = windows(tokenizer, asked, [one.context for one in given], length, stride)
-        for one, parts in zip(given, read, strict=True):
+        windows_of_each = windows(tokenizer, questions, [one.context for one in read], length, stride)
+        for question, parts in zip(read, windows_of_each, strict=True):
             for number, window in enumerate(parts):
                 second = int(window.types.argmax()) if window.types.any() else 0
-                yield Row(window.ids, second, _target(window, one.answers), number == 0, window.offsets)
+                yield Row(window.ids, second, _target(window, question.answers), number == 0, window.offsets)
 
     def question(self, record: Record) -> Question:
-        """A record's question; raises a DataError that says what is wrong with it."""
+        """Read and check a record's question; raise a DataError that explains what is wrong."""
         task, where = self.task, record.where
         context = record.text(task.text_key, "text_key")
         question = record.text(self.question_key, "pair_key").strip()
@@ -118,21 +126,21 @@ class QuestionReader(Reader):
         for text, start in answers:
             if not text or context[start : start + len(text)] != text or start < 0:
                 found = context.find(text) if text else -1
-                hint = f"It stands at {found}." if found >= 0 else "The context does not have it."
-                there = context[max(0, start) : max(0, start) + max(1, len(text))]
+                hint = f"The answer is at {found}." if found >= 0 else "The context does not contain the answer."
+                actual = context[max(0, start) : max(0, start) + max(1, len(text))]
                 raise DataError(
-                    f"{where}: the answer {text!r} is not at answer_start {start} of the context, where {there!r} stands. "
+                    f"{where}: the answer {text!r} is not at answer_start {start} of the context, which has {actual!r} there. "
                     f"{hint} Fix the record."
                 )
         return Question(str(record.fields.get("id", where)), question, context, answers)
 
     def _answers(self, record: Record) -> list[tuple[str, int]]:
-        """From {"text": [...], "answer_start": [...]} or [{"text": ..., "answer_start": ...}, ...]."""
+        """Read {"text": [...], "answer_start": [...]} or [{"text": ..., "answer_start": ...}, ...]."""
         value = record.get(self.task.label_key, "label_key")
         wrong = DataError(
             f"{record.where}: field {self.task.label_key!r} is {str(value)[:80]!r}, not answers: a list of objects with text and answer_start "
-            "(a character of the context), or one object with two lists of these names and of one length. Fix it, or name "
-            "another field in --config.task.label_key."
+            "(a character of the context), or one object with two equally long lists of these names. Fix it, or name another field in "
+            "--config.task.label_key."
         )
         if isinstance(value, dict):
             texts, starts = value.get("text"), value.get("answer_start")
@@ -148,7 +156,7 @@ class QuestionReader(Reader):
 
 
 def _target(window: Window, answers: list[tuple[str, int]]) -> list[int]:
-    """Places of the first and last token of the first answer; [0, 0] if it does not lie within the window."""
+    """Find the first and last token of the first answer in a window; [0, 0] if it is not within the window."""
     inside = np.flatnonzero(window.offsets[:, 0] >= 0)
     if not answers or not len(inside):
         return [0, 0]
@@ -161,7 +169,7 @@ def _target(window: Window, answers: list[tuple[str, int]]) -> list[int]:
 
 
 class Span(NamedTuple):
-    """Characters [start, end) of a context, and the sum of the two scores."""
+    """Characters [start, end) of a context, and the sum of their start and end scores."""
 
     score: float
     start: int
@@ -169,7 +177,7 @@ class Span(NamedTuple):
 
 
 class SpanPredictions(NamedTuple):
-    """What was found for a question: spans, best first; the score of none (its smallest over windows)."""
+    """The predictions for a question: spans, best first, and the no-answer score (its minimum over windows)."""
 
     question: dict[str, Any]
     spans: list[Span]
@@ -177,10 +185,11 @@ class SpanPredictions(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """Score of no answer minus that of the best."""
+        """The no-answer score minus the best answer's."""
         return self.null - self.spans[0].score if self.spans else math.inf
 
     def text(self, span: Span) -> str:
+        """Return the context's text of a span."""
         return self.question["context"][span.start : span.end]
 
 
@@ -190,17 +199,18 @@ class SpanObjective(LabelObjective):
     metrics = {"span_loss_nats": "rows"}
     loss_terms = ("span_loss_nats",)
 
+    @override
     def logit_sums(self, logits: jax.Array, batch: Batch) -> Sums:
-        # Without padding, whose amount goes with the batch.
+        # Padding is excluded from the softmax, because its amount depends on the batch.
         real_BL1 = (batch["segments_BL"] > 0)[..., None]
-        shares_BL2 = jax.nn.log_softmax(jnp.where(real_BL1, logits, jnp.finfo(logits.dtype).min), axis=1)
-        chosen_B2 = jnp.take_along_axis(shares_BL2, batch["labels_B"][:, None, :], axis=1)[:, 0]
+        log_probs_BL2 = jax.nn.log_softmax(jnp.where(real_BL1, logits, jnp.finfo(logits.dtype).min), axis=1)
+        chosen_B2 = jnp.take_along_axis(log_probs_BL2, batch["labels_B"][:, None, :], axis=1)[:, 0]
         return {"span_loss_nats": -(batch["row_weights_B"] * chosen_B2.mean(-1)).sum()}
 
 
 @TASKS.register("question_answering", QuestionAnsweringConfig)
 class QuestionAnswering(LabelTask):
-    """Spans of a context; scores over questions, as SQuAD's scripts have them (metrics/answers.py)."""
+    """Spans of a context that answer questions, scored as SQuAD's scripts do (metrics/answers.py)."""
 
     kinds = ("encoder",)
     examples_class = WindowExamples
@@ -216,52 +226,57 @@ class QuestionAnswering(LabelTask):
     )
 
     def __init__(self, config: Config, corpus: LabeledCorpus) -> None:
-        held_out = [question for part in corpus.kept.values() for question in part]
+        held_out = [question for part in corpus.metadata.values() for question in part]
         self.null = UNANSWERABLE in corpus.labels or not all(question["answers"] for question in held_out)
         if self.null:
             self.metric_names = QuestionAnswering.metric_names + self.null_names
         self.settings = QuestionAnsweringConfig.of(config.task)
         super().__init__(config, corpus)
 
+    @override
     def make_objective(self) -> SpanObjective:
         return SpanObjective()
 
     @classmethod
+    @override
     def head(cls, config: Config) -> str:
         return "span"
 
     @classmethod
+    @override
     def reader(cls, config: Config) -> QuestionReader:
         return QuestionReader(config)
 
     @classmethod
+    @override
     def num_labels(cls, config: Config, corpus: LabeledCorpus) -> int:
         return 2
 
     @classmethod
+    @override
     def check(cls, config: Config, arch: Architecture) -> None:
         super().check(config, arch)
         stride = cls.reader(config).task.doc_stride
         if stride >= config.data.max_length:
             raise ConfigError(
-                f"config.task.doc_stride={stride} leaves windows of data.max_length={config.data.max_length} tokens no room to move. "
-                "Lower it, or raise data.max_length."
+                f"config.task.doc_stride={stride} is an overlap of whole windows of data.max_length={config.data.max_length} tokens. Lower it, "
+                "or raise data.max_length."
             )
 
+    @override
     def default_metric(self) -> str:
         return "f1"
 
-    def found(self, outputs: list[Outputs]) -> Iterator[SpanPredictions]:
-        """What was found for each question of a part, in order."""
-        for part, question, rows in self.by_record(outputs, "logits"):
-            store, arrays, kept = self.corpus.parts[part], self.corpus.arrays[part], self.corpus.kept[part]
+    def span_predictions(self, outputs: list[Outputs]) -> Iterator[SpanPredictions]:
+        """Yield the predictions for each question of a part, in order."""
+        for part, question, rows in self.group_by_record(outputs, "logits"):
+            store, offsets = self.corpus.parts[part], self.corpus.arrays[part]["offsets"]
             starts = np.asarray(store.sentence_starts)[np.asarray(store.document_starts)]
-            yield self._search(
-                kept[question], [(logits, arrays["offsets"][starts[row] : starts[row + 1]]) for row, logits in rows]
-            )
+            windows = [(logits, offsets[starts[row] : starts[row + 1]]) for row, logits in rows]
+            yield self._search(self.corpus.metadata[part][question], windows)
 
     def _search(self, question: dict[str, Any], windows: list[tuple[np.ndarray, np.ndarray]]) -> SpanPredictions:
-        """The best spans of at most task.max_answer_length tokens over all windows; each once, with its highest score."""
+        """Find the best spans of at most task.max_answer_length tokens over all windows, each once with its highest score."""
         scores: dict[tuple[int, int], float] = {}
         longest, n_best, null = self.settings.max_answer_length, self.settings.n_best, math.inf
         for logits_L2, offsets_L2 in windows:
@@ -286,8 +301,8 @@ class QuestionAnswering(LabelTask):
         return found.text(found.spans[0])
 
     def scored(self, outputs: list[Outputs]) -> metrics.Scored:
-        """Over questions; of data with unanswerable ones also `best_f1`, by the null threshold `best_null_threshold`."""
-        found = list(self.found(outputs))
+        """Collect the answers; data with unanswerable questions also has `best_f1`, at `best_null_threshold`."""
+        found = list(self.span_predictions(outputs))
         return metrics.Scored(
             "answers",
             predictions=[self._answer(one) for one in found],
@@ -298,11 +313,11 @@ class QuestionAnswering(LabelTask):
         )
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
-        """One prediction a question, for predictions.jsonl; `null_margin` is what task.null_score_diff_threshold is compared with."""
-        for found in self.found(outputs):
+        """Yield one prediction per question, for predictions.jsonl; task.null_score_diff_threshold applies to `null_margin`."""
+        for found in self.span_predictions(outputs):
             golds, answer = found.question["answers"], self._answer(found)
             logits = np.array([span.score for span in found.spans] + ([found.null] if self.null else []))
-            shares = np.exp(logits - logits.max(initial=-np.inf))
+            probs = np.exp(logits - logits.max(initial=-np.inf))
             names = [(found.text(span), span.start, span.end) for span in found.spans] + [("", 0, 0)] * self.null
             listed = [
                 {
@@ -310,9 +325,9 @@ class QuestionAnswering(LabelTask):
                     "start": start,
                     "end": end,
                     "score": round(float(score), 4),
-                    "probability": round(float(share), 6),
+                    "probability": round(float(prob), 6),
                 }
-                for (text, start, end), score, share in zip(names, logits, shares / shares.sum(), strict=True)
+                for (text, start, end), score, prob in zip(names, logits, probs / probs.sum(), strict=True)
             ]
             yield {
                 "id": found.question["id"],
@@ -325,6 +340,7 @@ class QuestionAnswering(LabelTask):
                 "n_best": sorted(listed, key=lambda one: -one["score"]),
             }
 
+    @override
     def baseline(self) -> str:
-        none = [not question["answers"] for question in self.corpus.kept["validation"]]
+        none = [not question["answers"] for question in self.corpus.metadata["validation"]]
         return f"never an answer: f1 {sum(none) / len(none):.4g}"

@@ -1,7 +1,7 @@
-"""Labeled records, one after another, with the place each came from, so that a mistake in one can be named by file and line.
+"""Readers of labeled records. Each record has its place, so that error messages name the file and line.
 
-Read are JSON (one object a line, one list of objects a file, or SQuAD's nested form), CSV and TSV with a row of names, Parquet,
-columns (words and tags, see columns.py), two text files whose lines belong together, and TensorFlow Datasets.
+The formats are JSON (one object a line, one list of objects a file, or SQuAD's nested form), CSV and TSV with a header, Parquet, column
+files (words and tags, see columns.py), two text files with parallel lines, and TensorFlow Datasets.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ from lm_research.errors import DataError, suggest
 from lm_research.tasks import squad, superglue
 from lm_research.tasks.columns import read_columns
 
-_ROWS = 1000  # of a Parquet file, at once
-LONGEST = 2**30  # characters of a file that is one JSON value
+_ROWS = 1000  # rows of a Parquet file that are read at once
+LONGEST = 2**30  # the limit in characters of a file that is one JSON value
 WORDS, TAGS = "tokens", "tags"  # the fields of a sentence in CoNLL columns
 LINES, SOURCE, TARGET = "lines:", "source", "target"  # two text files, and the fields of a pair of their lines
 
 
 class Record(NamedTuple):
-    """Fields of one record, and where it stands: "FILE, line N"."""
+    """The fields of one record, and its place, "FILE, line N"."""
 
     where: str
     fields: dict[str, Any]
 
     def get(self, key: str, setting: str) -> Any:
-        """A field; raises a DataError that names the setting (task.text_key, ...) where there is none.
+        """Look up a field; raise a DataError that names the setting (task.text_key, ...) if the record lacks it.
 
-        Where no field is named "premise.de", that is the part "de" of the field "premise"; a premise that is a text has no parts and
-        is taken whole.
+        If no field has the name "premise.de", it means the field "de" of the field "premise", or the premise itself if that is a text.
         """
         if key not in self.fields:
             outer, _, inner = key.partition(".")
@@ -55,7 +54,7 @@ class Record(NamedTuple):
         return self.fields[key]
 
     def text(self, key: str, setting: str) -> str:
-        """A field that is a text."""
+        """Look up a field that must be a text."""
         value = self.get(key, setting)
         if not isinstance(value, str):
             raise DataError(
@@ -66,10 +65,10 @@ class Record(NamedTuple):
 
 
 def read_records(source: str, config: Config) -> Iterator[Record]:
-    """All records of task.train, task.validation or task.test, in order.
+    """Yield all records of task.train, task.validation or task.test, in order.
 
     Raises:
-      DataError: there is nothing there, or a record cannot be read.
+      DataError: the source does not exist, or a record cannot be read.
     """
     if source.startswith("tfds:"):
         name = source.removeprefix("tfds:")
@@ -96,7 +95,7 @@ def _read_files(source: str, config: Config, problems: Problems) -> Iterator[Rec
 
 
 def fingerprint(source: str, data: DataConfig) -> object:
-    """What changes when the records of a source do, found without reading them; raises a DataError if there are none."""
+    """Compute, without reading them, a value that changes when a source's records do; raise a DataError if the source does not exist."""
     if source.startswith("tfds:"):
         return tfds_source.full_name(source.removeprefix("tfds:"), data)
     if source.startswith(LINES):
@@ -113,12 +112,12 @@ def _line_files(source: str) -> list[SourceFile]:
     found = [find_files(name) for name in names]
     for name, files in zip(names, found, strict=True):
         if len(files) != 1:
-            raise DataError(f"{name} of {source!r} is {len(files)} files. Name one on each side.")
+            raise DataError(f"{name} of {source!r} is {len(files)} files. Name one file for each side.")
     return [files[0] for files in found]
 
 
 def _read_lines(source: str, problems: Problems) -> Iterator[Record]:
-    """Records with the fields source and target, from two files whose lines belong together."""
+    """Yield records with the fields source and target, from two files with parallel lines."""
     files = _line_files(source)
     sides = [read_lines(file, problems) for file in files]
     for pair in itertools.zip_longest(*sides):
@@ -126,8 +125,8 @@ def _read_lines(source: str, problems: Problems) -> Iterator[Record]:
             more, less = (0, 1) if pair[1] is None else (1, 0)
             number = pair[more][0]
             raise DataError(
-                f"{files[more].path}, line {number} has no partner: {files[less].path} ends after line {number - 1}. Their lines belong "
-                "together, one by one; give both as many."
+                f"{files[more].path}, line {number} has no partner: {files[less].path} ends after line {number - 1}. The two files are read "
+                "line by line; make them equally long."
             )
         (number, text), (_, target) = pair
         yield Record(
@@ -156,7 +155,7 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
                 fields = _object(json_value(line, on_surrogates=functools.partial(problems.halves, where)), where)
             except ValueError as error:
                 raise DataError(f"{where} is not JSON ({error}). Write one JSON object a line.") from error
-            whole = squad.is_nested(fields) and "data" in fields  # which names its places itself
+            whole = squad.is_nested(fields) and "data" in fields  # squad.flatten adds the places within the file
             yield from _expand(fields, str(file.path) if whole else where)
     else:  # one object in the whole file, as SQuAD's
         try:
@@ -171,21 +170,21 @@ def _read_json(file: SourceFile, problems: Problems) -> Iterator[Record]:
 
 
 def _joined(first: tuple[int, str], lines: Iterator[tuple[int, str]], file: SourceFile) -> str:
-    """All lines of a file that is one JSON value."""
+    """Join all lines of a file that is one JSON value."""
     found, size = [], 0
     for number, line in itertools.chain([first], lines):
         found.append(line)
         size += len(line)
         if size > LONGEST:
             raise DataError(
-                f"{file.path}, line {number}: up to here it is one JSON value of more than {LONGEST // 2**20} MiB, which is read as a whole. "
-                f"Write one object a line (`jq -c '.[]' {file.path}` does, of a list)."
+                f"{file.path}, line {number}: a JSON value must be read as a whole, and this one exceeds {LONGEST // 2**20} MiB. Write one "
+                f"object a line (for a list, with `jq -c '.[]' {file.path}`)."
             )
     return "".join(found)
 
 
 def _expand(fields: dict[str, Any], where: str) -> Iterator[Record]:
-    """The records that an object is or holds."""
+    """Yield the records that an object contains, or the object itself as one."""
     read = squad.flatten if squad.is_nested(fields) else superglue.expand
     yield from (Record(*found) for found in read(fields, where))
 

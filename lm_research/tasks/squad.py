@@ -1,4 +1,4 @@
-"""SQuAD's files: nested records made flat."""
+"""SQuAD's nested files, flattened to one record per question."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lm_research.errors import DataError
 
 
 def is_nested(fields: Mapping[str, Any]) -> bool:
-    """Whether an object is a SQuAD document, or an article of one, and no record that has a field "data" or "paragraphs"."""
+    """Check whether an object is a SQuAD document or article, not a record with a field of its own named "data" or "paragraphs"."""
     inner = {"data": "paragraphs", "paragraphs": "qas"}
     return any(
         isinstance(one, dict) and below in one
@@ -19,14 +19,14 @@ def is_nested(fields: Mapping[str, Any]) -> bool:
 
 
 def flatten(document: Mapping[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, fields) of each question of data -> paragraphs -> qas; a question's fields are its own and its context.
+    """Yield (where, fields) of each question of data -> paragraphs -> qas; its context is added to its fields.
 
     Args:
-      document: a whole one, or an article of its data.
-      where: of it.
+      document: a whole document, or one article of its data.
+      where: the place of the document, for messages.
 
     Raises:
-      DataError: a level is missing, or of another type.
+      DataError: a level is missing or has the wrong type.
     """
     whole = "paragraphs" not in document
     for a, article in enumerate(_level(document, "data", where) if whole else [document]):

@@ -1,6 +1,6 @@
-"""Records of SuperGLUE's archives (Wang et al. 2019) with the fields that tasks of pairs read, beside those that they have.
+"""Records of SuperGLUE's archives (Wang et al. 2019), with the fields added that tasks on pairs read.
 
-BoolQ, CB, COPA and RTE are read as they are. What the others lack is added:
+BoolQ, CB, COPA and RTE have all of these fields. The others get:
 
     MultiRC   a passage with questions, each with answers, becomes one record an answer: passage, question (and answer), label, and
               question_id, equal for the answers of one question
@@ -8,9 +8,9 @@ BoolQ, CB, COPA and RTE are read as they are. What the others lack is added:
     ReCoRD    a passage with queries and the entities that are marked in it becomes one record a query and entity: passage, statement (the
               query with the entity in its blank), entity, label (1: it is one of the answers), f1 (its words' F1 against the nearest answer,
               as SQuAD's script compares them), and question_id, equal for the entities of one query
-    WSC       marked: the text with the pronoun between asterisks; candidate: what it may stand for
+    WSC       marked: the text with the pronoun between asterisks; candidate: what it may refer to
 
-Asterisks around a word are T5's way (Raffel et al. 2019, appendix D).
+Asterisks around a word follow T5 (Raffel et al. 2019, appendix D).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _MARKUP = re.compile(r"\s*<br>\s*|</?b>")  # that some passages of MultiRC have
 
 
 def expand(fields: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, fields) of the record or, of a passage of MultiRC, the records in it.
+    """Yield (place, fields) of a record or, from a passage of MultiRC or ReCoRD, of each record in it.
 
     Raises:
-      DataError: a record with the fields of one of these tasks is not what that task's are.
+      DataError: a record has the fields of one of these tasks, but their content does not fit that task.
     """
     passage, target = fields.get("passage"), fields.get("target")
     try:
@@ -51,7 +51,7 @@ def expand(fields: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, 
             yield where, fields
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{where} has the fields of a task of SuperGLUE, but not as that has them ({type(error).__name__}: {error}). Fix it."
+            f"{where} has the fields of a SuperGLUE task, but not in its format ({type(error).__name__}: {error}). Fix it."
         ) from error
 
 
@@ -88,20 +88,20 @@ def _entities(
 
 
 def _mark_place(fields: dict[str, Any], number: int) -> str:
-    """The sentence with what stands from `start` to `end` between asterisks."""
+    """Put the characters [start, end) of a sentence between asterisks."""
     text, start, end = (fields[f"{name}{number}"] for name in ("sentence", "start", "end"))
     return f"{text[:start]}*{text[start:end]}*{text[end:]}"
 
 
 def _mark_word(text: str, words: str, index: int) -> str:
-    """The text with these words, the first of which is word `index` of the text (divided at spaces), between asterisks.
+    """Put these words between asterisks; the first is word `index` of the text, which is split at spaces.
 
-    Where the index is off, as in a few of the records, the nearest place with these words is taken.
+    In a few records the index is off; then the nearest place with these words is used.
     """
-    given, wanted = text.split(" "), words.split(" ")
-    bare = [word.strip(".,;:!?\"'()").lower() for word in given]
-    aim = [word.strip(".,;:!?\"'()").lower() for word in wanted]
-    places = [i for i in range(len(given) - len(aim) + 1) if bare[i : i + len(aim)] == aim]
+    text_words, marked_words = text.split(" "), words.split(" ")
+    bare = [word.strip(".,;:!?\"'()").lower() for word in text_words]
+    target = [word.strip(".,;:!?\"'()").lower() for word in marked_words]
+    places = [i for i in range(len(text_words) - len(target) + 1) if bare[i : i + len(target)] == target]
     start = min(places, key=lambda i: abs(i - index), default=index)
-    end = start + len(wanted)
-    return " ".join([*given[:start], f"*{' '.join(given[start:end])}*", *given[end:]])
+    end = start + len(marked_words)
+    return " ".join([*text_words[:start], f"*{' '.join(text_words[start:end])}*", *text_words[end:]])

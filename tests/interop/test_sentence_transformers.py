@@ -16,7 +16,7 @@ from lm_research import evaluate
 from lm_research.errors import ConfigError, PretrainedError, UserError
 from lm_research.interop.sentence_transformers import NATIVE, Embedding, load, save
 from lm_research.serving.app import make_app
-from lm_research.tasks.embedding import origin_embedding
+from lm_research.tasks.embedding import init_embedding
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "sentence_goldens" / "sentences.json").read_text())
 PROMPTED = Embedding(
@@ -124,8 +124,8 @@ def test_evaluation_compares_as_the_files_say(name: str, base: str, tmp_path: pa
 
 
 def test_a_dense_layer_is_not_judged(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ConfigError, match="has a Dense behind the pooling"):
-        origin_embedding(str(write(tmp_path, case_named("dense"))))
+    with pytest.raises(ConfigError, match="has a Dense module after the pooling"):
+        init_embedding(str(write(tmp_path, case_named("dense"))))
 
 
 def test_prompts_that_there_are() -> None:

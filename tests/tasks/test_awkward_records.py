@@ -40,7 +40,7 @@ GOOD: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "question_answering": (
         ANSWER,
         ANSWER | {"id": "2"},
-        {"text_key": "context", "pair_key": "question", "label_key": "answers", "stride": 2},
+        {"text_key": "context", "pair_key": "question", "label_key": "answers", "doc_stride": 2},
     ),
     "multiple_choice": (
         {"text": "a", "choices": ["b", "c"], "label": 0},

@@ -136,7 +136,7 @@ def test_records_with_other_numbers_of_values(tmp_path: pathlib.Path) -> None:
     reader = TASKS["classification"].reader(
         resolve({"task": {"name": "classification", "train": "a.jsonl", "problem_type": "regression"}})
     )
-    with pytest.raises(DataError, match="line 2: field 'label' has 3 values where records before have 2"):
+    with pytest.raises(DataError, match="line 2: field 'label' has 3 values, but earlier records have 2"):
         [reader._values(record) for record in records]
 
 

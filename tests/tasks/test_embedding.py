@@ -196,7 +196,7 @@ def test_the_loss_is_the_same_on_one_and_on_eight_devices(files: dict[str, Any],
 GOLDENS = np.load(pathlib.Path(__file__).parent / "goldens" / "embedding.npz")
 
 WRONG = {
-    "one text": ({"task.pair_key": ""}, "name the second text's field in task.pair_key"),
+    "one text": ({"task.pair_key": ""}, "name the second text's field in --config.task.pair_key"),
     "parts of a batch": ({"train.accumulation_steps": 2}, "computed at once, as one program"),
     "a program per device": ({"mesh.preset": "shard_map"}, "computed at once, as one program"),
     "several labels": ({"task.problem_type": "labels"}, "task.problem_type is 'labels'"),
@@ -261,7 +261,7 @@ def test_values_become_cosines(tmp_path: pathlib.Path) -> None:
 
 
 BAD = {
-    "out of range": ({"label": 5}, "field 'label' is 5, which is not a number that stands for a cosine from -1 to 1"),
+    "out of range": ({"label": 5}, "field 'label' is 5, which is not a number that maps to a cosine from -1 to 1"),
     "no number": ({"label": "high"}, "field 'label' is 'high', which is not a number"),
     "nothing": ({"label": None}, "field 'label' is None, which is not a number"),
     "an empty text": ({"pair": " "}, "field 'pair' is empty"),

@@ -283,7 +283,7 @@ def test_a_model_that_cannot_be_fine_tuned_so_is_refused(
     assert train(tmp_path / "run", **files, **{"task.metric": "f2"}) == 2
     assert "task.metric is 'f2'. Valid: accuracy, " in capsys.readouterr().err
     assert train(tmp_path / "run", **files, **{"task.metric": "f1+class_loss_nats"}) == 2
-    assert "adds metrics of which one is better high, another low" in capsys.readouterr().err
+    assert "averages a metric where higher is better with one where lower is better" in capsys.readouterr().err
     assert train(tmp_path / "run", **files, **{"task.metric": "pearson"}) == 2  # a metric of values
     assert "task.metric is 'pearson'. Did you mean 'precision'?" in capsys.readouterr().err
     assert train(tmp_path / "run") == 2

@@ -97,7 +97,7 @@ def learned(corpus: Any, task: Any) -> tuple[list[int], list[int]]:
     """Ids of the first record, and those of them that are learned."""
     rows = task.examples(corpus.train, "train")
     ids = corpus.train.document_tokens(0)
-    return ids.tolist(), ids[rows.learned[: len(ids)]].tolist()
+    return ids.tolist(), ids[rows.is_answer[: len(ids)]].tolist()
 
 
 def test_every_answer_of_a_conversation_is_learned(tmp_path: pathlib.Path) -> None:
@@ -142,7 +142,7 @@ def test_answers_with_nothing_between_them_are_learned_as_one(tmp_path: pathlib.
 def test_alpacas_columns_are_a_conversation(tmp_path: pathlib.Path) -> None:
     rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "a", "input": "", "output": "c"}]
     task, corpus, _ = task_of(tmp_path, rows)
-    assert corpus.kept["validation"][0]["messages"][0]["content"] == "a\n\nb"
+    assert corpus.metadata["validation"][0]["messages"][0]["content"] == "a\n\nb"
     assert learned(corpus, task) == ([USER, COLON, A, B, ASSISTANT, COLON, C, SEP], [C, SEP])
 
 
@@ -161,7 +161,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "a template that marks nothing": (
         MESSAGES,
         "{{ messages[0].content }}{% generation %}{% endgeneration %}",
-        "line 2: .*nothing of the answers",
+        "line 2: .*renders none of the answers",
     ),
     "a message without a text": (
         {"messages": [{"role": "user", "content": None}]},

@@ -97,7 +97,7 @@ def test_held_out_labels_in_another_form(tmp_path: pathlib.Path) -> None:
     assert [reader._target(Record("f", {"label": x}), numbers) for x in (True, "true", "False")] == [1, 1, 0]
     numbers = label_numbers(["0", "1"])
     assert [reader._target(Record("f", {"label": x}), numbers) for x in (1.0, 0, "1.0")] == [1, 0, 1]
-    with pytest.raises(DataError, match="names a label twice: '1' and '1.0' are one"):
+    with pytest.raises(DataError, match="has a label twice: '1' and '1.0' are the same"):
         label_numbers(["0", "1", "1.0"])
 
 

@@ -97,7 +97,7 @@ def test_languages_of_the_keys_go_before_those_of_the_files(tmp_path: pathlib.Pa
 def test_what_cannot_be(tmp_path: pathlib.Path) -> None:
     model_dir(tmp_path, "mbart", "MBart")
     for keys, message in (
-        ({}, "no file says which one is to be written. Name it in config.task.target_language"),
+        ({}, "no file names the language of targets. Set it in config.task.target_language"),
         ({"target_language": "ro"}, "no language 'ro'. Valid: ro_RO"),
         ({"target_language": "ro_RO", "source_language": "en-XX"}, "no language 'en-XX'. Did you mean 'en_XX'"),
         ({"target_language": "ro_RO", "decoder_start": "de_DE"}, "are two languages"),

@@ -83,7 +83,7 @@ def test_words_that_are_cut_off_count_as_o(tmp_path: pathlib.Path) -> None:
     ]
     right = sum(a == b for one in found for a, b in zip(one["label"], one["prediction"], strict=True))
     assert task.scores(rows)["accuracy"] == pytest.approx(right / 57)
-    assert any("39 words lie past data.max_length=16: their tags count as O" in line for line in log)
+    assert any("39 words are past data.max_length=16: their tags count as O" in line for line in log)
 
 
 def test_evaluate_and_pipelines_read_all_words(tmp_path: pathlib.Path) -> None:

@@ -106,7 +106,7 @@ def test_evaluate_finds_what_the_run_says_of_itself(
     run: pathlib.Path, files: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
     """A batch size that splits the windows of a question."""
-    keys = ("text_key", "pair_key", "label_key", "stride", "n_best", "max_answer_length")
+    keys = ("text_key", "pair_key", "label_key", "doc_stride", "n_best", "max_answer_length")
     own = json.loads((run / "config.json").read_text())["task"]
     task = {"name": "squad", "task": "question_answering", "data": str(files["task.test"])}
     (tmp_path / "suite.json").write_text(json.dumps([task | {key: own[key] for key in keys}]))
@@ -153,7 +153,7 @@ def corpus_of(folder: pathlib.Path, records: list[dict[str, Any]], **keys: Any) 
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     (folder / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    task = {"text_key": "context", "pair_key": "question", "label_key": "answers", "stride": 3, "n_best": 2}
+    task = {"text_key": "context", "pair_key": "question", "label_key": "answers", "doc_stride": 3, "n_best": 2}
     task |= {"name": "question_answering", "train": str(folder / "a.jsonl"), "validation": str(folder / "a.jsonl")}
     config = resolve(
         {
@@ -252,11 +252,11 @@ GOOD = {"id": "7", "question": "where", "context": "ba be bi", "answers": {"text
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another place": (
         {"answers": {"text": ["be"], "answer_start": [4]}},
-        "'be' is not at answer_start 4 .*where 'e ' stands. It stands at 3",
+        "'be' is not at answer_start 4 .*which has 'e ' there. The answer is at 3",
     ),
     "not there": (
         {"answers": [{"text": "bu", "answer_start": 3}]},
-        "'bu' is not at answer_start 3 .*The context does not have it",
+        "'bu' is not at answer_start 3 .*The context does not contain the answer",
     ),
     "before it": ({"answers": [{"text": "bi", "answer_start": -2}]}, "'bi' is not at answer_start -2"),
     "no words": ({"answers": {"text": [""], "answer_start": [3]}}, "'' is not at answer_start 3"),
@@ -269,7 +269,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "none, though possible": ({"answers": [], "is_impossible": False}, "has 0 answers, but is_impossible is False"),
     "a long question": (
         {"question": "where " * 6},
-        "has room for 2 of the context, no more than the task.doc_stride=3",
+        "leaves 2 of data.max_length=.* tokens for the context, not more than the task.doc_stride=3",
     ),
 }
 
@@ -283,7 +283,7 @@ def test_records_that_cannot_be_used(case: str, tmp_path: pathlib.Path) -> None:
 
 def test_settings_that_cannot_be_used(files: dict[str, Any], tmp_path: pathlib.Path, capsys: Any) -> None:
     assert train(tmp_path / "run", **files, **{"task.doc_stride": 32}) == 2
-    assert "task.doc_stride=32 leaves windows of data.max_length=32" in capsys.readouterr().err
+    assert "task.doc_stride=32 is an overlap of whole windows of data.max_length=32" in capsys.readouterr().err
     assert train(tmp_path / "run", **files, **{"task.pair_key": ""}) == 2
     assert "reads three fields" in capsys.readouterr().err
     assert train(tmp_path / "run", **files, **{"model.family": "gpt2"}) == 2

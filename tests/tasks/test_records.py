@@ -100,7 +100,7 @@ LABELS = {
         "line 2 has the label 'c', which is not in",
     ),
     "empty class": (records({"label": "a"}, {"label": "b"}), {"labels": "a,b,c"}, "no record with the label 'c'"),
-    "twice": (records({"label": "a"}), {"labels": "a,b,a"}, "names a label twice"),
+    "twice": (records({"label": "a"}), {"labels": "a,b,a"}, "has a label twice"),
 }
 
 

@@ -265,7 +265,7 @@ def test_rows_as_computed_by_hand(tmp_path: pathlib.Path) -> None:
     assert batch["tokens_BL"].tolist() == [[0, 2, 8] + [0] * 5, [0, 2, 5, 6, 7, 8, 9, 10], [0] * 8]
     assert batch["weights_BL"].sum(1).tolist() == [3, 8, 0] and batch["row_weights_B"].tolist() == [1, 1, 0]
     assert any("1 sources cut to 8 tokens, 1 targets to 8" in line for line in log)
-    assert corpus.kept["validation"][0] == {"source": "b c", "target": "d"}
+    assert corpus.metadata["validation"][0] == {"source": "b c", "target": "d"}
 
 
 def test_two_files_of_lines_and_nested_fields(tmp_path: pathlib.Path) -> None:
@@ -310,7 +310,7 @@ def test_an_empty_side_is_named_or_left_out(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="a.jsonl, line 2 has an empty target"):
         task_of(tmp_path, str(path))
     _, corpus, log = task_of(tmp_path, str(path), data={"on_error": "skip"})
-    assert corpus.train.num_documents == 2 and any("1 of 3 records have nothing in them" in line for line in log)
+    assert corpus.train.num_documents == 2 and any("1 of 3 records are empty and left out" in line for line in log)
 
 
 WRONG = {
@@ -340,9 +340,9 @@ def test_settings_that_cannot_be_used(
         ({"model.family": "gpt2"}, "fine-tunes a model of kind encoder-decoder"),
         ({"task.generation": "num_beans=2"}, "num_beans=2'. Did you mean 'num_beams'"),
         ({"task.generation": "num_beams=0"}, "num_beams=0: it must be at least 1"),
-        ({"task.predict_with_generate": "end"}, "task.metric=chrf is of written texts"),
-        ({"task.decoder_start": "ro_RO"}, "'ro_RO' is no token"),
-        ({"objective.target_length": 4}, "hardly any room"),
+        ({"task.predict_with_generate": "end"}, "task.metric=chrf scores generated texts"),
+        ({"task.decoder_start": "ro_RO"}, "'ro_RO' is not a token"),
+        ({"objective.target_length": 4}, "hardly any space"),
         ({"task.metric": "blue"}, "Did you mean 'bleu'"),
     ]
     for keys, message in cases:

@@ -181,7 +181,7 @@ def test_the_shortest_records_fill_all_slots_and_no_more(tmp_path: pathlib.Path)
     """One-word texts are three tokens, so ten would fit into a row of 32 (22 is the longest), which has four slots."""
     config, corpus = make(tmp_path)
     rows = TASKS["classification"](replace(config, data={"packing": True}), corpus).examples(corpus.train, "train")
-    assert isinstance(rows, PackedExamples) and (rows.longest, rows.slots) == (32, 4)
+    assert isinstance(rows, PackedExamples) and (rows.max_length, rows.slots) == (32, 4)
     shortest = int(rows.lengths.argmin())
     index = rows.arrange(np.full((1, 16), shortest), 1)
     assert (index >= 0).sum() == 16 and ((index >= 0).sum(-1) <= 4).all() and index.shape == (1, 4, 4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm_research.models.forward import l2_normalize
-from lm_research.tasks.similarity import contrast, ranks
+from lm_research.tasks.similarity import contrastive_loss, ranks
 
 
 def vectors_of(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -31,11 +31,11 @@ def by_hand(vectors: np.ndarray, temperature: float) -> np.ndarray:
 def test_contrast_by_hand(texts: int) -> None:
     vectors = vectors_of(np.random.default_rng(texts), 5, texts, 8)
     different = np.arange(5 * texts).reshape(5, texts)
-    losses, right = contrast(vectors, different, 0.05, False)
+    losses, right = contrastive_loss(vectors, different, 0.05, False)
     np.testing.assert_allclose(losses, by_hand(vectors, 0.05), rtol=1e-5)
     chosen = np.einsum("ad,bcd->acb", vectors[:, 0], vectors[:, 1:]).reshape(5, -1).argmax(1)
     assert right.tolist() == (chosen == np.arange(5)).tolist()
-    both, _ = contrast(vectors, different, 0.05, True)
+    both, _ = contrastive_loss(vectors, different, 0.05, True)
     back = by_hand(np.stack([vectors[:, 1], vectors[:, 0]], axis=1), 0.05)
     np.testing.assert_allclose(both, (losses + back) / 2, rtol=1e-5)
 
@@ -51,7 +51,7 @@ def test_losses_are_those_of_sentence_transformers(name: str) -> None:
     products = "products" in name
     vectors = vectors if products else l2_normalize(vectors)
     texts = np.arange(vectors.shape[0] * vectors.shape[1]).reshape(vectors.shape[:2])
-    losses, _ = contrast(vectors, texts, 1.0 if products else 0.05, "symmetric" in name)
+    losses, _ = contrastive_loss(vectors, texts, 1.0 if products else 0.05, "symmetric" in name)
     assert float(losses.mean()) == pytest.approx(float(GOLDENS[name]), rel=1e-5)
 
 
@@ -60,7 +60,7 @@ def test_equal_texts_and_empty_rows_are_no_negatives() -> None:
     vectors = vectors_of(np.random.default_rng(0), 5, 2, 8)
     texts = np.array([[0, 10], [1, 10], [0, 12], [3, 13], [-1, -1]])
     for symmetric in (False, True):
-        losses, _ = contrast(vectors, texts, 0.1, symmetric)
+        losses, _ = contrastive_loss(vectors, texts, 0.1, symmetric)
         assert np.isfinite(losses).all()
         for row, left in {0: [0, 3], 1: [1, 2, 3], 2: [2, 1, 3], 3: [3, 0, 1, 2]}.items():
             some = vectors[left]

@@ -122,7 +122,7 @@ def test_pronouns_are_found_by_their_number(text: str, index: int, expected: str
     [{"passage": {"text": "A.", "questions": [{"question": "Q"}]}}, {"passage": {"questions": [3], "text": "A."}}],
 )
 def test_what_is_not_as_it_should_be_is_named(record: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    with pytest.raises(DataError, match="train.jsonl, line 1 has the fields of a task of SuperGLUE"):
+    with pytest.raises(DataError, match="train.jsonl, line 1 has the fields of a SuperGLUE task"):
         read(tmp_path / "train.jsonl", record)
 
 
@@ -216,7 +216,7 @@ def test_partly_right_entities_have_their_words_f1(tmp_path: pathlib.Path) -> No
 
 @pytest.mark.parametrize("broken", [{"qas": [{"query": "no blank", "answers": []}]}, {"qas": None}, {"qas": [{}]}])
 def test_broken_queries_are_named(broken: dict[str, Any], tmp_path: pathlib.Path) -> None:
-    with pytest.raises(DataError, match="train.jsonl, line 1 has the fields of a task of SuperGLUE"):
+    with pytest.raises(DataError, match="train.jsonl, line 1 has the fields of a SuperGLUE task"):
         read(tmp_path / "train.jsonl", RECORD | broken, "classification:record")
 
 

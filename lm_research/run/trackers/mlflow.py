@@ -6,6 +6,8 @@ import logging
 import os
 import time
 
+from typing_extensions import override
+
 from lm_research.config import by_key
 from lm_research.run.trackers.base import TRACKERS, TrackedRun, Tracker, TrackerIds
 
@@ -52,14 +54,17 @@ class MLflow(Tracker):
             raise
         return True
 
+    @override
     def write(self, step: int, values: dict[str, float]) -> None:
         now = int(1000 * time.time())
         self._client.log_batch(
             self._id, metrics=[self._metric(name, value, now, step) for name, value in values.items()]
         )
 
+    @override
     def write_text(self, step: int, name: str, text: str) -> None:
         self._client.log_text(self._id, text, f"{name}/step_{step:08d}.txt")
 
+    @override
     def close(self, failed: bool) -> None:
         self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from typing_extensions import override
+
 from lm_research.run.trackers.base import TRACKERS, TrackedRun, Tracker
 
 
@@ -33,11 +35,14 @@ class TensorBoard(Tracker):
             self._file.write_event(self._event(step=step, wall_time=time.time(), **content))
         self._file.flush()
 
+    @override
     def write(self, step: int, values: dict[str, float]) -> None:
         self._put(step, *({"summary": self._summary.scalar(name, value)} for name, value in values.items()))
 
+    @override
     def write_text(self, step: int, name: str, text: str) -> None:
         self._put(step, {"summary": self._summary.text(name, text.replace("\n", "  \n"))})
 
+    @override
     def close(self, failed: bool) -> None:
         self._file.close()

@@ -6,6 +6,8 @@ import html
 import os
 import secrets
 
+from typing_extensions import override
+
 from lm_research.run.trackers.base import CLOSE_SECONDS, TRACKERS, TrackedRun, Tracker, TrackerIds
 
 
@@ -41,11 +43,14 @@ class WeightsAndBiases(Tracker):
         # Its own counter only rises, and a run that was killed takes some steps again: "step" is a metric like others.
         self._run.define_metric("*", step_metric="step")
 
+    @override
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log({"step": step, **values})
 
+    @override
     def write_text(self, step: int, name: str, text: str) -> None:
         self._run.log({"step": step, name: self._wandb.Html(f"<pre>{html.escape(text)}</pre>")})
 
+    @override
     def close(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
