@@ -86,16 +86,16 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     Raises:
       UserError: see the message.
     """
-    from lm_research.pipelines import find  # after the arguments are checked: it loads JAX
+    from lm_research.pipelines import find_pipeline_class  # after the arguments are checked: it loads JAX
 
-    kind = find(args.task)
+    kind = find_pipeline_class(args.task)
     if args.batch_size < 1 or not 0 <= args.process_id < args.num_processes:
         raise UserError(
             f"--batch_size={args.batch_size}, --num_processes={args.num_processes}, --process_id={args.process_id}: the first must be at "
             "least 1, the last from 0 to one less than the number of processes."
         )
     options = task_options(rest)
-    kind.check(args.task, options)
+    kind.check_options(args.task, options)
     part = Part(args, options)
     if part.joined:
         return
@@ -153,10 +153,10 @@ def read_rows(args: argparse.Namespace) -> Iterator[Any]:
     from lm_research.data.sources.files import find_files
     from lm_research.data.sources.problems import Problems
     from lm_research.data.sources.text import read_lines
-    from lm_research.pipelines import find
+    from lm_research.pipelines import find_pipeline_class
     from lm_research.tasks.records import read_records
 
-    kind, fields = find(args.task), _FIELDS.get(args.task)
+    kind, fields = find_pipeline_class(args.task), _FIELDS.get(args.task)
     for file in find_files(args.input):
         if file.kind == "text":
             if fields:
@@ -173,7 +173,7 @@ def read_rows(args: argparse.Namespace) -> Iterator[Any]:
                         raise DataError(f"{record.where} has no field {name!r}, which {args.task} needs. Fix it.")
                 given = {name: record.fields[name] for name in fields}
                 given = given["messages"] if args.task == "conversational" else given
-                if wrong := kind.wrong(given):
+                if wrong := kind.input_error(given):
                     raise DataError(f"{record.where} {wrong}")
                 yield given
                 continue

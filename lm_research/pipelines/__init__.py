@@ -1,4 +1,4 @@
-"""`pipeline(task, model=...)`: a model put to a task, with inputs and outputs as Hugging Face's pipelines had them."""
+"""`pipeline(task, model=...)` runs a model on a task, with the inputs and outputs of Hugging Face's pipelines."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ PIPELINES: dict[str, type[Pipeline]] = {
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
-def find(task: str) -> type[Pipeline]:
-    """The class of a task; raises a UserError if there is none of that name."""
+def find_pipeline_class(task: str) -> type[Pipeline]:
+    """Return the Pipeline class of a task or alias; raise a UserError if the task does not exist."""
     name = ALIASES.get(task, task)
     name = "translation" if name.startswith("translation_") else name
     if name not in PIPELINES:
@@ -60,14 +60,15 @@ def pipeline(task: str, model: str | os.PathLike[str] | LanguageModel, **options
         options of the task, which each call may override.
 
     Returns:
-      A Pipeline: call it with a text (or the task's other input) or a list of them.
+      A Pipeline: call it with a text (or the task's other input), a list of them or a generator. Its class describes the
+      inputs, options and outputs of the task.
 
     Raises:
       UserError: the task or an option does not exist, or the model's head does not fit the task.
     """
-    kind = find(task)
+    kind = find_pipeline_class(task)
     loading = {name: options.pop(name) for name in ("dtype", "mesh") if name in options}
-    kind.check(task, options)  # before the model is read, which may take long
+    kind.check_options(task, options)  # before the model is read, which may take long
     if not isinstance(model, LanguageModel):
         model = from_pretrained(model, head="none" if kind.heads == ("none",) else None, **loading)
     return kind(task, model, **options)

@@ -1,7 +1,4 @@
-"""What all pipelines share: inputs of any number, run a batch at a time through few compiled shapes.
-
-Legend: B rows, L length.
-"""
+"""Base class of all pipelines: checks inputs and options, and runs inputs in batches of few compiled shapes."""
 
 from __future__ import annotations
 
@@ -21,202 +18,228 @@ from lm_research.errors import UserError, suggest
 from lm_research.pretrained import LanguageModel
 from lm_research.tokenizers.run_tokenizer import with_special_tokens
 
-_NARROWEST = 32  # tokens; rows are padded to this, or twice, four times ... as many
-_CUT = "Texts are cut at the model's length and padded as a batch needs it: leave it out."
-_READING = "It belongs to pipeline(task, model, ...), which reads the model."
-_DEVICE = "JAX takes the accelerator that is there: leave it out (JAX_PLATFORMS=cpu keeps to the CPU, mesh=... divides a model)."
-_ELSEWHERE = {  # what Hugging Face's pipelines take, or `pipeline` alone, and what to do here
+_MIN_WIDTH = 32  # tokens; batches are padded to this times a power of two
+_TRUNCATED = "Texts are truncated to the model's maximum length and padded to the batch automatically: leave it out."
+_LOADING = "It is an option of pipeline(task, model, ...), which loads the model."
+_DEVICE = (
+    "JAX uses the available accelerator: leave it out (JAX_PLATFORMS=cpu selects the CPU, mesh=... partitions a model)."
+)
+_ELSEWHERE = {  # options of Hugging Face's pipelines, or of `pipeline` only, and what to do instead
     "device": _DEVICE,
     "device_map": _DEVICE,
-    "framework": "There is only JAX: leave it out.",
+    "framework": "JAX is the only framework: leave it out.",
     "torch_dtype": 'Write dtype="bfloat16" in pipeline(task, model, ...).',
-    "dtype": _READING,
-    "mesh": _READING,
+    "dtype": _LOADING,
+    "mesh": _LOADING,
     "tokenizer": "It is read from the model's directory: leave it out.",
-    "truncation": _CUT,
-    "padding": _CUT,
+    "truncation": _TRUNCATED,
+    "padding": _TRUNCATED,
 }
 
 
 class Pipeline(abc.ABC):
-    """A task done by a model: called with one input it gives one answer, with a list a list, with a generator a generator.
+    """A model and a task: a callable that maps one input to one output, a list to a list and a generator to a generator.
+
+    Build one with `lm_research.pipeline(task, model)`:
+
+        answer = lm_research.pipeline("question-answering", "runs/squad")
+        answer({"question": "Who wrote Emma?", "context": "Jane Austen wrote Emma."})  # {"answer": "Jane Austen", ...}
+
+    A subclass defines `heads`, the model heads that fit its task, and `run`.
 
     Attributes:
-      task: its name.
+      task: name of the task.
       lm: the model.
-      batch_size: inputs run together.
-      own: the model's tokenizer; tokenizer: one like it that always puts special tokens around texts.
-      options: defaults of a call's keyword arguments.
-      parts: (rows, length) of a batch -> the rows that the model runs at a time; by default all.
+      batch_size: number of inputs that run together.
+      base_tokenizer: the model's tokenizer.
+      tokenizer: the same tokenizer, except that it always adds special tokens to texts.
+      max_length: number of tokens that the model can read; 0 if unlimited.
+      options: default keyword arguments of calls.
+      split_batch: maps (batch size, length) to the slices of a batch that the model runs one after the other; by default
+        one slice.
     """
 
     heads: ClassVar[tuple[str, ...]]
-    passed_on: ClassVar[tuple[str, ...]] = ()  # options that `run` only hands on
+    forwarded_options: ClassVar[tuple[str, ...]] = ()  # options that `run` passes to `lm.generate` unchecked
 
     def __init__(self, task: str, lm: LanguageModel, batch_size: int = 8, **options: Any) -> None:
-        self.check(task, {"batch_size": batch_size, **options})
+        self.check_options(task, {"batch_size": batch_size, **options})
         self.task, self.lm, self.batch_size, self.options = task, lm, batch_size, options
-        self.parts: Callable[[int, int], Iterable[slice]] = lambda rows, length: [slice(rows)]
+        self.split_batch: Callable[[int, int], Iterable[slice]] = lambda rows, length: [slice(rows)]
         if lm.head not in self.heads:
             raise UserError(
-                f"The task {task} needs a model with head {' or '.join(self.heads)}, but this one has head {lm.head!r}. Use "
-                "another model, or read it with lm_research.from_pretrained(path, head=...) and train it first."
+                f"The task {task} needs a model with head {' or '.join(self.heads)}, but this model has head {lm.head!r}. Use "
+                "another model, or load this one with lm_research.from_pretrained(path, head=...) and train it first."
             )
         if lm.tokenizer is None:
             raise UserError(
-                f"The task {task} reads texts, but the model's directory has no tokenizer. Put its files there."
+                f"The task {task} reads texts, but the model's directory has no tokenizer. Put the tokenizer's files there."
             )
-        self.own = lm.tokenizer
-        self.tokenizer = with_special_tokens(self.own)
+        self.base_tokenizer = lm.tokenizer
+        self.tokenizer = with_special_tokens(lm.tokenizer)
         arch = lm.definition.arch
-        self.longest = (arch.encoder or arch).max_length or self.tokenizer.max_length or 0
+        self.max_length = (arch.encoder or arch).max_length or self.tokenizer.max_length or 0
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """The answer to an input, or those to several.
+        """Run the task on one input or several.
 
         Args:
-          inputs: one, a list of them, or any other iterable, which is read as answers are asked for.
-          options: of the task; see its class.
+          inputs: one input, a list of inputs, or any other iterable of inputs, which is consumed lazily.
+          **options: options of the task (see the class), which override those given to `pipeline`, and `batch_size`.
+
+        Returns:
+          The output for one input; a list of outputs for a list; otherwise an iterator over outputs.
 
         Raises:
-          UserError: an input or option that the task does not take; inputs are counted from 0.
+          UserError: an input or option is not valid for the task. Messages count inputs from 0.
         """
-        self.check(self.task, options)
+        self.check_options(self.task, options)
         options = self.options | options
-        if self.is_one(inputs) or not isinstance(inputs, Iterable):
-            return next(self._answers(iter([inputs]), options))
+        if self.is_single(inputs) or not isinstance(inputs, Iterable):
+            return next(self._run_batches(iter([inputs]), options))
         if isinstance(inputs, Sequence):
-            return list(self._answers(iter(inputs), options))
-        return self._answers(iter(inputs), options)
+            return list(self._run_batches(iter(inputs), options))
+        return self._run_batches(iter(inputs), options)
 
-    def is_one(self, inputs: Any) -> bool:
-        """Whether this is one input, not several."""
+    def is_single(self, inputs: Any) -> bool:
+        """Return whether `inputs` is one input and not a collection of inputs."""
         return isinstance(inputs, str | Mapping)
 
     @classmethod
-    def check(cls, task: str, options: Mapping[str, Any]) -> None:
-        """Raises a UserError if there is no such option of the task, or it takes no such value."""
-        kinds = _kinds(cls)
+    def check_options(cls, task: str, options: Mapping[str, Any]) -> None:
+        """Raise a UserError if an option does not exist or its value has the wrong type."""
+        types = _option_types(cls)
         for name, value in options.items():
-            if name in kinds and not fits(value, kinds[name]):
-                raise UserError(f"{task}: {name}={value!r:.80} must be {_described(kinds[name])}.")
-            if name not in kinds and name not in cls.passed_on:
-                advice = _ELSEWHERE.get(name) or suggest(name, [*kinds, *cls.passed_on])
+            if name in types and not fits(value, types[name]):
+                raise UserError(f"{task}: {name}={value!r:.80} must be {_describe_type(types[name])}.")
+            if name not in types and name not in cls.forwarded_options:
+                advice = _ELSEWHERE.get(name) or suggest(name, [*types, *cls.forwarded_options])
                 raise UserError(f"{task} has no option {name!r}. {advice}")
         if options.get("batch_size", 1) < 1:
-            raise UserError(f"{task}: batch_size={options['batch_size']}: it is at least 1.")
+            raise UserError(f"{task}: batch_size={options['batch_size']} must be at least 1.")
 
     @classmethod
-    def wrong(cls, one: Any) -> str | None:
-        """What is wrong with an input, to be said after its name; None if nothing is."""
-        return None if isinstance(one, str) else f"is {one!r:.80}, not a text."
+    def input_error(cls, item: Any) -> str | None:
+        """Return what is wrong with an input, as the predicate of a sentence ("is 5, not a text."), or None."""
+        return None if isinstance(item, str) else f"is {item!r:.80}, not a text."
 
-    def _answers(self, inputs: Iterator[Any], options: dict[str, Any]) -> Iterator[Any]:
+    def _run_batches(self, inputs: Iterator[Any], options: dict[str, Any]) -> Iterator[Any]:
         size, first = options.pop("batch_size", self.batch_size), 0
         while batch := list(itertools.islice(inputs, size)):
-            for number, one in enumerate(batch, first):
-                if wrong := self.wrong(one):
-                    raise UserError(f"Input {number} of {self.task} {wrong}")
+            for number, item in enumerate(batch, first):
+                if error := self.input_error(item):
+                    raise UserError(f"Input {number} of {self.task} {error}")
             first += len(batch)
             yield from self.run(replace_surrogates(batch), **options)
 
     @abc.abstractmethod
     def run(self, *batch: Any, **options: Any) -> Iterable[Any]:
-        """The answers to a batch, `run(batch, option=...)`: each class declares the options of its task."""
+        """Yield the output for each input of a batch.
 
-    # ------------------------------------------------------------------------------------------ tools of tasks
+        A subclass declares it as `run(self, batch, option=default, ...)`; the annotations of its options are checked.
+        """
 
     def encode(
-        self, texts: Sequence[str], seconds: Sequence[str] | None = None, **options: Any
+        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, **options: Any
     ) -> dict[str, np.ndarray]:
-        """Rows of ids, cut to the model's length."""
-        second = None if seconds is None else list(seconds)
-        cut, length = self.longest > 0, self.longest or None
-        return self.tokenizer(list(texts), second, padding=True, truncation=cut, max_length=length, **options)
+        """Tokenize texts or pairs into padded arrays [B, L], truncated to the model's maximum length."""
+        second = None if text_pairs is None else list(text_pairs)
+        truncation, length = self.max_length > 0, self.max_length or None
+        return self.tokenizer(list(texts), second, padding=True, truncation=truncation, max_length=length, **options)
 
     def forward(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The model's outputs for rows."""
-        parts = self.parts(*batch["input_ids"].shape)
-        found = [self._forward({name: x[part] for name, x in batch.items()}) for part in parts]
-        return found[0] if len(found) == 1 else {name: np.concatenate([x[name] for x in found]) for name in found[0]}
+        """Run the model on arrays [B, L] and return its outputs."""
+        parts = self.split_batch(*batch["input_ids"].shape)
+        outputs = [self._forward({name: x[part] for name, x in batch.items()}) for part in parts]
+        if len(outputs) == 1:
+            return outputs[0]
+        return {name: np.concatenate([x[name] for x in outputs]) for name in outputs[0]}
 
     def _forward(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`forward`, without what is added here to make shapes that are compiled already."""
+        """Run the model on a batch padded to powers of two, so that few shapes are compiled, and remove the padding."""
         arrays = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
         rows, length = arrays["input_ids"].shape
-        width = _NARROWEST
+        width = _MIN_WIDTH
         while width < length:
             width *= 2
-        width = max(length, min(width, self.longest or width))
+        width = max(length, min(width, self.max_length or width))
         height = 1
         while height < rows:
             height *= 2
         left = self.tokenizer.padding_side == "left"
         sides = (width - length, 0) if left else (0, width - length)
         padded: dict[str, Any] = {name: np.pad(x, ((0, height - rows), sides)) for name, x in arrays.items()}
-        padded["attention_mask"][rows:, 0] = 1  # a row that sees nothing would divide by zero
+        padded["attention_mask"][rows:, 0] = 1  # a row that attends to nothing would divide by zero
         arch = self.lm.definition.arch
         if not (arch.num_types or arch.token_types):
             padded.pop("token_type_ids", None)
         outputs = self.lm(**padded)
         start = width - length if left else 0
-        by_token = {"start_logits", "end_logits", "last_hidden_state"} | (
-            {"logits"} if self.lm.head in BY_TOKEN else set()
-        )
-        found = {}
+        per_token = {"start_logits", "end_logits", "last_hidden_state"}
+        if self.lm.head in PER_TOKEN_HEADS:
+            per_token.add("logits")
+        unpadded = {}
         for name, x in outputs.items():
             x = np.asarray(x)[:rows]
-            found[name] = x[:, start : start + length] if name in by_token else x
-        return found
+            unpadded[name] = x[:, start : start + length] if name in per_token else x
+        return unpadded
 
 
-BY_TOKEN = ("masked_lm", "pretraining", "token_classification", "causal_lm", "replaced_token")
+PER_TOKEN_HEADS = ("masked_lm", "pretraining", "token_classification", "causal_lm", "replaced_token")
 
 
 def label_names(lm: LanguageModel) -> list[str]:
-    """Names of the model's classes, in order."""
-    named = lm.config.to_dict().get("id2label") or {}
-    return [named.get(str(i), named.get(i, f"LABEL_{i}")) for i in range(lm.definition.head.num_labels)]
+    """Return the names of the model's classes, in the order of its logits."""
+    names = lm.config.to_dict().get("id2label") or {}
+    return [names.get(str(i), names.get(i, f"LABEL_{i}")) for i in range(lm.definition.head.num_labels)]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)
+    """Return the probabilities over the last axis."""
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return the probability of each logit by itself."""
     return 1.0 / (1.0 + np.exp(-logits))
 
 
-def flaw(one: Any, texts: Sequence[str], form: str) -> str | None:
-    """What is wrong with an input that should be a dict with some texts, of the form `form`; None if nothing is."""
-    if not isinstance(one, Mapping):
-        return f"is {one!r:.80}, not {form}."
-    for name in texts:
-        if name not in one:
-            return f"has no {name!r}, but {', '.join(map(repr, one)) or 'nothing'}. It must be {form}."
-        if not isinstance(one[name], str):
-            return f"has {one[name]!r:.80} as {name!r}, not a text. It must be {form}."
+def dict_error(item: Any, text_keys: Sequence[str], form: str) -> str | None:
+    """Return what is wrong with an input that must be a dict with texts under some keys, or None.
+
+    Args:
+      item: the input.
+      text_keys: keys that must hold texts.
+      form: description of a valid input, for the message.
+    """
+    if not isinstance(item, Mapping):
+        return f"is {item!r:.80}, not {form}."
+    for name in text_keys:
+        if name not in item:
+            return f"has no {name!r}, but {', '.join(map(repr, item)) or 'nothing'}. It must be {form}."
+        if not isinstance(item[name], str):
+            return f"has {item[name]!r:.80} as {name!r}, not a text. It must be {form}."
     return None
 
 
 @functools.cache
-def _kinds(kind: type[Pipeline]) -> dict[str, Any]:
-    """Options of a task and their types, as `run` of its class and those above it say."""
+def _option_types(pipeline_class: type[Pipeline]) -> dict[str, Any]:
+    """Map the options of a task to their types, from the annotations of `run` in its class and its base classes."""
     found: dict[str, Any] = {"batch_size": int}
-    for owner in reversed(kind.__mro__):
+    for owner in reversed(pipeline_class.__mro__):
         if run := vars(owner).get("run"):
             hints, parameters = typing.get_type_hints(run), inspect.signature(run).parameters.values()
-            named = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
-            found |= {name: hints[name] for name in named if name not in ("self", "batch")}
+            names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+            found |= {name: hints[name] for name in names if name not in ("self", "batch")}
     return found
 
 
-def _described(kind: Any) -> str:
-    inner = typing.get_args(kind)
-    if typing.get_origin(kind) is Sequence:
-        return f"a list of {_described(inner[0]).removeprefix('a ')}s"
-    if typing.get_origin(kind) is typing.Literal:
+def _describe_type(annotation: Any) -> str:
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Sequence:
+        return f"a list of {_describe_type(inner[0]).removeprefix('a ')}s"
+    if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(map(repr, inner))
-    known = {int: "a whole number", str: "a text", bool: "true or false", type(None): "None"}
-    return " or ".join(map(_described, inner)) if inner else known[kind]
+    names = {int: "a whole number", str: "a text", bool: "true or false", type(None): "None"}
+    return " or ".join(map(_describe_type, inner)) if inner else names[annotation]

@@ -1,4 +1,7 @@
-"""Tasks that read texts: fill-mask, text-classification, zero-shot-classification, feature-extraction, sentence-similarity."""
+"""Pipelines that score texts.
+
+fill-mask, text-classification, zero-shot-classification, feature-extraction and sentence-similarity.
+"""
 
 from __future__ import annotations
 
@@ -7,97 +10,127 @@ from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import override
 
 from lm_research.common.texts import replace_surrogates
 from lm_research.decoding.generate import score
 from lm_research.decoding.generation_request import encode
 from lm_research.errors import UserError
-from lm_research.pipelines.base import Pipeline, flaw, label_names, sigmoid, softmax
+from lm_research.pipelines.base import Pipeline, dict_error, label_names, sigmoid, softmax
 
 
 class FillMask(Pipeline):
-    """What stands behind the mask token of a text.
+    """Predict the tokens behind the mask tokens of a text.
 
-    Options: `top_k` (5) answers a mask; `targets`, a word or a list of words to choose from.
-    An answer is a list of {"score", "token", "token_str", "sequence"}; of a text with several masks a list of such lists.
+        fill = lm_research.pipeline("fill-mask", "bert-base-uncased")
+        fill("Paris is the [MASK] of France.", top_k=1)  # [{"score": 0.9, "token_str": "capital", ...}]
+
+    Options:
+      top_k: number of candidates per mask (default 5).
+      targets: a word or a list of words; only these are candidates.
+
+    The output is a list of {"score", "token", "token_str", "sequence"}, best first. If a text has several masks, it is a
+    list of such lists.
     """
 
     heads = ("masked_lm", "pretraining")
 
+    @override
     def run(self, batch: list[str], top_k: int = 5, targets: str | Sequence[str] | None = None) -> Iterator[list[Any]]:
         encoded = self.encode(batch)
         outputs = self.forward(encoded)
         logits = outputs["prediction_logits"] if self.lm.head == "pretraining" else outputs["logits"]
-        allowed = None if targets is None else self._ids(targets)
-        for row, (text, ids, real) in enumerate(
+        candidates = None if targets is None else self._target_ids(targets)
+        for row, (text, ids, mask) in enumerate(
             zip(batch, encoded["input_ids"], encoded["attention_mask"], strict=True)
         ):
-            places = np.flatnonzero(ids == self.tokenizer.mask_id)
-            if not len(places):
-                mask = self.tokenizer.pieces([self.tokenizer.mask_id])[0]
+            positions = np.flatnonzero(ids == self.tokenizer.mask_id)
+            if not len(positions):
+                token = self.tokenizer.pieces([self.tokenizer.mask_id])[0]
                 raise UserError(
-                    f"{text!r} has no {mask} in it (within {self.longest} tokens): put one where a word is wanted."
+                    f"{text!r} has no {token} in its first {self.max_length} tokens. Write {token} in place of the word to predict."
                 )
-            found = [
-                self._best(softmax(logits[row, place]), ids[real > 0], place, top_k, allowed, len(places) == 1)
-                for place in places.tolist()
+            outputs_per_mask = [
+                self._top(softmax(logits[row, at]), ids[mask > 0], at, top_k, candidates, len(positions) == 1)
+                for at in positions.tolist()
             ]
-            yield found[0] if len(found) == 1 else found
+            yield outputs_per_mask[0] if len(outputs_per_mask) == 1 else outputs_per_mask
 
-    def _ids(self, targets: str | Sequence[str]) -> np.ndarray:
+    def _target_ids(self, targets: str | Sequence[str]) -> np.ndarray:
         ids = []
         for word in [targets] if isinstance(targets, str) else targets:
             (pieces,) = self.tokenizer.encode_after([f" {word}"])
             if len(pieces) != 1:
                 raise UserError(
-                    f"The target {word!r} is {len(pieces)} tokens for this model, and a mask stands for one."
+                    f"The target {word!r} is {len(pieces)} tokens for this model, but a mask represents one token. Choose targets "
+                    "that are in the model's vocabulary."
                 )
             ids.append(pieces[0])
         return np.array(ids)
 
-    def _best(
-        self, shares_V: np.ndarray, row: np.ndarray, place: int, top_k: int, allowed: np.ndarray | None, alone: bool
+    def _top(
+        self,
+        probs_V: np.ndarray,
+        ids: np.ndarray,
+        position: int,
+        top_k: int,
+        candidates: np.ndarray | None,
+        only_mask: bool,
     ) -> list[dict[str, Any]]:
-        shares_V = shares_V[: self.tokenizer.size]
-        candidates = np.arange(len(shares_V)) if allowed is None else allowed
-        best = candidates[np.argsort(-shares_V[candidates], kind="stable")[:top_k]]
-        answers = []
+        """Return the `top_k` likeliest fillings of one mask, best first."""
+        probs_V = probs_V[: self.tokenizer.size]
+        candidates = np.arange(len(probs_V)) if candidates is None else candidates
+        best = candidates[np.argsort(-probs_V[candidates], kind="stable")[:top_k]]
+        fillings = []
         for token in best.tolist():
-            filled = np.where(np.arange(len(row)) == place, token, row).tolist()
-            answers.append(
+            filled = np.where(np.arange(len(ids)) == position, token, ids).tolist()
+            fillings.append(
                 {
-                    "score": float(shares_V[token]),
+                    "score": float(probs_V[token]),
                     "token": token,
                     "token_str": self.tokenizer.decode([token]).strip() or self.tokenizer.pieces([token])[0],
-                    # Other masks stay to be seen, and so do all special tokens then, as they used to.
-                    "sequence": self.tokenizer.decode(filled, skip_special_tokens=alone),
+                    # With several masks, the other masks remain visible, and therefore all special tokens do.
+                    "sequence": self.tokenizer.decode(filled, skip_special_tokens=only_mask),
                 }
             )
-        return answers
+        return fillings
 
 
 class TextClassification(Pipeline):
-    """The class of a text, or of a pair {"text": ..., "text_pair": ...}.
+    """Classify a text, or a pair {"text": ..., "text_pair": ...}.
 
-    Options: `top_k` answers instead of one, None for all; `return_all_scores`: all, in the order of the labels;
-    `function_to_apply`: softmax, sigmoid or none; by default what problem_type in config.json or the number of labels says.
-    An answer is {"label", "score"}, with top_k or return_all_scores a list of them. As in Hugging Face's pipeline, the answer to
-    one text (no pair, no list) is in a list too, unless the call has top_k.
+        classify = lm_research.pipeline("text-classification", "runs/sst2")
+        classify("A good film.")  # [{"label": "positive", "score": 0.99}]
+        classify({"text": "A man sleeps.", "text_pair": "A person rests."})  # {"label": ..., "score": ...}
+
+    Options:
+      top_k: return a list of this many classes, best first; None returns all.
+      return_all_scores: return all classes in the order of the model's labels.
+      function_to_apply: "softmax", "sigmoid" or "none"; the default depends on problem_type in config.json, or on the
+        number of labels.
+
+    The output is {"label", "score"}, or a list of them with top_k or return_all_scores. As in Hugging Face's pipeline, the
+    output for one text (not a pair or a list) is in a list too, unless the call sets top_k.
     """
 
     heads = ("classification", "next_sentence")
 
+    @override
     @classmethod
-    def wrong(cls, one: Any) -> str | None:
-        if isinstance(one, str):
+    def input_error(cls, item: Any) -> str | None:
+        if isinstance(item, str):
             return None
-        texts = ("text", "text_pair") if isinstance(one, Mapping) and one.get("text_pair") is not None else ("text",)
-        return flaw(one, texts, 'a text or {"text": TEXT, "text_pair": TEXT}')
+        is_pair = isinstance(item, Mapping) and item.get("text_pair") is not None
+        return dict_error(
+            item, ("text", "text_pair") if is_pair else ("text",), 'a text or {"text": TEXT, "text_pair": TEXT}'
+        )
 
+    @override
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        answers = super().__call__(inputs, **options)
-        return [answers] if isinstance(inputs, str) and "top_k" not in options else answers
+        outputs = super().__call__(inputs, **options)
+        return [outputs] if isinstance(inputs, str) and "top_k" not in options else outputs
 
+    @override
     def run(
         self,
         batch: list[Any],
@@ -107,56 +140,62 @@ class TextClassification(Pipeline):
     ) -> Iterator[Any]:
         names = label_names(self.lm)
         for scores in self._scores(batch, function_to_apply):
-            in_order = return_all_scores and top_k == "one"
-            order = range(len(scores)) if in_order else np.argsort(-scores, kind="stable").tolist()
-            answers = [{"label": names[i], "score": float(scores[i])} for i in order]
-            yield answers if in_order else answers[0] if top_k == "one" else answers[:top_k]
+            in_label_order = return_all_scores and top_k == "one"
+            order = range(len(scores)) if in_label_order else np.argsort(-scores, kind="stable").tolist()
+            outputs = [{"label": names[i], "score": float(scores[i])} for i in order]
+            yield outputs if in_label_order else outputs[0] if top_k == "one" else outputs[:top_k]
 
     def _scores(self, batch: list[Any], function: str | None) -> np.ndarray:
         logits = self.logits(batch)
         if function is None:
-            problem = self.lm.config.to_dict().get("problem_type")
-            usual = {
+            problem_type = self.lm.config.to_dict().get("problem_type")
+            defaults = {
                 "multi_label_classification": "sigmoid",
                 "single_label_classification": "softmax",
                 "regression": "none",
             }
-            function = usual.get(problem, "sigmoid" if logits.shape[1] == 1 else "softmax")
+            function = defaults.get(problem_type, "sigmoid" if logits.shape[1] == 1 else "softmax")
         functions = {"softmax": softmax, "sigmoid": sigmoid, "none": lambda x: x}
         if function not in functions:
-            raise UserError(f"function_to_apply is {function!r}; it is softmax, sigmoid or none.")
+            raise UserError(f"function_to_apply={function!r} must be softmax, sigmoid or none.")
         return functions[function](logits)
 
     def logits(self, batch: list[Any]) -> np.ndarray:
-        """[B, C] of texts and pairs."""
-        texts = [self._texts(one) for one in batch]
+        """Return the logits [B, C] of texts and pairs."""
+        texts = [(item, None) if isinstance(item, str) else (item["text"], item.get("text_pair")) for item in batch]
         pairs = [second is not None for _, second in texts]
         if any(pairs) and not all(pairs):
-            return np.concatenate([self.logits([one]) for one in batch])
+            return np.concatenate([self.logits([item]) for item in batch])
         seconds = [second for _, second in texts if second is not None]
         return self.forward(self.encode([first for first, _ in texts], seconds or None))["logits"]
 
-    def _texts(self, one: Any) -> tuple[str, str | None]:
-        return (one, None) if isinstance(one, str) else (one["text"], one.get("text_pair"))
-
 
 class ZeroShotClassification(Pipeline):
-    """Which of some labels fits a text, by a model that was never trained on them.
+    """Rank labels by how well they fit a text, with a model that was not trained on these labels.
 
-    A model of natural language inference (its classes name an entailment) judges whether the text entails "This example is
-    LABEL." (Yin et al. 2019). A causal model weighs how likely the label is after the text, per token. Texts are cut at the model's
-    length.
+        sort = lm_research.pipeline("zero-shot-classification", "bart-large-mnli")
+        sort("The match ended 2:1.", ["sports", "politics"])  # {"sequence": ..., "labels": ["sports", ...], "scores": ...}
 
-    Options: `candidate_labels`, a list or one text with commas, in a call also right after the inputs; `hypothesis_template`;
-    `multi_label`: judge each label by itself (inference models only). An answer is {"sequence", "labels", "scores"}, best first.
+    A natural language inference model (one of its classes is an entailment) scores whether the text entails "This example
+    is LABEL." (Yin et al. 2019). A causal model scores the mean log-probability of the label's tokens after the text. Texts
+    are truncated to the model's maximum length.
+
+    Options:
+      candidate_labels: a list, or one text with commas; a call also accepts it as the second positional argument.
+      hypothesis_template: the sentence, with {} in place of the label (default "This example is {}.").
+      multi_label: score each label independently (inference models only).
+
+    The output is {"sequence", "labels", "scores"}, best label first.
     """
 
     heads = ("classification", "causal_lm")
 
+    @override
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **options: Any) -> Any:
-        given = {} if candidate_labels is None else {"candidate_labels": candidate_labels}
-        return super().__call__(inputs, **given, **options)
+        labels = {} if candidate_labels is None else {"candidate_labels": candidate_labels}
+        return super().__call__(inputs, **labels, **options)
 
+    @override
     def run(
         self,
         batch: list[str],
@@ -170,15 +209,17 @@ class ZeroShotClassification(Pipeline):
         if not candidate_labels or "{}" not in hypothesis_template:
             raise UserError("Give candidate_labels=[...], and a hypothesis_template with {} where the label goes.")
         try:
-            # Widths of fields could take any memory, and names of fields any value of Python's.
-            plain = all(not (name or spec or how) for _, name, spec, how in Formatter().parse(hypothesis_template))
+            # Only plain {} fields: a width could allocate any amount of memory, a field name could read any attribute.
+            plain = all(
+                not (name or spec or conversion) for _, name, spec, conversion in Formatter().parse(hypothesis_template)
+            )
             hypotheses = [hypothesis_template.format(label) for label in candidate_labels] if plain else []
         except (LookupError, ValueError):
             hypotheses = []
         if not hypotheses:
             raise UserError(
-                f"hypothesis_template={hypothesis_template!r:.80} cannot be filled in. Write {{}} once, where the label goes, and other "
-                "braces twice."
+                f"hypothesis_template={hypothesis_template!r:.80} cannot be filled in. Write {{}} once in place of the label, and "
+                "double all other braces."
             )
         for text in batch:
             if self.lm.head == "causal_lm":
@@ -194,8 +235,8 @@ class ZeroShotClassification(Pipeline):
         entailing = next((i for i, name in enumerate(names) if name.startswith("entail")), None)
         if entailing is None:
             raise UserError(
-                f"This model's classes are {', '.join(names)}: none is an entailment. zero-shot-classification needs a model of "
-                "natural language inference, or a causal one."
+                f"This model's classes are {', '.join(names)}: none is an entailment. zero-shot-classification needs a natural "
+                "language inference model or a causal model."
             )
         against = next(
             (i for i, name in enumerate(names) if name.startswith("contra")), 0 if entailing else len(names) - 1
@@ -208,56 +249,71 @@ class ZeroShotClassification(Pipeline):
     def _by_likelihood(self, text: str, hypotheses: list[str], multi_label: bool) -> np.ndarray:
         if multi_label:
             raise UserError(
-                "multi_label needs a model of natural language inference; a causal one only compares labels."
+                "multi_label needs a natural language inference model; a causal model can only compare labels. Leave it out."
             )
-        continuations = self.own.encode_after([f" {one}" for one in hypotheses])
-        most, (ids,) = max(map(len, continuations)), encode(self.own, [text])
-        room = self.longest + 1 - most if self.longest else len(ids)  # a continuation's last token is not read
-        if room < 1:
+        continuations = self.base_tokenizer.encode_after([f" {hypothesis}" for hypothesis in hypotheses])
+        longest, (ids,) = max(map(len, continuations)), encode(self.base_tokenizer, [text])
+        # The last token of a continuation is predicted but not read.
+        available = self.max_length + 1 - longest if self.max_length else len(ids)
+        if available < 1:
             raise UserError(
-                f"A candidate label in its template has {most} tokens, and the model reads {self.longest}, which leaves none for "
-                "the text. Shorten it."
+                f"A candidate label in its template has {longest} tokens, but the model reads {self.max_length}, which leaves none "
+                "for the text. Shorten the label or hypothesis_template."
             )
-        given = (
-            {"prompts": [text] * len(hypotheses)} if len(ids) <= room else {"input_ids": [ids[:room]] * len(hypotheses)}
+        texts: dict[str, Any] = (
+            {"prompts": [text] * len(hypotheses)}
+            if len(ids) <= available
+            else {"input_ids": [ids[:available]] * len(hypotheses)}
         )
-        found = score(self.lm, **given, continuations=continuations)
-        return softmax(np.array([one.mean() for one in found]))
+        log_probs = score(self.lm, **texts, continuations=continuations)
+        return softmax(np.array([x.mean() for x in log_probs]))
 
 
 class FeatureExtraction(Pipeline):
-    """States of a text's tokens, [1, tokens, D] as nested lists; with `return_tensors=True` as an array."""
+    """Return the last hidden states of a text's tokens.
 
-    heads = ("none",)
+        extract = lm_research.pipeline("feature-extraction", "bert-base-uncased")
+        extract("A king.", return_tensors=True).shape  # (1, 5, 768)
 
-    def run(self, batch: list[str], return_tensors: bool = False) -> Iterator[Any]:
-        encoded = self.encode(batch)
-        states = self.forward(encoded)["last_hidden_state"]
-        for row, mask in zip(states, encoded["attention_mask"], strict=True):
-            found = row[mask > 0][None]
-            yield found if return_tensors else found.tolist()
-
-
-class SentenceSimilarity(Pipeline):
-    """Similarity of {"source_sentence": ...} to each of its "sentences" (a list; one text is a list of one), by `lm.embed`.
-
-    It is the cosine, unless the model's directory specifies another.
-
-    Options: `pooling`, `prompt_name` and `prompt`, see LanguageModel.embed; without them the model's own.
+    The output is [1, L, D] as nested lists, or as an array with the option `return_tensors=True`.
     """
 
     heads = ("none",)
 
-    @classmethod
-    def wrong(cls, one: Any) -> str | None:
-        form = '{"source_sentence": TEXT, "sentences": [TEXT, ...]}'
-        if problem := flaw(one, ["source_sentence"], form):
-            return problem
-        others = one.get("sentences")
-        if isinstance(others, str) or isinstance(others, Sequence) and all(isinstance(text, str) for text in others):
-            return None
-        return flaw(one, ["sentences"], form)
+    @override
+    def run(self, batch: list[str], return_tensors: bool = False) -> Iterator[Any]:
+        encoded = self.encode(batch)
+        states = self.forward(encoded)["last_hidden_state"]
+        for states_LD, mask_L in zip(states, encoded["attention_mask"], strict=True):
+            features = states_LD[mask_L > 0][None]
+            yield features if return_tensors else features.tolist()
 
+
+class SentenceSimilarity(Pipeline):
+    """Compare a sentence with others: {"source_sentence": TEXT, "sentences": [TEXT, ...]}.
+
+        compare = lm_research.pipeline("sentence-similarity", "all-MiniLM-L6-v2")
+        compare({"source_sentence": "A king.", "sentences": ["A queen.", "A car."]})  # [0.7, 0.1]
+
+    Options: `pooling`, `prompt_name` and `prompt` of `LanguageModel.embed`; the model's directory sets their defaults.
+
+    The output is a list with the similarity to each sentence: the cosine, unless the model's directory specifies another.
+    """
+
+    heads = ("none",)
+
+    @override
+    @classmethod
+    def input_error(cls, item: Any) -> str | None:
+        form = '{"source_sentence": TEXT, "sentences": [TEXT, ...]}'
+        if error := dict_error(item, ["source_sentence"], form):
+            return error
+        sentences = item.get("sentences")
+        if isinstance(sentences, Sequence) and all(isinstance(text, str) for text in sentences):
+            return None  # also a text, which counts as one sentence
+        return dict_error(item, ["sentences"], form)
+
+    @override
     def run(
         self,
         batch: list[Mapping[str, Any]],
@@ -265,8 +321,8 @@ class SentenceSimilarity(Pipeline):
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> Iterator[list[float]]:
-        for one in batch:
-            others = [one["sentences"]] if isinstance(one["sentences"], str) else one["sentences"]
-            texts = [one["source_sentence"], *others]
+        for item in batch:
+            sentences = [item["sentences"]] if isinstance(item["sentences"], str) else item["sentences"]
+            texts = [item["source_sentence"], *sentences]
             vectors = self.lm.embed(texts, pooling=pooling, prompt_name=prompt_name, prompt=prompt)
             yield self.lm.similarity(vectors[:1], vectors[1:])[0].tolist()

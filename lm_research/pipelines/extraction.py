@@ -1,6 +1,6 @@
-"""Tasks that point into texts: token-classification and question-answering.
+"""Pipelines that locate spans of texts: token-classification and question-answering.
 
-Legend: L length.
+Legend: L length, C classes.
 """
 
 from __future__ import annotations
@@ -10,31 +10,40 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from lm_research.errors import UserError
-from lm_research.pipelines.base import Pipeline, flaw, label_names, softmax
+from lm_research.pipelines.base import Pipeline, dict_error, label_names, softmax
 from lm_research.tokenizers.windows import Window, best_spans, windows, without_space, word_windows
 
-_Widen = Callable[[int, int], tuple[int, int]]
+_Widen = Callable[[int, int], tuple[int, int]]  # maps a character span to one that is at least as wide
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
-
-_MOST_WINDOWS = 10_000  # of a context
+_MAX_WINDOWS = 10_000  # per context
 
 
 class TokenClassification(Pipeline):
-    """Classes of the tokens of a text, or of the entities they make up.
+    """Classify the tokens of a text, or find the entities that they form.
 
-    A text that is longer than the model reads is read in windows of whole words that overlap; each word's class comes from the window where
-    it has most around it.
+        tag = lm_research.pipeline("token-classification", "runs/conll", aggregation_strategy="simple")
+        tag("Ada lives in Paris.")  # [{"entity_group": "PER", "score": 0.99, "word": "Ada", "start": 0, "end": 3}, ...]
 
-    Options: `stride` (128): tokens that neighboring windows share, at most half of one. `aggregation_strategy`: none gives tokens {"entity", "score", "index", "word", "start", "end"}; the others
-    {"entity_group", "score", "word", "start", "end"}: simple joins neighboring tokens of one class; first, average and max
-    first give each word the class of its first token, of its tokens' mean, or of its surest token. `ignore_labels` (["O"]).
-    Tags B-X and I-X are read as one class X; B- begins anew.
+    A text that is longer than the model's maximum length is read in overlapping windows of whole words; the class of each
+    word comes from the window in which it has the most context. Tags B-X and I-X denote one class X; B- starts a new entity.
+
+    Options:
+      aggregation_strategy: "none" (default) returns tokens {"entity", "score", "index", "word", "start", "end"}. The others
+        return entities {"entity_group", "score", "word", "start", "end"}: "simple" joins adjacent tokens of one class;
+        "first", "average" and "max" first give each word the probabilities of its first token, the mean of its tokens, or
+        those of its most confident token.
+      ignore_labels: classes to leave out (default ["O"]).
+      stride: number of tokens by which adjacent windows overlap (default 128), at most half a window.
+
+    The output is a list of tokens or entities; start and end are character offsets.
     """
 
     heads = ("token_classification",)
 
+    @override
     def run(
         self,
         batch: list[str],
@@ -43,157 +52,188 @@ class TokenClassification(Pipeline):
         stride: int = 128,
     ) -> Iterator[list[dict[str, Any]]]:
         if aggregation_strategy not in AGGREGATIONS:
-            raise UserError(
-                f"aggregation_strategy is {aggregation_strategy!r}; it is one of {', '.join(AGGREGATIONS)}."
-            )
+            raise UserError(f"aggregation_strategy={aggregation_strategy!r} must be one of {', '.join(AGGREGATIONS)}.")
         ignore_labels = [ignore_labels] if isinstance(ignore_labels, str) else ignore_labels
         names = label_names(self.lm)
         if stride < 0:
-            raise UserError(f"stride is {stride}; it is at least 0.")
+            raise UserError(f"stride={stride} must be at least 0.")
         encoded = self.tokenizer(list(batch), padding=True, return_offsets=True)
-        fits = not self.longest or encoded["input_ids"].shape[1] <= self.longest
-        logits = self.forward(encoded)["logits"] if fits else self._in_windows(encoded, stride)
+        fits = not self.max_length or encoded["input_ids"].shape[1] <= self.max_length
+        logits_BLC = self.forward(encoded)["logits"] if fits else self._windowed_logits(encoded, stride)
         for row, text in enumerate(batch):
-            tokens = self._tokens(text, encoded, softmax(logits[row]), row)
+            tokens = self._tokens(text, encoded, softmax(logits_BLC[row]), row)
             if aggregation_strategy == "none":
-                found = [self._one(token, names) for token in tokens]
-                yield [one for one in found if one["entity"] not in ignore_labels]
+                labeled = [self._labeled(token, names) for token in tokens]
+                yield [token for token in labeled if token["entity"] not in ignore_labels]
                 continue
             pieces = tokens if aggregation_strategy == "simple" else _words(tokens, aggregation_strategy)
-            groups = _groups(pieces, names, self.tokenizer.decode)
-            yield [group for group in groups if group["entity_group"] not in ignore_labels]
+            entities = _entities(pieces, names, self.tokenizer.decode)
+            yield [entity for entity in entities if entity["entity_group"] not in ignore_labels]
 
-    def _in_windows(self, encoded: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
-        """Logits [B, L, C] of rows of which some are too long; those of special tokens around a text are 0."""
-        frame, found = self.tokenizer.call_frame, list[tuple[int, np.ndarray, slice]]()
-        room = self.longest - frame.size
+    def _windowed_logits(self, encoded: Mapping[str, np.ndarray], stride: int) -> np.ndarray:
+        """Return the logits [B, L, C] of a batch with texts that are too long; those of added special tokens are 0."""
+        frame, windows = self.tokenizer.call_frame, list[tuple[int, np.ndarray, slice]]()
+        available = self.max_length - frame.size
         for row, mask in enumerate(encoded["attention_mask"]):
-            real = np.flatnonzero(mask)
-            head, body, tail = np.split(real, [len(frame.head), len(real) - len(frame.tail)])
+            positions = np.flatnonzero(mask)
+            head, body, tail = np.split(positions, [len(frame.head), len(positions) - len(frame.tail)])
             starts, ends = encoded["offset_mapping"][row, body].T
-            opens = (starts[1:] != ends[:-1]) | self.tokenizer.starts_word[encoded["input_ids"][row, body[1:]]]
-            words = np.split(body, np.flatnonzero(opens) + 1)
-            words = [word[at : at + room] for word in words for at in range(0, len(word), room)]
-            for window in word_windows(list(map(len, words)), room, stride):
-                places = np.concatenate([head, *words[window.first : window.stop], tail])
-                before, own = (sum(map(len, words[a:b])) for a, b in itertools.pairwise(window[:1] + window[2:]))
-                found.append((row, places, slice(len(head) + before, len(head) + before + own)))
-        logits = np.zeros((*encoded["input_ids"].shape, self.lm.definition.head.num_labels), np.float32)
-        for start in range(0, len(found), self.batch_size):
-            part = found[start : start + self.batch_size]
-            read = self._of_places(encoded, [(row, places) for row, places, _ in part])
-            for (row, places, inside), logits_LC in zip(part, read, strict=True):
-                logits[row, places[inside]] = logits_LC[inside]
-        return logits
+            starts_word = (starts[1:] != ends[:-1]) | self.tokenizer.starts_word[encoded["input_ids"][row, body[1:]]]
+            words = np.split(body, np.flatnonzero(starts_word) + 1)
+            words = [word[at : at + available] for word in words for at in range(0, len(word), available)]
+            for window in word_windows(list(map(len, words)), available, stride):
+                read = np.concatenate([head, *words[window.first : window.stop], tail])
+                before, kept = (sum(map(len, words[a:b])) for a, b in itertools.pairwise(window[:1] + window[2:]))
+                windows.append((row, read, slice(len(head) + before, len(head) + before + kept)))
+        logits_BLC = np.zeros((*encoded["input_ids"].shape, self.lm.definition.head.num_labels), np.float32)
+        for start in range(0, len(windows), self.batch_size):
+            part = windows[start : start + self.batch_size]
+            outputs = self._gathered_logits(encoded, [(row, positions) for row, positions, _ in part])
+            for (row, positions, kept_slice), logits_LC in zip(part, outputs, strict=True):
+                logits_BLC[row, positions[kept_slice]] = logits_LC[kept_slice]
+        return logits_BLC
 
-    def _of_places(
+    def _gathered_logits(
         self, encoded: Mapping[str, np.ndarray], windows: Sequence[tuple[int, np.ndarray]]
     ) -> Iterator[np.ndarray]:
-        """Logits [L, C] of windows, each a row's number and the places of its tokens there."""
-        width, left = max(len(places) for _, places in windows), self.tokenizer.padding_side == "left"
+        """Yield the logits [L, C] of windows, each given as a row of the batch and the positions of its tokens."""
+        width, left = max(len(positions) for _, positions in windows), self.tokenizer.padding_side == "left"
         sides = [slice(width - len(at), width) if left else slice(len(at)) for _, at in windows]
-        rows = {name: np.zeros((len(windows), width), np.int32) for name in encoded if name != "offset_mapping"}
-        rows["input_ids"][:] = self.tokenizer.pad_id
-        for number, ((row, places), side) in enumerate(zip(windows, sides, strict=True)):
-            for name, values in rows.items():
-                values[number, side] = encoded[name][row, places]
-        for logits_LC, side in zip(self.forward(rows)["logits"], sides, strict=True):
+        arrays = {name: np.zeros((len(windows), width), np.int32) for name in encoded if name != "offset_mapping"}
+        arrays["input_ids"][:] = self.tokenizer.pad_id
+        for number, ((row, positions), side) in enumerate(zip(windows, sides, strict=True)):
+            for name, values in arrays.items():
+                values[number, side] = encoded[name][row, positions]
+        for logits_LC, side in zip(self.forward(arrays)["logits"], sides, strict=True):
             yield logits_LC[side]
 
     def _tokens(
-        self, text: str, encoded: Mapping[str, np.ndarray], shares: np.ndarray, row: int
+        self, text: str, encoded: Mapping[str, np.ndarray], probs_LC: np.ndarray, row: int
     ) -> list[dict[str, Any]]:
-        """Those that stand for characters of the text."""
+        """Return the tokens of row `row` that cover characters of the text."""
         ids, offsets = encoded["input_ids"][row], encoded["offset_mapping"][row]
         special = set(self.tokenizer.special_ids.tolist()) - {self.tokenizer.roles.get("unk")}
         tokens: list[dict[str, Any]] = []
-        for place in np.flatnonzero(encoded["attention_mask"][row]).tolist():
-            start, end = (int(x) for x in offsets[place])
+        for index in np.flatnonzero(encoded["attention_mask"][row]).tolist():
+            token_id = int(ids[index])
+            start, end = (int(x) for x in offsets[index])
             start = without_space(text, start, end)
-            if int(ids[place]) in special or start == end:
+            if token_id in special or start == end:
                 continue
-            goes_on = bool(tokens) and tokens[-1]["end"] == start and not self.tokenizer.starts_word[ids[place]]
-            word = self.tokenizer.token_name(int(ids[place]))
-            own = dict(ids=[int(ids[place])], word=word, goes_on=goes_on)
-            tokens.append(dict(start=start, end=end, shares=shares[place], index=place, **own))
+            continues_word = bool(tokens) and tokens[-1]["end"] == start and not self.tokenizer.starts_word[token_id]
+            tokens.append(
+                dict(
+                    start=start,
+                    end=end,
+                    probs=probs_LC[index],
+                    index=index,
+                    ids=[token_id],
+                    word=self.tokenizer.token_name(token_id),
+                    continues_word=continues_word,
+                )
+            )
         return tokens
 
-    def _one(self, token: dict[str, Any], names: list[str]) -> dict[str, Any]:
-        best = int(token["shares"].argmax())
-        kept = {name: token[name] for name in ("index", "word", "start", "end")}
-        return {"entity": names[best], "score": float(token["shares"][best]), **kept}
+    def _labeled(self, token: dict[str, Any], names: list[str]) -> dict[str, Any]:
+        best = int(token["probs"].argmax())
+        place = {name: token[name] for name in ("index", "word", "start", "end")}
+        return {"entity": names[best], "score": float(token["probs"][best]), **place}
 
 
-def _words(tokens: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
-    """Tokens joined to words."""
+def _words(tokens: list[dict[str, Any]], strategy: str) -> list[dict[str, Any]]:
+    """Join tokens into words."""
     words: list[list[dict[str, Any]]] = []
     for token in tokens:
-        if token["goes_on"] and words:
+        if token["continues_word"] and words:
             words[-1].append(token)
         else:
             words.append([token])
     joined = []
     for parts in words:
-        shares = np.stack([part["shares"] for part in parts])
-        chosen = {"first": shares[0], "average": shares.mean(0), "max": shares[shares.max(1).argmax()]}[way]
+        probs_LC = np.stack([part["probs"] for part in parts])
+        probs_C = {
+            "first": probs_LC[0],
+            "average": probs_LC.mean(0),
+            "max": probs_LC[probs_LC.max(1).argmax()],
+        }[strategy]
         ids = [token for part in parts for token in part["ids"]]
-        joined.append({"start": parts[0]["start"], "end": parts[-1]["end"], "shares": chosen, "ids": ids})
+        joined.append({"start": parts[0]["start"], "end": parts[-1]["end"], "probs": probs_C, "ids": ids})
     return joined
 
 
-def _groups(
+def _entities(
     pieces: list[dict[str, Any]], names: list[str], decode: Callable[[list[int]], str]
 ) -> Iterator[dict[str, Any]]:
-    """Neighbors of one class as one entity; its score is their mean."""
-    open_: dict[str, Any] | None = None
+    """Join adjacent pieces of one class into an entity, whose score is their mean."""
+    entity: dict[str, Any] | None = None
     for piece in pieces:
-        best = int(piece["shares"].argmax())
-        prefix, _, kind = names[best].rpartition("-") if names[best][:2] in ("B-", "I-") else ("", "", names[best])
-        if open_ and open_["kind"] == kind and prefix != "B":
-            open_["end"] = piece["end"]
-            open_["scores"].append(float(piece["shares"][best]))
-            open_["ids"] += piece["ids"]
+        best = int(piece["probs"].argmax())
+        prefix, _, label = names[best].rpartition("-") if names[best][:2] in ("B-", "I-") else ("", "", names[best])
+        if entity and entity["label"] == label and prefix != "B":
+            entity["end"] = piece["end"]
+            entity["scores"].append(float(piece["probs"][best]))
+            entity["ids"] += piece["ids"]
             continue
-        if open_:
-            yield _close(open_, decode)
-        open_ = {name: piece[name] for name in ("start", "end")}
-        open_ |= {"kind": kind, "scores": [float(piece["shares"][best])], "ids": list(piece["ids"])}
-    if open_:
-        yield _close(open_, decode)
+        if entity:
+            yield _entity_output(entity, decode)
+        entity = {name: piece[name] for name in ("start", "end")}
+        entity |= {"label": label, "scores": [float(piece["probs"][best])], "ids": list(piece["ids"])}
+    if entity:
+        yield _entity_output(entity, decode)
 
 
-def _close(group: dict[str, Any], decode: Callable[[list[int]], str]) -> dict[str, Any]:
-    score, word = sum(group["scores"]) / len(group["scores"]), decode(group["ids"]).strip()
-    return {"entity_group": group["kind"], "score": score, "word": word, "start": group["start"], "end": group["end"]}
+def _entity_output(entity: dict[str, Any], decode: Callable[[list[int]], str]) -> dict[str, Any]:
+    score, word = sum(entity["scores"]) / len(entity["scores"]), decode(entity["ids"]).strip()
+    span = {name: entity[name] for name in ("start", "end")}
+    return {"entity_group": entity["label"], "score": score, "word": word, **span}
 
 
 class QuestionAnswering(Pipeline):
-    """The part of a context that answers a question: {"question": ..., "context": ...}, or question= and context= of a call.
+    """Find the part of a context that answers a question.
 
-    Long contexts are read in windows that overlap. The score is the product of the shares of start and end, each among the
-    context's tokens in one window and the summary token before them, which stands for no answer (Devlin et al. 2018, section
-    4.3). An answer that several windows hold has the highest of its scores.
+        answer = lm_research.pipeline("question-answering", "runs/squad")
+        answer(question="Who wrote Emma?", context="Jane Austen wrote Emma.")
+        # {"score": 0.98, "start": 0, "end": 11, "answer": "Jane Austen"}
 
-    Options: `top_k` (1), `doc_stride` tokens that windows have in common (128, or half of max_seq_len if that is less),
-    `max_answer_len` (15) tokens, `max_seq_len` (384, or the model's length), `handle_impossible_answer` (False): let "" be an
-    answer, as in SQuAD 2.0; `align_to_words` (True): widen answers to whole words, as the tokenizer parts them.
-    An answer is {"score", "start", "end", "answer"}, characters of the context; with top_k > 1 a list.
+    The input is {"question": ..., "context": ...}, or the arguments `question` and `context` of a call. A long context is
+    read in overlapping windows. The score is the product of the probabilities of start and end, each over the context's
+    tokens in one window and the summary token, which represents "no answer" (Devlin et al. 2018, section 4.3). An answer
+    found in several windows has its highest score.
+
+    Options:
+      top_k: number of answers (default 1).
+      doc_stride: number of tokens by which windows overlap (default 128, or half of max_seq_len if that is less).
+      max_answer_len: maximum length of an answer in tokens (default 15).
+      max_seq_len: maximum length of a window in tokens (default 384, or the model's maximum length if that is less).
+      handle_impossible_answer: allow the empty answer, as in SQuAD 2.0 (default False).
+      align_to_words: extend answers to whole words of the tokenizer (default True).
+
+    The output is {"score", "start", "end", "answer"}, or a list of them if top_k > 1; start and end are character offsets.
     """
 
     heads = ("span",)
 
+    @override
     @classmethod
-    def wrong(cls, one: Any) -> str | None:
-        problem = flaw(one, ["question", "context"], '{"question": TEXT, "context": TEXT}')
-        if problem is None and not one["context"].strip():
-            return "has an empty context: give the text that holds the answer."
-        return problem
+    def input_error(cls, item: Any) -> str | None:
+        error = dict_error(item, ["question", "context"], '{"question": TEXT, "context": TEXT}')
+        if error is None and not item["context"].strip():
+            return "has an empty context: give the text that contains the answer."
+        return error
 
+    @override
     def __call__(self, inputs: Any = None, context: Any = None, *, question: Any = None, **options: Any) -> Any:
-        """As Pipeline's, and with `question` and `context`: two texts, two lists, or a list of questions about one context.
+        """Answer one question or several.
+
+        Args:
+          inputs: inputs as of `Pipeline.__call__`, or the question.
+          context: the context; a list with one context per question, or one text for all questions.
+          question: the question, or a list of questions.
+          **options: options of the task.
 
         Raises:
-          UserError: as Pipeline's; one of the two is missing, or there are not as many contexts as questions.
+          UserError: the input or an option is not valid, the question or the context is missing, or the numbers of
+            contexts and questions differ.
         """
         if context is None and question is None:
             return super().__call__(inputs, **options)
@@ -209,11 +249,13 @@ class QuestionAnswering(Pipeline):
         contexts = [context] * len(question) if texts[1] else context
         if len(contexts) != len(question):
             raise UserError(
-                f"There are {len(question)} questions and {len(contexts)} contexts: give one context for each, or one for all."
+                f"There are {len(question)} questions and {len(contexts)} contexts: give one context for each question, or one "
+                "text for all."
             )
-        pairs = [{"question": one, "context": other} for one, other in zip(question, contexts, strict=True)]
+        pairs = [{"question": q, "context": c} for q, c in zip(question, contexts, strict=True)]
         return super().__call__(pairs, **options)
 
+    @override
     def run(
         self,
         batch: list[Mapping[str, str]],
@@ -224,97 +266,105 @@ class QuestionAnswering(Pipeline):
         handle_impossible_answer: bool = False,
         align_to_words: bool = True,
     ) -> Iterator[Any]:
-        length = min(max_seq_len, self.longest or max_seq_len)
+        length = min(max_seq_len, self.max_length or max_seq_len)
         stride = min(length // 2, 128) if doc_stride is None else doc_stride
-        for name, value, least in (
-            ("top_k", top_k, 1),
-            ("max_answer_len", max_answer_len, 1),
-            ("doc_stride", stride, 0),
-        ):
-            if value < least:
-                raise UserError(f"{self.task}: {name}={value}: it is at least {least}.")
-        for one in batch:
-            context = one["context"]
-            read, widened = self._windows(one["question"], context, length, stride)
-            widen = widened if align_to_words else lambda first, last: (first, last)
-            answers = self._search(context, read, widen, top_k, max_answer_len, handle_impossible_answer)
+        limits = ("top_k", top_k, 1), ("max_answer_len", max_answer_len, 1), ("doc_stride", stride, 0)
+        for name, value, minimum in limits:
+            if value < minimum:
+                raise UserError(f"{self.task}: {name}={value} must be at least {minimum}.")
+        for item in batch:
+            context = item["context"]
+            context_windows, to_words = self._windows(item["question"], context, length, stride)
+            widen = to_words if align_to_words else lambda start, end: (start, end)
+            answers = self._search(context, context_windows, widen, top_k, max_answer_len, handle_impossible_answer)
             yield answers[0] if top_k == 1 else answers
 
     def _windows(self, question: str, context: str, length: int, stride: int) -> tuple[list[Window], _Widen]:
-        """Windows of the context, each with the question; and what makes characters [first, last) whole words."""
-        asked, whole = self.tokenizer.encodings([question, context], add_special_tokens=False)
-        special = self.tokenizer.num_special_tokens(pair=True)
-        room = length - special - len(asked.ids)
-        if not any(context[first:last].strip() for first, last in whole.offsets):
+        """Return the windows of the context, each with the question, and a function that widens spans to whole words."""
+        question_tokens, tokens = self.tokenizer.encodings([question, context], add_special_tokens=False)
+        overhead = self.tokenizer.num_special_tokens(pair=True) + len(question_tokens.ids)
+        available = length - overhead
+        if not any(context[start:end].strip() for start, end in tokens.offsets):
             raise UserError(
-                f"The context {context!r:.80} is empty for this model, whose tokenizer has no token for it: give the text that "
-                "holds the answer."
+                f"The context {context!r:.80} is empty for this model, because its tokenizer has no token for it: give the text that "
+                "contains the answer."
             )
-        if room < 1 or room <= stride and len(whole.ids) > room:
+        if available < 1 or available <= stride and len(tokens.ids) > available:
             raise UserError(
-                f"The question takes {special + len(asked.ids)} of max_seq_len={length} tokens, which leaves no more than "
-                f"doc_stride={stride} for the context. Shorten it, raise max_seq_len or lower doc_stride."
+                f"The question takes {overhead} of max_seq_len={length} tokens, which leaves no more than doc_stride={stride} for "
+                "the context. Shorten the question, raise max_seq_len or lower doc_stride."
             )
-        if len(whole.ids) > room + _MOST_WINDOWS * max(1, room - stride):
+        if len(tokens.ids) > available + _MAX_WINDOWS * max(1, available - stride):
             raise UserError(
-                f"A context of {len(whole.ids)} tokens would be read in more than {_MOST_WINDOWS:,} windows with max_seq_len={length} and "
-                f"doc_stride={stride}. Lower doc_stride, or shorten it."
+                f"A context of {len(tokens.ids)} tokens would be read in more than {_MAX_WINDOWS:,} windows with max_seq_len={length} "
+                f"and doc_stride={stride}. Lower doc_stride, or shorten the context."
             )
-        (read,) = windows(self.tokenizer, [question], [context], length, min(stride, room - 1))
-        return read, _widener(context, whole.word_ids, whole.offsets)
+        (found,) = windows(self.tokenizer, [question], [context], length, min(stride, available - 1))
+        return found, _word_widener(context, tokens.word_ids, tokens.offsets)
 
     def _search(
-        self, context: str, read: list[Window], widen: _Widen, top_k: int, longest: int, may_be_none: bool
+        self,
+        context: str,
+        context_windows: list[Window],
+        widen: _Widen,
+        top_k: int,
+        max_answer_len: int,
+        allow_no_answer: bool,
     ) -> list[dict[str, Any]]:
-        found: dict[tuple[int, int], float] = {}
-        none = 1.0
-        for window in read:
-            rows = {"input_ids": window.ids[None], "attention_mask": np.ones_like(window.ids)[None]}
-            outputs = self.forward(rows | ({"token_type_ids": window.types[None]} if self.tokenizer.uses_types else {}))
-            places = np.flatnonzero(window.offsets[:, 0] >= 0)
-            summary = [0] if may_be_none or window.ids[0] == self.tokenizer.roles.get("cls") else []
-            allowed = np.concatenate([np.array(summary, int), places])
-            start, end = (_shares(outputs[f"{side}_logits"][0], allowed) for side in ("start", "end"))
-            none = min(none, float(start[0] * end[0]))
-            own: dict[tuple[int, int], float] = {}
-            for a, b, score in best_spans(start[places], end[places], longest, np.multiply):
-                if len(own) == top_k:
+        """Return the `top_k` best answers over all windows, best first."""
+        scores: dict[tuple[int, int], float] = {}
+        no_answer_score = 1.0
+        for window in context_windows:
+            arrays = {"input_ids": window.ids[None], "attention_mask": np.ones_like(window.ids)[None]}
+            if self.tokenizer.uses_types:
+                arrays["token_type_ids"] = window.types[None]
+            outputs = self.forward(arrays)
+            positions = np.flatnonzero(window.offsets[:, 0] >= 0)
+            summary = [0] if allow_no_answer or window.ids[0] == self.tokenizer.roles.get("cls") else []
+            allowed = np.concatenate([np.array(summary, int), positions])
+            start_L, end_L = (_masked_softmax(outputs[f"{side}_logits"][0], allowed) for side in ("start", "end"))
+            no_answer_score = min(no_answer_score, float(start_L[0] * end_L[0]))
+            best: dict[tuple[int, int], float] = {}
+            for a, b, score in best_spans(start_L[positions], end_L[positions], max_answer_len, np.multiply):
+                if len(best) == top_k:
                     break
-                first, last = widen(int(window.offsets[places[a], 0]), int(window.offsets[places[b], 1]))
-                first = without_space(context, first, last)
-                if first < last:
-                    own.setdefault((first, last), score)
-            for span, score in own.items():
-                found[span] = max(found.get(span, 0.0), score)
+                start, end = widen(int(window.offsets[positions[a], 0]), int(window.offsets[positions[b], 1]))
+                start = without_space(context, start, end)
+                if start < end:
+                    best.setdefault((start, end), score)
+            for span, score in best.items():
+                scores[span] = max(scores.get(span, 0.0), score)
         answers: list[dict[str, Any]] = [
-            {"score": score, "start": a, "end": b, "answer": context[a:b]} for (a, b), score in found.items()
+            {"score": score, "start": start, "end": end, "answer": context[start:end]}
+            for (start, end), score in scores.items()
         ]
-        if may_be_none:
-            answers.append({"score": none, "start": 0, "end": 0, "answer": ""})
+        if allow_no_answer:
+            answers.append({"score": no_answer_score, "start": 0, "end": 0, "answer": ""})
         return sorted(answers, key=lambda answer: -answer["score"])[:top_k]
 
 
-def _widener(context: str, words: Iterable[int | None], offsets: Iterable[tuple[int, int]]) -> _Widen:
-    """What makes the characters [first, last) of some tokens those of whole words.
+def _word_widener(context: str, word_ids: Iterable[int | None], offsets: Iterable[tuple[int, int]]) -> _Widen:
+    """Return a function that extends the character span of some tokens to whole words.
 
     Args:
-      words: of each token of the context, the number of its word.
-      offsets: the characters that it covers.
+      context: the text.
+      word_ids: index of the word of each token, or None.
+      offsets: character span of each token.
     """
     starts: dict[int, int] = {}
     ends: dict[int, int] = {}
-    for word, tokens in itertools.groupby(zip(words, offsets, strict=True), key=lambda token: token[0]):
+    for word, tokens in itertools.groupby(zip(word_ids, offsets, strict=True), key=lambda token: token[0]):
         spans = [span for _, span in tokens if span[0] < span[1]]
-        # Some tokenizers take a whole text for a word: such are left alone.
+        # Some tokenizers treat a whole text as a word; spans in it are not extended.
         if word is None or not spans or len(context[spans[0][0] : spans[-1][1]].split()) != 1:
             continue
-        starts |= {first: spans[0][0] for first, _ in spans}
-        ends |= {last: spans[-1][1] for _, last in spans}
-    return lambda first, last: (starts.get(first, first), ends.get(last, last))
+        starts |= {start: spans[0][0] for start, _ in spans}
+        ends |= {end: spans[-1][1] for _, end in spans}
+    return lambda start, end: (starts.get(start, start), ends.get(end, end))
 
 
-def _shares(logits_L: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """Softmax over some positions, 0 elsewhere."""
-    shares = np.zeros(len(logits_L))
-    shares[allowed] = softmax(logits_L[allowed].astype(np.float64))
-    return shares
+def _masked_softmax(logits_L: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Return the softmax over the positions `allowed`, and 0 elsewhere."""
+    probs_L = np.zeros(len(logits_L))
+    probs_L[allowed] = softmax(logits_L[allowed].astype(np.float64))
+    return probs_L

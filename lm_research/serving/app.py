@@ -340,11 +340,11 @@ class Server:
         def run() -> Response:
             if task not in self._pipelines:
                 self._pipelines[task] = found = pipeline(task, self.lm)
-                found.parts = self._parts
+                found.split_batch = self._parts
             reader = self._pipelines[task]
             try:
                 with schemas.about("options"):
-                    PIPELINES[task].check(task, options)
+                    PIPELINES[task].check_options(task, options)
                 with schemas.about("inputs"):
                     outputs = _plain(reader(inputs, **options))
             except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as problem:

@@ -292,18 +292,18 @@ def test_questions_that_cannot_be_asked(reader: QuestionAnswering) -> None:
     with pytest.raises(UserError, match="leaves no more than doc_stride"):
         reader(given, max_seq_len=12, doc_stride=8)
     for name in ("max_answer_len", "top_k"):
-        with pytest.raises(UserError, match=f"{name}=0: it (is|must be) at least 1"):
+        with pytest.raises(UserError, match=f"{name}=0 must be at least 1"):
             reader(given, **{name: 0})
     assert define(reader.lm.definition.arch, HeadSpec("span")).head.name == reader.lm.head
 
 
 def test_options_are_looked_at_before_the_model() -> None:
     for name, value, message in (
-        ("device", 0, "has no option 'device'. JAX takes the accelerator"),
+        ("device", 0, "has no option 'device'. JAX uses the available accelerator"),
         ("torch_dtype", "float16", 'Write dtype="bfloat16"'),
         ("top", 3, "Did you mean 'top_k'"),
-        ("truncation", True, "Texts are cut"),
-        ("batch_size", 0, "it is at least 1"),
+        ("truncation", True, "Texts are truncated"),
+        ("batch_size", 0, "batch_size=0 must be at least 1"),
         ("batch_size", "8", "must be a whole number"),
     ):
         with pytest.raises(UserError, match=message):
@@ -315,8 +315,8 @@ def test_options_of_a_call(tmp_path: pathlib.Path) -> None:
     for inputs, options, message in (
         ("x", {"topk": 2}, "Did you mean 'top_k'"),
         ("x", {"device": 0}, "leave it out"),
-        ("x", {"batch_size": 0}, "it is at least 1"),
-        (["x"], {"batch_size": 0}, "it is at least 1"),
+        ("x", {"batch_size": 0}, "batch_size=0 must be at least 1"),
+        (["x"], {"batch_size": 0}, "batch_size=0 must be at least 1"),
         ("x", {"top_k": "two"}, "must be a whole number or 'one' or None"),
         (None, {}, "Input 0 of text-classification is None, not a text"),
         (["a", "b", None], {"batch_size": 2}, "Input 2 of text-classification is None"),
@@ -325,8 +325,8 @@ def test_options_of_a_call(tmp_path: pathlib.Path) -> None:
         with pytest.raises(UserError, match=message):
             classify(inputs, **options)
     with pytest.raises(UserError, match="text-generation has no option 'max_new_token'. Did you mean 'max_new_tokens'"):
-        TextGeneration.check("text-generation", {"max_new_token": 5})
-    TextGeneration.check("text-generation", {"max_new_tokens": 5, "assistant_model": None})
+        TextGeneration.check_options("text-generation", {"max_new_token": 5})
+    TextGeneration.check_options("text-generation", {"max_new_tokens": 5, "assistant_model": None})
 
 
 def test_one_text_is_answered_in_a_list(tmp_path: pathlib.Path) -> None:
