@@ -1,1 +1,1 @@
-"""How a trained model speaks: filling masks and sampling."""
+"""Inference with trained models: text generation, scoring, embeddings and mask filling."""

@@ -1,8 +1,8 @@
-"""Beam search, with the rules of transformers for what finishes, what is kept and when to stop; in groups, too.
+"""Beam search and diverse (group) beam search, with the rules of transformers for finishing, keeping and stopping.
 
-The beams of a prompt share its row of the cache, and its encoder: they are so many tokens at one place, each of which sees
-the prompt and its own ancestors (an index for each beam and step). So beams are reordered without moving any keys or
-values.
+The beams of a prompt share its row of the cache and its encoder output: they are K tokens with the same position, each of
+which attends to the prompt and its own ancestors (an index for each beam and step). Reordering beams therefore moves no keys
+or values.
 
 Legend: B prompts, K beams, C candidates of a step, S slots of tokens, P slots of prompts, T steps, V vocabulary, E ends.
 """
@@ -24,23 +24,23 @@ from lm_research.decoding.prompts import Prompts
 from lm_research.models import decode
 from lm_research.models.decode import BoundModel, Cache, CacheSlots
 
-# When to stop: as soon as K are finished; when the best running one, at its present length, is no better than the worst
-# finished one; when none can become better.
+# `early_stopping` True: stop as soon as K texts are finished. False: when the best running text, at its present length, is no
+# better than the worst finished one. "never": when no running text can become better.
 STOP_WHEN_FULL, STOP_BY_HEURISTIC, STOP_WHEN_EXHAUSTED = range(3)
-LOW = -1e9  # scores of what must not win; finite, as sums of them are compared
+LOW = -1e9  # score of excluded candidates; finite, because sums of such scores are compared
 
 
 @dataclasses.dataclass(frozen=True)
 class BeamPlan:
-    """What a beam search is compiled for.
+    """Static arguments of a beam search, which it is compiled for.
 
     Attributes:
-      steps: T, the most new tokens there is room for.
-      beams: K of all groups together.
-      groups: sets of beams of which later ones avoid the tokens of earlier ones (Vijayakumar et al. 2016).
-      ends: number of end tokens, which sets how many candidates are looked at.
+      steps: T, most new tokens that fit.
+      beams: K, beams of all groups together.
+      groups: number of groups; later groups avoid the tokens of earlier ones (Vijayakumar et al. 2016).
+      ends: number of end tokens, which determines the number of candidates.
       sample: draw candidates without replacement instead of taking the best.
-      constrained: texts must contain words, see constrained.py.
+      constrained: texts must contain given words, see constrained.py.
     """
 
     steps: int
@@ -52,7 +52,7 @@ class BeamPlan:
 
 
 class Beams(NamedTuple):
-    """Running and finished texts of one group. Scores of running ones are sums of log-probabilities, of finished ones means."""
+    """Running and finished texts of one group; scores are sums of log-probabilities, length-normalized for finished texts."""
 
     tokens_BKS: jax.Array
     scores_BK: jax.Array
@@ -60,11 +60,11 @@ class Beams(NamedTuple):
     done_scores_BK: jax.Array
     done_length_BK: jax.Array  # new tokens
     done_BK: jax.Array
-    open_B: jax.Array  # whether running ones may still win
+    open_B: jax.Array  # whether a running text may still beat a finished one
 
 
 class Candidates(NamedTuple):
-    """Continuations of a step, best first: sum of log-probabilities, beam that is continued, token."""
+    """Candidate continuations of a step, best first: sum of log-probabilities, index of the continued beam, token."""
 
     scores_BC: jax.Array
     parent_BC: jax.Array
@@ -72,10 +72,12 @@ class Candidates(NamedTuple):
 
 
 class SearchState(NamedTuple):
+    """State of a search after `new` steps."""
+
     groups: tuple[Beams, ...]
-    ancestor_BKT: jax.Array  # whose key each beam sees of each step
+    ancestor_BKT: jax.Array  # for each beam and step, the beam whose key it attends to
     new: jax.Array
-    going: jax.Array
+    going: jax.Array  # whether to continue
     start_B: jax.Array
     keys_B: jax.Array
     source_BM: jax.Array | None
@@ -83,13 +85,13 @@ class SearchState(NamedTuple):
 
 
 def search(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> tuple[jax.Array, ...]:
-    """The K best texts of each prompt, see `ranked`, in one program."""
+    """Find the K best texts of each prompt in one program; returns as `ranked`."""
     state = prefill(bound, plan, prompts, settings)
     return ranked(bound, plan, search_until(bound, plan, state, settings, jnp.int32(plan.steps)))
 
 
 def prefill(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], settings: Settings) -> SearchState:
-    """Reads the prompts and takes the first step."""
+    """Read the prompts and take the first step."""
     width, size = prompts.tokens_BP.shape[1], plan.beams // plan.groups
     x_BPD, cache = encode_prompts(bound, prompts, width + plan.beams * plan.steps, plan.beams, width)
     rows = len(prompts.start_B)
@@ -122,7 +124,7 @@ def prefill(bound: BoundModel, plan: BeamPlan, prompts: Prompts[jax.Array], sett
 def search_until(
     bound: BoundModel, plan: BeamPlan, state: SearchState, settings: Settings, until: jax.Array
 ) -> SearchState:
-    """Goes on until texts have `until` new tokens or the search is over."""
+    """Continue until texts have `until` new tokens or the search is over."""
     width = state.groups[0].tokens_BKS.shape[2] - plan.steps
 
     def body(state: SearchState) -> SearchState:
@@ -135,7 +137,7 @@ def search_until(
 
 
 def ranked(bound: BoundModel, plan: BeamPlan, state: SearchState) -> tuple[jax.Array, ...]:
-    """What was finished, best first: tokens [B, K, S], scores [B, K], and numbers of new tokens [B, K]."""
+    """Rank the finished texts, best first: tokens [B, K, S], scores [B, K], and numbers of new tokens [B, K]."""
     done = (
         jnp.concatenate(parts, axis=1)
         for parts in zip(*((b.done_tokens_BKS, b.done_scores_BK, b.done_length_BK) for b in state.groups), strict=True)
@@ -146,13 +148,16 @@ def ranked(bound: BoundModel, plan: BeamPlan, state: SearchState) -> tuple[jax.A
 
 
 def _place(plan: BeamPlan, state: SearchState, width: int) -> CacheSlots:
-    """The latest token of all beams: K slots, that see the prompt and one slot of each step."""
+    """Place the latest token of all beams: K slots, each attending to the prompt and to one slot of each step.
+
+    With P prompt slots, beam k of step t is in slot P + t * K + k and has position P + t (from the row's start).
+    """
     step, beams = state.new - 1, plan.beams
     prompt_BKP = jnp.arange(width) >= state.start_B[:, None, None]
     prompt_BKP = jnp.broadcast_to(prompt_BKP, (len(state.start_B), beams, width))
-    said_BKTK = state.ancestor_BKT[..., None] == jnp.arange(beams)
-    said_BKTK &= (jnp.arange(plan.steps) <= step)[:, None]
-    visible_BKS = jnp.concatenate([prompt_BKP, said_BKTK.reshape(*prompt_BKP.shape[:2], -1)], axis=2)
+    ancestor_BKTK = state.ancestor_BKT[..., None] == jnp.arange(beams)
+    ancestor_BKTK &= (jnp.arange(plan.steps) <= step)[:, None]
+    visible_BKS = jnp.concatenate([prompt_BKP, ancestor_BKTK.reshape(*prompt_BKP.shape[:2], -1)], axis=2)
     slot_S = jnp.arange(visible_BKS.shape[2])
     place_S = jnp.where(slot_S < width, slot_S, width + (slot_S - width) // beams)
     own = width + step
@@ -162,7 +167,7 @@ def _place(plan: BeamPlan, state: SearchState, width: int) -> CacheSlots:
 
 
 def step(plan: BeamPlan, state: SearchState, logits_BKV: jax.Array, settings: Settings) -> SearchState:
-    """Continues all beams by a token, group after group."""
+    """Extend all beams by one token, group after group."""
     size, vocab = plan.beams // plan.groups, logits_BKV.shape[2]
     chosen_BV = jnp.zeros((len(logits_BKV), vocab), jnp.float32)
     groups, parents, going = [], [], jnp.bool_(False)
@@ -188,13 +193,13 @@ def _apply_rules(plan: BeamPlan, state: SearchState, beams: Beams, log_BKV: jax.
     rows_RV = log_BKV.reshape(-1, log_BKV.shape[2])
     history = history_of(plan, state, beams.tokens_BKS)
     rows_RV = logits_processors.apply(rows_RV, history, settings["rules"])
-    if plan.sample:  # one more than can end
+    if plan.sample:  # keep one more candidate than can end a text
         rows_RV = sampling.apply(rows_RV, settings["filters"], keep=plan.ends + 1)
     return rows_RV.reshape(log_BKV.shape)
 
 
 def history_of(plan: BeamPlan, state: SearchState, tokens_BKS: jax.Array, more: int = 0) -> History:
-    """Histories of all texts as rows, with `more` new tokens than the state knows of."""
+    """Histories of all texts as rows; the texts have `more` new tokens beyond those that the state counts."""
     copies, slots = tokens_BKS.shape[1:]
     repeat = functools.partial(jnp.repeat, repeats=copies, axis=0)
     start_R, new = repeat(state.start_B), state.new + more
@@ -206,7 +211,7 @@ def history_of(plan: BeamPlan, state: SearchState, tokens_BKS: jax.Array, more: 
 def advance(
     plan: BeamPlan, state: SearchState, beams: Beams, log_BKV: jax.Array, settings: Settings, group: int = 0
 ) -> tuple[Beams, jax.Array, jax.Array]:
-    """One step of a group: its new beams, which beam each continues [B, K], and whether to go on."""
+    """Take a step of one group: its new beams, the beam that each continues [B, K], and whether to continue."""
     size, new = log_BKV.shape[1], state.new
     totals_BKV, ends_E = log_BKV + beams.scores_BK[..., None], settings["ends_E"]
     keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys_B, new * plan.groups + group) if plan.sample else None
@@ -242,9 +247,10 @@ def advance(
 
 
 def top(totals_BKV: jax.Array, count: int, keys_B: jax.Array | None = None) -> Candidates:
-    """The `count` best continuations of each prompt, or with keys as many drawn without replacement.
+    """Select the `count` best continuations of each prompt; with keys, draw as many without replacement.
 
-    The best of all are among the best of each beam, and the best noisy ones are such a draw (Vieira 2014).
+    The best of all are among the `count` best of each beam. The best after adding Gumbel noise are a draw without replacement
+    (Vieira 2014).
     """
     rows, beams, vocab = totals_BKV.shape
     ranked_BKV = totals_BKV
@@ -270,7 +276,7 @@ def _finish(
     length: jax.Array,
     settings: Settings,
 ) -> Beams:
-    """The K best of what was finished and what finishes now."""
+    """Keep the K best of the texts finished before and those that finish now."""
     means_BC = scores_BC / length.astype(jnp.float32) ** settings["length_penalty"]
     shut_B = ~beams.open_B | (beams.done_BK.all(1) & (settings["early_stopping"] == STOP_WHEN_FULL))
     means_BC = means_BC + jnp.where(shut_B[:, None], LOW, 0.0) + jnp.where(finishes_BC, 0.0, LOW)
@@ -289,7 +295,7 @@ def _finish(
 
 
 def may_improve(beams: Beams, length: jax.Array, settings: Settings) -> jax.Array:
-    """Whether a running text could still beat the worst finished one [B], judged as `early_stopping` says."""
+    """Whether a running text could still beat the worst finished one [B], by the criterion of `early_stopping`."""
     penalty = settings["length_penalty"]
     length = jnp.where((settings["early_stopping"] == STOP_WHEN_EXHAUSTED) & (penalty > 0), settings["max_new"], length)
     best_B = beams.scores_BK.max(1) / length.astype(jnp.float32) ** penalty
@@ -298,10 +304,10 @@ def may_improve(beams: Beams, length: jax.Array, settings: Settings) -> jax.Arra
 
 
 def _pick(x_BX: jax.Array, index_BK: jax.Array) -> jax.Array:
-    """Entries of the second axis."""
+    """Select entries of the second axis by index_BK."""
     return jnp.take_along_axis(x_BX, index_BK.reshape(*index_BK.shape, *(1,) * (x_BX.ndim - 2)), axis=1)
 
 
 def total_length(words: Sequence[Sequence[int]]) -> int:
-    """Tokens that it takes to say all words."""
+    """Number of tokens of all words together."""
     return sum(map(len, words))

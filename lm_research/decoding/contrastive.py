@@ -1,7 +1,7 @@
-"""Contrastive search (Su et al. 2022): among the likeliest tokens, the one whose state is least like the earlier ones.
+"""Contrastive search (Su et al. 2022): among the most likely tokens, choose the one whose state is least similar to earlier ones.
 
-All candidates of a step run at once, as tokens at one place that see the past and themselves; the chosen one's keys and
-values then move to the place's own slot.
+All candidates of a step run at once, as tokens with the same position that attend to the past and themselves; the keys and
+values of the chosen one then move to the slot of that position.
 
 Legend: B rows, S slots, C candidates, D model width, V vocabulary.
 """
@@ -23,7 +23,7 @@ from lm_research.models.decode import BoundModel, Cache, CacheSlots
 
 @dataclasses.dataclass(frozen=True)
 class ContrastivePlan:
-    """What is compiled for: S, and C (top_k)."""
+    """Static arguments of a search, which it is compiled for: S, and C (top_k)."""
 
     slots: int
     candidates: int
@@ -36,8 +36,8 @@ class _Search(NamedTuple):
 
 
 def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array], settings: Settings) -> DecodeState:
-    """Texts of at most settings["max_new"] new tokens."""
-    spare = plan.candidates  # slots behind the last for candidates
+    """Generate up to settings["max_new"] new tokens for each prompt."""
+    spare = plan.candidates  # slots after the last one, for candidates
     x_BPD, cache = encode_prompts(bound, prompts, plan.slots + spare, spare)
     rows, width = prompts.tokens_BP.shape
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
@@ -66,13 +66,13 @@ def search(bound: BoundModel, plan: ContrastivePlan, prompts: Prompts[jax.Array]
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """Vectors of the last axis at length 1, in float32."""
+    """Scale vectors of the last axis to length 1, in float32."""
     x = x.astype(jnp.float32)
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def degeneration_penalty(states_BCD: jax.Array, past_BSD: jax.Array, seen_BS: jax.Array) -> jax.Array:
-    """The highest cosine of each candidate with a past state [B, C]; vectors of length 1."""
+    """Compute each candidate's highest cosine similarity with a past state [B, C]; all vectors have length 1."""
     cosine_BCS = jnp.einsum("BCD,BSD->BCS", states_BCD, past_BSD)
     return jnp.where(seen_BS[:, None], cosine_BCS, -jnp.inf).max(2)
 
@@ -80,13 +80,13 @@ def degeneration_penalty(states_BCD: jax.Array, past_BSD: jax.Array, seen_BS: ja
 def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: Settings) -> _Search:
     state, slot, count = search.state, search.state.length, plan.candidates
     scores_BV = logits_processors.apply(search.logits_BV, state.history(), settings["rules"])
-    share_BC, token_BC = jax.lax.top_k(jax.nn.softmax(scores_BV, axis=1), count)
+    probs_BC, token_BC = jax.lax.top_k(jax.nn.softmax(scores_BV, axis=1), count)
     x_BCD, cache = decode.extend(bound, token_BC, state.cache, _place(plan, state))
     logits_BCV = decode.predict(bound, x_BCD)
     seen_BS = state.history().slots()
-    likeness_BC = degeneration_penalty(unit(x_BCD), search.states_BSD, seen_BS)
+    penalty_BC = degeneration_penalty(unit(x_BCD), search.states_BSD, seen_BS)
     alpha = settings["penalty_alpha"]
-    score_BC = jnp.where(share_BC > 0, (1 - alpha) * share_BC - alpha * likeness_BC, -jnp.inf)
+    score_BC = jnp.where(probs_BC > 0, (1 - alpha) * probs_BC - alpha * penalty_BC, -jnp.inf)
     chosen_B = score_BC.argmax(1)
 
     def pick(x: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ def _step(bound: BoundModel, plan: ContrastivePlan, search: _Search, settings: S
 
 
 def _place(plan: ContrastivePlan, state: DecodeState) -> CacheSlots:
-    """C tokens at the next place, in slots from there on: each sees the past and itself."""
+    """Place C candidates at the next position, in consecutive slots: each attends to the past and itself."""
     slot_S, candidate_C = jnp.arange(plan.slots + plan.candidates), jnp.arange(plan.candidates)
     past_BS = (slot_S >= state.start_R[:, None]) & (slot_S < state.length)
     visible_BCS = past_BS[:, None] | (slot_S == state.length + candidate_C[:, None])
@@ -118,13 +118,11 @@ def _place(plan: ContrastivePlan, state: DecodeState) -> CacheSlots:
 
 
 def move_chosen(cache: Cache, slot: jax.Array, chosen_B: jax.Array, stacked: bool) -> Cache:
-    """Moves the chosen one of the entries from `slot` on into `slot`."""
+    """Move the keys and values of the chosen candidate, in slot `slot + chosen_B`, to `slot`."""
 
     def move(x_BGSK: jax.Array) -> jax.Array:
-        axis, size = (
-            x_BGSK.ndim - 2,
-            x_BGSK.shape[-2],
-        )  # layers with a window have few entries, which they fill in turns
+        # The cache of a layer with a sliding window is a ring buffer, so slots are taken modulo its size.
+        axis, size = x_BGSK.ndim - 2, x_BGSK.shape[-2]
         chosen = jnp.repeat((slot + chosen_B) % size, len(x_BGSK) // len(chosen_B))  # rows and heads may be one axis
         kept = jnp.take_along_axis(x_BGSK, chosen.reshape(-1, *(1,) * axis, 1), axis=axis)
         return jax.lax.dynamic_update_slice_in_dim(x_BGSK, kept, slot % size, axis)

@@ -1,4 +1,4 @@
-"""Embeddings of texts: the final states of their tokens, pooled; and how alike two embeddings are.
+"""Text embeddings: the pooled final states of a text's tokens, and similarities of embeddings.
 
 Legend: B batch, L length, D width, N, M texts.
 """
@@ -33,84 +33,89 @@ def embed(
     prompt_name: str | None = None,
     prompt: str | None = None,
 ) -> np.ndarray:
-    """Float32 [len(texts), D]; see LanguageModel.embed.
+    """Embed texts as float32 [len(texts), D]; see LanguageModel.embed.
 
     Args:
       lm: a LanguageModel.
-      run: (rows, pooling, normalize, skipped) -> vectors [B, D] of its, as `program` makes them.
-      texts: or token ids of each, which are read as they are.
+      run: (inputs, pooling, normalize, skipped) -> vectors [B, D], as `program` compiles it.
+      texts: texts, or the token ids of each, which are used unchanged.
+      pooling: name of the pooling, which replaces that of the directory and its layers after the pooling; or None.
+      normalize: scale vectors to length 1; None uses the directory's setting.
+      batch_size: texts per forward pass.
+      prompt_name: name of a prompt in the directory, or None for its default.
+      prompt: the prompt itself, or None to use `prompt_name`.
 
     Raises:
-      UserError: no tokenizer, ids that are none of the model's, a pooling that is not supported, or a prompt that there is not.
+      UserError: there is no tokenizer, ids are outside the vocabulary, or the pooling or the prompt does not exist.
     """
-    said = lm.embedding or Embedding()
-    if pooling is not None:  # "first" is what cls was called before
+    settings = lm.embedding or Embedding()
+    if pooling is not None:  # "first" is an older name of "cls"
         pooling = "cls" if pooling == "first" else pooling
-        said = dataclasses.replace(said, pooling=pooling, further=(), dense=(), truncate_dim=0)
-    said.check()
-    _check_width(said, lm.definition.arch)
-    begins, width = resolve_prompt(said, texts, prompt_name, prompt), _width(said, lm.definition.arch)
-    if begins and are_texts(texts):
-        texts = [begins + text for text in texts]
-    most, framed = said.max_length or (lm.tokenizer and lm.tokenizer.max_length) or 0, lm.embedding is not None
+        settings = dataclasses.replace(settings, pooling=pooling, further=(), dense=(), truncate_dim=0)
+    settings.check()
+    _check_width(settings, lm.definition.arch)
+    prefix, width = resolve_prompt(settings, texts, prompt_name, prompt), _width(settings, lm.definition.arch)
+    if prefix and are_texts(texts):
+        texts = [prefix + text for text in texts]
+    max_length = settings.max_length or (lm.tokenizer and lm.tokenizer.max_length) or 0
+    framed = lm.embedding is not None
 
-    def read(some: Any) -> Any:
-        return read_texts(lm.tokenizer, lm.definition.arch, some, most, framed)
+    def read(batch: Any) -> Any:
+        return read_texts(lm.tokenizer, lm.definition.arch, batch, max_length, framed)
 
-    skipped = prompt_tokens(lm.tokenizer, read, begins) if begins and not said.include_prompt else 0
-    at_once = (said.normalize if normalize is None else normalize) and not said.dense
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # rows of similar length pad each other least
+    skipped = prompt_tokens(lm.tokenizer, read, prefix) if prefix and not settings.include_prompt else 0
+    normalize_pooled = (settings.normalize if normalize is None else normalize) and not settings.dense
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths in a batch need the least padding
     rows: dict[int, np.ndarray] = {}
     for start in range(0, len(texts), batch_size):
         chosen = order[start : start + batch_size]
-        # As many rows as twice, four times ... one, so that few shapes are compiled; what fills up is left out below.
-        filled = chosen + chosen[-1:] * (min(batch_size, next_power_of_two(len(chosen))) - len(chosen))
-        found = run(read([texts[i] for i in filled]), said.pooling, at_once, np.int32(skipped))
-        rows |= dict(zip(chosen, np.asarray(_finished(found, said, normalize)), strict=False))
+        # A power of two of rows, so that few shapes are compiled; zip drops the results of the repeated rows.
+        padded = chosen + chosen[-1:] * (min(batch_size, next_power_of_two(len(chosen))) - len(chosen))
+        pooled = run(read([texts[i] for i in padded]), settings.pooling, normalize_pooled, np.int32(skipped))
+        rows |= dict(zip(chosen, np.asarray(_postprocess(pooled, settings, normalize)), strict=False))
     return np.stack([rows[i] for i in range(len(texts))]) if texts else np.zeros((0, width), np.float32)
 
 
-def resolve_prompt(said: Embedding, texts: Sequence[Any], prompt_name: str | None, prompt: str | None) -> str:
-    """What is put before texts; token ids get nothing. Raises a UserError for a name that there is not."""
+def resolve_prompt(settings: Embedding, texts: Sequence[Any], prompt_name: str | None, prompt: str | None) -> str:
+    """Return the prompt to put before texts; "" for token ids. Raises a UserError if there is no prompt of that name."""
     if len(texts) and not isinstance(texts[0], str):
         if prompt_name is not None or prompt is not None:
-            raise UserError(
-                "Token ids are read as they are: a prompt goes before texts only. Put its ids before theirs."
-            )
+            raise UserError("Token ids are used unchanged: a prompt can precede texts only. Put its ids before theirs.")
         return ""
-    return said.prompt(prompt_name) if prompt is None else prompt
+    return settings.prompt(prompt_name) if prompt is None else prompt
 
 
 def prompt_tokens(tokenizer: Tokenizer, read: Callable[[list[str]], Mapping[str, np.ndarray]], prompt: str) -> int:
-    """Tokens that a prompt has at the beginning of a row: its own and special ones before it."""
+    """Count the tokens of a prompt at the beginning of a row, special tokens before it included."""
     row = read([prompt])
     ids = row["input_ids"][0][row["attention_mask"][0] > 0]
     return len(ids) - int(ids[-1] in tokenizer.special_ids)
 
 
-def _check_width(said: Embedding, arch: Any) -> None:
-    """Raises a UserError if the first layer behind the pooling is one for other vectors."""
-    width = (arch.encoder or arch).hidden_size * len(said.poolings)
-    if said.dense and len(said.dense[0].kernel) != width:
+def _check_width(settings: Embedding, arch: Any) -> None:
+    """Raise a UserError if the first layer after the pooling does not take vectors of the model's width."""
+    width = (arch.encoder or arch).hidden_size * len(settings.poolings)
+    if settings.dense and len(settings.dense[0].kernel) != width:
         raise UserError(
-            f"The layer behind the pooling takes {len(said.dense[0].kernel)} numbers, but vectors have {width}: modules.json and the model do "
-            "not belong together. Give a pooling to have the vectors before it."
+            f"The layer after the pooling takes {len(settings.dense[0].kernel)} numbers, but vectors have {width}: modules.json and the model "
+            "do not belong together. Give a pooling to get the vectors before that layer."
         )
 
 
-def _width(said: Embedding, arch: Any) -> int:
-    width = said.dense[-1].kernel.shape[1] if said.dense else (arch.encoder or arch).hidden_size * len(said.poolings)
-    return min(width, said.truncate_dim or width)
+def _width(settings: Embedding, arch: Any) -> int:
+    pooled = (arch.encoder or arch).hidden_size * len(settings.poolings)
+    width = settings.dense[-1].kernel.shape[1] if settings.dense else pooled
+    return min(width, settings.truncate_dim or width)
 
 
-def _finished(x_BD: jax.Array, said: Embedding, normalize: bool | None) -> jax.Array:
-    """Pooled vectors through what follows. With `normalize` those that are cut get length 1 once more."""
-    for layer in said.dense:
+def _postprocess(x_BD: jax.Array, settings: Embedding, normalize: bool | None) -> jax.Array:
+    """Apply the dense layers and the truncation after the pooling; with `normalize`, truncated vectors are scaled again."""
+    for layer in settings.dense:
         x_BD = _dense(jnp.asarray(x_BD), layer)
-    if said.dense and (said.normalize if normalize is None else normalize):
+    if settings.dense and (settings.normalize if normalize is None else normalize):
         x_BD = forward.l2_normalize(x_BD)
-    if said.truncate_dim:
-        x_BD = x_BD[:, : said.truncate_dim]
+    if settings.truncate_dim:
+        x_BD = x_BD[:, : settings.truncate_dim]
         x_BD = forward.l2_normalize(x_BD) if normalize else x_BD
     return x_BD
 
@@ -130,9 +135,9 @@ def _dense(x_BD: jax.Array, layer: Dense) -> jax.Array:
 
 
 def similarities(a_ND: np.ndarray, b_MD: np.ndarray, kind: str) -> np.ndarray:
-    """How alike vectors are, each of a with each of b, float32 [N, M], of a kind of SIMILARITIES.
+    """Compute the similarity of each vector of a with each of b, float32 [N, M], by a measure in SIMILARITIES.
 
-    Distances are negative, so that more is always closer. Raises a UserError for another kind.
+    Distances are negated, so that larger is always more similar. Raises a UserError for an unknown measure.
     """
     a_ND, b_MD = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a_ND, b_MD))
     if kind in ("cosine", "dot"):
@@ -141,7 +146,7 @@ def similarities(a_ND: np.ndarray, b_MD: np.ndarray, kind: str) -> np.ndarray:
 
 
 def similarity_pairwise(a: np.ndarray, b: np.ndarray, kind: str) -> np.ndarray:
-    """The same of vectors [..., D] that stand at the same place, [...]."""
+    """Compute the similarity of corresponding vectors [..., D] of a and b, [...]."""
     if kind == "cosine":
         return (_length_1(a) * _length_1(b)).sum(-1)
     if kind == "dot":
@@ -158,7 +163,7 @@ def _length_1(x: np.ndarray) -> np.ndarray:
 
 
 def program(definition: ModelDefinition) -> Callable[..., jax.Array]:
-    """(parameters, rows, pooling, normalize, skipped) -> vectors [B, D], jitted."""
+    """Compile (params, inputs, pooling, normalize, skipped) -> vectors [B, D]; the first `skipped` tokens are not pooled."""
 
     def run(
         params: Params, inputs: Mapping[str, jax.Array], pooling: str, normalize: bool, skipped: jax.Array

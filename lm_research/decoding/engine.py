@@ -1,7 +1,7 @@
-"""Prompts in, tokens out: one compiled program reads the prompts, another says one token after the other on the device.
+"""Greedy decoding and sampling: one compiled program reads the prompts, another generates tokens in a loop on the device.
 
-The second runs until a slot that it is told, so the same program serves a whole text at once, pieces of it for streaming,
-and stop strings that are looked for now and then. Its state is donated: the cache is written in place.
+The loop runs up to a given slot, so the same program generates a whole text at once, pieces of it for streaming, or stretches
+between two searches for stop strings. Its state is donated, so the cache is updated in place.
 
 Legend: B prompts, R rows (B x copies), P slots of prompts, S slots, V vocabulary, E end tokens, T best tokens.
 """
@@ -29,22 +29,22 @@ from lm_research.models.decode import BoundModel, Cache, CacheSlots
 from lm_research.models.definition import ModelDefinition, Params
 from lm_research.parallel.rules import batch_shards
 
-# What numbers a program is told: {"rules": ..., "filters": ..., "ends_E", "pad", "seed_B"}, see options.py.
+# Array arguments of a program: {"rules": ..., "filters": ..., "ends_E", "pad", "seed_B"}, see generation_config.py.
 Settings = Mapping[str, Any]
-PROGRAMS = 128  # that a model keeps, of one function, plan and shape of arrays each
+PROGRAMS = 128  # most compiled programs that an engine keeps; one per function, plan and shapes of arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeSpec:
-    """What a program is compiled for.
+    """Static arguments of a program, which it is compiled for.
 
     Attributes:
-      slots: S, prompt and new tokens.
-      copies: rows that continue each prompt.
-      sample: draw tokens, or take the best.
+      slots: S, number of prompt and new tokens.
+      copies: rows per prompt.
+      sample: draw tokens instead of taking the most likely one.
       candidates: see sampling.draw.
       logprobs: record the log-probability of each new token.
-      best: T, and of so many best tokens.
+      best: T, number of most likely tokens to record per step.
     """
 
     slots: int
@@ -56,7 +56,7 @@ class DecodeSpec:
 
 
 class Records(NamedTuple):
-    """Log-probabilities [nats] before any rule, in the slots of their tokens; None where they are not wanted."""
+    """Log-probabilities [nats] before any logits processor, in the slots of their tokens; None if not requested."""
 
     logprob_RS: jax.Array | None = None
     best_RST: jax.Array | None = None
@@ -64,7 +64,7 @@ class Records(NamedTuple):
 
 
 class DecodeState(NamedTuple):
-    """Texts on their way. `length` slots are filled, the first `width` with prompts; the last one is not in the cache yet."""
+    """State of the loop: `length` slots are filled, the first `width` with prompts; the latest token is not yet in the cache."""
 
     tokens_RS: jax.Array
     start_R: jax.Array
@@ -77,6 +77,7 @@ class DecodeState(NamedTuple):
     records: Records
 
     def history(self) -> History:
+        """The tokens so far, for logits processors."""
         spread = functools.partial(jnp.broadcast_to, shape=self.start_R.shape)
         return History(
             self.tokens_RS, self.start_R, spread(self.length), spread(self.length - self.width), self.source_RM
@@ -84,16 +85,16 @@ class DecodeState(NamedTuple):
 
 
 class Engine:
-    """The programs of one model with one set of parameters.
+    """Compiled generation programs of a model with one set of parameters.
 
     Attributes:
       definition: the model.
-      given: its parameters; params: the same, with the decoder's layers unstacked where that is faster.
-      rows_multiple: batches must be multiples of it.
+      source_params: its parameters; `params`: the same, with the decoder's layers unstacked where that is faster.
+      rows_multiple: the number of rows of a batch must be a multiple of this.
     """
 
     def __init__(self, definition: ModelDefinition, params: Params, unstacked: bool | None = None) -> None:
-        """`unstacked` copies the decoder's layers into separate matrices (models.decode_layout.unroll); None does so on one CPU device."""
+        """With `unstacked`, copy the decoder's layers into separate matrices (models.decode_layout); None does so on a single CPU."""
         self.definition = definition
         leaf = jax.tree.leaves(params)[0]
         sharding = leaf.sharding if isinstance(leaf, jax.Array) else None
@@ -110,10 +111,17 @@ class Engine:
         self._lock = threading.Lock()
 
     def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        """Context in which arrays are sharded over the mesh of the parameters, if they have one."""
         return jax.set_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
     def program(self, function: Any, plan: Any, donate: int | None = None) -> Any:
-        """`function(bound, plan, *arrays)` compiled as a function of (params, *arrays); the latest PROGRAMS are kept."""
+        """Return `function(bound, plan, *arrays)` as a compiled function of `arrays`.
+
+        Args:
+          function: takes the model with its parameters, the plan and arrays.
+          plan: hashable static arguments.
+          donate: index of the array argument whose buffers may be reused.
+        """
 
         def call(*arrays: Any) -> Any:
             compiled = self._compiled((function, plan, donate), arrays)
@@ -122,11 +130,11 @@ class Engine:
 
         return call
 
-    def _compiled(self, wanted: tuple[Any, Any, int | None], arrays: Any) -> Any:
-        """The jitted function of a program for arrays of these shapes; those that are not used are dropped, and with them what they hold."""
+    def _compiled(self, program: tuple[Any, Any, int | None], arrays: Any) -> Any:
+        """The jitted function of a program for arrays of these shapes; the least recently used ones beyond PROGRAMS are dropped."""
         leaves, tree = jax.tree.flatten(arrays)
-        key = wanted, tree, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
-        function, plan, donate = wanted
+        key = program, tree, tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
+        function, plan, donate = program
         with self._lock:
             if key in self._programs:
                 self._programs.move_to_end(key)
@@ -142,11 +150,11 @@ class Engine:
             return jitted
 
     def prefill(self, plan: DecodeSpec, prompts: Prompts[np.ndarray], settings: Settings) -> DecodeState:
-        """Reads prompts and chooses the first new token of each row."""
+        """Read the prompts and choose the first new token of each row."""
         return self.program(prefill, plan)(prompts, settings)
 
     def decode_until(self, plan: DecodeSpec, state: DecodeState, settings: Settings, until: int) -> DecodeState:
-        """Goes on until `until` slots are filled or all rows are finished. The given state is used up."""
+        """Generate until `until` slots are filled or all rows are finished. The buffers of `state` are donated."""
         return self.program(decode_until, plan, donate=0)(state, settings, np.int32(until))
 
 
@@ -158,7 +166,7 @@ def _dtype(leaf: Any) -> Any:
 
 
 def causal_slots(start_R: jax.Array, slot: jax.Array, length: int, span: int) -> CacheSlots:
-    """The place of `length` tokens from `slot` on (a number, or [R]), each seeing its row's slots up to its own."""
+    """Place `length` tokens at `slot` (a number, or [R]) and after it; each attends to its row's slots up to its own."""
     slot_S = jnp.arange(span)
     own_RL = jnp.reshape(slot, (-1, 1)) + jnp.arange(length)
     visible_RLS = (slot_S <= own_RL[..., None]) & (slot_S >= start_R[:, None, None])
@@ -169,9 +177,15 @@ def causal_slots(start_R: jax.Array, slot: jax.Array, length: int, span: int) ->
 def encode_prompts(
     bound: BoundModel, prompts: Prompts[jax.Array], slots: int, step: int = 1, shared: int = 0
 ) -> tuple[jax.Array, Cache]:
-    """States of all prompt tokens [B, P, D], and a cache of `slots` slots with them.
+    """Encode prompts: final states of their tokens [B, P, D], and a cache with them.
 
-    Others come `step` at once; `shared`: to one place, as beams (see models.attention.cache.capacity).
+    Args:
+      bound: the model with its parameters.
+      prompts: the batch.
+      slots: capacity of the cache.
+      step: number of tokens that are later added at once.
+      shared: first slot from which the tokens of a step have the same position, as beams do; 0 for none (see
+        models.attention.cache.capacity).
     """
     memory = None
     if prompts.source_BM is not None:
@@ -187,12 +201,12 @@ def encode_prompts(
 
 
 def predict(bound: BoundModel, x_RLD: jax.Array) -> jax.Array:
-    """Next-token logits [R, V] after the last of some states."""
+    """Compute next-token logits [R, V] after the last of the states [R, L, D]."""
     return decode.predict(bound, x_RLD[:, -1:])[:, 0]
 
 
 def row_keys(prompts: Prompts[jax.Array], seed_B: jax.Array, copies: int) -> jax.Array:
-    """A key for each row [R]. The copies of a prompt draw as so many equal prompts in one batch do."""
+    """Derive a random key for each row [R]. Copies of a prompt draw as equal prompts in one batch do."""
     number_BC = prompts.digest_B2[:, 1:] * copies + jnp.arange(copies, dtype=jnp.uint32)
 
     def one(seed: jax.Array, digest: jax.Array, number: jax.Array) -> jax.Array:
@@ -203,7 +217,7 @@ def row_keys(prompts: Prompts[jax.Array], seed_B: jax.Array, copies: int) -> jax
 
 
 def repeat_cache(cache: Cache, rows: int, copies: int, stacked: bool) -> Cache:
-    """Each of the rows `copies` times."""
+    """Repeat each row of a cache `copies` times; `stacked` if its arrays have a leading layer axis."""
     if copies == 1:
         return cache
 
@@ -221,13 +235,14 @@ def repeat_cache(cache: Cache, rows: int, copies: int, stacked: bool) -> Cache:
 
 
 def source_tokens(prompts: Prompts[jax.Array]) -> jax.Array | None:
-    """The encoder's tokens, NO_TOKEN for padding."""
+    """Return the encoder's tokens with NO_TOKEN for padding; None for decoders."""
     if prompts.source_BM is None or prompts.source_mask_BM is None:
         return None
     return jnp.where(prompts.source_mask_BM > 0, prompts.source_BM, logits_processors.NO_TOKEN)
 
 
 def prefill(bound: BoundModel, plan: DecodeSpec, prompts: Prompts[jax.Array], settings: Settings) -> DecodeState:
+    """Program of Engine.prefill."""
     x_BPD, cache = encode_prompts(bound, prompts, plan.slots)
     copies, width = plan.copies, prompts.tokens_BP.shape[1]
     repeat = functools.partial(jnp.repeat, repeats=copies, axis=0)
@@ -253,12 +268,14 @@ def prefill(bound: BoundModel, plan: DecodeSpec, prompts: Prompts[jax.Array], se
     return sample_next(plan, state, logits_RV, settings)
 
 
-# --- one token after the other ----------------------------------------------------------------------------------------
+# --- the decoding loop ------------------------------------------------------------------------------------------------
 
 
 def decode_until(
     bound: BoundModel, plan: DecodeSpec, state: DecodeState, settings: Settings, until: jax.Array
 ) -> DecodeState:
+    """Program of Engine.decode_until."""
+
     def body(state: DecodeState) -> DecodeState:
         slot = state.length - 1
         token_R1 = jax.lax.dynamic_slice_in_dim(state.tokens_RS, slot, 1, axis=1)
@@ -273,7 +290,7 @@ def decode_until(
 
 
 def sample_next(plan: DecodeSpec, state: DecodeState, logits_RV: jax.Array, settings: Settings) -> DecodeState:
-    """Chooses the next token of each row; finished rows get padding."""
+    """Choose the next token of each row; finished rows get padding."""
     history, slot = state.history(), state.length
     scores_RV = logits_processors.apply(logits_RV, history, settings["rules"])
     if plan.sample:
@@ -299,8 +316,8 @@ def _record(plan: DecodeSpec, records: Records, logits_RV: jax.Array, token_R: j
     if not plan.logprobs:
         return records
     log_RV = jax.nn.log_softmax(logits_RV, axis=1)
-    said = put(records.logprob_RS, jnp.take_along_axis(log_RV, token_R[:, None], axis=1)[:, 0])
+    logprob_RS = put(records.logprob_RS, jnp.take_along_axis(log_RV, token_R[:, None], axis=1)[:, 0])
     if not plan.best:
-        return Records(said)
+        return Records(logprob_RS)
     top_RT, ids_RT = jax.lax.top_k(log_RV, plan.best)
-    return Records(said, put(records.best_RST, ids_RT), put(records.best_logprob_RST, top_RT))
+    return Records(logprob_RS, put(records.best_RST, ids_RT), put(records.best_logprob_RST, top_RT))

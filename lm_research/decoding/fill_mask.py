@@ -1,4 +1,4 @@
-"""What a masked language model puts into a gap.
+"""Predictions of a masked language model for hidden words, shown during training.
 
 Legend: B examples, L length, T best tokens, V vocabulary.
 """
@@ -21,20 +21,20 @@ from lm_research.tokenizers.base import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-    """A token sequence with one token hidden."""
+    """A token sequence and the position of the token to hide."""
 
     tokens: Sequence[int]
     position: int
 
 
-READABLE = 32  # tokens of a sentence that is shown
-SPACED = 0.25  # share of tokens that begin a word, below which a text is taken to be written without spaces
+MAX_SHOWN = 32  # tokens of the longest sentence to show
+MIN_WORD_STARTS = 0.25  # fraction of tokens that begin a word, below which a text is assumed to have no spaces
 
 
 def find_gaps(store: TokenStore, tokenizer: Tokenizer, count: int, length: int) -> list[Gap]:
-    """One gap in each of `count` sentences spread over a store: a whole word near the middle that is one token.
+    """Choose a gap in each of `count` sentences spread over a store: a one-token word near the middle.
 
-    Of text without spaces (Chinese, Japanese, Thai) any token of at least two letters.
+    In text without spaces (Chinese, Japanese, Thai), any token of at least two letters qualifies.
     """
     gaps = []
     for start in np.linspace(0, store.num_sentences, count, endpoint=False).astype(int):
@@ -42,7 +42,7 @@ def find_gaps(store: TokenStore, tokenizer: Tokenizer, count: int, length: int) 
             first, end = (int(x) for x in store.sentence_starts[sentence : sentence + 2])
             tokens = np.asarray(store.tokens[first:end])[: length - 2].astype(int)
             places = np.flatnonzero(_words(tokenizer, tokens))
-            if 8 <= len(tokens) <= READABLE and len(places):
+            if 8 <= len(tokens) <= MAX_SHOWN and len(places):
                 middle = int(places[np.abs(places - len(tokens) // 2).argmin()])
                 gaps.append(Gap(tokens.tolist(), middle))
                 break
@@ -50,17 +50,17 @@ def find_gaps(store: TokenStore, tokenizer: Tokenizer, count: int, length: int) 
 
 
 def _words(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
-    """Bool [L]: tokens that are whole words and say something."""
+    """Find tokens that are whole words of more than one letter, bool [L]."""
     begins = tokenizer.starts_word[tokens]
-    if begins.mean() < SPACED:
+    if begins.mean() < MIN_WORD_STARTS:
         texts = [tokenizer.decode([token]).strip() for token in tokens.tolist()]
         return np.array([len(text) > 1 and text.isalpha() for text in texts])
-    # A word of one token begins here, and so does what follows; at least three bytes and what marks the word.
+    # Both the token and its successor begin a word, and the token has at least three bytes besides the word marker.
     return np.append(begins[:-1] & begins[1:] & (tokenizer.token_bytes[tokens[:-1]] > 3), False)
 
 
 class MaskFiller:
-    """Fills gaps of sentences up to a fixed length; compiled once."""
+    """Predicts hidden tokens of sentences up to a fixed length; compiled once."""
 
     def __init__(self, definition: ModelDefinition, tokenizer: Tokenizer, length: int, best: int = 3) -> None:
         self.tokenizer, self.length = tokenizer, length
@@ -71,11 +71,11 @@ class MaskFiller:
             logits_B1V = model.predict_tokens(x_BLD, positions_B[:, None]).logits()
             return jax.lax.top_k(jax.nn.softmax(logits_B1V[:, 0, : tokenizer.size]), best)
 
-        mesh = jax.sharding.get_mesh()  # of a run: each of its processes is to have all of the rows
+        mesh = jax.sharding.get_mesh()  # of a training run, where each process needs all rows of the output
         self._predict = jax.jit(predict, out_shardings=None if mesh.empty else replicated(mesh))
 
     def __call__(self, params: Any, gaps: Sequence[Gap]) -> list[str]:
-        """A line for each gap: the sentence with its hidden word in brackets, and the best guesses."""
+        """Format each gap as the sentence with its hidden word in brackets, and the most likely tokens with probabilities."""
         if not gaps:
             return []
         role = self.tokenizer
@@ -86,12 +86,12 @@ class MaskFiller:
             row[gap.position + 1] = role.mask_id
         segments_BL = (tokens_BL != role.pad_id).astype(np.int32)
         positions_B = np.asarray([gap.position + 1 for gap in gaps], np.int32)
-        shares_BT, best_BT = to_host(self._predict(params, tokens_BL, segments_BL, positions_B))
+        probs_BT, best_BT = to_host(self._predict(params, tokens_BL, segments_BL, positions_B))
         lines = []
-        for gap, shares_T, best_T in zip(gaps, shares_BT, best_BT, strict=True):
+        for gap, probs_T, best_T in zip(gaps, probs_BT, best_BT, strict=True):
             guesses = "   ".join(
-                f"{role.decode([int(token)]) or role.pieces([int(token)])[0]} {share:.0%}"
-                for token, share in zip(best_T, shares_T, strict=True)
+                f"{role.decode([int(token)]) or role.pieces([int(token)])[0]} {prob:.0%}"
+                for token, prob in zip(best_T, probs_T, strict=True)
             )
             before, after = role.decode(gap.tokens[: gap.position]), role.decode(gap.tokens[gap.position + 1 :])
             hidden = role.decode([gap.tokens[gap.position]]).strip()

@@ -1,6 +1,6 @@
-"""`generate` and `stream`: from texts or token ids to texts or token ids, in every way of decoding there is.
+"""`generate`, `stream` and `score`: decoding with every strategy, from texts or token ids to texts or token ids.
 
-They take a model as pretrained.LanguageModel is one: `definition`, `params`, `tokenizer`, `config`, `generation_config`.
+`lm` is a pretrained.LanguageModel; its `definition`, `params`, `tokenizer`, `config` and `generation_config` are used.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from lm_research.decoding.prompts import longest
 from lm_research.decoding.streaming import continuation, pieces, stop_at
 from lm_research.errors import UserError
 
-LOOK = 16  # new tokens between two looks for stop strings
+STOP_CHECK_EVERY = 16  # new tokens between two searches for stop strings
 
 
 @dataclasses.dataclass
 class GenerateOutput:
-    """What `generate` made. Rows are those of the prompts in order, `num_return_sequences` of each.
+    """Results of `generate`: R rows, `num_return_sequences` per prompt, in the order of the prompts.
 
     Attributes:
-      sequences: int32 [R, L]: prompts as given (of encoder-decoders the decoder's), new tokens, padding.
-      new_tokens: the new tokens of each row up to its end, which is among them.
-      texts: what they add to prompts that were texts, or say by themselves; None without a tokenizer.
-      sequences_scores: [R] of beams: log-probability / length ^ length_penalty.
-      logprobs: of each row's new tokens, in nats, before any rule.
-      top_ids, top_logprobs: [tokens, T] of each row: the best tokens at each place.
-      rounds: of speculative decoding: calls of the model.
+      sequences: int32 [R, L], prompts (the decoder's, for encoder-decoders), new tokens and padding.
+      new_tokens: new tokens of each row, up to and including its end token.
+      texts: decoded new tokens, which continue the prompts if these were texts; None without a tokenizer.
+      sequences_scores: float32 [R], log-probability / length ^ length_penalty; beam search only.
+      logprobs: log-probabilities of each row's new tokens, in nats, before any logits processor.
+      top_ids, top_logprobs: [tokens, T] per row, the T most likely tokens of each step.
+      rounds: number of calls of the model; speculative decoding only.
     """
 
     sequences: np.ndarray
@@ -57,23 +57,24 @@ def generate(
     assistant_model: Any = None,
     **arguments: Any,
 ) -> Any:
-    """Continues prompts, or answers texts (encoder-decoders).
+    """Continue prompts (decoders) or answer texts (encoder-decoders); see LanguageModel.generate.
 
     Args:
       lm: the model.
-      input_ids: token ids [B, L], or lists of them; for encoder-decoders what the encoder reads.
-      prompts: texts instead.
-      attention_mask: [B, L], 1 for real tokens; rows may be padded on either side. Without it all tokens are real; but a
-        decoder's are not where they are pad_token_id, unless that ends texts.
-      decoder_input_ids, decoder_attention_mask: how an encoder-decoder's text begins.
-      assistant_model: a smaller model with the same tokens that drafts (speculative decoding).
-      arguments: see options.Options; defaults come from generation_config.json, or config.json.
+      input_ids: token ids [B, L], or lists of different lengths; the encoder's input for encoder-decoders.
+      prompts: texts, in place of input_ids.
+      attention_mask: [B, L], 1 for real tokens; rows may be padded on either side. If omitted, all tokens are real, except
+        that pad_token_id counts as padding in a decoder's input_ids unless it also ends texts.
+      decoder_input_ids: token ids [B, T] that an encoder-decoder's output begins with.
+      decoder_attention_mask: [B, T], 1 for real tokens of decoder_input_ids.
+      assistant_model: a smaller model with the same vocabulary that drafts tokens (speculative decoding).
+      **arguments: fields of GenerationConfig; defaults come from generation_config.json, or else config.json.
 
     Returns:
-      `sequences` [R, L] for input_ids, `texts` for prompts, see GenerateOutput, which `return_dict_in_generate` gives whole.
+      `sequences` [R, L] for input_ids or `texts` for prompts; the whole GenerateOutput with `return_dict_in_generate`.
 
     Raises:
-      UserError: unknown arguments, such as do not go together, or inputs that the model cannot take.
+      UserError: an argument is unknown or conflicts with another, or the model cannot take the inputs.
     """
     inputs = dict(
         input_ids=input_ids,
@@ -85,32 +86,32 @@ def generate(
     if assistant_model is not None:
         output: GenerateOutput | None = _speculative(request, lm, assistant_model)
     else:
-        *_, output = _ways(request)
-    assert output is not None, "the last piece is the whole"
+        *_, output = _run(request)
+    assert output is not None, "the last value is the output"
     if request.options.return_dict_in_generate:
         return output
     return output.texts if prompts is not None else output.sequences
 
 
 def in_pieces(lm: Any, input_ids: Any, piece: int, **arguments: Any) -> Iterator[GenerateOutput | None]:
-    """What `generate` makes of token ids, with a None after every `piece` tokens, when others may have the device.
+    """Run `generate` in steps: yield None after every `piece` tokens, so that others can use the device, and then the output.
 
-    All token ids are read, padding among them. Contrastive search is one piece. Raises a UserError as `generate` does, at the
-    latest for the first piece.
+    All token ids are real, padding included. Contrastive search runs in one step. Raises a UserError as `generate`, at the
+    latest in the first step.
     """
     inputs = {"input_ids": input_ids, "attention_mask": [[1] * len(row) for row in input_ids]}
     request = Request(lm, arguments, inputs, None)
-    return _ways(request, piece)
+    return _run(request, piece)
 
 
-def _ways(request: Request, piece: int = 0) -> Iterator[GenerateOutput | None]:
-    """The output of a request, at the end; with `piece` a None before it now and then."""
-    way = {"tokens": _tokens, "beams": _beams, "contrastive": _contrastive}[request.options.strategy]
-    return way(request, piece)
+def _run(request: Request, piece: int = 0) -> Iterator[GenerateOutput | None]:
+    """Yield the output of a request; with `piece`, None after every `piece` tokens before it."""
+    run = {"tokens": _tokens, "beams": _beams, "contrastive": _contrastive}[request.options.strategy]
+    return run(request, piece)
 
 
 def _output(request: Request, new: list[list[int]], fill: int, **more: Any) -> GenerateOutput:
-    """The output of new tokens of each row, `fill` behind the shorter ones."""
+    """Assemble the output from the new tokens of each row; shorter rows are padded with `fill`."""
     prompts = np.repeat(request.shown, len(new) // len(request.shown), axis=0)
     added = np.full((len(new), longest(new)), fill, np.int32)
     for row, tokens in zip(added, new, strict=True):
@@ -127,7 +128,7 @@ def _tokens(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
     state = request.engine.prefill(plan, request.prompts, settings)
     until, last = request.slots, request.slots + request.lengths.max_new_tokens
     while True:
-        until = min(last, until + (piece or LOOK if stops or piece else last))
+        until = min(last, until + (piece or STOP_CHECK_EVERY if stops or piece else last))
         state = request.engine.decode_until(plan, state, settings, until)
         new = _stopped(request, _new(request, state), stops)
         finished = np.ones(len(state.finished_R), bool)
@@ -147,7 +148,7 @@ def _stops(request: Request) -> list[str]:
 
 
 def _stopped(request: Request, rows: np.ndarray, stops: Sequence[str]) -> list[tuple[list[int], bool]]:
-    """Rows cut behind an end token or the one that completes a stop string, and whether they are finished."""
+    """Truncate rows after an end token or the token that completes a stop string; also return whether each is finished."""
     found, copies = [], len(rows) // len(request.before)
     for number, row in enumerate(request.cut(rows)):
         stop = stop_at(request.tokenizer, row, stops, request.before[number // copies])
@@ -157,7 +158,7 @@ def _stopped(request: Request, rows: np.ndarray, stops: Sequence[str]) -> list[t
 
 
 def _new(request: Request, state: DecodeState) -> np.ndarray:
-    """New tokens of the real rows."""
+    """New tokens of the real rows, without those that pad the batch."""
     rows = request.count * request.options.num_return_sequences
     return np.asarray(state.tokens_RS)[:rows, request.slots : int(state.length)]
 
@@ -187,7 +188,7 @@ def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
         needed = beam.total_length(options.force_words_ids)
         if needed > request.lengths.max_new_tokens:
             raise UserError(
-                f"force_words_ids has {needed} tokens, but only {request.lengths.max_new_tokens} new ones may come. Raise max_new_tokens."
+                f"force_words_ids has {needed} tokens, but max_new_tokens is {request.lengths.max_new_tokens}. Raise max_new_tokens."
             )
     engine, prompts = request.engine, request.prompts
     if piece:
@@ -213,7 +214,7 @@ def _beams(request: Request, piece: int) -> Iterator[GenerateOutput | None]:
 
 
 def _logprobs(request: Request, new: list[list[int]]) -> list[np.ndarray] | None:
-    """Log-probabilities of new tokens, where they are asked for: of ways that keep none, from one more run over the texts."""
+    """Compute log-probabilities of new tokens, if requested, by one more pass; for strategies that do not record them."""
     if not request.options.output_logprobs:
         return None
     copies = len(new) // len(request.rows)
@@ -246,18 +247,21 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
     options, draft = request.options, engine_of(assistant)
     if options.strategy != "tokens" or options.stops or options.top_logprobs:
         raise UserError(
-            "assistant_model drafts for greedy decoding and sampling: leave out num_beams, penalty_alpha, stop_strings, "
+            "assistant_model supports greedy decoding and sampling only: leave out num_beams, penalty_alpha, stop_strings and "
             "top_logprobs."
         )
-    ours, theirs = lm.definition.arch, assistant.definition.arch
-    if ours.vocab_size != theirs.vocab_size or ours.kind != theirs.kind:
+    arch, draft_arch = lm.definition.arch, assistant.definition.arch
+    if arch.vocab_size != draft_arch.vocab_size or arch.kind != draft_arch.kind:
         raise UserError(
-            f"assistant_model is a {theirs.kind} with {theirs.vocab_size} tokens, the model a {ours.kind} with "
-            f"{ours.vocab_size}: a draft needs the same tokens and kind."
+            f"assistant_model is a {draft_arch.kind} with {draft_arch.vocab_size} tokens, the model a {arch.kind} with "
+            f"{arch.vocab_size}: a draft model needs the same tokens and kind."
         )
     slots = bucket_size(request.slots + request.lengths.max_new_tokens + options.num_assistant_tokens + 1)
-    if theirs.positions == "learned" and longest(request.rows) + request.lengths.max_new_tokens > theirs.max_length:
-        raise UserError(f"assistant_model has positions for {theirs.max_length} tokens. Lower max_new_tokens.")
+    if (
+        draft_arch.positions == "learned"
+        and longest(request.rows) + request.lengths.max_new_tokens > draft_arch.max_length
+    ):
+        raise UserError(f"assistant_model has positions for {draft_arch.max_length} tokens. Lower max_new_tokens.")
     plan = speculative.SpeculativePlan(
         slots,
         options.num_assistant_tokens,
@@ -276,16 +280,16 @@ def _speculative(request: Request, lm: Any, assistant: Any) -> GenerateOutput:
 
 
 def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **arguments: Any) -> Iterator[str]:
-    """Pieces of the text that `generate` would give for one prompt, as they come; they join to exactly that text.
+    """Yield the text that `generate` returns for one prompt in pieces as they are generated; they join to exactly that text.
 
     Args:
       lm: the model.
       prompts: the prompt.
       input_ids: its token ids [1, L] instead.
-      arguments: as of `generate`.
+      **arguments: as of `generate`.
 
     Raises:
-      UserError: as `generate`; more than one row; beams, which are not known before the end; no tokenizer.
+      UserError: as `generate`; more than one sequence; beam search, whose text is not final before the end; no tokenizer.
     """
     names = ("attention_mask", "decoder_input_ids", "decoder_attention_mask")
     inputs = {"input_ids": input_ids} | {name: arguments.pop(name, None) for name in names}
@@ -293,7 +297,7 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
     options = request.options
     if request.count * options.num_return_sequences != 1 or options.strategy != "tokens":
         raise UserError(
-            "stream gives one text, token by token: give one prompt, without num_return_sequences and num_beams."
+            "stream generates one text, token by token: give one prompt, without num_return_sequences and num_beams."
         )
     if request.tokenizer is None:
         raise UserError("stream needs a tokenizer, which the model's directory lacks. Use generate with input_ids.")
@@ -301,14 +305,14 @@ def stream(lm: Any, prompts: str | None = None, input_ids: Any = None, **argumen
 
 
 def _stream_tokens(request: Request) -> Iterator[int]:
-    options, plan, stops, said = request.options, request.plan(), request.options.stops, []
+    options, plan, stops, tokens = request.options, request.plan(), request.options.stops, []
     state = request.engine.prefill(plan, request.prompts, request.settings)
     for slot in range(request.slots, request.slots + request.lengths.max_new_tokens):
         if slot > request.slots:
             state = request.engine.decode_until(plan, state, request.settings, slot + 1)
-        said.append(int(state.tokens_RS[0, slot]))
-        yield said[-1]
-        if said[-1] in options.ends or stop_at(request.tokenizer, said, stops, request.before[0]) is not None:
+        tokens.append(int(state.tokens_RS[0, slot]))
+        yield tokens[-1]
+        if tokens[-1] in options.ends or stop_at(request.tokenizer, tokens, stops, request.before[0]) is not None:
             return
 
 
@@ -319,15 +323,20 @@ def score(
     input_ids: Any = None,
     attention_mask: Any = None,
 ) -> list[np.ndarray]:
-    """Log-probability [nats] of each token of given continuations, one for each prompt.
+    """Compute the log-probability [nats] of each token of given continuations, one per prompt.
 
     Args:
       lm: the model.
-      prompts: texts, or `input_ids` with `attention_mask`: what is continued; for encoder-decoders what the encoder reads.
-      continuations: texts or lists of token ids. A text goes on where the prompt ends: mind the space between a prompt and a word.
+      prompts: texts to continue; the encoder's input for encoder-decoders.
+      continuations: texts or lists of token ids. A text is appended to its prompt: include the space before a word.
+      input_ids: token ids [B, L], in place of `prompts`.
+      attention_mask: [B, L], 1 for real tokens of `input_ids`.
+
+    Returns:
+      Log-probabilities, an array per prompt.
 
     Raises:
-      UserError: numbers of rows that differ, an empty row, or no tokenizer for texts.
+      UserError: the numbers of prompts and continuations differ, one is empty, or there is no tokenizer for texts.
     """
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     request = Request(lm, {"max_new_tokens": 1}, inputs, prompts)
@@ -335,8 +344,8 @@ def score(
     if any(isinstance(text, str) for text in texts):
         if lm.tokenizer is None:
             raise UserError("The model's directory has no tokenizer: give continuations as lists of token ids.")
-        begins = request.sources is not None  # a decoder of its own begins a text
-        texts = (lm.tokenizer.encode_batch if begins else lm.tokenizer.encode_after)(texts)
+        new_text = request.sources is not None  # a decoder's output begins a text; it does not continue one
+        texts = (lm.tokenizer.encode_batch if new_text else lm.tokenizer.encode_after)(texts)
     if len(texts) != len(request.rows):
         raise UserError(f"There are {len(texts)} continuations for {len(request.rows)} prompts: give one for each.")
     return scoring.score_rows(request.engine, request.rows, texts, request.sources)

@@ -1,4 +1,4 @@
-"""What `generate` can be told: transformers' names and meanings, defaults from a model's files, and what cannot go together."""
+"""Arguments of `generate`: names and meanings of transformers, defaults from a model's files, checks of values and combinations."""
 
 from __future__ import annotations
 
@@ -24,46 +24,47 @@ from lm_research.errors import PretrainedError, UserError, suggest
 
 LOG = logging.getLogger("lm_research")
 FILE = "generation_config.json"
-DEFAULT_NEW_TOKENS = 20  # where nothing says how many
+DEFAULT_NEW_TOKENS = 20  # if neither max_new_tokens nor max_length is set
 
 Tokens = int | Sequence[int] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
-    """How to continue texts.
+    """Options of text generation.
 
     Attributes:
-      max_new_tokens, max_length: most tokens to add, or that a row has with its prompt (padding included); 20 new ones if
-        neither is given. The first goes before the second.
-      min_new_tokens, min_length: no end token before so many.
-      do_sample: draw tokens instead of taking the best.
-      num_beams: texts kept in parallel by beam search; 1 is none.
-      num_return_sequences: texts for each prompt.
-      seed: of sampling; None draws one. A list has one for each prompt.
+      max_new_tokens, max_length: limit on new tokens, or on prompt (with padding) and new tokens together; 20 new tokens if
+        neither is given. max_new_tokens overrides max_length.
+      min_new_tokens, min_length: suppress end tokens until this many tokens.
+      do_sample: draw tokens instead of taking the most likely one.
+      num_beams: number of beams of beam search; 1 disables it.
+      num_return_sequences: number of texts per prompt.
+      seed: seed of sampling, or a list with one per prompt; None picks a random one.
 
       temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff: filters of sampling, see sampling.py.
       repetition_penalty, encoder_repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size,
         encoder_no_repeat_ngram_size, bad_words_ids, sequence_bias, suppress_tokens, begin_suppress_tokens,
-        forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty, renormalize_logits: see processors.py. sequence_bias is pairs
-        of tokens and a number, [[[500], 3.0], [[7, 8], -2.0]], or in Python a dict {(500,): 3.0}.
+        forced_bos_token_id, forced_eos_token_id, exponential_decay_length_penalty, renormalize_logits: see logits_processors.py.
+        sequence_bias is pairs of token ids and a number, [[[500], 3.0], [[7, 8], -2.0]], or in Python a dict {(500,): 3.0}.
 
-      length_penalty: finished beams are ranked by log-probability / length ^ this.
-      early_stopping: True, False or "never", see beam.py.
+      length_penalty: finished beams are ranked by log-probability / length ^ length_penalty.
+      early_stopping: when beam search stops: True as soon as num_beams texts are finished, False when an improvement is
+        unlikely, "never" when none is possible.
       num_beam_groups, diversity_penalty: diverse beam search.
-      force_words_ids: token sequences that the new text must contain (beams only).
-      penalty_alpha: above 0, contrastive search over the top_k best tokens.
-      num_assistant_tokens: tokens that a draft model is ahead in speculative decoding.
+      force_words_ids: token sequences that the new text must contain (beam search only).
+      penalty_alpha: above 0, contrastive search over the top_k most likely tokens.
+      num_assistant_tokens: tokens that the draft model proposes per round of speculative decoding.
 
-      eos_token_id: one or several tokens that end a text. pad_token_id: fills rows up after it, and is not read in a
-        decoder's input_ids without an attention mask, unless it ends texts too.
-      bos_token_id: a prompt where none is given. decoder_start_token_id: the decoder's, of encoder-decoders.
-      src_lang, tgt_lang: of prompts and of what is written, codes such as ro_RO of a tokenizer that marks texts with their language
-        (mBART's, NLLB's, M2M-100's); where they are not given, what its files and the model's say.
-      stop_strings: texts that end a row when they come up in it.
+      eos_token_id: one or several tokens that end a text. pad_token_id: fills sequences after their end; masked in a
+        decoder's input_ids without an attention mask, unless it also ends texts.
+      bos_token_id: the prompt if none is given. decoder_start_token_id: first token of the decoder, for encoder-decoders.
+      src_lang, tgt_lang: languages of the prompts and of the output, codes such as ro_RO, for tokenizers that mark the language
+        of a text (mBART, NLLB, M2M-100); the defaults come from the files of the tokenizer and the model.
+      stop_strings: texts that end a sequence once it contains one.
       return_dict_in_generate: return a GenerateOutput instead of its `sequences` (or texts).
-      output_logprobs, top_logprobs: also return log-probabilities of new tokens, and of so many best ones (not with beams,
-        contrastive search and a draft model).
+      output_logprobs, top_logprobs: also return log-probabilities of the new tokens, and of this many most likely tokens
+        per step (not for beam search, contrastive search or speculative decoding).
     """
 
     max_new_tokens: int | None = None
@@ -117,23 +118,25 @@ class GenerationConfig:
 
     @property
     def ends(self) -> list[int]:
+        """Tokens that end a text, possibly none."""
         return as_list(self.eos_token_id)
 
     @property
     def pad(self) -> int:
-        """What fills rows up: as transformers, an end token where there is no padding."""
+        """The padding token; an end token if the model has no padding token, as in transformers."""
         return self.pad_token_id if self.pad_token_id is not None else (self.ends or [0])[0]
 
     @property
     def stops(self) -> list[str]:
-        given = self.stop_strings
-        return [given] if isinstance(given, str) else list(given or ())
+        """`stop_strings` as a list."""
+        strings = self.stop_strings
+        return [strings] if isinstance(strings, str) else list(strings or ())
 
     @property
     def biases(self) -> list[tuple[Sequence[int], float]]:
-        """Pairs of tokens and what is added to the last one behind the others."""
-        given = self.sequence_bias or ()
-        return list(given.items() if isinstance(given, Mapping) else given)
+        """Pairs (token sequence, bias on its last token if it follows the others)."""
+        pairs = self.sequence_bias or ()
+        return list(pairs.items() if isinstance(pairs, Mapping) else pairs)
 
     @property
     def strategy(self) -> str:
@@ -148,14 +151,14 @@ TOKENS = tuple(
     name for name in NAMES if name.endswith(("_token_id", "_words_ids", "suppress_tokens")) or name == "sequence_bias"
 )
 _KINDS = typing.get_type_hints(GenerationConfig)
-# How a value of the wrong type should look, where it is more than one number or word.
+# Expected forms, for messages about values of the wrong type.
 _FORMS = {
     "eos_token_id": "a token id or a list of them",
     "forced_eos_token_id": "a token id or a list of them",
     "seed": "an integer, or a list with one for each prompt",
     "bad_words_ids": "a list of lists of token ids, one for each word: [[5], [7, 8]]",
     "force_words_ids": "a list of lists of token ids, one for each word: [[5], [7, 8]]",
-    "sequence_bias": "pairs of a list of token ids and a number, [[[500], 3.0], [[7, 8], -2.0]] (so in JSON, too), or in Python a "
+    "sequence_bias": "pairs of a list of token ids and a number, [[[500], 3.0], [[7, 8], -2.0]] (also in JSON), or in Python a "
     "dict with tuples of token ids: {(500,): 3.0}",
     "suppress_tokens": "a list of token ids: [5, 7]",
     "begin_suppress_tokens": "a list of token ids: [5, 7]",
@@ -167,16 +170,17 @@ _PLAIN = {bool: "true or false", int: "an integer", float: "a number"}
 
 
 def as_list(tokens: Tokens) -> list[int]:
+    """Convert one token id, several or None to a list."""
     if tokens is None:
         return []
     return [int(token) for token in np.ravel(tokens)]
 
 
 def load_defaults(directory: pathlib.Path) -> dict[str, Any]:
-    """What generation_config.json in a model's directory says, {} if there is none.
+    """Read generation_config.json of a model directory; {} if there is none.
 
     Raises:
-      PretrainedError: it holds no JSON object, or a value of the wrong type.
+      PretrainedError: the file is not a JSON object, or a value has the wrong type.
     """
     path = pathlib.Path(directory) / FILE
     if paths.kind(path) == paths.NOTHING:
@@ -188,68 +192,68 @@ def load_defaults(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.json says of the tokens that texts begin and end with and are filled up with."""
+    """Select the begin, end, padding and decoder-start token ids of a config.json."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
 def save_defaults(directory: pathlib.Path, values: Mapping[str, Any]) -> None:
-    """Writes generation_config.json, if there is anything to write."""
+    """Write generation_config.json, unless there are no values."""
     if values:
         text = json.dumps(dict(values), indent=2, sort_keys=True) + "\n"
         write_atomically(pathlib.Path(directory) / FILE, text)
 
 
 def with_decoder_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json, with what only the one of its decoder says where a model is made of two."""
-    said = {name: value for name, value in config.items() if value is not None}
-    inner = said.get("decoder")
-    return {**(inner if isinstance(inner, Mapping) else {}), **said}
+    """Add the keys of an inner decoder config to a config.json that combines an encoder and a decoder; outer keys win."""
+    outer = {name: value for name, value in config.items() if value is not None}
+    inner = outer.get("decoder")
+    return {**(inner if isinstance(inner, Mapping) else {}), **outer}
 
 
 def make_options(given: Mapping[str, Any], file: Mapping[str, Any], config: Mapping[str, Any]) -> GenerationConfig:
-    """Options from arguments, over those of generation_config.json, over those of config.json.
+    """Resolve the options of a call: arguments override generation_config.json, which overrides config.json.
 
     Args:
-      given: arguments by the names of Options; None counts as not given.
-      file: generation_config.json; where there is one, config.json only adds tokens that it does not name.
+      given: arguments, named as fields of GenerationConfig; None means not given.
+      file: generation_config.json. If it is not empty, only missing token ids are taken from config.json.
       config: config.json.
 
     Raises:
-      UserError: an unknown argument, a value that is out of range, or arguments that do not go together.
+      UserError: an argument is unknown, out of range, or conflicts with another.
     """
     for name in given:
         if name not in NAMES:
             raise UserError(f"generate has no argument {name!r}. {suggest(name, NAMES)}")
-    known = {name: value for name, value in with_decoder_keys(config).items() if name in NAMES and value is not None}
+    defaults = {name: value for name, value in with_decoder_keys(config).items() if name in NAMES and value is not None}
     if file:
-        known = {name: value for name, value in known.items() if name.endswith("_token_id")}
-    known |= {name: value for name, value in file.items() if name in NAMES and value is not None}
+        defaults = {name: value for name, value in defaults.items() if name.endswith("_token_id")}
+    defaults |= {name: value for name, value in file.items() if name in NAMES and value is not None}
     given = {name: value for name, value in given.items() if value is not None}
     check_types(given)
-    check_types({name: value for name, value in known.items() if name not in given}, "The model's files say ")
+    check_types({name: value for name, value in defaults.items() if name not in given}, "The model's files set ")
     given = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in given.items()}
     if "max_length" in given and "max_new_tokens" not in given:
-        known.pop("max_new_tokens", None)
+        defaults.pop("max_new_tokens", None)
     if "min_length" in given:
-        known.pop("min_new_tokens", None)
-    options = GenerationConfig(**(known | given))
+        defaults.pop("min_new_tokens", None)
+    options = GenerationConfig(**(defaults | given))
     try:
         _check(options)
     except UserError as error:
-        name = re.split(r"\W", str(error), maxsplit=1)[0]  # a message begins with it
-        if name in given or name not in known:
+        name = re.split(r"\W", str(error), maxsplit=1)[0]  # each message begins with the option's name
+        if name in given or name not in defaults:
             raise
-        said = FILE if file.get(name) is not None else "config.json"
-        raise UserError(f"The model's {said}: {error} Fix it there, or give {name} yourself.") from error
+        origin = FILE if file.get(name) is not None else "config.json"
+        raise UserError(f"The model's {origin}: {error} Fix it there, or give {name} yourself.") from error
     ignored = {"temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff"} & set(given)
     if ignored and not options.do_sample:
-        LOG.warning("%s only matter when drawing: add do_sample=True.", ", ".join(sorted(ignored)))
+        LOG.warning("%s only affect sampling: add do_sample=True.", ", ".join(sorted(ignored)))
     return options
 
 
 def check_types(given: Mapping[str, Any], where: str = "", error: type[UserError] = UserError) -> None:
-    """Raises an `error` if a value is not of its argument's type; it begins with `where`. Arguments of other names are left alone."""
+    """Raise an `error`, whose message begins with `where`, if a value has the wrong type; unknown names are ignored."""
     for name, value in given.items():
         if name in _KINDS and not fits(value, _KINDS[name]):
             form = _FORMS.get(name) or next(
@@ -259,12 +263,12 @@ def check_types(given: Mapping[str, Any], where: str = "", error: type[UserError
 
 
 def _shown(value: Any) -> str:
-    """A value for a message, cut where it is long."""
+    """Format a value for a message, truncated if it is long."""
     return short(value) if isinstance(value, dict | list | tuple | str | int | float) else repr(value)[:80]
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value, of Python or read from JSON, is of an annotated type. Lists are tuples, too, and 0 and 1 truth values."""
+    """Check a Python or JSON value against a type annotation. Lists count as tuples, and 0 and 1 as booleans."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return any(fits(value, one) for one in inside)
@@ -291,14 +295,14 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """Whether a value is a number of one of NumPy's kinds, or such of Python or JAX."""
+    """Check for a scalar of Python, NumPy or JAX of one of NumPy's abstract types (np.integer or np.floating)."""
     if isinstance(value, bool | int | float):
         return isinstance(value, int if kind is np.integer else float) and not isinstance(value, bool)
     return getattr(value, "ndim", None) == 0 and np.issubdtype(np.asarray(value).dtype, kind)
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """What is not a list, tuple, range or dict, of a value that may be such and hold more of them."""
+    """Yield the leaves of nested lists, tuples, ranges and dicts."""
     if isinstance(value, list | tuple | range | Mapping):
         for one in value.items() if isinstance(value, Mapping) else value:
             yield from _numbers(one)
@@ -324,7 +328,7 @@ def _check(options: GenerationConfig) -> None:
     for name in ("max_new_tokens", "max_length"):
         value = getattr(options, name)
         need(value is None or value >= 1, f"{name}={value}: it must be at least 1.")
-    if options.do_sample:  # else the filters do nothing: a model's files may say temperature 0 to mean the best token
+    if options.do_sample:  # else filters are unused, and a model's files may have temperature 0 for greedy decoding
         _check_filters(options, need)
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
         need(getattr(options, name) > 0, f"{name}={getattr(options, name)}: it must be above 0 (1 is off).")
@@ -346,7 +350,7 @@ def _check_filters(options: GenerationConfig, need: Any) -> None:
     need(options.top_k >= 0, f"top_k={options.top_k}: it must be 0 (off) or more.")
     need(
         options.temperature > 0,
-        f"temperature={options.temperature}: it must be above 0. For the best token each time leave out do_sample.",
+        f"temperature={options.temperature}: it must be above 0. For greedy decoding leave out do_sample.",
     )
     for name in ("top_p", "typical_p", "min_p", "epsilon_cutoff"):
         value = getattr(options, name)
@@ -361,53 +365,58 @@ def _check_together(options: GenerationConfig, need: Any) -> None:
             copies <= beams,
             f"num_return_sequences={copies} is more than num_beams={beams}: raise num_beams to {copies}.",
         )
-        need(not options.stops, "stop_strings do not go with beams: use eos_token_id=[...], or num_beams=1.")
+        need(not options.stops, "stop_strings cannot be combined with beams: use eos_token_id=[...], or num_beams=1.")
     else:
         need(
             copies == 1 or options.do_sample,
-            f"num_return_sequences={copies}, but the best token each time gives one text. Add do_sample=True, or "
+            f"num_return_sequences={copies}, but greedy decoding gives one text. Add do_sample=True, or "
             f"num_beams={copies}.",
         )
         need(options.force_words_ids is None, "force_words_ids needs beams: add num_beams=4 or more.")
     need(
         options.strategy == "tokens" or not options.top_logprobs,
-        "top_logprobs does not go with beams or penalty_alpha: output_logprobs=True gives those of the chosen tokens.",
+        "top_logprobs cannot be combined with beams or penalty_alpha: output_logprobs=True gives those of the chosen tokens.",
     )
     groups = options.num_beam_groups
-    need(beams % groups == 0, f"num_beams={beams} is no multiple of num_beam_groups={groups}: choose one that is.")
+    need(beams % groups == 0, f"num_beams={beams} is not a multiple of num_beam_groups={groups}: choose one that is.")
     need(
         groups == 1 or not options.do_sample,
-        "num_beam_groups does not go with do_sample=True: groups are for beams without drawing. Drop one.",
+        "num_beam_groups cannot be combined with do_sample=True: groups are for beam search without sampling. Drop one.",
     )
     need(
         groups > 1 or not options.diversity_penalty,
-        "diversity_penalty works between groups of beams: add num_beam_groups.",
+        "diversity_penalty applies between groups of beams: add num_beam_groups.",
     )
     need(
         options.force_words_ids is None or (groups == 1 and not options.do_sample),
-        "force_words_ids goes with plain beams only: leave out do_sample and num_beam_groups.",
+        "force_words_ids requires plain beam search: leave out do_sample and num_beam_groups.",
     )
     need(
         not (options.penalty_alpha and (options.do_sample or beams > 1)),
-        "penalty_alpha is contrastive search, which neither draws nor has beams: leave out do_sample and num_beams.",
+        "penalty_alpha selects contrastive search, which neither samples nor has beams: leave out do_sample and num_beams.",
     )
     need(not options.penalty_alpha or options.top_k > 1, "penalty_alpha needs top_k above 1, such as 4.")
 
 
 class LengthLimits:
-    """Counts of new tokens that options mean for rows of a width."""
+    """Limits on the number of new tokens.
+
+    Attributes:
+      max_new_tokens: most new tokens of each sequence.
+      min_new_tokens: new tokens before an end token is allowed.
+    """
 
     def __init__(self, options: GenerationConfig, width: int, longest: int, limit: int) -> None:
-        """Set the limits of a request.
+        """Compute the limits of a request.
 
         Args:
-          options: what is asked for.
-          width: length of the prompts with padding, of encoder-decoders the decoder's.
-          longest: the longest prompt without padding.
-          limit: positions that the model has; 0 is no limit.
+          options: options of the call.
+          width: length of the prompts with padding (the decoder's, for encoder-decoders).
+          longest: length of the longest prompt without padding.
+          limit: number of positions of the model; 0 for no limit.
 
         Raises:
-          UserError: nothing can be added, or it would not fit into the model's positions.
+          UserError: no token can be added, or prompt and new tokens exceed the model's positions.
         """
         new = options.max_new_tokens
         if new is None and options.max_length is not None:
@@ -422,7 +431,7 @@ class LengthLimits:
         self.max_new_tokens: int = new
         if limit and longest + self.max_new_tokens - 1 > limit or self.max_new_tokens < 1:
             raise UserError(
-                f"The prompt has {longest} tokens and {max(self.max_new_tokens, 1)} are to come, but the model has positions for {limit}. "
+                f"The prompt has {longest} tokens and max_new_tokens is {max(self.max_new_tokens, 1)}, but the model has positions for {limit}. "
                 "Shorten the prompt or lower max_new_tokens."
             )
         self.min_new_tokens = options.min_new_tokens
@@ -431,7 +440,7 @@ class LengthLimits:
 
 
 def make_rules(options: GenerationConfig, lengths: LengthLimits, width: int, vocabulary: int) -> dict[str, Any]:
-    """Settings of processors.RULES. `vocabulary` is how many ids there are tokens for; 0 is all."""
+    """Make the settings of logits_processors.RULES. Ids from `vocabulary` on have no token; 0 means that all have one."""
     rules: dict[str, Any] = {"vocabulary": np.int32(vocabulary)} if vocabulary else {}
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
         if getattr(options, name) != 1.0:
@@ -468,7 +477,7 @@ def make_rules(options: GenerationConfig, lengths: LengthLimits, width: int, voc
         at = int(width == 1 and options.forced_bos_token_id is not None)
         tokens_T = np.asarray(options.begin_suppress_tokens, np.int32)
         rules["begin_suppress_tokens"] = {"tokens_T": tokens_T, "at": np.int32(at)}
-    if options.renormalize_logits and options.strategy == "beams":  # elsewhere only shares count
+    if options.renormalize_logits and options.strategy == "beams":  # sampling normalizes anyway
         rules["renormalize"] = {}
     return rules
 
@@ -478,7 +487,7 @@ def _forced(tokens: Tokens, at: int) -> dict[str, Any]:
 
 
 def make_filters(options: GenerationConfig) -> dict[str, Any]:
-    """Settings of sampling.FILTERS."""
+    """Make the settings of sampling.FILTERS."""
     if not options.do_sample:
         return {}
     neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0}

@@ -1,4 +1,4 @@
-"""A call of `generate`: what it is given, checked, and as the arrays that programs take."""
+"""Requests to `generate`: resolve options, check inputs, and build the arrays that compiled programs take."""
 
 from __future__ import annotations
 
@@ -44,24 +44,33 @@ HEADS = ("causal_lm", "seq2seq_lm")
 
 
 def engine_of(lm: Any) -> Engine:
-    """The engine of a model, made at its first use and again when its parameters are other ones."""
+    """Return the engine of a model; it is built at the first use, and again after `lm.params` is replaced."""
     if lm.engine is None or lm.engine.source_params is not lm.params:
         if lm.definition.head.name not in HEADS:
             raise UserError(
-                f"This model predicts {lm.definition.head.name!r}, not text. Read it with head='causal_lm' (a decoder) or "
+                f"This model has head {lm.definition.head.name!r}, which cannot generate text. Load it with head='causal_lm' (a decoder) or "
                 "'seq2seq_lm' (an encoder-decoder)."
             )
         if not lm.definition.arch.causal:
             raise UserError(
-                "This model sees what comes later (its config.json says is_decoder: false), so it cannot write. Read it with "
-                "head='causal_lm', which makes it a decoder."
+                "This model attends to later tokens (its config.json has is_decoder: false), so it cannot generate text. Load it "
+                "with head='causal_lm', which makes it a decoder."
             )
         lm.engine = Engine(lm.definition, lm.params)
     return lm.engine
 
 
 class Request:
-    """A call: its options, its prompts as a batch, and what programs are told."""
+    """A call of `generate`: its options, its prompts as a batch, and the settings of the programs.
+
+    Attributes:
+      options: the resolved options.
+      rows: token ids of each prompt (the decoder's, for encoder-decoders); `sources`: those of the encoder, or None.
+      before: token ids that new text continues; empty lists unless the prompts of a decoder are texts.
+      shown: the prompts as the output repeats them, padded to one length.
+      prompts: the batch; the first `count` rows are real, and their tokens fill the first `slots` slots.
+      settings: arrays for the compiled programs.
+    """
 
     def __init__(
         self, lm: Any, arguments: Mapping[str, Any], inputs: Mapping[str, Any], texts: str | Sequence[str] | None
@@ -69,8 +78,8 @@ class Request:
         self.engine, self.tokenizer, arch = engine_of(lm), lm.tokenizer, lm.definition.arch
         self.options = options = resolve_options(lm, arguments, texts is not None)
         _check_options(options, arguments, arch.vocab_size)
-        given = _given(lm, inputs, texts, options)
-        self.sources = sources = given if arch.encoder is not None else None
+        input_rows = _input_rows(lm, inputs, texts, options)
+        self.sources = sources = input_rows if arch.encoder is not None else None
         if sources is not None:
             decoder_mask = inputs.get("decoder_attention_mask")
             self.rows = _decoder_rows(options, len(sources), inputs.get("decoder_input_ids"), decoder_mask)
@@ -81,12 +90,11 @@ class Request:
                 raise UserError(
                     "This model is a plain decoder: it has no decoder_input_ids. Give input_ids or prompts."
                 )
-            self.rows, shown = given, given if inputs.get("input_ids") is None else inputs["input_ids"]
-        # What the new text is to be read behind: a text that was given as one. An answer stands alone.
-        self.before = given if sources is None and texts is not None else [[]] * len(given)
-        for rows, reader in ((given, arch.encoder or arch), (self.rows, arch)):
-            _check_ids([unhidden(row) for row in rows] if rows is sources else rows, reader.vocab_size)
-            _check_room(longest(rows), reader)
+            self.rows, shown = input_rows, input_rows if inputs.get("input_ids") is None else inputs["input_ids"]
+        self.before = input_rows if sources is None and texts is not None else [[]] * len(input_rows)
+        for rows, stack in ((input_rows, arch.encoder or arch), (self.rows, arch)):
+            _check_ids([unhidden(row) for row in rows] if rows is sources else rows, stack.vocab_size)
+            _check_attention_memory(longest(rows), stack)
         ids = inputs.get("input_ids") if sources is None else None
         hidden = [
             len(all_ids) - len(row) for all_ids, row in zip(self.rows if ids is None else ids, self.rows, strict=True)
@@ -102,8 +110,8 @@ class Request:
             self.rows, options.pad, sources, self.engine.rows_multiple, max_length=max_length, first=self.first
         )
         self.count, self.slots = len(self.rows), self.prompts.tokens_BP.shape[1]
-        known = self.tokenizer.size if self.tokenizer else arch.vocab_size
-        vocabulary = known if known < arch.vocab_size else 0
+        num_tokens = self.tokenizer.size if self.tokenizer else arch.vocab_size
+        vocabulary = num_tokens if num_tokens < arch.vocab_size else 0
         self.settings: Settings = {
             "rules": make_rules(options, self.lengths, width, vocabulary),
             "filters": make_filters(options),
@@ -124,12 +132,15 @@ class Request:
             seed = int.from_bytes(os.urandom(4), "little")
         seeds = [int(one) % 2**32 for one in np.ravel(np.asarray(seed, object))]
         if np.ndim(seed) and len(seeds) != count:
-            raise UserError(f"seed has {len(seeds)} numbers for {count} prompts: give one number, or one for each.")
+            raise UserError(
+                f"seed has {len(seeds)} numbers for {count} prompts: give one number, or one for each prompt."
+            )
         filled = np.zeros(len(self.prompts.start_B), np.uint32)
         filled[:count] = seeds
         return filled
 
     def plan(self) -> DecodeSpec:
+        """What the programs of greedy decoding or sampling are compiled for."""
         options, vocab = self.options, self.engine.definition.arch.vocab_size
         return DecodeSpec(
             slots=bucket_size(self.slots + self.lengths.max_new_tokens),
@@ -141,7 +152,7 @@ class Request:
         )
 
     def cut(self, rows: np.ndarray) -> list[list[int]]:
-        """New tokens of each row up to its first end."""
+        """Truncate each row of new tokens after its first end token."""
         ends, cut = set(self.options.ends), []
         for row in rows.tolist():
             stop = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))
@@ -150,7 +161,7 @@ class Request:
 
 
 def beam_plan(options: GenerationConfig, max_new_tokens: int) -> BeamPlan:
-    """What a beam search for `max_new_tokens` new tokens is compiled for."""
+    """Describe the program of a beam search for `max_new_tokens` new tokens."""
     return BeamPlan(
         steps=bucket_size(max_new_tokens),
         beams=options.num_beams,
@@ -162,8 +173,8 @@ def beam_plan(options: GenerationConfig, max_new_tokens: int) -> BeamPlan:
 
 
 def beam_settings(options: GenerationConfig, max_new_tokens: int) -> Settings:
-    """What a beam search is told beside the usual settings."""
-    # As transformers fills beams: a padding token of 0 counts as none.
+    """Make the settings of a beam search, in addition to those of every request."""
+    # As in transformers, beams are padded with an end token if the padding token is 0.
     fill = (options.pad_token_id or options.ends[0]) if options.ends else options.pad
     early = (
         STOP_WHEN_EXHAUSTED
@@ -181,14 +192,17 @@ def beam_settings(options: GenerationConfig, max_new_tokens: int) -> Settings:
     }
 
 
-# --- what is given ----------------------------------------------------------------------------------------------------
+# --- inputs -----------------------------------------------------------------------------------------------------------
 
 
 def resolve_options(lm: Any, given: Mapping[str, Any], texts: bool) -> GenerationConfig:
-    """Options over those of the model's files, with the tokens that the tokenizer knows: the end, and the language to write in.
+    """Resolve the options of a call with the model's files, and add the tokenizer's end token and the output language.
 
-    That language is tgt_lang; else what the files of the model name; else, of `texts`, what those of the tokenizer name: what goes
-    with token ids is up to the caller.
+    Args:
+      lm: the model.
+      given: arguments of the call.
+      texts: whether the prompts are texts. For these the tokenizer's default output language is used if neither tgt_lang nor
+        the model's files set one; with token ids the language is up to the caller.
 
     Raises:
       UserError: as make_options; no such language.
@@ -207,18 +221,18 @@ def resolve_options(lm: Any, given: Mapping[str, Any], texts: bool) -> Generatio
     if target is None and texts and not languages.language_of(dataclasses.asdict(options)):
         target = languages.target
     opening = languages.generation_options(target) if target else {}
-    fresh = {name: token for name, token in opening.items() if given.get(name) is None}
-    return dataclasses.replace(options, **fresh)
+    tokens = {name: token for name, token in opening.items() if given.get(name) is None}
+    return dataclasses.replace(options, **tokens)
 
 
-def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: GenerationConfig) -> list[list[int]]:
-    """Token lists of prompts, or of what an encoder reads."""
+def _input_rows(lm: Any, inputs: Mapping[str, Any], texts: Any, options: GenerationConfig) -> list[list[int]]:
+    """Token ids of each prompt (the encoder's input, for encoder-decoders)."""
     ids = inputs.get("input_ids")
     if texts is not None and ids is not None:
         raise UserError("generate takes prompts (texts) or input_ids (token ids), not both.")
     if ids is not None:
         mask = inputs.get("attention_mask")
-        if lm.definition.arch.encoder is not None:  # without a mask transformers 5 lets encoders read padding, too
+        if lm.definition.arch.encoder is not None:  # as in transformers 5, encoders read padding if there is no mask
             return as_rows("input_ids", ids) if mask is None else source_rows(ids, mask)
         rows = as_rows("input_ids", ids, mask)
         if mask is not None:
@@ -231,33 +245,39 @@ def _given(lm: Any, inputs: Mapping[str, Any], texts: Any, options: GenerationCo
         return [[options.bos_token_id]]
     texts = check_texts(texts)
     if lm.tokenizer is None:
-        raise UserError("The model's directory has no tokenizer, so prompts can't be read. Give input_ids.")
+        raise UserError("The model's directory has no tokenizer, so prompts cannot be encoded. Give input_ids.")
     rows = encode(lm.tokenizer, texts, lm.definition.arch.encoder is not None, options.src_lang)
     if begin is None and not all(rows):
-        raise UserError("A prompt is empty and the model names no bos_token_id to begin with. Give that, or a text.")
+        raise UserError(
+            "A prompt is empty and the model has no bos_token_id to begin with. Give bos_token_id, or a text."
+        )
     return rows if begin is None else [row or [begin] for row in rows]
 
 
 def check_texts(texts: Any) -> list[str]:
     """Prompts as a list, without halves of characters (texts.py); raises a UserError if they are not a text or texts."""
     if not isinstance(texts, str | Iterable):
-        raise UserError(f"prompts is a text or a list of texts; got {texts!r}. Token ids are given as input_ids.")
+        raise UserError(f"prompts is a text or a list of texts; got {texts!r}. Pass token ids as input_ids.")
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise UserError("prompts is an empty list. Give at least one text.")
     for text in texts:
         if not isinstance(text, str):
-            raise UserError(f"prompts holds {str(text)[:80]}, which is no text. Token ids are given as input_ids.")
+            raise UserError(f"prompts holds {str(text)[:80]}, which is not a text. Pass token ids as input_ids.")
     return replace_surrogates(texts)
 
 
 def encode(
     tokenizer: Tokenizer, texts: Sequence[str], for_encoder: bool = False, language: str | None = None
 ) -> list[list[int]]:
-    """Texts with the special tokens that the tokenizer puts around them; those of a `language` where it is not the tokenizer's own.
+    """Encode texts with the special tokens that the model was trained with.
 
-    Those of plain ones begin with the separator of documents or, for encoders, end with the end token. What a tokenizer made for
-    encoders puts around a text, a causal model has not learned with: it too reads the separator.
+    Args:
+      tokenizer: of the model. If it adds no special tokens of its own, texts begin with the document separator, or end with
+        the end token for encoders. A causal model with a tokenizer made for encoders also reads the separator.
+      texts: the texts.
+      for_encoder: whether an encoder reads them.
+      language: language code whose special tokens are used in place of the tokenizer's source language; None keeps that.
     """
     if language is not None:
         head, tail = require_languages(tokenizer.languages, language).frame_ids(language, tokenizer.eos_id)
@@ -277,20 +297,22 @@ def read_texts(
     max_length: int | None = None,
     framed: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Texts as a model has learned to read them: special tokens around them, cut at its length, padded.
+    """Encode texts as the model was trained to read them: with special tokens, truncated to its length, padded.
 
     Args:
       tokenizer: of the model.
       arch: its architecture.
-      texts: at least one; or token ids, which are read as they are.
-      max_length: tokens that are read of each, if less than the model can.
-      framed: whether a decoder too has learned special tokens around texts (as tasks have them), and not only the separator before.
+      texts: at least one text, or the token ids of each, which are used unchanged.
+      max_length: longest length, if less than the model's.
+      framed: whether a decoder, too, was trained with special tokens around texts, as tasks are, and not only with the
+        separator before them.
 
     Returns:
-      input_ids and attention_mask [B, L], and token_type_ids where the model has types; L is one of few lengths.
+      input_ids and attention_mask [B, L], and token_type_ids if the model has types. L is rounded up to a multiple of 32, so
+      that few shapes are compiled.
 
     Raises:
-      UserError: no tokenizer, or ids that are none of the model's.
+      UserError: there is no tokenizer, or ids are outside the vocabulary.
     """
     limit = min(filter(None, ((arch.encoder or arch).max_length, max_length)), default=0)
     if not are_texts(texts):
@@ -298,28 +320,27 @@ def read_texts(
         _check_ids(rows, (arch.encoder or arch).vocab_size)
         batch = _filled([row[: limit or None] for row in rows])
     elif tokenizer is None:
-        raise UserError("This model came without a tokenizer, so it cannot read texts. Set lm.tokenizer.")
+        raise UserError("This model has no tokenizer, so texts cannot be encoded. Set lm.tokenizer.")
     elif tokenizer.adds_special_tokens or framed or arch.kind != "decoder":
         batch = with_special_tokens(tokenizer)(
             list(texts), padding=True, truncation=limit > 0, max_length=limit or None
         )
-    else:  # a run's own, that knows a separator before texts and nothing behind them
+    else:  # a run's tokenizer: a separator before texts and nothing after them
         batch = _filled([row[: limit or None] for row in encode(tokenizer, texts)])
     batch = {name: x[:, : limit or None] for name, x in batch.items()}
-    _check_room(batch["input_ids"].shape[1], arch.encoder or arch)
-    # Filled up to a multiple of 32 tokens, so that few shapes are compiled, or to what the model takes.
+    _check_attention_memory(batch["input_ids"].shape[1], arch.encoder or arch)
     width = batch["input_ids"].shape[1]
     more = min(-width % 32, limit - width) if limit else -width % 32
     return {name: np.pad(x, ((0, 0), (0, more))) for name, x in batch.items()}
 
 
 def are_texts(texts: Sequence[Any]) -> TypeGuard[Sequence[str]]:
-    """Whether these are texts, and not token ids of each."""
-    return isinstance(texts[0], str)  # tokenizers refuse a mixture
+    """Whether these are texts rather than token ids."""
+    return isinstance(texts[0], str)  # tokenizers reject a mixture
 
 
 def _filled(rows: Sequence[list[int]]) -> dict[str, np.ndarray]:
-    """input_ids and attention_mask [B, L] of rows, filled up behind."""
+    """Pad rows on the right: input_ids and attention_mask [B, L]."""
     lengths, width = np.array([len(row) for row in rows]), longest(rows)
     ids = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
     return {"input_ids": ids, "attention_mask": (np.arange(width) < lengths[:, None]).astype(np.int32)}
@@ -330,33 +351,33 @@ def _decoder_rows(options: GenerationConfig, count: int, ids: Any, mask: Any) ->
     if ids is None:
         if start is None:
             raise UserError(
-                "The model's files name no decoder_start_token_id. Give it, or decoder_input_ids: the token that the decoder "
-                "begins with, for multilingual models the language to write in."
+                "The model's files have no decoder_start_token_id. Give it, or decoder_input_ids: the token that the decoder "
+                "begins with, the output language for multilingual models."
             )
         return [[start]] * count
     rows = as_rows("decoder_input_ids", ids, mask)
     if len(rows) != count:
-        raise UserError(f"decoder_input_ids has {len(rows)} rows, input_ids {count}: give one for each.")
+        raise UserError(f"decoder_input_ids has {len(rows)} rows, but input_ids has {count}: give one for each.")
     if start is not None and all(row[0] != start for row in rows):
         rows = [[start, *row] for row in rows]
     return rows
 
 
 def _check_options(options: GenerationConfig, given: Mapping[str, Any], size: int) -> None:
-    """Raises a UserError for tokens and numbers of them that the model has not.
+    """Raise a UserError if an argument has a token outside the vocabulary, or asks for more tokens than it has.
 
-    Only what is given is looked at: files of models often name tokens of a larger vocabulary, which then never come.
+    Only arguments of the call are checked: a model's files often list tokens of a larger vocabulary, which has no effect.
     """
     for name in TOKENS:
         for token in _flat([one for one, _ in options.biases] if name == "sequence_bias" else getattr(options, name)):
             if given.get(name) is not None and not 0 <= token < size:
-                raise UserError(f"{name} holds the token {token}, but this model's are from 0 to {size - 1}.")
+                raise UserError(f"{name} holds the token {token}, but this model's tokens are 0 to {size - 1}.")
     if options.top_logprobs > size:
         raise UserError(f"top_logprobs={options.top_logprobs} is more than the model's {size} tokens. Lower it.")
 
 
 def _flat(tokens: Any) -> list[int]:
-    """All numbers of nested lists."""
+    """Flatten nested lists of numbers."""
     if tokens is None:
         return []
     return [one for inner in tokens for one in _flat(inner)] if hasattr(tokens, "__len__") else [tokens]
@@ -366,23 +387,24 @@ def _check_ids(rows: Sequence[Sequence[int]], size: int) -> None:
     for row in rows:
         if min(row) < 0 or max(row) >= size:
             raise UserError(
-                f"A prompt holds the token {min(row) if min(row) < 0 else max(row)}, outside of 0 to {size - 1}. Is it another "
-                "model's tokenizer?"
+                f"A prompt holds the token {min(row) if min(row) < 0 else max(row)}, outside of 0 to {size - 1}. Was it encoded "
+                "with another model's tokenizer?"
             )
 
 
-def _check_room(tokens: int, arch: Architecture) -> None:
-    """Raises a UserError if attention among so many tokens takes more memory than a device has free.
+def _check_attention_memory(tokens: int, arch: Architecture) -> None:
+    """Raise a UserError if the attention scores of a text of this length exceed the device's free memory.
 
-    Kernels of accelerators write no scores down; a CPU, and relative positions anywhere, do: [heads, L, L] of float32 for a row.
+    Scores, [heads, L, L] of float32 per text, are stored on CPUs, and with relative positions or ALiBi on every device; fused
+    kernels of accelerators do not store them.
     """
-    needed, room = 4 * arch.num_heads * tokens**2, free_bytes()
-    if needed > room and (
+    needed, free = 4 * arch.num_heads * tokens**2, free_bytes()
+    if needed > free and (
         jax.default_backend() == "cpu" or any(spec.positions in ("relative", "alibi") for spec in arch.layers)
     ):
         raise UserError(
-            f"A text has {tokens:,} tokens, among which attention takes {needed / 2**30:,.0f} GiB, and the device has {room / 2**30:,.0f} free. "
-            "Shorten it, for example with tokenizer(..., truncation=True), or give it in pieces."
+            f"A text has {tokens:,} tokens, whose attention takes {needed / 2**30:,.0f} GiB, but the device has {free / 2**30:,.0f} GiB free. "
+            "Shorten it, for example with tokenizer(..., truncation=True), or split it."
         )
 
 
@@ -395,7 +417,7 @@ def _check_source(sources: Sequence[Sequence[int]], encoder: Any) -> None:
 
 
 def pad_left(rows: Any, pad: int) -> np.ndarray:
-    """Rows as an array, lists padded on the left."""
+    """Convert rows to an array, padding lists on the left."""
     if isinstance(rows, list | tuple) and not all(len(row) == len(rows[0]) for row in rows):
         width = longest(rows)
         rows = [[pad] * (width - len(row)) + list(row) for row in rows]

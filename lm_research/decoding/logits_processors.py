@@ -1,7 +1,7 @@
-"""Rules that change next-token scores before one is chosen: each a pure function (scores, history, setting) -> scores.
+"""Rules that modify next-token scores before a token is chosen: each a pure function (scores, history, setting) -> scores.
 
-A setting is an array or a dict of arrays, so that another number needs no other program; which rules a program has is the
-set of names it is given. `apply` runs them in the order of RULES, which is that of transformers.
+A setting is an array or a dict of arrays, so that another value needs no recompilation; a program contains the rules that have
+a setting. `apply` runs them in the order of RULES, which is that of transformers.
 
 Legend: R rows, S slots, V vocabulary, W word sequences, E end tokens, T tokens.
 """
@@ -18,14 +18,18 @@ import numpy as np
 from lm_research.common.rounding import ceil_div, next_power_of_two
 
 NEVER = -jnp.inf
-NO_TOKEN = -1  # fills up lists of tokens
+NO_TOKEN = -1  # padding of token lists
 
 
 class History(NamedTuple):
-    """What was said so far: rows of slots, padded on the left.
+    """The tokens so far: rows of slots, padded on the left.
 
-    tokens_RS: token ids; start_R: the first slot of each row; length_R: slots until now, the next token's among them not;
-    new_R: how many of these were chosen by the model; source_RM: the encoder's tokens, NO_TOKEN for padding.
+    Attributes:
+      tokens_RS: token ids.
+      start_R: first slot of each row.
+      length_R: number of slots before that of the next token.
+      new_R: how many of these were generated.
+      source_RM: the encoder's tokens, NO_TOKEN for padding; None for decoders.
     """
 
     tokens_RS: jax.Array
@@ -35,18 +39,18 @@ class History(NamedTuple):
     source_RM: jax.Array | None = None
 
     def slots(self, first_R: jax.Array | None = None) -> jax.Array:
-        """Which slots hold tokens [R, S], from `first_R` on if given."""
+        """Which slots hold tokens [R, S], from slot `first_R` on if given."""
         slot_S = jnp.arange(self.tokens_RS.shape[1])
         first_R = self.start_R if first_R is None else first_R
         return (slot_S >= first_R[:, None]) & (slot_S < self.length_R[:, None])
 
     def source(self) -> jax.Array:
-        """`source_RM` of an encoder-decoder, which rules on the encoder's text are only for."""
+        """`source_RM`; for rules on the encoder's text, which only encoder-decoders have."""
         assert self.source_RM is not None
         return self.source_RM
 
     def back(self, distance: jax.Array | int) -> jax.Array:
-        """The token `distance` places back [R], 1 being the latest; NO_TOKEN before the start."""
+        """The token `distance` slots back [R], 1 being the latest; NO_TOKEN before the start."""
         slot_R = self.length_R - distance
         token_R = jnp.take_along_axis(self.tokens_RS, jnp.maximum(slot_R, 0)[:, None], axis=1)[:, 0]
         return jnp.where(slot_R >= self.start_R, token_R, NO_TOKEN)
@@ -63,7 +67,7 @@ Rule = Callable[[jax.Array, History, Setting], jax.Array]
 
 
 def apply(scores_RV: jax.Array, history: History, settings: Mapping[str, Setting]) -> jax.Array:
-    """All rules that have a setting."""
+    """Apply all rules that have a setting."""
     for name, rule in RULES.items():
         if name in settings:
             scores_RV = rule(scores_RV, history, settings[name])
@@ -71,7 +75,7 @@ def apply(scores_RV: jax.Array, history: History, settings: Mapping[str, Setting
 
 
 def pack_words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
-    """Token sequences as one array [W, T], filled up with NO_TOKEN on the left, and to one of few sizes with rows of nothing else."""
+    """Pack token sequences into an array [W, T], padded with NO_TOKEN on the left, and with empty rows to one of few sizes."""
     table_WT = np.full(table_shape(sequences), NO_TOKEN, np.int32)
     for row, sequence in zip(table_WT, sequences, strict=False):
         row[len(row) - len(sequence) :] = sequence
@@ -79,96 +83,100 @@ def pack_words(sequences: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def table_shape(sequences: Sequence[Sequence[int]], rows: int = 16) -> tuple[int, int]:
-    """The shape of a table of words, of few (`rows` or twice, four times ... as many), so that other words seldom need another program."""
+    """Round the size of a table of words up to `rows` (columns: 4) times a power of two, so that few shapes are compiled."""
 
-    def doubled(least: int, size: int) -> int:
-        return least * next_power_of_two(ceil_div(size, least))
+    def round_size(size: int, unit: int) -> int:
+        return unit * next_power_of_two(ceil_div(size, unit))
 
-    return doubled(rows, len(sequences)), doubled(4, max(map(len, sequences)))
+    return round_size(len(sequences), rows), round_size(max(map(len, sequences)), 4)
 
 
 # --- biases and bans of words -----------------------------------------------------------------------------------------
 
 
 def sequence_bias(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
-    """Adds bias_W to the last token of each word of words_WT, of which it is the first ones, where the others were just said."""
+    """Add bias_W to the last token of each word of words_WT if the latest tokens are the other tokens of the word.
+
+    bias_W may be shorter than words_WT, whose last rows are then padding.
+    """
     words_WT, vocab = setting["words_WT"], scores_RV.shape[1]
     bias_W = jnp.pad(jnp.asarray(setting["bias_W"]), (0, len(words_WT) - len(setting["bias_W"])))
     earlier_WT = words_WT[:, :-1]
-    said_RT = history.latest(earlier_WT.shape[1])
-    fits_RW = ((earlier_WT == NO_TOKEN) | (said_RT[:, None] == earlier_WT)).all(2)
+    latest_RT = history.latest(earlier_WT.shape[1])
+    fits_RW = ((earlier_WT == NO_TOKEN) | (latest_RT[:, None] == earlier_WT)).all(2)
     rows, last_W = jnp.arange(len(scores_RV))[:, None], words_WT[:, -1]
-    last_W = jnp.where(last_W == NO_TOKEN, vocab, last_W)  # rows that fill up
+    last_W = jnp.where(last_W == NO_TOKEN, vocab, last_W)  # padding rows
     return scores_RV.at[rows, last_W].add(jnp.where(fits_RW, bias_W, 0.0), mode="drop")
 
 
 def bad_words(scores_RV: jax.Array, history: History, words_WT: jax.Array) -> jax.Array:
-    """The last token of a word never comes after the others of it."""
+    """Ban the last token of each word after its other tokens."""
     return sequence_bias(scores_RV, history, {"words_WT": words_WT, "bias_W": jnp.full(len(words_WT), NEVER)})
 
 
 def suppress_tokens(scores_RV: jax.Array, history: History, tokens_T: jax.Array) -> jax.Array:
-    """These tokens never come."""
+    """Ban tokens_T."""
     return jnp.where(_mask(tokens_T, scores_RV.shape[1]), NEVER, scores_RV)
 
 
 def begin_suppress_tokens(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
-    """tokens_T do not come as new token number `at`."""
+    """Ban tokens_T as new token number `at`."""
     return _when(history.new_R == setting["at"], suppress_tokens(scores_RV, history, setting["tokens_T"]), scores_RV)
 
 
 def vocabulary(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.Array:
-    """Ids from `size` on have no token."""
+    """Ban ids from `size` on, which have no token."""
     return jnp.where(jnp.arange(scores_RV.shape[1]) < size, scores_RV, NEVER)
 
 
-# --- penalties for what was said --------------------------------------------------------------------------------------
+# --- penalties for repetition -----------------------------------------------------------------------------------------
 
 
 def repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
-    """Divides positive scores of tokens in prompt and text by the penalty, multiplies negative ones (Keskar et al. 2019)."""
+    """Divide positive scores of tokens in prompt and text by the penalty, multiply negative ones (Keskar et al. 2019)."""
     return _penalize(scores_RV, history.tokens_RS, history.slots(), penalty)
 
 
 def encoder_repetition_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
-    """The reverse for tokens of the encoder's text: a penalty above 1 prefers them."""
+    """Apply the inverse penalty to tokens of the encoder's text: a value above 1 favors them."""
     source_RM = history.source()
     return _penalize(scores_RV, source_RM, source_RM != NO_TOKEN, 1.0 / penalty)
 
 
 def _penalize(scores_RV: jax.Array, tokens_RT: jax.Array, counts_RT: jax.Array, penalty: jax.Array) -> jax.Array:
-    said_RV = _counts(tokens_RT, counts_RT, scores_RV.shape[1]) > 0
-    return jnp.where(said_RV, jnp.where(scores_RV < 0, scores_RV * penalty, scores_RV / penalty), scores_RV)
+    occurs_RV = _counts(tokens_RT, counts_RT, scores_RV.shape[1]) > 0
+    return jnp.where(occurs_RV, jnp.where(scores_RV < 0, scores_RV * penalty, scores_RV / penalty), scores_RV)
 
 
 def presence_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
-    """Takes the penalty off scores of tokens that the model has said, not those of the prompt."""
-    return scores_RV - penalty * (_said(history, scores_RV.shape[1]) > 0)
+    """Subtract the penalty from the scores of generated tokens; the prompt does not count."""
+    return scores_RV - penalty * (_generated(history, scores_RV.shape[1]) > 0)
 
 
 def frequency_penalty(scores_RV: jax.Array, history: History, penalty: jax.Array) -> jax.Array:
-    """Takes it off once for each time that the model has said the token."""
-    return scores_RV - penalty * _said(history, scores_RV.shape[1])
+    """Subtract the penalty once for each time that a token was generated."""
+    return scores_RV - penalty * _generated(history, scores_RV.shape[1])
 
 
-def _said(history: History, vocab: int) -> jax.Array:
+def _generated(history: History, vocab: int) -> jax.Array:
+    """How often each token was generated [R, V]."""
     return _counts(history.tokens_RS, history.slots(history.length_R - history.new_R), vocab)
 
 
 def _counts(tokens_RT: jax.Array, counts_RT: jax.Array, vocab: int) -> jax.Array:
-    """How often each token is among those that count [R, V]."""
+    """How often each token occurs among those of tokens_RT where counts_RT [R, V]."""
     rows = jnp.arange(len(tokens_RT))[:, None]
     outside = jnp.where(counts_RT, tokens_RT, vocab)
     return jnp.zeros((len(tokens_RT), vocab), jnp.float32).at[rows, outside].add(1.0, mode="drop")
 
 
 def no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.Array:
-    """No sequence of `size` tokens comes twice in prompt and text (Paulus et al. 2017)."""
+    """Ban tokens that would repeat a sequence of `size` tokens in prompt and text (Paulus et al. 2017)."""
     return _ban_ngrams(scores_RV, history, size, history.tokens_RS, history.slots())
 
 
 def encoder_no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Array) -> jax.Array:
-    """No sequence of `size` tokens of the encoder's text comes."""
+    """Ban tokens that would copy a sequence of `size` tokens from the encoder's text."""
     source_RM = history.source()
     return _ban_ngrams(scores_RV, history, size, source_RM, source_RM != NO_TOKEN)
 
@@ -176,36 +184,39 @@ def encoder_no_repeat_ngram(scores_RV: jax.Array, history: History, size: jax.Ar
 def _ban_ngrams(
     scores_RV: jax.Array, history: History, size: jax.Array, hay_RT: jax.Array, counts_RT: jax.Array
 ) -> Any:
-    """Bans tokens of `hay` that follow there on what was just said."""
+    """Ban each token of hay_RT whose `size - 1` predecessors there are the latest tokens of the text.
+
+    Example, size 2: with hay 5 6 7 5 and latest token 5, token 6 is banned.
+    """
     rows, vocab = jnp.arange(len(scores_RV))[:, None], scores_RV.shape[1]
 
     def narrow(distance: jax.Array, fits_RT: jax.Array) -> jax.Array:
         before_RT = jnp.roll(jnp.where(counts_RT, hay_RT, NO_TOKEN), distance, axis=1)
         before_RT = jnp.where(jnp.arange(hay_RT.shape[1]) < distance, NO_TOKEN, before_RT)
-        said_R1 = history.back(distance)[:, None]
-        return fits_RT & (before_RT == said_R1) & (said_R1 != NO_TOKEN)
+        token_R1 = history.back(distance)[:, None]
+        return fits_RT & (before_RT == token_R1) & (token_R1 != NO_TOKEN)
 
-    # No sequence that is longer than the text comes twice: it would only be waited for.
+    # A sequence longer than the text cannot repeat, so the loop is bounded by the text's length.
     fits_RT = jax.lax.fori_loop(1, jnp.minimum(size, history.tokens_RS.shape[1] + 1), narrow, counts_RT)
     return scores_RV.at[rows, jnp.where(fits_RT, hay_RT, vocab)].set(NEVER, mode="drop")
 
 
-# --- where texts begin and end ----------------------------------------------------------------------------------------
+# --- beginning and end of texts ---------------------------------------------------------------------------------------
 
 
 def min_new_tokens(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
-    """No end token (ends_E) before `count` new tokens."""
+    """Ban end tokens (ends_E) before `count` new tokens."""
     return _when(history.new_R < setting["count"], suppress_tokens(scores_RV, history, setting["ends_E"]), scores_RV)
 
 
 def forced_token(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
-    """New token number `at` is one of tokens_T, all of which then score 0."""
+    """Force new token number `at` to be one of tokens_T, all of which then score 0."""
     only_V = jnp.where(_mask(setting["tokens_T"], scores_RV.shape[1]), 0.0, NEVER)
     return _when(history.new_R == setting["at"], jnp.broadcast_to(only_V, scores_RV.shape), scores_RV)
 
 
 def length_decay(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
-    """After `start` new tokens, raises end tokens by |score| (factor^(tokens beyond) - 1)."""
+    """After `start` new tokens, raise scores of end tokens by |score| (factor^(new tokens - start) - 1)."""
     beyond_R1 = (history.new_R - setting["start"])[:, None]
     raised = scores_RV + jnp.abs(scores_RV) * (setting["factor"] ** beyond_R1 - 1.0)
     ends = _mask(setting["ends_E"], scores_RV.shape[1]) & (beyond_R1 > 0) & jnp.isfinite(scores_RV)
@@ -213,7 +224,7 @@ def length_decay(scores_RV: jax.Array, history: History, setting: Setting) -> ja
 
 
 def renormalize(scores_RV: jax.Array, history: History, setting: Setting) -> jax.Array:
-    """Log-probabilities of what other rules have left."""
+    """Normalize scores to log-probabilities of the tokens that other rules have left."""
     return jax.nn.log_softmax(scores_RV)
 
 

@@ -1,4 +1,4 @@
-"""A few readable lines that show what a model in training can do: gaps it fills, or text it writes."""
+"""Sample predictions of a model in training, as text: filled masks or generated continuations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PROMPT_TOKENS = 4
 
 
 def make_preview(config: Config, definition: ModelDefinition, corpus: Corpus) -> Callable[[Any, int], list[str]]:
-    """A function (params, step) -> `eval.num_samples` texts about held-out documents; the same ones each time.
+    """Make a function (params, step) -> `eval.num_samples` lines of text, for the same held-out documents each time.
 
-    Models that neither fill masks nor continue a text (encoder-decoders, discriminators) show none.
+    Models that neither fill masks nor continue texts (encoder-decoders, discriminators) have no preview.
     """
     count, length = config.eval.num_samples, config.data.max_length
     if definition.head.name not in ("masked_lm", "pretraining", "causal_lm"):

@@ -243,7 +243,7 @@ def parse_generation_kwargs(kwargs: Mapping[str, Any], usual: int) -> tuple[dict
     names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
     given = [options.pop(name) for name in names if name in options]
     sample = bool(options.get("do_sample", options.get("temperature", 0.0) > 0.0))
-    if not sample:  # where these would only matter when drawing
+    if not sample:  # filters have no effect on greedy decoding
         options = {name: x for name, x in options.items() if name not in ("temperature", "top_p", "top_k", "min_p")}
     return options | {"do_sample": sample}, [stop for stop in until if stop], int(given[0] if given else usual)
 

@@ -230,7 +230,7 @@ def test_tokens_that_a_models_files_name_may_be_of_a_larger_vocabulary(lm: Langu
         filed.generate(PROMPTS[:1], max_new_tokens=4).tolist() == generate(lm, PROMPTS[:1], max_new_tokens=4).tolist()
     )
     filed.generation_config = {"top_k": "many"}
-    with pytest.raises(UserError, match="model's files say top_k='many'.*an integer"):
+    with pytest.raises(UserError, match="model's files set top_k='many'.*an integer"):
         filed.generate(PROMPTS, max_new_tokens=4)
 
 
@@ -278,7 +278,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"exponential_decay_length_penalty": 5}, "a pair"),
     ({"sequence_bias": {"500": 3.0}}, r"\[\[\[500\], 3.0\]"),
     ({"sequence_bias": [[[], 3.0]]}, "without tokens"),
-    ({"sequence_bias": [[[4, 40], 3.0]]}, "sequence_bias holds the token 40, but this model's are from 0 to 39"),
+    ({"sequence_bias": [[[4, 40], 3.0]]}, "sequence_bias holds the token 40, but this model's tokens are 0 to 39"),
     ({"bad_words_ids": [[3], [4, -1]]}, "bad_words_ids holds the token -1"),
     ({"force_words_ids": [[99999]], "num_beams": 4}, "force_words_ids holds the token 99999"),
     ({"eos_token_id": 40}, "eos_token_id holds the token 40"),
@@ -290,7 +290,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 2, "penalty_alpha": 0.5}, "output_logprobs=True"),
     ({"penalty_alpha": 0.5, "stop_strings": "a"}, "tokenizer"),
     ({"seed": 1.9, "do_sample": True}, "an integer, or a list"),
-    ({"input_ids": None, "prompts": [1, 2]}, "no text.*input_ids"),
+    ({"input_ids": None, "prompts": [1, 2]}, "not a text.*input_ids"),
     ({"input_ids": None, "prompts": 5}, "input_ids"),
     ({"input_ids": [[1.7]]}, r"\[B, L\]"),
     ({"input_ids": [["a"]]}, r"\[B, L\]"),
@@ -323,9 +323,7 @@ def test_texts_without_room_for_their_attention_are_refused() -> None:
     lm.definition = define(
         lm.definition.arch.replace(positions="none", max_length=0).with_layers(positions="rotary"), lm.definition.head
     )
-    with pytest.raises(
-        UserError, match=r"A text has 10,000,000 tokens, among which attention takes [\d,]+ GiB.*Shorten it"
-    ):
+    with pytest.raises(UserError, match=r"A text has 10,000,000 tokens, whose attention takes [\d,]+ GiB.*Shorten it"):
         generate(lm, [[1] * 10_000_000])
 
 

@@ -66,20 +66,20 @@ ENDS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({**BEAMS, "early_stopping": True}, {**BEAMS, "early_stopping": "always"}, "early_stopping"),
     ({**BEAMS, "num_return_sequences": 4}, {**BEAMS, "num_return_sequences": 5}, "raise num_beams to 5"),
     ({**DRAWN, "num_return_sequences": 9}, {"num_return_sequences": 2}, "num_beams=2"),
-    ({"stop_strings": ["a"]}, {**BEAMS, "stop_strings": ["a"]}, "do not go with beams"),
+    ({"stop_strings": ["a"]}, {**BEAMS, "stop_strings": ["a"]}, "cannot be combined with beams"),
     ({"stop_strings": "a"}, {"stop_strings": "\ud800"}, "half a character"),
     ({**BEAMS, "force_words_ids": [[1]]}, {"force_words_ids": [[1]]}, "needs beams"),
-    ({**BEAMS, "force_words_ids": [[1]]}, {**BEAMS, **DRAWN, "force_words_ids": [[1]]}, "plain beams"),
-    ({**BEAMS, "force_words_ids": [[1]]}, {**BEAMS, "num_beam_groups": 2, "force_words_ids": [[1]]}, "plain beams"),
+    ({**BEAMS, "force_words_ids": [[1]]}, {**BEAMS, **DRAWN, "force_words_ids": [[1]]}, "plain beam search"),
+    ({**BEAMS, "force_words_ids": [[1]]}, {**BEAMS, "num_beam_groups": 2, "force_words_ids": [[1]]}, "plain beam search"),
     ({**BEAMS, "force_words_ids": [[1]]}, {**BEAMS, "force_words_ids": []}, "a list of lists"),
     ({"bad_words_ids": [[1]]}, {"bad_words_ids": [[1], []]}, "a list of lists"),
-    ({**BEAMS, "num_beam_groups": 4}, {**BEAMS, "num_beam_groups": 3}, "no multiple"),
-    ({**BEAMS, "num_beam_groups": 2}, {**BEAMS, **DRAWN, "num_beam_groups": 2}, "does not go with do_sample"),
+    ({**BEAMS, "num_beam_groups": 4}, {**BEAMS, "num_beam_groups": 3}, "not a multiple"),
+    ({**BEAMS, "num_beam_groups": 2}, {**BEAMS, **DRAWN, "num_beam_groups": 2}, "cannot be combined with do_sample"),
     ({**BEAMS, "num_beam_groups": 2, "diversity_penalty": 0.5}, {**BEAMS, "diversity_penalty": 0.5}, "add num_beam_groups"),
-    ({"top_logprobs": 2}, {**BEAMS, "top_logprobs": 2}, "does not go with beams"),
+    ({"top_logprobs": 2}, {**BEAMS, "top_logprobs": 2}, "cannot be combined with beams"),
     ({"penalty_alpha": 0.5, "top_k": 2}, {"penalty_alpha": 0.5, "top_k": 1}, "top_k above 1"),
-    ({"penalty_alpha": 0.5}, {"penalty_alpha": 0.5, **DRAWN}, "neither draws"),
-    ({"penalty_alpha": 0.0, **BEAMS}, {"penalty_alpha": 0.5, **BEAMS}, "neither draws"),
+    ({"penalty_alpha": 0.5}, {"penalty_alpha": 0.5, **DRAWN}, "neither samples"),
+    ({"penalty_alpha": 0.0, **BEAMS}, {"penalty_alpha": 0.5, **BEAMS}, "neither samples"),
 ]  # fmt: skip
 
 
@@ -153,8 +153,8 @@ def test_lengths(given: dict[str, int], width: int, longest: int, limit: int, mo
     ("given", "limit", "message"),
     [
         ({"max_length": 5}, 0, "max_length=5 counts the prompt, which has 5 tokens already"),
-        ({"max_new_tokens": 8}, 10, "has 4 tokens and 8 are to come, but the model has positions for 10"),
-        ({}, 3, "has 4 tokens and 1 are to come, but the model has positions for 3"),
+        ({"max_new_tokens": 8}, 10, "has 4 tokens and max_new_tokens is 8, but the model has positions for 10"),
+        ({}, 3, "has 4 tokens and max_new_tokens is 1, but the model has positions for 3"),
     ],
 )
 def test_lengths_that_do_not_fit(given: dict[str, int], limit: int, message: str) -> None:
@@ -235,7 +235,7 @@ def test_filters(given: dict[str, Any], expected: dict[str, Any]) -> None:
         ({}, {"top_k": 3}, {"eos_token_id": 2**31}, r"The model's config.json: eos_token_id=2147483648: "),
         ({"num_beams": 0}, {"num_beams": 2}, {}, r"^num_beams=0: "),
         ({"num_beams": 0}, {}, {}, r"^num_beams=0: "),
-        ({}, {"top_k": "x"}, {}, r"The model's files say top_k='?\"?x"),
+        ({}, {"top_k": "x"}, {}, r"The model's files set top_k='?\"?x"),
     ],
 )
 def test_who_said_what_is_wrong(
@@ -261,7 +261,7 @@ def test_filters_without_drawing_are_told(
 ) -> None:
     make_options(given, {"top_p": 0.5}, {})
     assert [record.getMessage() for record in caplog.records] == [
-        "temperature only matter when drawing: add do_sample=True."
+        "temperature only affect sampling: add do_sample=True."
     ] * warned
 
 

@@ -91,7 +91,7 @@ def test_the_server_puts_prompts_before_texts(tmp_path: pathlib.Path) -> None:
     assert answer.status_code == 400 and "no prompt 'none'" in answer.json()["error"]["message"]
     ids = [[2, 5, 3]]
     np.testing.assert_allclose(lm.embed(ids), lm.embed(["a"], prompt=""), atol=1e-6)  # ids are read as they are
-    with pytest.raises(UserError, match="a prompt goes before texts only"):
+    with pytest.raises(UserError, match="a prompt can precede texts only"):
         lm.embed(ids, prompt_name="query")
 
 
