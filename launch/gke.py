@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch.description import Description, LaunchError, print_made
-from lm_research.common.flags import whole
+from lm_research.common.flags import bounded
 
 FINAL_CODES = (2, 3)  # errors that a restart only repeats
 GRACE = 120  # seconds from SIGTERM until a pod is killed: for saving
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="launch.gke", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--restarts", type=whole(0, 10**6), default=100)
+    parser.add_argument("--restarts", type=bounded(int, 0, 10**6), default=100)
     return print_made(argv, parser, lambda run, flags: json.dumps(manifest(run, flags.restarts), indent=2) + "\n")
 
 

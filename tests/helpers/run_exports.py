@@ -76,7 +76,7 @@ def corpus() -> list[str]:
 def trained(vocabulary: str) -> Tokenizer:
     config = VOCABULARIES[vocabulary]
     config = dataclasses.replace(config, sentinels=2)
-    if config.kind in LIBRARY_KINDS:
+    if config.type in LIBRARY_KINDS:
         return train_tokenizer(corpus(), config)
     with tempfile.TemporaryDirectory() as folder:
         return SentencePieceTokenizer.train(corpus(), config, pathlib.Path(folder) / "tokenizer.model")

@@ -113,7 +113,7 @@ def test_evaluation_compares_as_the_files_say(name: str, base: str, tmp_path: pa
         "task": "embedding",
         "data": str(tmp_path / "pairs.jsonl"),
         "pair_key": "pair",
-        "target": "value",
+        "problem_type": "regression",
     }
     (tmp_path / "suite.json").write_text(json.dumps([task]))
     given = [f"--model={model}", f"--suite={tmp_path}/suite.json", f"--output={tmp_path}/out", "--resamples=5"]
