@@ -1,6 +1,6 @@
-"""What models predict: for each head the parts that it has, and what it makes of a stack's final states.
+"""The kinds of prediction heads: their modules, and their outputs given a stack's final states.
 
-Legend: B batch, L length, D width, V vocabulary, C classes.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class HeadKind:
     """One kind of head.
 
     Attributes:
-      meaning: what it predicts.
-      outputs: (model, final states [B, L, D], inputs, mask [B, L], dropout key) -> outputs by name, `loss` where there are labels.
-      tokens: how it predicts tokens: "masked" each in its place, "next" the one behind; empty: not at all.
-      pooler: whether it reads the summary of a row; "optional" where files may leave that out.
-      next_sentence: whether it tells if two segments belong together.
-      replaced: whether it tells of each token if it was replaced.
-      classifies: whether a dense layer gives classes, of rows or of tokens.
-      labels: how many, where that is not up to the data.
-      named_labels: whether they have names, in config.json.
-      bare_classifier: the classifier has no bias where the summary has no dense layer.
-      stack: the only kind of architecture that carries it, empty for any.
-      of_encoder: of an encoder-decoder it needs the encoder alone.
+      meaning: what the head predicts.
+      outputs: (model, final states [B, L, D], inputs, mask [B, L], dropout key) -> outputs by name, with `loss` if there are labels.
+      tokens: which tokens it predicts: "masked" those at each position, "next" the following ones; empty for none.
+      pooler: whether it has a pooler; "optional" where files may leave it out.
+      next_sentence: whether it classifies if two segments belong together.
+      replaced: whether it classifies if each token was replaced.
+      classifies: whether it has a classifier, of sequences or of tokens.
+      labels: number of classes where the data does not decide it.
+      named_labels: whether config.json names the classes.
+      bare_classifier: whether the classifier has no bias in models whose pooler has no dense layer.
+      stack: the only kind of architecture that can have it; empty for any.
+      of_encoder: whether only the encoder of an encoder-decoder is used.
     """
 
     meaning: str
@@ -114,7 +114,7 @@ def _span(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, ke
     ends = {"start": logits_BL2[..., 0], "end": logits_BL2[..., 1]}
     outputs: Arrays = {f"{name}_logits": logits_BL for name, logits_BL in ends.items()}
     if inputs.get("start_positions") is not None and inputs.get("end_positions") is not None:
-        # A position outside of the row is an answer that was cut off: it has no loss.
+        # A position outside of the sequence is an answer that was cut off: it has no loss.
         length = x_BLD.shape[1]
         labels = {name: inputs[f"{name}_positions"].reshape(-1) for name in ends}
         labels = {name: jnp.where((at >= 0) & (at < length), at, IGNORED) for name, at in labels.items()}
@@ -123,7 +123,7 @@ def _span(model: Model, x_BLD: jax.Array, inputs: Inputs, mask_BL: jax.Array, ke
 
 
 HEADS = {
-    "none": HeadKind("final states, and their summary where the family has a pooler", _states, pooler="optional"),
+    "none": HeadKind("final states, and the pooled state where the family has a pooler", _states, pooler="optional"),
     "masked_lm": HeadKind("the token at each position", _tokens, tokens="masked", stack="encoder", of_encoder=True),
     "pretraining": HeadKind(
         "masked tokens, and whether two segments belong together",
@@ -140,7 +140,7 @@ HEADS = {
     "causal_lm": HeadKind("the next token", _next_token, tokens="next", stack="decoder"),
     "seq2seq_lm": HeadKind("the next token of the target", _tokens, tokens="next", stack="encoder-decoder"),
     "classification": HeadKind(
-        "classes of a row, or values",
+        "classes of a sequence, or values",
         _classes,
         pooler="yes",
         classifies=True,
@@ -152,6 +152,6 @@ HEADS = {
     ),
     "span": HeadKind("where an answer starts and ends", _span, classifies=True, labels=2),
     "multiple_choice": HeadKind(
-        "which of several rows", _classes, pooler="yes", classifies=True, labels=1, stack="encoder"
+        "which of several sequences", _classes, pooler="yes", classifies=True, labels=1, stack="encoder"
     ),
 }

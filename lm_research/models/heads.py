@@ -1,10 +1,9 @@
-"""Whole models: a stack, or an encoder and a decoder, and a head that predicts from it.
+"""Whole models: a stack, or an encoder and a decoder, with a prediction head.
 
-A model that predicts tokens does not return logits. It returns `Projection`s, the hidden states and the table whose
-product the logits are, so that the loss can take the product piece by piece (objectives/cross_entropy.py);
-`Projection.logits` gives them whole to whoever wants them.
+Models that predict tokens return a `Projection` instead of logits: the hidden states and the table whose product the logits are. The loss
+computes this product in parts (objectives/cross_entropy.py); `Projection.logits` returns it whole.
 
-Legend: B batch, L length, M predicted positions, D model width, E embedding width, V vocabulary, C classes.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from lm_research.models.transformer import Decoder, Encoder, EncoderOutput
 
 @dataclasses.dataclass(frozen=True)
 class HeadSpec:
-    """What a model predicts.
+    """The choice of a model's head.
 
     Attributes:
       name: a key of head_kinds.HEADS.
-      num_labels: C, of classifications.
-      pooled: whether "none" has a pooler.
+      num_labels: C, number of classes of a classification head.
+      pooled: whether the head "none" has a pooler.
     """
 
     name: str
@@ -38,17 +37,20 @@ class HeadSpec:
 
     @property
     def kind(self) -> HeadKind:
-        """What it is made of."""
+        """The parts and outputs of this kind of head."""
         return HEADS[self.name]
 
     @property
     def num_classes(self) -> int:
-        """C of its classifier."""
+        """C, number of outputs of the classifier."""
         return self.kind.labels or self.num_labels
 
 
 class Projection(NamedTuple):
-    """Hidden states [B, M, E], token table [V, E] and bias [V] or None: logits = hidden table^T + bias, capped if there is a cap."""
+    """Logits before the vocabulary product: hidden table^T + bias, with hidden states [B, M, E], a token table [V, E] and a bias [V] or None.
+
+    With a cap c, logits become c tanh(logit / c).
+    """
 
     hidden_BME: jax.Array
     table_VE: jax.Array
@@ -56,14 +58,14 @@ class Projection(NamedTuple):
     cap: float | None = None
 
     def logits(self) -> jax.Array:
-        """[B, M, V] in float32."""
+        """Logits [B, M, V] in float32."""
         table = self.table_VE.astype(self.hidden_BME.dtype)
         logits = jnp.einsum("BME,VE->BMV", self.hidden_BME, table, preferred_element_type=jnp.float32)
         return capped(logits if self.bias_V is None else logits + self.bias_V, self.cap)
 
 
 class MaskedLMHead(nnx.Module):
-    """BERT's token head: dense, activation, norm, then the token table (tied, or its own) with a bias."""
+    """BERT's masked-token head: dense, activation, norm, then the token table (tied, or its own) with a bias."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         width = arch.embedding_width
@@ -75,7 +77,7 @@ class MaskedLMHead(nnx.Module):
         self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
     def __call__(self, hidden_BMD: jax.Array, table_VE: jax.Array | None) -> Projection:
-        """`table_VE` is the embedding table; it is not used by a head with its own."""
+        """Predict tokens; the embedding table `table_VE` is not used by a head with its own table."""
         hidden_BME = self.norm(activation(self.activation, self.dense(hidden_BMD)))
         hidden_BME = hidden_BME if self.scale == 1.0 else hidden_BME * self.scale
         table_VE = table_VE if self.table is None else self.table[...]
@@ -84,7 +86,7 @@ class MaskedLMHead(nnx.Module):
 
 
 class NextTokenHead(nnx.Module):
-    """What a decoder predicts tokens with beside its token table: nothing, a table of its own, a constant bias."""
+    """A decoder's token head: the token table, tied or its own, and optionally a constant bias."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         size = (arch.vocab_size, arch.hidden_size)
@@ -94,13 +96,13 @@ class NextTokenHead(nnx.Module):
 
     def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:
         hidden_BMD = hidden_BMD if self.scale == 1.0 else hidden_BMD * self.scale
-        # The bias is a constant of the checkpoint (BART's final_logits_bias): it is not trained there either.
+        # The bias is a constant of the checkpoint (BART's final_logits_bias), which BART does not train either.
         bias_V = None if self.bias is None else jax.lax.stop_gradient(self.bias[...])
         return Projection(hidden_BMD, table_VD if self.table is None else self.table[...], bias_V, self.cap)
 
 
 class Pooler(nnx.Module):
-    """The summary of a row: the state of one position, through a dense layer and an activation if there is one."""
+    """The summary of a sequence: the state of one position, through a dense layer and an activation if the architecture has them."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         if arch.pooler_activation:
@@ -112,38 +114,40 @@ class Pooler(nnx.Module):
         x_BLD: jax.Array,
         tokens_BL: jax.Array | None = None,
         segments_BL: jax.Array | None = None,
-        slots: int = 0,
+        num_segments: int = 0,
     ) -> jax.Array:
-        """[B, D]; with `slots` K, a summary of each of the segments 1 to K of a row, [B, K, D] (of absent ones it means nothing).
+        """Summaries [B, D], or with `num_segments` K > 0 those of segments 1 to K, [B, K, D].
 
-        Tokens and segments are looked at where the position depends on them.
+        Those of absent segments are meaningless. Tokens and segments may be None where the position does not depend on them.
         """
-        if slots:
+        if num_segments:
             # A product with one-hot rows instead of a gather, as in `predict_tokens`.
             assert tokens_BL is not None and segments_BL is not None
-            own_BKL = segments_BL[:, None] == 1 + jnp.arange(slots)[:, None]
-            picked_BKL = jax.nn.one_hot(self._place(tokens_BL[:, None], own_BKL), x_BLD.shape[1], dtype=x_BLD.dtype)
-            x = jnp.einsum("BKL,BLD->BKD", picked_BKL, x_BLD)
+            inside_BKL = segments_BL[:, None] == 1 + jnp.arange(num_segments)[:, None]
+            index_BK = self._pooled_position(tokens_BL[:, None], inside_BKL)
+            one_hot_BKL = jax.nn.one_hot(index_BK, x_BLD.shape[1], dtype=x_BLD.dtype)
+            x = jnp.einsum("BKL,BLD->BKD", one_hot_BKL, x_BLD)
         elif self.arch.pooling == "first":
             x = x_BLD[:, 0]
         else:
             assert tokens_BL is not None
             real_BL = True if segments_BL is None else segments_BL > 0
-            x = jnp.take_along_axis(x_BLD, self._place(tokens_BL, real_BL)[:, None, None], axis=1)[:, 0]
+            index_B = self._pooled_position(tokens_BL, real_BL)
+            x = jnp.take_along_axis(x_BLD, index_B[:, None, None], axis=1)[:, 0]
         if not self.arch.pooler_activation:
             return x
         return activation(self.arch.pooler_activation, self.dense(x))
 
-    def _place(self, tokens_L: jax.Array, own_L: jax.Array | bool) -> jax.Array:
-        """The position that stands for those in `own_L`; both may have axes in front of L."""
+    def _pooled_position(self, tokens_L: jax.Array, inside_L: jax.Array | bool) -> jax.Array:
+        """Index of the position that represents those in `inside_L`; both may have axes in front of L."""
         if self.arch.pooling == "first":
-            return jnp.argmax(own_L, -1)
-        wanted_L = tokens_L == self.arch.eos_id if self.arch.pooling == "eos" else tokens_L != self.arch.pad_id
-        return ((wanted_L & own_L) * jnp.arange(tokens_L.shape[-1])).argmax(-1)
+            return jnp.argmax(inside_L, -1)
+        candidates_L = tokens_L == self.arch.eos_id if self.arch.pooling == "eos" else tokens_L != self.arch.pad_id
+        return ((candidates_L & inside_L) * jnp.arange(tokens_L.shape[-1])).argmax(-1)
 
 
 class ReplacedTokenHead(nnx.Module):
-    """ELECTRA's discriminator (Clark et al. 2020): dense, activation, one logit a position."""
+    """ELECTRA's discriminator (Clark et al. 2020): dense, activation, one logit per position."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         self.dense = Dense([(arch.hidden_size, "embed")], [(arch.hidden_size, None)], arch, rngs)
@@ -155,7 +159,7 @@ class ReplacedTokenHead(nnx.Module):
 
 
 class Model(nnx.Module):
-    """A stack (`encoder`, `decoder`, or both) with the parts that its head needs."""
+    """A model: one or two stacks (`encoder`, `decoder`) with the modules of its head."""
 
     def __init__(self, arch: Architecture, head: HeadSpec, rngs: nnx.Rngs) -> None:
         assert head.name in HEADS, head.name
@@ -186,7 +190,7 @@ class Model(nnx.Module):
 
     @property
     def table_VE(self) -> jax.Array:
-        """The token table that predictions are tied to."""
+        """The embedding table that tied predictions use."""
         stack = self.decoder if self.arch.causal and self.arch.has_tokens else self.encoder
         return stack.embeddings.tokens[...]
 
@@ -198,18 +202,18 @@ class Model(nnx.Module):
     def encode(
         self, tokens_BS: jax.Array, segments_BS: jax.Array | None = None, **options: Any
     ) -> tuple[jax.Array, EncoderOutput]:
-        """States of the encoder [B, S, D], and what a decoder reads of them. Options as Transformer's."""
+        """Encode a source: final states [B, S, D], and the output in the form that a decoder reads. Options are those of Transformer."""
         x_BSD = self.encoder(tokens_BS, segments_BS, **options)
         segments_BS = jnp.ones_like(tokens_BS) if segments_BS is None else segments_BS
-        seen_BSD = self.memory_projection(x_BSD) if self.arch.memory_projection else x_BSD
-        return x_BSD, EncoderOutput(seen_BSD, segments_BS, self.encoder.embeddings.tokens[...])
+        memory_BSD = self.memory_projection(x_BSD) if self.arch.memory_projection else x_BSD
+        return x_BSD, EncoderOutput(memory_BSD, segments_BS, self.encoder.embeddings.tokens[...])
 
     def predict_tokens(self, x_BLD: jax.Array, positions_BM: jax.Array | None = None) -> Projection:
-        """Projection of the states at the given positions only; the rest would be computed for nothing. None: all."""
+        """Projection of the states at the given positions, or at all for None."""
         if positions_BM is not None:
             # A product with one-hot rows instead of a gather: same values, and a gradient without a scatter.
-            picked = jax.nn.one_hot(positions_BM, x_BLD.shape[1], dtype=x_BLD.dtype)
-            x_BLD = jnp.einsum("BML,BLD->BMD", picked, x_BLD)
+            one_hot_BML = jax.nn.one_hot(positions_BM, x_BLD.shape[1], dtype=x_BLD.dtype)
+            x_BLD = jnp.einsum("BML,BLD->BMD", one_hot_BML, x_BLD)
         head = self.next_token if self.masked_lm is None else self.masked_lm
         assert head is not None
         return head(x_BLD, self.table_VE)
@@ -225,9 +229,9 @@ class Model(nnx.Module):
         tokens_BL: jax.Array | None = None,
         segments_BL: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
-        slots: int = 0,
+        num_segments: int = 0,
     ) -> jax.Array:
-        """Logits in float32: [B, C] of rows, or [B, K, C] of their segments, through a pooler; [B, L, C] of tokens without one."""
+        """Class logits in float32: with a pooler [B, C], or [B, K, C] for `num_segments` K; without one, of each token, [B, L, C]."""
         if self.pooler is not None:
-            x_BLD = self.pooler(x_BLD, tokens_BL, segments_BL, slots)
+            x_BLD = self.pooler(x_BLD, tokens_BL, segments_BL, num_segments)
         return self.classifier(dropout(x_BLD, self.arch.dropout_rate, dropout_key)).astype(jnp.float32)

@@ -1,6 +1,6 @@
-"""One short file a family: from a run's model section, or a config.json, to an Architecture; sizes; names of weights.
+"""Model families, one file each: architectures of runs and of config.json files, published sizes, names of weights.
 
-This package and interop/ are the only places that know families by name.
+Only this package and interop/ may depend on the name of a family.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from lm_research.models.families.base import Family
 from lm_research.models.heads import HeadSpec
 from lm_research.models.limits import flaw
 
-# What each kind of architecture is trained to do where nobody says otherwise.
+# The head that each kind of architecture is pre-trained with by default.
 DEFAULT_HEADS = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
-VOCAB_MULTIPLE = 128  # what matrix units like; it also lets every usual mesh divide the table
+VOCAB_MULTIPLE = 128  # fills matrix units, and is divisible by every common mesh size
 
 
 def table_rows(config: ModelConfig, tokens: int) -> int:
-    """Rows of a run's token table: as its model section asks, or the tokenizer's tokens rounded up."""
+    """Rows of a run's token table: model.vocab_size, or the tokenizer's number of tokens rounded up."""
     return config.vocab_size or round_up(tokens, VOCAB_MULTIPLE)
 
 
 def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelDefinition:
-    """The model a run asks for.
+    """Define the model of a run.
 
     Args:
       config: the run's model section.
       vocab_size: rows of the token table.
-      head: a name of head_kinds.HEADS; empty is the one its kind is pre-trained with.
+      head: a name of head_kinds.HEADS; empty is the one the family is pre-trained with.
 
     Raises:
-      ConfigError: no such family, a variant it does not have, or numbers that make no model.
+      ConfigError: the family or its variant does not exist, or the settings do not form a valid model.
     """
-    family, own = FAMILIES[config.family], FAMILIES.settings(config.family)
-    if not isinstance(config, own):  # keys that all families have, which leave the others at their defaults
-        config = own(**vars(config))
+    family, settings = FAMILIES[config.family], FAMILIES.settings(config.family)
+    if not isinstance(config, settings):  # only the keys of all families; the family's own have their defaults
+        config = settings(**vars(config))
     arch = family.architecture(config, vocab_size)
     if wrong := flaw(arch):
         raise ConfigError(f"config.model with family={config.family}: {wrong}.")
@@ -51,27 +51,27 @@ def define_model(config: ModelConfig, vocab_size: int, head: str = "") -> ModelD
 
 
 def model_types() -> dict[str, str]:
-    """`model_type` of config.json -> family; a model that is made of two has the families of both."""
+    """Map `model_type` of config.json to the family's name; encoder-decoder pairs are not included (see composite.py)."""
     return {kind: name for name, family in FAMILIES.items() for kind in family.model_types}
 
 
 def name_of(hf: Mapping[str, Any]) -> str:
-    """The name of the family whose config.json this is.
+    """The name of the family of a config.json.
 
     Raises:
-      PretrainedError: there is none.
+      PretrainedError: its model_type is not supported.
     """
     types, kind = model_types(), hf.get("model_type")
     if kind == composite.MODEL_TYPE:
         return composite.name_of(hf, types)
     if not isinstance(kind, str) or kind not in types:
-        known = ", ".join(sorted([*types, composite.MODEL_TYPE]))
-        raise PretrainedError(f"model_type is {short(kind)}, which is not supported. Supported: {known}.")
+        supported = ", ".join(sorted([*types, composite.MODEL_TYPE]))
+        raise PretrainedError(f"model_type is {short(kind)}, which is not supported. Supported: {supported}.")
     return types[kind]
 
 
 def family_of(name: str) -> Family:
-    """The family of a name, that of a pair included; raises a ValueError if there is none."""
+    """The family with this name, pairs such as bert2gpt2 included; raises a ValueError if it does not exist."""
     try:
         return FAMILIES[name]
     except ConfigError as error:
@@ -80,8 +80,8 @@ def family_of(name: str) -> Family:
 
 @functools.cache
 def pair_of(encoder: str, decoder: str) -> composite.Composite | None:
-    """The family of models of two; None where such do not go together."""
+    """The family that combines an encoder and a decoder; None if they cannot be combined."""
     if encoder not in FAMILIES or decoder not in FAMILIES:
         return None
-    fit = composite.fits("encoder", encoder) and composite.fits("decoder", decoder)
-    return composite.Composite(FAMILIES[encoder], FAMILIES[decoder]) if fit else None
+    supported = composite.can_be("encoder", encoder) and composite.can_be("decoder", decoder)
+    return composite.Composite(FAMILIES[encoder], FAMILIES[decoder]) if supported else None

@@ -70,7 +70,7 @@ class Albert(Family):
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
         fields = super().read(hf)
-        # The format counts rounds: in each, all blocks of a group run.
+        # In this format num_hidden_layers counts rounds, each of which runs all blocks of a group.
         return fields | {"num_layers": fields["num_layers"] * fields["group_size"]}
 
     @override

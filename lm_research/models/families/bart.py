@@ -35,9 +35,8 @@ class Bart(Family):
     # Two rows of the position tables come before position 0.
     traits = dict(norm="post", embedding_norm=True, position_offset=2, pooling="eos", head_bias=True)
     run_traits = dict(activation="gelu", norm_epsilon=1e-5, pad_id=1, eos_id=2)
-    loss_heads = {
-        "causal_lm": "seq2seq_lm"
-    }  # labels of the decoder alone are not moved: each stands where it is predicted
+    # Labels of the decoder without its encoder are not shifted: each is at the position that predicts it.
+    loss_heads = {"causal_lm": "seq2seq_lm"}
 
     model_types = {"bart": "Bart"}
     classes = {
@@ -71,7 +70,7 @@ class Bart(Family):
 
     base_prefix = "model."
     redundant: tuple[str, ...] = (r"^(model\.)?version$",)
-    unread = (r"\.encoder_attn(_layer_norm)?\.",)  # of a decoder alone: only one with an encoder reads them
+    unread = (r"\.encoder_attn(_layer_norm)?\.",)  # in decoders without an encoder
 
     @override
     def architecture(self, config: EncoderDecoderConfig, vocab_size: int) -> Architecture:
@@ -90,7 +89,7 @@ class Bart(Family):
         fields["tied"] = given(hf, "tie_word_embeddings", True)
         fields["shared_tokens"] = fields["tied"] and given(hf, "share_encoder_decoder_embeddings", True)
         fields["vocab_size"] = hf.get("decoder_vocab_size") or fields["vocab_size"]
-        if alone(hf):
+        if is_decoder_only(hf):
             fields |= {"shared_tokens": True, "head_bias": False, "prompt_positions": "slots"}
             return from_flat(causal=True, **fields, **stack("decoder"))
         encoder = from_flat(**inner, **stack("encoder"))
@@ -115,10 +114,11 @@ class Bart(Family):
         return weights(arch, head)
 
 
-def alone(hf: Mapping[str, Any]) -> bool:  # a config.json of the decoder without the encoder
+def is_decoder_only(hf: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of the decoder without its encoder."""
     classes = [str(name) for name in hf.get("architectures") or ()]
-    said = bool(hf.get("is_decoder")) and not given(hf, "is_encoder_decoder", True)
-    return said or any(name.endswith("ForCausalLM") for name in classes)
+    flagged = bool(hf.get("is_decoder")) and not given(hf, "is_encoder_decoder", True)
+    return flagged or any(name.endswith("ForCausalLM") for name in classes)
 
 
 FAMILIES.register("bart", EncoderDecoderConfig)(Bart())

@@ -1,4 +1,4 @@
-"""Weights of BART and of those that kept its names."""
+"""Names of weights of BART, and of the families that share them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from lm_research.models.families.common import ParamMapping, attention, dense, n
 
 
 def weights(arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-    """Of a model with a head."""
+    """Map the weights of an architecture with a head."""
     classifier = "qa_outputs" if head == "span" else "classification_head.out_proj"
     shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
     output = ("lm_head.weight",) if head == "seq2seq_lm" else ()
-    if arch.encoder is None:  # files of both stacks may have one table for all
+    if arch.encoder is None:  # files with both stacks may have one shared table
         tables = tensor("decoder/embeddings/tokens", own[1], shared, own[0])
     elif arch.shared_tokens:
         tables = tensor("encoder/embeddings/tokens", shared, *own, copies=() if arch.tied else tuple(own))
-    else:  # each side has its own; a table that nothing reads is stored as well, as the files are no longer tied
+    else:  # each stack has its own; files of untied models also have a shared table, which is not used
         tables = tensor("encoder/embeddings/tokens", own[0], shared, own[1], copies=(shared,), kept=(shared,))
         tables += tensor("decoder/embeddings/tokens", own[1], shared, own[0], copies=output if arch.tied else ())
     return (

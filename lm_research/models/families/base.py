@@ -1,4 +1,4 @@
-"""What a family of models says of itself: everything that differs from one to another, with what most have as the default."""
+"""The interface of a model family: all that differs between families, with the most common case as the default."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from lm_research.models.families.common import (
 
 
 class Family:
-    """A family.
+    """A family of models.
 
-    Its file makes a subclass and registers an instance with a sentence on it: `FAMILIES.register("bert")(Bert())`, with the dataclass of
-    its keys in the config's section model where it has some of its own.
+    A subclass's file registers an instance, `FAMILIES.register("bert")(Bert())`, together with the dataclass of its own keys in the
+    config's section model if it has some. The first sentence of its docstring describes the family.
 
     Attributes of its models:
       sizes: name of a published size -> keys of the config's section model.
-      traits: fields (as architecture.from_flat takes them) that all of its models have in common.
-      run_traits: fields of a new model beside these, which a config.json may say otherwise.
-      head: what it is pre-trained to do, a key of head_kinds.HEADS; empty: what its kind usually is.
-      output_names: our names of outputs -> transformers' for this family.
-      loss_heads: head -> the one whose loss it has, where labels are not moved as usual (a decoder alone of BART).
-      starts_with_last_token: decoders start with the last source token, the language's code (mBART).
-      hides_padded_targets: decoder inputs that are made from labels are hidden where they are padding.
+      traits: fields (those of architecture.from_flat) that all of its models have.
+      run_traits: further fields of a new model, for which a config.json may have other values.
+      head: the head it is pre-trained with, a key of head_kinds.HEADS; empty for the default of its kind.
+      output_names: our names of outputs -> those of transformers for this family.
+      loss_heads: head -> the head whose loss it has, where labels are not shifted as usual (BART's decoder without its encoder).
+      starts_with_last_token: whether decoders start with the last source token, the language code (mBART).
+      hides_padded_targets: whether decoder inputs made from labels are masked where they are padding.
 
     Attributes of config.json:
-      model_types: `model_type` -> what names of its classes begin with ("bert" -> "Bert"); the first is written. Empty: the format has no such models,
-        and they are stored as native alone.
-      classes: the rest of the names of its classes -> head; of several with a head the first is written.
-      encoder_classes: of these, the classes of its encoder alone.
-      config_fields: what is read and written.
+      model_types: `model_type` -> the prefix of its class names ("bert" -> "Bert"); the first is written. Empty if transformers has no
+        such models, which are then stored in the native format only.
+      classes: the rest of the class names -> head; the first with a head is written.
+      encoder_classes: those of the classes that have an encoder without a decoder.
+      config_fields: keys that map to fields of an Architecture, read and written.
       other_keys: further keys that are read -> their types (documents.check_fields).
-      required: key -> the only value (or values, in a tuple) that is supported.
-      decoder_config: keys that make a decoder of it, which may then have an encoder of another family; None: it cannot be one.
+      required: key -> the only supported value, or a tuple of them.
+      decoder_config: keys that turn it into a decoder, which may attend to an encoder of another family; None if it cannot be one.
 
     Attributes of weight files:
-      base_prefix: what names begin with in models with a head.
-      redundant: patterns of tensors that say nothing new.
-      unread: patterns of tensors that nothing reads, and that are written back.
-      tie_flags: keys of config.json that say which tables are one.
+      base_prefix: prefix of names in models with a head.
+      redundant: patterns of tensors without information, which are ignored.
+      unread: patterns of tensors that are not used, but written back.
+      tie_flags: keys of config.json that define which tables are tied.
     """
 
     sizes: Mapping[str, Mapping[str, Any]] = {}
@@ -76,41 +76,50 @@ class Family:
 
     @property
     def stored_as(self) -> Family:
-        """The family whose files hold its models."""
+        """The family in whose format its models are stored."""
         return self
 
     def architecture(self, config: Any, vocab_size: int) -> Architecture:
-        """The architecture of a run's model section, the settings it is registered with; `vocab_size` is the rows of its token table."""
+        """The architecture of a run.
+
+        Args:
+          config: the model section, of the settings class that the family is registered with.
+          vocab_size: rows of the token table.
+        """
         return from_config(config, vocab_size, **{**self.traits, **self.run_fields(config)})
 
     def run_fields(self, config: Any) -> Mapping[str, Any]:
-        """`run_traits`, and those that depend on the model section."""
+        """Fields of a new model: `run_traits`, and those that depend on the model section."""
         return self.run_traits
 
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-        """The architecture of a config.json, beside weight files that have tensors of these names.
+        """The architecture of a config.json.
+
+        Args:
+          hf: the content of config.json.
+          names: names of the tensors in its weight files.
 
         Raises:
-          PretrainedError: it says something that is not supported.
+          PretrainedError: a value is not valid or not supported.
         """
         return from_flat(**self.read(hf), **self.traits)
 
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
-        """What `config_fields` say, after all keys are checked."""
+        """Check all keys, and return the fields of `config_fields`."""
         check_supported(hf, self.required)
         check_others(hf, self.other_keys)
         return read_keys(hf, self.config_fields)
 
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
-        """The inverse of `from_hf`: a config.json, without `architectures`."""
+        """A config.json without `architectures`, the inverse of `from_hf`."""
         return write_keys(arch, self.config_fields)
 
     def prefix(self, arch: Architecture, head: str, kind: str) -> str:
-        """What "@" in the names of `weights` stands for; `kind` is the `model_type`, "" where it is not known."""
+        """The prefix that replaces "@" in the names of `weights`; `kind` is the `model_type`, or "" if it is not known."""
         return "" if head == "none" else self.base_prefix
 
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-        """Where arrays lie in weight files: at least those of this architecture with this head, others do not matter."""
+        """The names of parameters in weight files: all of this architecture with this head; further ones are ignored."""
         raise NotImplementedError
 
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import ConfigField, ParamMapping, dense, norm
-from lm_research.models.families.encoder_weights import output_table, placed, stack
+from lm_research.models.families.encoder_weights import output_table, stack, with_paths
 
 FIELDS: tuple[ConfigField, ...] = (
     ConfigField("vocab_size", "vocab_size", 30522),
@@ -63,8 +63,8 @@ class Bert(Family):
     decoder_config = {"is_decoder": True}
 
     base_prefix = "bert."
-    redundant = (r"position_ids$",)  # of older files
-    unread = (r"\.crossattention\.",)  # of a decoder alone: only one with an encoder reads them
+    redundant = (r"position_ids$",)  # in older files
+    unread = (r"\.crossattention\.",)  # in decoders without an encoder
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
@@ -77,7 +77,7 @@ class Bert(Family):
             *dense("next_sentence", "cls.seq_relationship"),
             *dense("classifier", "qa_outputs" if head == "span" else "classifier"),
         )
-        return placed(found, arch, head)
+        return with_paths(found, arch, head)
 
 
 FAMILIES.register("bert")(Bert())

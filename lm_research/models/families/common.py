@@ -1,7 +1,7 @@
-"""What the family files share: from two kinds of config to an Architecture, and the names of weights in checkpoints.
+"""Functions that families share: conversion of configs to architectures, and names of weights in checkpoints.
 
-A family's names follow the format that Hugging Face's `transformers` writes. "@" at the start of a name stands for the
-model's prefix ("bert." in BertForMaskedLM, nothing in BertModel), "{}" for the number of a block, or of a group and of a block in it.
+Names of weights are those that Hugging Face's `transformers` writes. "@" at the start of a name is replaced by the model's prefix ("bert."
+in BertForMaskedLM, nothing in BertModel), and "{}" by the index of a block, or of a group and of a block in the group.
 """
 
 from __future__ import annotations
@@ -31,25 +31,30 @@ ACTIVATION_NAMES = {
     "swish": "silu",
     "tanh": "tanh",
 }
+# Keys of ModelConfig that are fields of an Architecture.
+CONFIG_FIELDS = (
+    "hidden_size num_layers num_heads intermediate_size max_length dropout_rate attention_dropout_rate init_std "
+    "dtype scan_layers remat attention_backend"
+).split()
 FIX = "Download config.json again, or fix it."
 
 
 @dataclasses.dataclass(frozen=True)
 class ParamMapping:
-    """One of our arrays and where it lies in a checkpoint.
+    """The mapping of a parameter to tensors of a checkpoint.
 
     Attributes:
-      path: ours, "encoder/layers/attention/query/kernel"; below "layers" the first axis counts blocks.
-      names: theirs; the first is written, any is read.
-      transpose: stored [out, in], as torch's Linear, where we have [in, out].
-      inputs: how many of our axes are contracted ones (2 for the attention's output: heads and their width).
-      part, parts: it is the part-th of so many equal parts along the last (transposed) axis of the stored one.
-      leading: stored with an additional axis of 1 in front.
-      copies: names under which it is written once more.
-      kept: names of tensors that nothing reads and that files may have beside it; what was read there is written back.
-      preferred: names that are read before `names` where the files have them, and never written.
-      group: blocks in a group, where names number both.
-      layers: the number of each stacked layer; empty: they count from 0.
+      path: our path, "encoder/layers/attention/query/kernel"; below "layers" the first axis counts blocks.
+      names: names in the checkpoint; the first is written, any is read.
+      transpose: whether the tensor is stored [out, in], as in torch's Linear, instead of [in, out].
+      inputs: number of our axes that are contracted (2 for the attention's output: heads and their width).
+      part, parts: index among `parts` equal parts of the stored tensor, along its last axis after transposition.
+      leading: whether the tensor has an additional leading axis of size 1.
+      copies: further names that the parameter is written to.
+      kept: names of unused tensors that files may have in addition; if they do, these are written back.
+      preferred: names that are read before `names` if the files have them, and never written.
+      group: number of blocks in a group, for names with both indices.
+      layers: index of each stacked layer; empty if they count from 0.
     """
 
     path: str
@@ -66,7 +71,7 @@ class ParamMapping:
     layers: tuple[int, ...] = ()
 
     def of_layer(self, name: str, layer: int) -> str:
-        """One of the names with the number of the block in it that is stacked in this place."""
+        """One of the names, with the index of the block at position `layer` of the stack."""
         layer = self.layers[layer] if self.layers else layer
         if name.count("{}") == 2:
             return name.format(*divmod(layer, self.group))
@@ -74,7 +79,7 @@ class ParamMapping:
 
 
 def dense(path: str, name: str, **options: Any) -> tuple[ParamMapping, ParamMapping]:
-    """A dense layer: kernel and bias. With transpose=False for layers that store [in, out]."""
+    """Map a dense layer: kernel and bias. transpose=False is for layers that are stored [in, out]."""
     bias = {key: options[key] for key in ("part", "parts") if key in options}
     return (
         ParamMapping(f"{path}/kernel", (f"{name}.weight",), **{"transpose": True, **options}),
@@ -83,17 +88,17 @@ def dense(path: str, name: str, **options: Any) -> tuple[ParamMapping, ParamMapp
 
 
 def norm(path: str, name: str) -> tuple[ParamMapping, ParamMapping]:
-    """A norm: scale and bias."""
+    """Map a norm: scale and bias."""
     return ParamMapping(f"{path}/scale", (f"{name}.weight",)), ParamMapping(f"{path}/bias", (f"{name}.bias",))
 
 
 def tensor(path: str, *names: str, **options: Any) -> tuple[ParamMapping, ...]:
-    """An array that is stored as we have it, under the first of these names."""
+    """Map a parameter that is stored in our layout, under the first of these names."""
     return (ParamMapping(path, names, **options),)
 
 
 def attention(path: str, name: str, query: str, key: str, value: str, output: str) -> tuple[ParamMapping, ...]:
-    """The four projections of an attention layer, by their names below `name`."""
+    """Map the four projections of an attention layer, by their names below `name`."""
     return (
         *dense(f"{path}/query", f"{name}.{query}"),
         *dense(f"{path}/key", f"{name}.{key}"),
@@ -103,47 +108,33 @@ def attention(path: str, name: str, query: str, key: str, value: str, output: st
 
 
 def from_config(config: ModelConfig, vocab_size: int, **traits: Any) -> Architecture:
-    """The architecture of a run: its model section, and what is peculiar to the family."""
-    given = {
-        name: getattr(config, name)
-        for name in (
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "intermediate_size",
-            "max_length",
-            "dropout_rate",
-            "attention_dropout_rate",
-            "init_std",
-            "dtype",
-            "scan_layers",
-            "remat",
-            "attention_backend",
-        )
-    }
-    given |= {"num_kv_heads": config.num_kv_heads or 0, "head_size": config.head_size or 0}
-    arch = from_flat(**{"vocab_size": vocab_size, **given, **traits})
+    """The architecture of a run: the fields of its model section, with the family's traits."""
+    fields = {name: getattr(config, name) for name in CONFIG_FIELDS}
+    fields |= {"num_kv_heads": config.num_kv_heads or 0, "head_size": config.head_size or 0}
+    arch = from_flat(**{"vocab_size": vocab_size, **fields, **traits})
     arch = arch.with_layers(residual=config.norm_position) if config.norm_position else arch
     return parametrize(arch, config) if config.mup_base_width else arch
 
 
 @dataclasses.dataclass(frozen=True)
 class FactorizedConfig(ModelConfig):
-    """Of families whose embeddings are mapped to the residual stream."""
+    """Model section of families whose embeddings may be narrower than the residual stream."""
 
     embedding_size: int | None = key(None, "Width E of the embeddings; None uses hidden_size.", low=1, high=2**20)
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderConfig(ModelConfig):
+    """Model section of encoder-decoders."""
+
     num_encoder_layers: int | None = key(None, "Number of encoder blocks; None uses num_layers.", low=1, high=4096)
 
 
 def encoder_decoder(config: EncoderDecoderConfig, vocab_size: int, **traits: Any) -> Architecture:
-    """The same for a decoder with an encoder of the same shape, except for `num_encoder_layers`."""
+    """`from_config` for a decoder with an encoder of the same shape, except for `num_encoder_layers`."""
     decoder_only = {"head_bias", "pooling", "eos_id", "logit_scale", "tied"}
-    inner = {name: value for name, value in traits.items() if name not in decoder_only}
-    encoder = from_config(config, vocab_size, **inner)
+    encoder_traits = {name: value for name, value in traits.items() if name not in decoder_only}
+    encoder = from_config(config, vocab_size, **encoder_traits)
     if config.num_encoder_layers:
         encoder = encoder.replace(num_layers=config.num_encoder_layers)
     return from_config(config, vocab_size, causal=True, encoder=encoder, **traits)
@@ -151,7 +142,7 @@ def encoder_decoder(config: EncoderDecoderConfig, vocab_size: int, **traits: Any
 
 @dataclasses.dataclass(frozen=True)
 class ConfigField:
-    """A key of config.json, the field of Architecture it sets, and its value where a file leaves it out."""
+    """A key of config.json: the field of Architecture that it sets, its name, and its default."""
 
     field: str
     name: str
@@ -159,17 +150,17 @@ class ConfigField:
 
 
 def with_defaults(keys: Iterable[ConfigField], defaults: Mapping[str, Any]) -> tuple[ConfigField, ...]:
-    """The keys with other values where a file leaves them out, by their names in config.json."""
+    """The keys with other defaults, given by their names in config.json."""
     return tuple(dataclasses.replace(key, default=defaults.get(key.name, key.default)) for key in keys)
 
 
 def without(classes: Mapping[str, str], *names: str) -> dict[str, str]:
-    """A family's classes but for these."""
+    """A family's classes except these."""
     return {name: head for name, head in classes.items() if name not in names}
 
 
 def read_keys(hf: Mapping[str, Any], keys: Iterable[ConfigField]) -> dict[str, Any]:
-    """Fields of an Architecture from a config.json. A value of null is the one where a file leaves the key out.
+    """Fields of an Architecture from a config.json; a value of null is the default.
 
     Raises:
       PretrainedError: a value of the wrong type or out of its field's range (models/limits.py), or an unknown activation.
@@ -182,14 +173,14 @@ def read_keys(hf: Mapping[str, Any], keys: Iterable[ConfigField]) -> dict[str, A
             value = read_activation(field.name, value)
         elif value is not field.default:
             kind = RANGES.get(field.field, type(field.default))
-            kind = Size if kind is Count and field.default > 0 else kind  # 0 is no size where a file may leave it out
+            kind = Size if kind is Count and field.default > 0 else kind  # an explicit 0 is not a valid size
             value = check(value, kind, f"config.json: {field.name}", error=PretrainedError, fix=FIX)
         fields[field.field] = value
     return fields
 
 
 def read_activation(name: str, value: Any) -> str:
-    """Our name of an activation of config.json; raises a PretrainedError if there is none."""
+    """Our name of an activation in config.json; raises a PretrainedError if it is not supported."""
     if isinstance(value, str) and value in ACTIVATION_NAMES:
         return ACTIVATION_NAMES[value]
     raise PretrainedError(
@@ -198,32 +189,31 @@ def read_activation(name: str, value: Any) -> str:
 
 
 def check_others(hf: Mapping[str, Any], kinds: Mapping[str, Any], where: str = "config.json") -> None:
-    """Raises a PretrainedError unless keys that no ConfigField has are null or of their types."""
+    """Raise a PretrainedError unless each key without a ConfigField is null or of its type."""
     check_fields(hf, kinds, where, error=PretrainedError, fix=FIX)
 
 
 def given(hf: Mapping[str, Any], name: str, default: Any) -> Any:
-    """The value of a key, or `default` where it is left out or null."""
+    """The value of a key, or `default` if it is missing or null."""
     value = hf.get(name)
     return default if value is None else value
 
 
 def write_keys(arch: Architecture, keys: Iterable[ConfigField]) -> dict[str, Any]:
-    """The inverse of `read_keys`."""
-    theirs = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}
+    """Keys of a config.json from an architecture, the inverse of `read_keys`."""
+    names = {ours: name for name, ours in reversed(ACTIVATION_NAMES.items())}
     fields = vars(arch.layers[-1]) | vars(arch)
-    values = {key.name: fields[key.field] for key in keys}
     return {
-        key.name: theirs[values[key.name]] if key.field.endswith("activation") else values[key.name] for key in keys
+        key.name: names[fields[key.field]] if key.field.endswith("activation") else fields[key.field] for key in keys
     }
 
 
 def check_supported(hf: Mapping[str, Any], supported: Mapping[str, Any]) -> None:
-    """Raises a PretrainedError if a key has another value than the only one (or ones, in a tuple) supported."""
+    """Raise a PretrainedError if a key has a value other than its supported one (or ones, in a tuple)."""
     for name, allowed in supported.items():
         allowed = allowed if isinstance(allowed, tuple) else (allowed,)
         if name in hf and hf[name] is not None and hf[name] not in allowed:
             raise PretrainedError(
-                f"config.json: {name} is {short(hf[name])}, which this family's code does not have "
+                f"config.json: {name} is {short(hf[name])}, which is not supported for this family "
                 f"(supported: {', '.join(map(repr, allowed))})."
             )

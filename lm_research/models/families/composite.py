@@ -1,7 +1,7 @@
-"""An encoder of one family and a decoder of another in one model (Rothe et al. 2019, arXiv:1907.12461), for example bert2gpt2.
+"""Models with an encoder of one family and a decoder of another (Rothe et al. 2019, arXiv:1907.12461), for example bert2gpt2.
 
-The decoder attends to the encoder's states, which a dense layer maps to its width where they are of another one. Such a family is named
-ENCODER2DECODER. In the Hugging Face world these are EncoderDecoderModels.
+The decoder attends to the encoder's states; if their widths differ, a dense layer maps the states to the decoder's. Such a family is named
+ENCODER2DECODER. In transformers these are EncoderDecoderModels.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.common import ParamMapping, dense
 
 MODEL_TYPE = "encoder-decoder"
-OF_DECODER = {"is_decoder": True, "add_cross_attention": True}
-# What decoders alone do otherwise.
+DECODER_KEYS = {"is_decoder": True, "add_cross_attention": True}
+# Fields in which the decoder differs from one without an encoder.
 TRAITS = dict(shared_tokens=False, head_bias=False, prompt_positions="tokens")
 
 
-def fits(part: str, name: str) -> bool:
-    """Whether a family can be the "encoder", or the "decoder"."""
+def can_be(part: str, name: str) -> bool:
+    """Whether a family can be the "encoder" or the "decoder" of a pair."""
     family = FAMILIES[name]
     return "masked_lm" in family.classes.values() if part == "encoder" else family.decoder_config is not None
 
 
 def name_of(hf: Mapping[str, Any], types: Mapping[str, str]) -> str:
-    """The name for a config.json, by the families of model types.
+    """The family name of a config.json, given the families of model types.
 
     Raises:
-      PretrainedError: it does not say which models it is made of, or one that cannot have this part.
+      PretrainedError: the model_type of one part is missing, or not supported for this part.
     """
     names = []
     for part in ("encoder", "decoder"):
         inner = hf.get(part)
         kind = inner.get("model_type") if isinstance(inner, Mapping) else None
-        if not isinstance(kind, str) or kind not in types or not fits(part, types[kind]):
-            known = ", ".join(sorted(kind for kind, family in types.items() if fits(part, family)))
+        if not isinstance(kind, str) or kind not in types or not can_be(part, types[kind]):
+            supported = ", ".join(sorted(kind for kind, family in types.items() if can_be(part, family)))
             raise PretrainedError(
-                f"model_type of the {part} is {short(kind)}, which is not supported there. Supported: {known}."
+                f"model_type of the {part} is {short(kind)}, which is not supported there. Supported: {supported}."
             )
         names.append(types[kind])
     return "2".join(names)
 
 
 class Composite(Family):
-    """A family of two."""
+    """The family of pairs of an encoder and a decoder."""
 
     model_types = {MODEL_TYPE: "EncoderDecoder"}
     classes = {"Model": "seq2seq_lm"}
-    unread = (r"^encoder\.pooler\.",)  # a summary of the encoder's
+    unread = (r"^encoder\.pooler\.",)
     hides_padded_targets = True
 
     def __init__(self, encoder: Family, decoder: Family) -> None:
@@ -72,15 +72,15 @@ class Composite(Family):
         decoder = _part("decoder", self.decoder, {**hf["decoder"], **self.decoder_keys}, names)
         if encoder.causal:
             raise PretrainedError(
-                "config.json: is_decoder is true in `encoder`, but an encoder sees both ways. Set it to false."
+                "config.json: is_decoder is true in `encoder`, but an encoder must be bidirectional. Set it to false."
             )
-        projects = encoder.hidden_size != decoder.hidden_size
-        if projects and hf["decoder"].get("cross_attention_hidden_size") is not None:
+        widths_differ = encoder.hidden_size != decoder.hidden_size
+        if widths_differ and hf["decoder"].get("cross_attention_hidden_size") is not None:
             raise PretrainedError(
                 f"config.json: cross_attention_hidden_size is set in `decoder`, but the widths {encoder.hidden_size} and "
-                f"{decoder.hidden_size} differ, which only a projection can join. Leave it out."
+                f"{decoder.hidden_size} differ, which requires a projection instead. Remove cross_attention_hidden_size."
             )
-        return decoder.replace(encoder=encoder, memory_projection=projects, **TRAITS)
+        return decoder.replace(encoder=encoder, memory_projection=widths_differ, **TRAITS)
 
     @override
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
@@ -88,20 +88,19 @@ class Composite(Family):
             family.to_hf(stack) | {"model_type": next(iter(family.model_types))}
             for family, stack in ((self.encoder, arch.source), (self.decoder, arch.replace(encoder=None)))
         )
-        hf = {"model_type": MODEL_TYPE, "is_encoder_decoder": True, "encoder": encoder, "decoder": decoder | OF_DECODER}
+        hf = {"model_type": MODEL_TYPE, "is_encoder_decoder": True}
+        hf |= {"encoder": encoder, "decoder": decoder | DECODER_KEYS}
         return hf if arch.pad_id < 0 else hf | {"pad_token_id": arch.pad_id}
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
         decoder = arch.replace(encoder=None)
         prefix = self.decoder.prefix(decoder, "causal_lm", "")
-        reads = [weight for weight in self.encoder.weights(arch.source, "none") if weight.path.startswith("encoder/")]
-        writes = [
-            weight for weight in self.decoder.weights(decoder, "causal_lm") if not weight.path.startswith("encoder/")
-        ]
+        of_encoder = [one for one in self.encoder.weights(arch.source, "none") if one.path.startswith("encoder/")]
+        of_decoder = [one for one in self.decoder.weights(decoder, "causal_lm") if not one.path.startswith("encoder/")]
         return (
-            *_named("encoder.", "encoder.", reads),
-            *_named("decoder.", f"decoder.{prefix}", writes),
+            *_prefixed("encoder.", "encoder.", of_encoder),
+            *_prefixed("decoder.", f"decoder.{prefix}", of_decoder),
             *dense("memory_projection", "enc_to_dec_proj"),
         )
 
@@ -113,8 +112,8 @@ def _part(part: str, family: Family, hf: Mapping[str, Any], names: Set[str]) -> 
         raise PretrainedError(str(error).replace("config.json: ", f"config.json: {part}: ", 1)) from error
 
 
-def _named(outer: str, inner: str, weights: Iterable[ParamMapping]) -> Iterator[ParamMapping]:
-    """Weights with what their names begin with in a model of two: `inner` in place of "@", `outer` before others."""
+def _prefixed(outer: str, inner: str, weights: Iterable[ParamMapping]) -> Iterator[ParamMapping]:
+    """Weights with the prefixes of a pair's names: `inner` instead of "@", `outer` before other names."""
 
     def name(one: str) -> str:
         return inner + one[1:] if one.startswith("@") else outer + one

@@ -1,4 +1,4 @@
-"""Weights of decoders that kept Llama's names."""
+"""Names of weights of Llama, and of decoders that share them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lm_research.models.families.common import ParamMapping, attention, dense, t
 
 
 def decoder_weights(classifier: str) -> tuple[ParamMapping, ...]:
-    """Embeddings, blocks and heads; `classifier` is the name of what labels are predicted with."""
+    """Map embeddings, blocks and heads; `classifier` is the name of the classification layer."""
     ours, theirs = "decoder/layers", "@layers.{}"
     return (
         *tensor("decoder/embeddings/tokens", "@embed_tokens.weight"),

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108): BERT of half the depth, without token types and pooler."""
+"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108): BERT at half the depth, without token types and pooler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lm_research.models.families.common import (
 
 
 class DistilBert(Family):
-    """BERT of half the depth, without token types (Sanh et al. 2019)."""
+    """BERT at half the depth, without token types (Sanh et al. 2019)."""
 
     # Sanh et al. 2019, section 3.
     sizes = {"base": dict(num_layers=6, hidden_size=768, num_heads=12, intermediate_size=3072)}

@@ -21,7 +21,7 @@ from lm_research.models.families.common import (
     without,
     write_keys,
 )
-from lm_research.models.families.encoder_weights import placed, stack
+from lm_research.models.families.encoder_weights import stack, with_paths
 
 DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 
@@ -29,7 +29,7 @@ DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1
 class Electra(Bert):
     """BERT as a generator of replacements or as their discriminator (Clark et al. 2020)."""
 
-    # Clark et al. 2020, table 6. The generator has the width of 1/4 (1/3 for base) of the discriminator's, and its embeddings.
+    # Clark et al. 2020, table 6. The generator has 1/4 (base: 1/3) of the discriminator's width, and its embeddings.
     sizes = {
         "small": dict(num_layers=12, hidden_size=256, num_heads=4, intermediate_size=1024, embedding_size=128),
         "base": dict(num_layers=12, hidden_size=768, num_heads=12, intermediate_size=3072, embedding_size=768),
@@ -59,8 +59,8 @@ class Electra(Bert):
     @override
     def run_fields(self, config: FactorizedConfig) -> dict[str, Any]:
         size = config.embedding_size or config.hidden_size
-        projects = size != config.hidden_size
-        return self.run_traits | {"embedding_size": config.embedding_size or 0, "embedding_projection": projects}
+        widths_differ = size != config.hidden_size
+        return self.run_traits | {"embedding_size": config.embedding_size or 0, "embedding_projection": widths_differ}
 
     @override
     def read(self, hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Electra(Bert):
             *dense("pooler/dense", inner),
             *dense("classifier", outer),
         )
-        return placed(found, arch, head)
+        return with_paths(found, arch, head)
 
 
 FAMILIES.register("electra", FactorizedConfig)(Electra())

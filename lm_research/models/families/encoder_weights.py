@@ -1,4 +1,4 @@
-"""Weights of BERT and of all encoders that kept its names."""
+"""Names of weights of BERT, and of all encoders that share them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lm_research.models.families.common import ParamMapping, attention, dense, n
 
 
 def embeddings(theirs: str = "@embeddings") -> tuple[ParamMapping, ...]:
-    """Tables and norm of BERT's names."""
+    """Map the embedding tables and their norm."""
     return (
         *tensor("encoder/embeddings/tokens", f"{theirs}.word_embeddings.weight"),
         *tensor("encoder/embeddings/positions", f"{theirs}.position_embeddings.weight"),
@@ -20,7 +20,7 @@ def embeddings(theirs: str = "@embeddings") -> tuple[ParamMapping, ...]:
 
 
 def stack(layer: str = "@encoder.layer.{}") -> tuple[ParamMapping, ...]:
-    """Embeddings and blocks."""
+    """Map embeddings and blocks."""
     ours, projections = "encoder/layers", ("self.query", "self.key", "self.value", "output.dense")
     return (
         *embeddings(),
@@ -35,17 +35,17 @@ def stack(layer: str = "@encoder.layer.{}") -> tuple[ParamMapping, ...]:
 
 
 def output_table(bias: str, decoder: str, arch: Architecture) -> tuple[ParamMapping, ...]:
-    """Bias and table of the masked-token head. The decoder's bias is the one used; untied, both are stored."""
-    one, used = f"{bias}.bias", f"{decoder}.bias"
+    """Map bias and table of the masked-token head. transformers uses the decoder's bias; untied models store both biases."""
+    unused, used = f"{bias}.bias", f"{decoder}.bias"
     if arch.tied:
-        biases = tensor("masked_lm/bias", one, preferred=(used,))
+        biases = tensor("masked_lm/bias", unused, preferred=(used,))
     else:
-        biases = tensor("masked_lm/bias", used, one, copies=(one,), kept=(one,))
+        biases = tensor("masked_lm/bias", used, unused, copies=(unused,), kept=(unused,))
     return (*biases, *tensor("masked_lm/table", f"{decoder}.weight"))
 
 
-def placed(found: Iterable[ParamMapping], arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-    """Weights of an encoder and of its masked-token head by the paths they have where it is a decoder, or predicts the next token."""
+def with_paths(weights: Iterable[ParamMapping], arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
+    """Weights of an encoder and its masked-token head, with the paths they have in a causal model, or one that predicts next tokens."""
     moves = {"encoder": "decoder"} if arch.causal else {}
     moves |= {"masked_lm": "next_token"} if head in ("causal_lm", "seq2seq_lm") else {}
 
@@ -53,4 +53,4 @@ def placed(found: Iterable[ParamMapping], arch: Architecture, head: str) -> tupl
         part, _, rest = weight.path.partition("/")
         return dataclasses.replace(weight, path=f"{moves.get(part, part)}/{rest}") if part in moves else weight
 
-    return tuple(map(move, found))
+    return tuple(map(move, weights))

@@ -58,15 +58,15 @@ class GPT2(Family):
         ConfigField("pad_id", "pad_token_id", -1),
     )
     other_keys = {"n_inner": Size, "scale_attn_weights": bool, "embd_pdrop": Rate}
-    decoder_config: Mapping[str, Any] | None = {}  # it is one
+    decoder_config: Mapping[str, Any] | None = {}  # it is always a decoder
 
     base_prefix = "transformer."
     redundant = (r"attn\.(bias|masked_bias)$",)
-    unread = (r"\.(crossattention|ln_cross_attn)\.",)  # of a decoder alone: only one with an encoder reads them
+    unread = (r"\.(crossattention|ln_cross_attn)\.",)  # in decoders without an encoder
 
     @override
     def run_fields(self, config: ModelConfig) -> dict[str, Any]:
-        # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), two a block.
+        # Section 2.3: weights of residual layers are scaled by 1/sqrt(number of residual layers), of which a block has two.
         residual = config.init_std / (2 * config.num_layers) ** 0.5
         return dict(activation="gelu_tanh", residual_init_std=residual)
 
@@ -84,8 +84,8 @@ class GPT2(Family):
     def to_hf(self, arch: Architecture) -> dict[str, Any]:
         if arch.head_width * arch.num_heads != arch.hidden_size:
             raise PretrainedError(
-                f"The format of GPT-2 has heads of width hidden_size / num_heads only; this model has {arch.num_heads} of "
-                f"{arch.head_width} at hidden_size={arch.hidden_size}. Save it as native."
+                f"GPT-2's format requires heads of width hidden_size / num_heads; this model has num_heads={arch.num_heads}, "
+                f"head_size={arch.head_width} and hidden_size={arch.hidden_size}. Save it in the native format."
             )
         extra = {"n_inner": arch.intermediate_size, "embd_pdrop": arch.dropout_rate}
         hf = write_keys(arch, self.config_fields) | extra
@@ -99,7 +99,7 @@ class GPT2(Family):
             dense(f"{ours}/attention/{name}", f"{theirs}.attn.c_attn", transpose=False, part=part, parts=3)
             for part, name in enumerate(("query", "key", "value"))
         ]
-        crossed = f"{ours}/cross_attention"
+        cross = f"{ours}/cross_attention"
         classifier = {"classification": "score", "span": "qa_outputs"}.get(head, "classifier")
         return (
             *tensor("decoder/embeddings/tokens", "@wte.weight"),
@@ -107,11 +107,11 @@ class GPT2(Family):
             *(weight for pair in qkv for weight in pair),
             *dense(f"{ours}/attention/output", f"{theirs}.attn.c_proj", transpose=False, inputs=2),
             *norm(f"{ours}/attention_norm", f"{theirs}.ln_1"),
-            *dense(f"{crossed}/query", f"{theirs}.crossattention.q_attn", transpose=False),
-            *dense(f"{crossed}/key", f"{theirs}.crossattention.c_attn", transpose=False, part=0, parts=2),
-            *dense(f"{crossed}/value", f"{theirs}.crossattention.c_attn", transpose=False, part=1, parts=2),
-            *dense(f"{crossed}/output", f"{theirs}.crossattention.c_proj", transpose=False, inputs=2),
-            *norm(f"{crossed}_norm", f"{theirs}.ln_cross_attn"),
+            *dense(f"{cross}/query", f"{theirs}.crossattention.q_attn", transpose=False),
+            *dense(f"{cross}/key", f"{theirs}.crossattention.c_attn", transpose=False, part=0, parts=2),
+            *dense(f"{cross}/value", f"{theirs}.crossattention.c_attn", transpose=False, part=1, parts=2),
+            *dense(f"{cross}/output", f"{theirs}.crossattention.c_proj", transpose=False, inputs=2),
+            *norm(f"{cross}_norm", f"{theirs}.ln_cross_attn"),
             *dense(f"{ours}/feed_forward/up", f"{theirs}.mlp.c_fc", transpose=False),
             *dense(f"{ours}/feed_forward/down", f"{theirs}.mlp.c_proj", transpose=False),
             *norm(f"{ours}/feed_forward_norm", f"{theirs}.ln_2"),

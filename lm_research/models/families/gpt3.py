@@ -1,6 +1,6 @@
 """GPT-3 (Brown et al. 2020, arXiv:2005.14165): GPT-2 at eight sizes, with 2,048 positions.
 
-The paper alternates dense and locally banded sparse attention; here every layer is dense. Files are GPT-2's.
+The paper alternates dense and locally banded sparse attention; here every layer is dense. Models are stored as GPT-2.
 """
 
 from typing_extensions import override
@@ -8,8 +8,8 @@ from typing_extensions import override
 from lm_research.models.families.base import FAMILIES, Family
 from lm_research.models.families.gpt2 import GPT2
 
-# Brown et al. 2020, table 2.1: layers, width, heads, width of a head; the feed-forward layer is four times as wide.
-# The table gives XL 24 heads of 128, but only 16 of them make its 1.3 billion parameters (and its width of 2,048).
+# Brown et al. 2020, table 2.1: layers, width, heads, head width; the feed-forward layer is four times as wide.
+# The table lists 24 heads of 128 for XL, but its 1.3 billion parameters and width of 2,048 imply 16.
 _TABLE = {
     "small": (12, 768, 12, 64),
     "medium": (24, 1024, 16, 64),

@@ -1,4 +1,4 @@
-"""Llama and its relatives (Touvron et al. 2023, arXiv:2302.13971): rotary positions, RMSNorm, gated SiLU, shared keys.
+"""Llama, Mistral and Qwen2 (Touvron et al. 2023, arXiv:2302.13971): rotary positions, RMSNorm, gated SiLU, grouped-query attention.
 
 Mistral (Jiang et al. 2023) has a window, Qwen2 (Yang et al. 2024) biases on queries, keys and values.
 """
@@ -17,7 +17,7 @@ from lm_research.errors import PretrainedError
 from lm_research.models.architecture import Architecture, from_flat
 from lm_research.models.families import rotary
 from lm_research.models.families.base import FAMILIES, Family
-from lm_research.models.families.common import ConfigField, ParamMapping, given, write_keys
+from lm_research.models.families.common import FIX, ConfigField, ParamMapping, given, write_keys
 from lm_research.models.families.decoder_weights import decoder_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -29,11 +29,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig(ModelConfig):
+    """Model section of Llama."""
+
     variant: str | None = key(None, "Architecture of the Llama lineage; None is llama.", choices=tuple(VARIANTS))
 
 
 class Llama(Family):
-    """A decoder with rotary positions and gated layers (Touvron et al. 2023), and its relatives."""
+    """A decoder with rotary positions and gated layers: Llama, Mistral and Qwen2 (Touvron et al. 2023)."""
 
     # Touvron et al. 2023, table 2 and the released weights; Grattafiori et al. 2024, table 3; Jiang et al. 2023, table 1;
     # Yang et al. 2024, table 1.
@@ -140,22 +142,24 @@ class Llama(Family):
 
 
 def _first_windowed(hf: Mapping[str, Any], num_layers: int) -> int:
-    """Qwen2's blocks see everything up to this one, and a window from it on."""
+    """The first of Qwen2's layers that has a window; the earlier ones have full attention."""
     kinds = hf.get("layer_types")
     if not kinds:
         return min(given(hf, "max_window_layers", 28), num_layers)
     if len(kinds) != num_layers:
-        raise PretrainedError(f"config.json: layer_types has {len(kinds)} entries, but there are {num_layers} blocks.")
+        raise PretrainedError(
+            f"config.json: layer_types has {len(kinds)} entries, but num_hidden_layers is {num_layers}; they must be equal. {FIX}"
+        )
     first = kinds.index("sliding_attention") if "sliding_attention" in kinds else num_layers
     if "full_attention" in kinds[first:]:
         raise PretrainedError(
-            "config.json: layer_types returns to full_attention after sliding_attention; not supported."
+            "config.json: layer_types has full_attention after sliding_attention, which is not supported: only the last layers can have windows."
         )
     return first
 
 
 def variant_of(arch: Architecture) -> str:
-    """The model type whose files can hold it."""
+    """The model type that an architecture is stored as."""
     last = arch.layers[-1]
     if last.query_bias and not last.output_bias:
         return "qwen2"

@@ -1,4 +1,4 @@
-"""mBART (Liu et al. 2020, arXiv:2001.08210): BART over 25 languages, with norms before the branches."""
+"""mBART (Liu et al. 2020, arXiv:2001.08210): pre-norm BART over 25 languages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lm_research.models.families.common import EncoderDecoderConfig
 
 
 class MBart(Bart):
-    """BART over many languages, with norms before the branches (Liu et al. 2020)."""
+    """Pre-norm BART over many languages (Liu et al. 2020)."""
 
     # Liu et al. 2020, section 2.2: vocabulary of 250,027 with the language codes.
     sizes = {"large": Bart.sizes["large"]}

@@ -1,4 +1,4 @@
-"""mT5 (Xue et al. 2020, arXiv:2010.11934): T5 v1.1 over 101 languages, with 250,112 rows of tokens."""
+"""mT5 (Xue et al. 2020, arXiv:2010.11934): T5 v1.1 over 101 languages, with a vocabulary of 250,112."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MT5(T5):
 
     @override
     def from_hf(self, hf: Mapping[str, Any], names: Set[str]) -> Architecture:
-        """Like T5's, but its outputs are never scaled, whatever the file says about tying."""
+        """Read it as T5 does, except that outputs are never scaled, even if they are tied."""
         return super().from_hf(hf, names).replace(logit_scale=1.0)
 
 

@@ -12,7 +12,7 @@ from lm_research.models.architecture import Architecture
 from lm_research.models.families.base import FAMILIES
 from lm_research.models.families.bert import Bert
 from lm_research.models.families.common import FIX, ParamMapping, dense, norm, with_defaults, without, write_keys
-from lm_research.models.families.encoder_weights import output_table, placed, stack
+from lm_research.models.families.encoder_weights import output_table, stack, with_paths
 
 
 class Roberta(Bert):
@@ -21,7 +21,7 @@ class Roberta(Bert):
     # Liu et al. 2019, section 3.1 and 5: the shapes of BERT; vocabulary of 50,265 byte-level pieces.
     sizes = {name: Bert.sizes[name] for name in ("base", "large")}
     traits = Bert.traits | dict(head_activation="gelu", count_padding=False, prompt_positions="rows")
-    # Two rows come before position 0, as in the released models, whose padding token is number 1.
+    # Two rows come before position 0, as in the released models, whose padding token has id 1.
     run_traits = dict(
         count_padding=True, prompt_positions="tokens", num_types=1, norm_epsilon=1e-5, position_offset=2, pad_id=1
     )
@@ -41,8 +41,8 @@ class Roberta(Bert):
         offset = fields["pad_id"] + 1
         if not 0 < offset < fields["max_length"]:
             raise PretrainedError(
-                f"config.json: pad_token_id is {fields['pad_id']}, but positions begin behind its number and max_position_embeddings is "
-                f"{fields['max_length']}. {FIX}"
+                f"config.json: pad_token_id is {fields['pad_id']} and max_position_embeddings is {fields['max_length']}, but positions "
+                f"start at pad_token_id + 1, which must be positive and below max_position_embeddings. {FIX}"
             )
         return fields | {"max_length": fields["max_length"] - offset, "position_offset": offset}
 
@@ -64,7 +64,7 @@ class Roberta(Bert):
             *output_table("lm_head", "lm_head.decoder", arch),
             *dense("classifier", outer or ("qa_outputs" if head == "span" else "classifier")),
         )
-        return placed(found, arch, head)
+        return with_paths(found, arch, head)
 
 
 FAMILIES.register("roberta")(Roberta())

@@ -1,4 +1,4 @@
-"""Rotary positions as config.json files say them."""
+"""Rotary positions in config.json files."""
 
 from __future__ import annotations
 
@@ -13,30 +13,34 @@ from lm_research.models.limits import STRETCHES, Wavelength
 
 _NUMBERS = {name: Wavelength for names in STRETCHES.values() for name in names}
 _TYPES = {"rope_theta": Wavelength, "rope_type": str, "type": str, "partial_rotary_factor": float, **_NUMBERS}
-KEYS = {"rope_theta": Wavelength, "rope_parameters": Object, "rope_scaling": Object}  # and their types
+# Keys of config.json -> their types.
+KEYS = {"rope_theta": Wavelength, "rope_parameters": Object, "rope_scaling": Object}
 
 
 def read_rotary(hf: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """Version 5 files say `rope_parameters`; older ones `rope_theta` and `rope_scaling`, with `type` or `rope_type`."""
+    """Read rotary_theta and rotary_scaling.
+
+    Files of transformers 5 have `rope_parameters`; older ones have `rope_theta` and `rope_scaling`, with a `type` or `rope_type`.
+    """
     name = "rope_parameters" if hf.get("rope_parameters") else "rope_scaling"
-    said = {key: value for key, value in (hf.get(name) or {}).items() if value is not None}
-    check_others(said, _TYPES, f"config.json: {name}")
-    theta = float(said.get("rope_theta") or hf.get("rope_theta") or 10000.0)
-    kind = said.get("rope_type", said.get("type", "default"))
-    nested = next((key for key, value in said.items() if isinstance(value, dict)), None)  # blocks of several kinds
-    if nested or kind not in ("default", *STRETCHES) or said.get("partial_rotary_factor", 1.0) != 1.0:
+    rope = {key: value for key, value in (hf.get(name) or {}).items() if value is not None}
+    check_others(rope, _TYPES, f"config.json: {name}")
+    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    per_layer_type = any(isinstance(value, dict) for value in rope.values())
+    if per_layer_type or kind not in ("default", *STRETCHES) or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise PretrainedError(
-            f"config.json: {name} is {short(said)}, rotary positions that are not supported (supported: rope_type "
-            f"default, {', '.join(STRETCHES)} for whole heads and all blocks)."
+            f"config.json: {name} is {short(rope)}, which is not supported (supported: rope_type default, {', '.join(STRETCHES)}, "
+            "the same for whole heads and all layers)."
         )
     if kind == "default":
         return dict(rotary_theta=theta, rotary_scaling=())
-    said = {"original_max_position_embeddings": max_length, **said}
-    numbers = sorted((key, float(said[key])) for key in STRETCHES[kind] if key in said)
+    rope = {"original_max_position_embeddings": max_length, **rope}
+    numbers = sorted((key, float(rope[key])) for key in STRETCHES[kind] if key in rope)
     return dict(rotary_theta=theta, rotary_scaling=(("type", kind), *numbers))
 
 
 def write_rotary(spec: LayerSpec) -> dict[str, Any]:
-    """rope_parameters, the inverse."""
+    """`rope_parameters` of a layer's spec, the inverse of `read_rotary`."""
     scaling = dict(spec.rotary_scaling)
     return {"rope_type": scaling.pop("type", "default"), "rope_theta": spec.rotary_theta, **scaling}

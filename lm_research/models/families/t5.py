@@ -1,6 +1,6 @@
 """T5 (Raffel et al. 2019, arXiv:1910.10683): an encoder-decoder with relative positions and no biases.
 
-v1.0 has ReLU and an output that is tied to the token table and scaled; v1.1 gated GELU and a table of its own (Shazeer 2020).
+v1.0 has ReLU and a scaled output that is tied to the token table; v1.1 has gated GELU and its own output table (Shazeer 2020).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lm_research.models.families.common import (
 from lm_research.models.families.t5_weights import weights
 from lm_research.models.limits import Depth
 
-# Raffel et al. 2019, section 3.7: layers of each stack, width, heads, width of a head, feed-forward width.
+# Raffel et al. 2019, section 3.7: layers per stack, width, heads, head width, feed-forward width.
 _TABLE = {
     "small": (6, 512, 8, 64, 2048),
     "base": (12, 768, 12, 64, 3072),
@@ -50,6 +50,8 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class T5Config(EncoderDecoderConfig):
+    """Model section of T5."""
+
     variant: str | None = key(None, "T5 version; None is v1.1.", choices=tuple(VARIANTS))
 
 
@@ -67,18 +69,8 @@ class T5(Family):
         )
         for name, (n, d, h, k, f) in _TABLE.items()
     }
-    traits = dict(
-        norm="pre",
-        norm_kind="rms",
-        positions="relative",
-        attention_scale=1.0,
-        final_dropout=True,
-        qkv_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        pooling="eos",
-        pooler_activation="tanh",
-    )
+    traits = dict(norm="pre", norm_kind="rms", positions="relative", attention_scale=1.0, final_dropout=True)
+    traits |= dict(qkv_bias=False, output_bias=False, mlp_bias=False, pooling="eos", pooler_activation="tanh")
 
     model_types = {"t5": "T5"}
     classes = {
@@ -107,11 +99,11 @@ class T5(Family):
     other_keys |= dict.fromkeys(("scale_decoder_outputs", "tie_word_embeddings"), bool)
 
     redundant = (r"layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",)
-    tie_flags = ()  # its key says whether outputs are scaled; what is tied, the files say alone
+    tie_flags = ()  # its tie_word_embeddings defines whether outputs are scaled; the tensors in the files define what is tied
 
     @override
     def architecture(self, config: Any, vocab_size: int) -> Architecture:
-        # Relative positions have no end: model.max_length only bounds the examples of a run.
+        # Relative positions are unlimited: model.max_length only limits the examples of a run.
         return encoder_decoder(config, vocab_size, **{**self.traits, **self.run_fields(config), "max_length": 0})
 
     @override
@@ -128,8 +120,8 @@ class T5(Family):
         if gate not in ("", "gated") or name not in ACTIVATION_NAMES:
             raise PretrainedError(f"config.json: feed_forward_proj is {short(kind)}; it must be NAME or gated-NAME.")
         fields |= dict(activation=ACTIVATION_NAMES[name], gated=bool(gate), max_length=0)
-        # Version 5 of transformers says scale_decoder_outputs where older files say tie_word_embeddings. A file that is not
-        # scaled has an output table of its own, unless it was saved without one.
+        # Version 5 of transformers writes scale_decoder_outputs instead of tie_word_embeddings. A model whose output is not scaled
+        # has its own output table, unless it was saved without one.
         scaled = given(hf, "scale_decoder_outputs", given(hf, "tie_word_embeddings", True))
         output: dict[str, Any] = dict(
             tied=scaled or "lm_head.weight" not in names, logit_scale=fields["hidden_size"] ** -0.5 if scaled else 1.0
@@ -165,7 +157,7 @@ class T5(Family):
 
 
 def fields_of(variant: str, config: ModelConfig) -> dict[str, Any]:
-    """Fields of a new model of a variant."""
+    """Fields of a new model of one of VARIANTS."""
     fields = VARIANTS[variant] | dict(activation_dropout_rate=config.dropout_rate, norm_epsilon=1e-6, eos_id=1)
     return fields | {"logit_scale": config.hidden_size**-0.5 if fields["tied"] else 1.0}
 

@@ -1,4 +1,4 @@
-"""Weights of T5."""
+"""Names of weights of T5."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from lm_research.models.families.common import ParamMapping, attention, dense, t
 
 
 def weights(arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-    """Of a model with a head."""
+    """Map the weights of an architecture with a head."""
     outer = {"classification": "classification_head.out_proj", "span": "qa_outputs"}.get(head, "classifier")
     shared, *own = (f"@{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"))
     if arch.encoder is None:
         tables = tensor("encoder/embeddings/tokens", shared, own[1], preferred=(own[0],))
     elif arch.shared_tokens:
         tables = tensor("encoder/embeddings/tokens", shared, *own)
-    else:  # what the output is tied to in these files is the shared table
+    else:  # a tied output is stored as the shared table
         tables = tensor("encoder/embeddings/tokens", own[0], shared, own[1])
         tables += tensor("decoder/embeddings/tokens", own[1], shared, own[0], copies=(shared,))
     return (
@@ -28,7 +28,7 @@ def weights(arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
 
 
 def _stack(name: str, gated: bool) -> tuple[ParamMapping, ...]:
-    """The "encoder" or the "decoder"."""
+    """Map the weights of the "encoder" or the "decoder"."""
     ours, theirs = f"{name}/layers", f"@{name}.block.{{}}.layer"
     feed_forward = f"{theirs}.{1 if name == 'encoder' else 2}"
     inner = f"{feed_forward}.DenseReluDense"
@@ -39,7 +39,7 @@ def _stack(name: str, gated: bool) -> tuple[ParamMapping, ...]:
         *tensor(f"{ours}/attention_norm/scale", f"{theirs}.0.layer_norm.weight"),
         *attention(f"{ours}/cross_attention", f"{theirs}.1.EncDecAttention", "q", "k", "v", "o"),
         *tensor(f"{ours}/cross_attention_norm/scale", f"{theirs}.1.layer_norm.weight"),
-        # A plain layer has `wi`; a gated one `wi_0`, which is activated, and `wi_1`.
+        # A layer without a gate has `wi`; a gated one has `wi_0`, which is activated, and `wi_1`.
         *dense(f"{ours}/feed_forward/gate", f"{inner}.wi_0"),
         *dense(f"{ours}/feed_forward/up", f"{inner}.{'wi_1' if gated else 'wi'}"),
         *dense(f"{ours}/feed_forward/down", f"{inner}.wo"),

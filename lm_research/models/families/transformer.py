@@ -1,6 +1,6 @@
-"""The Transformer (Vaswani et al. 2017, arXiv:1706.03762): sinusoidal positions, one token table for both sides.
+"""The Transformer (Vaswani et al. 2017, arXiv:1706.03762): sinusoidal positions, one token table for both stacks.
 
-Its checkpoints in the Hugging Face world are those of Marian (Junczys-Dowmunt et al. 2018).
+Its checkpoints in transformers' format are those of Marian (Junczys-Dowmunt et al. 2018).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Transformer(Bart):
         "big": dict(num_layers=6, hidden_size=1024, num_heads=16, intermediate_size=4096),
     }
     traits = dict(norm="post", positions="sinusoidal")
-    # The paper's projections of queries, keys and values are plain matrices; its feed-forward layers have biases.
+    # The paper's attention projections have no biases; its feed-forward layers have.
     run_traits = dict(activation="relu", norm_epsilon=1e-6, qkv_bias=False, output_bias=False)
 
     model_types = {"marian": "Marian"}
@@ -54,7 +54,7 @@ class Transformer(Bart):
 
     @override
     def weights(self, arch: Architecture, head: str) -> tuple[ParamMapping, ...]:
-        """BART's, without a third table beside two untied ones unless the files had it: models whose sides differ have none."""
+        """Those of BART, except that untied tables have no third, shared copy: Marian's untied checkpoints do not store one."""
         found = super().weights(arch, head)
         return found if arch.shared_tokens else tuple(dataclasses.replace(one, copies=()) for one in found)
 

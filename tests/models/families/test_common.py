@@ -19,7 +19,7 @@ SHAPE = dict(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, ma
 def test_norms_stand_where_the_family_or_the_run_puts_them(family: str) -> None:
     usual = define_model(ModelConfig(family=family, **SHAPE), 64).arch
     for norm in ("pre", "post"):
-        arch = define_model(ModelConfig(family=family, norm=norm, **SHAPE), 64).arch
+        arch = define_model(ModelConfig(family=family, norm_position=norm, **SHAPE), 64).arch
         assert all(stack.layers[0].residual == norm for stack in (arch, arch.encoder) if stack is not None)
         assert (arch == usual) == (norm == usual.layers[0].residual)
 
@@ -29,7 +29,7 @@ def test_pre_norm_leaves_the_residual_stream_as_it_is(family: str) -> None:
     """Blocks whose branches write nothing hand their input on: untouched before norms, normalized again and again after them."""
     outputs = {}
     for norm in ("pre", "post"):
-        definition = define_model(ModelConfig(family=family, norm=norm, dropout_rate=0.0, **SHAPE), 64)
+        definition = define_model(ModelConfig(family=family, norm_position=norm, dropout_rate=0.0, **SHAPE), 64)
         params = tiny.random_params(definition)
         (stack,) = (name for name in ("encoder", "decoder") if name in params)
         layers = params[stack]["layers"]
@@ -49,8 +49,8 @@ def test_pre_norm_leaves_the_residual_stream_as_it_is(family: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(family="gpt2", norm="post"), "norm=post"),
-        (dict(family="bert", norm="pre"), "norm=pre"),
+        (dict(family="gpt2", norm_position="post"), "norm=post"),
+        (dict(family="bert", norm_position="pre"), "norm=pre"),
         (dict(family="gpt2", mup_base_width=8), "logit_scale=0.5"),
         (dict(family="gpt2", mup_base_width=16, mup_base_head_size=4), "attention_scale=0.25"),
     ],

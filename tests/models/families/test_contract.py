@@ -252,7 +252,7 @@ def test_names_of_relatives_that_answer_questions(kind: str, variant: str, prefi
     assert {name.partition(".")[0] + "." for name in tensors} == {prefix, "qa_outputs."}
     assert from_pretrained(tmp_path).report.lines() == []
 
-    adapted = adapt(definition, LoraConfig(rank=2, targets="attention/query/"))
+    adapted = adapt(definition, LoraConfig(rank=2, target_modules="attention/query/"))
     write_adapter(tmp_path / "adapter", adapted, "llama", tiny.random_params(adapted), str(tmp_path), kind)
     names = {
         f"base_model.model.{prefix}layers.{n}.self_attn.q_proj.lora_{part}.weight" for n in (0, 1) for part in "AB"
