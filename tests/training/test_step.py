@@ -169,7 +169,7 @@ def test_stop_keeps_everything_from_before_and_stays_stopped(where: str) -> None
 
 @pytest.mark.parametrize("where", ["nan", "inf", "gradient"])
 def test_skip_leaves_out_one_update_and_counts_it(where: str) -> None:
-    trainer = Trainer(config(train={"ema_decay": 0.5, "nonfinite": "skip"}))
+    trainer = Trainer(config(train={"ema_decay": 0.5, "on_nonfinite": "skip"}))
     trainer.step(batch(0))
     before = trainer.step(batch(1))
     means_before = window_means(trainer.objective, before["window"])
@@ -185,7 +185,7 @@ def test_skip_leaves_out_one_update_and_counts_it(where: str) -> None:
 
 
 def test_a_window_of_skipped_steps_alone() -> None:
-    trainer = Trainer(config(train={"nonfinite": "skip"}))
+    trainer = Trainer(config(train={"on_nonfinite": "skip"}))
     for number in range(2):
         trainer.step(poison(number, "nan"))
     means = window_means(trainer.objective, trainer.state["window"])
@@ -196,7 +196,7 @@ def test_a_window_of_skipped_steps_alone() -> None:
 def test_learning_rate_is_that_of_the_steps_number_even_after_a_skip() -> None:
     """With warm-up 4 the third batch is step 2, of rate 3/4, whether the second was skipped or not."""
     optimizer = {"weight_decay": 0.0, "epsilon": 1e4, "clip_norm": 0.0, "beta1": 0.0, "learning_rate": 1.0}
-    settings = config(optimizer=optimizer, schedule={"warmup_steps": 4}, train={"nonfinite": "skip"})
+    settings = config(optimizer=optimizer, schedule={"warmup_steps": 4}, train={"on_nonfinite": "skip"})
     for second in (batch(1), poison(1, "nan")):
         trainer = Trainer(settings)
         trainer.step(batch(0))
