@@ -12,7 +12,7 @@ def _told(kind: type[BaseException], error: BaseException, trace: object) -> Non
     if not issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    print("stopped by a signal before it was done; the same command does the rest.", flush=True)
+    print("stopped by a signal before it finished; run the same command again to continue.", flush=True)
     os._exit(STOPPED)
 
 

@@ -12,7 +12,7 @@ if _COMMAND.partition(".")[0] in ("lm_research", "experiments") and "." in _COMM
     import posix
 
     def _leave(number: int, frame: object) -> None:
-        posix.write(1, b"stopped by a signal before it was done; the same command does the rest.\n")
+        posix.write(1, b"stopped by a signal before it finished; run the same command again to continue.\n")
         posix._exit(75)
 
     for _number in (_signal.SIGTERM, _signal.SIGINT):

@@ -78,7 +78,7 @@ _USAGE = """\
 
 def run(main: Main, *, verb: str, summary: str) -> NoReturn:
     """Runs `main` on this process's command line and exits with its code; see `call`. A signal that `main` does not take ends it."""
-    interrupts.watch("before the first step", "goes on from there")
+    interrupts.watch("before the first step")
     start(lambda: call(main, sys.argv[1:], verb=verb, summary=summary))
 
 

@@ -1,7 +1,7 @@
-"""What people get wrong, said in one paragraph: what, where, and the fix.
+"""Errors that users can fix, each with a one-paragraph message (what, where, the fix), and exit codes.
 
-A `UserError` ends a verb with exit code 2 and no traceback (`--debug` shows it). Mistakes of programmers
-are asserts; they keep their traceback and end with exit code 1.
+A `UserError` ends a command with exit code 2 and without a traceback (`--debug` shows it). Bugs are asserts, which keep their
+traceback and end with exit code 1.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import shlex
 import sys
 from collections.abc import Iterable
 
-# Exit codes of every verb.
+# Exit codes of all commands.
 DONE = 0
 BUG = 1
 USER_ERROR = 2
 NON_FINITE_LOSS = 3
 DEVICE_FAULT = 4
-STOPPED_BY_SIGNAL = 75  # EX_TEMPFAIL: the work is saved; the same command goes on from there
+STOPPED_BY_SIGNAL = 75  # EX_TEMPFAIL: the work is saved, and the same command continues it
 
-_LONGEST = 4000  # characters of a message
+_MAX_MESSAGE = 4000  # characters
 
-# Flags of a run that its corpus has nothing to do with.
-_NOT_OF_TEXT = (
+# Flags of a run that do not affect its corpus.
+_NON_CORPUS_FLAGS = (
     "--debug",
     "--coordinator=",
     "--num_processes=",
@@ -41,15 +41,15 @@ _NOT_OF_TEXT = (
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can fix. `str(error)` is the paragraph they read.
+    """An error that the user can fix; `str(error)` is the message.
 
-    What a message takes from a file could be endless, or move a terminal's cursor: the middle of a long one is left out, and
-    characters that cannot be printed become question marks.
+    Messages may quote files, so the middle of a long one is omitted, and unprintable characters, which could move a terminal's cursor,
+    become question marks.
     """
 
     def __init__(self, message: str = "") -> None:
-        if len(message) > _LONGEST:
-            message = f"{message[: _LONGEST * 3 // 4]} [...] {message[-_LONGEST // 4 :]}"
+        if len(message) > _MAX_MESSAGE:
+            message = f"{message[: _MAX_MESSAGE * 3 // 4]} [...] {message[-_MAX_MESSAGE // 4 :]}"
         super().__init__("".join(letter if letter.isprintable() or letter.isspace() else "?" for letter in message))
 
     exit_code = USER_ERROR
@@ -68,7 +68,7 @@ class TokenizerError(UserError):
 
 
 class MeshError(UserError):
-    """Devices that cannot be arranged, or arrays that cannot be divided, as asked."""
+    """Devices that cannot be arranged, or arrays that cannot be divided, as requested."""
 
 
 class CheckpointError(UserError):
@@ -80,23 +80,23 @@ class PretrainedError(UserError):
 
 
 class NonFiniteLoss(Exception):
-    """The loss or its gradient became NaN or infinite; the state before that update is kept."""
+    """A loss or gradient became NaN or infinite; the state before that update is kept."""
 
     exit_code = NON_FINITE_LOSS
 
 
 class DeviceFault(Exception):
-    """The same computation gave other bits: a device computes something wrong (train.check_every). Nothing of that step is kept."""
+    """A repeated computation gave different bits, so a device is faulty (train.check_every); that step is discarded."""
 
     exit_code = DEVICE_FAULT
 
 
-# What ends a command with a paragraph; anything else is a bug.
+# Errors that end a command with a message; any other exception is a bug.
 REPORTED_ERRORS = (UserError, NonFiniteLoss, DeviceFault)
 
 
 def not_downloaded(path: str | os.PathLike[str]) -> str:
-    """Closing sentences for a directory that does not exist and could be a name on the Hugging Face hub; "" where it could not."""
+    """Return closing sentences for a missing directory whose path could be a name on the Hugging Face hub, else ""."""
     found = re.fullmatch(r"(?:https?:/+huggingface\.co/|hf:/+)?((?:[\w.-]+/)?[\w-][\w.-]*)/?", str(path))
     name = found[1] if found else ""
     parent = pathlib.Path(name).parent
@@ -104,18 +104,16 @@ def not_downloaded(path: str | os.PathLike[str]) -> str:
         return ""
     cached = _in_hub_cache(name)
     if cached:
-        return (
-            f" Nothing is downloaded, but the cache of the Hugging Face hub on this machine has {name}: give {cached}"
-        )
+        return f" Nothing is downloaded, but this machine's cache of the Hugging Face hub has {name}: give the path {cached}"
     folder = name.rpartition("/")[2]
     return (
-        f" Nothing is downloaded: if {name} is a model on the Hugging Face hub, get it with `hf download {name} --local-dir {folder}` "
+        f" Nothing is downloaded: if {name} is a model on the Hugging Face hub, download it with `hf download {name} --local-dir {folder}` "
         f"(or huggingface_hub.snapshot_download({name!r}, local_dir={folder!r})) and give that directory."
     )
 
 
 def _in_hub_cache(name: str) -> pathlib.Path | None:
-    """The newest snapshot with a config.json that huggingface_hub keeps of a model, the one of its main branch first."""
+    """Return the cached snapshot of a model that has a config.json: its main branch's if cached, else the newest; or None."""
     home = pathlib.Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
     cache = pathlib.Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{name.replace('/', '--')}"
     main = cache / "refs" / "main"
@@ -125,9 +123,9 @@ def _in_hub_cache(name: str) -> pathlib.Path | None:
 
 
 def prepare_again() -> str:
-    """The command that makes the corpus of this process's run again; where this is no such command, what it looks like."""
+    """Return the command that prepares the corpus of this run again; for other commands than train and prepare, its general form."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    flags = [flag for flag in sys.argv[1:] if "=" not in flag or not flag.startswith(_NOT_OF_TEXT)]
+    flags = [flag for flag in sys.argv[1:] if "=" not in flag or not flag.startswith(_NON_CORPUS_FLAGS)]
     if (
         spec is None
         or spec.name not in ("lm_research.train", "lm_research.prepare")
@@ -138,7 +136,7 @@ def prepare_again() -> str:
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:
-    """A closing clause that names the nearest valid name, or the valid ones when none is near."""
+    """Return a closing sentence with the most similar valid name, or all valid names if none is similar."""
     valid = sorted(valid)
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     if near:

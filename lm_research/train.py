@@ -9,7 +9,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # a signal may come while the libraries below are read
     from lm_research.common import interrupts
 
-    interrupts.watch("before the first step", "goes on from there")
+    interrupts.watch("before the first step")
 
 import contextlib
 import pathlib

@@ -1,4 +1,4 @@
-"""Nested dicts of arrays, and the same as one flat dict by path."""
+"""Converting nested dicts of arrays to flat dicts by path, and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jax.tree_util import DictKey, FlattenedIndexKey
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Nested dicts as one: "a/b/c" -> leaf."""
+    """Flatten nested dicts into one dict: "a/b/c" -> leaf."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {
         "/".join(str(key.key if isinstance(key, DictKey | FlattenedIndexKey) else key) for key in path): leaf
@@ -19,7 +19,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Rebuild the nested dicts that `flatten` flattened."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *parents, last = path.split("/")

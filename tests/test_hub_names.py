@@ -12,7 +12,7 @@ import lm_research
 from lm_research.errors import PretrainedError, UserError, not_downloaded
 from lm_research.pipelines import pipeline
 
-ADVICE = "Nothing is downloaded: if org/name is a model on the Hugging Face hub, get it with `hf download org/name --local-dir name`"
+ADVICE = "Nothing is downloaded: if org/name is a model on the Hugging Face hub, download it with `hf download org/name --local-dir name`"
 VERBS = {
     "generate": ("--model=org/name", "--prompt=x"),
     "predict": ("--model=org/name", "--task=fill-mask", "--input=rows.txt", "--output=out.jsonl"),
@@ -58,7 +58,7 @@ def test_what_the_cache_has_is_named(tmp_path: pathlib.Path) -> None:
         (repository / "snapshots" / commit / "config.json").write_text("{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("aaa")
-    assert not_downloaded("org/name").endswith(f"has org/name: give {repository / 'snapshots' / 'aaa'}")
+    assert not_downloaded("org/name").endswith(f"has org/name: give the path {repository / 'snapshots' / 'aaa'}")
     with pytest.raises(UserError, match="cache of the Hugging Face hub on this machine has org/name"):
         lm_research.from_pretrained("org/name")
 

@@ -132,7 +132,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(config_file: pathlib.Pat
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     shown, _ = process.communicate(timeout=30)
-    assert process.returncode == 75 and "the same command goes on" in shown
+    assert process.returncode == 75 and "run the same command again to continue" in shown
     folder = corpus_folder(resolve(json.loads(config_file.read_text())), tmp_path / "run")
     assert not folder.exists() and list(folder.parent.rglob("*.npz"))
     assert prepare.main(arguments) == 0 and folder.is_dir()

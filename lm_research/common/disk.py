@@ -1,8 +1,8 @@
-"""What the operating system refuses, told in one paragraph: which file, why, how much room there is, what is safe, what to do.
+"""Reporting errors of the operating system in one paragraph (file, cause, free space, what is saved, fix), and writing files atomically.
 
-`guarded` in cli.py tells of every such error that reaches it; the rest of the library adds what only it knows: `naming` the file, where
-the system does not, `keeping` what is not lost. Libraries wrap such errors in their own, so an error is known by its number or, where
-that is gone, by the words that the system has for it.
+`guarded` in cli.py reports every such error that reaches it. The rest of the library adds what only it can supply: `with_filename` the
+name of a file, `reporting_disk_errors` what is not lost. Libraries wrap such errors in their own, so an error is recognized by its errno
+or, if that is lost, by the system's message for it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from lm_research.errors import UserError
 
 _SERVER = "The disk or its server fails: read the system's log (dmesg), and copy what is there before more is written"
 _LIMIT = "Raise the limit in the shell that starts it"
-# Errors that say something of the world rather than of a program, with what to do.
+# Errors with an external cause, not a bug, and the fix for each.
 FIXES = {
-    errno.ENOSPC: "Make room there",
-    errno.EDQUOT: "Remove files of yours there, or have the quota raised",
+    errno.ENOSPC: "Free some space there",
+    errno.EDQUOT: "Delete some of your files there, or have the quota raised",
     errno.EFBIG: _LIMIT,
-    errno.EROFS: "Mount that file system for writing, or name another place",
-    errno.EACCES: "Change its permissions, or name another place",
-    errno.EPERM: "Change its permissions, or name another place",
+    errno.EROFS: "Mount that file system for writing, or choose another path",
+    errno.EACCES: "Change its permissions, or choose another path",
+    errno.EPERM: "Change its permissions, or choose another path",
     errno.EMFILE: _LIMIT,
     errno.ENFILE: "End programs that hold files open",
     errno.EIO: _SERVER,
@@ -45,9 +45,9 @@ FIXES = {
         "Check the path",
     ),
 }
-_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-# Those that are looked for in the words of other errors: few enough to be meant.
-_IN_WORDS = {
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+# Messages that identify an error in the text of other errors: only those that are specific enough.
+_BY_MESSAGE = {
     os.strerror(number).lower(): number
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.EIO)
 } | {
@@ -58,50 +58,53 @@ _IN_WORDS = {
 
 
 class DiskError(UserError):
-    """A file that the operating system does not let this process write or read."""
+    """A file cannot be written or read because of an error of the operating system."""
 
 
 def as_disk_error(error: BaseException, safe: str = "", place: str = "") -> DiskError | None:
-    """The error for people, if the operating system is behind `error`; None for any other. Notes of the error become sentences.
+    """Convert an error with an operating system error as its cause; return None for any other.
 
     Args:
-      safe: whole sentences about what is not lost.
-      place: a folder, for an error that names no file.
+      error: the error; its notes become sentences of the message.
+      safe: complete sentences about what is not lost.
+      place: folder to name if the error names no file.
     """
     number, path = errno_of(error), _path_of(error) or place
     if number is None:
         return None
-    verb = "written" if number in _OF_WRITING else "used"
-    what = f"{path or 'A file'} cannot be {verb}: {_facts(number, path)}."
+    action = "written" if number in _WRITE_ERRORS else "used"
+    what = f"{path or 'A file'} cannot be {action}: {_explain(number, path)}."
     what = " ".join([what, *vars(error).get("__notes__", ())])
     if not path:
-        what += f" What failed said: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}."
+        what += f" The error was: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}."
     return DiskError(" ".join(filter(None, [what, safe, f"{FIXES[number]}, then run the same command again."])))
 
 
 @contextlib.contextmanager
 def reporting_disk_errors(safe: Callable[[], str], path: pathlib.Path) -> Iterator[None]:
-    """Turns what the operating system refuses inside into a DiskError, with `safe()` about what is not lost.
+    """Convert operating system errors inside the context to DiskErrors.
 
-    `path`: of the folder that is written to, for errors that name no file.
+    Args:
+      safe: returns sentences about what is not lost.
+      path: folder that is written to, for errors that name no file.
     """
     try:
         yield
     except UserError as error:
         cause = error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in _OF_WRITING:
+        if not isinstance(cause, OSError) or cause.errno not in _WRITE_ERRORS:
             raise
-        raise DiskError(f"{error} {safe()}") from error  # told where it was met, which knows nothing of the rest
+        raise DiskError(f"{error} {safe()}") from error  # reported where it occurred, without what is saved
     except Exception as error:
-        refusal = as_disk_error(error, safe(), str(path))
-        if refusal is None:
+        disk_error = as_disk_error(error, safe(), str(path))
+        if disk_error is None:
             raise
-        raise refusal from error
+        raise disk_error from error
 
 
 @contextlib.contextmanager
 def with_filename(path: pathlib.Path | str) -> Iterator[None]:
-    """Gives an error of the operating system that comes from inside without a name the name of this file."""
+    """Set this filename on operating system errors inside the context that have none."""
     try:
         yield
     except OSError as error:
@@ -112,7 +115,12 @@ def with_filename(path: pathlib.Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unwrapping_os_errors(path: pathlib.Path, note: Callable[[], str]) -> Iterator[None]:
-    """Gives errors of the operating system that a library wraps, about files within, the name of what is saved, and a note."""
+    """Replace library errors caused by an operating system error with an OSError for `path` and a note.
+
+    Args:
+      path: folder that the library writes to.
+      note: returns a sentence for the message.
+    """
     try:
         yield
     except UserError:
@@ -121,33 +129,33 @@ def unwrapping_os_errors(path: pathlib.Path, note: Callable[[], str]) -> Iterato
         number = errno_of(error)
         if number is None:
             raise
-        refused = OSError(number, os.strerror(number), str(path))
-        refused.add_note(note())
-        raise refused from error
+        os_error = OSError(number, os.strerror(number), str(path))
+        os_error.add_note(note())
+        raise os_error from error
 
 
 def describe_os_error(error: OSError, path: pathlib.Path | str) -> str:
-    """Why something at `path` failed: the system's words and, where there is no room, how much there is."""
-    number = errno_of(error)  # which shutil's errors have in their words alone
-    return (error.strerror or str(error)) if number is None else _facts(number, str(path))
+    """Describe why an operation on `path` failed: the system's message and, if the disk is full, the free space."""
+    number = errno_of(error)  # shutil's errors have it only in their text
+    return (error.strerror or str(error)) if number is None else _explain(number, str(path))
 
 
 def errno_of(error: BaseException | None) -> int | None:
-    """The number of the operating system's error that is behind an error, or None."""
+    """Return the errno of the operating system error that caused an error, or None."""
     for one in _chain(error):
-        # An error that was only being handled, such as that of a file that need not exist, may have nothing to do with this one.
-        if isinstance(one, OSError) and one.errno in (FIXES if one is error else _IN_WORDS.values()):
+        # An error that was being handled at the time, such as a missing optional file, may be unrelated.
+        if isinstance(one, OSError) and one.errno in (FIXES if one is error else _BY_MESSAGE.values()):
             return one.errno
     for one in _chain(error):
         text = str(one).lower()
-        for words, number in _IN_WORDS.items():
-            if words in text:
+        for message, number in _BY_MESSAGE.items():
+            if message in text:
                 return number
     return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from, the latest first."""
+    """Yield an error and its causes, the latest first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error
@@ -156,7 +164,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _path_of(error: BaseException) -> str:
-    """The file it is about, or "" if none is named."""
+    """Return the file that an error names, or ""."""
     for one in _chain(error):
         if isinstance(one, OSError) and one.filename is not None:
             return os.fsdecode(one.filename) if isinstance(one.filename, str | bytes | os.PathLike) else ""
@@ -166,34 +174,34 @@ def _path_of(error: BaseException) -> str:
     return ""
 
 
-def _facts(number: int, path: str) -> str:
-    """The system's words for an error, with the number that explains it."""
-    words = os.strerror(number)
+def _explain(number: int, path: str) -> str:
+    """Return the system's message for an error, with the free space or the limit that explains it."""
+    message = os.strerror(number)
     if number in (errno.ENOSPC, errno.EDQUOT) and path:
-        return f"{words} ({free_space(path)})"
+        return f"{message} ({free_space(path)})"
     for one, limited, name in ((errno.EFBIG, resource.RLIMIT_FSIZE, "f"), (errno.EMFILE, resource.RLIMIT_NOFILE, "n")):
         limit = resource.getrlimit(limited)[0]
         if number == one and limit != resource.RLIM_INFINITY:
             shown = format_size(limit) if name == "f" else f"{limit} at once"
-            return f"{words} (the limit of this process is {shown}, `ulimit -{name}`)"
-    return words
+            return f"{message} (the limit of this process is {shown}, `ulimit -{name}`)"
+    return message
 
 
 def free_space(path: pathlib.Path | str) -> str:
-    """How much can still be written where `path` is or would be, such as "1.2 MB of 8.4 MB are free"."""
+    """Describe the free space on the file system of `path`, which need not exist: "1.2 MB of 8.4 MB are free"."""
     path = pathlib.Path(path).absolute()
     try:
-        place = next(parent for parent in (path, *path.parents) if parent.exists())
-        found, files = shutil.disk_usage(place), os.statvfs(place)
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        usage, files = shutil.disk_usage(existing), os.statvfs(existing)
     except OSError:
-        return "how much room there is cannot be told"
+        return "the free space is unknown"
     if files.f_files and not files.f_favail:
-        return f"there can be no more files, though {format_size(found.free)} are free"
-    return f"{format_size(found.free)} of {format_size(found.total)} are free"
+        return f"the file system has no free inodes, though {format_size(usage.free)} are free"
+    return f"{format_size(usage.free)} of {format_size(usage.total)} are free"
 
 
 def format_size(number: float) -> str:
-    """Bytes in words, such as "1.2 MB"."""
+    """Format a number of bytes, for example as "1.2 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
@@ -203,13 +211,14 @@ def format_size(number: float) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
-    """A file that appears at `path` when the block ends, with all its bytes on the disk; nothing is left of one that fails.
+    """Open a temporary file for writing that replaces `path` when the block ends; if it fails, the file is removed.
 
-    `keep`: whether the bytes are to outlast a power cut that follows at once; what is written often does without. A pipe, socket or
-    device is refused: the file would take its place.
+    Args:
+      path: destination; a pipe, socket or device is rejected, because the file would replace it.
+      keep: whether to sync the file to disk, so that it survives a power failure; files that are written often go without.
     """
     if kind(path) in SPECIAL:
-        raise DiskError(f"{path} is {kind(path)}, and a file would take its place. Name another place.")
+        raise DiskError(f"{path} is {kind(path)}, which a file would replace. Choose another path.")
     temporary = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.tmp")
     try:
         with with_filename(path):
@@ -230,7 +239,7 @@ def atomic_file(path: pathlib.Path, keep: bool = True) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder, next to its place, that appears at `path` when the block ends, unless another process was first; nothing is left of one that fails."""
+    """Create a temporary folder that is moved to `path` when the block ends, unless another process was first; removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
@@ -241,7 +250,7 @@ def atomic_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def publish(temporary: pathlib.Path, path: pathlib.Path) -> bool:
-    """Renames a finished folder into place; False when another process was first, whose folder then stays."""
+    """Rename a finished folder to `path`; return False if another process was first, whose folder is kept."""
     temporary.chmod(0o755)  # mkdtemp's folders are private; a shared cache is not
     try:
         os.rename(temporary, path)
@@ -253,6 +262,6 @@ def publish(temporary: pathlib.Path, path: pathlib.Path) -> bool:
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Replaces a file so that a reader, or a crash, sees the old or the new content and nothing between."""
+    """Replace a file so that readers, also after a crash, see either the old or the new content."""
     with atomic_file(path, keep=False) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -1,7 +1,7 @@
-"""The one door for files that say something in JSON or YAML: bounded in size and depth, and of the types that are expected.
+"""Reading JSON and YAML files with limits on size and depth, and validating their types.
 
-Whoever reads such a file gives the error and the fix in his own words; what is wrong, and where, is said here. Types are checked by
-msgspec, because it reads plain annotations (`Annotated[int, Meta(ge=1)]`), names the place in a nested value, treats a bool as no
+The caller supplies the class of the error and the fix; this module reports what is wrong and where. Types are validated by msgspec
+because it supports plain annotations (`Annotated[int, Meta(ge=1)]`), reports the path in a nested value, does not accept a bool as a
 number, and takes milliseconds for a vocabulary of 250,000 pieces.
 """
 
@@ -23,38 +23,38 @@ from lm_research.common import paths
 from lm_research.common.texts import replace_surrogates
 from lm_research.errors import DataError, UserError
 
-# Types of numbers that nearly every file of settings has.
+# Types that many files use.
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
 Object = dict[str, Any]
 
-SETTINGS = 64 * 2**20  # bytes of a file of settings; the largest tokenizer.json in use have 35 MB
-MAX_DEPTH = 100  # of lists and objects in each other; what reads them recurses
-_MAX_NODES = 10**6  # of a YAML document with its aliases written out
+SETTINGS = 64 * 2**20  # maximum bytes of a settings file; the largest tokenizer.json in use have 35 MB
+MAX_DEPTH = 100  # of nested lists and objects, which are read recursively
+_MAX_NODES = 10**6  # of a YAML document with its aliases expanded
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def json_value(text: str | bytes, *, unique: bool = False, on_surrogates: Callable[[], None] | None = None) -> Any:
-    """A JSON value; characters of its texts that UTF-8 cannot hold (halves of surrogate pairs) become question marks.
+    """Parse a JSON value; unpaired surrogates in its strings become question marks.
 
     Args:
-      text: of one value; bytes are UTF-8.
-      unique: whether a key that occurs twice in an object is refused, as safetensors does.
+      text: the JSON text; bytes are UTF-8.
+      unique: whether to reject a repeated key in an object, as safetensors does.
       on_surrogates: called if the text has unpaired surrogates.
 
     Raises:
-      ValueError: it is none, or too deep; the text says why, with the line where there are several.
+      ValueError: it is not JSON, or nested too deeply; the message has the reason and the position.
     """
     if isinstance(text, bytes):
-        text = text.decode("utf-8")  # whose error is a ValueError that says where
+        text = text.decode("utf-8")  # raises a UnicodeDecodeError, which is a ValueError with the position
     pairs = _unique if unique else None
     try:
         value = json.loads(text, object_pairs_hook=pairs)
         if _SURROGATE.search(text):
-            given, value = value, replace_surrogates(value)
-            if on_surrogates is not None and value != given:
+            original, value = value, replace_surrogates(value)
+            if on_surrogates is not None and value != original:
                 on_surrogates()
     except RecursionError as error:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from error
@@ -75,19 +75,20 @@ def parse_json(
     fix: str = "Fix it.",
     unique: bool = False,
 ) -> Any:
-    """The JSON value that a text holds, of the type `kind`.
+    """Parse a JSON value and validate its type.
 
     Args:
-      text: the whole of it.
-      where: what holds it, for the message: a file, a flag.
-      kind: an annotation as msgspec knows them; Any takes everything.
-      error: of which class a mistake is; fix: the sentence that ends its paragraph.
+      text: the JSON text; bytes are UTF-8.
+      where: origin of the text, for messages: a file, a flag.
+      kind: type annotation for msgspec; Any accepts everything.
+      error: class of the error.
+      fix: last sentence of the message.
       unique: as for `json_value`.
     """
     try:
         value = json_value(text, unique=unique)
-    except ValueError as mistake:
-        raise error(f"{where} is not JSON: {mistake}. {fix}") from mistake
+    except ValueError as cause:
+        raise error(f"{where} is not JSON: {cause}. {fix}") from cause
     return check(value, kind, where, error=error, fix=fix)
 
 
@@ -100,7 +101,7 @@ def read_json(
     limit: int = SETTINGS,
     unique: bool = False,
 ) -> Any:
-    """The JSON value that a file holds; see `parse_json` and `read_bytes`."""
+    """Read a JSON file; see `parse_json` and `read_bytes`."""
     return parse_json(
         read_bytes(path, error=error, fix=fix, limit=limit), str(path), kind, error=error, fix=fix, unique=unique
     )
@@ -109,7 +110,7 @@ def read_json(
 def parse_yaml(
     text: str, where: str, kind: Any = Any, *, error: type[UserError] = DataError, fix: str = "Fix it."
 ) -> Any:
-    """The value of plain types that a YAML document holds; anchors may not make it large, deep or endless. See `parse_json`."""
+    """Parse a YAML document of plain types and validate its type; limits apply with aliases expanded. See `parse_json`."""
     try:
         loader = yaml.SafeLoader(text)
         try:
@@ -119,46 +120,46 @@ def parse_yaml(
             value = None if node is None else replace_surrogates(loader.construct_document(node))
         finally:
             loader.dispose()
-    except RecursionError as mistake:
-        raise error(f"{where} is not YAML: it is nested more than {MAX_DEPTH} deep. {fix}") from mistake
-    except Exception as mistake:  # PyYAML's constructors of tags such as !!int and !!timestamp fail in many ways
-        raise error(f"{where} is not YAML: {' '.join(str(mistake).split()).rstrip('.')}. {fix}") from mistake
+    except RecursionError as cause:
+        raise error(f"{where} is not YAML: it is nested more than {MAX_DEPTH} deep. {fix}") from cause
+    except Exception as cause:  # PyYAML's constructors of tags such as !!int and !!timestamp fail in many ways
+        raise error(f"{where} is not YAML: {' '.join(str(cause).split()).rstrip('.')}. {fix}") from cause
     return check(value, kind, where, error=error, fix=fix)
 
 
 def read_yaml(path: pathlib.Path, kind: Any = Any, *, error: type[UserError] = DataError, fix: str = "Fix it.") -> Any:
-    """The value of plain types that a YAML file holds; see `parse_yaml`."""
+    """Read a YAML file; see `parse_yaml` and `read_bytes`."""
     data = read_bytes(path, error=error, fix=fix)
     try:
         text = data.decode("utf-8")
-    except UnicodeDecodeError as mistake:
-        raise error(f"{path} is not UTF-8 text ({mistake}). {fix}") from mistake
+    except UnicodeDecodeError as cause:
+        raise error(f"{path} is not UTF-8 text ({cause}). {fix}") from cause
     return parse_yaml(text, str(path), kind, error=error, fix=fix)
 
 
 def read_bytes(
     path: pathlib.Path, *, error: type[UserError] = DataError, fix: str = "Fix it.", limit: int = SETTINGS
 ) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes. Pipes, sockets and devices are refused, for they may never end."""
+    """Read a regular file of at most `limit` bytes. Pipes, sockets and devices, which may never end, are rejected."""
     try:
         with paths.open_file(path) as file:
             data = file.read(limit + 1)
-    except OSError as mistake:
+    except OSError as cause:
         if paths.kind(path) == paths.NOTHING:
-            raise error(f"There is no file {path}. {fix}") from mistake
-        fix = "Change its permissions." if isinstance(mistake, PermissionError) else fix
-        raise error(f"{path} cannot be read: {mistake.strerror}. {fix}") from mistake
+            raise error(f"There is no file {path}. {fix}") from cause
+        fix = "Change its permissions." if isinstance(cause, PermissionError) else fix
+        raise error(f"{path} cannot be read: {cause.strerror}. {fix}") from cause
     if len(data) > limit:
-        raise error(f"{path} has more than {limit // 2**20} MiB, too much for what it is to hold. {fix}")
+        raise error(f"{path} has more than {limit // 2**20} MiB, which is too large for this kind of file. {fix}")
     return data
 
 
 def check(value: Any, kind: Any, where: str, *, error: type[UserError] = DataError, fix: str = "Fix it.") -> Any:
-    """`value` as the type `kind` has it (integers become floats where it asks for these, say)."""
+    """Validate a value and convert it to the type `kind` (for example integers to floats where floats are required)."""
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, RecursionError, OverflowError) as mistake:
-        _refuse(value, mistake, where, error, fix)
+    except (msgspec.ValidationError, RecursionError, OverflowError) as cause:
+        _reject(value, cause, where, error, fix)
 
 
 def check_fields(
@@ -169,21 +170,21 @@ def check_fields(
     error: type[UserError] = DataError,
     fix: str = "",
 ) -> None:
-    """Raises an error unless those of `values` that `kinds` knows are None or of its types. Unknown ones are left alone."""
+    """Raise an error if a value is neither None nor of the type that `kinds` has for its name; other names are not checked."""
     for name, value in values.items():
         if value is not None and name in kinds:
             try:
                 msgspec.convert(value, kinds[name])
-            except (msgspec.ValidationError, RecursionError, OverflowError) as mistake:
-                _refuse(value, mistake, f"{where}: {name}", error, fix or "Fix it.")
+            except (msgspec.ValidationError, RecursionError, OverflowError) as cause:
+                _reject(value, cause, f"{where}: {name}", error, fix or "Fix it.")
 
 
-def _refuse(value: Any, mistake: Exception, where: str, error: type[UserError], fix: str) -> NoReturn:
-    found = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", str(mistake), re.DOTALL)
-    reason = found[1].replace("`", "") if found else str(mistake)
+def _reject(value: Any, cause: Exception, where: str, error: type[UserError], fix: str) -> NoReturn:
+    found = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", str(cause), re.DOTALL)
+    reason = found[1].replace("`", "") if found else str(cause)
     place = f", at {found[2]}" if found and found[2] else ""
     reason = reason[:1].lower() + (reason[1:] if len(reason) <= 300 else f"{reason[1:297]}...")
-    raise error(f"{where} is {short(value)}: {reason}{place}. {fix}") from mistake
+    raise error(f"{where} is {short(value)}: {reason}{place}. {fix}") from cause
 
 
 _short = reprlib.Repr()
@@ -191,20 +192,20 @@ _short.maxlevel, _short.maxdict, _short.maxlist, _short.maxstring, _short.maxoth
 
 
 def short(value: Any) -> str:
-    """What a message shows of a value: its repr, the middle left out where it is long."""
+    """Return a value's repr for a message, with the middle of a long one omitted."""
     try:
         return _short.repr(value)
     except ValueError:  # an integer of more digits than Python writes
-        return f"a whole number of {value.bit_length()} bits"
+        return f"an integer of {value.bit_length()} bits"
 
 
 def whole_number(text: str) -> int | None:
-    """The number that a text of digits (0 to 9) is, spaces around it aside; None of any other text, and of one with more than 18 digits."""
+    """Parse a text of 1 to 18 digits (0 to 9), with optional white space around it; None for any other text."""
     return int(text) if re.fullmatch(r"\s*[0-9]{1,18}\s*", text) else None
 
 
 def is_finite(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a number, and neither NaN nor infinite."""
+    """Whether a value is a number (not a bool) that is neither NaN nor infinite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -231,12 +232,12 @@ def _children(node: Any) -> Iterable[Any]:
 
 
 def _check_nodes(root: yaml.Node) -> None:
-    """Raises a ValueError for a graph that holds itself, or that is too deep or too large once its aliases are written out."""
+    """Raise a ValueError for a document that contains itself, or is too deep or too large with its aliases expanded."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node, depth: int) -> int:
         if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep, or an alias stands inside what it names")
+            raise ValueError(f"it is nested more than {MAX_DEPTH} deep, or an alias is inside its own anchor")
         if id(node) not in sizes:
             children = node.value if isinstance(node, yaml.CollectionNode) else ()
             flat = [child for entry in children for child in (entry if isinstance(entry, tuple) else (entry,))]
@@ -244,4 +245,4 @@ def _check_nodes(root: yaml.Node) -> None:
         return sizes[id(node)]
 
     if size(root, 0) > _MAX_NODES:
-        raise ValueError(f"its aliases stand for more than {_MAX_NODES:,} values")
+        raise ValueError(f"it has more than {_MAX_NODES:,} values with its aliases expanded")

@@ -1,8 +1,8 @@
-"""A signal while there is nothing to save: one line, and the exit code that says "the same command goes on".
+"""Handling SIGTERM and Ctrl-C while there is nothing to save: one line of output, and exit code 75.
 
-Python runs signal handlers between two instructions of the main thread, which may be inside a library for minutes (it learns
-a vocabulary, or compiles). So the handler raises `Left` (see `raising`), which clears away what is half made; and a thread, which the
-signal wakes as well, ends the process if the main thread has not done so GRACE seconds later.
+Python runs signal handlers between two instructions of the main thread, which may be inside a library for minutes (training a
+tokenizer, or compiling). Therefore the handler raises `Interrupted` (see `raising_on_signal`) so that temporary files are removed, and a
+thread, which the signal also wakes, ends the process if the main thread has not done so after GRACE seconds.
 """
 
 from __future__ import annotations
@@ -19,60 +19,59 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-from lm_research.common import streams  # noqa: F401 (before a file gets the number of a standard stream)
+from lm_research.common import streams  # noqa: F401 (before another file gets the descriptor of a standard stream)
 from lm_research.errors import STOPPED_BY_SIGNAL
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_GOES_ON = "goes on from there"
-_exit = os._exit  # a config file that is run may have no other way out, see `locate_errors`
+_exit = os._exit  # config files run with os._exit replaced, see `locate_errors`
 GRACE = 1.0  # seconds
 
 
 class Interrupted(BaseException):
-    """A signal asked the command to end. Whoever catches it to clear away raises it again."""
+    """A signal requested the end of the command. Code that catches it for cleanup must raise it again."""
 
 
-class _Told:
-    """What the line says: which signal came, if one has, and when it came in words."""
+class _State:
+    """The signal that was received, if any, and the message about it."""
 
     number: int | None = None
-    heard = False  # by the thread, before the main thread does
+    received = False  # by the thread, before the main thread handles it
     when = ""
-    then = ""
     written = False
-    raises = False  # whether somebody catches Left
+    raises = False  # whether Interrupted is caught
 
 
-def watch(when: str = "before it was done", then: str = "does the rest") -> None:
-    """From now on SIGTERM and Ctrl-C end this process, unless another handler takes their place.
+def watch(when: str = "before it finished") -> None:
+    """Make SIGTERM and Ctrl-C end this process from now on, unless another handler replaces this one.
 
-    `when`, `then`: what the line says of the moment, such as "before the first step", and of what the same command does.
+    Args:
+      when: the time in the message, such as "before the first step".
     """
     if signal.getsignal(SIGNALS[0]) is _handle:
-        set_message(when, then)
+        set_message(when)
     else:
-        _start(when, then)
+        _start(when)
 
 
-def set_message(when: str, then: str = _GOES_ON) -> None:
-    """Changes what the line says of the moment."""
-    _Told.when, _Told.then = when, then
+def set_message(when: str) -> None:
+    """Change the time in the message."""
+    _State.when = when
 
 
 @contextlib.contextmanager
 def raising_on_signal() -> Iterator[None]:
-    """Inside, such a signal raises `Left`; elsewhere it ends the process then and there."""
-    before, _Told.raises = _Told.raises, True
+    """Make a signal raise `Interrupted` inside the context; outside, it ends the process immediately."""
+    before, _State.raises = _State.raises, True
     try:
         yield
     finally:
-        _Told.raises = before
+        _State.raises = before
 
 
 @contextlib.contextmanager
 def watching(when: str) -> Iterator[None]:
-    """The same as `watch` for as long as the context lasts."""
-    restore = _start(when, _GOES_ON)
+    """Apply `watch` inside the context."""
+    restore = _start(when)
     try:
         yield
     finally:
@@ -80,29 +79,30 @@ def watching(when: str) -> Iterator[None]:
 
 
 def signal_received() -> bool:
-    """Whether such a signal has come."""
-    return _Told.heard or _Told.number is not None
+    """Whether a signal has been received."""
+    return _State.received or _State.number is not None
 
 
 def exit_now(number: int = signal.SIGTERM) -> NoReturn:
-    """Ends the process at once, as if this signal had come to it."""
-    _Told.number = number
+    """End the process immediately, as if it had received this signal."""
+    _State.number = number
     write_message()
     _exit(STOPPED_BY_SIGNAL)
 
 
 def write_message() -> None:
-    """Writes the line, once, if a signal came."""
-    if not _Told.written and _Told.number is not None:
-        _Told.written = True
-        name = signal.Signals(_Told.number).name
-        line = f"stopped by {name} {_Told.when}; the same command {_Told.then}.\n"
-        with contextlib.suppress(OSError):  # nobody may listen any more
+    """Write the message, once, if a signal was received."""
+    if not _State.written and _State.number is not None:
+        _State.written = True
+        name = signal.Signals(_State.number).name
+        line = f"stopped by {name} {_State.when}; run the same command again to continue.\n"
+        with contextlib.suppress(OSError):  # standard output may be closed
             os.write(1, line.encode())
 
 
-def _start(when: str, then: str) -> Callable[[], None]:
-    _Told.number, _Told.heard, _Told.when, _Told.then, _Told.written = None, False, when, then, False
+def _start(when: str) -> Callable[[], None]:
+    """Install the handlers and the thread; return a function that removes them."""
+    _State.number, _State.received, _State.when, _State.written = None, False, when, False
     ours, pythons = socket.socketpair()
     pythons.setblocking(False)
     handlers = {number: signal.signal(number, _handle) for number in SIGNALS}
@@ -119,22 +119,22 @@ def _start(when: str, then: str) -> Callable[[], None]:
     return restore
 
 
-def _ignore(lost: Any, otherwise: Callable[[Any], Any] = sys.unraisablehook) -> None:
-    """Of a `Left` that was raised where nothing can be (a destructor, say) nothing is shown: the thread sees to the end."""
-    if not isinstance(lost.exc_value, Interrupted):
-        otherwise(lost)
+def _ignore(unraisable: Any, default_hook: Callable[[Any], Any] = sys.unraisablehook) -> None:
+    """Show nothing for an `Interrupted` raised where errors are discarded (in a destructor): the thread ends the process."""
+    if not isinstance(unraisable.exc_value, Interrupted):
+        default_hook(unraisable)
 
 
 sys.unraisablehook = _ignore
 
 
 def _in_child() -> None:
-    """What a process forks would wake this process's thread by signals of its own."""
+    """Detach a forked child, whose signals would otherwise wake the parent's thread."""
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-# A signal that came to the child before it is set apart would be taken for one to the parent, and then be lost: it waits.
+# Signals are blocked during a fork: one that reached the child before `_in_child` would be attributed to the parent and then lost.
 os.register_at_fork(
     before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS),
     after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS),
@@ -143,27 +143,27 @@ os.register_at_fork(
 
 
 def _at_the_end() -> None:
-    """The command has its exit code: a signal changes nothing any more. Python would bring the default handlers back."""
+    """Ignore signals once the command has its exit code; otherwise Python would restore the default handlers."""
     for number in SIGNALS:
         if signal.getsignal(number) is _handle:
             signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    if not _Told.raises or _Told.number is not None:  # a second signal waits for nothing
+    if not _State.raises or _State.number is not None:  # a second signal ends the process immediately
         exit_now(number)
-    _Told.number = number
+    _State.number = number
     raise Interrupted(f"signal {number}")
 
 
 def _wait(ours: socket.socket, pythons: socket.socket) -> None:
-    """Ends the process some time after a signal that is ours, unless the main thread does. Keeps Python's end open meanwhile."""
+    """End the process GRACE seconds after a handled signal, unless the main thread does; keeps `pythons` open meanwhile."""
     with ours:
         while received := ours.recv(1):
             number = received[0]
             if number not in SIGNALS or signal.getsignal(number) is not _handle:
                 continue
-            _Told.heard = True
+            _State.received = True
             time.sleep(GRACE)
-            if signal.getsignal(number) is _handle:  # nobody else took over
+            if signal.getsignal(number) is _handle:  # not replaced by another handler
                 exit_now(number)

@@ -1,6 +1,6 @@
-"""Paths that people give, in flags and in files of settings: what no file system takes is refused before anything looks for it.
+"""Validating paths from flags and config files, and opening only regular files.
 
-What a path leads to may be no file of data: pipes, sockets and devices may never end, and links may lead nowhere. `open_file` never waits.
+Pipes, sockets and devices may never end, and links may be broken; `open_file` never waits for them.
 """
 
 from __future__ import annotations
@@ -20,80 +20,83 @@ _NAMES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-SPECIAL = frozenset(_NAMES.values())  # of what `kind` says
-_TROUBLES = {
+SPECIAL = frozenset(_NAMES.values())  # values of `kind`
+_STAT_ERRORS = {
     errno.ELOOP: "a link that leads back to itself",
     errno.ENAMETOOLONG: "a name that is too long for a file",
-    errno.EACCES: "out of reach: permission denied",
+    errno.EACCES: "inaccessible (permission denied)",
 }
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that Linux takes: NAME_MAX, and PATH_MAX without the byte that ends it
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes: Linux's NAME_MAX, and PATH_MAX without its terminating NUL
 
 
 def path_of(text: str, where: str, *, error: type[UserError] = ConfigError) -> pathlib.Path:
-    """The path that a text stands for, `~` expanded; whether anything is there is not looked at.
+    """Convert a text to a path with `~` expanded; the path need not exist.
 
     Args:
-      text: as it was given.
-      where: the flag or key that gave it, for the message: "--input", "config.data.source".
+      text: the path as given by the user.
+      where: the flag or key, for messages: "--input", "config.data.source".
+      error: class of the error.
 
     Raises:
-      error: it is empty, too long, no text in UTF-8, has a NUL, or starts with the `~` of nobody.
+      error: the text is empty, too long, not UTF-8, has a NUL, or starts with the `~` of an unknown user.
     """
     if not text.strip():
         raise error(f"{where} is empty. Give a path.")
     if "\0" in text:
-        raise error(f"{where}={text[:80]!r} has a NUL, which no path has. Leave it out.")
+        raise error(f"{where}={text[:80]!r} has a NUL, which a path cannot have. Remove it.")
     try:
         names = [name.encode() for name in text.split("/")]
-    except UnicodeEncodeError as mistake:
+    except UnicodeEncodeError as cause:
         raise error(
-            f"{where}={ascii(text[:80])} is not UTF-8 (character {mistake.start + 1}). Give it a name in UTF-8, for example by a link."
-        ) from mistake
+            f"{where}={ascii(text[:80])} is not UTF-8 (character {cause.start + 1}). Rename it, or make a link to it whose name is UTF-8."
+        ) from cause
     if max(map(len, names)) > LONGEST_NAME or len(text.encode()) > LONGEST_PATH:
         raise error(
-            f"{where}={text[:40]}... is longer than a path can be (names of {LONGEST_NAME} bytes, {LONGEST_PATH} in all). Shorten it."
+            f"{where}={text[:40]}... is too long for a path (at most {LONGEST_NAME} bytes per name, {LONGEST_PATH} in total). Shorten it."
         )
     try:
         return pathlib.Path(text).expanduser()
-    except RuntimeError as mistake:
-        raise error(f"{where}={text}: there is no home directory for {names[0].decode()}. Write it out.") from mistake
+    except RuntimeError as cause:
+        raise error(
+            f"{where}={text}: there is no home directory for {names[0].decode()}. Write the full path."
+        ) from cause
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a relative path names a file inside the folder that it is joined to."""
+    """Whether a relative path stays inside the folder that it is joined to."""
     parts = name.replace("\\", "/").split("/")
     return not set(parts) & {"", ".", ".."} and "\0" not in name
 
 
 def kind(path: str | os.PathLike[str]) -> str:
-    """What a path leads to: FILE, FOLDER, NOTHING, or what else it is in words. Nothing is opened, and no error raised."""
+    """Return what a path leads to: FILE, FOLDER, NOTHING, or a description of anything else. Opens nothing and raises nothing."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return LINK_TO_NOTHING if os.path.islink(path) else NOTHING
     except OSError as error:
-        return _TROUBLES.get(error.errno or 0, str(error.strerror))
-    except ValueError:  # a zero character, or half a character
-        return "a name that no file can have"
+        return _STAT_ERRORS.get(error.errno or 0, str(error.strerror))
+    except ValueError:  # a NUL, or an unpaired surrogate
+        return "a name that a file cannot have"
     if stat.S_ISREG(mode):
         return FILE
-    return FOLDER if stat.S_ISDIR(mode) else _NAMES.get(stat.S_IFMT(mode), "no regular file")
+    return FOLDER if stat.S_ISDIR(mode) else _NAMES.get(stat.S_IFMT(mode), "not a regular file")
 
 
 def odd_file(folder: pathlib.Path) -> str:
-    """The first thing in a folder, at any depth, that is neither a file nor a folder, and what it is; "" if none can be seen."""
-    for place, _, names in os.walk(folder):
+    """Describe the first entry in a folder, at any depth, that is neither a file nor a folder; "" if there is none."""
+    for parent, _, names in os.walk(folder):
         for name in sorted(names):
-            if (found := kind(path := os.path.join(place, name))) not in (FILE, NOTHING, _TROUBLES[errno.EACCES]):
-                return f"{path} is {found}, and no file"
+            if (found := kind(path := os.path.join(parent, name))) not in (FILE, NOTHING, _STAT_ERRORS[errno.EACCES]):
+                return f"{path} is {found}, not a file"
     return ""
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """A regular file, to be read. Anything else is never waited for.
+    """Open a regular file for reading, without waiting for a pipe or device.
 
     Raises:
-      OSError: it cannot be opened, or is no regular file; its strerror says what it is.
+      OSError: it cannot be opened, or is not a regular file; the strerror describes what it is.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -103,7 +106,7 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
         raise OSError(errno.EINVAL, _described(path), str(path)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, _described(path) or "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, _described(path) or "it is not a regular file", str(path))
     return open(descriptor, "rb")
 
 

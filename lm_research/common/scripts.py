@@ -1,8 +1,8 @@
-"""Which code points the letters of a script are."""
+"""Unicode blocks of writing systems."""
 
 from __future__ import annotations
 
-# Blocks of the Unicode standard (Blocks.txt) in which a script's letters lie, first and last code point.
+# The Unicode blocks (Blocks.txt) that contain a script's letters: first and last code point.
 SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
     "latin": ((0x41, 0x24F), (0x250, 0x2AF), (0x1E00, 0x1EFF), (0x2C60, 0x2C7F), (0xA720, 0xA7FF), (0xFF21, 0xFF5A)),
     "greek": ((0x370, 0x3FF), (0x1F00, 0x1FFF)),

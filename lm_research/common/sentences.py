@@ -1,11 +1,13 @@
-"""Splitting text into sentences by a few rules; wrong now and then, and the same every time.
+"""Splitting text into sentences by a few rules, deterministically and with occasional errors.
 
-A sentence ends at . ! ? … (with the quotes and brackets that close it) before white space, unless what follows starts
-with a small letter or what stands before is an abbreviation, an initial or a list number; and at the full-width
-。！？ wherever they stand.
+A sentence ends at . ! ? … (including closing quotes and brackets) before white space, unless the next word starts with a lower-case
+letter or the previous one is an abbreviation, an initial or a list number. The full-width 。！？ always end a sentence.
 
-Tokenizing is fast, so this has to be faster: many documents are classified at once as arrays of code points, and only
-the full stops that the arrays cannot decide are looked at one by one.
+Example: 'Mr. J. Smith left. "Why?" he asked. Nobody knew!' has the sentences 'Mr. J. Smith left.', '"Why?" he asked.' and
+'Nobody knew!'.
+
+Splitting must be faster than tokenizing. Therefore many documents are classified at once as arrays of code points, and only the full
+stops that the arrays cannot decide are examined one by one.
 
 Shapes: P characters of all documents joined, C candidates (runs of . ! ? …).
 """
@@ -27,36 +29,36 @@ _CLASSES = {
 }
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")  # U.S, e.g, J
 _NUMBER = re.compile(r"\(?\d{1,3}")
-# Before a capital letter these hardly ever end a sentence.
+# Words that rarely end a sentence before a capital letter.
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof rev hon st sr jr gen col maj capt lt sgt gov sen rep pres messrs mme mlle mgr fr "
     "vs viz cf al approx ca vol ed eds fig figs eq sec ch chap pp par art dept univ inc ltd co corp bros "
     "jan feb mar apr jun jul aug sep sept oct nov dec mt ft ave blvd".split()
 )
-# Before a digit only: "No. 5", but "He said no. Then he left."
+# Words that do not end a sentence before a digit: "No. 5", but "The answer was no. Then he left."
 _BEFORE_NUMBER = frozenset("no nos p".split())
-_ASCII_SPACES = "\t\r\x0b\x0c\x1c\x1d\x1e\x1f"  # beside the space and the line feed
-_LONGEST = 7  # letters of a word that is looked up as a number, one byte each
-_SEEN_BEFORE = 24  # characters before a full stop that are looked at
+_ASCII_SPACES = "\t\r\x0b\x0c\x1c\x1d\x1e\x1f"  # besides the space and the line feed
+_LONGEST = 7  # letters of a word in the tables, which is encoded as an integer with one byte per letter
+_SEEN_BEFORE = 24  # characters before a full stop that are examined
 
 
 def split_sentences(text: str, keep_newlines: bool = False) -> list[str]:
-    """The sentences of a text, in order.
+    """Split a text into sentences.
 
     Args:
       text: any text.
-      keep_newlines: False folds every run of white space, line breaks too, into one space and strips each sentence.
-        True loses nothing: a line break ends a sentence and stays at its end, spaces between two sentences open the
+      keep_newlines: False folds every run of white space, line breaks included, into one space and strips each sentence.
+        True is lossless: a line break ends a sentence and is kept at its end, spaces between two sentences begin the
         second, and the sentences joined are the text.
 
     Returns:
-      Non-empty strings; an empty list for an empty text (or, without keep_newlines, one of white space only).
+      Non-empty strings; an empty list for an empty text (or, without keep_newlines, one of only white space).
     """
     return split_documents([text], keep_newlines)[0]
 
 
 def split_documents(texts: Sequence[str], keep_newlines: bool = False) -> tuple[list[str], np.ndarray]:
-    """The sentences of all texts, one after another, and how many each text has (int64); see `split_sentences`."""
+    """Return the sentences of all texts in one list, and the number of each text's sentences (int64); see `split_sentences`."""
     if not keep_newlines:
         texts = [_fold(text) for text in texts]
     joined = "\n".join(texts)
@@ -82,9 +84,9 @@ def split_documents(texts: Sequence[str], keep_newlines: bool = False) -> tuple[
 
 
 def _fold(text: str) -> str:
-    """Same as " ".join(text.split()), sooner where line feeds are the only unusual spaces."""
+    """Return " ".join(text.split()), with a fast path for texts whose only white space is spaces and line feeds."""
     folded = text.replace("\n", " ")
-    if text.isascii():  # known without a look
+    if text.isascii():  # takes constant time
         tidy = not any(space in text for space in _ASCII_SPACES)
     else:
         tidy = folded.isprintable()  # of the spaces only " " is printable
@@ -94,13 +96,13 @@ def _fold(text: str) -> str:
 
 
 def _sorted(*places: np.ndarray) -> np.ndarray:
-    """All places in order, each once."""
+    """Return all places in order, without duplicates."""
     ordered = np.sort(np.concatenate(places))
     return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def _classified(joined: str) -> tuple[np.ndarray, np.ndarray]:
-    """Code points [P], uint8 if all fit and else uint32, and classes [P]."""
+    """Return the code points [P], uint8 for ASCII and else uint32, and the classes [P]."""
     if joined.isascii():
         raw = joined.encode("ascii")
         return np.frombuffer(raw, np.uint8), np.frombuffer(raw.translate(_class_table()[:256].tobytes()), np.uint8)
@@ -110,11 +112,11 @@ def _classified(joined: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _class_table() -> np.ndarray:
-    """uint8 [code points]: the classes that each character belongs to, as bits."""
+    """uint8 [code points]: the classes of each character, as bits."""
     table = np.zeros(0x110000, dtype=np.uint8)
     for bit, characters in _CLASSES.items():
         table[[ord(character) for character in characters]] |= bit
-    for point in range(0x32400):  # none of the following classes has members beyond
+    for point in range(0x32400):  # the following classes have no members beyond
         character = chr(point)
         bits = _SPACE * character.isspace() | _LOWER * character.islower() | _DECIMAL * character.isdecimal()
         table[point] |= bits | _LETTER * (character.isalnum() and not character.isdecimal())
@@ -122,7 +124,7 @@ def _class_table() -> np.ndarray:
 
 
 def _cuts(joined: str, points_P: np.ndarray, classes_P: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Places in `joined` where a sentence ends inside a line, with more than white space of that line to come."""
+    """Return the places in `joined` where a sentence ends before other text of the same line."""
     full_ends = _skip(_runs(classes_P, _FULL_WIDTH)[1], classes_P, points_P, _CLOSING)
     first_C, stop_C = _runs(classes_P, _TERMINAL)
     end_C = _skip(stop_C, classes_P, points_P, _CLOSING)
@@ -133,10 +135,10 @@ def _cuts(joined: str, points_P: np.ndarray, classes_P: np.ndarray, lines: np.nd
     is_end_C = follows_C & _LOWER == 0
     lone = (stop_C - first_C == 1) | (_at(points_P, first_C + 1) != ord("."))
     stop = is_end_C & (points_P[first_C] == ord(".")) & lone
-    asked = np.flatnonzero(stop)
-    is_end_C[asked], unsure = _after_word(first_C[asked], follows_C[asked] & _DECIMAL > 0, points_P, classes_P)
+    stops = np.flatnonzero(stop)
+    is_end_C[stops], unsure = _after_word(first_C[stops], follows_C[stops] & _DECIMAL > 0, points_P, classes_P)
     sure = np.sort(np.concatenate([end_C[is_end_C], full_ends]))
-    more = _one_by_one(asked[unsure], first_C, end_C, next_C, joined, sure, lines) if unsure.any() else []
+    more = _one_by_one(stops[unsure], first_C, end_C, next_C, joined, sure, lines) if unsure.any() else []
     cuts = np.concatenate([sure, np.asarray(more, np.int64)]).astype(np.int64)
     rest: np.ndarray = _skip(cuts, classes_P, points_P, _SPACE)
     kept: np.ndarray = cuts[(rest < len(points_P)) & (_at(points_P, rest) != ord("\n"))]
@@ -144,23 +146,23 @@ def _cuts(joined: str, points_P: np.ndarray, classes_P: np.ndarray, lines: np.nd
 
 
 def _at(values_P: np.ndarray, places_C: np.ndarray) -> np.ndarray:
-    """values_P[places_C], and 0 past the end."""
+    """Return values_P[places_C], with 0 for places past the end."""
     if not len(values_P):
         return np.zeros(len(places_C), values_P.dtype)
     return np.where(places_C < len(values_P), values_P[np.minimum(places_C, len(values_P) - 1)], 0)
 
 
 def _runs(classes_P: np.ndarray, kind: int) -> tuple[np.ndarray, np.ndarray]:
-    """First places of the runs of a class, and those after their last."""
+    """Return the start and the stop of each run of characters of a class. Example: ". .." has [0, 2] and [1, 4]."""
     places = np.flatnonzero(classes_P & kind != 0)
     if not len(places):
         return places, places
-    apart = np.flatnonzero(np.diff(places) > 1)
-    return places[np.concatenate([[0], apart + 1])], places[np.concatenate([apart, [len(places) - 1]])] + 1
+    gaps = np.flatnonzero(np.diff(places) > 1)
+    return places[np.concatenate([[0], gaps + 1])], places[np.concatenate([gaps, [len(places) - 1]])] + 1
 
 
 def _skip(places_C: np.ndarray, classes_P: np.ndarray, points_P: np.ndarray, kind: int) -> np.ndarray:
-    """The first place from each given one on that is not of the class, or is a line feed."""
+    """Advance each place to the first character that is not of the class, or is a line feed."""
     places_C = places_C.copy()
     moving = np.arange(len(places_C))
     while len(moving):
@@ -173,24 +175,28 @@ def _skip(places_C: np.ndarray, classes_P: np.ndarray, points_P: np.ndarray, kin
 def _after_word(
     place_C: np.ndarray, before_digit_C: np.ndarray, points_P: np.ndarray, classes_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the full stop at each place ends a sentence, by the word before it; and where that takes a closer look."""
+    """Decide by the word before each full stop whether it ends a sentence; the second result marks undecided ones.
+
+    All words are read backward in parallel, one character per iteration. Example: for "Mr. Smith" the word before the stop has the
+    length 2 and the key 0x6d72 ("mr"), which is an abbreviation, so the stop does not end a sentence.
+    """
     length_C = np.zeros(len(place_C), dtype=np.int64)
-    key_C = np.zeros(len(place_C), dtype=np.uint64)  # of the word's last letters, small, one byte each
+    key_C = np.zeros(len(place_C), dtype=np.uint64)  # the word's last letters in lower case, one byte each
     unsure_C = np.zeros(len(place_C), dtype=bool)
-    inside = np.arange(len(place_C))  # rows whose word goes on
+    inside = np.arange(len(place_C))  # candidates whose word has not begun yet
     for back in range(1, _SEEN_BEFORE + 1):
         at = place_C[inside] - back
         kind = classes_P[np.maximum(at, 0)]
-        goes_on = (kind & _SPACE == 0) & (at >= 0)
-        inside, at, kind = inside[goes_on], at[goes_on], kind[goes_on]
+        in_word = (kind & _SPACE == 0) & (at >= 0)
+        inside, at, kind = inside[in_word], at[in_word], kind[in_word]
         if not len(inside):
             break
         length_C[inside] = back
         point = points_P[at]
         unsure_C[inside] |= (kind & (_DECIMAL | _FULL_WIDTH) != 0) | (point == ord("."))
         if back <= _LONGEST:
-            small = point + 32 * ((point >= ord("A")) & (point <= ord("Z")))
-            key_C[inside] |= np.where(small < 128, small, 127).astype(np.uint64) << np.uint64(8 * back - 8)
+            lower = point + 32 * ((point >= ord("A")) & (point <= ord("Z")))
+            key_C[inside] |= np.where(lower < 128, lower, 127).astype(np.uint64) << np.uint64(8 * back - 8)
     begin_C = place_C - length_C
     unsure_C |= (length_C == 0) | (_at(classes_P, begin_C) & _OPENING != 0)
     before_C = np.maximum(place_C - 1, 0)
@@ -206,7 +212,7 @@ def _keys(words: frozenset[str]) -> np.ndarray:
 
 
 def _one_by_one(
-    asked: np.ndarray,
+    stops: np.ndarray,
     first_C: np.ndarray,
     end_C: np.ndarray,
     next_C: np.ndarray,
@@ -214,14 +220,14 @@ def _one_by_one(
     sure: np.ndarray,
     lines: np.ndarray,
 ) -> list[int]:
-    """Ends of sentences among the full stops that `_after_word` leaves open, in order."""
+    """Return the ends of sentences among the full stops that `_after_word` leaves undecided, in order."""
     accepted: list[int] = []
-    places = first_C[asked]
+    places = first_C[stops]
     line_starts = np.concatenate([[0], lines + 1])
     begins = line_starts[np.searchsorted(line_starts, places, side="right") - 1]
     index = np.searchsorted(sure, places, side="right") - 1
     begins = np.maximum(begins, np.where(index >= 0, sure[np.maximum(index, 0)], 0) if len(sure) else 0)
-    rows = zip(places.tolist(), begins.tolist(), end_C[asked].tolist(), next_C[asked].tolist(), strict=True)
+    rows = zip(places.tolist(), begins.tolist(), end_C[stops].tolist(), next_C[stops].tolist(), strict=True)
     for place, begin, end, following in rows:
         begin = max(begin, accepted[-1]) if accepted else begin
         if _ends_after(joined, begin, place, joined[following : following + 1]):

@@ -1,7 +1,7 @@
-"""Standard streams that nobody reads, that lie on a full disk, or that are closed: a command goes on without them.
+"""Standard streams that are closed, unread or on a full disk: a command continues without them.
 
-Importing this opens /dev/null in place of a standard stream that is closed: else the next file to be opened would get its number, and
-what is meant for people would be written into it.
+Importing this module opens /dev/null in place of a closed standard stream. Otherwise the next file that is opened would get its
+descriptor, and messages would be written into that file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import io
 import os
 import sys
 from typing import TextIO
+
+from typing_extensions import override
 
 for _number in (0, 1, 2):
     try:
@@ -23,16 +25,16 @@ sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
 class Lossy(io.TextIOWrapper):
-    """A stream that is written to for as long as what is written is taken.
+    """A text stream that discards its output after the first write error.
 
     Attributes:
-      failure: why it is not any more.
+      failure: that error.
     """
 
     failure: OSError | None = None
 
     def __init__(self, number: int, like: TextIO) -> None:
-        """`number`: of the file; `like`: the stream that it is in place of, which stays as it is."""
+        """Write to file descriptor `number` with the encoding and buffering of the stream `like`."""
         super().__init__(
             open(number, "wb", closefd=False),
             encoding=like.encoding,
@@ -41,6 +43,7 @@ class Lossy(io.TextIOWrapper):
             write_through=isinstance(like, io.TextIOWrapper) and like.write_through,
         )
 
+    @override
     def write(self, text: str) -> int:
         try:
             return super().write(text)
@@ -48,6 +51,7 @@ class Lossy(io.TextIOWrapper):
             self._lose(error)
             return len(text)
 
+    @override
     def flush(self) -> None:
         try:
             super().flush()
@@ -56,13 +60,13 @@ class Lossy(io.TextIOWrapper):
 
     def _lose(self, error: OSError) -> None:
         self.failure = error
-        void = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(void, self.fileno())  # takes what is still to be written, at the end of the process too
-        os.close(void)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self.fileno())  # discards later output, also at the end of the process
+        os.close(devnull)
 
 
 def make_lossy() -> None:
-    """Makes this process's output streams lossy."""
+    """Make standard output and standard error discard their output after a write error."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
@@ -70,6 +74,6 @@ def make_lossy() -> None:
 
 
 def failure() -> OSError | None:
-    """Why standard output was not taken to the end, if it was not."""
+    """Return the error because of which standard output is incomplete, None if it is complete."""
     sys.stdout.flush()
     return sys.stdout.failure if isinstance(sys.stdout, Lossy) else None

@@ -1,7 +1,7 @@
-"""What is text: what UTF-8 can hold. Halves of surrogate pairs are not, though Python's strings and JSON's escapes can name them.
+"""Replacing unpaired surrogates, which Python strings and JSON escapes can contain but UTF-8 cannot encode.
 
-One rule for all texts that come from outside: each half becomes a question mark, so that places in a text stay what they were; readers
-of files count and tell where. Bytes that are not UTF-8 are no such case: whoever reads them refuses them.
+In all external text each unpaired surrogate becomes a question mark, so that character positions are unchanged; readers of files count
+them and report where they were. Bytes that are not UTF-8 are different: readers reject them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can hold it."""
+    """Whether a text can be encoded as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -21,16 +21,16 @@ def is_text(text: str) -> bool:
 
 
 def replace_surrogates(value: Value) -> Value:
-    """A text with question marks for halves of surrogate pairs; of lists, tuples and dicts, all texts in them. Others stay as they are."""
-    found: Value = _whole(value)
-    return found
+    """Replace unpaired surrogates in a text by question marks, also in texts inside lists, tuples and dicts."""
+    replaced: Value = _replace(value)
+    return replaced
 
 
-def _whole(value: Any) -> Any:
+def _replace(value: Any) -> Any:
     if isinstance(value, str):
         return value if is_text(value) else value.encode("utf-8", "replace").decode("utf-8")
     if type(value) in (list, tuple):
-        return type(value)(map(_whole, value))
+        return type(value)(map(_replace, value))
     if type(value) is dict:
-        return {_whole(key): _whole(inner) for key, inner in value.items()}
+        return {_replace(key): _replace(inner) for key, inner in value.items()}
     return value

@@ -33,7 +33,7 @@ def test_a_write_without_room_names_file_reason_room_and_fix(
     assert cli.guarded(action) == 2
     told = capsys.readouterr().err
     assert told.splitlines() == [
-        "error: /runs/a/metrics.jsonl cannot be written: No space left on device (389 kB of 8.39 MB are free). Make room there, then run "
+        "error: /runs/a/metrics.jsonl cannot be written: No space left on device (389 kB of 8.39 MB are free). Free some space there, then run "
         "the same command again."
     ]
 
@@ -161,7 +161,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: pathlib.Path, monkeypatch: pytes
 
 def test_a_pipe_is_not_replaced_by_a_file(tmp_path: pathlib.Path) -> None:
     os.mkfifo(tmp_path / "plan.json")
-    with pytest.raises(disk.DiskError, match=r"plan\.json is a named pipe.*Name another place"):
+    with pytest.raises(disk.DiskError, match=r"plan\.json is a named pipe.*Choose another path"):
         disk.write_atomically(tmp_path / "plan.json", "{}")
     assert (tmp_path / "plan.json").is_fifo() and len(list(tmp_path.iterdir())) == 1
 

@@ -49,10 +49,10 @@ def test_halves_of_surrogate_pairs_become_question_marks() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (ALIASES, "its aliases stand for more than 1,000,000 values"),
-        (MERGES, "its aliases stand for more than 1,000,000 values"),
-        ("&a [*a]", "an alias stands inside what it names"),
-        ("&a {b: *a}", "an alias stands inside what it names"),
+        (ALIASES, "it has more than 1,000,000 values with its aliases expanded"),
+        (MERGES, "it has more than 1,000,000 values with its aliases expanded"),
+        ("&a [*a]", "an alias is inside its own anchor"),
+        ("&a {b: *a}", "an alias is inside its own anchor"),
         ("[" * 100_000, "nested more than 100 deep"),
         ("- " * 100_000, "nested more than 100 deep"),
         ("a: 2024-13-45", "month must be in 1..12"),
@@ -113,7 +113,7 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: pathlib.Path) -> 
         ("link", 1, "cannot be read: it is a link to nothing"),
         ("none", 1, "There is no file"),
         ("n" * 300, 1, "cannot be read: it is a name that is too long"),
-        ("nul\0", 1, "cannot be read: it is a name that no file can have"),
+        ("nul\0", 1, "cannot be read: it is a name that a file cannot have"),
     ):
         with pytest.raises(DataError, match=message):
             documents.read_bytes(tmp_path / name, limit=limit)

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.train_helpers import Lab, checkpoints, finish, kill_when, start, summary
 
-LINE = "stopped by {} before the first step; the same command goes on from there."
+LINE = "stopped by {} before the first step; run the same command again to continue."
 # A library that does not come back to Python for minutes, and does not notice signals.
 STUCK = """
 import hashlib, os, pathlib
@@ -165,7 +165,7 @@ def test_a_signal_at_the_first_moment(module: str) -> None:
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors[-1000:]
-    told = f"stopped by ({number.name}|a signal) before it was done; the same command does the rest.\n"
+    told = f"stopped by ({number.name}|a signal) before it finished; run the same command again to continue.\n"
     assert re.fullmatch(told, output)
     assert "Traceback" not in errors
 

@@ -73,8 +73,8 @@ KINDS = {
     "lost": "a link to nothing",
     "loop": "a link that leads back to itself",
     "n" * 300: "a name that is too long for a file",
-    "nul\0": "a name that no file can have",
-    "\ud800": "a name that no file can have",
+    "nul\0": "a name that a file cannot have",
+    "\ud800": "a name that a file cannot have",
 }
 
 
