@@ -59,7 +59,7 @@ def test_what_the_cache_has_is_named(tmp_path: pathlib.Path) -> None:
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("aaa")
     assert not_downloaded("org/name").endswith(f"has org/name: give the path {repository / 'snapshots' / 'aaa'}")
-    with pytest.raises(UserError, match="cache of the Hugging Face hub on this machine has org/name"):
+    with pytest.raises(UserError, match="cache of the Hugging Face hub has org/name"):
         lm_research.from_pretrained("org/name")
 
 
