@@ -255,11 +255,21 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("verb", choices=("create", "run", "logs", "stop", "delete", "ssh"))
     add_flags(parser)
     parser.add_argument("--dry_run", action="store_true", help="print the exact commands and run none")
-    parser.add_argument("--tries", type=bounded(int, 1, 1000), default=6, help="of a command that fails for a passing reason")
-    parser.add_argument("--wait", type=bounded(float, 0.0, 1e15), default=5.0, help="seconds before the second try; doubles")
-    parser.add_argument("--poll", type=bounded(float, 0.0, 1e15), default=30.0, help="seconds between two looks at the machines")
-    parser.add_argument("--patience", type=bounded(float, 0.0, 1e15), default=86400.0, help="seconds to wait for capacity")
-    parser.add_argument("--restarts", type=bounded(int, 0, 10**6), default=100, help="of a run that was stopped or taken away")
+    parser.add_argument(
+        "--tries", type=bounded(int, 1, 1000), default=6, help="of a command that fails for a passing reason"
+    )
+    parser.add_argument(
+        "--wait", type=bounded(float, 0.0, 1e15), default=5.0, help="seconds before the second try; doubles"
+    )
+    parser.add_argument(
+        "--poll", type=bounded(float, 0.0, 1e15), default=30.0, help="seconds between two looks at the machines"
+    )
+    parser.add_argument(
+        "--patience", type=bounded(float, 0.0, 1e15), default=86400.0, help="seconds to wait for capacity"
+    )
+    parser.add_argument(
+        "--restarts", type=bounded(int, 0, 10**6), default=100, help="of a run that was stopped or taken away"
+    )
     parser.add_argument(
         "--delete_after", action="store_true", help="delete the machines when `run` ends, however it ends"
     )

@@ -184,7 +184,9 @@ def test_patterns_that_cannot_be_used(freeze: str) -> None:
 
 def adapted(freeze: str = "", full: str = "^classifier/", **lora: Any) -> tuple[Any, Config]:
     """A tiny encoder with adapters of rank 2, and a run of it."""
-    settings = tiny.config("bert", lora={"rank": 2, "modules_to_save": full, **lora}, train={"freeze": freeze, "ema_decay": 0.5})
+    settings = tiny.config(
+        "bert", lora={"rank": 2, "modules_to_save": full, **lora}, train={"freeze": freeze, "ema_decay": 0.5}
+    )
     return adapt(define_model(settings.model, 64, "classification"), settings.lora), settings
 
 
