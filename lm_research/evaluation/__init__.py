@@ -1,1 +1,1 @@
-"""Models judged on suites of tasks: predictions that are kept, metrics with intervals, pages to read, and tests of differences."""
+"""Evaluation of models on suites of tasks: stored predictions, metrics with intervals, an HTML page and significance tests."""

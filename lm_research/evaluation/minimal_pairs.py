@@ -1,6 +1,7 @@
-"""Minimal pairs, as of BLiMP (Warstadt et al. 2020) and CrowS-Pairs: does a model find the acceptable sentence likelier?
+"""Minimal pairs (BLiMP, Warstadt et al. 2020; CrowS-Pairs): does a model assign the acceptable sentence a higher probability?
 
-A masked model scores a sentence by its pseudo-log-likelihood, a causal one by its log-likelihood after the token that begins texts.
+A masked model scores a sentence by its pseudo-log-likelihood, a causal model by its log-likelihood after the token that
+begins texts.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from lm_research.evaluation.suite import Entry
 from lm_research.pretrained import LanguageModel, from_pretrained
 from lm_research.tasks.records import Record, read_records
 
-_ROWS = 32  # sentences with a hidden token that run together
+_BATCH_SIZE = 32  # copies of sentences, each with one token masked
 
 
 class MinimalPairPredictor:
-    """One model on the pairs of one file; see runner.Predictor."""
+    """Scores the pairs of one file with one model; see runner.Predictor."""
 
     labels: tuple[str, ...] = ()
 
     def __init__(
         self, entry: Entry, path: pathlib.Path, workdir: pathlib.Path, batch_size: int, dtype: str | None, mesh: Any
     ) -> None:
-        """Reads the model and the pairs; raises a UserError where they do not fit."""
+        """Read the model and the pairs; raise a UserError if they do not fit together."""
         self.lm, self.entry = from_pretrained(path, dtype=dtype), entry
         if self.lm.tokenizer is None:
             raise ConfigError(f"{path} has no tokenizer, so it cannot read texts. Put its files there.")
@@ -43,41 +44,41 @@ class MinimalPairPredictor:
             )
         if entry.scored == "shared" and not masked:
             raise ConfigError(
-                f"Task {entry.name}: scored: shared asks for tokens given those on both sides, which only masked models know."
+                f"Task {entry.name}: `scored: shared` predicts tokens from the tokens on both sides, which requires a masked model. Set "
+                "`scored: all`, or use another model."
             )
-        self.pseudo = PseudoLikelihood(self.lm, _ROWS) if masked else None
+        self.pseudo = PseudoLikelihood(self.lm, _BATCH_SIZE) if masked else None
         self.records = list(read_records(entry.data, resolve({})))
         if not self.records:
-            raise DataError(f"{entry.data} holds no records. Give another file to task {entry.name}.")
-        self.pairs = [(_text(one, entry.good_key), _text(one, entry.bad_key)) for one in self.records]
-        self.size, self.num_batches = batch_size, ceil_div(len(self.pairs), batch_size)
+            raise DataError(f"{entry.data} contains no records. Give another file to task {entry.name}.")
+        self.pairs = [(_text(record, entry.good_key), _text(record, entry.bad_key)) for record in self.records]
+        self.batch_size, self.num_batches = batch_size, ceil_div(len(self.pairs), batch_size)
 
     def batch(self, number: int) -> dict[str, np.ndarray]:
-        """Log-probability [nats] and number of tokens of each sentence of the pairs of a batch."""
-        first = number * self.size
-        pairs = self.pairs[first : first + self.size]
+        """Return the log-probability [nats] and the number of tokens of both sentences of each pair of a batch."""
+        first = number * self.batch_size
+        pairs = self.pairs[first : first + self.batch_size]
         try:
             good, bad = self._pseudo(self.pseudo, pairs) if self.pseudo else likelihoods(self.lm, pairs)
         except UserError as error:
             where = self.records[first].where
-            raise DataError(f"From {where} on, among {len(pairs)} records: {error}") from error
-        found = {"good": good, "bad": bad}
-        return {f"{name}_nats": np.array([x.sum() for x in side]) for name, side in found.items()} | {
-            f"{name}_tokens": np.array([len(x) for x in side]) for name, side in found.items()
-        }
+            raise DataError(f"In {len(pairs)} records from {where} on: {error}") from error
+        sides = {"good": good, "bad": bad}
+        nats = {f"{name}_nats": np.array([x.sum() for x in side]) for name, side in sides.items()}
+        return nats | {f"{name}_tokens": np.array([len(x) for x in side]) for name, side in sides.items()}
 
     def _pseudo(
         self, pseudo: PseudoLikelihood, pairs: list[tuple[str, str]]
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         sides = [pseudo.encode([pair[side] for pair in pairs]) for side in (0, 1)]
         if self.entry.scored == "shared":
-            both = [common_tokens(*pair) for pair in zip(*sides, strict=True)]
-            sides = [[pair[side] for pair in both] for side in (0, 1)]
-        found = pseudo([*sides[0], *sides[1]])
-        return found[: len(pairs)], found[len(pairs) :]
+            shared = [common_tokens(*pair) for pair in zip(*sides, strict=True)]
+            sides = [[pair[side] for pair in shared] for side in (0, 1)]
+        log_probs = pseudo([*sides[0], *sides[1]])
+        return log_probs[: len(pairs)], log_probs[len(pairs) :]
 
     def rows(self, outputs: list[dict[str, np.ndarray]]) -> Iterator[dict[str, Any]]:
-        """A line for each pair."""
+        """Yield a prediction for each pair."""
         columns = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
         for number, (record, pair) in enumerate(zip(self.records, self.pairs, strict=True)):
             values = {name: x[number].item() for name, x in columns.items()}
@@ -93,21 +94,24 @@ class MinimalPairPredictor:
 
 
 def likelihoods(lm: LanguageModel, pairs: list[tuple[str, str]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Log-probabilities [nats] of the tokens of the first and of the second sentences, by a causal model."""
+    """Return the log-probabilities [nats] of the tokens of the first and of the second sentences under a causal model."""
     tokenizer = lm.tokenizer
     start = None if tokenizer is None else text_start(tokenizer)
     if tokenizer is None or start is None:
-        raise UserError("The tokenizer has no token that begins a text, after which the first word could be asked for.")
+        raise UserError(
+            "The tokenizer has no token that begins a text, so the first word cannot be predicted. Set bos_token in "
+            "tokenizer_config.json."
+        )
     ids = tokenizer.encode_batch([pair[side] for side in (0, 1) for pair in pairs])
-    found = score(lm, input_ids=[[start]] * len(ids), continuations=ids)
-    return found[: len(pairs)], found[len(pairs) :]
+    log_probs = score(lm, input_ids=[[start]] * len(ids), continuations=ids)
+    return log_probs[: len(pairs)], log_probs[len(pairs) :]
 
 
 def _text(record: Record, key: str) -> str:
     value = record.fields.get(key)
     if not isinstance(value, str) or not value.strip():
         raise DataError(
-            f"{record.where} has no sentence in field {key!r}; its fields: {', '.join(record.fields)}. Fix it, or name the right ones "
-            "by good_key and bad_key in the suite."
+            f"{record.where} has no sentence in field {key!r}; its fields: {', '.join(record.fields)}. Fix the record, or set "
+            "good_key and bad_key in the suite."
         )
     return value

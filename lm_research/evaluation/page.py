@@ -1,4 +1,4 @@
-"""index.html of an evaluation: scores, and where the model errs. One file without scripts or network, for phones and desks."""
+"""index.html of an evaluation: scores and the model's errors, in one file without scripts or network access."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from lm_research.evaluation.scorers import (
     TagScorer,
 )
 
-_WORST = 20  # records that are shown
-_CLASSES = 12  # of a confusion matrix; of more, the most frequent confusions are listed
-_TEXT = 600  # characters of a record
+_NUM_WORST = 20  # examples and confusions listed
+_MAX_CLASSES = 12  # of a confusion matrix; with more, the most frequent confusions are listed
+_MAX_CHARACTERS = 600  # of a text
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1d2126;--soft:#5b6470;--line:#d8dde3;--paper:#fff;--card:#f6f8fa;--blue:31,111,190;--bad:#b3261e}
@@ -37,16 +37,16 @@ svg text{fill:var(--ink);font:12px system-ui,sans-serif}svg .soft{fill:var(--sof
 """
 
 
-def write(plan: EvalJob, results: Mapping[str, Any], scorers: Mapping[str, Sequence[Scorer]]) -> None:
-    """Writes index.html; of several models the errors are those of the first."""
-    models = "".join(f"<li>{html.escape(str(model))}</li>" for model in plan.models)
+def write(job: EvalJob, results: Mapping[str, Any], scorers: Mapping[str, Sequence[Scorer]]) -> None:
+    """Write index.html; if there are several models, the listed errors are those of the first one."""
+    models = "".join(f"<li>{html.escape(str(model))}</li>" for model in job.models)
     parts = [f"<h1>Evaluation</h1><p>Models:</p><ul>{models}</ul>{_overview(results)}"]
-    parts += [_task(entry.name, results["tasks"][entry.name], scorers[entry.name][0]) for entry in plan.entries]
+    parts += [_task(entry.name, results["tasks"][entry.name], scorers[entry.name][0]) for entry in job.entries]
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>Evaluation</title><style>{_STYLE}</style>{''.join(parts)}</html>\n"
     )
-    write_atomically(plan.output / "index.html", text)
+    write_atomically(job.output / "index.html", text)
 
 
 def _overview(results: Mapping[str, Any]) -> str:
@@ -75,27 +75,27 @@ def _task(name: str, task: Mapping[str, Any], scorer: Scorer) -> str:
     return (
         f'<h2 id="{html.escape(name)}">{html.escape(name)}</h2><p>{html.escape(task["task"])}, {task["records"]:,} records</p>'
         + _table(["metric", "value"], rows)
-        + _pictures(scorer)
+        + _charts(scorer)
         + _worst(scorer)
     )
 
 
-def _pictures(scorer: Scorer) -> str:
+def _charts(scorer: Scorer) -> str:
     given = scorer.scored.given
     match scorer:
         case SingleLabelScorer():
             return _confusion(
                 Counter(zip(given["references"].tolist(), given["predictions"].tolist(), strict=True)), scorer.labels
             ) + (
-                "<h3>Calibration</h3><p>How often the model is right, by how sure it is. On the line it knows itself well; below, it is too "
-                f"sure. Bars: share of the records.</p>{charts.calibration(scorer.probs_NC.max(1), scorer.means['accuracy'])}"
+                "<h3>Calibration</h3><p>Accuracy by confidence. On the line the model is well calibrated; below it, the model is "
+                f"overconfident. Bars: fraction of the records.</p>{charts.calibration(scorer.probs_NC.max(1), scorer.means['accuracy'])}"
             )
         case TagScorer():
-            number = {tag: i for i, tag in enumerate(scorer.labels)}
+            index = {tag: i for i, tag in enumerate(scorer.labels)}
             pairs = Counter(
-                (number[true], number[own])
+                (index[true], index[predicted])
                 for row in scorer.rows
-                for true, own in zip(row["label"], row["prediction"], strict=True)
+                for true, predicted in zip(row["label"], row["prediction"], strict=True)
             )
             return _confusion(pairs, scorer.labels)
         case RegressionScorer():
@@ -103,8 +103,8 @@ def _pictures(scorer: Scorer) -> str:
             return f"<h3>Predicted over true values</h3>{points}"
         case MinimalPairScorer():
             return (
-                "<h3>How much likelier the acceptable sentence is [nats]</h3><p>Left of the line the model prefers the other one.</p>"
-                + charts.histogram(-scorer.error_N)
+                "<h3>Log-probability of the acceptable sentence minus the other's [nats]</h3><p>Left of the line the model prefers the "
+                "other sentence.</p>" + charts.histogram(-scorer.error_N)
             )
         case MultiLabelScorer():
             chosen_NC, labels_NC = given["predictions"], given["references"]
@@ -113,57 +113,57 @@ def _pictures(scorer: Scorer) -> str:
                 [html.escape(label), f"{labels_NC[:, i].sum():,}", f"{missed[i]:,}", f"{added[i]:,}"]
                 for i, label in enumerate(scorer.labels)
             ]
-            return "<h3>Errors by label</h3>" + _table(["label", "records", "missed", "wrongly given"], rows)
+            return "<h3>Errors by label</h3>" + _table(["label", "records", "missed", "wrongly predicted"], rows)
     return ""
 
 
 def _confusion(pairs: Mapping[tuple[int, int], int], labels: Sequence[str]) -> str:
-    """Counts of (true, chosen) classes, as a matrix or, of many classes, the most frequent confusions."""
-    if len(labels) > _CLASSES:
-        wrong = sorted(((n, a, b) for (a, b), n in pairs.items() if a != b), key=lambda one: (-one[0], one[1:]))[
-            :_WORST
-        ]
-        rows = [[html.escape(labels[a]), html.escape(labels[b]), f"{n:,}"] for n, a, b in wrong]
+    """Render counts of (true, predicted) classes as a matrix or, with many classes, as a list of the most frequent errors."""
+    if len(labels) > _MAX_CLASSES:
+        errors = sorted((-n, true, predicted) for (true, predicted), n in pairs.items() if true != predicted)
+        rows = [[html.escape(labels[a]), html.escape(labels[b]), f"{-n:,}"] for n, a, b in errors[:_NUM_WORST]]
         return "<h3>Most frequent confusions</h3>" + _table(["true", "predicted", "times"], rows)
     counts_CC = np.zeros((len(labels), len(labels)), int)
-    for place, count in pairs.items():
-        counts_CC[place] = count
+    for pair, count in pairs.items():
+        counts_CC[pair] = count
     return f"<h3>Confusion matrix</h3><p>Rows: true; columns: predicted.</p>{charts.confusion(counts_CC, labels)}"
 
 
 def _worst(scorer: Scorer) -> str:
-    order = np.argsort(-scorer.error_N, kind="stable")[:_WORST]
+    order = np.argsort(-scorer.error_N, kind="stable")[:_NUM_WORST]
     return "<h3>Worst records</h3>" + "".join(_record(scorer.rows[number]) for number in order.tolist())
 
 
 def _record(row: Mapping[str, Any]) -> str:
     def clean(value: object) -> str:
-        return html.escape(str(value) if len(str(value)) <= _TEXT else str(value)[:_TEXT] + " ...")
+        return html.escape(str(value) if len(str(value)) <= _MAX_CHARACTERS else str(value)[:_MAX_CHARACTERS] + " ...")
 
     if "good" in row:
         body = f"{clean(row['good'])} <small>{row['good_nats']:.2f} nats</small>{clean(row['bad'])} <small>{row['bad_nats']:.2f} nats</small>"
     elif "nats" in row:
-        body = f"{clean(row['text'])}<small>{-row['nats'] / row['bytes']:.3f} nats a byte, {row['tokens']:,} tokens</small>"
+        body = f"{clean(row['text'])}<small>{-row['nats'] / row['bytes']:.3f} nats per byte, {row['tokens']:,} tokens</small>"
     elif "rank" in row:
-        body = f"{clean(row['text'])}<small>right text found at rank {row['rank']:,}, similarity {row['similarity']:.3f}</small>"
+        body = f"{clean(row['text'])}<small>matching text found at rank {row['rank']:,}, similarity {row['similarity']:.3f}</small>"
     elif "answers" in row:
         true = " / ".join(dict.fromkeys(row["answers"])) or "no answer"
         wrong = ' class="wrong"' if row.get("exact_match", 1.0) < 1.0 else ""
-        said = row["prediction"] or "no answer"
-        body = f"{clean(row['text'])}<small>true: {clean(true)}; <span{wrong}>predicted: {clean(said)}</span></small>"
+        predicted = row["prediction"] or "no answer"
+        body = (
+            f"{clean(row['text'])}<small>true: {clean(true)}; <span{wrong}>predicted: {clean(predicted)}</span></small>"
+        )
     elif isinstance(row.get("label"), list) and len(row["label"]) == len(row["text"].split(" ")) == len(
         row["prediction"]
     ):
         words = zip(row["text"].split(" "), row["label"], row["prediction"], strict=True)
         body = " ".join(
             clean(word)
-            if true == own
-            else f'<span class="wrong">{clean(word)} [{clean(own)}, true: {clean(true)}]</span>'
-            for word, true, own in words
+            if true == predicted
+            else f'<span class="wrong">{clean(word)} [{clean(predicted)}, true: {clean(true)}]</span>'
+            for word, true, predicted in words
         )
     else:
-        sure = f" ({row['probability']:.1%})" if "probability" in row else ""
+        probability = f" ({row['probability']:.1%})" if "probability" in row else ""
         true = next(row[name] for name in ("label", "target", "answer") if name in row)
         wrong = ' class="wrong"' if true != row["prediction"] else ""
-        body = f"{clean(row['text'])}<small>true: {clean(true)}; <span{wrong}>predicted: {clean(row['prediction'])}{sure}</span></small>"
+        body = f"{clean(row['text'])}<small>true: {clean(true)}; <span{wrong}>predicted: {clean(row['prediction'])}{probability}</span></small>"
     return f'<div class="record">{body}<small>{clean(row["where"])}</small></div>'

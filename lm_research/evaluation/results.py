@@ -1,4 +1,4 @@
-"""What an evaluation says: results.json, and the table that people paste."""
+"""Results of an evaluation: results.json and its Markdown table."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lm_research.common.documents import Count, Finite, check, check_fields, par
 from lm_research.common.lines import split_lines
 from lm_research.errors import DataError
 from lm_research.evaluation import statistics
-from lm_research.evaluation.runner import AGAIN, EvalJob, read_made_from
+from lm_research.evaluation.runner import RERUN, EvalJob, read_made_from
 from lm_research.evaluation.scorers import Scorer, main_metric, make_scorer
 from lm_research.evaluation.suite import Entry
 
-_LARGEST = 2**32  # bytes of predictions
-# Of predictions, as far as all tasks that have them mean the same.
+_MAX_BYTES = 2**32  # of a file of predictions
+# Types of the fields of a prediction that have one meaning in all tasks.
 _FIELDS = {
     "record": Count,
     "where": str,
@@ -48,20 +48,20 @@ _FIELDS = {
 }
 
 
-def read_scorers(plan: EvalJob, entry: Entry) -> list[Scorer]:
-    """A task's predictions by each model, ready to be scored; raises a DataError where a file is missing or damaged."""
-    found = []
-    for number in range(len(plan.models)):
-        path = plan.predictions(entry, number)
-        labels = read_json(path.with_name("task.json"), _Labels, fix=AGAIN)["labels"]
+def read_scorers(job: EvalJob, entry: Entry) -> list[Scorer]:
+    """Return a scorer of a task's predictions for each model; raise a DataError if a file is missing or damaged."""
+    scorers = []
+    for number in range(len(job.models)):
+        path = job.predictions(entry, number)
+        labels = read_json(path.with_name("task.json"), _Labels, fix=RERUN)["labels"]
         rows = _read_rows(path)
         try:
-            found.append(make_scorer(entry, labels, rows))
+            scorers.append(make_scorer(entry, labels, rows))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
             raise DataError(
-                f"{path} holds no predictions of a task {entry.task} ({type(error).__name__}: {error}). {AGAIN}"
+                f"{path} does not contain predictions of a task {entry.task} ({type(error).__name__}: {error}). {RERUN}"
             ) from error
-    return found
+    return scorers
 
 
 class _Labels(TypedDict):
@@ -69,47 +69,53 @@ class _Labels(TypedDict):
 
 
 def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The predictions of a file, one a line; raises a DataError that names the line that is none, or a number that is not finite."""
+    """Read predictions, one per line; raise a DataError that names the first invalid line."""
     try:
-        lines = split_lines(read_bytes(path, fix=AGAIN, limit=_LARGEST).decode("utf-8"))
+        lines = split_lines(read_bytes(path, fix=RERUN, limit=_MAX_BYTES).decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}). {AGAIN}") from error
+        raise DataError(f"{path} is not UTF-8 text ({error}). {RERUN}") from error
     if not lines:
-        raise DataError(f"{path} is empty. {AGAIN}")
-    rows = [parse_json(line, f"{path}, line {number}", fix=AGAIN) for number, line in enumerate(lines, 1)]
+        raise DataError(f"{path} is empty. {RERUN}")
+    rows = [parse_json(line, f"{path}, line {number}", fix=RERUN) for number, line in enumerate(lines, 1)]
     for number, row in enumerate(rows, 1):
-        check_fields(row, _FIELDS, f"{path}, line {number}", fix=AGAIN)
+        check_fields(row, _FIELDS, f"{path}, line {number}", fix=RERUN)
         if missing := [name for name in ("record", "where") if row.get(name) is None]:
-            raise DataError(f"{path}, line {number} has no {missing[0]!r}. {AGAIN}")
+            raise DataError(f"{path}, line {number} has no {missing[0]!r}. {RERUN}")
     return rows
 
 
-def read_plan(output: pathlib.Path) -> EvalJob:
-    """The evaluation that an output directory is of; raises a DataError if it is of none, or not finished."""
+def read_job(output: pathlib.Path) -> EvalJob:
+    """Return the evaluation in an output directory; raise a DataError if there is none, or it is not finished."""
     path = output / "made_from.json"
     if not path.is_file() or not (output / "results.json").is_file():
         raise DataError(
-            f"{output} holds no finished evaluation. Make one: python -m lm_research.evaluate --model ... --output {output}"
+            f"{output} contains no finished evaluation. Run one: python -m lm_research.evaluate --model ... --output {output}"
         )
     made_from = read_made_from(path)
-    entries = [check(entry, Entry, str(path), fix=AGAIN) for entry in made_from["tasks"]]
+    entries = [check(entry, Entry, str(path), fix=RERUN) for entry in made_from["tasks"]]
     return EvalJob(entries, made_from["models"], output, made_from["batch_size"], made_from["dtype"])
 
 
-def summarize(plan: EvalJob, scorers: Mapping[str, Sequence[Scorer]], resamples: int) -> dict[str, Any]:
-    """The content of results.json."""
+def summarize(job: EvalJob, scorers: Mapping[str, Sequence[Scorer]], resamples: int) -> dict[str, Any]:
+    """Return the content of results.json.
+
+    Args:
+      job: the evaluation.
+      scorers: for each task, a scorer per model.
+      resamples: number of bootstrap samples; 0 computes no intervals.
+    """
     tasks: dict[str, dict[str, Any]] = {}
-    for entry in plan.entries:
-        own = scorers[entry.name]
+    for entry in job.entries:
+        by_model = scorers[entry.name]
         tasks[entry.name] = {
             "task": entry.task,
-            "metric": main_metric(entry, own[0]),
-            "records": own[0].num_records,
-            "scores": statistics.summarize(own, resamples),
-        } | _groups(entry, own)
+            "metric": main_metric(entry, by_model[0]),
+            "records": by_model[0].num_records,
+            "scores": statistics.summarize(by_model, resamples),
+        } | _slices(entry, by_model)
     means = [task["scores"][task["metric"]]["mean"] for task in tasks.values()]
     return {
-        "models": list(plan.models),
+        "models": list(job.models),
         "confidence": statistics.CONFIDENCE,
         "resamples": resamples,
         "average": sum(means) / len(means),
@@ -117,43 +123,43 @@ def summarize(plan: EvalJob, scorers: Mapping[str, Sequence[Scorer]], resamples:
     }
 
 
-def _groups(entry: Entry, scorers: Sequence[Scorer]) -> dict[str, Any]:
-    """The first metric by the groups of records, where the suite names a field for them."""
-    places: dict[str, list[int]] = {}
+def _slices(entry: Entry, scorers: Sequence[Scorer]) -> dict[str, Any]:
+    """Return the main metric for each value of the suite's `slice_key`, if it is set."""
+    members: dict[str, list[int]] = {}
     for number, row in enumerate(scorers[0].rows):
         if "group" in row:
-            places.setdefault(row["group"], []).append(number)
+            members.setdefault(row["group"], []).append(number)
     metric = main_metric(entry, scorers[0])
-    by_group: dict[str, dict[str, float]] = {
+    by_slice: dict[str, dict[str, float]] = {
         name: {
-            "records": len(own),
-            metric: sum(scorer.score(np.array(own))[metric] for scorer in scorers) / len(scorers),
+            "records": len(numbers),
+            metric: sum(scorer.score(np.array(numbers))[metric] for scorer in scorers) / len(scorers),
         }
-        for name, own in sorted(places.items())
+        for name, numbers in sorted(members.items())
     }
-    return {"groups": by_group} if by_group else {}
+    return {"groups": by_slice} if by_slice else {}
 
 
-def write(plan: EvalJob, results: Mapping[str, Any]) -> str:
-    """Writes results.json and results.md; returns the table."""
-    write_atomically(plan.output / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+def write(job: EvalJob, results: Mapping[str, Any]) -> str:
+    """Write results.json and results.md, and return the table."""
+    write_atomically(job.output / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     text = table(results)
-    write_atomically(plan.output / "results.md", text)
+    write_atomically(job.output / "results.md", text)
     return text
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A row for each task, in Markdown: its first metric with spread and interval, then the others."""
+    """Format results as a Markdown table with a row for each task: its main metric with interval, then the others."""
     several = len(results["models"]) > 1
     percent = f"{100 * results['confidence']:.0f}% interval"
     heads = ["task", "records", "metric", "value", *(["std over models"] if several else []), percent, "also"]
     rows = []
     for name, task in results["tasks"].items():
-        found = task["scores"][task["metric"]]
-        std = [f"{found['std']:.4f}"] if several else []
-        others = ", ".join(f"{key} {one['mean']:.4f}" for key, one in task["scores"].items() if key != task["metric"])
-        between = "" if found["low"] is None else f"{found['low']:.4f} to {found['high']:.4f}"
-        rows.append([name, f"{task['records']:,}", task["metric"], f"{found['mean']:.4f}", *std, between, others])
+        main = task["scores"][task["metric"]]
+        std = [f"{main['std']:.4f}"] if several else []
+        others = ", ".join(f"{key} {x['mean']:.4f}" for key, x in task["scores"].items() if key != task["metric"])
+        interval = "" if main["low"] is None else f"{main['low']:.4f} to {main['high']:.4f}"
+        rows.append([name, f"{task['records']:,}", task["metric"], f"{main['mean']:.4f}", *std, interval, others])
     text = markdown(heads, rows)
     if len(results["tasks"]) > 1:
         text += f"\nAverage of the first metrics: {results['average']:.4f}\n"
@@ -162,13 +168,13 @@ def table(results: Mapping[str, Any]) -> str:
     for name, task in results["tasks"].items():
         if "groups" in task:
             metric = task["metric"]
-            rows = [[group, f"{one['records']:,}", f"{one[metric]:.4f}"] for group, one in task["groups"].items()]
+            rows = [[group, f"{x['records']:,}", f"{x[metric]:.4f}"] for group, x in task["groups"].items()]
             text += f"\n{name} by group:\n\n" + markdown(["group", "records", metric], rows)
     return text
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns are aligned, so that it reads as plain text too."""
+    """Format a Markdown table with aligned columns, so that it is readable as plain text."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in [heads, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 

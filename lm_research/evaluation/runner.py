@@ -1,8 +1,8 @@
-"""Runs a suite: what is finished is not run again, batch by batch, so a killed evaluation goes on and ends as an undisturbed one.
+"""Run a suite: finished batches are stored, so that a killed evaluation resumes and gives the same results.
 
-The output holds `made_from.json` (what it is of), a folder for each task with `predictions.jsonl` (of several models
-`predictions_1.jsonl`, ...) and `task.json`, and at the end `results.json`, `results.md` and `index.html`. Outputs of batches wait in
-`TASK/partial_K/` until the predictions of all are written.
+The output directory contains `made_from.json` (models, data and options), a folder for each task with `predictions.jsonl`
+(for several models `predictions_1.jsonl`, ...) and `task.json`, and at the end `results.json`, `results.md` and `index.html`.
+`TASK/partial_K/` holds the outputs of batches until all predictions are written.
 """
 
 from __future__ import annotations
@@ -36,22 +36,27 @@ from lm_research.run.run_directory import lock
 from lm_research.tasks.base import TASKS
 from lm_research.tasks.records import fingerprint
 
-AGAIN = "Restore it, or evaluate again into another --output."
-_SAVE_SECONDS = 10.0  # of work that a kill may cost
+RERUN = "Restore it, or evaluate again with another --output."
+_SAVE_SECONDS = 10.0  # maximum work that a kill loses
 
 
 class Predictor(Protocol):
-    """One model on one task; made by Judge(entry, path, workdir, batch_size, dtype, mesh)."""
+    """Runs one model on one task; built by Class(entry, path, workdir, batch_size, dtype, mesh).
+
+    Attributes:
+      labels: names of the classes in the model's order; () if the task has none.
+      num_batches: number of batches of the whole task.
+    """
 
     labels: tuple[str, ...]
     num_batches: int
 
     def batch(self, number: int) -> dict[str, Any]:
-        """Arrays that say all about a batch of records; a pure function of its number."""
+        """Return arrays from which `rows` makes the predictions of a batch; a pure function of its number."""
         ...
 
     def rows(self, outputs: list[dict[str, np.ndarray]]) -> Any:
-        """The predictions, one a record, from the arrays of all batches."""
+        """Return the predictions, one per record, from the arrays of all batches."""
         ...
 
 
@@ -64,7 +69,15 @@ KINDS: dict[str, Callable[..., Predictor]] = {
 
 @dataclasses.dataclass(frozen=True)
 class EvalJob:
-    """An evaluation: tasks, models (of one kind, such as seeds), where it goes, and how it is run."""
+    """What an evaluation runs.
+
+    Attributes:
+      entries: tasks.
+      models: directories of models that differ in the seed only; "{task}" in them stands for a task's name.
+      output: directory to write.
+      batch_size: number of records that run together.
+      dtype: type of parameters and computation; None is float32.
+    """
 
     entries: Sequence[Entry]
     models: Sequence[str]
@@ -73,117 +86,124 @@ class EvalJob:
     dtype: str | None = None
 
     def predictions(self, entry: Entry, number: int) -> pathlib.Path:
-        """The file of a task's predictions by one of the models."""
-        mark = f"_{number + 1}" if len(self.models) > 1 else ""
-        return self.output / entry.name / f"predictions{mark}.jsonl"
+        """Return the path of a task's predictions by model `number`."""
+        suffix = f"_{number + 1}" if len(self.models) > 1 else ""
+        return self.output / entry.name / f"predictions{suffix}.jsonl"
 
 
-def run(plan: EvalJob, log: Callable[[str], None]) -> None:
-    """Makes all predictions that are not there yet.
+def run(job: EvalJob, log: Callable[[str], None]) -> None:
+    """Write all predictions that do not exist yet.
+
+    Args:
+      job: what to run.
+      log: receives a line for each file of predictions.
 
     Raises:
-      UserError: a model or records that do not fit, or an output that is of another evaluation or in use.
+      UserError: a model and the records do not fit together, or the output directory is in use or contains another
+        evaluation.
     """
 
-    def kept() -> str:
-        return "The predictions that are written are kept."
+    def saved() -> str:
+        return "The predictions written so far are kept."
 
-    with reporting_disk_errors(kept, plan.output), lock(plan.output, "--output"):
-        _check(plan)
+    with reporting_disk_errors(saved, job.output), lock(job.output, "--output"):
+        _check(job)
         mesh = make_mesh(MeshConfig())
-        # float32 is not the shortened products that TPUs and GPUs make of it by default
-        precision = "float32" if plan.dtype in (None, "float32") else "default"
+        # TPUs and GPUs would multiply float32 values at a lower precision by default.
+        precision = "float32" if job.dtype in (None, "float32") else "default"
         with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
-            for entry in plan.entries:
-                for number, model in enumerate(plan.models):
-                    path = plan.predictions(entry, number)
+            for entry in job.entries:
+                for number, model in enumerate(job.models):
+                    path = job.predictions(entry, number)
                     if path.exists():
-                        log(f"{entry.name}: {path} is there already")
+                        log(f"{entry.name}: {path} already exists")
                         continue
-                    _judge(plan, entry, model.replace("{task}", entry.name), path, mesh)
+                    _predict(job, entry, model.replace("{task}", entry.name), path, mesh)
                     log(f"{entry.name}: {path}")
-        shutil.rmtree(plan.output / "data", ignore_errors=True)
+        shutil.rmtree(job.output / "data", ignore_errors=True)
 
 
-def _judge(plan: EvalJob, entry: Entry, model: str, path: pathlib.Path, mesh: Any) -> None:
-    size = round_up(plan.batch_size, batch_shards(mesh.shape))
-    judge = KINDS[entry.task](entry, pathlib.Path(model), plan.output, size, plan.dtype, mesh)
+def _predict(job: EvalJob, entry: Entry, model: str, path: pathlib.Path, mesh: Any) -> None:
+    """Write the predictions of one model on one task, starting from the batches that are stored."""
+    batch_size = round_up(job.batch_size, batch_shards(mesh.shape))
+    predictor = KINDS[entry.task](entry, pathlib.Path(model), job.output, batch_size, job.dtype, mesh)
     partial = path.with_name("partial" + path.stem.removeprefix("predictions"))
     partial.mkdir(parents=True, exist_ok=True)
-    done = sorted(partial.glob("*.npz"))
-    outputs = [output for file in done for output in _unpacked(file)]
+    outputs = [output for file in sorted(partial.glob("*.npz")) for output in _load_outputs(file)]
     pending: list[dict[str, Any]] = []
     saved = time.monotonic()
-    with tqdm.tqdm(total=judge.num_batches, initial=len(outputs), unit="batch", disable=not sys.stderr.isatty()) as bar:
-        for number in range(len(outputs), judge.num_batches):
-            pending.append(judge.batch(number))
+    total = predictor.num_batches
+    with tqdm.tqdm(total=total, initial=len(outputs), unit="batch", disable=not sys.stderr.isatty()) as bar:
+        for number in range(len(outputs), total):
+            pending.append(predictor.batch(number))
             bar.update()
-            if time.monotonic() - saved > _SAVE_SECONDS or number + 1 == judge.num_batches:
-                fresh = jax.device_get(pending)
-                _pack(partial / f"{number:08d}.npz", fresh)
-                outputs, pending, saved = outputs + fresh, [], time.monotonic()
-    facts = {"labels": list(judge.labels)}
+            if time.monotonic() - saved > _SAVE_SECONDS or number + 1 == total:
+                fetched = jax.device_get(pending)
+                _save_outputs(partial / f"{number:08d}.npz", fetched)
+                outputs, pending, saved = outputs + fetched, [], time.monotonic()
+    content = {"labels": list(predictor.labels)}
     labels = path.with_name("task.json")
-    if labels.exists() and read_json(labels, fix=AGAIN) != facts:
+    if labels.exists() and read_json(labels, fix=RERUN) != content:
         raise UserError(
-            f"Task {entry.name}: {model} has other classes, or in another order, than the models before it. Evaluate it apart."
+            f"Task {entry.name}: the classes of {model}, or their order, differ from those of the models before it. Evaluate it "
+            "separately."
         )
-    write_atomically(labels, json.dumps(facts, ensure_ascii=False) + "\n")
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in judge.rows(outputs))
+    write_atomically(labels, json.dumps(content, ensure_ascii=False) + "\n")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in predictor.rows(outputs))
     write_atomically(path, "".join(lines))
     shutil.rmtree(partial)
 
 
-def _pack(path: pathlib.Path, outputs: list[dict[str, np.ndarray]]) -> None:
+def _save_outputs(path: pathlib.Path, outputs: list[dict[str, np.ndarray]]) -> None:
     with atomic_file(path) as file:
         arrays: dict[str, Any] = {f"{i}/{name}": x for i, output in enumerate(outputs) for name, x in output.items()}
         np.savez(file, **arrays)
 
 
-def _unpacked(path: pathlib.Path) -> list[dict[str, np.ndarray]]:
-    found: dict[int, dict[str, np.ndarray]] = {}
+def _load_outputs(path: pathlib.Path) -> list[dict[str, np.ndarray]]:
+    outputs: dict[int, dict[str, np.ndarray]] = {}
     with np.load(path) as arrays:
         for key in arrays.files:
             number, _, name = key.partition("/")
-            found.setdefault(int(number), {})[name] = arrays[key]
-    return [found[number] for number in sorted(found)]
+            outputs.setdefault(int(number), {})[name] = arrays[key]
+    return [outputs[number] for number in sorted(outputs)]
 
 
-def _check(plan: EvalJob) -> None:
-    """Notes what the output is made from, and clears what was begun, but not finished, from what has changed since.
+def _check(job: EvalJob) -> None:
+    """Write made_from.json, and delete unfinished predictions of tasks whose models, data or options have changed.
 
     Raises:
-      UserError: it has predictions made by other models or options, or from other files.
+      UserError: there are finished predictions made by other models, from other data or with other options.
     """
     data = resolve({}).data
     made_from = {
-        "models": [str(model) for model in plan.models],
-        "files": {model: _files(model) for entry in plan.entries for model in _paths(plan, entry)},
-        "tasks": [dataclasses.asdict(entry) for entry in plan.entries],
-        "data": {entry.data: fingerprint(entry.data, data) for entry in plan.entries},
-        "batch_size": plan.batch_size,
-        "dtype": plan.dtype,
+        "models": [str(model) for model in job.models],
+        "files": {model: _files(model) for entry in job.entries for model in _paths(job, entry)},
+        "tasks": [dataclasses.asdict(entry) for entry in job.entries],
+        "data": {entry.data: fingerprint(entry.data, data) for entry in job.entries},
+        "batch_size": job.batch_size,
+        "dtype": job.dtype,
     }
-    made_from, path = json.loads(json.dumps(made_from)), plan.output / "made_from.json"
+    made_from, path = json.loads(json.dumps(made_from)), job.output / "made_from.json"
     if path.exists():
         before = read_made_from(path)
         for name in sorted({task["name"] for task in before["tasks"]}):
             now, then = _made_from(made_from, name), _made_from(before, name)
-            changed = [what for what in then if now.get(what) != then[what]]
-            if changed and any((plan.output / name).glob("predictions*.jsonl")):
+            changed = [key for key in then if now.get(key) != then[key]]
+            if changed and any((job.output / name).glob("predictions*.jsonl")):
                 raise UserError(
-                    f"{plan.output} has predictions of task {name}, made with other {' and '.join(changed)}: see {path}. Give another --output, "
-                    "or delete it."
+                    f"{job.output} has predictions of task {name}, made with other {' and '.join(changed)}: see {path}. Give another "
+                    "--output, or delete this one."
                 )
             if changed:
-                shutil.rmtree(plan.output / name, ignore_errors=True)
-    elif any(path for path in plan.output.iterdir() if path.name != ".lock"):
-        raise UserError(f"{plan.output} holds files that are of no evaluation. Give another --output.")
+                shutil.rmtree(job.output / name, ignore_errors=True)
+    elif any(path for path in job.output.iterdir() if path.name != ".lock"):
+        raise UserError(f"{job.output} contains files that are not part of an evaluation. Give another --output.")
     write_atomically(path, json.dumps(made_from, indent=1, ensure_ascii=False) + "\n")
 
 
 class MadeFrom(TypedDict):
-    """made_from.json."""
+    """Content of made_from.json."""
 
     models: Annotated[list[str], Meta(min_length=1)]
     files: Object
@@ -194,15 +214,15 @@ class MadeFrom(TypedDict):
 
 
 def read_made_from(path: pathlib.Path) -> MadeFrom:
-    """What an output is made from; raises a DataError if the file is damaged."""
-    content = read_json(path, MadeFrom, fix=AGAIN)
+    """Read made_from.json; raise a DataError if the file is damaged."""
+    content = read_json(path, MadeFrom, fix=RERUN)
     for task in content["tasks"]:
-        check(task, Entry, f"{path}: a task", fix=AGAIN)
+        check(task, Entry, f"{path}: a task", fix=RERUN)
     return content
 
 
 def _made_from(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What the predictions of one task depend on, of the content of made_from.json; {} if the task is not in it."""
+    """Return the part of made_from.json on which one task's predictions depend; {} if the task is not in it."""
     for task in content["tasks"]:
         if task["name"] == name:
             models = [model.replace("{task}", name) for model in content["models"]]
@@ -212,20 +232,21 @@ def _made_from(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {}
 
 
-def _paths(plan: EvalJob, entry: Entry) -> list[str]:
-    return [model.replace("{task}", entry.name) for model in plan.models]
+def _paths(job: EvalJob, entry: Entry) -> list[str]:
+    return [model.replace("{task}", entry.name) for model in job.models]
 
 
 def _files(model: str) -> list[Any]:
-    """Names, sizes and times of a model's files, which tell whether it has changed."""
+    """Return names, sizes and times of a model's files, to detect changes."""
     path = pathlib.Path(model)
     if not path.is_dir():
         raise DataError(
-            f"--model={model} is no directory. Give that of a fine-tuned run, or of a model.{not_downloaded(model)}"
+            f"--model={model} is not a directory. Give the directory of a fine-tuned run or of a model.{not_downloaded(model)}"
         )
-    found = sorted(file for pattern in ("*", "model/*", "checkpoints/*", "params/*") for file in path.glob(pattern))
-    kept = [file for file in found if file.suffix in (".safetensors", ".bin", ".msgpack", ".json") or file.is_dir()]
+    suffixes = (".safetensors", ".bin", ".msgpack", ".json")
+    files = sorted(file for pattern in ("*", "model/*", "checkpoints/*", "params/*") for file in path.glob(pattern))
     return [
         [str(file.relative_to(path)), file.stat().st_size if file.is_file() else 0, file.stat().st_mtime_ns]
-        for file in kept
+        for file in files
+        if file.suffix in suffixes or file.is_dir()
     ]

@@ -203,12 +203,12 @@ def test_wrong_suites(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any)
         (folder / "wrong.json").write_text(json.dumps({"tasks": [task]}))
         return "wrong.json"
 
-    assert "neither a file nor a suite that comes with the library. Valid: glue" in said(suite="no.yaml")
+    assert "neither a file nor a suite that is included in the library. Valid: glue" in said(suite="no.yaml")
     assert "task a: there is no key 'txt_key'. Did you mean 'text_key'?" in said(suite=suite(txt_key="x"))
     assert "there is no task 'clasification'. Did you mean 'classification'?" in said(suite=suite(task="clasification"))
     assert "task a has no 'data'" in said(suite=suite(data=""))
     assert "no.jsonl" in said(suite=suite(data="no.jsonl"))
-    assert "is no directory" in said(model="nothing")
+    assert "is not a directory" in said(model="nothing")
 
 
 def test_models_and_records_that_do_not_fit(
@@ -228,7 +228,7 @@ def test_models_and_records_that_do_not_fit(
     (bare / "tokenizer_config.json").unlink()
     assert "has no tokenizer, so it cannot read texts" in said(4, model="bare")
     unknown = said(3, labels=["bad", "fair", "good"])
-    assert "classes.jsonl, line 2 has the label 'so-so', which" in unknown and "does not know" in unknown
+    assert "classes.jsonl, line 2 has the label 'so-so', which" in unknown and "does not have" in unknown
     assert run(folder, output, "classes.json", "--dtype=bfloat16") == 2
     assert "made with other dtype" in capsys.readouterr().err
 
@@ -259,6 +259,6 @@ def test_a_file_is_mended_and_the_same_command_goes_on(
     assert "predictions of task first, made with other data" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    assert run(folder, tmp_path / "mine") == 2 and "files that are of no evaluation" in capsys.readouterr().err
+    assert run(folder, tmp_path / "mine") == 2 and "files that are not part of an evaluation" in capsys.readouterr().err
     assert evaluate.main(["--compare", str(output), str(tmp_path / "mine")]) == 2
-    assert "holds no finished evaluation" in capsys.readouterr().err
+    assert "contains no finished evaluation" in capsys.readouterr().err

@@ -47,12 +47,14 @@ def test_errors_by_hand(kind: type, labels: Any, given: Any, errors: list[float]
     scorer = kind(given, list(labels))
     assert scorer.error_N.tolist() == pytest.approx(errors)
     assert (scorer.default, scorer.num_records) == (default, len(given))
-    assert default in scorer.all() and set(scorer.names) == set(scorer.all())
+    assert default in scorer.score_all() and set(scorer.names) == set(scorer.score_all())
 
 
 def test_metrics_of_a_class_that_does_not_occur() -> None:
     """Two of three classes occur, and both are right; the third has no F1."""
-    found = scorers.SingleLabelScorer(rows(label=["a", "b"], logits=[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), "abc").all()
+    found = scorers.SingleLabelScorer(
+        rows(label=["a", "b"], logits=[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), "abc"
+    ).score_all()
     assert found["f1_macro"] == found["f1"] == found["matthews"] == 1.0
 
 
@@ -62,12 +64,12 @@ def test_groups_of_unequal_size_count_alike() -> None:
         label=list("1001"), logits=[[0.0, 3.0], [2.0, 0.0], [2.0, 0.0], [1.0, 0.0]], together=list("aaab"), credit=[1.0, 0.5, 0.5, 0.25]
     )  # fmt: skip
     one = scorers.GroupedLabelScorer(given, ("0", "1"))
-    found = one.all()
+    found = one.score_all()
     assert (found["group_accuracy"], found["choice_accuracy"], found["choice_credit"]) == (0.5, 1.0, 0.625)
     # The first group twice: 2 of 3 draws of a group.
     assert one.score(np.array([0, 1, 2, 0, 1, 2, 3]))["group_accuracy"] == pytest.approx(2 / 3)
     without = scorers.GroupedLabelScorer([{k: v for k, v in row.items() if k != "credit"} for row in given], ("0", "1"))
-    assert "choice_credit" not in without.all()
+    assert "choice_credit" not in without.score_all()
 
 
 SINGLE = rows(label=["a"], logits=[[1.0, 0.0]], together=["x"])
@@ -93,7 +95,7 @@ def test_scorer_of_a_task(task: str, problem_type: str, more: dict[str, Any], gi
     scorer = make_scorer(Entry("x", task, "data", problem_type=problem_type, more=more), ["a", "b"], given)
     assert type(scorer) is kind
     if isinstance(scorer, scorers.GenerationScorer):
-        assert scorer.options == {"bleu_tokenizer": "char"} and scorer.joined(scorer).options == scorer.options
+        assert scorer.options == {"bleu_tokenizer": "char"} and scorer.concatenated(scorer).options == scorer.options
 
 
 def test_the_metric_that_comes_first() -> None:

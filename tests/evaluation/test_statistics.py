@@ -49,7 +49,7 @@ def every_swap(a: Sequence[float], b: Sequence[float], labels: Sequence[float], 
     """The p-value by trying all ways to exchange the predictions of records."""
 
     def gap(x, y):
-        return valued(y, labels).all()[metric] - valued(x, labels).all()[metric]
+        return valued(y, labels).score_all()[metric] - valued(x, labels).score_all()[metric]
 
     observed, extreme = gap(a, b), 0
     for swaps in itertools.product((0, 1), repeat=len(a)):
@@ -103,7 +103,7 @@ def together(
 def test_records_that_belong_together_are_drawn_together() -> None:
     """By hand: group a is wholly right, b not; b's likeliest record is wrong and worth a quarter. A sample of group b twice has b's values."""
     one = together([[0, 2], [1, 0], [0, 1], [0, 3]], [1, 0, 1, 0], ["a", "a", "b", "b"], [1.0, 0.0, 1.0, 0.25])
-    found = one.all()
+    found = one.score_all()
     assert (found["group_accuracy"], found["choice_accuracy"], found["choice_credit"]) == (0.5, 0.5, 0.625)
     assert found["accuracy"] == 0.75
     twice = one.score(np.array([2, 3, 2, 3]))
@@ -123,7 +123,7 @@ def test_groups_change_sides_as_a_whole() -> None:
     good, bad = [[0.0, 1.0], [1.0, 0.0]] * 8, [[1.0, 0.0], [0.0, 1.0]] * 8
     credits = [1.0, 0.0] * 8
     a, b = together(bad, labels, groups, credits), together(good, labels, groups, credits)
-    joined = a.joined(b)
+    joined = a.concatenated(b)
     assert (
         joined.score(np.arange(16))["choice_credit"] == 0.0 and joined.score(np.arange(16, 32))["choice_credit"] == 1.0
     )

@@ -32,9 +32,9 @@ def test_it_is_computed_like_ours(error_rate: str) -> None:
 
 def test_a_suite_names_it(error_rate: str) -> None:
     rows = [{"label": "a", "logits": [1.0, 0.0]}, {"label": "b", "logits": [1.0, 0.0]}]
-    entry = Entry("mine", "classification", "data.jsonl", metric=error_rate)
+    entry = Entry("mine", "classification", "data.jsonl", problem_type="single_label", metric=error_rate)
     scorer = make_scorer(entry, ["a", "b"], rows)
-    assert main_metric(entry, scorer) == error_rate and scorer.all()[error_rate] == 0.5
+    assert main_metric(entry, scorer) == error_rate and scorer.score_all()[error_rate] == 0.5
 
 
 def test_every_name_has_one_direction() -> None:
