@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 
-# `python -m lm_research.train ...`: these are the first lines of ours that run. Until `interrupts` is read a signal is answered by two built-in
-# modules alone.
+# `python -m lm_research.train ...` runs these lines first. Until `interrupts` is imported, signals are handled with built-in modules only.
 _COMMAND = next((name for flag, name in zip(sys.orig_argv, sys.orig_argv[1:]) if flag == "-m"), "")  # noqa: B905
 if _COMMAND.partition(".")[0] in ("lm_research", "experiments") and "." in _COMMAND:
-    import _signal  # type: ignore[import-not-found]  # built in, and told in no stub
+    import _signal  # type: ignore[import-not-found]  # built in, without a stub
     import posix
 
     def _leave(number: int, frame: object) -> None:
@@ -21,9 +20,7 @@ if _COMMAND.partition(".")[0] in ("lm_research", "experiments") and "." in _COMM
     import os
 
     if "JAX_NUM_PROCESSES" in os.environ or any(word.startswith("--num_processes") for word in sys.orig_argv):
-        os.environ.setdefault(
-            "TF_CPP_MIN_LOG_LEVEL", "3"
-        )  # who is lost is told in words of ours, see parallel/peers.py
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # parallel/peers.py reports lost processes instead
 
     from lm_research.common import interrupts
 
@@ -34,7 +31,7 @@ __all__ = ["LanguageModel", "from_pretrained", "pipeline"]
 
 
 def __getattr__(name: str) -> object:
-    """Loads the Python face (pretrained.py, pipelines/) when it is first asked for: importing the package stays light."""
+    """Load the Python API (pretrained.py, pipelines/) on first access, so that importing the package stays cheap."""
     import importlib
 
     if name == "pipeline":

@@ -1,11 +1,11 @@
-"""The command-line face that verbs share: flags, help, and how mistakes are told.
+"""Command-line interface shared by all commands: flags, help and error reporting.
 
-A verb that runs from a config ends with
+A command that runs from a config ends with
 
     if __name__ == "__main__":
-        cli.run(main, verb="train", summary="Pre-trains a language model.")
+        cli.run(main, command="train", summary="Pre-train a language model.")
 
-and its `main(config, workdir)` sees only what has been checked. Every other verb wraps its work in `guarded`, and ends with
+and its `main(config, workdir)` receives checked values. All other commands wrap their work in `guarded` and end with
 `cli.start(main)`.
 """
 
@@ -47,76 +47,82 @@ from lm_research.errors import (
 
 Main = Callable[[Config, Path], int | None]
 
-# Keys of the section tokenizer that only training one reads.
+# Keys of the section tokenizer that have an effect only when a tokenizer is trained.
 TO_TRAIN = ("type", "vocab_size", "lowercase", "sentinels")
-# Flags that say where this process stands among those of a run; parallel/processes.py reads the variables.
-_PLACE = {
+# Flags that identify this process among those of a run, and the variables that parallel/processes.py reads.
+_PROCESS_FLAGS = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
     "num_processes": "JAX_NUM_PROCESSES",
     "process_id": "JAX_PROCESS_ID",
 }
-_FLAGS = ("--config", "--workdir", "--help", "--help_config", "--debug", *(f"--{name}" for name in _PLACE))
-_LONGEST = 4000  # letters of a mistake's paragraph
-_BOOLEANS = ("true", "false", "t", "f", "1", "0")  # what absl reads as one
+_FLAGS = ("--config", "--workdir", "--help", "--help_config", "--debug", *(f"--{name}" for name in _PROCESS_FLAGS))
+_LONGEST = 4000  # characters of an error message
+_BOOLEANS = ("true", "false", "t", "f", "1", "0")  # as absl accepts them
 
 _USAGE = """\
 {summary}
 
-  python -m lm_research.{verb} --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m lm_research.{command} --config=configs/quickstart.py --workdir=runs/quickstart
 
-  --config=FILE.py[:ARG]     the run: a file of configs/, with an argument for its get_config where it takes one
-  --config=RUN               or the directory of an earlier run, or the config.json in it
+  --config=FILE.py[:ARG]     config file, such as those in configs/, with an optional argument for its get_config
+  --config=RUN               or the directory of an earlier run, or its config.json
   --config.SECTION.KEY=VALUE change one key, for example --config.train.num_steps=200
-  --workdir=DIR              where everything this run writes goes; the same command resumes it
-  --coordinator=HOST:PORT    many processes, where they are not found by themselves (TPU pods, GKE, Slurm): the address
-  --num_processes=N          of process 0, how many there are, and which this one is (from 0); start this command once
-  --process_id=I             for each
-  --help_config              every key with type, default and meaning
-  --debug                    show the traceback of a mistake
+  --workdir=DIR              output directory of the run; the same command resumes it
+  --coordinator=HOST:PORT    runs of several processes that cannot be detected (as they are on TPU pods, GKE and Slurm):
+  --num_processes=N          address of process 0, number of processes, and number of this one, from 0. Start the
+  --process_id=I             command once per process.
+  --help_config              list every key with type, default and meaning
+  --debug                    show the traceback of errors
 """
 
 
-def run(main: Main, *, verb: str, summary: str) -> NoReturn:
-    """Runs `main` on this process's command line and exits with its code; see `call`. A signal that `main` does not take ends it."""
+def run(main: Main, *, command: str, summary: str) -> NoReturn:
+    """Run `main` on this process's command line and exit with its code; see `call`. Signals that `main` does not handle end it."""
     interrupts.watch("before the first step")
-    start(lambda: call(main, sys.argv[1:], verb=verb, summary=summary))
+    start(lambda: call(main, sys.argv[1:], command=command, summary=summary))
 
 
 def start(main: Callable[[], int | None]) -> NoReturn:
-    """Runs a verb as this process, and exits with its code.
+    """Run a command as this process and exit with its code.
 
-    A verb whose output nobody reads to its end (`| head`), or whose output has no room, goes on without it. The second is a mistake,
-    told when all else is done.
+    If standard output is closed (`| head`) or its disk is full, the command continues without it. A full disk is reported as an
+    error at the end.
     """
     streams.make_lossy()
     try:
         code: str | int | None = main()
-    except SystemExit as left:  # of argparse
-        code = left.code
+    except SystemExit as error:  # of argparse
+        code = error.code
     lost = streams.failure()
     if not code and lost is not None and not isinstance(lost, BrokenPipeError):
         print_error(
-            f"Standard output cannot be written: {lost.strerror}. What the command writes to files of its own is whole. Send its output to "
-            "another place."
+            f"Standard output cannot be written: {lost.strerror}. The command's files are complete. Redirect its output to another place."
         )
         code = USER_ERROR
     sys.exit(code)
 
 
-def call(main: Main, argv: Sequence[str], *, verb: str, summary: str) -> int:
-    """Parses `argv` (without the program's name), runs `main(config, workdir)` and returns the exit code.
+def call(main: Main, argv: Sequence[str], *, command: str, summary: str) -> int:
+    """Parse `argv` (without the program's name), run `main(config, workdir)` and return the exit code.
 
-    `main` returns an exit code, or None for success. Mistakes are printed as one paragraph; see `guarded`.
+    `main` returns an exit code, or None for success. Errors are printed as one paragraph; see `guarded`.
     """
     if {"--help", "-help", "-h"} & set(argv):
-        return _show(_USAGE.format(verb=verb, summary=summary))
+        return _show(_USAGE.format(command=command, summary=summary))
     if {"--help_config", "-help_config"} & set(argv):
         return _show(describe())
     return guarded(lambda: main(*parse(argv)), debug="--debug" in argv, argv=argv)
 
 
 def parsed(parser: Parser, action: Callable[..., int | None], argv: Sequence[str] | None, *, rest: bool = False) -> int:
-    """Runs `action` on what a parser makes of a command line, with `rest` on what it leaves too, and returns the exit code; see `guarded`."""
+    """Run `action` on the parsed command line and return the exit code; see `guarded`.
+
+    Args:
+      parser: parser of the command's flags.
+      action: takes the parsed arguments, and with `rest` also the list of arguments that the parser does not have.
+      argv: command line without the program's name; None is that of the process.
+      rest: whether to pass unparsed arguments to `action`.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
 
     def run() -> int | None:
@@ -126,18 +132,22 @@ def parsed(parser: Parser, action: Callable[..., int | None], argv: Sequence[str
 
 
 def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequence[str] | None = None) -> int:
-    """Runs `action` and returns its exit code (None is success).
+    """Run `action` and return its exit code (None is success).
 
-    A UserError is printed as one paragraph and gives exit code 2, and so does what the operating system refuses (see disk.py); a
-    NonFiniteLoss gives 3, a DeviceFault 4, anything else is a bug: it keeps its traceback and gives 1. With `debug` the mistakes show
-    their traceback as well. A signal with nothing to save is one line and 75. `argv` are the words of the command line, by default the
-    process's: bytes that are not UTF-8 are refused.
+    A UserError is printed as one paragraph and gives exit code 2, as do errors of the operating system (see disk.py). A
+    NonFiniteLoss gives 3, a DeviceFault 4. Anything else is a bug: it is printed with its traceback and gives 1. A signal with nothing
+    to save prints one line and gives 75.
+
+    Args:
+      action: the work of the command.
+      debug: whether to print the traceback of every error.
+      argv: the command line, by default that of the process; arguments that are not UTF-8 are refused.
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal of another encoding cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that are not UTF-8
     try:
         with interrupts.raising_on_signal():
-            _check_words(sys.argv[1:] if argv is None else argv)
+            _check_encoding(sys.argv[1:] if argv is None else argv)
             return action() or DONE
     except REPORTED_ERRORS as error:
         if debug:
@@ -158,40 +168,40 @@ def guarded(action: Callable[[], int | None], *, debug: bool = False, argv: Sequ
 
 
 def _without_memory(error: Exception) -> UserError | None:
-    """The error for people, if memory was asked for that is not there; None for any other."""
+    """Return the UserError for an allocation that failed; None for any other error."""
     if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
         return None
-    said = " ".join(str(error).split())[:200].rstrip(".") or "out of memory"
+    cause = " ".join(str(error).split())[:200].rstrip(".") or "out of memory"
     return UserError(
-        f"There is not enough memory: {said}. Take smaller batches, shorter texts, a smaller model or more devices."
+        f"There is not enough memory: {cause}. Use smaller batches, shorter texts, a smaller model or more devices."
     )
 
 
 def json_word(text: str) -> Any:
-    """The JSON value that a word of the command line is.
+    """Parse an argument of the command line as JSON.
 
     Raises:
-      ValueError: it is none.
-      UserError: one of its texts holds half a character.
+      ValueError: it is not JSON.
+      UserError: one of its strings has a lone surrogate.
     """
 
     def refuse() -> None:
-        raise UserError(f"{short(text)} holds half a character (a lone surrogate), which no text has. Take it out.")
+        raise UserError(f"{short(text)} has half a character (a lone surrogate), which is not valid text. Remove it.")
 
     return json_value(text, on_surrogates=refuse)
 
 
-def _check_words(argv: Sequence[str]) -> None:
+def _check_encoding(argv: Sequence[str]) -> None:
     for word in argv:
         if not is_text(word):
             raise UserError(
-                f"The argument {ascii(word[:80])} is no text in UTF-8. Write it so (LC_ALL=C.UTF-8 makes a terminal do it), or name the file "
-                "by a link."
+                f"The argument {ascii(word[:80])} is not valid UTF-8. Encode it as UTF-8 (LC_ALL=C.UTF-8 makes a terminal do so), or use "
+                "a link to the file."
             )
 
 
 def print_error(message: str) -> None:
-    """Prints `error: message` on stderr as one paragraph: wrapped on a terminal, one line for a log or pipe."""
+    """Print `error: message` on stderr as one paragraph: wrapped on a terminal, one line in a log or pipe."""
     words = (f"{word[:150]}...{word[-150:]}" if len(word) > 400 else word for word in f"error: {message}".split())
     paragraph = " ".join(words)
     if len(paragraph) > _LONGEST:
@@ -204,9 +214,9 @@ def print_error(message: str) -> None:
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Path]:
-    """The resolved config and the working directory that a command line (without the program's name) asks for.
+    """Parse a command line (without the program's name) into the resolved config and the working directory.
 
-    The flags of many processes become the environment variables that mean the same.
+    The flags of runs with several processes set the corresponding environment variables.
 
     Raises:
       ConfigError: a missing, unknown or malformed flag, or a config that cannot be used.
@@ -214,30 +224,33 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     loaded = _load(argv)
     pairs = _pairs(argv)
     for name in ("config", "workdir"):
-        given = [value for flag, value in pairs if flag == name]
-        if not given:
+        values = [value for flag, value in pairs if flag == name]
+        if not values:
             example = {"config": "configs/quickstart.py", "workdir": "runs/quickstart"}[name]
             raise ConfigError(f"--{name} is missing. Add for example --{name}={example}; --help shows the usage.")
-        if len(given) > 1:
-            raise ConfigError(f"--{name} is given {len(given)} times ({', '.join(given)}). Keep one of them.")
-    os.environ.update({variable: dict(pairs)[flag] for flag, variable in _PLACE.items() if flag in dict(pairs)})
+        if len(values) > 1:
+            raise ConfigError(f"--{name} is given {len(values)} times ({', '.join(values)}). Keep one of them.")
+    os.environ.update({variable: dict(pairs)[flag] for flag, variable in _PROCESS_FLAGS.items() if flag in dict(pairs)})
     workdir = directory(dict(pairs)["workdir"])
     loaded = loaded or loading.load(dict(pairs)["config"])
     overrides = {flag.removeprefix("config."): value for flag, value in pairs if flag.startswith("config.")}
     config = resolve(_apply(loaded, overrides))
-    _check_read(overrides, config)
+    _check_used(overrides, config)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's worker processes read the global flags
     return config, workdir
 
 
 def _load(argv: Sequence[str]) -> ConfigDict | None:
-    """The config that a command line names once, else None. It comes before its other words, which may name what plug-ins register."""
+    """Load the config of a command line, or return None unless --config occurs exactly once.
+
+    This happens before the other flags are parsed, because they may name variants that plug-ins register.
+    """
     found: dict[str, list[str]] = {"config": [], "config.plugins": []}
-    for place, word in enumerate(argv):
+    for index, word in enumerate(argv):
         name, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("-") and name in found and (equals or place + 1 < len(argv)):
-            found[name].append(value if equals else argv[place + 1])
+        if word.startswith("-") and name in found and (equals or index + 1 < len(argv)):
+            found[name].append(value if equals else argv[index + 1])
     if len(found["config"]) != 1 or not found["config"][0]:
         return None
     loaded = loading.load(found["config"][0])
@@ -246,9 +259,9 @@ def _load(argv: Sequence[str]) -> ConfigDict | None:
     return loaded
 
 
-def _check_read(given: Mapping[str, str], config: Config) -> None:
-    """Raises a ConfigError for flags that this run would not read. A config file may have such keys: recipes do."""
-    for name in given:
+def _check_used(overrides: Mapping[str, str], config: Config) -> None:
+    """Raise a ConfigError for flags that have no effect in this run. Config files may have such keys, as recipes do."""
+    for name in overrides:
         section, leaf = (*name.split("."), "")[:2]
         registry, settings = VARIANTS.get(section), getattr(config, section)
         if registry and settings and leaf not in registry.keys(chosen_name := registry.name_of(settings)):
@@ -256,29 +269,29 @@ def _check_read(given: Mapping[str, str], config: Config) -> None:
         if (
             section == "objective"
             and (task := config.task)
-            and (not task.reads_objective or (leaf == "name" and given[name] != task.reads_objective))
+            and (not task.reads_objective or (leaf == "name" and overrides[name] != task.reads_objective))
         ):
-            reads = (
-                f"reads {section}.name={task.reads_objective}"
+            uses = (
+                f"uses {section}.name={task.reads_objective}"
                 if task.reads_objective
-                else f"never reads the section {section}"
+                else f"does not use the section {section}"
             )
             raise ConfigError(
-                f"--config.{name}={given[name]} is set beside task.name={task.name}, which {reads}. Leave it out, or pre-train with "
+                f"--config.{name}={overrides[name]} is set together with task.name={task.name}, which {uses}. Remove it, or pre-train with "
                 "--config.task.name=none."
             )
-    unused = [f"config.tokenizer.{name}" for name in TO_TRAIN if f"tokenizer.{name}" in given]
+    unused = [f"config.tokenizer.{name}" for name in TO_TRAIN if f"tokenizer.{name}" in overrides]
     for key in ("train.init_from", "tokenizer.path"):
         section, name = key.split(".")
         if unused and (value := getattr(getattr(config, section), name)):
             raise ConfigError(
-                f"--{unused[0]} is of a tokenizer to train, and none is trained beside {key}={value}, whose tokenizer is used. Leave out "
+                f"--{unused[0]} is for training a tokenizer, but {key}={value} provides one. Remove "
                 f"{' and '.join(f'--{flag}' for flag in unused)}, or {key}."
             )
 
 
 def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
-    """The flags as (name, value); knows `--name=value`, `--name value`, `--flag` and `--noflag`."""
+    """Parse flags into pairs (name, value), from the forms `--name=value`, `--name value`, `--flag` and `--noflag`."""
     pairs, rest = [], list(argv)
     while rest:
         argument = rest.pop(0)
@@ -305,10 +318,10 @@ def _pairs(argv: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _is_switch(flag: str) -> bool:
-    """Whether a flag is of a key that is true or false, so that it needs no value."""
+    """Return whether a flag sets a boolean key and so needs no value."""
     try:
         return flag.startswith("config.") and bool in find(flag.removeprefix("config.")).kinds
-    except ConfigError:  # told by who reads it as another flag
+    except ConfigError:  # reported by _check_flag
         return False
 
 
@@ -327,15 +340,17 @@ def _stray(argument: str) -> str:
 
 
 def _check_flag(name: str) -> None:
-    """Raises a ConfigError with a suggestion unless `name` is a flag that takes a value."""
-    if name in ("config", "workdir", *_PLACE):
+    """Raise a ConfigError with a suggestion unless `name` is a flag that takes a value."""
+    if name in ("config", "workdir", *_PROCESS_FLAGS):
         return
     if name.startswith("config."):
         check_key(name.removeprefix("config."))
         return
     if name.startswith("noconfig."):
         check_key(name.removeprefix("noconfig."))
-        raise ConfigError(f"--{name} is only for keys that are true or false. Write --{name.removeprefix('no')}=VALUE.")
+        raise ConfigError(
+            f"--{name}: only boolean keys have a form with `no`. Write --{name.removeprefix('no')}=VALUE."
+        )
     keys = names()
     for part in (name, name.partition(".")[2]):
         matches = [key for key in keys if part and (key == part or key.endswith("." + part))]
@@ -347,14 +362,14 @@ def _check_flag(name: str) -> None:
 
 
 def directory(text: str, flag: str = "--workdir") -> Path:
-    """The directory that a flag names, `~` expanded; it need not exist yet.
+    """Return the directory that a flag names, with `~` expanded; it need not exist yet.
 
     Raises:
-      ConfigError: it is empty, a remote address, a file, or not to be written.
+      ConfigError: it is empty, a remote address, a file, or not writable.
     """
     if "://" in text:
         raise ConfigError(
-            f"{flag}={text} is a remote address, and runs write to a file system. Mount it (gcsfuse, s3fs, NFS) and "
+            f"{flag}={text} is a remote address, but runs write to a file system. Mount it (gcsfuse, s3fs, NFS) and "
             "give the mounted directory."
         )
     path = path_of(text, flag)
@@ -364,15 +379,15 @@ def directory(text: str, flag: str = "--workdir") -> Path:
     if not os.access(existing, os.W_OK | os.X_OK):
         if os.statvfs(existing).f_flag & os.ST_RDONLY:
             raise ConfigError(
-                f"{flag}={text}: {existing} is on a file system that is mounted read-only. What is there is as it was. Mount it for "
-                "writing and run the same command again, or choose another place."
+                f"{flag}={text}: {existing} is on a file system that is mounted read-only. Nothing was changed. Mount it with write "
+                "access and run the same command again, or choose another place."
             )
         raise ConfigError(f"{flag}={text}: no permission to write in {existing}. Choose another place.")
     return path
 
 
 def _apply(loaded: ConfigDict, overrides: Mapping[str, str]) -> Mapping[str, Any]:
-    """`loaded` with the values of `--config.SECTION.KEY` flags, parsed by type, laid over it: first those that choose whose keys there are."""
+    """Apply `--config.SECTION.KEY` flags, parsed by type, to a config; those that choose variants come first, because they determine the keys."""
     values: Mapping[str, Any] = set_values(loaded)
     choosers = {f"{section}.{registry.chooser}" for section, registry in VARIANTS.items()}
     for first in (True, False):

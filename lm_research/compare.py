@@ -1,9 +1,9 @@
-"""Are two runs the same? `python -m lm_research.compare A B [--assert-equal]`.
+"""`python -m lm_research.compare A B [--assert-equal]`: compare two runs.
 
-Lays two run directories side by side: their configs, the first step at which their metrics part, and the digests of
-their final parameters and optimizer. Equal means equal to the last bit: metrics.jsonl holds every number in full.
-Exit code 0; with --assert-equal 1 where metrics, status, steps or digests differ; 2 for a directory without a
-run that has ended. One that was paused or stopped is compared as far as it came.
+Print the differences between two run directories: their configs, the first step at which their metrics differ, and the digests of
+their final parameters and optimizer state. Runs are equal if they are equal to the last bit: metrics.jsonl stores numbers at full
+precision. The exit code is 0; with --assert-equal it is 1 if metrics, status, steps or digests differ; it is 2 for a directory without
+a run that has ended. A run that was paused or stopped is compared up to its last step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lm_research.common.paths import FILE, FOLDER, kind
 from lm_research.config import run_files
 from lm_research.errors import BUG, DONE, CheckpointError
 
-# Config that cannot change what a run computes; it may well change what it writes down.
+# Keys that cannot change the results of a run, although they may change its files.
 _HARMLESS = ("logging.", "checkpoint.", "profile.", "eval.num_samples", "data.cache_dir")
 _ABSENT = "(absent)"
 _DIFFERENT = BUG  # 1, as `cmp` and `diff` return
@@ -28,7 +28,7 @@ _DIFFERENT = BUG  # 1, as `cmp` and `diff` return
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a finished run wrote down: flat config, metrics by step, summary."""
+    """Files of a finished run: flat config, metrics by step, summary."""
 
     config: dict[str, Any]
     metrics: dict[int, dict[str, Any]]
@@ -36,18 +36,16 @@ class Run:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
-    parser = flags.Parser(
-        prog="python -m lm_research.compare", description="Lays two runs that have ended side by side."
-    )
+    """Run the command and return the exit code."""
+    parser = flags.Parser(prog="python -m lm_research.compare", description="Compare two runs that have ended.")
     parser.add_argument("a", type=flags.path, metavar="A", help="directory of a run")
-    parser.add_argument("b", type=flags.path, metavar="B", help="directory of another")
+    parser.add_argument("b", type=flags.path, metavar="B", help="directory of another run")
     parser.add_argument(
         "--assert-equal",
         action="store_true",
-        help="exit with 1 where metrics by step, status, steps or digests differ",
+        help="exit with 1 if metrics by step, status, steps or digests differ",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
 
     def compare(arguments: argparse.Namespace) -> int:
         a, b = load(arguments.a), load(arguments.b)
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(a: Run, b: Run) -> bool:
-    """Prints how two runs differ; True when metrics by step, status, steps and digests are the same."""
+    """Print the differences between two runs; return whether metrics by step, status, steps and digests are equal."""
     config = differences(a.config, b.config)
     harmless = [key for key in config if key.startswith(_HARMLESS)]
     title = "none" if not config else f"{len(config)} differ"
@@ -76,22 +74,23 @@ def report(a: Run, b: Run) -> bool:
 
 
 def _report_metrics(a: Run, b: Run, only_evaluations: bool) -> bool:
-    """Print where metrics differ.
+    """Print the differences between metrics; return whether there are none.
 
-    `only_evaluations`: training lines are means since the line before, so they can be compared only between runs that log equally often.
+    With `only_evaluations`, training metrics are skipped: they are means since the previous line, so they are comparable only between
+    runs with the same logging.every_steps.
     """
     left, right = (_evaluations(run.metrics) if only_evaluations else run.metrics for run in (a, b))
     steps = sorted(left.keys() | right.keys())
-    parted = {step: differences(left.get(step, {}), right.get(step, {})) for step in steps}
-    parted = {step: found for step, found in parted.items() if found}
+    differing = {step: differences(left.get(step, {}), right.get(step, {})) for step in steps}
+    differing = {step: found for step, found in differing.items() if found}
     name = "Metrics of evaluations (logging.every_steps differs)" if only_evaluations else "Metrics"
-    if not parted:
+    if not differing:
         values = sum(len(line) for line in left.values())
         _table(name, f"same: {values} values, steps {steps[0]} to {steps[-1]}" if steps else "none", [])
         return True
-    first = next(iter(parted))
-    title = f"part at step {first}; {len(parted)} of {len(steps)} logged steps differ"
-    _table(name, title, [(key, *pair, _distance(*pair)) for key, pair in parted[first].items()])
+    first = next(iter(differing))
+    title = f"first difference at step {first}; {len(differing)} of {len(steps)} logged steps differ"
+    _table(name, title, [(key, *pair, _distance(*pair)) for key, pair in differing[first].items()])
     return False
 
 
@@ -101,7 +100,7 @@ def _evaluations(metrics: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values are not the same (NaN is the same as NaN), with both values, sorted by key."""
+    """Return the keys whose values differ (NaN equals NaN), with both values, sorted by key."""
     pairs = {key: (a.get(key, _ABSENT), b.get(key, _ABSENT)) for key in sorted(a.keys() | b.keys())}
     return {key: pair for key, pair in pairs.items() if not _same(*pair)}
 
@@ -115,7 +114,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def is_timing(key: str) -> bool:
-    """Whether a metric says how fast or heavy a run was, which no two runs share, rather than what it computed."""
+    """Return whether a metric is a time or a memory size, which differs between any two runs, rather than a result."""
     return (
         key in ("mfu", "goodput", "data_process")
         or "_seconds" in key
@@ -125,44 +124,43 @@ def is_timing(key: str) -> bool:
 
 
 def ended(run: Run) -> str:
-    """How a run ended, if it was before its end."""
+    """Describe how a run ended if it is not finished."""
     status = run.summary["status"]
     return "" if status == "finished" else f"  ({status} after step {run.summary['step']})"
 
 
 def load(directory: Path) -> Run:
-    """Reads a run directory.
+    """Read a run directory.
 
     Raises:
-      CheckpointError: it is missing, its run has not finished, or a file in it is damaged.
+      CheckpointError: it is missing, its run has not ended, or a file in it is damaged.
     """
     if kind(directory) != FOLDER:
         raise CheckpointError(f"{directory} is not a directory. Give the --workdir of a finished run.")
     if kind(directory / "config.json") != FILE:
-        raise CheckpointError(f"{directory} has no config.json, so it is no run directory. Give a run's --workdir.")
+        raise CheckpointError(f"{directory} has no config.json, so it is not a run directory. Give a run's --workdir.")
     if not kind(directory / "summary.json"):
         raise CheckpointError(
-            f"{directory} has no summary.json: its run has not finished. Start it again with the same command, which "
-            "resumes it."
+            f"{directory} has no summary.json: its run has not finished. Resume it with the same command."
         )
     summary = run_files.read_summary(directory)
     lacking = [key for key in ("status", "step", "digests") if summary.get(key) in (None, "", {})]
     if lacking:
         raise CheckpointError(
-            f"{directory / 'summary.json'} lacks {', '.join(lacking)}, the mark of a run's end. "
-            "Run it again to its end."
+            f"{directory / 'summary.json'} lacks {', '.join(lacking)}, which are written when a run ends. "
+            "Resume the run with the same command."
         )
     metrics = _read_metrics(directory / "metrics.jsonl")
     if metrics and summary["step"] < (last := max(metrics)):
         raise CheckpointError(
-            f"{directory / 'summary.json'} is of step {summary['step']}, and metrics.jsonl goes on to step {last}: the run went on after it "
-            "and has not ended since. Start it again with the same command, which resumes it."
+            f"{directory / 'summary.json'} is of step {summary['step']}, but metrics.jsonl extends to step {last}: the run was resumed and "
+            "has not ended since. Resume it with the same command."
         )
     return Run(run_files.read_keys(directory / "config.json"), metrics, summary)
 
 
 def _read_metrics(path: Path) -> dict[int, dict[str, Any]]:
-    """Metrics by step, without timings. Lines of one step are joined; of a step done again the last counts."""
+    """Read metrics by step, without timings. Lines of one step are merged; if a step was repeated, the last line counts."""
     metrics: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(run_files.read_text(path).splitlines(), start=1):
         try:
@@ -189,7 +187,7 @@ def _distance(a: Any, b: Any) -> str:
 
 
 def _table(name: str, title: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Prints a heading and rows of (key, A, B, remark) in aligned columns."""
+    """Print a heading and rows of (key, A, B, remark) in aligned columns."""
     print(f"\n{name}: {title}")
     cells = [[str(cell) for cell in row] for row in rows]
     for line in _aligned([["", "A", "B", ""], *cells] if cells else []):

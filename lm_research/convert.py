@@ -1,10 +1,10 @@
-"""`python -m lm_research.convert --source DIR --output DIR --to {hf,native,peft}`: a model from one format to another.
+"""`python -m lm_research.convert --source DIR --output DIR --to {hf,native,peft}`: convert a model to another format.
 
-The source is a directory in the Hugging Face format, a native one, or that of a training run (its newest checkpoint; the
-averaged parameters, if it has them) or RUN/checkpoints/STEP. Whatever number of processes and devices wrote a checkpoint, its
-pieces are merged and written anew, divided by --max-shard-gb. Adapters (LoRA) are added to the weights: those of a run, or those of
---adapter, a directory of Hugging Face's peft; `--to peft` writes a run's adapters by themselves instead. Arrays are copied bit for
-bit unless --dtype asks for another type.
+The source is a directory in the Hugging Face format, in the native format, or of a training run (its newest checkpoint, with the
+averaged parameters if it has them), or RUN/checkpoints/STEP. Checkpoints of any number of processes and devices are merged, and
+written in shards of --max-shard-gb. LoRA adapters are merged into the weights: those of a run, or those of --adapter, a directory in
+the format of Hugging Face's peft. `--to peft` writes the adapters of a run separately instead. Arrays are copied bit for bit unless
+--dtype sets another type.
 """
 
 from __future__ import annotations
@@ -24,42 +24,40 @@ from lm_research.errors import PretrainedError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
+    """Run the command and return the exit code."""
     parser = flags.Parser(
-        prog="python -m lm_research.convert", description="Converts a model directory from one format to another."
+        prog="python -m lm_research.convert", description="Convert a model directory from one format to another."
     )
     parser.add_argument(
         "--source",
         required=True,
         type=flags.path_text,
-        help="a Hugging Face directory, a native one, a run directory or RUN/checkpoints/STEP",
+        help="model directory in the Hugging Face or native format, run directory, or RUN/checkpoints/STEP",
     )
-    parser.add_argument(
-        "--output", required=True, type=flags.path_text, help="directory to write; must not hold anything yet"
-    )
+    parser.add_argument("--output", required=True, type=flags.path_text, help="new or empty output directory")
     parser.add_argument("--to", required=True, choices=("hf", "native", "peft"), help="format to write")
-    parser.add_argument("--head", help="what the model predicts, if not what the source says (masked_lm, none, ...)")
+    parser.add_argument("--head", help="head of the model, such as masked_lm or none (that of the source)")
     parser.add_argument(
         "--adapter",
         type=flags.path_text,
-        help="a directory of peft's format whose LoRA is added to the source's weights",
+        help="directory in peft's format whose LoRA adapters are merged into the weights",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="type of the written arrays")
     parser.add_argument(
         "--max-shard-gb",
         type=flags.bounded(float, 1e-6, 1e6),
         default=5.0,
-        help="hf: size above which weights are divided (5)",
+        help="hf: maximum size of a file of weights (5)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return cli.parsed(parser, convert, argv)
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Does what the arguments say.
+    """Convert a model as the arguments specify.
 
     Raises:
-      PretrainedError: the source cannot be read, the output exists, or the format has no place for the model.
+      PretrainedError: the source cannot be read, the output exists, or the format does not support the model.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     output = pathlib.Path(args.output)
@@ -71,20 +69,20 @@ def convert(args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def emptied_on_failure(output: pathlib.Path) -> Iterator[None]:
-    """A directory that is not there or empty: if something fails inside, it is so again, and the same command can begin anew."""
-    there = output.is_dir()
+    """Restore a missing or empty directory to that state if the body fails, so that the same command can be repeated."""
+    existed = output.is_dir()
     try:
         yield
     except BaseException:
         for path in output.iterdir() if output.is_dir() else ():
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        if not there and output.is_dir():
+        if not existed and output.is_dir():
             output.rmdir()
         raise
 
 
 def write(args: argparse.Namespace, output: pathlib.Path) -> None:
-    """Converts; see `convert`."""
+    """Convert the model and write it to `output`; see `convert`."""
     if args.to == "peft":
         write_adapters(args, output)
         return
@@ -102,7 +100,7 @@ def write(args: argparse.Namespace, output: pathlib.Path) -> None:
 
 
 def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
-    """A run's adapters for peft; raises a PretrainedError if the source is no run that trained some."""
+    """Write a run's adapters in peft's format; raise a PretrainedError if the source is not a run that trained adapters."""
     from lm_research.interop import native_checkpoint
     from lm_research.interop.peft_writer import write_adapter
     from lm_research.models.adapters import AdaptedDefinition
@@ -111,12 +109,10 @@ def write_adapters(args: argparse.Namespace, output: pathlib.Path) -> None:
     found = native_checkpoint.inspect(source) if native_checkpoint.is_run(source) else None
     if found is None or not isinstance(found.stored, AdaptedDefinition):
         raise PretrainedError(
-            f"--to peft writes the adapters of a run that trained some (lora.rank), and {source} is no such run."
+            f"--to peft writes the adapters of a run with lora.rank, but {source} is not such a run. Use --to hf or native."
         )
     if args.head or args.dtype or args.adapter:
-        raise PretrainedError(
-            "--to peft writes adapters as they were trained: leave out --head, --dtype and --adapter."
-        )
+        raise PretrainedError("--to peft writes adapters as they were trained. Remove --head, --dtype and --adapter.")
     base = read_config(found.files / "config.json", PretrainedError)["train"]["init_from"]
     params, kind = native_checkpoint.load_adapted(found), found.config.get("model_type", "")
     write_adapter(output, found.stored, found.family, params, base, kind)

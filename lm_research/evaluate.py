@@ -1,13 +1,13 @@
-"""`python -m lm_research.evaluate --model DIR --suite FILE_OR_NAME --output DIR`: a model judged on tasks, for others to check.
+"""`python -m lm_research.evaluate --model DIR --suite FILE_OR_NAME --output DIR`: evaluate a model on a suite of tasks.
 
     ... --model runs/sentiment --suite suite.yaml --output results/sentiment
     ... --model runs/seed0 --model runs/seed1 --model runs/seed2 --suite suite.yaml --output results/three_seeds
-    ... --model 'runs/{task}' --suite glue --output results/glue        a model for each task
-    ... --compare results/A results/B [--output DIR]                    is the difference more than chance?
+    ... --model 'runs/{task}' --suite glue --output results/glue        a separate model for each task
+    ... --compare results/A results/B [--output DIR]                    test whether the difference is significant
 
-A suite lists tasks: name, kind of task, data, fields, metric; see docs/evaluation.md. The output has a prediction for every record
-(TASK/predictions.jsonl), results.json, results.md and index.html, which shows where the model errs. The same command goes on where a
-killed one stopped, and ends with the same files.
+A suite lists tasks with their name, kind, data, fields and metric; see docs/evaluation.md. The output has a prediction for every example
+(TASK/predictions.jsonl), results.json, results.md and index.html, which lists the model's errors. The same command resumes an
+evaluation that was interrupted, and produces the same files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lm_research.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
+    """Run the command and return the exit code."""
     parser = flags.Parser(
         prog="python -m lm_research.evaluate",
         description=__doc__,
@@ -36,31 +36,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         type=flags.path_text,
-        help="a fine-tuned run or a model directory; {task} in it stands for a task's name; several are seeds of one model",
+        help="fine-tuned run or model directory; {task} is replaced by the task's name; repeat the flag for several seeds",
     )
-    parser.add_argument(
-        "--suite", help="a .yaml, .json or .py file that lists tasks, or a name that comes with the library"
-    )
-    parser.add_argument("--output", type=flags.path, help="directory to write")
+    parser.add_argument("--suite", help=".yaml, .json or .py file that lists tasks, or the name of a built-in suite")
+    parser.add_argument("--output", type=flags.path, help="output directory")
     parser.add_argument("--compare", nargs=2, type=flags.path, metavar=("A", "B"), help="outputs of two evaluations")
-    parser.add_argument(
-        "--batch_size", type=flags.bounded(int, 1, 2**20), default=32, help="records that run together (32)"
-    )
+    parser.add_argument("--batch_size", type=flags.bounded(int, 1, 2**20), default=32, help="examples per batch (32)")
     parser.add_argument(
         "--resamples",
         type=flags.bounded(int, 2, 10**6),
         default=1000,
-        help="samples of bootstrap and permutation tests (1000)",
+        help="number of resamples of the bootstrap and permutation tests (1000)",
     )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return cli.parsed(parser, run, argv)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what the arguments say; raises a UserError where it cannot."""
+    """Evaluate or compare as the arguments specify; raise a UserError if that is not possible."""
     if args.compare:
         _compare(args)
         return

@@ -1,18 +1,18 @@
-r"""`python -m lm_research.generate --model PATH --prompt TEXT`: texts from a model, on any way of decoding.
+r"""`python -m lm_research.generate --model PATH --prompt TEXT`: generate text with any decoding strategy.
 
-    ... --prompt "Once upon a time" --do_sample --temperature 0.8 --seed 1     one text, as it comes
-    ... --input FILE [--output FILE.jsonl]     one prompt a line (or {"prompt": TEXT} of .jsonl), in batches
+    ... --prompt "Once upon a time" --do_sample --temperature 0.8 --seed 1     one text, streamed
+    ... --input FILE [--output FILE.jsonl]     one prompt per line (or {"prompt": TEXT} in .jsonl), in batches
     ... --prompt TEXT --num_beams 4 --num_return_sequences 4
     ... --prompt TEXT --num_beams 6 --num_beam_groups 3 --diversity_penalty 0.5 --num_return_sequences 3     diverse beams
-    ... --prompt TEXT --num_beams 6 --force_words '[" river"]'     a text with these words in it
+    ... --prompt TEXT --num_beams 6 --force_words '[" river"]'     text that contains these words
     ... --prompt TEXT --penalty_alpha 0.6 --top_k 4     contrastive search
-    ... --prompt TEXT --assistant_model SMALLER     a smaller model with the same tokens drafts (speculative decoding)
-    ...     without prompts: a conversation on a terminal, or prompts on standard input
+    ... --prompt TEXT --assistant_model SMALLER     speculative decoding: a smaller model with the same vocabulary drafts
+    ...     without prompts: a conversation on a terminal, or prompts from standard input
 
-The model is a directory in the Hugging Face format, a native one, or that of a training run. Every argument of
-`LanguageModel.generate` is a flag with its name, see below, lists written as JSON: --stop_strings '["\n\n"]'.
-Encoder-decoders read the prompt and answer it. A conversation goes through the model's chat template, if it has one; else
-it goes on with all that was said.
+The model is a directory in the Hugging Face format, in the native format, or of a training run. Every argument of
+`LanguageModel.generate` is a flag of the same name (see below); lists are written as JSON: --stop_strings '["\n\n"]'.
+Encoder-decoders encode the prompt and generate the answer. A conversation uses the model's chat template; without one, the model
+continues the whole conversation as text.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from lm_research.data.sources.text import read_lines
 from lm_research.errors import DataError, UserError, suggest
 
 Message = dict[str, str]
-NEW_TOKENS = 64  # where nothing says how many
-HELP = "Empty line: forget what was said. Ctrl-D: end."
+NEW_TOKENS = 64  # default of max_new_tokens
+HELP = "Empty line: start a new conversation. Ctrl-D: end."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
-    asks = {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv)
+    """Run the command and return the exit code."""
+    needs_help = {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv)
     parser = Parser(
         prog="python -m lm_research.generate",
         description=__doc__,
-        epilog=decoding_help() if asks else None,
+        epilog=decoding_help() if needs_help else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -62,32 +62,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model",
         required=True,
         type=path_text,
-        help="a Hugging Face directory, a native one, or a run directory",
+        help="model directory: in the Hugging Face format, in the native format, or of a run",
     )
-    parser.add_argument("--prompt", action="append", help="text to continue or answer; may be given several times")
+    parser.add_argument("--prompt", action="append", help="text to continue or answer; may be repeated")
     parser.add_argument(
-        "--input", type=path_text, help="file with one prompt a line, or .jsonl with objects that have a prompt"
+        "--input", type=path_text, help='file with one prompt per line, or .jsonl file of objects with a "prompt"'
     )
-    parser.add_argument("--output", type=path_text, help="file to write, a JSON object a text: prompt, text, tokens")
     parser.add_argument(
-        "--batch_size", type=bounded(int, 1, 2**20), default=8, help="prompts of --input that run together (8)"
+        "--output", type=path_text, help="file to write, with one JSON object per text: prompt, text, tokens"
     )
+    parser.add_argument("--batch_size", type=bounded(int, 1, 2**20), default=8, help="prompts of --input per batch (8)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )
-    parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
-    parser.add_argument("--assistant_model", type=path_text, help="directory of a model that drafts")
+    parser.add_argument("--mesh", help="mesh to divide the model over, such as fsdp=4,tensor=2 (one device)")
+    parser.add_argument("--assistant_model", type=path_text, help="directory of the draft model")
     parser.add_argument("--force_words", help="JSON list of texts that must occur, instead of force_words_ids")
-    parser.add_argument("--system", help="what a conversation begins with, for models with a chat template")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--system", help="system message of the conversation, for models with a chat template")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return cli.parsed(parser, run, argv, rest=True)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Does what the arguments say; `rest` are flags of decoding.
+    """Generate as the arguments specify; `rest` are decoding flags.
 
     Raises:
-      UserError: see the message.
+      UserError: arguments conflict, or the model or the prompts cannot be used.
     """
     if args.prompt and args.input:
         raise UserError("--prompt and --input are both given. Keep one of them.")
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if args.input:
         prompts = read_prompts(args.input)
         if not prompts:
-            raise DataError(f"--input={args.input} holds no prompts. Write one a line.")
+            raise DataError(f"--input={args.input} contains no prompts. Write one per line.")
     if args.output:
         if not prompts:
             raise UserError("--output needs prompts: give --prompt or --input.")
@@ -104,7 +104,9 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
     lm = from_pretrained(args.model, dtype=args.dtype, mesh=args.mesh)
     if lm.tokenizer is None:
-        raise UserError(f"{args.model} holds no tokenizer, so it can't read prompts. Put its files beside the model's.")
+        raise UserError(
+            f"{args.model} has no tokenizer, so it cannot read prompts. Add the tokenizer's files to the directory."
+        )
     if args.assistant_model:
         arguments["assistant_model"] = from_pretrained(args.assistant_model, dtype=args.dtype, mesh=args.mesh)
     if args.force_words:
@@ -115,7 +117,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
         with disk.with_filename(args.output or ""), open_output(args.output) if args.output else _Standard() as file:
             write_texts(lm, prompts, arguments, args.batch_size, file, as_json=bool(args.output))
     elif prompts:
-        say(lm, prompts[0], arguments)
+        print_text(lm, prompts[0], arguments)
     elif sys.stdin.isatty():
         talk(lm, arguments, typed(sys.stdin), args.system)
     else:
@@ -123,7 +125,7 @@ def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 class _Standard:
-    """Standard output as a context that does not close it."""
+    """Context manager for standard output that does not close it."""
 
     def __enter__(self) -> TextIO:
         return sys.stdout
@@ -133,7 +135,7 @@ class _Standard:
 
 
 def check_output(path: str) -> None:
-    """Raises a DataError if a file cannot be written, without touching it."""
+    """Raise a DataError if a file cannot be written, without changing it."""
     place = pathlib.Path(path)
     folder = place.absolute().parent
     reason = (
@@ -150,7 +152,7 @@ def check_output(path: str) -> None:
 
 
 def open_output(path: str) -> TextIO:
-    """The file, empty; raises a DataError if it cannot be written."""
+    """Open a file for writing; raise a DataError if it cannot be written."""
     try:
         return open(path, "w", encoding="utf-8")
     except OSError as error:
@@ -160,10 +162,10 @@ def open_output(path: str) -> TextIO:
 
 
 def flags(rest: Sequence[str]) -> dict[str, Any]:
-    """Arguments of `generate` from flags: `--name value`, `--name=value`, `--name` for True; dashes count as underscores.
+    """Parse flags into arguments of `generate`: `--name value`, `--name=value`, `--name` for True; dashes count as underscores.
 
     Raises:
-      UserError: no such flag, or a value of the wrong type.
+      UserError: there is no such flag, or its value has the wrong type.
     """
     from lm_research.decoding.generation_config import NAMES, check_types
 
@@ -176,7 +178,7 @@ def flags(rest: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word[2:].partition("=")
         name = name.replace("-", "_")
         if name not in NAMES:
-            raise UserError(f"--{name} is no flag. {suggest(name, NAMES)}")
+            raise UserError(f"--{name} is not a flag. {suggest(name, NAMES)}")
         if not equals and words and not words[0].startswith("--"):
             equals, value = "=", words.pop(0)
         arguments[name] = _value(value) if equals else True
@@ -185,22 +187,22 @@ def flags(rest: Sequence[str]) -> dict[str, Any]:
 
 
 def decoding_help() -> str:
-    """What `--help` says about arguments of `generate`."""
+    """Return the part of `--help` about arguments of `generate`."""
     from lm_research.decoding.generation_config import GenerationConfig
 
     _, _, names = inspect.cleandoc(GenerationConfig.__doc__ or "").partition("Attributes:\n")
     defaults = [
         f"{field.name} {field.default}" for field in dataclasses.fields(GenerationConfig) if field.default is not None
     ]
-    defaults.insert(0, f"max_new_tokens {NEW_TOKENS} (unless the model's files say)")
-    return f"flags of decoding (logits_processors.py and sampling.py are in lm_research/decoding):\n{names}\ndefaults: {', '.join(defaults)}"
+    defaults.insert(0, f"max_new_tokens {NEW_TOKENS} (unless the model's files set it)")
+    return f"decoding flags (logits_processors.py and sampling.py are in lm_research/decoding):\n{names}\ndefaults: {', '.join(defaults)}"
 
 
 def forced(lm: Any, text: str) -> list[list[int]]:
-    """force_words_ids of a JSON list of words; raises a UserError if it is none."""
+    """Convert a JSON list of words to force_words_ids; raise a UserError if it is not one."""
     words = _value(text)
     if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
-        raise UserError(f"""--force_words={text} is no JSON list of texts, such as '["river", "old king"]'.""")
+        raise UserError(f"""--force_words={text} is not a JSON list of texts, such as '["river", "old king"]'.""")
     return lm.tokenizer.encode_batch(words)
 
 
@@ -212,21 +214,18 @@ def _value(text: str) -> Any:
 
 
 def streams(arguments: dict[str, Any]) -> bool:
-    """Whether there is one text, known token by token."""
-    alone = arguments.get("num_return_sequences", 1) == 1 and arguments.get("num_beams", 1) == 1
-    return alone and not arguments.get("penalty_alpha") and "assistant_model" not in arguments
+    """Return whether decoding yields a single text token by token."""
+    single = arguments.get("num_return_sequences", 1) == 1 and arguments.get("num_beams", 1) == 1
+    return single and not arguments.get("penalty_alpha") and "assistant_model" not in arguments
 
 
-def say(lm: Any, prompt: str | list[list[int]], arguments: dict[str, Any]) -> str:
-    """Prints the text after a prompt, or its token ids, as it comes, and returns it."""
+def print_text(lm: Any, prompt: str | list[list[int]], arguments: dict[str, Any]) -> str:
+    """Generate from a prompt, or its token ids, print the text as it is decoded, and return it."""
     text = ""
-
-    # All ids of a conversation are read, padding among them if a template has it.
-    def read(ids: list[list[int]]) -> dict[str, Any]:
-        return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
-
-    given = {"prompts": prompt} if isinstance(prompt, str) else read(prompt)
-    pieces = lm.stream(**given, **arguments) if streams(arguments) else whole(lm, given, arguments)
+    inputs: dict[str, Any] = {"prompts": prompt}
+    if not isinstance(prompt, str):  # all ids of a conversation count, including padding in a template
+        inputs = {"input_ids": prompt, "attention_mask": [[1] * len(row) for row in prompt]}
+    pieces = lm.stream(**inputs, **arguments) if streams(arguments) else best_text(lm, inputs, arguments)
     for piece in pieces:
         print(piece, end="", flush=True)
         text += piece
@@ -234,15 +233,15 @@ def say(lm: Any, prompt: str | list[list[int]], arguments: dict[str, Any]) -> st
     return text
 
 
-def whole(lm: Any, given: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
-    """The best text on ways of decoding that know it at the end."""
-    return lm.generate(**given, **{**arguments, "return_dict_in_generate": True}).texts[:1]
+def best_text(lm: Any, inputs: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
+    """Generate with a strategy that cannot stream, and return a list with the best text."""
+    return lm.generate(**inputs, **{**arguments, "return_dict_in_generate": True}).texts[:1]
 
 
 def talk(lm: Any, arguments: dict[str, Any], lines: Iterable[str], system: str | None = None) -> None:
     """Answer lines until they end or Ctrl-C is pressed.
 
-    An encoder-decoder answers each line alone; a decoder follows its chat template or, without one, continues the whole conversation.
+    An encoder-decoder answers each line separately. A decoder uses its chat template or, without one, continues the whole conversation.
     """
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -261,33 +260,33 @@ def _talk(lm: Any, arguments: dict[str, Any], lines: Iterator[str], system: str 
 
     chats = chat_template(lm.tokenizer) is not None
     if system and not chats:
-        raise UserError("--system is for models with a chat_template, which this one has not. Leave it out.")
+        raise UserError("--system is for models with a chat template, and this one has none. Remove it.")
     print(HELP, file=sys.stderr)
     begin: list[Message] = [{"role": "system", "content": system}] if system else []
-    said, messages = "", list(begin)
+    history, messages = "", list(begin)
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
         line = next(lines, None)
         if line is None:
             return
         if not line:
-            said, messages = "", list(begin)
+            history, messages = "", list(begin)
             continue
         try:
             if chats:
                 messages.append({"role": "user", "content": line})
-                answer = say(lm, [chat_ids(lm.tokenizer, messages)], arguments)
+                answer = print_text(lm, [chat_ids(lm.tokenizer, messages)], arguments)
                 messages.append({"role": "assistant", "content": answer})
             else:
-                prompt = line if lm.definition.arch.kind == "encoder-decoder" else said + line
-                said = prompt + say(lm, prompt, arguments) + "\n"
-        except UserError as error:  # such as a conversation that has grown too long
+                prompt = line if lm.definition.arch.kind == "encoder-decoder" else history + line
+                history = prompt + print_text(lm, prompt, arguments) + "\n"
+        except UserError as error:  # such as a conversation that has become too long
             cli.print_error(str(error))
-            said, messages = "", list(begin)
+            history, messages = "", list(begin)
 
 
 def typed(file: TextIO) -> Iterator[str]:
-    """Lines without their ends; raises a DataError if they are not UTF-8."""
+    """Yield lines without line ends; raise a DataError if they are not UTF-8."""
     if isinstance(file, io.TextIOWrapper):
         file.reconfigure(newline="\n")
     try:
@@ -296,14 +295,14 @@ def typed(file: TextIO) -> Iterator[str]:
             line.encode()  # where Python lets wrong bytes pass, as half characters
             yield end_at_line_feed(line).removesuffix("\n")
     except UnicodeError as error:
-        raise DataError(f"Standard input is no text in UTF-8: {error}. Convert it, for example with iconv.") from error
+        raise DataError(f"Standard input is not valid UTF-8: {error}. Convert it, for example with iconv.") from error
 
 
 def read_prompts(path: str) -> list[str]:
-    """Prompts of a file: its lines that are not blank or, of .jsonl, the field "prompt" of each.
+    """Read the prompts of a file: its non-blank lines or, in a .jsonl file, their field "prompt".
 
     Raises:
-      DataError: it cannot be read, or a line of .jsonl has no prompt that is a text.
+      DataError: it cannot be read, or a line of .jsonl has no prompt that is a string.
     """
     file, problems = source_file(path_of(path, "--input", error=DataError), path), Problems("stop")
     lines = [(number, line.removesuffix("\n")) for number, line in read_lines(file, problems) if line.strip()]
@@ -315,9 +314,9 @@ def read_prompts(path: str) -> list[str]:
         try:
             prompt = json_value(line, on_surrogates=functools.partial(problems.halves, where))["prompt"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f'{where}: no JSON object with a "prompt". Fix or remove it.') from error
+            raise DataError(f'{where}: not a JSON object with a "prompt". Fix or remove the line.') from error
         if not isinstance(prompt, str):
-            raise DataError(f"{where}: the prompt {str(prompt)[:80]} is no text. Put it in quotes.")
+            raise DataError(f"{where}: the prompt {str(prompt)[:80]} is not a string. Put it in quotes.")
         prompts.append(prompt)
     problems.tell(path)
     return prompts
@@ -326,10 +325,10 @@ def read_prompts(path: str) -> list[str]:
 def write_texts(
     lm: Any, prompts: Iterable[str], arguments: dict[str, Any], batch_size: int, file: TextIO, as_json: bool
 ) -> None:
-    """Writes the texts of prompts, batch after batch."""
+    """Generate from prompts in batches and write the texts."""
     for batch in batches(prompts, batch_size):
         if file is sys.stdout and failure():
-            return  # nobody reads it any more
+            return  # standard output is closed
         output = lm.generate(prompts=batch, **{**arguments, "return_dict_in_generate": True})
         copies = len(output.texts) // len(batch)
         for number, (text, tokens) in enumerate(zip(output.texts, output.new_tokens, strict=True)):
@@ -338,6 +337,7 @@ def write_texts(
 
 
 def batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield lists of `size` items; the last may be shorter."""
     batch: list[str] = []
     for item in items:
         batch.append(item)

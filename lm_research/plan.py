@@ -1,8 +1,8 @@
-"""`python -m lm_research.plan --config=configs/gpt2_xl.py --topology=v5e:16x16`: what a run needs, before it is paid for.
+"""`python -m lm_research.plan --config=configs/gpt2_xl.py --topology=v5e:16x16`: the resources that a run needs.
 
-Says for a machine that need not be there how much memory a run takes per chip, what it sends, how long a step takes at best
-and what the run costs. Without --compile it is arithmetic (planning/estimate.py); with it the real training step is
-compiled for the topology as well, and the compiler's figures are laid beside.
+Report the memory per chip, the communication, a lower bound of the step time and the cost of a run on hardware that need not be
+available. Without --compile the report is arithmetic (planning/estimate.py). With it the real training step is also compiled for the
+topology, and the compiler's figures are printed next to the arithmetic.
 """
 
 from __future__ import annotations
@@ -22,44 +22,46 @@ from lm_research.common.disk import describe_os_error, write_atomically
 from lm_research.config import Config
 from lm_research.errors import DONE, ConfigError
 
-# A step that the compiler and the arithmetic put so far apart in memory is said to be in dispute.
+# Relative difference between the memory of the compiler and of the arithmetic above which the report warns.
 TOLERANCE = 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
+    """Run the command and return the exit code."""
     parser = flags.Parser(
         prog="python -m lm_research.plan",
-        description="Plans a run: memory, traffic, time and cost on a topology. --config and --config.SECTION.KEY as in train. "
-        "A model directory that it starts from, and the records of a task, are opened for their shapes.",
+        description="Plan a run: memory, communication, time and cost on a topology. Takes --config and --config.SECTION.KEY like train. "
+        "The model directory that the run starts from and the examples of a task are read for their shapes.",
         allow_abbrev=False,
     )
     parser.add_argument("--topology", help="TPU slice: CHIP:SHAPE, for example v5e:16x16 or v5p:4x4x4")
-    parser.add_argument("--hardware", help="instead of it, a machine of GPUs: CHIP:NUMBER, for example h200:8")
+    parser.add_argument("--hardware", help="machine with GPUs instead: CHIP:NUMBER, for example h200:8")
     parser.add_argument(
-        "--slices", type=flags.bounded(int, 1, 10**5), default=1, help="slices or machines, joined by the network (1)"
+        "--slices", type=flags.bounded(int, 1, 10**5), default=1, help="number of slices or machines (1)"
     )
     parser.add_argument("--compile", action="store_true", help="also compile the step for the topology (needs libtpu)")
-    parser.add_argument("--effort", choices=("low", "full"), default="full", help="of the compiler; low is far faster")
-    parser.add_argument("--search", action="store_true", help="try meshes, micro-batches and remat; rank what fits")
-    parser.add_argument("--price", type=flags.bounded(float, 0, 1e15), help="of one chip for one hour, in any currency")
-    parser.add_argument("--json", type=flags.path, metavar="FILE", help="write everything there as JSON too")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--effort", choices=("low", "full"), default="full", help="compiler effort; low is much faster")
+    parser.add_argument(
+        "--search", action="store_true", help="rank all meshes, micro-batches and remat policies that fit"
+    )
+    parser.add_argument("--price", type=flags.bounded(float, 0, 1e15), help="price of one chip-hour, in any currency")
+    parser.add_argument("--json", type=flags.path, metavar="FILE", help="also write the plan to FILE as JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return cli.parsed(parser, plan, argv, rest=True)
 
 
 def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Does what the arguments say; `rest` are the flags of the config.
+    """Make and print the plan; `rest` are the flags of the config.
 
     Raises:
       UserError: the config, the topology or their combination is impossible.
     """
     if bool(args.topology) == bool(args.hardware):
-        raise ConfigError("Give one of --topology=v5e:16x16 (a TPU slice) and --hardware=h200:8 (a machine of GPUs).")
+        raise ConfigError("Give either --topology=v5e:16x16 (a TPU slice) or --hardware=h200:8 (a machine with GPUs).")
     if args.search and args.compile:
-        raise ConfigError("--search ranks plans by arithmetic. Pick one of them and give --compile with its keys.")
+        raise ConfigError("--search ranks plans by arithmetic. Choose one of them and use --compile with its keys.")
     config, _ = cli.parse([*rest, f"--workdir={tempfile.gettempdir()}"])
-    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is loaded: an accelerator that is here stays untouched
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported, so that it leaves local accelerators alone
     from lm_research.planning import estimate, report, search
     from lm_research.planning.topology import parse_topology
     from lm_research.run.init_checkpoint import apply_init_checkpoint, load_init_checkpoint
@@ -81,7 +83,7 @@ def plan(args: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def compile_too(config: Config, topology: Any, expected: float, effort: str) -> dict[str, Any]:
-    """Compiles the step, prints what the compiler says beside the arithmetic, and returns it."""
+    """Compile the step, print the compiler's figures next to the arithmetic, and return them."""
     from lm_research.planning import compiled, report
 
     result = compiled.compile_step(config, topology, effort)
@@ -90,7 +92,7 @@ def compile_too(config: Config, topology: Any, expected: float, effort: str) -> 
 
 
 def write(path: pathlib.Path | None, values: Any) -> None:
-    """JSON, if there is a path; raises a ConfigError if it cannot be written."""
+    """Write values as JSON if a path is given; raise a ConfigError if it cannot be written."""
     if path is None:
         return
     try:

@@ -1,14 +1,14 @@
-"""`python -m lm_research.predict --model PATH --task TASK --input FILE --output FILE.jsonl`: a task done for each row of a large file.
+"""`python -m lm_research.predict --model PATH --task TASK --input FILE --output FILE.jsonl`: run a task on every row of a file.
 
     ... --task text-classification --input reviews.csv --text_key review --output labels.jsonl
     ... --task question-answering --input questions.jsonl --output answers.jsonl       fields question and context
     ... --task summarization --input texts.txt --output short.jsonl --max_new_tokens 80 --num_beams 4
-    ... --num_processes 8 --process_id 3     one of eight processes, on as many machines as you like with one disk in common
+    ... --num_processes 8 --process_id 3     one of eight processes, on any machines with a shared file system
 
-Tasks are those of lm_research.pipeline; its options are flags, lists written as JSON. Rows are lines of a text file, or records of
-.jsonl, .csv, .tsv or .parquet files. The output has a JSON object a row: {"row": number from 0, "input": ..., "output": ...}, in the
-order of the input; the output of a blank line of text is null. The same command goes on where a killed one stopped. Of several
-processes the last to end joins their parts.
+Tasks are those of lm_research.pipeline; its options are flags, with lists written as JSON. Rows are lines of a text file, or records
+of .jsonl, .csv, .tsv or .parquet files. The output has one JSON object per row, in the order of the input: {"row": number from 0,
+"input": ..., "output": ...}; the output of a blank line of text is null. The same command resumes one that was killed. With several
+processes, the last one to end joins their parts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from lm_research.common.documents import parse_json, read_bytes, short
 from lm_research.common.rounding import ceil_div
 from lm_research.errors import DataError, UserError
 
-FORMAT = 2  # of outputs: which rows an input has
-_FIELDS = {  # task -> fields of its input where that is no single text
+FORMAT = 2  # version of the output: it changes when inputs are divided into rows differently
+_FIELDS = {  # task -> fields of its input, for tasks whose input is not a single text
     "question-answering": ("question", "context"),
     "sentence-similarity": ("source_sentence", "sentences"),
     "conversational": ("messages",),
@@ -41,11 +41,11 @@ _FIELDS = {  # task -> fields of its input where that is no single text
 
 
 class BlankLine(str):
-    """A line of a text file with nothing in it: a row as any other, without an answer."""
+    """Blank line of a text file: a row without an output."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
+    """Run the command and return the exit code."""
     parser = flags.Parser(
         prog="python -m lm_research.predict",
         description=__doc__,
@@ -56,55 +56,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--model",
         required=True,
         type=flags.path_text,
-        help="a Hugging Face directory, a native one, or a run directory",
+        help="model directory: in the Hugging Face format, in the native format, or of a run",
     )
-    parser.add_argument("--task", required=True, help="a task of lm_research.pipeline")
+    parser.add_argument("--task", required=True, help="task of lm_research.pipeline")
     parser.add_argument("--input", required=True, type=flags.path_text, help="file of texts or records")
-    parser.add_argument("--output", required=True, type=flags.path_text, help="file to write, one JSON object a row")
+    parser.add_argument("--output", required=True, type=flags.path_text, help="file to write, one JSON object per row")
     parser.add_argument("--text_key", default="text", help="field of the text in records (text)")
     parser.add_argument("--pair_key", default="", help="text-classification: field of a second text")
+    parser.add_argument("--batch_size", type=flags.bounded(int, 1, 2**20), default=16, help="rows per batch (16)")
     parser.add_argument(
-        "--batch_size", type=flags.bounded(int, 1, 2**20), default=16, help="rows that run together (16)"
+        "--num_processes", type=flags.bounded(int, 1, 2**20), default=1, help="processes that divide the rows (1)"
     )
     parser.add_argument(
-        "--num_processes", type=flags.bounded(int, 1, 2**20), default=1, help="processes that share the rows (1)"
-    )
-    parser.add_argument(
-        "--process_id", type=flags.bounded(int, 0, 2**20), default=0, help="which of them this is, from 0"
+        "--process_id", type=flags.bounded(int, 0, 2**20), default=0, help="number of this process, from 0"
     )
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="type of parameters and computation"
     )
-    parser.add_argument("--mesh", help="devices to divide the model over, such as fsdp=4,tensor=2 (one device)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--mesh", help="mesh to divide the model over, such as fsdp=4,tensor=2 (one device)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     return cli.parsed(parser, run, argv, rest=True)
 
 
 def run(args: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Does what the arguments say; `rest` are options of the task.
+    """Run the task as the arguments specify; `rest` are options of the task.
 
     Raises:
-      UserError: see the message.
+      UserError: an argument is invalid, the input cannot be read, or the output belongs to another command.
     """
     from lm_research.pipelines import find_pipeline_class  # after the arguments are checked: it loads JAX
 
     kind = find_pipeline_class(args.task)
     if args.batch_size < 1 or not 0 <= args.process_id < args.num_processes:
         raise UserError(
-            f"--batch_size={args.batch_size}, --num_processes={args.num_processes}, --process_id={args.process_id}: the first must be at "
-            "least 1, the last from 0 to one less than the number of processes."
+            f"--batch_size={args.batch_size}, --num_processes={args.num_processes}, --process_id={args.process_id}: the batch size must be "
+            "at least 1, and the process id from 0 to one less than the number of processes."
         )
     options = task_options(rest)
     kind.check_options(args.task, options)
     part = Part(args, options)
     if part.joined:
         return
-    with disk.reporting_disk_errors(lambda: f"{part.done:,} rows are written, and are kept.", part.output):
+    with disk.reporting_disk_errors(lambda: f"{part.done:,} rows have been written and are kept.", part.output):
         _predict(args, options, part)
 
 
 def _predict(args: argparse.Namespace, options: dict[str, Any], part: Part) -> None:
-    """Adds the rows that are still to come."""
+    """Predict and write the remaining rows."""
     from lm_research.pipelines import pipeline
 
     rows = itertools.islice(enumerate(read_rows(args)), args.process_id, None, args.num_processes)
@@ -116,8 +114,8 @@ def _predict(args: argparse.Namespace, options: dict[str, Any], part: Part) -> N
         bar = tqdm.tqdm(total=count_rows(args), initial=part.done, unit="row", disable=not sys.stderr.isatty())
         with bar:
             while batch := list(itertools.islice(left, args.batch_size)):
-                asked = [one for _, one in batch if not isinstance(one, BlankLine)]
-                answers = iter(pipe(asked, **options) if asked else [])
+                inputs = [one for _, one in batch if not isinstance(one, BlankLine)]
+                answers = iter(pipe(inputs, **options) if inputs else [])
                 part.write(
                     [
                         {"row": number, "input": one, "output": None if isinstance(one, BlankLine) else next(answers)}
@@ -130,7 +128,7 @@ def _predict(args: argparse.Namespace, options: dict[str, Any], part: Part) -> N
 
 
 def task_options(rest: Sequence[str]) -> dict[str, Any]:
-    """Options of the task from flags: `--name value`, `--name=value`, `--name` for True; values are JSON where they can be."""
+    """Parse flags into options of the task: `--name value`, `--name=value`, `--name` for True; values are JSON if they parse."""
     options: dict[str, Any] = {}
     words = list(rest)
     while words:
@@ -148,7 +146,7 @@ def task_options(rest: Sequence[str]) -> dict[str, Any]:
 
 
 def read_rows(args: argparse.Namespace) -> Iterator[Any]:
-    """Inputs of the task, as they are asked for; raises a DataError that names file and line."""
+    """Yield the inputs of the task; raise a DataError that names file and line."""
     from lm_research.config import resolve
     from lm_research.data.sources.files import find_files
     from lm_research.data.sources.problems import Problems
@@ -171,11 +169,11 @@ def read_rows(args: argparse.Namespace) -> Iterator[Any]:
                 for name in fields:
                     if name not in record.fields:
                         raise DataError(f"{record.where} has no field {name!r}, which {args.task} needs. Fix it.")
-                given = {name: record.fields[name] for name in fields}
-                given = given["messages"] if args.task == "conversational" else given
-                if wrong := kind.input_error(given):
+                values = {name: record.fields[name] for name in fields}
+                values = values["messages"] if args.task == "conversational" else values
+                if wrong := kind.input_error(values):
                     raise DataError(f"{record.where} {wrong}")
-                yield given
+                yield values
                 continue
             for key, flag in ((args.text_key, "text_key"), (args.pair_key, "pair_key")):
                 if key and not isinstance(record.fields.get(key), str):
@@ -187,7 +185,7 @@ def read_rows(args: argparse.Namespace) -> Iterator[Any]:
 
 
 def count_rows(args: argparse.Namespace) -> int | None:
-    """This process's share of the rows, roughly; None where only reading would tell."""
+    """Estimate the number of this process's rows; None if that requires reading the input."""
     path = pathlib.Path(args.input)
     if not path.is_file() or path.suffix not in (".txt", ".jsonl"):
         return None
@@ -200,15 +198,15 @@ def count_rows(args: argparse.Namespace) -> int | None:
 
 
 class Part:
-    """What one process writes: the output itself, or a part of it beside it.
+    """Output of one process: the whole output, or a part file next to it.
 
-    What the output is made from stands in a file beside it, which is locked while processes look at each other's files. It is
-    written with the first rows, so a command that fails before it has any leaves nothing that a corrected one would be held to.
+    A file next to the output (OUTPUT.made_from.json) records what it is made from, and is locked while processes examine each other's
+    files. It is written with the first rows, so that a command that fails earlier does not restrict a corrected one.
 
     Attributes:
-      done: rows that are finished, by earlier starts too.
-      joined: the parts of all processes have become the output.
-      total: rows of the whole output, once `finish` has said True.
+      done: number of finished rows, including those of earlier attempts.
+      joined: whether the parts of all processes have been joined to the output.
+      total: number of rows of the whole output, once `finish` has returned True.
     """
 
     def __init__(self, args: argparse.Namespace, options: dict[str, Any]) -> None:
@@ -231,20 +229,18 @@ class Part:
         }
         self._made_from = json.loads(json.dumps(made_from))
         self._claimed, self.joined, self.done = False, False, 0
-        there = self._files()  # before the look at the facts, which other processes write before their rows
+        existing = self._files()  # before self.facts is examined, which other processes write before their rows
         if not self.facts.exists():
-            if there:
+            if existing:
                 raise UserError(
-                    f"{there[0]} exists and was not made by this command. Give another --output, or delete it."
+                    f"{existing[0]} exists and was not made by this command. Choose another --output, or delete it."
                 )
             return
         with self._locked():
             if self._changed():
                 return
             self.joined = self.output.exists() and self.parts > 1
-            if _done(
-                self.path
-            ).exists():  # nothing will be added to it: all its lines count, and others may join it now
+            if _done(self.path).exists():  # the part is complete, and other processes may join it now
                 self.done = _count(self.path)
             elif not self.joined:
                 self.done = _whole_lines(self.path, args.batch_size)
@@ -253,7 +249,7 @@ class Part:
         return self.output.with_name(f"{self.output.name}.part_{number}_of_{self.parts}")
 
     def _files(self) -> list[pathlib.Path]:
-        """The output and its parts, of any number of processes, that there are, and the marks of those that are whole."""
+        """List the existing output, part files of any number of processes, and the markers of complete parts."""
         parts = (path for path in self.output.parent.iterdir() if path.name.startswith(f"{self.output.name}.part_"))
         return [path for path in (self.output, *sorted(parts)) if path.exists()]
 
@@ -262,41 +258,41 @@ class Part:
             self.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--output={self.output}: the folder {self.output.parent} cannot be made ({disk.describe_os_error(error, self.output)}). Choose another place."
+                f"--output={self.output}: the directory {self.output.parent} cannot be created ({disk.describe_os_error(error, self.output)}). Choose another place."
             ) from error
         if self.output.is_dir():
             raise UserError(
-                f"--output={self.output} is a folder. Give the name of a file in it, such as answers.jsonl."
+                f"--output={self.output} is a directory. Give the name of a file in it, such as answers.jsonl."
             )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[str]]:
-        """The file of facts, while no other process has it."""
+        """Open the made_from file with an exclusive lock."""
         try:
             file = self.facts.open("a+")
         except OSError as error:
             raise UserError(
-                f"--output={self.output}: {self.facts} cannot be written ({disk.describe_os_error(error, self.facts)}). Choose another place, or fix that."
+                f"--output={self.output}: {self.facts} cannot be written ({disk.describe_os_error(error, self.facts)}). Fix that, or choose another place."
             ) from error
         with disk.with_filename(self.facts), file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
     def _changed(self) -> bool:
-        """Whether the output was begun by another command, which wrote no row; raises a UserError if that one did."""
+        """Return whether another command started the output without writing rows; raise a UserError if it wrote some."""
         before = self._before()
         changed = [name for name in self._made_from if before.get(name) != self._made_from[name]]
         if changed and any(path.stat().st_size or path.name.endswith(".done") for path in self._files()):
             raise UserError(
-                f"{self.output} was begun with {', '.join(f'{name} {short(before.get(name))}' for name in changed)}, and is now asked for "
-                f"with {', '.join(f'{name} {short(self._made_from[name])}' for name in changed)}. Give another --output, or delete it and "
-                f"what stands beside it under its name ({self.facts.name} and parts)."
+                f"{self.output} was started with {', '.join(f'{name} {short(before.get(name))}' for name in changed)}, but this command has "
+                f"{', '.join(f'{name} {short(self._made_from[name])}' for name in changed)}. Choose another --output, or delete it and the "
+                f"files next to it that start with its name ({self.facts.name} and parts)."
             )
         return bool(changed)
 
     def _before(self) -> dict[str, Any]:
-        """What the file of facts says, {} where it is empty; raises a UserError if it is damaged and rows depend on it."""
-        fix = f"Restore it, give another --output, or delete {self.output} and what stands beside it under its name."
+        """Read the made_from file, {} if it is empty; raise a UserError if it is damaged and rows have been written."""
+        fix = f"Restore it, choose another --output, or delete {self.output} and the files next to it that start with its name."
         data = read_bytes(self.facts, error=UserError, fix=fix)
         try:
             return parse_json(data, str(self.facts), error=UserError, fix=fix) if data.strip() else {}
@@ -306,9 +302,9 @@ class Part:
             return {}
 
     def _claim(self, facts: IO[str]) -> None:
-        """Says in the file of facts what the output is made from; raises a UserError if another command has written rows."""
+        """Write the made_from file; raise a UserError if another command has written rows."""
         if self._changed():
-            for path in self._files():  # empty ones, of that other command
+            for path in self._files():  # empty files of the other command
                 path.unlink()
             facts.truncate(0)
             facts.write(json.dumps(self._made_from, indent=1) + "\n")
@@ -316,7 +312,7 @@ class Part:
         self._claimed = True
 
     def write(self, records: Sequence[dict[str, Any]]) -> None:
-        """Adds rows; raises a UserError if another command has begun the same output meanwhile."""
+        """Append rows; raise a UserError if another command has started the same output in the meantime."""
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
         with contextlib.nullcontext() if self._claimed else self._locked() as facts:
             if facts:
@@ -326,7 +322,7 @@ class Part:
         self.done += len(records)
 
     def finish(self) -> bool:
-        """Joins the parts if this process is the last to end; whether the output is whole."""
+        """Join the parts if this process is the last to end; return whether the output is complete."""
         with self._locked() as facts:
             self._claim(facts)
             if self.parts > 1 and self.output.exists():
@@ -338,7 +334,7 @@ class Part:
         return True
 
     def _join(self) -> bool:
-        """Makes the output of all parts; False if some are not whole yet."""
+        """Join all parts to the output; return False if some are not complete yet."""
         _done(self.path).touch()
         paths = [self._part(number) for number in range(self.parts)]
         if not all(_done(path).exists() for path in paths):
@@ -355,7 +351,7 @@ class Part:
 
 
 def _done(path: pathlib.Path) -> pathlib.Path:
-    """The mark that a part is whole."""
+    """Return the path of the marker of a complete part."""
     return path.with_name(path.name + ".done")
 
 
@@ -365,9 +361,10 @@ def _count(path: pathlib.Path) -> int:
 
 
 def _whole_lines(path: pathlib.Path, batch: int) -> int:
-    """Lines of a file in whole batches; the rest, which a kill may have cut short, is removed.
+    """Count the lines of a file in complete batches, and remove the rest, which may have been cut off when a process was killed.
 
-    A row's last bits may depend on what it is run with: so the output is the same as without the kill.
+    The last bits of an output may depend on the other rows of its batch. Resuming at a batch makes the output the same as without
+    the interruption.
     """
     if not path.exists():
         return 0

@@ -1,10 +1,9 @@
 """`python -m lm_research.prepare --config=configs/quickstart.py --workdir=runs/quickstart --workers=8`.
 
-Makes the corpus of a run ahead of it: reads, cleans, trains the tokenizer and tokenizes, on several processes. `train` with
-the same config then finds it. The same command goes on with what a killed one has finished, and the result does not depend
-on the number of workers.
+Prepare the corpus of a run in advance: read, clean, train the tokenizer and tokenize, on several processes. `train` with the same
+config then uses it. The same command resumes one that was killed, and the result does not depend on the number of workers.
 
-`python -m lm_research.prepare --inspect=FOLDER` shows what such a folder holds and what a model will see of it.
+`python -m lm_research.prepare --inspect=FOLDER` describes a prepared corpus and shows examples as a model sees them.
 """
 
 from __future__ import annotations
@@ -41,35 +40,35 @@ if TYPE_CHECKING:
     from lm_research.objectives.base import TextObjective
 
 _USAGE = """\
-Makes the corpus of a run ahead of it, or shows what is in one.
+Prepare the corpus of a run in advance, or describe a prepared corpus.
 
   python -m lm_research.prepare --config=configs/quickstart.py --workdir=runs/quickstart --workers=8
   python -m lm_research.prepare --inspect=FOLDER
 
-  --config=FILE.py[:ARG]     the run, as for train; its sections data, clean and tokenizer count
+  --config=FILE.py[:ARG]     config of the run, as for train; the sections data, clean and tokenizer are used
   --config.SECTION.KEY=VALUE change one key, for example --config.data.source=FOLDER
-  --workdir=DIR              the run's directory: the corpus goes into DIR/data, unless config.data.cache_dir names a folder
-  --workers=N                processes; by default as many as there are CPUs. The corpus is the same for any number
-  --runner=RUNNER            an Apache Beam runner instead of --workers: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner;
-                             its machines must see the corpus's files and the folder of --workdir or data.cache_dir
-  --runner_options="..."     the runner's own flags, for example "--project=P --region=R --temp_location=gs://B/tmp"
-  --inspect=FOLDER           prints sources, counts, n-gram baselines and examples of every objective of a corpus that
-                             stands in FOLDER (its path is printed when it is made); with --config, by its section objective
-  --help_config              every key with type, default and meaning
-  --debug                    show the traceback of a mistake
+  --workdir=DIR              directory of the run; the corpus is written to DIR/data unless config.data.cache_dir is set
+  --workers=N                number of processes (number of CPUs); the corpus does not depend on it
+  --runner=RUNNER            Apache Beam runner instead of --workers: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner;
+                             its machines need access to the corpus files and to --workdir or data.cache_dir
+  --runner_options="..."     flags of the runner, for example "--project=P --region=R --temp_location=gs://B/tmp"
+  --inspect=FOLDER           print sources, counts, n-gram baselines and examples of every objective for the corpus in
+                             FOLDER (its path is printed when it is built); --config sets the objective's settings
+  --help_config              list every key with type, default and meaning
+  --debug                    show the traceback of errors
 """
 _OWN = ("workers", "inspect", "runner", "runner_options")
-_LINE_SECONDS = 15.0  # between lines of progress where standard error is no terminal
+_LINE_SECONDS = 15.0  # between lines of progress if standard error is not a terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
+    """Run the command and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"--help", "-help", "-h"} & set(argv):
         print(_USAGE)
         return DONE
     if {"--help_config", "-help_config"} & set(argv):
-        return cli.call(lambda config, workdir: DONE, argv, verb="prepare", summary="")
+        return cli.call(lambda config, workdir: DONE, argv, command="prepare", summary="")
     return cli.guarded(lambda: _run(argv), debug="--debug" in argv, argv=argv)
 
 
@@ -85,15 +84,15 @@ def _run(argv: list[str]) -> int:
     config, workdir = cli.parse(rest if has_workdir else [*rest, "--workdir=."])
     if not has_workdir and not config.data.cache_dir:
         raise ConfigError(
-            "--workdir is missing: the corpus goes into its data/. Give the --workdir that train will have, or a folder for the "
-            "corpora of many runs as --config.data.cache_dir."
+            "--workdir is missing: the corpus is written to its data/. Give the --workdir of the training run, or a directory for the "
+            "corpora of several runs as --config.data.cache_dir."
         )
     return prepare(config, workdir, _runner(own))
 
 
 def prepare(config: Config, workdir: Path, runner: Runner) -> int:
-    """Makes the corpus, or finds it; returns the exit code."""
-    from lm_research import tasks  # brings jax, which the workers do without
+    """Build the corpus unless it exists, and return the exit code."""
+    from lm_research import tasks  # imports jax, which the workers do not need
     from lm_research.run.init_checkpoint import apply_init_checkpoint, load_init_checkpoint
     from lm_research.run.run_directory import aside
 
@@ -111,15 +110,15 @@ def prepare(config: Config, workdir: Path, runner: Runner) -> int:
         except DamagedStore as error:
             kept = aside(error.folder.with_name(f"{error.folder.name}.damaged"))
             os.rename(error.folder, kept)
-            _log(f"{error} It is kept in {kept} and made again.")
+            _log(f"{error} It was moved to {kept}; the corpus is built again.")
             corpus = open_whole()
     folder = corpus.train.path.parent
-    _log(f"digest {corpus.digest}\nlook at it: python -m lm_research.prepare --inspect={folder}")
+    _log(f"digest {corpus.digest}\ninspect it with: python -m lm_research.prepare --inspect={folder}")
     return DONE
 
 
 def _take_own(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The flags of this verb alone, and the others."""
+    """Separate the flags of this command from the others; return (others, own)."""
     rest: list[str] = []
     own: dict[str, str] = {}
     flags = iter(argv)
@@ -138,11 +137,11 @@ def _runner(own: dict[str, str]) -> Runner:
     if "runner" not in own:
         if "runner_options" in own:
             raise ConfigError(
-                "--runner_options are for --runner, which is missing. Add for example --runner=DirectRunner."
+                "--runner_options requires --runner, which is missing. Add for example --runner=DirectRunner."
             )
         return Processes(_workers(own.get("workers", "")))
     if "workers" in own:
-        raise ConfigError("--workers are processes of this machine, and --runner has its own. Leave one of them out.")
+        raise ConfigError("--workers are processes on this machine, and --runner has its own. Remove one of them.")
     return Beam(own["runner"], shlex.split(own.get("runner_options", "")))
 
 
@@ -150,7 +149,7 @@ def _workers(text: str) -> int:
     if not text:
         return available()
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"--workers={text}: give the number of processes, 1 or more.")
+        raise ConfigError(f"--workers={text} is not a number of processes. Use 1 or more.")
     return int(text)
 
 
@@ -161,17 +160,21 @@ def _log(text: str) -> None:
 
 @contextlib.contextmanager
 def bars(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal, a line now and then elsewhere; told how much more is done (shards, or characters)."""
+    """Show progress as a bar on a terminal, else as a line every few seconds.
+
+    Yields:
+      A function that takes the amount of work just done: shards, or characters if `total` is None.
+    """
     live = sys.stderr.isatty()
     unit = "char" if total is None else "shard"
-    done, said = 0, time.monotonic()
+    done, last_line = 0, time.monotonic()
 
     def advance(amount: int) -> None:
-        nonlocal done, said
+        nonlocal done, last_line
         done += amount
         bar.update(amount)
-        if not live and time.monotonic() - said > _LINE_SECONDS:
-            said = time.monotonic()
+        if not live and time.monotonic() - last_line > _LINE_SECONDS:
+            last_line = time.monotonic()
             _log(f"{title}: {done:,}{'' if total is None else f' of {total:,}'} {unit}s")
 
     with tqdm.tqdm(
@@ -181,14 +184,15 @@ def bars(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
 
 
 def inspect(folder: Path, config: Config | None = None) -> Iterator[str]:
-    """Lines about a prepared corpus: what it was made from, how much it holds, and what each objective makes of it.
+    """Describe a prepared corpus in lines: its sources, its size, and examples of each objective.
 
     Args:
-      folder: of a corpus, or of a part of one.
-      config: whose sections objective and data (max_length, packing) shape the examples; by default rows of 64 tokens.
+      folder: directory of a corpus, or of a part of one.
+      config: config whose sections objective and data (max_length, packing) determine the examples; None shows sequences of 64 tokens.
 
     Raises:
-      DataError, TokenizerError: there is no corpus in the folder, or it is damaged.
+      DataError: there is no corpus in the directory, or it is damaged.
+      TokenizerError: its tokenizer is damaged.
     """
     from lm_research.objectives.base import OBJECTIVES
 
@@ -230,11 +234,11 @@ def _describe_source(entry: dict[str, Any]) -> Iterator[str]:
 
 def _describe_part(name: str, part: TokenStore) -> Iterator[str]:
     documents = np.diff(np.asarray(part.sentence_starts)[np.asarray(part.document_starts)])
-    half, most = np.quantile(documents, [0.5, 0.95])
+    median, upper = np.quantile(documents, [0.5, 0.95])
     rate = f" of {part.manifest['text_bytes'] / part.num_tokens:.2f} bytes" if "text_bytes" in part.manifest else ""
     yield (
         f"{name:<11} {part.num_documents:,} documents, {part.num_sentences:,} sentences, {part.num_tokens:,} tokens{rate}; tokens "
-        f"a document: median {half:,.0f}, 95% under {most:,.0f}, longest {documents.max():,}"
+        f"a document: median {median:,.0f}, 95% under {upper:,.0f}, longest {documents.max():,}"
     )
     for source in part.source_names:
         entry = part.source(source)
@@ -242,7 +246,7 @@ def _describe_part(name: str, part: TokenStore) -> Iterator[str]:
 
 
 def _show_objective(name: str, kind: type[TextObjective], config: Config, corpus: Corpus) -> Iterator[str]:
-    """Two examples, one early and one from the middle; or why there are none."""
+    """Show the first example and one from the middle, or the reason why there are none."""
     try:
         examples = kind(config, corpus.tokenizer).examples(corpus.train, "train")
         index_B = np.unique([0, examples.num_examples // 2])

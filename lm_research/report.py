@@ -1,7 +1,7 @@
-"""`python -m lm_research.report RUN_OR_STUDY... [--output report.html]`: runs as a page to look at.
+"""`python -m lm_research.report RUN_OR_STUDY... [--output report.html]`: an HTML report of runs and studies.
 
-One file that needs no network: curves, summaries, configs side by side, samples, where the time went, a scaling law where sizes
-differ, a sweep's pictures where a folder holds a study. Runs may still be going. Exit code 2 for a folder that is neither.
+The page is one file that needs no network: curves, summaries, configs side by side, samples, time by activity, a scaling law if model
+sizes differ, and plots of sweeps. Runs may still be in progress. A directory that is neither a run nor a study gives exit code 2.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lm_research.reporting import contents, page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb; returns the exit code."""
-    parser = flags.Parser(prog="python -m lm_research.report", description="Writes a page about runs and studies.")
+    """Run the command and return the exit code."""
+    parser = flags.Parser(prog="python -m lm_research.report", description="Write an HTML report of runs and studies.")
     parser.add_argument(
         "paths", nargs="+", type=flags.path, metavar="RUN_OR_STUDY", help="a run's --workdir, or a study's"
     )
     parser.add_argument(
-        "--output", type=flags.path, help="the page (report.html, of one run or study inside its folder)"
+        "--output", type=flags.path, help="output file (report.html, inside the directory of a single run or study)"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
 
     def report(arguments: argparse.Namespace) -> int:
         paths = arguments.paths

@@ -1,12 +1,12 @@
 """`python -m lm_research.train --config=configs/quickstart.py --workdir=runs/quickstart`.
 
-One training run: the same command starts it, goes on with one that was stopped, and says so when it is done. What a run does stands
-in run/fit.py, its loop in run/loop.py.
+Train a model. The same command starts a run, resumes one that was stopped, and reports one that is finished. run/fit.py implements
+the run, run/loop.py its loop.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # a signal may come while the libraries below are read
+if __name__ == "__main__":  # a signal may arrive while the libraries below are imported
     from lm_research.common import interrupts
 
     interrupts.watch("before the first step")
@@ -26,7 +26,7 @@ from lm_research.run.fit import fit
 
 
 def main(config: Config, workdir: pathlib.Path) -> int:
-    """The command; returns the exit code."""
+    """Run the command and return the exit code."""
     keep_freed_memory()
     give_simulated_devices_threads()
     with (
@@ -39,4 +39,4 @@ def main(config: Config, workdir: pathlib.Path) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, verb="train", summary="Pre-trains a language model on text.")
+    cli.run(main, command="train", summary="Pre-train a language model on text, or fine-tune one for a task.")

@@ -168,7 +168,7 @@ def one_paragraph(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     def main(config: Config, workdir: Path) -> int:
         raise AssertionError("main must not run")
 
-    assert cli.call(main, argv, verb="train", summary="") == 2
+    assert cli.call(main, argv, command="train", summary="") == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1

@@ -24,7 +24,7 @@ def parse(tmp_path: Path, *argv: str) -> Config:
 
 
 def call(main: Callable[[Config, Path], int | None], *argv: str) -> int:
-    return cli.call(main, argv, verb="train", summary="Pre-trains a language model.")
+    return cli.call(main, argv, command="train", summary="Pre-trains a language model.")
 
 
 def unreachable(config: Config, workdir: Path) -> int:
@@ -87,9 +87,7 @@ def test_an_override_may_mend_what_the_file_got_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize("beside", ["train.init_from", "tokenizer.path"])
 @pytest.mark.parametrize("key", ["type=bpe", "vocab_size=999", "lowercase=true", "sentinels=5"])
 def test_flags_of_a_tokenizer_to_train_where_none_is_trained(tmp_path: Path, beside: str, key: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"--config.tokenizer.{key.partition('=')[0]} .*{beside}=somewhere.*Leave out"
-    ):
+    with pytest.raises(ConfigError, match=f"--config.tokenizer.{key.partition('=')[0]} .*{beside}=somewhere.*Remove"):
         parse(tmp_path, f"--config.{beside}=somewhere", f"--config.tokenizer.{key}")
     assert parse(
         tmp_path, f"--config.{beside}=somewhere", "--config.tokenizer.keep_newlines=true"
@@ -199,7 +197,7 @@ def main(config, workdir):
     return 75
 
 if __name__ == "__main__":
-    cli.run(main, verb="train", summary="Counts.")
+    cli.run(main, command="train", summary="Counts.")
 """
 
 

@@ -57,7 +57,7 @@ def test_runs_that_went_on_or_stopped_early(tmp_path: Path, capsys: pytest.Captu
     assert f"A  {stopped}  (stopped after step 20)" in capsys.readouterr().out
     went_on = make_run(tmp_path / "on", [*LINES, {"step": 30, "loss_nats": 4.0}])
     assert compare.main([stopped, went_on]) == 2
-    assert "is of step 20, and metrics.jsonl goes on to step 30" in capsys.readouterr().err
+    assert "is of step 20, but metrics.jsonl extends to step 30" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_names_the_first_step_and_both_values(tmp_path: Path, capsys: pytest.Cap
     lines[2]["eval_loss_nats"] = 9.0
     compare.main([make_run(tmp_path / "a"), make_run(tmp_path / "b", lines)])
     out = capsys.readouterr().out
-    assert "part at step 20; 1 of 2 logged steps differ" in out
+    assert "first difference at step 20; 1 of 2 logged steps differ" in out
     row = next(line for line in out.splitlines() if line.split()[:1] == ["loss_nats"])
     assert row.split() == ["loss_nats", "4.5", "4.05", "1.0e-01", "relative"]  # 0.45 / 4.5
     header = next(line for line in out.splitlines() if line.split() == ["A", "B"] and line.startswith("   "))

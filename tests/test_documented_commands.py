@@ -58,7 +58,7 @@ def main_of(name: str) -> Callable[[Sequence[str]], int]:
         return runpy.run_path(str(ROOT / name))["main"]
     module = importlib.import_module(name)
     if name == "lm_research.train":
-        return lambda argv: cli.call(module.main, argv, verb="train", summary="")
+        return lambda argv: cli.call(module.main, argv, command="train", summary="")
     if not inspect.signature(module.main).parameters:
         return lambda argv: with_argv(name, argv, module.main)
     return module.main

@@ -66,8 +66,8 @@ def test_nothing_is_loaded_or_written_for_a_mistake(
     mistakes = {
         f"--output={tmp_path}/none/x.jsonl": "there is no directory",
         f"--output={tmp_path}": "it is a directory",
-        f"--input={tmp_path}/bad.jsonl": "line 2: the prompt 5 is no text",
-        f"--input={tmp_path}/empty.jsonl": "holds no prompts",
+        f"--input={tmp_path}/bad.jsonl": "line 2: the prompt 5 is not a string",
+        f"--input={tmp_path}/empty.jsonl": "contains no prompts",
         "--top_k=2.5": "an integer",
     }
     for flag, message in mistakes.items():
@@ -95,7 +95,7 @@ def test_a_pipe_that_is_no_text_is_refused(
     pipe = io.TextIOWrapper(io.BytesIO(b"ab\n\xff\n"), encoding="utf-8", errors=errors)
     monkeypatch.setattr(sys, "stdin", pipe)
     assert generate.main(["--model=m", *NEW]) == 2
-    assert "no text in UTF-8" in capsys.readouterr().err
+    assert "not valid UTF-8" in capsys.readouterr().err
 
 
 def test_a_conversation_goes_on_until_an_empty_line(lm: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +199,7 @@ def test_flags_are_read_as_json() -> None:
         (["--prompt", "a", "--top_logprobs", "9999"], "more than the model's 257 tokens"),
         (["--prompt", "a", "--sequence_bias", '{"500": 3.0}'], "[[[500], 3.0]"),
         (["--prompt", "a", "--num_beams"], "--num_beams=True"),
-        (["--prompt", "\udcff"], "no text"),
+        (["--prompt", "\udcff"], "not valid UTF-8"),
     ],
 )
 def test_mistakes_end_with_code_2(lm: Any, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

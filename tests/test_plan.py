@@ -105,8 +105,8 @@ def test_a_task_from_a_model_directory(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([BERT], "Give one of --topology"),
-        ([BERT, "--topology=v5e:4x4", "--hardware=h200:8"], "Give one of --topology"),
+        ([BERT], "Give either --topology"),
+        ([BERT, "--topology=v5e:4x4", "--hardware=h200:8"], "Give either --topology"),
         ([BERT, "--topology=v9:4x4"], "there is no chip 'v9'"),
         ([BERT, "--topology=v5e:4x4", "--price=-1"], "--price: '-1' is not a number from 0"),
         (

@@ -122,13 +122,13 @@ def test_mistakes(folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.C
     assert run(folder, tmp_path / "d.jsonl", source="no.txt") == 2 and "does not exist" in said()
     assert run(folder, output) == 0
     assert run(folder, output, "--function_to_apply=none") == 2
-    assert "was begun with options {'top_k': 2}" in said()
+    assert "was started with options {'top_k': 2}" in said()
     (tmp_path / "e.jsonl").write_text("mine")
     assert run(folder, tmp_path / "e.jsonl") == 2 and "was not made by this command" in said()
     assert (tmp_path / "e.jsonl").read_text() == "mine"
     assert run(folder, tmp_path / "f.jsonl", "--tok_k=2") == 2 and "Did you mean 'top_k'" in said()
-    assert run(folder, tmp_path / "e.jsonl" / "g.jsonl") == 2 and "cannot be made" in said()
-    assert run(folder, tmp_path) == 2 and "is a folder" in said()
+    assert run(folder, tmp_path / "e.jsonl" / "g.jsonl") == 2 and "cannot be created" in said()
+    assert run(folder, tmp_path) == 2 and "is a directory" in said()
     (tmp_path / "q.jsonl").write_text('{"question": "who?", "context": null}\n')
     flags = ("--task=question-answering", f"--input={tmp_path}/q.jsonl", "--top_k=1")
     assert run(folder, tmp_path / "h.jsonl", *flags) == 2 and "q.jsonl, line 1 has None as 'context'" in said()
@@ -165,7 +165,7 @@ def test_the_first_rows_decide_between_two_commands(
     monkeypatch.setattr(pipelines, "pipeline", slow)
     flags = ("--num_processes=2", "--process_id=0")
     assert run(folder, output, *flags, "--function_to_apply=none") == 2
-    assert "was begun with options {'top_k': 2}" in capsys.readouterr().err
+    assert "was started with options {'top_k': 2}" in capsys.readouterr().err
     assert run(folder, output, *flags) == 0 and [line["input"] for line in records(output)] == TEXTS
 
 

@@ -84,12 +84,12 @@ def test_inspect(config_file: pathlib.Path, tmp_path: pathlib.Path, capsys: pyte
     ("arguments", "message"),
     [
         (["--workers=2"], "--config is missing"),
-        (["--config={config}"], "--workdir is missing: the corpus goes into its data/"),
-        (["--config={config}", "--workdir={tmp}", "--workers=0"], "--workers=0: give the number of processes"),
+        (["--config={config}"], "--workdir is missing: the corpus is written to its data/"),
+        (["--config={config}", "--workdir={tmp}", "--workers=0"], "--workers=0 is not a number of processes"),
         (["--config={config}", "--workdir={tmp}", "--workers"], "--workers needs a value"),
         (["--config={config}", "--workdir={tmp}", "--worker=2"], "--worker is not a flag"),
-        (["--config={config}", "--workdir={tmp}", "--workers=2", "--runner=DirectRunner"], "Leave one of them out"),
-        (["--config={config}", "--workdir={tmp}", "--runner_options=--x"], "--runner_options are for --runner"),
+        (["--config={config}", "--workdir={tmp}", "--workers=2", "--runner=DirectRunner"], "Remove one of them"),
+        (["--config={config}", "--workdir={tmp}", "--runner_options=--x"], "--runner_options requires --runner"),
         (["--inspect={tmp}/nothing"], "nothing"),
         (["--inspect={tmp}"], "is a folder without a tokenizer"),
         (["--config={config}", "--workdir={tmp}", "--config.clean.redact_pii=mail"], "clean.redact_pii names 'mail'"),
@@ -151,5 +151,5 @@ def test_a_damaged_corpus_is_made_again(
     assert prepare.main(arguments) == 0
     shown = capsys.readouterr().out
     folder = tokens.parents[1]
-    assert f"It is kept in {folder}.damaged and made again." in shown and digest in shown
+    assert f"It was moved to {folder}.damaged; the corpus is built again." in shown and digest in shown
     assert tokens.read_bytes() == data and folder.with_name(f"{folder.name}.damaged").is_dir()

@@ -101,7 +101,7 @@ TRAIN = [
 import json, sys
 from lm_research import cli, train
 for argv in json.loads(sys.argv[1]):
-    if code := cli.call(train.main, argv, verb="train", summary=""):
+    if code := cli.call(train.main, argv, command="train", summary=""):
         sys.exit(code)
 """,
 ]

@@ -353,9 +353,9 @@ def test_a_flag_that_a_task_does_not_read_is_refused(tmp_path: Path) -> None:
     )
     words = [f"--config={tmp_path}/c.py", f"--workdir={tmp_path}"]
     for task, flag, said in (
-        ("classification", "mask_rate=0.3", "never reads the section objective"),
-        ("classification", "name=causal_lm", "never reads the section objective"),
-        ("seq2seq", "name=causal_lm", "reads objective.name=seq2seq"),
+        ("classification", "mask_rate=0.3", "does not use the section objective"),
+        ("classification", "name=causal_lm", "does not use the section objective"),
+        ("seq2seq", "name=causal_lm", "uses objective.name=seq2seq"),
     ):
         with pytest.raises(ConfigError, match=said):
             cli.parse([*words, f"--config.task.name={task}", f"--config.objective.{flag}"])

@@ -142,7 +142,7 @@ def call(argv: list[str]) -> int:
     mesh, precision = jax.sharding.get_mesh(), jax.config.jax_default_matmul_precision
     with mock.patch.object(meter, "peak_flops", lambda: (1e12, "made up")):
         try:
-            return cli.call(train.main, argv, verb="train", summary="")
+            return cli.call(train.main, argv, command="train", summary="")
         finally:
             jax.set_mesh(mesh)
             jax.config.update("jax_default_matmul_precision", precision)
@@ -155,7 +155,7 @@ def start(argv: list[str], before: str = "", **environment: str) -> subprocess.P
         command = [
             sys.executable,
             "-c",
-            f"{before}\nfrom lm_research import cli, train\ncli.run(train.main, verb='train', summary='')",
+            f"{before}\nfrom lm_research import cli, train\ncli.run(train.main, command='train', summary='')",
         ]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}

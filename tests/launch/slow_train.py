@@ -37,4 +37,4 @@ def _slowly(self: BatchBuilder, number: int) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     BatchBuilder.__call__ = _slowly
-    cli.run(train.main, verb="train", summary="")
+    cli.run(train.main, command="train", summary="")

@@ -553,4 +553,4 @@ def test_flags_without_sense_are_refused(flag: str, capsys: pytest.CaptureFixtur
 def test_a_port_that_is_taken_is_told_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert serve.main(["--model=/nowhere", f"--port={taken.getsockname()[1]}"]) == 2
-    assert "nothing can listen there" in capsys.readouterr().err
+    assert "cannot listen at this address" in capsys.readouterr().err

@@ -333,8 +333,8 @@ def test_the_page_needs_no_network(running: Running) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--host=0.0.0.0"], "lets others connect"),
-        (["--token_env=NO_SUCH_TOKEN"], "holds no token"),
+        (["--host=0.0.0.0"], "accepts remote connections"),
+        (["--token_env=NO_SUCH_TOKEN"], "has no token"),
         (["--token_file=/nowhere/token"], "cannot be read"),
         (["--slots=0"], "from 1 to 4096"),
         (["--port=70000"], "from 0 to 65535"),
