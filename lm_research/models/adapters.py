@@ -1,13 +1,13 @@
-"""Low-rank adapters of matrices (LoRA, Hu et al. 2021): W + s A B, where only A and B learn.
+"""Low-rank adapters of matrices (LoRA, Hu et al. 2021): W + s A B, where only A and B are trained.
 
-The model stays as it is. Beside each adapted `kernel` [*inputs, *outputs] lie `lora_a` [*inputs, R] and `lora_b` [R, *outputs], with the
-layers of a stack in front; `bind` adds their product to the kernel. So adapters work for every model whose layers are `Dense`, in the loop
-over layers too. B begins at zero: the first function is that of the base, bit for bit. s is alpha / R (section 4.1), or alpha / sqrt(R)
-(rsLoRA, Kalajdzievski 2023).
+The model itself does not change. Next to each adapted `kernel` [*inputs, *outputs] are `lora_a` [*inputs, R] and `lora_b` [R, *outputs],
+each with a leading axis of layers if they are stacked; `bind` adds s A B to the kernel. So adapters work in every model whose layers are
+`Dense`, also if layers run in a loop. B starts at zero, so that the initial function is bit for bit that of the base model. s is alpha / R
+(section 4.1), or alpha / sqrt(R) (rsLoRA, Kalajdzievski 2023).
 
-The price: a step holds the adapted kernels of all layers and their gradient once more, where x A B computed apart would not.
+The cost: a training step stores the adapted kernels of all layers, and their gradients, which computing (x A) B separately would not.
 
-Legend: R rank, N layers.
+Legend: R rank.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from typing_extensions import override
 
 from lm_research.config import LoraConfig
 from lm_research.errors import ConfigError
@@ -34,7 +35,7 @@ A, B = "lora_a", "lora_b"
 
 
 def is_adapter(path: str) -> bool:
-    """Whether a parameter's path is that of an A or a B."""
+    """Whether a path is that of an adapter's A or B."""
     return path.endswith((f"/{A}", f"/{B}"))
 
 
@@ -46,20 +47,21 @@ def scale_of(lora: LoraConfig) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AdaptedDefinition(ModelDefinition):
-    """A model with adapters: `shapes` and `axes` have theirs beside those of `base`.
+    """A model with adapters, whose `shapes` and `axes` include those of the adapters.
 
     Attributes:
-      base: the model without them.
-      lora: rank, alpha and so on.
-      stacked: path of the layer that an adapted kernel belongs to -> whether the kernel has layers in front.
+      base: the model without adapters.
+      lora: the config's section lora: rank, alpha and so on.
+      stacked: path of each adapted layer -> whether its kernel has a leading axis of layers.
     """
 
     base: ModelDefinition
     lora: LoraConfig
     stacked: Mapping[str, bool]
 
+    @override
     def init(self, seed: int | jax.Array) -> Params:
-        """The base's parameters, A from a normal distribution of variance 1 / inputs, and B of zeros."""
+        """Initialize the base's parameters, A from a normal distribution with variance 1 / inputs, and B with zeros."""
         leaves, shapes = flatten(self.base.init(seed)), flatten(self.shapes)
         for layer, stacked in self.stacked.items():
             shape = shapes[f"{layer}/{A}"].shape
@@ -69,14 +71,15 @@ class AdaptedDefinition(ModelDefinition):
             leaves[f"{layer}/{B}"] = jnp.zeros(shapes[f"{layer}/{B}"].shape, jnp.float32)
         return unflatten(leaves)
 
+    @override
     def bind(self, params: Params) -> Model:
         return self.base.bind(self.merged(params))
 
     def merged(self, params: Params) -> Params:
-        """The base's parameters with the adapters' products added."""
+        """The base's parameters, with the adapters' products added to the kernels."""
         leaves = flatten(params)
         for layer, stacked in self.stacked.items():
-            if f"{layer}/{A}" not in leaves:  # of a part that only some of the parameters were read for
+            if f"{layer}/{A}" not in leaves:  # only a part of the model's parameters was read
                 continue
             change = product(leaves.pop(f"{layer}/{A}"), leaves.pop(f"{layer}/{B}"), stacked)
             kernel = leaves[f"{layer}/kernel"]
@@ -85,7 +88,7 @@ class AdaptedDefinition(ModelDefinition):
 
 
 def product(a: jax.Array, b: jax.Array, stacked: bool) -> jax.Array:
-    """A B, [*inputs, *outputs]; of stacked layers, of each by itself."""
+    """Compute A B, [*inputs, *outputs], per layer if they are `stacked`."""
 
     def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.tensordot(a, b, 1)
@@ -94,10 +97,10 @@ def product(a: jax.Array, b: jax.Array, stacked: bool) -> jax.Array:
 
 
 def adapt(base: ModelDefinition, lora: LoraConfig) -> ModelDefinition:
-    """The model with adapters where `lora.target_modules` says; as it is where lora.rank is 0.
+    """Add adapters to the matrices in `lora.target_modules`; if lora.rank is 0, return the model unchanged.
 
     Raises:
-      ConfigError: a pattern is no regular expression or fits no matrix, or the rank is larger than a side of one.
+      ConfigError: a pattern is not a regular expression or matches no matrix, or the rank is larger than a side of a matrix.
     """
     if not lora.rank:
         return base
@@ -111,8 +114,8 @@ def adapt(base: ModelDefinition, lora: LoraConfig) -> ModelDefinition:
         smaller = min(math.prod(shape[front:middle]), math.prod(shape[middle:]))
         if lora.rank > smaller:
             raise ConfigError(
-                f"lora.rank={lora.rank} is larger than the smaller side of {layer}/kernel, {smaller}: it would have no low rank. Lower it, "
-                "or narrow lora.target_modules."
+                f"lora.rank={lora.rank} is larger than the smaller side of {layer}/kernel, {smaller}, so the adapter would not be of low "
+                "rank. Lower lora.rank, or choose fewer matrices in lora.target_modules."
             )
         sides = {A: (shape[:middle] + (lora.rank,), names[:middle] + (None,))}
         sides[B] = (shape[:front] + (lora.rank,) + shape[middle:], names[:front] + (None,) + names[middle:])
@@ -140,7 +143,7 @@ def _axes(definition: ModelDefinition) -> dict[str, tuple[str | None, ...]]:
 
 
 def matrices_of(base: ModelDefinition) -> dict[str, int]:
-    """Path of each dense layer -> how many axes of its kernel are inputs."""
+    """Path of each dense layer -> number of input axes of its kernel."""
     found = nnx.iter_graph(base.bind(base.shapes))
     return {"/".join(map(str, path)): len(node.inputs) for path, node in found if isinstance(node, Dense)}
 
@@ -149,18 +152,18 @@ def _chosen(targets: Sequence[str], matrices: Mapping[str, int]) -> list[str]:
     chosen: set[str] = set()
     for pattern in targets:
         try:
-            fits = {layer for layer in matrices if re.search(pattern, f"{layer}/kernel")}
+            matching = {layer for layer in matrices if re.search(pattern, f"{layer}/kernel")}
         except re.error as error:
             raise ConfigError(
-                f"config.lora.target_modules: {pattern!r} is not a regular expression ({error}). Several are divided by commas; those with "
-                "commas of their own are a list."
+                f"config.lora.target_modules: {pattern!r} is not a regular expression ({error}). Separate several patterns by commas; give "
+                "patterns that contain commas as a list."
             ) from error
-        if not fits:
+        if not matching:
             known = ", ".join(sorted(matrices))
             raise ConfigError(
-                f"config.lora.target_modules: {pattern!r} fits no matrix. This model's are {known}, each with /kernel."
+                f"config.lora.target_modules: {pattern!r} matches no matrix. This model's matrices are {known}, each with /kernel."
             )
-        chosen |= fits
+        chosen |= matching
     if not chosen:
         raise ConfigError("config.lora.target_modules is empty. Name matrices, such as attention/(query|value)/.")
     return sorted(chosen)
@@ -172,16 +175,16 @@ def adapters_of(params: Params) -> dict[str, jax.Array]:
 
 
 def merged(definition: ModelDefinition, params: Params) -> tuple[ModelDefinition, Params]:
-    """The plain model that computes the same, with the adapters' products in its kernels; one without adapters as it is."""
+    """Merge adapters into the base's kernels, which computes the same function; a model without adapters is returned unchanged."""
     if not isinstance(definition, AdaptedDefinition):
         return definition, params
     return definition.base, jax.jit(definition.merged)(params)
 
 
 def dropped(params: Params, rate: float, key: jax.Array | None) -> Params:
-    """The parameters with inputs of the adapters dropped: rows of A are zero with probability `rate`, the rest grows by 1 / (1 - rate).
+    """Apply dropout to the adapters' inputs: rows of A are 0 with probability `rate`, and the rest is scaled by 1 / (1 - rate).
 
-    A draw holds for all positions of a micro-batch; as adapters are part of the kernel, they cannot see positions apart.
+    All positions of a micro-batch share one draw, because adapters are part of the kernel.
     """
     if key is None or not rate:
         return params
@@ -190,7 +193,7 @@ def dropped(params: Params, rate: float, key: jax.Array | None) -> Params:
         name = "/".join(str(step.key) for step in path)
         if not name.endswith(f"/{A}"):
             return leaf
-        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        return leaf * jax.random.bernoulli(own, 1.0 - rate, (*leaf.shape[:-1], 1)) / (1.0 - rate)
+        leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        return leaf * jax.random.bernoulli(leaf_key, 1.0 - rate, (*leaf.shape[:-1], 1)) / (1.0 - rate)
 
     return jax.tree_util.tree_map_with_path(drop, params)

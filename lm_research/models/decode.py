@@ -1,6 +1,6 @@
-"""Decoding with a cache: a decoder runs on new tokens only, through the same blocks, and reads those before from slots.
+"""Decoding with a cache: the decoder's blocks run on new tokens only, and read earlier keys and values from the cache's slots.
 
-Legend: B rows, L new tokens, S slots, M places of an encoder's row, G key/value heads, K head width, D model width, N layers.
+Legend: lm_research/models/__init__.py and attention/cache.py: L is new tokens, S slots, and M positions of the encoder.
 """
 
 from __future__ import annotations
@@ -29,18 +29,24 @@ CACHE_AXES = ("batch", "act_heads", None, None)
 def empty(
     bound: BoundModel, rows: int, slots: int, memory: EncoderOutput | None = None, step: int = 0, shared: int = 0
 ) -> Cache:
-    """A cache without tokens; the encoder's keys and values are computed here, once.
+    """Make a cache without tokens, and compute the encoder's keys and values, which happens once here.
 
-    `step` and `shared` say what layers with a window need not keep, see `capacity`.
+    Args:
+      bound: the model.
+      rows: B, number of sequences.
+      slots: S.
+      memory: the encoder's output, for a decoder that has one.
+      step: as for `capacity`, for layers with a window.
+      shared: as for `capacity`.
     """
     arch = bound.model.arch
 
-    def zeros(spec: LayerSpec, *front: int) -> jax.Array:
+    def zeros(spec: LayerSpec, *repeats: int) -> jax.Array:
         heads, width = (1, 1) if spec.attention == "none" else (spec.num_kv_heads, spec.head_size)
-        kept = capacity(spec.reach, slots, step, shared)
+        size = capacity(spec.reach, slots, step, shared)
         if bound.blocks is not None:
-            return jnp.zeros((rows * heads, kept, width), arch.compute_dtype)
-        return constrain(jnp.zeros((*front, rows, heads, kept, width), arch.compute_dtype), None, *CACHE_AXES)
+            return jnp.zeros((rows * heads, size, width), arch.compute_dtype)
+        return constrain(jnp.zeros((*repeats, rows, heads, size, width), arch.compute_dtype), None, *CACHE_AXES)
 
     layers: Layers
     if bound.blocks is not None:
@@ -64,21 +70,21 @@ def empty(
 
 
 def block_inputs(bound: BoundModel, cache: Cache, slots: CacheSlots, positions_BL: jax.Array) -> BlockInputs:
-    """What the blocks share: what is added to scores [B, 1 or H, L, S], from what each new token sees."""
-    made: dict[tuple[Any, ...], jax.Array] = {}
+    """Make the inputs that all blocks share, with biases [B, 1 or H, L, S] for the slots that each new token attends to."""
+    distinct: dict[tuple[Any, ...], jax.Array] = {}
     masks: dict[LayerSpec, jax.Array | AttentionMask] = {}
     sizes = _sizes(bound, cache)
     for spec in bound.model.arch.kinds:
-        looks = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"))
-        if looks not in made:
-            made[looks] = _bias(bound, spec, slots, sizes[spec])
-        masks[spec] = made[looks]
+        traits = (spec.attention, spec.window, spec.positions, spec.num_heads * (spec.positions == "alibi"))
+        if traits not in distinct:
+            distinct[traits] = _bias(bound, spec, slots, sizes[spec])
+        masks[spec] = distinct[traits]
     memory_mask = None if cache.memory_mask_BM is None else mask_to_bias(cache.memory_mask_BM[:, None, None])
     return BlockInputs(masks, positions_BL, None, memory_mask)
 
 
 def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:
-    """How many entries each kind of layer has."""
+    """The number of cache entries of each kind of layer."""
     arch = bound.model.arch
     if bound.blocks is not None:
         pairs = list(zip(arch.layer_specs, cache.keys, strict=True))
@@ -89,21 +95,21 @@ def _sizes(bound: BoundModel, cache: Cache) -> dict[LayerSpec, int]:
 
 
 def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> jax.Array:
-    """What is added to the scores of a layer of `size` entries."""
-    arch, distance_BLS, seen_BLS = bound.model.arch, slots.distance_BLS, slots.visible_BLS
-    held_BC = slots.slot_of_entry(spec.reach, size)
-    if held_BC is not None:  # in the order of the layer's entries
-        at_B1C = jnp.maximum(held_BC, 0)[:, None]
-        distance_BLS = jnp.take_along_axis(distance_BLS, at_B1C, axis=2)
-        seen_BLS = jnp.take_along_axis(seen_BLS, at_B1C, axis=2) & (held_BC >= 0)[:, None]
+    """The bias added to the scores of a layer with `size` cache entries."""
+    arch, distance_BLS, visible_BLS = bound.model.arch, slots.distance_BLS, slots.visible_BLS
+    slot_BC = slots.slot_of_entry(spec.reach, size)
+    if slot_BC is not None:  # reorder slots as the layer's entries
+        index_B1C = jnp.maximum(slot_BC, 0)[:, None]
+        distance_BLS = jnp.take_along_axis(distance_BLS, index_B1C, axis=2)
+        visible_BLS = jnp.take_along_axis(visible_BLS, index_B1C, axis=2) & (slot_BC >= 0)[:, None]
     if spec.attention == "window":
-        seen_BLS = seen_BLS & in_window(distance_BLS, spec.window, causal=True)
+        visible_BLS = visible_BLS & in_window(distance_BLS, spec.window, causal=True)
     elif spec.attention == "chunked":
-        own_BL1 = slots.positions_BL[..., None]
-        seen_BLS = seen_BLS & ((own_BL1 - distance_BLS) // spec.window == own_BL1 // spec.window)
-    bias = mask_to_bias(seen_BLS[:, None])
+        query_BL1 = slots.positions_BL[..., None]
+        visible_BLS = visible_BLS & ((query_BL1 - distance_BLS) // spec.window == query_BL1 // spec.window)
+    bias = mask_to_bias(visible_BLS[:, None])
     if spec.positions == "relative":
-        longest = seen_BLS.shape[-1]
+        longest = visible_BLS.shape[-1]
         buckets = distance_buckets(
             -np.arange(longest), arch.relative_buckets, arch.relative_max_distance, bidirectional=False
         )
@@ -115,21 +121,21 @@ def _bias(bound: BoundModel, spec: LayerSpec, slots: CacheSlots, size: int) -> j
 
 
 def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSlots) -> tuple[jax.Array, Cache]:
-    """Final states of new tokens [B, L, D], and the cache with them in it.
+    """Run the decoder on new tokens: their final states [B, L, D], and the cache that includes them.
 
     Args:
-      bound: the model; only its decoder runs.
+      bound: the model.
       tokens_BL: the new tokens.
-      cache: of the earlier ones. Give it up: it is written in place where jit may do so.
-      slots: where they stand and what they see.
+      cache: the cache of the earlier tokens. Donate it, so that jit can update it in place.
+      slots: the slots of the new tokens, and those that they attend to.
     """
     decoder, arch = bound.model.decoder, bound.model.arch
     positions_BL = slots.positions_BL
     if cache.first_B is not None:
         positions_BL += cache.first_B[:, None]
-    elif not arch.count_padding:  # padding stands before position 0
+    elif not arch.count_padding:  # padding has the position before 0
         positions_BL = jnp.where(tokens_BL == arch.pad_id, -1, positions_BL)
-    if arch.positions == "learned":  # padding, and rows that have ended, may stand outside
+    if arch.positions == "learned":  # positions of padding, and of finished sequences, may be out of range
         positions_BL = jnp.clip(positions_BL, -arch.position_offset, arch.max_length - 1)
     table_VE = None if arch.has_tokens else bound.model.table_VE
     x_BLD = decoder.embeddings(tokens_BL, positions_BL, None, None, table_VE)
@@ -139,18 +145,18 @@ def extend(bound: BoundModel, tokens_BL: jax.Array, cache: Cache, slots: CacheSl
         assert extended is not None
         cache = extended
     else:
-        x_BLD, cache = _one_by_one(bound.blocks, x_BLD, inputs, cache, slots)
+        x_BLD, cache = _run_unstacked(bound.blocks, x_BLD, inputs, cache, slots)
     return decoder.final_norm(x_BLD) if arch.final_norm else x_BLD, cache
 
 
-def _one_by_one(
+def _run_unstacked(
     blocks: tuple[Block, ...], x_BLD: jax.Array, inputs: BlockInputs, cache: Cache, slots: CacheSlots
 ) -> tuple[jax.Array, Cache]:
-    """All layers, which are apart."""
-    own = []
-    for number, block in enumerate(blocks):
-        own.append(LayerCache(cache.keys[number], cache.values[number], slots, block.spec.reach))
-        across = LayerCache(cache.cross_keys[number], cache.cross_values[number]) if cache.cross_keys else None
-        x_BLD = block(x_BLD, inputs, layer=number, cache=own[-1], cross_cache=across)
-    keys, values = tuple(one.key for one in own), tuple(one.value for one in own)
+    """Run unstacked layers one after the other."""
+    caches = []
+    for layer, block in enumerate(blocks):
+        caches.append(LayerCache(cache.keys[layer], cache.values[layer], slots, block.spec.reach))
+        cross_cache = LayerCache(cache.cross_keys[layer], cache.cross_values[layer]) if cache.cross_keys else None
+        x_BLD = block(x_BLD, inputs, layer=layer, cache=caches[-1], cross_cache=cross_cache)
+    keys, values = tuple(one.key for one in caches), tuple(one.value for one in caches)
     return x_BLD, cache._replace(keys=keys, values=values)

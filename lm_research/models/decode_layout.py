@@ -1,10 +1,9 @@
-"""A decoder's parameters laid out for few rows, and predictions from them.
+"""A parameter layout for decoding with few rows, and next-token predictions from it.
 
-Weights are read once for each new token, which is all that costs time in small batches. On a CPU a product with few rows is up to
-3 times as fast when it reads the matrix in the order in which it lies and has it first: matrix [O, I] times columns [I, R].
+In small batches the time per token is that of reading all weights. On a CPU a product with few rows is up to 3 times as fast if the matrix
+is the first factor and is read in memory order: a matrix [outputs, inputs] times columns [inputs, R].
 
-Legend: B batch, L length, M places that are predicted, R rows (B x L), I and O inputs and outputs of a matrix, D model width, F
-feed-forward width, E width of the token table, V vocabulary.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -24,50 +23,48 @@ from lm_research.models.layer_plan import LayerSlot, layer_slots
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import Dense, capped, few_rows, is_few
 
-HEAD = "head"  # name of the table of predictions among the parameters of `unroll`
+HEAD = "head"  # name of the transposed output table among the parameters of `unroll`
 
 
 def unroll(definition: ModelDefinition, params: Params) -> Params:
-    """Parameters with the decoder's layers apart, their matrices as [O, I], and the table of predictions as [E, V] too.
+    """Parameters with the decoder's layers unstacked, their matrices as [outputs, inputs], and the output table also as [E, V].
 
-    These are copies; the rest is shared.
-
-    `bind` takes either form. Run it inside jit.
+    These arrays are copies; the others are shared. `bind` takes either form. Call this function inside jit.
     """
     arch, layers = definition.arch, params["decoder"]["layers"]
 
-    def one(spec: LayerSpec, place: LayerSlot) -> Params:
-        contracted, stacked = _contracted(arch, spec), layers[place.stack] if place.stack else layers
+    def unstack(spec: LayerSpec, slot: LayerSlot) -> Params:
+        num_inputs, stacked = _num_input_axes(arch, spec), layers[slot.stack] if slot.stack else layers
 
-        def lay(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-            leaf, names = leaf[place.row], tuple(key.key for key in path)
-            if names not in contracted:
+        def convert(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+            leaf, names = leaf[slot.row], tuple(key.key for key in path)
+            if names not in num_inputs:
                 return leaf
-            return leaf.reshape(math.prod(leaf.shape[: contracted[names]]), -1).T
+            return leaf.reshape(math.prod(leaf.shape[: num_inputs[names]]), -1).T
 
-        return jax.tree_util.tree_map_with_path(lay, stacked)
+        return jax.tree_util.tree_map_with_path(convert, stacked)
 
-    apart = tuple(map(one, arch.layer_specs, layer_slots(arch)))
+    unstacked = tuple(map(unstack, arch.layer_specs, layer_slots(arch)))
     table_VE = _head_table(definition, params)
-    return {**params, "decoder": {**params["decoder"], "layers": apart, HEAD: table_VE.T}}
+    return {**params, "decoder": {**params["decoder"], "layers": unstacked, HEAD: table_VE.T}}
 
 
 def _head_table(definition: ModelDefinition, params: Params) -> jax.Array:
-    """The table [V, E] that predictions are products with."""
+    """The output table [V, E], the embedding table if it is tied."""
     if not definition.arch.tied:
         return params["next_token"]["table"]
     stack = "decoder" if definition.arch.has_tokens else "encoder"
     return params[stack]["embeddings"]["tokens"]
 
 
-def _contracted(arch: Architecture, spec: LayerSpec) -> dict[tuple[str, ...], int]:
-    """Path of each kernel of a block -> how many of its axes are inputs."""
+def _num_input_axes(arch: Architecture, spec: LayerSpec) -> dict[tuple[str, ...], int]:
+    """Path of each kernel of a block -> number of its input axes."""
     found = nnx.iter_graph(nnx.merge(*block_parts(arch, spec)))
     return {(*map(str, path), "kernel"): len(node.inputs) for path, node in found if isinstance(node, Dense)}
 
 
 class BoundModel(NamedTuple):
-    """A model with its parameters, and the decoder's blocks apart (or None where they are looped over)."""
+    """A model with its parameters, and the decoder's blocks if they are unstacked (else None)."""
 
     model: Model
     blocks: tuple[Block, ...] | None
@@ -75,7 +72,7 @@ class BoundModel(NamedTuple):
 
 
 def bind(definition: ModelDefinition, params: Params) -> BoundModel:
-    """The model of parameters in the stacked form, or in that of `unroll`."""
+    """Put parameters into the model, in the stacked form or in that of `unroll`."""
     layers = params["decoder"]["layers"]
     if not isinstance(layers, tuple | list):
         return BoundModel(definition.bind(params), None)
@@ -85,9 +82,9 @@ def bind(definition: ModelDefinition, params: Params) -> BoundModel:
     blocks = []
     for spec, layer in zip(definition.arch.layer_specs, layers, strict=True):
         graph, shapes = block_parts(definition.arch, spec)
-        own = jax.tree.map(lambda leaf: leaf, shapes)
-        nnx.replace_by_pure_dict(own, layer)
-        block = nnx.merge(graph, own)
+        state = jax.tree.map(lambda leaf: leaf, shapes)  # a copy of the structure
+        nnx.replace_by_pure_dict(state, layer)
+        block = nnx.merge(graph, state)
         for _, node in list(nnx.iter_graph(block)):
             if isinstance(node, Dense):
                 node.outputs_first = True
@@ -96,13 +93,13 @@ def bind(definition: ModelDefinition, params: Params) -> BoundModel:
 
 
 def predict(bound: BoundModel, x_BLD: jax.Array) -> jax.Array:
-    """Next-token logits [B, L, V] in float32 after each of some states."""
+    """Next-token logits [B, L, V] in float32 for final states."""
     projection = bound.model.predict_tokens(x_BLD)
     hidden_BME, table_VE, bias_V, cap = projection
     rows_RE = hidden_BME.reshape(-1, hidden_BME.shape[-1])
     if not is_few(rows_RE):
         return projection.logits()
-    if len(rows_RE) == 1 and bound.head_EV is not None:  # a single row is faster this way round
+    if len(rows_RE) == 1 and bound.head_EV is not None:  # for a single row the transposed table is faster
         table_EV = bound.head_EV.astype(rows_RE.dtype)
         logits_RV = jnp.matmul(rows_RE, table_EV, preferred_element_type=jnp.float32)
     else:

@@ -1,7 +1,7 @@
-"""Between NNX modules, which describe, and plain nested dicts of arrays, which the hot path carries.
+"""Model definitions: the link between NNX modules and the plain nested dicts of parameters that the training step carries.
 
-A `ModelDefinition` holds what does not change (graph, shapes, logical axes). Under jit, `bind` puts a dict of
-parameters back into the module and calls it as a pure function of them.
+A `ModelDefinition` has everything but the parameters (graph, shapes, logical axes). Under jit, `bind` puts a dict of parameters into the
+module, so that its calls are pure functions of them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class ModelDefinition:
     """A model without its parameters.
 
     Attributes:
-      arch: its architecture.
-      head: what it predicts.
+      arch: the architecture.
+      head: the prediction head.
       shapes: nested dict of jax.ShapeDtypeStruct, one per parameter; stacked layers have a leading axis N.
-      axes: the same structure with tuples of logical axis names ("layers" first where stacked).
-      graph, state: the module without and with placeholders of its arrays, see nnx.split.
+      axes: tuples of logical axis names in the same structure ("layers" first where stacked).
+      graph, state: graph definition and abstract state of the module (nnx.split).
     """
 
     arch: Architecture
@@ -44,14 +44,14 @@ class ModelDefinition:
     state: nnx.State[Any, Any]
 
     def init(self, seed: int | jax.Array) -> Params:
-        """Fresh parameters (float32). The same for any mesh, because jax.random is."""
+        """Initialize parameters in float32; they are the same on every mesh, because jax.random is."""
         model = Model(self.arch, self.head, nnx.Rngs(jax.random.key(seed)))
         return nnx.to_pure_dict(nnx.split(model)[1])
 
     def init_only(self, paths: Collection[str], seed: int, shardings: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Fresh parameters of these paths ("a/b/c") alone, where `shardings` says; the compiler drops what makes the others.
+        """Initialize only the parameters with these paths ("a/b/c"); the compiler removes the computation of the others.
 
-        A sharding of None is the default device.
+        `shardings` gives each path's sharding, or None for the default device.
         """
         if not paths:
             return {}
@@ -63,13 +63,13 @@ class ModelDefinition:
         return dict(jax.jit(pick, out_shardings=placed if all(placed.values()) else None)(np.uint32(seed)))
 
     def bind(self, params: Params) -> Model:
-        """The module holding these parameters. Cheap under jit, where it happens once, at tracing."""
+        """Put parameters into the module. Under jit this happens once, at tracing."""
         state = jax.tree.map(lambda leaf: leaf, self.state)  # a copy of the structure
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(self.graph, state)
 
     def layers_of(self, path: str) -> tuple[int, ...] | None:
-        """The numbers of the layers (of shared ones, the blocks) that are stacked in a parameter; None of one that is no layer's."""
+        """Indices of the layers (or shared blocks) that are stacked in a parameter; None for parameters outside of layers."""
         stack, found, rest = path.partition("/layers/")
         if not found:
             return None
@@ -78,11 +78,12 @@ class ModelDefinition:
 
     @property
     def num_params(self) -> int:
+        """Number of parameters, tied ones counted once."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.shapes))
 
 
 def define(arch: Architecture, head: HeadSpec) -> ModelDefinition:
-    """Describes a model without allocating it."""
+    """Define a model without allocating its parameters."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Model(arch, head, nnx.Rngs(0))))
     shapes = nnx.to_pure_dict(state)
 

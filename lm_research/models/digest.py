@@ -1,9 +1,8 @@
-"""A 64-bit digest of an array's bits, computed where the array lies.
+"""A 64-bit digest of an array's bits, computed on the array's devices.
 
-Each element's bits and position are hashed and the hashes added modulo 2**32, twice with different constants. Integer
-addition commutes, so the digest does not depend on how the array is divided over devices, and nothing leaves them.
-It tells whether two runs ended with the same numbers and whether a file came back whole; it is no defence against
-somebody who wants a collision.
+Each element's bits are hashed with its index, and the hashes are added modulo 2**32, twice with different constants. Integer addition
+commutes, so the digest does not depend on how the array is divided over devices. The digest shows whether two runs ended with the same
+parameters, and whether a file was restored completely; it does not protect against deliberate collisions.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _KEYS = ((0x9E3779B9, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))
 
 
 def _words(x: jax.Array) -> jax.Array:
-    """The bits of each element as uint32 (64-bit types do not occur: jax runs in 32-bit mode)."""
+    """The bits of each element as uint32; JAX runs in 32-bit mode, so there are no 64-bit types."""
     width = x.dtype.itemsize
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
@@ -29,8 +28,7 @@ def _words(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
 
 
-# One small program a shape, which parameters, moments and averages share: a program for a whole tree takes far longer
-# to compile.
+# One small program per shape, which parameters, moments and averages share; a program for a whole tree compiles far more slowly.
 @jax.jit
 def digest_words(x: jax.Array) -> jax.Array:
     """The digest of an array, [2] uint32."""
@@ -45,12 +43,12 @@ def digest_words(x: jax.Array) -> jax.Array:
 
 
 def digest_arrays(tree: Any) -> dict[str, str]:
-    """Digest of every array of a nested dict: path "a/b/c" -> 16 hexadecimal digits."""
+    """Digests of a nested dict's arrays: path "a/b/c" -> 16 hexadecimal digits."""
     words = flatten(jax.device_get(jax.tree.map(digest_words, tree)))
     return {path: f"{int(a):08x}{int(b):08x}" for path, (a, b) in words.items()}
 
 
 def digest_of(tree: Any) -> str:
-    """One digest for a whole nested dict, from its arrays' paths and digests (16 hexadecimal digits)."""
+    """A digest of a nested dict from its arrays' paths and digests (16 hexadecimal digits)."""
     lines = "".join(f"{path} {digest}\n" for path, digest in sorted(digest_arrays(tree).items()))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]

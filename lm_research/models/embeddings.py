@@ -1,6 +1,6 @@
-"""Embeddings of tokens: what a stack of blocks begins with.
+"""Embeddings of tokens, positions and types, the input of a stack of blocks.
 
-Legend: B batch, L length, D model width, E embedding width, V vocabulary.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from lm_research.parallel.rules import constrain
 
 
 class Embeddings(nnx.Module):
-    """Token + position (+ type) embeddings, normalized and projected to D where the architecture says so."""
+    """Token, position and type embeddings, normalized and projected to D if the architecture requires it."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs) -> None:
         width = arch.embedding_width
-        if arch.has_tokens:  # otherwise the encoder's table serves both
+        if arch.has_tokens:  # otherwise the encoder's table is used
             self.tokens = make_param(rngs, (arch.vocab_size, width), ("vocab", "embed"), arch)
         if arch.positions == "learned":
             rows = arch.max_length + arch.position_offset
@@ -41,10 +41,11 @@ class Embeddings(nnx.Module):
         dropout_key: jax.Array | None,
         table_VE: jax.Array | None = None,
     ) -> jax.Array:
+        """Embed tokens, [B, L, D]. Arguments are those of Transformer; `table_VE` is the encoder's token table, if it is shared."""
         arch = self.arch
         table_VE = self.tokens[...] if arch.has_tokens else table_VE
         assert table_VE is not None
-        # Rows whole on each device before they are looked up: otherwise XLA moves the result around instead.
+        # Gather rows on each device before the look-up: otherwise XLA moves the much larger result.
         x_BLE = jnp.take(constrain(table_VE, "vocab", None), tokens_BL, axis=0)
         if arch.embedding_scale != 1.0:
             x_BLE = x_BLE * arch.embedding_scale

@@ -1,6 +1,6 @@
-"""Floating-point operations of training: of one row, by part, and per token; what MFU and the planner count.
+"""Floating-point operations of training, per sequence and per token, as MFU and the planner count them.
 
-Legend: L target (or only) length, S source length, M predicted positions, D width, H heads, K head width.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lm_research.models.definition import ModelDefinition
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of forward and backward pass over one row, by part."""
+    """Floating-point operations of the forward and backward pass over one sequence, by part."""
 
     layers: float
     attention: float
@@ -25,54 +25,55 @@ class Flops:
 
     @property
     def total(self) -> float:
+        """The sum of all parts."""
         return self.layers + self.attention + self.head
 
 
 def train_flops(definition: ModelDefinition, length: int, predicted: float, source_length: int = 0) -> Flops:
-    """6 per parameter and position, and 12 H K per layer, query and key (Chowdhery et al. 2022, appendix B).
+    """Count 6 operations per parameter and position, and 12 H K per layer, query and key (Chowdhery et al. 2022, appendix B).
 
-    A product of a position with a weight is a multiplication and an addition, and the backward pass makes two such
-    products. Scores and mixing are 2 H K each per query and key, three times; causal rows count in full. The vocabulary projection
-    counts for the predicted positions only, the heads' own small layers not at all. Keys and values of a cross-attention are
-    made for each source position. A model inside the model (ELECTRA's generator) counts too.
+    A weight takes a multiplication and an addition per position in the forward pass, and twice that in the backward pass. Scores and
+    weighted values take 2 H K operations each per query and key, times three; causal masks save nothing. The vocabulary projection counts
+    for predicted positions only, and small layers of heads are not counted. Keys and values of cross-attention are computed for each source
+    position. A model inside the model (ELECTRA's generator) counts too.
 
     Args:
       definition: the model.
-      length: L.
-      predicted: M, positions of a row that the vocabulary projection is made for.
+      length: L, length of the target, or of the only sequence.
+      predicted: M, number of positions with a vocabulary projection.
       source_length: S; 0 without a source.
     """
     layers = attention = 0.0
     for name, stack in _stacks(definition.shapes):
         arch = _architecture(definition, name)
-        reads = source_length if name == "encoder" and source_length else length
+        own_length = source_length if name == "encoder" and source_length else length
         for path, leaf in jax.tree_util.tree_leaves_with_path(stack):
             keys = [key.key for key in path]
             if keys[-1] == "kernel":
                 from_source = "cross_attention" in keys and keys[-2] in ("key", "value")
-                repeats = (
-                    arch.num_layers / arch.num_blocks * _share(definition, arch, f"{name}/layers/" + "/".join(keys))
-                )
-                layers += 6.0 * math.prod(leaf.shape) * repeats * (source_length if from_source else reads)
-        own = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs if spec.attention != "none")
-        across = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs) if arch.encoder is not None else 0
-        attention += 12.0 * reads * (own * reads + across * source_length)
+                fraction = _used_fraction(definition, arch, f"{name}/layers/" + "/".join(keys))
+                uses = arch.num_layers / arch.num_blocks * fraction
+                layers += 6.0 * math.prod(leaf.shape) * uses * (source_length if from_source else own_length)
+        self_width = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs if spec.attention != "none")
+        all_width = sum(spec.num_heads * spec.head_size for spec in arch.layer_specs)
+        cross_width = all_width if arch.encoder is not None else 0
+        attention += 12.0 * own_length * (self_width * own_length + cross_width * source_length)
     head = 6.0 * definition.arch.vocab_size * definition.arch.embedding_width * predicted
     return Flops(layers, attention, head)
 
 
 def train_flops_per_token(
-    definition: ModelDefinition, length: int, predicted_share: float = 1.0, source_length: int = 0
+    definition: ModelDefinition, length: int, predicted_fraction: float = 1.0, source_length: int = 0
 ) -> float:
-    """`train_flops` of a row divided by its S + L positions: 6 N + 12 layers D L of a model of one stack, N as computed.
+    """`train_flops` of a sequence divided by its S + L positions; `predicted_fraction` is M / L.
 
-    `predicted_share` is M / L.
+    For a single stack with P counted parameters this is 6 P + 12 N D L.
     """
-    return train_flops(definition, length, predicted_share * length, source_length).total / (source_length + length)
+    return train_flops(definition, length, predicted_fraction * length, source_length).total / (source_length + length)
 
 
 def _stacks(shapes: Any) -> list[tuple[str, Any]]:
-    """The stacks of blocks among a model's parameters, wherever they are: (name, parameters of the blocks)."""
+    """All stacks of blocks among a model's parameters, at any depth: (name, parameters of the blocks)."""
     found: list[tuple[str, Any]] = []
     for name, tree in shapes.items():
         if isinstance(tree, dict):
@@ -80,8 +81,8 @@ def _stacks(shapes: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _share(definition: ModelDefinition, arch: Architecture, path: str) -> float:
-    """How much of a kernel each position takes: of experts, some."""
+def _used_fraction(definition: ModelDefinition, arch: Architecture, path: str) -> float:
+    """The fraction of a kernel that each position uses: less than 1 for experts."""
     layers = definition.layers_of(path)
     assert layers is not None
     spec = arch.layer_specs[layers[0] % arch.num_layers]

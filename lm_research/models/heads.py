@@ -95,6 +95,7 @@ class NextTokenHead(nnx.Module):
         self.scale, self.cap = arch.logit_scale, arch.logit_cap or None
 
     def __call__(self, hidden_BMD: jax.Array, table_VD: jax.Array) -> Projection:
+        """Predict next tokens; the embedding table `table_VD` is not used by a head with its own table."""
         hidden_BMD = hidden_BMD if self.scale == 1.0 else hidden_BMD * self.scale
         # The bias is a constant of the checkpoint (BART's final_logits_bias), which BART does not train either.
         bias_V = None if self.bias is None else jax.lax.stop_gradient(self.bias[...])
@@ -155,6 +156,7 @@ class ReplacedTokenHead(nnx.Module):
         self.activation = arch.activation
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """Logits [B, L] in float32 that tokens were replaced."""
         return self.output(activation(self.activation, self.dense(x_BLD)))[..., 0].astype(jnp.float32)
 
 

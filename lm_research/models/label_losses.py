@@ -1,6 +1,6 @@
-"""Losses of labels as transformers' classes take them.
+"""Losses for labels in the form that transformers' classes take.
 
-Legend: B batch, C classes.
+Legend: lm_research/models/__init__.py.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-IGNORED = -100  # a label that is no label
-# What the labels of a classification are, by `problem_type` of config.json.
+IGNORED = -100  # the label of positions without a loss
+# Values of `problem_type` in config.json, which defines the meaning of a classification's labels.
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean negative log-likelihood [nats] of the labels [...] under logits [..., C], those of IGNORED left out."""
-    counts = labels != IGNORED
-    log_shares = jax.nn.log_softmax(logits.astype(jnp.float32))
-    chosen = jnp.take_along_axis(log_shares, jnp.where(counts, labels, 0)[..., None], axis=-1)[..., 0]
-    return -(chosen * counts).sum() / counts.sum()
+    """Mean negative log-likelihood [nats] of the labels [...] under logits [..., C]; labels of IGNORED are not counted."""
+    counted = labels != IGNORED
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    label_log_probs = jnp.take_along_axis(log_probs, jnp.where(counted, labels, 0)[..., None], axis=-1)[..., 0]
+    return -(label_log_probs * counted).sum() / counted.sum()
 
 
 def problem_of(problem_type: str | None, labels: jax.Array, classes: int) -> str:
-    """What labels are: as config.json says, else as transformers finds it from the number of outputs and the labels' type.
+    """The problem type of config.json, or as transformers infers it from the number of outputs and the labels' type.
 
-    Integers [B, C] can only be several labels at once.
+    Unlike in transformers, integer labels [B, C] are several labels per sequence.
     """
     if problem_type is not None:
         return problem_type
@@ -35,7 +35,7 @@ def problem_of(problem_type: str | None, labels: jax.Array, classes: int) -> str
 
 
 def classification_loss(logits_BC: jax.Array, labels: jax.Array, problem_type: str | None) -> jax.Array:
-    """Mean squared error of values, cross-entropy of one label a row, or binary cross-entropy of several; means over all outputs."""
+    """Squared error of values, cross-entropy of single labels, or binary cross-entropy of several labels; means over all outputs."""
     problem = problem_of(problem_type, labels, logits_BC.shape[1])
     if problem == "single_label_classification":
         return cross_entropy(logits_BC, labels.reshape(-1))

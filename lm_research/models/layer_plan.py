@@ -1,8 +1,8 @@
-"""How the layers of a stack lie in memory and how they are run.
+"""The memory layout and execution order of a stack's layers.
 
-Parameters are stacked, [N, ...], as far as layers have the same ones: all of a stack below "layers" where all have, else those of a kind below
-"layers/KIND". Layers run in segments: a period of the pattern, traced once, that is repeated in a loop. So compile time and memory
-are those of one period, whatever the depth.
+Layers with parameters of the same shapes are stacked, [N, ...]: below "layers" if this includes all layers of the stack, else below
+"layers/KIND". Layers run in segments: a period of the pattern is traced once and repeated in a loop, so that compile time and memory do
+not depend on the depth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of a block's parameters, by 
 
 
 class Segment(NamedTuple):
-    """`repeats` times the `period` layers from `first` on."""
+    """A part of a stack: `repeats` repetitions of the `period` layers that start at layer `first`."""
 
     first: int
     period: int
@@ -31,7 +31,10 @@ class Segment(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def segments(arch: Architecture) -> tuple[Segment, ...]:
-    """The layers of a stack in as few traced ones as repetitions allow."""
+    """Divide the layers of a stack into segments greedily: each is the one that saves the most traced layers.
+
+    Example: the kinds a b a b a b c make Segment(0, 2, 3) and Segment(6, 1, 1).
+    """
     numbers = {spec: number for number, spec in enumerate(arch.kinds)}
     kinds, found, first = [numbers[spec] for spec in arch.layer_specs], [], 0
     while first < len(kinds):
@@ -49,12 +52,12 @@ def segments(arch: Architecture) -> tuple[Segment, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Layers with the same parameters, stacked.
+    """Layers whose parameters are stacked.
 
     Attributes:
-      name: of the kind; "" where the whole stack is of it.
-      spec: of the first of them.
-      layers: the number of the layer in each row; of shared layers, that of the block.
+      name: name of the kind; "" if all layers are in one stack.
+      spec: spec of the first of the layers.
+      layers: index of the layer in each row; with shared layers, that of the block.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Stack:
 
 @functools.lru_cache(maxsize=256)
 def stacks(arch: Architecture) -> tuple[Stack, ...]:
-    """The stacks that the layers of an architecture lie in."""
+    """The stacks that an architecture's layers are stored in."""
     if arch.share_layers:
         return (Stack("", arch.layer_specs[0], tuple(range(arch.num_blocks))),)
     shapes = {spec: _shapes(arch, spec) for spec in arch.kinds}
@@ -81,8 +84,8 @@ def _shapes(arch: Architecture, spec: LayerSpec) -> Shapes:
     return tuple((jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves)
 
 
-# Fields that decide which parameters a layer has, and what a stack of some is called by them.
-_TELLING = {
+# Fields that determine a layer's parameters -> the word for them in the name of a stack.
+_NAME_WORDS = {
     "num_experts": "experts",
     "gated": "gated",
     "attention_norm": "attention_norm",
@@ -103,12 +106,12 @@ _TELLING = {
 
 
 def _names(specs: list[LayerSpec]) -> list[str]:
-    """What tells stacks apart, "experts_8" and "no_experts"; a single one has no name."""
+    """Names of stacks by the fields in which they differ, such as "experts_8" and "no_experts"; a single one has no name."""
     if len(specs) == 1:
         return [""]
-    for count in range(1, len(_TELLING) + 1):  # as few fields as tell all apart
-        telling = [field for field in _TELLING if len({getattr(spec, field) for spec in specs}) > 1][:count]
-        names = ["_".join(_word(_TELLING[field], getattr(spec, field)) for field in telling) for spec in specs]
+    for count in range(1, len(_NAME_WORDS) + 1):  # use as few fields as distinguish all stacks
+        fields = [field for field in _NAME_WORDS if len({getattr(spec, field) for spec in specs}) > 1][:count]
+        names = ["_".join(_word(_NAME_WORDS[field], getattr(spec, field)) for field in fields) for spec in specs]
         if len(set(names)) == len(names):
             return names
     return [f"{name}_{number}" for number, name in enumerate(names)]
@@ -121,7 +124,7 @@ def _word(name: str, value: object) -> str:
 
 
 class LayerSlot(NamedTuple):
-    """Where a layer's parameters lie: the name of a stack, and a row of it."""
+    """The location of a layer's parameters: the name of a stack, and a row of it."""
 
     stack: str
     row: int
@@ -129,7 +132,7 @@ class LayerSlot(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def layer_slots(arch: Architecture) -> tuple[LayerSlot, ...]:
-    """Of each layer."""
+    """The slot of each layer."""
     if arch.share_layers:
         return tuple(LayerSlot("", block) for block in arch.block_of_layer)
     found = {number: LayerSlot(s.name, row) for s in stacks(arch) for row, number in enumerate(s.layers)}

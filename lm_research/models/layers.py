@@ -1,6 +1,6 @@
-"""The small parts: parameters with named axes, dense layers, layer norm, dropout, activations.
+"""Basic layers: parameters with named axes, dense layers, norms, dropout, activations.
 
-Every parameter is an `nnx.Param` whose metadata `axes` names its logical axes (see parallel/rules.py).
+Every parameter is an `nnx.Param` whose metadata `axes` names its logical axes (parallel/rules.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Axes = tuple[str | None, ...]
 def make_param(
     rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, arch: Architecture, std: float | None = None
 ) -> nnx.Param[jax.Array]:
-    """A weight matrix or table with the architecture's initial distribution."""
+    """Make a weight matrix or table with the architecture's initial distribution."""
     std = arch.init_std if std is None else std
     if arch.init == "truncated_normal":
-        # Cut at two deviations, not rescaled afterwards: what BERT's released code calls stddev.
+        # Cut at two deviations and not rescaled afterwards, as in BERT's released code.
         value = std * jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
     else:
         value = std * jax.random.normal(rngs.params(), shape, jnp.float32)
@@ -34,27 +34,28 @@ def make_param(
 
 
 def zeros_param(shape: Sequence[int], axes: Axes) -> nnx.Param[jax.Array]:
+    """Make a parameter, such as a bias, that starts at zero."""
     return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
 
 
 def broadcast_rows(vector: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """`jnp.broadcast_to(vector, shape)` whose gradient is a product with a row of ones.
+    """`jnp.broadcast_to(vector, shape)` whose gradient is a product with a vector of ones.
 
-    XLA's CPU compiler sums over leading axes 10 to 30 times slower than it multiplies by ones; elsewhere it is the same.
+    On CPUs XLA's sum over leading axes is 10 to 30 times slower than this product; on other devices both take equally long.
     """
-    return _over_rows(tuple(shape), vector)
+    return _broadcast_rows(tuple(shape), vector)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _over_rows(shape: tuple[int, ...], vector: jax.Array) -> jax.Array:
+def _broadcast_rows(shape: tuple[int, ...], vector: jax.Array) -> jax.Array:
     return jnp.broadcast_to(vector, shape)
 
 
-def _over_rows_forward(shape: tuple[int, ...], vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _broadcast_rows_forward(shape: tuple[int, ...], vector: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.broadcast_to(vector, shape), vector
 
 
-def _over_rows_backward(shape: tuple[int, ...], vector: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+def _broadcast_rows_backward(shape: tuple[int, ...], vector: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     if gradient.ndim > 2 and length_parts(gradient.shape[1]) > 1:
         total = gradient.sum(range(gradient.ndim - vector.ndim), dtype=jnp.float32)
     else:
@@ -64,15 +65,15 @@ def _over_rows_backward(shape: tuple[int, ...], vector: jax.Array, gradient: jax
     return (total.astype(vector.dtype).reshape(vector.shape),)
 
 
-_over_rows.defvjp(_over_rows_forward, _over_rows_backward)
+_broadcast_rows.defvjp(_broadcast_rows_forward, _broadcast_rows_backward)
 
 
 class Dense(nnx.Module):
-    """Contracts the last `len(inputs)` axes of its input with a kernel [*inputs, *outputs] and adds a bias, if any.
+    """A layer that contracts the last `len(inputs)` axes of its input with a kernel [*inputs, *outputs], and adds an optional bias.
 
     Attributes:
       inputs, outputs: sizes of the kernel's axes.
-      outputs_first: whether the kernel is stored as one matrix [O, I] instead, as decode_layout.py lays it out for few rows.
+      outputs_first: whether the kernel is stored as a matrix [outputs, inputs] instead, the layout for few rows (decode_layout.py).
     """
 
     def __init__(
@@ -93,14 +94,14 @@ class Dense(nnx.Module):
         self.dtype = arch.compute_dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the layer: [..., *inputs] -> [..., *outputs]."""
         leading, kernel = x.shape[: -len(self.inputs)], self.kernel[...].astype(self.dtype)
-        if (
-            len(leading) > 1 and length_parts(leading[1]) > 1
-        ):  # flattened, positions of a device would not lie together (rules.flatten_rows)
+        if len(leading) > 1 and length_parts(leading[1]) > 1:
+            # Devices divide the positions: after flattening a device's positions would not be contiguous (rules.flatten_rows).
             y = jnp.tensordot(x, kernel, len(self.inputs))
             return y if self.bias is None else y + self.bias[...].astype(self.dtype)
-        # As one product of two matrices: its gradients are such products too, without transposed copies (up to 1.7 x
-        # on a CPU). Flattening keeps the batch and the heads outermost, so it moves nothing between devices.
+        # One product of two matrices, whose gradients are such products too, without transposed copies (up to 1.7 times as fast on a
+        # CPU). Flattening keeps batch and heads outermost, so it moves nothing between devices.
         x_RI = x.reshape(-1, math.prod(self.inputs))
         if not self.outputs_first:
             y_RO = x_RI @ kernel.reshape(x_RI.shape[1], -1)
@@ -110,24 +111,24 @@ class Dense(nnx.Module):
             y_RO += broadcast_rows(self.bias[...].astype(self.dtype).reshape(-1), y_RO.shape)
         return y_RO.reshape(*leading, *self.outputs)
 
-    def columns(self, x_IR: jax.Array) -> jax.Array:
-        """The output [O, R] of columns [I, R], of a layer that has `outputs_first`."""
+    def apply_to_columns(self, x_IR: jax.Array) -> jax.Array:
+        """The output [outputs, R] of columns [inputs, R]; for layers with `outputs_first`."""
         y_OR = self.kernel[...].astype(self.dtype) @ x_IR
         return y_OR if self.bias is None else y_OR + self.bias[...].astype(self.dtype)[:, None]
 
 
-FEW_ROWS = 16  # products with at most so many rows are bound by reading the matrix
+FEW_ROWS = 16  # products with at most that many rows are limited by reading the matrix
 
 
 def is_few(x_RI: jax.Array) -> bool:
-    """Whether a product with these rows is faster as `few_rows`."""
+    """Whether `few_rows` computes a product with these rows faster."""
     return len(x_RI) <= FEW_ROWS and jax.default_backend() == "cpu"
 
 
 def few_rows(matrix_OI: jax.Array, x_RI: jax.Array, dtype: Any = None) -> jax.Array:
-    """Compute x matrix^T, [R, O], as matrix x^T, which reads the matrix as it lies, once, at up to 3 times the speed on a CPU.
+    """Compute x matrix^T, [R, outputs], as (matrix x^T)^T, which reads the matrix once in memory order: up to 3 times as fast on a CPU.
 
-    The barriers keep XLA from turning the product around again.
+    The barriers keep XLA from reversing the product.
     """
     x_IR = jax.lax.optimization_barrier(x_RI.T)
     y_OR = jnp.matmul(matrix_OI, x_IR, preferred_element_type=dtype)
@@ -144,6 +145,7 @@ class LayerNorm(nnx.Module):
         self.epsilon = arch.norm_epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalize the last axis, and return the input's type."""
         x32 = x.astype(jnp.float32)
         mean = x32.mean(-1, keepdims=True)
         centered = x32 - mean
@@ -161,6 +163,7 @@ class RMSNorm(nnx.Module):
         self.epsilon = arch.norm_epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalize the last axis, and return the input's type."""
         x32 = x.astype(jnp.float32)
         y = x32 * jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + self.epsilon)
         return (y * broadcast_rows(self.scale[...], y.shape)).astype(x.dtype)
@@ -171,7 +174,7 @@ _NORMS: dict[str, type[Norm]] = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 def norm(arch: Architecture, width: int = 0) -> Norm:
-    """The architecture's kind of normalization, over `width` or D elements."""
+    """Make the architecture's kind of norm, over `width` elements or D."""
     return _NORMS[arch.norm_kind](arch, width)
 
 
@@ -179,10 +182,10 @@ Elementwise = Callable[[jax.Array], jax.Array]
 
 
 def with_recomputed_grad(function: Elementwise, slope: Elementwise) -> Elementwise:
-    """`function` of x, computed in float32, with `slope` as its derivative.
+    """Make `function` compute in float32, with `slope` as its derivative, recomputed from x.
 
-    The slope starts again from x, behind a barrier. Otherwise XLA sees the same erf or tanh in the forward and in the backward
-    pass, makes it once as an array of its own, and both passes read one large array more.
+    A barrier separates the two passes. Otherwise XLA computes the erf or tanh that both contain once and stores it, and both passes read
+    one more large array.
     """
 
     @jax.custom_jvp
@@ -198,8 +201,8 @@ def with_recomputed_grad(function: Elementwise, slope: Elementwise) -> Elementwi
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
-    # From erf, to 2e-7. jax.nn.gelu takes erfc, which keeps the relative accuracy of values near 0 far left too, but is three
-    # rational functions and an exponential where XLA's erf is one short rational function.
+    # Accurate to 2e-7. jax.nn.gelu uses erfc, which is also relatively accurate for large negative x, but takes three rational functions
+    # and an exponential, while XLA's erf is one short rational function.
     return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
@@ -234,29 +237,30 @@ ACTIVATIONS: dict[str, Elementwise] = {
 
 
 def activation(name: str, x: jax.Array) -> jax.Array:
-    """The non-linearity called `name` in an Architecture."""
+    """Apply one of ACTIVATIONS."""
     return ACTIVATIONS[name](x)
 
 
 def capped(scores: jax.Array, cap: float | None) -> jax.Array:
-    """Compute cap tanh(score / cap); without a cap, or one of 0, the scores as they are."""
+    """Compute cap tanh(score / cap); without a cap, or with a cap of 0, return the scores unchanged."""
     return cap * jnp.tanh(scores / cap) if cap else scores
 
 
 def random_bits(
     key: jax.Array, shape: Sequence[int], whole: Sequence[int] = (), start: Sequence[int | jax.Array] = ()
 ) -> jax.Array:
-    """One uint32 per element, an integer hash of (key, element number).
+    """Draw one uint32 per element, an integer hash of (key, index of the element).
 
-    A counter-based generator (Salmon et al. 2011) that is purely elementwise: it fuses with its consumer, costs two
-    multiplications an element where threefry needs twenty rounds, and gives the same bits however the array is
-    divided over devices. The mixing constants are Wellons' lowbias32, with half of the key added between rounds.
-    Good enough for dropout; not for initialization or sampling, which use jax.random.
+    A counter-based generator (Salmon et al. 2011) that is purely elementwise: it fuses with its consumer, takes two multiplications per
+    element where threefry takes twenty rounds, and draws the same bits however the array is divided over devices. The mixing constants
+    are Wellons' lowbias32, with half of the key added between rounds. Good enough for dropout, but not for initialization or sampling,
+    which use jax.random.
 
     Args:
       key: a jax.random key.
-      shape: of the result.
-      whole, start: shape of the array that the result is a part of, and the part's first element along each axis.
+      shape: shape of the result.
+      whole: shape of the array that the result is a part of; empty is `shape`.
+      start: index of the part's first element along each axis; empty is 0.
     """
     high, low = jax.random.key_data(key).astype(jnp.uint32)
     element = jnp.zeros(shape, jnp.uint32)
@@ -271,7 +275,7 @@ def random_bits(
 
 
 def mix_bits(element: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
-    """The hash of `random_bits`: of element numbers, and of both halves of a key; all uint32."""
+    """Hash element indices with both halves of a key, for `random_bits`; all are uint32."""
     x = element ^ high
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = ((x ^ (x >> 15)) + low) * jnp.uint32(0x846CA68B)
@@ -285,13 +289,14 @@ def dropout(
     whole: Sequence[int] = (),
     start: Sequence[int | jax.Array] = (),
 ) -> jax.Array:
-    """Sets elements to 0 with probability `rate` and scales the rest by 1 / (1 - rate) (Srivastava et al. 2014).
+    """Set elements to 0 with probability `rate`, and scale the rest by 1 / (1 - rate) (Srivastava et al. 2014).
 
     Args:
       x: any array; its first axis is the batch.
-      rate: share dropped, exact to 2**-32.
+      rate: dropout probability, exact to 2**-32.
       key: a jax.random key, or None to return x unchanged (evaluation).
-      whole, start: as for `random_bits`. By default, in a program per device, x is the device's rows of a batch.
+      whole: as for `random_bits`.
+      start: as for `random_bits`; by default, inside jax.shard_map, the start of the device's part of the batch.
     """
     if key is None or rate == 0.0:
         return x
@@ -302,5 +307,5 @@ def dropout(
 
 
 def split_key(key: jax.Array | None, count: int) -> Sequence[jax.Array | None]:
-    """`count` independent keys, or `count` times None."""
+    """Split a key into `count` independent ones; None is split into `count` times None."""
     return [None] * count if key is None else list(jax.random.split(key, count))

@@ -1,6 +1,6 @@
-"""What a model can be: the range of each number of an Architecture, which numbers go together, and how many parameters they make.
+"""Validation of architectures: ranges of their fields, compatibility of fields, and the number of parameters.
 
-It is plain arithmetic, done before any array or shape is made, so that a wrong number in a file costs nothing.
+This is plain arithmetic, done before any array is allocated, so that a wrong number in a file is found at once.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lm_research.models.heads import HeadSpec
 from lm_research.models.layer_spec import LayerSpec
 from lm_research.models.layers import ACTIVATIONS
 
-MAX_PARAMETERS = 10**13  # 40 TB in float32, ten times the largest models there are
+MAX_PARAMETERS = 10**13  # 40 TB in float32, ten times the largest existing models
 MAX_LABELS = 2**20
-Depth = Annotated[int, Meta(ge=1, le=10_000)]  # blocks; the deepest models there are have some 1,000
+Depth = Annotated[int, Meta(ge=1, le=10_000)]  # blocks; the deepest existing models have about 1,000
 Labels = Annotated[int, Meta(ge=1, le=MAX_LABELS)]
-Token = Annotated[int, Meta(ge=-1, le=2**31 - 1)]  # -1 is none
+Token = Annotated[int, Meta(ge=-1, le=2**31 - 1)]  # -1 for none
 Scale = Annotated[float, Meta(ge=0, le=1e9)]
 Wavelength = Annotated[float, Meta(ge=1e-3, le=1e30)]
 
-# Field of Architecture -> its range, where that is not the type of the field.
+# Field of Architecture -> its range, if that is narrower than its type.
 RANGES: dict[str, Any] = {
     "vocab_size": Size,
     "hidden_size": Size,
@@ -60,7 +60,7 @@ RANGES: dict[str, Any] = {
     "head_activation": Literal["", *ACTIVATIONS],
     "dtype": Literal["float32", "bfloat16", "float16"],
 }
-# The same of LayerSpec.
+# Field of LayerSpec -> its range.
 LAYER_RANGES: dict[str, Any] = {
     "window": Count,
     "rotary_theta": Wavelength,
@@ -75,35 +75,36 @@ LAYER_RANGES: dict[str, Any] = {
     "num_experts": Count,
     "experts_per_token": Count,
 }
-# Way of stretching rotary positions -> the numbers it needs.
-STRETCHES = {
+# Type of rotary scaling -> the parameters it needs.
+ROTARY_SCALINGS = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 
 
 def flaw(arch: Architecture, names: Mapping[str, str] | None = None) -> str:
-    """Why there can be no such model, in a sentence without a full stop; "" if there can.
+    """Describe why an architecture is invalid, in a sentence without a full stop; "" if it is valid.
 
     Args:
       arch: an architecture.
-      names: field -> what the file that it was read from calls it.
+      names: field -> its key in the file that the architecture was read from.
     """
     inner = flaw(arch.encoder, names) if arch.encoder is not None else ""
-    return inner or _out_of_range(arch, names or {}) or _unfitting(arch, names or {}) or _too_large(arch, names or {})
+    names = names or {}
+    return inner or _out_of_range(arch, names) or _incompatible(arch, names) or _too_large(arch, names)
 
 
 def head_flaw(head: HeadSpec) -> str:
-    """The same of a head."""
+    """Describe why a head is invalid, as `flaw` does."""
     if head.name not in HEADS:
         return f"there is no head {head.name!r:.60}"
-    return (
-        "" if 1 <= head.num_labels <= MAX_LABELS else f"num_labels is {head.num_labels}; it is from 1 to {MAX_LABELS}"
-    )
+    if 1 <= head.num_labels <= MAX_LABELS:
+        return ""
+    return f"num_labels is {head.num_labels}; it must be from 1 to {MAX_LABELS}"
 
 
 def num_parameters(arch: Architecture) -> int:
-    """The parameters of the matrices and tables of a model's stacks; norms, biases and heads are left out."""
+    """Count the parameters in matrices and tables of a model's stacks; norms, biases and heads are not included."""
     width, rows = arch.hidden_size, arch.vocab_size if arch.has_tokens else 0
     if arch.positions == "learned":
         rows += arch.max_length + arch.position_offset
@@ -140,77 +141,78 @@ def _out_of_range(arch: Architecture, names: Mapping[str, str]) -> str:
     return ""
 
 
-def _unfitting(arch: Architecture, names: Mapping[str, str]) -> str:
-    def said(*fields: str) -> str:
+def _incompatible(arch: Architecture, names: Mapping[str, str]) -> str:
+    def show(*fields: str) -> str:
         return " and ".join(f"{names.get(field, field)}={getattr(arch, field)}" for field in fields)
 
     if not arch.head_size and arch.hidden_size % arch.num_heads:
-        return f"{said('hidden_size', 'num_heads')} do not go together, as each head takes an equal part of the width"
+        return (
+            f"{show('hidden_size', 'num_heads')} are incompatible: the width must be a multiple of the number of heads"
+        )
     for spec in arch.kinds:
-        if wrong := _unfitting_layer(arch, spec, said):
-            return wrong
+        if reason := _incompatible_layer(arch, spec, show):
+            return reason
     if _has_relative(arch) and arch.relative_max_distance <= arch.relative_buckets // 2:
-        more = said("relative_max_distance", "relative_buckets")
-        return f"{more} do not go together, as half of the buckets have one distance each"
+        sizes = show("relative_max_distance", "relative_buckets")
+        return f"{sizes} are incompatible: half of the buckets have one distance each, which the maximum must exceed"
     if arch.positions == "learned" and arch.max_length < 1:
-        return f"its {said('max_length')} leaves no position for a token"
+        return f"its {show('max_length')} leaves no position for a token"
     if arch.vocab_size <= arch.pad_id and arch.position_offset:
-        return f"{said('pad_id', 'vocab_size')} do not go together, as there is no such token"
+        return f"{show('pad_id', 'vocab_size')} are incompatible: there is no such token"
     if arch.share_layers and len(arch.kinds) > 1:
-        return "layers that share parameters are all of one kind, but its pattern has several"
+        return "layers that share parameters must all be of one kind, but its pattern has several"
     return ""
 
 
-def _unfitting_layer(arch: Architecture, spec: LayerSpec, said: Callable[..., str]) -> str:
+def _incompatible_layer(arch: Architecture, spec: LayerSpec, show: Callable[..., str]) -> str:
     if spec.num_heads % spec.num_kv_heads:
-        heads = said("num_heads", "num_kv_heads")
-        return f"{heads} do not go together, as each of the latter serves equally many heads"
+        return f"{show('num_heads', 'num_kv_heads')} are incompatible: the former must be a multiple of the latter"
     if spec.positions == "rotary" and spec.rotary_width % 2:
-        sizes = said("hidden_size", "num_heads", "head_size")
-        part = "" if spec.rotary_fraction == 1 else f", of which {spec.rotary_fraction} are rotated"
-        return f"heads are {spec.head_size} wide ({sizes}){part}, but rotary positions turn pairs of numbers"
+        sizes = show("hidden_size", "num_heads", "head_size")
+        part = "" if spec.rotary_fraction == 1 else f", of which a fraction of {spec.rotary_fraction} is rotated"
+        return f"heads are {spec.head_size} wide ({sizes}){part}, but rotary positions rotate pairs of elements"
     if spec.attention in ("window", "chunked") and not spec.window:
         return f"a layer has attention={spec.attention}, but window=0"
     if spec.attention == "chunked" and not arch.causal:
-        return "a layer has attention=chunked, which is for causal stacks"
+        return "a layer has attention=chunked, which requires a causal stack"
     if spec.positions == "relative" and spec.num_heads != arch.num_heads:
-        return "a layer with relative positions has its own num_heads, but the table of the stack is for all"
+        return "a layer with relative positions has its own num_heads, but all layers share one table of the stack"
     if spec.num_experts and not 1 <= spec.experts_per_token <= spec.num_experts:
         return f"experts_per_token={spec.experts_per_token} is not from 1 to num_experts={spec.num_experts}"
     if spec.num_experts and spec.mlp_bias:
         return f"a layer has num_experts={spec.num_experts} and mlp_bias=True, but experts have no biases"
     if spec.residual == "parallel" and arch.encoder is not None:
-        return "a layer has residual=parallel, which has no place for the attention to an encoder"
+        return "a layer has residual=parallel, which does not support attention to an encoder"
     if spec.residual == "parallel" and spec.attention == "none":
-        return "a layer has residual=parallel and attention=none, but parallel is to an attention"
+        return "a layer has residual=parallel and attention=none, but parallel branches require attention"
     if spec.residual in ("post", "output") and not spec.attention_norm:
-        return f"a layer has residual={spec.residual} and attention_norm=False, but its only norm of the attention is that one"
+        return f"a layer has residual={spec.residual}, which requires attention_norm=True"
     if spec.shared_norm and spec.residual != "parallel":
         return f"a layer has shared_norm=True and residual={spec.residual}, but only parallel branches share a norm"
-    return _stretch(dict(spec.rotary_scaling))
+    return _invalid_scaling(dict(spec.rotary_scaling))
 
 
-def _stretch(scaling: Mapping[str, Any]) -> str:
+def _invalid_scaling(scaling: Mapping[str, Any]) -> str:
     if not scaling:
         return ""
     kind = scaling.get("type")
-    if kind not in STRETCHES:
-        return f"rotary positions of type {kind!r:.60} are not supported (supported: {', '.join(STRETCHES)})"
-    for name in STRETCHES[kind]:
+    if kind not in ROTARY_SCALINGS:
+        return f"rotary scaling of type {kind!r:.60} is not supported (supported: {', '.join(ROTARY_SCALINGS)})"
+    for name in ROTARY_SCALINGS[kind]:
         if name not in scaling:
-            return f"rotary positions of type {kind} need {name}"
+            return f"rotary scaling of type {kind} requires {name}"
         if not (is_finite(scaling[name]) and 1e-3 <= scaling[name] <= 1e30):
-            return f"{name} of the rotary positions is {scaling[name]!r:.60}: expected a number from 0.001 to 1e30"
+            return f"{name} of the rotary scaling is {scaling[name]!r:.60}: expected a number from 0.001 to 1e30"
     if kind == "llama3" and scaling["high_freq_factor"] <= scaling["low_freq_factor"]:
-        return "high_freq_factor of the rotary positions must be above low_freq_factor"
+        return "high_freq_factor of the rotary scaling must be above low_freq_factor"
     return ""
 
 
 def _too_large(arch: Architecture, names: Mapping[str, str]) -> str:
-    found = num_parameters(arch)
-    if found <= MAX_PARAMETERS:
+    count = num_parameters(arch)
+    if count <= MAX_PARAMETERS:
         return ""
     sizes = ("vocab_size", "hidden_size", "num_layers", "intermediate_size", "num_heads", "head_size", "max_length")
-    most = sorted(sizes, key=lambda field: -getattr(arch, field))[:3]
-    said = ", ".join(f"{names.get(field, field)}={getattr(arch, field)}" for field in most)
-    return f"the model would have {found:.1e} parameters ({said}), more than any machine holds"
+    largest = sorted(sizes, key=lambda field: -getattr(arch, field))[:3]
+    shown = ", ".join(f"{names.get(field, field)}={getattr(arch, field)}" for field in largest)
+    return f"the model would have {count:.1e} parameters ({shown}), but at most {MAX_PARAMETERS:.0e} are supported"

@@ -1,6 +1,6 @@
-"""Where a token stands: sinusoidal tables, rotations of queries and keys, and biases by distance.
+"""Position encodings: sinusoidal embeddings, rotations of queries and keys, and biases by distance.
 
-Legend: B batch, L query length, S key length, H heads, K head width, D model width, R buckets.
+Legend: lm_research/models/__init__.py; here R is buckets.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 def sinusoidal(positions_BL: jax.Array, width: int) -> jax.Array:
     """Sines, then cosines, of each position at `width` / 2 wavelengths from 2 pi to 10000 x 2 pi, [B, L, D].
 
-    Vaswani et al. 2017, section 3.5, with the two halves side by side instead of interleaved, as its authors' code
-    has them; the odd element of an odd width is a sine.
+    Vaswani et al. 2017, section 3.5, with the two halves concatenated instead of interleaved, as in the authors' code. An odd width has
+    one more sine.
     """
     frequency_D = 1.0 / 10000.0 ** (2 * (np.arange(width) // 2) / width)
     angle_BLD = positions_BL[..., None].astype(jnp.float32) * frequency_D.astype(np.float32)
@@ -25,14 +25,14 @@ def sinusoidal(positions_BL: jax.Array, width: int) -> jax.Array:
 
 
 def rotary_frequencies(width: int, theta: float, scaling: Mapping[str, float | str]) -> np.ndarray:
-    """Radians a position turns each of `width` / 2 pairs by: theta^(-2 i / width) (Su et al. 2021), stretched.
+    """Angles in radians by which a position rotates each of `width` / 2 pairs: theta^(-2 i / width) (Su et al. 2021), scaled.
 
     Args:
-      width: K, even.
-      theta: base.
-      scaling: empty; or "type" "linear" with "factor" (Chen et al. 2023); or "llama3" with "factor",
-        "low_freq_factor", "high_freq_factor" and "original_max_position_embeddings" (Llama 3.1: long wavelengths are
-        stretched by the factor, short ones left, those between blended).
+      width: number of elements that are rotated, even.
+      theta: base of the wavelengths.
+      scaling: empty for none; or "type" "linear" with "factor" (Chen et al. 2023); or "llama3" with "factor", "low_freq_factor",
+        "high_freq_factor" and "original_max_position_embeddings" (Llama 3.1: long wavelengths are multiplied by the factor, short ones
+        kept, those between interpolated).
     """
     frequency = 1.0 / theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
     kind = scaling.get("type", "none")
@@ -52,25 +52,27 @@ def rotary_frequencies(width: int, theta: float, scaling: Mapping[str, float | s
 def rotate(
     x_BLHK: jax.Array, positions_BL: jax.Array, frequency_K2: np.ndarray, interleaved: bool = False
 ) -> jax.Array:
-    """Turns pairs of numbers of each head by position x frequency i, in float32.
+    """Rotate pairs of elements of each head by position x frequency i, in float32.
 
-    A pair is the elements i and i + (number of frequencies), or 2 i and 2 i + 1 if `interleaved`. What is behind all pairs stays.
+    Pair i is the elements i and i + (number of frequencies), or 2 i and 2 i + 1 if `interleaved`. Elements after the last pair are not
+    rotated.
     """
     width = 2 * len(frequency_K2)
     angle_BL1K2 = positions_BL[:, :, None, None].astype(jnp.float32) * frequency_K2
     cos, sin = jnp.cos(angle_BL1K2), jnp.sin(angle_BL1K2)
-    x32, stays = x_BLHK[..., :width].astype(jnp.float32), x_BLHK[..., width:]
+    x32, rest = x_BLHK[..., :width].astype(jnp.float32), x_BLHK[..., width:]
     first, second = (x32[..., ::2], x32[..., 1::2]) if interleaved else jnp.split(x32, 2, axis=-1)
     pair = (first * cos - second * sin, second * cos + first * sin)
-    turned = jnp.stack(pair, axis=-1).reshape(x32.shape) if interleaved else jnp.concatenate(pair, axis=-1)
-    turned = turned.astype(x_BLHK.dtype)
-    return jnp.concatenate([turned, stays], axis=-1) if stays.shape[-1] else turned
+    rotated = jnp.stack(pair, axis=-1).reshape(x32.shape) if interleaved else jnp.concatenate(pair, axis=-1)
+    rotated = rotated.astype(x_BLHK.dtype)
+    return jnp.concatenate([rotated, rest], axis=-1) if rest.shape[-1] else rotated
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
-    """What each head subtracts from its scores for a unit of distance, [H] in float32 (Press et al. 2022, section 3).
+    """The amount that each head subtracts from its scores per unit of distance, [H] in float32 (Press et al. 2022, section 3).
 
-    2^(-8 n / H), n from 1, of a power of two; of another number those of the next smaller one, and every second of the next larger one's.
+    If H is a power of two, 2^(-8 n / H) for n from 1 to H. Otherwise the slopes of the next smaller power of two, followed by every second
+    slope of the next larger one.
     """
     power = 2 ** int(math.log2(heads))
     slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
@@ -81,9 +83,9 @@ def alibi_slopes(heads: int) -> np.ndarray:
 def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, bidirectional: bool) -> np.ndarray:
     """Bucket of each distance (key position minus query position), int32 of the same shape.
 
-    Raffel et al. 2019, section 2.1: half of the buckets hold one distance each, the others ranges that grow with the
-    logarithm up to `max_distance`, and all beyond shares the last. Bidirectional stacks give half of all to keys on
-    the right; causal ones put those into bucket 0.
+    Raffel et al. 2019, section 2.1: half of the buckets hold one distance each; the others hold ranges that grow logarithmically up to
+    `max_distance`, and the last one all larger distances. Bidirectional stacks use half of the buckets for keys on the right; causal
+    stacks put those keys into bucket 0.
     """
     base = np.zeros_like(distance)
     if bidirectional:
@@ -93,7 +95,7 @@ def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, bidi
     else:
         distance = np.maximum(-distance, 0)
     exact = buckets // 2
-    # In float32, as the models were trained: in float64 some distances would change their bucket.
+    # In float32, as in training: in float64 some distances would change their bucket.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact), dtype=np.float32)
     far = exact + (ratio / np.float32(math.log(max_distance / exact)) * np.float32(buckets - exact)).astype(np.int64)
     return (base + np.where(distance < exact, distance, np.minimum(far, buckets - 1))).astype(np.int32)
@@ -102,7 +104,7 @@ def distance_buckets(distance: np.ndarray, buckets: int, max_distance: int, bidi
 def relative_bias(
     table_RH: jax.Array, query_length: int, key_length: int, max_distance: int, bidirectional: bool
 ) -> jax.Array:
-    """What each head adds to its scores for the distance between query and key, [1, H, L, S] in float32."""
+    """Bias of each head for the distance between query and key, [1, H, L, S] in float32."""
     distance_LS = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
     bucket_LS = distance_buckets(distance_LS, len(table_RH), max_distance, bidirectional)
     # A product with one-hot rows: its gradient is a matrix product instead of a scatter.
@@ -111,22 +113,22 @@ def relative_bias(
 
 
 def distance_table(table_RH: jax.Array, length: int, max_distance: int, bidirectional: bool) -> jax.Array:
-    """The same by distance, of rows of L queries and keys: [H, 2 L - 1] for distances 1 - L to L - 1, in float32."""
+    """Bias of each head by distance, of L queries and keys: [H, 2 L - 1] for distances 1 - L to L - 1, in float32."""
     bucket_X = distance_buckets(np.arange(1 - length, length), len(table_RH), max_distance, bidirectional)
     one_hot_XR = jax.nn.one_hot(bucket_X, len(table_RH), dtype=jnp.float32)
     return jnp.einsum("XR,RH->HX", one_hot_XR, table_RH.astype(jnp.float32))
 
 
 def alibi_table(heads: int, length: int) -> np.ndarray:
-    """What each head adds to its scores by distance, as `distance_table`: minus its slope times the distance, to either side."""
+    """ALiBi's bias of each head by distance, in the form of `distance_table`: minus its slope times the absolute distance."""
     return -alibi_slopes(heads)[:, None] * np.abs(np.arange(1 - length, length, dtype=np.float32))
 
 
 def by_distance(values_HX: jax.Array | np.ndarray, query_length: int) -> jax.Array:
-    """[H, L, S] from values by distance, X = L + S - 1 of them: entry (l, s) is value L - 1 - l + s.
+    """Arrange X = L + S - 1 values by distance as [H, L, S]: entry (l, s) is value L - 1 - l + s.
 
-    Without a gather, whose gradient would be a scatter: copies of the values laid end to end, read in steps of X + 1, start one
-    further each time.
+    Example with L = 2, S = 2: values [a, b, c] become [[b, c], [a, b]]. A gather would have a scatter as its gradient. Instead, the values
+    are repeated and cut into rows of X + 1, each of which starts one value later than the row before: [a, b, c, a], [b, c, a, b].
     """
     heads, count = values_HX.shape
     copies = jnp.tile(values_HX, (1, query_length + 1))[:, : query_length * (count + 1)]

@@ -1,4 +1,4 @@
-"""From the final states of a text's tokens to its vector: what a model for similarity or search says of it."""
+"""Settings of text embeddings: how the final states of a text's tokens become its vector, for similarity and search."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
 
 
 class Dense(NamedTuple):
-    """A layer on pooled vectors: its kernel [in, out], bias [out] or None, and the name of what follows, of ACTIVATIONS.
+    """A dense layer on pooled vectors: kernel [in, out], bias [out] or None, and one of ACTIVATIONS.
 
-    `residual` is what its input is multiplied by and added [in, out]; None without.
+    `residual` [in, out] multiplies the input and is added to the output; None for no residual.
     """
 
     kernel: np.ndarray
@@ -31,20 +31,20 @@ class Dense(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """What is done to a text and to the final states of its tokens.
+    """Settings of a model's text embeddings, those of sentence-transformers.
 
     Attributes:
-      pooling: one of forward.POOLINGS, several with + between them, whose vectors are joined, or the name of one that is not supported.
-      normalize: whether vectors have length 1.
-      max_length: tokens that texts are cut to; 0 is what the tokenizer names, or the model has positions for.
-      further: kinds of modules that follow and are not supported.
-      include_prompt: whether the tokens of what is put before a text are pooled with its own.
-      prompts: name -> text that is put before texts.
-      default_prompt_name: of the prompt where none is asked for; None is none.
-      similarity: of two vectors, one of SIMILARITIES.
-      truncate_dim: how many numbers of a vector are kept, from the first; 0 is all.
+      pooling: one of forward.POOLINGS, or several joined by +, whose vectors are concatenated; or the name of an unsupported one.
+      normalize: whether vectors are scaled to length 1.
+      max_length: number of tokens that texts are truncated to; 0 is the tokenizer's limit, or the model's number of positions.
+      further: kinds of unsupported modules that follow.
+      include_prompt: whether the prompt's tokens are pooled with those of the text.
+      prompts: name -> prompt that is prepended to texts.
+      default_prompt_name: name of the prompt if none is given; None for no prompt.
+      similarity: similarity of two vectors, one of SIMILARITIES.
+      truncate_dim: number of leading elements of a vector that are kept; 0 is all.
       dense: layers between pooling and normalization.
-      files: name -> content of the files that say all this, as they were found.
+      files: name -> content of the files that these settings were read from.
     """
 
     pooling: str = "mean"
@@ -66,36 +66,38 @@ class Embedding:
 
     @property
     def poolings(self) -> list[str]:
+        """The names in `pooling`."""
         return self.pooling.split("+")
 
     @property
     def supported(self) -> bool:
+        """Whether these embeddings can be computed."""
         return set(self.poolings) <= set(POOLINGS) and not self.further
 
     def check(self) -> None:
-        """Raises a UserError if embeddings of this kind cannot be computed."""
+        """Raise a UserError unless these embeddings are supported."""
         if self.further:
             raise UserError(
-                f"This model's modules.json has a {self.further[0]} after the pooling, which is not supported. Give lm.embed a "
-                "pooling to have the vectors before it."
+                f"This model's modules.json has a {self.further[0]} after the pooling, which is not supported. Pass pooling to lm.embed to "
+                "get the vectors before that module."
             )
         for name in self.poolings:
             if name not in POOLINGS:
                 raise UserError(
-                    f"pooling is {name!r}; it is {', '.join(POOLINGS[:-1])} or {POOLINGS[-1]}, or several with + between them."
+                    f"pooling is {name!r}; it must be {', '.join(POOLINGS[:-1])} or {POOLINGS[-1]}, or several of these joined by +."
                 )
 
     def prompt(self, name: str | None = None) -> str:
-        """The text that is put before texts: the named one or, for None, the usual one, which may be none at all.
+        """The prompt with this name; for None the default one, or "" if there is no default.
 
         Raises:
-          UserError: there is none of that name.
+          UserError: no prompt has this name.
         """
         name = self.default_prompt_name if name is None else name
-        known = {"query": "", "document": "", **self.prompts}  # the two that every model of sentence-transformers has
-        if name is not None and name not in known:
+        prompts = {"query": "", "document": "", **self.prompts}  # two that every model of sentence-transformers has
+        if name is not None and name not in prompts:
             raise UserError(
-                f"The model has no prompt {name!r} ({CONFIG} is where prompts are named); it has: {', '.join(known)}. Name one of "
-                "these, or give the text itself as prompt."
+                f"The model has no prompt named {name!r} in {CONFIG}; it has: {', '.join(prompts)}. Choose one of these, or pass the "
+                "text itself as prompt."
             )
-        return "" if name is None else known[name]
+        return "" if name is None else prompts[name]

@@ -30,7 +30,7 @@ from lm_research.config import Config
 from lm_research.errors import ConfigError
 from lm_research.models import adapters
 from lm_research.models.definition import Params
-from lm_research.models.mup import rate_share, width_ratio
+from lm_research.models.mup import learning_rate_scale, width_ratio
 from lm_research.trees import flatten, unflatten
 
 # Path of a parameter -> the layers in its rows; None of one that is not stacked.
@@ -126,7 +126,7 @@ def make_groups(config: Config, shapes: Params, layers_of: LayersOf | None = Non
     decay = config.optimizer.layer_decay
     ratio, rates = width_ratio(config.model), {}
     if decay != 1.0 or ratio != 1.0:
-        rates = {path: _rate(path, leaves, layers, decay) * rate_share(path, ratio) for path in leaves}
+        rates = {path: _rate(path, leaves, layers, decay) * learning_rate_scale(path, ratio) for path in leaves}
     return ParamGroups(frozen, masks, rates, config.lora.dropout if config.lora.rank else 0.0)
 
 

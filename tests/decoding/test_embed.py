@@ -73,7 +73,7 @@ def test_what_the_directory_says_is_the_default() -> None:
 
 def test_what_cannot_be_computed_is_said() -> None:
     with pytest.raises(
-        UserError, match="pooling is 'least'; it is mean, cls, last, max, mean_sqrt_len or weightedmean"
+        UserError, match="pooling is 'least'; it must be mean, cls, last, max, mean_sqrt_len or weightedmean"
     ):
         model(pooling="mean+least").embed(TEXTS)
     with pytest.raises(UserError, match="pooling is 'median'"):

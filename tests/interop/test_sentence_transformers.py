@@ -195,7 +195,7 @@ def test_pooling(case: str, tmp_path: pathlib.Path) -> None:
     assert said.supported == (case != "another")
     if not said.supported:
         with pytest.raises(
-            UserError, match="pooling is 'median'; it is mean, cls, last, max, mean_sqrt_len or weightedmean"
+            UserError, match="pooling is 'median'; it must be mean, cls, last, max, mean_sqrt_len or weightedmean"
         ):
             said.check()
 

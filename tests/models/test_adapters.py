@@ -156,9 +156,9 @@ def test_dropped_inputs() -> None:
 
 WRONG = {
     "(": "not a regular expression",
-    "attention/keys": r"'attention/keys' fits no matrix. This model's are .*encoder/layers/attention/key",
-    "embeddings": "fits no matrix",
-    " , ": "targets is empty",
+    "attention/keys": r"'attention/keys' matches no matrix. This model's matrices are .*encoder/layers/attention/key",
+    "embeddings": "matches no matrix",
+    " , ": "target_modules is empty",
 }
 
 

@@ -124,5 +124,5 @@ def test_what_it_is_not_for_is_refused() -> None:
     with pytest.raises(ConfigError, match="trains two of different widths"):
         resolve({"model": {"mup_base_width": 64}, "objective": {"name": "replaced_token"}})
     for family in ("t5", "bart"):
-        with pytest.raises(ConfigError, match=f"model.family={family} is another kind"):
+        with pytest.raises(ConfigError, match=f"model.family={family} is of another kind"):
             define_model(ModelConfig(family=family, mup_base_width=64), 64)

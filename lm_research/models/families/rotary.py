@@ -9,9 +9,9 @@ from lm_research.common.documents import Object, short
 from lm_research.errors import PretrainedError
 from lm_research.models.families.common import check_others
 from lm_research.models.layer_spec import LayerSpec
-from lm_research.models.limits import STRETCHES, Wavelength
+from lm_research.models.limits import ROTARY_SCALINGS, Wavelength
 
-_NUMBERS = {name: Wavelength for names in STRETCHES.values() for name in names}
+_NUMBERS = {name: Wavelength for names in ROTARY_SCALINGS.values() for name in names}
 _TYPES = {"rope_theta": Wavelength, "rope_type": str, "type": str, "partial_rotary_factor": float, **_NUMBERS}
 # Keys of config.json -> their types.
 KEYS = {"rope_theta": Wavelength, "rope_parameters": Object, "rope_scaling": Object}
@@ -28,15 +28,15 @@ def read_rotary(hf: Mapping[str, Any], max_length: int) -> dict[str, Any]:
     theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     per_layer_type = any(isinstance(value, dict) for value in rope.values())
-    if per_layer_type or kind not in ("default", *STRETCHES) or rope.get("partial_rotary_factor", 1.0) != 1.0:
+    if per_layer_type or kind not in ("default", *ROTARY_SCALINGS) or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise PretrainedError(
-            f"config.json: {name} is {short(rope)}, which is not supported (supported: rope_type default, {', '.join(STRETCHES)}, "
+            f"config.json: {name} is {short(rope)}, which is not supported (supported: rope_type default, {', '.join(ROTARY_SCALINGS)}, "
             "the same for whole heads and all layers)."
         )
     if kind == "default":
         return dict(rotary_theta=theta, rotary_scaling=())
     rope = {"original_max_position_embeddings": max_length, **rope}
-    numbers = sorted((key, float(rope[key])) for key in STRETCHES[kind] if key in rope)
+    numbers = sorted((key, float(rope[key])) for key in ROTARY_SCALINGS[kind] if key in rope)
     return dict(rotary_theta=theta, rotary_scaling=(("type", kind), *numbers))
 
 
