@@ -1,1 +1,1 @@
-"""What all packages stand on: paths, texts, JSON and YAML, writing to disk, streams, flags, and how a process is interrupted."""
+"""Helpers that all packages use: paths, texts, JSON and YAML, writing to disk, standard streams, flags and signals."""

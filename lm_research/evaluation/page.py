@@ -81,7 +81,7 @@ def _task(name: str, task: Mapping[str, Any], scorer: Scorer) -> str:
 
 
 def _charts(scorer: Scorer) -> str:
-    given = scorer.scored.given
+    given = scorer.scored.columns
     match scorer:
         case SingleLabelScorer():
             return _confusion(

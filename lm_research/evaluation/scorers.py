@@ -14,8 +14,8 @@ from typing_extensions import override
 
 from lm_research.errors import ConfigError, suggest
 from lm_research.evaluation.suite import Entry
-from lm_research.metrics import KINDS, Scored, texts
-from lm_research.metrics.single_label import choose
+from lm_research.metrics import KINDS, MetricInputs, texts
+from lm_research.metrics.single_label import best_in_groups
 from lm_research.metrics.tags import mark_entities
 
 Predictions = Sequence[Mapping[str, Any]]
@@ -38,7 +38,7 @@ class Scorer:
 
     default: str
     names: tuple[str, ...]
-    scored: Scored
+    scored: MetricInputs
     error_N: np.ndarray
     group_N: np.ndarray | None = None
 
@@ -80,7 +80,7 @@ class SingleLabelScorer(Scorer):
         index = {name: i for i, name in enumerate(labels)}
         logits_NC = np.array([row["logits"] for row in rows], np.float32)
         labels_N = np.array([index[row["label"]] for row in rows])
-        self.scored = Scored(
+        self.scored = MetricInputs(
             "single_label",
             predictions=logits_NC.argmax(1),
             references=labels_N,
@@ -104,13 +104,13 @@ class GroupedLabelScorer(SingleLabelScorer):
 
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
-        given = self.scored.given
+        given = self.scored.columns
         self.group_N = np.unique([row["together"] for row in rows], return_inverse=True)[1]
         self.size_G = np.bincount(self.group_N)
         wrong_G = np.bincount(self.group_N, given["predictions"] != given["references"])
         self.group_metrics = {"group_accuracy": (wrong_G == 0).astype(float)}
         if "credit" in rows[0]:
-            best_G = choose(given["logits"], self.group_N)
+            best_G = best_in_groups(given["logits"], self.group_N)
             credits_N = np.array([row["credit"] for row in rows], float)
             self.group_metrics["choice_accuracy"] = (given["references"][best_G] == len(labels) - 1).astype(float)
             self.group_metrics["choice_credit"] = credits_N[best_G]
@@ -138,7 +138,7 @@ class MultiLabelScorer(Scorer):
         predictions_NC, labels_NC = (
             np.array([[name in row[key] for name in labels] for row in rows]) for key in ("prediction", "label")
         )
-        self.scored = Scored("multi_label", predictions=predictions_NC, references=labels_NC)
+        self.scored = MetricInputs("multi_label", predictions=predictions_NC, references=labels_NC)
         self.error_N = (predictions_NC != labels_NC).sum(1).astype(float)
 
 
@@ -151,7 +151,7 @@ class RegressionScorer(Scorer):
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
         values_N, labels_N = (np.array([row[key] for row in rows], float) for key in ("prediction", "label"))
-        self.scored = Scored("values", predictions=values_N, references=labels_N)
+        self.scored = MetricInputs("values", predictions=values_N, references=labels_N)
         self.error_N = np.square(values_N - labels_N).reshape(len(rows), -1).mean(1)
 
 
@@ -164,7 +164,7 @@ class TagScorer(Scorer):
         super().__init__(rows, labels)
         self.default = "f1" if mark_entities(labels) else "accuracy"
         predictions, references = ([row[key] for row in rows] for key in ("prediction", "label"))
-        self.scored = Scored("tags", predictions=predictions, references=references)
+        self.scored = MetricInputs("tags", predictions=predictions, references=references)
         pairs = zip(predictions, references, strict=True)
         self.error_N = np.array([sum(a != b for a, b in zip(*pair, strict=True)) for pair in pairs], float)
 
@@ -179,7 +179,7 @@ class MinimalPairScorer(Scorer):
         super().__init__(rows, labels)
         fields = ("good_nats", "bad_nats", "good_tokens", "bad_tokens")
         given = {name: np.array([row[name] for row in rows], float) for name in fields}
-        self.scored = Scored("minimal_pairs", **given)
+        self.scored = MetricInputs("minimal_pairs", **given)
         self.error_N = given["bad_nats"] - given["good_nats"]
 
 
@@ -192,7 +192,7 @@ class LanguageModelScorer(Scorer):
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
         given = {name: np.array([row[name] for row in rows], float) for name in KINDS["likelihoods"]}
-        self.scored = Scored("likelihoods", **given)
+        self.scored = MetricInputs("likelihoods", **given)
         self.error_N = -given["nats"] / given["bytes"]
 
 
@@ -205,7 +205,7 @@ class RetrievalScorer(Scorer):
     def __init__(self, rows: Predictions, labels: Sequence[str]) -> None:
         super().__init__(rows, labels)
         ranks_N = np.array([row["rank"] for row in rows])
-        self.scored, self.error_N = Scored("ranks", ranks=ranks_N), ranks_N.astype(float)
+        self.scored, self.error_N = MetricInputs("ranks", ranks=ranks_N), ranks_N.astype(float)
 
 
 class GenerationScorer(Scorer):
@@ -218,7 +218,7 @@ class GenerationScorer(Scorer):
         super().__init__(rows, labels)
         predictions, targets = ([row[key] for row in rows] for key in ("prediction", "target"))
         self.options = options
-        self.scored = Scored("texts", predictions=predictions, references=targets, **options)
+        self.scored = MetricInputs("texts", predictions=predictions, references=targets, **options)
         self.error_N = 1.0 - np.asarray(self.scored.values("rougel"))
 
     @override
@@ -236,7 +236,7 @@ class RecordScorer(Scorer):
         keys = {"predictions": "prediction", **{name: name for name in self.names if name != "accuracy"}}
         keys["references"] = next((name for name in _REFERENCES if name in rows[0]), "")
         columns = {name: [row[key] for row in rows] for name, key in keys.items() if key in rows[0]}
-        self.scored = Scored("records", **columns)
+        self.scored = MetricInputs("records", **columns)
         value_N = np.asarray(self.scored.values(self.default))
         probability_N = np.array([row.get("probability", 0.0) for row in rows])
         self.error_N = 1.0 - value_N + 0.5 * probability_N * (value_N < 0.5)  # among errors, the confident ones first

@@ -1,6 +1,6 @@
-"""How good predictions are.
+"""Metrics of predictions.
 
-Each metric is one function that declares its direction; a user's own is registered in the same way:
+Each metric is a function that declares whether higher is better. Custom metrics are registered the same way:
 
     @metric("error_rate", higher_is_better=False)
     def error_rate(predictions, references):
@@ -9,6 +9,6 @@ Each metric is one function that declares its direction; a user's own is registe
 
 from __future__ import annotations
 
-from lm_research.metrics.base import KINDS, METRICS, Metric, Scored, higher_is_better, metric, names_for
+from lm_research.metrics.base import KINDS, METRICS, Metric, MetricInputs, higher_is_better, metric, metric_names
 
-__all__ = ["KINDS", "METRICS", "Metric", "Scored", "higher_is_better", "metric", "names_for"]
+__all__ = ["KINDS", "METRICS", "Metric", "MetricInputs", "higher_is_better", "metric", "metric_names"]

@@ -1,16 +1,16 @@
-"""How close written texts come to given ones: BLEU and chrF by sacrebleu, ROUGE by rouge-score, and exact match.
+"""Similarity of generated texts to references: BLEU and chrF (sacrebleu), ROUGE (rouge-score), and exact match.
 
-BLEU (Papineni et al. 2002) and chrF (Popovic 2015) go from 0 to 100 and are of the whole corpus, as sacrebleu has them (Post 2018).
-ROUGE-1, -2, -L and -Lsum (Lin 2004) are mean F1 over records with Porter's stemmer, and go from 0 to 1, as does exact match.
-ROUGE-Lsum takes each line for a sentence; a text of one line is divided into its sentences.
+BLEU (Papineni et al. 2002) and chrF (Popovic 2015) are corpus scores from 0 to 100, as in sacrebleu (Post 2018). ROUGE-1, -2, -L and -Lsum
+(Lin 2004) are mean F1 over examples with Porter's stemmer, from 0 to 1, as is exact match. ROUGE-Lsum treats each line as a sentence; a
+text of one line is split into its sentences.
 
-rouge-score's own tokens are runs of the letters a to z and digits: of a text in another script nothing is left. So there are others,
-named by task.rouge_tokenizer:
+rouge-score's own tokens are runs of the letters a to z and digits, so texts in other scripts have none. task.rouge_tokenizer selects the
+tokens:
 
-    auto         rouge-score's in Latin script; words of letters in others (Cyrillic, Greek, Arabic, Korean, ...), without a stemmer; each
-                 character of scripts that put no space between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan)
+    auto         rouge-score's for Latin script; for other scripts (Cyrillic, Greek, Arabic, Korean, ...) words of letters, without a
+                 stemmer; single characters for scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan)
     character    each letter, digit and mark
-    whitespace   what stands between white space: of texts that are divided into words beforehand
+    whitespace   words separated by white space, for texts that are already tokenized
     rouge_score  rouge-score's own
 """
 
@@ -34,45 +34,46 @@ PACKAGES = {"sacrebleu": "sacrebleu", "rouge_score": "rouge-score"}
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 NAMES = ("bleu", "chrf", *(name.lower() for name in ROUGE), "exact_match")
 _UNSPACED = ("han", "hiragana", "katakana", "thai", "lao", "khmer", "myanmar", "tibetan")  # scripts without spaces
-_LATIN = (*SCRIPTS["latin"], (0x300, 0x36F))  # with the accents that follow letters
+_LATIN = (*SCRIPTS["latin"], (0x300, 0x36F))  # and combining accents
 
 
 def check_installed(bleu_tokenizer: str = "13a") -> None:
-    """Raises a ConfigError if a package that these metrics need is missing."""
+    """Raise a ConfigError if a package that these metrics need is missing."""
     missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigError(
             f"BLEU, chrF and ROUGE need the package{'s' * (len(missing) > 1)} {' and '.join(missing)}. Install them with "
-            "`pip install 'lm_research[metrics]'`, or do without scores of written texts: --config.task.predict_with_generate=never."
+            "`pip install 'lm_research[metrics]'`, or skip the scores of generated texts with --config.task.predict_with_generate=never."
         )
     try:
         _bleu(bleu_tokenizer)
     except (ImportError, RuntimeError) as error:
         extra = bleu_tokenizer.partition("-")[0]
         raise ConfigError(
-            f"config.task.bleu_tokenizer={bleu_tokenizer} needs packages that are missing: `pip install 'sacrebleu[{extra}]'`. Or take "
-            "another: char needs none."
+            f"config.task.bleu_tokenizer={bleu_tokenizer} needs packages that are missing. Install them with "
+            f"`pip install 'sacrebleu[{extra}]'`, or choose another tokenizer, such as char, which needs none."
         ) from error
 
 
 def is_equal(prediction: str, reference: str) -> bool:
-    """Whether a text is its reference but for white space at both ends."""
+    """Whether a text equals its reference, ignoring white space at both ends."""
     return prediction.strip() == reference.strip()
 
 
 def matches(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """`is_equal` of each [N]."""
+    """Return `is_equal` of each example [N]."""
     return np.array([is_equal(a, b) for a, b in zip(predictions, references, strict=True)], float)
 
 
 @metric("exact_match", higher_is_better=True, kind="texts", prepare=matches, is_mean=True)
 def exact_match(matches_N: np.ndarray) -> np.ndarray:
+    """Whether each text equals its reference."""
     return matches_N
 
 
 @functools.cache
 def _bleu(tokenizer: str = "13a") -> Any:
-    """The BLEU of sacrebleu; without its warning that a text looks tokenized already."""
+    """Return sacrebleu's BLEU without its warning about tokenized text."""
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize=tokenizer, force=True)
@@ -86,57 +87,63 @@ def _chrf() -> Any:
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str], bleu_tokenizer: str = "13a") -> np.ndarray:
-    """What BLEU counts of each text [N, ...]; the sums of these are those of a corpus, so texts are compared once."""
+    """Return BLEU's sufficient statistics of each text [N, ...]; the statistics of a corpus are their sums."""
     return np.array(_bleu(bleu_tokenizer)._extract_corpus_statistics(predictions, [references]))
 
 
 @metric("bleu", higher_is_better=True, kind="texts", prepare=bleu_counts)
 def bleu(counts_NK: np.ndarray) -> float:
+    """Corpus BLEU, from 0 to 100."""
     return _bleu()._compute_score_from_stats(counts_NK.sum(0).tolist()).score
 
 
 def chrf_counts(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """What chrF counts of each text."""
+    """Return chrF's sufficient statistics of each text [N, ...]; the statistics of a corpus are their sums."""
     return np.array(_chrf()._extract_corpus_statistics(predictions, [references]))
 
 
 @metric("chrf", higher_is_better=True, kind="texts", prepare=chrf_counts)
 def chrf(counts_NK: np.ndarray) -> float:
+    """Corpus chrF, from 0 to 100."""
     return _chrf()._compute_score_from_stats(counts_NK.sum(0).tolist()).score
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str], rouge_tokenizer: str = "auto") -> np.ndarray:
-    """F1 of each kind of ROUGE, for each record [N, 4]; the tokenizer is one of those above."""
+    """Return [N, 4]: F1 of each variant in ROUGE for each example; the tokenizer is one of the module's list."""
     from rouge_score import rouge_scorer
 
     scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True, tokenizer=RougeTokenizer(rouge_tokenizer))
     pairs = zip(predictions, references, strict=True)
-    found = (scorer.score(in_lines(reference), in_lines(prediction)) for prediction, reference in pairs)
+    found = (scorer.score(split_into_lines(reference), split_into_lines(prediction)) for prediction, reference in pairs)
     return np.array([[one[name].fmeasure for name in ROUGE] for one in found]).reshape(-1, len(ROUGE))
 
 
 @metric("rouge1", higher_is_better=True, kind="texts", prepare=rouge, is_mean=True)
 def rouge1(rouge_N4: np.ndarray) -> np.ndarray:
+    """ROUGE-1 (unigrams) of each example."""
     return rouge_N4[:, 0]
 
 
 @metric("rouge2", higher_is_better=True, kind="texts", prepare=rouge, is_mean=True)
 def rouge2(rouge_N4: np.ndarray) -> np.ndarray:
+    """ROUGE-2 (bigrams) of each example."""
     return rouge_N4[:, 1]
 
 
 @metric("rougel", higher_is_better=True, kind="texts", prepare=rouge, is_mean=True)
 def rougel(rouge_N4: np.ndarray) -> np.ndarray:
+    """ROUGE-L (longest common subsequence) of each example."""
     return rouge_N4[:, 2]
 
 
 @metric("rougelsum", higher_is_better=True, kind="texts", prepare=rouge, is_mean=True)
 def rougelsum(rouge_N4: np.ndarray) -> np.ndarray:
+    """ROUGE-Lsum (longest common subsequences of lines) of each example."""
     return rouge_N4[:, 3]
 
 
 class RougeTokenizer:
-    """The tokens of a text that ROUGE counts, as rouge-score asks for them."""
+    """A tokenizer for rouge-score, by a name of the module's list."""
 
     def __init__(self, name: str = "auto") -> None:
         from rouge_score.tokenizers import DefaultTokenizer
@@ -144,6 +151,7 @@ class RougeTokenizer:
         self.name, self.latin = name, DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text: str) -> list[str]:
+        """Split a text into the tokens that ROUGE counts."""
         if self.name == "rouge_score":
             return self.latin.tokenize(text)
         text = text.lower()
@@ -152,15 +160,15 @@ class RougeTokenizer:
         if self.name == "character":
             return [one for one in text if _is_part_of_word(one)]
         tokens: list[str] = []
-        for kind, run in itertools.groupby(text, _kind):
+        for kind, run in itertools.groupby(text, _script_kind):
             part = "".join(run)
             tokens += {"latin": self.latin.tokenize, "character": list, "word": lambda part: [part]}[kind](part)
         return tokens
 
 
 @functools.cache
-def _kind(character: str) -> str:
-    """What becomes of a character's neighbors of its kind: a Latin text (with all that is part of no word), characters, a word."""
+def _script_kind(character: str) -> str:
+    """Classify a character: "latin" (including characters outside words), "character" (scripts without spaces) or "word"."""
     if character.isascii() or not _is_part_of_word(character) or _in(character, _LATIN):
         return "latin"
     return "character" if any(_in(character, SCRIPTS[name]) for name in _UNSPACED) else "word"
@@ -174,7 +182,7 @@ def _in(character: str, blocks: Sequence[tuple[int, int]]) -> bool:
     return any(first <= ord(character) <= last for first, last in blocks)
 
 
-def in_lines(text: str) -> str:
-    """A text with a sentence on each line: its own lines if it has several."""
+def split_into_lines(text: str) -> str:
+    """Return a text with a sentence on each line: unchanged if it has several lines, otherwise split into sentences."""
     text = text.strip()
     return text if "\n" in text else "\n".join(split_sentences(text))

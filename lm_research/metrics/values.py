@@ -1,4 +1,4 @@
-"""Numbers, or several a record: means over these."""
+"""Regression metrics; for several values per example, their means over the values."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from lm_research.metrics.base import metric
 
 @metric("pearson", higher_is_better=True, kind="values")
 def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Pearson's correlation; 0 where one side is constant."""
+    """Pearson correlation; 0 if either side is constant."""
     return _over_columns(_correlation, predictions, references)
 
 
 @metric("spearman", higher_is_better=True, kind="values")
 def spearman(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Spearman's, of the ranks."""
+    """Spearman rank correlation; 0 if either side is constant."""
     from scipy import stats
 
     return _over_columns(lambda a, b: _correlation(stats.rankdata(a), stats.rankdata(b)), predictions, references)
@@ -25,6 +25,7 @@ def spearman(predictions: np.ndarray, references: np.ndarray) -> float:
 
 @metric("squared_error", higher_is_better=False, kind="values", is_mean=True)
 def squared_error(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Mean squared error of each example [N]."""
     errors = np.square(np.asarray(predictions, np.float64) - np.asarray(references, np.float64))
     return errors.reshape(len(errors), -1).mean(1)
 

@@ -360,11 +360,11 @@ class Task(Trainable[LabeledCorpus]):
 
     def ranking_metrics(self) -> list[str]:
         """List the metrics that can rank models, those of `metric_names` first."""
-        registered = metrics.names_for(self.metric_kind, self.metric_inputs())
+        registered = metrics.metric_names(self.metric_kind, self.metric_inputs())
         return list(dict.fromkeys([*self.metric_names, *registered]))
 
     @abc.abstractmethod
-    def scored(self, outputs: list[Outputs]) -> metrics.Scored | None:
+    def scored(self, outputs: list[Outputs]) -> metrics.MetricInputs | None:
         """Collect the predictions of a whole part in the form metrics take; None without predictions."""
 
     @override

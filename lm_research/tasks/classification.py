@@ -409,15 +409,15 @@ class Classification(LabelTask):
         return tuple(name for name in super().metric_inputs() if not missing.get(name))
 
     @override
-    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
+    def scored(self, outputs: list[Outputs]) -> metrics.MetricInputs:
         logits, labels = concat_outputs(outputs, "logits"), concat_outputs(outputs, "labels_B")
         if self.problem_type == "regression":
-            return metrics.Scored("values", predictions=logits.reshape(labels.shape), references=labels)
+            return metrics.MetricInputs("values", predictions=logits.reshape(labels.shape), references=labels)
         if self.problem_type == "multi_label":
-            return metrics.Scored("multi_label", predictions=logits > 0, references=labels > 0)
+            return metrics.MetricInputs("multi_label", predictions=logits > 0, references=labels > 0)
         optional = {"groups": "groups_B", "credits": "credits_B"}
         further = {name: concat_outputs(outputs, key) for name, key in optional.items() if key in outputs[0]}
-        return metrics.Scored(
+        return metrics.MetricInputs(
             "single_label",
             predictions=logits.argmax(-1),
             references=labels,

@@ -333,12 +333,12 @@ class Embedding(LabelTask):
         return vectors_NCD[..., : self.init_embedding.truncate_dim or None], texts_NC, labels_N
 
     @override
-    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
+    def scored(self, outputs: list[Outputs]) -> metrics.MetricInputs:
         vectors_NCD, texts_NC, labels_N = self._collect(outputs)
         if self.graded:
             values_N = similarity_pairwise(vectors_NCD[:, 0], vectors_NCD[:, 1], self.similarity)
-            return metrics.Scored("values", predictions=values_N, references=labels_N)
-        return metrics.Scored("ranks", ranks=ranks(vectors_NCD, texts_NC, self.ranking))
+            return metrics.MetricInputs("values", predictions=values_N, references=labels_N)
+        return metrics.MetricInputs("ranks", ranks=ranks(vectors_NCD, texts_NC, self.ranking))
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """Yield one prediction per record, for predictions.jsonl: its similarity or, for pairs, also the right text's rank among all."""

@@ -165,12 +165,12 @@ class GenerationTask(Task):
         return {}
 
     @override
-    def scored(self, outputs: list[Outputs]) -> metrics.Scored | None:
+    def scored(self, outputs: list[Outputs]) -> metrics.MetricInputs | None:
         generated = list(self.generated_texts(outputs))
         if not generated:
             return None
         predictions, references = [text for _, text in generated], [self._target(metadata) for metadata, _ in generated]
-        return metrics.Scored("texts", predictions=predictions, references=references, **self.metric_options())
+        return metrics.MetricInputs("texts", predictions=predictions, references=references, **self.metric_options())
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """Yield one prediction per record, for predictions.jsonl."""

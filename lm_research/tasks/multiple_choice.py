@@ -217,9 +217,9 @@ class MultipleChoice(LabelTask):
         return concat_outputs(outputs, "logits"), concat_outputs(outputs, "labels_B")
 
     @override
-    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
+    def scored(self, outputs: list[Outputs]) -> metrics.MetricInputs:
         logits, labels = self._collect(outputs)
-        return metrics.Scored("choices", predictions=logits.argmax(-1), references=labels, logits=logits)
+        return metrics.MetricInputs("choices", predictions=logits.argmax(-1), references=labels, logits=logits)
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """Yield one prediction per question, for predictions.jsonl; choices are numbered from 0."""

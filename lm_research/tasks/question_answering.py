@@ -300,10 +300,10 @@ class QuestionAnswering(LabelTask):
             return ""
         return found.text(found.spans[0])
 
-    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
+    def scored(self, outputs: list[Outputs]) -> metrics.MetricInputs:
         """Collect the answers; data with unanswerable questions also has `best_f1`, at `best_null_threshold`."""
         found = list(self.span_predictions(outputs))
-        return metrics.Scored(
+        return metrics.MetricInputs(
             "answers",
             predictions=[self._answer(one) for one in found],
             references=[one.question["answers"] for one in found],

@@ -230,9 +230,9 @@ class Tagging(LabelTask):
             yield predicted, true
 
     @override
-    def scored(self, outputs: list[Outputs]) -> metrics.Scored:
+    def scored(self, outputs: list[Outputs]) -> metrics.MetricInputs:
         predicted, true = zip(*self._sentences(outputs), strict=True)
-        return metrics.Scored("tags", predictions=predicted, references=true)
+        return metrics.MetricInputs("tags", predictions=predicted, references=true)
 
     def predictions(self, outputs: list[Outputs]) -> Iterator[dict[str, Any]]:
         """Yield one prediction per record, for predictions.jsonl."""

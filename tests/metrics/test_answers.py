@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lm_research.metrics import Scored, answers
+from lm_research.metrics import MetricInputs, answers
 
 WORDS = {  # lower case, then no punctuation, then no articles, then split at white space
     "The Cat, an  animal!": ["cat", "animal"],
@@ -42,7 +42,7 @@ def test_answers_without_words() -> None:
 
 def test_means() -> None:
     """Two with an answer (F1 1 and 2/3), two without (one is left unanswered)."""
-    scored = Scored(
+    scored = MetricInputs(
         "answers", predictions=["cat", "red", "", "x"], references=[["cat"], ["red dog"], [], []], null=True
     )
     found = scored.score(scored.names())

@@ -11,14 +11,14 @@ import pytest
 import sklearn.metrics
 from scipy import stats
 
-from lm_research.metrics import Scored
+from lm_research.metrics import MetricInputs
 from lm_research.metrics.ranks import first_ranks
 from lm_research.metrics.tags import entities, mark_entities
 
 
 def score(kind: str, **given: Any) -> dict[str, float]:
     """All metrics of predictions of a kind."""
-    scored = Scored(kind, **given)
+    scored = MetricInputs(kind, **given)
     return scored.score(scored.names())
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lm_research.errors import ConfigError
-from lm_research.metrics import Scored, texts
+from lm_research.metrics import MetricInputs, texts
 
 A = np.array
 TAGS = [["B-x", "O", "O"]]
@@ -65,7 +65,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, float]]] = [
 
 @pytest.mark.parametrize(("kind", "given", "expected"), CASES)
 def test_by_hand(kind: str, given: dict[str, Any], expected: dict[str, float]) -> None:
-    assert Scored(kind, **given).score(expected) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert MetricInputs(kind, **given).score(expected) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from lm_research.evaluation.scorers import main_metric, make_scorer
 from lm_research.evaluation.suite import Entry
-from lm_research.metrics import METRICS, Scored, higher_is_better, metric, names_for
+from lm_research.metrics import METRICS, MetricInputs, higher_is_better, metric, metric_names
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def error_rate() -> Iterator[str]:
 
 def test_it_is_computed_like_ours(error_rate: str) -> None:
     """2 of 3 are wrong; of the sample of records 0 and 0, none."""
-    scored = Scored("choices", predictions=np.array([1, 0, 0]), references=np.array([1, 1, 1]))
+    scored = MetricInputs("choices", predictions=np.array([1, 0, 0]), references=np.array([1, 1, 1]))
     assert scored.score([error_rate]) == {"error_rate": pytest.approx(2 / 3)}
     assert scored.score([error_rate], np.array([0, 0])) == {"error_rate": 0.0}
-    assert error_rate in names_for("choices", ("predictions", "references")) and not higher_is_better(error_rate)
+    assert error_rate in metric_names("choices", ("predictions", "references")) and not higher_is_better(error_rate)
 
 
 def test_a_suite_names_it(error_rate: str) -> None:

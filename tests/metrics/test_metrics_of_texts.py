@@ -8,14 +8,14 @@ import rouge_score.tokenizers
 import sacrebleu
 
 from lm_research.evaluation.scorers import GenerationScorer
-from lm_research.metrics import Scored, texts
+from lm_research.metrics import MetricInputs, texts
 
 WRITTEN = ["the cat sat on the mat . it slept", "a dog", "it is raining in the north of the city today"]
 TARGETS = ["the cat sat on a mat . it slept well", "a dog", "it rains in the north of the city"]
 
 
 def score(written: list[str], targets: list[str], **options: str) -> dict[str, float]:
-    return Scored("texts", predictions=written, references=targets, **options).score(texts.NAMES)
+    return MetricInputs("texts", predictions=written, references=targets, **options).score(texts.NAMES)
 
 
 def test_a_text_that_is_its_target_scores_all_and_one_that_shares_nothing_none() -> None:
@@ -76,8 +76,8 @@ def test_rouge_of_other_scripts_by_counting(written: str, target: str, rouge1: f
 
 
 def test_a_text_of_one_line_is_divided_into_sentences() -> None:
-    assert texts.in_lines(" One ends. Two ends. ") == "One ends.\nTwo ends."
-    assert texts.in_lines("One. Two.\nThree.") == "One. Two.\nThree."
+    assert texts.split_into_lines(" One ends. Two ends. ") == "One ends.\nTwo ends."
+    assert texts.split_into_lines("One. Two.\nThree.") == "One. Two.\nThree."
 
 
 def test_bleu_takes_the_tokenizer_it_is_told() -> None:
