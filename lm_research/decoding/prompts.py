@@ -1,6 +1,6 @@
-"""Prompts of different lengths as one batch: padded on the left to one of few lengths, so that few shapes are compiled.
+"""Batches of prompts of different lengths, padded on the left to one of few lengths, so that few shapes are compiled.
 
-Legend: B rows, P slots of prompts, M places of the encoder's rows.
+Legend: B rows, P slots of prompts, M tokens of the encoder's rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lm_research.errors import UserError
 from lm_research.models.architecture import Architecture
 from lm_research.tokenizers.base import Tokenizer
 
-# Added to a token that a mask hides in an encoder's rows. The token is kept, because it moves the positions of what comes after it,
-# and encoders that count positions from their padding pass over that one token alone.
+# Added to a masked token in an encoder's rows. The token is kept, because it shifts the positions of later tokens, and because
+# encoders that count positions from their padding skip padding tokens only.
 HIDDEN = -(2**40)
 
 
@@ -27,13 +27,16 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 class Prompts(NamedTuple, Generic[Array]):
-    """What a batch starts from, of NumPy's arrays on the host and of JAX's in a program; rows that are not real fill it up.
+    """A batch of prompts: NumPy arrays on the host, JAX arrays in a program.
 
-    tokens_BP: padded on the left; start_B: the first slot of each row's prompt. Of an encoder-decoder these are the
-    decoder's, and source_BM, source_mask_BM the encoder's tokens, padded on the right. digest_B2: two numbers that tell a row
-    from others for the draws of sampling: a digest of what it says, and how many rows before it say the same. real_B: which rows are
-    prompts, the first of all. first_B: the position of each row's first token, where it is not 0. end_B: the slot behind each row's
-    last token, where rows are padded on the right.
+    Attributes:
+      tokens_BP: token ids, padded on the left; the decoder's for encoder-decoders.
+      start_B: first slot of each row's prompt.
+      digest_B2: identity of each row for sampling: a digest of its tokens, and the number of equal rows before it.
+      source_BM, source_mask_BM: the encoder's tokens, padded on the right, and 1 for real ones; None for decoders.
+      real_B: which rows are prompts; they come first, the others pad the batch.
+      first_B: position of each row's first token; None if all are 0.
+      end_B: slot after each row's last token, if rows are padded on the right.
     """
 
     tokens_BP: Array
@@ -47,18 +50,23 @@ class Prompts(NamedTuple, Generic[Array]):
 
 
 def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
-    """Token lists of an array [B, L] or of lists, without what a mask hides.
+    """Convert an array [B, L] or lists to token lists, without masked tokens.
+
+    Args:
+      name: name of the argument, for messages.
+      ids: token ids.
+      mask: of the same shape, positive for real tokens; None if all are real.
 
     Raises:
-      UserError: not whole numbers, not two-dimensional, or a mask of another shape, or one that hides a whole row.
+      UserError: ids are not integers or not two-dimensional, the mask has another shape, or a row has no token.
     """
     found = _arrays(ids, np.integer)
     if found is None:
-        raise UserError(f"{name} is no array [B, L] of token ids, nor a list of lists of them. Got {str(ids)[:80]}.")
+        raise UserError(f"{name} is not an array [B, L] or a list of lists of token ids. Got {str(ids)[:80]}.")
     if mask is not None:
         keep = _arrays(mask, np.number, np.bool_)
         if keep is None or list(map(len, keep)) != list(map(len, found)):
-            raise UserError(f"{name} has an attention mask of another shape: give one number for each token.")
+            raise UserError(f"{name} and its attention mask have different shapes: give one number for each token.")
         found = [row[kept > 0] for row, kept in zip(found, keep, strict=True)]
     rows = [row.tolist() for row in found]
     if not rows or not all(rows):
@@ -69,8 +77,8 @@ def as_rows(name: str, ids: Any, mask: Any = None) -> list[list[int]]:
 
 
 def source_rows(ids: Any, mask: Any) -> list[list[int]]:
-    """Token lists for an encoder, HIDDEN added where a mask hides a token, but for those at the end; raises a UserError as `as_rows`."""
-    as_rows("input_ids", ids, mask)  # which checks the mask
+    """Make token lists for an encoder: masked tokens get HIDDEN added, those at the end are dropped. Raises as `as_rows`."""
+    as_rows("input_ids", ids, mask)  # checks the mask
     found = []
     for row, keep in zip(as_rows("input_ids", ids), mask, strict=True):
         end = int(np.flatnonzero(np.asarray(keep) > 0)[-1]) + 1
@@ -79,21 +87,21 @@ def source_rows(ids: Any, mask: Any) -> list[list[int]]:
 
 
 def unhidden(row: Sequence[int]) -> list[int]:
-    """A row of `source_rows` with the tokens that its mask hides."""
+    """Undo HIDDEN: the tokens of a row of `source_rows`, masked ones included."""
     return [token if token > HIDDEN // 2 else token - HIDDEN for token in row]
 
 
 def visible(row: Sequence[int]) -> list[int]:
-    """A row of `source_rows` without what is hidden."""
+    """Drop the masked tokens of a row of `source_rows`."""
     return [token for token in row if token > HIDDEN // 2]
 
 
 def _arrays(rows: Any, *kinds: type) -> list[np.ndarray] | None:
-    """Rows of numbers of some kinds, one array [L] each; None if there is anything else."""
+    """Convert rows to arrays [L] of numbers of these types; None if they are anything else."""
     try:
         rows = rows if isinstance(rows, list | tuple) else np.asarray(rows)
         found = [np.asarray(row) for row in rows]
-    except (TypeError, ValueError):  # no rows, or lists of different lengths in one
+    except (TypeError, ValueError):  # not rows, or lists of different lengths inside a row
         return None
 
     def good(row: np.ndarray) -> bool:
@@ -103,9 +111,9 @@ def _arrays(rows: Any, *kinds: type) -> list[np.ndarray] | None:
 
 
 def without_padding(rows: list[list[int]], pad_id: int | None, ends: Sequence[int]) -> list[list[int]]:
-    """Rows that came without an attention mask, as transformers reads them: padding is what is filled up, unless it ends texts.
+    """Drop padding tokens of rows that came without an attention mask, as transformers does, unless they also end texts.
 
-    A row of nothing else is left as it is.
+    Rows that consist of padding are kept.
     """
     if pad_id is None or pad_id in ends:
         return rows
@@ -113,10 +121,10 @@ def without_padding(rows: list[list[int]], pad_id: int | None, ends: Sequence[in
 
 
 def text_start(tokenizer: Tokenizer) -> int | None:
-    """The token after which a causal model's texts begin: bos, or eos where there is none (GPT-2); None without either.
+    """Return the token that precedes a causal model's texts: bos, or eos if there is no bos (GPT-2); None without either.
 
-    Tokenizers that end each text with a special token are made for encoders, as are those that we train ourselves; causal models that
-    learn with them see documents parted by the separator.
+    Tokenizers that end each text with a special token, as those trained by this library do, are made for encoders; causal models
+    trained with them read documents divided by the separator, which is then returned.
     """
     if uses_document_separator(tokenizer):
         return tokenizer.sep_id
@@ -124,7 +132,7 @@ def text_start(tokenizer: Tokenizer) -> int | None:
 
 
 def uses_document_separator(tokenizer: Tokenizer) -> bool:
-    """Whether a causal model with this tokenizer reads the separator, and nothing else, before a text."""
+    """Whether causal models with this tokenizer read only the separator before a text, and no other special tokens."""
     return tokenizer.adds_end_token
 
 
@@ -138,17 +146,17 @@ def make_prompts(
     buckets: bool = True,
     first: Sequence[int] | None = None,
 ) -> Prompts[np.ndarray]:
-    """A batch of token lists.
+    """Batch token lists.
 
     Args:
-      rows: the prompts (of the decoder).
-      pad_id: fills up.
-      sources: of the encoder, which may have HIDDEN places.
-      multiple: the number of rows is filled up to a multiple of it, the devices that share them.
-      min_length: the shortest length that prompts are filled up to (an encoder-decoder's are short: 1).
-      max_length: positions that the encoder has, where it has a table of them.
-      buckets: False keeps lengths as they are.
-      first: the position of each prompt's first token; None is 0.
+      rows: the prompts (the decoder's, for encoder-decoders).
+      pad_id: padding token.
+      sources: rows of the encoder, which may have HIDDEN tokens; None for decoders.
+      multiple: the number of rows is padded to a multiple of this, the number of devices that the batch is sharded over.
+      min_length: shortest padded length of prompts; 1 for the decoder of an encoder-decoder.
+      max_length: number of positions of the encoder; 0 for no limit.
+      buckets: round the number of rows and lengths up to one of few sizes.
+      first: position of each prompt's first token; None for 0.
     """
     count = len(rows)
     batch = round_up(bucket_size(count) if buckets else count, multiple)
@@ -158,7 +166,7 @@ def make_prompts(
 
     width = size(rows, min_length if sources is None else 1)
     tokens_BP = np.full((batch, width), pad_id, np.int32)
-    start_B = np.full(batch, width - 1, np.int32)  # a row that only fills up still sees one token
+    start_B = np.full(batch, width - 1, np.int32)  # padding rows attend to one token
     for number, row in enumerate(rows):
         start_B[number] = width - len(row)
         tokens_BP[number, start_B[number] :] = row
@@ -171,32 +179,35 @@ def make_prompts(
         mask_BM[:, 0] = 1
         for number, row in enumerate(sources):
             row_L = np.array(row, np.int64)
-            there_L = row_L > HIDDEN // 2
-            source_BM[number, : len(row)] = np.where(there_L, row_L, row_L - HIDDEN)
-            mask_BM[number, : len(row)] = there_L
-    said = [(*row, -1, *(visible(sources[number]) if sources is not None else ())) for number, row in enumerate(rows)]
+            visible_L = row_L > HIDDEN // 2
+            source_BM[number, : len(row)] = np.where(visible_L, row_L, row_L - HIDDEN)
+            mask_BM[number, : len(row)] = visible_L
+    contents = [
+        (*row, -1, *(visible(sources[number]) if sources is not None else ())) for number, row in enumerate(rows)
+    ]
     digest_B2 = np.zeros((batch, 2), np.uint32)
-    digest_B2[:count] = row_digests(said)
+    digest_B2[:count] = row_digests(contents)
     first_B = None if first is None else np.array([*first, *[0] * (batch - count)], np.int32)
     return Prompts(tokens_BP, start_B, digest_B2, source_BM, mask_BM, np.arange(batch) < count, first_B)
 
 
 def first_positions(arch: Architecture, hidden: Sequence[int]) -> list[int] | None:
-    """The position of the first token of each prompt that stands behind so much padding; None where all are 0."""
+    """Compute the position of each prompt's first token, given the padding before it; None if all are 0."""
     if arch.prompt_positions == "rows":
         return [-arch.position_offset] * len(hidden)
     return list(hidden) if arch.prompt_positions == "slots" and any(hidden) else None
 
 
-def row_digests(said: Sequence[Sequence[int]]) -> np.ndarray:
-    """A digest of each row and the number of equal rows before it, [B, 2]."""
+def row_digests(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Compute a digest of each row and the number of equal rows before it, uint32 [B, 2]."""
     seen: Counter[tuple[int, ...]] = Counter()
-    found = np.zeros((len(said), 2), np.uint32)
-    for number, row in enumerate(map(tuple, said)):
-        found[number] = zlib.crc32(np.asarray(row, "<i4").tobytes()), seen[row]
+    digest_B2 = np.zeros((len(rows), 2), np.uint32)
+    for number, row in enumerate(map(tuple, rows)):
+        digest_B2[number] = zlib.crc32(np.asarray(row, "<i4").tobytes()), seen[row]
         seen[row] += 1
-    return found
+    return digest_B2
 
 
 def longest(rows: Sequence[Sequence[int]]) -> int:
+    """Length of the longest row."""
     return max(map(len, rows))

@@ -1,6 +1,6 @@
-"""How likely a masked language model finds a sentence: each token in turn is hidden, and asked for given all others.
+"""Pseudo-log-likelihood of sentences under a masked language model (Salazar et al. 2020, "Masked Language Model Scoring").
 
-The sum of these log-probabilities is the pseudo-log-likelihood (Salazar et al. 2020, "Masked Language Model Scoring").
+It is the sum of the log-probabilities of all tokens, each predicted from all others while it is masked.
 
 Legend: B rows of one program, L length.
 """
@@ -23,24 +23,24 @@ HEADS = ("masked_lm", "pretraining")
 
 
 class Sentence(NamedTuple):
-    """Ids with the family's special tokens, and the places of the sentence's own tokens."""
+    """Token ids with the family's special tokens, and the positions of the tokens to score."""
 
     ids: list[int]
     places: list[int]
 
 
 class PseudoLikelihood:
-    """Scores sentences by one masked language model.
+    """Scores sentences with a masked language model.
 
     Attributes:
-      rows: copies with a hidden token that run together.
+      rows: batch size, in copies of sentences with one masked token each.
     """
 
     def __init__(self, lm: Any, rows: int = 32) -> None:
-        """Raises a UserError for a model with another head, or without a tokenizer or mask token."""
+        """Raise a UserError if the model has another head, or no tokenizer with a mask token."""
         if lm.head not in HEADS:
             raise UserError(
-                f"Pseudo-log-likelihood needs a masked language model, but this one has head {lm.head!r}. Read it with "
+                f"Pseudo-log-likelihood needs a masked language model, but this one has head {lm.head!r}. Load it with "
                 "head='masked_lm'."
             )
         if lm.tokenizer is None or "mask" not in lm.tokenizer.roles:
@@ -60,32 +60,36 @@ class PseudoLikelihood:
         self._run = jax.jit(run)
 
     def encode(self, texts: Sequence[str], starts: Sequence[int] | None = None) -> list[Sentence]:
-        """Texts as sentences; `starts` says from which character on the tokens of each are asked for (all of them).
+        """Encode texts as sentences.
+
+        Args:
+          texts: the texts.
+          starts: for each text, the character from which on its tokens are scored; None scores all.
 
         Raises:
-          UserError: a text has no token to ask for, or more than the model has positions.
+          UserError: a text has no token to score, or more tokens than the model has positions.
         """
         found = []
         encodings = self.tokenizer.encodings(texts)
         for text, start, encoded in zip(texts, starts or [0] * len(texts), encodings, strict=True):
-            own = zip(encoded.special_tokens_mask, encoded.offsets, strict=True)
+            tokens = zip(encoded.special_tokens_mask, encoded.offsets, strict=True)
             places = [
-                place for place, (special, (_, end)) in enumerate(own) if not special and (end > start or not start)
+                place for place, (special, (_, end)) in enumerate(tokens) if not special and (end > start or not start)
             ]
             if not places or self.longest and len(encoded.ids) > self.longest:
                 raise UserError(
-                    f"{text[:80]!r} has {len(encoded.ids)} tokens, special ones included; it needs some, and the model has positions "
-                    f"for {self.longest or 'any number'}."
+                    f"{text[:80]!r} has {len(encoded.ids)} tokens, special ones included; at least one must be ordinary text, and the model "
+                    f"has positions for {self.longest or 'any number'}."
                 )
             found.append(Sentence(list(encoded.ids), places))
         return found
 
     def __call__(self, sentences: Sequence[Sentence]) -> list[np.ndarray]:
-        """Log-probability [nats] of the token at each of the places of each sentence, given all other tokens."""
+        """Log-probability [nats] of the token at each scored position of each sentence, given all other tokens."""
         return [log for log, _ in self.evaluate(sentences)]
 
     def evaluate(self, sentences: Sequence[Sentence]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The same, each with whether no other token is likelier."""
+        """Log-probabilities as `__call__`, and whether each token is the most likely one at its position."""
         copies = [(number, place) for number, sentence in enumerate(sentences) for place in sentence.places]
         if not copies:
             return []
@@ -96,21 +100,21 @@ class PseudoLikelihood:
             part = copies[start : start + self.rows]
             tokens_BL = np.full((self.rows, width), pad, np.int32)
             segments_BL = np.zeros_like(tokens_BL)
-            segments_BL[:, 0] = 1  # a row that only fills up still sees one token
+            segments_BL[:, 0] = 1  # padding rows attend to one token
             places_B, hidden_B = np.zeros((2, self.rows), np.int32)
             for row, (number, place) in enumerate(part):
                 ids = sentences[number].ids
                 tokens_BL[row, : len(ids)], segments_BL[row, : len(ids)] = ids, 1
                 places_B[row], hidden_B[row], tokens_BL[row, place] = place, ids[place], mask
-            said = self._run(self.lm.params, tokens_BL, segments_BL, places_B, hidden_B)
-            values.append([np.asarray(x)[: len(part)] for x in said])
+            outputs = self._run(self.lm.params, tokens_BL, segments_BL, places_B, hidden_B)
+            values.append([np.asarray(x)[: len(part)] for x in outputs])
         ends = np.cumsum([len(sentence.places) for sentence in sentences])[:-1]
         log, best = (np.split(np.concatenate(x), ends) for x in zip(*values, strict=True))
         return list(zip(log, best, strict=True))
 
 
 def common_tokens(a: Sentence, b: Sentence) -> tuple[Sentence, Sentence]:
-    """Both sentences with the places alone of tokens that they share, as CrowS-Pairs scores them (Nangia et al. 2020)."""
+    """Restrict both sentences to the positions of the tokens that they have in common, as CrowS-Pairs does (Nangia et al. 2020)."""
     kept_a: set[int] = set()
     kept_b: set[int] = set()
     matcher = difflib.SequenceMatcher(None, list(map(str, a.ids)), list(map(str, b.ids)))

@@ -1,7 +1,7 @@
-"""Sampling from a causal language model.
+"""Sampling from a causal language model during training.
 
-Every new token runs the whole prefix again, in one compiled program of fixed shape: simple, exact, and fast enough
-for a few samples during training.
+Every new token recomputes the whole prefix, in one compiled program of fixed shape without a cache: simple, exact, and fast
+enough for a few samples.
 
 Legend: B samples, L length, T candidates, V vocabulary.
 """
@@ -21,12 +21,12 @@ from lm_research.tokenizers.base import Tokenizer
 
 
 class Sampler:
-    """Continues prompts up to a fixed length; compiled once."""
+    """Continues prompts with sampled tokens up to a fixed length; compiled once."""
 
     def __init__(
         self, definition: ModelDefinition, tokenizer: Tokenizer, length: int, temperature: float = 0.8, top_k: int = 40
     ) -> None:
-        """Samples among the `top_k` likeliest tokens (Fan et al. 2018) from softmax(logits / temperature)."""
+        """Sample from the `top_k` most likely tokens (Fan et al. 2018) by softmax(logits / temperature)."""
         self.tokenizer, self.length = tokenizer, length
         top_k = min(top_k, tokenizer.size)
 
@@ -40,8 +40,8 @@ class Sampler:
                 logits_BV = model.predict_tokens(last_B1D).logits()[:, 0, : tokenizer.size]
                 best_BT, ids_BT = jax.lax.top_k(logits_BV, top_k)
                 choice_B = jax.random.categorical(jax.random.fold_in(key, position), best_BT / temperature)
-                given_B = tokens_BL[:, position]
-                next_B = jnp.where(position < lengths_B, given_B, ids_BT[rows, choice_B])
+                prompt_B = tokens_BL[:, position]
+                next_B = jnp.where(position < lengths_B, prompt_B, ids_BT[rows, choice_B])
                 return tokens_BL.at[:, position].set(next_B)
 
             return jax.lax.fori_loop(1, tokens_BL.shape[1], step, tokens_BL)
@@ -49,7 +49,7 @@ class Sampler:
         self._sample = jax.jit(sample)
 
     def __call__(self, params: Any, prompts: Sequence[str], seed: int) -> list[str]:
-        """The prompts with their continuations, each up to the end of its text or `length` tokens."""
+        """Decode the prompts with their continuations, each up to its end token or `length` tokens."""
         if not prompts:
             return []
         role = self.tokenizer

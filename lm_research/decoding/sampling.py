@@ -1,10 +1,10 @@
-"""Choosing the next token: the best, or one drawn from a distribution whose unlikely part is cut off.
+"""Choice of the next token: the best one, or one drawn from a distribution without its unlikely part.
 
-Each filter is a pure function (scores, setting, keep) -> scores that sets what it removes to -inf and leaves the `keep`
-best. They work on any set of candidates C, the whole vocabulary or its best part.
+Each filter is a pure function (scores, setting, keep) -> scores that sets removed candidates to -inf and always keeps the
+`keep` best. The candidates C are the vocabulary or its most likely tokens.
 
-A draw depends on the seed, on what the row says (its prompt, and how many rows before it had the same) and on the number of the
-new token, so other rows of the batch don't change it.
+A draw depends on the seed, on the row's identity (its prompt, and the number of equal prompts before it) and on the number of
+the new token, so other rows of the batch do not change it.
 
 Legend: R rows, C candidates, V vocabulary.
 """
@@ -21,19 +21,19 @@ NEVER = -jnp.inf
 
 
 def temperature(scores_RC: jax.Array, value: Any, keep: int = 1) -> jax.Array:
-    """Scores divided by the temperature."""
+    """Divide scores by the temperature."""
     return scores_RC / value
 
 
 def top_k(scores_RC: jax.Array, count: Any, keep: int = 1) -> jax.Array:
-    """The `count` best (Fan et al. 2018), and what scores as high as the last of them."""
+    """Keep the `count` best (Fan et al. 2018), and ties with the last of them."""
     count = jnp.clip(jnp.maximum(count, keep), 1, scores_RC.shape[1])
     last_R1 = jax.lax.dynamic_index_in_dim(_descending(scores_RC), count - 1, axis=1)
     return jnp.where(scores_RC < last_R1, NEVER, scores_RC)
 
 
 def top_p(scores_RC: jax.Array, mass: Any, keep: int = 1) -> jax.Array:
-    """The smallest set of best tokens with that share (Holtzman et al. 2019)."""
+    """Keep the smallest set of most likely tokens with at least this probability mass (Holtzman et al. 2019)."""
     order_RC = jnp.argsort(-scores_RC, axis=1)
     sorted_RC = jnp.take_along_axis(jax.nn.softmax(scores_RC, axis=1), order_RC, axis=1)
     better_RC = jnp.cumsum(sorted_RC, axis=1) - sorted_RC
@@ -41,31 +41,31 @@ def top_p(scores_RC: jax.Array, mass: Any, keep: int = 1) -> jax.Array:
     return jnp.where(_unsort(kept_RC, order_RC), scores_RC, NEVER)
 
 
-def min_p(scores_RC: jax.Array, share: Any, keep: int = 1) -> jax.Array:
-    """Tokens with at least that share of the best one's probability (Nguyen et al. 2024)."""
-    probabilities_RC = jax.nn.softmax(scores_RC, axis=1)
-    kept_RC = probabilities_RC >= share * probabilities_RC.max(1, keepdims=True)
+def min_p(scores_RC: jax.Array, fraction: Any, keep: int = 1) -> jax.Array:
+    """Keep tokens with at least this fraction of the most likely one's probability (Nguyen et al. 2024)."""
+    probs_RC = jax.nn.softmax(scores_RC, axis=1)
+    kept_RC = probs_RC >= fraction * probs_RC.max(1, keepdims=True)
     return jnp.where(kept_RC | _best(scores_RC, keep), scores_RC, NEVER)
 
 
 def typical_p(scores_RC: jax.Array, mass: Any, keep: int = 1) -> jax.Array:
-    """The smallest set with that share of tokens whose surprise is nearest to the mean (Meister et al. 2022)."""
+    """Keep the tokens whose surprisal is nearest to the entropy, as many as reach this mass (Meister et al. 2022)."""
     log_RC = jax.nn.log_softmax(scores_RC, axis=1)
-    share_RC = jnp.exp(log_RC)
-    entropy_R1 = -jnp.where(share_RC > 0, log_RC * share_RC, 0.0).sum(1, keepdims=True)
-    oddness_RC = jnp.abs(-log_RC - entropy_R1)
-    order_RC = jnp.argsort(oddness_RC, axis=1)
-    sorted_RC = jnp.take_along_axis(share_RC, order_RC, axis=1)
+    probs_RC = jnp.exp(log_RC)
+    entropy_R1 = -jnp.where(probs_RC > 0, log_RC * probs_RC, 0.0).sum(1, keepdims=True)
+    deviation_RC = jnp.abs(-log_RC - entropy_R1)
+    order_RC = jnp.argsort(deviation_RC, axis=1)
+    sorted_RC = jnp.take_along_axis(probs_RC, order_RC, axis=1)
     last_R1 = (jnp.cumsum(sorted_RC, axis=1) < mass).sum(1, keepdims=True).clip(max=scores_RC.shape[1] - 1)
-    odd_RC = jnp.take_along_axis(oddness_RC, order_RC, axis=1)
-    kept_RC = odd_RC <= jnp.take_along_axis(odd_RC, last_R1, axis=1)
+    sorted_deviation_RC = jnp.take_along_axis(deviation_RC, order_RC, axis=1)
+    kept_RC = sorted_deviation_RC <= jnp.take_along_axis(sorted_deviation_RC, last_R1, axis=1)
     kept_RC |= jnp.arange(scores_RC.shape[1]) < keep
     return jnp.where(_unsort(kept_RC, order_RC), scores_RC, NEVER)
 
 
-def epsilon_cutoff(scores_RC: jax.Array, share: Any, keep: int = 1) -> jax.Array:
-    """Tokens with at least that probability (Hewitt et al. 2022)."""
-    kept_RC = jax.nn.softmax(scores_RC, axis=1) >= share
+def epsilon_cutoff(scores_RC: jax.Array, threshold: Any, keep: int = 1) -> jax.Array:
+    """Keep tokens with at least this probability (Hewitt et al. 2022)."""
+    kept_RC = jax.nn.softmax(scores_RC, axis=1) >= threshold
     return jnp.where(kept_RC | _best(scores_RC, keep), scores_RC, NEVER)
 
 
@@ -82,7 +82,7 @@ FILTERS: dict[str, Filter] = {
 
 
 def apply(scores_RC: jax.Array, settings: Mapping[str, Any], keep: int = 1) -> jax.Array:
-    """All filters that have a setting."""
+    """Apply all filters that have a setting."""
     for name, function in FILTERS.items():
         if name in settings:
             scores_RC = function(scores_RC, settings[name], keep)
@@ -90,9 +90,9 @@ def apply(scores_RC: jax.Array, settings: Mapping[str, Any], keep: int = 1) -> j
 
 
 def best(scores_RV: jax.Array) -> jax.Array:
-    """The highest-scoring token [R], the first of equals.
+    """Choose the highest-scoring token [R], the first of equals.
 
-    In two passes that run over vectors, which is several times as fast on a CPU as carrying the index along.
+    Two vectorized passes are several times as fast on a CPU as argmax.
     """
     places_V = jnp.arange(scores_RV.shape[1], dtype=jnp.int32)
     highest_R1 = scores_RV.max(1, keepdims=True)
@@ -101,19 +101,19 @@ def best(scores_RV: jax.Array) -> jax.Array:
 
 
 def draw(scores_RV: jax.Array, settings: Mapping[str, Any], keys_R: jax.Array, candidates: int = 0) -> jax.Array:
-    """A token [R] for each row from softmax of the filtered scores.
+    """Draw a token [R] for each row from softmax of the filtered scores.
 
     Args:
-      scores_RV: scores, -inf for what must not come.
-      settings: of filters.
+      scores_RV: scores, -inf for banned tokens.
+      settings: settings of the filters.
       keys_R: a jax.random key for each row.
-      candidates: only so many best tokens are looked at, at least top_k, where that is known when compiling, which spares sorting
-        the vocabulary; 0 are all.
+      candidates: static number of most likely tokens to consider, at least top_k, which avoids sorting the vocabulary; 0
+        considers all.
     """
     if not candidates:
         return _categorical(keys_R, apply(scores_RV, settings))
     scores_RC, tokens_RC = jax.lax.top_k(scores_RV, candidates)
-    scores_RC = jnp.where(jnp.arange(candidates) < settings["top_k"], scores_RC, NEVER)  # they are in order
+    scores_RC = jnp.where(jnp.arange(candidates) < settings["top_k"], scores_RC, NEVER)  # scores are sorted
     settings = {name: value for name, value in settings.items() if name != "top_k"}
     choice_R = _categorical(keys_R, apply(scores_RC, settings))
     return jnp.take_along_axis(tokens_RC, choice_R[:, None], axis=1)[:, 0]
@@ -128,11 +128,11 @@ def _descending(scores_RC: jax.Array) -> jax.Array:
 
 
 def _best(scores_RC: jax.Array, count: int) -> jax.Array:
-    """Whether a place is among the `count` best of its row."""
+    """Whether a candidate is among the `count` best of its row."""
     order_RC = jnp.argsort(-scores_RC, axis=1)
     return _unsort(jnp.broadcast_to(jnp.arange(scores_RC.shape[1]) < count, scores_RC.shape), order_RC)
 
 
 def _unsort(sorted_RC: jax.Array, order_RC: jax.Array) -> jax.Array:
-    """Values that stand in `order` back in their places."""
+    """Undo a sort: values in the order of `order_RC` return to their original columns."""
     return jnp.take_along_axis(sorted_RC, jnp.argsort(order_RC, axis=1), axis=1)

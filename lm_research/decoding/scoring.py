@@ -1,4 +1,4 @@
-"""How likely a model finds given continuations.
+"""Log-probabilities of given continuations.
 
 Legend: B rows, L length.
 """
@@ -26,7 +26,7 @@ def score_rows(
     sources: Sequence[Sequence[int]] | None = None,
     first: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """Log-probability [nats] of each token of each continuation after its prompt; see `judge_rows`."""
+    """Compute the log-probability [nats] of each token of each continuation; arguments as for `token_logprobs_of_rows`."""
     return [log_L for log_L, _ in token_logprobs_of_rows(engine, prompts, continuations, sources, first)]
 
 
@@ -37,42 +37,47 @@ def token_logprobs_of_rows(
     sources: Sequence[Sequence[int]] | None = None,
     first: Sequence[int] | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each token of each continuation after its prompt: log-probability [nats], and whether it is the likeliest one.
+    """Compute log-probabilities [nats] of the tokens of each continuation, and whether each token is the most likely one.
 
     Args:
       engine: the model.
-      prompts: token ids (of an encoder-decoder: the decoder's).
-      continuations: token ids, as many rows. The last token of a row is asked for but not read, so needs no position.
-      sources: an encoder-decoder's encoder tokens.
-      first: the position of each prompt's first token; None is 0.
+      prompts: token ids (the decoder's, for encoder-decoders).
+      continuations: token ids, one row per prompt. The last token is predicted but not read, so it needs no position.
+      sources: the encoder's tokens; None for decoders.
+      first: position of each prompt's first token; None for 0.
 
     Raises:
       UserError: an empty row, or one that is longer than the model's positions.
     """
     prompts, continuations = as_rows("prompts", prompts), as_rows("continuations", continuations)
     rows = [[*prompt, *more] for prompt, more in zip(prompts, continuations, strict=True)]
-    log_BL, best_BL = _judge(engine, rows, sources, None, first)
+    log_BL, best_BL = _score(engine, rows, sources, None, first)
     return [(log_BL[i, -len(more) :], best_BL[i, -len(more) :]) for i, more in enumerate(continuations)]
 
 
 def score_prompt(engine: Engine, ids: Sequence[int], best: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each token of a prompt but the first (n - 1 of n): log-probability [nats]; ids of the `best` likeliest there, and theirs.
+    """Score all tokens of a prompt but the first.
+
+    Returns:
+      log-probabilities [n - 1] in nats; ids and log-probabilities of the `best` most likely tokens at each position [n - 1, best].
 
     Raises:
-      UserError: less than two tokens, or more than the model's positions.
+      UserError: the prompt has fewer than two tokens, or more than the model's positions.
     """
     (row,) = as_rows("prompt", [ids])
     if len(row) < 2:
-        raise UserError("A prompt of one token has none that comes after another. Give a longer one.")
-    log_BL, best_BLT, best_log_BLT = _judge(engine, [row], None, best)
+        raise UserError(
+            "A prompt of one token has no token to score, as the first is not predicted. Give a longer one."
+        )
+    log_BL, best_BLT, best_log_BLT = _score(engine, [row], None, best)
     own = slice(1 - len(row), None)
     return log_BL[0, own], best_BLT[0, own], best_log_BLT[0, own]
 
 
-def _judge(
+def _score(
     engine: Engine, rows: Sequence[Sequence[int]], sources: Any, best: int | None, first: Any = None
 ) -> list[np.ndarray]:
-    """What `_said` finds of all tokens of rows but the first of each, aligned at their ends."""
+    """Outputs of `_target_logprobs` for all tokens of rows but the first, aligned at the ends of the rows."""
     arch = engine.definition.arch
     if arch.positions == "learned" and longest(rows) > arch.max_length + 1:
         raise UserError(
@@ -86,15 +91,15 @@ def _judge(
     targets_BL = np.zeros_like(batch.tokens_BP)
     for number, row in enumerate(rows):
         targets_BL[number, -len(row) + 1 :] = row[1:]
-    return [np.asarray(x) for x in engine.program(_said, best)(batch, targets_BL)]
+    return [np.asarray(x) for x in engine.program(_target_logprobs, best)(batch, targets_BL)]
 
 
-def _said(
+def _target_logprobs(
     bound: BoundModel, best: int | None, batch: Prompts[jax.Array], targets_BL: jax.Array
 ) -> tuple[jax.Array, ...]:
-    """Of each target, given its slot's token and those before it: log-probability, and whether none is likelier [B, L].
+    """Compute each target's log-probability given the tokens up to its slot, and whether it is the most likely one; both [B, L].
 
-    With a number `best`, instead of the latter, the ids and log-probabilities of so many likeliest tokens [B, L, T].
+    With `best`, return the ids and log-probabilities of that many most likely tokens [B, L, T] in place of the latter.
     """
     x_BLD, _ = encode_prompts(bound, batch, batch.tokens_BP.shape[1])
     log_BLV = jax.nn.log_softmax(decode.predict(bound, x_BLD), axis=2)
@@ -106,11 +111,12 @@ def _said(
 
 
 def windows(ids: Sequence[int], start: int, length: int) -> Iterator[tuple[list[int], list[int]]]:
-    """(prompt, continuation) pairs that ask for each of the ids once, with at most `length` tokens read at a time.
+    """Divide ids into (prompt, continuation) pairs that predict each id once and read at most `length` tokens.
 
-    The first begins after the token `start`; the last reads as much of what was asked before as there is room for.
+    The first prompt is the token `start`; later prompts are as long as fits. Example: ids 1 2 3 4 5 with start 0 and length 3
+    give ([0], [1, 2, 3]) and ([2, 3], [4, 5]); of each pair, all tokens but the last are read.
     """
     for first in range(0, len(ids), length):
-        asked = list(ids[first : first + length])
+        continuation = list(ids[first : first + length])
         before = [start, *ids[:first]]
-        yield before[len(asked) - 1 - length :] if first else [start], asked
+        yield before[len(continuation) - 1 - length :] if first else [start], continuation

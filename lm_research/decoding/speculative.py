@@ -1,8 +1,8 @@
-"""Speculative decoding (Leviathan et al. 2022): a small model drafts some tokens, the model checks them all at once.
+"""Speculative decoding (Leviathan et al. 2022): a small model drafts several tokens, and the model verifies them at once.
 
-A drafted token x is kept with probability min(1, p(x) / q(x)), p being the model's filtered distribution and q the draft's;
-the first that is not is drawn again from max(0, p - q). What comes out is distributed as p. Without sampling a
-token is kept where it is the model's best. Rows keep different numbers of tokens, so each has slots of its own.
+A drafted token x is kept with probability min(1, p(x) / q(x)), where p is the model's filtered distribution and q the draft's;
+the first rejected token is drawn again from max(0, p - q). The result is distributed as p. Without sampling, a token is kept
+if it is the model's best. Rows keep different numbers of tokens, so each row has its own length.
 
 Legend: B rows, S slots, J drafted tokens, L = J + 1, V vocabulary.
 """
@@ -26,13 +26,13 @@ from lm_research.models.definition import ModelDefinition
 
 @dataclasses.dataclass(frozen=True)
 class SpeculativePlan:
-    """What is compiled for.
+    """Static arguments of a search, which it is compiled for.
 
     Attributes:
-      slots: S, with J + 1 more than prompt and new tokens take.
-      ahead: J.
-      copies: rows that continue each prompt.
-      sample: draw, or take the best.
+      slots: S, J + 1 more than the number of prompt and new tokens.
+      ahead: J, drafted tokens per round.
+      copies: rows per prompt.
+      sample: draw tokens instead of taking the most likely one.
       draft: the draft model.
     """
 
@@ -44,7 +44,7 @@ class SpeculativePlan:
 
 
 class Progress(NamedTuple):
-    """Texts on their way; the last token of each row is in neither cache."""
+    """State of the loop; the latest token of each row is in neither cache."""
 
     tokens_BS: jax.Array
     start_B: jax.Array
@@ -61,7 +61,7 @@ class Progress(NamedTuple):
 def search(
     bound: BoundModel, plan: SpeculativePlan, prompts: Prompts[jax.Array], settings: Settings, draft_params: Any
 ) -> Progress:
-    """Texts of at most settings["max_new"] new tokens (a row may run a few over; cut it)."""
+    """Generate settings["max_new"] new tokens per row, or up to J more, which the caller truncates."""
     draft = decode.bind(plan.draft, draft_params)
     width = prompts.tokens_BP.shape[1]
     prompts = jax.tree.map(lambda x: jnp.repeat(x, plan.copies, axis=0), prompts)
@@ -72,8 +72,8 @@ def search(
     )
     rows = len(prompts.start_B)
     tokens_BS = jnp.full((rows, plan.slots), settings["pad"], jnp.int32).at[:, :width].set(prompts.tokens_BP)
-    # The last prompt token is read again with the first drafted ones; its keys and values come out the same.
-    # Drafted tokens that are refused have taken slots, too, so both keep as if J + 1 came at once.
+    # The last prompt token is read again with the first drafted ones, which gives the same keys and values.
+    # Rejected drafts also take slots, so both caches are sized for J + 1 tokens at once.
     _, cache = encode_prompts(bound, prompts, plan.slots, plan.ahead + 1)
     _, draft_cache = encode_prompts(draft, prompts, plan.slots, plan.ahead + 1)
     progress = Progress(
@@ -106,7 +106,7 @@ def _round(
     place = causal_slots(progress.start_B, progress.length_B - 1, plan.ahead + 1, plan.slots)
     x_BLD, cache = decode.extend(bound, checked_BL, progress.cache, place)
     logits_BLV = decode.predict(bound, x_BLD)
-    share_BLV = jnp.stack(
+    probs_BLV = jnp.stack(
         [
             distribution(plan, _history(progress, tokens_BS, number), logits_BLV[:, number], settings)
             for number in range(plan.ahead + 1)
@@ -114,7 +114,7 @@ def _round(
         axis=1,
     )
     keys_B = jax.vmap(jax.random.fold_in)(progress.keys_B, 2 * progress.length_B + 1)
-    kept_B, next_B = accept(checked_BL[:, 1:], draft_BJV, share_BLV, keys_B)
+    kept_B, next_B = accept(checked_BL[:, 1:], draft_BJV, probs_BLV, keys_B)
     put = jax.vmap(lambda row, token, at: row.at[at].set(token))
     tokens_BS = put(tokens_BS, next_B, progress.length_B + kept_B)
     return _close(plan, progress, tokens_BS, kept_B + 1, settings)._replace(cache=cache, draft_cache=draft_cache)
@@ -123,26 +123,26 @@ def _round(
 def _draft(
     draft: BoundModel, plan: SpeculativePlan, progress: Progress, settings: Settings
 ) -> tuple[jax.Array, jax.Array, Cache]:
-    """Tokens with J drafted ones, their distributions [B, J, V], and the draft's cache with all of them."""
-    tokens_BS, cache, shares = progress.tokens_BS, progress.draft_cache, []
+    """Draft J tokens: tokens_BS with them, their distributions [B, J, V], and the draft model's cache with all of them."""
+    tokens_BS, cache, probs = progress.tokens_BS, progress.draft_cache, []
     put = jax.vmap(lambda row, token, at: row.at[at].set(token))
-    for number in range(plan.ahead + 1):  # the last only for the cache
+    for number in range(plan.ahead + 1):  # the last step only fills the cache
         slot_B = progress.length_B - 1 + number
         place = causal_slots(progress.start_B, slot_B, 1, plan.slots)
         x_B1D, cache = decode.extend(draft, _slice(tokens_BS, slot_B, 1), cache, place)
         if number == plan.ahead:
             break
         logits_BV = decode.predict(draft, x_B1D)[:, 0]
-        share_BV = distribution(plan, _history(progress, tokens_BS, number), logits_BV, settings)
-        shares.append(share_BV)
+        probs_BV = distribution(plan, _history(progress, tokens_BS, number), logits_BV, settings)
+        probs.append(probs_BV)
         keys_B = jax.vmap(jax.random.fold_in)(progress.keys_B, 2 * (slot_B + 1))
-        token_B = jax.vmap(jax.random.categorical)(keys_B, jnp.log(share_BV)).astype(jnp.int32)
+        token_B = jax.vmap(jax.random.categorical)(keys_B, jnp.log(probs_BV)).astype(jnp.int32)
         tokens_BS = put(tokens_BS, token_B, slot_B + 1)
-    return tokens_BS, jnp.stack(shares, axis=1), cache
+    return tokens_BS, jnp.stack(probs, axis=1), cache
 
 
 def distribution(plan: SpeculativePlan, history: History, logits_BV: jax.Array, settings: Settings) -> jax.Array:
-    """Probabilities [B, V] that a token is drawn from; all of it on the best one without sampling."""
+    """Compute the probabilities [B, V] from which a token is drawn; one-hot without sampling."""
     scores_BV = logits_processors.apply(logits_BV, history, settings["rules"])
     if plan.sample:
         return jax.nn.softmax(sampling.apply(scores_BV, settings["filters"]), axis=1)
@@ -150,31 +150,31 @@ def distribution(plan: SpeculativePlan, history: History, logits_BV: jax.Array, 
 
 
 def accept(
-    drafted_BJ: jax.Array, draft_BJV: jax.Array, share_BLV: jax.Array, keys_B: jax.Array
+    drafted_BJ: jax.Array, draft_BJV: jax.Array, probs_BLV: jax.Array, keys_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """How many drafted tokens are kept [B], and the token after them [B].
+    """Accept or reject drafted tokens: how many are kept [B], and the token after them [B].
 
     Args:
       drafted_BJ: tokens drawn from `draft_BJV`.
-      draft_BJV: the draft's distributions.
-      share_BLV: the model's at the same places and the one after.
-      keys_B: a key for each row.
+      draft_BJV: the draft model's distributions.
+      probs_BLV: the model's distributions at the same positions and the next one.
+      keys_B: a random key for each row.
     """
     ahead = drafted_BJ.shape[1]
 
-    def of_drafted(shares: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(shares, drafted_BJ[..., None], axis=2)[..., 0]
+    def of_drafted(probs: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(probs, drafted_BJ[..., None], axis=2)[..., 0]
 
     uniform_BJ = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 0), (ahead,)))(keys_B)
-    keeps_BJ = uniform_BJ * of_drafted(draft_BJV) < of_drafted(share_BLV[:, :ahead])
+    keeps_BJ = uniform_BJ * of_drafted(draft_BJV) < of_drafted(probs_BLV[:, :ahead])
     kept_B = jnp.cumprod(keeps_BJ, axis=1).sum(1)
 
-    def at(shares: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(shares, kept_B[:, None, None], axis=1)[:, 0]
+    def at_kept(probs: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(probs, kept_B[:, None, None], axis=1)[:, 0]
 
-    nothing_B1V = jnp.zeros_like(draft_BJV[:, :1])  # behind the last drafted one nothing was refused
-    left_BV = jnp.maximum(at(share_BLV) - at(jnp.concatenate([draft_BJV, nothing_B1V], axis=1)), 0.0)
-    left_BV = jnp.where(left_BV.sum(1, keepdims=True) > 0, left_BV, at(share_BLV))  # equal up to rounding
+    zeros_B1V = jnp.zeros_like(draft_BJV[:, :1])  # if all drafts are kept, the next token is drawn from p itself
+    left_BV = jnp.maximum(at_kept(probs_BLV) - at_kept(jnp.concatenate([draft_BJV, zeros_B1V], axis=1)), 0.0)
+    left_BV = jnp.where(left_BV.sum(1, keepdims=True) > 0, left_BV, at_kept(probs_BLV))  # p = q up to rounding
 
     def draw(key: jax.Array, left_V: jax.Array) -> jax.Array:
         return jax.random.categorical(jax.random.fold_in(key, 1), jnp.log(left_V))
@@ -185,7 +185,7 @@ def accept(
 def _close(
     plan: SpeculativePlan, progress: Progress, tokens_BS: jax.Array, more_B: jax.Array, settings: Settings
 ) -> Progress:
-    """Takes `more` tokens over, up to an end among them; finished rows stay as they are."""
+    """Append `more_B` tokens of tokens_BS, up to the first end token among them; finished rows do not change."""
     new_BL = _slice(tokens_BS, progress.length_B, plan.ahead + 1)
     counts_BL = jnp.arange(plan.ahead + 1) < more_B[:, None]
     ends_BL = (new_BL[..., None] == settings["ends_E"]).any(2) & counts_BL

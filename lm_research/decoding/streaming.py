@@ -1,4 +1,4 @@
-"""Text as it comes: pieces of what tokens say that later tokens will not change, and stop strings in it."""
+"""Streaming of decoded text in pieces that later tokens will not change, and search for stop strings."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from collections.abc import Iterator, Sequence
 
 from lm_research.tokenizers.base import Tokenizer
 
-UNFINISHED = "\ufffd"  # what bytes that are no character yet are decoded to
+UNFINISHED = "\ufffd"  # decoding of bytes that do not yet form a character
 PROBE = "Yes , it is n ' t so . Is it ?"
-CONTEXT = 4  # tokens before a text that are looked at; a character has no more in any byte-level vocabulary
-SETTLED = 32  # tokens whose text is measured together, so that long texts take no longer a token than short ones
-PATIENCE = 4  # tokens after which a tokenizer that tidies up its text is taken to be done with it
+CONTEXT = (
+    4  # preceding tokens that are decoded with a text; a character has no more tokens in any byte-level vocabulary
+)
+SETTLED = 32  # tokens that are decoded together, so that the time per token does not grow with the text
+PATIENCE = 4  # later tokens after which a tokenizer that cleans up spaces no longer changes its text
 
 
 def continuation(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text that tokens add to that of the tokens before them.
+    """Decode tokens as a continuation of the tokens before them.
 
-    Many tokenizers leave out the space before the first word of what they decode: behind others it must not be lost.
+    Many tokenizers drop the space before the first word that they decode; decoding with preceding tokens keeps it.
     """
     before = list(before[-CONTEXT:])
-    said = tokenizer.decode(before)
-    whole = tokenizer.decode([*before, *tokens]) if said else ""
-    return whole[len(said) :] if said and whole.startswith(said) else tokenizer.decode(tokens)
+    prefix = tokenizer.decode(before)
+    whole = tokenizer.decode([*before, *tokens]) if prefix else ""
+    return whole[len(prefix) :] if prefix and whole.startswith(prefix) else tokenizer.decode(tokens)
 
 
 def offsets(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
-    """Where in the text of all tokens each of them begins [characters]; all bytes of a character begin where it does."""
-    found, start, done = [], 0, 0  # what is decoded begins at token `start`, `done` characters into the text
+    """Find the offset [characters] of each token in the text of all; all bytes of a character have its offset."""
+    found, start, done = [], 0, 0  # token `start` is at offset `done`
     for place in range(len(tokens)):
         text = continuation(tokenizer, tokens[:start], tokens[start:place])
         found.append(done + len(text.rstrip(UNFINISHED)))
@@ -36,47 +38,47 @@ def offsets(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
 
 
 class TextStream:
-    """Pieces that join to the text of all tokens; a character whose bytes are not all there yet waits for the others.
+    """Decodes tokens into pieces that join to the text of all tokens.
 
-    Some tokenizers change what they said before when more tokens come (a space before a full stop goes). Their text waits
-    for PATIENCE more tokens.
+    Characters whose bytes are incomplete are held back. Some tokenizers change earlier text when more tokens follow (they
+    remove the space before a full stop); their text is held back for PATIENCE tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
-        """`before` are tokens that the text goes on from, see `continuation`."""
+        """Start a stream that continues the tokens `before`, see `continuation`."""
         self.tokenizer, self.before = tokenizer, before
         self.tokens: list[int] = []
-        self.said = 0  # characters
+        self._num_emitted = 0  # characters
         self._patience = 0 if only_appends(tokenizer) else PATIENCE
 
     def push(self, token: int) -> str:
-        """The piece that a token adds, often empty."""
+        """Add a token and return the new piece of text, often empty."""
         self.tokens.append(int(token))
         settled = self.tokens[: len(self.tokens) - self._patience]
         text = continuation(self.tokenizer, self.before, settled).rstrip(UNFINISHED)
         if self._patience:
             text = common_prefix(text, continuation(self.tokenizer, self.before, self.tokens))
-        return self._say(text)
+        return self._emit(text)
 
     def end(self) -> str:
-        """What is left."""
-        return self._say(continuation(self.tokenizer, self.before, self.tokens))
+        """Return the text that was held back."""
+        return self._emit(continuation(self.tokenizer, self.before, self.tokens))
 
-    def _say(self, text: str) -> str:
-        piece = text[self.said :]
-        self.said += len(piece)
+    def _emit(self, text: str) -> str:
+        piece = text[self._num_emitted :]
+        self._num_emitted += len(piece)
         return piece
 
 
 def only_appends(tokenizer: Tokenizer) -> bool:
-    """Whether more tokens leave the text of earlier ones as it is, tried out on a sentence."""
+    """Test on a sentence whether later tokens never change the text of earlier ones."""
     ids = tokenizer.encode(PROBE)
     whole = tokenizer.decode(ids)
     return all(whole.startswith(tokenizer.decode(ids[:count]).rstrip(UNFINISHED)) for count in range(len(ids)))
 
 
 def common_prefix(first: str, second: str) -> str:
-    """The longest beginning of both."""
+    """Return the longest common prefix."""
     count = 0
     for one, other in zip(first, second, strict=False):
         if one != other:
@@ -88,7 +90,7 @@ def common_prefix(first: str, second: str) -> str:
 def stop_at(
     tokenizer: Tokenizer, tokens: Sequence[int], stops: Sequence[str], before: Sequence[int] = ()
 ) -> int | None:
-    """How many tokens there are when a stop string first stands in their text; None if there is none."""
+    """Count the tokens up to the one that completes the first stop string; None if the text contains none."""
 
     def stopped(count: int) -> bool:
         text = continuation(tokenizer, before, tokens[:count])
@@ -96,7 +98,7 @@ def stop_at(
 
     if not stops or not stopped(len(tokens)):
         return None
-    low, high = 1, len(tokens)  # a text that contains a string does so with more tokens too
+    low, high = 1, len(tokens)  # binary search: a text that contains a stop string still does with more tokens
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if stopped(middle) else (middle + 1, high)
@@ -104,7 +106,7 @@ def stop_at(
 
 
 def pieces(tokenizer: Tokenizer, tokens: Iterator[int], before: Sequence[int] = ()) -> Iterator[str]:
-    """Non-empty pieces of the text of some tokens behind others."""
+    """Yield the non-empty pieces of the text of tokens that continue `before`."""
     stream = TextStream(tokenizer, before)
     for token in tokens:
         if piece := stream.push(token):
